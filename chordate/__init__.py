@@ -1,0 +1,1 @@
+"""Chordate: any backbone, any neck, any head; assembled from a config, trained, evaluated and exported."""

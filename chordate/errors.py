@@ -1,0 +1,51 @@
+"""The mistakes a user can make, each told in one line that names the file, the field and the remedy.
+
+The commands print a `ChordateError` without a traceback and exit with status 2; anything else that escapes
+is a fault of Chordate's own and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ChordateError(Exception):
+    """Something the user can put right: the message is one line and says how."""
+
+
+class ConfigError(ChordateError):
+    """A config names a type, file or setting that does not exist, or parts that do not fit together."""
+
+
+class DataError(ChordateError):
+    """An image or annotation is missing, broken or contradicts the model."""
+
+
+class CheckpointError(ChordateError):
+    """A checkpoint cannot be read, or belongs to another model."""
+
+
+class TrainingError(ChordateError):
+    """Training cannot go on, for example because a loss is no longer finite."""
+
+
+def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The `count` names of `known` that look most like `name`, best first, letter case ignored."""
+    by_lower: dict[str, str] = {}
+    for candidate in known:
+        by_lower.setdefault(candidate.lower(), candidate)
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.5)
+    return [by_lower[lower] for lower in close]
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line for a misspelt name: `unknown backbone "Resnet50"; did you mean "ResNet"? Known: …`."""
+    known = sorted(known)
+    close = near_names(name, known)
+    guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "."
+    shown = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
+    return f"unknown {kind} {repr_name(name)}{guess} Known: {shown or 'none'}"
+
+
+def repr_name(name: str) -> str:
+    """The name in double quotes, as it would be written in a config."""
+    return f'"{name}"'

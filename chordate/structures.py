@@ -1,0 +1,127 @@
+"""The typed data that flows: a padded batch in, proposals between the heads, detections out.
+
+Batches are padded and batch-first. `N` images, `G` target slots an image, `P` proposals an image,
+`K` keypoints, `D` detections. Boxes are `x1, y1, x2, y2` in pixels, continuous coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+BITMAP_SIZE = 112  # an instance's mask travels as a bitmap of this side, in the frame of its own box
+
+
+class _Movable:
+    """Gives a dataclass of tensors `to` and `pin_memory`; nested ones move too, everything else stays."""
+
+    def _map(self, function: Any) -> Self:
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return function(value)
+            return value._map(function) if isinstance(value, _Movable) else value
+
+        return type(self)(**{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        return self._map(lambda tensor: tensor.pin_memory())
+
+
+@dataclass
+class InstanceTargets(_Movable):
+    """Ground truth, padded to `G` slots an image. Padding has `valid` false and boxes of zeros.
+
+    Attributes:
+        boxes: `[N, G, 4]` float32.
+        labels: `[N, G]` int64, 0 … classes-1; there is no background class here.
+        valid: `[N, G]` bool, the slot holds an annotation (crowd or not).
+        crowd: `[N, G]` bool, the annotation covers a group: never learnt, and what it covers is not background.
+        masks: `[N, G, 112, 112]` uint8 0/1 in the frame of the instance's box, or None.
+        keypoints: `[N, G, K, 3]` float32 x, y and visibility 0/1/2, or None.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+    crowd: Tensor
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+
+
+@dataclass
+class ImageInfo:
+    """Where a picture comes from.
+
+    Attributes:
+        image_id: the data set's own id.
+        path: the file, for messages and pictures.
+        height, width: of the picture as it is displayed, in pixels, before any transform.
+    """
+
+    image_id: int
+    path: str
+    height: int
+    width: int
+
+
+@dataclass
+class Batch(_Movable):
+    """Images padded at the right and the bottom to one size, and what is known of each.
+
+    Attributes:
+        images: `[N, 3, H, W]` uint8 (or float, 0 … 255) RGB; the model normalises them on the device.
+        sizes: `[N, 2]` int64, height and width of each picture within the padding.
+        infos: one ImageInfo an image.
+        targets: ground truth, or None where there is none to give.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    infos: list[ImageInfo]
+    targets: InstanceTargets | None = None
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+@dataclass
+class Proposals(_Movable):
+    """Boxes that may hold an object, a fixed number an image.
+
+    Attributes:
+        boxes: `[N, P, 4]` in pixels of the padded batch.
+        scores: `[N, P]` objectness logits.
+        valid: `[N, P]` bool, false for slots that hold nothing.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    valid: Tensor
+
+
+@dataclass
+class Detections(_Movable):
+    """What was found in one image, best first.
+
+    Attributes:
+        boxes: `[D, 4]` in pixels of the original image.
+        scores: `[D]` 0 … 1.
+        labels: `[D]` int64 index into the model's classes.
+        masks: `[D, H, W]` bool, or None.
+        keypoints: `[D, K, 3]` x, y and score, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]

@@ -1,0 +1,19 @@
+"""What the tests share: one thread a process, and the folder of real data where there is one."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with coco-mini, bccd …; tests that need it skip where it is absent."""
+    root = Path(__file__).parents[1]
+    folder = (root / os.environ.get("CHORDATE_TEST_DATA", "../shared/data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data sets in {folder} (set CHORDATE_TEST_DATA)")
+    return folder
