@@ -1,0 +1,296 @@
+"""The generated "shapes" set: a COCO-format data set in seconds, for demos and tests without a download.
+
+Coloured shapes lie over one another on varied backgrounds. As in COCO, annotations show what is *visible*:
+polygons where the visible region has no hole, RLE where it has one (every ring), and now and then a cluster
+of many small shapes under one `iscrowd` annotation. Some images are empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle
+from rich.progress import track
+
+from chordate.errors import DataError
+
+CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
+SPLITS = ("train", "val")
+SUPERSAMPLING = 4  # shapes are drawn on a grid this much finer than the pixels
+MIN_VISIBLE = 0.3  # nothing is hidden further than this share of its full area …
+MIN_PIXELS = 12  # … nor is less of it visible than this
+EMPTY_SHARE, CROWD_SHARE = 0.04, 0.08  # of the images
+
+Contour = NDArray[np.float64]  # [points, 2] x, y
+
+
+@dataclass
+class Shape:
+    """One annotation in the making: a single shape, or the many members of a crowd.
+
+    Attributes:
+        label: index into CLASSES.
+        members: the contours of each member in pixels; a second contour is a hole.
+        crowd: whether it is annotated as `iscrowd`.
+    """
+
+    label: int
+    members: list[list[Contour]]
+    crowd: bool = False
+
+    def full_area(self) -> float:
+        """Square pixels it would cover if nothing hid it and the picture had no border."""
+        areas = ([cv2.contourArea(c.astype(np.float32)) for c in member] for member in self.members)
+        return sum(outer - sum(holes) for outer, *holes in areas)
+
+
+def generate_shapes(
+    root: str | Path, *, train: int = 1200, val: int = 300, size: int = 128, seed: int = 0
+) -> None:
+    """Write `root/{train,val}/*.jpg` and `root/annotations/{train,val}.json`.
+
+    Image `i` of a split depends on (seed, split, i, size) alone, so a larger set begins with the smaller one
+    and the splits share nothing.
+
+    Args:
+        train, val: how many images.
+        size: side of the square images in pixels, at least 64.
+        seed: another seed gives other images.
+
+    Raises:
+        DataError: the numbers make no data set.
+    """
+    if size < 64 or train < 0 or val < 0 or seed < 0:
+        raise DataError(
+            f"shapes: needs size ≥ 64 and counts and seed ≥ 0; got {size=}, {train=}, {val=}, {seed=}"
+        )
+    root = Path(root)
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    for number, (split, count) in enumerate(zip(SPLITS, (train, val))):
+        (root / split).mkdir(exist_ok=True)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in track(range(count), f"shapes: {split:5}", disable=not count):
+            picture, found = make_image(np.random.default_rng([seed, number, index]), size)
+            image_id, file_name = index + 1, f"{index + 1:06}.jpg"
+            cv2.imwrite(str(root / split / file_name), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+            images.append({"id": image_id, "file_name": file_name, "width": size, "height": size})
+            annotations += [
+                {"id": len(annotations) + n, "image_id": image_id, **annotation}
+                for n, annotation in enumerate(found, 1)
+            ]
+        categories = [{"id": n, "name": name, "supercategory": "shape"} for n, name in enumerate(CLASSES, 1)]
+        info = {"description": f"Chordate shapes, {split}, size {size}, seed {seed}"}
+        content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"{split}.json").write_text(json.dumps(content))
+
+
+def make_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
+    """One picture `[size, size, 3]` RGB and its annotations, without their ids."""
+    shapes, owner = _arrange(rng, size)
+    canvas = _background(rng, size)
+    annotations = []
+    for number, shape in enumerate(shapes, 1):
+        visible = (owner == number).astype(np.uint8)
+        coverage = cv2.resize(visible.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+        colour = _contrasting_colour(rng, canvas, coverage)
+        canvas += coverage[..., None] * (colour + _shading(rng, size, 12) - canvas)
+        annotations.append(_annotate(shape, visible, coverage))
+    canvas += rng.uniform(1, 8) * rng.standard_normal(canvas.shape, np.float32)  # sensor noise
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), annotations
+
+
+# Layout
+
+
+def _arrange(rng: np.random.Generator, size: int) -> tuple[list[Shape], NDArray[np.uint8]]:
+    """Shapes from back to front, and the number (from 1) of the one seen at each point of the fine grid.
+
+    A shape is laid only where it and all below it stay visible enough, so all that is drawn is annotated.
+    """
+    side = size * SUPERSAMPLING
+    owner = np.zeros((side, side), np.uint8)
+    shapes: list[Shape] = []
+    needed, seen = [0.0], [np.inf]  # points of the fine grid; entry 0 is the background
+    kind = rng.random()
+    count = 0 if kind < EMPTY_SHARE else int(rng.integers(1, 7))
+    has_crowd = EMPTY_SHARE <= kind < EMPTY_SHARE + CROWD_SHARE
+    for attempt in range(3 * count):
+        if len(shapes) == count:
+            break
+        shape = _crowd(rng, size) if has_crowd and attempt == 0 else _single(rng, size)
+        drawn = np.zeros_like(owner)
+        for member in shape.members:
+            cv2.fillPoly(drawn, [np.rint(c * SUPERSAMPLING - 0.5).astype(np.int32) for c in member], 1)
+        covered = np.bincount(owner[drawn > 0], minlength=len(seen))
+        left = [*(np.array(seen) - covered), float(covered.sum())]
+        wanted = [*needed, max(MIN_VISIBLE * shape.full_area(), MIN_PIXELS) * SUPERSAMPLING**2]
+        if all(have >= need for have, need in zip(left, wanted)):
+            shapes.append(shape)
+            owner[drawn > 0] = len(shapes)
+            needed, seen = wanted, left
+    return shapes, owner
+
+
+def _single(rng: np.random.Generator, size: int) -> Shape:
+    label = int(rng.integers(len(CLASSES)))
+    radius = size * np.exp(rng.uniform(np.log(0.08), np.log(0.28)))
+    centre = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)  # may leave the picture by a part
+    return Shape(label, [_outline(rng, label, centre, radius)])
+
+
+def _crowd(rng: np.random.Generator, size: int) -> Shape:
+    label = int(rng.integers(len(CLASSES)))
+    middle, spread = rng.uniform(0.3, 0.7, 2) * size, rng.uniform(0.07, 0.14, 2) * size
+    members = [
+        _outline(rng, label, rng.normal(middle, spread), size * rng.uniform(0.025, 0.045))
+        for _ in range(rng.integers(14, 29))
+    ]
+    return Shape(label, members, crowd=True)
+
+
+def _outline(
+    rng: np.random.Generator, label: int, centre: NDArray[np.float64], radius: float
+) -> list[Contour]:
+    turn = rng.uniform(0, 2 * np.pi)
+    return [centre + radius * contour for contour in OUTLINES[CLASSES[label]](rng, turn)]
+
+
+def _polar(angles: NDArray[np.float64], radii: NDArray[np.float64] | float = 1.0) -> Contour:
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * np.reshape(radii, (-1, 1))
+
+
+def _even(points: int, turn: float) -> NDArray[np.float64]:
+    return turn + np.arange(points) * 2 * np.pi / points
+
+
+def _circle(rng: np.random.Generator, turn: float) -> list[Contour]:
+    return [_polar(_even(64, turn))]
+
+
+def _rectangle(rng: np.random.Generator, turn: float) -> list[Contour]:
+    half = np.arctan(
+        rng.uniform(0.35, 1)
+    )  # of the angle between the diagonals: the sides' ratio is its tangent
+    return [_polar(turn + np.array([half, np.pi - half, np.pi + half, -half]))]
+
+
+def _triangle(rng: np.random.Generator, turn: float) -> list[Contour]:
+    return [_polar(_even(3, turn) + rng.uniform(-0.3, 0.3, 3))]
+
+
+def _star(rng: np.random.Generator, turn: float) -> list[Contour]:
+    return [_polar(_even(10, turn), np.tile([1, rng.uniform(0.38, 0.5)], 5))]
+
+
+def _ring(rng: np.random.Generator, turn: float) -> list[Contour]:
+    return [_polar(_even(64, turn)), _polar(_even(64, turn), rng.uniform(0.45, 0.65))]
+
+
+OUTLINES: dict[str, Callable[[np.random.Generator, float], list[Contour]]] = {
+    "circle": _circle,
+    "rectangle": _rectangle,
+    "triangle": _triangle,
+    "star": _star,
+    "ring": _ring,
+}
+
+
+# Annotation
+
+
+def _annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.float32]) -> dict[str, Any]:
+    """COCO's fields for what is visible: `visible` on the fine grid, `coverage` the share of each pixel."""
+    size = len(coverage)
+    contours, hierarchy = cv2.findContours(visible, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    has_hole = bool((hierarchy[0, :, 3] >= 0).any())
+    if shape.crowd or has_hole:
+        region = (coverage >= min(0.5, coverage.max())).astype(np.uint8)
+        if shape.crowd:  # the group with the gaps inside it, as an annotator would outline it
+            kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size // 8, size // 8))
+            region = cv2.morphologyEx(region, cv2.MORPH_CLOSE, kernel)
+        code = rle.encode(np.asfortranarray(region))
+        segmentation: Any = {"size": code["size"], "counts": code["counts"].decode()}
+        box = rle.toBbox(code).tolist()
+    else:
+        smooth = [cv2.approxPolyDP(contour, 0.7, closed=True)[:, 0] for contour in contours]
+        parts = [(c + 0.5) / SUPERSAMPLING for c in smooth if len(c) > 2]
+        segmentation = [part.round(3).ravel().tolist() for part in parts]
+        code = rle.merge(rle.frPyObjects(segmentation, size, size))
+        low, high = np.concatenate(parts).min(0), np.concatenate(parts).max(0)
+        box = [*low.tolist(), *(high - low).tolist()]
+    return {
+        "category_id": shape.label + 1,
+        "bbox": [round(value, 3) for value in box],
+        "area": float(rle.area(code)),
+        "iscrowd": int(shape.crowd),
+        "segmentation": segmentation,
+    }
+
+
+# Paint
+
+
+def _background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
+    """`[size, size, 3]`: two colours mixed along a gradient, stripes, a chequerboard or clouds."""
+    y, x = np.mgrid[:size, :size].astype(np.float32) / size
+    turn, period = float(rng.uniform(0, np.pi)), float(rng.uniform(0.08, 0.3))
+    along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
+    pattern = rng.integers(4)
+    if pattern == 0:
+        mix = along
+    elif pattern == 1:
+        mix = 0.5 + 0.5 * np.sin(2 * np.pi * along / period)
+    elif pattern == 2:
+        mix = (np.floor(along / period) + np.floor(across / period)) % 2
+    else:
+        mix = _clouds(rng, size)
+    first = rng.uniform(0, 255, 3).astype(np.float32)
+    second = np.clip(first + rng.normal(0, 40, 3).astype(np.float32), 0, 255)
+    return first + mix[..., None] * (second - first) + _shading(rng, size, 20)
+
+
+def _clouds(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
+    cells = int(rng.integers(3, 12))
+    values = rng.random((cells, cells), np.float32)
+    return np.asarray(cv2.resize(values, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def _shading(rng: np.random.Generator, size: int, strength: float) -> NDArray[np.float32]:
+    """`[size, size, 1]`: soft light and dark of about ±`strength` grey levels."""
+    return 2 * strength * (_clouds(rng, size)[..., None] - 0.5)
+
+
+def _contrasting_colour(
+    rng: np.random.Generator, canvas: NDArray[np.float32], coverage: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Of a few random colours, the one that differs most from what it will cover."""
+    below = np.tensordot(coverage, canvas, 2) / coverage.sum()
+    colours = rng.uniform(0, 255, (3, 3)).astype(np.float32)
+    return colours[np.abs(colours - below).sum(1).argmax()]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command `python -m chordate.data.shapes ROOT`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m chordate.data.shapes", description=generate_shapes.__doc__
+    )
+    parser.add_argument("root", type=Path, help="folder to write to")
+    parser.add_argument("--train", type=int, default=1200, help="training images (default %(default)s)")
+    parser.add_argument("--val", type=int, default=300, help="validation images (default %(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="side in pixels (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
+    generate_shapes(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    main()

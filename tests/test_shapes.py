@@ -1,0 +1,153 @@
+"""The generated set: true to COCO's format, honest about what is visible, no leak between its splits."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import hotcoco
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+from chordate.data.shapes import CLASSES, MIN_VISIBLE, generate_shapes, main, make_image
+from chordate.errors import DataError
+
+TRAIN, VAL = 160, 60
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shapes")
+    generate_shapes(root, train=TRAIN, val=VAL, size=96, seed=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def train(shapes: Path) -> COCO:
+    return COCO(shapes / "annotations/train.json")
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.*")}
+
+
+def layouts(root: Path, split: str) -> set[tuple]:
+    """What lies where in each image that is not empty, to the pixel."""
+    content = json.loads((root / f"annotations/{split}.json").read_text())
+    by_image: dict[int, list] = {}
+    for annotation in content["annotations"]:
+        place = (annotation["category_id"], *np.rint(annotation["bbox"]).astype(int).tolist())
+        by_image.setdefault(annotation["image_id"], []).append(place)
+    return {tuple(sorted(found)) for found in by_image.values()}
+
+
+def test_train_and_val_share_no_image_and_no_layout(shapes):
+    pixels = {
+        split: {hashlib.sha256(cv2.imread(str(p)).tobytes()).digest() for p in (shapes / split).glob("*.jpg")}
+        for split in ("train", "val")
+    }
+    assert (len(pixels["train"]), len(pixels["val"])) == (TRAIN, VAL)
+    assert not pixels["train"] & pixels["val"]
+    assert len(layouts(shapes, "train")) > 0.9 * TRAIN
+    assert not layouts(shapes, "train") & layouts(shapes, "val")
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_other_pictures(tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        generate_shapes(tmp_path / name, train=4, val=3, size=64, seed=seed)
+    first, again, other = (files(tmp_path / name) for name in "abc")
+    assert len(first) == 4 + 3 + 2
+    assert first == again
+    assert first.keys() == other.keys() and all(first[name] != other[name] for name in first)
+
+
+def test_a_larger_set_begins_with_the_smaller_one(tmp_path, shapes):
+    generate_shapes(tmp_path, train=5, val=9, size=96, seed=3)
+    small, large = files(tmp_path), files(shapes)
+    pictures = [name for name in small if name.endswith(".jpg")]
+    assert len(pictures) == 14
+    assert all(small[name] == large[name] for name in pictures)
+
+
+def test_hotcoco_finds_nothing_to_complain_about(shapes):
+    for split in ("train", "val"):
+        health = hotcoco.COCO(str(shapes / f"annotations/{split}.json")).healthcheck()
+        assert health["errors"] == [] and health["warnings"] == []
+
+
+def test_ids_are_unique_and_every_picture_is_there_in_its_stated_size(shapes, train):
+    annotations, images = train.dataset["annotations"], train.dataset["images"]
+    assert len({a["id"] for a in annotations}) == len(annotations)
+    assert len({i["id"] for i in images}) == len(images) == TRAIN
+    for image in images:
+        picture = cv2.imread(str(shapes / "train" / image["file_name"]))
+        assert picture.shape == (image["height"], image["width"], 3)
+
+
+def test_area_and_box_agree_with_the_mask_that_pycocotools_draws(train):
+    for annotation in train.dataset["annotations"]:
+        mask = train.annToMask(annotation)
+        assert annotation["area"] == mask.sum() > 0
+        x, y, w, h = rle.toBbox(train.annToRLE(annotation))
+        left, top, width, height = annotation["bbox"]
+        margins = np.array([x - left, y - top, left + width - x - w, top + height - y - h])
+        if isinstance(annotation["segmentation"], dict):
+            assert (margins == 0).all()
+        else:  # a polygon's box holds its mask, closely but for points too sharp to fill a pixel
+            assert -0.7 < margins.min() and margins.max() < 3 and np.median(margins) < 1, margins
+
+
+def test_only_what_is_visible_is_annotated(train):
+    """Masks of one picture exclude one another, but for the pixels that an outline passes through."""
+    shared = total = 0
+    for image_id in train.getImgIds():
+        annotations = train.loadAnns(train.getAnnIds(image_id, iscrowd=False))
+        if annotations:
+            layers = np.sum([train.annToMask(a) for a in annotations], 0)
+            shared, total = shared + (layers > 1).sum(), total + (layers > 0).sum()
+    assert shared < 0.02 * total
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nothing_is_drawn_that_is_mostly_hidden(seed, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "chordate.data.shapes._annotate", lambda s, *rest: drawn.append((s, rest[0].sum())) or {}
+    )
+    make_image(np.random.default_rng(seed), 64)
+    for shape, visible in drawn:
+        assert visible / 16 >= MIN_VISIBLE * shape.full_area()
+
+
+def test_there_are_crowds_empty_pictures_holes_and_occlusion(train):
+    annotations = train.dataset["annotations"]
+    assert {a["category_id"] for a in annotations} == set(range(1, len(CLASSES) + 1))
+    crowds = [a for a in annotations if a["iscrowd"]]
+    assert crowds and all(isinstance(a["segmentation"], dict) for a in crowds)
+    assert 0 < TRAIN - len({a["image_id"] for a in annotations}) < 0.2 * TRAIN
+    plain = [a for a in annotations if not a["iscrowd"]]
+    assert any(isinstance(a["segmentation"], dict) for a in plain)  # a ring seen whole
+    assert any(
+        isinstance(a["segmentation"], list) and len(a["segmentation"]) > 1 for a in plain
+    )  # cut in two
+
+
+def test_every_seed_makes_valid_annotations_at_the_smallest_size():
+    for seed in range(150):
+        picture, annotations = make_image(np.random.default_rng([9, seed]), 64)
+        assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
+        for annotation in annotations:
+            assert annotation["area"] > 0 and min(annotation["bbox"][2:]) > 0
+
+
+def test_the_command_writes_the_same_set(tmp_path, shapes):
+    main([str(tmp_path), "--train", "2", "--val", "1", "--size", "96", "--seed", "3"])
+    written, large = files(tmp_path), files(shapes)
+    assert all(written[name] == large[name] for name in written if name.endswith(".jpg"))
+
+
+def test_numbers_that_make_no_set_are_refused(tmp_path):
+    with pytest.raises(DataError, match="size=16"):
+        generate_shapes(tmp_path, train=1, val=1, size=16)
