@@ -91,7 +91,9 @@ def offered(part: nn.Module) -> FeatureSpecs:
         )
     wrong = [key for key, spec in specs.items() if not isinstance(spec, FeatureSpec)]
     if wrong:
-        raise ConfigError(f"{name}.out_features[{wrong[0]!r}] is {specs[wrong[0]]!r}, not a FeatureSpec(channels, stride)")
+        raise ConfigError(
+            f"{name}.out_features[{wrong[0]!r}] is {specs[wrong[0]]!r}, not a FeatureSpec(channels, stride)"
+        )
     return FeatureSpecs(specs, name)
 
 
@@ -120,13 +122,19 @@ def check_outputs(backbone: nn.Module, in_channels: int = 3) -> None:
     specs = offered(backbone)
     side = 2 * max(64, *(spec.stride for spec in specs.values()))
     state = {k: v.to("meta") for k, v in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    was_training = backbone.training
+    backbone.eval()
     try:
         images = torch.empty(2, in_channels, side, side, device="meta")
         outputs = torch.func.functional_call(backbone, state, (images,))
     except NotImplementedError:  # an operator without a meta kernel: nothing can be said
         return
     except RuntimeError as error:
-        raise ConfigError(f"{specs.source}: forward fails for images [2, {in_channels}, {side}, {side}]: {error}") from error
+        raise ConfigError(
+            f"{specs.source}: forward fails for images [2, {in_channels}, {side}, {side}]: {error}"
+        ) from error
+    finally:
+        backbone.train(was_training)
     for name, spec in specs.items():
         if not isinstance(outputs, Mapping) or name not in outputs:
             given = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__

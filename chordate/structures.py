@@ -125,3 +125,7 @@ class Detections(_Movable):
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        """The detections that an index, a slice or a boolean mask picks."""
+        return self._map(lambda tensor: tensor[index])

@@ -1,0 +1,215 @@
+"""The Python face: build a model or a backbone by name, and predict on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+
+from chordate.checkpoints.load import load_pretrained
+from chordate.config import list_configs, load_config
+from chordate.contracts import Backbone, check_outputs
+from chordate.data.batching import collate
+from chordate.data.coco_classes import COCO_CLASSES
+from chordate.data.reading import read_image
+from chordate.data.transforms import build_pipeline
+from chordate.errors import ConfigError, DataError
+from chordate.registry import BACKBONES, MODELS
+from chordate.structures import Detections, ImageInfo
+
+DEFAULT_PIPELINE = [{"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}]
+Picture = str | Path | np.ndarray | Tensor | Any
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the packaged model configs that match a shell pattern, for example `"faster-rcnn*"`."""
+    return list_configs(pattern)
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """Names of the registered backbones and their variants that match a shell pattern, `"*resnet*"`."""
+    return BACKBONES.names(pattern)
+
+
+def build_backbone(
+    backbone: str | Mapping[str, Any], *, pretrained: str | bool | None = None, **options: Any
+) -> Backbone:
+    """Build a backbone.
+
+    Args:
+        backbone: a variant's name (`"resnet50"`), or a dict with `type` and arguments.
+        pretrained: weights to load: True for the variant's own, `"torchvision://resnet50"`, a path or a URL.
+        options: further arguments, such as `out=["c3", "c4", "c5"]`, which override the variant's.
+
+    Returns:
+        A module that turns normalised images `[N, 3, H, W]` into a dict of the maps that its `out_features`
+        describes.
+
+    Raises:
+        ConfigError: unknown name or argument, or the backbone does not keep its own promise.
+        CheckpointError: the weights cannot be read or do not fit.
+    """
+    config = {"type": backbone} if isinstance(backbone, str) else dict(backbone)
+    if pretrained is not None:
+        config["pretrained"] = pretrained
+    built = BACKBONES.build({**config, **options})
+    check_outputs(built, getattr(built, "in_channels", 3))
+    load_pretrained(built)
+    return built
+
+
+def build_model(
+    config: str | Path | Mapping[str, Any],
+    *,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    pretrained: bool = True,
+) -> nn.Module:
+    """Build a whole model, wire its parts and load the weights that its backbone names.
+
+    Args:
+        config: a packaged config's name (`"faster-rcnn_r50_fpn_1x_coco"`), a file's path, a Config, or a dict:
+            a whole config or just its `model` part.
+        classes: class names. Without them: `num_classes`, else those that the config names.
+        num_classes: how many classes, when their names do not matter.
+        pretrained: False leaves the backbone at its random initialisation, for when a checkpoint follows.
+
+    Returns:
+        The model, with `model.classes` and the test pipeline of its config in `model.pipeline`.
+
+    Raises:
+        ConfigError: unknown names, parts that do not fit together, or no way to know the classes.
+    """
+    if isinstance(config, Mapping) and "type" in config and "model" not in config:
+        config = {"model": config}
+    cfg = load_config(config)
+    if cfg.get("model") is None:
+        raise ConfigError(f"{cfg.filename or 'the config'} has no section `model`; add model = dict(type=…)")
+    names = _class_names(cfg, classes, num_classes)
+    spec = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else cfg.model
+    model: Any = MODELS.build(spec, num_classes=len(names))
+    model.classes = names
+    model.pipeline = cfg.get("val_data", {}).get("pipeline") or DEFAULT_PIPELINE
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None:
+        check_outputs(backbone, getattr(backbone, "in_channels", 3))
+    if pretrained:
+        load_pretrained(model)
+    return model
+
+
+def _class_names(cfg: Mapping[str, Any], classes: Sequence[str] | None, num_classes: int | None) -> tuple[str, ...]:
+    if classes is not None:
+        if isinstance(classes, str):
+            raise ConfigError(f'classes is a list of names, not the text "{classes}"')
+        if num_classes not in (None, len(classes)):
+            raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; give one of them")
+        return tuple(classes)
+    if num_classes is not None:
+        if num_classes < 1:
+            raise ConfigError(f"num_classes={num_classes}; a model needs at least one class")
+        return tuple(f"class {index}" for index in range(num_classes))
+    chosen = cfg.get("train_data", {}).get("dataset", {}).get("classes") or cfg.get("fallback_classes")
+    if chosen == "coco":
+        return COCO_CLASSES
+    if chosen:
+        return tuple(chosen)
+    raise ConfigError("this config does not name its classes; give classes=[…] or num_classes=…")
+
+
+def pictures(images: Picture | Sequence[Picture]) -> Iterator[tuple[tv_tensors.Image, str]]:
+    """One picture after the other as uint8 RGB `[3, H, W]`, with the path it came from (or its number).
+
+    Raises:
+        DataError: a file cannot be read, or an array is no picture.
+    """
+    stacked = isinstance(images, Tensor | np.ndarray) and images.ndim == 4
+    several = list(images) if stacked or isinstance(images, list | tuple) else [images]
+    for number, image in enumerate(several):
+        if isinstance(image, str | Path):
+            yield tv_tensors.Image(read_image(image)), str(image)
+        else:
+            yield tv_tensors.Image(_as_uint8(image, number)), f"image {number}"
+
+
+def _as_uint8(image: Any, number: int) -> Tensor:
+    what = f"image {number}"
+    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(image)))
+    if tensor.ndim == 2:
+        tensor = tensor[None] if isinstance(image, Tensor) else tensor[..., None]
+    if tensor.ndim != 3:
+        raise DataError(f"{what}: expected [H, W, 3] (array) or [3, H, W] (tensor), got {list(tensor.shape)}")
+    if not isinstance(image, Tensor):
+        tensor = tensor.permute(2, 0, 1)
+    if tensor.shape[0] == 1:
+        tensor = tensor.expand(3, -1, -1)
+    if tensor.shape[0] != 3 or 0 in tensor.shape:
+        raise DataError(f"{what}: expected 3 channels, RGB, and some pixels; got {list(tensor.shape)} (channels first)")
+    if tensor.is_floating_point():
+        if not torch.isfinite(tensor).all() or tensor.min() < 0 or tensor.max() > 1:
+            raise DataError(f"{what}: floating-point pictures are 0 … 1; give 0 … 255 as uint8")
+        tensor = (tensor * 255).round()
+    return tensor.to(torch.uint8).contiguous()
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is in the hardware, so that autocasting to it saves time."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return device.type == "cpu" and any(check() for check in checks if check)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    images: Picture | Sequence[Picture],
+    *,
+    score_threshold: float = 0.0,
+    batch_size: int = 1,
+    precision: str = "auto",
+) -> list[Detections]:
+    """Detect on pictures of any size.
+
+    Args:
+        model: from `build_model`, with weights loaded; it stays on its device, and in its mode.
+        images: a path, an RGB array `[H, W, 3]` uint8, a PIL image, an RGB tensor `[3, H, W]` (uint8, or float
+            0 … 1), a stack of them, or a list of any of these.
+        score_threshold: detections below it are dropped; the model's own limit (0.05) holds in any case.
+        batch_size: pictures that go through the model together.
+        precision: `"auto"` runs convolutions and matrices in bfloat16 where the hardware has it and the model is
+            float32 (scores then move by about 0.01); `"fp32"` keeps the model's own precision; `"bf16"` insists.
+
+    Returns:
+        One Detections a picture, in its own pixels, best score first.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f'precision="{precision}"; choose auto, fp32 or bf16')
+    first = next(model.parameters())
+    half = precision == "bf16" or (
+        precision == "auto" and first.dtype == torch.float32 and has_fast_bfloat16(first.device)
+    )
+    pipeline = build_pipeline(getattr(model, "pipeline", DEFAULT_PIPELINE))
+    samples = (
+        pipeline({"image": image, "info": ImageInfo(number, path, image.shape[-2], image.shape[-1])})
+        for number, (image, path) in enumerate(pictures(images))
+    )
+    was_training = model.training
+    model.eval()
+    found: list[Detections] = []
+    try:
+        with torch.autocast(first.device.type, torch.bfloat16, enabled=half):
+            while chunk := list(islice(samples, batch_size)):
+                found += model(collate(chunk).to(first.device))
+    finally:
+        model.train(was_training)
+    return [detections[detections.scores >= score_threshold] for detections in found]

@@ -1,0 +1,39 @@
+"""The `chordate` command: finds the subcommand, runs it, and tells a user's mistake in one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from chordate.cli import predict, summary, test, train
+from chordate.errors import ChordateError
+
+COMMANDS = {"train": train, "test": test, "predict": predict, "summary": summary}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="chordate", description="Train, test and use detectors built from a config.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        summary_line = (module.__doc__ or "").splitlines()[0]
+        module.add_arguments(commands.add_parser(name, help=summary_line, description=summary_line))
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 if the job was done, 2 for a user's mistake (told in one line), 130 when interrupted.
+    """
+    arguments = parser().parse_args(argv)
+    try:
+        COMMANDS[arguments.command].run(arguments)
+    except ChordateError as error:
+        print(f"chordate {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"chordate {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0

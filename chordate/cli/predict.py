@@ -1,0 +1,51 @@
+"""Detect on pictures, draw what was found, and write it as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from chordate.cli.common import add_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a packaged config's name, or a config file")
+    parser.add_argument("checkpoint", help="path or URL of a checkpoint, Chordate's own or a foreign one")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, or folders of them")
+    parser.add_argument("--out", default="predictions", help="folder for the drawn pictures and detections.json")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="drop detections below it (0.5)")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    add_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from rich.progress import track
+
+    from chordate.api import predict
+    from chordate.cli.common import load_trained
+    from chordate.config import load_config
+    from chordate.data.reading import list_images, read_image
+    from chordate.visualization import draw, write_image
+
+    cfg = load_config(arguments.config, arguments.cfg_options)
+    paths = list_images(arguments.images)
+    model = load_trained(cfg, arguments.checkpoint)
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for path in track(paths, description="predict"):
+        image = read_image(path)
+        (found,) = predict(model, image, score_threshold=arguments.score_threshold, precision=arguments.precision)
+        write_image(out / f"{path.stem}.png", draw(image.permute(1, 2, 0).numpy(), found, model.classes))
+        rows += [
+            {
+                "file": str(path),
+                "class": model.classes[label],
+                "score": round(score, 4),
+                "box": [round(x, 2) for x in box],
+            }
+            for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
+        ]
+    (out / "detections.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"{len(rows)} detections on {len(paths)} pictures: {out}/")

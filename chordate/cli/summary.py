@@ -1,0 +1,108 @@
+"""Print parameters, multiply-adds and feature maps of backbones and models."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NOTE = (
+    "FLOPs are multiply-adds of convolutions and matrix products, as in the ResNet paper's table 1; other tools "
+    "count a multiply-add as two. A backbone's parameters and FLOPs include a 1000-class linear layer on its last "
+    "map, so that they compare with the papers' tables. The paper's bottleneck has its stride in the first 1×1 "
+    '(style="caffe"); ours and torchvision\'s have it in the 3×3 (v1.5), about 7 % more FLOPs.'
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="backbones or configs, shell patterns too (default: every backbone)",
+    )
+    parser.add_argument(
+        "--size", type=int, nargs="+", metavar="PX",
+        help="height and width (default: 224 for backbones, 800 1344 for models)",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from chordate.api import build_backbone, build_model, list_backbones, list_models
+    from chordate.errors import ConfigError, unknown
+    from chordate.registry import BACKBONES
+
+    table = Table(caption=NOTE, caption_justify="left")
+    table.add_column("name")
+    for column in ("input", "parameters / M", "FLOPs / G"):
+        table.add_column(column, justify="right")
+    table.add_column("feature maps: channels/stride")
+    list_backbones()  # imports the plugs, so that their variants are known
+    for pattern in arguments.names or BACKBONES.variants:
+        models = list_models(pattern)
+        backbones = [] if models else list_backbones(pattern)
+        if not models and not backbones:
+            raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
+        for name in models:
+            model: Any = build_model(name, pretrained=False)
+            table.add_row(name, *row(model, size(arguments.size, (800, 1344)), features_of=model))
+        for name in backbones:
+            backbone = build_backbone(name)
+            table.add_row(name, *row(classifier(backbone), size(arguments.size, (224, 224)), features_of=backbone))
+    Console().print(table)
+
+
+def size(given: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:
+    return (given[0], given[-1]) if given else default
+
+
+def classifier(backbone: nn.Module, classes: int = 1000) -> nn.Module:
+    """The backbone with global average pooling and a linear layer on its last map."""
+    from torch import nn
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = backbone
+            self.last, spec = list(backbone.out_features.items())[-1]
+            self.fc = nn.Linear(spec.channels, classes)
+
+        def forward(self, images: Any) -> Any:
+            return self.fc(self.backbone(images)[self.last].mean((2, 3)))
+
+    return Classifier()
+
+
+def row(model: nn.Module, shape: tuple[int, int], features_of: Any) -> tuple[str, str, str, str]:
+    """The table's cells: input, parameters in millions, multiply-adds in billions, and the maps on offer."""
+    offered = getattr(features_of, "neck", None) or getattr(features_of, "backbone", None) or features_of
+    maps = " ".join(f"{name}:{spec.channels}/{spec.stride}" for name, spec in offered.out_features.items())
+    parameters = sum(p.numel() for p in model.parameters())
+    return (
+        f"{shape[0]}×{shape[1]}",
+        f"{parameters / 1e6:.2f}",
+        f"{multiply_adds(model, shape) / 1e9:.2f}",
+        maps,
+    )
+
+
+def multiply_adds(model: nn.Module, shape: tuple[int, int]) -> float:
+    """Multiply-adds of one forward pass on one image `[3, *shape]`; a detector sees a blank one."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from chordate.structures import Batch, ImageInfo
+
+    images: Any = torch.zeros(1, 3, *shape)
+    if hasattr(model, "classes"):
+        images = Batch(images, torch.tensor([shape]), [ImageInfo(0, "blank", *shape)])
+    else:
+        model, images = model.to("meta"), images.to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(images)
+    return counter.get_total_flops() / 2

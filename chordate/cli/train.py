@@ -1,0 +1,48 @@
+"""Train the model of a config."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from chordate.cli.common import add_config_arguments, data_root
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<config's name>)")
+    parser.add_argument(
+        "--resume", nargs="?", const=True, metavar="PATH",
+        help="go on from a checkpoint; without PATH, from the newest in the work dir",
+    )  # fmt: skip
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16 mixed precision")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from chordate.api import build_model
+    from chordate.config import load_config, section
+    from chordate.data.loader import build_loader
+    from chordate.engine.launch import start
+    from chordate.engine.runner import Runner
+    from chordate.registry import METRICS
+
+    cfg = load_config(arguments.config, arguments.cfg_options)
+    if arguments.amp:
+        cfg.merge_from_dict({"train.amp": "bf16"})
+    work_dir = Path(arguments.work_dir or Path("work_dirs") / Path(cfg.filename).stem)
+    rank, world_size = start()
+    seed = section(cfg, "train").get("seed", 0)
+    root = data_root(arguments)
+    shared = {"data_root": root, "seed": seed, "rank": rank, "world_size": world_size}
+    train_loader = build_loader(section(cfg, "train_data"), training=True, **shared)
+    classes = train_loader.dataset.classes
+    val_loader = metric = None
+    if cfg.get("val_data"):
+        val_loader = build_loader(section(cfg, "val_data"), training=False, classes=classes, **shared)
+        metric = METRICS.build(section(cfg, "metric"), dataset=val_loader.dataset)
+    model = build_model(cfg, classes=classes, pretrained=not arguments.resume)
+    runner = Runner.from_config(
+        cfg, model=model, train_loader=train_loader, val_loader=val_loader, metric=metric,
+        work_dir=work_dir, resume=arguments.resume,
+    )  # fmt: skip
+    runner.train()

@@ -1,0 +1,114 @@
+"""Finding, reading and checking configs: Python files that compose by `_base_` (mmengine's Config)."""
+
+import fnmatch
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from chordate.errors import ChordateError, ConfigError, unknown
+
+SECTIONS = (
+    "model",
+    "train_data",
+    "val_data",
+    "metric",
+    "optimizer",
+    "schedule",
+    "train",
+    "fallback_classes",
+    "custom_imports",
+    "base",
+)
+
+
+def packaged_configs() -> dict[str, Path]:
+    """Every config that comes with Chordate, by its name (the file's name without `.py`)."""
+    root = Path(str(files("chordate.configs")))
+    found = (path for path in sorted(root.rglob("*.py")) if path.name != "__init__.py")
+    return {path.stem: path for path in found if "_base_" not in path.relative_to(root).parts}
+
+
+def list_configs(pattern: str = "*") -> list[str]:
+    """The names of the packaged configs that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(packaged_configs(), pattern))
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of a config given by path or by its packaged name.
+
+    Raises:
+        ConfigError: neither a file nor a packaged name; names near ones.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = packaged_configs()
+    if str(name) in known:
+        return known[str(name)]
+    if path.suffix == ".py" and path.stem in known and not path.parent.is_dir():
+        return known[path.stem]  # configs/faster-rcnn/x.py, asked for from another folder
+    if path.suffix or len(path.parts) > 1:
+        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ConfigError(
+            f"{path}: no such config file" + (f"; {unknown('file', path.name, beside)}" if beside else "")
+        )
+    raise ConfigError(unknown("config", str(name), known))
+
+
+def load_config(config: str | Path | Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config and apply overrides to it.
+
+    Args:
+        config: a packaged config's name, a file's path, a dict, or a Config. A file may inherit from files
+            (`_base_ = ["../x.py"]`) or from a packaged config (`base = "faster-rcnn_r50_fpn_1x_coco"`).
+            Modules that its `custom_imports` names are imported, from its own folder or the current one too.
+        options: overrides with dotted keys, `{"optimizer.lr": 0.01}`.
+
+    Raises:
+        ConfigError: no such config, it does not run, or an override's first key is no section of it.
+    """
+    if isinstance(config, Mapping):
+        loaded = Config(dict(config)) if not isinstance(config, Config) else config.copy()
+    else:
+        loaded = _read(find_config(config))
+    if "base" in loaded:
+        base = load_config(loaded.pop("base"))
+        filename = loaded.filename
+        loaded = Config(Config._merge_a_into_b(loaded._cfg_dict, base._cfg_dict), filename=filename)
+    for key in options or {}:
+        section = key.split(".")[0]
+        if section not in loaded and section not in SECTIONS:
+            raise ConfigError(f"--cfg-options {key}: {unknown('section', section, SECTIONS)}")
+    if options:
+        try:
+            loaded.merge_from_dict(dict(options))
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ConfigError(f"--cfg-options {dict(options)}: {error}") from error
+    return loaded
+
+
+def _read(path: Path) -> Config:
+    for folder in (str(Path.cwd()), str(path.parent.resolve())):
+        if folder not in sys.path:  # so that custom_imports finds a user's own modules
+            sys.path.append(folder)
+    try:
+        return Config.fromfile(str(path))
+    except ChordateError:
+        raise
+    except Exception as error:  # a config is code: whatever it raises is the config's own mistake
+        raise ConfigError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def section(config: Config, name: str) -> dict[str, Any]:
+    """One section of a config as a plain dict.
+
+    Raises:
+        ConfigError: the config has no such section.
+    """
+    if config.get(name) is None:
+        raise ConfigError(f"{config.filename or 'the config'} has no section `{name}`; add {name} = dict(…)")
+    return config[name].to_dict() if hasattr(config[name], "to_dict") else dict(config[name])
