@@ -87,16 +87,18 @@ def test_ids_are_unique_and_every_picture_is_there_in_its_stated_size(shapes, tr
 
 
 def test_area_and_box_agree_with_the_mask_that_pycocotools_draws(train):
+    all_margins = []
     for annotation in train.dataset["annotations"]:
-        mask = train.annToMask(annotation)
-        assert annotation["area"] == mask.sum() > 0
+        assert annotation["area"] == train.annToMask(annotation).sum() > 0
         x, y, w, h = rle.toBbox(train.annToRLE(annotation))
         left, top, width, height = annotation["bbox"]
         margins = np.array([x - left, y - top, left + width - x - w, top + height - y - h])
         if isinstance(annotation["segmentation"], dict):
             assert (margins == 0).all()
-        else:  # a polygon's box holds its mask, closely but for points too sharp to fill a pixel
-            assert margins.min() > -0.7 and margins.max() < 3 and np.median(margins) <= 1, margins
+        else:  # a polygon's box holds its mask; a tip too sharp to fill a pixel reaches further than the mask
+            assert margins.min() > -0.7 and margins.max() < 3, margins
+        all_margins.append(margins)
+    assert np.abs(np.mean(all_margins, 0)).max() < 0.5
 
 
 def test_only_what_is_visible_is_annotated(train):
