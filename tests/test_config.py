@@ -1,0 +1,74 @@
+"""Configs: found by name or path, composed, overridden, and refused with a remedy."""
+
+import pytest
+
+from chordate.config import list_configs, load_config, packaged_configs
+from chordate.errors import ConfigError
+
+R50 = "faster-rcnn_r50_fpn_1x_coco"
+
+
+def test_a_packaged_config_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(R50).model.type == "TwoStageDetector"
+    assert R50 in list_configs("faster-rcnn_r50*")
+
+
+def test_bases_are_no_models():
+    assert not any("_base_" in str(path.parent.name) for path in packaged_configs().values())
+    assert "runtime" not in packaged_configs()
+
+
+def test_a_users_config_inherits_from_a_packaged_one(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(f'base = "{R50}"\noptimizer = dict(lr=0.123)\n')
+    mine = load_config(file)
+    assert mine.optimizer.lr == 0.123
+    assert mine.optimizer.momentum == load_config(R50).optimizer.momentum
+    assert "base" not in mine
+
+
+def test_options_override():
+    cfg = load_config(R50, {"optimizer.lr": 0.5, "model.backbone.type": "resnet18"})
+    assert cfg.optimizer.lr == 0.5
+    assert cfg.model.backbone.type == "resnet18"
+
+
+def test_misspelt_config_name_answers_with_near_ones():
+    with pytest.raises(ConfigError, match=f'unknown config "faster-rcnn_r50_fpn_1x"; did you mean .*"{R50}"'):
+        load_config("faster-rcnn_r50_fpn_1x")
+
+
+def test_misspelt_file_answers_with_its_neighbours(tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    with pytest.raises(ConfigError, match=r'no such config file; unknown file "mime.py"; did you mean "mine.py"'):
+        load_config(tmp_path / "mime.py")
+
+
+def test_misspelt_section_of_an_override_is_an_error():
+    with pytest.raises(ConfigError, match='unknown section "optimiser"; did you mean "optimizer"'):
+        load_config(R50, {"optimiser.lr": 0.1})
+
+
+def test_a_config_that_does_not_run_is_named(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("model = dict(type=)\n")
+    with pytest.raises(ConfigError, match=r"mine\.py: SyntaxError"):
+        load_config(file)
+
+
+def test_custom_imports_find_modules_beside_the_config(tmp_path):
+    (tmp_path / "beside_the_config.py").write_text("imported = True\n")
+    file = tmp_path / "mine.py"
+    file.write_text('custom_imports = dict(imports=["beside_the_config"])\n')
+    load_config(file)
+    import sys
+
+    assert sys.modules["beside_the_config"].imported
+
+
+def test_a_missing_custom_import_is_named(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text('custom_imports = dict(imports=["no_such_module_anywhere"])\n')
+    with pytest.raises(ConfigError, match="no_such_module_anywhere"):
+        load_config(file)

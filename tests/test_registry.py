@@ -1,0 +1,147 @@
+"""Registries: names, variants, wiring, and what is said when a name or a part is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from chordate import BACKBONES, NECKS, Backbone, FeatureSpec
+from chordate.contracts import check_outputs, offered, select
+from chordate.errors import ConfigError, near_names
+from chordate.registry import PlugRegistry
+
+
+class Stem(Backbone):
+    def __init__(self, width: int = 8, told: int | None = None):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3, 4, 1)
+        self.out_features = {"c2": FeatureSpec(told or width, 4)}
+
+    def forward(self, images):
+        return {"c2": self.conv(images)}
+
+
+@pytest.fixture
+def registry():
+    parts = PlugRegistry("backbone")
+    parts.register_module("Stem", module=Stem)
+    parts.register_variants({"stem16": {"type": "Stem", "width": 16}})
+    return parts
+
+
+def test_builds_from_dict_name_and_variant(registry):
+    assert registry.build({"type": "Stem", "width": 4}).out_features["c2"].channels == 4
+    assert registry.build("Stem").out_features["c2"].channels == 8
+    assert registry.build("stem16").out_features["c2"].channels == 16
+
+
+def test_own_keys_override_a_variants(registry):
+    assert registry.build({"type": "stem16", "width": 5}).out_features["c2"].channels == 5
+    assert registry.build("stem16").out_features["c2"].channels == 16  # the table itself is untouched
+
+
+def test_built_objects_pass_through(registry):
+    stem = Stem()
+    assert registry.build(stem) is stem
+
+
+def test_misspelt_type_answers_with_the_nearest_name():
+    with pytest.raises(ConfigError, match='unknown backbone "Resnet50"; did you mean "resnet50"'):
+        BACKBONES.build("Resnet50")
+    with pytest.raises(ConfigError, match='unknown neck "FPNN"; did you mean "FPN"'):
+        NECKS.build({"type": "FPNN"}, in_features={})
+
+
+def test_unknown_argument_names_the_part(registry):
+    with pytest.raises(ConfigError, match=r"backbone Stem: .*widht"):
+        registry.build({"type": "Stem", "widht": 4})
+
+
+def test_inferred_settings_may_not_be_written(registry):
+    with pytest.raises(ConfigError, match="width is inferred"):
+        registry.build({"type": "Stem", "width": 4}, width=8)
+
+
+@pytest.mark.parametrize("config", [5, {"depth": 50}, None])
+def test_what_is_no_config_is_said(registry, config):
+    if isinstance(config, dict):
+        with pytest.raises(ConfigError, match="a dict with `type`"):
+            registry.build(config)
+    else:
+        with pytest.raises(ConfigError, match="a dict with `type`"):
+            registry.expand(config)
+
+
+def test_near_names_ignore_case():
+    assert near_names("RESNET50", ["resnet50", "resnext50", "vgg"])[0] == "resnet50"
+
+
+def test_a_bad_fit_names_both_parts():
+    stem = Stem()
+    stem.name = "Stem-8"
+    with pytest.raises(ConfigError) as caught:
+        select(offered(stem), ["c2", "c6"], "FPN")
+    assert str(caught.value) == 'FPN(in=["c2", "c6"]): Stem-8 offers c2 (8 ch, stride 4); no "c6"'
+
+
+def test_a_backbone_without_out_features_is_told_how():
+    with pytest.raises(ConfigError, match="set self.out_features"):
+        offered(nn.Identity())
+
+
+def test_a_backbone_that_breaks_its_promise_is_caught():
+    check_outputs(Stem())
+    with pytest.raises(ConfigError, match=r"promises c2 \(99 ch, stride 4\).*gave \[2, 8, 32, 32\]"):
+        check_outputs(Stem(told=99))
+
+
+def test_checking_costs_no_arithmetic_and_changes_nothing():
+    stem = nn.Sequential(Stem(), nn.BatchNorm2d(8))
+    before = {k: v.clone() for k, v in stem.state_dict().items()}
+    check_outputs(stem[0])
+    assert stem.training
+    assert all(torch.equal(v, before[k]) for k, v in stem.state_dict().items())
+
+
+def test_an_installed_packages_entry_point_registers_its_plugs(tmp_path):
+    """A package with an entry point in `chordate.plugins` needs no import by hand."""
+    (tmp_path / "spine.py").write_text(
+        "from torch import nn\n"
+        "from chordate import BACKBONES, Backbone, FeatureSpec\n"
+        "@BACKBONES.register_module()\n"
+        "class Spine(Backbone):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 8, 3, 4, 1)\n"
+        "        self.out_features = {'c2': FeatureSpec(8, 4)}\n"
+        "    def forward(self, images):\n"
+        "        return {'c2': self.conv(images)}\n"
+    )
+    info = tmp_path / "spine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[chordate.plugins]\nspine = spine\n")
+    code = "import chordate; print(type(chordate.build_backbone('Spine')).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "Spine", done.stderr
+
+
+def test_a_broken_plugin_is_named_and_left_out(tmp_path):
+    (tmp_path / "broken_spine.py").write_text("raise RuntimeError('no such luck')\n")
+    info = tmp_path / "broken_spine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken_spine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[chordate.plugins]\nbroken = broken_spine\n")
+    code = "import chordate; print(chordate.list_backbones('resnet50'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "['resnet50']", done.stderr
+    assert "plug-in broken (broken_spine) could not be imported: no such luck" in done.stderr
+
+
+def test_importing_chordate_is_light():
+    code = "import chordate, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.stdout.strip() == "False"
