@@ -28,6 +28,7 @@ SPLITS = ("train", "val")
 SUPERSAMPLING = 4  # shapes are drawn on a grid this much finer than the pixels
 MIN_VISIBLE = 0.3  # nothing is hidden further than this share of its full area …
 MIN_PIXELS = 12  # … nor is less of it visible than this
+MIN_PART = 2  # square pixels: smaller parts of a shape cut in pieces are not outlined
 EMPTY_SHARE, CROWD_SHARE = 0.04, 0.08  # of the images
 
 Contour = NDArray[np.float64]  # [points, 2] x, y
@@ -53,9 +54,7 @@ class Shape:
         return sum(outer - sum(holes) for outer, *holes in areas)
 
 
-def generate_shapes(
-    root: str | Path, *, train: int = 1200, val: int = 300, size: int = 128, seed: int = 0
-) -> None:
+def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size: int = 128, seed: int = 0) -> None:
     """Write `root/{train,val}/*.jpg` and `root/annotations/{train,val}.json`.
 
     Image `i` of a split depends on (seed, split, i, size) alone, so a larger set begins with the smaller one
@@ -70,9 +69,7 @@ def generate_shapes(
         DataError: the numbers make no data set.
     """
     if size < 64 or train < 0 or val < 0 or seed < 0:
-        raise DataError(
-            f"shapes: needs size ≥ 64 and counts and seed ≥ 0; got {size=}, {train=}, {val=}, {seed=}"
-        )
+        raise DataError(f"shapes: needs size ≥ 64 and counts and seed ≥ 0; got {size=}, {train=}, {val=}, {seed=}")
     root = Path(root)
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for number, (split, count) in enumerate(zip(SPLITS, (train, val))):
@@ -158,9 +155,7 @@ def _crowd(rng: np.random.Generator, size: int) -> Shape:
     return Shape(label, members, crowd=True)
 
 
-def _outline(
-    rng: np.random.Generator, label: int, centre: NDArray[np.float64], radius: float
-) -> list[Contour]:
+def _outline(rng: np.random.Generator, label: int, centre: NDArray[np.float64], radius: float) -> list[Contour]:
     turn = rng.uniform(0, 2 * np.pi)
     return [centre + radius * contour for contour in OUTLINES[CLASSES[label]](rng, turn)]
 
@@ -178,9 +173,7 @@ def _circle(rng: np.random.Generator, turn: float) -> list[Contour]:
 
 
 def _rectangle(rng: np.random.Generator, turn: float) -> list[Contour]:
-    half = np.arctan(
-        rng.uniform(0.35, 1)
-    )  # of the angle between the diagonals: the sides' ratio is its tangent
+    half = np.arctan(rng.uniform(0.35, 1))  # of the angle between the diagonals: the sides' ratio is its tangent
     return [_polar(turn + np.array([half, np.pi - half, np.pi + half, -half]))]
 
 
@@ -211,7 +204,8 @@ OUTLINES: dict[str, Callable[[np.random.Generator, float], list[Contour]]] = {
 def _annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.float32]) -> dict[str, Any]:
     """COCO's fields for what is visible: `visible` on the fine grid, `coverage` the share of each pixel."""
     size = len(coverage)
-    contours, hierarchy = cv2.findContours(visible, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    solid = cv2.morphologyEx(visible, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
+    contours, hierarchy = cv2.findContours(solid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     has_hole = bool((hierarchy[0, :, 3] >= 0).any())
     if shape.crowd or has_hole:
         region = (coverage >= min(0.5, coverage.max())).astype(np.uint8)
@@ -222,8 +216,10 @@ def _annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.flo
         segmentation: Any = {"size": code["size"], "counts": code["counts"].decode()}
         box = rle.toBbox(code).tolist()
     else:
-        smooth = [cv2.approxPolyDP(contour, 0.7, closed=True)[:, 0] for contour in contours]
-        parts = [(c + 0.5) / SUPERSAMPLING for c in smooth if len(c) > 2]
+        areas = [cv2.contourArea(contour) for contour in contours]
+        least = min(MIN_PART * SUPERSAMPLING**2, max(areas))
+        smooth = [cv2.approxPolyDP(c, 0.7, closed=True)[:, 0] for c, area in zip(contours, areas) if area >= least]
+        parts = [(c + 0.5) / SUPERSAMPLING for c in smooth]
         segmentation = [part.round(3).ravel().tolist() for part in parts]
         code = rle.merge(rle.frPyObjects(segmentation, size, size))
         low, high = np.concatenate(parts).min(0), np.concatenate(parts).max(0)
@@ -281,9 +277,7 @@ def _contrasting_colour(
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m chordate.data.shapes ROOT`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m chordate.data.shapes", description=generate_shapes.__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m chordate.data.shapes", description=generate_shapes.__doc__)
     parser.add_argument("root", type=Path, help="folder to write to")
     parser.add_argument("--train", type=int, default=1200, help="training images (default %(default)s)")
     parser.add_argument("--val", type=int, default=300, help="validation images (default %(default)s)")
