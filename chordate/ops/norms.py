@@ -68,9 +68,6 @@ NORMS: dict[str, Any] = {
     "GN": _group_norm,
 }
 
-# What is kept still, not merely free of gradients, when a stage is frozen.
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm)
-
 
 def make_norm(norm: str | Mapping[str, Any] | None, channels: int) -> nn.Module:
     """A normalisation layer for `[N, channels, H, W]`.
