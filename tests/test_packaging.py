@@ -1,0 +1,64 @@
+"""A wheel holds everything, installs anywhere, and the command answers at once."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The wheel of a copy of the sources (building writes into its folder), installed into a folder of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    left_out = shutil.ignore_patterns(".*", "build", "work_dirs", "data", "*.egg-info", "tests", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=lambda d, names: left_out(d, names) if Path(d) == ROOT else [])
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, source], check=True)
+    (wheel,) = folder.glob("chordate-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
+    return folder / "site"
+
+
+def run(code: str, site: Path, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_installed_wheel_builds_a_model_by_its_configs_name(installed, tmp_path):
+    code = (
+        "import chordate, chordate.backbones; print(chordate.__file__); print(chordate.backbones.__file__)\n"
+        "model = chordate.build_model('faster-rcnn_r18_fpn_1x_coco', pretrained=False)\n"
+        "print(type(model).__name__, len(model.classes))"
+    )
+    package, backbones, model = run(code, installed, tmp_path).splitlines()
+    assert Path(package).is_relative_to(installed)
+    assert Path(backbones).is_relative_to(installed)
+    assert model == "TwoStageDetector 80"
+
+
+def test_a_wheel_puts_one_name_into_site_packages(installed):
+    assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"chordate", "bin"}
+
+
+def test_help_answers_in_under_a_second_without_torch():
+    code = (
+        "import sys\nfrom chordate.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    )
+    assert run(code, ROOT, ROOT).splitlines()[-1] == "False"
+    command = Path(sys.executable).with_name("chordate")
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([command, "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1

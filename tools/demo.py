@@ -1,0 +1,25 @@
+"""`make demo`: draw a data set, train a small detector on it, and show what it finds."""
+
+import sys
+from pathlib import Path
+
+from chordate.cli.main import main
+from chordate.data.shapes import generate_shapes
+
+CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
+DATA, OUT = Path("data/shapes"), Path("work_dirs/demo")
+
+
+def demo() -> int:
+    """Leave `work_dirs/demo/`: log, checkpoints, training.png, metrics.json and pictures/."""
+    if not (DATA / "annotations/val.json").is_file():
+        generate_shapes(DATA)
+    data = ["--data-root", str(DATA)]
+    best = str(OUT / "best.pth")
+    return main(["train", CONFIG, "--work-dir", str(OUT), *data]) or main(
+        ["test", CONFIG, best, "--out", str(OUT / "metrics.json"), "--pictures", str(OUT / "pictures"), *data]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(demo())
