@@ -17,3 +17,13 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data sets in {folder} (set CHORDATE_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A small generated data set: 24 pictures to train on, 12 to evaluate on."""
+    from chordate.data.shapes import generate_shapes
+
+    root = tmp_path_factory.mktemp("shapes")
+    generate_shapes(root, train=24, val=12, size=96, seed=7)
+    return root

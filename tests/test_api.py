@@ -1,0 +1,132 @@
+"""The Python face: building by name, and predicting on every form a picture comes in."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import chordate
+from chordate.errors import ConfigError, DataError
+
+DEMO = "faster-rcnn_r18_fpn_demo_shapes"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = chordate.build_model(DEMO, classes=["circle", "star", "ring"], pretrained=False)
+    with torch.no_grad():  # an untrained predictor scores every class alike: spread the scores
+        model.box.predictor.cls.weight.normal_(0, 3)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+
+
+def test_a_model_knows_its_classes():
+    assert chordate.build_model(DEMO, num_classes=3, pretrained=False).classes == ("class 0", "class 1", "class 2")
+    coco = chordate.build_model("faster-rcnn_r18_fpn_1x_coco", pretrained=False)
+    assert len(coco.classes) == 80 and coco.classes[0] == "person" and coco.classes[-1] == "toothbrush"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "does not name its classes"),
+        ({"num_classes": 0}, "at least one class"),
+        ({"num_classes": 2, "classes": ["a"]}, "give one of them"),
+        ({"classes": "circle"}, "a list of names"),
+    ],
+)
+def test_unclear_classes_are_an_error(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        chordate.build_model(DEMO, pretrained=False, **arguments)
+
+
+def test_a_model_is_built_from_the_model_part_alone():
+    part = chordate.load_config(DEMO).model.to_dict()
+    assert chordate.build_model(part, num_classes=2, pretrained=False).classes == ("class 0", "class 1")
+
+
+def test_names_are_listed_by_pattern():
+    assert {"resnet18", "resnet50", "resnet152"} <= set(chordate.list_backbones("*resnet*"))
+    assert "faster-rcnn_r50_fpn_1x_coco" in chordate.list_models("faster*")
+    assert chordate.list_models("no such*") == []
+
+
+def test_a_misspelt_backbone_in_a_config_is_told_when_it_is_built():
+    config = chordate.load_config(DEMO, {"model.backbone.type": "Resnet50"})
+    with pytest.raises(ConfigError, match='unknown backbone "Resnet50"; did you mean'):
+        chordate.build_model(config, num_classes=2, pretrained=False)
+
+
+def test_a_bad_fit_of_neck_and_backbone_names_both():
+    config = chordate.load_config(DEMO, {"model.neck.inputs": ["c2", "c6"]})
+    with pytest.raises(ConfigError, match=r'FPN\(in=\["c2", "c6"\]\): ResNet-18 offers c2 .*; no "c6"'):
+        chordate.build_model(config, num_classes=2, pretrained=False)
+
+
+def same(a, b):
+    assert len(a) == len(b) > 0
+    torch.testing.assert_close(a.boxes, b.boxes)
+    torch.testing.assert_close(a.scores, b.scores)
+    assert torch.equal(a.labels, b.labels)
+
+
+def test_every_form_of_a_picture_gives_the_same(model, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (expected,) = chordate.predict(model, picture)
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(picture), tensor, tensor[None], tensor / 255]
+    for form in forms:
+        (found,) = chordate.predict(model, form)
+        same(found, expected)
+
+
+def test_a_list_gives_one_result_a_picture_in_its_own_pixels(model, picture):
+    small, gray = picture[:40, :50], picture[..., 0]
+    results = chordate.predict(model, [picture, small, gray])
+    assert len(results) == 3
+    for image, found in zip([picture, small, gray], results):
+        height, width = image.shape[:2]
+        assert (found.boxes[:, 0::2] <= width).all() and (found.boxes[:, 1::2] <= height).all()
+        assert (found.boxes >= 0).all()
+    same(chordate.predict(model, small)[0], results[1])
+
+
+def test_the_threshold_drops_what_is_below(model, picture):
+    (every,) = chordate.predict(model, picture, precision="fp32")
+    middle = float(every.scores.median())
+    (some,) = chordate.predict(model, picture, score_threshold=middle, precision="fp32")
+    assert 0 < len(some) < len(every)
+    assert (some.scores >= middle).all()
+    assert (some.scores.diff() <= 0).all()
+
+
+def test_predicting_leaves_the_model_as_it_was(model, picture):
+    model.train()
+    chordate.predict(model, picture)
+    assert model.training
+    model.eval()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((5, 5, 7), np.uint8), "3 channels"),
+        (np.zeros((0, 5, 3), np.uint8), "some pixels"),
+        (torch.full((3, 8, 8), 200.0), "0 … 1"),
+        (torch.full((3, 8, 8), float("nan")), "0 … 1"),
+        ("no/such/picture.jpg", "picture.jpg"),
+    ],
+)
+def test_what_is_no_picture_is_told(model, image, message):
+    with pytest.raises(DataError, match=message):
+        chordate.predict(model, image)
+
+
+def test_an_unknown_precision_is_told(model, picture):
+    with pytest.raises(ConfigError, match="auto, fp32 or bf16"):
+        chordate.predict(model, picture, precision="fp8")

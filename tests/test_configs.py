@@ -1,0 +1,53 @@
+"""Every packaged config builds its model, its optimiser's settings hold together, and says what paper it follows."""
+
+import ast
+
+import pytest
+import torch
+
+import chordate
+from chordate.config import load_config, packaged_configs
+
+CONFIGS = packaged_configs()
+COCO = [name for name in CONFIGS if name.endswith("_coco")]
+
+
+def test_the_faster_rcnn_family_is_complete():
+    wanted = {f"faster-rcnn_r{d}_fpn_{s}_coco" for d in (18, 34, 50, 101, 152) for s in ("1x", "3x")}
+    assert wanted <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_builds(name):
+    with torch.device("meta"):
+        model = chordate.build_model(name, num_classes=3, pretrained=False)
+    assert sum(p.numel() for p in model.parameters()) > 1e5
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_says_what_it_is(name):
+    assert ast.get_docstring(ast.parse(CONFIGS[name].read_text())), f"{name} has no first line"
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_the_depth_is_the_names(name):
+    depth = int(name.split("_r")[1].split("_")[0])
+    with torch.device("meta"):
+        model = chordate.build_model(name, pretrained=False)
+    assert model.backbone.name == f"ResNet-{depth}"
+
+
+@pytest.mark.parametrize(("schedule", "epochs", "milestones"), [("1x", 12, [8, 11]), ("3x", 36, [27, 33])])
+def test_schedules_are_the_model_zoos(schedule, epochs, milestones):
+    """Detectron2's model zoo: 1× is 90k iterations at batch 16 (12 epochs), divided by 10 at 60k and 80k."""
+    cfg = load_config(f"faster-rcnn_r50_fpn_{schedule}_coco")
+    assert cfg.train.epochs == epochs
+    assert list(cfg.schedule.milestones) == milestones
+    assert (cfg.optimizer.lr, cfg.optimizer.momentum, cfg.optimizer.weight_decay) == (0.02, 0.9, 1e-4)
+    assert cfg.optimizer.base_batch_size == 16
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_config_writes_channel_or_class_counts(name):
+    text = CONFIGS[name].read_text()
+    assert "in_channels" not in text and "num_classes" not in text

@@ -1,0 +1,84 @@
+"""What the README shows works as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import chordate
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+FILES = {block.split("\n", 1)[0][2:].strip(): block for block in BLOCKS if block.startswith("# ")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_the_ten_line_backbone_trains_through_the_tool(folder, shapes):
+    """A user's own file, a config that names it, and `tools/train.py`: a checkpoint and metrics come out."""
+    few = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0"]
+    done = run(
+        str(ROOT / "tools/train.py"), "my_detector.py", "--data-root", str(shapes), "--cfg-options", *few, cwd=folder
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    work_dir = folder / "work_dirs/my_detector"
+    assert (work_dir / "last_checkpoint").is_file()
+    best = work_dir / "best.pth"
+    out = folder / "metrics.json"
+    done = run(
+        str(ROOT / "tools/test.py"), "my_detector.py", str(best), "--data-root", str(shapes), "--out", str(out),
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "bbox_AP" in out.read_text()
+
+
+def test_the_custom_backbone_is_about_ten_lines():
+    lines = [line for line in FILES["my_backbone.py"].splitlines() if line.startswith("    ") and line.strip()]
+    assert len(lines) <= 16
+
+
+def test_the_data_set_config_inherits(folder):
+    cfg = chordate.load_config(folder / "cells.py")
+    assert cfg.train_data.dataset.annotations == "annotations/train.json"
+    assert cfg.train.epochs == 24
+    assert cfg.model == chordate.load_config("faster-rcnn_r50_fpn_1x_coco").model
+
+
+def test_every_name_in_the_readme_exists():
+    for name in re.findall(r"\b(faster-rcnn_[\w-]+)\b(?!\.)", README):
+        if "*" not in name and not name.startswith("faster-rcnn__"):
+            assert name in chordate.list_models() or f"{name}*" in README, name
+    for link in re.findall(r"\]\(([\w/.]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    """The block with `predict`, on a torchvision state dict with random weights and a picture of noise."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    monkeypatch.chdir(tmp_path)
+    (block,) = [b for b in BLOCKS if "predict(" in b]
+    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    torch.save(theirs.state_dict(), "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save("street.jpg")
+    names: dict = {}
+    exec(block, names)
+    assert list(names["backbone"].out_features) == ["c3", "c4", "c5"]
