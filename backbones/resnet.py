@@ -107,6 +107,7 @@ class ResNet(Backbone):
             check_choice("ResNet map", name, MAPS)
 
         block, counts = DEPTHS[depth]
+        self.in_channels = in_channels
         self.name = f"ResNet-{depth}" + (" (caffe)" if style == "caffe" and block is Bottleneck else "")
         plain = shortcut == "B" and not deep_stem and (style == "pytorch" or block is BasicBlock)
         # The weights trained as the papers of this repository train; torchvision's own detectors start there too.

@@ -1,0 +1,154 @@
+"""Reads a checkpoint from a path or URL without ever running code from it."""
+
+import hashlib
+import re
+import urllib.parse
+import urllib.request
+import warnings
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import safetensors.torch
+import torch
+import torchvision
+
+from chordate.errors import CheckpointError, near_names, unknown
+
+_HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's habit: resnet50-0676ba61.pth begins its sha256 with 0676ba61
+
+
+class Contents(dict[str, Any]):
+    """What a checkpoint holds, and in `source` the path or URL it was read from, for messages."""
+
+    def __init__(self, values: dict[str, Any], source: str):
+        super().__init__(values)
+        self.source = source
+
+
+def read_state(source: str | Path) -> Contents:
+    """Read what a checkpoint holds, tensors on the CPU.
+
+    Args:
+        source: a path; an `http(s)://` URL, downloaded once into torch.hub's folder; a `file://` URL;
+            `torchvision://resnet50` (its default weights) or `torchvision://resnet50/IMAGENET1K_V1`.
+            A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. Files are
+            torch's, read with `weights_only=True`, or `.safetensors`.
+
+    Raises:
+        CheckpointError: the file is not there, is damaged, is no checkpoint, or holds anything but tensors
+            and plain values.
+    """
+    source = str(source)
+    path = _fetch(source)
+    if not path.exists():
+        raise CheckpointError(_not_there(path))
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint; name one of the files in it")
+    values = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, not the dict of a checkpoint")
+    return Contents(values, source)
+
+
+def torchvision_url(spec: str) -> str:
+    """The URL of torchvision's weights for `resnet50` (its default ones) or `resnet50/IMAGENET1K_V1`."""
+    name, _, which = spec.partition("/")
+    if name not in torchvision.models.list_models():
+        raise CheckpointError(unknown("torchvision model", name, torchvision.models.list_models()))
+    weights = torchvision.models.get_model_weights(name)
+    if which and which not in weights.__members__:
+        raise CheckpointError(unknown(f"weights of torchvision's {name}", which, weights.__members__))
+    if not len(weights):
+        raise CheckpointError(f"torchvision offers no weights for {name}")
+    return (weights[which] if which else weights.DEFAULT).url
+
+
+def _fetch(source: str) -> Path:
+    """The local file of a path or URL; downloads what is elsewhere."""
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return Path(source).expanduser()
+    if scheme == "torchvision":
+        return _download(torchvision_url(rest))
+    if scheme in ("http", "https"):
+        return _download(source)
+    if scheme == "file":
+        path = Path(urllib.request.url2pathname(urllib.parse.urlparse(source).path))
+        expected = _HASH.search(path.name)
+        if expected and path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if not digest.startswith(expected[1]):
+                raise CheckpointError(
+                    f"{path} is damaged or another file: its sha256 begins {digest[:8]}, its name says {expected[1]}"
+                )
+        return path
+    raise CheckpointError(f"{source}: unknown scheme {scheme}://; known: http, https, file, torchvision, or a path")
+
+
+def _download(url: str) -> Path:
+    name = Path(urllib.parse.urlparse(url).path).name or "checkpoint"
+    expected = _HASH.search(name)
+    if not expected:  # other sites may use the same name
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), expected[1] if expected else None)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{url} could not be downloaded: {_first_line(error)}") from error
+    return path
+
+
+def _not_there(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"no checkpoint {path}: there is no folder {path.parent}"
+    files = sorted(entry.name for entry in path.parent.iterdir())
+    close = near_names(path.name, files)
+    if close:
+        return f"no checkpoint {path}; did you mean {' or '.join(close)}?"
+    endings = (".pth", ".pt", ".safetensors")
+    likely = [name for name in files if name.endswith(endings)][:5]
+    return f"no checkpoint {path}" + (f"; that folder has {', '.join(likely)}" if likely else "")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except Exception as error:  # safetensors raises its own kind of Exception
+        raise CheckpointError(f"{path} is cut short or no safetensors file: {_first_line(error)}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise CheckpointError(f"{path} is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
+    if head.startswith(b"PK"):
+        if not zipfile.is_zipfile(path):  # the index stands at the end of the file
+            raise CheckpointError(f"{path} is cut short; copy or download it again")
+    elif head[0] != 0x80:  # neither a zip nor a pickle
+        raise CheckpointError(f"{path} is not a checkpoint: it begins with {head[:16]!r}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's hints; what matters ends in one of the errors below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise CheckpointError(
+            f"{path} holds more than tensors ({found[1] if found else 'a plain pickle'}) and could run code, so it was "
+            f"not opened; save its state_dict() alone, best as .safetensors"
+        ) from error
+    except (EOFError, IndexError) as error:
+        raise CheckpointError(f"{path} is cut short; copy or download it again") from error
+    except Exception as error:  # damage shows itself in many ways
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
