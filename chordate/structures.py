@@ -106,6 +106,28 @@ class Proposals(_Movable):
 
 
 @dataclass
+class SampledRoIs(_Movable):
+    """Regions drawn for the RoI heads to learn from, `S` slots an image, positive ones first.
+
+    Attributes:
+        boxes: `[N, S, 4]` in pixels of the padded batch.
+        labels: `[N, S]` int64, the class of a positive region, else the number of classes (background).
+        index: `[N, S]` int64, the ground-truth slot that a positive region answers for; any for others.
+        positive: `[N, S]` bool.
+        valid: `[N, S]` bool, false for slots that hold nothing.
+        most_positive: no slot from here on is positive, so that a head that learns from positives alone
+            needs only the leading ones.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    index: Tensor
+    positive: Tensor
+    valid: Tensor
+    most_positive: int
+
+
+@dataclass
 class Detections(_Movable):
     """What was found in one image, best first.
 

@@ -1,0 +1,7 @@
+"""Heads: what is read from feature maps. Importing the package registers every one in HEADS."""
+
+from chordate.heads.box import BoxHead
+from chordate.heads.rpn import RPNHead
+from chordate.heads.trunk import ConvFC
+
+__all__ = ["BoxHead", "ConvFC", "RPNHead"]

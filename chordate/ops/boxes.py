@@ -1,0 +1,71 @@
+"""Box arithmetic on padded batches: sizes, clipping, and the coding of boxes as deltas from reference boxes.
+
+Boxes are `x1, y1, x2, y2` in pixels, continuous coordinates, in the last dimension. Whatever comes in half
+precision is computed in float32; float64 stays float64.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Ratios beyond this are not predicted, so that exp() stays finite: a stride-16 cell grown to 1000 px
+# (Detectron's BBOX_XFORM_CLIP).
+MAX_LOG_RATIO = math.log(1000.0 / 16)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 if it is that."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def area(boxes: Tensor) -> Tensor:
+    """`[..., 4]` to `[...]`, pixels squared."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def wide_enough(boxes: Tensor, side: float) -> Tensor:
+    """`[..., 4]` to `[...]` bool: both sides are `side` pixels or more (false where a coordinate is NaN)."""
+    return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(dim=-1)
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Cut boxes `[..., 4]` to images whose heights and widths `[..., 2]` broadcast to them."""
+    limits = sizes.flip(-1).to(boxes.dtype)
+    return torch.minimum(boxes.clamp(min=0), torch.cat((limits, limits), dim=-1))
+
+
+def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+    """The deltas that lead from `references` to `boxes`, both `[..., 4]` (R-CNN, Girshick et al. 2014, appendix C).
+
+    Args:
+        weights: what dx, dy, dw, dh are multiplied by, so that their variances come near 1.
+
+    A side of zero length (a padded slot) counts as one of 1e-6 px, so that every delta is finite.
+    """
+    boxes, references = at_least_float32(boxes), at_least_float32(references)
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)
+    reference_size = (references[..., 2:] - references[..., :2]).clamp(min=1e-6)
+    centre = boxes[..., :2] + 0.5 * size
+    reference_centre = references[..., :2] + 0.5 * reference_size
+    shift = (centre - reference_centre) / reference_size
+    growth = torch.log(size / reference_size)
+    dx, dy = shift.unbind(-1)
+    dw, dh = growth.unbind(-1)
+    return torch.stack((dx * weights[0], dy * weights[1], dw * weights[2], dh * weights[3]), dim=-1)
+
+
+def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+    """The boxes that `deltas` `[..., 4]` lead to from `references` `[..., 4]`: the inverse of `encode`.
+
+    dw and dh are cut at log(1000 / 16); the leading dimensions broadcast.
+    """
+    deltas, references = at_least_float32(deltas), at_least_float32(references)
+    width = references[..., 2] - references[..., 0]
+    height = references[..., 3] - references[..., 1]
+    dx, dy, dw, dh = deltas.unbind(-1)
+    x = dx / weights[0] * width + (references[..., 0] + 0.5 * width)
+    y = dy / weights[1] * height + (references[..., 1] + 0.5 * height)
+    half_width = 0.5 * (torch.exp((dw / weights[2]).clamp(max=MAX_LOG_RATIO)) * width)
+    half_height = 0.5 * (torch.exp((dh / weights[3]).clamp(max=MAX_LOG_RATIO)) * height)
+    return torch.stack((x - half_width, y - half_height, x + half_width, y + half_height), dim=-1)

@@ -1,0 +1,97 @@
+"""RoIAlign over the levels of a feature pyramid: each region is pooled from the level that fits its size."""
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from chordate.contracts import FeatureSpec
+from chordate.errors import ConfigError
+from chordate.ops.boxes import area, at_least_float32
+
+# FPN (Lin et al. 2017, equation 1): a region of ImageNet's 224 x 224 px belongs to stage 4, stride 16.
+CANONICAL_SIZE = 224
+CANONICAL_STAGE = 4
+FAR_AWAY = -1e5  # pixels: where RoIAlign reads zeros without reading the map
+
+
+class RoIPooler(nn.Module):
+    """Cuts regions out of feature maps and resamples each to `resolution` x `resolution` (Mask R-CNN, section 3).
+
+    Args:
+        in_features: the maps to pool from, fine to coarse, each stride twice the one before, and all with
+            the same number of channels.
+        resolution: cells a side of what comes out.
+        sampling_ratio: samples a side in each cell; 0 takes as many as the cell has pixels of the map.
+        aligned: pixel centres lie at half coordinates, as in Detectron2. torchvision's detectors were
+            trained half a pixel off, without it.
+
+    Raises:
+        ConfigError: the maps do not form such a pyramid.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        resolution: int,
+        sampling_ratio: int = 0,
+        aligned: bool = True,
+    ):
+        super().__init__()
+        strides = [spec.stride for spec in in_features.values()]
+        channels = {spec.channels for spec in in_features.values()}
+        if len(channels) != 1 or any(b != 2 * a for a, b in itertools.pairwise(strides)):
+            offer = ", ".join(f"{name} ({spec})" for name, spec in in_features.items())
+            raise ConfigError(
+                f"RoIs are pooled from maps with equal channels and strides that double; got {offer}. "
+                f"Put a neck such as FPN in between, or choose one map by levels=[…]"
+            )
+        self.names = tuple(in_features)
+        self.strides = tuple(strides)
+        self.first_stage = round(math.log2(strides[0]))
+        self.channels = channels.pop()
+        self.resolution = resolution
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """Which map each of `[R, 4]` boxes belongs to, `[R]` float, 0 for the finest (FPN, equation 1)."""
+        size = area(boxes).clamp(min=0).sqrt()
+        # Detectron2 and torchvision both add about this much, so that a side of exactly 224 is not below 224.
+        stage = torch.floor(CANONICAL_STAGE + torch.log2(size / CANONICAL_SIZE) + 1e-6)
+        return stage.clamp(self.first_stage, self.first_stage + len(self.strides) - 1) - self.first_stage
+
+    def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+        """Pool `R` boxes.
+
+        Args:
+            features: `[N, C, H, W]` each.
+            boxes: `[R, 4]` in pixels of the padded batch.
+            image: `[R]` int64, which image of the batch each box lies in.
+
+        Returns:
+            `[R, C, resolution, resolution]`, float32 at least.
+        """
+        maps = [at_least_float32(features[name]) for name in self.names]
+        rois = torch.cat((image[:, None], boxes), dim=1).to(maps[0].dtype)
+        if len(maps) == 1:
+            return self._align(maps[0], rois, self.strides[0])
+        levels = self.levels(boxes)
+        if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
+            parts = [(levels == level).nonzero()[:, 0] for level in range(len(maps))]
+            pooled = [self._align(x, rois[part], s) for x, part, s in zip(maps, parts, self.strides)]
+            return torch.cat(pooled).index_select(0, torch.cat(parts).argsort())
+        # Waiting for the device to learn how many boxes each level has would cost more than this: every level
+        # sees all boxes, those of other levels moved to where there is nothing to read.
+        away = torch.cat((rois[:, :1], torch.full_like(boxes, FAR_AWAY, dtype=rois.dtype)), dim=1)
+        pooled = [
+            self._align(x, torch.where((levels == level)[:, None], rois, away), stride)
+            for level, (x, stride) in enumerate(zip(maps, self.strides))
+        ]
+        return torch.stack(pooled).sum(dim=0)
+
+    def _align(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
+        return roi_align(features, rois, self.resolution, 1 / stride, self.sampling_ratio, self.aligned)

@@ -1,0 +1,61 @@
+"""From the loader's bytes to what the backbone eats: normalised on the device, with zeros in the padding."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chordate.errors import ConfigError
+
+# Of ImageNet's training images, RGB, 0 … 255: what torchvision's and timm's classifiers were trained with.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class Normalize(nn.Module):
+    """Subtracts a mean and divides by a standard deviation, channel by channel, and blanks the padding.
+
+    The zeros must come after the normalisation: a zero byte in the padding would become -mean / std, an edge
+    that no picture has.
+
+    Args:
+        mean, std: one number a channel, on the scale of 0 … 255.
+        divisor: height and width are padded up to multiples of this, so that every stride divides them.
+        bgr: reverse the channels first (for weights from Caffe), `mean` and `std` being in that order.
+
+    Raises:
+        ConfigError: mean and std have different lengths, or a std is 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        divisor: int = 32,
+        bgr: bool = False,
+    ):
+        super().__init__()
+        if len(mean) != len(std) or not all(std):
+            raise ConfigError(f"mean {list(mean)} and std {list(std)}: give one number a channel, and no std of 0")
+        self.divisor = divisor
+        self.bgr = bgr
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """`[N, C, H, W]` uint8 or float, 0 … 255, and true heights and widths `[N, 2]`, to `[N, C, H', W']`."""
+        if self.bgr:
+            images = images.flip(1)
+        normalised = (images.to(self.mean.dtype) - self.mean) / self.std
+        height, width = images.shape[-2:]
+        row = torch.arange(height, device=images.device)
+        column = torch.arange(width, device=images.device)
+        inside_y = (row < sizes[:, :1])[:, None, :, None]
+        inside_x = (column < sizes[:, 1:])[:, None, None, :]
+        normalised = normalised * (inside_y & inside_x)
+        right, bottom = -width % self.divisor, -height % self.divisor
+        return F.pad(normalised, (0, right, 0, bottom)) if right or bottom else normalised
