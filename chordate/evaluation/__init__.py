@@ -1,0 +1,5 @@
+"""What judges detections: metrics that gather over ranks and give plain numbers."""
+
+from chordate.evaluation.coco import CocoMetric
+
+__all__ = ["CocoMetric"]

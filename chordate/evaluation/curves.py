@@ -1,0 +1,65 @@
+"""COCO's precision and recall curves, and the numbers that are read off them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+AREAS = ("all", "small", "medium", "large")  # up to 32², up to 96², above, in square pixels
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What COCO's evaluation accumulates; -1 where there is no ground truth.
+
+    `T` IoU thresholds 0.50, 0.55 … 0.95, `R` recalls 0, 0.01 … 1, `K` categories in the order asked for,
+    `A` areas (AREAS), `M` limits on the detections an image.
+
+    Attributes:
+        precision: `[T, R, K, A, M]`.
+        recall: `[T, K, A, M]`, the highest reached.
+        max_dets: the limits, ascending.
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    max_dets: tuple[int, ...]
+
+    def average_precision(self, iou: float | None = None, area: str = "all", category: int | None = None) -> float:
+        """AP at one IoU threshold or averaged over all, of one category (an index) or averaged over all."""
+        kept = self.precision[_at(iou), :, _only(category), AREAS.index(area), -1]
+        return _mean(kept)
+
+    def average_recall(self, limit: int = -1, area: str = "all", category: int | None = None) -> float:
+        """AR, averaged over IoU thresholds, with the `limit`-th of `max_dets`."""
+        return _mean(self.recall[:, _only(category), AREAS.index(area), limit])
+
+    def summary(self) -> dict[str, float]:
+        """COCO's twelve numbers, in its order."""
+        return {
+            "AP": self.average_precision(),
+            "AP50": self.average_precision(iou=0.5),
+            "AP75": self.average_precision(iou=0.75),
+            **{f"AP{area[0]}": self.average_precision(area=area) for area in AREAS[1:]},
+            **{f"AR{most}": self.average_recall(limit) for limit, most in enumerate(self.max_dets)},
+            **{f"AR{area[0]}": self.average_recall(area=area) for area in AREAS[1:]},
+        }
+
+
+def _at(iou: float | None) -> slice:
+    """The rows of one IoU threshold, or of all."""
+    if iou is None:
+        return slice(None)
+    row = round((iou - 0.5) / 0.05)
+    return slice(row, row + 1)
+
+
+def _only(category: int | None) -> slice:
+    return slice(None) if category is None else slice(category, category + 1)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[values > -1]
+    return float(known.mean()) if known.size else -1.0
