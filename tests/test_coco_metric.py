@@ -20,6 +20,7 @@ from rich.console import Console
 from chordate.data.shapes import generate_shapes
 from chordate.errors import ConfigError, DataError, TrainingError
 from chordate.evaluation import CocoMetric
+from chordate.evaluation.coco import _shown
 from chordate.registry import METRICS
 from chordate.structures import Batch, Detections, ImageInfo
 
@@ -337,7 +338,7 @@ def test_table_shows_each_class_with_its_numbers_in_line():
     truth.content["categories"].append({"id": 99, "name": "never seen"})
     truth = Truth(truth.content)
     metric, numbers = measure(truth, disturb(truth, rng))
-    console = Console(file=io.StringIO(), width=100)
+    console = Console(file=io.StringIO(), width=80)
     console.print(metric.table())
     text = console.file.getvalue()
     rows = [line.rstrip() for line in text.splitlines() if line.startswith("  ") and line.strip()]
@@ -346,7 +347,7 @@ def test_table_shows_each_class_with_its_numbers_in_line():
     assert f"{numbers['bbox_AP']:.3f}" in lines["all"]
     assert lines["never seen"].split()[2:] == ["–", "–", "–", "0"]
     assert len({len(line) for line in lines.values()}) == 1  # numbers end in one column
-    assert all(name in text for name in NAMES)
+    assert all(f"{name:<5} {_shown(numbers[f'bbox_{name}']):>5}" in text for name in NAMES)  # none wrapped
 
 
 def test_a_label_beyond_the_classes_is_an_error_that_names_the_image():

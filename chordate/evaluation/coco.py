@@ -135,7 +135,7 @@ class CocoMetric:
         parts = []
         for kind, classes in self.per_class().items():
             summary = self._curves[kind].summary()
-            grid = Table.grid(padding=(0, 3))
+            grid = Table.grid(padding=(0, 2))
             cells = [f"[dim]{key:<5}[/] {_shown(value):>5}" for key, value in summary.items()]
             grid.add_row(*cells[:6])
             grid.add_row(*cells[6:])
