@@ -1,0 +1,57 @@
+"""Polygons to bitmaps: exact sampling at the pixels' centres, all instances of an image at once."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chordate.data.polygons import Polygons
+from chordate.structures import BITMAP_SIZE
+
+
+def rasterise(polygons: Polygons, frames: Tensor, height: int, width: int) -> Tensor:
+    """Draw each instance into a bitmap of its own frame.
+
+    A pixel is set where the winding number at its centre is not zero: along each row of pixels, every edge
+    that crosses the row's middle line adds or takes one for all centres to its right.
+
+    Args:
+        polygons: of `M` instances.
+        frames: `[M, 4]` x1, y1, x2, y2, the part of the picture that each bitmap shows.
+        height, width: of the bitmaps, in pixels.
+
+    Returns:
+        `[M, height, width]` uint8, 0 or 1.
+    """
+    start, end, ring = polygons.edges()
+    owner = polygons.ring_owner[ring]
+    corner = frames[:, :2].double()
+    # A frame without extent shows nothing; any scale does.
+    scale = torch.tensor([width, height]) / (frames[:, 2:].double() - corner).clamp(min=1e-9)
+    a = ((start - corner[owner]) * scale[owner]).numpy()
+    b = ((end - corner[owner]) * scale[owner]).numpy()
+    edge, row = _rows_crossed(a[:, 1], b[:, 1], height)
+    ax, ay, bx, by = a[edge, 0], a[edge, 1], b[edge, 0], b[edge, 1]
+    x = ax + (row + 0.5 - ay) * (bx - ax) / (by - ay)
+    column = np.ceil(x - 0.5).clip(0, width).astype(np.int64)
+    winding = np.zeros((polygons.count, height, width + 1), np.int8)
+    np.add.at(winding, (owner.numpy()[edge], row, column), np.where(by > ay, np.int8(-1), np.int8(1)))
+    np.cumsum(winding, axis=2, dtype=np.int8, out=winding)
+    return torch.from_numpy((winding[:, :, :width] != 0).view(np.uint8))
+
+
+def instance_bitmaps(polygons: Polygons, boxes: Tensor) -> Tensor:
+    """`[M, 112, 112]` bitmaps in the frames of the instances' boxes `[M, 4]`, for `InstanceTargets.masks`."""
+    return rasterise(polygons, boxes, BITMAP_SIZE, BITMAP_SIZE)
+
+
+def _rows_crossed(
+    from_y: NDArray[np.floating], to_y: NDArray[np.floating], height: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every pair of an edge and a row of pixels whose middle line it crosses."""
+    first = np.ceil(np.minimum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
+    after = np.ceil(np.maximum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
+    count = after - first
+    edge = np.repeat(np.arange(len(count)), count)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count - first, count)
+    return edge, row

@@ -1,0 +1,113 @@
+"""From a config's `train_data` or `val_data` to a loader of batches."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from chordate.data.batching import collate
+from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
+from chordate.errors import ChordateError, ConfigError, unknown
+from chordate.registry import DATASETS
+from chordate.structures import Batch
+
+EVALUATION_SETTINGS = ("dataset", "pipeline", "batch_size", "workers")
+TRAINING_SETTINGS = (*EVALUATION_SETTINGS, "group_by_aspect", "class_balanced")
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader of Batches whose user errors stay one line when they come from a worker process."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except ChordateError as error:
+            # torch re-raises a worker's error with its traceback as the message; ours is the last line of it.
+            last = str(error).strip().splitlines()[-1]
+            raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+
+
+def build_loader(
+    config: Mapping[str, Any],
+    *,
+    data_root: str | Path,
+    training: bool,
+    seed: int,
+    classes: Sequence[str] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """The loader that a config describes.
+
+    Args:
+        config: `dataset` (a dict with `type`), `pipeline` (list of transforms), `batch_size` (images a
+            process, default 1), `workers` (processes that load, default 2; 0 loads in this one). For
+            training also `group_by_aspect` (default True: wide and tall images in separate batches) and
+            `class_balanced` (None, or the threshold of repeat-factor sampling, 0.001 in LVIS).
+        data_root: the folder that the data set's paths are relative to.
+        training: shuffled, augmented by epoch, equally long on all ranks; else each image once over all
+            ranks, in a fixed order.
+        seed: with the epoch and the image's index, all that order and augmentation depend on.
+        classes: the model's classes, so that labels mean the same here; None takes the data set's.
+        rank, world_size: this process among those that share the work.
+
+    Returns:
+        A loader; `loader.batch_sampler.set_epoch(epoch, start_batch)` chooses where it starts,
+        `loader.dataset` has `classes` and `category_ids`.
+
+    Raises:
+        ConfigError: unknown or unfitting settings.
+        DataError: missing or broken data, or classes that are not the model's.
+    """
+    kind = "training data setting" if training else "evaluation data setting"
+    known = TRAINING_SETTINGS if training else EVALUATION_SETTINGS
+    for name in config:
+        if name not in known:
+            raise ConfigError(unknown(kind, name, known))
+    if "dataset" not in config:
+        raise ConfigError(
+            f'{"train_data" if training else "val_data"} has no "dataset"; give it dict(type="CocoDataset", …)'
+        )
+    batch_size, workers = config.get("batch_size", 1), config.get("workers", 2)
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} is a whole number of at least {least}, not {value!r}")
+    wiring = {} if classes is None else {"classes": list(classes)}
+    dataset = DATASETS.build(
+        config["dataset"], data_root=data_root, pipeline=config.get("pipeline", []), seed=seed, **wiring
+    )
+    share = {"rank": rank, "world_size": world_size}
+    sampler: TrainingBatches | EvaluationBatches
+    if training:
+        threshold = config.get("class_balanced")
+        sampler = TrainingBatches(
+            len(dataset),
+            batch_size,
+            seed=seed,
+            groups=(dataset.sizes[:, 0] > dataset.sizes[:, 1]).astype(np.int64)
+            if config.get("group_by_aspect", True)
+            else None,
+            factors=repeat_factors(dataset.class_images(), len(dataset), threshold) if threshold else None,
+            **share,
+        )
+    else:
+        sampler = EvaluationBatches(dataset.sizes[:, 0] / dataset.sizes[:, 1], batch_size, **share)
+    return Loader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_single_threaded,
+        generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
+    )
+
+
+def _single_threaded(worker: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

@@ -1,0 +1,130 @@
+"""Instance masks as polygons: a tv_tensor of vertices that torchvision's transforms move with the image.
+
+A bitmap per instance would be resized, cropped and flipped at full size; some hundred vertices cost nothing.
+Coordinates are continuous, as boxes' are: pixel (0, 0) covers the square from 0 to 1, a flip is `x → W - x`.
+(KeyPoints speak of pixel centres, `x → W - 1 - x`, so polygons cannot travel as those.)
+
+A point belongs to an instance where the winding number of the instance's rings is not zero. Rings that run
+the same way therefore make a union, and one inside another that runs the other way makes a hole.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.tv_tensors import TVTensor
+
+Ring = NDArray[np.float32]  # [vertices, 2] x, y; closed by its first vertex
+
+
+class Polygons(TVTensor):
+    """The rings of all instances of an image, one after another.
+
+    Attributes:
+        data (the tensor itself): `[V, 2]` float32, every ring's vertices, x and y in pixels.
+        ring_sizes: `[R]` int64, vertices of each ring.
+        ring_owner: `[R]` int64, the instance that each ring belongs to, in ascending order.
+        count: instances, with or without rings.
+        canvas_size: height and width of the picture.
+    """
+
+    ring_sizes: Tensor
+    ring_owner: Tensor
+    count: int
+    canvas_size: tuple[int, int]
+
+    def __new__(
+        cls, data: Any, *, ring_sizes: Tensor, ring_owner: Tensor, count: int, canvas_size: tuple[int, int]
+    ) -> Self:
+        self = torch.as_tensor(data, dtype=torch.float32).reshape(-1, 2).as_subclass(cls)
+        self.ring_sizes, self.ring_owner = ring_sizes, ring_owner
+        self.count, self.canvas_size = count, canvas_size
+        return self
+
+    @classmethod
+    def from_rings(cls, instances: Sequence[Iterable[Ring]], canvas_size: tuple[int, int]) -> Self:
+        """Of each instance's rings, whose directions say which are holes."""
+        rings = [(owner, ring) for owner, rings in enumerate(instances) for ring in rings]
+        vertices = [ring for _, ring in rings] or [np.zeros((0, 2), np.float32)]
+        return cls(
+            torch.from_numpy(np.concatenate(vertices)),
+            ring_sizes=torch.tensor([len(ring) for _, ring in rings], dtype=torch.int64),
+            ring_owner=torch.tensor([owner for owner, _ in rings], dtype=torch.int64),
+            count=len(instances),
+            canvas_size=canvas_size,
+        )
+
+    @classmethod
+    def wrap(cls, tensor: Tensor, like: "Polygons", **kwargs: Any) -> Self:  # type: ignore[override]
+        """The same rings with other vertices."""
+        return cls(
+            tensor,
+            ring_sizes=kwargs.get("ring_sizes", like.ring_sizes),
+            ring_owner=kwargs.get("ring_owner", like.ring_owner),
+            count=kwargs.get("count", like.count),
+            canvas_size=kwargs.get("canvas_size", like.canvas_size),
+        )
+
+    @classmethod
+    def _wrap_output(cls, output: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        # torch calls this for the few operations that keep the class: clone, to, detach.
+        like = next(arg for arg in args if isinstance(arg, Polygons))
+        return cls.wrap(output, like) if isinstance(output, Tensor) else output
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        fields = (self.ring_sizes, self.ring_owner, self.count, self.canvas_size)
+        return _rebuild, (self.as_subclass(Tensor), *fields)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.wrap(self.as_subclass(Tensor).clone(), self)
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Polygons({self.count} instances, {len(self.ring_sizes)} rings, canvas_size={self.canvas_size})"
+
+    def select(self, keep: Tensor) -> Self:
+        """The instances where `keep` `[count]` is true, renumbered."""
+        kept = keep[self.ring_owner]
+        return self.wrap(
+            self.as_subclass(Tensor)[kept.repeat_interleave(self.ring_sizes)],
+            self,
+            ring_sizes=self.ring_sizes[kept],
+            ring_owner=(keep.cumsum(0) - 1)[self.ring_owner[kept]],
+            count=int(keep.sum()),
+        )
+
+    def edges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Every ring's edges: `[V, 2]` from, `[V, 2]` to, and `[V]` the ring of each."""
+        start = self.as_subclass(Tensor)
+        following = torch.arange(1, len(start) + 1)
+        last = self.ring_sizes.cumsum(0) - 1
+        following[last] = last - self.ring_sizes + 1
+        return start, start[following], torch.arange(len(self.ring_sizes)).repeat_interleave(self.ring_sizes)
+
+    def areas(self) -> Tensor:
+        """`[count]` area of each instance in square pixels, overlaps of its rings counted twice."""
+        start, end, ring = self.edges()
+        cross = (start[:, 0] * end[:, 1] - start[:, 1] * end[:, 0]) / 2
+        return torch.zeros(self.count).index_add_(0, self.ring_owner[ring], cross).abs()
+
+    def bounds(self) -> Tensor:
+        """`[count, 4]` the box around each instance's rings, x1, y1, x2, y2; inf … -inf without rings."""
+        vertices = self.as_subclass(Tensor)
+        owner = self.ring_owner.repeat_interleave(self.ring_sizes)[:, None].expand(-1, 2)
+        low = torch.full((self.count, 2), torch.inf).scatter_reduce_(0, owner, vertices, "amin")
+        high = torch.full((self.count, 2), -torch.inf).scatter_reduce_(0, owner, vertices, "amax")
+        return torch.cat([low, high], 1)
+
+
+def _rebuild(
+    data: Tensor, ring_sizes: Tensor, ring_owner: Tensor, count: int, canvas_size: tuple[int, int]
+) -> Polygons:
+    return Polygons(data, ring_sizes=ring_sizes, ring_owner=ring_owner, count=count, canvas_size=canvas_size)
+
+
+def oriented(ring: Ring) -> Ring:
+    """The ring run clockwise as one sees it, as every ring that is not a hole must."""
+    x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
+    return ring if np.dot(x, np.roll(y, -1)) >= np.dot(y, np.roll(x, -1)) else ring[::-1]

@@ -1,0 +1,28 @@
+"""The one source of an augmentation's randomness: a key."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Within it, torch's (CPU), numpy's and Python's generators start from `key`; afterwards they are as before.
+
+    The same key gives the same numbers in every process. torch's is set by its own generator:
+    `torch.manual_seed` would set every CUDA device's too.
+    """
+    words = np.random.SeedSequence(key).generate_state(4)
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words[2])
+    random.seed(int(words[3]))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

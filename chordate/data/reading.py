@@ -1,0 +1,87 @@
+"""Image files to RGB arrays, strictly: a file that is cut short is an error, not a grey picture."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from chordate.errors import DataError, near_names
+
+# How a complete file ends; only one that ends otherwise needs a second, stricter look.
+_ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
+
+
+def read_image(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read a picture as `[H, W, 3]` uint8 RGB.
+
+    Grayscale, CMYK, palette, 16-bit and transparent files become 8-bit RGB (alpha is dropped, 16 bits keep
+    their upper 8).
+
+    Args:
+        path: any format that OpenCV reads.
+        size: height and width that the annotations say. They decide whether a camera's EXIF orientation
+            is applied: some tools annotate the picture as displayed, some the stored pixels. Where both
+            have that size, or none is given, the picture is as displayed.
+
+    Raises:
+        DataError: no such file, not an image, cut short, or of another size than the annotations say.
+    """
+    path = Path(path)
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(missing_file(path, "image")) from error
+    image = _decode(data, cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{path}: not an image that can be read, or cut short ({len(data)} bytes); fetch it again")
+    _check_complete(path, data)
+    if size is not None and image.shape[:2] != tuple(size):
+        stored = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if stored is None or stored.shape[:2] != tuple(size):
+            height, width = image.shape[:2]
+            raise DataError(
+                f"{path}: the picture is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
+                f"they belong to another version of it"
+            )
+        image = stored
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def missing_file(path: Path, kind: str) -> str:
+    """One line about a file that is not there: the first folder missing on its way, or its nearest neighbours."""
+    folder = path.parent
+    if path.is_dir():
+        return f"{path}: a folder, where the {kind} file was expected"
+    if not folder.is_dir():
+        while not folder.parent.is_dir():
+            folder = folder.parent
+        return f"{path}: no such {kind} file; the folder {folder} does not exist{_near(folder)}"
+    return f"{path}: no such {kind} file{_near(path)}"
+
+
+def _near(path: Path) -> str:
+    close = near_names(path.name, (entry.name for entry in path.parent.iterdir()))
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _decode(data: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:
+    try:
+        return cv2.imdecode(data, flags)  # type: ignore[return-value]
+    except cv2.error:  # an empty file
+        return None
+
+
+def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
+    """libjpeg fills what is missing with grey and only warns; Pillow refuses."""
+    head, tail = data[:4].tobytes(), data[-64:].tobytes()
+    if any(head.startswith(start) and end in tail for start, end in _ENDINGS.items()):
+        return
+    try:
+        PIL.Image.open(io.BytesIO(data.tobytes())).load()
+    except PIL.UnidentifiedImageError:
+        return  # a format that only OpenCV knows
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: broken or cut short ({error}); fetch it again") from error

@@ -1,0 +1,50 @@
+"""Run-length masks to rings along the pixels' borders, exactly: rasterised, they give the same bitmap."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chordate.data.polygons import Ring
+
+
+def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
+    """The borders of the set pixels of a 0/1 `[H, W]` mask, outer ones clockwise and holes counter-clockwise.
+
+    Every border runs with the set pixels at its right hand. Its straight pieces are chained where one ends
+    and another begins; where two borders touch in a corner, either chaining has the same winding numbers.
+    """
+    mask = mask.astype(np.int8)
+    width = mask.shape[1] + 1
+    row, left, right, below = _pieces(np.diff(np.pad(mask, ((1, 1), (0, 0))), axis=0))
+    along_x = np.where(below > 0, (left, right), (right, left))  # [from, to]: a top border runs to the right
+    column, top, bottom, beyond = _pieces(np.diff(np.pad(mask, ((0, 0), (1, 1))), axis=1).T)
+    along_y = np.where(beyond < 0, (top, bottom), (bottom, top))  # a right border runs down
+    to_y = _joined(row * width + along_x[1], along_y[0] * width + column)
+    to_x = _joined(along_y[1] * width + column, row * width + along_x[0])
+    following = to_x[to_y].tolist()
+    points = np.stack([along_x, np.stack([row, row])], -1).astype(np.float32)  # [from and to, pieces, x and y]
+    rings, seen = [], [False] * len(following)
+    for first in range(len(following)):
+        ring, piece = [], first
+        while not seen[piece]:
+            seen[piece] = True
+            ring.append(piece)
+            piece = following[piece]
+        if ring:
+            rings.append(points[:, ring].transpose(1, 0, 2).reshape(-1, 2))
+    return rings
+
+
+def _pieces(border: NDArray[np.int8]) -> tuple[NDArray[np.int64], ...]:
+    """Maximal runs of equal non-zero values in each row: its row, where it begins and ends, and its value."""
+    padded = np.pad(border, ((0, 0), (1, 1)))
+    change = np.diff(padded, axis=1) != 0
+    row, begin = np.nonzero(change & (padded[:, 1:] != 0))
+    end = np.nonzero(change & (padded[:, :-1] != 0))[1]
+    return row, begin, end, border[row, begin]
+
+
+def _joined(ends: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each end the index of a piece that begins at the same point."""
+    following = np.empty_like(ends)
+    following[np.argsort(ends, kind="stable")] = np.argsort(begins, kind="stable")
+    return following

@@ -1,0 +1,141 @@
+"""Which images make up each batch: shuffling, grouping by shape, class balance, and the split over ranks.
+
+A sampler yields keys, not indices: `(epoch, index)`, or `(epoch, index, repeat)` for an image's second and
+later turn in one epoch. The key is all that a sample's augmentation depends on, so a run may stop and start
+anywhere, with any number of workers, and still see the same pictures.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+Key = tuple[int, ...]
+
+
+def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, threshold: float) -> NDArray[np.float64]:
+    """How often each image is seen in an epoch so that rare classes are seen more often.
+
+    Repeat-factor sampling of LVIS (Gupta et al. 2019, section "Methodology"): a class in a fraction `f` of
+    the images has the factor `max(1, sqrt(threshold / f))`, an image the largest factor of its classes.
+
+    Args:
+        class_images: for each class the indices of the images that show it.
+        images: number of images.
+        threshold: fraction below which a class counts as rare (LVIS: 0.001).
+
+    Returns:
+        `[images]`, each at least 1.
+    """
+    factors = np.ones(images)
+    for indices in class_images:
+        if len(indices):
+            factor = max(1.0, (threshold * images / len(indices)) ** 0.5)
+            factors[indices] = np.maximum(factors[indices], factor)
+    return factors
+
+
+class TrainingBatches(Sampler[list[Key]]):
+    """Shuffled batches of keys, the same number and the same sizes on every rank.
+
+    All ranks draw one common order from `(seed, epoch)` and cut it into steps of `batch_size × world_size`
+    images, of which each rank takes its part: a step holds the same images whatever the number of ranks.
+    Every image is seen once an epoch (or as often as `factors` says); only when the ranks could not have
+    equally many are fewer than `world_size` of them seen once more. The last step may be smaller.
+
+    Args:
+        images: number of images.
+        batch_size: images a rank and step.
+        seed: of the order.
+        rank, world_size: which part of each step is ours.
+        groups: `[images]` integers; images of one group share a step, so that little is padded. What
+            remains of the groups at the end of an epoch is mixed.
+        factors: `[images]` how often each image is seen in an epoch, on average (`repeat_factors`).
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        groups: NDArray[np.integer] | None = None,
+        factors: NDArray[np.floating] | None = None,
+    ):
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.groups = np.zeros(images, np.int64) if groups is None else np.asarray(groups)
+        self.factors = None if factors is None else np.asarray(factors, np.float64)
+        drawn = images if self.factors is None else round(float(self.factors.sum()))
+        self.drawn = -(-drawn // world_size) * world_size  # rounded up, so that every rank has equally many
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Iterate over this epoch from now on, the first time from batch `start_batch` of it (for a resume)."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, wherever it is entered."""
+        return -(-self.drawn // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        start, self.start_batch = self.start_batch, 0
+        for step in self._steps()[start:]:
+            share = len(step) // self.world_size
+            yield step[self.rank * share : (self.rank + 1) * share]
+
+    def _steps(self) -> list[list[Key]]:
+        """The whole epoch's keys, one list a step, all ranks together."""
+        order = self._order(np.random.default_rng([self.seed, self.epoch]))
+        turns: dict[int, int] = {}
+        keys: list[list[Key]] = [[] for _ in range(int(self.groups.max(initial=0)) + 1)]
+        steps, size = [], self.batch_size * self.world_size
+        for index in order.tolist():
+            turn = turns[index] = turns.get(index, -1) + 1
+            waiting = keys[self.groups[index]]
+            waiting.append((self.epoch, index, turn) if turn else (self.epoch, index))
+            if len(waiting) == size:
+                steps.append(waiting.copy())
+                waiting.clear()
+        rest = [key for waiting in keys for key in waiting]
+        return steps + [rest[start : start + size] for start in range(0, len(rest), size)]
+
+    def _order(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """The epoch's indices in the order they are drawn, `self.drawn` of them."""
+        order = random.permutation(self.images)
+        if self.factors is not None:
+            # Systematic sampling: each image floor(f) or ceil(f) times, f on average, and always the same sum.
+            ends = np.cumsum(self.factors[order])
+            ends = np.floor(ends * (round(ends[-1]) / ends[-1]) + random.random() + 1e-9)
+            order = random.permutation(np.repeat(order, np.diff(ends, prepend=0).astype(np.int64)))
+        return np.resize(order, self.drawn)
+
+
+class EvaluationBatches(Sampler[list[Key]]):
+    """Every image once over all ranks, in order of shape, so that the images of a batch need little padding.
+
+    The ranks' numbers of images may differ by a batch; none is seen twice.
+
+    Args:
+        aspects: `[images]` height / width of each.
+        batch_size: images a batch.
+        rank, world_size: which batches are ours.
+    """
+
+    def __init__(self, aspects: NDArray[np.floating], batch_size: int, *, rank: int = 0, world_size: int = 1):
+        order = np.argsort(aspects, kind="stable") if batch_size > 1 else np.arange(len(aspects))
+        keys = [(0, index) for index in order.tolist()]
+        batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+        self.batches = batches[rank::world_size]
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Nothing: an evaluation is the same in every epoch."""
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)

@@ -1,0 +1,70 @@
+"""A config's list of transforms made into one; and torchvision's v2 transforms in the registry."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+from chordate.errors import ConfigError, unknown
+from chordate.registry import TRANSFORMS
+
+
+def build_pipeline(transforms: Sequence[Any]) -> Callable[[Any], Any]:
+    """The transforms of a config one after another, as one.
+
+    Args:
+        transforms: dicts with `type`, names, or built transforms.
+
+    Raises:
+        ConfigError: an unknown transform or argument, or one that scales or normalises the image: models
+            do that themselves, on the device, from 0 … 255.
+    """
+    built = [TRANSFORMS.build(transform) for transform in transforms]
+    for transform in built:
+        scales = isinstance(transform, v2.ToDtype) and transform.scale
+        if scales or isinstance(transform, v2.Normalize | v2.ConvertImageDtype | v2.ToTensor):
+            raise ConfigError(
+                f"{type(transform).__name__}: leave it out of the pipeline; the model takes images of 0 … 255 "
+                f"and normalises them itself"
+            )
+    return v2.Compose(built) if built else v2.Identity()
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ConfigError(unknown("dtype", name, ("uint8", "float32", "float16", "bfloat16", "float64")))
+    return dtype
+
+
+def _interpolation(name: str) -> v2.InterpolationMode:
+    names = [mode.value for mode in v2.InterpolationMode]
+    if name not in names:
+        raise ConfigError(unknown("interpolation", name, names))
+    return v2.InterpolationMode(name)
+
+
+# What a config file says in words, and the object that v2 wants.
+_WORDS: dict[str, Callable[[Any], Any]] = {
+    "dtype": lambda value: _dtype(value) if isinstance(value, str) else value,
+    "interpolation": lambda value: _interpolation(value) if isinstance(value, str) else value,
+    "transforms": lambda value: [TRANSFORMS.build(transform) for transform in value],
+}
+
+
+def _from_words(cls: type[nn.Module], words: set[str]) -> Callable[..., nn.Module]:
+    def build(**arguments: Any) -> nn.Module:
+        said = {name: _WORDS[name](value) for name, value in arguments.items() if name in words}
+        return cls(**{**arguments, **said})
+
+    build.__name__, build.__doc__ = cls.__name__, cls.__doc__
+    return build
+
+
+for _name, _cls in vars(v2).items():
+    if isinstance(_cls, type) and issubclass(_cls, v2.Transform) and _cls is not v2.Transform:
+        _words = _WORDS.keys() & inspect.signature(_cls).parameters.keys()
+        TRANSFORMS.register_module(name=_name, module=_from_words(_cls, _words) if _words else _cls)

@@ -1,0 +1,100 @@
+"""Resizing as detectors are trained: shortest edge with a limit on the longest, and large-scale jitter."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+from torchvision.tv_tensors import Image
+
+from chordate.errors import ConfigError
+from chordate.registry import TRANSFORMS
+
+
+def _picture_size(flat_inputs: list[Any]) -> tuple[int, int]:
+    height, width = F.get_size(next(value for value in flat_inputs if isinstance(value, Image)))
+    return height, width
+
+
+@TRANSFORMS.register_module()
+class ResizeShortestEdge(v2.Transform):
+    """Scale so that the shorter edge is `size`, unless the longer one would exceed `max_size`.
+
+    The setting of Faster R-CNN with FPN is 800 and 1333 (Lin et al. 2017, section 5); several sizes are drawn
+    from uniformly (multi-scale training: 640, 672, … 800).
+
+    Args:
+        size: pixels, or several to draw from.
+        max_size: of the longer edge, in pixels.
+        rounding: "detectron2" rounds the new size and filters like Pillow (antialiased, uint8 stays uint8).
+            "torchvision" does what its detectors do, bit for bit: the size rounded down, plain bilinear
+            sampling of floats; the image stays float32, 0 … 255.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        max_size: int = 1333,
+        rounding: Literal["detectron2", "torchvision"] = "detectron2",
+    ):
+        super().__init__()
+        self.sizes = [size] if isinstance(size, int) else list(size)
+        if not self.sizes or min(self.sizes) < 1 or max_size < 1:
+            raise ConfigError(f"ResizeShortestEdge: sizes are at least 1 pixel; got size={size}, max_size={max_size}")
+        if rounding not in ("detectron2", "torchvision"):
+            raise ConfigError(f'ResizeShortestEdge: rounding is "detectron2" or "torchvision", not {rounding!r}')
+        self.max_size, self.rounding = max_size, rounding
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = _picture_size(flat_inputs)
+        short = self.sizes[int(torch.randint(len(self.sizes), ()))]
+        scale = min(short / min(height, width), self.max_size / max(height, width))
+        add = 0.5 if self.rounding == "detectron2" else 0.0
+        size = [max(1, int(height * scale + add)), max(1, int(width * scale + add))]
+        return {"size": size, "scale": scale}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if self.rounding == "torchvision" and isinstance(inpt, Image):
+            pixels = inpt.as_subclass(Tensor).float()[None]
+            return Image(
+                interpolate(pixels, scale_factor=params["scale"], mode="bilinear", recompute_scale_factor=True)[0]
+            )
+        return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+
+
+@TRANSFORMS.register_module()
+class LargeScaleJitter(v2.Transform):
+    """Scale by a random factor and cut out a random window (Ghiasi et al. 2021, section 3).
+
+    The picture is scaled to fit into `factor × size`, where `factor` is uniform in `scale`; where it is then
+    larger than `size`, a window of that size is cut at a random place. Smaller ones are padded with the batch.
+
+    Args:
+        size: of the window, pixels: a side, or height and width (1024 in the paper).
+        scale: smallest and largest factor.
+    """
+
+    def __init__(self, size: int | Sequence[int] = 1024, scale: Sequence[float] = (0.1, 2.0)):
+        super().__init__()
+        self.size = [size, size] if isinstance(size, int) else list(size)
+        self.scale = tuple(scale)
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ConfigError(f"LargeScaleJitter: size is one side or height and width in pixels, not {size!r}")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"LargeScaleJitter: scale is the smallest and the largest factor, not {scale!r}")
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = _picture_size(flat_inputs)
+        factor = float(torch.empty(()).uniform_(*self.scale))
+        scale = factor * min(self.size[0] / height, self.size[1] / width)
+        scaled = [max(1, round(height * scale)), max(1, round(width * scale))]
+        window = [min(side, limit) for side, limit in zip(scaled, self.size)]
+        corner = [int(torch.randint(side - cut + 1, ())) for side, cut in zip(scaled, window)]
+        return {"scaled": scaled, "crop": (*corner, *window)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        scaled = self._call_kernel(F.resize, inpt, params["scaled"], antialias=True)
+        return self._call_kernel(F.crop, scaled, *params["crop"])

@@ -1,0 +1,56 @@
+"""Dropping instances that a transform has left nothing of, in all their fields together."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes, wrap
+
+from chordate.registry import TRANSFORMS
+
+INSTANCE_FIELDS = ("labels", "crowd", "keypoints")  # tensors with one row an instance, beside boxes and polygons
+
+
+@TRANSFORMS.register_module()
+class SanitizeInstances:
+    """Clip boxes to the picture and drop the instances without area, with their labels, polygons and so on.
+
+    Each data set does this after its pipeline. (v2's SanitizeBoundingBoxes leaves polygons and keypoints
+    behind, so that they belong to other instances.)
+
+    After a crop an instance's box is what v2 makes of it: the old box, clipped, which may be larger than
+    what is left of the object. `tighten` takes the bounds of the polygons instead, as Detectron2 does after
+    crops when it trains masks; it needs them.
+
+    Args:
+        min_size: pixels; a box with a shorter side is dropped, and an instance whose polygons have less area
+            than its square.
+        tighten: boxes become the bounds of the polygons, where an instance has some.
+    """
+
+    def __init__(self, min_size: float = 0.01, tighten: bool = False):
+        self.min_size, self.tighten = min_size, tighten
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        if "boxes" not in sample:
+            return sample
+        sample = dict(sample)
+        found: BoundingBoxes = sample["boxes"]
+        height, width = found.canvas_size
+        boxes, polygons = found.as_subclass(Tensor), sample.get("polygons")
+        if polygons is not None and self.tighten:
+            bounds = polygons.bounds()
+            boxes = torch.where(bounds.isfinite().all(1, keepdim=True), bounds, boxes)
+        limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)
+        boxes = torch.minimum(boxes.clamp(min=0), limits)
+        keep = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(1)
+        if polygons is not None:
+            keep &= sample["crowd"] | (polygons.areas() >= self.min_size**2)
+            sample["polygons"] = polygons if bool(keep.all()) else polygons.select(keep)
+        sample["boxes"] = wrap(boxes[keep], like=found)
+        for name in INSTANCE_FIELDS:
+            if name in sample:
+                value = sample[name]
+                kept = value.as_subclass(Tensor)[keep]
+                sample[name] = kept if type(value) is Tensor else wrap(kept, like=value)
+        return sample
