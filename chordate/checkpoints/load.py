@@ -91,7 +91,7 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
     reports = []
     for backbone in model.modules():
         if isinstance(backbone, Backbone) and backbone.pretrained:
-            source = backbone.pretrained
+            source: Any = backbone.pretrained
             if isinstance(source, bool):
                 source = getattr(backbone, "default_weights", None)
             if source is None:

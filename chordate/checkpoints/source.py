@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import struct
 import urllib.parse
 import urllib.request
 import warnings
@@ -140,11 +141,11 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"holds more than tensors ({found[1]})" if found else "is damaged, or a pickle of more than tensors,"
         raise CheckpointError(
-            f"{path} holds more than tensors ({found[1] if found else 'a plain pickle'}) and could run code, so it was "
-            f"not opened; save its state_dict() alone, best as .safetensors"
+            f"{path} {what} and could run code, so it was not opened; save its state_dict() alone, best as .safetensors"
         ) from error
-    except (EOFError, IndexError) as error:
+    except (EOFError, IndexError, struct.error) as error:
         raise CheckpointError(f"{path} is cut short; copy or download it again") from error
     except Exception as error:  # damage shows itself in many ways
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error

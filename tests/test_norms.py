@@ -1,0 +1,83 @@
+"""Norms against torch's own layers and torchvision's frozen BatchNorm."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from chordate.errors import ConfigError
+from chordate.ops.norms import FrozenBatchNorm, make_norm
+
+
+def randomised(norm: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for name, tensor in norm.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) + (0.5 if name == "running_var" else -0.5))
+    return norm
+
+
+def test_names_make_the_layers_of_torch():
+    assert type(make_norm("BN", 8)) is nn.BatchNorm2d
+    assert type(make_norm("SyncBN", 8)) is nn.SyncBatchNorm
+    assert type(make_norm("FrozenBN", 8)) is FrozenBatchNorm
+    assert make_norm("GN", 64).num_groups == 32
+    assert type(make_norm(None, 8)) is nn.Identity
+
+
+def test_a_dict_gives_the_layers_arguments_and_is_left_as_it_was():
+    config = {"type": "GN", "groups": 4}
+    assert make_norm(config, 8).num_groups == 4
+    assert make_norm({"type": "FrozenBN", "eps": 0.0}, 8).eps == 0.0
+    assert make_norm({"type": "BN", "momentum": 0.01}, 8).momentum == 0.01
+    assert config == {"type": "GN", "groups": 4}
+
+
+@pytest.mark.parametrize(
+    ("norm", "says"),
+    [("BatchNorm", "unknown norm"), ("GN", "divisible"), ({"type": "BN", "gamma": 1}, "gamma"), ({}, "unknown norm")],
+)
+def test_a_bad_norm_is_named(norm, says):
+    with pytest.raises(ConfigError, match=says):
+        make_norm(norm, 30)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.0])
+@pytest.mark.parametrize("with_grad", [False, True], ids=["inference", "training"])
+def test_frozen_batch_norm_equals_torchvisions(eps, with_grad):
+    theirs = randomised(FrozenBatchNorm2d(6, eps=eps)).double()
+    ours = FrozenBatchNorm(6, eps=eps).double()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 6, 5, 7, dtype=torch.float64, requires_grad=with_grad)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+    if with_grad:
+        grads = [torch.autograd.grad(norm(x).square().sum(), x)[0] for norm in (ours, theirs)]
+        torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+def test_frozen_batch_norm_is_batch_norm_in_evaluation_and_takes_its_state_dict():
+    theirs = randomised(nn.BatchNorm2d(6)).eval()
+    ours = FrozenBatchNorm(6).train()
+    assert ours.load_state_dict(theirs.state_dict()).unexpected_keys == []
+    x = torch.randn(2, 6, 5, 7)
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert not list(ours.parameters())
+
+
+def test_frozen_batch_norm_keeps_the_dtype_under_autocast():
+    norm = randomised(FrozenBatchNorm(6))
+    for requires_grad in (False, True):
+        x = torch.randn(2, 6, 5, 7, dtype=torch.bfloat16, requires_grad=requires_grad)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = norm(x)
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y.float(), norm(x.float().detach()), rtol=0.02, atol=0.02)
+
+
+def test_frozen_batch_norm_keeps_no_activation_for_the_backward_pass():
+    norm = randomised(FrozenBatchNorm(6))
+    x = torch.randn(2, 6, 32, 32, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        norm(x)
+    assert max(kept, default=0) <= 6
