@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import hotcoco
 from mmengine.logging import print_log
@@ -12,8 +12,8 @@ from chordate.errors import ConfigError, DataError, unknown
 
 Health = Literal["error", "warn"]
 
-# What the check calls a warning and every detection set has: rare classes, crowded images.
-_NOT_WORTH_TELLING = {"low_instance_category", "zero_instance_category", "near_duplicate", "bbox_out_of_bounds"}
+# Warnings about boxes, told in our own words; the others (rare classes, similar boxes) are of no concern here.
+_BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
 
 
 def open_index(path: Path) -> hotcoco.COCO:
@@ -45,18 +45,39 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> None:
     if health not in ("error", "warn"):
         raise ConfigError(unknown("health", str(health), ("error", "warn")))
     report = index.healthcheck()
-    errors = "; ".join(_told(finding) for finding in report["errors"])
+    errors = "; ".join(_told(finding["message"].rstrip("."), finding["affected_ids"]) for finding in report["errors"])
     if errors and health == "error":
-        raise DataError(f'{source}: {errors}. Mend the file, or set health="warn" to go on without them')
-    findings = [*report["errors"], *(w for w in report["warnings"] if w["code"] not in _NOT_WORTH_TELLING)]
-    for finding in findings:
-        print_log(f"{source}: {_told(finding)}", logger="current", level=logging.WARNING)
+        raise DataError(f'{source}: {errors}. Mend the file, or go on regardless with health="warn" in the data set')
+    boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
+    for message in (errors, _box_report(index, sorted(boxes))):
+        if message:
+            print_log(f"{source}: {message}", logger="current", level=logging.WARNING)
 
 
-def _told(finding: dict[str, Any]) -> str:
-    ids = finding["affected_ids"]
+def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
+    """How many of the boxes will be clipped to their pictures, and how many have no area there and are dropped."""
+    clipped, dropped = [], []
+    for annotation in index.load_anns(ids):
+        image = index.load_imgs([annotation["image_id"]])[0]
+        x, y, w, h = annotation["bbox"]
+        width = min(x + w, image["width"]) - max(x, 0)
+        height = min(y + h, image["height"]) - max(y, 0)
+        if width <= 0 or height <= 0:
+            dropped.append(annotation["id"])
+        elif width < w or height < h:
+            clipped.append(annotation["id"])
+    parts = [
+        _told(f"{len(found)} {'box' if len(found) == 1 else 'boxes'} {fate}", found)
+        for found, fate in ((dropped, "without area in the picture left out"), (clipped, "clipped to the picture"))
+        if found
+    ]
+    return ", ".join(parts)
+
+
+def _told(message: str, ids: list[int]) -> str:
+    """The message with the first of the ids that it is about."""
     shown = ", ".join(map(str, ids[:10])) + (f" … ({len(ids)} in all)" if len(ids) > 10 else "")
-    return f"{finding['message'].rstrip('.')} (id {shown})"
+    return f"{message} (id {shown})"
 
 
 def located(data_root: str | Path, path: str | Path) -> Path:

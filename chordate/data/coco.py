@@ -7,6 +7,7 @@ from typing import Any
 import hotcoco
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
@@ -90,7 +91,8 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         if not len(self.image_ids):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
-        records = self.coco.load_imgs(self.image_ids.tolist())
+        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # all at once would need much memory
+        records = (record for part in parts for record in self.coco.load_imgs(part.tolist()))
         self.sizes = np.array([(record["height"], record["width"]) for record in records])
 
     def _open(self) -> hotcoco.COCO:
@@ -120,9 +122,9 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
     def read(self, index: int) -> Sample:
         """The sample before its transforms; masks are still `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
-        size = record["height"], record["width"]
         path = self.images / record["file_name"]
-        image = read_image(path, size)
+        image = Image(read_image(path, (record["height"], record["width"])))
+        size = image.shape[-2], image.shape[-1]
         found = self.coco.load_anns(self.coco.get_ann_ids(img_ids=record["id"]))
         found = [annotation for annotation in found if annotation["category_id"] in self.labels]
         crowd = [bool(annotation.get("iscrowd", 0)) for annotation in found]
@@ -131,7 +133,7 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
             rings = [[] if group else self._rings(a) for a, group in zip(found, crowd)]
             crowd = [not part for part in rings]  # a polygon of one or two points is no mask to learn either
         sample: Sample = {
-            "image": Image(torch.from_numpy(image).permute(2, 0, 1)),
+            "image": image,
             "boxes": BoundingBoxes(self._boxes(found), format=BoundingBoxFormat.XYXY, canvas_size=size),
             "labels": torch.tensor([self.labels[a["category_id"]] for a in found], dtype=torch.int64),
             "crowd": torch.tensor(crowd, dtype=torch.bool),
@@ -158,6 +160,8 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
                 raise DataError(f"{self.annotations}: {unknown('class', name, by_name)}")
         if classes is None:
             return [category["id"] for category in categories], tuple(c["name"] for c in categories)
+        if len(names) < len(categories):
+            print_log(f"{self.annotations}: {len(names)} of its {len(categories)} classes are used", logger="current")
         if not names or len(set(names)) < len(names):
             raise DataError(f"classes={names}: name each class once, and at least one")
         return [by_name[name] for name in names], tuple(names)

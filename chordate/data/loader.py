@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from chordate.data.batching import collate
 from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
-from chordate.errors import ChordateError, ConfigError, unknown
+from chordate.errors import ChordateError, ConfigError, DataError, unknown
 from chordate.registry import DATASETS
 from chordate.structures import Batch
 
@@ -76,9 +76,11 @@ def build_loader(
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if not isinstance(value, int) or value < least:
             raise ConfigError(f"{name} is a whole number of at least {least}, not {value!r}")
-    wiring = {} if classes is None else {"classes": list(classes)}
     dataset = DATASETS.build(
-        config["dataset"], data_root=data_root, pipeline=config.get("pipeline", []), seed=seed, **wiring
+        _with_classes(config["dataset"], classes),
+        data_root=data_root,
+        pipeline=config.get("pipeline", []),
+        seed=seed,
     )
     share = {"rank": rank, "world_size": world_size}
     sampler: TrainingBatches | EvaluationBatches
@@ -95,7 +97,7 @@ def build_loader(
             **share,
         )
     else:
-        sampler = EvaluationBatches(dataset.sizes[:, 0] / dataset.sizes[:, 1], batch_size, **share)
+        sampler = EvaluationBatches(dataset.sizes[:, 0] / dataset.sizes[:, 1].clip(1), batch_size, **share)
     return Loader(
         dataset,
         batch_sampler=sampler,
@@ -106,6 +108,21 @@ def build_loader(
         worker_init_fn=_single_threaded,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
     )
+
+
+def _with_classes(dataset: Any, classes: Sequence[str] | None) -> Any:
+    """The data set's config with the model's classes, which its own must not contradict."""
+    if classes is None:
+        return dataset
+    built = not isinstance(dataset, str | Mapping)
+    dataset = dataset if built else DATASETS.expand(dataset)
+    own = dataset.classes if built else dataset.get("classes")
+    if own is not None and (tuple(own) != tuple(classes) if built else set(own) != set(classes)):
+        raise DataError(
+            f"the model's classes are {', '.join(classes)}, but this data set is set to {', '.join(own)}; "
+            f"train a model for those, or remove `classes` from the data set"
+        )
+    return dataset if built else {**dataset, "classes": list(classes)}
 
 
 def _single_threaded(worker: int) -> None:

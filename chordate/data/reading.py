@@ -1,4 +1,4 @@
-"""Image files to RGB arrays, strictly: a file that is cut short is an error, not a grey picture."""
+"""Image files to RGB tensors, strictly: a file that is cut short is an error, not a grey picture."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL.Image
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from chordate.errors import DataError, near_names
 
@@ -14,8 +16,8 @@ from chordate.errors import DataError, near_names
 _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
 
 
-def read_image(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read a picture as `[H, W, 3]` uint8 RGB.
+def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
+    """Read a picture as `[3, H, W]` uint8 RGB (channels last in memory).
 
     Grayscale, CMYK, palette, 16-bit and transparent files become 8-bit RGB (alpha is dropped, 16 bits keep
     their upper 8).
@@ -47,7 +49,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> NDArray
                 f"they belong to another version of it"
             )
         image = stored
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
 
 
 def missing_file(path: Path, kind: str) -> str:

@@ -1,5 +1,7 @@
 """Run-length masks to rings along the pixels' borders, exactly: rasterised, they give the same bitmap."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +36,7 @@ def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
     return rings
 
 
-def _pieces(border: NDArray[np.int8]) -> tuple[NDArray[np.int64], ...]:
+def _pieces(border: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     """Maximal runs of equal non-zero values in each row: its row, where it begins and ends, and its value."""
     padded = np.pad(border, ((0, 0), (1, 1)))
     change = np.diff(padded, axis=1) != 0

@@ -127,7 +127,7 @@ class EvaluationBatches(Sampler[list[Key]]):
 
     def __init__(self, aspects: NDArray[np.floating], batch_size: int, *, rank: int = 0, world_size: int = 1):
         order = np.argsort(aspects, kind="stable") if batch_size > 1 else np.arange(len(aspects))
-        keys = [(0, index) for index in order.tolist()]
+        keys: list[Key] = [(0, index) for index in order.tolist()]
         batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
         self.batches = batches[rank::world_size]
 

@@ -1,0 +1,56 @@
+"""Pascal VOC folders (one XML file an image), read as if they were COCO annotations."""
+
+from pathlib import Path
+from typing import Any
+
+import hotcoco
+
+from chordate.data.annotations import located
+from chordate.data.coco import CocoDataset
+from chordate.data.reading import missing_file
+from chordate.errors import DataError
+from chordate.registry import DATASETS
+
+
+@DATASETS.register_module()
+class VocDataset(CocoDataset):
+    """`Annotations/*.xml`, `JPEGImages/` and the lists of `ImageSets/Main/` (Everingham et al. 2010).
+
+    Corners lose VOC's offset of one pixel; objects marked `difficult` are read as crowds: neither learnt nor
+    background, as VOC's own evaluation ignores them. Category ids count the class names in alphabetical
+    order (or in the order of a `labels.txt`), over all files, so that every split has the same.
+
+    Args:
+        folder: of the three, relative to `data_root` or absolute.
+        split: a list's name, `train` for `ImageSets/Main/train.txt`; None takes every XML file.
+        settings: those of CocoDataset, but for `annotations` and `images`.
+    """
+
+    def __init__(self, folder: str | Path, split: str | None = None, **settings: Any):
+        self.split = split
+        root = located(settings.get("data_root", "."), folder)
+        super().__init__(root / "Annotations", root / "JPEGImages", **settings)
+
+    def _open(self) -> hotcoco.COCO:
+        if not self.annotations.is_dir():
+            raise DataError(f"{self.annotations}: no such folder; a VOC data set has its XML files there")
+        for file in sorted(self.annotations.glob("*.xml")):
+            if not file.read_bytes().rstrip().endswith(b"</annotation>"):
+                raise DataError(f"{file}: cut short, it does not end with </annotation>")
+        try:
+            index = hotcoco.COCO.from_voc(str(self.annotations.parent))
+        except (ValueError, OSError) as error:
+            raise DataError(f"{self.annotations}: {error}") from error
+        return index if self.split is None else self._part(index)
+
+    def _part(self, index: hotcoco.COCO) -> hotcoco.COCO:
+        """The images of the split's list."""
+        file = self.annotations.parent / "ImageSets" / "Main" / f"{self.split}.txt"
+        if not file.is_file():
+            raise DataError(missing_file(file, "image list"))
+        listed = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+        ids = {Path(record["file_name"]).stem: record["id"] for record in index.load_imgs(index.get_img_ids())}
+        missing = [name for name in listed if name not in ids]
+        if missing:
+            raise DataError(f'{file}: "{missing[0]}" has no XML file in {self.annotations}')
+        return index.filter(img_ids=[ids[name] for name in listed], drop_empty_images=False)

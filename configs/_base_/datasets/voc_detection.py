@@ -1,0 +1,40 @@
+# Pascal VOC 2007, trained on trainval and evaluated on test; COCO's metric, with difficult objects ignored.
+# The data root is the folder VOCdevkit. 600 and 1000 pixels are the Faster R-CNN paper's (Ren et al. 2015).
+fallback_classes = [
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
+train_data = dict(
+    dataset=dict(type="VocDataset", folder="VOC2007", split="trainval"),
+    pipeline=[
+        dict(type="ResizeShortestEdge", size=600, max_size=1000),
+        dict(type="RandomHorizontalFlip", p=0.5),
+    ],
+    batch_size=2,
+    workers=4,
+)
+val_data = dict(
+    dataset=dict(type="VocDataset", folder="VOC2007", split="test"),
+    pipeline=[dict(type="ResizeShortestEdge", size=600, max_size=1000)],
+    batch_size=1,
+    workers=2,
+)
+metric = dict(type="CocoMetric")
