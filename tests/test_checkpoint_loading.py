@@ -348,7 +348,7 @@ def test_the_config_text_in_our_own_form_is_never_executed(tmp_path):
     assert not proof.exists()
 
 
-@pytest.mark.parametrize("kept", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("kept", [0.02, 0.05, 0.2, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_a_file_cut_in_the_middle_is_said_to_be(kind, kept, tmp_path):
     state = TinyDetector().state_dict()
@@ -359,9 +359,7 @@ def test_a_file_cut_in_the_middle_is_said_to_be(kind, kept, tmp_path):
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    said = message(TinyDetector(), path)
-    assert str(path) in said
-    assert any(words in said for words in ("cut short", "damaged", "unexpected EOF"))
+    assert message(TinyDetector(), path).startswith(f"{path} is cut short")
 
 
 @pytest.mark.parametrize(
@@ -410,10 +408,10 @@ def test_a_checkpoint_without_weights_is_named(values, says, tmp_path):
 
 
 def test_another_models_checkpoint_says_whose_names_it_has(tmp_path):
-    path = save(tmp_path / "x.pth", nn.Transformer(8, 2, 1, 1, 8).state_dict())
+    path = save(tmp_path / "x.pth", torchvision.models.squeezenet1_1(weights=None).state_dict())
     said = message(TinyDetector(), path)
     assert f"{path} is of another model: no tensor of it fits TinyDetector" in said
-    assert "encoder.layers.0" in said
+    assert "features.0.weight" in said
     assert "known formats: chordate, state dict, torchvision" in said
 
 

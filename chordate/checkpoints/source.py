@@ -1,6 +1,8 @@
 """Reads a checkpoint from a path or URL without ever running code from it."""
 
+import collections
 import hashlib
+import pickletools
 import re
 import struct
 import urllib.parse
@@ -140,15 +142,30 @@ def _read_torch(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch's hints; what matters ends in one of the errors below
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
+        if not head.startswith(b"PK") and not _is_whole_pickle(path):
+            raise CheckpointError(f"{path} is cut short; copy or download it again") from error
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"holds more than tensors ({found[1]})" if found else "is damaged, or a pickle of more than tensors,"
+        what = f"holds more than tensors ({found[1]})" if found else "is a pickle of more than tensors"
         raise CheckpointError(
             f"{path} {what} and could run code, so it was not opened; save its state_dict() alone, best as .safetensors"
         ) from error
-    except (EOFError, IndexError, struct.error) as error:
-        raise CheckpointError(f"{path} is cut short; copy or download it again") from error
     except Exception as error:  # damage shows itself in many ways
+        if isinstance(error, EOFError | IndexError | struct.error) or "unexpected EOF" in str(error):
+            raise CheckpointError(f"{path} is cut short; copy or download it again") from error
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+
+
+def _is_whole_pickle(path: Path) -> bool:
+    """Whether the pickles at the start of a file outside the zip form end as they should; nothing is executed."""
+    with path.open("rb") as file:
+        try:
+            for _ in range(4):  # torch's old form: magic number, protocol, system, and the state dict
+                collections.deque(pickletools.genops(file), maxlen=0)
+                if not file.peek(1):
+                    break
+        except ValueError:
+            return False
+    return True
 
 
 def _first_line(error: BaseException) -> str:
