@@ -1,5 +1,10 @@
 """Trunks: what an RoI head does to a pooled region before it predicts from it."""
 
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.ops.norms import make_norm
@@ -7,8 +12,8 @@ from chordate.registry import HEADS
 
 
 @HEADS.register_module()
-class ConvFC(nn.Sequential):
-    """Some 3 x 3 convolutions, then some fully connected layers, each with a ReLU: `[R, C, S, S]` to `[R, out_channels]`.
+class ConvFC(nn.Module):
+    """3 x 3 convolutions, then fully connected layers, each with a ReLU: `[R, C, S, S]` to `[R, out_channels]`.
 
     Two fully connected layers of 1024 are the box head of FPN (Lin et al. 2017, section 5.2); four
     convolutions and one fully connected layer that of Group Normalization (Wu & He 2018, section 4.2).
@@ -29,21 +34,26 @@ class ConvFC(nn.Sequential):
         conv_channels: int = 256,
         fcs: int = 2,
         fc_channels: int = 1024,
-        norm: str | dict | None = None,
+        norm: str | Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        channels = in_channels
-        for i in range(convs):
-            conv = nn.Conv2d(channels, conv_channels, 3, padding=1, bias=norm is None)
+        widths = [in_channels] + [conv_channels] * convs
+        self.convs = nn.Sequential()
+        for before, after in itertools.pairwise(widths):
+            conv = nn.Conv2d(before, after, 3, padding=1, bias=norm is None)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            self.append(nn.Sequential(conv, make_norm(norm, conv_channels), nn.ReLU(inplace=True)))
-            channels = conv_channels
-        self.append(nn.Flatten())
-        channels *= resolution**2
-        for i in range(fcs):
-            fc = nn.Linear(channels, fc_channels)
+            self.convs.append(nn.Sequential(conv, make_norm(norm, after), nn.ReLU(inplace=True)))
+        widths = [widths[-1] * resolution**2] + [fc_channels] * fcs
+        self.fcs = nn.ModuleList()
+        for before, after in itertools.pairwise(widths):
+            fc = nn.Linear(before, after)
             nn.init.kaiming_uniform_(fc.weight, a=1)  # Caffe's Xavier filler, as in Detectron2
             nn.init.zeros_(fc.bias)
-            self.append(nn.Sequential(fc, nn.ReLU(inplace=True)))
-            channels = fc_channels
-        self.out_channels = channels
+            self.fcs.append(fc)
+        self.out_channels = widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convs(x).flatten(1)
+        for fc in self.fcs:
+            x = F.relu(fc(x), inplace=True)
+        return x

@@ -1,8 +1,10 @@
 """Torchvision's state dicts in Chordate's names, one pair of functions a family of models."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -25,8 +27,64 @@ def resnet(state: State, model: Any) -> State:
     return state
 
 
+def is_rcnn(state: State) -> bool:
+    """Faster R-CNN on a ResNet with FPN, or one of its kin."""
+    return {"backbone.body.layer1.0.conv1.weight", "roi_heads.box_predictor.cls_score.weight"} <= state.keys()
+
+
+# Pattern and replacement, the first that matches counts. Files from before torchvision 0.13 lack one `.0` in
+# the FPN and the RPN.
+_RCNN_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"backbone\.body\.", "backbone."),
+    (r"backbone\.fpn\.inner_blocks\.(\d)\.(?=\d)", lambda m: f"neck.lateral.c{int(m[1]) + 2}."),
+    (r"backbone\.fpn\.inner_blocks\.(\d)\.", lambda m: f"neck.lateral.c{int(m[1]) + 2}.0."),
+    (r"backbone\.fpn\.layer_blocks\.(\d)\.(?=\d)", lambda m: f"neck.output.p{int(m[1]) + 2}."),
+    (r"backbone\.fpn\.layer_blocks\.(\d)\.", lambda m: f"neck.output.p{int(m[1]) + 2}.0."),
+    (r"rpn\.head\.conv\.(\d)\.0\.", r"rpn.convs.\1."),
+    (r"rpn\.head\.conv\.", "rpn.convs.0."),
+    (r"rpn\.head\.cls_logits\.", "rpn.objectness."),
+    (r"rpn\.head\.bbox_pred\.", "rpn.deltas."),
+    (r"roi_heads\.box_head\.fc([67])\.", lambda m: f"box.trunk.fcs.{int(m[1]) - 6}."),
+    (r"roi_heads\.box_head\.(\d)\.(?=\d)", r"box.trunk.convs.\1."),
+    (r"roi_heads\.box_head\.\d\.", "box.trunk.fcs.0."),  # the only one, after as many convolutions
+    (r"roi_heads\.box_predictor\.cls_score\.", "box.classes."),
+    (r"roi_heads\.box_predictor\.bbox_pred\.", "box.deltas."),
+)
+
+# Torchvision's COCO detectors have an output for each category id up to 90; these ids were never given out.
+_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+def rcnn(state: State, model: Any) -> State:
+    """Their background is class 0, ours the last. A model with COCO's 80 classes takes the rows of those."""
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _RCNN_NAMES:
+            ours, count = re.subn(rf"^{pattern}", replacement, name)
+            if count:
+                name = ours
+                break
+        renamed[name] = tensor
+    rows = _class_rows(len(state["roi_heads.box_predictor.cls_score.weight"]), getattr(model, "num_classes", None))
+    for suffix in ("weight", "bias"):
+        logits = renamed[f"box.classes.{suffix}"]
+        renamed[f"box.classes.{suffix}"] = torch.cat((logits[rows], logits[:1]))
+        deltas = renamed[f"box.deltas.{suffix}"].unflatten(0, (-1, 4))
+        renamed[f"box.deltas.{suffix}"] = deltas[rows].flatten(0, 1)
+    return renamed
+
+
+def _class_rows(outputs: int, num_classes: int | None) -> list[int]:
+    """Which rows of torchvision's predictor stand for the model's classes, in order."""
+    rows = list(range(1, outputs))
+    if outputs == 91 and num_classes == 80:
+        rows = [row for row in rows if row not in _COCO_GAPS]
+    return rows
+
+
 FAMILIES = {
     "ResNet": Family(is_resnet, resnet),
+    "R-CNN": Family(is_rcnn, rcnn),
 }
 
 

@@ -89,7 +89,7 @@ class TwoStageDetector(nn.Module):
         detections = self.box.predict(features, proposals, batch.sizes)
         scales = original_scales(batch.sizes, batch.infos)
         for found, scale in zip(detections, scales, strict=True):
-            found.boxes = found.boxes * scale
+            found.boxes = found.boxes * scale.to(found.boxes.dtype)
         return detections
 
 

@@ -1,6 +1,7 @@
 """From the loader's bytes to what the backbone eats: normalised on the device, with zeros in the padding."""
 
 from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +44,16 @@ class Normalize(nn.Module):
             raise ConfigError(f"mean {list(mean)} and std {list(std)}: give one number a channel, and no std of 0")
         self.divisor = divisor
         self.bgr = bgr
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self._exact = tuple(mean), tuple(std)
+        self.register_buffer("mean", _column(mean).float(), persistent=False)
+        self.register_buffer("std", _column(std).float(), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Move or cast; a cast to float64 gets the numbers as they were given, not as float32 rounded them."""
+        super()._apply(fn, recurse)
+        mean, std = self._exact
+        self.mean, self.std = _column(mean).to(self.mean), _column(std).to(self.std)
+        return self
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
         """`[N, C, H, W]` uint8 or float, 0 … 255, and true heights and widths `[N, 2]`, to `[N, C, H', W']`."""
@@ -59,3 +68,8 @@ class Normalize(nn.Module):
         normalised = normalised * (inside_y & inside_x)
         right, bottom = -width % self.divisor, -height % self.divisor
         return F.pad(normalised, (0, right, 0, bottom)) if right or bottom else normalised
+
+
+def _column(numbers: Sequence[float]) -> Tensor:
+    """One number a channel, `[C, 1, 1]` float64."""
+    return torch.tensor(numbers, dtype=torch.float64)[:, None, None]

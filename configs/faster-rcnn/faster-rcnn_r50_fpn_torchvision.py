@@ -1,0 +1,17 @@
+"""Torchvision's `fasterrcnn_resnet50_fpn` to the letter: loads its COCO weights and gives its numbers.
+
+Differences from ours: rounded anchors on a grid of its own, RoIAlign half a pixel off with two samples a
+side, smooth L1, and BatchNorm without an epsilon. `weights=None` there has BatchNorm's usual 1e-5.
+"""
+
+_base_ = ["../_base_/models/faster-rcnn_fpn.py"]
+
+model = dict(
+    backbone=dict(norm=dict(eps=0.0)),
+    rpn=dict(
+        anchors=dict(rounded=True, stride_from_grid=True),
+        post_nms_topk=(2000, 1000),
+        smooth_l1_beta=1 / 9,
+    ),
+    box=dict(sampling_ratio=2, aligned=False, smooth_l1_beta=1 / 9),
+)
