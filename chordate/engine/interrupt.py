@@ -1,0 +1,36 @@
+"""SIGINT and SIGTERM end training after the iteration at hand, so that it can be saved (Ctrl-C, SLURM's preemption)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """Within it, the first SIGINT or SIGTERM is only noted in `received`; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._usual: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
+            self._usual = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._usual:
+            signal.signal(*self._usual.popitem())

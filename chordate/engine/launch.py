@@ -1,0 +1,96 @@
+"""Starting a process of a run: which rank it is, its device, its threads, its seed.
+
+One process is started by hand; several by torchrun (one machine or many) or by SLURM's srun.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, MutableMapping
+
+import torch
+import torch.distributed as dist
+from mmengine.runner import set_random_seed
+
+from chordate.errors import ConfigError
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def start(seed: int | None = None) -> tuple[int, int]:
+    """Join the other processes, if there are any, and seed the random number generators, so that all ranks build the
+    same model.
+
+    Returns:
+        Rank and number of ranks: (0, 1) for a process on its own.
+
+    Raises:
+        ConfigError: the launcher's variables are incomplete.
+    """
+    slurm = slurm_environment(os.environ)
+    if slurm:
+        os.environ.update(slurm)
+    if "RANK" in os.environ and not dist.is_initialized():
+        missing = [name for name in TORCHRUN if name not in os.environ]
+        if missing:
+            raise ConfigError(f"RANK is set, but not {', '.join(missing)}; start with torchrun, srun, or unset RANK")
+        share_threads(os.environ)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device())
+            dist.init_process_group("nccl", device_id=device())
+        else:
+            dist.init_process_group("gloo")
+    if seed is not None:
+        set_random_seed(seed)
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def finish() -> None:
+    """Leave the other processes after the work is done. Not for use after an error: it would wait for the others."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def device() -> torch.device:
+    """This process's GPU where there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # A launcher may show each process its own GPU only; it is then number 0 for all of them.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def share_threads(environment: Mapping[str, str]) -> None:
+    """Give each process its part of the machine's cores, unless OMP_NUM_THREADS says something else."""
+    if "OMP_NUM_THREADS" not in environment:
+        neighbours = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
+
+
+def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What torchrun would have set, for a task that srun started; empty for any other process.
+
+    A batch script itself has most of SLURM's variables too, but is no task of a step.
+    """
+    if "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return {}
+    translated: MutableMapping[str, str] = {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "MASTER_ADDR": first_host(environment["SLURM_STEP_NODELIST"]),
+        # Any port will do, if all tasks choose the same one and two jobs on a machine do not.
+        "MASTER_PORT": str(20000 + int(environment["SLURM_JOB_ID"]) % 20000),
+    }
+    tasks = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    if tasks:
+        translated["LOCAL_WORLD_SIZE"] = tasks[0]
+    return {name: environment.get(name, value) for name, value in translated.items()}
+
+
+def first_host(nodes: str) -> str:
+    """The first machine of SLURM's short list: "gpu[07-09,12],login" gives "gpu07"."""
+    match = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
+    if match is None:
+        raise ConfigError(f'SLURM_STEP_NODELIST is "{nodes}", which names no machine')
+    return "".join(group or "" for group in match.groups())

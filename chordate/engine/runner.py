@@ -1,0 +1,293 @@
+"""The Runner: mmengine's, with its faults mended by its own extension points.
+
+What is used of it: hooks and their order, logger, message hub, visualiser, registries, the life of a run. What is
+replaced, and why: the loops (loops.py); the optimiser's wrapper (amp.py); schedules (schedule.py); saving and
+resuming (state.py, checkpoint_folder.py), because mmengine's checkpoints are not written atomically, delete the old
+one first, do not resume exactly, need pickle, and execute the config text inside; launching (launch.py), because it
+asks for a GPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, cast
+
+import mmengine.runner
+import torch
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from chordate.checkpoints.load import load_checkpoint
+from chordate.engine import launch, state
+from chordate.engine.amp import StepWrapper
+from chordate.engine.checkpoint_folder import CheckpointFolder, read_checkpoint
+from chordate.engine.ema import WeightAverage
+from chordate.engine.log import JsonLines, LogHook
+from chordate.engine.loops import EvaluationLoop, TrainLoop
+from chordate.engine.optimizer import build_optimizer, scaled_lr
+from chordate.engine.progress import CurrentOutput, ProgressBar
+from chordate.engine.settings import TrainSettings
+from chordate.errors import CheckpointError, ConfigError, unknown
+
+_numbers = itertools.count()
+
+
+class Runner(mmengine.runner.Runner):
+    """Trains and evaluates a model; made by `from_config`.
+
+    Attributes:
+        module: the model itself; `model` is what training calls, wrapped for several ranks or compiled.
+        ema: the average of the model's weights, or None.
+        best: `metric`, `score` and `iteration` of the best evaluation, or None.
+    """
+
+    module: nn.Module
+    train_loop: TrainLoop
+    optim_wrapper: Any
+    _train_loop: Any
+
+    def __init__(self, settings: TrainSettings, resume_from: str | Path | None, **arguments: Any):
+        self.settings, self.resume_from = settings, resume_from
+        self.device = launch.device()
+        self.progress = ProgressBar()
+        self.ema: WeightAverage | None = None
+        self.best: dict[str, Any] | None = None
+        super().__init__(**arguments)
+        self.folder = CheckpointFolder(self.work_dir, settings.keep)
+        self.json_lines = JsonLines(Path(self.work_dir) / "log.jsonl")
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: Config | Mapping[str, Any],
+        *,
+        model: nn.Module,
+        work_dir: str | Path,
+        train_loader: Any = None,
+        val_loader: Any = None,
+        metric: Any = None,
+        resume: bool | str | Path | None = None,
+        hooks: Sequence[Hook | dict[str, Any]] = (),
+    ) -> Self:
+        """A Runner for a config and the parts that were built from it.
+
+        Args:
+            cfg: its sections `train`, `optimizer` and `schedule` are read here; all of it is kept as text.
+            model: gives a dict of losses in training mode, a list of Detections in eval mode.
+            work_dir: for logs and checkpoints.
+            train_loader: None for a Runner that only evaluates.
+            val_loader, metric: None for no evaluation.
+            resume: a checkpoint to go on from; True is the newest whole one in `work_dir`, if there is one.
+            hooks: mmengine hooks, or dicts that its registry builds; they are called like in mmengine, with a list of
+                the iteration's batches as `data_batch` and its last batch's losses as `outputs`.
+
+        Raises:
+            ConfigError: an unknown or unfitting setting.
+        """
+        cfg = cfg if isinstance(cfg, Config) else Config(dict(cfg))
+        settings = TrainSettings.from_config(cfg.get("train") or {})
+        if (val_loader is None) != (metric is None):
+            raise ConfigError("evaluation needs both val_data and metric; set both, or neither")
+        launch.start()
+        trains, evaluates = train_loader is not None, val_loader is not None
+        runner = cls(
+            settings,
+            CheckpointFolder(work_dir).newest() if resume is True else resume or None,
+            model=model,
+            work_dir=str(work_dir),
+            train_dataloader=train_loader,
+            train_cfg={"type": TrainLoop, "settings": settings} if trains else None,
+            optim_wrapper=dict(cfg.get("optimizer") or {}) if trains else None,
+            val_dataloader=val_loader,
+            val_cfg={"type": EvaluationLoop, "settings": settings} if evaluates else None,
+            val_evaluator=metric,
+            default_hooks={
+                **dict.fromkeys(("runtime_info", "timer", "sampler_seed", "param_scheduler", "checkpoint")),
+                "logger": LogHook(settings.log_every),
+            },
+            custom_hooks=list(hooks),
+            launcher="pytorch" if torch.distributed.is_initialized() else "none",
+            randomness={"seed": settings.seed, "diff_rank_seed": True},
+            visualizer={
+                "type": "Visualizer",
+                "vis_backends": [{"type": "TensorboardVisBackend"}] if settings.tensorboard and trains else [],
+            },
+            # mmengine finds loggers and message hubs by this name; two runs of a second must not share them.
+            experiment_name=f"{Path(work_dir).name}_{next(_numbers)}",
+            cfg=cfg,
+        )
+        if resume is True and runner.resume_from is None:
+            runner.logger.warning(f"no checkpoint in {work_dir} to resume from: training starts from the beginning")
+        return runner
+
+    def train(self) -> nn.Module:
+        """Train to the end, from the start or from where the checkpoint to resume left off.
+
+        Returns:
+            The trained model (not the average of its weights; that is `ema.model`).
+
+        Raises:
+            ChordateError: see TrainLoop.run; a config or checkpoint that does not fit.
+            SystemExit: SIGINT or SIGTERM came; the run is saved.
+        """
+        if self._train_loop is None:
+            raise ConfigError("this Runner has no training data; give it a train_loader")
+        self._train_loop = self.build_train_loop(self._train_loop)
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.settings.ema is not None:
+            self.ema = WeightAverage(self.module, self.settings.ema)
+        self.call_hook("before_run")
+        if is_main_process():
+            self.folder.remove_temporary()
+        self.load_or_resume()
+        self.train_loop.run()
+        self.call_hook("after_run")
+        return self.module
+
+    def evaluate(self, checkpoint: str | Path | None = None) -> dict[str, float]:
+        """Evaluate the model, with the weights of `checkpoint` where one is given.
+
+        Returns:
+            The metric's numbers, the same on every rank.
+        """
+        if checkpoint is not None:
+            self.load_checkpoint(checkpoint)
+        self._has_loaded = True  # what is evaluated is this model, not what training would resume from
+        return self.val()
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Move the model to its device and make it ready for training on several ranks, compiled if wanted.
+
+        Raises:
+            ConfigError: synchronised BatchNorm over processes on the CPU.
+        """
+        settings, trains = self.settings, self._train_dataloader is not None
+        if settings.sync_bn and self.distributed:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        syncs = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+        if syncs and self.distributed and trains and self.device.type == "cpu":
+            raise ConfigError("SyncBN over several processes needs GPUs; set train.sync_bn=False and norm BN or GN")
+        model = model.to(self.device)
+        if settings.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.module = model
+        if settings.compile and trains:
+            options: Mapping[str, Any] = settings.compile if isinstance(settings.compile, Mapping) else {}
+            model = cast(nn.Module, torch.compile(model, **options))
+        if self.distributed and trains:
+            model = DistributedDataParallel(
+                model, device_ids=[self.device] if self.device.type == "cuda" else None, broadcast_buffers=False
+            )
+        return model
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> StepWrapper:
+        """The optimiser of the config's `optimizer` section, for the batch size at hand, which is logged."""
+        if isinstance(optim_wrapper, StepWrapper):
+            return optim_wrapper
+        images = self._train_dataloader.batch_sampler.batch_size
+        batch_size = images * self.world_size * self.settings.accumulate
+        optimizer = build_optimizer(self.module, optim_wrapper, batch_size)
+        self.learning_rate = scaled_lr(optim_wrapper["lr"], optim_wrapper.get("base_batch_size"), batch_size)
+        self.logger.info(
+            f"{type(optimizer).__name__}: learning rate {self.learning_rate:g} (config: {optim_wrapper['lr']:g} for "
+            f"{optim_wrapper.get('base_batch_size') or 'any number of'} images) for {batch_size} images an iteration = "
+            f"{images} × {self.world_size} processes × {self.settings.accumulate} accumulated"
+        )
+        for group in optimizer.param_groups:
+            self.logger.info(f"  {len(group['params'])} parameters with {group['name']}")
+        return StepWrapper(optimizer, self.device, self.settings.amp, self.settings.clip_norm)
+
+    def save(self) -> None:
+        """Save where training is, as the last checkpoint. All ranks call it."""
+        loop = self.train_loop
+        whole_epoch = self.settings.by_epoch and loop.iter % loop.steps_per_epoch == 0
+        name = f"epoch_{loop.epoch}.pt" if whole_epoch else f"iteration_{loop.iter}.pt"
+        self._write(lambda saved: self.folder.save(name, saved), [*self.folder.files, name])
+
+    def save_best(self, metrics: Mapping[str, float]) -> None:
+        """Save as `best_<metric>.pt` if `metrics` has a higher score than any before. All ranks call it.
+
+        Raises:
+            ConfigError: `train.save_best` is none of the metrics.
+        """
+        key = self.settings.save_best
+        if key is None:
+            return
+        if key not in metrics:
+            raise ConfigError(f"train.save_best: {unknown('metric', key, metrics)}; mend it, and --resume goes on")
+        score = float(metrics[key])
+        same = self.best is not None and self.best["metric"] == key
+        if score > (self.best["score"] if same and self.best else float("-inf")):
+            self.best = {"metric": key, "score": score, "iteration": self.iter}
+            name = f"best_{key.replace('/', '_')}.pt"
+            self._write(lambda saved: self.folder.write(name, saved), self.folder.files)
+            self.logger.info(f"best {key} so far: {score:.4f}")
+
+    def save_checkpoint(self, out_dir: str, filename: str, **_: Any) -> None:
+        """mmengine's way to ask for a checkpoint: writes one in our form. All ranks call it."""
+        self._write(lambda saved: CheckpointFolder(out_dir).write(filename, saved), self.folder.files)
+
+    def _write(self, write: Callable[[dict[str, Any]], Any], files: Sequence[str]) -> None:
+        """Let the first rank write the state of all; if it cannot, all stop."""
+        saved = state.training_state(self, files)
+        self.call_hook("before_save_checkpoint", checkpoint=saved)
+        failure: list[str | None] = [None]
+        if is_main_process():
+            try:
+                write(saved)
+            except CheckpointError as error:
+                failure = [str(error)]
+        broadcast_object_list(failure)
+        if failure[0] is not None:
+            raise CheckpointError(failure[0])
+
+    def load_or_resume(self) -> None:
+        """Take up the checkpoint to resume from, once; without one, begin a new log."""
+        if self._has_loaded:
+            return
+        if self.resume_from is not None:
+            self.resume(str(self.resume_from))
+        else:
+            self.json_lines.begin()
+        self._has_loaded = True
+
+    def resume(self, filename: str, *_: Any, **__: Any) -> None:
+        """Go on exactly where the training that wrote `filename` was.
+
+        Raises:
+            CheckpointError: cut short, of another model, other classes or another optimiser.
+        """
+        checkpoint = read_checkpoint(filename)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        state.restore(self, checkpoint, filename)
+        self.logger.info(f"resumed from {filename}: epoch {self.epoch}, iteration {self.iter}")
+
+    def load_checkpoint(self, filename: str | Path, *_: Any, **__: Any) -> Any:
+        """Load weights from any checkpoint that Chordate knows; returns the LoadReport."""
+        report = load_checkpoint(self.module, filename)
+        self.logger.info(str(report))
+        return report
+
+    def build_logger(self, *arguments: Any, **options: Any) -> MMLogger:
+        """mmengine's logger; its own chatter goes to the file only, and lines keep clear of the progress bar."""
+        logger = super().build_logger(*arguments, logger_name="chordate", **options)
+        console = logger.handlers[0]
+        console.setStream(CurrentOutput())
+        chatter = str(Path(mmengine.__file__).parent)
+        console.addFilter(lambda record: record.levelno >= logging.WARNING or not record.pathname.startswith(chatter))
+        return logger
+
+    def _log_env(self, env_cfg: dict[str, Any]) -> None:
+        """One line (mmengine's asks the machine's compilers for two seconds)."""
+        on_gpu, threads = self.device.type == "cuda", f"CPU ({torch.get_num_threads()} threads)"
+        where = torch.cuda.get_device_name(self.device) if on_gpu else threads
+        self.logger.info(
+            f"torch {torch.__version__}, {where}, {self.world_size} process(es), seed {self.settings.seed}"
+        )

@@ -1,0 +1,116 @@
+"""Learning-rate schedules: the factor on the learning rate as a pure function of the iteration.
+
+Nothing is remembered between iterations, so a resumed run that trains longer than first planned simply follows
+the longer schedule. (mmengine's schedulers store where they end; raising the epochs on a resume freezes them.)
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+
+from chordate.errors import ConfigError, unknown
+
+Decay = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """The factor falls to `gamma` of itself at every milestone (iterations, ascending)."""
+
+    milestones: Sequence[int]
+    gamma: float
+
+    def __call__(self, iteration: int) -> float:
+        return self.gamma ** bisect_right(self.milestones, iteration)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """Half a cosine from 1 at iteration `start` to `min_factor` at iteration `end` (SGDR, Loshchilov & Hutter
+    2017, equation 5, without restarts)."""
+
+    start: int
+    end: int
+    min_factor: float
+
+    def __call__(self, iteration: int) -> float:
+        progress = (iteration - self.start) / max(1, self.end - self.start)
+        wave = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+        return self.min_factor + (1 - self.min_factor) * wave
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up (Goyal et al. 2017, section 2.2) times a decay.
+
+    Attributes:
+        decay: factor by iteration after, and together with, the warm-up.
+        warmup_iters: iterations until the factor is whole.
+        warmup_factor: what the warm-up starts from.
+    """
+
+    decay: Decay
+    warmup_iters: int = 0
+    warmup_factor: float = 0.001
+
+    def factor(self, iteration: int) -> float:
+        """What the learning rate is multiplied by in `iteration` (0 is the first)."""
+        warmup = 1.0
+        if iteration < self.warmup_iters:
+            warmup = self.warmup_factor + (1 - self.warmup_factor) * iteration / self.warmup_iters
+        return warmup * self.decay(iteration)
+
+    def apply(self, optimizer: Optimizer, iteration: int) -> None:
+        """Set every group's learning rate for `iteration` from its `initial_lr`."""
+        factor = self.factor(iteration)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+
+WARMUP_KEYS = {"warmup_iters": 0, "warmup_factor": 0.001}
+KEYS: dict[str, dict[str, Any]] = {
+    "step": {"milestones": (), "gamma": 0.1},
+    "cosine": {"min_factor": 0.0},
+    "constant": {},
+}
+
+
+def build_schedule(config: Mapping[str, Any] | None, total: int, steps_per_unit: int) -> Schedule:
+    """The schedule that a config's `schedule` section describes.
+
+    Args:
+        config: `type` "step" (`milestones`, `gamma`), "cosine" (`min_factor`) or "constant", and `warmup_iters`,
+            `warmup_factor`. None is constant.
+        total: iterations of the whole training.
+        steps_per_unit: iterations in the unit that milestones count in: those of an epoch, or 1.
+
+    Raises:
+        ConfigError: an unknown type or key (with near names), or milestones that do not ascend.
+    """
+    given = {"type": "constant", **(config or {})}
+    kind = given.pop("type")
+    if kind not in KEYS:
+        raise ConfigError(unknown("schedule", str(kind), KEYS))
+    known: dict[str, Any] = {**KEYS[kind], **WARMUP_KEYS}
+    for key in given:
+        if key not in known:
+            raise ConfigError(unknown(f'key of a "{kind}" schedule', key, known))
+    values = {**known, **given}
+    warmup = values["warmup_iters"]
+    if not isinstance(warmup, int) or warmup < 0:
+        raise ConfigError(f"schedule.warmup_iters is a whole number of at least 0, not {warmup!r}")
+    decay: Decay = StepDecay((), 1.0)
+    if kind == "step":
+        milestones = list(values["milestones"])
+        if any(later <= earlier for earlier, later in zip([0, *milestones], milestones)):
+            raise ConfigError(f"schedule.milestones ascend and start above 0, not {milestones}")
+        decay = StepDecay([round(milestone * steps_per_unit) for milestone in milestones], values["gamma"])
+    elif kind == "cosine":
+        decay = CosineDecay(warmup, total, values["min_factor"])
+    return Schedule(decay, warmup, values["warmup_factor"])

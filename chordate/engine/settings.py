@@ -1,0 +1,107 @@
+"""The `train` section of a config: what may be set, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from chordate.errors import ConfigError, unknown
+
+PRECISIONS = (None, "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a run trains. An iteration is one step of the optimiser, however many batches it accumulates.
+
+    Attributes:
+        epochs, iterations: how long to train; exactly one is set. `eval_every`, `save_every` and a
+            schedule's milestones count in the same unit.
+        seed: of initial weights, dropout, and (through the loader) order and augmentation.
+        amp: mixed precision, "bf16" (CPU or GPU) or "fp16" (GPU); None is full precision.
+        channels_last: lay images and weights out as NHWC, faster on most hardware.
+        compile: True, or a dict of torch.compile's arguments: compile the model for training.
+        accumulate: batches whose gradients make one iteration.
+        clip_norm: largest global norm of the gradients; None does not clip.
+        ema: decay of the moving average of the weights, which is then what is evaluated; None keeps none.
+        sync_bn: batch statistics over all ranks (GPU).
+        eval_every, save_every: None is once an epoch, and the end in any case; 0 is never, save the end.
+        save_every_iterations: save in mid-epoch too, every so many iterations.
+        keep: how many of the newest checkpoints to keep (the best one apart); None keeps all.
+        save_best: a metric; the checkpoint that scores highest in it is kept as `best_<metric>.pt`.
+        log_every: iterations between two lines of the log.
+        tensorboard: write TensorBoard event files as well.
+    """
+
+    epochs: int | None = None
+    iterations: int | None = None
+    seed: int = 0
+    amp: str | None = None
+    channels_last: bool = False
+    compile: bool | Mapping[str, Any] = False
+    accumulate: int = 1
+    clip_norm: float | None = None
+    ema: float | None = None
+    sync_bn: bool = False
+    eval_every: int | None = None
+    save_every: int | None = None
+    save_every_iterations: int | None = None
+    keep: int | None = 2
+    save_best: str | None = None
+    log_every: int = 50
+    tensorboard: bool = True
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> Self:
+        """Check a config's `train` section.
+
+        Raises:
+            ConfigError: an unknown key (with near names), or a value that makes no sense.
+        """
+        known = [field.name for field in fields(cls)]
+        for key in section:
+            if key not in known:
+                raise ConfigError(unknown("key of `train`", key, known))
+        settings = cls(**section)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ConfigError("train: set either epochs or iterations; to go from one to the other, set one to None")
+        for name in ("epochs", "iterations", "accumulate", "save_every_iterations", "keep", "log_every"):
+            self._check_count(name, least=1)
+        for name in ("seed", "eval_every", "save_every"):
+            self._check_count(name, least=0)
+        if self.amp not in PRECISIONS:
+            raise ConfigError(f'train.amp is None, "bf16" or "fp16", not {self.amp!r}')
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"train.clip_norm is a norm above 0 or None, not {self.clip_norm!r}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"train.ema is a decay between 0 and 1 (such as 0.9998) or None, not {self.ema!r}")
+
+    def _check_count(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise ConfigError(f"train.{name} is a whole number of at least {least}, not {value!r}")
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether training is measured in epochs (else in iterations)."""
+        return self.epochs is not None
+
+    def length(self, steps_per_epoch: int) -> int:
+        """The whole training, in iterations."""
+        return self.in_iterations(self.epochs if self.epochs is not None else self.iterations or 0, steps_per_epoch)
+
+    def in_iterations(self, count: int, steps_per_epoch: int) -> int:
+        """A count in the unit that training is measured in, as iterations."""
+        return count * steps_per_epoch if self.by_epoch else count
+
+    def is_due(self, every: int | None, iteration: int, steps_per_epoch: int) -> bool:
+        """Whether something that happens `every` so many epochs or iterations happens after `iteration` of them."""
+        if iteration == self.length(steps_per_epoch):
+            return True
+        period = steps_per_epoch if every is None else self.in_iterations(every, steps_per_epoch)
+        return period > 0 and iteration % period == 0
