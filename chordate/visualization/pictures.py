@@ -1,0 +1,134 @@
+"""Detections drawn on an image, and sheets that show them beside the ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import hotcoco
+import numpy as np
+from PIL import Image, ImageDraw
+
+from chordate.data.reading import read_image
+from chordate.errors import DataError
+from chordate.structures import Detections, ImageInfo
+from chordate.visualization.paint import Mark, Picture, colour_of, fit_text, make_font, paint
+
+MARGIN = 14  # pixels around the images of a sheet
+CAPTION = 15  # size of a sheet's captions in pixels
+
+
+def draw(
+    image: Picture, detections: Detections, classes: Sequence[str], threshold: float = 0.0, long_side: int = 640
+) -> Picture:
+    """Boxes with class names and scores, and masks and keypoints where there are some.
+
+    Args:
+        image: `[H, W, 3]` uint8 RGB.
+        detections: in pixels of `image`.
+        classes: the name of each label; a label has the same colour in every picture.
+        threshold: lower scores are left out.
+        long_side: smaller pictures are enlarged to this side in pixels, so that names can be read.
+
+    Returns:
+        a new picture `[H', W', 3]`, of the image's size or enlarged.
+    """
+    return paint(image, _found(detections, classes, threshold), max(long_side, *image.shape[:2]))
+
+
+class GroundTruth(Protocol):
+    """What `side_by_side` asks of a data set."""
+
+    classes: tuple[str, ...]
+    category_ids: list[int]  # of each label
+    coco: hotcoco.COCO
+
+
+def side_by_side(
+    infos: Sequence[ImageInfo],
+    detections: Sequence[Detections],
+    dataset: GroundTruth,
+    threshold: float = 0.5,
+    columns: int = 2,
+    panel: int = 360,
+) -> Picture:
+    """A sheet of images, each twice: its ground truth at the left, what was found at the right.
+
+    Args:
+        infos: the images; read from their paths.
+        detections: of each, in pixels of the original image.
+        dataset: the data set they belong to. Crowds are dashed.
+        threshold: lower scores are left out.
+        columns: images in a row.
+        panel: long side in pixels of each picture.
+    """
+    rows: list[list[tuple[Picture, str]]] = []
+    for number, (info, found) in enumerate(zip(infos, detections, strict=True)):
+        image = read_image(info.path, (info.height, info.width)).permute(1, 2, 0).numpy()
+        truth, shown = _truth(dataset, info.image_id), _found(found, dataset.classes, threshold)
+        if number % columns == 0:
+            rows.append([])
+        rows[-1] += [
+            (paint(image, truth, panel), f"{Path(info.path).name}: {len(truth)} in ground truth"),
+            (paint(image, shown, panel), f"{len(shown)} found, score ≥ {threshold:g}"),
+        ]
+    return _compose(rows, panel)
+
+
+def _compose(rows: Sequence[Sequence[tuple[Picture, str]]], panel: int) -> Picture:
+    """Captioned pictures in rows, in pairs close together; each row is as high as its highest picture."""
+    font, strip, close = make_font(CAPTION), 2 * CAPTION, MARGIN // 3
+    lefts = [
+        MARGIN + i * (panel + close) + i // 2 * (2 * MARGIN - close) for i in range(max(map(len, rows), default=0))
+    ]
+    heights = [strip + max(picture.shape[0] for picture, _ in row) + MARGIN for row in rows]
+    sheet = Image.new("RGB", (max(lefts, default=0) + panel + MARGIN, sum(heights) + MARGIN), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, top in zip(rows, np.cumsum([MARGIN // 2, *heights]).tolist()):
+        for (picture, caption), left in zip(row, lefts):
+            text = fit_text(caption, "", font, panel)
+            pen.text((left, top + strip // 2), text, "black", font, anchor="lm")
+            sheet.paste(Image.fromarray(picture), (left, top + strip))
+    return np.array(sheet)
+
+
+def write_image(path: str | Path, image: Picture) -> None:
+    """Write an RGB picture `[H, W, 3]` uint8; the file's ending says the format.
+
+    Raises:
+        DataError: the folder is not there or the ending is not known.
+    """
+    try:
+        Image.fromarray(image).save(path, quality=92)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be written: {error}") from error
+
+
+def _found(detections: Detections, classes: Sequence[str], threshold: float) -> list[Mark]:
+    """Of detections, best first."""
+    marks = []
+    for i in detections.scores.argsort(descending=True, stable=True).tolist():
+        score, label = float(detections.scores[i]), int(detections.labels[i])
+        if score < threshold:
+            break
+        mark = Mark(detections.boxes[i].tolist(), classes[label], f" {score:.2f}", colour_of(label))
+        if detections.masks is not None:
+            mark.mask = detections.masks[i].cpu().numpy()
+        if detections.keypoints is not None:
+            mark.points = detections.keypoints[i, :, :2].tolist()
+        marks.append(mark)
+    return marks
+
+
+def _truth(dataset: GroundTruth, image_id: int) -> list[Mark]:
+    """Of an image's annotations."""
+    label_of = {category: label for label, category in enumerate(dataset.category_ids)}
+    ids = dataset.coco.get_ann_ids(img_ids=[image_id], cat_ids=list(label_of))
+    marks = []
+    for annotation in dataset.coco.load_anns(ids):
+        label, (x, y, w, h) = label_of[annotation["category_id"]], annotation["bbox"]
+        crowd = bool(annotation.get("iscrowd"))
+        name, note = dataset.classes[label], " (crowd)" if crowd else ""
+        marks.append(Mark([x, y, x + w, y + h], name, note, colour_of(label), dashed=crowd))
+    return marks
