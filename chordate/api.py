@@ -96,9 +96,6 @@ def build_model(
     model: Any = MODELS.build(spec, num_classes=len(names))
     model.classes = names
     model.pipeline = cfg.get("val_data", {}).get("pipeline") or DEFAULT_PIPELINE
-    backbone = getattr(model, "backbone", None)
-    if backbone is not None:
-        check_outputs(backbone, getattr(backbone, "in_channels", 3))
     if pretrained:
         load_pretrained(model)
     return model

@@ -30,10 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.amp:
         cfg.merge_from_dict({"train.amp": "bf16"})
     work_dir = Path(arguments.work_dir or Path("work_dirs") / Path(cfg.filename).stem)
-    rank, world_size = start()
     seed = section(cfg, "train").get("seed", 0)
-    root = data_root(arguments)
-    shared = {"data_root": root, "seed": seed, "rank": rank, "world_size": world_size}
+    rank, world_size = start(seed)
+    shared = {"data_root": data_root(arguments), "seed": seed, "rank": rank, "world_size": world_size}
     train_loader = build_loader(section(cfg, "train_data"), training=True, **shared)
     classes = train_loader.dataset.classes
     val_loader = metric = None

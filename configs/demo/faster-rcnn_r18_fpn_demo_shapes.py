@@ -1,0 +1,31 @@
+"""The demo: a Faster R-CNN thin enough to learn the generated shapes from nothing in three minutes on two CPU cores."""
+
+_base_ = ["../_base_/models/faster-rcnn_fpn.py", "../_base_/schedules/1x.py"]
+
+model = dict(
+    backbone=dict(type="resnet18", norm="BN", frozen_stages=-1, pretrained=None),
+    neck=dict(channels=64),
+    rpn=dict(
+        anchors=dict(sizes=[16, 32, 64, 96, 128]),  # shapes are 15 to 90 px
+        batch_size_per_image=64,
+        pre_nms_topk=(300, 200),
+        post_nms_topk=(150, 100),
+    ),
+    box=dict(trunk=dict(fc_channels=256), batch_size_per_image=64, sampling_ratio=2, detections_per_image=30),
+)
+train_data = dict(
+    dataset=dict(type="CocoDataset", annotations="annotations/train.json", images="train", filter_empty=False),
+    pipeline=[dict(type="RandomHorizontalFlip"), dict(type="RandomVerticalFlip")],
+    batch_size=8,
+    workers=0,
+)
+val_data = dict(
+    dataset=dict(type="CocoDataset", annotations="annotations/val.json", images="val", filter_empty=False),
+    pipeline=[],
+    batch_size=8,
+    workers=0,
+)
+metric = dict(type="CocoMetric")
+optimizer = dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4, base_batch_size=None)
+schedule = dict(_delete_=True, type="cosine", warmup_iters=50, warmup_factor=0.01)
+train = dict(epochs=4, eval_every=1, save_best="bbox_AP", log_every=10)
