@@ -40,6 +40,7 @@ class Truth:
     def __post_init__(self):
         self.coco = hotcoco.COCO(self.content)
         categories = sorted(self.content["categories"], key=lambda c: c["id"])
+        self.image_ids = np.unique(self.coco.get_img_ids())
         self.classes = self.classes or tuple(c["name"] for c in categories)
         self.category_ids = self.category_ids or tuple(c["id"] for c in categories)
 
@@ -249,13 +250,17 @@ def test_images_that_were_never_evaluated_are_told_and_count_as_missed():
 
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
-def test_annotation_ids_from_zero_and_annotations_without_area_are_judged_right(engine):
+@pytest.mark.parametrize("absent", [(), ("area", "iscrowd"), ("area", "bbox")])
+def test_annotation_ids_from_zero_and_left_out_fields_are_judged_right(engine, absent):
     truth = simple_truth()
-    for n, annotation in enumerate(truth.content["annotations"]):
-        annotation["id"] = n
-        del annotation["area"], annotation["iscrowd"]
-    truth = Truth(truth.content)
-    _, numbers = measure(truth, perfect(truth), engine=engine)
+    found = perfect(truth)
+    for number, annotation in enumerate(truth.content["annotations"]):
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        annotation["id"] = number
+        for field in absent:
+            del annotation[field]
+    _, numbers = measure(Truth(truth.content), found, engine=engine)
     assert {name: numbers[f"bbox_{name}"] for name in ("AP", "APs", "APm", "APl")} == pytest.approx(
         {"AP": 1, "APs": 1, "APm": 1, "APl": -1}
     )
@@ -354,6 +359,13 @@ def test_a_label_beyond_the_classes_is_an_error_that_names_the_image():
     metric = CocoMetric(simple_truth())
     with pytest.raises(DataError, match=r"2\.jpg.*label 2.*2 classes"):
         metric.process(batch_of([1, 2]), [detections([], [], []), detections([[0, 0, 9, 9]], [0.5], [2])])
+
+
+def test_an_image_of_another_data_set_is_an_error():
+    metric = CocoMetric(simple_truth())
+    metric.process(batch_of([77]), [detections([], [], [])])
+    with pytest.raises(DataError, match="image 77 is not in the data set"):
+        metric.evaluate()
 
 
 @pytest.mark.parametrize("box, score", [([0, 0, 9, 9], np.nan), ([0, np.inf, 9, 9], 0.5)])

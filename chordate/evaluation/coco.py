@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import hotcoco
 import mmengine.dist
 import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from chordate.errors import ConfigError, unknown
+from chordate.errors import ConfigError, DataError, unknown
 from chordate.evaluation.curves import Curves
-from chordate.evaluation.engines import ENGINES
+from chordate.evaluation.engines import ENGINES, with_boxes
 from chordate.evaluation.rows import Rows, as_results
 from chordate.registry import METRICS
 from chordate.structures import Batch, Detections
@@ -31,6 +32,7 @@ class GroundTruth(Protocol):
     classes: tuple[str, ...]
     category_ids: list[int]  # of each label
     coco: hotcoco.COCO
+    image_ids: NDArray[np.int64]
 
 
 @METRICS.register_module()
@@ -41,8 +43,8 @@ class CocoMetric:
     the same detections, until the next `evaluate`.
 
     Args:
-        dataset: the data set that the detections are of: its `classes`, `category_ids` and `coco` index. All
-            its images count; objects of an image that was never processed are missed ones.
+        dataset: the data set that the detections are of. All its images count; objects of an image that was
+            never processed are missed ones.
         iou_types: what overlap is measured on; boxes ("bbox").
         engine: "hotcoco" (fast), or "pycocotools", the reference; both give the same numbers.
         max_dets: the best so many detections of an image and class count; three limits, ascending. AP is
@@ -90,9 +92,15 @@ class CocoMetric:
         Returns:
             `bbox_AP`, `bbox_AP50`, `bbox_AP75`, `bbox_APs`, `bbox_APm`, `bbox_APl`, `bbox_AR1`, `bbox_AR10`,
             `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 where there is no ground truth.
+
+        Raises:
+            DataError: detections of an image that is not in the data set.
         """
         self._rows = Rows.join(self._pending).gather()
         self._pending = []
+        strange = np.setdiff1d(self._rows.image_ids, self.dataset.image_ids)
+        if len(strange):
+            raise DataError(f"CocoMetric: image {strange[0]} is not in the data set that the metric was made for")
         if mmengine.dist.is_main_process():
             self._curves = self._judge()
         shared = [self._curves]
@@ -101,17 +109,17 @@ class CocoMetric:
         return {f"{kind}_{key}": value for kind, c in self._curves.items() for key, value in c.summary().items()}
 
     def _judge(self) -> dict[str, Curves]:
-        image_ids = self.dataset.coco.get_img_ids()
-        unseen = len(np.setdiff1d(image_ids, self._rows.image_ids))
+        expected = self.dataset.image_ids
+        unseen = len(expected) - len(self._rows.image_ids)
         if unseen:
             warnings.warn(
-                f"CocoMetric: {unseen} of {len(image_ids)} images were not evaluated; their objects count as missed",
+                f"CocoMetric: {unseen} of {len(expected)} images were not evaluated; their objects count as missed",
                 stacklevel=3,
             )
         elif not len(self._rows.scores):
             warnings.warn("CocoMetric: the model found nothing in any image; AP is 0", stacklevel=3)
         columns = self._rows.columns(self.dataset.category_ids)
-        self._engine = self._engine or self._make_engine(self.dataset.coco)
+        self._engine = self._engine or self._make_engine(with_boxes(self.dataset.coco))
         return {kind: self._engine(columns, kind, self.dataset.category_ids, self.max_dets) for kind in self.iou_types}
 
     def per_class(self) -> dict[str, dict[str, dict[str, float]]]:
