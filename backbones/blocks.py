@@ -153,6 +153,26 @@ class Bottleneck(nn.Module):
         return self.relu(y + self.downsample(x))
 
 
+def make_stage(
+    block: type[BasicBlock] | type[Bottleneck],
+    count: int,
+    in_channels: int,
+    width: int,
+    *,
+    stride: int,
+    dilation: int,
+    dilation_before: int,
+    **options: Any,
+) -> nn.Sequential:
+    """`count` blocks, the first of which takes `in_channels` and has the stride; `options` are every block's."""
+    first = block(in_channels, width, stride=stride, dilation=dilation, dilation_before=dilation_before, **options)
+    later = (
+        block(width * block.expansion, width, dilation=dilation, dilation_before=dilation, **options)
+        for _ in range(count - 1)
+    )
+    return nn.Sequential(first, *later)
+
+
 def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
     """Three 3×3 convolutions of stride 2 in place of the 7×7 (ResNet-C: He T. et al. 2019, section 4.2).
 

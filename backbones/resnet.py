@@ -13,6 +13,7 @@ from chordate.backbones.blocks import (
     check_choice,
     conv,
     deep_stem_conv,
+    make_stage,
 )
 from chordate.backbones.freezing import freeze, keep_still
 from chordate.contracts import Backbone, FeatureSpec
@@ -108,8 +109,9 @@ class ResNet(Backbone):
 
         block, counts = DEPTHS[depth]
         self.in_channels = in_channels
-        self.name = f"ResNet-{depth}" + (" (caffe)" if style == "caffe" and block is Bottleneck else "")
-        plain = shortcut == "B" and not deep_stem and (style == "pytorch" or block is BasicBlock)
+        self.style = style if block is Bottleneck else "pytorch"  # both are the same for basic blocks
+        self.name = f"ResNet-{depth}" + (" (caffe)" if self.style == "caffe" else "")
+        plain = shortcut == "B" and not deep_stem and self.style == "pytorch"
         # The weights trained as the papers of this repository train; torchvision's own detectors start there too.
         self.default_weights = f"torchvision://resnet{depth}/IMAGENET1K_V1" if plain else None
 
@@ -123,18 +125,20 @@ class ResNet(Backbone):
         channels, total_stride, before = 64, 4, 1
         for i in range(max(MAPS.index(name) for name in out)):
             dilation = derived[i] if dilations is None else dilations[i]
-            first = {"stride": strides[i], "dilation_before": before if dilations is None else dilation}
-            later = {"dilation_before": dilation}
-            blocks = []
-            for j in range(counts[i]):
-                where = first if j == 0 else later
-                blocks.append(
-                    block(channels, WIDTHS[i], dilation=dilation, shortcut=shortcut, norm=norm, style=style, **where)
-                )
-                channels = WIDTHS[i] * block.expansion
-            self.add_module(STAGES[i], nn.Sequential(*blocks))
-            total_stride *= strides[i]
-            before = dilation
+            stage = make_stage(
+                block,
+                counts[i],
+                channels,
+                WIDTHS[i],
+                stride=strides[i],
+                dilation=dilation,
+                dilation_before=before if dilations is None else dilation,
+                shortcut=shortcut,
+                norm=norm,
+                style=style,
+            )
+            self.add_module(STAGES[i], stage)
+            channels, total_stride, before = WIDTHS[i] * block.expansion, total_stride * strides[i], dilation
             specs[MAPS[i + 1]] = FeatureSpec(channels, total_stride)
         self.out_features = {name: spec for name, spec in specs.items() if name in out}
 

@@ -164,6 +164,13 @@ def test_batch_norm_weights_fill_its_relatives(norm):
     assert report.skipped == ["fc.weight", "fc.bias"]
 
 
+def test_torchvisions_weights_in_a_caffe_style_network_are_warned_of():
+    """Every tensor fits, and every feature would be off."""
+    state = torchvision.models.resnet50(weights=None).state_dict()
+    with pytest.warns(UserWarning, match=r'ResNet-50 \(caffe\): .* off unless style="pytorch"'):
+        load_checkpoint(BACKBONES.build("resnet50_caffe"), state)
+
+
 def test_stages_that_were_not_built_are_skipped():
     report = load_checkpoint(ResNet(18, out=["c4"]), torchvision.models.resnet18(weights=None).state_dict())
     assert {name.split(".")[0] for name in report.skipped} == {"layer4", "fc"}

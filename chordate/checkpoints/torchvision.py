@@ -1,6 +1,7 @@
 """Torchvision's state dicts in Chordate's names, one pair of functions a family of models."""
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +24,13 @@ def is_resnet(state: State) -> bool:
 
 
 def resnet(state: State, model: Any) -> State:
-    """Nothing to do: our ResNet has torchvision's names. `fc` stays over for whoever has a use for it."""
+    """Nothing to rename: our ResNet has torchvision's names. `fc` stays over for whoever has a use for it."""
+    if getattr(model, "style", None) == "caffe":
+        warnings.warn(
+            f"{model.name}: torchvision trained these weights with the stride in the 3×3 convolution; "
+            f'they fit, but features are off unless style="pytorch"',
+            stacklevel=2,
+        )
     return state
 
 
