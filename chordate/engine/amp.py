@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from chordate.errors import ConfigError
@@ -53,8 +54,7 @@ class StepWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module, last: bool = True) -> Iterator[None]:
         """Forward and backward of one batch; ranks share gradients only in the `last` batch of an iteration."""
-        waits = model.no_sync() if not last and hasattr(model, "no_sync") else nullcontext()
-        with waits:
+        with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext():
             yield
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:

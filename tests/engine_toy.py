@@ -1,0 +1,173 @@
+"""A model, a data set and a metric small enough to train hundreds of times, for the tests of the engine.
+
+The model has dropout and BatchNorm, the data an augmentation that depends on (seed, epoch, index) alone: what an exact
+resume must get right.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from chordate.engine.runner import Runner
+from chordate.structures import Batch, Detections, ImageInfo
+
+torch.set_num_threads(1)
+SIDE = 8
+
+
+class ToyData(Dataset[Any]):
+    """Noise images whose mean is to be found; the augmentation adds noise of its own."""
+
+    classes = ("bright",)
+
+    def __init__(self, images: int, seed: int = 0, augment: bool = True, bad: int | None = None):
+        self.images, self.seed, self.augment, self.bad = images, seed, augment, bad
+
+    def __len__(self) -> int:
+        return self.images
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        image = np.random.default_rng((self.seed, index)).integers(0, 200, (3, SIDE, SIDE))
+        if self.augment:
+            image = image + np.random.default_rng((self.seed, epoch, index)).integers(0, 50, image.shape)
+        tensor = torch.from_numpy(image).float()
+        return (tensor * float("nan") if index == self.bad else tensor), index
+
+
+class ToyBatches(Sampler[Any]):
+    """Shuffled batches of (epoch, index), from any batch of any epoch; or each image once, in order."""
+
+    def __init__(self, images: int, batch_size: int, shuffle: bool = True, rank: int = 0, world_size: int = 1):
+        self.images, self.batch_size, self.shuffle = images, batch_size, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        self.epoch, self.start = epoch, start_batch
+
+    def __len__(self) -> int:
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self._batches()[self.start :])
+
+    def _batches(self) -> list[list[tuple[int, int]]]:
+        order = np.random.default_rng(self.epoch).permutation(self.images) if self.shuffle else np.arange(self.images)
+        size = self.batch_size * self.world_size
+        steps = [order[i : i + size] for i in range(0, self.images, size)]
+        return [[(self.epoch, int(index)) for index in step[self.rank :: self.world_size]] for step in steps]
+
+
+def collate(samples: list[tuple[Tensor, int]]) -> Batch:
+    images = torch.stack([image for image, _ in samples])
+    sizes = torch.full((len(samples), 2), SIDE)
+    return Batch(images, sizes, [ImageInfo(index, f"{index}.jpg", SIDE, SIDE) for _, index in samples])
+
+
+class ToyModel(nn.Module):
+    """Two convolutions, BatchNorm and dropout, and two losses."""
+
+    def __init__(self, classes: tuple[str, ...] = ("bright",), dropout: float = 0.3, norm: bool = True, width: int = 4):
+        super().__init__()
+        self.classes = classes
+        norm_layer = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.backbone = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), norm_layer)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Conv2d(width, len(classes), 1)
+
+    def forward(self, batch: Batch) -> Any:
+        images = batch.images.float() / 255
+        scores = self.head(self.dropout(self.backbone(images).relu())).mean((1, 2, 3))
+        if self.training:
+            return {"fit": (scores - images.mean((1, 2, 3))).pow(2).mean(), "size": 0.01 * scores.pow(2).mean()}
+        sizes = [(batch.infos[i].width, batch.infos[i].height) for i in range(len(batch))]
+        return [
+            Detections(torch.tensor([[0.0, 0, w, h]]), score.reshape(1), torch.zeros(1, dtype=torch.int64))
+            for score, (w, h) in zip(scores, sizes)
+        ]
+
+
+class ToyMetric:
+    """The mean score, how many images were counted, and how often the most counted one."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def process(self, batch: Batch, detections: list[Detections]) -> None:
+        self.seen += [(info.image_id, float(d.scores[0])) for info, d in zip(batch.infos, detections)]
+
+    def evaluate(self) -> dict[str, float]:
+        seen = sorted(pair for part in all_gather_object(self.seen) for pair in part)
+        self.seen = []
+        counts = [sum(1 for other, _ in seen if other == image) for image, _ in seen]
+        return {
+            "toy_AP": float(np.mean([score for _, score in seen])),
+            "toy_images": float(len(seen)),
+            "toy_most": float(max(counts)),
+        }
+
+
+def toy_loader(images: int = 22, batch_size: int = 4, workers: int = 0, training: bool = True, **options: Any) -> Any:
+    shares = {name: options.pop(name) for name in ("rank", "world_size") if name in options}
+    return DataLoader(
+        ToyData(images, augment=training, **options),
+        batch_sampler=ToyBatches(images, batch_size, shuffle=training, **shares),
+        collate_fn=collate,
+        num_workers=workers,
+    )
+
+
+OPTIMIZER = {"type": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+
+
+def toy_config(optimizer: dict[str, Any] | None = None, schedule: dict[str, Any] | None = None, **train: Any) -> dict:
+    train = {"log_every": 1, "tensorboard": False, **train}
+    if "epochs" not in train and "iterations" not in train:
+        train["epochs"] = 3
+    return {"optimizer": optimizer or OPTIMIZER, "schedule": schedule, "train": train}
+
+
+def toy_runner(work_dir: str | Path, *, model: nn.Module | None = None, loader: Any = None, **options: Any) -> Runner:
+    """A Runner over the toy; `options` are those of `toy_config` and `Runner.from_config`."""
+    known = ("resume", "hooks", "val_loader", "metric")
+    given = {name: options.pop(name) for name in known if name in options}
+    torch.manual_seed(0)
+    return Runner.from_config(
+        toy_config(**options),
+        model=ToyModel() if model is None else model,
+        work_dir=work_dir,
+        train_loader=toy_loader() if loader is None else loader,
+        **given,
+    )
+
+
+def read_log(work_dir: str | Path, mode: str = "train") -> list[dict[str, Any]]:
+    """The lines of `log.jsonl`, without what depends on the clock."""
+    lines = [json.loads(line) for line in (Path(work_dir) / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines if line["mode"] == mode]
+
+
+class KillAfter(Hook):
+    """SIGKILL to the own process after an iteration (1 is the first)."""
+
+    priority = "LOWEST"
+
+    def __init__(self, iteration: int):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), signal.SIGKILL)

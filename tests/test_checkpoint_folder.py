@@ -1,0 +1,185 @@
+"""Checkpoint files: whole or not there, found again, cleared away; and nothing in them is ever executed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import ToyModel, toy_runner
+from mmengine.hooks import EarlyStoppingHook
+
+from chordate.checkpoints.load import load_checkpoint
+from chordate.engine.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
+from chordate.errors import CheckpointError, ChordateError
+
+
+def checkpoint(iteration: int) -> dict[str, Any]:
+    return {"chordate": 1, "model": {"weight": torch.ones(1000)}, "classes": [], "train": {"iteration": iteration}}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_only_the_newest_are_kept_and_only_after_a_newer_one_is_whole(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=2)
+    (tmp_path / "pretrained.pt").write_bytes(b"not ours")
+    for iteration in range(1, 5):
+        folder.save(f"epoch_{iteration}.pt", checkpoint(iteration))
+        assert folder.newest() == tmp_path / f"epoch_{iteration}.pt"
+    assert names(tmp_path) == {"epoch_3.pt", "epoch_4.pt", "last_checkpoint", "pretrained.pt"}
+
+
+def test_writing_the_same_name_again_does_not_delete_it(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    for iteration in (1, 2):
+        folder.save("epoch_1.pt", checkpoint(iteration))
+    assert read_checkpoint(tmp_path / "epoch_1.pt")["train"]["iteration"] == 2
+
+
+def test_a_full_disk_is_one_clear_line_and_the_old_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save("epoch_1.pt", checkpoint(1))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError) as error:
+        folder.save("epoch_2.pt", checkpoint(2))
+    assert "epoch_2.pt: cannot be written (No space left on device); epoch_1.pt is whole" in str(error.value)
+    assert names(tmp_path) == {"epoch_1.pt", "last_checkpoint"}
+    assert folder.newest() == tmp_path / "epoch_1.pt"
+
+
+def test_writing_atomically_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fails(file: Any) -> None:
+        file.write(b"half of the ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, fails)
+    assert (path.read_text(), names(tmp_path)) == ("old", {"file"})
+
+
+def test_a_cut_checkpoint_is_passed_over_for_the_newest_whole_one(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    for iteration in (9, 10, 11):  # as numbers, not as letters
+        folder.save(f"iteration_{iteration}.pt", checkpoint(iteration))
+    last = tmp_path / "iteration_11.pt"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    assert folder.newest() == tmp_path / "iteration_10.pt"
+
+
+def test_a_folder_without_whole_checkpoints_has_no_newest(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "new")
+    assert folder.newest() is None
+    (tmp_path / "new" / "epoch_1.pt").write_bytes(b"PK cut")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "new" / "foreign.pt")
+    assert folder.newest() is None
+
+
+def test_half_written_files_are_removed_at_the_start_of_a_training(tmp_path: Path) -> None:
+    (tmp_path / ".epoch_3.pt.tmp").write_bytes(b"half")
+    toy_runner(tmp_path, iterations=1).train()
+    assert not list(tmp_path.glob(".*"))
+
+
+class Bomb:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def broken(tmp_path: Path, kind: str) -> Path:
+    """A checkpoint with something wrong."""
+    toy_runner(tmp_path / "run", iterations=1).train()
+    path = tmp_path / "run" / "iteration_1.pt"
+    state = torch.load(path, weights_only=True)
+    match kind:
+        case "cut":
+            path.write_bytes(path.read_bytes()[:-500])
+        case "empty":
+            path.write_bytes(b"")
+        case "missing":
+            path.unlink()
+        case "pickle":
+            path.write_bytes(pickle.dumps({"chordate": 1, "model": Bomb(tmp_path / "ran")}))
+        case "pickle in a checkpoint":
+            torch.save({**state, "train": Bomb(tmp_path / "ran")}, path)
+        case "foreign":
+            torch.save(ToyModel().state_dict(), path)
+        case "weights only":
+            torch.save({key: value for key, value in state.items() if key != "train"}, path)
+        case "half a state":
+            del state["train"]["rng"]
+            torch.save(state, path)
+        case "wider model":
+            torch.save({**state, "model": ToyModel(width=5).state_dict()}, path)
+        case "other model":
+            torch.save({**state, "model": {"body.weight": torch.ones(1)}}, path)
+        case "other classes":
+            torch.save({**state, "classes": ["dark"]}, path)
+        case "other optimiser":
+            state["train"]["optimizer"]["type"] = "AdamW"
+            torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("cut", "cut short"),
+        ("empty", "empty"),
+        ("missing", "no checkpoint"),
+        ("pickle", "could run code"),
+        ("pickle in a checkpoint", "could run code"),
+        ("foreign", "not a checkpoint of Chordate's own"),
+        ("weights only", "no training state"),
+        ("half a state", "training state does not fit"),
+        ("wider model", "backbone.0.weight is [5, 3, 3, 3] there and [4, 3, 3, 3] here"),
+        ("other model", "checkpoint of another model"),
+        ("other classes", "trained on the classes 1 [dark], but the data has 1 [bright]"),
+        ("other optimiser", "trained with AdamW, but optimizer.type is SGD"),
+    ],
+)
+def test_resuming_from_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, kind: str, told: str) -> None:
+    path = broken(tmp_path, kind)
+    with pytest.raises(ChordateError) as error:
+        toy_runner(tmp_path / "run", resume=path, iterations=2).train()
+    assert told in str(error.value)
+    assert path.name in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_executed(tmp_path: Path) -> None:
+    runner = toy_runner(tmp_path, iterations=1, ema=0.9, hooks=[EarlyStoppingHook("toy_AP", rule="greater")])
+    runner.train()
+    path = tmp_path / "iteration_1.pt"
+    allowed = torch.serialization.get_safe_globals()  # torch.distributed adds some of its own
+    torch.serialization.clear_safe_globals()
+    state = torch.load(path, weights_only=True)
+    torch.serialization.add_safe_globals(allowed)
+    assert set(state) == {"chordate", "model", "classes", "config", "ema", "train"}
+    assert "lr=0.05" in state["config"]
+
+    state["config"] = f"import os\nos.mkdir({str(tmp_path / 'ran')!r})"
+    torch.save(state, path)
+    resumed = toy_runner(tmp_path, iterations=2, ema=0.9, resume=path)
+    resumed.train()
+    load_checkpoint(ToyModel(), path)
+    assert resumed.iter == 2
+    assert not (tmp_path / "ran").exists()

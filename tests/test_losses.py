@@ -1,0 +1,148 @@
+"""The loss log: one read for many iterations, and the first loss that is not finite named exactly."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_runner
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.hooks import Hook
+from torch import nn
+
+from chordate.engine.losses import LossLog, total_loss
+from chordate.errors import TrainingError
+
+
+def values(*numbers: float) -> dict[str, torch.Tensor]:
+    return {f"loss{i}": torch.tensor(number) for i, number in enumerate(numbers)}
+
+
+def test_a_mean_is_over_all_that_was_read_since_the_last() -> None:
+    log = LossLog()
+    for number in (1.0, 2.0, 6.0):
+        log.record(1, values(number))
+    assert log.means() == {}  # nothing is read before read()
+    log.read()
+    assert log.means() == {"loss0": 3.0}
+    assert log.means() == {}
+
+
+@given(bad=st.sets(st.integers(0, 39), min_size=1), kind=st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_the_first_loss_that_is_not_finite_is_named_whenever_it_is_read(bad: set[int], kind: float) -> None:
+    """20 iterations of two losses, read once at the end, as on a GPU."""
+    log = LossLog()
+    for iteration in range(20):
+        numbers = [kind if 2 * iteration + place in bad else 1.0 for place in range(2)]
+        log.record(iteration + 1, values(*numbers), [100 + iteration, 200 + iteration])
+    iteration, place = divmod(min(bad), 2)
+    with pytest.raises(TrainingError) as error:
+        log.read()
+    assert f"loss{place} is {kind} in iteration {iteration + 1}, images [{100 + iteration}, {200 + iteration}]" in str(
+        error.value
+    )
+    assert "\n" not in str(error.value)
+
+
+def test_a_value_that_is_not_guarded_may_be_infinite() -> None:
+    log = LossLog()
+    log.record(1, {"grad_norm": torch.tensor(math.inf)}, guarded=False)
+    log.read()
+    assert log.means() == {"grad_norm": math.inf}
+
+
+def test_a_flag_travels_with_the_read() -> None:
+    log = LossLog()
+    log.record(1, values(1.0))
+    assert log.read(flag=True)
+    log.record(2, values(1.0))
+    assert not log.read(flag=False)
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([torch.tensor(1.0)], "dict of losses, not list"),
+        ({}, "dict of losses"),
+        ({"fit": torch.ones(3)}, '"fit" is not a scalar tensor but [3]'),
+        ({"fit": 1.0}, '"fit" is not a scalar tensor but float'),
+    ],
+)
+def test_a_model_that_gives_no_scalar_losses_is_told_so(losses: Any, told: str) -> None:
+    with pytest.raises(TrainingError) as error:
+        total_loss(losses)
+    assert told in str(error.value)
+
+
+def batch_with(image: int) -> tuple[int, list[int]]:
+    """The iteration that shows an image in the first epoch, and the images shown with it."""
+    sampler = toy_loader().batch_sampler
+    sampler.set_epoch(0)
+    for iteration, batch in enumerate(sampler, 1):
+        if image in [index for _, index in batch]:
+            return iteration, [index for _, index in batch]
+    raise AssertionError(image)
+
+
+@pytest.mark.parametrize("log_every", [1, 50])
+def test_a_nan_loss_stops_the_run_and_nothing_is_saved_from_it(tmp_path: Any, log_every: int) -> None:
+    iteration, images = batch_with(5)
+    runner = toy_runner(tmp_path, loader=toy_loader(bad=5), save_every_iterations=1, log_every=log_every)
+    with pytest.raises(TrainingError) as error:
+        runner.train()
+    assert f"fit is nan in iteration {iteration}, images {images}" in str(error.value)
+    if iteration > 1:
+        saved = torch.load(tmp_path / f"iteration_{iteration - 1}.pt", weights_only=True)
+        assert all(weight.isfinite().all() for weight in saved["model"].values())
+    assert not (tmp_path / f"iteration_{iteration}.pt").exists()
+
+
+def test_an_error_that_follows_from_a_nan_is_told_as_the_nan(tmp_path: Any) -> None:
+    """As on a GPU, where a later iteration may fall over a NaN before it was read."""
+
+    class Falls(ToyModel):
+        def forward(self, batch: Any) -> Any:
+            raise IndexError("index out of range")
+
+    runner = toy_runner(tmp_path, model=Falls())
+    runner.train_loop.losses.record(7, {"fit": torch.tensor(math.nan)}, [3, 4])
+    with pytest.raises(TrainingError, match=r"fit is nan in iteration 7, images \[3, 4\]"):
+        runner.train()
+
+    with pytest.raises(IndexError):
+        toy_runner(tmp_path, model=Falls()).train()
+
+
+def test_a_weight_that_is_not_finite_is_not_saved_though_its_losses_were(tmp_path: Any) -> None:
+    class Poison(Hook):
+        def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+            nn.init.constant_(runner.module.head.bias, math.inf)
+
+    runner = toy_runner(tmp_path, hooks=[Poison()], iterations=1)
+    with pytest.raises(TrainingError, match=r"head\.bias holds a NaN or Inf after iteration 1"):
+        runner.train()
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_the_log_keeps_every_loss_at_full_precision(tmp_path: Any) -> None:
+    kept: list[float] = []
+
+    class Keep(Hook):
+        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+            kept.append(outputs["fit"].item())
+
+    toy_runner(tmp_path, hooks=[Keep()], epochs=1).train()
+    assert [line["fit"] for line in read_log(tmp_path)] == kept
+
+
+def test_an_evaluation_before_any_loss_was_read_reads_it(tmp_path: Any) -> None:
+    runner = toy_runner(
+        tmp_path, loader=toy_loader(bad=5), val_loader=toy_loader(4, training=False), metric=ToyMetric(),
+        iterations=6, eval_every=6, log_every=100,
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match="fit is nan"):
+        runner.train()
+    assert not (tmp_path / "log.jsonl").exists() or read_log(tmp_path, "val") == []

@@ -1,0 +1,157 @@
+"""Optimisers: which parameter learns how fast and decays how much, and the rate for the batch size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import ToyModel, read_log, toy_loader, toy_runner
+from torch import Tensor, nn
+
+from chordate.engine.optimizer import build_optimizer, parameter_groups, scaled_lr
+from chordate.errors import ConfigError
+
+SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """As users write it: a norm layer of their own."""
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.backbone_extra = nn.Linear(4, 4)
+        self.neck = nn.Sequential(nn.GroupNorm(2, 4), LayerNorm2d(4))
+        self.head = nn.Linear(4, 2)
+        self.token = nn.Parameter(torch.zeros(4))
+
+
+def rules(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
+    """Rate and decay of every parameter that is trained."""
+    groups = parameter_groups(model, 0.1, 0.01, **options)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[p]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_without_rules_all_parameters_share_one_group() -> None:
+    model = Model()
+    assert len(parameter_groups(model, 0.1, 0.01)) == 1
+    assert set(rules(model)) == {name for name, _ in model.named_parameters()}
+
+
+def test_a_part_learns_at_its_own_rate_and_the_longest_prefix_rules() -> None:
+    found = rules(Model(), parts={"backbone": {"lr_mult": 0.1}, "backbone.1": {"lr_mult": 0.5, "decay_mult": 0.0}})
+    assert found["backbone.0.weight"] == pytest.approx((0.01, 0.01))
+    assert found["backbone.1.weight"] == pytest.approx((0.05, 0.0))
+    assert found["backbone_extra.weight"] == pytest.approx((0.1, 0.01))
+
+
+def test_norm_layers_and_biases_do_not_decay_where_told() -> None:
+    found = rules(Model(), no_decay=["norm", "bias", "token"])
+    spared = {name for name, (_, decay) in found.items() if decay == 0}
+    norms = {f"{layer}.{kind}" for layer in ("backbone.1", "neck.0", "neck.1") for kind in ("weight", "bias")}
+    assert spared == norms | {"backbone.0.bias", "backbone_extra.bias", "head.bias", "token"}
+
+
+def test_norm_alone_leaves_other_biases_decaying() -> None:
+    found = rules(Model(), no_decay=["norm"])
+    assert found["head.bias"][1] == 0.01
+    assert found["backbone.1.bias"][1] == 0
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = Model()
+    model.backbone.requires_grad_(False)
+    assert not any(name.startswith("backbone.") for name in rules(model, parts={"backbone": {"lr_mult": 0.1}}))
+
+
+def test_one_step_equals_the_formula_of_sgd_with_decay() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = build_optimizer(model, {**SGD, "parts": {"weight": {"lr_mult": 0.5}}}, 16)
+    model.weight.grad = torch.tensor([[1.0, -2.0]])
+    optimizer.step()
+    assert torch.allclose(model.weight, before - 0.05 * (torch.tensor([[1.0, -2.0]]) + 0.01 * before))
+
+
+def test_the_rate_is_linear_in_ranks_times_batch_times_accumulation() -> None:
+    assert scaled_lr(0.02, 16, 2) == pytest.approx(0.0025)
+    assert scaled_lr(0.02, None, 2) == 0.02
+    assert build_optimizer(Model(), {**SGD, "base_batch_size": 16}, 64).param_groups[0]["lr"] == pytest.approx(0.4)
+
+
+def test_the_runner_counts_accumulated_batches_into_the_rate(tmp_path: Any) -> None:
+    runner = toy_runner(tmp_path, optimizer={**SGD, "base_batch_size": 16}, accumulate=3, iterations=1)
+    runner.train()
+    assert read_log(tmp_path)[0]["lr"] == pytest.approx(0.1 * 4 * 3 / 16)
+    text = next((tmp_path / runner.timestamp).glob("*.log")).read_text()
+    assert "learning rate 0.075 (config: 0.1 for 16 images) for 12 images" in text
+
+
+def test_adamw_takes_its_own_arguments() -> None:
+    optimizer = build_optimizer(Model(), {"type": "AdamW", "lr": 1e-4, "betas": [0.9, 0.95], "weight_decay": 0.05}, 1)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert list(optimizer.param_groups[0]["betas"]) == [0.9, 0.95]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"type": "AdamWW"}, 'did you mean "AdamW"'),
+        ({"type": "sgd"}, 'did you mean "SGD"'),
+        ({"momentun": 0.9}, 'did you mean "momentum"'),
+        ({"parts": {"bakbone": {"lr_mult": 0.1}}}, 'did you mean "backbone"'),
+        ({"parts": {"backbone": {"lr_mul": 0.1}}}, 'did you mean "lr_mult"'),
+        ({"no_decay": ["*.positions"]}, "fits no parameter"),
+        ({"lr": -1.0}, "learning rate"),
+    ],
+)
+def test_a_rule_that_fits_nothing_is_told_in_one_line(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build_optimizer(Model(), {**SGD, **changed}, 16)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_is_frozen_through_and_through_cannot_be_trained() -> None:
+    with pytest.raises(ConfigError, match="frozen"):
+        build_optimizer(Model().requires_grad_(False), SGD, 16)
+
+
+def gradient(model: ToyModel, batches: list[Any]) -> list[Tensor]:
+    model.train()
+    loss = sum(sum(model(batch).values()) for batch in batches) / len(batches)
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def test_clipping_shortens_the_step_to_the_norm_and_logs_the_norm_before(tmp_path: Any) -> None:
+    plain = {"type": "SGD", "lr": 0.1}
+    model = ToyModel(dropout=0)
+    before = [p.detach().clone() for p in model.parameters()]
+    loader = toy_loader(4)
+    loader.batch_sampler.set_epoch(0)
+    norm = torch.cat([g.flatten() for g in gradient(model, list(loader))]).norm()
+    toy_runner(tmp_path, model=model, loader=loader, optimizer=plain, clip_norm=1e-2, iterations=1).train()
+    step = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before)]).norm()
+    assert norm > 1e-2
+    assert read_log(tmp_path)[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
+    assert step.item() == pytest.approx(0.1 * 1e-2, rel=1e-3)
+
+
+def test_accumulated_small_batches_equal_one_large_batch_also_at_the_end_of_an_epoch(tmp_path: Any) -> None:
+    """11 batches of 2 in groups of 4, 4 and 3 against batches of 8, 8 and 6."""
+    models = []
+    for name, batch_size, accumulate in (("small", 2, 4), ("large", 8, 1)):
+        torch.manual_seed(3)
+        model = ToyModel(dropout=0, norm=False)
+        loader = toy_loader(22, batch_size)
+        toy_runner(tmp_path / name, model=model, loader=loader, accumulate=accumulate, epochs=2).train()
+        models.append(model)
+    small, large = (read_log(tmp_path / name) for name in ("small", "large"))
+    assert len(small) == len(large) == 6
+    assert [line["loss"] for line in small] == pytest.approx([line["loss"] for line in large], rel=1e-5)
+    for a, b in zip(*(model.parameters() for model in models)):
+        assert torch.allclose(a, b, atol=1e-6)

@@ -1,0 +1,116 @@
+"""Learning-rate schedules: against torch's own schedulers, and the tables that the configs name."""
+
+from __future__ import annotations
+
+import math
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim import lr_scheduler
+
+from chordate.engine.schedule import build_schedule
+from chordate.errors import ConfigError
+
+SCHEDULES = Path(__file__).parents[1] / "configs" / "_base_" / "schedules"
+
+
+def torch_factors(make: Any, total: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedulers, factors = make(optimizer), []
+    for _ in range(total):
+        factors.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return factors
+
+
+def test_warmup_and_steps_equal_torchs_linear_and_multistep() -> None:
+    schedule = build_schedule(
+        {"type": "step", "milestones": [30, 45], "gamma": 0.2, "warmup_iters": 20, "warmup_factor": 0.01}, 60, 1
+    )
+    expected = torch_factors(
+        lambda o: [lr_scheduler.LinearLR(o, 0.01, 1.0, 20), lr_scheduler.MultiStepLR(o, [30, 45], 0.2)], 60
+    )
+    assert [schedule.factor(i) for i in range(60)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_cosine_after_warmup_equals_torchs_sequence() -> None:
+    schedule = build_schedule({"type": "cosine", "min_factor": 0.1, "warmup_iters": 10, "warmup_factor": 0.5}, 60, 1)
+    expected = torch_factors(
+        lambda o: [
+            lr_scheduler.SequentialLR(
+                o,
+                [lr_scheduler.LinearLR(o, 0.5, 1.0, 10), lr_scheduler.CosineAnnealingLR(o, 50, 0.1)],
+                [10],
+            )
+        ],
+        60,
+    )
+    assert [schedule.factor(i) for i in range(60)] == pytest.approx(expected, rel=1e-6)
+
+
+@given(total=st.integers(1, 1000), warmup=st.integers(0, 1000), iteration=st.integers(0, 2000))
+def test_a_cosine_stays_between_its_ends(total: int, warmup: int, iteration: int) -> None:
+    schedule = build_schedule({"type": "cosine", "min_factor": 0.05, "warmup_iters": warmup}, total, 1)
+    assert 0 < schedule.factor(iteration) <= 1
+    if iteration >= warmup:
+        assert schedule.factor(iteration) >= 0.05 - 1e-12
+
+
+def test_milestones_in_epochs_become_iterations() -> None:
+    schedule = build_schedule({"type": "step", "milestones": [8, 11]}, 12 * 7, 7)
+    assert [schedule.factor(i) for i in (55, 56, 76, 77)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_a_schedule_sets_each_groups_rate_from_where_it_started() -> None:
+    optimizer = torch.optim.SGD(
+        [{"params": [torch.zeros(1)], "initial_lr": 0.1}, {"params": [torch.zeros(1)], "initial_lr": 0.01}], lr=0.1
+    )
+    build_schedule({"type": "step", "milestones": [2]}, 4, 1).apply(optimizer, 3)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.001])
+
+
+def test_no_schedule_is_a_constant_rate() -> None:
+    assert {build_schedule(None, 10, 1).factor(i) for i in range(10)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"type": "cosin"}, 'did you mean "cosine"'),
+        ({"type": "step", "milestone": [8]}, 'did you mean "milestones"'),
+        ({"type": "cosine", "milestones": [8]}, 'key of a "cosine" schedule "milestones"'),
+        ({"type": "step", "milestones": [11, 8]}, "ascend"),
+        ({"type": "step", "warmup_iters": 0.5}, "whole number"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_told_in_one_line(config: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build_schedule(config, 10, 1)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+COCO_ITERATIONS = math.ceil(117266 / 16)  # train2017 with annotations, batch 16
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "drops"),
+    [("1x", 12, (8, 11)), ("3x", 36, (27, 33))],  # MMDetection's "1x" and "3x"
+)
+def test_the_coco_schedules_follow_their_table(name: str, epochs: int, drops: tuple[int, int]) -> None:
+    config = runpy.run_path(str(SCHEDULES / f"{name}.py"))
+    total = epochs * COCO_ITERATIONS
+    schedule = build_schedule(config["schedule"], total, COCO_ITERATIONS)
+    assert config["train"] == {"epochs": epochs}
+    assert (config["optimizer"]["lr"], config["optimizer"]["base_batch_size"]) == (0.02, 16)
+    rates = [0.02 * schedule.factor(epoch * COCO_ITERATIONS + offset) for epoch in drops for offset in (-1, 0)]
+    assert rates == pytest.approx([0.02, 0.002, 0.002, 0.0002])
+    assert 0.02 * schedule.factor(0) == pytest.approx(0.02 * 0.001)
+    assert schedule.factor(499) < 1 == schedule.factor(500)
