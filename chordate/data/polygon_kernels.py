@@ -1,7 +1,7 @@
 """How torchvision's v2 transforms move Polygons, registered when this module is imported.
 
 A vertex is a box without extent, and for boxes v2 has kernels in the same continuous coordinates; they are
-used for all but the elastic one. What leaves the picture is cut off there and then, so that it cannot come
+used for all but two. What leaves the picture is cut off there and then, so that it cannot come
 back when the picture is enlarged later, as its pixels cannot.
 """
 
@@ -17,7 +17,7 @@ from chordate.data.polygons import Polygons
 from chordate.errors import ConfigError
 
 KEEP_ALL = (F.horizontal_flip, F.vertical_flip, F.resize)
-MAY_CUT = (F.crop, F.center_crop, F.resized_crop, F.pad, F.affine, F.rotate, F.perspective)
+MAY_CUT = (F.crop, F.center_crop, F.resized_crop, F.pad, F.affine, F.perspective)
 ELASTIC_EDGE = 4.0  # pixels; longer edges are split before they are bent
 ELASTIC_STEPS = 10  # of the fixed-point iteration; each divides the error by the field's inverse slope
 
@@ -47,6 +47,24 @@ def _refused(functional: Callable[..., Any]) -> Callable[..., Polygons]:
         raise ConfigError(f"{functional.__name__} makes several pictures of one; it cannot be used with masks")
 
     return refuse
+
+
+def _rotate(
+    polygons: Polygons,
+    angle: float,
+    interpolation: Any = None,
+    expand: bool = False,
+    center: Any = None,
+    fill: Any = None,
+) -> Polygons:
+    """The boxes' kernel expands the canvas up to a pixel otherwise than the image's, which keeps its centre."""
+    moved = _moved(F.rotate, polygons, angle, center=center)
+    if expand:
+        picture = torch.empty(1, *polygons.canvas_size, device="meta")
+        height, width = F.rotate(picture, angle, expand=True, center=center).shape[-2:]
+        shift = torch.tensor([width - picture.shape[-1], height - picture.shape[-2]]) / 2
+        moved = polygons.wrap(moved.as_subclass(Tensor) + shift, polygons, canvas_size=(height, width))
+    return clip(moved)
 
 
 def _elastic(polygons: Polygons, displacement: Tensor, *args: Any, **kwargs: Any) -> Polygons:
@@ -112,4 +130,5 @@ for _functional in MAY_CUT:
     F.register_kernel(_functional, Polygons)(_cutting(_functional))
 for _functional in (F.five_crop, F.ten_crop):
     F.register_kernel(_functional, Polygons)(_refused(_functional))
+F.register_kernel(F.rotate, Polygons)(_rotate)
 F.register_kernel(F.elastic, Polygons)(_elastic)

@@ -7,12 +7,32 @@ from typing import Any
 import torch
 from torch import nn
 from torchvision.transforms import v2
+from torchvision.tv_tensors import BoundingBoxes, KeyPoints
 
 from chordate.errors import ConfigError, unknown
 from chordate.registry import TRANSFORMS
 
 
-def build_pipeline(transforms: Sequence[Any]) -> Callable[[Any], Any]:
+class Pipeline:
+    """Transforms of a sample, one after another.
+
+    Between them, boxes and keypoints are told the picture's size again: v2 forgets to for a picture without
+    any, and rounds an expanded rotation's otherwise, and its next transform would stop at the contradiction.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[[Any], Any]]):
+        self.transforms = transforms
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        for transform in self.transforms:
+            sample = transform(sample)
+            for value in sample.values():
+                if isinstance(value, BoundingBoxes | KeyPoints):
+                    value.canvas_size = tuple(sample["image"].shape[-2:])
+        return sample
+
+
+def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
     """The transforms of a config one after another, as one.
 
     Args:
@@ -30,7 +50,7 @@ def build_pipeline(transforms: Sequence[Any]) -> Callable[[Any], Any]:
                 f"{type(transform).__name__}: leave it out of the pipeline; the model takes images of 0 … 255 "
                 f"and normalises them itself"
             )
-    return v2.Compose(built) if built else v2.Identity()
+    return Pipeline(built)
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -36,7 +36,7 @@ class SanitizeInstances:
             return sample
         sample = dict(sample)
         found: BoundingBoxes = sample["boxes"]
-        height, width = found.canvas_size
+        height, width = sample["image"].shape[-2:]
         boxes, polygons = found.as_subclass(Tensor), sample.get("polygons")
         if polygons is not None and self.tighten:
             bounds = polygons.bounds()
@@ -47,7 +47,7 @@ class SanitizeInstances:
         if polygons is not None:
             keep &= sample["crowd"] | (polygons.areas() >= self.min_size**2)
             sample["polygons"] = polygons if bool(keep.all()) else polygons.select(keep)
-        sample["boxes"] = wrap(boxes[keep], like=found)
+        sample["boxes"] = wrap(boxes[keep], like=found, canvas_size=(height, width))
         for name in INSTANCE_FIELDS:
             if name in sample:
                 value = sample[name]

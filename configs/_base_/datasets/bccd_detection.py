@@ -1,6 +1,9 @@
-# BCCD: 364 microscope pictures of blood, 640×480, with red and white cells and platelets
-# (github.com/Shenggan/BCCD_Dataset, MIT). The data root holds annotations/, train/ and val/.
-# Cells look alike from all sides, so both flips are sound.
+"""BCCD: 364 microscope pictures of blood, 640×480, with red and white cells and platelets
+
+(github.com/Shenggan/BCCD_Dataset, MIT). The data root holds annotations/, train/ and val/.
+Cells look alike from all sides, so both flips are sound.
+"""
+
 train_data = dict(
     dataset=dict(type="CocoDataset", annotations="annotations/train.json", images="train", filter_empty=True),
     pipeline=[

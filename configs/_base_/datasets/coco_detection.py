@@ -1,5 +1,8 @@
-# COCO 2017 boxes: shortest edge 800, longest at most 1333, flips (Lin et al. 2017, FPN, section 5.2).
-# The data root holds annotations/, train2017/ and val2017/.
+"""COCO 2017 boxes: shortest edge 800, longest at most 1333, flips (Lin et al. 2017, FPN, section 5.2).
+
+The data root holds annotations/, train2017/ and val2017/.
+"""
+
 fallback_classes = "coco"
 train_data = dict(
     dataset=dict(

@@ -1,4 +1,5 @@
-# COCO 2017 boxes with the shortest edge drawn from 640, 672 … 800: Detectron2's setting for its 3x schedule.
+"""COCO 2017 boxes with the shortest edge drawn from 640, 672 … 800: Detectron2's setting for its 3x schedule."""
+
 _base_ = ["coco_detection.py"]
 train_data = dict(
     pipeline=[

@@ -1,5 +1,8 @@
-# Pascal VOC 2007, trained on trainval and evaluated on test; COCO's metric, with difficult objects ignored.
-# The data root is the folder VOCdevkit. 600 and 1000 pixels are the Faster R-CNN paper's (Ren et al. 2015).
+"""Pascal VOC 2007, trained on trainval and evaluated on test; COCO's metric, with difficult objects ignored.
+
+The data root is the folder VOCdevkit. 600 and 1000 pixels are the Faster R-CNN paper's (Ren et al. 2015).
+"""
+
 fallback_classes = [
     "aeroplane",
     "bicycle",
