@@ -84,11 +84,13 @@ class Rows:
 
     def columns(self, category_ids: Sequence[int]) -> NDArray[np.float64]:
         """`[D, 7]`: image id, x, y, width, height, score, category id, as COCO's tools load arrays."""
-        low, high = np.split(self.boxes.astype(np.float64), 2, axis=1)
-        image_ids = np.repeat(self.image_ids, self.counts)
-        return np.column_stack(
-            [image_ids, low, high - low, self.scores, np.asarray(category_ids, np.float64)[self.labels]]
-        )
+        columns = np.empty((len(self.scores), 7))
+        columns[:, 0] = np.repeat(self.image_ids, self.counts)
+        columns[:, 1:5] = self.boxes
+        columns[:, 3:5] -= columns[:, 1:3]
+        columns[:, 5] = self.scores
+        columns[:, 6] = np.asarray(category_ids, np.float64)[self.labels]
+        return columns
 
 
 _COLUMNS = tuple(Rows.__dataclass_fields__)
