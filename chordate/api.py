@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
@@ -65,7 +66,7 @@ def build_backbone(
 
 
 def build_model(
-    config: str | Path | Mapping[str, Any],
+    config: str | Path | Mapping[str, Any] | Config,
     *,
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
@@ -101,7 +102,7 @@ def build_model(
     return model
 
 
-def _class_names(cfg: Mapping[str, Any], classes: Sequence[str] | None, num_classes: int | None) -> tuple[str, ...]:
+def _class_names(cfg: Config, classes: Sequence[str] | None, num_classes: int | None) -> tuple[str, ...]:
     if classes is not None:
         if isinstance(classes, str):
             raise ConfigError(f'classes is a list of names, not the text "{classes}"')

@@ -59,7 +59,7 @@ def find_config(name: str | Path) -> Path:
     raise ConfigError(unknown("config", str(name), known))
 
 
-def load_config(config: str | Path | Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Config:
+def load_config(config: str | Path | Mapping[str, Any] | Config, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config and apply overrides to it.
 
     Args:
@@ -71,8 +71,10 @@ def load_config(config: str | Path | Mapping[str, Any], options: Mapping[str, An
     Raises:
         ConfigError: no such config, it does not run, or an override's first key is no section of it.
     """
-    if isinstance(config, Mapping):
-        loaded = Config(dict(config)) if not isinstance(config, Config) else config.copy()
+    if isinstance(config, Config):
+        loaded = config.copy()
+    elif isinstance(config, Mapping):
+        loaded = Config(dict(config))
     else:
         loaded = _read(find_config(config))
     if "base" in loaded:

@@ -37,7 +37,7 @@ def test_the_ten_line_backbone_trains_through_the_tool(folder, shapes):
     assert done.returncode == 0, done.stderr[-2000:]
     work_dir = folder / "work_dirs/my_detector"
     assert (work_dir / "last_checkpoint").is_file()
-    best = work_dir / "best.pth"
+    best = work_dir / "best_bbox_AP.pt"
     out = folder / "metrics.json"
     done = run(
         str(ROOT / "tools/test.py"), "my_detector.py", str(best), "--data-root", str(shapes), "--out", str(out),

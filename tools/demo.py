@@ -11,13 +11,13 @@ DATA, OUT = Path("data/shapes"), Path("work_dirs/demo")
 
 
 def demo() -> int:
-    """Leave `work_dirs/demo/`: log, checkpoints, training.png, metrics.json and pictures/."""
+    """Leave `work_dirs/demo/`: log, checkpoints, training.png, metrics.json and predictions.png."""
     if not (DATA / "annotations/val.json").is_file():
         generate_shapes(DATA)
     data = ["--data-root", str(DATA)]
-    best = str(OUT / "best.pth")
+    best = str(OUT / "best_bbox_AP.pt")
     return main(["train", CONFIG, "--work-dir", str(OUT), *data]) or main(
-        ["test", CONFIG, best, "--out", str(OUT / "metrics.json"), "--pictures", str(OUT / "pictures"), *data]
+        ["test", CONFIG, best, "--out", str(OUT / "metrics.json"), "--picture", str(OUT / "predictions.png"), *data]
     )
 
 

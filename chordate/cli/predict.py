@@ -8,6 +8,8 @@ from pathlib import Path
 
 from chordate.cli.common import add_options
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a packaged config's name, or a config file")
@@ -19,17 +21,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def picture_files(given: list[str]) -> list[Path]:
+    """The files among `given`, and the pictures in the folders among them.
+
+    Raises:
+        DataError: there is no such file, or a folder holds no picture.
+    """
+    from chordate.data.reading import missing_file
+    from chordate.errors import DataError
+
+    found: list[Path] = []
+    for path in map(Path, given):
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})")
+        if not inside[0].exists():
+            raise DataError(missing_file(path, "image"))
+        found += inside
+    return found
+
+
 def run(arguments: argparse.Namespace) -> None:
     from rich.progress import track
 
     from chordate.api import predict
     from chordate.cli.common import load_trained
     from chordate.config import load_config
-    from chordate.data.reading import list_images, read_image
+    from chordate.data.reading import read_image
     from chordate.visualization import draw, write_image
 
     cfg = load_config(arguments.config, arguments.cfg_options)
-    paths = list_images(arguments.images)
+    paths = picture_files(arguments.images)
     model = load_trained(cfg, arguments.checkpoint)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -22,9 +22,10 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.api import build_model
     from chordate.config import load_config, section
     from chordate.data.loader import build_loader
-    from chordate.engine.launch import start
+    from chordate.engine.launch import finish, start
     from chordate.engine.runner import Runner
     from chordate.registry import METRICS
+    from chordate.visualization import plot_training
 
     cfg = load_config(arguments.config, arguments.cfg_options)
     if arguments.amp:
@@ -45,3 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
         work_dir=work_dir, resume=arguments.resume,
     )  # fmt: skip
     runner.train()
+    if rank == 0:
+        plot_training(work_dir / "log.jsonl", work_dir / "training.png")
+    finish()
