@@ -101,7 +101,7 @@ class TrainLoop(BaseLoop):
                 runner.save()
             if self._evaluates():
                 self._evaluate()
-            if self._stop:
+            if self._agreed or (self.runner.world_size == 1 and self.signals.received):
                 self._leave(saved)
             if self.iter == self.max_iters or self.stop_training:
                 break
@@ -157,17 +157,15 @@ class TrainLoop(BaseLoop):
         return losses
 
     def _read(self) -> None:
-        """Read the losses where it costs nothing (CPU) or is due, and learn whether any rank was told to stop."""
+        """Read the losses where it costs nothing (CPU) or is due; the ranks then agree on whether to stop."""
         iteration = self.iter + 1
-        told = self.signals.received is not None
         due = (
             self.runner.device.type == "cpu"
             or iteration % self.settings.log_every == 0
             or self._saves(iteration)
             or self._evaluates(iteration)
-            or (told and self.runner.world_size == 1)
         )
-        self._stop = due and self.losses.read(told)
+        self._agreed = due and self.losses.read(self.signals.received is not None)
 
     def _saves(self, iteration: int | None = None) -> bool:
         """Whether a checkpoint is due after `iteration` iterations (None: those done)."""

@@ -1,0 +1,126 @@
+"""Trainings in processes of their own that are killed at chosen moments; run by test_resume.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from engine_toy import ToyMetric, toy_loader, toy_runner
+from mmengine.hooks import Hook
+
+COSINE = {"type": "cosine", "warmup_iters": 4}
+SETTINGS: dict[str, Any] = {
+    "schedule": COSINE, "epochs": 4, "accumulate": 4, "clip_norm": 0.1, "ema": 0.9, "save_best": "toy_AP",
+    "save_every_iterations": 3,
+}  # fmt: skip
+
+
+class Signal(Hook):
+    """Sends a signal to the own process after an iteration (1 is the first)."""
+
+    priority = "LOWEST"
+
+    def __init__(self, iteration: int, number: int = signal.SIGKILL):
+        self.iteration, self.number = iteration, number
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), self.number)
+
+
+class Draws(ToyMetric):
+    """A metric that draws random numbers, as an evaluation may; the `kill`-th evaluation is the last thing it does."""
+
+    def __init__(self, kill: int = 0):
+        super().__init__()
+        self.kill = kill
+
+    def evaluate(self) -> dict[str, float]:
+        torch.rand(3)
+        np.random.rand(3)
+        self.kill -= 1
+        if self.kill == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().evaluate()
+
+
+def kill_when(module: Any, name: str, count: int, *, first: bool, about: str) -> None:
+    """SIGKILL at the `count`-th call of `module.name` about a path that contains `about`; after it, unless `first`."""
+    usual, calls = getattr(module, name), [0]
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if about in "".join(str(argument) for argument in arguments):
+            calls[0] += 1
+        if first and calls[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = usual(*arguments, **options)
+        if calls[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(module, name, call)
+
+
+def write_half(count: int) -> None:
+    """SIGKILL in the middle of writing the `count`-th checkpoint."""
+    usual, calls = torch.save, [0]
+
+    def save(state: Any, file: Any) -> None:
+        calls[0] += 1
+        usual(state, file)
+        if calls[0] == count:
+            file.flush()
+            file.truncate(file.tell() // 2)
+            os.fsync(file.fileno())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save
+
+
+def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
+    """Train the toy; `kill` says where to be killed, and the how-manieth time there."""
+    place, count = kill or ("", 0)
+    hooks: list[Hook] = []
+    match place:
+        case "iteration":
+            hooks.append(Signal(count))
+        case "SIGTERM" | "SIGINT":
+            hooks.append(Signal(count, signal.Signals[place]))
+        case "half a file":
+            write_half(count)
+        case "before renaming":
+            kill_when(os, "replace", count, first=True, about=".pt")
+        case "after renaming":
+            kill_when(os, "replace", count, first=False, about="_")  # a checkpoint, or last_checkpoint
+        case "deleting":
+            kill_when(Path, "unlink", count, first=True, about=".pt")
+    toy_runner(
+        work_dir,
+        loader=toy_loader(workers=workers),
+        val_loader=toy_loader(6, training=False),
+        metric=Draws(count if place == "evaluating" else 0),
+        hooks=hooks,
+        **{**SETTINGS, **options},
+    ).train()
+
+
+def train_on_a_full_disk(work_dir: Path, told: Path) -> None:
+    """Train while no file may grow beyond 20 kB once the first checkpoint is written."""
+    import resource
+
+    from chordate.errors import ChordateError
+
+    class Limit(Hook):
+        def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+            if runner.iter == 4:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        toy_runner(work_dir, hooks=[Limit()], save_every_iterations=3).train()
+    except ChordateError as error:
+        told.write_text(str(error))

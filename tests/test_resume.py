@@ -1,0 +1,186 @@
+"""A training that was killed and resumed is, step by step, the training that was not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import engine_kills
+import pytest
+import torch
+from engine_kills import COSINE, train, train_on_a_full_disk
+from engine_toy import read_log, toy_loader, toy_runner
+
+from chordate.engine.checkpoint_folder import CheckpointFolder, read_checkpoint
+
+# Six batches of the toy in groups of four and two: two iterations an epoch, eight in all.
+ITERATIONS = 8
+
+
+def in_process(function: Callable[..., None], *arguments: Any, **options: Any) -> int | None:
+    """Run a function in a process of its own (forked from one that has imported everything); its exit code."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["chordate.engine.runner"])  # seconds to import, once for all
+    process = context.Process(target=function, args=arguments, kwargs=options)
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The training that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert in_process(train, folder) == 0
+    assert len(read_log(folder)) == ITERATIONS
+    return folder
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested states are equal, bit by bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """The same losses in every iteration, evaluations, and final state: weights, average, optimiser, generators."""
+    assert read_log(one) == read_log(other)
+    assert read_log(one, "val") == read_log(other, "val")
+    a, b = (read_checkpoint(folder / "epoch_4.pt") for folder in (one, other))
+    for state in (a, b):
+        del state["config"]
+        state["train"]["history"] = {k: v for k, v in state["train"]["history"].items() if "images_per_s" not in k}
+    assert same(a, b)
+    best = [read_checkpoint(folder / "best_toy_AP.pt") for folder in (one, other)]
+    assert same(best[0]["model"], best[1]["model"])
+    files = [{path.name for path in folder.glob("*.pt")} for folder in (one, other)]
+    assert files[0] == files[1]
+
+
+# (where, the how-manieth time): with checkpoints after iterations 2, 3, 4, 6 and 8, and a best one after evaluations.
+KILLS = [
+    ("iteration", 1),  # before there is any checkpoint
+    ("iteration", 5),  # in mid-epoch, between checkpoints
+    ("iteration", 6),
+    ("half a file", 3),
+    ("half a file", 4),
+    ("before renaming", 5),
+    ("after renaming", 4),  # the checkpoint is there, last_checkpoint names the one before
+    ("after renaming", 6),
+    ("deleting", 1),
+    ("evaluating", 2),  # saved, but not yet evaluated
+]
+
+
+@pytest.mark.parametrize(
+    ("kill", "workers"),
+    [*((kill, 0) for kill in KILLS), (("iteration", 5), 2), (("half a file", 3), 2)],
+    ids=lambda value: f"{value[0]} {value[1]}" if isinstance(value, tuple) else f"{value} workers",
+)
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, whole: Path, kill: tuple[str, int], workers: int
+) -> None:
+    assert in_process(train, tmp_path, workers, kill) == -signal.SIGKILL
+    assert in_process(train, tmp_path, workers, resume=True) == 0
+    assert_same_training(whole, tmp_path)
+    assert not list(tmp_path.glob(".*"))  # nothing half-written is left
+
+
+def test_a_training_killed_again_and_again_still_arrives(tmp_path: Path, whole: Path) -> None:
+    for iteration in (4, 5, 7):
+        assert in_process(train, tmp_path, 0, ("iteration", iteration), resume=True) == -signal.SIGKILL
+    assert in_process(train, tmp_path, resume=True) == 0
+    assert_same_training(whole, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_training_after_the_iteration_with_everything_saved(
+    tmp_path: Path, whole: Path, name: str, status: int
+) -> None:
+    assert in_process(train, tmp_path, 0, (name, 5)) == status
+    assert CheckpointFolder(tmp_path).newest() == tmp_path / "iteration_5.pt"
+    assert in_process(train, tmp_path, resume=True) == 0
+    assert read_log(tmp_path) == read_log(whole)
+
+
+def test_averages_over_several_iterations_in_the_log_survive_a_resume(tmp_path: Path) -> None:
+    for folder, kills in (("whole", []), ("killed", [("iteration", 5)])):
+        for kill in [*kills, None]:
+            in_process(train, tmp_path / folder, 0, kill, resume=True, log_every=4)
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "killed")
+    assert [line["iteration"] for line in read_log(tmp_path / "killed")] == [4, 8]
+
+
+def test_a_full_disk_stops_training_and_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    in_process(train_on_a_full_disk, tmp_path / "run", told)
+    assert "iteration_6.pt: cannot be written (File too large)" in told.read_text() or (
+        "epoch_1.pt: cannot be written (File too large)" in told.read_text()
+    )
+    assert CheckpointFolder(tmp_path / "run").newest() == tmp_path / "run" / "iteration_3.pt"
+
+
+def test_raising_the_epochs_on_a_resume_follows_the_longer_schedule(tmp_path: Path) -> None:
+    toy_runner(tmp_path, schedule=COSINE, epochs=2).train()
+    toy_runner(tmp_path, schedule=COSINE, epochs=4, resume=True).train()
+    toy_runner(tmp_path / "long", schedule=COSINE, epochs=4).train()
+    resumed, long = ([line["lr"] for line in read_log(path)] for path in (tmp_path, tmp_path / "long"))
+    assert len(resumed) == 24
+    assert resumed[12:] == long[12:]
+    assert resumed[:12] != long[:12]
+
+
+def test_the_rate_and_the_decay_of_a_resume_are_the_configs(tmp_path: Path) -> None:
+    sgd = {"type": "SGD", "lr": 0.05, "momentum": 0.9}
+    toy_runner(tmp_path, optimizer=sgd, epochs=1).train()
+    runner = toy_runner(tmp_path, optimizer={**sgd, "lr": 0.01, "weight_decay": 0.1}, epochs=2, resume=True)
+    runner.train()
+    group = runner.optim_wrapper.optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
+    assert read_log(tmp_path)[-1]["lr"] == 0.01
+
+
+def test_resuming_a_finished_training_changes_nothing(tmp_path: Path) -> None:
+    toy_runner(tmp_path, epochs=1).train()
+    before = read_log(tmp_path)
+    toy_runner(tmp_path, epochs=1, resume=True).train()
+    assert read_log(tmp_path) == before
+
+
+def test_resuming_where_there_is_nothing_starts_from_the_beginning_and_says_so(tmp_path: Path) -> None:
+    runner = toy_runner(tmp_path, epochs=1, resume=True)
+    runner.train()
+    assert read_log(tmp_path)[0]["iteration"] == 1
+    assert "no checkpoint in" in next((tmp_path / runner.timestamp).glob("*.log")).read_text()
+
+
+def test_a_training_started_anew_sets_the_old_log_aside(tmp_path: Path) -> None:
+    for _ in range(2):
+        toy_runner(tmp_path, epochs=1).train()
+    assert len(read_log(tmp_path)) == 6
+    assert len(list(tmp_path.glob("log_*.jsonl"))) == 1
+
+
+def test_a_resume_with_another_batch_size_goes_on_from_the_start_of_the_epoch_and_says_so(tmp_path: Path) -> None:
+    toy_runner(tmp_path, iterations=8).train()  # 6 an epoch: in the second
+    runner = toy_runner(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)
+    runner.train()
+    assert [line["iteration"] for line in read_log(tmp_path)] == [*range(1, 9), *range(12, 23)]
+    assert "other data, batch size" in next((tmp_path / runner.timestamp).glob("*.log")).read_text()
+
+
+def test_an_evaluation_moves_no_random_number_generator(tmp_path: Path) -> None:
+    for name, kwargs in (
+        ("with", {"val_loader": toy_loader(6, training=False), "metric": engine_kills.Draws()}),
+        ("without", {}),
+    ):
+        toy_runner(tmp_path / name, epochs=2, **kwargs).train()
+    assert read_log(tmp_path / "with") == read_log(tmp_path / "without")
