@@ -44,35 +44,35 @@ def test_every_v2_transform_is_registered_under_its_own_name() -> None:
     }
     assert len(theirs) > 50
     assert theirs <= set(TRANSFORMS.names())
-    assert isinstance(TRANSFORMS.build(dict(type="RandomHorizontalFlip", p=0.3)), v2.RandomHorizontalFlip)
+    assert isinstance(TRANSFORMS.build({"type": "RandomHorizontalFlip", "p": 0.3}), v2.RandomHorizontalFlip)
     assert isinstance(TRANSFORMS.build("RandomPhotometricDistort"), v2.RandomPhotometricDistort)
 
 
 def test_containers_build_what_they_contain() -> None:
-    inner = [dict(type="RandomRotation", degrees=10, interpolation="bilinear"), "RandomGrayscale"]
-    built = TRANSFORMS.build(dict(type="RandomApply", p=0.5, transforms=inner))
+    inner = [{"type": "RandomRotation", "degrees": 10, "interpolation": "bilinear"}, "RandomGrayscale"]
+    built = TRANSFORMS.build({"type": "RandomApply", "p": 0.5, "transforms": inner})
     assert [type(t) for t in built.transforms] == [v2.RandomRotation, v2.RandomGrayscale]
     assert built.transforms[0].interpolation == v2.InterpolationMode.BILINEAR
 
 
 def test_a_dtype_and_an_interpolation_are_given_in_words() -> None:
-    assert TRANSFORMS.build(dict(type="ToDtype", dtype="float32")).dtype is torch.float32
+    assert TRANSFORMS.build({"type": "ToDtype", "dtype": "float32"}).dtype is torch.float32
     with pytest.raises(ConfigError, match='unknown dtype "flaot32"; did you mean "float32"'):
-        TRANSFORMS.build(dict(type="ToDtype", dtype="flaot32"))
+        TRANSFORMS.build({"type": "ToDtype", "dtype": "flaot32"})
     with pytest.raises(ConfigError, match='unknown interpolation "bilinaer"; did you mean "bilinear"'):
-        TRANSFORMS.build(dict(type="RandomRotation", degrees=10, interpolation="bilinaer"))
+        TRANSFORMS.build({"type": "RandomRotation", "degrees": 10, "interpolation": "bilinaer"})
 
 
 def test_a_misspelt_transform_is_answered_with_near_names() -> None:
     with pytest.raises(ConfigError, match='unknown transform "RandomHorizontalFlipp"; did you mean "RandomHorizont'):
-        build_pipeline([dict(type="RandomHorizontalFlipp")])
+        build_pipeline([{"type": "RandomHorizontalFlipp"}])
     with pytest.raises(ConfigError, match="RandomHorizontalFlip: .*prob"):
-        build_pipeline([dict(type="RandomHorizontalFlip", prob=0.5)])
+        build_pipeline([{"type": "RandomHorizontalFlip", "prob": 0.5}])
 
 
 @pytest.mark.parametrize(
     "transform",
-    [dict(type="Normalize", mean=[0.5], std=[0.5]), dict(type="ToDtype", dtype="float32", scale=True)],
+    [{"type": "Normalize", "mean": [0.5], "std": [0.5]}, {"type": "ToDtype", "dtype": "float32", "scale": True}],
 )
 def test_normalising_in_the_pipeline_is_refused_because_models_do_it(transform: dict) -> None:
     with pytest.raises(ConfigError, match="the model takes images of 0 … 255"):
@@ -160,7 +160,7 @@ def test_large_scale_jitter_keeps_boxes_on_their_objects() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [dict(size=0), dict(size=[]), dict(size=800, max_size=0), dict(size=800, rounding="mmdet")],
+    [{"size": 0}, {"size": []}, {"size": 800, "max_size": 0}, {"size": 800, "rounding": "mmdet"}],
 )
 def test_impossible_resizes_are_refused(arguments: dict) -> None:
     with pytest.raises(ConfigError, match="ResizeShortestEdge"):
@@ -197,10 +197,10 @@ def test_a_box_whose_object_was_cut_away_is_dropped() -> None:
 def test_a_picture_without_instances_passes_every_step() -> None:
     pipeline = build_pipeline(
         [
-            dict(type="RandomRotation", degrees=30, expand=True),
-            dict(type="RandomIoUCrop"),
-            dict(type="LargeScaleJitter", size=64),
-            dict(type="RandomPhotometricDistort", p=1.0),
+            {"type": "RandomRotation", "degrees": 30, "expand": True},
+            {"type": "RandomIoUCrop"},
+            {"type": "LargeScaleJitter", "size": 64},
+            {"type": "RandomPhotometricDistort", "p": 1.0},
         ]
     )
     out = SanitizeInstances(tighten=True)(pipeline(make_sample(boxes=[])))

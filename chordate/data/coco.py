@@ -125,8 +125,7 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         path = self.images / record["file_name"]
         image = Image(read_image(path, (record["height"], record["width"])))
         size = image.shape[-2], image.shape[-1]
-        found = self.coco.load_anns(self.coco.get_ann_ids(img_ids=record["id"]))
-        found = [annotation for annotation in found if annotation["category_id"] in self.labels]
+        found = self._annotations(record["id"])
         crowd = [bool(annotation.get("iscrowd", 0)) for annotation in found]
         rings: list[list[Ring]] = []
         if self.masks:
@@ -142,6 +141,17 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         if self.masks:
             sample["polygons"] = Polygons.from_rings(rings, size)
         return SanitizeInstances()(sample)
+
+    def _annotations(self, image_id: int) -> list[dict[str, Any]]:
+        """Those of our classes on an image; where a file contradicts itself, only what is surely meant."""
+        found = self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
+        return [
+            annotation
+            for annotation in found
+            if annotation["category_id"] in self.labels
+            and annotation["image_id"] == image_id  # of duplicate ids the index gives the last, of any image
+            and (annotation.get("bbox") or annotation.get("segmentation"))
+        ]
 
     def class_images(self) -> list[NDArray[np.int64]]:
         """For each class the indices of the images that show it, for class-balanced sampling."""

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -90,9 +89,7 @@ def build_loader(
             len(dataset),
             batch_size,
             seed=seed,
-            groups=(dataset.sizes[:, 0] > dataset.sizes[:, 1]).astype(np.int64)
-            if config.get("group_by_aspect", True)
-            else None,
+            groups=dataset.sizes[:, 0] > dataset.sizes[:, 1] if config.get("group_by_aspect", True) else None,
             factors=repeat_factors(dataset.class_images(), len(dataset), threshold) if threshold else None,
             **share,
         )

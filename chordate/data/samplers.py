@@ -49,7 +49,7 @@ class TrainingBatches(Sampler[list[Key]]):
         batch_size: images a rank and step.
         seed: of the order.
         rank, world_size: which part of each step is ours.
-        groups: `[images]` integers; images of one group share a step, so that little is padded. What
+        groups: `[images]` integers or booleans; images of one group share a step, so that little is padded. What
             remains of the groups at the end of an epoch is mixed.
         factors: `[images]` how often each image is seen in an epoch, on average (`repeat_factors`).
     """
@@ -62,12 +62,12 @@ class TrainingBatches(Sampler[list[Key]]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        groups: NDArray[np.integer] | None = None,
+        groups: NDArray[np.integer | np.bool_] | None = None,
         factors: NDArray[np.floating] | None = None,
     ):
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.groups = np.zeros(images, np.int64) if groups is None else np.asarray(groups)
+        self.groups = np.zeros(images, np.int64) if groups is None else np.asarray(groups, np.int64)
         self.factors = None if factors is None else np.asarray(factors, np.float64)
         drawn = images if self.factors is None else round(float(self.factors.sum()))
         self.drawn = -(-drawn // world_size) * world_size  # rounded up, so that every rank has equally many

@@ -49,8 +49,13 @@ class VocDataset(CocoDataset):
         if not file.is_file():
             raise DataError(missing_file(file, "image list"))
         listed = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-        ids = {Path(record["file_name"]).stem: record["id"] for record in index.load_imgs(index.get_img_ids())}
+        content = index.dataset
+        ids = {Path(image["file_name"]).stem: image["id"] for image in content["images"]}
         missing = [name for name in listed if name not in ids]
         if missing:
             raise DataError(f'{file}: "{missing[0]}" has no XML file in {self.annotations}')
-        return index.filter(img_ids=[ids[name] for name in listed], drop_empty_images=False)
+        kept = {ids[name] for name in listed}
+        # Not `index.filter`, which would forget the classes that this split does not show.
+        content["images"] = [image for image in content["images"] if image["id"] in kept]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+        return hotcoco.COCO(content)

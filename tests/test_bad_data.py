@@ -1,0 +1,220 @@
+"""Broken data ends in one clear line, never in a grey picture, a wrong box or a hang."""
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tiny_coco import CATEGORIES, annotation, write_coco
+
+from chordate.data import CocoDataset
+from chordate.data.reading import read_image
+from chordate.errors import DataError
+
+BOX = annotation(1, 1, [10, 10, 20, 20])
+
+
+def open_set(root: Path, **settings) -> CocoDataset:
+    return CocoDataset("annotations.json", "images", data_root=root, **settings)
+
+
+def told(root: Path, **settings) -> str:
+    """What a user reads when opening the set and its first picture fails."""
+    with pytest.raises(DataError) as error:
+        open_set(root, **settings)[(0, 0)]
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """A smooth RGB picture, which JPEG keeps well."""
+    y, x = np.mgrid[0:60, 0:80].astype(np.float32)
+    return np.stack([x * 3, y * 4, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)], 2).astype(np.uint8)
+
+
+# Annotation files
+
+
+def test_a_missing_annotation_file_names_its_neighbours(tmp_path: Path) -> None:
+    write_coco(tmp_path, [BOX])
+    with pytest.raises(DataError, match=r"annotation\.json: no such annotation file; did you mean annotations\.json\?"):
+        CocoDataset("annotation.json", "images", data_root=tmp_path)
+    with pytest.raises(DataError, match=r"the folder .*anotations does not exist"):
+        CocoDataset("anotations/train.json", "images", data_root=tmp_path)
+
+
+def test_a_missing_image_folder_is_told_at_once(tmp_path: Path) -> None:
+    write_coco(tmp_path, [BOX])
+    with pytest.raises(DataError, match="no such image folder"):
+        CocoDataset("annotations.json", "train", data_root=tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.98])
+def test_json_cut_in_the_middle_is_told_with_the_file(tmp_path: Path, share: float) -> None:
+    file = write_coco(tmp_path, [BOX]) / "annotations.json"
+    text = file.read_text()
+    file.write_text(text[: int(len(text) * share)])
+    assert re.match(rf"{file}: not COCO annotations, or cut short: .*line", told(tmp_path))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"annotations": 3}, "nonsense"])
+def test_json_that_is_not_coco_is_told(tmp_path: Path, content) -> None:
+    (write_coco(tmp_path, []) / "annotations.json").write_text(json.dumps(content))
+    assert "annotations.json: not COCO annotations" in told(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "replaced", "complaint"),
+    [
+        ([annotation(5, 1, [1, 1, 9, 9]), annotation(5, 2, [1, 1, 9, 9])], {}, r"[Dd]uplicate annotation.*\(id 5\)"),
+        ([annotation(6, 99, [1, 1, 9, 9])], {}, r"image IDs not present.*\(id 6\)"),
+        ([annotation(8, 1, [1, 1, 9, 9], category=44)], {}, r"category IDs not present.*\(id 8\)"),
+        ([BOX], {"categories": [*CATEGORIES, CATEGORIES[0]]}, r"[Dd]uplicate category.*\(id 7\)"),
+        ([{k: v for k, v in BOX.items() if k != "bbox"}], {}, r"no bbox.*\(id 1\)"),
+    ],
+)
+def test_contradictions_stop_the_run_with_the_ids_unless_told_otherwise(
+    tmp_path: Path, annotations: list, replaced: dict, complaint: str
+) -> None:
+    write_coco(tmp_path, annotations, **replaced)
+    message = told(tmp_path)
+    assert re.search(complaint, message)
+    assert 'health="warn"' in message
+    sample = open_set(tmp_path, health="warn")[(0, 0)]
+    assert len(sample["boxes"]) == len(sample["labels"])
+
+
+def test_of_duplicate_ids_none_gives_a_box_to_another_image(tmp_path: Path) -> None:
+    twice = [annotation(5, 1, [1, 1, 9, 9]), annotation(5, 2, [20, 20, 9, 9])]
+    dataset = open_set(write_coco(tmp_path, twice), health="warn")
+    assert dataset[(0, 0)]["boxes"].shape == (0, 4)
+    assert dataset[(0, 1)]["boxes"].tolist() == [[20, 20, 29, 29]]
+
+
+def test_duplicate_image_ids_stop_the_run(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, [BOX]) / "annotations.json"
+    content = json.loads(file.read_text())
+    content["images"].append(content["images"][0])
+    file.write_text(json.dumps(content))
+    assert re.search(r"[Dd]uplicate image.*\(id 1\)", told(tmp_path))
+    assert open_set(tmp_path, health="warn").image_ids.tolist() == [1, 2]
+
+
+def test_many_ids_are_counted_not_listed(tmp_path: Path) -> None:
+    write_coco(tmp_path, [annotation(n, 99, [1, 1, 9, 9]) for n in range(100)])
+    assert "9 … (100 in all)" in told(tmp_path)
+
+
+@pytest.mark.parametrize("empty", [{"images": []}, {"categories": []}])
+def test_an_empty_set_is_refused(tmp_path: Path, empty: dict) -> None:
+    write_coco(tmp_path, [], **empty)
+    assert "there is nothing to" in told(tmp_path).replace("nothing to learn", "there is nothing to learn")
+
+
+def test_a_set_without_any_instance_is_refused_where_empty_images_are_left_out(tmp_path: Path) -> None:
+    write_coco(tmp_path, [])
+    assert "no image with an instance of its classes" in told(tmp_path, filter_empty=True)
+
+
+def test_masks_asked_of_boxes_are_told(tmp_path: Path) -> None:
+    write_coco(tmp_path, [BOX])
+    assert "annotation 1 has no segmentation; masks=True needs one" in told(tmp_path, masks=True)
+
+
+# Images
+
+
+def test_a_missing_image_names_its_neighbours(tmp_path: Path) -> None:
+    write_coco(tmp_path, [BOX])
+    (tmp_path / "images" / "1.png").rename(tmp_path / "images" / "01.png")
+    assert "images/1.png: no such image file; did you mean 01.png" in told(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "webp"])
+def test_a_file_cut_short_is_an_error_not_a_grey_picture(
+    tmp_path: Path, photo: np.ndarray, share: float, ending: str
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    cv2.imwrite(str(path), photo)
+    whole = path.read_bytes()
+    assert read_image(path).shape == (3, 60, 80)
+    path.write_bytes(whole[: min(int(len(whole) * share), len(whole) - 1)])
+    with pytest.raises(DataError, match=rf"a\.{ending}: .*cut short"):
+        read_image(path)
+
+
+def test_a_jpeg_with_something_after_its_end_is_read(tmp_path: Path, photo: np.ndarray) -> None:
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), photo)
+    want = read_image(path)
+    path.write_bytes(path.read_bytes() + bytes(500))
+    assert torch.equal(read_image(path), want)
+
+
+def test_a_text_file_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("<html>404 not found</html>")
+    with pytest.raises(DataError, match="not an image that can be read"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_every_kind_of_file_becomes_three_channels_of_eight_bits(tmp_path: Path, photo: np.ndarray) -> None:
+    rgb = PIL.Image.fromarray(photo)
+    grey = np.asarray(rgb.convert("L"))
+    opaque = rgb.convert("RGBA")
+    opaque.putalpha(77)
+    exact = {
+        "rgb.png": (rgb, photo),
+        "grey.png": (rgb.convert("L"), grey[..., None].repeat(3, 2)),
+        "grey16.png": (PIL.Image.fromarray(grey.astype(np.uint16) * 256 + 99), grey[..., None].repeat(3, 2)),
+        "alpha.png": (opaque, photo),
+        "grey_alpha.png": (rgb.convert("LA"), grey[..., None].repeat(3, 2)),
+        "palette.png": (rgb.quantize(64), np.asarray(rgb.quantize(64).convert("RGB"))),
+        "two.png": (rgb.convert("1"), np.asarray(rgb.convert("1").convert("RGB"))),
+        "rgb.bmp": (rgb, photo),
+        "rgb.tif": (rgb, photo),
+    }
+    for name, (picture, want) in exact.items():
+        picture.save(tmp_path / name)
+        got = read_image(tmp_path / name)
+        assert (got.dtype, got.shape) == (torch.uint8, (3, 60, 80)), name
+        np.testing.assert_array_equal(got.permute(1, 2, 0).numpy(), want, err_msg=name)
+    lossy = {"rgb.jpg": rgb, "grey.jpg": rgb.convert("L"), "cmyk.jpg": rgb.convert("CMYK")}
+    for name, picture in lossy.items():
+        picture.save(tmp_path / name, quality=95)
+        got = read_image(tmp_path / name).permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(got - np.asarray(picture.convert("RGB"))).mean() < 4, name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, photo: np.ndarray, orientation: int) -> None:
+    path = tmp_path / "a.jpg"
+    exif = PIL.Image.Exif()
+    exif[0x112] = orientation
+    PIL.Image.fromarray(photo).save(path, exif=exif, quality=95)
+    from PIL.ImageOps import exif_transpose
+
+    displayed = np.asarray(exif_transpose(PIL.Image.open(path)))
+    stored = np.asarray(PIL.Image.open(path))
+    np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), displayed)
+    np.testing.assert_array_equal(read_image(path, displayed.shape[:2]).permute(1, 2, 0).numpy(), displayed)
+    if orientation >= 5:  # a quarter turn: annotations of the stored pixels show by their size
+        np.testing.assert_array_equal(read_image(path, stored.shape[:2]).permute(1, 2, 0).numpy(), stored)
+
+
+def test_a_picture_of_another_size_than_annotated_is_told(tmp_path: Path) -> None:
+    write_coco(tmp_path, [BOX])
+    cv2.imwrite(str(tmp_path / "images" / "1.png"), np.zeros((30, 40, 3), np.uint8))
+    assert re.search(r"images/1\.png: the picture is 40×30, but the annotations say 80×60", told(tmp_path))
+
+
+def test_swapped_width_and_height_are_told(tmp_path: Path) -> None:
+    write_coco(tmp_path, [BOX])
+    cv2.imwrite(str(tmp_path / "images" / "1.png"), np.zeros((80, 60, 3), np.uint8))
+    assert "the picture is 60×80, but the annotations say 80×60" in told(tmp_path)

@@ -1,0 +1,218 @@
+"""Loaders: padded batches that are the same with any number of workers, and errors that stay one line."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_coco import annotation, write_coco
+from torch.utils.data import DataLoader
+
+from chordate.data import CocoDataset
+from chordate.data.batching import collate, slots_for
+from chordate.data.loader import build_loader
+from chordate.data.randomness import seeded
+from chordate.errors import ConfigError, DataError
+from chordate.structures import Batch
+
+SIZES = tuple((60, 80) if number % 3 else (80, 60) for number in range(11))
+PIPELINE = [
+    {"type": "ResizeShortestEdge", "size": [48, 56, 64]},
+    {"type": "RandomHorizontalFlip", "p": 0.5},
+    {"type": "RandomPhotometricDistort", "p": 0.5},
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    square = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    boxes = [annotation(n, n, [10, 10, 20, 20], segmentation=square) for n in range(1, len(SIZES))]
+    return write_coco(tmp_path, boxes, sizes=SIZES)
+
+
+def settings(**changed) -> dict:
+    dataset = {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "masks": True}
+    return {"dataset": dataset, "pipeline": PIPELINE, "batch_size": 3, "workers": 0, **changed}
+
+
+def load(root: Path, *, training: bool = True, epoch: int = 0, start: int = 0, seed: int = 0, **changed) -> list[Batch]:
+    loader = build_loader(settings(**changed), data_root=root, training=training, seed=seed)
+    loader.batch_sampler.set_epoch(epoch, start)
+    return list(loader)
+
+
+def assert_same(one: list[Batch], other: list[Batch]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        assert a.infos == b.infos
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.sizes, b.sizes)
+        for name, value in vars(a.targets).items():
+            assert value is None or torch.equal(value, getattr(b.targets, name))
+
+
+def test_a_batch_is_padded_and_says_what_is_in_it(root: Path) -> None:
+    loader = build_loader(settings(batch_size=2, pipeline=[]), data_root=root, training=False, seed=0)
+    for batch in loader:
+        count = len(batch)
+        assert batch.images.dtype == torch.uint8
+        assert batch.images.shape[1] == 3
+        assert all(side % 32 == 0 for side in batch.images.shape[2:])
+        assert batch.targets.boxes.shape == (count, 8, 4)
+        assert batch.targets.masks.shape == (count, 8, 112, 112)
+        for index, info in enumerate(batch.infos):
+            height, width = batch.sizes[index].tolist()
+            assert (height, width) == (info.height, info.width) == SIZES[info.image_id - 1]
+            picture = loader.dataset[(0, info.image_id - 1)]["image"]
+            assert torch.equal(batch.images[index, :, :height, :width], picture)
+            assert batch.images[index, :, height:].sum() == batch.images[index, :, :, width:].sum() == 0
+            instances = int(info.image_id < len(SIZES))
+            assert batch.targets.valid[index].sum() == instances
+            assert batch.targets.boxes[index].sum() == instances * 80
+            assert batch.targets.masks[index].float().mean(dim=(1, 2)).sum() == instances
+
+
+@pytest.mark.parametrize(("most", "slots"), [(0, 8), (8, 8), (9, 16), (64, 64), (65, 128), (129, 256), (300, 384)])
+def test_target_slots_come_in_few_sizes(most: int, slots: int) -> None:
+    assert slots_for(most) == slots
+
+
+def test_float_pictures_stay_float(root: Path) -> None:
+    resize = {"type": "ResizeShortestEdge", "size": 50, "rounding": "torchvision"}
+    batch = load(root, pipeline=[resize])[0]
+    assert batch.images.dtype == torch.float32
+    assert batch.images.max() > 200
+
+
+def test_a_sample_is_the_same_whatever_the_number_of_workers(root: Path) -> None:
+    alone = load(root, epoch=3)
+    assert_same(load(root, epoch=3, workers=2), alone)
+    assert_same(load(root, epoch=3, workers=1, start=2), alone[2:])
+
+
+def test_epochs_and_seeds_augment_differently(root: Path) -> None:
+    dataset = build_loader(settings(), data_root=root, training=True, seed=0).dataset
+    pictures = [dataset[(epoch, 0)]["image"] for epoch in range(5)]
+    assert len({picture.float().mean().item() for picture in pictures}) > 2
+    assert torch.equal(pictures[3], dataset[(3, 0)]["image"])
+    other = build_loader(settings(), data_root=root, training=True, seed=1).dataset
+    assert any(not torch.equal(other[(epoch, 0)]["image"], pictures[epoch]) for epoch in range(5))
+
+
+def test_persistent_workers_follow_the_epoch(root: Path) -> None:
+    loader = build_loader(settings(workers=1), data_root=root, training=True, seed=0)
+    for epoch in (0, 5):
+        loader.batch_sampler.set_epoch(epoch)
+        assert_same(list(loader), load(root, epoch=epoch))
+
+
+def test_loading_leaves_the_global_random_numbers_alone(root: Path) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    load(root)
+    load(root, workers=1)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+
+
+def test_seeded_numbers_depend_on_the_whole_key() -> None:
+    def draw(*key: int) -> tuple:
+        with seeded(*key):
+            return float(torch.rand(())), float(np.random.rand())
+
+    keys = [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 1, 1), (0, 0, 2)]
+    assert len({draw(*key) for key in keys}) == len(keys)
+    assert draw(3, 1, 4) == draw(3, 1, 4)
+
+
+def test_ranks_share_the_images(root: Path) -> None:
+    ids = []
+    for rank in range(2):
+        loader = build_loader(settings(), data_root=root, training=False, seed=0, rank=rank, world_size=2)
+        ids += [info.image_id for batch in loader for info in batch.infos]
+    assert sorted(ids) == list(range(1, len(SIZES) + 1))
+
+
+def test_wide_and_tall_pictures_are_in_separate_batches(root: Path) -> None:
+    batches = load(root, batch_size=2)
+    kinds = [{info.height > info.width for info in batch.infos} for batch in batches]
+    assert sum(len(kind) > 1 for kind in kinds) <= 1
+    mixed = load(root, batch_size=4, group_by_aspect=False)
+    assert any(len({info.height > info.width for info in batch.infos}) > 1 for batch in mixed)
+
+
+def test_rare_classes_are_repeated_where_asked(tmp_path: Path) -> None:
+    boxes = [annotation(n, n, [10, 10, 20, 20], category=7 if n == 1 else 3) for n in range(1, 12)]
+    dataset = {**settings()["dataset"], "masks": False}
+    batches = load(write_coco(tmp_path, boxes, sizes=SIZES), class_balanced=0.99, dataset=dataset)
+    seen = [info.image_id for batch in batches for info in batch.infos]
+    assert seen.count(1) in (3, 4)  # sqrt(0.99 / (1 / 11)) = 3.3
+    assert set(seen) == set(range(1, 12))
+
+
+def test_an_error_in_a_worker_is_one_line(root: Path) -> None:
+    (root / "images" / "4.png").unlink()
+    for workers in (0, 1):
+        with pytest.raises(DataError) as told:
+            load(root, workers=workers)
+        assert "\n" not in str(told.value)
+        assert str(told.value).startswith(f"{root}/images/4.png: no such image file")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"bacth_size": 2}, 'unknown training data setting "bacth_size"; did you mean "batch_size"'),
+        ({"batch_size": 0}, "batch_size is a whole number of at least 1"),
+        ({"workers": -1}, "workers is a whole number of at least 0"),
+        ({"dataset": {"type": "CocoDatset"}}, 'unknown dataset "CocoDatset"; did you mean "CocoDataset"'),
+        ({"dataset": {"type": "CocoDataset", "annotation": "x"}}, "CocoDataset.*annotation"),
+        ({"dataset": {"type": "CocoDataset", "seed": 3}}, "seed is inferred from the other parts"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_name(root: Path, changed: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(root, **changed)
+
+
+def test_a_setting_of_training_is_unknown_to_evaluation(root: Path) -> None:
+    with pytest.raises(ConfigError, match='unknown evaluation data setting "group_by_aspect"'):
+        load(root, training=False, group_by_aspect=True)
+    with pytest.raises(ConfigError, match='val_data has no "dataset"'):
+        build_loader({"batch_size": 1}, data_root=root, training=False, seed=0)
+
+
+def test_the_models_classes_decide_the_labels(root: Path) -> None:
+    def build(of_model, **dataset):
+        config = settings(dataset={**settings()["dataset"], **dataset})
+        return build_loader(config, data_root=root, training=False, seed=0, classes=of_model).dataset
+
+    assert build(("dog", "cat")).category_ids == [7, 3]
+    assert build(("dog",), classes=["dog"]).category_ids == [7]
+    assert build(("cat",)).category_ids == [3]
+    with pytest.raises(DataError, match='unknown class "cats"; did you mean "cat"'):
+        build(("dog", "cats"))
+    with pytest.raises(DataError, match="the model's classes are dog, cat, but this data set is set to dog;"):
+        build(("dog", "cat"), classes=["dog"])
+
+
+def test_a_missing_data_root_tells_how_to_set_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--data-root.*CHORDATE_DATA"):
+        load(tmp_path / "nowhere")
+
+
+def test_a_spawned_worker_opens_the_index_itself(root: Path) -> None:
+    dataset = CocoDataset("annotations.json", "images", data_root=root, masks=True)
+    assert b"annotations.json" in pickle.dumps(dataset)
+    loader = DataLoader(
+        dataset, batch_sampler=[[(0, 0), (0, 3)]], collate_fn=collate, num_workers=1, multiprocessing_context="spawn"
+    )
+    assert_same(list(loader), [collate([dataset[(0, 0)], dataset[(0, 3)]])])
+
+
+def test_fields_that_disagree_after_a_pipeline_are_told(root: Path) -> None:
+    sample = CocoDataset("annotations.json", "images", data_root=root)[(0, 0)]
+    with pytest.raises(DataError, match=r"1\.png: after the pipeline .* 1 boxes, 0 labels"):
+        collate([{**sample, "labels": sample["labels"][:0]}])
