@@ -138,7 +138,7 @@ def pictures(images: Picture | Sequence[Picture]) -> Iterator[tuple[tv_tensors.I
 
 def _as_uint8(image: Any, number: int) -> Tensor:
     what = f"image {number}"
-    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(image)))
+    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     if tensor.ndim == 2:
         tensor = tensor[None] if isinstance(image, Tensor) else tensor[..., None]
     if tensor.ndim != 3:

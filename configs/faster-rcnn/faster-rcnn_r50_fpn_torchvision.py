@@ -4,7 +4,11 @@ Differences from ours: rounded anchors on a grid of its own, RoIAlign half a pix
 side, smooth L1, and BatchNorm without an epsilon. `weights=None` there has BatchNorm's usual 1e-5.
 """
 
-_base_ = ["../_base_/models/faster-rcnn_fpn.py"]
+_base_ = [
+    "../_base_/models/faster-rcnn_fpn.py",
+    "../_base_/datasets/coco_detection.py",
+    "../_base_/schedules/1x.py",
+]
 
 model = dict(
     backbone=dict(norm=dict(eps=0.0)),
@@ -15,3 +19,6 @@ model = dict(
     ),
     box=dict(sampling_ratio=2, aligned=False, smooth_l1_beta=1 / 9),
 )
+resize = dict(type="ResizeShortestEdge", size=800, max_size=1333, rounding="torchvision")
+train_data = dict(pipeline=[resize, dict(type="RandomHorizontalFlip", p=0.5)])
+val_data = dict(pipeline=[resize])
