@@ -8,10 +8,9 @@ from torch import Tensor
 from chordate.ops.boxes import area, at_least_float32
 from chordate.structures import InstanceTargets
 
-# Ground-truth boxes compared with all candidates at a time. On a GPU more at once means fewer kernels; on a
-# CPU fewer stay in the cache. Never all: images x ground truth x anchors is gigabytes.
-GROUP_GPU = 8
-GROUP_CPU = 1
+# Ground-truth boxes compared with all candidates at a time: more at once would be fewer kernels on a GPU, but
+# all at once, images x ground truth x anchors, is gigabytes.
+GROUP = 8
 
 
 @dataclass
@@ -53,12 +52,12 @@ class Matcher:
         """Match `candidates` `[N, A, 4]`, or `[1, A, 4]` when all images share them."""
         boxes, single, crowd = targets.boxes, targets.valid & ~targets.crowd, targets.valid & targets.crowd
         boxes = at_least_float32(boxes).to(candidates.dtype)
-        group, has_crowd = GROUP_GPU, True
+        has_crowd = True
         if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
             # Looking at the data costs nothing here, and saves the work on slots that hold nothing.
             used = int(targets.valid.any(dim=0).nonzero().amax()) + 1 if bool(targets.valid.any()) else 0
             boxes, single, crowd = boxes[:, :used], single[:, :used], crowd[:, :used]
-            group, has_crowd = GROUP_CPU, bool(crowd.any())
+            has_crowd = bool(crowd.any())
 
         shape = (boxes.shape[0], candidates.shape[1])
         best = candidates.new_zeros(shape)
@@ -66,8 +65,8 @@ class Matcher:
         low = torch.zeros(shape, dtype=torch.bool, device=candidates.device)
         covered = torch.zeros_like(low)
         candidate_area = area(candidates)[:, None]
-        for start in range(0, boxes.shape[1], group):
-            some = slice(start, start + group)
+        for start in range(0, boxes.shape[1], GROUP):
+            some = slice(start, start + GROUP)
             shared = _intersection(boxes[:, some], candidates)
             union = area(boxes[:, some])[:, :, None] + candidate_area - shared
             iou = torch.where(single[:, some, None] & (shared > 0), shared / union, 0.0)

@@ -23,22 +23,11 @@ def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, th
     Returns:
         `[N, K]` bool, the valid boxes that stay.
     """
-    boxes, scores = boxes.double(), scores.double()  # nms wants one type
+    boxes, scores = boxes.double(), scores.double()  # torchvision's nms wants one type
+    suppress = _one_call if boxes.is_cuda else _compacted
     keep = torch.zeros_like(valid)
-    if boxes.is_cuda:
-        # One kernel an image, and no boolean indexing: empty slots form a group of their own.
-        groups = torch.where(valid, groups + 1, 0)
-        # NaN and infinite boxes are kept from spoiling the span.
-        span = boxes.nan_to_num(0.0, 0.0, 0.0).abs().amax(dim=(1, 2), keepdim=True) * 2 + 1
-        apart = boxes + span * groups[..., None]
-        for image in range(len(boxes)):
-            keep[image].index_fill_(0, nms(apart[image], scores[image], threshold), True)
-        return keep & valid
     for image in range(len(boxes)):
-        slots = valid[image].nonzero()[:, 0]
-        for part in _parts(slots, groups[image][slots]):
-            kept = nms(_apart(boxes[image][part], groups[image][part]), scores[image][part], threshold)
-            keep[image][part[kept]] = True
+        suppress(boxes[image], scores[image], groups[image], valid[image], threshold, keep[image])
     return keep
 
 
@@ -47,12 +36,24 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: f
     return torch.empty_like(valid)
 
 
-def _parts(slots: Tensor, groups: Tensor) -> list[Tensor]:
-    """All slots as one part if they are few, else a part a group: the cost grows with a part's square."""
-    if len(slots) <= FEW:
-        return [slots]
-    order = groups.argsort(stable=True)
-    return list(slots[order].split(groups.bincount().tolist()))
+def _one_call(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, keep: Tensor) -> None:
+    """For GPUs: one kernel an image, and no indexing that waits for the device. Fills `keep`, `[K]`."""
+    groups = torch.where(valid, groups + 1, 0)  # empty slots are a group of their own
+    boxes = torch.where(valid[:, None], boxes, 0.0)
+    keep.index_fill_(0, nms(_apart(boxes, groups), scores, threshold), True)
+    keep &= valid
+
+
+def _compacted(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, keep: Tensor) -> None:
+    """For CPUs: valid boxes alone, and if they are many a call a group, as the cost grows with the square."""
+    slots = valid.nonzero()[:, 0]
+    parts = [slots]
+    if len(slots) > FEW:
+        of_slots = groups[slots]
+        parts = list(slots[of_slots.argsort(stable=True)].split(of_slots.bincount().tolist()))
+    for part in parts:
+        kept = nms(_apart(boxes[part], groups[part]), scores[part], threshold)
+        keep[part[kept]] = True
 
 
 def _apart(boxes: Tensor, groups: Tensor) -> Tensor:

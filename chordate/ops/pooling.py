@@ -11,6 +11,7 @@ from torchvision.ops import roi_align
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.ops.boxes import area, at_least_float32
+from chordate.ops.roi_align_cpu import pyramid_roi_align
 
 # FPN (Lin et al. 2017, equation 1): a region of ImageNet's 224 x 224 px belongs to stage 4, stride 16.
 CANONICAL_SIZE = 224
@@ -76,22 +77,23 @@ class RoIPooler(nn.Module):
             `[R, C, resolution, resolution]`, float32 at least.
         """
         maps = [at_least_float32(features[name]) for name in self.names]
-        rois = torch.cat((image[:, None], boxes), dim=1).to(maps[0].dtype)
-        if len(maps) == 1:
-            return self._align(maps[0], rois, self.strides[0])
+        boxes = boxes.to(maps[0].dtype)
         levels = self.levels(boxes)
         if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
-            parts = [(levels == level).nonzero()[:, 0] for level in range(len(maps))]
-            pooled = [self._align(x, rois[part], s) for x, part, s in zip(maps, parts, self.strides)]
-            return torch.cat(pooled).index_select(0, torch.cat(parts).argsort())
+            return pyramid_roi_align(
+                maps, self.strides, boxes, image, levels.long(), self.resolution, self.sampling_ratio, self.aligned
+            )
+        rois = torch.cat((image[:, None], boxes), dim=1)
+        if len(maps) == 1:
+            return self._align(maps[0], rois, self.strides[0])
         # Waiting for the device to learn how many boxes each level has would cost more than this: every level
         # sees all boxes, those of other levels moved to where there is nothing to read.
-        away = torch.cat((rois[:, :1], torch.full_like(boxes, FAR_AWAY, dtype=rois.dtype)), dim=1)
-        pooled = [
-            self._align(x, torch.where((levels == level)[:, None], rois, away), stride)
-            for level, (x, stride) in enumerate(zip(maps, self.strides))
-        ]
-        return torch.stack(pooled).sum(dim=0)
+        away = torch.cat((rois[:, :1], torch.full_like(boxes, FAR_AWAY)), dim=1)
+        pooled = self._align(maps[0], torch.where((levels == 0)[:, None], rois, away), self.strides[0])
+        for level in range(1, len(maps)):
+            here = torch.where((levels == level)[:, None], rois, away)
+            pooled = pooled + self._align(maps[level], here, self.strides[level])
+        return pooled
 
     def _align(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
         return roi_align(features, rois, self.resolution, 1 / stride, self.sampling_ratio, self.aligned)

@@ -1,0 +1,52 @@
+"""Small stand-ins that the detection tests share."""
+
+import torch
+from torch import Tensor
+
+from chordate.contracts import FeatureSpec
+from chordate.structures import InstanceTargets
+
+STRIDES = (4, 8, 16, 32, 64)
+
+
+def pyramid(channels: int = 16, levels: int = 5) -> dict[str, FeatureSpec]:
+    """What an FPN offers: p2, p3 …"""
+    return {f"p{i + 2}": FeatureSpec(channels, stride) for i, stride in enumerate(STRIDES[:levels])}
+
+
+def feature_maps(side: int, channels: int = 16, images: int = 2, levels: int = 5) -> dict[str, Tensor]:
+    """Random maps `[images, channels, side / stride, side / stride]`, float32."""
+    return {
+        f"p{i + 2}": torch.randn(images, channels, -(-side // stride), -(-side // stride))
+        for i, stride in enumerate(STRIDES[:levels])
+    }
+
+
+def instances(
+    boxes: list[list[list[float]]],
+    labels: list[list[int]] | None = None,
+    crowd: list[list[bool]] | None = None,
+    slots: int = 8,
+) -> InstanceTargets:
+    """Ground truth from one list of boxes an image, padded to `slots`."""
+    padded = torch.zeros(len(boxes), slots, 4)
+    valid = torch.zeros(len(boxes), slots, dtype=torch.bool)
+    padded_labels = torch.zeros(len(boxes), slots, dtype=torch.int64)
+    padded_crowd = torch.zeros_like(valid)
+    for i, some in enumerate(boxes):
+        count = len(some)
+        if count:
+            padded[i, :count] = torch.tensor(some, dtype=torch.float32)
+        valid[i, :count] = True
+        if labels is not None:
+            padded_labels[i, :count] = torch.tensor(labels[i], dtype=torch.int64)
+        if crowd is not None:
+            padded_crowd[i, :count] = torch.tensor(crowd[i], dtype=torch.bool)
+    return InstanceTargets(padded, padded_labels, valid, padded_crowd)
+
+
+def random_boxes(*shape: int, span: float = 256.0, generator: torch.Generator | None = None) -> Tensor:
+    """`[*shape, 4]` boxes with sides of 2 … span / 2 px within span x span."""
+    corner = torch.rand(*shape, 2, generator=generator) * span / 2
+    size = 2 + torch.rand(*shape, 2, generator=generator) * (span / 2 - 2)
+    return torch.cat((corner, corner + size), dim=-1)

@@ -1,0 +1,62 @@
+"""Detection losses against their formulas."""
+
+import pytest
+import torch
+from detection_toys import random_boxes
+
+from chordate.errors import ConfigError
+from chordate.ops.boxes import decode, encode
+from chordate.ops.losses import BoxLoss, masked_mean
+
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1 / 9, 1.0])
+def test_smooth_l1_is_a_square_up_to_beta_and_a_line_after(beta):
+    torch.manual_seed(0)
+    references, boxes, deltas = random_boxes(30), random_boxes(30), torch.randn(30, 4)
+    gap = (deltas - encode(boxes, references, WEIGHTS)).abs()
+    square = gap**2 / (2 * beta) if beta else gap
+    wanted = torch.where(gap < beta, square, gap - beta / 2).sum(dim=1)
+    torch.testing.assert_close(BoxLoss("smooth_l1", beta, WEIGHTS)(deltas, references, boxes), wanted)
+
+
+def test_giou_is_that_of_the_boxes_the_deltas_lead_to():
+    """1 - IoU + (hull - union) / hull (Rezatofighi et al. 2019, algorithm 1)."""
+    torch.manual_seed(0)
+    references, boxes, deltas = random_boxes(30), random_boxes(30), torch.randn(30, 4)
+    found = decode(deltas, references, WEIGHTS)
+    wanted = []
+    for (a1, b1, a2, b2), (c1, d1, c2, d2) in zip(found.tolist(), boxes.tolist()):
+        shared = max(0, min(a2, c2) - max(a1, c1)) * max(0, min(b2, d2) - max(b1, d1))
+        union = (a2 - a1) * (b2 - b1) + (c2 - c1) * (d2 - d1) - shared
+        hull = (max(a2, c2) - min(a1, c1)) * (max(b2, d2) - min(b1, d1))
+        wanted.append(1 - shared / union + (hull - union) / hull)
+    torch.testing.assert_close(BoxLoss("giou", 0.0, WEIGHTS)(deltas, references, boxes), torch.tensor(wanted))
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
+def test_a_perfect_prediction_costs_nothing(kind):
+    references, boxes = random_boxes(10), random_boxes(10)
+    loss = BoxLoss(kind, 0.0, WEIGHTS)(encode(boxes, references, WEIGHTS), references, boxes)
+    torch.testing.assert_close(loss, torch.zeros(10), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
+def test_empty_slots_have_finite_gradients(kind):
+    deltas = torch.zeros(1, 4, requires_grad=True)
+    loss = BoxLoss(kind, 0.0, WEIGHTS)(deltas, torch.zeros(1, 4), torch.zeros(1, 4))
+    torch.where(torch.tensor([False]), loss, 0.0).sum().backward()
+    assert deltas.grad is not None and not deltas.grad.any()
+
+
+def test_the_mean_over_nothing_is_zero_and_keeps_its_gradient():
+    values = torch.ones(3, requires_grad=True)
+    mean = masked_mean(values, torch.zeros(3, dtype=torch.bool))
+    mean.backward()
+    assert mean == 0 and values.grad is not None
+
+
+def test_an_unknown_loss_is_named():
+    with pytest.raises(ConfigError, match='"l3"; it is smooth_l1 or giou'):
+        BoxLoss("l3", 0.0, WEIGHTS)

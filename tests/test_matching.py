@@ -1,0 +1,111 @@
+"""Matching against torchvision's Matcher, and what padding, crowds and memory demand beyond it."""
+
+import torch
+from detection_toys import instances, random_boxes
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
+from torchvision.ops import box_iou
+
+from chordate.ops.anchors import AnchorGenerator
+from chordate.ops.matching import GROUP, Matcher
+
+
+def grid_of_anchors() -> torch.Tensor:
+    """Rounded anchors tie often, which is where low-quality matching goes wrong."""
+    return torch.cat(AnchorGenerator([8, 16, 32], rounded=True)([(16, 16), (8, 8), (4, 4)], (128, 128)))
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    counts=st.lists(st.integers(1, 19), min_size=1, max_size=3),
+    thresholds=st.sampled_from([(0.7, 0.3), (0.5, 0.5), (0.5, 0.4)]),
+    low_quality=st.booleans(),
+    whole_pixels=st.booleans(),
+)
+def test_matches_are_torchvisions(seed, counts, thresholds, low_quality, whole_pixels):
+    generator = torch.Generator().manual_seed(seed)
+    boxes = [random_boxes(count, span=128, generator=generator) for count in counts]
+    if whole_pixels:
+        boxes = [(some / 8).round() * 8 + torch.tensor([0.0, 0, 8, 8]) for some in boxes]
+    anchors = grid_of_anchors()
+    overlaps = [box_iou(some, anchors) for some in boxes]
+    assume(all((overlap.amax(dim=1) > 0).all() for overlap in overlaps))
+    targets = instances([some.tolist() for some in boxes], slots=24)
+    matches = Matcher(*thresholds, low_quality=low_quality)(anchors[None], targets)
+    for image, overlap in enumerate(overlaps):
+        wanted = TorchvisionMatcher(*thresholds, allow_low_quality_matches=low_quality)(overlap)
+        assert torch.equal(matches.positive[image], wanted >= 0)
+        assert torch.equal(matches.negative[image], wanted == TorchvisionMatcher.BELOW_LOW_THRESHOLD)
+        assert torch.equal(matches.index[image][wanted >= 0], wanted[wanted >= 0])
+
+
+def test_an_object_that_touches_no_anchor_makes_none_positive():
+    far = instances([[[500, 500, 600, 600]]])
+    assert not Matcher(0.7, 0.3, low_quality=True)(grid_of_anchors()[None], far).positive.any()
+
+
+def test_without_objects_everything_is_negative():
+    matches = Matcher(0.7, 0.3, low_quality=True)(grid_of_anchors()[None], instances([[], []]))
+    assert matches.negative.all() and not matches.positive.any()
+
+
+def test_padding_changes_nothing():
+    boxes = random_boxes(5, span=128).tolist()
+    few, many = (
+        Matcher(0.5, 0.3, low_quality=True)(grid_of_anchors()[None], instances([boxes], slots=slots))
+        for slots in (5, 32)
+    )
+    assert torch.equal(few.positive, many.positive) and torch.equal(few.negative, many.negative)
+    assert torch.equal(few.index, many.index)
+
+
+def test_whatever_stands_in_empty_slots_changes_nothing():
+    targets = instances([[[0, 0, 40, 40]]])
+    clean = Matcher(0.5, 0.3, low_quality=True)(grid_of_anchors()[None], targets)
+    targets.boxes[0, 1:] = torch.tensor([20.0, 20, 100, 100])
+    dirty = Matcher(0.5, 0.3, low_quality=True)(grid_of_anchors()[None], targets)
+    assert torch.equal(clean.positive, dirty.positive) and torch.equal(clean.negative, dirty.negative)
+
+
+def test_what_a_crowd_covers_is_neither_positive_nor_negative():
+    candidates = torch.tensor([[[10.0, 10, 20, 20], [0, 0, 60, 60], [55, 0, 65, 10], [80, 80, 90, 90]]])
+    crowd = instances([[[0, 0, 60, 60]]], crowd=[[True]])
+    matches = Matcher(0.5, 0.5, low_quality=True)(candidates, crowd)
+    assert not matches.positive.any()
+    assert matches.negative.tolist() == [[False, False, True, True]]  # the third lies in it by half
+
+
+def test_an_object_within_a_crowd_is_still_learnt():
+    candidates = torch.tensor([[[10.0, 10, 20, 20], [30, 30, 40, 40]]])
+    targets = instances([[[0, 0, 60, 60], [10, 10, 20, 20]]], crowd=[[True, False]])
+    matches = Matcher(0.5, 0.5)(candidates, targets)
+    assert matches.positive.tolist() == [[True, False]] and matches.index[0, 0] == 1
+    assert not matches.negative.any()
+
+
+def test_images_x_objects_x_anchors_never_stand_in_memory():
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            for tensor in torch.utils._pytree.tree_leaves(out):
+                if isinstance(tensor, torch.Tensor):
+                    self.elements = max(self.elements, tensor.numel())
+            return out
+
+    anchors = grid_of_anchors()
+    targets = instances([random_boxes(64, span=128).tolist()] * 2, slots=64)
+    with Largest() as largest:
+        Matcher(0.7, 0.3, low_quality=True)(anchors[None], targets)
+    assert largest.elements <= 2 * GROUP * len(anchors)
+
+
+def test_float64_candidates_are_matched_in_float64():
+    exactly_half = torch.tensor([[[0.0, 0, 10, 10 + 1e-12]]], dtype=torch.float64)  # IoU just below 1/2
+    targets = instances([[[0, 0, 10, 5]]])
+    assert not Matcher(0.5, 0.5)(exactly_half, targets).positive.any()
+    assert Matcher(0.5, 0.5)(exactly_half.float(), targets).positive.all()

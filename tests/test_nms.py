@@ -1,0 +1,66 @@
+"""Grouped NMS against torchvision's plain NMS, one group at a time."""
+
+import pytest
+import torch
+from detection_toys import random_boxes
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.ops import nms
+
+from chordate.ops import nms as module
+from chordate.ops.nms import grouped_nms
+
+
+def one_group_at_a_time(boxes, scores, groups, valid, threshold):
+    keep = torch.zeros_like(valid)
+    for image in range(len(boxes)):
+        for group in groups[image].unique():
+            slots = ((groups[image] == group) & valid[image]).nonzero()[:, 0]
+            kept = nms(boxes[image][slots].double(), scores[image][slots].double(), threshold)
+            keep[image, slots[kept]] = True
+    return keep
+
+
+def candidates(seed: int, images: int, count: int, groups: int):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        random_boxes(images, count, span=300, generator=generator),
+        torch.rand(images, count, generator=generator),
+        torch.randint(0, groups, (images, count), generator=generator),
+        torch.rand(images, count, generator=generator) < 0.8,
+    )
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    images=st.integers(1, 3),
+    count=st.integers(0, 60),
+    groups=st.integers(1, 5),
+    threshold=st.sampled_from([0.3, 0.5, 0.7]),
+)
+def test_groups_do_not_suppress_each_other(seed, images, count, groups, threshold):
+    some = candidates(seed, images, count, groups)
+    assert torch.equal(grouped_nms(*some, threshold), one_group_at_a_time(*some, threshold))
+
+
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["the CPU's way", "the GPU's way"])
+def test_many_boxes_on_a_large_canvas_are_judged_exactly(on_gpu, monkeypatch):
+    """Moved apart in float32, boxes this far out are rounded until the wrong ones overlap."""
+    if on_gpu:
+        monkeypatch.setattr(module, "_compacted", module._one_call)
+    boxes, scores, groups, valid = candidates(0, 1, 3 * module.FEW, 90)
+    boxes = boxes + 4000
+    assert torch.equal(
+        grouped_nms(boxes, scores, groups, valid, 0.5), one_group_at_a_time(boxes, scores, groups, valid, 0.5)
+    )
+
+
+def test_an_empty_slot_neither_stays_nor_suppresses():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10]]])
+    scores, groups = torch.tensor([[0.9, 0.1]]), torch.zeros(1, 2, dtype=torch.int64)
+    valid = torch.tensor([[False, True]])
+    assert grouped_nms(boxes, scores, groups, valid, 0.5).tolist() == [[False, True]]
+
+
+def test_it_is_an_operator_that_compilers_can_handle():
+    torch.library.opcheck(grouped_nms, (*candidates(0, 2, 30, 3), 0.5))

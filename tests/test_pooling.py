@@ -1,0 +1,126 @@
+"""RoI pooling over a pyramid against torchvision's RoIAlign and its MultiScaleRoIAlign."""
+
+import pytest
+import torch
+from detection_toys import feature_maps, pyramid, random_boxes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+
+from chordate.contracts import FeatureSpec
+from chordate.errors import ConfigError
+from chordate.ops.pooling import RoIPooler
+
+SIDE = 256
+NUMERICS = [(2, False), (0, True), (0, False), (3, True)]  # sampling ratio, aligned
+
+
+def level_by_level(pooler, features, boxes, image):
+    """What the pooler should give, by one call of torchvision's operator a level."""
+    levels = pooler.levels(boxes)
+    rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
+    out = boxes.new_zeros(len(boxes), pooler.channels, pooler.resolution, pooler.resolution)
+    for level, (name, stride) in enumerate(zip(pooler.names, pooler.strides)):
+        here = levels == level
+        out[here] = roi_align(
+            features[name], rois[here], pooler.resolution, 1 / stride, pooler.sampling_ratio, pooler.aligned
+        )
+    return out
+
+
+def odd_boxes() -> torch.Tensor:
+    """Boxes at the edges, without extent, very thin, and larger than the image."""
+    side = float(SIDE)
+    return torch.tensor(
+        [
+            [0, 0, side, side],
+            [side - 1, side - 1, side, side],
+            [side, side, side, side],
+            [10, 10, 10, 10],
+            [10, 10, 10, 90],
+            [0, 100, side, 101],
+            [-40, -40, 20, 20],
+            [200, 200, side + 60, side + 60],
+            [side + 50, 0, side + 60, 10],
+            [7.3, 9.1, 7.8, 9.2],
+        ]
+    )
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10_000), count=st.integers(0, 40), numerics=st.sampled_from(NUMERICS), levels=st.integers(1, 4)
+)
+def test_cpu_pooling_and_its_gradient_are_roi_aligns(seed, count, numerics, levels):
+    torch.manual_seed(seed)
+    pooler = RoIPooler(pyramid(3, levels), 5, *numerics)
+    features = {k: x.double().requires_grad_() for k, x in feature_maps(SIDE, 3, levels=levels).items()}
+    boxes = torch.cat((random_boxes(count, span=SIDE), odd_boxes())).double()
+    image = torch.randint(0, 2, (len(boxes),))
+    ours, theirs = pooler(features, boxes, image), level_by_level(pooler, features, boxes, image)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    upstream = torch.randn_like(ours)
+    for mine, other in zip(
+        torch.autograd.grad(ours, list(features.values()), upstream, allow_unused=True),
+        torch.autograd.grad(theirs, list(features.values()), upstream, allow_unused=True),
+    ):
+        if mine is None or other is None:  # no box on this level
+            assert (mine is None or not mine.any()) and (other is None or not other.any())
+        else:
+            torch.testing.assert_close(mine, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_pooling_without_waiting_for_the_device_is_the_same(numerics, monkeypatch):
+    torch.manual_seed(0)
+    pooler = RoIPooler(pyramid(3, 4), 5, *numerics)
+    features = {name: x.double() for name, x in feature_maps(SIDE, 3).items()}
+    boxes = torch.cat((random_boxes(40, span=SIDE), odd_boxes())).double()
+    image = torch.randint(0, 2, (len(boxes),))
+    wanted = pooler(features, boxes, image)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(pooler(features, boxes, image), wanted, rtol=0, atol=1e-10)
+
+
+def test_levels_and_numerics_of_torchvision():
+    torch.manual_seed(0)
+    boxes = [random_boxes(30, span=2 * SIDE).clamp(max=SIDE).double() for _ in range(2)]
+    features = {name: x.double() for name, x in feature_maps(SIDE, 3).items()}
+    theirs = MultiScaleRoIAlign(["p2", "p3", "p4", "p5"], 7, 2)(features, boxes, [(SIDE, SIDE)] * 2)
+    ours = RoIPooler(pyramid(3, 4), 7, sampling_ratio=2, aligned=False)
+    image = torch.arange(2).repeat_interleave(30)
+    torch.testing.assert_close(ours(features, torch.cat(boxes), image), theirs, rtol=0, atol=1e-10)
+
+
+def test_a_region_of_224_px_belongs_to_stride_16_as_in_the_fpn_paper():
+    pooler = RoIPooler(pyramid(3, 4), 7)
+    sides = torch.tensor([1.0, 111, 112, 223, 224, 447, 448, 4000])
+    boxes = torch.stack((sides * 0, sides * 0, sides, sides), dim=1)
+    strides = [pooler.strides[int(level)] for level in pooler.levels(boxes)]
+    assert strides == [4, 4, 8, 8, 16, 16, 32, 32]
+
+
+def test_constant_maps_pool_to_the_constant():
+    pooler = RoIPooler(pyramid(2, 4), 7)
+    features = {name: torch.full_like(x, 3.0) for name, x in feature_maps(SIDE, 2).items()}
+    boxes = random_boxes(20, span=SIDE - 40) + 20
+    pooled = pooler(features, boxes, torch.zeros(20, dtype=torch.int64))
+    torch.testing.assert_close(pooled, torch.full_like(pooled, 3.0))
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        {"c4": FeatureSpec(256, 16), "c5": FeatureSpec(512, 32)},
+        {"p2": FeatureSpec(256, 4), "p4": FeatureSpec(256, 16)},
+    ],
+    ids=["other channels", "a level left out"],
+)
+def test_maps_that_are_no_pyramid_are_refused(specs):
+    with pytest.raises(ConfigError, match=r"strides that double; got .*c4|strides that double; got .*p2"):
+        RoIPooler(specs, 7)
+
+
+def test_no_regions_pool_to_nothing():
+    pooler = RoIPooler(pyramid(3, 4), 7)
+    assert pooler(feature_maps(64, 3), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)).shape == (0, 3, 7, 7)

@@ -1,0 +1,92 @@
+"""Balanced sampling: the counts of Faster R-CNN, section 3.1.3, in a fixed number of slots."""
+
+import torch
+from detection_toys import instances
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chordate.ops.matching import Matcher
+from chordate.ops.sampling import sample_balanced, sample_rois
+from chordate.structures import Proposals
+
+
+def masks(images: int, candidates: int, positives: int, negatives: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first `positives` candidates positive, the last `negatives` negative, the rest ignored."""
+    number = torch.arange(candidates).expand(images, candidates)
+    return number < positives, number >= candidates - negatives
+
+
+@given(
+    positives=st.integers(0, 40),
+    negatives=st.integers(0, 40),
+    ignored=st.integers(0, 5),
+    count=st.integers(1, 64),
+    fraction=st.sampled_from([0.25, 0.5, 1.0]),
+)
+def test_positives_up_to_their_fraction_then_negatives(positives, negatives, ignored, count, fraction):
+    total = positives + negatives + ignored
+    if total == 0:
+        return
+    positive, negative = masks(2, total, positives, negatives)
+    chosen, is_positive, valid = sample_balanced(positive, negative, count, fraction)
+    assert chosen.shape == (2, min(count, total))
+    wanted_positive = min(positives, int(count * fraction))
+    wanted_negative = min(negatives, count - wanted_positive)
+    for image in range(2):
+        held = chosen[image][valid[image]]
+        assert len(held.unique()) == len(held) == wanted_positive + wanted_negative
+        assert is_positive[image].sum() == wanted_positive
+        assert is_positive[image, :wanted_positive].all(), "positives come first"
+        assert positive[image][chosen[image][is_positive[image]]].all()
+        assert negative[image][chosen[image][valid[image] & ~is_positive[image]]].all()
+
+
+def test_every_candidate_has_the_same_chance():
+    torch.manual_seed(0)
+    positive, negative = masks(1, 40, positives=10, negatives=30)
+    drawn = torch.zeros(40)
+    for _ in range(1000):
+        chosen, _, valid = sample_balanced(positive, negative, 16, 0.25)
+        drawn[chosen[valid]] += 1
+    # 4 of 10 positives and 12 of 30 negatives each time: 400 times each, standard deviation 15.5.
+    assert (drawn - 400).abs().max() < 5 * 15.5
+
+
+def proposals_of(boxes: list[list[float]]) -> Proposals:
+    tensor = torch.tensor([boxes])
+    return Proposals(tensor, torch.zeros(1, len(boxes)), torch.ones(1, len(boxes), dtype=torch.bool))
+
+
+def test_true_boxes_are_among_the_regions():
+    proposals = proposals_of([[0.0, 0, 10, 10]])
+    targets = instances([[[50, 50, 90, 90], [20, 20, 40, 60]]], labels=[[2, 1]])
+    rois = sample_rois(proposals, targets, Matcher(0.5, 0.5), count=8, positive_fraction=0.5, background=5)
+    held = rois.boxes[rois.positive].tolist()
+    assert sorted(held) == sorted(targets.boxes[0, :2].tolist())
+    for box, label, index in zip(held, rois.labels[rois.positive], rois.index[rois.positive]):
+        assert targets.boxes[0, index].tolist() == box and targets.labels[0, index] == label
+    assert rois.labels[rois.valid & ~rois.positive].tolist() == [5]
+    assert rois.valid.sum() == 3
+
+
+def test_crowds_are_neither_regions_nor_background():
+    proposals = proposals_of([[0.0, 0, 10, 10], [55, 55, 65, 65]])
+    targets = instances([[[50, 50, 90, 90]]], crowd=[[True]])
+    rois = sample_rois(proposals, targets, Matcher(0.5, 0.5), count=8, positive_fraction=0.5, background=5)
+    assert rois.boxes[rois.valid].tolist() == [[0, 0, 10, 10]]
+
+
+def test_no_slot_after_the_leading_ones_is_positive():
+    targets = instances([[[0, 0, 10 + i, 10 + i] for i in range(8)]])
+    rois = sample_rois(
+        proposals_of([[0.0, 0, 12, 12]] * 20), targets, Matcher(0.5, 0.5), 16, positive_fraction=0.25, background=5
+    )
+    assert rois.most_positive == 4
+    assert rois.positive[:, :4].all() and not rois.positive[:, 4:].any()
+
+
+def test_invalid_proposals_are_not_drawn():
+    proposals = proposals_of([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    proposals.valid[0, 1] = False
+    rois = sample_rois(proposals, instances([[]]), Matcher(0.5, 0.5), 4, positive_fraction=0.25, background=5)
+    assert rois.boxes[rois.valid].tolist() == [[0, 0, 10, 10]]
