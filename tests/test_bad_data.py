@@ -106,6 +106,11 @@ def test_duplicate_image_ids_stop_the_run(tmp_path: Path) -> None:
     assert open_set(tmp_path, health="warn").image_ids.tolist() == [1, 2]
 
 
+def test_two_categories_of_one_name_are_told(tmp_path: Path) -> None:
+    write_coco(tmp_path, [BOX], categories=[{"id": 1, "name": "cat"}, {"id": 3, "name": "cat"}])
+    assert "several categories have the same name" in told(tmp_path)
+
+
 def test_many_ids_are_counted_not_listed(tmp_path: Path) -> None:
     write_coco(tmp_path, [annotation(n, 99, [1, 1, 9, 9]) for n in range(100)])
     assert "9 … (100 in all)" in told(tmp_path)

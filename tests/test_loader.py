@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from tiny_coco import annotation, write_coco
 from torch.utils.data import DataLoader
 
@@ -216,3 +217,25 @@ def test_fields_that_disagree_after_a_pipeline_are_told(root: Path) -> None:
     sample = CocoDataset("annotations.json", "images", data_root=root)[(0, 0)]
     with pytest.raises(DataError, match=r"1\.png: after the pipeline .* 1 boxes, 0 labels"):
         collate([{**sample, "labels": sample["labels"][:0]}])
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("coco_detection", "coco-mini"),
+        ("coco_detection_multiscale", "coco-mini"),
+        ("coco_detection_lsj", "coco-mini"),
+        ("bccd_detection", "bccd"),
+    ],
+)
+def test_the_data_configs_load_real_data(real_data: Path, name: str, folder: str) -> None:
+    config = Config.fromfile(Path(__file__).parents[1] / f"configs/_base_/datasets/{name}.py")
+    shared = {"data_root": real_data / folder, "seed": 0}
+    train = build_loader({**config.train_data, "workers": 0}, training=True, **shared)
+    val = build_loader({**config.val_data, "workers": 0}, training=False, classes=train.dataset.classes, **shared)
+    assert len(train) > 20
+    assert len(val) > 70
+    for loader in (train, val):
+        batch = next(iter(loader))
+        assert batch.targets.valid.any()
+        assert batch.images.float().std() > 20

@@ -1,4 +1,9 @@
-"""Data sets, transforms, batches and loaders: from annotation files to padded batches of tensors."""
+"""Data sets, transforms, batches and loaders: from annotation files to padded batches of tensors.
+
+A data set of one's own joins in by `@DATASETS.register_module()` on a class that takes `data_root`, `pipeline`,
+`seed` and `classes` by name, and has what the loader and the metrics use of CocoDataset: `dataset[key]`,
+`len`, `classes`, `sizes`; `class_images()` for class-balanced sampling; `category_ids` and `coco` for CocoMetric.
+"""
 
 from chordate.data.coco import CocoDataset
 from chordate.data.voc import VocDataset

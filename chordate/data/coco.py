@@ -160,10 +160,12 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
 
     def _choose(self, classes: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
         """Category ids and names by label."""
-        categories = self.coco.load_cats(sorted(self.coco.get_cat_ids()))
+        categories = self.coco.load_cats(sorted(set(self.coco.get_cat_ids())))
         if not categories:
             raise DataError(f"{self.annotations}: it has no categories, so there is nothing to learn")
         by_name = {category["name"]: category["id"] for category in categories}
+        if len(by_name) < len(categories):
+            raise DataError(f"{self.annotations}: several categories have the same name; rename them")
         names = list(by_name) if classes is None else list(classes)
         for name in names:
             if name not in by_name:
