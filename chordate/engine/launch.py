@@ -5,6 +5,8 @@ One process is started by hand; several by torchrun (one machine or many) or by 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import re
 from collections.abc import Mapping, MutableMapping
@@ -41,13 +43,15 @@ def start(seed: int | None = None) -> tuple[int, int]:
             dist.init_process_group("nccl", device_id=device())
         else:
             dist.init_process_group("gloo")
+            atexit.register(finish)  # else its threads may need the interpreter after it has gone, and abort
     if seed is not None:
         set_random_seed(seed)
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def finish() -> None:
-    """Leave the other processes after the work is done. Not for use after an error: it would wait for the others."""
+    """Leave the other processes once the work is done. On GPUs not after an error: it might wait for the others."""
+    gc.collect()  # a wrapped model that is still around would keep the group's threads alive
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -60,11 +64,13 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def share_threads(environment: Mapping[str, str]) -> None:
+def share_threads(environment: MutableMapping[str, str]) -> None:
     """Give each process its part of the machine's cores, unless OMP_NUM_THREADS says something else."""
     if "OMP_NUM_THREADS" not in environment:
         neighbours = int(environment.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # mmengine would set and warn of what is missing
+        environment.setdefault(name, str(torch.get_num_threads()))
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -74,7 +80,7 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """
     if "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return {}
-    translated: MutableMapping[str, str] = {
+    translated = {
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],

@@ -9,6 +9,7 @@ asks for a GPU.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -183,7 +184,7 @@ class Runner(mmengine.runner.Runner):
             model = cast(nn.Module, torch.compile(model, **options))
         if self.distributed and trains:
             model = DistributedDataParallel(
-                model, device_ids=[self.device] if self.device.type == "cuda" else None, broadcast_buffers=False
+                model, device_ids=[self.device] if self.device.type == "cuda" else None, **_keep_buffers()
             )
         return model
 
@@ -291,3 +292,9 @@ class Runner(mmengine.runner.Runner):
         self.logger.info(
             f"torch {torch.__version__}, {where}, {self.world_size} process(es), seed {self.settings.seed}"
         )
+
+
+def _keep_buffers() -> dict[str, Any]:
+    """How this version of torch is told that each rank keeps its own BatchNorm statistics."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}

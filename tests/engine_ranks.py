@@ -1,0 +1,70 @@
+"""What two ranks do under torchrun; test_distributed.py compares it with one process. Run: torchrun … WORK_DIR."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from engine_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_runner
+from mmengine.dist import all_gather_object, barrier, get_dist_info
+
+from chordate.engine.evaluate import evaluate
+from chordate.engine.launch import finish, start
+from chordate.errors import ChordateError, ConfigError
+
+SCALED = {**OPTIMIZER, "base_batch_size": 4}
+TRAINING: dict[str, Any] = {"optimizer": SCALED, "epochs": 2, "accumulate": 2, "clip_norm": 0.5, "ema": 0.9}
+
+
+def fresh_model(**options: Any) -> ToyModel:
+    torch.manual_seed(5)
+    return ToyModel(**{"dropout": 0.0, "norm": False, **options})
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """Everything that a rank has to tell."""
+    rank, world_size = start()
+    share = {"rank": rank, "world_size": world_size}
+    told: dict[str, Any] = {"rank": rank, "world_size": world_size}
+
+    # 24 images in batches of 2 for each rank are the batches of 4 that one process sees.
+    loader = toy_loader(24, 2, **share)
+    toy_runner(folder / "plain", model=fresh_model(), loader=loader, **TRAINING).train()
+
+    # One checkpoint, evaluated over the ranks' shares of 7 images.
+    model = fresh_model()
+    model.load_state_dict(torch.load(folder / "plain" / "epoch_2.pt", weights_only=True)["model"])
+    told["metrics"] = evaluate(model, toy_loader(7, 2, training=False, **share), ToyMetric())
+
+    # Dropout, BatchNorm, random numbers of each rank's own: stopped and resumed.
+    for name, stages in (("whole", (3,)), ("resumed", (1, 2, 3))):
+        for epochs in stages:
+            loader = toy_loader(24, 2, workers=0, **share)
+            model = fresh_model(dropout=0.5, norm=True)
+            toy_runner(folder / name, model=model, loader=loader, epochs=epochs, resume=True).train()
+            barrier()
+    told["draw"] = torch.rand(1).item()
+
+    # A NaN that only the second rank sees.
+    _, bad = list(toy_loader(24, 2, rank=1, world_size=2).batch_sampler)[3][0]
+    try:
+        toy_runner(folder / "nan", model=fresh_model(), loader=toy_loader(24, 2, bad=bad, **share), epochs=1).train()
+    except ChordateError as error:
+        told["nan"], told["bad"] = str(error), bad
+
+    # Batch statistics over processes exist on GPUs only.
+    try:
+        toy_runner(folder / "sync", model=fresh_model(norm=True), loader=loader, sync_bn=True)
+    except ConfigError as error:
+        told["sync_bn"] = str(error)
+    return told
+
+
+if __name__ == "__main__":
+    told = all_gather_object(main(Path(sys.argv[1])))
+    if get_dist_info()[0] == 0:
+        (Path(sys.argv[1]) / "told.json").write_text(json.dumps(told))
+    finish()

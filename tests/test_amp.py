@@ -1,0 +1,129 @@
+"""Mixed precision, memory layout and compilation: the same training, done otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import OPTIMIZER, ToyMetric, ToyModel, read_log, toy_loader, toy_runner
+
+from chordate.engine.amp import StepWrapper, autocast
+from chordate.engine.evaluate import evaluate
+from chordate.errors import ConfigError
+
+CPU = torch.device("cpu")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+class Watched(ToyModel):
+    """Notes what its convolutions were given and gave."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0)
+        self.seen: list[tuple[torch.dtype, bool]] = []
+        self.backbone[0].register_forward_hook(
+            lambda _, inputs, output: self.seen.append(
+                (output.dtype, inputs[0].is_contiguous(memory_format=torch.channels_last))
+            )
+        )
+
+
+def losses(folder: Path, **options: Any) -> tuple[list[float], Watched]:
+    torch.manual_seed(1)
+    model = Watched()
+    toy_runner(folder, model=model, epochs=1, **options).train()
+    return [line["loss"] for line in read_log(folder)], model
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_weights_and_losses_in_float32(tmp_path: Path) -> None:
+    full, _ = losses(tmp_path / "full")
+    mixed, model = losses(tmp_path / "mixed", amp="bf16")
+    assert {dtype for dtype, _ in model.seen} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert mixed != full
+    assert mixed == pytest.approx(full, rel=0.05, abs=0.005)
+
+
+def test_evaluation_is_in_full_precision_unless_asked_for_otherwise(tmp_path: Path) -> None:
+    model = Watched()
+    loader = toy_loader(4, training=False)
+    evaluate(model, loader, ToyMetric(), device=CPU)
+    evaluate(model, loader, ToyMetric(), device=CPU, amp="bf16", channels_last=True)
+    assert model.seen == [(torch.float32, False), (torch.bfloat16, True)]
+
+
+def test_fp16_on_the_cpu_is_refused_with_the_remedy() -> None:
+    model = ToyModel()
+    with pytest.raises(ConfigError, match='use amp="bf16"'):
+        StepWrapper(torch.optim.SGD(model.parameters(), lr=0.1), CPU, "fp16", None)
+    with pytest.raises(ConfigError, match='use amp="bf16"'):
+        autocast(CPU, "fp16")
+
+
+def test_channels_last_lays_out_images_and_weights_and_changes_no_result(tmp_path: Path) -> None:
+    usual, _ = losses(tmp_path / "usual")
+    other, model = losses(tmp_path / "other", channels_last=True)
+    assert all(is_channels_last for _, is_channels_last in model.seen)
+    assert model.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert other == pytest.approx(usual, rel=1e-4)
+
+
+def test_a_compiled_model_trains_the_same_and_its_weights_keep_their_names(tmp_path: Path) -> None:
+    usual, model = losses(tmp_path / "usual")
+    other, _ = losses(
+        tmp_path / "other", compile={"backend": "eager"}, val_loader=toy_loader(4, training=False), metric=ToyMetric()
+    )
+    assert other == pytest.approx(usual, rel=1e-5)
+    saved = torch.load(tmp_path / "other" / "epoch_1.pt", weights_only=True)["model"]
+    assert list(saved) == list(model.state_dict())
+    assert len(read_log(tmp_path / "other", "val")) == 1
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("amp", [None, "bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_an_iteration_on_the_gpu_never_waits_for_it(tmp_path: Path, amp: str | None, kind: str) -> None:
+    optimizer = OPTIMIZER if kind == "SGD" else {"type": "AdamW", "lr": 1e-3}
+    runner = toy_runner(
+        tmp_path, optimizer=optimizer, amp=amp, clip_norm=1.0, ema=0.9, accumulate=2, channels_last=True,
+        log_every=100, epochs=3,
+    )  # fmt: skip
+    runner.train()  # everything is set up now
+    loop = runner.train_loop
+    batches = [batch.pin_memory() for batch in list(toy_loader())[:2]]
+    runner.model.train()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            loop._optimise(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    loop.losses.read()
+    assert loop.losses.means()["loss"] > 0
+
+
+@pytest.mark.gpu
+@gpu
+def test_fp16_leaves_out_a_step_that_overflows_and_lowers_its_scale() -> None:
+    weight = torch.nn.Parameter(torch.ones(1, device="cuda"))
+    wrapper = StepWrapper(torch.optim.SGD([weight], lr=0.1), torch.device("cuda"), "fp16", 1.0)
+    scale = wrapper.scaler.get_scale()
+    wrapper.backward((weight * torch.inf).sum())
+    wrapper.step()
+    assert (weight.item(), wrapper.scaler.get_scale()) == (1.0, scale / 2)
+    wrapper.backward((weight * 0.5).sum())
+    wrapper.step()
+    assert weight.item() == pytest.approx(0.95)
+
+
+@pytest.mark.gpu
+@gpu
+def test_a_resume_on_the_gpu_restores_its_generator_and_scale(tmp_path: Path) -> None:
+    for folder, stages in (("whole", [12]), ("resumed", [5, 12])):
+        for iterations in stages:
+            toy_runner(tmp_path / folder, amp="fp16", iterations=iterations, resume=True).train()
+    whole, resumed = (read_log(tmp_path / folder) for folder in ("whole", "resumed"))
+    assert [line["loss"] for line in resumed] == pytest.approx([line["loss"] for line in whole], rel=1e-3)

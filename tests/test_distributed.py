@@ -1,0 +1,142 @@
+"""Two ranks under torchrun (gloo on the CPU) are one process on the whole batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_ranks import TRAINING, fresh_model
+from engine_toy import ToyMetric, read_log, toy_loader, toy_runner
+
+from chordate.engine.evaluate import evaluate
+from chordate.engine.launch import first_host, slurm_environment, start
+from chordate.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder that two ranks worked in, and what each told."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = Path(__file__).parent / "engine_ranks.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    run = subprocess.run(
+        [*launcher, str(script), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return folder, json.loads((folder / "told.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training in one process, on the whole batches."""
+    folder = tmp_path_factory.mktemp("alone")
+    toy_runner(folder, model=fresh_model(), loader=toy_loader(24, 4), **TRAINING).train()
+    return folder
+
+
+def test_torchrun_gives_each_process_its_rank(ranks: Any) -> None:
+    assert [(told["rank"], told["world_size"]) for told in ranks[1]] == [(0, 2), (1, 2)]
+
+
+def test_gradients_averaged_over_ranks_train_the_same_weights(ranks: Any, alone: Path) -> None:
+    a, b = (torch.load(folder / "epoch_2.pt", weights_only=True) for folder in (ranks[0] / "plain", alone))
+    for part in ("model", "ema"):
+        for name, weight in a[part].items():
+            assert torch.allclose(weight, b[part][name], atol=1e-6), name
+
+
+def test_logged_losses_and_rates_are_those_of_the_whole_batch(ranks: Any, alone: Path) -> None:
+    """So the loss is averaged over the ranks, and the learning rate scaled by their number."""
+    a, b = read_log(ranks[0] / "plain"), read_log(alone)
+    assert len(a) == len(b) == 6
+    for one, other in zip(a, b):
+        assert one.pop("mode") == other.pop("mode")
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_one_checkpoint_evaluates_to_the_same_numbers_and_counts_each_image_once(ranks: Any) -> None:
+    folder, told = ranks
+    model = fresh_model()
+    model.load_state_dict(torch.load(folder / "plain" / "epoch_2.pt", weights_only=True)["model"])
+    expected = evaluate(model, toy_loader(7, 2, training=False), ToyMetric(), device=torch.device("cpu"))
+    assert told[0]["metrics"] == told[1]["metrics"]
+    assert told[0]["metrics"] == pytest.approx(expected, rel=1e-6)
+    assert (expected["toy_images"], expected["toy_most"]) == (7, 1)
+
+
+def test_a_resume_restores_the_random_numbers_of_every_rank(ranks: Any) -> None:
+    folder, told = ranks
+    assert read_log(folder / "whole") == read_log(folder / "resumed")
+    assert len(read_log(folder / "whole")) == 18
+    assert told[0]["draw"] != told[1]["draw"]  # dropout differs between the ranks
+
+
+def test_a_nan_on_one_rank_stops_all_and_is_named_by_all(ranks: Any) -> None:
+    told = ranks[1]
+    assert told[0]["nan"] == told[1]["nan"]
+    assert "fit is nan in iteration 4 on rank 1, images [" in told[0]["nan"]
+    assert str(told[0]["bad"]) in told[0]["nan"].split("[")[1].split("]")[0].split(", ")
+
+
+def test_synchronised_batchnorm_on_the_cpu_is_refused(ranks: Any) -> None:
+    assert "SyncBN over several processes needs GPUs" in ranks[1][0]["sync_bn"]
+
+
+def test_only_the_first_rank_writes(ranks: Any) -> None:
+    assert len(read_log(ranks[0] / "plain")) == 6  # and not twelve
+    assert len(list((ranks[0] / "plain").glob("*/*.log"))) == 1
+
+
+def test_slurm_tasks_become_ranks() -> None:
+    environment = {
+        "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "123456",
+        "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+    }  # fmt: skip
+    found = slurm_environment(environment)
+    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"]) == ("5", "8", "1", "4")
+    assert found["MASTER_ADDR"] == "gpu07"
+    assert 1024 < int(found["MASTER_PORT"]) < 65536
+    assert slurm_environment({**environment, "MASTER_PORT": "29500"})["MASTER_PORT"] == "29500"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"},  # the batch script itself, not a task of srun
+        {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+        {"RANK": "0", "SLURM_STEP_NUM_TASKS": "8"},  # torchrun inside a SLURM job
+    ],
+)
+def test_other_processes_are_no_slurm_tasks(environment: dict[str, str]) -> None:
+    assert slurm_environment(environment) == {}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("node1", "node1"),
+        ("gpu[07-09,12],login", "gpu07"),
+        ("a-b-[3,5]", "a-b-3"),
+        ("rack1,rack2", "rack1"),
+        ("n[1-2].cluster", "n1.cluster"),
+    ],
+)
+def test_the_first_machine_of_a_slurm_list(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host
+
+
+def test_incomplete_launcher_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match="RANK is set, but not WORLD_SIZE, LOCAL_RANK"):
+        start()

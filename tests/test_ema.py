@@ -1,0 +1,88 @@
+"""The moving average of the weights: its recursion, and that it is what gets saved and evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_runner
+from mmengine.hooks import Hook
+from torch import nn
+
+from chordate.checkpoints.load import load_checkpoint
+from chordate.engine.ema import WeightAverage
+from chordate.engine.evaluate import evaluate
+
+CPU = torch.device("cpu")
+
+
+def test_the_average_follows_its_recursion_and_forgets_the_start_sooner_at_first() -> None:
+    model = nn.Linear(1, 1, bias=False).double()
+    average = WeightAverage(model, 0.9)
+    expected = model.weight.item()
+    for iteration in range(1, 200):
+        nn.init.constant_(model.weight, float(iteration))
+        average.update(model, iteration)
+        decay = min(0.9, (1 + iteration) / (10 + iteration))
+        expected = decay * expected + (1 - decay) * iteration
+        assert average.model.weight.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_statistics_are_averaged_counters_copied_and_frozen_weights_left_alone() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)).requires_grad_(False)
+    average = WeightAverage(model, 0.5)
+    model[0].running_mean.fill_(1.0)
+    model[0].num_batches_tracked.fill_(7)
+    average.update(model, 100)
+    assert average.model[0].running_mean.tolist() == [0.5, 0.5]
+    assert average.model[0].num_batches_tracked == 7
+    assert torch.equal(average.model[1].weight, model[1].weight)
+
+
+def test_the_average_is_a_copy_that_gradients_and_training_do_not_touch() -> None:
+    model = ToyModel()
+    average = WeightAverage(model, 0.9)
+    assert not average.model.training
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())
+    nn.init.zeros_(model.head.weight)
+    assert average.model.head.weight.abs().sum() > 0
+
+
+def test_training_evaluates_and_saves_the_average(tmp_path: Path) -> None:
+    kept: list[dict[str, Any]] = []
+
+    class Keep(Hook):
+        def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+            kept.append({name: value.clone() for name, value in runner.module.state_dict().items()})
+
+    loader = toy_loader(6, training=False)
+    runner = toy_runner(tmp_path, val_loader=loader, metric=ToyMetric(), hooks=[Keep()], iterations=3, ema=0.6)
+    start = {name: value.clone() for name, value in runner.module.state_dict().items()}
+    runner.train()
+
+    expected = start["head.weight"]
+    for iteration, state in enumerate(kept, 1):
+        decay = min(0.6, (1 + iteration) / (10 + iteration))
+        expected = decay * expected + (1 - decay) * state["head.weight"]
+    saved = torch.load(tmp_path / "iteration_3.pt", weights_only=True)
+    assert torch.allclose(saved["ema"]["head.weight"], expected, atol=1e-6)
+    assert torch.equal(saved["model"]["head.weight"], kept[-1]["head.weight"])
+
+    averaged, raw = ToyModel(), ToyModel()
+    load_checkpoint(averaged, tmp_path / "iteration_3.pt")
+    raw.load_state_dict(saved["model"])
+    scores = [evaluate(model, loader, ToyMetric(), device=CPU)["toy_AP"] for model in (averaged, raw)]
+    assert read_log(tmp_path, "val")[0]["toy_AP"] == scores[0] != scores[1]
+
+
+def test_an_average_begun_on_a_resume_starts_from_the_weights(tmp_path: Path) -> None:
+    toy_runner(tmp_path, iterations=2).train()
+    runner = toy_runner(tmp_path, iterations=3, ema=0.999, resume=True)
+    runner.train()
+    weights = torch.load(tmp_path / "iteration_2.pt", weights_only=True)["model"]["head.weight"]
+    decay = (1 + 3) / (10 + 3)
+    assert runner.ema is not None
+    expected = decay * weights + (1 - decay) * runner.module.head.weight
+    assert torch.allclose(runner.ema.model.head.weight, expected, atol=1e-6)
