@@ -48,8 +48,8 @@ def test_many_boxes_on_a_large_canvas_are_judged_exactly(on_gpu, monkeypatch):
     """Moved apart in float32, boxes this far out are rounded until the wrong ones overlap."""
     if on_gpu:
         monkeypatch.setattr(module, "_compacted", module._one_call)
-    boxes, scores, groups, valid = candidates(0, 1, 3 * module.FEW, 90)
-    boxes = boxes + 4000
+    _, scores, groups, valid = candidates(0, 1, 3 * module.FEW, 90)
+    boxes = random_boxes(1, 3 * module.FEW, span=20) + 4000
     assert torch.equal(
         grouped_nms(boxes, scores, groups, valid, 0.5), one_group_at_a_time(boxes, scores, groups, valid, 0.5)
     )

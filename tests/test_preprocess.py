@@ -1,0 +1,49 @@
+"""What the backbone is fed: normalised pictures with nothing but zeros around them."""
+
+import pytest
+import torch
+
+from chordate.errors import ConfigError
+from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+
+IMAGES = torch.randint(0, 256, (2, 3, 50, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+SIZES = torch.tensor([[50, 40], [30, 70]])
+
+
+def test_pictures_are_normalised_and_their_padding_is_zero():
+    out = Normalize()(IMAGES, SIZES)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
+    for image, (height, width) in enumerate(SIZES.tolist()):
+        wanted = (IMAGES[image, :, :height, :width].float() - mean) / std
+        torch.testing.assert_close(out[image, :, :height, :width], wanted)
+        assert not out[image, :, height:].any() and not out[image, :, :, width:].any()
+
+
+def test_any_size_is_padded_to_the_divisor():
+    assert Normalize(divisor=32)(IMAGES, SIZES).shape == (2, 3, 64, 96)
+    assert Normalize(divisor=10)(IMAGES, SIZES).shape == (2, 3, 50, 70)
+
+
+def test_floats_of_the_same_range_give_the_same():
+    assert torch.equal(Normalize()(IMAGES.float(), SIZES), Normalize()(IMAGES, SIZES))
+
+
+def test_bgr_reverses_the_channels():
+    flipped = Normalize(bgr=True)(IMAGES.flip(1), SIZES)
+    assert torch.equal(flipped, Normalize()(IMAGES, SIZES))
+
+
+def test_float64_models_get_the_constants_as_they_were_given():
+    normalize = Normalize().double()
+    assert normalize.mean.flatten().tolist() == list(IMAGENET_MEAN)
+    assert normalize(IMAGES, SIZES).dtype == torch.float64
+
+
+def test_constants_are_not_weights():
+    assert not Normalize().state_dict()
+
+
+@pytest.mark.parametrize("mean, std", [((1.0, 2.0), (1.0,)), ((1.0,), (0.0,))])
+def test_constants_that_make_no_sense_are_refused(mean, std):
+    with pytest.raises(ConfigError, match="one number a channel"):
+        Normalize(mean, std)
