@@ -91,7 +91,7 @@ def alternate(
         for run, kept in zip((first, second), times):
             start = time.perf_counter()
             run()
-            if device.type == "cuda":
+            if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if number:
                 kept.append(time.perf_counter() - start)
@@ -120,7 +120,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column in ("work", "layout and precision") else "right")
 
     def row(work: str, how: str, run: Callable[[], Any], rival: Callable[[], Any]) -> None:
-        mine, other = alternate(run, rival, arguments.rounds, device)
+        mine, other = alternate(run, rival, arguments.rounds)
         table.add_row(work, how, f"{mine:.3f}", f"{other:.3f}", f"{other / mine:.2f}×")
 
     def detect(precision: str) -> Callable[[], Any]:
@@ -135,8 +135,8 @@ def main() -> None:
         with torch.autocast(device.type, torch.bfloat16):
             return theirs(their_images)
 
-    our_step = trainer(ours.train(), lambda: ours(batch), "fp32", device)
-    their_step = trainer(theirs.train(), lambda: theirs(their_images, their_targets), "fp32", device)
+    our_step = trainer(ours.train(), lambda: ours(batch), "fp32")
+    their_step = trainer(theirs.train(), lambda: theirs(their_images, their_targets), "fp32")
     row("training step", "like for like: contiguous, fp32", our_step, their_step)
     ours.eval(), theirs.eval()
     row("inference", "like for like: contiguous, fp32", detect("fp32"), detect_theirs)
@@ -148,8 +148,8 @@ def main() -> None:
     row("inference", "like for like: channels-last, bf16", detect("bf16"), detect_theirs_bf16)
     ours.train(), theirs.train()
     row("training step", "like for like: channels-last, fp32", our_step, their_step)
-    half = trainer(ours, lambda: ours(batch), "bf16", device)
-    their_half = trainer(theirs, lambda: theirs(their_images, their_targets), "bf16", device)
+    half = trainer(ours, lambda: ours(batch), "bf16")
+    their_half = trainer(theirs, lambda: theirs(their_images, their_targets), "bf16")
     row("training step", "like for like: channels-last, bf16", half, their_half)
     theirs.to(memory_format=torch.contiguous_format)
     row("training step", "as shipped: ours channels-last, theirs contiguous", our_step, their_step)

@@ -51,12 +51,12 @@ def standardise(layer: nn.Module, samples: torch.Tensor, std: float) -> None:
 
 
 @torch.no_grad()
-def scattered(name: str, images: list[torch.Tensor]) -> nn.Module:
+def scattered(name: str, images: list[torch.Tensor], shifts: float = 0.3, boxes: float = 1.0) -> nn.Module:
     """A torchvision detector with random weights and statistics that sees many objects of many classes.
 
     A fresh one has equal scores everywhere, and BatchNorms that do nothing. Here the norms' affine parts are
     random, their statistics those of the images, and the predictors are scaled until their outputs differ
-    from place to place.
+    from place to place: `shifts` and `boxes` are the deviations of the RPN's and the box head's deltas.
     """
     torch.manual_seed(5)
     model = torchvision.models.detection.__dict__[name](
@@ -80,9 +80,9 @@ def scattered(name: str, images: list[torch.Tensor]) -> nn.Module:
     seen: dict[str, list[torch.Tensor]] = {}
     predictors = {
         "objectness": (model.rpn.head.cls_logits, 2.0),
-        "shifts": (model.rpn.head.bbox_pred, 0.3),
+        "shifts": (model.rpn.head.bbox_pred, shifts),
         "classes": (model.roi_heads.box_predictor.cls_score, 3.0),
-        "boxes": (model.roi_heads.box_predictor.bbox_pred, 1.0),
+        "boxes": (model.roi_heads.box_predictor.bbox_pred, boxes),
     }
 
     def note(key):

@@ -11,7 +11,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(norm=dict(eps=0.0)),
+    backbone=dict(norm=dict(eps=0.0), pretrained=None),  # the whole model's weights follow
     rpn=dict(
         anchors=dict(rounded=True, stride_from_grid=True),
         post_nms_topk=(2000, 1000),
