@@ -1,6 +1,7 @@
 """Torchvision's Faster R-CNNs, loaded and compared in float64 on real images: detections and losses."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import torchvision
 from torch import nn
 
 from chordate.checkpoints.load import load_checkpoint
+from chordate.checkpoints.torchvision import convert
 from chordate.config import load_config
 from chordate.registry import MODELS
 from chordate.structures import Batch, ImageInfo, InstanceTargets
@@ -197,3 +199,32 @@ def train_without_norms(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     return model
+
+
+def test_files_from_before_0_13_load_too(pair):
+    """The published COCO weights of the first version are one: fewer `.0` in the names."""
+    referee, model, *_ = pair
+    old = {}
+    for name, tensor in referee.state_dict().items():
+        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # without norms, as all were then
+            name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d|head\.conv)\.0(\.0)?\.", r"\1.", name)
+        old[name] = tensor
+    now, then = (convert(state, model) for state in (referee.state_dict(), old))
+    assert set(now) == set(then)
+    assert all(torch.equal(tensor, then[name]) for name, tensor in now.items())
+
+
+def test_a_model_for_cocos_80_classes_takes_their_rows(real_data, pair):
+    """Torchvision's detectors have 91 outputs, one for each category id and the background."""
+    referee = pair[0]
+    data = json.loads((real_data / "coco-mini/annotations/instances_val2017.json").read_text())
+    ids = sorted(category["id"] for category in data["categories"])
+    assert len(ids) == 80
+
+    class Eighty:
+        num_classes = 80
+
+    state = convert(referee.state_dict(), Eighty())
+    theirs = referee.roi_heads.box_predictor
+    assert torch.equal(state["box.classes.bias"], theirs.cls_score.bias[[*ids, 0]])
+    assert torch.equal(state["box.deltas.bias"].view(80, 4), theirs.bbox_pred.bias.view(91, 4)[ids])
