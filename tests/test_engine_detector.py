@@ -1,0 +1,74 @@
+"""The engine with the real loader and a real detector: stopped in mid-epoch and resumed, and as the commands use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import read_log
+
+from chordate.api import build_model
+from chordate.config import load_config, section
+from chordate.data.loader import build_loader
+from chordate.data.shapes import generate_shapes
+from chordate.engine.evaluate import evaluate
+from chordate.engine.launch import start
+from chordate.engine.runner import Runner
+from chordate.registry import METRICS
+
+SMALL = {
+    "train_data.batch_size": 2, "train_data.workers": 2, "train_data.pipeline": [
+        {"type": "ResizeShortestEdge", "size": [56, 64, 72], "max_size": 96}, {"type": "RandomHorizontalFlip"},
+        {"type": "RandomPhotometricDistort"},
+    ],
+    "train.epochs": None, "train.iterations": 6, "train.eval_every": None, "train.save_best": None,
+    "train.log_every": 1, "train.tensorboard": False, "train.seed": 3, "train.accumulate": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    generate_shapes(folder, train=14, val=3, size=64)
+    return folder
+
+
+def train(shapes: Path, work_dir: Path, **options: Any) -> Runner:
+    """What `chordate train` does, in 7 batches and 4 iterations an epoch."""
+    cfg = load_config("faster-rcnn_r18_fpn_demo_shapes", SMALL)
+    cfg.merge_from_dict(options)
+    start(3)
+    shared = {"data_root": shapes, "seed": 3}
+    train_loader = build_loader(section(cfg, "train_data"), training=True, **shared)
+    val_loader = build_loader(section(cfg, "val_data"), training=False, classes=train_loader.dataset.classes, **shared)
+    runner = Runner.from_config(
+        cfg, model=build_model(cfg, classes=train_loader.dataset.classes), train_loader=train_loader,
+        val_loader=val_loader, metric=METRICS.build(section(cfg, "metric"), dataset=val_loader.dataset),
+        work_dir=work_dir, resume=True,
+    )  # fmt: skip
+    runner.train()
+    return runner
+
+
+def test_a_detector_resumed_in_mid_epoch_goes_on_exactly_with_workers_and_augmentation(
+    shapes: Path, tmp_path: Path
+) -> None:
+    train(shapes, tmp_path / "whole")
+    train(shapes, tmp_path / "resumed", **{"train.iterations": 3})
+    train(shapes, tmp_path / "resumed", **{"train_data.workers": 0})
+    whole, resumed = read_log(tmp_path / "whole"), read_log(tmp_path / "resumed")
+    assert [line["iteration"] for line in whole] == list(range(1, 7))
+    rates = [line.pop("lr") for line in whole], [line.pop("lr") for line in resumed]
+    assert rates[0] == rates[1]  # in the warm-up, which does not depend on the length
+    assert whole == resumed
+
+
+def test_the_numbers_of_training_are_those_of_a_later_evaluation(shapes: Path, tmp_path: Path) -> None:
+    runner = train(shapes, tmp_path, **{"train.iterations": 1})
+    logged = {k: v for k, v in read_log(tmp_path, "val")[0].items() if k not in ("mode", "epoch", "iteration")}
+    again = evaluate(runner.module, runner.val_loop.dataloader, runner.val_loop.metric, device=torch.device("cpu"))
+    assert logged == {name: pytest.approx(value, nan_ok=True) for name, value in again.items() if value == value} | {
+        name: None for name, value in again.items() if value != value
+    }
