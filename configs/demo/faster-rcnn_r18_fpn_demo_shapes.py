@@ -3,10 +3,11 @@
 _base_ = ["../_base_/models/faster-rcnn_fpn.py", "../_base_/schedules/1x.py"]
 
 model = dict(
-    backbone=dict(type="resnet18", norm="BN", frozen_stages=-1, pretrained=None),
+    # Shapes are 15 to 90 px: stride 16 sees them whole, and c5 would cost a quarter of the time.
+    backbone=dict(type="resnet18", out=["c2", "c3", "c4"], norm="BN", frozen_stages=-1, pretrained=None),
     neck=dict(channels=64),
     rpn=dict(
-        anchors=dict(sizes=[16, 32, 64, 96, 128]),  # shapes are 15 to 90 px
+        anchors=dict(sizes=[16, 32, 64, 96]),
         batch_size_per_image=64,
         pre_nms_topk=(300, 200),
         post_nms_topk=(150, 100),
@@ -26,6 +27,7 @@ val_data = dict(
     workers=0,
 )
 metric = dict(type="CocoMetric")
-optimizer = dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4, base_batch_size=None)
-schedule = dict(_delete_=True, type="cosine", warmup_iters=50, warmup_factor=0.01)
-train = dict(epochs=4, eval_every=1, save_best="bbox_AP", log_every=10)
+# AdamW learns more than SGD in so few steps.
+optimizer = dict(_delete_=True, type="AdamW", lr=1e-3, weight_decay=0.05, base_batch_size=8)
+schedule = dict(_delete_=True, type="cosine", warmup_iters=60, warmup_factor=0.01)
+train = dict(epochs=4, eval_every=2, save_best="bbox_AP", log_every=10, clip_norm=10.0)

@@ -4,4 +4,4 @@ warm-up (its `schedule_1x.py`; Detectron2's 1x is 90,000 iterations, about 12.3 
 
 optimizer = dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4, base_batch_size=16)
 schedule = dict(type="step", milestones=[8, 11], gamma=0.1, warmup_iters=500, warmup_factor=0.001)
-train = dict(epochs=12)
+train = dict(epochs=12, save_best="bbox_AP")
