@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from chordate.errors import ConfigError
-from chordate.structures import Detections, InstanceTargets, Proposals
+from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,12 @@ class ProposalHead(Protocol):
 
 
 class RoIHead(Protocol):
-    """Looks at proposals: `loss` samples and learns, `predict` gives detections in pixels of the padded batch."""
+    """Looks at regions: `loss` learns from sampled ones, `predict` gives detections in pixels of the padded batch.
 
-    def loss(
-        self, features: dict[str, Tensor], proposals: Proposals, targets: InstanceTargets
-    ) -> dict[str, Tensor]: ...
+    The box head also draws the sample, by `sample(proposals, targets)`; the heads beside it learn from the same.
+    """
+
+    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]: ...
     def predict(self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> list[Detections]: ...
 
 
