@@ -114,9 +114,9 @@ class RPNHead(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> RPNOutputs:
         """Predict at every anchor of the maps `[N, C, H, W]`."""
         per_cell = self.anchors.per_cell
-        # Both predictors in one pass over the map.
-        weight = torch.cat((self.objectness.weight, self.deltas.weight))
-        bias = torch.cat((self.objectness.bias, self.deltas.bias))
+        predictors = (self.objectness, self.deltas)  # both in one pass over the map
+        weight = torch.cat([predictor.weight for predictor in predictors])
+        bias = torch.cat([predictor.bias for predictor in predictors if predictor.bias is not None])
         logits, deltas, grids = [], [], []
         for name in self.levels:
             x = features[name]
