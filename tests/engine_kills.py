@@ -24,12 +24,15 @@ class Signal(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, iteration: int, number: int = signal.SIGKILL):
+    def __init__(self, iteration: int, number: int = signal.SIGKILL, to_all: bool = False):
         self.iteration, self.number = iteration, number
+        self.send = os.killpg if to_all else os.kill
+        if to_all:
+            os.setsid()  # a process group of our own: this process and the loader's workers
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if runner.iter + 1 == self.iteration:
-            os.kill(os.getpid(), self.number)
+            self.send(os.getpid(), self.number)
 
 
 class Draws(ToyMetric):
@@ -90,6 +93,8 @@ def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None,
             hooks.append(Signal(count))
         case "SIGTERM" | "SIGINT":
             hooks.append(Signal(count, signal.Signals[place]))
+        case "SIGTERM to all" | "SIGINT to all":
+            hooks.append(Signal(count, signal.Signals[place.split()[0]], to_all=True))
         case "half a file":
             write_half(count)
         case "before renaming":

@@ -111,6 +111,16 @@ def test_a_signal_ends_training_after_the_iteration_with_everything_saved(
     assert read_log(tmp_path) == read_log(whole)
 
 
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM to all", 143), ("SIGINT to all", 130)])
+def test_a_signal_that_the_loaders_workers_get_too_ends_training_and_loses_nothing(
+    tmp_path: Path, whole: Path, name: str, status: int
+) -> None:
+    """Ctrl-C and SLURM signal whole process groups; a worker's death may come in mid-iteration."""
+    assert in_process(train, tmp_path, 2, (name, 5)) == status
+    assert in_process(train, tmp_path, 2, resume=True) == 0
+    assert read_log(tmp_path) == read_log(whole)
+
+
 def test_averages_over_several_iterations_in_the_log_survive_a_resume(tmp_path: Path) -> None:
     for folder, kills in (("whole", []), ("killed", [("iteration", 4)])):
         for kill in [*kills, None]:

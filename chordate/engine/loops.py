@@ -6,6 +6,7 @@ accumulated batches as iterations. Hooks are called at the same points and with 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -56,6 +57,8 @@ class TrainLoop(BaseLoop):
         """The iterations that were done at the last evaluation."""
         self.stop_training = False
         """mmengine's EarlyStoppingHook sets it."""
+        self._stopped: str | None = None
+        """Where a signal ended training."""
 
     @property
     def epoch(self) -> int:
@@ -78,10 +81,20 @@ class TrainLoop(BaseLoop):
         runner.call_hook("before_train")
         bar = runner.progress.task("training", self.max_iters, self.iter)
         with StopSignals() as self.signals, bar as self.update_bar:
-            if self.iter > self.evaluated and self._evaluates():  # killed between saving and evaluating
-                self._evaluate()
-            while self.iter < self.max_iters and not self.stop_training:
-                self._run_epoch()
+            try:
+                if self.iter > self.evaluated and self._evaluates():  # killed between saving and evaluating
+                    self._evaluate()
+                while self.iter < self.max_iters and not self.stop_training and self._stopped is None:
+                    self._run_epoch()
+            except RuntimeError:
+                if self.signals.received is None:
+                    raise
+                # The signal went to the loader's workers too, and their death interrupted the iteration anywhere.
+                self._stopped = "in mid-iteration; --resume goes on from the last checkpoint"
+        if self._stopped is not None:
+            number = self.signals.received or signal.SIGTERM  # None where another rank got it
+            runner.logger.warning(f"stopped by {number.name} {self._stopped}")
+            raise SystemExit(128 + number)
         runner.call_hook("after_train")
         return runner.module
 
@@ -102,8 +115,10 @@ class TrainLoop(BaseLoop):
             if self._evaluates():
                 self._evaluate()
             if self._agreed or (self.runner.world_size == 1 and self.signals.received):
-                self._leave(saved)
-            if self.iter == self.max_iters or self.stop_training:
+                if not saved:
+                    runner.save()
+                self._stopped = f"after iteration {self.iter}, which is saved; --resume goes on from it"
+            if self.iter == self.max_iters or self.stop_training or self._stopped is not None:
                 break
 
     def _batches(self, start: int) -> Iterator[Batch]:
@@ -186,17 +201,6 @@ class TrainLoop(BaseLoop):
         metrics = self.runner.val_loop.run()
         self.evaluated = self.iter
         self.runner.save_best(metrics)
-
-    def _leave(self, saved: bool) -> None:
-        """Save and end the process, with the status that a signal gives."""
-        if not saved:
-            self.runner.save()
-        number = self.signals.received
-        self.runner.logger.warning(
-            f"stopped by {number.name if number else 'a signal to another rank'} after iteration {self.iter}, which is "
-            f"saved; go on with --resume"
-        )
-        raise SystemExit(128 + (number or 15))
 
 
 class EvaluationLoop(BaseLoop):
