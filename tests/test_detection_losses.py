@@ -3,10 +3,11 @@
 import pytest
 import torch
 from detection_toys import random_boxes
+from torchvision.ops import generalized_box_iou_loss
 
 from chordate.errors import ConfigError
 from chordate.ops.boxes import decode, encode
-from chordate.ops.losses import BoxLoss, masked_mean
+from chordate.ops.losses import BoxLoss, giou_loss, masked_mean
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
@@ -33,6 +34,20 @@ def test_giou_is_that_of_the_boxes_the_deltas_lead_to():
         hull = (max(a2, c2) - min(a1, c1)) * (max(b2, d2) - min(b1, d1))
         wanted.append(1 - shared / union + (hull - union) / hull)
     torch.testing.assert_close(BoxLoss("giou", 0.0, WEIGHTS)(deltas, references, boxes), torch.tensor(wanted))
+
+
+def test_giou_and_its_gradient_are_torchvisions():
+    torch.manual_seed(0)
+    found, boxes = random_boxes(50).requires_grad_(), random_boxes(50)
+    ours, theirs = giou_loss(found, boxes), generalized_box_iou_loss(found, boxes)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), found)[0] for loss in (ours, theirs)))
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
+def test_no_shape_depends_on_the_data(kind):
+    compiled = torch.compile(BoxLoss(kind, 0.0, WEIGHTS), fullgraph=True, backend="aot_eager")
+    assert compiled(torch.zeros(9, 4, requires_grad=True), random_boxes(9), random_boxes(9)).shape == (9,)
 
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])

@@ -3,10 +3,9 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
 from chordate.errors import ConfigError
-from chordate.ops.boxes import at_least_float32, decode, encode
+from chordate.ops.boxes import area, at_least_float32, decode, encode
 
 BOX_LOSSES = ("smooth_l1", "giou")
 
@@ -14,6 +13,20 @@ BOX_LOSSES = ("smooth_l1", "giou")
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of `values` where `mask` is true; 0, with its gradient still connected, where it never is."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def giou_loss(found: Tensor, boxes: Tensor) -> Tensor:
+    """1 - GIoU of two boxes `[..., 4]` each, 0 … 2 (Rezatofighi et al. 2019, algorithm 1).
+
+    torchvision's has boolean indexing in it, which waits for the device and cannot be compiled.
+    """
+    outer, inner = torch.maximum(found, boxes), torch.minimum(found, boxes)
+    width, height = (inner[..., 2:] - outer[..., :2]).clamp(min=0).unbind(-1)
+    shared = width * height
+    union = area(found) + area(boxes) - shared
+    hull_area = area(torch.cat((inner[..., :2], outer[..., 2:]), dim=-1))
+    tiny = 1e-7  # two boxes without extent share nothing
+    return 1 - shared / (union + tiny) + (hull_area - union) / (hull_area + tiny)
 
 
 class BoxLoss:
@@ -42,6 +55,6 @@ class BoxLoss:
         deltas = at_least_float32(deltas)
         boxes = boxes.to(deltas.dtype)
         if self.kind == "giou":
-            return generalized_box_iou_loss(decode(deltas, references, self.weights), boxes)
+            return giou_loss(decode(deltas, references, self.weights), boxes)
         wanted = encode(boxes, references, self.weights)
         return F.smooth_l1_loss(deltas, wanted, reduction="none", beta=self.beta).sum(dim=-1)

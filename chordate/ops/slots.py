@@ -9,6 +9,7 @@ class Slots:
 
     Empty slots cost time, but to leave them out is to know how many there are: on a CPU that is free, on a
     GPU it would stop the queue of work, and in a compiled graph it would make every shape depend on data.
+    (A BatchNorm behind them takes them into its statistics there; they are few, as samples are mostly full.)
 
     Attributes:
         image: `[R]` int64, the image of each row.
@@ -17,12 +18,14 @@ class Slots:
 
     def __init__(self, occupied: Tensor):
         images, count = occupied.shape
+        image = torch.arange(images, device=occupied.device).repeat_interleave(count, output_size=images * count)
+        present = occupied.flatten()
         self._rows: Tensor | None = None
-        self.present = occupied.flatten()
-        self.image = torch.arange(images, device=occupied.device)[:, None].expand(images, count).reshape(-1)
         if occupied.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._rows = self.present.nonzero()[:, 0]
-            self.image, self.present = self(self.image[:, None]), self(self.present[:, None])
+            self._rows = present.nonzero()[:, 0]
+            image, present = image[self._rows], present[self._rows]
+        self.image = image
+        self.present = present
 
     def __call__(self, values: Tensor) -> Tensor:
         """The rows of `values` `[N, S, ...]`, as `[R, ...]`."""
