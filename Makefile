@@ -25,7 +25,7 @@ lint: install
 
 # mypy cannot follow the mapped folders of an editable install, so it reads the built package.
 types: install
-	@rm -rf build/types && mkdir -p build/types
+	@rm -rf build
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy
 

@@ -44,6 +44,9 @@ def sides(device: torch.device, size: tuple[int, int]) -> tuple[Any, Any]:
                 parameter.mul_(0.2)
         theirs.roi_heads.box_predictor.cls_score.weight.mul_(3)
     chordate.load_checkpoint(ours, theirs.state_dict())
+    ours.pipeline = [
+        {"type": "ResizeShortestEdge", "size": min(size), "max_size": max(size), "rounding": "torchvision"}
+    ]
     return ours.to(device), theirs.to(device)
 
 
@@ -123,41 +126,50 @@ def main() -> None:
         mine, other = alternate(run, rival, arguments.rounds)
         table.add_row(work, how, f"{mine:.3f}", f"{other:.3f}", f"{other / mine:.2f}×")
 
-    def detect(precision: str) -> Callable[[], Any]:
-        return lambda: chordate.predict(ours, images, batch_size=arguments.batch, precision=precision)
+    def shipped() -> Any:
+        return chordate.predict(ours, images, batch_size=arguments.batch)
 
-    @torch.inference_mode()
-    def detect_theirs() -> Any:
-        return theirs(their_images)
+    def detect(model: Any, inputs: Any, precision: str = "fp32") -> Callable[[], Any]:
+        @torch.inference_mode()
+        def run() -> Any:
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                return model(inputs)
 
-    @torch.inference_mode()
-    def detect_theirs_bf16() -> Any:
-        with torch.autocast(device.type, torch.bfloat16):
-            return theirs(their_images)
+        return run
 
-    our_step = trainer(ours.train(), lambda: ours(batch), "fp32")
-    their_step = trainer(theirs.train(), lambda: theirs(their_images, their_targets), "fp32")
-    row("training step", "like for like: contiguous, fp32", our_step, their_step)
+    def step(model: Any, *inputs: Any, precision: str = "fp32") -> Callable[[], None]:
+        return trainer(model, lambda: model(*inputs), precision)
+
+    def layout(form: torch.memory_format, *models: Any) -> None:
+        for model in models:
+            model.to(memory_format=form)
+        batch.images = batch.images.contiguous(memory_format=form)
+
     ours.eval(), theirs.eval()
-    row("inference", "like for like: contiguous, fp32", detect("fp32"), detect_theirs)
-    row("inference", "as shipped: ours auto, theirs contiguous fp32", detect("auto"), detect_theirs)
-
-    for model in (ours, theirs):
-        model.to(memory_format=torch.channels_last)
-    row("inference", "like for like: channels-last, fp32", detect("fp32"), detect_theirs)
-    row("inference", "like for like: channels-last, bf16", detect("bf16"), detect_theirs_bf16)
+    row("inference", "like for like: contiguous, fp32", detect(ours, batch), detect(theirs, their_images))
+    row("inference", "as shipped: chordate.predict, torchvision's model", shipped, detect(theirs, their_images))
     ours.train(), theirs.train()
-    row("training step", "like for like: channels-last, fp32", our_step, their_step)
-    half = trainer(ours, lambda: ours(batch), "bf16")
-    their_half = trainer(theirs, lambda: theirs(their_images, their_targets), "bf16")
-    row("training step", "like for like: channels-last, bf16", half, their_half)
-    theirs.to(memory_format=torch.contiguous_format)
-    row("training step", "as shipped: ours channels-last, theirs contiguous", our_step, their_step)
+    row(
+        "training step", "like for like: contiguous, fp32", step(ours, batch), step(theirs, their_images, their_targets)
+    )
+    layout(torch.channels_last, ours)
+    shipped_step = step(ours, batch)
+    row(
+        "training step", "as shipped: fp32, ours channels-last", shipped_step, step(theirs, their_images, their_targets)
+    )
+    layout(torch.channels_last, theirs)
+    for precision in ("fp32", "bf16"):
+        how = f"like for like: channels-last, {precision}"
+        ours.train(), theirs.train()
+        theirs_step = step(theirs, their_images, their_targets, precision=precision)
+        row("training step", how, step(ours, batch, precision=precision), theirs_step)
+        ours.eval(), theirs.eval()
+        row("inference", how, detect(ours, batch, precision), detect(theirs, their_images, precision))
     Console(width=120).print(table)
     if arguments.profile:
-        show_profile("training step", our_step)
-        ours.eval()
-        show_profile("inference", detect("auto"))
+        show_profile("inference", shipped)
+        ours.train()
+        show_profile("training step", shipped_step)
 
 
 def show_profile(title: str, run: Callable[[], Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from chordate.registry import BACKBONES, MODELS
 from chordate.structures import Detections, ImageInfo
 
 DEFAULT_PIPELINE = [{"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}]
-Picture = str | Path | np.ndarray | Tensor | Any
+Picture = str | Path | np.ndarray | Tensor | PIL.Image.Image
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -56,7 +57,7 @@ def build_backbone(
         ConfigError: unknown name or argument, or the backbone does not keep its own promise.
         CheckpointError: the weights cannot be read or do not fit.
     """
-    config = {"type": backbone} if isinstance(backbone, str) else dict(backbone)
+    config: dict[str, Any] = {"type": backbone} if isinstance(backbone, str) else dict(backbone)
     if pretrained is not None:
         config["pretrained"] = pretrained
     built = BACKBONES.build({**config, **options})
@@ -128,7 +129,7 @@ def pictures(images: Picture | Sequence[Picture]) -> Iterator[tuple[tv_tensors.I
         DataError: a file cannot be read, or an array is no picture.
     """
     stacked = isinstance(images, Tensor | np.ndarray) and images.ndim == 4
-    several = list(images) if stacked or isinstance(images, list | tuple) else [images]
+    several: Any = images if stacked or isinstance(images, list | tuple) else [images]
     for number, image in enumerate(several):
         if isinstance(image, str | Path):
             yield tv_tensors.Image(read_image(image)), str(image)
@@ -207,7 +208,10 @@ def predict(
     try:
         with torch.autocast(first.device.type, torch.bfloat16, enabled=half):
             while chunk := list(islice(samples, batch_size)):
-                found += model(collate(chunk).to(first.device))
+                batch = collate(chunk).to(first.device)
+                # Convolutions are faster with a pixel's channels side by side; the result is the same.
+                batch.images = batch.images.contiguous(memory_format=torch.channels_last)
+                found += model(batch)
     finally:
         model.train(was_training)
     return [detections[detections.scores >= score_threshold] for detections in found]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import DictAction
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from torch import nn
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +32,12 @@ def data_root(arguments: argparse.Namespace) -> Path:
     return Path(arguments.data_root or os.environ.get("CHORDATE_DATA") or "data")
 
 
-def load_trained(cfg: Config, checkpoint: str) -> nn.Module:
+def load_trained(cfg: Config, checkpoint: str) -> Any:
     """The config's model with a checkpoint's weights, for the classes that the checkpoint was trained on."""
     from chordate.api import build_model
     from chordate.checkpoints.load import load_checkpoint, read_state
 
     state = read_state(checkpoint)
-    model = build_model(cfg, classes=state.get("classes"), pretrained=False)
+    model: Any = build_model(cfg, classes=state.get("classes"), pretrained=False)
     print(load_checkpoint(model, state))
     return model

@@ -12,7 +12,8 @@ NOTE = (
     "FLOPs are multiply-adds of convolutions and matrix products, as in the ResNet paper's table 1; other tools "
     "count a multiply-add as two. A backbone's parameters and FLOPs include a 1000-class linear layer on its last "
     "map, so that they compare with the papers' tables. The paper's bottleneck has its stride in the first 1×1 "
-    '(style="caffe"); ours and torchvision\'s have it in the 3×3 (v1.5), about 7 % more FLOPs.'
+    '(style="caffe"); ours and torchvision\'s have it in the 3×3 (v1.5), about 7 % more FLOPs. '
+    "A detector counts as it predicts 80 classes."
 )
 
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    import torch
     from rich.console import Console
     from rich.table import Table
 
@@ -49,11 +51,13 @@ def run(arguments: argparse.Namespace) -> None:
         if not models and not backbones:
             raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
         for name in models:
-            model: Any = build_model(name, pretrained=False)
+            model: Any = build_model(name, num_classes=80, pretrained=False)
             table.add_row(name, *row(model, size(arguments.size, (800, 1344)), features_of=model))
         for name in backbones:
-            backbone = build_backbone(name)
-            table.add_row(name, *row(classifier(backbone), size(arguments.size, (224, 224)), features_of=backbone))
+            with torch.device("meta"):  # counting takes shapes only
+                backbone = build_backbone(name)
+                counted = classifier(backbone)
+            table.add_row(name, *row(counted, size(arguments.size, (224, 224)), features_of=backbone))
     Console().print(table)
 
 
@@ -61,7 +65,7 @@ def size(given: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:
     return (given[0], given[-1]) if given else default
 
 
-def classifier(backbone: nn.Module, classes: int = 1000) -> nn.Module:
+def classifier(backbone: Any, classes: int = 1000) -> nn.Module:
     """The backbone with global average pooling and a linear layer on its last map."""
     from torch import nn
 
@@ -102,7 +106,7 @@ def multiply_adds(model: nn.Module, shape: tuple[int, int]) -> float:
     if hasattr(model, "classes"):
         images = Batch(images, torch.tensor([shape]), [ImageInfo(0, "blank", *shape)])
     else:
-        model, images = model.to("meta"), images.to("meta")
+        images = images.to(next(model.parameters()).device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(images)
     return counter.get_total_flops() / 2

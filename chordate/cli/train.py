@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from chordate.cli.common import add_config_arguments, data_root
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     seed = section(cfg, "train").get("seed", 0)
     rank, world_size = start(seed)
     shared = {"data_root": data_root(arguments), "seed": seed, "rank": rank, "world_size": world_size}
-    train_loader = build_loader(section(cfg, "train_data"), training=True, **shared)
+    train_loader: Any = build_loader(section(cfg, "train_data"), training=True, **shared)
     classes = train_loader.dataset.classes
     val_loader = metric = None
     if cfg.get("val_data"):
