@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def train(shapes: Path, work_dir: Path, **options: Any) -> Runner:
         work_dir=work_dir, resume=True,
     )  # fmt: skip
     runner.train()
+    assert not multiprocessing.active_children()  # no worker lingers, to be waited for at the end
     return runner
 
 

@@ -179,6 +179,13 @@ def test_a_training_started_anew_sets_the_old_log_aside(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("log_*.jsonl"))) == 1
 
 
+def test_a_training_started_anew_that_saved_nothing_yet_does_not_resume_the_one_before(tmp_path: Path) -> None:
+    toy_runner(tmp_path, epochs=1).train()
+    assert in_process(train, tmp_path, 0, ("iteration", 1)) == -signal.SIGKILL
+    toy_runner(tmp_path, epochs=1, resume=True).train()
+    assert [line["iteration"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_resume_with_another_batch_size_goes_on_from_the_start_of_the_epoch_and_says_so(tmp_path: Path) -> None:
     toy_runner(tmp_path, iterations=8).train()  # 6 an epoch: in the second
     runner = toy_runner(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)

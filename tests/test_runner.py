@@ -113,10 +113,11 @@ def test_evaluate_gives_the_metrics_of_a_checkpoint_and_writes_no_training_log(t
     assert not (tmp_path / "test" / "log.jsonl").exists()
 
 
-def test_an_evaluation_leaves_the_model_in_its_mode(tmp_path: Path) -> None:
+def test_an_evaluation_leaves_every_part_of_the_model_in_its_mode() -> None:
     model = ToyModel().train()
+    model.backbone[1].eval()  # a frozen BatchNorm
     evaluate(model, toy_loader(5, training=False), ToyMetric(), device=CPU)
-    assert model.training
+    assert [name for name, module in model.named_modules() if not module.training] == ["backbone.1"]
 
 
 def test_tensorboard_gets_losses_rate_and_metrics(tmp_path: Path) -> None:

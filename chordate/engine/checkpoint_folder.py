@@ -89,6 +89,17 @@ class CheckpointFolder:
             raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}){last}") from error
         return path
 
+    def begin(self) -> bool:
+        """Start a training anew: what an earlier one left is no longer the last checkpoint, but stays.
+
+        Returns:
+            Whether there was an earlier one.
+        """
+        if not (self.folder / POINTER).is_file():
+            return False
+        self._write(POINTER, lambda file: None)
+        return True
+
     def take_over(self, files: Sequence[str]) -> None:
         """Count the checkpoints that this run wrote before it was resumed among those that may be deleted."""
         self.files = [name for name in files if (self.folder / name).is_file()]
@@ -99,12 +110,15 @@ class CheckpointFolder:
             path.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
-        """The last whole checkpoint: the one that `last_checkpoint` names, else the one that got furthest."""
+        """The last whole checkpoint: the one that `last_checkpoint` names, else the one that got furthest; None
+        where a training was started anew and has saved nothing yet."""
         pointer = self.folder / POINTER
         if pointer.is_file():
-            named = self.folder / pointer.read_text().strip()
-            if _iteration(named) is not None:
-                return named
+            name = pointer.read_text().strip()
+            if not name:
+                return None
+            if _iteration(self.folder / name) is not None:
+                return self.folder / name
         whole = [
             (iteration, path) for path in self.folder.glob(f"*{SUFFIX}") if (iteration := _iteration(path)) is not None
         ]

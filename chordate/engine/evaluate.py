@@ -27,7 +27,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Run a model over a data set and return the metric's numbers, the same on every rank.
 
-    The model's mode and the random number generators are afterwards as they were.
+    The modes of the model's parts and the random number generators are afterwards as they were.
 
     Args:
         model: moved to the device; in eval mode it gives a list of Detections for a Batch.
@@ -45,7 +45,7 @@ def evaluate(
     model.to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # parts of a training model may be frozen
     model.eval()
     try:
         with preserved_rng():
@@ -55,7 +55,20 @@ def evaluate(
                 metric.process(batch, detections)
             return metric.evaluate()
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
+
+
+def stop_workers(loader: Any) -> None:
+    """End a loader's persistent workers now; it starts new ones when it is iterated again.
+
+    Left to Python's garbage collector (a Runner and its loops refer to each other) or to the end of the process, each
+    of them is first waited for in vain for five seconds.
+    """
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:

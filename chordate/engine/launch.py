@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import atexit
 import gc
+import inspect
 import os
 import re
 from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.runner import set_random_seed
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from chordate.errors import ConfigError
 
@@ -62,6 +66,15 @@ def device() -> torch.device:
         return torch.device("cpu")
     # A launcher may show each process its own GPU only; it is then number 0 for all of them.
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model, wrapped to average gradients over the ranks; each rank keeps its own BatchNorm statistics."""
+    known = inspect.signature(DistributedDataParallel).parameters  # one of the two, by torch's version
+    buffers: dict[str, Any] = {
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+    }
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, **buffers)
 
 
 def share_threads(environment: MutableMapping[str, str]) -> None:

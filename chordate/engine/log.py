@@ -46,7 +46,7 @@ class JsonLines:
 
     def begin(self) -> None:
         """Start a new run: an earlier one's file is set aside under the time it was last written."""
-        if is_main_process() and self.path.exists():
+        if self.path.exists():
             stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.path.stat().st_mtime))
             os.replace(self.path, self.path.with_stem(f"{self.path.stem}_{stamp}"))
 

@@ -86,11 +86,12 @@ class TrainLoop(BaseLoop):
                     self._evaluate()
                 while self.iter < self.max_iters and not self.stop_training and self._stopped is None:
                     self._run_epoch()
-            except RuntimeError:
+            except RuntimeError as error:
                 if self.signals.received is None:
                     raise
                 # The signal went to the loader's workers too, and their death interrupted the iteration anywhere.
-                self._stopped = "in mid-iteration; --resume goes on from the last checkpoint"
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self._stopped = f"in mid-iteration ({reason}); --resume goes on from the last checkpoint"
         if self._stopped is not None:
             number = self.signals.received or signal.SIGTERM  # None where another rank got it
             runner.logger.warning(f"stopped by {number.name} {self._stopped}")

@@ -1,15 +1,13 @@
 """The Runner: mmengine's, with its faults mended by its own extension points.
 
-What is used of it: hooks and their order, logger, message hub, visualiser, registries, the life of a run. What is
-replaced, and why: the loops (loops.py); the optimiser's wrapper (amp.py); schedules (schedule.py); saving and
-resuming (state.py, checkpoint_folder.py), because mmengine's checkpoints are not written atomically, delete the old
-one first, do not resume exactly, need pickle, and execute the config text inside; launching (launch.py), because it
-asks for a GPU.
+Hooks and their order, logger, message hub, visualiser, registries and the life of a run are mmengine's. Replaced are
+the loops, the optimiser's wrapper and the schedules (each file says why); saving and resuming, because mmengine deletes
+the old checkpoint before it writes the new, does not resume exactly, needs pickle and executes the config text in a
+checkpoint; and launching, because it asks for a GPU.
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +21,13 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from chordate.checkpoints.load import load_checkpoint
 from chordate.engine import launch, state
 from chordate.engine.amp import StepWrapper
 from chordate.engine.checkpoint_folder import CheckpointFolder, read_checkpoint
 from chordate.engine.ema import WeightAverage
+from chordate.engine.evaluate import stop_workers
 from chordate.engine.log import JsonLines, LogHook
 from chordate.engine.loops import EvaluationLoop, TrainLoop
 from chordate.engine.optimizer import build_optimizer, scaled_lr
@@ -148,7 +146,11 @@ class Runner(mmengine.runner.Runner):
         if is_main_process():
             self.folder.remove_temporary()
         self.load_or_resume()
-        self.train_loop.run()
+        try:
+            self.train_loop.run()
+        finally:
+            stop_workers(self._train_dataloader)
+            stop_workers(self._val_dataloader)
         self.call_hook("after_run")
         return self.module
 
@@ -183,9 +185,7 @@ class Runner(mmengine.runner.Runner):
             options: Mapping[str, Any] = settings.compile if isinstance(settings.compile, Mapping) else {}
             model = cast(nn.Module, torch.compile(model, **options))
         if self.distributed and trains:
-            model = DistributedDataParallel(
-                model, device_ids=[self.device] if self.device.type == "cuda" else None, **_keep_buffers()
-            )
+            model = launch.share_gradients(model, self.device)
         return model
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> StepWrapper:
@@ -255,8 +255,10 @@ class Runner(mmengine.runner.Runner):
             return
         if self.resume_from is not None:
             self.resume(str(self.resume_from))
-        else:
+        elif is_main_process():
             self.json_lines.begin()
+            if self.folder.begin():
+                self.logger.warning(f"{self.work_dir} has checkpoints of an earlier training: they may be overwritten")
         self._has_loaded = True
 
     def resume(self, filename: str, *_: Any, **__: Any) -> None:
@@ -292,9 +294,3 @@ class Runner(mmengine.runner.Runner):
         self.logger.info(
             f"torch {torch.__version__}, {where}, {self.world_size} process(es), seed {self.settings.seed}"
         )
-
-
-def _keep_buffers() -> dict[str, Any]:
-    """How this version of torch is told that each rank keeps its own BatchNorm statistics."""
-    known = inspect.signature(DistributedDataParallel).parameters
-    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
