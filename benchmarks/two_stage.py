@@ -70,9 +70,8 @@ def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
     return Batch(images, torch.tensor([[height, width]] * count), infos, targets)
 
 
-def trainer(
-    model: Any, losses: Callable[[], dict[str, Tensor]], precision: str, device: torch.device
-) -> Callable[[], None]:
+def trainer(model: Any, losses: Callable[[], dict[str, Tensor]], precision: str) -> Callable[[], None]:
+    device = next(model.parameters()).device
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5, momentum=0.9)
 
     def step() -> None:
@@ -85,9 +84,7 @@ def trainer(
     return step
 
 
-def alternate(
-    first: Callable[[], Any], second: Callable[[], Any], rounds: int, device: torch.device
-) -> tuple[float, float]:
+def alternate(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float]:
     """Median seconds of each, after one unmeasured round."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):

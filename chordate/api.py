@@ -158,11 +158,14 @@ def _as_uint8(image: Any, number: int) -> Tensor:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is in the hardware, so that autocasting to it saves time."""
+    """Whether bfloat16 arithmetic saves time: on GPUs since Ampere, and on CPUs with AMX.
+
+    AVX-512's bfloat16 instructions alone do not: measured, they took 1.5 times as long as float32.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return device.type == "cpu" and any(check() for check in checks if check)
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and has_amx is not None and bool(has_amx())
 
 
 @torch.inference_mode()
