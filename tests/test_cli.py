@@ -101,3 +101,10 @@ def test_every_command_is_a_tool_too(tool, tmp_path):
     command = [sys.executable, str(ROOT / f"tools/{tool}.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0 and f"chordate {tool}" in done.stdout
+
+
+def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path, capsys):
+    """A job script always says --resume: with nothing to go on from, the backbone must not start at random."""
+    arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--resume", "--cfg-options", *FEW]
+    assert main(["train", CONFIG, *arguments, "model.backbone.pretrained=/no/such/weights.pth"]) == 2
+    assert "/no/such/weights.pth" in capsys.readouterr().err

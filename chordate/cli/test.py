@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.common import load_trained
     from chordate.config import load_config, section
     from chordate.data.loader import build_loader
-    from chordate.engine.evaluate import evaluate
+    from chordate.engine.evaluate import evaluate, stop_workers
     from chordate.engine.launch import finish, start
     from chordate.registry import METRICS
 
@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     metric = METRICS.build(section(cfg, "metric"), dataset=loader.dataset)
     numbers = evaluate(model, loader, metric, amp="bf16" if arguments.amp else None)
+    stop_workers(loader)
     if rank == 0:
         Console().print(metric.table())
         for path in filter(None, (arguments.out, arguments.predictions, arguments.picture)):

@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.api import build_model
     from chordate.config import load_config, section
     from chordate.data.loader import build_loader
+    from chordate.engine.checkpoint_folder import CheckpointFolder
     from chordate.engine.launch import finish, start
     from chordate.engine.runner import Runner
     from chordate.registry import METRICS
@@ -37,15 +38,23 @@ def run(arguments: argparse.Namespace) -> None:
     shared = {"data_root": data_root(arguments), "seed": seed, "rank": rank, "world_size": world_size}
     train_loader: Any = build_loader(section(cfg, "train_data"), training=True, **shared)
     classes = train_loader.dataset.classes
-    val_loader = metric = None
+    val_loader: Any = None
+    metric = None
     if cfg.get("val_data"):
         val_loader = build_loader(section(cfg, "val_data"), training=False, classes=classes, **shared)
         metric = METRICS.build(section(cfg, "metric"), dataset=val_loader.dataset)
-    model = build_model(cfg, classes=classes, pretrained=not arguments.resume)
+    # A first start with --resume finds nothing to go on from, and needs the pretrained weights.
+    resumes = CheckpointFolder(work_dir).newest() if arguments.resume is True else arguments.resume
+    model = build_model(cfg, classes=classes, pretrained=not resumes)
     runner = Runner.from_config(
         cfg, model=model, train_loader=train_loader, val_loader=val_loader, metric=metric,
         work_dir=work_dir, resume=arguments.resume,
     )  # fmt: skip
+    images = (
+        f"{len(train_loader.dataset)} images to train on, {len(val_loader.dataset) if val_loader else 0} to evaluate on"
+    )
+    names = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
+    runner.logger.info(f"{images}, annotations checked; {len(classes)} classes: {names}")
     runner.train()
     if rank == 0:
         plot_training(work_dir / "log.jsonl", work_dir / "training.png")
