@@ -16,8 +16,8 @@ def model():
     torch.manual_seed(0)
     model = chordate.build_model(DEMO, classes=["circle", "star", "ring"], pretrained=False)
     with torch.no_grad():  # an untrained predictor scores every class alike: spread the scores
-        model.box.classes.weight.normal_(0, 3)
-        model.box.classes.bias[-1] = -100  # the background
+        model.box.classes.weight.normal_(0, 0.3)
+        model.box.classes.bias[-1] = -10  # the background
     return model.eval()
 
 

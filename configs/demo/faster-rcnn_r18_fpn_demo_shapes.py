@@ -5,7 +5,7 @@ _base_ = ["../_base_/models/faster-rcnn_fpn.py", "../_base_/schedules/1x.py"]
 model = dict(
     # Shapes are 15 to 90 px: stride 16 sees them whole, and c5 would cost a quarter of the time.
     backbone=dict(type="resnet18", out=["c2", "c3", "c4"], norm="BN", frozen_stages=-1, pretrained=None),
-    neck=dict(channels=64),
+    neck=dict(channels=64, inputs=["c2", "c3", "c4"]),
     rpn=dict(
         anchors=dict(sizes=[16, 32, 64, 96]),
         batch_size_per_image=64,

@@ -11,7 +11,7 @@ _base_ = [
 
 model = dict(
     backbone=dict(type="resnet18", out=["c2", "c3", "c4"], norm="BN", frozen_stages=-1, pretrained=None),
-    neck=dict(channels=64),
+    neck=dict(channels=64, inputs=["c2", "c3", "c4"]),
     rpn=dict(
         anchors=dict(sizes=[16, 32, 64, 128]),  # platelets are 20 px, red cells 50 px, white ones up to 120 px
         batch_size_per_image=128,
