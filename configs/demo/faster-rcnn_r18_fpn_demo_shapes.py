@@ -30,4 +30,4 @@ metric = dict(type="CocoMetric")
 # AdamW learns more than SGD in so few steps.
 optimizer = dict(_delete_=True, type="AdamW", lr=1e-3, weight_decay=0.05, base_batch_size=8)
 schedule = dict(_delete_=True, type="cosine", warmup_iters=60, warmup_factor=0.01)
-train = dict(epochs=4, eval_every=2, save_best="bbox_AP", log_every=10, clip_norm=10.0)
+train = dict(epochs=3, eval_every=1, save_best="bbox_AP", log_every=10, clip_norm=10.0)
