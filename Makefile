@@ -2,35 +2,35 @@
 # make test: install, lint, type-check, test
 VENV ?= .venv
 PYTHON ?= python3
-BIN := $(abspath $(VENV))/bin
-STAMP := $(abspath $(VENV))/.chordate
+BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
+STAMP := $(BIN)/../.chordate
 # An environment serves this clone when it was installed from this folder with this pyproject.toml.
 STATE = $(CURDIR) $(shell cksum < pyproject.toml)
 
 .PHONY: demo test lint types install clean
 
 install:
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@test "$$(cat $(STAMP) 2>/dev/null)" = "$(STATE)" || { \
+	@test -x "$(BIN)"/python || $(PYTHON) -m venv "$(VENV)"
+	@test "$$(cat "$(STAMP)" 2>/dev/null)" = "$(STATE)" || { \
 	  echo "installing into $(VENV) (PyTorch comes with it: a few minutes the first time)" && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" && \
-	  echo "$(STATE)" > $(STAMP); }
+	  "$(BIN)"/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" && \
+	  echo "$(STATE)" > "$(STAMP)"; }
 
 demo: install
-	$(BIN)/python tools/demo.py
+	"$(BIN)"/python tools/demo.py
 
 lint: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	"$(BIN)"/ruff check .
+	"$(BIN)"/ruff format --check .
 
 # mypy cannot follow the mapped folders of an editable install, so it reads the built package.
 types: install
 	@rm -rf build
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
-	MYPYPATH=build/types $(BIN)/mypy
+	@"$(BIN)"/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
+	MYPYPATH=build/types "$(BIN)"/mypy
 
 test: lint types
-	$(BIN)/python -m pytest -q -m "not slow"
+	"$(BIN)"/python -m pytest -q -m "not slow"
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

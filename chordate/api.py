@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ def build_model(
     spec = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else cfg.model
     model: Any = MODELS.build(spec, num_classes=len(names))
     model.classes = names
-    model.pipeline = cfg.get("val_data", {}).get("pipeline") or DEFAULT_PIPELINE
+    model.pipeline = (cfg.get("val_data") or {}).get("pipeline", DEFAULT_PIPELINE)
     if pretrained:
         load_pretrained(model)
     return model
@@ -114,7 +115,7 @@ def _class_names(cfg: Config, classes: Sequence[str] | None, num_classes: int | 
         if num_classes < 1:
             raise ConfigError(f"num_classes={num_classes}; a model needs at least one class")
         return tuple(f"class {index}" for index in range(num_classes))
-    chosen = cfg.get("train_data", {}).get("dataset", {}).get("classes") or cfg.get("fallback_classes")
+    chosen = (cfg.get("train_data") or {}).get("dataset", {}).get("classes") or cfg.get("fallback_classes")
     if chosen == "coco":
         return COCO_CLASSES
     if chosen:
@@ -139,6 +140,10 @@ def pictures(images: Picture | Sequence[Picture]) -> Iterator[tuple[tv_tensors.I
 
 def _as_uint8(image: Any, number: int) -> Tensor:
     what = f"image {number}"
+    if isinstance(image, PIL.Image.Image):
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            raise DataError(f"{what}: PIL mode {image.mode} has no range of its own; convert it to RGB first")
+        image = np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
     tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     if tensor.ndim == 2:
         tensor = tensor[None] if isinstance(image, Tensor) else tensor[..., None]
@@ -154,6 +159,8 @@ def _as_uint8(image: Any, number: int) -> Tensor:
         if not torch.isfinite(tensor).all() or tensor.min() < 0 or tensor.max() > 1:
             raise DataError(f"{what}: floating-point pictures are 0 … 1; give 0 … 255 as uint8")
         tensor = (tensor * 255).round()
+    elif tensor.dtype == torch.bool or tensor.min() < 0 or tensor.max() > 255:
+        raise DataError(f"{what}: integer pictures are 0 … 255; this one is {tensor.dtype} with other values")
     return tensor.to(torch.uint8).contiguous()
 
 
@@ -196,6 +203,8 @@ def predict(
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f'precision="{precision}"; choose auto, fp32 or bf16')
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}; it is at least 1")
     first = next(model.parameters())
     half = precision == "bf16" or (
         precision == "auto" and first.dtype == torch.float32 and has_fast_bfloat16(first.device)

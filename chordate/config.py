@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
 
 from chordate.errors import ChordateError, ConfigError, unknown
 
@@ -23,6 +24,17 @@ SECTIONS = (
     "custom_imports",
     "base",
 )
+# What MMDetection's users would write, and where it stands here.
+ELSEWHERE = {
+    "optim_wrapper": "optimizer",
+    "param_scheduler": "schedule",
+    "train_cfg": "train",
+    "train_dataloader": "train_data",
+    "val_dataloader": "val_data",
+    "test_dataloader": "val_data",
+    "val_evaluator": "metric",
+    "test_evaluator": "metric",
+}
 
 
 def packaged_configs() -> dict[str, Path]:
@@ -69,7 +81,8 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, options: Mappin
         options: overrides with dotted keys, `{"optimizer.lr": 0.01}`.
 
     Raises:
-        ConfigError: no such config, it does not run, or an override's first key is no section of it.
+        ConfigError: no such config, it does not run, or it has a section that does not exist (names that start
+            with an underscore are a config's own).
     """
     if isinstance(config, Config):
         loaded = config.copy()
@@ -81,15 +94,17 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, options: Mappin
         base = load_config(loaded.pop("base"))
         filename = loaded.filename
         loaded = Config(Config._merge_a_into_b(loaded._cfg_dict, base._cfg_dict), filename=filename)
-    for key in options or {}:
-        section = key.split(".")[0]
-        if section not in loaded and section not in SECTIONS:
-            raise ConfigError(f"--cfg-options {key}: {unknown('section', section, SECTIONS)}")
-    if options:
-        try:
-            loaded.merge_from_dict(dict(options))
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ConfigError(f"--cfg-options {dict(options)}: {error}") from error
+    try:
+        loaded.merge_from_dict(dict(options or {}))
+        if options and loaded.get("custom_imports"):
+            import_modules_from_strings(**loaded.custom_imports)
+    except (KeyError, TypeError, IndexError, AttributeError, ImportError) as error:
+        raise ConfigError(f"--cfg-options {dict(options or {})}: {error}") from error
+    for key in loaded:
+        if key in ELSEWHERE:
+            raise ConfigError(f"{loaded.filename or 'config'}: `{key}` is called `{ELSEWHERE[key]}` here")
+        if key not in SECTIONS and not key.startswith("_"):
+            raise ConfigError(f"{loaded.filename or 'config'}: {unknown('section', key, SECTIONS)}")
     return loaded
 
 
@@ -111,6 +126,7 @@ def section(config: Config, name: str) -> dict[str, Any]:
     Raises:
         ConfigError: the config has no such section.
     """
-    if config.get(name) is None:
-        raise ConfigError(f"{config.filename or 'the config'} has no section `{name}`; add {name} = dict(…)")
-    return config[name].to_dict() if hasattr(config[name], "to_dict") else dict(config[name])
+    found = config.get(name)
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{config.filename or 'the config'}: section `{name}` is {found!r}; write {name} = dict(…)")
+    return found.to_dict() if hasattr(found, "to_dict") else dict(found)

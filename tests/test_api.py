@@ -80,6 +80,9 @@ def test_every_form_of_a_picture_gives_the_same(model, picture, tmp_path):
     Image.fromarray(picture).save(tmp_path / "a.png")
     (expected,) = chordate.predict(model, picture)
     tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    palette = Image.fromarray(picture).quantize(64)
+    (through_palette,) = chordate.predict(model, np.array(palette.convert("RGB")))
+    same(chordate.predict(model, palette)[0], through_palette)
     forms = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(picture), tensor, tensor[None], tensor / 255]
     for form in forms:
         (found,) = chordate.predict(model, form)
@@ -119,6 +122,8 @@ def test_predicting_leaves_the_model_as_it_was(model, picture):
         (np.zeros((5, 5, 7), np.uint8), "3 channels"),
         (np.zeros((0, 5, 3), np.uint8), "some pixels"),
         (torch.full((3, 8, 8), 200.0), "0 … 1"),
+        (np.full((8, 8, 3), 300), "0 … 255"),
+        (np.zeros((8, 8, 3), bool), "0 … 255"),
         (torch.full((3, 8, 8), float("nan")), "0 … 1"),
         ("no/such/picture.jpg", "picture.jpg"),
     ],
@@ -131,3 +136,8 @@ def test_what_is_no_picture_is_told(model, image, message):
 def test_an_unknown_precision_is_told(model, picture):
     with pytest.raises(ConfigError, match="auto, fp32 or bf16"):
         chordate.predict(model, picture, precision="fp8")
+
+
+def test_a_batch_holds_at_least_one_picture(model, picture):
+    with pytest.raises(ConfigError, match="at least 1"):
+        chordate.predict(model, picture, batch_size=0)

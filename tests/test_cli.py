@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pycocotools.coco import COCO
 
+import chordate
 from chordate.cli.main import main
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
@@ -25,6 +28,20 @@ def trained(shapes, tmp_path_factory) -> Path:
     return work_dir
 
 
+@pytest.fixture(scope="module")
+def seer(shapes, tmp_path_factory) -> Path:
+    """A checkpoint, in our form, of an untrained model that sees objects everywhere."""
+    torch.manual_seed(0)
+    classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
+    model = chordate.build_model(CONFIG, classes=classes, pretrained=False)
+    with torch.no_grad():
+        model.box.classes.weight.normal_(0, 0.3)
+        model.box.classes.bias[-1] = -10  # the background
+    path = tmp_path_factory.mktemp("seer") / "seer.pt"
+    torch.save({"chordate": 1, "model": model.state_dict(), "classes": classes}, path)
+    return path
+
+
 def test_training_leaves_checkpoints_log_and_curve(trained):
     assert (trained / "best_bbox_AP.pt").is_file()
     assert (trained / (trained / "last_checkpoint").read_text().strip()).is_file()
@@ -33,10 +50,10 @@ def test_training_leaves_checkpoints_log_and_curve(trained):
     assert any("loss" in row for row in rows)
 
 
-def test_test_writes_metrics_predictions_and_pictures(trained, shapes, tmp_path, capsys):
+def test_test_writes_metrics_predictions_and_pictures(seer, shapes, tmp_path, capsys):
     out, predictions, picture = tmp_path / "m.json", tmp_path / "p.json", tmp_path / "sheet.png"
     status = main([
-        "test", CONFIG, str(trained / "best_bbox_AP.pt"), "--data-root", str(shapes), "--out", str(out),
+        "test", CONFIG, str(seer), "--data-root", str(shapes), "--out", str(out),
         "--predictions", str(predictions), "--picture", str(picture), "--cfg-options", "val_data.workers=0",
     ])  # fmt: skip
     assert status == 0
@@ -44,22 +61,43 @@ def test_test_writes_metrics_predictions_and_pictures(trained, shapes, tmp_path,
     assert picture.stat().st_size > 10_000
     truth = COCO(str(shapes / "annotations/val.json"))
     found = json.loads(predictions.read_text())
-    if found:
-        truth.loadRes(str(predictions))
+    assert len(found) > 20
+    assert len(truth.loadRes(str(predictions)).anns) == len(found)
     assert "circle" in capsys.readouterr().out  # the table names the classes
 
 
-def test_predict_draws_and_writes(trained, shapes, tmp_path):
+def test_predict_draws_and_writes(seer, shapes, tmp_path):
     picture = sorted((shapes / "val").glob("*"))[0]
     out = tmp_path / "drawn"
-    arguments = [CONFIG, str(trained / "best_bbox_AP.pt"), str(picture), "--out", str(out), "--score-threshold", "0.1"]
-    assert main(["predict", *arguments]) == 0
-    assert (out / f"{picture.stem}.png").is_file()
-    for row in json.loads((out / "detections.json").read_text()):
-        assert row["class"] in {"circle", "rectangle", "triangle", "star", "ring"} and row["score"] >= 0.1
+    assert main(["predict", CONFIG, str(seer), str(picture), "--out", str(out), "--score-threshold", "0.2"]) == 0
+    assert (out / f"{picture.stem}_detections.png").is_file()
+    rows = json.loads((out / "detections.json").read_text())
+    assert rows
+    for row in rows:
+        assert row["class"] in {"circle", "rectangle", "triangle", "star", "ring"} and row["score"] >= 0.2
+        assert len(row["box"]) == 4
+
+
+def test_predict_never_overwrites_a_picture(seer, shapes, tmp_path):
+    """Drawn beside the originals, and two pictures of one name."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(sorted((shapes / "val").glob("*"))[0], tmp_path / folder / "x.jpg")
+    (tmp_path / "a/x.jpg").rename(tmp_path / "a/x.png")
+    before = (tmp_path / "a/x.png").read_bytes()
+    files = [str(tmp_path / "a/x.png"), str(tmp_path / "b/x.jpg")]
+    assert main(["predict", CONFIG, str(seer), *files, "--out", str(tmp_path / "a")]) == 0
+    assert (tmp_path / "a/x.png").read_bytes() == before
+    assert len(list((tmp_path / "a").glob("*_detections.png"))) == 2
 
 
 MISTAKES = [
+    (["train", CONFIG, "--work-dir", "a_file"], "a_file"),
+    (["train", CONFIG, "--cfg-options", "train_dataloader.batch_size=2"], "`train_dataloader` is called `train_data`"),
+    (["train", CONFIG, "--cfg-options", "train=x"], "section `train` is 'x'"),
+    (["train", CONFIG, "--cfg-options", "custom_imports.imports=[no_such_module]"], "no_such_module"),
+    (["test", CONFIG, "a.pt", "--out", "."], "name the file to write"),
+    (["summary", "resnet18", "--size", "0", "0"], "at least 32 pixels"),
     (["train", "faster-rcnn_r50_fpn_1x_koko"], 'did you mean "faster-rcnn_r50_fpn_1x_coco"'),
     (["train", CONFIG, "--data-root", "/no/such/folder"], "/no/such/folder"),
     (["train", CONFIG, "--cfg-options", "optimiser.lr=1"], 'did you mean "optimizer"'),
@@ -79,6 +117,7 @@ MISTAKES = [
 def test_a_mistake_is_one_line_and_status_2(arguments, message, shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHORDATE_DATA", str(shapes))
+    (tmp_path / "a_file").write_text("")
     extra = ["train_data.workers=0", "val_data.workers=0"]
     if arguments[0] == "train":
         arguments = [*arguments, *extra] if "--cfg-options" in arguments else [*arguments, "--cfg-options", *extra]
@@ -90,10 +129,11 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, shapes, tmp_path
 
 
 def test_a_mistake_loses_nothing(trained, shapes):
-    before = sorted(p.name for p in trained.iterdir())
+    before = {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
     arguments = ["--data-root", str(shapes), "--work-dir", str(trained), "--cfg-options", "optimizer.type=SDG"]
     assert main(["train", CONFIG, *arguments]) == 2
-    assert {p for p in before if p.endswith(".pth")} <= {p.name for p in trained.iterdir()}
+    assert any(name.endswith(".pt") for name in before)
+    assert {name: (trained / name).read_bytes() for name in before} == before
 
 
 @pytest.mark.parametrize("tool", ["train", "test", "predict", "summary"])
@@ -108,3 +148,9 @@ def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--resume", "--cfg-options", *FEW]
     assert main(["train", CONFIG, *arguments, "model.backbone.pretrained=/no/such/weights.pth"]) == 2
     assert "/no/such/weights.pth" in capsys.readouterr().err
+
+
+def test_training_without_evaluation_is_a_setting(shapes, tmp_path):
+    arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options", *FEW, "val_data=None"]
+    assert main(["train", CONFIG, *arguments]) == 0
+    assert (tmp_path / "epoch_1.pt").is_file()

@@ -72,3 +72,11 @@ def test_a_missing_custom_import_is_named(tmp_path):
     file.write_text('custom_imports = dict(imports=["no_such_module_anywhere"])\n')
     with pytest.raises(ConfigError, match="no_such_module_anywhere"):
         load_config(file)
+
+
+def test_a_misspelt_section_of_a_file_is_an_error(tmp_path):
+    """Ignored, it would train with the defaults."""
+    file = tmp_path / "mine.py"
+    file.write_text(f'base = "{R50}"\n_side = 640  # names with an underscore belong to the file\nmodle = dict()\n')
+    with pytest.raises(ConfigError, match=r'mine\.py: unknown section "modle"; did you mean "model"'):
+        load_config(file)

@@ -23,9 +23,19 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--cfg-options."""
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE",
+        "--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE",
         help="override settings of the config, for example optimizer.lr=0.01",
     )  # fmt: skip
+
+
+class Options(DictAction):
+    """mmengine's KEY=VALUE pairs; one without a value is a usage error, not a traceback."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        for value in values:
+            if "=" not in value:
+                parser.error(f"{option_string} {value}: give KEY=VALUE")
+        super().__call__(parser, namespace, values, option_string)
 
 
 def data_root(arguments: argparse.Namespace) -> Path:
@@ -33,11 +43,24 @@ def data_root(arguments: argparse.Namespace) -> Path:
 
 
 def load_trained(cfg: Config, checkpoint: str) -> Any:
-    """The config's model with a checkpoint's weights, for the classes that the checkpoint was trained on."""
+    """The config's model with a checkpoint's weights, on this process's device.
+
+    The classes are those that the checkpoint was trained on, or, where it does not say, the config's.
+
+    Raises:
+        ConfigError: neither says what the classes are.
+        CheckpointError: the checkpoint cannot be read or is another model's.
+    """
     from chordate.api import build_model
     from chordate.checkpoints.load import load_checkpoint, read_state
+    from chordate.engine.launch import device
+    from chordate.errors import ConfigError
 
     state = read_state(checkpoint)
+    if "classes" not in state and not cfg.get("fallback_classes"):
+        raise ConfigError(
+            f"{checkpoint} does not say its classes; name them in order: --cfg-options 'fallback_classes=[cat,dog]'"
+        )
     model: Any = build_model(cfg, classes=state.get("classes"), pretrained=False)
     print(load_checkpoint(model, state))
-    return model
+    return model.to(device())

@@ -33,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ChordateError as error:
         print(f"chordate {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"chordate {arguments.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"chordate {arguments.command}: interrupted", file=sys.stderr)
         return 130

@@ -56,10 +56,12 @@ def run(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for path in track(paths, description="predict"):
+    for number, path in enumerate(track(paths, description="predict")):
         image = read_image(path)
         (found,) = predict(model, image, score_threshold=arguments.score_threshold, precision=arguments.precision)
-        write_image(out / f"{path.stem}.png", draw(image.permute(1, 2, 0).numpy(), found, model.classes))
+        repeated = path.stem in (other.stem for other in paths[:number])
+        name = f"{path.stem}_{number}" if repeated else path.stem
+        write_image(out / f"{name}_detections.png", draw(image.permute(1, 2, 0).numpy(), found, model.classes))
         rows += [
             {
                 "file": str(path),

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="backbones or configs, shell patterns too (default: every backbone)",
     )
     parser.add_argument(
-        "--size", type=int, nargs="+", metavar="PX",
-        help="height and width (default: 224 for backbones, 800 1344 for models)",
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="of the input, in pixels (default: 224 224 for backbones, 800 1344 for models)",
     )  # fmt: skip
 
 
@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.errors import ConfigError, unknown
     from chordate.registry import BACKBONES
 
+    if arguments.size and min(arguments.size) < 32:
+        raise ConfigError(f"--size {arguments.size}: at least 32 pixels each")
     table = Table(caption=NOTE, caption_justify="left")
     table.add_column("name")
     for column in ("input", "parameters / M", "FLOPs / G"):
@@ -52,17 +54,13 @@ def run(arguments: argparse.Namespace) -> None:
             raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
         for name in models:
             model: Any = build_model(name, num_classes=80, pretrained=False)
-            table.add_row(name, *row(model, size(arguments.size, (800, 1344)), features_of=model))
+            table.add_row(name, *row(model, arguments.size or (800, 1344), features_of=model))
         for name in backbones:
             with torch.device("meta"):  # counting takes shapes only
                 backbone = build_backbone(name)
                 counted = classifier(backbone)
-            table.add_row(name, *row(counted, size(arguments.size, (224, 224)), features_of=backbone))
+            table.add_row(name, *row(counted, arguments.size or (224, 224), features_of=backbone))
     Console().print(table)
-
-
-def size(given: list[int] | None, default: tuple[int, int]) -> tuple[int, int]:
-    return (given[0], given[-1]) if given else default
 
 
 def classifier(backbone: Any, classes: int = 1000) -> nn.Module:

@@ -32,9 +32,14 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.data.loader import build_loader
     from chordate.engine.evaluate import evaluate, stop_workers
     from chordate.engine.launch import finish, start
+    from chordate.errors import ConfigError
     from chordate.registry import METRICS
 
     cfg = load_config(arguments.config, arguments.cfg_options)
+    for path in map(Path, filter(None, (arguments.out, arguments.predictions, arguments.picture))):
+        path.parent.mkdir(parents=True, exist_ok=True)  # now, not after an hour of evaluation
+        if path.is_dir():
+            raise ConfigError(f"{path}: a folder; name the file to write")
     rank, world_size = start()
     model = load_trained(cfg, arguments.checkpoint)
     loader: Any = build_loader(
@@ -46,8 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
     stop_workers(loader)
     if rank == 0:
         Console().print(metric.table())
-        for path in filter(None, (arguments.out, arguments.predictions, arguments.picture)):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
         if arguments.out:
             Path(arguments.out).write_text(json.dumps(numbers, indent=2) + "\n")
         if arguments.predictions:

@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.engine.checkpoint_folder import CheckpointFolder
     from chordate.engine.launch import finish, start
     from chordate.engine.runner import Runner
+    from chordate.engine.settings import TrainSettings
     from chordate.registry import METRICS
     from chordate.visualization import plot_training
 
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.amp:
         cfg.merge_from_dict({"train.amp": "bf16"})
     work_dir = Path(arguments.work_dir or Path("work_dirs") / Path(cfg.filename).stem)
-    seed = section(cfg, "train").get("seed", 0)
+    seed = TrainSettings.from_config(section(cfg, "train")).seed
     rank, world_size = start(seed)
     shared = {"data_root": data_root(arguments), "seed": seed, "rank": rank, "world_size": world_size}
     train_loader: Any = build_loader(section(cfg, "train_data"), training=True, **shared)
@@ -55,6 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     names = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
     runner.logger.info(f"{images}, annotations checked; {len(classes)} classes: {names}")
+    for loader in filter(None, (train_loader, val_loader)):
+        for line in getattr(loader.dataset, "health_report", ()):
+            runner.logger.warning(line)
     runner.train()
     if rank == 0:
         plot_training(work_dir / "log.jsonl", work_dir / "training.png")

@@ -19,6 +19,6 @@ model = dict(
     ),
     box=dict(sampling_ratio=2, aligned=False, smooth_l1_beta=1 / 9),
 )
-resize = dict(type="ResizeShortestEdge", size=800, max_size=1333, rounding="torchvision")
-train_data = dict(pipeline=[resize, dict(type="RandomHorizontalFlip", p=0.5)])
-val_data = dict(pipeline=[resize])
+_resize = dict(type="ResizeShortestEdge", size=800, max_size=1333, rounding="torchvision")
+train_data = dict(pipeline=[_resize, dict(type="RandomHorizontalFlip", p=0.5)])
+val_data = dict(pipeline=[_resize])
