@@ -129,7 +129,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, shapes, tmp_path
 
 
 def test_a_mistake_loses_nothing(trained, shapes):
-    before = {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
+    before = {p.name: p.read_bytes() for p in trained.iterdir() if p.suffix in (".pt", ".jsonl")}
     arguments = ["--data-root", str(shapes), "--work-dir", str(trained), "--cfg-options", "optimizer.type=SDG"]
     assert main(["train", CONFIG, *arguments]) == 2
     assert any(name.endswith(".pt") for name in before)
