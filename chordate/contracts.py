@@ -68,13 +68,16 @@ class ProposalHead(Protocol):
 
 
 class RoIHead(Protocol):
-    """Looks at regions: `loss` learns from sampled ones, `predict` gives detections in pixels of the padded batch.
-
-    The box head also draws the sample, by `sample(proposals, targets)`; the heads beside it learn from the same.
-    """
+    """Looks at regions: `loss` learns from sampled ones, `predict` gives detections in pixels of the padded batch."""
 
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]: ...
     def predict(self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> list[Detections]: ...
+
+
+class SamplingHead(RoIHead, Protocol):
+    """The box head: an RoI head that also draws the sample; the heads beside it learn from the same."""
+
+    def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs: ...
 
 
 def offered(part: nn.Module) -> FeatureSpecs:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.contracts import FeatureSpec, select
+from chordate.ops import checks
 from chordate.ops.boxes import at_least_float32, clip, decode, wide_enough
 from chordate.ops.detections import best_detections
 from chordate.ops.losses import BoxLoss, masked_mean
@@ -48,7 +49,7 @@ class BoxHead(nn.Module):
         detections_per_image: the best so many are kept.
 
     Raises:
-        ConfigError: the levels are not on offer, or do not form a pyramid.
+        ConfigError: the levels are not on offer, or do not form a pyramid, or a setting is out of its range.
     """
 
     def __init__(
@@ -74,6 +75,22 @@ class BoxHead(nn.Module):
         detections_per_image: int = 100,
     ):
         super().__init__()
+        checks.whole("BoxHead", 0, sampling_ratio=sampling_ratio)
+        checks.whole(
+            "BoxHead",
+            1,
+            num_classes=num_classes,
+            resolution=resolution,
+            batch_size_per_image=batch_size_per_image,
+            detections_per_image=detections_per_image,
+        )
+        checks.share(
+            "BoxHead",
+            positive_fraction=positive_fraction,
+            iou_threshold=iou_threshold,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+        )
         if levels is None:
             levels = [name for name, spec in in_features.items() if spec.stride <= COARSEST_STRIDE]
         chosen = select(in_features, levels, "BoxHead")

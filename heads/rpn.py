@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from chordate.contracts import FeatureSpec, select
 from chordate.errors import ConfigError
+from chordate.ops import checks
 from chordate.ops.anchors import AnchorGenerator
 from chordate.ops.boxes import at_least_float32, clip, decode, wide_enough
 from chordate.ops.losses import BoxLoss, masked_mean
@@ -63,7 +64,8 @@ class RPNHead(nn.Module):
         box_loss_weight: multiplies the box loss.
 
     Raises:
-        ConfigError: the levels are not on offer, or have different numbers of channels.
+        ConfigError: the levels are not on offer, or have different numbers of channels, or a setting is out
+            of its range.
     """
 
     def __init__(
@@ -84,6 +86,11 @@ class RPNHead(nn.Module):
         box_loss_weight: float = 1.0,
     ):
         super().__init__()
+        checks.whole("RPNHead", 0, convs=convs)
+        checks.whole("RPNHead", 1, batch_size_per_image=batch_size_per_image)
+        checks.whole_pair("RPNHead", 1, pre_nms_topk=pre_nms_topk, post_nms_topk=post_nms_topk)
+        checks.share("RPNHead", positive_fraction=positive_fraction, nms_threshold=nms_threshold)
+        checks.rising_shares("RPNHead", iou_thresholds=iou_thresholds)
         chosen = select(in_features, levels or in_features, "RPNHead")
         channels = {spec.channels for spec in chosen.values()}
         if len(channels) != 1:
@@ -92,7 +99,6 @@ class RPNHead(nn.Module):
         width = channels.pop()
         strides = [spec.stride for spec in chosen.values()]
         self.levels = tuple(chosen)
-        self.finest_stride = strides[0]
         self.anchors = AnchorGenerator(strides, **(anchors or {}))
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(convs))
         self.objectness = nn.Conv2d(width, self.anchors.per_cell, 1)
@@ -126,7 +132,7 @@ class RPNHead(nn.Module):
             out = at_least_float32(F.conv2d(x, weight, bias)).permute(0, 2, 3, 1)
             logits.append(out[..., :per_cell].flatten(1))
             deltas.append(out[..., per_cell:].reshape(len(out), -1, 4))
-        image_size = [side * self.finest_stride for side in grids[0]]
+        image_size = [side * self.anchors.strides[0] for side in grids[0]]
         return RPNOutputs(
             torch.cat(logits, dim=1),
             torch.cat(deltas, dim=1),

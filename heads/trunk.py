@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chordate.ops import checks
 from chordate.ops.norms import make_norm
 from chordate.registry import HEADS
 
@@ -24,6 +25,9 @@ class ConvFC(nn.Module):
         convs, conv_channels: how many, and how wide.
         fcs, fc_channels: how many, and how wide.
         norm: after each convolution, see `make_norm`.
+
+    Raises:
+        ConfigError: a number of layers or channels is out of its range.
     """
 
     def __init__(
@@ -37,6 +41,8 @@ class ConvFC(nn.Module):
         norm: str | Mapping[str, Any] | None = None,
     ):
         super().__init__()
+        checks.whole("ConvFC", 0, convs=convs, fcs=fcs)
+        checks.whole("ConvFC", 1, conv_channels=conv_channels, fc_channels=fc_channels)
         widths = [in_channels] + [conv_channels] * convs
         self.convs = nn.Sequential()
         for before, after in itertools.pairwise(widths):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chordate.contracts import FeatureSpec, Neck, select
 from chordate.errors import ConfigError
+from chordate.ops import checks
 from chordate.ops.norms import make_norm
 from chordate.registry import NECKS
 
@@ -32,7 +33,7 @@ class FPN(Neck):
 
     Raises:
         ConfigError: the backbone does not offer a map of `inputs`, or they are not ordered fine to coarse,
-            or `extra` is none of the above.
+            or `extra` is none of the above, or `channels` is below 1.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class FPN(Neck):
         norm: str | Mapping[str, Any] | None = None,
     ):
         super().__init__()
+        checks.whole("FPN", 1, channels=channels)
         if inputs is None:
             inputs = [name for name, spec in in_features.items() if spec.stride >= 4]
         specs = select(in_features, inputs, "FPN")

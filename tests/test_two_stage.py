@@ -229,3 +229,32 @@ def test_it_learns_to_find_squares():
         overlap, match = box_iou(torch.tensor(some), found.boxes[: len(some)]).max(dim=1)
         assert (overlap > 0.7).all()
         assert found.labels[match].tolist() == classes and (found.scores[match] > 0.7).all()
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value"),
+    [
+        ("rpn", "pre_nms_topk", 100),
+        ("rpn", "post_nms_topk", (100, 0)),
+        ("rpn", "iou_thresholds", [0.7, 0.3]),
+        ("rpn", "iou_thresholds", 0.5),
+        ("rpn", "positive_fraction", 5),
+        ("rpn", "convs", -1),
+        ("neck", "channels", 0),
+        ("box", "resolution", 0),
+        ("box", "score_threshold", "x"),
+        ("box", "detections_per_image", 1.5),
+        (None, "size_divisor", 0),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_one_line_with_part_and_setting(part, setting, value):
+    settings = config()
+    if part is None:
+        settings[setting] = value
+    else:
+        settings[part] = {**settings[part], setting: value}
+    with pytest.raises(ConfigError) as error:
+        MODELS.build(settings, num_classes=CLASSES)
+    owner = settings[part]["type"] if part else "TwoStageDetector"
+    assert str(error.value).startswith(f"{owner}: {setting}={value!r}; it is ")
+    assert "\n" not in str(error.value)

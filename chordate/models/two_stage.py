@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chordate.contracts import check_outputs, offered
+from chordate.contracts import ProposalHead, SamplingHead, check_outputs, offered
 from chordate.errors import DataError
+from chordate.ops import checks
 from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, NECKS
 from chordate.structures import Batch, Detections, ImageInfo
@@ -33,7 +34,7 @@ class TwoStageDetector(nn.Module):
             with those below it.
 
     Raises:
-        ConfigError: two parts do not fit together; the message names both.
+        ConfigError: two parts do not fit together (the message names both), or a setting is out of its range.
     """
 
     classes: tuple[str, ...] = ()  # set by whoever knows the data
@@ -51,14 +52,15 @@ class TwoStageDetector(nn.Module):
         size_divisor: int = 32,
     ):
         super().__init__()
+        checks.whole("TwoStageDetector", 1, num_classes=num_classes, size_divisor=size_divisor)
         self.num_classes = num_classes
         self.preprocess = Normalize(mean, std, size_divisor, bgr)
         self.backbone = BACKBONES.build(backbone)
         check_outputs(self.backbone, in_channels=len(mean))
         self.neck = None if neck is None else NECKS.build(neck, in_features=offered(self.backbone))
         features = offered(self.backbone if self.neck is None else self.neck)
-        self.rpn = HEADS.build(rpn, in_features=features)
-        self.box = HEADS.build(box, in_features=features, num_classes=num_classes)
+        self.rpn: ProposalHead = HEADS.build(rpn, in_features=features)
+        self.box: SamplingHead = HEADS.build(box, in_features=features, num_classes=num_classes)
 
     def features(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """What the heads read, from the batch's `images` `[N, 3, H, W]` and `sizes` `[N, 2]`."""
