@@ -132,6 +132,18 @@ def test_masks_asked_of_boxes_are_told(tmp_path: Path) -> None:
     assert "annotation 1 has no segmentation; masks=True needs one" in told(tmp_path, masks=True)
 
 
+def test_an_image_without_a_file_name_is_told_by_its_id(tmp_path: Path) -> None:
+    write_coco(tmp_path, [BOX], images=[{"id": 1, "height": 60, "width": 80}])
+    assert told(tmp_path) == f"{tmp_path}/annotations.json: image 1 has no file_name; add it"
+
+
+def test_what_the_health_check_found_stays_with_the_data_set(tmp_path: Path) -> None:
+    write_coco(tmp_path, [BOX])
+    assert open_set(tmp_path).health_report == []
+    write_coco(tmp_path, [annotation(4, 1, [70, 10, 20, 20])])
+    assert open_set(tmp_path).health_report == [f"{tmp_path}/annotations.json: 1 box clipped to the picture (id 4)"]
+
+
 # Images
 
 

@@ -162,6 +162,44 @@ def test_an_error_in_a_worker_is_one_line(root: Path) -> None:
         assert str(told.value).startswith(f"{root}/images/4.png: no such image file")
 
 
+@pytest.mark.parametrize("annotations", [[], [annotation(1, 1, [10, 10, 20, 20], iscrowd=1)]])
+def test_nothing_to_learn_stops_training_with_the_files_name(tmp_path: Path, annotations: list) -> None:
+    dataset = {**settings()["dataset"], "masks": False}
+    write_coco(tmp_path, annotations)
+    with pytest.raises(
+        DataError, match=r"annotations\.json: 2 images, but not one instance of cat, dog .*; give a file"
+    ):
+        load(tmp_path, dataset=dataset)
+
+
+def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Path, monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr("chordate.data.loader.print_log", lambda message, **_: said.append(message))
+    dataset = {**settings()["dataset"], "masks": False}
+    assert len(load(write_coco(tmp_path, []), training=False, dataset=dataset)) == 1
+    load(write_coco(tmp_path, [annotation(1, 1, [10, 10, 20, 20])]), training=False, dataset=dataset)
+    assert len(said) == 1
+    assert "annotations.json: 2 images, but not one instance of cat, dog; there is nothing to measure" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ([{"type": "RandomCrop", "size": 500}], "RandomCrop failed: ValueError: .*500"),
+        ([{"type": "MixUp", "num_classes": 2}], "MixUp failed: ValueError: "),
+        (
+            [{"type": "RandomCrop", "size": 8}, {"type": "SanitizeBoundingBoxes", "min_size": 50}],
+            "0 boxes, 0 labels, 1 crowd, .*use SanitizeInstances instead of SanitizeBoundingBoxes",
+        ),
+    ],
+)
+def test_a_transform_that_fails_is_told_with_the_picture(root: Path, transforms: list, message: str) -> None:
+    for workers in (0, 1):
+        with pytest.raises(DataError, match=rf"^{root}/images/\d+\.png: .*{message}") as told:
+            load(root, pipeline=transforms, workers=workers)
+        assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import hotcoco
 from mmengine.logging import print_log
@@ -30,7 +30,7 @@ def open_index(path: Path) -> hotcoco.COCO:
         raise DataError(f"{path}: not COCO annotations, or cut short: {error}") from error
 
 
-def check_health(index: hotcoco.COCO, source: str, health: Health) -> None:
+def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
     """Report what is wrong with an annotation file before anything is trained on it.
 
     Args:
@@ -38,6 +38,9 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> None:
         source: the file's name, for messages.
         health: "error" stops at duplicate ids, annotations of unknown images or categories, annotations
             without geometry and images without a size; "warn" reports them and goes on.
+
+    Returns:
+        what was found and reported, a line each.
 
     Raises:
         DataError: there are such errors; the message has their ids.
@@ -49,9 +52,15 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> None:
     if errors and health == "error":
         raise DataError(f'{source}: {errors}. Mend the file, or go on regardless with health="warn" in the data set')
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
-    for message in (errors, _box_report(index, sorted(boxes))):
-        if message:
-            print_log(f"{source}: {message}", logger="current", level=logging.WARNING)
+    found = [f"{source}: {message}" for message in (errors, _box_report(index, sorted(boxes))) if message]
+    for line in found:
+        print_log(line, logger="current", level=logging.WARNING)
+    return found
+
+
+def box_of(index: hotcoco.COCO, annotation: dict[str, Any]) -> list[float]:
+    """An annotation's x, y, width and height; those of its segmentation where it has no box."""
+    return annotation.get("bbox") or list(hotcoco.mask.to_bbox(index.ann_to_rle(annotation)))
 
 
 def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chordate.errors import DataError
+from chordate.data.transforms.sanitize import count_instances
 from chordate.structures import Batch, InstanceTargets
 
 SIDE_MULTIPLE = 32  # the coarsest stride of the common pyramids, so that every level has whole cells
@@ -38,7 +38,7 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
 
 
 def _targets(samples: list[dict[str, Any]]) -> InstanceTargets:
-    counts = [_instances(sample) for sample in samples]
+    counts = [count_instances(sample) for sample in samples]
     slots = slots_for(max(counts))
 
     def pack(name: str) -> Tensor:
@@ -56,15 +56,3 @@ def _targets(samples: list[dict[str, Any]]) -> InstanceTargets:
         masks=pack("masks") if "masks" in samples[0] else None,
         keypoints=pack("keypoints") if "keypoints" in samples[0] else None,
     )
-
-
-def _instances(sample: dict[str, Any]) -> int:
-    fields = [name for name in ("boxes", "labels", "crowd", "masks", "keypoints") if name in sample]
-    counts = {name: len(sample[name]) for name in fields}
-    if len(set(counts.values())) > 1:
-        raise DataError(
-            f"{sample['info'].path}: after the pipeline its instances disagree: "
-            + ", ".join(f"{count} {name}" for name, count in counts.items())
-            + "; drop instances with SanitizeInstances, which keeps all fields together"
-        )
-    return counts["boxes"]

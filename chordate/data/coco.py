@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
-from chordate.data.annotations import Health, check_health, located, open_index
+from chordate.data.annotations import Health, box_of, check_health, located, open_index
 from chordate.data.bitmaps import instance_bitmaps
 from chordate.data.polygons import Polygons, Ring, oriented
 from chordate.data.randomness import seeded
@@ -56,6 +56,7 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         coco: the index (hotcoco.COCO) of the whole file.
         image_ids: `[len]` of the images used, ascending.
         sizes: `[len, 2]` height and width of each, as the file says.
+        health_report: what the health check found, a line each; empty for a healthy file.
 
     Raises:
         DataError: a file or folder is missing or broken, the annotations contradict themselves, a class is
@@ -82,7 +83,7 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         self.coco = self._open()
         if not self.images.is_dir():
             raise DataError(f"{self.images}: no such image folder; {self.annotations.name} names pictures in it")
-        check_health(self.coco, str(self.annotations), health)
+        self.health_report = check_health(self.coco, str(self.annotations), health)
         self.category_ids, self.classes = self._choose(classes)
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
         self.image_ids = np.unique(np.array(self.coco.get_img_ids(), np.int64))
@@ -92,8 +93,12 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
         parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # all at once would need much memory
-        records = (record for part in parts for record in self.coco.load_imgs(part.tolist()))
-        self.sizes = np.array([(record["height"], record["width"]) for record in records])
+        sizes = []
+        for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
+            if not record.get("file_name"):
+                raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
+            sizes.append((record["height"], record["width"]))
+        self.sizes = np.array(sizes)
 
     def _open(self) -> hotcoco.COCO:
         """The index; again in every process that does not share its parent's."""
@@ -158,6 +163,10 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         shown = [self.coco.get_img_ids(cat_ids=[category]) for category in self.category_ids]
         return [np.flatnonzero(np.isin(self.image_ids, ids)) for ids in shown]
 
+    def count(self, *, crowd: bool) -> int:
+        """How many annotations of our classes the file has: crowds, or single instances."""
+        return len(self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=crowd))
+
     def _choose(self, classes: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
         """Category ids and names by label."""
         categories = self.coco.load_cats(sorted(set(self.coco.get_cat_ids())))
@@ -191,7 +200,7 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
 
     def _boxes(self, annotations: list[dict[str, Any]]) -> Tensor:
         """`[M, 4]` x1, y1, x2, y2 of COCO's x, y, width, height; of the segmentation where there is no box."""
-        boxes = [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in annotations]
+        boxes = [box_of(self.coco, annotation) for annotation in annotations]
         corners = np.array(boxes, np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         return torch.from_numpy(corners.astype(np.float32))

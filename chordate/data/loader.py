@@ -1,14 +1,17 @@
 """From a config's `train_data` or `val_data` to a loader of batches."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
+from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
 from chordate.data.batching import collate
+from chordate.data.coco import CocoDataset
 from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
 from chordate.errors import ChordateError, ConfigError, DataError, unknown
 from chordate.registry import DATASETS
@@ -60,7 +63,7 @@ def build_loader(
 
     Raises:
         ConfigError: unknown or unfitting settings.
-        DataError: missing or broken data, or classes that are not the model's.
+        DataError: missing or broken data, nothing to train on, or classes that are not the model's.
     """
     kind = "training data setting" if training else "evaluation data setting"
     known = TRAINING_SETTINGS if training else EVALUATION_SETTINGS
@@ -81,6 +84,7 @@ def build_loader(
         pipeline=config.get("pipeline", []),
         seed=seed,
     )
+    _check_annotated(dataset, training)
     share = {"rank": rank, "world_size": world_size}
     sampler: TrainingBatches | EvaluationBatches
     if training:
@@ -105,6 +109,17 @@ def build_loader(
         worker_init_fn=_single_threaded,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
     )
+
+
+def _check_annotated(dataset: Any, training: bool) -> None:
+    """Training needs an instance to learn; an evaluation without ground truth is only pointed out."""
+    if not isinstance(dataset, CocoDataset) or dataset.count(crowd=False):
+        return
+    what = f"{dataset.annotations}: {len(dataset)} images, but not one instance of {', '.join(dataset.classes)}"
+    if training:
+        raise DataError(f"{what} (crowds do not count), so nothing can be learnt; give a file with annotations")
+    if not dataset.count(crowd=True):
+        print_log(f"{what}; there is nothing to measure against", logger="current", level=logging.WARNING)
 
 
 def _with_classes(dataset: Any, classes: Sequence[str] | None) -> Any:

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, KeyPoints
 
-from chordate.errors import ConfigError, unknown
+from chordate.errors import ChordateError, ConfigError, DataError, unknown
 from chordate.registry import TRANSFORMS
 
 
@@ -18,17 +18,27 @@ class Pipeline:
 
     Between them, boxes and keypoints are told the picture's size again: v2 forgets to for a picture without
     any, and rounds an expanded rotation's otherwise, and its next transform would stop at the contradiction.
+
+    Raises:
+        DataError: a transform fails; the message names it and the picture.
     """
 
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]):
         self.transforms = transforms
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        where = f"{sample['info'].path}: " if "info" in sample else ""
         for transform in self.transforms:
-            sample = transform(sample)
-            for value in sample.values():
-                if isinstance(value, BoundingBoxes | KeyPoints):
-                    value.canvas_size = tuple(sample["image"].shape[-2:])
+            try:
+                sample = transform(sample)
+                for value in sample.values():
+                    if isinstance(value, BoundingBoxes | KeyPoints):
+                        value.canvas_size = tuple(sample["image"].shape[-2:])
+            except ChordateError:
+                raise
+            except Exception as error:
+                told = " ".join(f"{type(error).__name__}: {error}".split())
+                raise DataError(f"{where}{type(transform).__name__} failed: {told}") from error
         return sample
 
 

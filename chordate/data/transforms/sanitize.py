@@ -6,9 +6,30 @@ import torch
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, wrap
 
+from chordate.errors import DataError
 from chordate.registry import TRANSFORMS
 
 INSTANCE_FIELDS = ("labels", "crowd", "keypoints")  # tensors with one row an instance, beside boxes and polygons
+
+
+def count_instances(sample: dict[str, Any]) -> int:
+    """The number of instances, in which all fields of a sample agree.
+
+    Raises:
+        DataError: they do not.
+    """
+    fields = ("boxes", *INSTANCE_FIELDS, "masks")
+    counts = {name: len(sample[name]) for name in fields if name in sample}
+    if "polygons" in sample:
+        counts["polygons"] = sample["polygons"].count
+    if len(set(counts.values())) > 1:
+        where = f"{sample['info'].path}: " if "info" in sample else ""
+        raise DataError(
+            f"{where}after the pipeline its instances disagree: "
+            + ", ".join(f"{count} {name}" for name, count in counts.items())
+            + "; use SanitizeInstances instead of SanitizeBoundingBoxes: it keeps all fields together"
+        )
+    return counts["boxes"]
 
 
 @TRANSFORMS.register_module()
@@ -26,6 +47,9 @@ class SanitizeInstances:
         min_size: pixels; a box with a shorter side is dropped, and an instance whose polygons have less area
             than its square.
         tighten: boxes become the bounds of the polygons, where an instance has some.
+
+    Raises:
+        DataError: a transform before has dropped instances in some of the fields only.
     """
 
     def __init__(self, min_size: float = 0.01, tighten: bool = False):
@@ -34,6 +58,7 @@ class SanitizeInstances:
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         if "boxes" not in sample:
             return sample
+        count_instances(sample)
         sample = dict(sample)
         found: BoundingBoxes = sample["boxes"]
         height, width = sample["image"].shape[-2:]
