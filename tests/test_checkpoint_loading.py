@@ -468,3 +468,10 @@ def test_weights_that_are_not_finite_are_warned_of():
     state["box.bias"][1] = float("nan")
     with pytest.warns(UserWarning, match=r"the state dict: NaN or infinite values in 1 tensors: box.bias"):
         load_checkpoint(TinyDetector(), state)
+
+
+@pytest.mark.parametrize("wrong", [{"model": 3}, {}, {"model": {}, "ema": 3}, {"model": {}, "classes": 5}])
+def test_a_checkpoint_of_ours_with_something_else_in_it_is_one_line(tmp_path, wrong):
+    file = save(tmp_path / "a.pth", {"chordate": 1, **wrong})
+    with pytest.raises(CheckpointError, match=r"a\.pth is no whole Chordate checkpoint: its (model|ema|classes) is"):
+        load_checkpoint(TinyDetector(), file)

@@ -118,8 +118,15 @@ def _unwrap(contents: Mapping[str, Any], where: str) -> tuple[State, tuple[str, 
     if own:
         if contents["chordate"] != 1:
             raise CheckpointError(f"{where} was written by a newer Chordate (form {contents['chordate']}); update it")
+        for part, kinds in (("model", Mapping), ("ema", Mapping | None), ("classes", list | tuple | None)):
+            value = contents.get(part)
+            if not isinstance(value, kinds):
+                raise CheckpointError(
+                    f"{where} is no whole Chordate checkpoint: its {part} is {type(value).__name__} data; "
+                    f"take the file as training wrote it"
+                )
         classes = tuple(contents.get("classes") or ()) or None
-        weights = {**contents.get("model", {}), **(contents.get("ema") or {})}
+        weights = {**contents["model"], **(contents.get("ema") or {})}
     else:
         weights = dict(contents)
         while not any(isinstance(value, Tensor) for value in weights.values()):
