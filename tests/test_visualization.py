@@ -10,14 +10,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from tiny_coco import write_coco
 
+from chordate.data import CocoDataset
 from chordate.data.shapes import CLASSES, generate_shapes
 from chordate.errors import DataError
 from chordate.structures import Detections, ImageInfo
 from chordate.visualization import draw, plot_training, side_by_side, write_image
-from chordate.visualization.curves import _running_mean
+from chordate.visualization.curves import _plot_losses, _running_mean
 from chordate.visualization.paint import _place, colour_of, fit_text, make_font
+from chordate.visualization.pictures import _truth
 
+NOTHING = {"image_id": 1, "category_id": 3, "area": 1, "iscrowd": 0}  # an annotation without geometry
 GREY = np.full((100, 160, 3), 128, np.uint8)
 
 
@@ -205,3 +210,18 @@ def test_running_mean_averages_the_finite_values_within_reach():
     assert np.isnan(smooth[4])
     for i in {*range(20)} - {4}:
         assert smooth[i] == pytest.approx(np.nanmean(values[max(0, i - 3) : i + 4]))
+
+
+def test_annotations_without_a_box_are_drawn_by_their_outline_or_left_out(tmp_path):
+    outline = {"segmentation": [[20, 20, 60, 20, 60, 50, 20, 50]], "area": 1200, "iscrowd": 0}
+    write_coco(tmp_path, [{"id": 1, "image_id": 1, "category_id": 3, **outline}, {**NOTHING, "id": 2}])
+    dataset = CocoDataset("annotations.json", "images", data_root=tmp_path, health="warn")
+    (mark,) = _truth(dataset, 1)
+    assert list(mark.box) == [20, 20, 60, 50]
+
+
+def test_the_speed_and_the_gradients_norm_are_no_losses():
+    record = {"mode": "train", "epoch": 1, "iteration": 1, "lr": 1, "rpn_cls": 1, "loss": 1, "grad_norm": 9}
+    axis = Figure().add_subplot()
+    _plot_losses(axis, [{**record, "images_per_s": 3, "memory_gb": 4}])
+    assert [line.get_label() for line in axis.lines] == ["loss", "rpn cls"]

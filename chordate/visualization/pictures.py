@@ -10,6 +10,7 @@ import hotcoco
 import numpy as np
 from PIL import Image, ImageDraw
 
+from chordate.data.annotations import box_of
 from chordate.data.reading import read_image
 from chordate.errors import DataError
 from chordate.structures import Detections, ImageInfo
@@ -127,7 +128,9 @@ def _truth(dataset: GroundTruth, image_id: int) -> list[Mark]:
     ids = dataset.coco.get_ann_ids(img_ids=[image_id], cat_ids=list(label_of))
     marks = []
     for annotation in dataset.coco.load_anns(ids):
-        label, (x, y, w, h) = label_of[annotation["category_id"]], annotation["bbox"]
+        if not (annotation.get("bbox") or annotation.get("segmentation")):
+            continue  # the health check has reported it
+        label, (x, y, w, h) = label_of[annotation["category_id"]], box_of(dataset.coco, annotation)
         crowd = bool(annotation.get("iscrowd"))
         name, note = dataset.classes[label], " (crowd)" if crowd else ""
         marks.append(Mark([x, y, x + w, y + h], name, note, colour_of(label), dashed=crowd))
