@@ -48,6 +48,18 @@ def main(folder: Path) -> dict[str, Any]:
             barrier()
     told["draw"] = torch.rand(1).item()
 
+    # BatchNorm's statistics differ between the ranks until they evaluate or save.
+    for name, ema in (("norm", None), ("norm_ema", 0.9)):
+        runner = toy_runner(
+            folder / name, model=fresh_model(norm=True), loader=toy_loader(24, 2, **share), epochs=2, ema=ema,
+            val_loader=toy_loader(7, 2, training=False, **share), metric=ToyMetric(),
+        )  # fmt: skip
+        runner.train()
+        told[name] = {key: value.double().sum().item() for key, value in runner.module.named_buffers()}
+
+    loader = toy_loader(24, 2, **share)
+    toy_runner(folder / "one_step", model=fresh_model(norm=True), loader=loader, iterations=1).train()
+
     # A NaN that only the second rank sees.
     _, bad = list(toy_loader(24, 2, rank=1, world_size=2).batch_sampler)[3][0]
     try:

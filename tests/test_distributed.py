@@ -79,6 +79,36 @@ def test_a_resume_restores_the_random_numbers_of_every_rank(ranks: Any) -> None:
     assert told[0]["draw"] != told[1]["draw"]  # dropout differs between the ranks
 
 
+@pytest.mark.parametrize(("name", "part"), [("norm", "model"), ("norm_ema", "ema")])
+def test_logged_metrics_are_those_of_the_saved_model_though_batchnorm_saw_other_images_on_each_rank(
+    ranks: Any, name: str, part: str
+) -> None:
+    folder, told = ranks
+    assert told[0][name] == told[1][name]
+    logged = read_log(folder / name, "val")
+    for epoch in (1, 2):
+        model = fresh_model(norm=True)
+        model.load_state_dict(torch.load(folder / name / f"epoch_{epoch}.pt", weights_only=True)[part])
+        expected = evaluate(model, toy_loader(7, 2, training=False), ToyMetric(), device=torch.device("cpu"))
+        assert {key: logged[epoch - 1][key] for key in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def test_saved_batchnorm_statistics_are_the_mean_of_what_the_ranks_saw(ranks: Any) -> None:
+    """One step from the fresh statistics: 0.9 of them and 0.1 of the mean over the ranks' batches."""
+    saved = torch.load(ranks[0] / "one_step" / "iteration_1.pt", weights_only=True)["model"]
+    means, variances = [], []
+    for rank in range(2):
+        loader = toy_loader(24, 2, rank=rank, world_size=2)
+        loader.batch_sampler.set_epoch(0)
+        with torch.no_grad():
+            features = fresh_model(norm=True).backbone[0](next(iter(loader)).images.float() / 255)
+        means.append(features.mean((0, 2, 3)))
+        variances.append(features.var((0, 2, 3)))
+    assert torch.allclose(saved["backbone.1.running_mean"], 0.1 * (means[0] + means[1]) / 2, atol=1e-6)
+    assert torch.allclose(saved["backbone.1.running_var"], 0.9 + 0.1 * (variances[0] + variances[1]) / 2, atol=1e-6)
+    assert not torch.allclose(means[0], means[1], atol=1e-4)
+
+
 def test_a_nan_on_one_rank_stops_all_and_is_named_by_all(ranks: Any) -> None:
     told = ranks[1]
     assert told[0]["nan"] == told[1]["nan"]

@@ -12,9 +12,10 @@ import engine_kills
 import pytest
 import torch
 from engine_kills import COSINE, train, train_on_a_full_disk
-from engine_toy import read_log, toy_loader, toy_runner
+from engine_toy import ToyMetric, read_log, toy_loader, toy_runner
 
 from chordate.engine.checkpoint_folder import CheckpointFolder, read_checkpoint
+from chordate.errors import CheckpointError
 
 # Six batches of the toy in groups of four and two: two iterations an epoch, eight in all.
 ITERATIONS = 8
@@ -201,3 +202,50 @@ def test_an_evaluation_moves_no_random_number_generator(tmp_path: Path) -> None:
     ):
         toy_runner(tmp_path / name, epochs=2, **kwargs).train()
     assert read_log(tmp_path / "with") == read_log(tmp_path / "without")
+
+
+def test_a_resume_into_another_folder_touches_neither_run_there_nor_mixes_their_logs(tmp_path: Path) -> None:
+    evaluated: dict[str, Any] = {"val_loader": toy_loader(6, training=False), "save_best": "toy_AP", "keep": 1}
+    a, b = tmp_path / "a", tmp_path / "b"
+    toy_runner(a, metric=ToyMetric(), epochs=2, **{**evaluated, "keep": None}).train()
+    toy_runner(b, metric=ToyMetric(), epochs=3, optimizer={"type": "SGD", "lr": 0.01}, **evaluated).train()
+    (b / "pretrained.pt").write_bytes(b"the user's")
+    before = {path: path.read_bytes() for path in a.glob("*") if path.is_file()}
+    others = {path.name: path.read_bytes() for path in b.glob("[eb]*.pt")}
+    assert set(others) == {"epoch_3.pt", "best_toy_AP.pt"}
+
+    runner = toy_runner(b, metric=ToyMetric(), epochs=3, resume=a / "epoch_1.pt", **evaluated)
+    runner.train()
+
+    assert before == {path: path.read_bytes() for path in a.glob("*") if path.is_file()}
+    [aside] = b.glob("earlier_*")
+    assert others == {path.name: path.read_bytes() for path in aside.iterdir()}
+    assert {path.name for path in b.glob("*.pt")} == {"epoch_3.pt", "best_toy_AP.pt", "pretrained.pt"}
+    assert [line["iteration"] for line in read_log(b)] == list(range(7, 19))
+    assert len(list(b.glob("log_*.jsonl"))) == 1
+    assert read_log(b)[:6] == read_log(a)[6:]  # the same training as it went on in its own folder
+    best = read_checkpoint(b / "best_toy_AP.pt")["train"]
+    assert runner.best == best["best"]  # found by this run, whose first evaluation is the one that was still to come
+    assert best["iteration"] >= 6
+    assert read_checkpoint(b / "epoch_3.pt")["train"]["files"] == ["epoch_2.pt", "epoch_3.pt"]
+    text = next((b / runner.timestamp).glob("*.log")).read_text()
+    assert f"epoch_1.pt is not in {b}" in text
+    assert f"set aside in {aside.name}/" in text
+
+
+def test_a_resume_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        toy_runner(tmp_path / name, epochs=1).train()
+    files = [tmp_path / "b" / name for name in ("epoch_1.pt", "last_checkpoint", "log.jsonl")]
+    before = [path.read_bytes() for path in files]
+    adam = {"type": "AdamW", "lr": 0.01}
+    with pytest.raises(CheckpointError, match="resume with that"):
+        toy_runner(tmp_path / "b", optimizer=adam, epochs=2, resume=tmp_path / "a" / "epoch_1.pt").train()
+    assert before == [path.read_bytes() for path in files]
+
+
+def test_a_training_started_anew_overwrites_no_checkpoint_of_the_one_before(tmp_path: Path) -> None:
+    toy_runner(tmp_path, epochs=1).train()
+    first = (tmp_path / "epoch_1.pt").read_bytes()
+    toy_runner(tmp_path, epochs=1).train()
+    assert next(tmp_path.glob("earlier_*/epoch_1.pt")).read_bytes() == first

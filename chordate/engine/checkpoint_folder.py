@@ -7,6 +7,7 @@ then is an older one deleted. A process killed at any moment leaves a whole chec
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from chordate.errors import CheckpointError
 POINTER = "last_checkpoint"
 SUFFIX = ".pt"
 TEMPORARY = ".tmp"
+WRITTEN = ("epoch_*", "iteration_*", "best_*")  # what training writes; other files in the folder are the user's
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -89,20 +91,42 @@ class CheckpointFolder:
             raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}){last}") from error
         return path
 
-    def begin(self) -> bool:
-        """Start a training anew: what an earlier one left is no longer the last checkpoint, but stays.
+    def begin(self) -> Path | None:
+        """Start a training anew: another one's checkpoints in the folder are set aside, none is deleted or overwritten.
 
         Returns:
-            Whether there was an earlier one.
-        """
-        if not (self.folder / POINTER).is_file():
-            return False
-        self._write(POINTER, lambda file: None)
-        return True
+            The folder `earlier_<time>` that they are in now; None where there were none.
 
-    def take_over(self, files: Sequence[str]) -> None:
-        """Count the checkpoints that this run wrote before it was resumed among those that may be deleted."""
+        Raises:
+            CheckpointError: the folder is not writable.
+        """
+        earlier = sorted(path for stem in WRITTEN for path in self.folder.glob(f"{stem}{SUFFIX}"))
+        if not earlier:
+            return None
+        self._write(POINTER, lambda file: None)  # first: killed in between, nothing of theirs counts as the last
+        stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(max(path.stat().st_mtime for path in earlier)))
+        names = [f"earlier_{stamp}", *(f"earlier_{stamp}_{number}" for number in range(2, 1000))]
+        aside = next(self.folder / name for name in names if not (self.folder / name).exists())
+        try:
+            aside.mkdir()
+            for path in earlier:
+                os.replace(path, aside / path.name)
+        except OSError as error:
+            raise CheckpointError(f"{aside}: cannot set checkpoints aside ({error.strerror or error})") from error
+        return aside
+
+    def holds(self, path: str | Path) -> bool:
+        """Whether a checkpoint lies in this very folder (links followed): then its run wrote the others here too."""
+        return Path(path).resolve().parent == self.folder.resolve()
+
+    def take_over(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Count the checkpoints that this run wrote before it was resumed among those that may be deleted.
+
+        Returns:
+            `best`, the record of its best evaluation, if that checkpoint is here too.
+        """
         self.files = [name for name in files if (self.folder / name).is_file()]
+        return best if best and (self.folder / best_name(best["metric"])).is_file() else None
 
     def remove_temporary(self) -> None:
         """Delete what a killed process left half-written."""
@@ -137,6 +161,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(state.get("train"), dict) or not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{path}: holds weights but no training state; --resume needs one that training wrote")
     return state
+
+
+def best_name(metric: str) -> str:
+    """The file of the checkpoint that scored highest in a metric."""
+    return f"best_{metric.replace('/', '_')}{SUFFIX}"
 
 
 def _iteration(path: Path) -> int | None:

@@ -20,7 +20,6 @@ from chordate.engine.amp import autocast
 from chordate.engine.evaluate import evaluate, to_device
 from chordate.engine.interrupt import StopSignals
 from chordate.engine.losses import LossLog, total_loss
-from chordate.engine.rng import preserved_rng
 from chordate.engine.schedule import build_schedule
 from chordate.engine.settings import TrainSettings
 from chordate.errors import DataError, TrainingError
@@ -123,12 +122,13 @@ class TrainLoop(BaseLoop):
                 break
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        """This epoch's batches from the `start`-th; opening the loader moves no random number generator."""
+        """This epoch's batches from the `start`-th. The loader draws its workers' seed from a generator of the epoch's
+        own: drawn from the global one, it would move dropout by one number more after every resume."""
         self.dataloader.batch_sampler.set_epoch(self.epoch, start)
-        with preserved_rng():  # torch's loader draws a seed for its workers: a different one in every epoch
-            key = (self.settings.seed, self.epoch, self.runner.rank)
-            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-            return iter(self.dataloader)
+        key = (self.settings.seed, self.epoch, self.runner.rank)
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        self.dataloader.generator = torch.Generator().manual_seed(seed)
+        return iter(self.dataloader)
 
     def _take(self, batches: Iterator[Batch], step: int) -> list[Batch]:
         """The batches of one iteration; the last of an epoch may have fewer."""
@@ -214,6 +214,7 @@ class EvaluationLoop(BaseLoop):
     def run(self) -> dict[str, float]:
         """The metric's numbers, the same on every rank."""
         runner = self.runner
+        runner.average_buffers()
         runner.call_hook("before_val")
         runner.call_hook("before_val_epoch")
         metrics = evaluate(

@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import mmengine.runner
 import torch
@@ -25,7 +25,7 @@ from torch import nn
 from chordate.checkpoints.load import load_checkpoint
 from chordate.engine import launch, state
 from chordate.engine.amp import StepWrapper
-from chordate.engine.checkpoint_folder import CheckpointFolder, read_checkpoint
+from chordate.engine.checkpoint_folder import CheckpointFolder, best_name, read_checkpoint
 from chordate.engine.ema import WeightAverage
 from chordate.engine.evaluate import stop_workers
 from chordate.engine.log import JsonLines, LogHook
@@ -33,6 +33,7 @@ from chordate.engine.loops import EvaluationLoop, TrainLoop
 from chordate.engine.optimizer import build_optimizer, scaled_lr
 from chordate.engine.progress import CurrentOutput, ProgressBar
 from chordate.engine.settings import TrainSettings
+from chordate.engine.wrapping import place, wrap
 from chordate.errors import CheckpointError, ConfigError, unknown
 
 _numbers = itertools.count()
@@ -166,27 +167,10 @@ class Runner(mmengine.runner.Runner):
         return self.val()
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """Move the model to its device and make it ready for training on several ranks, compiled if wanted.
-
-        Raises:
-            ConfigError: synchronised BatchNorm over processes on the CPU.
-        """
-        settings, trains = self.settings, self._train_dataloader is not None
-        if settings.sync_bn and self.distributed:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        syncs = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-        if syncs and self.distributed and trains and self.device.type == "cpu":
-            raise ConfigError("SyncBN over several processes needs GPUs; set train.sync_bn=False and norm BN or GN")
-        model = model.to(self.device)
-        if settings.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        self.module = model
-        if settings.compile and trains:
-            options: Mapping[str, Any] = settings.compile if isinstance(settings.compile, Mapping) else {}
-            model = cast(nn.Module, torch.compile(model, **options))
-        if self.distributed and trains:
-            model = launch.share_gradients(model, self.device)
-        return model
+        """Put the model on its device and make it ready for training on several ranks, compiled if wanted."""
+        trains = self._train_dataloader is not None
+        self.module = place(model, self.settings, self.device, ranks=self.world_size, trains=trains)
+        return wrap(self.module, self.settings, self.device, ranks=self.world_size) if trains else self.module
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> StepWrapper:
         """The optimiser of the config's `optimizer` section, for the batch size at hand, which is logged."""
@@ -227,8 +211,7 @@ class Runner(mmengine.runner.Runner):
         same = self.best is not None and self.best["metric"] == key
         if score > (self.best["score"] if same and self.best else float("-inf")):
             self.best = {"metric": key, "score": score, "iteration": self.iter}
-            name = f"best_{key.replace('/', '_')}.pt"
-            self._write(lambda saved: self.folder.write(name, saved), self.folder.files)
+            self._write(lambda saved: self.folder.write(best_name(key), saved), self.folder.files)
             self.logger.info(f"best {key} so far: {score:.4f}")
 
     def save_checkpoint(self, out_dir: str, filename: str, **_: Any) -> None:
@@ -237,6 +220,7 @@ class Runner(mmengine.runner.Runner):
 
     def _write(self, write: Callable[[dict[str, Any]], Any], files: Sequence[str]) -> None:
         """Let the first rank write the state of all; if it cannot, all stop."""
+        self.average_buffers()
         saved = state.training_state(self, files)
         self.call_hook("before_save_checkpoint", checkpoint=saved)
         failure: list[str | None] = [None]
@@ -249,16 +233,19 @@ class Runner(mmengine.runner.Runner):
         if failure[0] is not None:
             raise CheckpointError(failure[0])
 
+    def average_buffers(self) -> None:
+        """Make BatchNorm's statistics those of all ranks, which then save and evaluate one model. All call it."""
+        for model in [self.module] if self.ema is None else [self.module, self.ema.model]:
+            launch.average_buffers(model)
+
     def load_or_resume(self) -> None:
         """Take up the checkpoint to resume from, once; without one, begin a new log."""
         if self._has_loaded:
             return
         if self.resume_from is not None:
             self.resume(str(self.resume_from))
-        elif is_main_process():
-            self.json_lines.begin()
-            if self.folder.begin():
-                self.logger.warning(f"{self.work_dir} has checkpoints of an earlier training: they may be overwritten")
+        else:
+            self._begin()
         self._has_loaded = True
 
     def resume(self, filename: str, *_: Any, **__: Any) -> None:
@@ -270,7 +257,25 @@ class Runner(mmengine.runner.Runner):
         checkpoint = read_checkpoint(filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         state.restore(self, checkpoint, filename)
+        saved = checkpoint["train"]
+        if self.folder.holds(filename):
+            best = [self.folder.take_over(saved["files"], saved["best"])]
+            broadcast_object_list(best)  # machines without a common disk must agree, or they would wait for one another
+            self.best = best[0]
+            self.json_lines.rewind(self.iter, self.train_loop.evaluated == self.iter)
+        else:  # its files, best score and log are of another folder, and those that are here of another run
+            self.logger.warning(f"{filename} is not in {self.work_dir}: a new log and a new best score begin there")
+            self._begin()
         self.logger.info(f"resumed from {filename}: epoch {self.epoch}, iteration {self.iter}")
+
+    def _begin(self) -> None:
+        """Begin a new log; what another run left in the work dir is set aside."""
+        if is_main_process():
+            self.json_lines.begin()
+            if aside := self.folder.begin():
+                self.logger.warning(
+                    f"{self.work_dir}: checkpoints of an earlier run are set aside in {aside.name}/"
+                )
 
     def load_checkpoint(self, filename: str | Path, *_: Any, **__: Any) -> Any:
         """Load weights from any checkpoint that Chordate knows; returns the LoadReport."""

@@ -159,8 +159,8 @@ def training_state(runner: Any, files: Sequence[str]) -> dict[str, Any]:
 def restore(runner: Any, checkpoint: Mapping[str, Any], path: str) -> None:
     """Put a runner to where `training_state` found it.
 
-    Where the data, the batch size or the number of ranks has changed, training goes on (when measured in epochs, from
-    the start of the epoch that was under way) and says so.
+    What lies in the work dir is not touched. Where the data, the batch size or the number of ranks has changed,
+    training goes on (when measured in epochs, from the start of the epoch that was under way) and says so.
 
     Raises:
         CheckpointError: another model, other classes, another optimiser, or an incomplete state.
@@ -179,8 +179,6 @@ def restore(runner: Any, checkpoint: Mapping[str, Any], path: str) -> None:
         loop.iter = _position(saved, loop, log)
         loop.evaluated = saved["evaluated"] if loop.iter == saved["iteration"] else loop.iter
         loop.losses.load_state_dict(saved["losses"])
-        runner.best = saved["best"]
-        runner.folder.take_over(saved["files"])
         load_history(runner.message_hub, saved["history"])
         if len(saved["rng"]) == runner.world_size:
             set_rng_state(saved["rng"][runner.rank])
@@ -189,7 +187,6 @@ def restore(runner: Any, checkpoint: Mapping[str, Any], path: str) -> None:
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from error
-    runner.json_lines.rewind(loop.iter, loop.evaluated == loop.iter)
 
 
 def _position(saved: Mapping[str, Any], loop: Any, log: logging.Logger) -> int:
