@@ -106,7 +106,7 @@ def test_adamw_takes_its_own_arguments() -> None:
         ({"parts": {"bakbone": {"lr_mult": 0.1}}}, 'did you mean "backbone"'),
         ({"parts": {"backbone": {"lr_mul": 0.1}}}, 'did you mean "lr_mult"'),
         ({"no_decay": ["*.positions"]}, "fits no parameter"),
-        ({"lr": -1.0}, "learning rate"),
+        ({"lr": -1.0}, "optimizer.lr is a number of at least 0"),
     ],
 )
 def test_a_rule_that_fits_nothing_is_told_in_one_line(changed: dict[str, Any], told: str) -> None:

@@ -210,7 +210,7 @@ def test_a_terminal_gets_a_bar_with_loss_rate_speed_and_time_left(tmp_path: Path
         ({"epochs": 0}, "at least 1"),
         ({"epochs": 1.5}, "whole number"),
         ({"epochs": 1, "amp": "fp8"}, '"bf16" or "fp16"'),
-        ({"epochs": 1, "ema": 1.0}, "between 0 and 1"),
+        ({"epochs": 1, "ema": 1.0}, "above 0 and below 1"),
         ({"epochs": 1, "clip_norm": 0}, "above 0"),
         ({"epochs": 1, "log_every": 0}, "at least 1"),
         ({"epochs": 1, "accumulate": True}, "whole number"),

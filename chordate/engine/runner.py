@@ -26,6 +26,7 @@ from chordate.checkpoints.load import load_checkpoint
 from chordate.engine import launch, state
 from chordate.engine.amp import StepWrapper
 from chordate.engine.checkpoint_folder import CheckpointFolder, best_name, read_checkpoint
+from chordate.engine.checks import check_section
 from chordate.engine.ema import WeightAverage
 from chordate.engine.evaluate import stop_workers
 from chordate.engine.log import JsonLines, LogHook
@@ -92,7 +93,7 @@ class Runner(mmengine.runner.Runner):
             ConfigError: an unknown or unfitting setting.
         """
         cfg = cfg if isinstance(cfg, Config) else Config(dict(cfg))
-        settings = TrainSettings.from_config(cfg.get("train") or {})
+        settings = TrainSettings.from_config(cfg.get("train"))
         if (val_loader is None) != (metric is None):
             raise ConfigError("evaluation needs both val_data and metric; set both, or neither")
         launch.start()
@@ -104,7 +105,7 @@ class Runner(mmengine.runner.Runner):
             work_dir=str(work_dir),
             train_dataloader=train_loader,
             train_cfg={"type": TrainLoop, "settings": settings} if trains else None,
-            optim_wrapper=dict(cfg.get("optimizer") or {}) if trains else None,
+            optim_wrapper=dict(check_section("optimizer", cfg.get("optimizer"))) if trains else None,
             val_dataloader=val_loader,
             val_cfg={"type": EvaluationLoop, "settings": settings} if evaluates else None,
             val_evaluator=metric,
@@ -273,9 +274,7 @@ class Runner(mmengine.runner.Runner):
         if is_main_process():
             self.json_lines.begin()
             if aside := self.folder.begin():
-                self.logger.warning(
-                    f"{self.work_dir}: checkpoints of an earlier run are set aside in {aside.name}/"
-                )
+                self.logger.warning(f"{self.work_dir}: checkpoints of an earlier run are set aside in {aside.name}/")
 
     def load_checkpoint(self, filename: str | Path, *_: Any, **__: Any) -> Any:
         """Load weights from any checkpoint that Chordate knows; returns the LoadReport."""

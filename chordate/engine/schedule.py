@@ -14,6 +14,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from chordate.engine.checks import check_list, check_number, check_section
 from chordate.errors import ConfigError, unknown
 
 Decay = Callable[[int], float]
@@ -93,9 +94,9 @@ def build_schedule(config: Mapping[str, Any] | None, total: int, steps_per_unit:
     Raises:
         ConfigError: an unknown type or key (with near names), or milestones that do not ascend.
     """
-    given = {"type": "constant", **(config or {})}
+    given = {"type": "constant", **check_section("schedule", config)}
     kind = given.pop("type")
-    if kind not in KEYS:
+    if not isinstance(kind, str) or kind not in KEYS:
         raise ConfigError(unknown("schedule", str(kind), KEYS))
     known: dict[str, Any] = {**KEYS[kind], **WARMUP_KEYS}
     for key in given:
@@ -103,11 +104,15 @@ def build_schedule(config: Mapping[str, Any] | None, total: int, steps_per_unit:
             raise ConfigError(unknown(f'key of a "{kind}" schedule', key, known))
     values = {**known, **given}
     warmup = values["warmup_iters"]
-    if not isinstance(warmup, int) or warmup < 0:
-        raise ConfigError(f"schedule.warmup_iters is a whole number of at least 0, not {warmup!r}")
+    check_number("schedule.warmup_iters", warmup, least=0, whole=True)
+    for key in ("warmup_factor", "gamma", "min_factor"):
+        if key in values:
+            check_number(f"schedule.{key}", values[key], least=0)
     decay: Decay = StepDecay((), 1.0)
     if kind == "step":
-        milestones = list(values["milestones"])
+        milestones = check_list("schedule.milestones", values["milestones"])
+        for milestone in milestones:
+            check_number("schedule.milestones: each", milestone)
         if any(later <= earlier for earlier, later in zip([0, *milestones], milestones)):
             raise ConfigError(f"schedule.milestones ascend and start above 0, not {milestones}")
         decay = StepDecay([round(milestone * steps_per_unit) for milestone in milestones], values["gamma"])

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from chordate.engine.checks import check_number, check_section
 from chordate.errors import ConfigError, unknown
 
 PRECISIONS = (None, "bf16", "fp16")
+COUNTS = {
+    "epochs": 1, "iterations": 1, "accumulate": 1, "save_every_iterations": 1, "keep": 1, "log_every": 1,
+    "seed": 0, "eval_every": 0, "save_every": 0,
+}  # whole numbers, and the least that each may be  # fmt: skip
+SWITCHES = ("channels_last", "sync_bn", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,13 @@ class TrainSettings:
     tensorboard: bool = True
 
     @classmethod
-    def from_config(cls, section: Mapping[str, Any]) -> Self:
+    def from_config(cls, section: Mapping[str, Any] | None) -> Self:
         """Check a config's `train` section.
 
         Raises:
             ConfigError: an unknown key (with near names), or a value that makes no sense.
         """
+        section = check_section("train", section)
         known = [field.name for field in fields(cls)]
         for key in section:
             if key not in known:
@@ -70,21 +77,25 @@ class TrainSettings:
     def _check(self) -> None:
         if (self.epochs is None) == (self.iterations is None):
             raise ConfigError("train: set either epochs or iterations; to go from one to the other, set one to None")
-        for name in ("epochs", "iterations", "accumulate", "save_every_iterations", "keep", "log_every"):
-            self._check_count(name, least=1)
-        for name in ("seed", "eval_every", "save_every"):
-            self._check_count(name, least=0)
+        for field in fields(self):
+            value, least = getattr(self, field.name), COUNTS.get(field.name)
+            if least is not None and not (value is None and "None" in str(field.type)):
+                check_number(f"train.{field.name}", value, least=least, whole=True)
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"train.{name} is True or False, not {getattr(self, name)!r}")
+        if not isinstance(self.compile, bool):
+            check_section(
+                "train.compile, where not True or False,", {None: 0} if self.compile is None else self.compile
+            )
+        if not isinstance(self.save_best, str | None):
+            raise ConfigError(f'train.save_best is the name of a metric, such as "bbox_AP", not {self.save_best!r}')
         if self.amp not in PRECISIONS:
             raise ConfigError(f'train.amp is None, "bf16" or "fp16", not {self.amp!r}')
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigError(f"train.clip_norm is a norm above 0 or None, not {self.clip_norm!r}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ConfigError(f"train.ema is a decay between 0 and 1 (such as 0.9998) or None, not {self.ema!r}")
-
-    def _check_count(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise ConfigError(f"train.{name} is a whole number of at least {least}, not {value!r}")
+        if self.clip_norm is not None:
+            check_number("train.clip_norm, where not None,", self.clip_norm, above=0)
+        if self.ema is not None:
+            check_number("train.ema, where not None,", self.ema, above=0, below=1)
 
     @property
     def by_epoch(self) -> bool:

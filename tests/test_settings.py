@@ -1,0 +1,91 @@
+"""Values of the wrong kind in `train`, `optimizer` and `schedule`: one line that names the setting, and no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_runner
+
+from chordate.engine.checks import check_number
+from chordate.engine.runner import Runner
+from chordate.errors import ConfigError
+
+GOOD = {"train": {"iterations": 1, "tensorboard": False}, "optimizer": OPTIMIZER, "schedule": None}
+COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "named"),
+    [
+        *(
+            ("train", {key: value}, f"train.{key}")
+            for key, values in {
+                "clip_norm": ("abc", [1], float("nan"), True),
+                "ema": ("abc", 1, 0, {}),
+                "accumulate": (None, "2", 1.0),
+                "log_every": (None, 0),
+                "seed": (None, -1, "abc"),
+                "keep": (0, "abc"),
+                "iterations": ("abc", 0.5),
+                "amp": ([], True),
+                "compile": ("abc", None, 1, {"backnd": "eager"}),
+                "channels_last": ("yes", None),
+                "save_best": (1,),
+            }.items()
+            for value in values
+        ),
+        *(
+            ("optimizer", {key: value}, f"optimizer.{key}")
+            for key, values in {
+                "lr": ("abc", None, -1, float("inf")),
+                "base_batch_size": (0, "abc", 2.5),
+                "weight_decay": ("x", None, -0.1),
+                "no_decay": ("norm", [1]),
+                "parts": ("x", [1], {"backbone": "x"}, {"backbone": None, "nothing": {}}),
+            }.items()
+            for value in values
+        ),
+        ("optimizer", {"parts": {"backbone": {"lr_mult": "x"}}}, "optimizer.parts.backbone.lr_mult"),
+        ("optimizer", {"type": 3}, "optimizer"),
+        ("optimizer", {"type": None}, "optimizer"),
+        ("optimizer", {"momentum": "x"}, "optimizer"),
+        ("schedule", {**COSINE, "min_factor": "x"}, "schedule.min_factor"),
+        ("schedule", {**COSINE, "warmup_factor": "x"}, "schedule.warmup_factor"),
+        ("schedule", {**COSINE, "warmup_iters": True}, "schedule.warmup_iters"),
+        ("schedule", {**STEP, "gamma": "x"}, "schedule.gamma"),
+        ("schedule", {**STEP, "milestones": 8}, "schedule.milestones"),
+        ("schedule", {**STEP, "milestones": ["x"]}, "schedule.milestones"),
+        ("schedule", {"type": []}, "schedule"),
+        ("train", "x", "train"),
+        ("optimizer", "x", "optimizer"),
+        ("schedule", "x", "schedule"),
+        ("schedule", [1], "schedule"),
+    ],
+    ids=str,
+)
+def test_a_value_of_the_wrong_kind_is_told_in_one_line(tmp_path: Path, section: str, changes: Any, named: str) -> None:
+    value = {**(GOOD[section] or {}), **changes} if isinstance(changes, dict) else changes
+    with pytest.raises(ConfigError) as error:
+        Runner.from_config(
+            {**GOOD, section: value}, model=ToyModel(), work_dir=tmp_path, train_loader=toy_loader()
+        ).train()
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_none_is_allowed_where_it_has_a_meaning(tmp_path: Path) -> None:
+    nothing = ("epochs", "keep", "amp", "clip_norm", "ema", "eval_every", "save_every", "save_best")
+    optimizer = {**OPTIMIZER, "base_batch_size": None, "parts": None, "no_decay": None}
+    toy_runner(tmp_path, optimizer=optimizer, iterations=1, **dict.fromkeys(nothing)).train()
+    assert (tmp_path / "iteration_1.pt").exists()
+
+
+@pytest.mark.parametrize(("value", "good"), [(1, True), (0, False), (0.5, True), (2, False), (1.999, True)])
+def test_the_bounds_above_and_below_are_themselves_outside(value: float, good: bool) -> None:
+    if good:
+        check_number("x", value, above=0, below=2)
+    else:
+        with pytest.raises(ConfigError, match="x is a number above 0 and below 2, not"):
+            check_number("x", value, above=0, below=2)
