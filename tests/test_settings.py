@@ -1,4 +1,4 @@
-"""Values of the wrong kind in `train`, `optimizer` and `schedule`: one line that names the setting, and no traceback."""
+"""Values of the wrong kind in `train`, `optimizer` and `schedule`: one line that names it, no traceback."""
 
 from __future__ import annotations
 

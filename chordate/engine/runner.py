@@ -258,9 +258,8 @@ class Runner(mmengine.runner.Runner):
         checkpoint = read_checkpoint(filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         state.restore(self, checkpoint, filename)
-        saved = checkpoint["train"]
         if self.folder.holds(filename):
-            best = [self.folder.take_over(saved["files"], saved["best"])]
+            best = [self.folder.take_over(checkpoint["train"]["files"], checkpoint["train"]["best"])]
             broadcast_object_list(best)  # machines without a common disk must agree, or they would wait for one another
             self.best = best[0]
             self.json_lines.rewind(self.iter, self.train_loop.evaluated == self.iter)

@@ -84,9 +84,9 @@ class TrainSettings:
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"train.{name} is True or False, not {getattr(self, name)!r}")
-        if not isinstance(self.compile, bool):
-            check_section(
-                "train.compile, where not True or False,", {None: 0} if self.compile is None else self.compile
+        if not isinstance(self.compile, bool | Mapping):
+            raise ConfigError(
+                f"train.compile is True, False or a dict of torch.compile's options, not {self.compile!r}"
             )
         if not isinstance(self.save_best, str | None):
             raise ConfigError(f'train.save_best is the name of a metric, such as "bbox_AP", not {self.save_best!r}')

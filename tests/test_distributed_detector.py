@@ -1,0 +1,71 @@
+"""`tools/test.py` under torchrun: a real detector on two ranks (gloo on the CPU) is the same evaluation as on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from chordate.api import build_model
+from chordate.data.shapes import CLASSES, generate_shapes
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
+IMAGES = 11  # odd: the ranks' shares differ
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    generate_shapes(folder, train=1, val=IMAGES, size=80, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector that was never trained, but is as sure of itself as a trained one, so that it detects a lot."""
+    torch.manual_seed(0)
+    model = build_model(CONFIG, classes=CLASSES, pretrained=False)
+    for name in ("classes", "deltas"):
+        predictor = getattr(model.box, name)
+        assert isinstance(predictor, nn.Linear)
+        nn.init.normal_(predictor.weight, std=1.0 if name == "classes" else 0.1)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
+    torch.save({"chordate": 1, "model": model.state_dict(), "classes": list(CLASSES)}, path)
+    return path
+
+
+def evaluated(launcher: list[str], checkpoint: Path, shapes: Path, folder: Path) -> tuple[dict[str, float], list[dict]]:
+    """The metrics and the detections that the script writes."""
+    folder.mkdir()
+    out, predictions = folder / "out.json", folder / "predictions.json"
+    run = subprocess.run(
+        [
+            sys.executable, *launcher, str(ROOT / "tools" / "test.py"), CONFIG, str(checkpoint),
+            "--data-root", str(shapes), "--out", str(out), "--predictions", str(predictions),
+            "--cfg-options", "val_data.batch_size=2",
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return json.loads(out.read_text()), json.loads(predictions.read_text())
+
+
+def test_a_detector_evaluated_on_two_ranks_gets_the_metrics_and_detections_of_one(
+    checkpoint: Path, shapes: Path, tmp_path: Path
+) -> None:
+    one, found = evaluated([], checkpoint, shapes, tmp_path / "one")
+    two, found_by_two = evaluated(TORCHRUN, checkpoint, shapes, tmp_path / "two")
+    assert len(found) > 10 * IMAGES  # there is something to lose or to count twice
+    assert one["bbox_AP"] > 0  # and something right among it
+    assert two == pytest.approx(one, nan_ok=True)
+    assert len(found_by_two) == len(found)
+    assert {d["image_id"] for d in found_by_two} == {d["image_id"] for d in found}

@@ -1,0 +1,24 @@
+"""A compiled model: as many graphs as there are sizes of batches, and none of them run uncompiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from chordate.engine.wrapping import compiled
+
+
+def test_more_sizes_than_torch_compiles_by_default_are_all_compiled() -> None:
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    model = compiled(nn.Linear(2, 2), {"backend": backend, "dynamic": False})
+    for size in range(2, 22):
+        model(torch.zeros(size, 2))
+    assert len(graphs) == 20
