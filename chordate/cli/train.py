@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     work_dir = Path(arguments.work_dir or Path("work_dirs") / Path(cfg.filename).stem)
     seed = TrainSettings.from_config(section(cfg, "train")).seed
     rank, world_size = start(seed)
-    shared = {"data_root": data_root(arguments), "seed": seed, "rank": rank, "world_size": world_size}
+    shared: dict[str, Any] = {"data_root": data_root(arguments), "seed": seed, "rank": rank, "world_size": world_size}
     train_loader: Any = build_loader(section(cfg, "train_data"), training=True, **shared)
     classes = train_loader.dataset.classes
     val_loader: Any = None
