@@ -51,3 +51,17 @@ def test_schedules_are_the_model_zoos(schedule, epochs, milestones):
 def test_no_config_writes_channel_or_class_counts(name):
     text = CONFIGS[name].read_text()
     assert "in_channels" not in text and "num_classes" not in text
+
+
+def test_anchors_follow_the_maps_that_a_backbone_offers():
+    """Detectron2's ANCHOR_GENERATOR.SIZES for strides 4 … 64, and one level less where c5 is left out."""
+    config = load_config("faster-rcnn_r50_fpn_1x_coco")
+    with torch.device("meta"):
+        model = chordate.build_model(config, pretrained=False)
+        config.model.backbone.out = ["c2", "c3", "c4"]
+        smaller = chordate.build_model(config, pretrained=False)
+    assert model.rpn.anchors.strides == (4, 8, 16, 32, 64)
+    assert smaller.rpn.anchors.strides == (4, 8, 16, 32)
+    sides = chordate.build_model(config, pretrained=False).rpn.anchors.base
+    areas = (sides[..., 2] - sides[..., 0]) * (sides[..., 3] - sides[..., 1])
+    torch.testing.assert_close(areas.sqrt().mean(1), torch.tensor([32.0, 64, 128, 256]))

@@ -7,7 +7,7 @@ model = dict(
     neck=dict(type="FPN", channels=256, extra="pool"),
     rpn=dict(
         type="RPNHead",
-        anchors=dict(sizes=[32, 64, 128, 256, 512], ratios=[0.5, 1.0, 2.0]),  # ANCHOR_GENERATOR
+        anchors=dict(ratios=[0.5, 1.0, 2.0]),  # ANCHOR_GENERATOR; sizes follow the strides: 32, 64 … 512 px
         iou_thresholds=(0.3, 0.7),  # RPN.IOU_THRESHOLDS
         batch_size_per_image=256,
         positive_fraction=0.5,
