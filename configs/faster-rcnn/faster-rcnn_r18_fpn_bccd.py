@@ -33,4 +33,4 @@ train_data = dict(
 val_data = dict(pipeline=[dict(type="ResizeShortestEdge", size=240, max_size=400)], batch_size=4)
 optimizer = dict(_delete_=True, type="AdamW", lr=1e-3, weight_decay=0.05, base_batch_size=8)
 schedule = dict(_delete_=True, type="cosine", warmup_iters=100, warmup_factor=0.01)
-train = dict(epochs=40, eval_every=5, save_best="bbox_AP50", log_every=10, clip_norm=10.0)
+train = dict(epochs=40, eval_every=5, save_best="bbox_AP", log_every=10, clip_norm=10.0)
