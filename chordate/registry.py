@@ -5,6 +5,7 @@ A plug is registered in one of three ways: the decorator `@BACKBONES.register_mo
 """
 
 import fnmatch
+import inspect
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
@@ -98,6 +99,12 @@ class PlugRegistry(Registry):
         if clash:
             raise ConfigError(f"{plug}: {', '.join(clash)} is inferred from the other parts; remove it from the config")
         pretrained = arguments.pop("pretrained", None) if self is BACKBONES else None
+        accepted = inspect.signature(cls).parameters
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in accepted.values()):
+            for key in arguments:
+                if key not in accepted:
+                    free = [name for name in accepted if name not in wiring]
+                    raise ConfigError(unknown(f"setting of {self.name} {cls.__name__}", key, free))
         try:
             built = cls(**arguments, **wiring)
         except ChordateError:

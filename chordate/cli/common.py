@@ -35,7 +35,10 @@ class Options(DictAction):
         for value in values:
             if "=" not in value:
                 parser.error(f"{option_string} {value}: give KEY=VALUE")
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (RecursionError, ValueError, AssertionError):  # it reads lists of plain values, not of dicts
+            parser.error(f"{option_string} {' '.join(values)}: write numbers, words and lists of these as values")
 
 
 def data_root(arguments: argparse.Namespace) -> Path:

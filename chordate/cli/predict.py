@@ -72,4 +72,5 @@ def run(arguments: argparse.Namespace) -> None:
             for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
         ]
     (out / "detections.json").write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"{len(rows)} detections on {len(paths)} pictures: {out}/")
+    hint = "" if rows else f"; nothing scores {arguments.score_threshold:g}, try a lower --score-threshold"
+    print(f"{len(rows)} detections on {len(paths)} picture(s): {out}/{hint}")

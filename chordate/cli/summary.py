@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="backbones or configs, shell patterns too (default: every backbone)",
+        help="backbones, configs or config files, shell patterns too (default: every backbone)",
     )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
@@ -42,19 +43,19 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.size and min(arguments.size) < 32:
         raise ConfigError(f"--size {arguments.size}: at least 32 pixels each")
     table = Table(caption=NOTE, caption_justify="left")
-    table.add_column("name")
+    table.add_column("name", no_wrap=True)
     for column in ("input", "parameters / M", "FLOPs / G"):
         table.add_column(column, justify="right")
     table.add_column("feature maps: channels/stride")
     list_backbones()  # imports the plugs, so that their variants are known
     for pattern in arguments.names or BACKBONES.variants:
-        models = list_models(pattern)
+        models = [pattern] if Path(pattern).is_file() else list_models(pattern)
         backbones = [] if models else list_backbones(pattern)
         if not models and not backbones:
             raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
         for name in models:
             model: Any = build_model(name, num_classes=80, pretrained=False)
-            table.add_row(name, *row(model, arguments.size or (800, 1344), features_of=model))
+            table.add_row(Path(name).name, *row(model, arguments.size or (800, 1344), features_of=model))
         for name in backbones:
             with torch.device("meta"):  # counting takes shapes only
                 backbone = build_backbone(name)
