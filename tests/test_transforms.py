@@ -66,7 +66,7 @@ def test_a_dtype_and_an_interpolation_are_given_in_words() -> None:
 def test_a_misspelt_transform_is_answered_with_near_names() -> None:
     with pytest.raises(ConfigError, match='unknown transform "RandomHorizontalFlipp"; did you mean "RandomHorizont'):
         build_pipeline([{"type": "RandomHorizontalFlipp"}])
-    with pytest.raises(ConfigError, match="unknown setting of transform RandomHorizontalFlip "prob""):
+    with pytest.raises(ConfigError, match='unknown setting of transform RandomHorizontalFlip "prob"'):
         build_pipeline([{"type": "RandomHorizontalFlip", "prob": 0.5}])
 
 

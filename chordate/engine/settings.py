@@ -76,9 +76,7 @@ class TrainSettings:
 
     def _check(self) -> None:
         if (self.epochs is None) == (self.iterations is None):
-            raise ConfigError(
-                "train: set either epochs or iterations; to go from one to the other, set one to None (train.epochs=None)"
-            )
+            raise ConfigError("train: set either epochs or iterations, and the other to None (train.epochs=None)")
         for field in fields(self):
             value, least = getattr(self, field.name), COUNTS.get(field.name)
             if least is not None and not (value is None and "None" in str(field.type)):
