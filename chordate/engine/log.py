@@ -100,6 +100,10 @@ class LogHook(Hook):
     def _restart_clock(self) -> None:
         self._images, self._since = 0, time.monotonic()
 
+    def after_run(self, runner: Any) -> None:
+        """What TensorBoard's writer still holds goes to the disk."""
+        runner.visualizer.close()
+
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         loop, iteration, epoch = runner.train_loop, runner.iter + 1, runner.epoch + 1
         self._images += sum(len(batch) for batch in data_batch) * runner.world_size
