@@ -9,13 +9,14 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation, StochasticDepth
 
 from chordate.errors import ConfigError, unknown
 from chordate.ops.norms import make_norm
 
 Norm = str | Mapping[str, Any] | None
 STYLES = ("pytorch", "caffe")
-SHORTCUTS = ("A", "B", "C")
+SHORTCUTS = ("A", "B", "C", "D", "none")
 
 
 def check_choice(what: str, value: Any, known: Sequence[str]) -> None:
@@ -24,10 +25,35 @@ def check_choice(what: str, value: Any, known: Sequence[str]) -> None:
         raise ConfigError(unknown(what, str(value), known))
 
 
-def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+def conv(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
     """A convolution without bias (a norm follows), padded so that only `stride` changes the size."""
     padding = dilation * (kernel - 1) // 2
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
+
+
+def squeeze_excitation(channels: int, ratio: float | None) -> nn.Module:
+    """Channels weighed by what the whole map says of them (Hu et al. 2018, section 3), or nothing without a `ratio`.
+
+    The squeezed width is `channels * ratio` to the nearest 8, at least 8, as timm's weights have it; the paper's table
+    2 has ratio 1/16.
+    """
+    if ratio is None:
+        return nn.Identity()
+    return SqueezeExcitation(channels, max(8, int(channels * ratio + 4) // 8 * 8))
+
+
+def drop_path(rate: float) -> nn.Module:
+    """A residual branch that is left out for a share `rate` of the images of a training batch (Huang et al. 2016)."""
+    return StochasticDepth(rate, "row") if rate else nn.Identity()
+
+
+def drop_rates(rate: float, blocks: int) -> list[float]:
+    """Linear decay of the survival rate: 0 for the first block, `rate` for the last (Huang et al. 2016, equation 4)."""
+    if not 0 <= rate < 1:
+        raise ConfigError(f"drop_path={rate!r}; it is a share from 0 to below 1")
+    return [rate * i / max(1, blocks - 1) for i in range(blocks)]
 
 
 class ZeroPadShortcut(nn.Module):
@@ -42,22 +68,29 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
 
 
-def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
+def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
     """The shortcut of a residual block (He et al. 2016, section 4.1 and table 3).
 
     Args:
         option: "A" zero padding where the shape changes; "B" a 1×1 projection there, the common choice;
-            "C" a projection everywhere.
+            "C" a projection everywhere; "D" as B, with the stride in an average pool before the projection (He T. et
+            al. 2019, section 4.2), so that no cell goes unseen; "none" for plain networks: there is no shortcut.
         in_channels, out_channels, stride: of the block.
         norm: of the projection, see `make_norm`.
     """
     check_choice("shortcut option", option, SHORTCUTS)
+    if option == "none":
+        return None
     same_shape = stride == 1 and in_channels == out_channels
     if option != "C" and same_shape:
         return nn.Identity()
     if option == "A":
         return ZeroPadShortcut(in_channels, out_channels, stride)
-    return nn.Sequential(conv(in_channels, out_channels, 1, stride), make_norm(norm, out_channels))
+    projection = conv(in_channels, out_channels, 1, 1 if option == "D" else stride), make_norm(norm, out_channels)
+    if option != "D":
+        return nn.Sequential(*projection)
+    pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    return nn.Sequential(pool, *projection)
 
 
 class BasicBlock(nn.Module):
@@ -69,9 +102,11 @@ class BasicBlock(nn.Module):
         stride: of the first convolution and the shortcut.
         dilation: of what comes after the stride.
         dilation_before: of the convolution that carries the stride (or would, were it not dilated away).
-        shortcut: "A", "B" or "C", see `make_shortcut`.
+        shortcut: "A", "B", "C", "D" or "none", see `make_shortcut`.
         norm: see `make_norm`.
-        style: has no meaning here; both styles are the same block.
+        se: ratio of a squeeze-and-excitation at the branch's end, or None.
+        drop: see `drop_path`.
+        style, groups, group_width: of no meaning here; both styles are the same block, and the convolutions are whole.
     """
 
     expansion = 1
@@ -86,13 +121,21 @@ class BasicBlock(nn.Module):
         dilation_before: int = 1,
         shortcut: str = "B",
         norm: Norm = "BN",
+        se: float | None = None,
+        drop: float = 0.0,
         style: str = "pytorch",
+        groups: int = 1,
+        group_width: int = 64,
     ):
         super().__init__()
+        if groups != 1 or group_width != 64:
+            raise ConfigError("groups and group_width are of bottlenecks (depth 50 and more), not of basic blocks")
         self.conv1 = conv(in_channels, width, 3, stride, dilation_before)
         self.bn1 = make_norm(norm, width)
         self.conv2 = conv(width, width, 3, 1, dilation)
         self.bn2 = make_norm(norm, width)
+        self.se = squeeze_excitation(width, se)
+        self.drop_path = drop_path(drop)
         self.downsample = make_shortcut(shortcut, in_channels, width, stride, norm)
         self.relu = nn.ReLU(inplace=True)
 
@@ -102,8 +145,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu(y + self.downsample(x))
+        y = self.drop_path(self.se(self.bn2(self.conv2(y))))
+        return self.relu(y if self.downsample is None else y + self.downsample(x))
 
 
 class Bottleneck(nn.Module):
@@ -111,8 +154,11 @@ class Bottleneck(nn.Module):
 
     Args:
         style: where the stride is: "pytorch" in the 3×3 (ResNet v1.5), "caffe" in the first 1×1 (the paper).
+        groups, group_width: the 3×3 in so many groups (cardinality) of so many channels at width 64, more with the
+            width (Xie et al. 2017, section 3.3 and table 1); one group of 128 makes it twice as wide (Zagoruyko &
+            Komodakis 2016).
 
-    The others as in `BasicBlock`; `width` is of the first two convolutions.
+    The others as in `BasicBlock`; `width` is of the first two convolutions before groups make it another.
     """
 
     expansion = 4
@@ -127,18 +173,24 @@ class Bottleneck(nn.Module):
         dilation_before: int = 1,
         shortcut: str = "B",
         norm: Norm = "BN",
+        se: float | None = None,
+        drop: float = 0.0,
         style: str = "pytorch",
+        groups: int = 1,
+        group_width: int = 64,
     ):
         super().__init__()
         check_choice("ResNet style", style, STYLES)
-        out_channels = width * self.expansion
+        inner, out_channels = width * group_width // 64 * groups, width * self.expansion
         caffe = style == "caffe"
-        self.conv1 = conv(in_channels, width, 1, stride if caffe else 1)
-        self.bn1 = make_norm(norm, width)
-        self.conv2 = conv(width, width, 3, 1 if caffe else stride, dilation if caffe else dilation_before)
-        self.bn2 = make_norm(norm, width)
-        self.conv3 = conv(width, out_channels, 1)
+        self.conv1 = conv(in_channels, inner, 1, stride if caffe else 1)
+        self.bn1 = make_norm(norm, inner)
+        self.conv2 = conv(inner, inner, 3, 1 if caffe else stride, dilation if caffe else dilation_before, groups)
+        self.bn2 = make_norm(norm, inner)
+        self.conv3 = conv(inner, out_channels, 1)
         self.bn3 = make_norm(norm, out_channels)
+        self.se = squeeze_excitation(out_channels, se)
+        self.drop_path = drop_path(drop)
         self.downsample = make_shortcut(shortcut, in_channels, out_channels, stride, norm)
         self.relu = nn.ReLU(inplace=True)
 
@@ -149,28 +201,33 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.relu(y + self.downsample(x))
+        y = self.drop_path(self.se(self.bn3(self.conv3(y))))
+        return self.relu(y if self.downsample is None else y + self.downsample(x))
 
 
 def make_stage(
-    block: type[BasicBlock] | type[Bottleneck],
-    count: int,
+    block: type[nn.Module],
     in_channels: int,
     width: int,
     *,
     stride: int,
-    dilation: int,
+    dilations: Sequence[int],
     dilation_before: int,
+    drops: Sequence[float],
     **options: Any,
 ) -> nn.Sequential:
-    """`count` blocks, the first of which takes `in_channels` and has the stride; `options` are every block's."""
-    first = block(in_channels, width, stride=stride, dilation=dilation, dilation_before=dilation_before, **options)
-    later = (
-        block(width * block.expansion, width, dilation=dilation, dilation_before=dilation, **options)
-        for _ in range(count - 1)
-    )
-    return nn.Sequential(first, *later)
+    """One block for each of `dilations` and `drops`; the first takes `in_channels` and has the stride.
+
+    `dilation_before` is the first block's; `options` are every block's.
+    """
+    blocks: list[nn.Module] = []
+    for dilation, drop in zip(dilations, drops, strict=True):
+        before = dilation if blocks else dilation_before
+        blocks.append(
+            block(in_channels, width, stride=stride, dilation=dilation, dilation_before=before, drop=drop, **options)
+        )
+        in_channels, stride = width * block.expansion, 1  # type: ignore[operator]
+    return nn.Sequential(*blocks)
 
 
 def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:

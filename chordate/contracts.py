@@ -45,6 +45,7 @@ class Backbone(nn.Module):
 
     out_features: Mapping[str, FeatureSpec]
     pretrained: str | bool | None = None  # where to load weights from, set by the registry from the config
+    default_weights: str | None = None  # what `pretrained=True` stands for, set by the registry from the variant
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError

@@ -98,7 +98,9 @@ class PlugRegistry(Registry):
         clash = sorted(set(arguments) & set(wiring))
         if clash:
             raise ConfigError(f"{plug}: {', '.join(clash)} is inferred from the other parts; remove it from the config")
-        pretrained = arguments.pop("pretrained", None) if self is BACKBONES else None
+        # Where weights come from is no business of the class: the loader reads it from the built backbone.
+        keys = ("pretrained", "default_weights") if self is BACKBONES else ()
+        weights = {key: arguments.pop(key) for key in keys if key in arguments}
         accepted = inspect.signature(cls).parameters
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in accepted.values()):
             for key in arguments:
@@ -111,8 +113,8 @@ class PlugRegistry(Registry):
             raise
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.name} {getattr(cls, '__name__', plug)}: {error}") from error
-        if pretrained:
-            built.pretrained = pretrained
+        for key, value in weights.items():
+            setattr(built, key, value)
         return built
 
 

@@ -129,7 +129,7 @@ def test_every_variant_keeps_its_promise(name):
     [
         {"shortcut": "A"},
         {"shortcut": "C"},
-        {"deep_stem": True},
+        {"stem": "deep"},
         {"in_channels": 5},
         {"norm": "GN"},
         {"norm": None},
@@ -235,7 +235,7 @@ def test_zero_init_makes_blocks_identities(depth):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"norm": "FrozenBN", "style": "caffe", "frozen_stages": 1}, {"shortcut": "A", "deep_stem": True}],
+    [{}, {"norm": "FrozenBN", "style": "caffe", "frozen_stages": 1}, {"shortcut": "A", "stem": "deep"}],
     ids=str,
 )
 def test_traces_as_one_graph(options):
@@ -253,8 +253,8 @@ def test_traces_as_one_graph(options):
     [
         ({"depth": 51}, "18, 34, 50, 101, 152"),
         ({"depth": 50, "style": "tensorflow"}, 'unknown ResNet style "tensorflow"'),
-        ({"depth": 50, "shortcut": "D"}, "unknown shortcut option"),
-        ({"depth": 50, "out": ["c6"]}, 'unknown ResNet map "c6"'),
+        ({"depth": 50, "shortcut": "E"}, "unknown shortcut option"),
+        ({"depth": 50, "out": ["c6"]}, 'unknown ResNet-50 map "c6"'),
         ({"depth": 50, "out": []}, "at least one map"),
         ({"depth": 50, "frozen_stages": 5}, "frozen_stages=5"),
         ({"depth": 50, "output_stride": 4}, "32, 16 or 8"),

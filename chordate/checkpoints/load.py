@@ -93,11 +93,11 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
         if isinstance(backbone, Backbone) and backbone.pretrained:
             source: Any = backbone.pretrained
             if isinstance(source, bool):
-                source = getattr(backbone, "default_weights", None)
+                source = backbone.default_weights
             if source is None:
                 raise CheckpointError(
-                    f"{_title(backbone)}: pretrained=True, but nobody offers weights for this variant; "
-                    f"name a path or URL"
+                    f"{_title(backbone)}: pretrained=True, but no weights are known for it; build the variant by its "
+                    f'name ("resnet50"), or name the weights: "torchvision://…", "timm://…", a path or a URL'
                 )
             reports.append(load_checkpoint(backbone, source))
     return reports

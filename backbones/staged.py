@@ -1,0 +1,144 @@
+"""What the backbones of this folder share: a stem and stages, run one after the other, each of which may give a map."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from chordate.contracts import Backbone, FeatureSpec
+from chordate.errors import ConfigError, unknown
+
+
+class Step(NamedTuple):
+    """One module of the forward pass: its attribute's name, its stage (0 is the stem), and the map that it gives."""
+
+    module: str
+    stage: int
+    gives: str | None
+
+
+class StagedBackbone(Backbone):
+    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`, by modules in a row.
+
+    A subclass names the maps it can give in `maps`, adds its modules with `add` in the order of the forward pass, those
+    of a stage only where `needs(stage)`, and ends with `freeze`. Stage k gives map c(k+1); stage 0, the stem, c1.
+
+    Args:
+        name: for messages, "ResNet-50".
+        out: the maps to give; what comes after the last of them is not built.
+        in_channels: of the images. 3-channel weights are adapted when they are loaded.
+        frozen_stages: how much of the network is not trained, counted as in MMDetection: -1 nothing, 0 the stem,
+            1 the stem and the first stage, … A frozen part has no gradients, and its BatchNorms keep their running
+            statistics even in training mode. Detectron2's `FREEZE_AT=k` is k - 1; torchvision's
+            `trainable_layers=k` is 4 - k.
+        checkpointing: keep only each block's input for the backward pass and compute the rest again there (Chen et
+            al. 2016, Training Deep Nets with Sublinear Memory Cost): less memory, about a third more time, the same
+            numbers.
+
+    Raises:
+        ConfigError: a map that there is not, or a number of stages.
+    """
+
+    maps: tuple[str, ...] = ("c1", "c2", "c3", "c4", "c5")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        out: Sequence[str],
+        in_channels: int = 3,
+        frozen_stages: int = -1,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        self.name, self.in_channels = name, in_channels
+        self.frozen_stages, self.checkpointing = frozen_stages, checkpointing
+        if isinstance(out, str) or not out:
+            raise ConfigError(f"{name}: out={out!r}; give a list of at least one map, such as [{self.maps[-1]!r}]")
+        for map_name in out:
+            if map_name not in self.maps:
+                raise ConfigError(unknown(f"{name} map", str(map_name), self.maps))
+        stages = _stage(self.maps[-1])
+        if frozen_stages not in range(-1, stages + 1):
+            raise ConfigError(
+                f"{name}: frozen_stages={frozen_stages!r}; it is -1 (none), 0 (stem) … {stages} (everything)"
+            )
+        self.out = tuple(out)
+        self.out_features: dict[str, FeatureSpec] = {}
+        self.steps: list[Step] = []
+
+    def needs(self, stage: int) -> bool:
+        """Whether a map of `out` comes from this stage or a later one."""
+        return stage <= max(map(_stage, self.out))
+
+    def add(self, name: str, module: nn.Module, stage: int, spec: FeatureSpec | None = None) -> None:
+        """The next module of the forward pass, kept as `self.<name>`; with `spec`, what it gives is the stage's map."""
+        self.add_module(name, module)
+        map_name = None if spec is None else f"c{stage + 1}"
+        self.steps.append(Step(name, stage, map_name))
+        if spec is not None and map_name in self.out:
+            self.out_features[map_name] = spec
+
+    def freeze(self) -> None:
+        """Take the gradients from the frozen stages; to be called when all is built and initialised."""
+        for part in self._frozen():
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def _frozen(self) -> Iterator[nn.Module]:
+        # By name, because SyncBatchNorm's conversion puts new modules in the place of old ones.
+        return (getattr(self, step.module) for step in self.steps if step.stage <= self.frozen_stages)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self._frozen():
+            part.eval()
+        return self
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x, maps = images, {}
+        for step in self.steps:
+            x = self._run(getattr(self, step.module), x)
+            if step.gives is not None and step.gives in self.out_features:
+                maps[step.gives] = x
+        return maps
+
+    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
+        if not (
+            self.checkpointing and module.training and torch.is_grad_enabled() and isinstance(module, nn.Sequential)
+        ):
+            return module(x)
+        for block in module:
+            x = _recomputed(block, x)
+        return x
+
+
+def _stage(map_name: str) -> int:
+    """c1 is what stage 0 gives, the stem."""
+    return int(map_name[1:]) - 1
+
+
+def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # the compiler sees to it that statistics are updated once
+        return checkpoint(block, x, use_reentrant=False)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_kept(block)
+
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Within it BatchNorms normalise as in training, but leave their running statistics: those have seen the batch."""
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
