@@ -23,6 +23,7 @@ from chordate.data.coco_classes import COCO_CLASSES
 from chordate.data.reading import read_image
 from chordate.data.transforms import build_pipeline
 from chordate.errors import ConfigError, DataError
+from chordate.ops.bfloat16 import has_fast_bfloat16
 from chordate.registry import BACKBONES, MODELS
 from chordate.structures import Detections, ImageInfo
 
@@ -162,17 +163,6 @@ def _as_uint8(image: Any, number: int) -> Tensor:
     elif tensor.dtype == torch.bool or tensor.min() < 0 or tensor.max() > 255:
         raise DataError(f"{what}: integer pictures are 0 … 255; this one is {tensor.dtype} with other values")
     return tensor.to(torch.uint8).contiguous()
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic saves time: on GPUs since Ampere, and on CPUs with AMX.
-
-    AVX-512's bfloat16 instructions alone do not: measured, they took 1.5 times as long as float32.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return device.type == "cpu" and has_amx is not None and bool(has_amx())
 
 
 @torch.inference_mode()
