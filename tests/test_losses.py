@@ -77,6 +77,13 @@ def test_a_model_that_gives_no_scalar_losses_is_told_so(losses: Any, told: str) 
     assert told in str(error.value)
 
 
+def test_what_has_no_gradient_is_logged_and_not_learnt() -> None:
+    weight = torch.tensor(2.0, requires_grad=True)
+    total = total_loss({"fit": weight * 3, "error": torch.tensor(5.0)})
+    total.backward()
+    assert total.item() == 6 and weight.grad == 3
+
+
 def batch_with(image: int) -> tuple[int, list[int]]:
     """The iteration that shows an image in the first epoch, and the images shown with it."""
     sampler = toy_loader().batch_sampler

@@ -31,7 +31,7 @@ class Record:
 
 
 def total_loss(losses: Any) -> Tensor:
-    """The sum of a model's losses.
+    """The sum of a model's losses. A value without a gradient, such as a training error, is only logged.
 
     Raises:
         TrainingError: the model gave something else than scalars by name.
@@ -42,7 +42,8 @@ def total_loss(losses: Any) -> Tensor:
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise TrainingError(f'loss "{name}" is not a scalar tensor but {shape}; reduce it, for example by .mean()')
-    return torch.stack([value.float().reshape(()) for value in losses.values()]).sum()
+    learnt = [value for value in losses.values() if value.requires_grad] or losses.values()
+    return torch.stack([value.float().reshape(()) for value in learnt]).sum()
 
 
 @dataclass(order=True)
