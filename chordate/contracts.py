@@ -69,16 +69,28 @@ class ProposalHead(Protocol):
 
 
 class RoIHead(Protocol):
-    """Looks at regions: `loss` learns from sampled ones, `predict` gives detections in pixels of the padded batch."""
+    """The box head: `sample` draws the regions that it and the heads beside it learn from, `loss` learns from them,
+    `predict` gives detections in pixels of the padded batch."""
 
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]: ...
-    def predict(self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> list[Detections]: ...
-
-
-class SamplingHead(RoIHead, Protocol):
-    """The box head: an RoI head that also draws the sample; the heads beside it learn from the same."""
-
+    def predict(self, features: dict[str, Tensor], proposals: Proposals) -> list[Detections]: ...
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs: ...
+
+
+class InstanceHead(Protocol):
+    """Says more of what the box head found: a mask, keypoints. `loss` learns from the box head's sample; `predict`
+    gives a tensor `[D, …]` for the `D` detections of each image, boxes in pixels of the padded batch."""
+
+    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]: ...
+    def predict(self, features: dict[str, Tensor], detections: list[Detections]) -> list[Tensor]: ...
+
+
+class DenseHead(Protocol):
+    """Finds objects at every anchor, in one stage. `forward` is dense."""
+
+    def __call__(self, features: dict[str, Tensor]) -> Any: ...
+    def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]: ...
+    def predict(self, outputs: Any, sizes: Tensor) -> list[Detections]: ...
 
 
 def offered(part: nn.Module) -> FeatureSpecs:

@@ -98,11 +98,13 @@ class Proposals(_Movable):
         boxes: `[N, P, 4]` in pixels of the padded batch.
         scores: `[N, P]` objectness logits.
         valid: `[N, P]` bool, false for slots that hold nothing.
+        sizes: `[N, 2]` int64, height and width of each image within the padding.
     """
 
     boxes: Tensor
     scores: Tensor
     valid: Tensor
+    sizes: Tensor
 
 
 @dataclass
@@ -115,6 +117,7 @@ class SampledRoIs(_Movable):
         index: `[N, S]` int64, the ground-truth slot that a positive region answers for; any for others.
         positive: `[N, S]` bool.
         valid: `[N, S]` bool, false for slots that hold nothing.
+        sizes: `[N, 2]` int64, height and width of each image within the padding.
         most_positive: no slot from here on is positive, so that a head that learns from positives alone
             needs only the leading ones.
     """
@@ -124,6 +127,7 @@ class SampledRoIs(_Movable):
     index: Tensor
     positive: Tensor
     valid: Tensor
+    sizes: Tensor
     most_positive: int
 
 

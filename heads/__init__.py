@@ -1,7 +1,10 @@
 """Heads: what is read from feature maps. Importing the package registers every one in HEADS."""
 
 from chordate.heads.box import BoxHead
+from chordate.heads.cascade import CascadeHead
+from chordate.heads.mask import MaskHead
+from chordate.heads.retina import RetinaHead
 from chordate.heads.rpn import RPNHead
 from chordate.heads.trunk import ConvFC
 
-__all__ = ["BoxHead", "ConvFC", "RPNHead"]
+__all__ = ["BoxHead", "CascadeHead", "ConvFC", "MaskHead", "RPNHead", "RetinaHead"]

@@ -7,19 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chordate import checks
 from chordate.contracts import FeatureSpec, select
-from chordate.ops import checks
 from chordate.ops.boxes import at_least_float32, clip, decode, wide_enough
 from chordate.ops.detections import best_detections
 from chordate.ops.losses import BoxLoss, masked_mean
 from chordate.ops.matching import Matcher
-from chordate.ops.pooling import RoIPooler
+from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.ops.sampling import sample_rois
 from chordate.ops.slots import Slots
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
-
-COARSEST_STRIDE = 32  # FPN (Lin et al. 2017, section 4.2): regions are pooled from p2 … p5
 
 
 @HEADS.register_module()
@@ -91,9 +89,7 @@ class BoxHead(nn.Module):
             score_threshold=score_threshold,
             nms_threshold=nms_threshold,
         )
-        if levels is None:
-            levels = [name for name, spec in in_features.items() if spec.stride <= COARSEST_STRIDE]
-        chosen = select(in_features, levels, "BoxHead")
+        chosen = select(in_features, levels or pyramid_levels(in_features), "BoxHead")
         self.num_classes = num_classes
         self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
         self.trunk = HEADS.build(trunk, in_channels=self.pooler.channels, resolution=resolution)
@@ -138,35 +134,54 @@ class BoxHead(nn.Module):
         slots = Slots(rois.valid)
         boxes, labels, index, positive = map(slots, (rois.boxes, rois.labels, rois.index, rois.positive))
         logits, deltas = self(features, boxes, slots.image)
+        return self.losses(logits, deltas, boxes, labels, positive, targets.boxes[slots.image, index], slots.present)
+
+    def losses(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        positive: Tensor,
+        truth: Tensor,
+        present: Tensor,
+    ) -> dict[str, Tensor]:
+        """The losses of `R` predictions.
+
+        Args:
+            logits, deltas: from `forward`.
+            boxes, labels, positive: `[R, 4]`, `[R]`, `[R]` as in SampledRoIs.
+            truth: `[R, 4]` the box of the object that a positive region answers for.
+            present: `[R]` bool, whether the row holds a region at all.
+        """
         classification = F.cross_entropy(logits, labels, reduction="none")
         # Background has no deltas of its own; whatever is read for it is left out below.
         column = torch.where(positive, labels, 0) if deltas.shape[1] > 1 else torch.zeros_like(labels)
         deltas = deltas.gather(1, column[:, None, None].expand(-1, 1, 4))[:, 0]
-        distance = self.box_loss(deltas, boxes, targets.boxes[slots.image, index])
-        box = torch.where(positive, distance, 0.0).sum() / slots.present.sum().clamp(min=1)
-        return {
-            "box_cls": masked_mean(classification, slots.present),
-            "box_reg": self.box_loss_weight * box,
-        }
+        distance = self.box_loss(deltas, boxes, truth)
+        box = torch.where(positive, distance, 0.0).sum() / present.sum().clamp(min=1)
+        return {"box_cls": masked_mean(classification, present), "box_reg": self.box_loss_weight * box}
 
     @torch.no_grad()
-    def predict(self, features: Mapping[str, Tensor], proposals: Proposals, sizes: Tensor) -> list[Detections]:
-        """Detections of each image, boxes in pixels of the padded batch and cut to the image.
-
-        Args:
-            sizes: `[N, 2]` int64, heights and widths of the images without their padding.
-        """
+    def predict(self, features: Mapping[str, Tensor], proposals: Proposals) -> list[Detections]:
+        """Detections of each image, boxes in pixels of the padded batch and cut to the image."""
         slots = Slots(proposals.valid)
-        references = slots(proposals.boxes)
-        logits, deltas = self(features, references, slots.image)
-        scores = logits.softmax(dim=1)[:, : self.num_classes]
+        boxes = slots(proposals.boxes)
+        logits, deltas = self(features, boxes, slots.image)
+        return self.detections(logits.softmax(dim=1), deltas, boxes, slots, proposals.sizes)
+
+    def detections(
+        self, scores: Tensor, deltas: Tensor, boxes: Tensor, slots: Slots, sizes: Tensor
+    ) -> list[Detections]:
+        """What `R` regions `boxes` show, given their class probabilities `[R, num_classes + 1]` and deltas."""
+        scores = scores[:, : self.num_classes]
         row, label = ((scores > self.score_threshold) & slots.present[:, None]).nonzero(as_tuple=True)
-        deltas = deltas[row, label if deltas.shape[1] > 1 else 0]
         image = slots.image[row]
-        boxes = clip(decode(deltas, references[row], self.box_weights), sizes[image])
-        wide = wide_enough(boxes, self.min_side).nonzero()[:, 0]
+        found = decode(deltas[row, label if deltas.shape[1] > 1 else 0], boxes[row], self.box_weights)
+        found = clip(found, sizes[image])
+        wide = wide_enough(found, self.min_side).nonzero()[:, 0]
         return best_detections(
-            boxes[wide],
+            found[wide],
             scores[row, label][wide],
             label[wide],
             image[wide],

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chordate import checks
 from chordate.contracts import FeatureSpec, select
 from chordate.errors import ConfigError
-from chordate.ops import checks
 from chordate.ops.anchors import AnchorGenerator
 from chordate.ops.boxes import at_least_float32, clip, decode, wide_enough
 from chordate.ops.losses import BoxLoss, masked_mean
@@ -178,4 +178,4 @@ class RPNHead(nn.Module):
         valid = wide_enough(boxes, self.min_side)
         keep = grouped_nms(boxes, score, torch.cat(levels, dim=1), valid, self.nms_threshold)
         score, best = torch.where(keep, score, -torch.inf).topk(min(after, score.shape[1]), dim=1)
-        return Proposals(boxes.gather(1, best[..., None].expand(-1, -1, 4)), score, keep.gather(1, best))
+        return Proposals(boxes.gather(1, best[..., None].expand(-1, -1, 4)), score, keep.gather(1, best), sizes)

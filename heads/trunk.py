@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.ops import checks
+from chordate import checks
 from chordate.ops.norms import make_norm
 from chordate.registry import HEADS
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chordate import checks
 from chordate.contracts import FeatureSpec, Neck, select
 from chordate.errors import ConfigError
-from chordate.ops import checks
 from chordate.ops.norms import make_norm
 from chordate.registry import NECKS
 

@@ -24,7 +24,7 @@ def head_of(**settings) -> BoxHead:
 
 def proposals_of(boxes: list[list[list[float]]]) -> Proposals:
     targets = instances(boxes)
-    return Proposals(targets.boxes, torch.zeros(targets.valid.shape), targets.valid)
+    return Proposals(targets.boxes, torch.zeros(targets.valid.shape), targets.valid, SIZES[: len(boxes)])
 
 
 class Scripted(BoxHead):
@@ -112,7 +112,7 @@ def test_nothing_to_look_at_is_no_error():
     nothing = proposals_of([[], []])
     losses = head.loss(feature_maps(SIDE), head.sample(nothing, targets), targets)
     assert sum(losses.values()) == 0
-    assert [len(found) for found in head.eval().predict(feature_maps(SIDE), nothing, SIZES)] == [0, 0]
+    assert [len(found) for found in head.eval().predict(feature_maps(SIDE), nothing)] == [0, 0]
 
 
 def scripted() -> Scripted:
@@ -122,7 +122,7 @@ def scripted() -> Scripted:
 def test_detections_are_what_scores_above_the_threshold_cut_to_the_image():
     head = scripted().script([[9.0, 0, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9], [0, 9, 0, 0]])
     proposals = proposals_of([[[0, 0, 40, 40], [50, 50, 90, 90], [5, 90, 20, 120]], [[60, 60, 128, 128]]])
-    first, second = head.predict({}, proposals, SIZES)
+    first, second = head.predict({}, proposals)
     assert first.boxes.tolist() == [[0, 0, 40, 40], [50, 50, 90, 90]]
     assert first.labels.tolist() == [0, 2]
     assert second.boxes.tolist() == [[60, 60, 90, 100]] and second.labels.tolist() == [1]
@@ -133,7 +133,7 @@ def test_detections_are_what_scores_above_the_threshold_cut_to_the_image():
 def test_boxes_suppress_only_their_own_class():
     boxes = [[[0.0, 0, 40, 40], [0, 0, 41, 40], [0, 0, 42, 40]]]
     head = scripted().script([[9.0, 0, 0, 0], [8, 0, 0, 0], [0, 7, 0, 0]])
-    (found,) = head.predict({}, proposals_of(boxes), SIZES[:1])
+    (found,) = head.predict({}, proposals_of(boxes))
     assert found.boxes.tolist() == [boxes[0][0], boxes[0][2]]
     assert (found.scores.diff() <= 0).all()
 
@@ -142,7 +142,7 @@ def test_no_more_detections_than_asked_for():
     head = scripted().script([[9.0 - i, 0, 0, 0] for i in range(6)])
     head.detections_per_image = 4
     boxes = [[[20.0 * i, 0, 20 * i + 15, 20] for i in range(6)]]
-    (found,) = head.predict({}, proposals_of(boxes), SIZES[:1])
+    (found,) = head.predict({}, proposals_of(boxes))
     assert found.boxes.tolist() == boxes[0][:4]
 
 

@@ -54,7 +54,9 @@ def test_every_candidate_has_the_same_chance():
 
 def proposals_of(boxes: list[list[float]]) -> Proposals:
     tensor = torch.tensor([boxes])
-    return Proposals(tensor, torch.zeros(1, len(boxes)), torch.ones(1, len(boxes), dtype=torch.bool))
+    return Proposals(
+        tensor, torch.zeros(1, len(boxes)), torch.ones(1, len(boxes), dtype=torch.bool), torch.tensor([[100, 100]])
+    )
 
 
 def test_true_boxes_are_among_the_regions():

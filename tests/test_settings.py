@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_runner
 
-from chordate.engine.checks import check_number
+from chordate import checks
 from chordate.engine.runner import Runner
 from chordate.errors import ConfigError
 
@@ -85,7 +85,7 @@ def test_none_is_allowed_where_it_has_a_meaning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("value", "good"), [(1, True), (0, False), (0.5, True), (2, False), (1.999, True)])
 def test_the_bounds_above_and_below_are_themselves_outside(value: float, good: bool) -> None:
     if good:
-        check_number("x", value, above=0, below=2)
+        checks.number("x", value, above=0, below=2)
     else:
         with pytest.raises(ConfigError, match="x is a number above 0 and below 2, not"):
-            check_number("x", value, above=0, below=2)
+            checks.number("x", value, above=0, below=2)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from chordate.engine.checks import check_list, check_number, check_section
+from chordate import checks
 from chordate.errors import ConfigError, unknown
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -39,18 +39,18 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
     Raises:
         ConfigError: unknown type or argument, a prefix or pattern that fits no parameter, or nothing to train.
     """
-    config = check_section("optimizer", config)
+    config = checks.section("optimizer", config)
     cls = _optimizer_class(config.get("type"))
     arguments = {key: value for key, value in config.items() if key not in OWN_KEYS}
     if "lr" not in config:
         raise ConfigError("optimizer has no learning rate; add lr=…")
-    check_number("optimizer.lr", config["lr"], least=0)
-    check_number("optimizer.weight_decay", config.get("weight_decay", 0.0), least=0)
+    checks.number("optimizer.lr", config["lr"], least=0)
+    checks.number("optimizer.weight_decay", config.get("weight_decay", 0.0), least=0)
     if config.get("base_batch_size") is not None:
-        check_number("optimizer.base_batch_size, where not None,", config["base_batch_size"], least=1, whole=True)
+        checks.number("optimizer.base_batch_size, where not None,", config["base_batch_size"], least=1, whole=True)
     lr = scaled_lr(config["lr"], config.get("base_batch_size"), batch_size)
-    no_decay = check_list("optimizer.no_decay", config.get("no_decay") or [])
-    parts = check_section("optimizer.parts", config.get("parts"))
+    no_decay = checks.listed("optimizer.no_decay", config.get("no_decay") or [])
+    parts = checks.section("optimizer.parts", config.get("parts"))
     groups = parameter_groups(model, lr, config.get("weight_decay", 0.0), no_decay, parts)
     accepted = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr", "weight_decay")]
     for key in arguments:
@@ -119,10 +119,10 @@ def _check_rules(names: list[str], no_decay: Iterable[str], parts: Mapping[str, 
     for prefix, rule in parts.items():
         if not any(_within(name, prefix) for name in names):
             raise ConfigError("optimizer.parts: " + unknown("part", prefix, modules))
-        for key, factor in check_section(f"optimizer.parts.{prefix}", rule).items():
+        for key, factor in checks.section(f"optimizer.parts.{prefix}", rule).items():
             if key not in PART_KEYS:
                 raise ConfigError(f"optimizer.parts.{prefix}: {unknown('key', key, PART_KEYS)}")
-            check_number(f"optimizer.parts.{prefix}.{key}", factor, least=0)
+            checks.number(f"optimizer.parts.{prefix}.{key}", factor, least=0)
     for pattern in no_decay:
         if not isinstance(pattern, str):
             raise ConfigError(f"optimizer.no_decay is a list of names and patterns, and {pattern!r} is neither")

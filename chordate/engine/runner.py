@@ -22,11 +22,11 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from torch import nn
 
+from chordate import checks
 from chordate.checkpoints.load import load_checkpoint
 from chordate.engine import launch, state
 from chordate.engine.amp import StepWrapper
 from chordate.engine.checkpoint_folder import CheckpointFolder, best_name, read_checkpoint
-from chordate.engine.checks import check_section
 from chordate.engine.ema import WeightAverage
 from chordate.engine.evaluate import stop_workers
 from chordate.engine.log import JsonLines, LogHook
@@ -105,7 +105,7 @@ class Runner(mmengine.runner.Runner):
             work_dir=str(work_dir),
             train_dataloader=train_loader,
             train_cfg={"type": TrainLoop, "settings": settings} if trains else None,
-            optim_wrapper=dict(check_section("optimizer", cfg.get("optimizer"))) if trains else None,
+            optim_wrapper=dict(checks.section("optimizer", cfg.get("optimizer"))) if trains else None,
             val_dataloader=val_loader,
             val_cfg={"type": EvaluationLoop, "settings": settings} if evaluates else None,
             val_evaluator=metric,

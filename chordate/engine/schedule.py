@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from chordate.engine.checks import check_list, check_number, check_section
+from chordate import checks
 from chordate.errors import ConfigError, unknown
 
 Decay = Callable[[int], float]
@@ -94,7 +94,7 @@ def build_schedule(config: Mapping[str, Any] | None, total: int, steps_per_unit:
     Raises:
         ConfigError: an unknown type or key (with near names), or milestones that do not ascend.
     """
-    given = {"type": "constant", **check_section("schedule", config)}
+    given = {"type": "constant", **checks.section("schedule", config)}
     kind = given.pop("type")
     if not isinstance(kind, str) or kind not in KEYS:
         raise ConfigError(unknown("schedule", str(kind), KEYS))
@@ -104,15 +104,15 @@ def build_schedule(config: Mapping[str, Any] | None, total: int, steps_per_unit:
             raise ConfigError(unknown(f'key of a "{kind}" schedule', key, known))
     values = {**known, **given}
     warmup = values["warmup_iters"]
-    check_number("schedule.warmup_iters", warmup, least=0, whole=True)
+    checks.number("schedule.warmup_iters", warmup, least=0, whole=True)
     for key in ("warmup_factor", "gamma", "min_factor"):
         if key in values:
-            check_number(f"schedule.{key}", values[key], least=0)
+            checks.number(f"schedule.{key}", values[key], least=0)
     decay: Decay = StepDecay((), 1.0)
     if kind == "step":
-        milestones = check_list("schedule.milestones", values["milestones"])
+        milestones = checks.listed("schedule.milestones", values["milestones"])
         for milestone in milestones:
-            check_number("schedule.milestones: each", milestone)
+            checks.number("schedule.milestones: each", milestone)
         if any(later <= earlier for earlier, later in zip([0, *milestones], milestones)):
             raise ConfigError(f"schedule.milestones ascend and start above 0, not {milestones}")
         decay = StepDecay([round(milestone * steps_per_unit) for milestone in milestones], values["gamma"])

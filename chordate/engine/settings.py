@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from chordate.engine.checks import check_number, check_section
+from chordate import checks
 from chordate.errors import ConfigError, unknown
 
 PRECISIONS = (None, "bf16", "fp16")
@@ -65,7 +65,7 @@ class TrainSettings:
         Raises:
             ConfigError: an unknown key (with near names), or a value that makes no sense.
         """
-        section = check_section("train", section)
+        section = checks.section("train", section)
         known = [field.name for field in fields(cls)]
         for key in section:
             if key not in known:
@@ -80,7 +80,7 @@ class TrainSettings:
         for field in fields(self):
             value, least = getattr(self, field.name), COUNTS.get(field.name)
             if least is not None and not (value is None and "None" in str(field.type)):
-                check_number(f"train.{field.name}", value, least=least, whole=True)
+                checks.number(f"train.{field.name}", value, least=least, whole=True)
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"train.{name} is True or False, not {getattr(self, name)!r}")
@@ -93,9 +93,9 @@ class TrainSettings:
         if self.amp not in PRECISIONS:
             raise ConfigError(f'train.amp is None, "bf16" or "fp16", not {self.amp!r}')
         if self.clip_norm is not None:
-            check_number("train.clip_norm, where not None,", self.clip_norm, above=0)
+            checks.number("train.clip_norm, where not None,", self.clip_norm, above=0)
         if self.ema is not None:
-            check_number("train.ema, where not None,", self.ema, above=0, below=1)
+            checks.number("train.ema, where not None,", self.ema, above=0, below=1)
 
     @property
     def by_epoch(self) -> bool:

@@ -1,5 +1,6 @@
 """Whole models. Importing the package registers every one in MODELS."""
 
+from chordate.models.one_stage import OneStageDetector
 from chordate.models.two_stage import TwoStageDetector
 
-__all__ = ["TwoStageDetector"]
+__all__ = ["OneStageDetector", "TwoStageDetector"]

@@ -16,7 +16,13 @@ from chordate.ops.roi_align_cpu import pyramid_roi_align
 # FPN (Lin et al. 2017, equation 1): a region of ImageNet's 224 x 224 px belongs to stage 4, stride 16.
 CANONICAL_SIZE = 224
 CANONICAL_STAGE = 4
+COARSEST_STRIDE = 32  # section 4.2: regions are pooled from p2 … p5
 FAR_AWAY = -1e5  # pixels: where RoIAlign reads zeros without reading the map
+
+
+def pyramid_levels(in_features: Mapping[str, FeatureSpec]) -> list[str]:
+    """The maps that regions are pooled from where a config does not say: all up to stride 32."""
+    return [name for name, spec in in_features.items() if spec.stride <= COARSEST_STRIDE]
 
 
 class RoIPooler(nn.Module):

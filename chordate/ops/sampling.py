@@ -69,5 +69,6 @@ def sample_rois(
         index=index,
         positive=positive,
         valid=valid,
+        sizes=proposals.sizes,
         most_positive=min(int(count * positive_fraction), positive.shape[1]),
     )

@@ -31,3 +31,11 @@ class Slots:
         """The rows of `values` `[N, S, ...]`, as `[R, ...]`."""
         rows = values.flatten(0, 1)
         return rows if self._rows is None else rows[self._rows]
+
+    def back(self, rows: Tensor, values: Tensor) -> Tensor:
+        """The reverse: `values` `[N, S, ...]` with `rows` `[R, ...]` in the places that they came from."""
+        if self._rows is None:
+            return rows.view_as(values)
+        flat = values.flatten(0, 1).clone()
+        flat[self._rows] = rows
+        return flat.view_as(values)

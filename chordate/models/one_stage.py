@@ -1,0 +1,47 @@
+"""The one-stage detector (RetinaNet, Lin et al. 2017): objects straight from the pyramid's cells."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from chordate.contracts import DenseHead
+from chordate.models.detector import Detector, Part, to_original
+from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from chordate.registry import HEADS, MODELS
+from chordate.structures import Batch, Detections
+
+
+@MODELS.register_module()
+class OneStageDetector(Detector):
+    """Backbone, neck and a dense head, wired to one another.
+
+    Args:
+        head: finds objects at every anchor.
+
+    The others as in `Detector`.
+    """
+
+    def __init__(
+        self,
+        backbone: Part,
+        head: Part,
+        num_classes: int,
+        neck: Part | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        bgr: bool = False,
+        size_divisor: int = 32,
+    ):
+        super().__init__(backbone, neck, num_classes, mean, std, bgr, size_divisor)
+        self.head: DenseHead = HEADS.build(head, in_features=self.head_features, num_classes=num_classes)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.targets is not None
+        return self.head.loss(self.head(self.features(batch.images, batch.sizes)), batch.sizes, batch.targets)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Detections]:
+        detections = self.head.predict(self.head(self.features(batch.images, batch.sizes)), batch.sizes)
+        to_original(detections, batch.sizes, batch.infos)
+        return detections

@@ -1,0 +1,144 @@
+"""The mask head of Mask R-CNN (He et al. 2017, section 3): a small bitmap for each region."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from chordate import checks
+from chordate.contracts import FeatureSpec, select
+from chordate.ops.boxes import at_least_float32
+from chordate.ops.norms import make_norm
+from chordate.ops.pooling import RoIPooler, pyramid_levels
+from chordate.ops.slots import Slots
+from chordate.registry import HEADS
+from chordate.structures import Detections, InstanceTargets, SampledRoIs
+
+
+@HEADS.register_module()
+class MaskHead(nn.Module):
+    """Pools regions, convolves them, doubles their size, and says of each cell whether it belongs to the object.
+
+    Defaults are Detectron2's for a pyramid (`Base-RCNN-FPN.yaml`, `MaskRCNNConvUpsampleHead`).
+
+    Args:
+        in_features: the maps on offer.
+        num_classes: without the background.
+        levels: the names of the maps to pool from; all up to stride 32 by default.
+        resolution, sampling_ratio, aligned: see `RoIPooler`; a mask has twice the resolution.
+        convs, channels: 3 x 3 convolutions before the deconvolution, and how wide all are.
+        norm: after each convolution, see `make_norm`.
+        class_agnostic: predict one mask a region, for whatever class.
+        loss_weight: multiplies the loss.
+
+    Raises:
+        ConfigError: the levels are not on offer, or do not form a pyramid, or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        num_classes: int,
+        levels: Sequence[str] | None = None,
+        resolution: int = 14,
+        sampling_ratio: int = 0,
+        aligned: bool = True,
+        convs: int = 4,
+        channels: int = 256,
+        norm: str | Mapping[str, Any] | None = None,
+        class_agnostic: bool = False,
+        loss_weight: float = 1.0,
+    ):
+        super().__init__()
+        checks.whole("MaskHead", 0, convs=convs, sampling_ratio=sampling_ratio)
+        checks.whole("MaskHead", 1, num_classes=num_classes, resolution=resolution, channels=channels)
+        chosen = select(in_features, levels or pyramid_levels(in_features), "MaskHead")
+        self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
+        self.convs = nn.Sequential()
+        width = self.pooler.channels
+        for _ in range(convs):
+            conv = nn.Conv2d(width, channels, 3, padding=1, bias=norm is None)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+            self.convs.append(nn.Sequential(conv, make_norm(norm, channels), nn.ReLU(inplace=True)))
+            width = channels
+        self.upsample = nn.ConvTranspose2d(width, channels, 2, stride=2)
+        self.masks = nn.Conv2d(channels, 1 if class_agnostic else num_classes, 1)
+        nn.init.kaiming_normal_(self.upsample.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.masks.weight, std=0.001)
+        for bias in (self.upsample.bias, self.masks.bias):
+            assert bias is not None
+            nn.init.zeros_(bias)
+        self.loss_weight = loss_weight
+
+    def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+        """Mask logits `[R, num_classes or 1, M, M]` of `R` boxes, `M` twice the resolution, float32.
+
+        Args:
+            boxes: `[R, 4]` in pixels of the padded batch.
+            image: `[R]` int64, the image of each.
+        """
+        x = self.convs(self.pooler(features, boxes, image))
+        return at_least_float32(self.masks(F.relu(self.upsample(x), inplace=True)))
+
+    def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
+        """Binary cross-entropy a cell, on the positive regions and of their own class only (section 3, "decouples").
+
+        Raises:
+            DataError: the data has no masks.
+        """
+        some = slice(rois.most_positive)
+        slots = Slots(rois.positive[:, some])
+        boxes, labels, index = (slots(values[:, some]) for values in (rois.boxes, rois.labels, rois.index))
+        logits = self(features, boxes, slots.image)
+        # Slots without an object have the background's label, which has no mask.
+        logits = of_class(logits, labels.clamp(max=logits.shape[1] - 1))
+        truth = mask_targets(targets, slots.image, index, boxes, logits.shape[-1])
+        per_region = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
+        total = torch.where(slots.present, per_region, 0.0).sum()
+        return {"mask": self.loss_weight * total / slots.present.sum().clamp(min=1)}
+
+    @torch.no_grad()
+    def predict(self, features: Mapping[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
+        """Probabilities `[D, M, M]` in the frame of each detection's box (pixels of the padded batch)."""
+        counts = [len(found) for found in detections]
+        boxes = torch.cat([found.boxes for found in detections])
+        labels = torch.cat([found.labels for found in detections])
+        image = torch.arange(len(counts), device=boxes.device).repeat_interleave(
+            torch.tensor(counts, device=boxes.device), output_size=sum(counts)
+        )
+        logits = self(features, boxes, image)
+        return list(of_class(logits, labels).sigmoid().split(counts))
+
+
+def of_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of `[R, K, M, M]` the mask of each region's class, `[R, M, M]`; the only one where K is 1."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits[torch.arange(len(logits), device=logits.device), labels]
+
+
+@torch.no_grad()
+def mask_targets(targets: InstanceTargets, image: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """What the mask of each region should be: its object's bitmap cut to the region, `[R, size, size]` 0 or 1.
+
+    Args:
+        targets: with `masks`.
+        image, index: `[R]` int64, the image and the target slot of each region.
+        boxes: `[R, 4]` the regions, in pixels of the padded batch.
+        size: cells a side.
+    """
+    assert targets.masks is not None
+    slots, side = targets.masks.shape[1], targets.masks.shape[-1]
+    frames = targets.boxes[image, index]
+    corner = frames[:, :2].repeat(1, 2)
+    extent = (frames[:, 2:] - frames[:, :2]).clamp(min=1e-3).repeat(1, 2)
+    inside = (boxes - corner) / extent * side + 1  # in cells of the bitmap, which gets a border of one
+    # RoIAlign repeats the border cell a little way beyond it; outside the box there is no object.
+    bitmaps = F.pad(targets.masks.flatten(0, 1)[:, None].to(inside.dtype), (1, 1, 1, 1))
+    rois = torch.cat(((image * slots + index)[:, None].to(inside.dtype), inside), dim=1)
+    return (roi_align(bitmaps, rois, size, aligned=True)[:, 0] >= 0.5).to(inside.dtype)
