@@ -1,5 +1,6 @@
 """RetinaNet's head (Lin et al. 2017, Focal Loss for Dense Object Detection): classes and boxes at every anchor."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +112,7 @@ class RetinaHead(nn.Module):
                 if conv.bias is not None:
                     nn.init.zeros_(conv.bias)
         assert self.classes.bias is not None
-        nn.init.constant_(self.classes.bias, -torch.log(torch.tensor((1 - PRIOR) / PRIOR)).item())
+        nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
 
         self.matcher = Matcher(iou_thresholds[1], iou_thresholds[0], low_quality=True)
         self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)

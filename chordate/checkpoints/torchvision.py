@@ -41,7 +41,8 @@ def is_rcnn(state: State) -> bool:
 
 # Pattern and replacement, the first that matches counts. Files from before torchvision 0.13 lack one `.0` in
 # the FPN and the RPN.
-_RCNN_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+Names = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+_RCNN_NAMES: Names = (
     (r"backbone\.body\.", "backbone."),
     (r"backbone\.fpn\.inner_blocks\.(\d)\.(?=\d)", lambda m: f"neck.lateral.c{int(m[1]) + 2}."),
     (r"backbone\.fpn\.inner_blocks\.(\d)\.", lambda m: f"neck.lateral.c{int(m[1]) + 2}.0."),
@@ -56,6 +57,10 @@ _RCNN_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"roi_heads\.box_head\.\d\.", "box.trunk.fcs.0."),  # the only one, after as many convolutions
     (r"roi_heads\.box_predictor\.cls_score\.", "box.classes."),
     (r"roi_heads\.box_predictor\.bbox_pred\.", "box.deltas."),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.", lambda m: f"mask.convs.{int(m[1]) - 1}.0."),
+    (r"roi_heads\.mask_head\.(\d)\.", r"mask.convs.\1."),
+    (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask.upsample."),
+    (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask.masks."),
 )
 
 # Torchvision's COCO detectors have an output for each category id up to 90; these ids were never given out.
@@ -64,20 +69,15 @@ _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
 def rcnn(state: State, model: Any) -> State:
     """Their background is class 0, ours the last. A model with COCO's 80 classes takes the rows of those."""
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in _RCNN_NAMES:
-            ours, count = re.subn(rf"^{pattern}", replacement, name)
-            if count:
-                name = ours
-                break
-        renamed[name] = tensor
+    renamed = {_renamed(name, _RCNN_NAMES): tensor for name, tensor in state.items()}
     rows = _class_rows(len(state["roi_heads.box_predictor.cls_score.weight"]), getattr(model, "num_classes", None))
     for suffix in ("weight", "bias"):
         logits = renamed[f"box.classes.{suffix}"]
         renamed[f"box.classes.{suffix}"] = torch.cat((logits[rows], logits[:1]))
         deltas = renamed[f"box.deltas.{suffix}"].unflatten(0, (-1, 4))
         renamed[f"box.deltas.{suffix}"] = deltas[rows].flatten(0, 1)
+        if f"mask.masks.{suffix}" in renamed:
+            renamed[f"mask.masks.{suffix}"] = renamed[f"mask.masks.{suffix}"][rows]
     return renamed
 
 
@@ -89,9 +89,48 @@ def _class_rows(outputs: int, num_classes: int | None) -> list[int]:
     return rows
 
 
+def is_retinanet(state: State) -> bool:
+    return {"backbone.body.layer1.0.conv1.weight", "head.classification_head.cls_logits.weight"} <= state.keys()
+
+
+_RETINANET_NAMES: Names = (
+    (r"backbone\.body\.", "backbone."),
+    (r"backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?", lambda m: f"neck.lateral.c{int(m[1]) + 3}.0."),
+    (r"backbone\.fpn\.layer_blocks\.(\d)\.(?:0\.)?", lambda m: f"neck.output.p{int(m[1]) + 3}.0."),
+    (r"backbone\.fpn\.extra_blocks\.", "neck.extra."),
+    (r"head\.classification_head\.conv\.(\d)\.(?=\d)", r"head.class_tower.\1."),
+    (r"head\.classification_head\.conv\.(\d)\.", lambda m: f"head.class_tower.{int(m[1]) // 2}.0."),
+    (r"head\.classification_head\.cls_logits\.", "head.classes."),
+    (r"head\.regression_head\.conv\.(\d)\.(?=\d)", r"head.box_tower.\1."),
+    (r"head\.regression_head\.conv\.(\d)\.", lambda m: f"head.box_tower.{int(m[1]) // 2}.0."),
+    (r"head\.regression_head\.bbox_reg\.", "head.deltas."),
+)
+
+
+def retinanet(state: State, model: Any) -> State:
+    """Its classes are COCO's ids as they are, 0 among them. A model with COCO's 80 classes takes the rows of those."""
+    renamed = {_renamed(name, _RETINANET_NAMES): tensor for name, tensor in state.items()}
+    per_cell = len(renamed["head.deltas.bias"]) // 4
+    for suffix in ("weight", "bias"):
+        scores = renamed[f"head.classes.{suffix}"].unflatten(0, (per_cell, -1))
+        if getattr(model, "num_classes", None) != scores.shape[1]:
+            scores = scores[:, _class_rows(scores.shape[1], getattr(model, "num_classes", None))]
+        renamed[f"head.classes.{suffix}"] = scores.flatten(0, 1)
+    return renamed
+
+
+def _renamed(name: str, names: Names) -> str:
+    for pattern, replacement in names:
+        ours, count = re.subn(rf"^{pattern}", replacement, name)
+        if count:
+            return ours
+    return name
+
+
 FAMILIES = {
     "ResNet": Family(is_resnet, resnet),
     "R-CNN": Family(is_rcnn, rcnn),
+    "RetinaNet": Family(is_retinanet, retinanet),
 }
 
 

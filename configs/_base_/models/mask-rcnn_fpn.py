@@ -1,0 +1,13 @@
+"""Mask R-CNN with FPN: He et al. 2017, section 3.1, in the settings of Detectron2's Base-RCNN-FPN.yaml."""
+
+_base_ = ["faster-rcnn_fpn.py"]
+
+model = dict(
+    mask=dict(
+        type="MaskHead",
+        resolution=14,  # ROI_MASK_HEAD.POOLER_RESOLUTION; masks are 28 × 28
+        sampling_ratio=0,
+        convs=4,  # ROI_MASK_HEAD.NUM_CONV
+        channels=256,
+    ),
+)

@@ -1,0 +1,12 @@
+"""Torchvision's `retinanet_resnet50_fpn_v2` to the letter (Zhang et al. 2020, ATSS, gave its settings).
+
+Beside what sets the first version apart: BatchNorm in the backbone, p6 from c5, GroupNorm in the towers, GIoU loss.
+"""
+
+_base_ = ["./retinanet_r50_fpn_torchvision.py"]
+
+model = dict(
+    backbone=dict(norm="BN", frozen_stages=-1),
+    neck=dict(extra="c5"),
+    head=dict(norm="GN", box_loss="giou"),
+)

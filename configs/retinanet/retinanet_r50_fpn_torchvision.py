@@ -1,0 +1,25 @@
+"""Torchvision's `retinanet_resnet50_fpn` to the letter: loads its COCO weights and gives its numbers.
+
+Differences from ours: p6 comes from p5, anchors have whole sides and rounded corners on a grid of their own, plain L1,
+300 detections, BatchNorm without an epsilon, and a class for each of COCO's ids from 0 to 90.
+"""
+
+_base_ = ["./retinanet_r50_fpn_1x_coco.py"]
+
+model = dict(
+    backbone=dict(norm=dict(eps=0.0), pretrained=None),  # the whole model's weights follow
+    neck=dict(extra="p5"),
+    head=dict(
+        anchors=dict(
+            sizes=[[32, 40, 50], [64, 80, 101], [128, 161, 203], [256, 322, 406], [512, 645, 812]],
+            rounded=True,
+            stride_from_grid=True,
+        ),
+        smooth_l1_beta=0.0,
+        detections_per_image=300,
+    ),
+    size_divisor=32,
+)
+_resize = dict(type="ResizeShortestEdge", size=800, max_size=1333, rounding="torchvision")
+train_data = dict(pipeline=[_resize, dict(type="RandomHorizontalFlip", p=0.5)])
+val_data = dict(pipeline=[_resize])
