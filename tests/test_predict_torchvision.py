@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_torchvision_detection import PROPOSALS, SIDE, scattered
+from torchvision_referee import PROPOSALS, SIDE, scattered
 
 import chordate
 from chordate.data.reading import read_image

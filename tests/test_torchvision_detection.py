@@ -2,141 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
-import cv2
 import pytest
 import torch
-import torchvision
 from torch import nn
+from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
 from chordate.checkpoints.load import load_checkpoint
 from chordate.checkpoints.torchvision import convert
-from chordate.config import load_config
-from chordate.registry import MODELS
-from chordate.structures import Batch, ImageInfo, InstanceTargets
-
-SIDE = 192  # the shorter side; small, since float64 is slow
-PROPOSALS = 100
-
-
-def pictures(folder: Path) -> tuple[list[torch.Tensor], list[list[dict]]]:
-    """Two landscape photos and a portrait one, `[3, H, W]` uint8, and their annotations scaled along."""
-    data = json.loads((folder / "coco-mini/annotations/instances_val2017.json").read_text())
-    anns = {image["id"]: [] for image in data["images"]}
-    for ann in data["annotations"]:
-        if not ann["iscrowd"] and min(ann["bbox"][2:]) > 8:
-            anns[ann["image_id"]].append(ann)
-    rich = [image for image in data["images"] if len(anns[image["id"]]) >= 5]
-    wide = [image for image in rich if image["width"] > image["height"]][:2]
-    tall = [image for image in rich if image["width"] < image["height"]][:1]
-    images, boxes = [], []
-    for image in wide + tall:
-        pixels = cv2.imread(str(folder / "coco-mini/val2017" / image["file_name"]))[:, :, ::-1]
-        scale = SIDE / min(pixels.shape[:2])
-        size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
-        ratio = torch.tensor([size[0] / image["width"], size[1] / image["height"]]).repeat(2)
-        xywh = torch.tensor([ann["bbox"] for ann in anns[image["id"]]])
-        xyxy = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), dim=1) * ratio
-        labels = torch.tensor([ann["category_id"] for ann in anns[image["id"]]])
-        boxes.append({"boxes": xyxy.double(), "labels": labels})
-    return images, boxes
-
-
-def standardise(layer: nn.Module, samples: torch.Tensor, std: float) -> None:
-    """Shift and scale a predictor so that each of its outputs has mean 0 and this deviation on `samples` `[M, O]`."""
-    scale = std / samples.std(dim=0)
-    layer.bias.data = (layer.bias - samples.mean(dim=0)) * scale
-    layer.weight.data *= scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
-
-
-@torch.no_grad()
-def scattered(name: str, images: list[torch.Tensor], shifts: float = 0.3, boxes: float = 1.0) -> nn.Module:
-    """A torchvision detector with random weights and statistics that sees many objects of many classes.
-
-    A fresh one has equal scores everywhere, and BatchNorms that do nothing. Here the norms' affine parts are
-    random, their statistics those of the images, and the predictors are scaled until their outputs differ
-    from place to place: `shifts` and `boxes` are the deviations of the RPN's and the box head's deltas.
-    """
-    torch.manual_seed(5)
-    model = torchvision.models.detection.__dict__[name](
-        weights=None,
-        weights_backbone=None,
-        min_size=SIDE,  # of the pictures too, so that nothing is resized
-        max_size=10_000,
-        box_detections_per_img=10_000,  # so that the counts say something
-        rpn_post_nms_top_n_test=PROPOSALS,
-        rpn_post_nms_top_n_train=PROPOSALS,
-        rpn_batch_size_per_image=10**6,  # all, so that chance has no say in the losses
-        box_batch_size_per_image=10**6,
-        rpn_positive_fraction=0.5,
-        box_positive_fraction=0.5,
-    ).double()
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.weight.uniform_(0.5, 1.5)
-        norm.bias.normal_(std=0.2)
-        norm.momentum = 1.0  # statistics of the latest pass alone
-    seen: dict[str, list[torch.Tensor]] = {}
-    predictors = {
-        "objectness": (model.rpn.head.cls_logits, 2.0),
-        "shifts": (model.rpn.head.bbox_pred, shifts),
-        "classes": (model.roi_heads.box_predictor.cls_score, 3.0),
-        "boxes": (model.roi_heads.box_predictor.bbox_pred, boxes),
-    }
-
-    def note(key):
-        return lambda layer, args, out: seen.setdefault(key, []).append(
-            out.permute(0, 2, 3, 1).flatten(0, 2) if out.dim() == 4 else out
-        )
-
-    hooks = [layer.register_forward_hook(note(key)) for key, (layer, _) in predictors.items()]
-    model.eval()
-    for stage in (("objectness", "shifts"), ("classes", "boxes")):  # the second depends on the first
-        for norm in norms:
-            norm.train()
-        seen.clear()
-        model([image.double() / 255 for image in images])
-        for key in stage:
-            layer, std = predictors[key]
-            standardise(layer, torch.cat(seen[key]), std)
-    for hook in hooks:
-        hook.remove()
-    return model.eval()
-
-
-def ours(config: str, **box) -> nn.Module:
-    """Our counterpart, with its settings where the referee's constructor was told so too."""
-    model = load_config(config).model.to_dict()
-    model["backbone"].update(pretrained=None)
-    if isinstance(model["backbone"]["norm"], dict):
-        model["backbone"]["norm"]["eps"] = 1e-5  # 0 is for the published weights only
-    model["rpn"].update(post_nms_topk=(PROPOSALS, PROPOSALS), batch_size_per_image=10**6)
-    model["box"].update(detections_per_image=10_000, batch_size_per_image=10**6, positive_fraction=0.5)
-    return MODELS.build(model, num_classes=90)
-
-
-def as_batch(images: list[torch.Tensor], targets: list[dict] | None = None) -> Batch:
-    """The same pictures as one padded batch of bytes."""
-    sizes = torch.tensor([image.shape[-2:] for image in images])
-    height, width = (int(side) for side in sizes.amax(dim=0))
-    padded = torch.full((len(images), 3, height, width), 77, dtype=torch.uint8)  # not 0: the model blanks it
-    infos = []
-    for i, image in enumerate(images):
-        padded[i, :, : image.shape[1], : image.shape[2]] = image
-        infos.append(ImageInfo(i, "", image.shape[1], image.shape[2]))
-    if targets is None:
-        return Batch(padded, sizes, infos)
-    slots = max(len(target["labels"]) for target in targets) + 2
-    boxes = torch.zeros(len(images), slots, 4, dtype=torch.float64)
-    labels = torch.zeros(len(images), slots, dtype=torch.int64)
-    for i, target in enumerate(targets):
-        boxes[i, : len(target["boxes"])] = target["boxes"]
-        labels[i, : len(target["labels"])] = target["labels"] - 1
-    valid = boxes[..., 2] > 0
-    return Batch(padded, sizes, infos, InstanceTargets(boxes, labels, valid, torch.zeros_like(valid)))
 
 
 @pytest.fixture(
@@ -190,15 +63,6 @@ def test_losses_equal_torchvisions_on_the_same_samples(pair):
         torch.testing.assert_close(found[mine], wanted[theirs], rtol=0, atol=1e-4, check_dtype=False)
     referee.eval()
     model.eval()
-
-
-def train_without_norms(model: nn.Module) -> nn.Module:
-    """The model in training mode, its norms still using their statistics."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    return model
 
 
 def test_files_from_before_0_13_load_too(pair):
