@@ -1,5 +1,6 @@
 """Backbones: images to feature maps. Importing the package registers every one in BACKBONES."""
 
+from chordate.backbones import resnet_rs, resnext, senet, wide_resnet
 from chordate.backbones.resnet import ResNet
 
-__all__ = ["ResNet"]
+__all__ = ["ResNet", "resnet_rs", "resnext", "senet", "wide_resnet"]

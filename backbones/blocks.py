@@ -50,7 +50,10 @@ def drop_path(rate: float) -> nn.Module:
 
 
 def drop_rates(rate: float, blocks: int) -> list[float]:
-    """Linear decay of the survival rate: 0 for the first block, `rate` for the last (Huang et al. 2016, equation 4)."""
+    """Linear decay of the survival rate (Huang et al. 2016, equation 4): 0 for the first block, `rate` for the last.
+
+    The paper counts blocks from 1, so that the first is left out now and then too; timm's recipes count from 0.
+    """
     if not 0 <= rate < 1:
         raise ConfigError(f"drop_path={rate!r}; it is a share from 0 to below 1")
     return [rate * i / max(1, blocks - 1) for i in range(blocks)]
@@ -68,7 +71,9 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
 
 
-def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
+def make_shortcut(
+    option: str, in_channels: int, out_channels: int, stride: int, norm: Norm, dilation: int = 1
+) -> nn.Module | None:
     """The shortcut of a residual block (He et al. 2016, section 4.1 and table 3).
 
     Args:
@@ -77,6 +82,10 @@ def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int,
             al. 2019, section 4.2), so that no cell goes unseen; "none" for plain networks: there is no shortcut.
         in_channels, out_channels, stride: of the block.
         norm: of the projection, see `make_norm`.
+        dilation: of the block. Where it stands for a stride that was taken away, D still averages 2×2 neighbours, as
+            timm does: the cell, the next ones to the right and below, and zeros beyond the border. These are the cells
+            that the strided network averages, but for odd sizes, and for a second stage without its stride (c5 at
+            output stride 8), where those lie further apart.
     """
     check_choice("shortcut option", option, SHORTCUTS)
     if option == "none":
@@ -89,7 +98,11 @@ def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int,
     projection = conv(in_channels, out_channels, 1, 1 if option == "D" else stride), make_norm(norm, out_channels)
     if option != "D":
         return nn.Sequential(*projection)
-    pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    pool: nn.Module = nn.Identity()
+    if stride > 1:
+        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+    elif dilation > 1:
+        pool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1))
     return nn.Sequential(pool, *projection)
 
 
@@ -136,7 +149,7 @@ class BasicBlock(nn.Module):
         self.bn2 = make_norm(norm, width)
         self.se = squeeze_excitation(width, se)
         self.drop_path = drop_path(drop)
-        self.downsample = make_shortcut(shortcut, in_channels, width, stride, norm)
+        self.downsample = make_shortcut(shortcut, in_channels, width, stride, norm, dilation)
         self.relu = nn.ReLU(inplace=True)
 
     @property
@@ -191,7 +204,7 @@ class Bottleneck(nn.Module):
         self.bn3 = make_norm(norm, out_channels)
         self.se = squeeze_excitation(out_channels, se)
         self.drop_path = drop_path(drop)
-        self.downsample = make_shortcut(shortcut, in_channels, out_channels, stride, norm)
+        self.downsample = make_shortcut(shortcut, in_channels, out_channels, stride, norm, dilation)
         self.relu = nn.ReLU(inplace=True)
 
     @property

@@ -70,7 +70,8 @@ class ResNet(StagedBackbone):
         se: ratio of squeeze-and-excitation in every block, or None.
         norm: "BN", "SyncBN", "FrozenBN", "GN" or a dict, see `make_norm`.
         output_stride: 32, or 16 or 8 for dense prediction: later strides are replaced by dilation, so that
-            the network computes the same values on a finer grid (Chen et al. 2017, DeepLab v3, section 3.1).
+            the network computes the same values on a finer grid (Chen et al. 2017, DeepLab v3, section 3.1);
+            not exactly so with `se`, whose means are then of more cells, and shortcut D, see `make_shortcut`.
         dilations: of c2 … c5, in place of those that `output_stride` asks for; they hold for every block
             of the stage, as in Detectron2 and MMDetection.
         multi_grid: one number a block of c5, (1, 2, 4) in DeepLab v3 (its section 3.2.1): what the block's dilation
@@ -179,24 +180,38 @@ class ResNet(StagedBackbone):
 
 def _name(depth: int, style: str, shortcut: str, stem: str, groups: int, group_width: int, se: float | None) -> str:
     """What papers call it."""
+    if (stem, shortcut) == ("deep-strided", "D") and se:
+        return f"ResNet-RS-{depth}"
     if groups > 1:
         name = f"ResNeXt-{depth}-{groups}x{group_width}d"
     elif group_width != 64:
         name = f"Wide ResNet-{depth}-{group_width / 64:g}"
-    elif stem == "deep-strided":
-        return f"ResNet-RS-{depth}"
     else:
         letter = {("deep", "D"): "D", ("deep", "B"): "C"}.get((stem, shortcut), "")
         name = f"plain-{depth}" if shortcut == "none" else f"ResNet-{depth}{letter}"
     return ("SE-" if se else "") + name + (" (caffe)" if style == "caffe" else "")
 
 
-# Weights trained as the papers of this repository train; torchvision's own detectors start there too.
+# Torchvision's first weights were trained as the papers of this repository train; its own detectors start there too.
+# "c" and "d" are named as in GluonCV and timm: C has the deep stem, D the average pool in the shortcut besides.
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{f"resnet{d}": {"depth": d, "default_weights": f"torchvision://resnet{d}/IMAGENET1K_V1"} for d in (18, 34, 50, 101, 152)},
-    **{f"resnet{d}_caffe": {"depth": d, "style": "caffe"} for d in (50, 101, 152)},
-    **{f"resnet{d}c": {"depth": d, "stem": "deep"} for d in (50, 101, 152)},
-    **{f"resnet{d}d": {"depth": d, "stem": "deep", "shortcut": "D"} for d in (18, 34, 50, 101, 152)},
-    **{f"plain{d}": {"depth": d, "shortcut": "none"} for d in (18, 34)},
-}  # fmt: skip
+    "resnet18": {"depth": 18, "default_weights": "torchvision://resnet18/IMAGENET1K_V1"},
+    "resnet34": {"depth": 34, "default_weights": "torchvision://resnet34/IMAGENET1K_V1"},
+    "resnet50": {"depth": 50, "default_weights": "torchvision://resnet50/IMAGENET1K_V1"},
+    "resnet101": {"depth": 101, "default_weights": "torchvision://resnet101/IMAGENET1K_V1"},
+    "resnet152": {"depth": 152, "default_weights": "torchvision://resnet152/IMAGENET1K_V1"},
+    "resnet50_caffe": {"depth": 50, "style": "caffe"},
+    "resnet101_caffe": {"depth": 101, "style": "caffe"},
+    "resnet152_caffe": {"depth": 152, "style": "caffe"},
+    "resnet50c": {"depth": 50, "stem": "deep", "default_weights": "timm://resnet50c.gluon_in1k"},
+    "resnet101c": {"depth": 101, "stem": "deep", "default_weights": "timm://resnet101c.gluon_in1k"},
+    "resnet152c": {"depth": 152, "stem": "deep", "default_weights": "timm://resnet152c.gluon_in1k"},
+    "resnet18d": {"depth": 18, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet18d.ra2_in1k"},
+    "resnet34d": {"depth": 34, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet34d.ra2_in1k"},
+    "resnet50d": {"depth": 50, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet50d.ra2_in1k"},
+    "resnet101d": {"depth": 101, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet101d.ra2_in1k"},
+    "resnet152d": {"depth": 152, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet152d.ra2_in1k"},
+    "plain18": {"depth": 18, "shortcut": "none"},
+    "plain34": {"depth": 34, "shortcut": "none"},
+}
 BACKBONES.register_variants({name: {"type": "ResNet", **settings} for name, settings in VARIANTS.items()})

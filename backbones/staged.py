@@ -36,7 +36,7 @@ class StagedBackbone(Backbone):
             `trainable_layers=k` is 4 - k.
         checkpointing: keep only each block's input for the backward pass and compute the rest again there (Chen et
             al. 2016, Training Deep Nets with Sublinear Memory Cost): less memory, about a third more time, the same
-            numbers.
+            numbers. The blocks are the members of a stage's `nn.Sequential`; the stem is kept whole.
 
     Raises:
         ConfigError: a map that there is not, or a number of stages.
@@ -101,15 +101,15 @@ class StagedBackbone(Backbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x, maps = images, {}
         for step in self.steps:
-            x = self._run(getattr(self, step.module), x)
+            x = self._run(step, x)
             if step.gives is not None and step.gives in self.out_features:
                 maps[step.gives] = x
         return maps
 
-    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
-        if not (
-            self.checkpointing and module.training and torch.is_grad_enabled() and isinstance(module, nn.Sequential)
-        ):
+    def _run(self, step: Step, x: Tensor) -> Tensor:
+        module = getattr(self, step.module)
+        blocks = step.stage > 0 and isinstance(module, nn.Sequential)
+        if not (self.checkpointing and blocks and module.training and torch.is_grad_enabled()):
             return module(x)
         for block in module:
             x = _recomputed(block, x)
@@ -126,19 +126,19 @@ def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
         return checkpoint(block, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(block)
+        return nullcontext(), _buffers_kept(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Within it BatchNorms normalise as in training, but leave their running statistics: those have seen the batch."""
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+def _buffers_kept(block: nn.Module) -> Iterator[None]:
+    """Within it the block works on copies of its buffers: its running statistics have seen the batch already."""
+    kept = [(m, name, buffer) for m in block.modules() for name, buffer in m.named_buffers(recurse=False)]
+    for module, name, buffer in kept:
+        setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)

@@ -1,21 +1,35 @@
-"""ResNet against torchvision's, the paper's table 1, and the definition of atrous convolution."""
-
-import copy
+"""ResNet against torchvision's and timm's, the paper's table 1, and the definition of atrous convolution."""
 
 import pytest
+import timm
 import torch
 import torchvision
+from backbone_referee import (
+    assert_close,
+    assert_same_maps,
+    assert_same_step,
+    extractor,
+    on_meta,
+    randomise,
+    referee,
+    size,
+    with_weights_of,
+)
 from torch import nn
-from torchvision.models.feature_extraction import create_feature_extractor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chordate.backbones import ResNet
-from chordate.contracts import FeatureSpec, check_outputs, offered
+from chordate.backbones.blocks import BasicBlock, Bottleneck
+from chordate.backbones.resnet import VARIANTS
+from chordate.contracts import FeatureSpec, check_outputs
 from chordate.errors import ConfigError
 from chordate.ops.norms import FrozenBatchNorm
 from chordate.registry import BACKBONES
 
 DEPTHS = (18, 34, 50, 101, 152)
-MAPS = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
+TORCHVISION = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
+TIMM = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
+MAPS = list(TIMM.values())
 
 
 @pytest.fixture(autouse=True)
@@ -23,103 +37,142 @@ def _seed():
     torch.manual_seed(0)
 
 
-@torch.no_grad()
-def randomise(model: nn.Module) -> None:
-    """Random weights and BatchNorm statistics under which activations neither vanish nor explode."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.0)
-            module.bias.normal_(0, 0.1)
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.8, 1.5)
-        elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-
-
 def pair(depth: int, **options) -> tuple[ResNet, nn.Module]:
     """Our ResNet and torchvision's, with the same random weights."""
-    theirs = torchvision.models.get_model(f"resnet{depth}", weights=None, **options.pop("theirs", {}))
-    randomise(theirs)
-    ours = BACKBONES.build({"type": f"resnet{depth}", **options})
-    left = ours.load_state_dict(theirs.state_dict(), strict=False)
-    assert not left.missing_keys
-    assert set(left.unexpected_keys) == {"fc.weight", "fc.bias"}
-    return ours, theirs
+    changes = options.pop("theirs", {})
+    theirs = referee(lambda: torchvision.models.get_model(f"resnet{depth}", weights=None, **changes))
+    return with_weights_of(theirs, f"resnet{depth}", **options), theirs
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_every_map_equals_torchvisions_in_evaluation(depth):
-    ours, theirs = pair(depth, out=list(MAPS.values()))
-    images = torch.randn(2, 3, 65, 96)
-    with torch.no_grad():
-        expected = create_feature_extractor(theirs.eval(), MAPS)(images)
-        maps = ours.eval()(images)
-    assert list(maps) == list(MAPS.values())
-    for name in maps:
-        assert expected[name].abs().max() > 0.1
-        assert (maps[name] - expected[name]).abs().max() <= 1e-5
+    ours, theirs = pair(depth, out=MAPS)
+    assert_same_maps(ours, extractor(theirs, TORCHVISION), torch.randn(2, 3, 65, 96), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
     ours, theirs = pair(depth, out=["c5"])
-    theirs = create_feature_extractor(theirs, {"layer4": "c5"})
-    images = torch.randn(2, 3, 64, 64)
-    for model in (ours, theirs):
-        model.train()(images)["c5"].square().mean().backward()
-    theirs_gradients = {name: p.grad for name, p in theirs.named_parameters()}
-    assert len(theirs_gradients) == len(list(ours.parameters()))
-    for name, p in ours.named_parameters():
-        torch.testing.assert_close(p.grad, theirs_gradients[name], msg=lambda m, n=name: f"{n}: {m}")
-    theirs_state = theirs.state_dict()
-    for name, buffer in ours.named_buffers():
-        torch.testing.assert_close(buffer, theirs_state[name])
+    images = torch.randn(2, 3, 40, 40)  # c5 is 2×2; of two single cells BatchNorm would have no gradient
+    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), images, dtype=torch.float32)  # the same operations
+
+
+@pytest.mark.parametrize("name", ["resnet18d", "resnet50c", "resnet50d"])
+def test_deep_stems_and_pooled_shortcuts_are_timms(name):
+    """At sizes that do not divide evenly too: the pool of shortcut D has its own border."""
+    theirs = referee(lambda: timm.create_model(name))
+    ours = with_weights_of(theirs, name, out=MAPS)
+    assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 75, 97), tolerance=1e-5)
+    if name == "resnet50d":  # it has what the others have
+        assert_same_step(ours, extractor(theirs, TIMM), torch.randn(2, 3, 40, 40))
 
 
 @pytest.mark.parametrize("output_stride", [16, 8])
 def test_dilation_in_place_of_stride_is_torchvisions(output_stride):
     replaced = [False, output_stride == 8, True]
     ours, theirs = pair(50, output_stride=output_stride, theirs={"replace_stride_with_dilation": replaced})
-    images = torch.randn(1, 3, 64, 80)
-    with torch.no_grad():
-        expected = create_feature_extractor(theirs.eval(), {"layer4": "c5"})(images)["c5"]
-        assert (ours.eval()(images)["c5"] - expected).abs().max() <= 1e-5
+    expected = extractor(theirs, {name: key for name, key in TORCHVISION.items() if key != "c1"})
+    assert_same_maps(ours, expected, torch.randn(1, 3, 64, 80), tolerance=1e-5)
     assert ours.out_features["c5"] == FeatureSpec(2048, output_stride)
 
 
-@pytest.mark.parametrize("style", ["pytorch", "caffe"])
-@pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("output_stride", [16, 8])
-def test_a_dilated_network_computes_the_strided_ones_values_on_a_finer_grid(depth, style, output_stride):
+@pytest.mark.parametrize("name", ["resnet50d", "seresnet18"])
+def test_dilation_in_place_of_stride_is_timms_where_there_are_pools_and_squeezes(name, output_stride):
+    theirs = referee(lambda: timm.create_model(name, output_stride=output_stride))
+    ours = with_weights_of(theirs, name, out=MAPS, output_stride=output_stride)
+    theirs.eval()
+
+    def maps_of(images):
+        return dict(zip(MAPS, theirs.forward_intermediates(images, intermediates_only=True)))
+
+    assert_same_maps(ours, maps_of, torch.randn(1, 3, 75, 96), tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "output_strides"),
+    [
+        ("resnet18", {}, (16, 8)),
+        ("resnet50", {}, (16, 8)),
+        ("resnet50_caffe", {}, (16, 8)),
+        ("resnet18", {"shortcut": "A"}, (16, 8)),
+        ("resnet18", {"shortcut": "C"}, (16, 8)),
+        ("plain18", {}, (16, 8)),
+        ("resnet50c", {}, (16, 8)),
+        ("resnext50_32x4d", {}, (16, 8)),
+        # The averages of shortcut D do not widen with the dilation, so the second stage without a stride has others.
+        ("resnet50d", {}, (16,)),
+    ],
+    ids=str,
+)
+def test_a_dilated_network_computes_the_strided_ones_values_on_a_finer_grid(name, options, output_strides):
     """What atrous convolution promises (Chen et al. 2017, section 3.1); every cell of the coarse map is found again."""
-    strided = ResNet(depth, style=style, out=["c5"]).eval()
-    randomise(strided)
-    dilated = ResNet(depth, style=style, out=["c5"], output_stride=output_stride).eval()
-    dilated.load_state_dict(strided.state_dict())
+    strided = referee(lambda: BACKBONES.build({"type": name, "out": ["c5"], **options})).eval()
     images = torch.randn(1, 3, 96, 128)
-    step = 32 // output_stride
     with torch.no_grad():
-        torch.testing.assert_close(
-            dilated(images)["c5"][:, :, ::step, ::step], strided(images)["c5"], rtol=1e-4, atol=1e-5
-        )
+        coarse = strided(images)["c5"]
+        for output_stride in output_strides:
+            options["output_stride"] = output_stride
+            dilated = with_weights_of(strided, name, (), out=["c5"], **options).eval()
+            step = 32 // output_stride
+            fine = dilated(images)["c5"]
+            assert fine.shape[-1] == step * coarse.shape[-1]
+            assert_close(fine[:, :, ::step, ::step], coarse, f"output_stride={output_stride}", 1e-4)
+
+
+@pytest.mark.parametrize(("output_stride", "rate"), [(16, 2), (8, 4)])
+def test_multi_grid_multiplies_the_rate_of_c5(output_stride, rate):
+    """Chen et al. 2017, section 3.2.1: at output stride 16, the rates of (1, 2, 4) are 2 · (1, 2, 4).
+
+    As in Detectron2, the rate is of every 3×3 of the block, its first too.
+    """
+    ours, theirs = pair(
+        50,
+        output_stride=output_stride,
+        multi_grid=(1, 2, 4),
+        theirs={"replace_stride_with_dilation": [False, output_stride == 8, True]},
+    )
+    for block, factor in zip(theirs.layer4, (1, 2, 4)):
+        block.conv2.dilation = block.conv2.padding = (rate * factor, rate * factor)
+    if output_stride == 8:  # likewise the first block of the stage before, which torchvision gives the rate 1
+        theirs.layer3[0].conv2.dilation = theirs.layer3[0].conv2.padding = (2, 2)
+    expected = extractor(theirs, {name: key for name, key in TORCHVISION.items() if key != "c1"})
+    assert_same_maps(ours, expected, torch.randn(1, 3, 96, 96), tolerance=1e-5)
 
 
 def test_dilations_of_a_stage_can_be_set():
-    model = ResNet(50, dilations=(1, 1, 1, 2), output_stride=16)
+    model = on_meta("resnet50", dilations=(1, 1, 1, 2), output_stride=16)
     assert [block.conv2.dilation for block in model.layer4] == [(2, 2)] * 3
     check_outputs(model)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_the_depth_is_the_number_of_layers_on_the_way(depth):
-    model = ResNet(depth)
+    model = on_meta(f"resnet{depth}")
     convs = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d) and "downsample" not in name]
     assert len(convs) + 1 == depth  # the classifier is the last layer
 
 
-@pytest.mark.parametrize("name", sorted(BACKBONES.names("resnet*")))
+@pytest.mark.parametrize(
+    ("name", "options", "billions"),
+    [
+        ("plain18", {}, 1.8),
+        ("plain34", {}, 3.6),  # figure 3
+        ("resnet18", {"shortcut": "A"}, 1.8),
+        ("resnet34", {"shortcut": "A"}, 3.6),
+        ("resnet50_caffe", {}, 3.8),
+        ("resnet101_caffe", {}, 7.6),
+        ("resnet152_caffe", {}, 11.3),
+    ],
+)
+def test_multiply_adds_are_the_papers(name, options, billions):
+    """He et al. 2016, table 1: in thousand millions, cut off or rounded after the first decimal."""
+    assert size(name, **options)[1] == pytest.approx(billions, abs=0.07)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_every_variant_keeps_its_promise(name):
-    model = BACKBONES.build({"type": name, "out": ["c1", "c2", "c3", "c4", "c5"]})
+    model = on_meta(name, out=MAPS)
     check_outputs(model)
     assert [spec.stride for spec in model.out_features.values()] == [2, 4, 8, 16, 32]
 
@@ -139,17 +192,17 @@ def test_every_variant_keeps_its_promise(name):
 )
 @pytest.mark.parametrize("depth", [18, 50])
 def test_every_switch_keeps_the_promise(depth, options):
-    check_outputs(ResNet(depth, **options), options.get("in_channels", 3))
+    check_outputs(on_meta(f"resnet{depth}", **options), options.get("in_channels", 3))
 
 
 def test_caffe_style_strides_in_the_first_convolution():
     for style, expected in (("pytorch", [(1, 1), (2, 2)]), ("caffe", [(2, 2), (1, 1)])):
-        block = ResNet(50, style=style).layer2[0]
+        block = on_meta("resnet50", style=style).layer2[0]
         assert [block.conv1.stride, block.conv2.stride] == expected
 
 
 def test_option_a_pads_with_zeros_and_has_no_parameters():
-    block = ResNet(18, shortcut="A").layer2[0]
+    block = ResNet(18, shortcut="A", out=["c3"]).layer2[0]
     x = torch.randn(1, 64, 9, 9)
     y = block.downsample(x)
     assert torch.equal(y[:, :64], x[:, :, ::2, ::2])
@@ -160,35 +213,53 @@ def test_option_a_pads_with_zeros_and_has_no_parameters():
 
 def test_option_c_projects_every_shortcut_and_b_only_where_the_shape_changes():
     projections = {
-        option: sum(isinstance(block.downsample, nn.Sequential) for block in ResNet(34, shortcut=option).layer1)
+        option: sum(
+            isinstance(block.downsample, nn.Sequential) for block in on_meta("resnet34", shortcut=option).layer1
+        )
         for option in "BC"
     }
     assert projections == {"B": 0, "C": 3}
 
 
-def test_only_what_is_asked_for_is_given_and_nothing_after_it_is_built():
-    model = ResNet(18, out=["c4", "c2"])
-    assert list(model(torch.randn(1, 3, 64, 64))) == ["c2", "c4"]  # fine to coarse
-    assert list(offered(model)) == ["c2", "c4"]
-    assert not hasattr(model, "layer4")
+@pytest.mark.parametrize("name", ["plain18", "plain34"])
+def test_a_plain_network_adds_nothing(name):
+    """It is the residual network's layers in a row (He et al. 2016, figure 3, middle)."""
+
+    class NoAddition(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            assert func.overloadpacket not in (torch.ops.aten.add, torch.ops.aten.add_)
+            return func(*args, **(kwargs or {}))
+
+    model = referee(lambda: BACKBONES.build({"type": name, "out": ["c5"]})).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        with NoAddition():
+            x, c5 = images, model(images)["c5"]
+        x = model.maxpool(model.bn1(model.conv1(x)).relu())
+        for block in [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]:
+            x = block.bn1(block.conv1(x)).relu()
+            x = block.bn2(block.conv2(x)).relu()
+    assert torch.equal(x, c5)
+    assert set(model.state_dict()) < set(on_meta(name.replace("plain", "resnet")).state_dict())
 
 
-@pytest.mark.parametrize(
-    ("frozen_stages", "trained"),
-    [
-        (-1, {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}),
-        (0, {"layer1", "layer2", "layer3", "layer4"}),
-        (1, {"layer2", "layer3", "layer4"}),
-        (4, set()),
-    ],
-)
-def test_frozen_stages_counts_from_the_stem(frozen_stages, trained):
-    model = ResNet(18, frozen_stages=frozen_stages).train()
-    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == trained
-    before = copy.deepcopy(model.state_dict())
-    model(torch.randn(2, 3, 64, 64))
-    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == trained - {"conv1"}  # the running statistics of what is trained, and of nothing else
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_branch_that_is_dropped_leaves_the_shortcut_and_the_others_make_up_for_it(block):
+    """Huang et al. 2016, equation 2, drawn for every image; what is kept is scaled so that the mean stays."""
+    width = 64 // block.expansion
+    always, sometimes = (block(64, width, norm="FrozenBN", drop=drop) for drop in (0.0, 0.25))
+    randomise(always)
+    sometimes.load_state_dict(always.state_dict())
+    x = torch.randn(200, 64, 4, 4).relu()
+    branch = []
+    always.se.register_forward_hook(lambda module, args, result: branch.append(result))
+    with torch.no_grad():
+        always(x)
+        y = sometimes.train()(x)
+        dropped = (y == x).flatten(1).all(1)  # a shortcut of positive values passes the ReLU as it is
+        torch.testing.assert_close(y[~dropped], (x + branch[0] / 0.75).relu()[~dropped])
+        assert 30 <= dropped.sum() <= 70  # of 200 at 0.25: within 3.3 standard deviations
+        assert torch.equal(sometimes.eval()(x), always.eval()(x))
 
 
 @pytest.mark.parametrize("trainable_layers", range(6))
@@ -204,14 +275,14 @@ def test_torchvisions_trainable_layers_is_four_minus_frozen_stages(trainable_lay
 
 
 def test_freezing_survives_the_conversion_to_sync_batch_norm():
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(ResNet(18, frozen_stages=1)).train()
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(on_meta("resnet18", frozen_stages=1)).train()
     assert not model.bn1.training
     assert not any(m.training for m in model.layer1.modules())
     assert model.layer2[0].bn1.training
 
 
 def test_frozen_norm_has_nothing_to_learn_or_to_drift():
-    model = ResNet(18, norm="FrozenBN").train()
+    model = on_meta("resnet18", norm="FrozenBN").train()
     assert all(p.dim() == 4 for p in model.parameters())
     assert any(isinstance(m, FrozenBatchNorm) for m in model.modules())
 
@@ -234,18 +305,22 @@ def test_zero_init_makes_blocks_identities(depth):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"norm": "FrozenBN", "style": "caffe", "frozen_stages": 1}, {"shortcut": "A", "stem": "deep"}],
+    ("name", "options"),
+    [
+        ("resnet18", {"norm": "FrozenBN", "frozen_stages": 1, "shortcut": "A"}),
+        ("resnet18d", {"output_stride": 8, "out": ["c4"]}),
+    ],
     ids=str,
 )
-def test_traces_as_one_graph(options):
-    model = ResNet(50 if "style" in options else 18, **options)
+def test_traces_as_one_graph(name, options):
+    torch._dynamo.reset()
+    model = BACKBONES.build({"type": name, "out": ["c3"], **options}).train()
+    (last,) = model.out
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    images = torch.randn(2, 3, 64, 64)
-    weight = model.layer4[0].conv2.weight
-    losses = [f(images)["c5"].square().mean() for f in (compiled.train(), model.train())]  # batch statistics
+    images = torch.randn(2, 3, 32, 32)
+    losses = [f(images)[last].square().mean() for f in (compiled, model)]  # batch statistics
     torch.testing.assert_close(*losses)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, weight)[0] for loss in losses))
+    torch.testing.assert_close(*(torch.autograd.grad(loss, model.layer2[0].conv2.weight)[0] for loss in losses))
 
 
 @pytest.mark.parametrize(
@@ -259,6 +334,10 @@ def test_traces_as_one_graph(options):
         ({"depth": 50, "frozen_stages": 5}, "frozen_stages=5"),
         ({"depth": 50, "output_stride": 4}, "32, 16 or 8"),
         ({"depth": 50, "dilations": (2,)}, "four numbers"),
+        ({"depth": 50, "multi_grid": (1, 2)}, "give 3 numbers"),
+        ({"depth": 18, "groups": 32, "group_width": 4}, "of bottlenecks"),
+        ({"depth": 50, "drop_path": 1.0}, "a share from 0 to below 1"),
+        ({"depth": 50, "stem": "9x9"}, "unknown ResNet stem"),
         ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, "needs a norm that learns"),
     ],
     ids=str,

@@ -1,0 +1,126 @@
+"""How a backbone is held against another's implementation: the same random weights, maps, one training step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from chordate.registry import BACKBONES
+
+
+def on_meta(name: str, **options: Any) -> nn.Module:
+    """A backbone of shapes only, for what can be said without arithmetic."""
+    with torch.device("meta"):
+        return BACKBONES.build({"type": name, **options})
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> nn.Module:
+    """Fill every parameter and running statistic with values under which activations neither vanish nor explode.
+
+    BatchNorms get means and variances as different from 0 and 1 as trained ones are, so that an `eps`, a wrong order or
+    a norm taken for another shows. Nothing keeps the value it had, so a model moved from the meta device will do.
+    """
+    for module in model.modules():
+        for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if name == "running_var":
+                value.uniform_(0.8, 1.5)
+            elif name == "num_batches_tracked":
+                value.zero_()
+            elif value.dim() >= 2:
+                nn.init.kaiming_normal_(value)
+            elif name == "weight":  # of a norm
+                value.uniform_(0.5, 1.0)
+            elif value.is_floating_point():
+                value.normal_(0, 0.1)
+    return model
+
+
+def referee(build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` gives, randomised; built on the meta device, since its own initialisation is of no use."""
+    with torch.device("meta"):
+        model = build()
+    return randomise(model.to_empty(device="cpu"))
+
+
+def with_weights_of(theirs: nn.Module, name: str, classifier: Sequence[str] = ("fc.",), **options: Any) -> nn.Module:
+    """Our backbone `name` with a copy of their weights, which must have our names; only their classifier stays over."""
+    ours = on_meta(name, **options)
+    state = {key: value.clone() for key, value in theirs.state_dict().items()}
+    left = ours.load_state_dict(state, strict=False, assign=True)
+    assert not left.missing_keys
+    assert all(key.startswith(tuple(classifier)) for key in left.unexpected_keys), left.unexpected_keys
+    return ours
+
+
+def assert_same_names_and_shapes(ours: nn.Module, theirs: nn.Module, classifier: Sequence[str] = ("fc.",)) -> None:
+    """Both state dicts say the same but for their classifier; enough on the meta device."""
+    shapes = [{name: tuple(value.shape) for name, value in m.state_dict().items()} for m in (ours, theirs)]
+    shapes[1] = {name: shape for name, shape in shapes[1].items() if not name.startswith(tuple(classifier))}
+    assert shapes[0] == shapes[1]
+
+
+def extractor(theirs: nn.Module, nodes: Mapping[str, str]) -> nn.Module:
+    """Their model as one that gives maps: `nodes` says which of its modules' outputs are which of our maps."""
+    return create_feature_extractor(theirs, dict(nodes))
+
+
+def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> None:
+    """The largest difference is at most `tolerance` of the largest value, which must be something."""
+    assert ours.shape == theirs.shape, what
+    scale = torch.linalg.vector_norm(theirs, torch.inf)
+    assert 0 < scale < torch.inf, f"{what}: nothing to compare"
+    difference = torch.dist(ours, theirs, torch.inf) / scale
+    assert difference <= tolerance, f"{what}: {difference:.2e} of the largest value"
+
+
+def assert_same_maps(
+    ours: nn.Module, theirs_extractor: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor, tolerance: float = 1e-4
+) -> None:
+    """In evaluation, the same maps under the same names, in the same order."""
+    for model in (ours, theirs_extractor):
+        if isinstance(model, nn.Module):
+            model.eval()
+    with torch.no_grad():
+        maps, expected = ours(images), theirs_extractor(images)
+    assert list(maps) == list(expected)
+    for name in maps:
+        assert_close(maps[name], expected[name], name, tolerance)
+
+
+def assert_same_step(
+    ours: nn.Module,
+    theirs_extractor: nn.Module,
+    images: Tensor,
+    tolerance: float = 1e-4,
+    *,
+    last: str = "c5",
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    """In training, the same gradients of every parameter and the same running statistics after one step.
+
+    Both models are turned to `dtype`. Float32 is faster, but deep networks magnify the order of a sum, so it serves
+    only where both do the very same operations.
+    """
+    for model in (ours, theirs_extractor):
+        model.to(dtype).train()(images.to(dtype))[last].square().mean().backward()
+    theirs = dict(theirs_extractor.named_parameters())
+    assert {name for name, _ in ours.named_parameters()} == set(theirs)
+    for name, parameter in ours.named_parameters():
+        assert_close(parameter.grad, theirs[name].grad, name, tolerance)
+    state = theirs_extractor.state_dict()
+    for name, buffer in ours.named_buffers():
+        assert_close(buffer.double(), state[name].double(), name, tolerance)
+
+
+def size(name: str, image_size: int = 224, classes: int = 1000, **options: Any) -> tuple[float, float]:
+    """Parameters in millions and multiply-adds in billions, with the classifier that papers count: one linear layer."""
+    backbone = on_meta(name, out=["c5"], **options).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone(torch.empty(1, 3, image_size, image_size, device="meta"))
+    classifier = backbone.out_features["c5"].channels * classes
+    parameters = sum(p.numel() for p in backbone.parameters()) + classifier + classes
+    return parameters / 1e6, (counter.get_total_flops() / 2 + classifier) / 1e9

@@ -1,0 +1,67 @@
+"""ResNet-RS against timm's, and the paper's table of parameters and FLOPs."""
+
+import pytest
+import timm
+import torch
+from backbone_referee import (
+    assert_same_maps,
+    assert_same_names_and_shapes,
+    assert_same_step,
+    extractor,
+    on_meta,
+    referee,
+    size,
+    with_weights_of,
+)
+
+from chordate.backbones.resnet_rs import DEPTHS, RECIPES
+from chordate.contracts import check_outputs
+
+MAPS = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
+
+
+def test_maps_and_a_training_step_are_timms():
+    torch.manual_seed(0)
+    theirs = referee(lambda: timm.create_model("resnetrs50"))
+    ours = with_weights_of(theirs, "resnetrs50", out=list(MAPS.values()))
+    assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(2, 3, 75, 97), tolerance=1e-5)
+    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_every_depth_has_timms_names_and_keeps_its_promise(depth):
+    ours = on_meta(f"resnetrs{depth}", out=list(MAPS.values()))
+    with torch.device("meta"):
+        assert_same_names_and_shapes(ours, timm.create_model(f"resnetrs{depth}"))
+    check_outputs(ours)
+    assert ours.name == f"ResNet-RS-{depth}"
+
+
+# Bello et al. 2021, the table of ResNet-RS: depth, image size, parameters in millions, FLOPs in billions (a
+# multiply-add is two).
+TABLE = [
+    (50, 160, 36, 4.6),
+    (101, 160, 64, 8.4),
+    (101, 192, 64, 12),
+    (152, 192, 87, 18),
+    (152, 224, 87, 24),
+    (152, 256, 87, 31),
+    (200, 256, 93, 40),
+    (270, 256, 130, 54),
+    (350, 256, 164, 69),
+    (350, 320, 164, 107),
+    (420, 320, 192, 128),
+]
+
+
+@pytest.mark.parametrize(("depth", "image_size", "millions", "billions"), TABLE)
+def test_parameters_and_flops_are_the_papers(depth, image_size, millions, billions):
+    parameters, multiply_adds = size(f"resnetrs{depth}", image_size)
+    assert round(parameters) == millions
+    assert 2 * multiply_adds == pytest.approx(billions, abs=0.05 if billions < 10 else 0.51)
+
+
+def test_there_is_a_recipe_for_every_network_of_the_table():
+    assert [(depth, recipe.image_size) for depth in DEPTHS for recipe in RECIPES[depth]] == [row[:2] for row in TABLE]
+    regularisation = [tuple(recipe[1:]) for depth in DEPTHS for recipe in RECIPES[depth]]
+    assert regularisation == sorted(regularisation)  # the larger the network, the more of it

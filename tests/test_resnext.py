@@ -1,0 +1,63 @@
+"""ResNeXt against torchvision's and timm's, and the counts of the paper's tables."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, size, with_weights_of
+
+from chordate.backbones.resnext import VARIANTS
+from chordate.contracts import check_outputs
+
+TORCHVISION = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
+TIMM = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"])
+def test_maps_and_a_training_step_are_torchvisions(name):
+    theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
+    ours = with_weights_of(theirs, name, out=list(TORCHVISION.values()))
+    assert_same_maps(ours, extractor(theirs, TORCHVISION), torch.randn(2, 3, 64, 64), tolerance=1e-5)
+    theirs = extractor(theirs, {"layer4": "c5"})
+    assert_same_step(ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32)  # the same operations
+
+
+def test_101_32x4d_has_timms_maps():
+    theirs = referee(lambda: timm.create_model("resnext101_32x4d"))
+    ours = with_weights_of(theirs, "resnext101_32x4d", out=list(TIMM.values()))
+    assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 64, 64), tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "billions"),
+    [
+        ("resnet50", 25.5, 4.1),  # Xie et al. 2017, table 1
+        ("resnext50_32x4d", 25.0, 4.2),
+        ("resnext101_32x4d", 44.18, 8.0),  # of timm; Hu et al. 2018, table 2
+        ("resnext101_32x8d", 88.79, 16.4),  # of torchvision's weights, as the next
+        ("resnext101_64x4d", 83.46, 15.5),
+    ],
+)
+def test_parameters_and_multiply_adds_are_the_papers(name, millions, billions):
+    assert size(name) == (pytest.approx(millions, abs=0.06), pytest.approx(billions, abs=0.07))
+
+
+@pytest.mark.parametrize(("cardinality", "width"), [(1, 64), (2, 40), (4, 24), (8, 14), (32, 4)])
+def test_more_paths_are_narrower_for_the_same_cost(cardinality, width):
+    """Xie et al. 2017, table 2 and equation 4: a block of c2 has C · (256 · d + 3 · 3 · d · d + d · 256) weights."""
+    block = on_meta("resnet50", groups=cardinality, group_width=width, out=["c2"]).layer1[1]
+    weights = sum(conv.weight.numel() for conv in (block.conv1, block.conv2, block.conv3))
+    assert weights == cardinality * (256 * width + 3 * 3 * width * width + width * 256)
+    assert weights == pytest.approx(70_000, rel=0.025)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_every_variant_keeps_its_promise(name):
+    model = on_meta(name, out=["c1", "c2", "c3", "c4", "c5"])
+    check_outputs(model)
+    assert model.name == "ResNeXt-" + name.removeprefix("resnext").replace("_", "-")

@@ -1,0 +1,40 @@
+"""Wide ResNets for ImageNet against torchvision's, and the paper's count."""
+
+import pytest
+import torch
+import torchvision
+from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, size, with_weights_of
+
+from chordate.contracts import check_outputs
+
+MAPS = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
+
+
+@pytest.mark.parametrize("name", ["wide_resnet50_2", "wide_resnet101_2"])
+def test_maps_and_a_training_step_are_torchvisions(name):
+    torch.manual_seed(0)
+    theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
+    ours = with_weights_of(theirs, name, out=list(MAPS.values()))
+    assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(2, 3, 64, 64), tolerance=1e-5)
+    theirs = extractor(theirs, {"layer4": "c5"})
+    assert_same_step(ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32)  # the same operations
+
+
+def test_parameters_are_the_papers():
+    """Zagoruyko & Komodakis 2016, table 8: WRN-50-2-bottleneck, 68.9 million."""
+    assert size("wide_resnet50_2")[0] == pytest.approx(68.9, abs=0.05)
+
+
+def test_only_the_middle_of_a_bottleneck_is_wide():
+    wide, narrow = (on_meta(name) for name in ("wide_resnet50_2", "resnet50"))
+    assert wide.out_features == narrow.out_features
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        for a, b in zip(getattr(wide, stage), getattr(narrow, stage)):
+            assert a.conv2.weight.shape[:2] == tuple(2 * channels for channels in b.conv2.weight.shape[:2])
+
+
+@pytest.mark.parametrize(("name", "title"), [("wide_resnet50_2", "50-2"), ("wide_resnet101_2", "101-2")])
+def test_every_variant_keeps_its_promise(name, title):
+    model = on_meta(name, out=["c1", "c2", "c3", "c4", "c5"])
+    check_outputs(model)
+    assert model.name == f"Wide ResNet-{title}"
