@@ -1,0 +1,197 @@
+"""The mask head: targets against the polygons themselves, loss against torchvision's, pasting by formula."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from detection_toys import feature_maps, instances, pyramid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.path import Path as Outline
+from torchvision.models.detection import roi_heads
+from torchvision.ops import box_iou
+
+from chordate.data.bitmaps import instance_bitmaps
+from chordate.data.polygons import Polygons, oriented
+from chordate.heads import MaskHead
+from chordate.heads.mask import mask_targets, of_class
+from chordate.ops.paste import paste_masks
+from chordate.structures import Detections, SampledRoIs
+
+CLASSES = 3
+SUPERSAMPLED = 16  # samples a side in each cell of a mask: what truth is read off
+
+
+def star(random: np.random.Generator) -> np.ndarray:
+    """A polygon of 5 to 24 corners somewhere in 200 x 200 pixels."""
+    corners = random.integers(5, 25)
+    angle = np.sort(random.uniform(0, 2 * np.pi, corners))
+    radius = random.uniform(0.5, 1, corners) * random.uniform(8, 60)
+    centre = random.uniform(60, 140, 2)
+    return (centre + np.stack((np.cos(angle), np.sin(angle)), 1) * radius[:, None]).astype(np.float32)
+
+
+def truth_of(outline: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    """Cells of a mask in `box` of which at least half lies in the outline."""
+    many = size * SUPERSAMPLED
+    x = box[0] + (np.arange(many) + 0.5) / many * (box[2] - box[0])
+    y = box[1] + (np.arange(many) + 0.5) / many * (box[3] - box[1])
+    points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    inside = Outline(outline, closed=False).contains_points(points)
+    return inside.reshape(size, SUPERSAMPLED, size, SUPERSAMPLED).mean((1, 3)) >= 0.5
+
+
+def test_targets_are_the_polygons_cut_to_the_regions():
+    """Jittered regions of IoU 0.5 and more with their objects: mean IoU of targets and truth at least 0.99."""
+    random = np.random.default_rng(0)
+    overlaps = []
+    for _ in range(60):
+        outline = star(random)
+        low, high = outline.min(0), outline.max(0)
+        box = torch.tensor([*low, *high])
+        polygons = Polygons.from_rings([[oriented(outline)]], (200, 200))
+        targets = instances([[box.tolist()]])
+        targets.masks = torch.zeros(1, 8, 112, 112, dtype=torch.uint8)
+        targets.masks[0, 0] = instance_bitmaps(polygons, box[None])[0]
+        extent = (box[2:] - box[:2]).repeat(2)
+        regions = box + extent * torch.from_numpy(random.uniform(-0.25, 0.25, (8, 4)).astype(np.float32))
+        regions = regions[box_iou(regions, box[None])[:, 0] >= 0.5]
+        zeros = torch.zeros(len(regions), dtype=torch.int64)
+        for region, target in zip(regions, mask_targets(targets, zeros, zeros, regions, 28)):
+            truth = truth_of(outline, region.numpy(), 28)
+            found = target.numpy() > 0
+            overlaps.append((found & truth).sum() / max(1, (found | truth).sum()))
+    assert len(overlaps) > 100
+    assert np.mean(overlaps) >= 0.99
+    assert np.percentile(overlaps, 5) >= 0.97
+
+
+def test_a_region_beyond_its_object_is_empty_there():
+    targets = instances([[[10, 10, 20, 20]]])
+    targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
+    zero = torch.zeros(1, dtype=torch.int64)
+    (found,) = mask_targets(targets, zero, zero, torch.tensor([[0.0, 0, 30, 30]]), 30)
+    assert found[10:20, 10:20].all() and found.sum() == 100
+
+
+def rois_of(boxes: list[list[float]], labels: list[int], positive: int, index: list[int]) -> SampledRoIs:
+    slots = len(boxes)
+    is_positive = (torch.arange(slots) < positive)[None]
+    return SampledRoIs(
+        boxes=torch.tensor([boxes]),
+        labels=torch.tensor([labels]),
+        index=torch.tensor([index]),
+        positive=is_positive,
+        valid=torch.ones(1, slots, dtype=torch.bool),
+        sizes=torch.tensor([[128, 128]]),
+        most_positive=slots,
+    )
+
+
+def scene() -> tuple[SampledRoIs, object]:
+    """Two positive regions and one of background, over two objects with random bitmaps."""
+    torch.manual_seed(0)
+    targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
+    targets.masks = F.interpolate(torch.rand(1, 8, 7, 7).round(), 112).to(torch.uint8)
+    rois = rois_of([[12, 8, 52, 58], [55, 25, 118, 95], [0, 0, 30, 30]], [2, 0, CLASSES], 2, [0, 1, 0])
+    return rois, targets
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_the_loss_is_torchvisions_on_the_same_targets(monkeypatch, class_agnostic):
+    rois, targets = scene()
+    head = MaskHead(pyramid(), CLASSES, channels=16, class_agnostic=class_agnostic)
+    maps = feature_maps(128, images=1)
+    positive, zeros = rois.boxes[0, :2], torch.zeros(2, dtype=torch.int64)
+    truth = mask_targets(targets, zeros, rois.index[0, :2], positive, 28)
+    monkeypatch.setattr(roi_heads, "project_masks_on_boxes", lambda *arguments: truth)
+    labels = zeros if class_agnostic else targets.labels[0]
+    wanted = roi_heads.maskrcnn_loss(head(maps, positive, zeros), [positive], [truth], [labels], [rois.index[0, :2]])
+    assert wanted > 0.1
+    torch.testing.assert_close(head.loss(maps, rois, targets)["mask"], wanted)
+
+
+def test_only_positive_regions_and_their_own_class_learn():
+    rois, targets = scene()
+    head = MaskHead(pyramid(), CLASSES, channels=16)
+    head.loss(feature_maps(128, images=1), rois, targets)["mask"].backward()
+    learnt = head.masks.weight.grad.abs().sum((1, 2, 3)) > 0
+    assert learnt.tolist() == [True, False, True]
+
+
+def test_without_a_positive_region_the_loss_is_zero_and_still_has_a_gradient():
+    rois, targets = scene()
+    rois.positive[:] = False
+    head = MaskHead(pyramid(), CLASSES, channels=16)
+    loss = head.loss(feature_maps(128, images=1), rois, targets)["mask"]
+    loss.backward()
+    assert loss == 0
+
+
+def test_all_slots_at_once_give_the_loss_of_the_occupied_ones():
+    """A compiled graph and a GPU keep every slot; the CPU leaves the empty ones out."""
+    rois, targets = scene()
+    head = MaskHead(pyramid(), CLASSES, channels=16, sampling_ratio=2)
+    maps = feature_maps(128, images=1)
+    compiled = torch.compile(head.loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(maps, rois, targets)["mask"], head.loss(maps, rois, targets)["mask"])
+
+
+def test_predictions_are_those_of_each_detections_class():
+    head = MaskHead(pyramid(), CLASSES, channels=16)
+    torch.nn.init.normal_(head.masks.weight)
+    maps = feature_maps(128)
+    boxes = torch.tensor([[10.0, 10, 60, 70], [5, 50, 100, 100], [30, 30, 90, 50]])
+    labels, image = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 1])
+    found = [Detections(boxes[image == i], torch.ones(int((image == i).sum())), labels[image == i]) for i in (0, 1)]
+    masks = torch.cat(head.predict(maps, found))
+    logits = head(maps, boxes, image)
+    torch.testing.assert_close(masks, torch.stack([logits[i, labels[i]] for i in range(3)]).sigmoid())
+    assert [len(m) for m in head.predict(maps, [found[0], found[0][:0]])] == [1, 0]
+
+
+def test_class_agnostic_masks_serve_every_class():
+    assert torch.equal(of_class(torch.arange(4.0).view(1, 1, 2, 2), torch.tensor([7])), torch.arange(4.0).view(1, 2, 2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    box=st.tuples(st.floats(-8, 20), st.floats(-8, 20), st.floats(1, 40), st.floats(1, 40)),
+    seed=st.integers(0, 1000),
+)
+def test_pasting_is_bilinear_sampling_at_pixel_centres(box, seed):
+    """torch's grid_sample with zeros outside, cells and pixels as squares."""
+    height, width = 32, 40
+    mask = torch.rand(1, 7, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x1, y1, w, h = box
+    frame = torch.tensor([[x1, y1, x1 + w, y1 + h]], dtype=torch.float64)
+    x = ((torch.arange(width) + 0.5 - x1) / w * 2 - 1).expand(height, width)
+    y = ((torch.arange(height) + 0.5 - y1) / h * 2 - 1)[:, None].expand(height, width)
+    grid = torch.stack((x, y), -1)[None].double()
+    wanted = F.grid_sample(mask[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0, 0]
+    found = paste_masks(mask, frame, height, width)[0]
+    sure = (wanted - 0.5).abs() > 1e-9
+    assert torch.equal(found[sure], (wanted >= 0.5)[sure])
+
+
+def test_a_full_mask_fills_its_box_to_the_pixel():
+    full = torch.ones(1, 28, 28)
+    found = paste_masks(full, torch.tensor([[3.0, 4, 23, 16]]), 30, 40)[0]
+    wanted = torch.zeros(30, 40, dtype=torch.bool)
+    wanted[4:16, 3:23] = True
+    assert torch.equal(found, wanted)
+
+
+def test_pasting_and_flipping_can_be_done_in_either_order():
+    masks = torch.rand(3, 28, 28, dtype=torch.float64)
+    boxes = torch.tensor([[3.2, 4.7, 25.1, 16], [0, 0, 40, 30], [-5, 2, 12, 44]], dtype=torch.float64)
+    flipped = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([40, 0, 40, 0])
+    assert torch.equal(paste_masks(masks.flip(2), flipped, 30, 40), paste_masks(masks, boxes, 30, 40).flip(2))
+
+
+def test_many_masks_are_pasted_in_chunks(monkeypatch):
+    masks, boxes = torch.rand(5, 14, 14), torch.rand(5, 4) * 10 + torch.tensor([0, 0, 20, 20])
+    whole = paste_masks(masks, boxes, 40, 40)
+    monkeypatch.setattr("chordate.ops.paste.CHUNK", 2 * 40 * 40)
+    assert torch.equal(paste_masks(masks, boxes, 40, 40), whole)
+    assert paste_masks(masks[:0], boxes[:0], 40, 40).shape == (0, 40, 40)
