@@ -239,7 +239,7 @@ def make_stage(
         blocks.append(
             block(in_channels, width, stride=stride, dilation=dilation, dilation_before=before, drop=drop, **options)
         )
-        in_channels, stride = width * block.expansion, 1  # type: ignore[operator]
+        in_channels, stride = width * block.expansion, 1  # type: ignore[attr-defined]
     return nn.Sequential(*blocks)
 
 
