@@ -20,6 +20,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from chordate.data.loader import start_worker
 from chordate.engine.runner import Runner
 from chordate.structures import Batch, Detections, ImageInfo
 
@@ -127,6 +128,7 @@ def toy_loader(images: int = 22, batch_size: int = 4, workers: int = 0, training
         batch_sampler=ToyBatches(images, batch_size, shuffle=training, **shares),
         collate_fn=collate,
         num_workers=workers,
+        worker_init_fn=start_worker,
     )
 
 

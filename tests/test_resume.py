@@ -113,11 +113,12 @@ def test_a_signal_ends_training_after_the_iteration_with_everything_saved(
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM to all", 143), ("SIGINT to all", 130)])
-def test_a_signal_that_the_loaders_workers_get_too_ends_training_and_loses_nothing(
+def test_a_signal_that_the_loaders_workers_get_too_ends_training_as_one_to_the_trainer_alone(
     tmp_path: Path, whole: Path, name: str, status: int
 ) -> None:
-    """Ctrl-C and SLURM signal whole process groups; a worker's death may come in mid-iteration."""
+    """Ctrl-C and SLURM signal whole process groups."""
     assert in_process(train, tmp_path, 2, (name, 5)) == status
+    assert CheckpointFolder(tmp_path).newest() == tmp_path / "iteration_5.pt"
     assert in_process(train, tmp_path, 2, resume=True) == 0
     assert read_log(tmp_path) == read_log(whole)
 

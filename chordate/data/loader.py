@@ -1,6 +1,7 @@
 """From a config's `train_data` or `val_data` to a loader of batches."""
 
 import logging
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def build_loader(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
     )
 
@@ -137,6 +138,10 @@ def _with_classes(dataset: Any, classes: Sequence[str] | None) -> Any:
     return dataset if built else {**dataset, "classes": list(classes)}
 
 
-def _single_threaded(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """One thread; and Ctrl-C or a scheduler's SIGTERM, which reach the whole process group, are the trainer's to
+    answer: it saves, and its workers end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

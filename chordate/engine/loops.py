@@ -80,17 +80,10 @@ class TrainLoop(BaseLoop):
         runner.call_hook("before_train")
         bar = runner.progress.task("training", self.max_iters, self.iter)
         with StopSignals() as self.signals, bar as self.update_bar:
-            try:
-                if self.iter > self.evaluated and self._evaluates():  # killed between saving and evaluating
-                    self._evaluate()
-                while self.iter < self.max_iters and not self.stop_training and self._stopped is None:
-                    self._run_epoch()
-            except RuntimeError as error:
-                if self.signals.received is None:
-                    raise
-                # The signal went to the loader's workers too, and their death interrupted the iteration anywhere.
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                self._stopped = f"in mid-iteration ({reason}); --resume goes on from the last checkpoint"
+            if self.iter > self.evaluated and self._evaluates():  # killed between saving and evaluating
+                self._evaluate()
+            while self.iter < self.max_iters and not self.stop_training and self._stopped is None:
+                self._run_epoch()
         if self._stopped is not None:
             number = self.signals.received or signal.SIGTERM  # None where another rank got it
             runner.logger.warning(f"stopped by {number.name} {self._stopped}")
