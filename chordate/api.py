@@ -15,7 +15,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from chordate.checkpoints.load import load_pretrained
+from chordate.checkpoints.load import load_checkpoint, load_pretrained, read_state
 from chordate.config import list_configs, load_config
 from chordate.contracts import Backbone, check_outputs
 from chordate.data.batching import collate
@@ -73,39 +73,50 @@ def build_model(
     *,
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
+    checkpoint: str | Path | Mapping[str, Any] | None = None,
     pretrained: bool = True,
 ) -> nn.Module:
-    """Build a whole model, wire its parts and load the weights that its backbone names.
+    """Build a whole model, wire its parts and load weights: a trained model's, or those that its backbone names.
 
     Args:
         config: a packaged config's name (`"faster-rcnn_r50_fpn_1x_coco"`), a file's path, a Config, or a dict:
             a whole config or just its `model` part.
-        classes: class names. Without them: `num_classes`, else those that the config names.
+        classes: class names. Without them: `num_classes`, else those in the checkpoint, else the config's.
         num_classes: how many classes, when their names do not matter.
-        pretrained: False leaves the backbone at its random initialisation, for when a checkpoint follows.
+        checkpoint: of a trained model: a path, a URL, or what `read_state` gave. What became of its tensors is
+            then told by `model.load_report`.
+        pretrained: False leaves the backbone at its random initialisation; so does a checkpoint, until it is loaded.
 
     Returns:
         The model, with `model.classes` and the test pipeline of its config in `model.pipeline`.
 
     Raises:
         ConfigError: unknown names, parts that do not fit together, or no way to know the classes.
+        CheckpointError: weights cannot be read, or are another model's.
     """
     if isinstance(config, Mapping) and "type" in config and "model" not in config:
         config = {"model": config}
     cfg = load_config(config)
     if cfg.get("model") is None:
         raise ConfigError(f"{cfg.filename or 'the config'} has no section `model`; add model = dict(type=…)")
-    names = _class_names(cfg, classes, num_classes)
+    state = checkpoint if checkpoint is None or isinstance(checkpoint, Mapping) else read_state(checkpoint)
+    if state is not None and classes is None and num_classes is None:
+        classes = state.get("classes")
+    names = _class_names(cfg, classes, num_classes, state)
     spec = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else cfg.model
     model: Any = MODELS.build(spec, num_classes=len(names))
     model.classes = names
     model.pipeline = (cfg.get("val_data") or {}).get("pipeline", DEFAULT_PIPELINE)
-    if pretrained:
+    if state is not None:
+        model.load_report = load_checkpoint(model, state)
+    elif pretrained:
         load_pretrained(model)
     return model
 
 
-def _class_names(cfg: Config, classes: Sequence[str] | None, num_classes: int | None) -> tuple[str, ...]:
+def _class_names(
+    cfg: Config, classes: Sequence[str] | None, num_classes: int | None, state: Mapping[str, Any] | None
+) -> tuple[str, ...]:
     if classes is not None:
         if isinstance(classes, str):
             raise ConfigError(f'classes is a list of names, not the text "{classes}"')
@@ -121,7 +132,11 @@ def _class_names(cfg: Config, classes: Sequence[str] | None, num_classes: int | 
         return COCO_CLASSES
     if chosen:
         return tuple(chosen)
-    raise ConfigError("this config does not name its classes; give classes=[…] or num_classes=…")
+    neither = "" if state is None else f", nor does {getattr(state, 'source', 'the checkpoint')}"
+    raise ConfigError(
+        f"this config does not name its classes{neither}; give classes=[…] or num_classes=…, or on the command line "
+        f"--cfg-options 'fallback_classes=[cat,dog]'"
+    )
 
 
 def pictures(images: Picture | Sequence[Picture]) -> Iterator[tuple[tv_tensors.Image, str]]:

@@ -46,6 +46,20 @@ def test_unclear_classes_are_an_error(arguments, message):
         chordate.build_model(DEMO, pretrained=False, **arguments)
 
 
+def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_path):
+    torch.save({"chordate": 1, "model": model.state_dict(), "classes": list(model.classes)}, tmp_path / "best.pt")
+    found = chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt")
+    assert found.classes == ("circle", "star", "ring")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
+    assert len(found.load_report.loaded) > 50 and not found.load_report.missing
+
+
+def test_a_checkpoint_that_does_not_say_its_classes_needs_them_told(model):
+    with pytest.raises(ConfigError, match="does not name its classes, nor does the checkpoint"):
+        chordate.build_model(DEMO, checkpoint=model.state_dict())
+    assert chordate.build_model(DEMO, checkpoint=model.state_dict(), num_classes=3).classes[2] == "class 2"
+
+
 def test_a_model_is_built_from_the_model_part_alone():
     part = chordate.load_config(DEMO).model.to_dict()
     assert chordate.build_model(part, num_classes=2, pretrained=False).classes == ("class 0", "class 1")

@@ -46,24 +46,15 @@ def data_root(arguments: argparse.Namespace) -> Path:
 
 
 def load_trained(cfg: Config, checkpoint: str) -> Any:
-    """The config's model with a checkpoint's weights, on this process's device.
-
-    The classes are those that the checkpoint was trained on, or, where it does not say, the config's.
+    """The config's model with a checkpoint's weights and classes, on this process's device; says what was loaded.
 
     Raises:
-        ConfigError: neither says what the classes are.
+        ConfigError: neither the checkpoint nor the config says what the classes are.
         CheckpointError: the checkpoint cannot be read or is another model's.
     """
     from chordate.api import build_model
-    from chordate.checkpoints.load import load_checkpoint, read_state
     from chordate.engine.launch import device
-    from chordate.errors import ConfigError
 
-    state = read_state(checkpoint)
-    if "classes" not in state and not cfg.get("fallback_classes"):
-        raise ConfigError(
-            f"{checkpoint} does not say its classes; name them in order: --cfg-options 'fallback_classes=[cat,dog]'"
-        )
-    model: Any = build_model(cfg, classes=state.get("classes"), pretrained=False)
-    print(load_checkpoint(model, state))
+    model: Any = build_model(cfg, checkpoint=checkpoint)
+    print(model.load_report)
     return model.to(device())
