@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from chordate.errors import ChordateError, ConfigError, unknown
+from chordate.errors import ChordateError, ConfigError, near_names, repr_name, unknown
 
 SECTIONS = (
     "model",
@@ -24,7 +24,7 @@ SECTIONS = (
     "custom_imports",
     "base",
 )
-# What MMDetection's users would write, and where it stands here.
+# What MMDetection's users would write, and where it stands here; docs/configs.md has the whole table.
 ELSEWHERE = {
     "optim_wrapper": "optimizer",
     "param_scheduler": "schedule",
@@ -34,6 +34,22 @@ ELSEWHERE = {
     "test_dataloader": "val_data",
     "val_evaluator": "metric",
     "test_evaluator": "metric",
+    "work_dir": "--work-dir",
+    "load_from": "model.backbone.pretrained",
+    "resume": "--resume",
+    "randomness": "train.seed",
+    "default_hooks": "train",
+}
+ELSEWHERE_WITHIN = {
+    "train_cfg.max_epochs": "train.epochs",
+    "train_cfg.max_iters": "train.iterations",
+    "train_cfg.val_interval": "train.eval_every",
+    "optim_wrapper.optimizer": "optimizer",
+    "optim_wrapper.clip_grad": "train.clip_norm",
+    "optim_wrapper.accumulative_counts": "train.accumulate",
+    "train_dataloader.num_workers": "train_data.workers",
+    "val_dataloader.num_workers": "val_data.workers",
+    "randomness.seed": "train.seed",
 }
 
 
@@ -65,8 +81,9 @@ def find_config(name: str | Path) -> Path:
         return known[path.stem]  # configs/faster-rcnn/x.py, asked for from another folder
     if path.suffix or len(path.parts) > 1:
         beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        close = near_names(path.name, beside) or near_names(path.stem, known)
         raise ConfigError(
-            f"{path}: no such config file" + (f"; {unknown('file', path.name, beside)}" if beside else "")
+            f"{path}: no such config file" + (f"; did you mean {' or '.join(map(repr_name, close))}?" if close else "")
         )
     raise ConfigError(unknown("config", str(name), known))
 
@@ -101,11 +118,24 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, options: Mappin
     except (KeyError, TypeError, IndexError, AttributeError, ImportError) as error:
         raise ConfigError(f"--cfg-options {dict(options or {})}: {error}") from error
     for key in loaded:
-        if key in ELSEWHERE:
-            raise ConfigError(f"{loaded.filename or 'config'}: `{key}` is called `{ELSEWHERE[key]}` here")
         if key not in SECTIONS and not key.startswith("_"):
-            raise ConfigError(f"{loaded.filename or 'config'}: {unknown('section', key, SECTIONS)}")
+            raise ConfigError(f"{loaded.filename or 'config'}: {_no_section(key, loaded, options or {})}")
     return loaded
+
+
+def _no_section(key: str, config: Config, options: Mapping[str, Any]) -> str:
+    """What to write instead of a section that there is not."""
+    written = [option for option in options if option.split(".")[0] == key]
+    for theirs, ours in ELSEWHERE_WITHIN.items():
+        for option in written:
+            if option == theirs or option.startswith(f"{theirs}."):
+                return f"`{option}` is called `{ours}{option.removeprefix(theirs)}` here"
+    if key in ELSEWHERE:
+        return f"`{key}` is called `{ELSEWHERE[key]}` here"
+    holders = [name for name in SECTIONS if isinstance(config.get(name), Mapping) and key in config[name]]
+    if holders:
+        return f"`{key}` is no section but a setting of one: write {' or '.join(f'{name}.{key}' for name in holders)}"
+    return unknown("section", key, SECTIONS)
 
 
 def _read(path: Path) -> Config:

@@ -41,13 +41,33 @@ def test_misspelt_config_name_answers_with_near_ones():
 
 def test_misspelt_file_answers_with_its_neighbours(tmp_path):
     (tmp_path / "mine.py").write_text("")
-    with pytest.raises(ConfigError, match=r'no such config file; unknown file "mime.py"; did you mean "mine.py"'):
+    with pytest.raises(ConfigError, match=r'no such config file; did you mean "mine\.py"\?$'):
         load_config(tmp_path / "mime.py")
 
 
 def test_misspelt_section_of_an_override_is_an_error():
     with pytest.raises(ConfigError, match='unknown section "optimiser"; did you mean "optimizer"'):
         load_config(R50, {"optimiser.lr": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("lr", r"`lr` is no section but a setting of one: write optimizer\.lr$"),
+        ("epochs", r"write train\.epochs$"),
+        ("train_cfg.max_epochs", r"`train_cfg\.max_epochs` is called `train\.epochs` here"),
+        ("optim_wrapper.optimizer.lr", r"`optim_wrapper\.optimizer\.lr` is called `optimizer\.lr` here"),
+        ("train_dataloader.batch_size", r"`train_dataloader` is called `train_data` here"),
+    ],
+)
+def test_a_setting_in_the_wrong_place_is_told_its_own(option, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(R50, {option: 1})
+
+
+def test_a_missing_file_whose_name_is_nearly_a_packaged_ones_is_told_so(tmp_path):
+    with pytest.raises(ConfigError, match=f'no such config file; did you mean "{R50}"'):
+        load_config(tmp_path / f"{R50}x.py")
 
 
 def test_a_config_that_does_not_run_is_named(tmp_path):
