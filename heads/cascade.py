@@ -1,7 +1,7 @@
 """The box head of Cascade R-CNN (Cai & Vasconcelos 2018): stages that refine one another's boxes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,14 +67,18 @@ class CascadeHead(nn.Module):
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
         """The regions that the first stage, and the heads beside this one, learn from."""
-        return self.stages[0].sample(proposals, targets)
+        return self._stage(0).sample(proposals, targets)
+
+    def _stage(self, number: int) -> BoxHead:
+        return cast(BoxHead, self.stages[number])
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
         """Each stage's losses, as of `BoxHead`, with the stage's number behind their names."""
         # The backbone should not learn three times as fast for three stages, each of which counts whole.
         features = {name: _scaled_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
-        losses = {}
-        for number, stage in enumerate(self.stages):
+        losses: dict[str, Tensor] = {}
+        for number in range(len(self.stages)):
+            stage = self._stage(number)
             slots = Slots(rois.valid)
             boxes, labels, index, positive = map(slots, (rois.boxes, rois.labels, rois.index, rois.positive))
             logits, deltas = stage(features, boxes, slots.image)
@@ -97,22 +101,22 @@ class CascadeHead(nn.Module):
             scores.append(logits.softmax(dim=1))
             if number + 1 < len(self.stages):
                 boxes = self._moved(number, boxes, deltas, slots, proposals.sizes)
-        return self.stages[-1].detections(torch.stack(scores).mean(dim=0), deltas, boxes, slots, proposals.sizes)
+        return self._stage(-1).detections(torch.stack(scores).mean(dim=0), deltas, boxes, slots, proposals.sizes)
 
     def _moved(self, number: int, boxes: Tensor, deltas: Tensor, slots: Slots, sizes: Tensor) -> Tensor:
         """Where a stage says that the boxes `[R, 4]` should be."""
-        found = decode(deltas[:, 0].detach(), boxes, self.stages[number].box_weights)  # type: ignore[arg-type]
+        found = decode(deltas[:, 0].detach(), boxes, self._stage(number).box_weights)
         return clip(found, sizes[slots.image])
 
     @torch.no_grad()
     def _matched(self, number: int, boxes: Tensor, before: SampledRoIs, targets: InstanceTargets) -> SampledRoIs:
         """The regions `[N, S, 4]` matched by a stage's threshold; none is drawn anew, those without extent go."""
-        stage = self.stages[number]
-        matches = stage.matcher(boxes, targets)  # type: ignore[operator]
+        stage = self._stage(number)
+        matches = stage.matcher(boxes, targets)
         positive = matches.positive & before.valid
         return SampledRoIs(
             boxes=boxes,
-            labels=torch.where(positive, targets.labels.gather(1, matches.index), stage.num_classes),  # type: ignore[arg-type]
+            labels=torch.where(positive, targets.labels.gather(1, matches.index), stage.num_classes),
             index=matches.index,
             positive=positive,
             # A region that is mostly crowd is neither positive nor negative, and not learnt from.

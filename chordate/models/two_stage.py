@@ -44,8 +44,12 @@ class TwoStageDetector(Detector):
         features = self.head_features
         self.rpn: ProposalHead = HEADS.build(rpn, in_features=features)
         self.box: RoIHead = HEADS.build(box, in_features=features, num_classes=num_classes)
-        self.mask: InstanceHead | None = mask and HEADS.build(mask, in_features=features, num_classes=num_classes)
-        self.keypoint: InstanceHead | None = keypoint and HEADS.build(keypoint, in_features=features)
+        self.mask: InstanceHead | None = None
+        if mask is not None:
+            self.mask = HEADS.build(mask, in_features=features, num_classes=num_classes)
+        self.keypoint: InstanceHead | None = None
+        if keypoint is not None:
+            self.keypoint = HEADS.build(keypoint, in_features=features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.targets is not None
