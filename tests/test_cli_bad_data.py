@@ -1,0 +1,183 @@
+"""Broken data and checkpoints through the commands: one line and status 2, or a counted warning where that is right."""
+
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tiny_coco import annotation, write_coco
+
+from chordate import BACKBONES, Backbone, FeatureSpec
+from chordate.cli.main import main
+
+CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
+BOXES = [annotation(1, 1, [10, 10, 20, 20]), annotation(2, 2, [15, 20, 30, 30], category=7)]
+SETTINGS = [
+    "train.epochs=1", "train.log_every=1", "train.tensorboard=False", "train_data.batch_size=1",
+    "train_data.dataset.annotations=annotations.json", "val_data.dataset.annotations=annotations.json",
+    "train_data.dataset.images=images", "val_data.dataset.images=images", "train.eval_every=0", "val_data=None",
+]  # fmt: skip
+
+
+@BACKBONES.register_module()
+class Lame(Backbone):
+    """The least that FPN takes; with `infinite` what it gives is not finite."""
+
+    def __init__(self, infinite: bool = False):
+        super().__init__()
+        self.convs = torch.nn.ModuleList(torch.nn.Conv2d(3, 8, 3, stride, 1) for stride in (4, 8, 16))
+        self.out_features = {f"c{i + 2}": FeatureSpec(8, stride) for i, stride in enumerate((4, 8, 16))}
+        self.infinite = infinite
+
+    def forward(self, images):
+        maps = {name: conv(images) for name, conv in zip(self.out_features, self.convs)}
+        return {name: x * float("inf") if self.infinite else x for name, x in maps.items()}
+
+
+def train(root: Path, *options: str, more: tuple[str, ...] = ()) -> int:
+    backbone = ["model.backbone._delete_=True", "model.backbone.type=Lame"]
+    arguments = ["--data-root", str(root), "--work-dir", str(root / "run"), *more]
+    return main(["train", CONFIG, *arguments, "--cfg-options", *SETTINGS, *backbone, *options])
+
+
+def told(capsys, command: str = "train") -> str:
+    """The one line that a failed command ends in."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith(f"chordate {command}: ")]
+    assert len(errors) == 1
+    assert not any("Traceback" in line for line in lines)
+    return errors[0]
+
+
+def test_whole_data_trains(tmp_path):
+    assert train(write_coco(tmp_path, BOXES)) == 0
+    assert (tmp_path / "run/epoch_1.pt").is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_missing_image(tmp_path, capsys, workers):
+    (write_coco(tmp_path, BOXES) / "images/2.png").rename(tmp_path / "images/02.png")
+    assert train(tmp_path, f"train_data.workers={workers}") == 2
+    assert "images/2.png: no such image file; did you mean 02.png" in told(capsys)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_jpeg(tmp_path, capsys, workers):
+    write_coco(tmp_path, BOXES)
+    picture = cv2.imencode(".jpg", cv2.imread(str(tmp_path / "images/2.png")))[1].tobytes()
+    (tmp_path / "images/2.png").write_bytes(picture[: len(picture) // 2])
+    assert train(tmp_path, f"train_data.workers={workers}") == 2
+    assert "images/2.png" in (line := told(capsys)) and "cut short" in line
+
+
+def test_pictures_of_every_kind_train(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x112] = 6
+    photo = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    kinds = {
+        "grey.jpg": (photo.convert("L"), {}),
+        "cmyk.jpg": (photo.convert("CMYK"), {}),
+        "deep.png": (PIL.Image.fromarray(np.full((60, 80), 40_000, np.uint16)), {}),
+        "turned.jpg": (photo, {"exif": exif}),
+    }
+    images = []
+    write_coco(tmp_path, [])
+    for number, (name, (picture, options)) in enumerate(kinds.items(), 1):
+        picture.save(tmp_path / "images" / name, **options)
+        height, width = (80, 60) if options else (60, 80)
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+    write_coco(tmp_path, [annotation(n, n, [5, 5, 30, 30]) for n in range(1, 5)], images=images)
+    assert train(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("box", "warning"), [([70, 50, 90, 90], "clipped to the picture"), ([10, 10, 0, 20], "without area")]
+)
+def test_a_box_beyond_the_picture_or_without_area_is_counted_and_training_goes_on(tmp_path, caplog, box, warning):
+    assert train(write_coco(tmp_path, [*BOXES, annotation(3, 1, box)])) == 0
+    assert warning in (tmp_path / "run").glob("*/*.log").__next__().read_text()
+
+
+@pytest.mark.parametrize(
+    ("annotations", "complaint"),
+    [
+        ([*BOXES, annotation(8, 1, [1, 1, 9, 9], category=44)], "(id 8)"),
+        ([*BOXES, annotation(2, 1, [1, 1, 9, 9])], "(id 2)"),
+        ([*BOXES, annotation(6, 99, [1, 1, 9, 9])], "(id 6)"),
+        ([], "nothing can be learnt"),
+    ],
+    ids=["unknown category", "duplicate id", "annotation of no image", "no annotation"],
+)
+def test_annotations_that_contradict_themselves(tmp_path, capsys, annotations, complaint):
+    assert train(write_coco(tmp_path, annotations)) == 2
+    assert "annotations.json" in (line := told(capsys)) and complaint in line
+
+
+def test_json_cut_in_the_middle(tmp_path, capsys):
+    file = write_coco(tmp_path, BOXES) / "annotations.json"
+    file.write_text(file.read_text()[:200])
+    assert train(tmp_path) == 2
+    assert "annotations.json: not COCO annotations, or cut short" in told(capsys)
+
+
+def test_an_empty_data_set(tmp_path, capsys):
+    assert train(write_coco(tmp_path, [], images=[])) == 2
+    assert "annotations.json: no images; there is nothing to load" in told(capsys)
+
+
+def test_a_loss_that_is_not_finite_names_itself_the_step_and_the_images(tmp_path, capsys):
+    assert train(write_coco(tmp_path, BOXES), "model.backbone.infinite=True") == 2
+    line = told(capsys)
+    assert "is nan in iteration 1" in line and ("images [1]" in line or "images [2]" in line)
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+class Harm:
+    """A pickle that writes a file when it is opened."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def broken(kind: str, folder: Path) -> Path:
+    path = folder / f"{kind.split()[0]}.pt"
+    if kind == "cut short":
+        torch.save({"conv.weight": torch.zeros(1000)}, path)
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind == "another model's":
+        torch.save({"some.weight": torch.zeros(3)}, path)
+    elif kind == "pickle that runs code":
+        path.write_bytes(pickle.dumps({"model": Harm(folder / "harmed")}))
+    else:
+        torch.save({"state_dict": Harm(folder / "harmed")}, path)
+    return path
+
+
+KINDS = ["cut short", "another model's", "pickle that runs code", "zip that runs code"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("command", ["test", "predict", "train --resume", "train pretrained"])
+def test_a_broken_checkpoint(tmp_path, capsys, kind, command):
+    write_coco(tmp_path, BOXES)
+    path = str(broken(kind, tmp_path))
+    classes = "fallback_classes=[cat,dog]"
+    if command == "test":
+        arguments = ["test", CONFIG, path, "--data-root", str(tmp_path), "--cfg-options", classes]
+        status = main([*arguments, "val_data.dataset.annotations=annotations.json", "val_data.dataset.images=images"])
+    elif command == "predict":
+        status = main(["predict", CONFIG, path, str(tmp_path / "images/1.png"), "--cfg-options", classes])
+    elif command == "train --resume":
+        status = train(tmp_path, more=("--resume", path))
+    else:
+        arguments = ["--data-root", str(tmp_path), "--work-dir", str(tmp_path / "run"), "--cfg-options", *SETTINGS]
+        status = main(["train", CONFIG, *arguments, f"model.backbone.pretrained={path}"])
+    assert status == 2
+    assert path in told(capsys, command.split()[0])
+    assert not (tmp_path / "harmed").exists()
