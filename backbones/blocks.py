@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation, StochasticDepth
 
+from chordate.backbones.staged import StagedBackbone
+from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError, unknown
 from chordate.ops.norms import make_norm
 
@@ -241,6 +243,51 @@ def make_stage(
         )
         in_channels, stride = width * block.expansion, 1  # type: ignore[attr-defined]
     return nn.Sequential(*blocks)
+
+
+def add_stages(
+    backbone: StagedBackbone,
+    block: type[nn.Module],
+    channels: int,
+    widths: Sequence[int],
+    strides: Sequence[int],
+    counts: Sequence[int],
+    *,
+    stride: int,
+    drop_path: float,
+    **options: Any,
+) -> int:
+    """Add `layer1`, `layer2` … to a backbone, those that its maps need, without dilation.
+
+    Args:
+        channels, stride: of the map that the first stage takes.
+        widths, strides, counts: of each stage: its blocks' width, its first block's stride, how many blocks.
+        drop_path: see `drop_rates`.
+        options: every block's.
+
+    Returns:
+        the channels of the last stage that was added.
+    """
+    drops = iter(drop_rates(drop_path, sum(counts)))
+    for number, (width, step, count) in enumerate(zip(widths, strides, counts, strict=True), 1):
+        if not backbone.needs(number):
+            break
+        rates = [next(drops) for _ in range(count)]
+        stage = make_stage(
+            block, channels, width, stride=step, dilations=[1] * count, dilation_before=1, drops=rates, **options
+        )
+        channels, stride = width * block.expansion, stride * step  # type: ignore[operator]
+        backbone.add(f"layer{number}", stage, number, FeatureSpec(channels, stride))
+    return channels
+
+
+def he_init(backbone: nn.Module) -> None:
+    """He et al. 2015 (Delving Deep into Rectifiers), equation 14, for every convolution; norms start as identities."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:

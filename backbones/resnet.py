@@ -19,6 +19,7 @@ from chordate.backbones.blocks import (
     conv,
     deep_stem_conv,
     drop_rates,
+    he_init,
     make_stage,
 )
 from chordate.backbones.staged import StagedBackbone
@@ -165,13 +166,9 @@ class ResNet(StagedBackbone):
             self.add("maxpool", strided if stem == "deep-strided" else nn.MaxPool2d(3, 2, padding=1), 0)
 
     def _init_weights(self, zero_init_last: bool) -> None:
-        """He et al. 2015 (Delving Deep into Rectifiers), equation 14; norms start as identities."""
+        he_init(self)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif zero_init_last and isinstance(module, BasicBlock | Bottleneck):
+            if zero_init_last and isinstance(module, BasicBlock | Bottleneck):
                 norm = module.last_norm
                 if isinstance(norm, nn.Identity | FrozenBatchNorm):
                     raise ConfigError(f"{self.name}: zero_init_last needs a norm that learns; this one would stay at 0")

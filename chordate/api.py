@@ -18,14 +18,14 @@ from torchvision import tv_tensors
 from chordate.checkpoints.load import load_checkpoint, load_pretrained, read_state
 from chordate.config import list_configs, load_config
 from chordate.contracts import Backbone, check_outputs
-from chordate.data.batching import collate
+from chordate.data.batching import SIDE_MULTIPLE, collate
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.data.reading import read_image
 from chordate.data.transforms import build_pipeline
 from chordate.errors import ConfigError, DataError
 from chordate.ops.bfloat16 import has_fast_bfloat16
 from chordate.registry import BACKBONES, MODELS
-from chordate.structures import Detections, ImageInfo
+from chordate.structures import Classification, Detections, ImageInfo
 
 DEFAULT_PIPELINE = [{"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}]
 Picture = str | Path | np.ndarray | Tensor | PIL.Image.Image
@@ -188,20 +188,21 @@ def predict(
     score_threshold: float = 0.0,
     batch_size: int = 1,
     precision: str = "auto",
-) -> list[Detections]:
-    """Detect on pictures of any size.
+) -> list[Any]:
+    """Detect on pictures of any size, or classify them.
 
     Args:
         model: from `build_model`, with weights loaded; it stays on its device, and in its mode.
         images: a path, an RGB array `[H, W, 3]` uint8, a PIL image, an RGB tensor `[3, H, W]` (uint8, or float
             0 … 1), a stack of them, or a list of any of these.
-        score_threshold: detections below it are dropped; the model's own limit (0.05) holds in any case.
+        score_threshold: detections below it are dropped; the model's own limit (0.05) holds in any case. A
+            classifier gives all its scores.
         batch_size: pictures that go through the model together.
         precision: `"auto"` runs convolutions and matrices in bfloat16 where the hardware has it and the model is
             float32 (scores then move by about 0.01); `"fp32"` keeps the model's own precision; `"bf16"` insists.
 
     Returns:
-        One Detections a picture, in its own pixels, best score first.
+        For each picture a Detections, in the picture's own pixels and best score first; or a Classification.
 
     Raises:
         DataError: a picture cannot be read.
@@ -221,14 +222,14 @@ def predict(
     )
     was_training = model.training
     model.eval()
-    found: list[Detections] = []
+    found: list[Detections | Classification] = []
     try:
         with torch.autocast(first.device.type, torch.bfloat16, enabled=half):
             while chunk := list(islice(samples, batch_size)):
-                batch = collate(chunk).to(first.device)
+                batch = collate(chunk, getattr(model, "side_multiple", SIDE_MULTIPLE)).to(first.device)
                 # Convolutions are faster with a pixel's channels side by side; the result is the same.
                 batch.images = batch.images.contiguous(memory_format=torch.channels_last)
                 found += model(batch)
     finally:
         model.train(was_training)
-    return [detections[detections.scores >= score_threshold] for detections in found]
+    return [one[one.scores >= score_threshold] if isinstance(one, Detections) else one for one in found]

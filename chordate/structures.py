@@ -55,6 +55,17 @@ class InstanceTargets(_Movable):
 
 
 @dataclass
+class ClassTargets(_Movable):
+    """Ground truth of a classification: one class an image.
+
+    Attributes:
+        labels: `[N]` int64, 0 … classes-1.
+    """
+
+    labels: Tensor
+
+
+@dataclass
 class ImageInfo:
     """Where a picture comes from.
 
@@ -78,13 +89,13 @@ class Batch(_Movable):
         images: `[N, 3, H, W]` uint8 (or float, 0 … 255) RGB; the model normalises them on the device.
         sizes: `[N, 2]` int64, height and width of each picture within the padding.
         infos: one ImageInfo an image.
-        targets: ground truth, or None where there is none to give.
+        targets: ground truth (InstanceTargets of detectors, ClassTargets of classifiers), or None.
     """
 
     images: Tensor
     sizes: Tensor
     infos: list[ImageInfo]
-    targets: InstanceTargets | None = None
+    targets: Any = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -155,3 +166,20 @@ class Detections(_Movable):
     def __getitem__(self, index: Tensor | slice) -> Self:
         """The detections that an index, a slice or a boolean mask picks."""
         return self._map(lambda tensor: tensor[index])
+
+
+@dataclass
+class Classification(_Movable):
+    """What one image shows.
+
+    Attributes:
+        scores: `[classes]` probabilities, 0 … 1; they add up to 1, or are each class's own where a model was
+            trained with binary losses.
+    """
+
+    scores: Tensor
+
+    def top(self, count: int = 5) -> list[tuple[int, float]]:
+        """The best so many classes, best first, with their probabilities."""
+        scores, labels = self.scores.topk(min(count, len(self.scores)))
+        return list(zip(labels.tolist(), scores.tolist()))

@@ -300,7 +300,7 @@ def test_pretrained_backbones_are_filled_through_torch_hub(pretrained, hub, monk
 
 
 def test_pretrained_without_weights_on_offer_is_an_error():
-    with pytest.raises(CheckpointError, match=r"ResNet-50 \(caffe\): pretrained=True, but nobody offers"):
+    with pytest.raises(CheckpointError, match=r"ResNet-50 \(caffe\): pretrained=True, but no weights are known"):
         load_pretrained(BACKBONES.build({"type": "resnet50_caffe", "pretrained": True}))
     assert load_pretrained(BACKBONES.build({"type": "resnet18", "pretrained": False})) == []
 

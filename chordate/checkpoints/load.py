@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from chordate.checkpoints import torchvision
+from chordate.checkpoints.classifiers import as_classifier
 from chordate.checkpoints.fit import Fit, fit, not_finite
 from chordate.checkpoints.report import LoadReport, some
 from chordate.checkpoints.source import Contents, read_state
@@ -160,6 +161,8 @@ def _readings(state: State, model: nn.Module, plain: str) -> Iterator[tuple[str,
 
 def _narrowed(name: str, state: State, model: nn.Module) -> Iterator[tuple[str, State, list[str]]]:
     yield name, state, []
+    if hasattr(model, "backbone") and hasattr(getattr(model, "head", None), "fc"):
+        yield name, as_classifier(state), []
     if isinstance(model, Backbone):
         part = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
         if part:

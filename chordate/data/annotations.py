@@ -90,12 +90,12 @@ def _told(message: str, ids: list[int]) -> str:
 
 
 def located(data_root: str | Path, path: str | Path) -> Path:
-    """`path` under the data root; an absolute one as it is.
+    """`path` under the data root (a folder, or a zip of class folders); an absolute one as it is.
 
     Raises:
         DataError: the path is relative, and the data root does not exist.
     """
     path, root = Path(path), Path(data_root)
-    if not path.is_absolute() and not root.is_dir():
+    if not path.is_absolute() and not (root.is_dir() or (root.suffix == ".zip" and root.is_file())):
         raise DataError(f"{root}: no such data folder; name it with --data-root, or set CHORDATE_DATA")
     return root / path

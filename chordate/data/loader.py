@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
@@ -88,18 +89,20 @@ def build_loader(
     _check_annotated(dataset, training)
     share = {"rank": rank, "world_size": world_size}
     sampler: TrainingBatches | EvaluationBatches
+    shapes = getattr(dataset, "sizes", None)  # images to classify are all cut to one size
     if training:
         threshold = config.get("class_balanced")
         sampler = TrainingBatches(
             len(dataset),
             batch_size,
             seed=seed,
-            groups=dataset.sizes[:, 0] > dataset.sizes[:, 1] if config.get("group_by_aspect", True) else None,
+            groups=None if shapes is None or not config.get("group_by_aspect", True) else shapes[:, 0] > shapes[:, 1],
             factors=repeat_factors(dataset.class_images(), len(dataset), threshold) if threshold else None,
             **share,
         )
     else:
-        sampler = EvaluationBatches(dataset.sizes[:, 0] / dataset.sizes[:, 1].clip(1), batch_size, **share)
+        aspects = np.ones(len(dataset)) if shapes is None else shapes[:, 0] / shapes[:, 1].clip(1)
+        sampler = EvaluationBatches(aspects, batch_size, **share)
     return Loader(
         dataset,
         batch_sampler=sampler,

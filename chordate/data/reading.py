@@ -36,6 +36,11 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(missing_file(path, "image")) from error
+    return decode_image(data, path, size)
+
+
+def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """A picture from the bytes of its file, as `read_image` gives it; `path` is for messages."""
     image = _decode(data, cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f"{path}: not an image that can be read, or cut short ({len(data)} bytes); fetch it again")

@@ -1,6 +1,7 @@
 """Whole models. Importing the package registers every one in MODELS."""
 
+from chordate.models.classifier import ImageClassifier
 from chordate.models.one_stage import OneStageDetector
 from chordate.models.two_stage import TwoStageDetector
 
-__all__ = ["OneStageDetector", "TwoStageDetector"]
+__all__ = ["ImageClassifier", "OneStageDetector", "TwoStageDetector"]

@@ -17,7 +17,7 @@ from chordate.errors import DataError
 
 Records = Sequence[dict[str, Any]]
 
-_NOT_A_LOSS = {"mode", "epoch", "iteration", "lr", "grad_norm", "images_per_s", "memory_gb"}
+_NOT_A_LOSS = {"mode", "epoch", "iteration", "lr", "error", "grad_norm", "images_per_s", "memory_gb"}
 _FIRST, _OTHERS = "#1f4e9c", ["#e08214", "#3a9d5d", "#c0392b", "#8e63b5", "#7f7f7f", "#17a2b8"]
 
 

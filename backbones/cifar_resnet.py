@@ -1,0 +1,76 @@
+"""ResNet for CIFAR-10 (He et al. 2016, section 4.2 and table 6): 6n + 2 thin layers, and plain nets beside them."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from chordate.backbones.blocks import BasicBlock, Norm, add_stages, conv, he_init
+from chordate.backbones.staged import StagedBackbone
+from chordate.contracts import FeatureSpec
+from chordate.errors import ConfigError
+from chordate.ops.norms import make_norm
+from chordate.registry import BACKBONES
+
+WIDTHS, STRIDES = (16, 32, 64), (1, 2, 2)
+
+
+@BACKBONES.register_module()
+class CifarResNet(StagedBackbone):
+    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`: c1 the stem's, c2 … c4 the stages'.
+
+    Strides are 1, 1, 2 and 4, widths 16, 16, 32 and 64.
+
+    Args:
+        depth: 6n + 2 layers, 20 and more.
+        out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
+        shortcut: "A", without parameters, as in the paper; "B" or "C", see `make_shortcut`; "none" for a plain net.
+        norm: see `make_norm`.
+        drop_path: see `drop_rates`.
+
+    Raises:
+        ConfigError: a depth that is not 6n + 2, or another value that is none of the above.
+    """
+
+    maps = ("c1", "c2", "c3", "c4")
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        out: Sequence[str] = ("c4",),
+        in_channels: int = 3,
+        shortcut: str = "A",
+        norm: Norm = "BN",
+        frozen_stages: int = -1,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+    ):
+        if depth < 8 or depth % 6 != 2:
+            raise ConfigError(f"CifarResNet: depth={depth!r}; it is 6n + 2: 20, 32, 44, 56, 110, 1202")
+        name = f"{'plain' if shortcut == 'none' else 'ResNet'}-{depth} (CIFAR)"
+        super().__init__(
+            name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
+        )
+        self.add("conv1", conv(in_channels, 16, 3), 0)
+        self.add("bn1", make_norm(norm, 16), 0)
+        self.add("relu", nn.ReLU(inplace=True), 0, FeatureSpec(16, 1))
+        add_stages(
+            self,
+            BasicBlock,
+            16,
+            WIDTHS,
+            STRIDES,
+            [depth // 6] * 3,
+            stride=1,
+            drop_path=drop_path,
+            shortcut=shortcut,
+            norm=norm,
+        )
+        he_init(self)
+        self.freeze()
+
+
+BACKBONES.register_variants(
+    {f"resnet{d}_cifar": {"type": "CifarResNet", "depth": d} for d in (20, 32, 44, 56, 110, 1202)}
+    | {f"plain{d}_cifar": {"type": "CifarResNet", "depth": d, "shortcut": "none"} for d in (20, 32, 44, 56)}
+)

@@ -1,0 +1,75 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): as torchvision keeps them, or as folders or a zip of class folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.datasets
+
+from chordate.data.folders import ImageFolder
+from chordate.errors import DataError
+from chordate.registry import DATASETS
+
+
+@DATASETS.register_module()
+class CIFAR10(ImageFolder):
+    """32×32 pictures of ten classes, 50,000 to train on and 10,000 to test on, all kept in memory (180 MB).
+
+    The data root holds `cifar-10-batches-py/` (the official files, whose md5 sums torchvision checks before it opens
+    them), or `train/<class>/` and `test/<class>/`, in a folder or a zip.
+
+    Args:
+        split: "train" or "test".
+
+    The others as in `ImageFolder`.
+
+    Raises:
+        DataError: neither layout is there, or an official file is damaged.
+    """
+
+    official: Any = torchvision.datasets.CIFAR10
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        data_root: str | Path = ".",
+        pipeline: Sequence[Any] = (),
+        classes: Sequence[str] | None = None,
+        seed: int = 0,
+    ):
+        self.split = split
+        if split not in ("train", "test"):
+            raise DataError(f'{type(self).__name__}: split="{split}"; it is "train" or "test"')
+        self._root = Path(data_root)
+        super().__init__(split, data_root=data_root, pipeline=pipeline, classes=classes, seed=seed, cache=True)
+
+    def _on_disk(self) -> dict[str, list[str]]:
+        folder = self._root / self.official.base_folder
+        if not folder.is_dir():
+            if not self.images.is_dir():
+                raise DataError(f"{self._root}: neither {folder.name}/ nor {self.split}/ with class folders is in it")
+            return super()._on_disk()
+        try:
+            data = self.official(str(self._root), train=self.split == "train")
+        except RuntimeError as error:
+            raise DataError(f"{folder}: a file is missing or damaged (its md5 differs); fetch it again") from error
+        self._official = torch.from_numpy(data.data).permute(0, 3, 1, 2)
+        found: dict[str, list[str]] = {name: [] for name in data.classes}
+        for index, label in enumerate(data.targets):
+            found[data.classes[label]].append(f"{folder.name}/{self.split}_{index:05d}")
+        return found
+
+    def _decode(self, index: int) -> torch.Tensor:
+        name = self.files[index]
+        if name.startswith(f"{self.official.base_folder}/"):
+            return self._official[int(name[-5:])]
+        return super()._decode(index)
+
+
+@DATASETS.register_module()
+class CIFAR100(CIFAR10):
+    """The same with 100 classes, 500 pictures of each to train on; officially in `cifar-100-python/`."""
+
+    official = torchvision.datasets.CIFAR100

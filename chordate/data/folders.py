@@ -1,0 +1,165 @@
+"""Images to classify: folders named after their classes, on disk or in a zip; ImageNet and CIFAR are such."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.tv_tensors import Image
+
+from chordate.data.annotations import located
+from chordate.data.randomness import seeded
+from chordate.data.reading import decode_image, read_image
+from chordate.data.transforms import build_pipeline
+from chordate.errors import DataError, unknown
+from chordate.registry import DATASETS
+from chordate.structures import ImageInfo
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+
+@DATASETS.register_module()
+class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
+    """Pictures in folders that are named after their classes: `images/<class>/….jpg`, at any depth below a class.
+
+    `dataset[(epoch, index)]` is a sample, a pure function of the key and `seed`: `image` Image uint8 `[3, H, W]` RGB
+    after the pipeline, `label` int, `info` ImageInfo.
+
+    Args:
+        images: the folder of the class folders, relative to `data_root` or absolute. A zip may stand anywhere on the
+            way there (`photos.zip/train`), `data_root` itself among others.
+        data_root: the folder that it is in.
+        pipeline: transforms, as dicts with `type` or built.
+        classes: the folders to use, label 0 first; None uses all, sorted by name, as torchvision does.
+        seed: of the augmentation.
+        cache: keep all pictures decoded in memory, which forked workers share; for small sets.
+
+    Attributes:
+        classes: names, by label.
+        labels: `[len]` int64.
+        files: where each picture comes from, for messages.
+
+    Raises:
+        DataError: no such folder, no class folder or no picture in it, or an unknown class.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        *,
+        data_root: str | Path = ".",
+        pipeline: Sequence[Any] = (),
+        classes: Sequence[str] | None = None,
+        seed: int = 0,
+        cache: bool = False,
+    ):
+        self.images = located(data_root, images)
+        self.pipeline, self.seed = build_pipeline(pipeline), seed
+        self.archive, self.inner = _archive(self.images)
+        self._zips: dict[int, zipfile.ZipFile] = {}
+        found = self._in_zip() if self.archive else self._on_disk()
+        self.classes = _choose(self.images, sorted(found), classes)
+        self.files = [file for name in self.classes for file in sorted(found[name])]
+        counts = [len(found[name]) for name in self.classes]
+        if not self.files:
+            raise DataError(f"{self.images}: no pictures in its class folders ({', '.join(SUFFIXES)})")
+        self.labels = np.repeat(np.arange(len(self.classes)), counts)
+        self._cached = [self._decode(index) for index in range(len(self))] if cache else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
+        """The sample of a key `(epoch, index)`, or `(epoch, index, repeat)` (see samplers)."""
+        index = key[1]
+        image = Image(self._decode(index) if self._cached is None else self._cached[index])
+        info = ImageInfo(index, str(self.images / self.files[index]), image.shape[-2], image.shape[-1])
+        with seeded(self.seed, *key):
+            return self.pipeline({"image": image, "label": int(self.labels[index]), "info": info})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zips": {}}  # an open file does not travel to another process
+
+    def class_images(self) -> list[NDArray[np.int64]]:
+        """For each class the indices of its images, for class-balanced sampling."""
+        return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
+
+    def _decode(self, index: int) -> torch.Tensor:
+        path = self.images / self.files[index]
+        if self.archive is None:
+            return read_image(path)
+        process = os.getpid()  # a zip's read position must not be shared by forked workers
+        if process not in self._zips:
+            self._zips = {process: zipfile.ZipFile(self.archive)}
+        try:
+            data = self._zips[process].read(self.inner + self.files[index])
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read from the zip: {error}") from error
+        return decode_image(np.frombuffer(data, np.uint8), path)
+
+    def _on_disk(self) -> dict[str, list[str]]:
+        """By class the files, relative to `images`."""
+        if not self.images.is_dir():
+            near = ", ".join(sorted(p.name for p in self.images.parent.glob("*"))[:8]) or "nothing"
+            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {near}")
+        found: dict[str, list[str]] = {}
+        for folder in sorted(entry for entry in self.images.iterdir() if entry.is_dir()):
+            paths = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
+            found[folder.name] = [str(p.relative_to(self.images)) for p in paths if p.suffix.lower() in SUFFIXES]
+        return self._named(found)
+
+    def _in_zip(self) -> dict[str, list[str]]:
+        assert self.archive is not None
+        try:
+            with zipfile.ZipFile(self.archive) as file:
+                names = file.namelist()
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{self.archive}: not a zip, or cut short: {error}") from error
+        found: dict[str, list[str]] = {}
+        for name in names:
+            name, inside = name.removeprefix(self.inner), name.startswith(self.inner)
+            if inside and "/" in name and Path(name).suffix.lower() in SUFFIXES:
+                found.setdefault(name.split("/")[0], []).append(name)
+        return self._named(found)
+
+    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
+        if not found:
+            raise DataError(f"{self.images}: no class folders; put the pictures of each class in a folder of its name")
+        return found
+
+
+@DATASETS.register_module()
+class ImageNet(ImageFolder):
+    """ImageNet's layout: `train/<WordNet id>/*.JPEG` and `val/<WordNet id>/*.JPEG` under the data root.
+
+    Args:
+        split: "train" or "val".
+
+    The others as in `ImageFolder`; any photos that lie in such folders do.
+    """
+
+    def __init__(self, split: str, **arguments: Any):
+        super().__init__(split, **arguments)
+
+
+def _archive(images: Path) -> tuple[Path | None, str]:
+    """The zip on the way to a folder, if there is one, and what stands before the class folders in it."""
+    for path in (images, *images.parents):
+        if path.suffix == ".zip" and path.is_file():
+            inner = images.relative_to(path).as_posix()
+            return path, "" if inner == "." else f"{inner}/"
+    return None, ""
+
+
+def _choose(where: Path, known: list[str], classes: Sequence[str] | None) -> tuple[str, ...]:
+    for name in classes or ():
+        if name not in known:
+            raise DataError(f"{where}: {unknown('class folder', name, known)}")
+    chosen = tuple(known if classes is None else classes)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise DataError(f"classes={list(chosen)}: name each class once, and at least one")
+    return chosen

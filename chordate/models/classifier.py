@@ -1,0 +1,89 @@
+"""The image classifier: a backbone and a classification head."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chordate.contracts import check_outputs, offered
+from chordate.errors import DataError
+from chordate.models.detector import Part
+from chordate.models.views import build_views
+from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
+from chordate.structures import Batch, Classification
+
+
+@MODELS.register_module()
+class ImageClassifier(nn.Module):
+    """Backbone and head, wired to one another.
+
+    Args:
+        backbone, head: a variant's name, a dict with `type` and the part's own arguments, or a built module.
+        num_classes: of the head.
+        mean, std, bgr: see `Normalize`; the backbone's weights decide.
+        mix: transforms of whole training batches, `MixUp` and `CutMix` of torchvision.transforms.v2, as dicts with
+            `type`; one of them is drawn for each batch.
+        views: how an image is looked at in testing, a dict with `type`, see `models/views.py`; None is once, as it
+            comes.
+
+    Raises:
+        ConfigError: two parts do not fit together, or a setting is out of its range.
+    """
+
+    classes: tuple[str, ...] = ()  # set by whoever knows the data
+    side_multiple = 1  # images come as they are; a detector's batches are padded to multiples of 32
+
+    def __init__(
+        self,
+        backbone: Part,
+        num_classes: int,
+        head: Part = "ClassificationHead",
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        bgr: bool = False,
+        mix: Sequence[Mapping[str, Any]] = (),
+        views: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.preprocess = Normalize(mean, std, 1, bgr)
+        self.backbone = BACKBONES.build(backbone)
+        check_outputs(self.backbone, in_channels=len(mean))
+        self.head: Any = HEADS.build(head, in_features=offered(self.backbone), num_classes=num_classes)
+        self.mix = [TRANSFORMS.build({**settings, "num_classes": num_classes}) for settings in mix]
+        self.views = build_views(views)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Raw scores `[N, num_classes]` of normalised images `[N, 3, H, W]`."""
+        return self.head(self.backbone(images))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Features `[N, C]` of normalised images `[N, 3, H, W]`: what the last layer reads."""
+        return self.head.pool(self.backbone(images))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Classification]:
+        """The loss, and the share of wrong answers, in training; otherwise one Classification an image.
+
+        Raises:
+            DataError: a training batch without labels.
+        """
+        if not self.training:
+            return self.predict(batch)
+        if batch.targets is None:
+            raise DataError("a batch without targets cannot be trained on; call model.eval() to predict")
+        images, labels = self.preprocess(batch.images, batch.sizes), batch.targets.labels
+        truth = labels
+        if self.mix:
+            chosen = int(torch.randint(len(self.mix), ()))  # on the CPU: waits for no device
+            images, truth = self.mix[chosen](images, labels)
+        logits = self.logits(images)
+        wrong = (logits.detach().argmax(dim=1) != labels).float().mean()
+        return {**self.head.loss(logits, truth), "error": wrong}
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Classification]:
+        images = self.preprocess(batch.images, batch.sizes)
+        scores = self.views(images, lambda view: self.head.probabilities(self.logits(view)))
+        return [Classification(row) for row in scores]

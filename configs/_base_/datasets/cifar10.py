@@ -1,0 +1,13 @@
+"""CIFAR-10: crops of 32 px after 4 px of padding, and flips (He et al. 2016, section 4.2).
+
+The data root holds `cifar-10-batches-py/`, or `train/` and `test/` with a folder for each class; it may be a zip.
+"""
+
+train_data = dict(
+    dataset=dict(type="CIFAR10", split="train"),
+    pipeline=[dict(type="RandomCrop", size=32, padding=4), dict(type="RandomHorizontalFlip", p=0.5)],
+    batch_size=128,
+    workers=2,
+)
+val_data = dict(dataset=dict(type="CIFAR10", split="test"), pipeline=[], batch_size=250, workers=1)
+metric = dict(type="AccuracyMetric")

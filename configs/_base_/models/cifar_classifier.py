@@ -1,0 +1,8 @@
+"""A classifier of CIFAR's pictures. The paper takes the mean picture away; the mean colour and deviation do as well."""
+
+model = dict(
+    type="ImageClassifier",
+    head=dict(type="ClassificationHead"),
+    mean=(125.3, 123.0, 113.9),
+    std=(63.0, 62.1, 66.7),
+)

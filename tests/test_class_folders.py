@@ -1,0 +1,163 @@
+"""Class folders, zips and CIFAR's own files: the same samples as torchvision's data sets give."""
+
+import hashlib
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision.datasets
+from class_folders import write_folders
+
+from chordate.data import CIFAR10, ImageFolder, ImageNet
+from chordate.data.loader import build_loader
+from chordate.errors import DataError
+
+PIPELINE = [{"type": "RandomResizedCrop", "size": 16}, {"type": "RandomHorizontalFlip"}]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return write_folders(tmp_path_factory.mktemp("folders"), {"train": 4, "val": 2})
+
+
+@pytest.fixture(scope="module")
+def archive(folders, tmp_path_factory):
+    return shutil.make_archive(str(tmp_path_factory.mktemp("zip") / "photos"), "zip", folders)
+
+
+def same(one, other) -> bool:
+    return torch.equal(one["image"], other["image"]) and one["label"] == other["label"]
+
+
+def test_classes_and_order_are_torchvisions(folders):
+    ours, theirs = ImageFolder("train", data_root=folders), torchvision.datasets.ImageFolder(str(folders / "train"))
+    assert list(ours.classes) == theirs.classes
+    assert ours.labels.tolist() == theirs.targets
+    assert [str(folders / "train" / file) for file in ours.files] == [path for path, _ in theirs.samples]
+    image = np.asarray(theirs[5][0])
+    assert torch.equal(ours[0, 5]["image"], torch.from_numpy(image.copy()).permute(2, 0, 1))
+
+
+def test_a_zip_gives_the_samples_of_the_folder(folders, archive):
+    for data_root in (archive, archive.rsplit("/", 1)[0]):
+        images = "train" if data_root == archive else "photos.zip/train"
+        zipped, plain = (
+            ImageFolder(path, data_root=root, pipeline=PIPELINE)
+            for path, root in ((images, data_root), ("train", folders))
+        )
+        assert zipped.classes == plain.classes and len(zipped) == len(plain) == 12
+        assert all(same(zipped[1, i], plain[1, i]) for i in range(12))
+
+
+@pytest.mark.parametrize("source", ["folders", "archive"])
+def test_a_sample_does_not_depend_on_the_workers_or_the_cache(source, request):
+    root = request.getfixturevalue(source)
+    batches = []
+    for workers, cache in ((0, False), (2, False), (0, True)):
+        config = {
+            "dataset": {"type": "ImageFolder", "images": "train", "cache": cache},
+            "pipeline": PIPELINE, "batch_size": 4, "workers": workers,
+        }  # fmt: skip
+        loader = build_loader(config, data_root=root, training=True, seed=3)
+        batches.append([(batch.images, batch.targets.labels) for batch in loader])
+    for other in batches[1:]:
+        assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(batches[0], other, strict=True))
+    assert batches[0][0][0].shape == (4, 3, 16, 16)
+
+
+def test_classes_may_be_chosen_and_ordered(folders):
+    dataset = ImageFolder("val", data_root=folders, classes=["red", "blue"])
+    assert dataset.classes == ("red", "blue") and len(dataset) == 4
+    assert "red" in dataset.files[0] and dataset.labels.tolist() == [0, 0, 1, 1]
+    assert [len(images) for images in dataset.class_images()] == [2, 2]
+    with pytest.raises(DataError, match='unknown class folder "rad"; did you mean "red"'):
+        ImageFolder("val", data_root=folders, classes=["rad"])
+
+
+def test_imagenets_layout_is_a_split(folders):
+    assert len(ImageNet("val", data_root=folders)) == 6
+
+
+def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):
+    with pytest.raises(DataError, match="no such folder of class folders; .* has train, val"):
+        ImageFolder("test", data_root=folders)
+    with pytest.raises(DataError, match="no class folders"):
+        ImageFolder("test", data_root=archive)
+    (tmp_path / "empty/cat").mkdir(parents=True)
+    with pytest.raises(DataError, match="no pictures"):
+        ImageFolder("empty", data_root=tmp_path)
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes(Path(archive).read_bytes()[:500])
+    with pytest.raises(DataError, match="not a zip, or cut short"):
+        ImageFolder("train", data_root=cut)
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr("train/cat/a.png", b"no picture")
+    with pytest.raises(DataError, match=r"bad\.zip/train/cat/a\.png: not an image"):
+        ImageFolder("train", data_root=tmp_path / "bad.zip")[0, 0]
+
+
+def test_images_of_several_sizes_in_a_batch_are_told(folders):
+    config = {"dataset": {"type": "ImageFolder", "images": "train"}, "batch_size": 4, "workers": 0}
+    with pytest.raises(DataError, match="CenterCrop"):
+        list(build_loader(config, data_root=folders, training=True, seed=0))
+
+
+def write_cifar(root, monkeypatch) -> np.ndarray:
+    """A small CIFAR-10 in the official layout; gives its pictures `[N, 32, 32, 3]`."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (30, 3, 32, 32), dtype=np.uint8)
+    names, sums = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], {}
+    for number, name in enumerate(names):
+        rows = pictures[5 * number : 5 * number + 5].reshape(5, -1)
+        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [number, 9, 0, 1, 1]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    for name in [*names, "batches.meta"]:
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    official = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(official, "train_list", [[name, sums[name]] for name in names[:5]])
+    monkeypatch.setattr(official, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(
+        official, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
+    )
+    return pictures
+
+
+def test_cifars_official_files_are_read_as_torchvision_reads_them(tmp_path, monkeypatch):
+    write_cifar(tmp_path, monkeypatch)
+    for split in ("train", "test"):
+        theirs = torchvision.datasets.CIFAR10(str(tmp_path), train=split == "train")
+        ours = CIFAR10(split, data_root=tmp_path)
+        assert list(ours.classes) == theirs.classes
+        assert sorted(ours.labels.tolist()) == sorted(theirs.targets)
+        for i, file in enumerate(ours.files):
+            image, label = theirs[int(file[-5:])]
+            assert torch.equal(ours[0, i]["image"], torch.from_numpy(np.array(image)).permute(2, 0, 1))
+            assert ours[0, i]["label"] == label
+
+
+def test_a_damaged_official_file_is_never_unpickled(tmp_path, monkeypatch):
+    write_cifar(tmp_path, monkeypatch)
+    with open(tmp_path / "cifar-10-batches-py/test_batch", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match="missing or damaged"):
+        CIFAR10("test", data_root=tmp_path)
+
+
+def test_cifar_elsewhere_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"neither cifar-10-batches-py/ nor train/"):
+        CIFAR10("train", data_root=tmp_path)
+    with pytest.raises(DataError, match='it is "train" or "test"'):
+        CIFAR10("val", data_root=tmp_path)
+
+
+def test_the_real_cifar_as_a_zip_has_all_pictures(real_data):
+    dataset = CIFAR10("test", data_root=real_data / "cifar10.zip")
+    assert len(dataset) == 10_000 and np.bincount(dataset.labels).tolist() == [1000] * 10
+    assert json.dumps(dataset.classes[:2]) == '["airplane", "automobile"]'

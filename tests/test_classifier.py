@@ -1,0 +1,194 @@
+"""The classifier: torchvision's scores, losses by formula, views by hand, and the road from folders to accuracy."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from backbone_referee import randomise
+from class_folders import write_folders
+from timm.loss import BinaryCrossEntropy
+from torchvision.transforms import v2
+
+import chordate
+from chordate import BACKBONES, Backbone, FeatureSpec
+from chordate.cli.main import main
+from chordate.errors import ConfigError
+from chordate.evaluation import AccuracyMetric
+from chordate.heads import ClassificationHead
+from chordate.structures import Batch, Classification, ClassTargets, ImageInfo
+
+FEATURES = {"c5": FeatureSpec(8, 4)}
+
+
+@BACKBONES.register_module()
+class Colours(Backbone):
+    """Two convolutions: enough to tell colours."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3, 2, 1))
+        self.out_features = {"c5": FeatureSpec(8, 4)}
+
+    def forward(self, images):
+        return {"c5": self.conv(images)}
+
+
+def classifier(**settings) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return chordate.build_model({"type": "ImageClassifier", "backbone": "Colours", **settings}, num_classes=4)
+
+
+def batch_of(images: torch.Tensor, labels: list[int] | None = None) -> Batch:
+    sizes = torch.tensor([images.shape[-2:]] * len(images))
+    infos = [ImageInfo(i, f"{i}.png", *images.shape[-2:]) for i in range(len(images))]
+    return Batch(images, sizes, infos, None if labels is None else ClassTargets(torch.tensor(labels)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_torchvisions_classifiers_give_their_own_scores(name):
+    theirs = torchvision.models.get_model(name, weights=None, num_classes=11)
+    randomise(theirs)
+    model = chordate.build_model({"type": "ImageClassifier", "backbone": name}, num_classes=11, pretrained=False)
+    report = chordate.load_checkpoint(model, theirs.state_dict())
+    assert not report.skipped and not report.missing
+    images = torch.randn(2, 3, 65, 80)
+    with torch.no_grad():
+        wanted = theirs.eval()(images)
+        assert wanted.std() > 0.1
+        torch.testing.assert_close(model.eval().logits(images), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("soft", [False, True])
+def test_losses_are_those_of_torch_and_timm(smoothing, soft):
+    torch.manual_seed(1)
+    logits = torch.randn(5, 4)
+    truth = torch.rand(5, 4).softmax(1) if soft else torch.tensor([0, 3, 1, 1, 2])
+    shares = truth if soft else F.one_hot(truth, 4).float()
+    smooth = shares * (1 - smoothing) + smoothing / 4
+    wanted = -(smooth * logits.log_softmax(1)).sum(1).mean()
+    head = ClassificationHead(FEATURES, 4, label_smoothing=smoothing)
+    torch.testing.assert_close(head.loss(logits, truth)["cls"], wanted)
+    head = ClassificationHead(FEATURES, 4, loss="binary", label_smoothing=smoothing)
+    theirs = BinaryCrossEntropy(smoothing=0.0)(logits, smooth)  # timm smooths hard truths by another rule
+    torch.testing.assert_close(head.loss(logits, truth)["cls"], theirs)
+
+
+def test_binary_losses_start_from_unlikely_classes():
+    head = ClassificationHead(FEATURES, 1000, loss="binary")
+    scores = head.probabilities(head({"c5": torch.zeros(1, 8, 2, 2)})).detach()
+    assert scores.numpy() == pytest.approx(1 / 1001, rel=1e-3)
+
+
+def test_mixed_batches_are_torchvisions_and_the_truth_goes_along():
+    model = classifier(mix=[{"type": "MixUp", "alpha": 0.4}])
+    images, labels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), [0, 1, 2, 3, 0, 1]
+    batch = batch_of(images, labels)
+    torch.manual_seed(7)
+    loss = model.train()(batch)["cls"]
+    torch.manual_seed(7)
+    torch.randint(1, ())
+    normalised = model.preprocess(images, batch.sizes)
+    mixed, truth = v2.MixUp(alpha=0.4, num_classes=4)(normalised, batch.targets.labels)
+    assert not torch.equal(mixed, normalised)
+    torch.testing.assert_close(loss, F.cross_entropy(model.logits(mixed), truth))
+
+
+def test_ten_crops_are_the_corners_the_centre_and_their_mirror_images():
+    model = classifier(views={"type": "ten_crop", "size": 16}).eval()
+    images = torch.randint(0, 256, (2, 3, 20, 26), dtype=torch.uint8)
+    batch = batch_of(images)
+    x = model.preprocess(images, batch.sizes)
+    crops = [x[:, :, top : top + 16, left : left + 16] for top, left in ((0, 0), (0, 10), (4, 0), (4, 10), (2, 5))]
+    wanted = torch.stack([model.logits(c).softmax(1) for c in [*crops, *(c.flip(3) for c in crops)]]).mean(0)
+    torch.testing.assert_close(torch.stack([one.scores for one in model(batch)]), wanted)
+
+
+def test_several_scales_average_over_sizes_and_mirror_images():
+    model = classifier(views={"type": "multi_scale", "sizes": [16, 24]}).eval()
+    images = torch.randint(0, 256, (2, 3, 16, 20), dtype=torch.uint8)
+    batch = batch_of(images)
+    x = model.preprocess(images, batch.sizes)
+    large = v2.functional.resize(x, [24, 30], antialias=True)
+    wanted = torch.stack([model.logits(v).softmax(1) for v in (x, x.flip(3), large, large.flip(3))]).mean(0)
+    torch.testing.assert_close(torch.stack([one.scores for one in model(batch)]), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"views": {"type": "ten_crops", "size": 3}}, 'did you mean "ten_crop"'),
+        ({"views": {"type": "ten_crop", "sizes": [3]}}, "takes size and nothing else"),
+        ({"head": {"type": "ClassificationHead", "loss": "bce"}}, "unknown loss"),
+        ({"head": {"type": "ClassificationHead", "dropout": 2}}, "dropout is a number in 0 … 1"),
+        ({"mix": [{"type": "MixUpp"}]}, 'did you mean "MixUp"'),
+    ],
+)
+def test_a_wrong_setting_is_one_line(settings, told):
+    with pytest.raises(ConfigError, match=told) as error:
+        classifier(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    """Counted by hand over several batches, an image that comes twice once."""
+    random = np.random.default_rng(0)
+
+    class Data:
+        classes = tuple("abcdefg")
+        labels = random.integers(0, 7, 40)
+        files = tuple(f"{i}.png" for i in range(40))
+
+    scores = random.random((40, 7)).astype(np.float32)
+    metric = AccuracyMetric(Data())
+    for chunk in (range(15), range(10, 40)):
+        infos = [ImageInfo(i, "", 1, 1) for i in chunk]
+        batch = Batch(torch.zeros(len(chunk), 3, 1, 1), torch.ones(len(chunk), 2), infos)
+        metric.process(batch, [Classification(torch.from_numpy(scores[i])) for i in chunk])
+    numbers = metric.evaluate()
+    ranks = (scores > scores[np.arange(40), Data.labels][:, None]).sum(1)
+    assert numbers == pytest.approx(
+        {"top1": (ranks < 1).mean(), "top5": (ranks < 5).mean(), "error": (ranks > 0).mean()}
+    )
+    per_class = metric.per_class()
+    assert sum(row["images"] for row in per_class.values()) == 40
+    assert per_class["c"]["top1"] == pytest.approx((ranks[Data.labels == 2] < 1).mean())
+    assert metric.predictions()[3]["found"][0]["class"] == Data.classes[scores[3].argmax()]
+
+
+def test_from_class_folders_to_accuracy_by_the_commands(tmp_path, capsys):
+    write_folders(tmp_path / "photos", {"train": 12, "val": 6})
+    config = tmp_path / "colours.py"
+    config.write_text(
+        """
+model = dict(type="ImageClassifier", backbone="Colours")
+train_data = dict(
+    dataset=dict(type="ImageFolder", images="train"),
+    pipeline=[dict(type="RandomResizedCrop", size=16), dict(type="RandomHorizontalFlip")],
+    batch_size=9,
+    workers=0,
+)
+val_data = dict(
+    dataset=dict(type="ImageFolder", images="val"), pipeline=[dict(type="CenterCrop", size=16)], batch_size=6, workers=0
+)
+metric = dict(type="AccuracyMetric")
+optimizer = dict(type="AdamW", lr=1e-2)
+train = dict(epochs=12, eval_every=4, save_best="top1", log_every=2, tensorboard=False)
+"""
+    )
+    data, run = ["--data-root", str(tmp_path / "photos")], tmp_path / "run"
+    assert main(["train", str(config), "--work-dir", str(run), *data]) == 0
+    assert (run / "training.png").stat().st_size > 1000
+    out, found = tmp_path / "metrics.json", tmp_path / "found.json"
+    test = ["test", str(config), str(run / "best_top1.pt"), "--out", str(out), "--predictions", str(found), *data]
+    assert main(test) == 0
+    assert "green" in capsys.readouterr().out
+    assert json.loads(out.read_text())["top1"] >= 0.9
+    assert len(json.loads(found.read_text())) == 18
+    model = chordate.build_model(config, checkpoint=run / "best_top1.pt")
+    assert model.classes == ("blue", "green", "red")
+    (found,) = chordate.predict(model, np.full((30, 30, 3), (200, 60, 60), np.uint8))
+    assert model.classes[found.top(1)[0][0]] == "red"

@@ -1,0 +1,105 @@
+"""The degradation experiment (He et al. 2016, figures 1 and 6): deeper plain nets learn worse, residual ones do not.
+
+Trains four networks on CIFAR-10 with one recipe and draws their training and test errors:
+
+    python tools/analysis/degradation.py --data-root cifar10.zip [--iterations 64000] [--depths 20 56]
+
+A run that was interrupted goes on where it stopped when the command is given again; several processes may share the
+work (`--only plain44 resnet20`), and `--plot` draws what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from chordate.cli.main import main
+
+KINDS = ("plain", "resnet")
+COLOURS = ("#d99a2b", "#1f4e9c")  # shallow, deep
+PAPER = 64_000  # iterations; the rate falls after a half and three quarters of them
+POINTS = 100  # of the training curve
+
+
+def train(name: str, arguments: argparse.Namespace) -> int:
+    """Train one network, `plain20` or `resnet56`; 0 if it arrived."""
+    iterations = arguments.iterations
+    settings = [
+        f"train.iterations={iterations}",
+        f"schedule.milestones=[{iterations // 2},{iterations * 3 // 4}]",
+        f"train.eval_every={max(1, iterations // 20)}",
+        f"train.save_every={max(1, iterations // 20)}",
+        f"train.log_every={max(1, iterations // (5 * POINTS))}",
+        *arguments.cfg_options,
+    ]
+    work_dir = arguments.work_dir / name
+    if (work_dir / "training.png").is_file():  # drawn when all was done
+        return 0
+    command = ["train", f"{name}_cifar10", "--data-root", arguments.data_root, "--work-dir", str(work_dir), "--resume"]
+    return main([*command, "--cfg-options", *settings])
+
+
+def curves(log: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Training and test error over iterations, `[points, 2]` each (iteration, per cent)."""
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    training = np.array([(r["iteration"], 100 * r["error"]) for r in records if r["mode"] == "train"])
+    test = np.array([(r["iteration"], 100 * r["error"]) for r in records if r["mode"] == "val"])
+    block = max(1, len(training) // POINTS)
+    training = training[: len(training) // block * block].reshape(-1, block, 2).mean(axis=1)
+    return training, test.reshape(-1, 2)
+
+
+def plot(names: list[str], arguments: argparse.Namespace) -> Path:
+    """Two panels as in the paper's figure 6: plain nets at the left, residual nets at the right."""
+    figure = Figure(figsize=(11, 4.6), dpi=130, layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, kind, title in zip(axes, KINDS, ("plain networks", "residual networks")):
+        for depth, colour in zip(arguments.depths, COLOURS):
+            log = arguments.work_dir / f"{kind}{depth}" / "log.jsonl"
+            if f"{kind}{depth}" not in names or not log.is_file():
+                continue
+            training, test = curves(log)
+            axis.plot(*training.T, color=colour, lw=1, ls="--")
+            if len(test):
+                axis.plot(*test.T, color=colour, lw=2.2, label=f"{depth} layers: {test[-1, 1]:.1f} %")
+        axis.set(title=title, xlabel="iteration", ylim=(0, 70))
+        axis.grid(color="0.92", lw=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, title="test error (bold) at the end; dashed: training")
+    axes[0].set_ylabel("error / %")
+    picture = arguments.work_dir / "degradation.png"
+    figure.savefig(picture)
+    return picture
+
+
+def degradation() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-root", required=True, help="CIFAR-10: a folder or zip, see data/cifar.py")
+    parser.add_argument("--iterations", type=int, default=PAPER, help=f"of each network ({PAPER:,} in the paper)")
+    parser.add_argument("--depths", type=int, nargs=2, default=(20, 56), metavar=("SHALLOW", "DEEP"))
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train these of the four")
+    parser.add_argument("--plot", action="store_true", help="train nothing, draw what there is")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/degradation"))
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="the same for all four")
+    arguments = parser.parse_args()
+    names = [f"{kind}{depth}" for kind in KINDS for depth in arguments.depths]
+    unknown = sorted(set(arguments.only) - set(names))
+    if unknown:
+        parser.error(f"--only {unknown[0]}: the four are {', '.join(names)}")
+    for name in () if arguments.plot else arguments.only or names:
+        status = train(name, arguments)
+        if status:
+            return status
+    print(plot(names, arguments))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(degradation())
