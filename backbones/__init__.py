@@ -1,7 +1,20 @@
 """Backbones: images to feature maps. Importing the package registers every one in BACKBONES."""
 
-from chordate.backbones import resnet_rs, resnext, senet, wide_resnet
+from chordate.backbones import resnet_rs, resnext, senet, wide_cifar, wide_resnet
 from chordate.backbones.cifar_resnet import CifarResNet
+from chordate.backbones.highway import HighwayNet
+from chordate.backbones.preact_resnet import CifarPreActResNet, PreActResNet
 from chordate.backbones.resnet import ResNet
 
-__all__ = ["CifarResNet", "ResNet", "resnet_rs", "resnext", "senet", "wide_resnet"]
+__all__ = [
+    "CifarPreActResNet",
+    "CifarResNet",
+    "HighwayNet",
+    "PreActResNet",
+    "ResNet",
+    "resnet_rs",
+    "resnext",
+    "senet",
+    "wide_cifar",
+    "wide_resnet",
+]

@@ -4,7 +4,7 @@ Parameters are named as torchvision and timm name them (`conv1`, `bn1`, `downsam
 is, so that their weights load as they are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -19,6 +19,13 @@ from chordate.ops.norms import make_norm
 Norm = str | Mapping[str, Any] | None
 STYLES = ("pytorch", "caffe")
 SHORTCUTS = ("A", "B", "C", "D", "none")
+
+# Output stride: the strides of c2 … c5, and the dilations that make up for the strides taken away.
+OUTPUT_STRIDES = {
+    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
+    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
+    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
+}
 
 
 def check_choice(what: str, value: Any, known: Sequence[str]) -> None:
@@ -255,30 +262,44 @@ def add_stages(
     *,
     stride: int,
     drop_path: float,
+    dilations: Sequence[int] | None = None,
+    closing: Callable[[int], nn.Module] | None = None,
     **options: Any,
-) -> int:
-    """Add `layer1`, `layer2` … to a backbone, those that its maps need, without dilation.
+) -> None:
+    """Add `layer1`, `layer2` … to a backbone, those that its maps need.
 
     Args:
         channels, stride: of the map that the first stage takes.
         widths, strides, counts: of each stage: its blocks' width, its first block's stride, how many blocks.
         drop_path: see `drop_rates`.
+        dilations: of each stage; all 1 by default.
+        closing: makes what follows the last stage and is part of its map (`norm`), from its channels.
         options: every block's.
-
-    Returns:
-        the channels of the last stage that was added.
     """
     drops = iter(drop_rates(drop_path, sum(counts)))
+    dilations = dilations or [1] * len(counts)
+    before = 1
     for number, (width, step, count) in enumerate(zip(widths, strides, counts, strict=True), 1):
         if not backbone.needs(number):
             break
         rates = [next(drops) for _ in range(count)]
+        dilation = dilations[number - 1]
         stage = make_stage(
-            block, channels, width, stride=step, dilations=[1] * count, dilation_before=1, drops=rates, **options
+            block,
+            channels,
+            width,
+            stride=step,
+            dilations=[dilation] * count,
+            dilation_before=before,
+            drops=rates,
+            **options,
         )
-        channels, stride = width * block.expansion, stride * step  # type: ignore[operator]
-        backbone.add(f"layer{number}", stage, number, FeatureSpec(channels, stride))
-    return channels
+        channels, stride, before = width * block.expansion, stride * step, dilation  # type: ignore[operator]
+        spec = FeatureSpec(channels, stride)
+        closes = closing is not None and number == len(counts)
+        backbone.add(f"layer{number}", stage, number, None if closes else spec)
+        if closing is not None and closes:
+            backbone.add("norm", closing(channels), number, spec)
 
 
 def he_init(backbone: nn.Module) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from chordate.backbones.blocks import (
+    OUTPUT_STRIDES,
     SHORTCUTS,
     STYLES,
     BasicBlock,
@@ -43,13 +44,6 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 }
 WIDTHS = (64, 128, 256, 512)
 STEMS = ("7x7", "deep", "deep-strided")
-
-# Output stride: the strides of c2 … c5, and the dilations that make up for the strides taken away.
-OUTPUT_STRIDES = {
-    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
-    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
-    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
-}
 
 
 @BACKBONES.register_module()

@@ -19,6 +19,7 @@ from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
 
 FAMILIES = ["resnet18", "resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18", "resnetrs50"]
+FAMILIES += ["resnet20_cifar", "preact_resnet50", "wrn16_4_cifar", "highway20_cifar"]
 FIRST = ("c2", "c3")  # two stages show what more would
 
 

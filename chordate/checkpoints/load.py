@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from chordate.checkpoints import torchvision
+from chordate.checkpoints import timm, torchvision
 from chordate.checkpoints.classifiers import as_classifier
 from chordate.checkpoints.fit import Fit, fit, not_finite
 from chordate.checkpoints.report import LoadReport, some
@@ -30,7 +30,10 @@ class Format(NamedTuple):
     convert: Callable[[State, Any], State]
 
 
-FORMATS = (Format("torchvision", torchvision.recognise, torchvision.convert),)
+FORMATS = (
+    Format("torchvision", torchvision.recognise, torchvision.convert),
+    Format("timm", timm.recognise, timm.convert),
+)
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning

@@ -1,0 +1,92 @@
+"""Highway networks (Srivastava et al. 2015): the forerunner of ResNet, whose shortcut has a learned gate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chordate.backbones.blocks import Norm, add_stages, conv, he_init
+from chordate.backbones.staged import StagedBackbone
+from chordate.contracts import FeatureSpec
+from chordate.errors import ConfigError
+from chordate.ops.norms import make_norm
+from chordate.registry import BACKBONES
+
+GATE_BIAS = -2.0  # section 2.2: negative, so that a deep network starts by carrying its input on
+
+
+class HighwayBlock(nn.Module):
+    """y = H(x) · T(x) + x · (1 - T(x)) (equation 3), where the shape stays; where it changes, H alone.
+
+    H is a 3×3 convolution, norm and ReLU; T, the transform gate, a 3×3 convolution and a sigmoid.
+
+    Args:
+        in_channels, width, stride, norm: `[N, in_channels, H, W]` to `[N, width, H/stride, W/stride]`.
+    """
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, *, stride: int = 1, norm: Norm = "BN", **_: Any):
+        super().__init__()
+        self.conv = conv(in_channels, width, 3, stride)
+        self.bn = make_norm(norm, width)
+        self.relu = nn.ReLU(inplace=True)
+        same_shape = stride == 1 and in_channels == width
+        self.gate = nn.Conv2d(in_channels, width, 3, padding=1) if same_shape else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        transformed = self.relu(self.bn(self.conv(x)))
+        if self.gate is None:
+            return transformed
+        gate = self.gate(x).sigmoid()
+        return torch.lerp(x, transformed, gate)
+
+
+@BACKBONES.register_module()
+class HighwayNet(StagedBackbone):
+    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`, c1 … c4 with strides 1, 1, 2 and 4.
+
+    A highway network of CIFAR's size in the frame of `CifarResNet`, to be compared with it: widths 16, 32 and 64, one
+    convolution on the way for each layer. (The paper's own CIFAR networks, its table 2, differ in their widths.)
+
+    Args:
+        depth: 3n + 2 layers: a stem, 3n blocks and the classifier.
+        out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
+        norm: of the transformed branch, see `make_norm`; None as in the paper.
+
+    Raises:
+        ConfigError: a depth that is not 3n + 2.
+    """
+
+    maps = ("c1", "c2", "c3", "c4")
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        out: Sequence[str] = ("c4",),
+        in_channels: int = 3,
+        norm: Norm = "BN",
+        frozen_stages: int = -1,
+        checkpointing: bool = False,
+    ):
+        if depth < 5 or depth % 3 != 2:
+            raise ConfigError(f"HighwayNet: depth={depth!r}; it is 3n + 2: 20, 32, 44, 56")
+        name = f"highway-{depth} (CIFAR)"
+        super().__init__(
+            name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
+        )
+        self.add("conv1", conv(in_channels, 16, 3), 0)
+        self.add("bn1", make_norm(norm, 16), 0)
+        self.add("relu", nn.ReLU(inplace=True), 0, FeatureSpec(16, 1))
+        counts = [depth // 3] * 3
+        add_stages(self, HighwayBlock, 16, (16, 32, 64), (1, 2, 2), counts, stride=1, drop_path=0.0, norm=norm)
+        he_init(self)
+        for module in self.modules():
+            if isinstance(module, HighwayBlock) and module.gate is not None and module.gate.bias is not None:
+                nn.init.constant_(module.gate.bias, GATE_BIAS)
+        self.freeze()
+
+
+BACKBONES.register_variants({f"highway{d}_cifar": {"type": "HighwayNet", "depth": d} for d in (20, 32)})
