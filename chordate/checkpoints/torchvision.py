@@ -127,8 +127,44 @@ def _renamed(name: str, names: Names) -> str:
     return name
 
 
+def is_densenet(state: State) -> bool:
+    return "features.denseblock1.denselayer1.norm1.weight" in state or (
+        "features.denseblock1.denselayer1.norm.1.weight" in state  # as the published files have it
+    )
+
+
+_DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.)", r"\1"), (r"features\.", ""))
+
+
+def densenet(state: State, model: Any) -> State:
+    return {_renamed(name, _DENSENET_NAMES): tensor for name, tensor in state.items()}
+
+
+def is_convnext(state: State) -> bool:
+    return {"features.0.0.weight", "features.1.0.layer_scale"} <= state.keys()
+
+
+# Its `features` are the stem, then stages and, between them, what halves the map.
+_CONVNEXT_NAMES: Names = (
+    (r"features\.0\.", "stem."),
+    (r"features\.([1357])\.(\d+)\.layer_scale$", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.gamma"),
+    (r"features\.([1357])\.(\d+)\.block\.0\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.dwconv."),
+    (r"features\.([1357])\.(\d+)\.block\.2\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.norm."),
+    (r"features\.([1357])\.(\d+)\.block\.3\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.pwconv1."),
+    (r"features\.([1357])\.(\d+)\.block\.5\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.pwconv2."),
+    (r"features\.([246])\.", lambda m: f"downsample{int(m[1]) // 2 + 1}."),
+)
+
+
+def convnext(state: State, model: Any) -> State:
+    renamed = {_renamed(name, _CONVNEXT_NAMES): tensor for name, tensor in state.items()}
+    return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in renamed.items()}
+
+
 FAMILIES = {
     "ResNet": Family(is_resnet, resnet),
+    "DenseNet": Family(is_densenet, densenet),
+    "ConvNeXt": Family(is_convnext, convnext),
     "R-CNN": Family(is_rcnn, rcnn),
     "RetinaNet": Family(is_retinanet, retinanet),
 }

@@ -1,0 +1,136 @@
+"""ConvNeXt (Liu et al. 2022, A ConvNet for the 2020s): a ResNet made anew with what transformers taught."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chordate.backbones.blocks import drop_path as make_drop_path
+from chordate.backbones.blocks import drop_rates
+from chordate.backbones.staged import StagedBackbone
+from chordate.contracts import FeatureSpec
+from chordate.errors import ConfigError, unknown
+from chordate.registry import BACKBONES
+
+LAYER_SCALE = 1e-6  # table 5 of its appendix
+
+# Section 3.1 and table 9: blocks and widths of c2 … c5, and the stochastic depth of the ImageNet-1k recipe.
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"blocks": (3, 3, 9, 3), "widths": (96, 192, 384, 768), "recipe_drop_path": 0.1},
+    "small": {"blocks": (3, 3, 27, 3), "widths": (96, 192, 384, 768), "recipe_drop_path": 0.4},
+    "base": {"blocks": (3, 3, 27, 3), "widths": (128, 256, 512, 1024), "recipe_drop_path": 0.5},
+    "large": {"blocks": (3, 3, 27, 3), "widths": (192, 384, 768, 1536), "recipe_drop_path": 0.5},
+}
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of each cell of `[N, C, H, W]`; without a copy where memory is channels-last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """7×7 depthwise, norm, 1×1 to four times the width, GELU, 1×1 back, scaled a channel (figure 4).
+
+    `[N, width, H, W]` to the same. The 1×1 convolutions are linear layers on cells, as in the authors' code.
+
+    Args:
+        width: channels.
+        drop: see `drop_path`.
+    """
+
+    def __init__(self, width: int, drop: float):
+        super().__init__()
+        self.dwconv = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.pwconv1 = nn.Linear(width, 4 * width)
+        self.pwconv2 = nn.Linear(4 * width, width)
+        self.gamma = nn.Parameter(torch.full((width,), LAYER_SCALE))
+        self.drop_path = make_drop_path(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+        y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+        return x + self.drop_path(y.permute(0, 3, 1, 2))
+
+
+@BACKBONES.register_module()
+class ConvNeXt(StagedBackbone):
+    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`, c2 … c5 with strides 4 … 32.
+
+    Args:
+        size: "tiny", "small", "base" or "large".
+        out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
+        out_norm: a layer norm on every map that is given, as the paper's detectors have; an ImageNet classifier's
+            norm comes after pooling (`ClassificationHead(norm="LN")`).
+        drop_path: see `drop_rates`; for training on ImageNet `SIZES` has the paper's.
+
+    Raises:
+        ConfigError: a value that is not one of the above.
+    """
+
+    maps = ("c2", "c3", "c4", "c5")
+
+    def __init__(
+        self,
+        size: str,
+        *,
+        out: Sequence[str] = ("c2", "c3", "c4", "c5"),
+        in_channels: int = 3,
+        frozen_stages: int = -1,
+        out_norm: bool = False,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+    ):
+        if size not in SIZES:
+            raise ConfigError(unknown("size of ConvNeXt", str(size), SIZES))
+        super().__init__(
+            f"ConvNeXt-{size}",
+            out=out,
+            in_channels=in_channels,
+            frozen_stages=frozen_stages,
+            checkpointing=checkpointing,
+        )
+        blocks, widths = SIZES[size]["blocks"], SIZES[size]["widths"]
+        drops = iter(drop_rates(drop_path, sum(blocks)))
+        stem = nn.Sequential(nn.Conv2d(in_channels, widths[0], 4, 4), LayerNorm2d(widths[0], eps=1e-6))
+        self.add("stem", stem, 0)
+        for i, (count, width) in enumerate(zip(blocks, widths)):
+            if not self.needs(i + 1):
+                break
+            if i:
+                halve = nn.Sequential(LayerNorm2d(widths[i - 1], eps=1e-6), nn.Conv2d(widths[i - 1], width, 2, 2))
+                self.add(f"downsample{i + 1}", halve, i + 1)
+            stage = nn.Sequential(*(ConvNeXtBlock(width, next(drops)) for _ in range(count)))
+            self.add(f"layer{i + 1}", stage, i + 1, FeatureSpec(width, 4 * 2**i))
+        self.out_norm = nn.ModuleDict()
+        if out_norm:
+            self.out_norm.update(
+                {name: LayerNorm2d(spec.channels, eps=1e-6) for name, spec in self.out_features.items()}
+            )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        self.freeze()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = super().forward(images)
+        return {name: self.out_norm[name](x) for name, x in maps.items()} if self.out_norm else maps
+
+
+BACKBONES.register_variants(
+    {
+        f"convnext_{size}": {
+            "type": "ConvNeXt",
+            "size": size,
+            "default_weights": f"torchvision://convnext_{size}/IMAGENET1K_V1",
+        }
+        for size in SIZES
+    }
+)

@@ -1,0 +1,149 @@
+"""DenseNet (Huang et al. 2017, Densely Connected Convolutional Networks): every layer sees what all before it found."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from chordate.backbones.blocks import Norm, conv, he_init
+from chordate.backbones.staged import StagedBackbone
+from chordate.contracts import FeatureSpec
+from chordate.errors import ConfigError
+from chordate.ops.norms import make_norm
+from chordate.registry import BACKBONES
+
+BOTTLENECK = 4  # section 3, "bottleneck layers": 1×1 convolutions of 4 growth rates
+
+
+class DenseLayer(nn.Module):
+    """1×1 and 3×3, each after norm and ReLU; what they find is joined to the input (equation 2, DenseNet-B).
+
+    `[N, in_channels, H, W]` to `[N, in_channels + growth, H, W]`. Parameters are named as torchvision's.
+    """
+
+    def __init__(self, in_channels: int, growth: int, norm: Norm, dropout: float):
+        super().__init__()
+        inner = BOTTLENECK * growth
+        self.norm1 = make_norm(norm, in_channels)
+        self.conv1 = conv(in_channels, inner, 1)
+        self.norm2 = make_norm(norm, inner)
+        self.conv2 = conv(inner, growth, 3)
+        self.dropout = nn.Dropout(dropout)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(self.relu(self.norm1(x)))
+        y = self.conv2(self.relu(self.norm2(y)))
+        return torch.cat((x, self.dropout(y)), dim=1)
+
+
+@BACKBONES.register_module()
+class DenseNet(StagedBackbone):
+    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`.
+
+    c1 is the stem's output before its max-pool, c2 … are the dense blocks' outputs before the transitions that halve
+    them; the last has the network's last norm and ReLU.
+
+    Args:
+        blocks: dense layers in each block (table 1).
+        growth: channels that each layer adds (k).
+        channels: of the stem; twice the growth rate in table 1.
+        small_stem: a 3×3 convolution of stride 1 in place of 7×7 and max-pool, for CIFAR: the first block has stride 1.
+        compression: what a transition leaves of the channels (theta).
+        dropout: share of a layer's channels that are left out in training.
+        norm: see `make_norm`.
+        out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`; the last map by default.
+
+    Raises:
+        ConfigError: a value that is not one of the above.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        growth: int = 32,
+        *,
+        channels: int | None = None,
+        small_stem: bool = False,
+        compression: float = 0.5,
+        dropout: float = 0.0,
+        norm: Norm = "BN",
+        out: Sequence[str] | None = None,
+        in_channels: int = 3,
+        frozen_stages: int = -1,
+        checkpointing: bool = False,
+    ):
+        if not 1 <= len(blocks) <= 4:
+            raise ConfigError(f"DenseNet: blocks={list(blocks)}; one number for each of up to four blocks")
+        if not 0 < compression <= 1:
+            raise ConfigError(f"DenseNet: compression={compression!r}; it is above 0 and at most 1")
+        self.maps = tuple(f"c{stage + 1}" for stage in range(len(blocks) + 1))
+        depth = 2 * sum(blocks) + len(blocks) + 1  # convolutions, transitions, stem and classifier
+        name = f"DenseNet-{depth}" + (f" (k={growth})" if small_stem else "")
+        super().__init__(
+            name,
+            out=out or (self.maps[-1:] if small_stem else self.maps[1:]),
+            in_channels=in_channels,
+            frozen_stages=frozen_stages,
+            checkpointing=checkpointing,
+        )
+        width = channels or 2 * growth
+        stride = 1 if small_stem else 2
+        self.add("conv0", conv(in_channels, width, 3) if small_stem else conv(in_channels, width, 7, 2), 0)
+        if not small_stem:
+            self.add("norm0", make_norm(norm, width), 0)
+            self.add("relu0", nn.ReLU(inplace=True), 0, FeatureSpec(width, stride))
+            if self.needs(1):
+                self.add("pool0", nn.MaxPool2d(3, 2, padding=1), 0)
+                stride *= 2
+        else:
+            self.add("stem", nn.Identity(), 0, FeatureSpec(width, stride))
+        for number, layers in enumerate(blocks, 1):
+            if not self.needs(number):
+                break
+            if number > 1:
+                narrowed = int(width * compression)
+                self.add(f"transition{number - 1}", _transition(width, narrowed, norm), number)
+                width, stride = narrowed, stride * 2
+            block = nn.Sequential()
+            for i in range(layers):
+                block.add_module(f"denselayer{i + 1}", DenseLayer(width, growth, norm, dropout))
+                width += growth
+            last = number == len(blocks)
+            spec = FeatureSpec(width, stride)
+            self.add(f"denseblock{number}", block, number, None if last else spec)
+            if last:
+                self.add(f"norm{number + 1}", make_norm(norm, width), number)
+                self.add("relu", nn.ReLU(inplace=True), number, spec)
+        he_init(self)
+        self.freeze()
+
+
+def _transition(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+    transition = nn.Sequential()
+    transition.add_module("norm", make_norm(norm, in_channels))
+    transition.add_module("relu", nn.ReLU(inplace=True))
+    transition.add_module("conv", conv(in_channels, out_channels, 1))
+    transition.add_module("pool", nn.AvgPool2d(2, 2))
+    return transition
+
+
+# Table 1; 161 is the paper's wider one, k = 48.
+DENSENETS = {
+    121: {"blocks": (6, 12, 24, 16)},
+    161: {"blocks": (6, 12, 36, 24), "growth": 48},
+    169: {"blocks": (6, 12, 32, 32)},
+    201: {"blocks": (6, 12, 48, 32)},
+}
+BACKBONES.register_variants(
+    {
+        f"densenet{depth}": {
+            "type": "DenseNet",
+            "default_weights": f"torchvision://densenet{depth}/IMAGENET1K_V1",
+            **settings,
+        }
+        for depth, settings in DENSENETS.items()
+    }
+    # Table 2: DenseNet-BC, L = 100, k = 12.
+    | {"densenet100_12_cifar": {"type": "DenseNet", "blocks": (16, 16, 16), "growth": 12, "small_stem": True}}
+)

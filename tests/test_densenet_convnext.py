@@ -1,0 +1,177 @@
+"""DenseNet and ConvNeXt against torchvision's, with its state dicts read by our loader; the papers' sizes."""
+
+import pytest
+import torch
+import torchvision
+from backbone_referee import assert_close, assert_same_maps, extractor, on_meta, randomise, referee
+from torch import nn
+
+import chordate
+from chordate.checkpoints.load import load_checkpoint
+from chordate.contracts import check_outputs
+from chordate.errors import ConfigError
+from chordate.registry import BACKBONES
+
+# Millions of parameters with the classifier: DenseNet (Huang et al. 2017; 121, 161, 169 and 201 as its authors' code
+# counts them, CIFAR: table 2), ConvNeXt (Liu et al. 2022, table 1; 9 the same).
+SIZES = {
+    "densenet121": 8.0,
+    "densenet161": 28.7,
+    "densenet169": 14.1,
+    "densenet201": 20.0,
+    "densenet100_12_cifar": 0.8,
+    "convnext_tiny": 28.6,
+    "convnext_small": 50.2,
+    "convnext_base": 88.6,
+    "convnext_large": 197.8,
+}
+DENSE_NODES = {
+    "features.relu0": "c1",
+    "features.denseblock1.cat": "c2",
+    "features.denseblock2.cat": "c3",
+    "features.denseblock3.cat": "c4",
+    "relu": "c5",
+}
+CONVNEXT_NODES = {f"features.{2 * i + 1}": f"c{i + 2}" for i in range(4)}
+
+
+def pair(name: str, nodes: dict[str, str], **options) -> tuple[nn.Module, nn.Module]:
+    theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
+    for part, value in theirs.named_parameters():
+        if part.endswith("layer_scale"):
+            nn.init.uniform_(value, 0.3, 1.0)  # at 1e-6 the blocks would not be seen
+    ours = BACKBONES.build({"type": name, "out": list(nodes.values()), **options})
+    report = load_checkpoint(ours, theirs.state_dict())
+    assert report.format == "torchvision" and not report.missing
+    assert all(part.startswith("classifier") for part in report.skipped)
+    if "densenet" in name:  # their dense blocks are traced, to get at what lies inside
+        return ours, Dense(theirs)
+    return ours, extractor(theirs, nodes)
+
+
+class Dense(nn.Module):
+    """Torchvision's DenseNet as one that gives our maps."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images):
+        maps, x = {}, images
+        for name, part in self.net.features.named_children():
+            x = part(x)
+            if name == "relu0" or name.startswith("denseblock"):
+                maps[f"c{len(maps) + 1}"] = x.clone()
+        maps["c5"] = x.relu()
+        return maps
+
+
+@pytest.mark.parametrize("name", ["densenet121", "densenet161"])
+def test_every_map_of_densenet_is_torchvisions(name):
+    assert_same_maps(*pair(name, DENSE_NODES), torch.randn(2, 3, 64, 96))
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base"])
+def test_every_map_of_convnext_is_torchvisions(name):
+    assert_same_maps(*pair(name, CONVNEXT_NODES), torch.randn(2, 3, 64, 96))
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("densenet121", DENSE_NODES), ("convnext_tiny", CONVNEXT_NODES)])
+def test_one_training_step_is_torchvisions(name, nodes):
+    ours, theirs = pair(name, nodes)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    state = {}
+    for model in (ours, theirs):
+        if model is theirs and "convnext" in name:
+            for part in model.modules():
+                if isinstance(part, torchvision.ops.StochasticDepth):
+                    part.p = 0.0
+        model.double().train()(images)["c5"].square().mean().backward()
+        named = {key.removeprefix("net."): p.grad for key, p in model.named_parameters() if p.grad is not None}
+        state[model is ours] = (
+            named if model is ours else dict(chordate.checkpoints.torchvision.convert(named, None).items())
+        )
+    for key, gradient in state[True].items():
+        assert_close(gradient, state[False][key], key, 1e-4)
+    assert len(state[True]) == len(list(ours.parameters()))
+    if "densenet" in name:
+        theirs_state = theirs.net.state_dict()
+        for key, buffer in ours.named_buffers():
+            torch.testing.assert_close(buffer, theirs_state[f"features.{key}"])
+
+
+@pytest.mark.parametrize("name", ["densenet121", "convnext_tiny"])
+def test_torchvisions_classifiers_give_their_own_scores(name):
+    theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
+    for part, value in theirs.named_parameters():
+        if part.endswith("layer_scale"):
+            nn.init.uniform_(value, 0.3, 1.0)
+    head = {"type": "ClassificationHead", "norm": "LN" if "convnext" in name else None}
+    model = chordate.build_model(
+        {"type": "ImageClassifier", "backbone": name, "head": head}, num_classes=1000, pretrained=False
+    )
+    report = load_checkpoint(model, theirs.state_dict())
+    assert not report.skipped and not report.missing
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        assert_close(model.eval().logits(images), theirs.eval()(images), "scores", 1e-4)
+
+
+def test_the_published_densenet_files_have_older_names():
+    ours = on_meta("densenet121")
+    theirs = torchvision.models.densenet121(weights=None).state_dict()
+    old = {
+        name.replace(".norm1.", ".norm.1.")
+        .replace(".norm2.", ".norm.2.")
+        .replace("conv1.", "conv.1.")
+        .replace("conv2.", "conv.2.")
+        if "denselayer" in name
+        else name: value
+        for name, value in theirs.items()
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    found = chordate.checkpoints.torchvision.convert(old, None)
+    assert set(ours.state_dict()) <= set(found)
+
+
+@pytest.mark.parametrize(("name", "millions"), SIZES.items())
+def test_sizes_are_the_papers(name, millions):
+    backbone = on_meta(name)
+    channels = list(backbone.out_features.values())[-1].channels
+    classes = 10 if "cifar" in name else 1000
+    norm = 2 * channels if "convnext" in name else 0
+    count = sum(p.numel() for p in backbone.parameters()) + classes * (channels + 1) + norm
+    assert count / 1e6 == pytest.approx(millions, rel=0.01, abs=0.05)
+
+
+def test_cifars_densenet_has_strides_1_2_and_4():
+    model = BACKBONES.build({"type": "densenet100_12_cifar", "out": ["c1", "c2", "c3", "c4"]})
+    check_outputs(model)
+    assert [spec.stride for spec in model.out_features.values()] == [1, 1, 2, 4]
+
+
+def test_detectors_get_a_norm_on_every_map():
+    model = randomise(BACKBONES.build({"type": "convnext_tiny", "out": ["c2", "c3"], "out_norm": True})).eval()
+    bare = BACKBONES.build({"type": "convnext_tiny", "out": ["c2", "c3"]}).eval()
+    bare.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("out_norm")})
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for name, x in bare(images).items():
+            norm = model.out_norm[name]
+            y = (x - x.mean(1, keepdim=True)) / (x.var(1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+            y = y * norm.weight[:, None, None] + norm.bias[:, None, None]
+            torch.testing.assert_close(model(images)[name], y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"type": "ConvNeXt", "size": "tini"}, 'did you mean "tiny"'),
+        ({"type": "DenseNet", "blocks": []}, "one number for each"),
+        ({"type": "densenet121", "compression": 0}, "above 0"),
+        ({"type": "convnext_tiny", "out": ["c1"]}, 'unknown ConvNeXt-tiny map "c1"'),
+    ],
+)
+def test_a_wrong_setting_is_one_line(options, told):
+    with pytest.raises(ConfigError, match=told):
+        BACKBONES.build(options)
