@@ -17,6 +17,14 @@ from chordate.errors import ConfigError, unknown
 from chordate.ops.norms import make_norm
 
 Norm = str | Mapping[str, Any] | None
+
+
+class Block(nn.Module):
+    """What stages are made of: `block(in_channels, width, stride=…, …)` gives `expansion * width` channels."""
+
+    expansion: int
+
+
 STYLES = ("pytorch", "caffe")
 SHORTCUTS = ("A", "B", "C", "D", "none")
 
@@ -115,7 +123,7 @@ def make_shortcut(
     return nn.Sequential(pool, *projection)
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Block):
     """Two 3×3 convolutions and a shortcut (figure 5, left), `[N, in_channels, H, W]` to `[N, width, H/s, W/s]`.
 
     Args:
@@ -171,7 +179,7 @@ class BasicBlock(nn.Module):
         return self.relu(y if self.downsample is None else y + self.downsample(x))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1×1, 3×3, 1×1 and a shortcut (figure 5, right), `[N, in_channels, H, W]` to `[N, 4 * width, H/s, W/s]`.
 
     Args:
@@ -228,7 +236,7 @@ class Bottleneck(nn.Module):
 
 
 def make_stage(
-    block: type[nn.Module],
+    block: type[Block],
     in_channels: int,
     width: int,
     *,
@@ -248,13 +256,13 @@ def make_stage(
         blocks.append(
             block(in_channels, width, stride=stride, dilation=dilation, dilation_before=before, drop=drop, **options)
         )
-        in_channels, stride = width * block.expansion, 1  # type: ignore[attr-defined]
+        in_channels, stride = width * block.expansion, 1
     return nn.Sequential(*blocks)
 
 
 def add_stages(
     backbone: StagedBackbone,
-    block: type[nn.Module],
+    block: type[Block],
     channels: int,
     widths: Sequence[int],
     strides: Sequence[int],
@@ -294,7 +302,7 @@ def add_stages(
             drops=rates,
             **options,
         )
-        channels, stride, before = width * block.expansion, stride * step, dilation  # type: ignore[operator]
+        channels, stride, before = width * block.expansion, stride * step, dilation
         spec = FeatureSpec(channels, stride)
         closes = closing is not None and number == len(counts)
         backbone.add(f"layer{number}", stage, number, None if closes else spec)

@@ -1,6 +1,7 @@
 """DenseNet (Huang et al. 2017, Densely Connected Convolutional Networks): every layer sees what all before it found."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,7 @@ def _transition(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequentia
 
 
 # Table 1; 161 is the paper's wider one, k = 48.
-DENSENETS = {
+DENSENETS: dict[int, dict[str, Any]] = {
     121: {"blocks": (6, 12, 24, 16)},
     161: {"blocks": (6, 12, 36, 24), "growth": 48},
     169: {"blocks": (6, 12, 32, 32)},

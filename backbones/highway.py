@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chordate.backbones.blocks import Norm, add_stages, conv, he_init
+from chordate.backbones.blocks import Block, Norm, add_stages, conv, he_init
 from chordate.backbones.staged import StagedBackbone
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
@@ -16,7 +16,7 @@ from chordate.registry import BACKBONES
 GATE_BIAS = -2.0  # section 2.2: negative, so that a deep network starts by carrying its input on
 
 
-class HighwayBlock(nn.Module):
+class HighwayBlock(Block):
     """y = H(x) · T(x) + x · (1 - T(x)) (equation 3), where the shape stays; where it changes, H alone.
 
     H is a 3×3 convolution, norm and ReLU; T, the transform gate, a 3×3 convolution and a sigmoid.

@@ -5,11 +5,13 @@ ResNets for CIFAR are made of the same blocks (`wide_cifar.py`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from chordate.backbones.blocks import (
     OUTPUT_STRIDES,
+    Block,
     Norm,
     ZeroPadShortcut,
     add_stages,
@@ -28,7 +30,7 @@ from chordate.registry import BACKBONES
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 
-class PreActBlock(nn.Module):
+class PreActBlock(Block):
     """Two 3×3 convolutions, each after norm and ReLU (figure 4e), `[N, in_channels, H, W]` to `[N, width, H/s, W/s]`.
 
     Args:
@@ -69,7 +71,7 @@ class PreActBlock(nn.Module):
         return self.drop_path(self.conv2(self.dropout(y))) + _carried(self.downsample, x, active)
 
 
-class PreActBottleneck(nn.Module):
+class PreActBottleneck(Block):
     """1×1, 3×3 and 1×1, each after norm and ReLU, `[N, in_channels, H, W]` to `[N, 4 * width, H/s, W/s]`.
 
     Arguments as of `PreActBlock`; the stride is in the 3×3, `width` is of the first two convolutions.
@@ -226,6 +228,7 @@ class CifarPreActResNet(StagedBackbone):
             raise ConfigError(
                 f"CifarPreActResNet: depth={depth!r}; it is {layers}n + 2{'' if bottleneck else ' or + 4'}"
             )
+        options: dict[str, Any] = {} if bottleneck else {"dropout": dropout}
         name = f"WRN-{depth}-{widen}" if widen > 1 else f"pre-activation ResNet-{depth} (CIFAR)"
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
@@ -243,7 +246,7 @@ class CifarPreActResNet(StagedBackbone):
             closing=lambda channels: _norm_relu(norm, channels),
             shortcut=shortcut,
             norm=norm,
-            **({} if bottleneck else {"dropout": dropout}),
+            **options,
         )
         he_init(self)
         self.freeze()
