@@ -68,6 +68,24 @@ def test_milestones_in_epochs_become_iterations() -> None:
     assert [schedule.factor(i) for i in (55, 56, 76, 77)] == pytest.approx([1, 0.1, 0.1, 0.01])
 
 
+def test_a_constant_warmup_equals_torchs_constant_scheduler() -> None:
+    schedule = build_schedule(
+        {"type": "step", "milestones": [30], "warmup_iters": 20, "warmup_factor": 0.1, "warmup": "constant"}, 60, 1
+    )
+    expected = torch_factors(
+        lambda o: [lr_scheduler.ConstantLR(o, 0.1, 20), lr_scheduler.MultiStepLR(o, [30], 0.1)], 60
+    )
+    assert [schedule.factor(i) for i in range(60)] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("unit", [7, 1])
+def test_a_warmup_in_epochs_is_one_of_so_many_iterations(unit: int) -> None:
+    """Whether training itself counts in epochs of 7 iterations, or in iterations."""
+    in_epochs = build_schedule({"type": "cosine", "warmup_epochs": 5}, 70, unit, 7)
+    in_iterations = build_schedule({"type": "cosine", "warmup_iters": 35}, 70, unit, 7)
+    assert in_epochs == in_iterations
+
+
 def test_a_schedule_sets_each_groups_rate_from_where_it_started() -> None:
     optimizer = torch.optim.SGD(
         [{"params": [torch.zeros(1)], "initial_lr": 0.1}, {"params": [torch.zeros(1)], "initial_lr": 0.01}], lr=0.1
@@ -88,6 +106,8 @@ def test_no_schedule_is_a_constant_rate() -> None:
         ({"type": "cosine", "milestones": [8]}, 'key of a "cosine" schedule "milestones"'),
         ({"type": "step", "milestones": [11, 8]}, "ascend"),
         ({"type": "step", "warmup_iters": 0.5}, "whole number"),
+        ({"type": "step", "warmup_iters": 5, "warmup_epochs": 1}, "either warmup_iters or warmup_epochs"),
+        ({"type": "step", "warmup": "linaer"}, 'did you mean "linear"'),
     ],
 )
 def test_a_schedule_that_makes_no_sense_is_told_in_one_line(config: dict[str, Any], told: str) -> None:

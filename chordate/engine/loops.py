@@ -47,9 +47,8 @@ class TrainLoop(BaseLoop):
         self.steps_per_epoch = -(-self.batches_per_epoch // settings.accumulate)
         self.max_iters = settings.length(self.steps_per_epoch)
         self.max_epochs = -(-self.max_iters // self.steps_per_epoch)
-        self.schedule = build_schedule(
-            runner.cfg.get("schedule"), self.max_iters, self.steps_per_epoch if settings.by_epoch else 1
-        )
+        unit = self.steps_per_epoch if settings.by_epoch else 1
+        self.schedule = build_schedule(runner.cfg.get("schedule"), self.max_iters, unit, self.steps_per_epoch)
         self.losses = LossLog()
         self.iter = 0
         self.evaluated = 0

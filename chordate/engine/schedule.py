@@ -48,23 +48,26 @@ class CosineDecay:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up (Goyal et al. 2017, section 2.2) times a decay.
+    """Warm-up (Goyal et al. 2017, section 2.2) times a decay.
 
     Attributes:
         decay: factor by iteration after, and together with, the warm-up.
         warmup_iters: iterations until the factor is whole.
         warmup_factor: what the warm-up starts from.
+        warmup: "linear", or "constant": `warmup_factor` to the end of the warm-up, then the whole rate at once.
     """
 
     decay: Decay
     warmup_iters: int = 0
     warmup_factor: float = 0.001
+    warmup: str = "linear"
 
     def factor(self, iteration: int) -> float:
         """What the learning rate is multiplied by in `iteration` (0 is the first)."""
         warmup = 1.0
         if iteration < self.warmup_iters:
-            warmup = self.warmup_factor + (1 - self.warmup_factor) * iteration / self.warmup_iters
+            done = iteration / self.warmup_iters if self.warmup == "linear" else 0.0
+            warmup = self.warmup_factor + (1 - self.warmup_factor) * done
         return warmup * self.decay(iteration)
 
     def apply(self, optimizer: Optimizer, iteration: int) -> None:
@@ -74,7 +77,8 @@ class Schedule:
             group["lr"] = group["initial_lr"] * factor
 
 
-WARMUP_KEYS = {"warmup_iters": 0, "warmup_factor": 0.001}
+WARMUPS = ("linear", "constant")
+WARMUP_KEYS = {"warmup_iters": 0, "warmup_epochs": 0, "warmup_factor": 0.001, "warmup": "linear"}
 KEYS: dict[str, dict[str, Any]] = {
     "step": {"milestones": (), "gamma": 0.1},
     "cosine": {"min_factor": 0.0},
@@ -82,14 +86,17 @@ KEYS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_schedule(config: Mapping[str, Any] | None, total: int, steps_per_unit: int) -> Schedule:
+def build_schedule(
+    config: Mapping[str, Any] | None, total: int, steps_per_unit: int, steps_per_epoch: int | None = None
+) -> Schedule:
     """The schedule that a config's `schedule` section describes.
 
     Args:
-        config: `type` "step" (`milestones`, `gamma`), "cosine" (`min_factor`) or "constant", and `warmup_iters`,
-            `warmup_factor`. None is constant.
+        config: `type` "step" (`milestones`, `gamma`), "cosine" (`min_factor`) or "constant", and `warmup_iters` or
+            `warmup_epochs`, `warmup_factor`, `warmup`. None is constant.
         total: iterations of the whole training.
         steps_per_unit: iterations in the unit that milestones count in: those of an epoch, or 1.
+        steps_per_epoch: iterations of an epoch; None is `steps_per_unit`.
 
     Raises:
         ConfigError: an unknown type or key (with near names), or milestones that do not ascend.
@@ -103,8 +110,13 @@ def build_schedule(config: Mapping[str, Any] | None, total: int, steps_per_unit:
         if key not in known:
             raise ConfigError(unknown(f'key of a "{kind}" schedule', key, known))
     values = {**known, **given}
-    warmup = values["warmup_iters"]
-    checks.number("schedule.warmup_iters", warmup, least=0, whole=True)
+    checks.number("schedule.warmup_iters", values["warmup_iters"], least=0, whole=True)
+    checks.number("schedule.warmup_epochs", values["warmup_epochs"], least=0)
+    if values["warmup_iters"] and values["warmup_epochs"]:
+        raise ConfigError("schedule: set either warmup_iters or warmup_epochs, and the other to 0")
+    if values["warmup"] not in WARMUPS:
+        raise ConfigError(unknown("schedule.warmup", str(values["warmup"]), WARMUPS))
+    warmup = values["warmup_iters"] or round(values["warmup_epochs"] * (steps_per_epoch or steps_per_unit))
     for key in ("warmup_factor", "gamma", "min_factor"):
         if key in values:
             checks.number(f"schedule.{key}", values[key], least=0)
@@ -118,4 +130,4 @@ def build_schedule(config: Mapping[str, Any] | None, total: int, steps_per_unit:
         decay = StepDecay([round(milestone * steps_per_unit) for milestone in milestones], values["gamma"])
     elif kind == "cosine":
         decay = CosineDecay(warmup, total, values["min_factor"])
-    return Schedule(decay, warmup, values["warmup_factor"])
+    return Schedule(decay, warmup, values["warmup_factor"], values["warmup"])
