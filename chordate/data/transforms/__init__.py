@@ -1,8 +1,16 @@
 """Transforms of samples: torchvision's v2 under their own names, and the few that v2 lacks."""
 
 import chordate.data.polygon_kernels  # noqa: F401  (so that v2 moves Polygons)
+from chordate.data.transforms.colour import Lighting, NoiseErasing
 from chordate.data.transforms.pipeline import build_pipeline
 from chordate.data.transforms.resize import LargeScaleJitter, ResizeShortestEdge
 from chordate.data.transforms.sanitize import SanitizeInstances
 
-__all__ = ["LargeScaleJitter", "ResizeShortestEdge", "SanitizeInstances", "build_pipeline"]
+__all__ = [
+    "LargeScaleJitter",
+    "Lighting",
+    "NoiseErasing",
+    "ResizeShortestEdge",
+    "SanitizeInstances",
+    "build_pipeline",
+]
