@@ -66,18 +66,23 @@ def test_every_name_in_the_readme_exists():
         assert (ROOT / link).exists(), link
 
 
-def test_the_python_example_runs(tmp_path, monkeypatch):
-    """The block with `predict`, on a torchvision state dict with random weights and a picture of noise."""
+def test_the_python_example_runs(folder, monkeypatch):
+    """The block with `predict`, on random weights in torchvision's form and in ours, and a picture of noise."""
     import numpy as np
     import torch
     from PIL import Image
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     (block,) = [b for b in BLOCKS if "predict(" in b]
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     torch.save(theirs.state_dict(), "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save("street.jpg")
+    (trained,) = re.findall(r'"(work_dirs/cells/.*?)"', block)
+    Path(trained).parent.mkdir(parents=True)
+    cells = chordate.build_model("cells.py", classes=["red", "white"], pretrained=False)
+    torch.save({"chordate": 1, "model": cells.state_dict(), "classes": ["red", "white"]}, trained)
     names: dict = {}
     exec(block, names)
     assert list(names["backbone"].out_features) == ["c3", "c4", "c5"]
+    assert names["cells"].classes == ("red", "white")
