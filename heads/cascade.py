@@ -127,5 +127,5 @@ class CascadeHead(nn.Module):
 
 
 def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
-    """`x`, whose gradient is `factor` of what comes back."""
-    return x * factor + x.detach() * (1 - factor)
+    """`x` itself, whose gradient is `factor` of what comes back."""
+    return torch.lerp(x.detach(), x, factor)

@@ -10,6 +10,7 @@ from torchvision.ops import roi_align
 
 from chordate import checks
 from chordate.contracts import FeatureSpec, select
+from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.norms import make_norm
 from chordate.ops.pooling import RoIPooler, pyramid_levels
@@ -91,13 +92,15 @@ class MaskHead(nn.Module):
         Raises:
             DataError: the data has no masks.
         """
+        if targets.masks is None:
+            raise DataError("MaskHead: the training data has no masks; set train_data.dataset.masks=True")
         some = slice(rois.most_positive)
         slots = Slots(rois.positive[:, some])
         boxes, labels, index = (slots(values[:, some]) for values in (rois.boxes, rois.labels, rois.index))
         logits = self(features, boxes, slots.image)
         # Slots without an object have the background's label, which has no mask.
         logits = of_class(logits, labels.clamp(max=logits.shape[1] - 1))
-        truth = mask_targets(targets, slots.image, index, boxes, logits.shape[-1])
+        truth = mask_targets(targets.masks, targets.boxes, slots.image, index, boxes, logits.shape[-1])
         per_region = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
         total = torch.where(slots.present, per_region, 0.0).sum()
         return {"mask": self.loss_weight * total / slots.present.sum().clamp(min=1)}
@@ -123,22 +126,21 @@ def of_class(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mask_targets(targets: InstanceTargets, image: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
+def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """What the mask of each region should be: its object's bitmap cut to the region, `[R, size, size]` 0 or 1.
 
     Args:
-        targets: with `masks`.
+        masks, frames: `[N, G, 112, 112]` the objects' bitmaps, and `[N, G, 4]` the boxes that these fill.
         image, index: `[R]` int64, the image and the target slot of each region.
         boxes: `[R, 4]` the regions, in pixels of the padded batch.
         size: cells a side.
     """
-    assert targets.masks is not None
-    slots, side = targets.masks.shape[1], targets.masks.shape[-1]
-    frames = targets.boxes[image, index]
+    slots, side = masks.shape[1], masks.shape[-1]
+    frames = frames[image, index]
     corner = frames[:, :2].repeat(1, 2)
     extent = (frames[:, 2:] - frames[:, :2]).clamp(min=1e-3).repeat(1, 2)
     inside = (boxes - corner) / extent * side + 1  # in cells of the bitmap, which gets a border of one
     # RoIAlign repeats the border cell a little way beyond it; outside the box there is no object.
-    bitmaps = F.pad(targets.masks.flatten(0, 1)[:, None].to(inside.dtype), (1, 1, 1, 1))
+    bitmaps = F.pad(masks.flatten(0, 1)[:, None].to(inside.dtype), (1, 1, 1, 1))
     rois = torch.cat(((image * slots + index)[:, None].to(inside.dtype), inside), dim=1)
     return (roi_align(bitmaps, rois, size, aligned=True)[:, 0] >= 0.5).to(inside.dtype)

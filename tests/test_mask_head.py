@@ -13,8 +13,10 @@ from torchvision.ops import box_iou
 
 from chordate.data.bitmaps import instance_bitmaps
 from chordate.data.polygons import Polygons, oriented
+from chordate.errors import DataError
 from chordate.heads import MaskHead
 from chordate.heads.mask import mask_targets, of_class
+from chordate.ops import paste
 from chordate.ops.paste import paste_masks
 from chordate.structures import Detections, SampledRoIs
 
@@ -57,7 +59,7 @@ def test_targets_are_the_polygons_cut_to_the_regions():
         regions = box + extent * torch.from_numpy(random.uniform(-0.25, 0.25, (8, 4)).astype(np.float32))
         regions = regions[box_iou(regions, box[None])[:, 0] >= 0.5]
         zeros = torch.zeros(len(regions), dtype=torch.int64)
-        for region, target in zip(regions, mask_targets(targets, zeros, zeros, regions, 28)):
+        for region, target in zip(regions, mask_targets(targets.masks, targets.boxes, zeros, zeros, regions, 28)):
             truth = truth_of(outline, region.numpy(), 28)
             found = target.numpy() > 0
             overlaps.append((found & truth).sum() / max(1, (found | truth).sum()))
@@ -70,7 +72,7 @@ def test_a_region_beyond_its_object_is_empty_there():
     targets = instances([[[10, 10, 20, 20]]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     zero = torch.zeros(1, dtype=torch.int64)
-    (found,) = mask_targets(targets, zero, zero, torch.tensor([[0.0, 0, 30, 30]]), 30)
+    (found,) = mask_targets(targets.masks, targets.boxes, zero, zero, torch.tensor([[0.0, 0, 30, 30]]), 30)
     assert found[10:20, 10:20].all() and found.sum() == 100
 
 
@@ -103,7 +105,7 @@ def test_the_loss_is_torchvisions_on_the_same_targets(monkeypatch, class_agnosti
     head = MaskHead(pyramid(), CLASSES, channels=16, class_agnostic=class_agnostic)
     maps = feature_maps(128, images=1)
     positive, zeros = rois.boxes[0, :2], torch.zeros(2, dtype=torch.int64)
-    truth = mask_targets(targets, zeros, rois.index[0, :2], positive, 28)
+    truth = mask_targets(targets.masks, targets.boxes, zeros, rois.index[0, :2], positive, 28)
     monkeypatch.setattr(roi_heads, "project_masks_on_boxes", lambda *arguments: truth)
     labels = zeros if class_agnostic else targets.labels[0]
     wanted = roi_heads.maskrcnn_loss(head(maps, positive, zeros), [positive], [truth], [labels], [rois.index[0, :2]])
@@ -189,9 +191,30 @@ def test_pasting_and_flipping_can_be_done_in_either_order():
     assert torch.equal(paste_masks(masks.flip(2), flipped, 30, 40), paste_masks(masks, boxes, 30, 40).flip(2))
 
 
-def test_many_masks_are_pasted_in_chunks(monkeypatch):
-    masks, boxes = torch.rand(5, 14, 14), torch.rand(5, 4) * 10 + torch.tensor([0, 0, 20, 20])
-    whole = paste_masks(masks, boxes, 40, 40)
-    monkeypatch.setattr("chordate.ops.paste.CHUNK", 2 * 40 * 40)
-    assert torch.equal(paste_masks(masks, boxes, 40, 40), whole)
-    assert paste_masks(masks[:0], boxes[:0], 40, 40).shape == (0, 40, 40)
+@pytest.mark.parametrize("chunk", [1, 2 * 40 * 40, 2**24])
+def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
+    """A CPU pastes each mask where it is, a GPU many at once; also with boxes beyond the picture's border."""
+    monkeypatch.setattr(paste, "CHUNK", chunk)
+    masks = torch.rand(6, 14, 14, dtype=torch.float64)
+    boxes = torch.rand(6, 4, dtype=torch.float64) * 10 + torch.tensor([0, 0, 20, 20])
+    boxes[4:] = torch.tensor([[-30, -20, -5, -4], [-9, 30, 70, 90]])
+    windows = paste.paste_masks(masks, boxes, 40, 40)
+    chunks = torch.zeros_like(windows)
+    paste._paste_chunks(masks, boxes, 0.5, chunks)
+    assert torch.equal(windows, chunks) and windows[5].any() and not windows[4].any()
+    assert paste.paste_masks(masks[:0], boxes[:0], 40, 40).shape == (0, 40, 40)
+
+
+def test_pasting_keeps_its_precision_under_autocast():
+    """Which `predict` runs under where the hardware has bfloat16."""
+    masks, boxes = torch.rand(5, 28, 28), torch.rand(5, 4) * 10 + torch.tensor([0, 0, 60, 60])
+    plain = paste.paste_masks(masks, boxes, 80, 80)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(paste.paste_masks(masks, boxes, 80, 80), plain)
+
+
+def test_data_without_masks_is_one_line():
+    rois, targets = scene()
+    targets.masks = None
+    with pytest.raises(DataError, match=r"MaskHead: the training data has no masks; set train_data\.dataset\.masks"):
+        MaskHead(pyramid(), CLASSES, channels=16).loss(feature_maps(128, images=1), rois, targets)

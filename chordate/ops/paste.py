@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-CHUNK = 2**24  # pixels that are pasted at once: 64 MB in float32
+CHUNK = 2**24  # pixels that a device pastes at once: 64 MiB in float32
 
 
+@torch.no_grad()
 def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> Tensor:
     """Resample each mask bilinearly to its box, and say which pixels are at least `threshold`.
 
@@ -16,17 +17,44 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
         probabilities: `[D, M, M]`.
         boxes: `[D, 4]` x1, y1, x2, y2 in pixels of the picture.
         height, width: of the picture.
+        threshold: above 0.
 
     Returns:
         `[D, height, width]` bool.
     """
-    parts = [probabilities.new_zeros((0, height, width), dtype=torch.bool)]
+    boxes = boxes.to(probabilities.dtype)
+    pasted = torch.zeros((len(boxes), height, width), dtype=torch.bool, device=boxes.device)
+    with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's place
+        paste = _paste_windows if boxes.device.type == "cpu" else _paste_chunks
+        paste(probabilities, boxes, threshold, pasted)
+    return pasted
+
+
+def _paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
+    """For GPUs: as many masks at a time as memory allows, each on the whole picture. Fills `pasted`, as below."""
+    height, width = pasted.shape[1:]
     step = max(1, CHUNK // max(1, height * width))
-    for masks, frames in zip(probabilities.split(step), boxes.to(probabilities.dtype).split(step)):
-        rows = _weights(frames[:, 1], frames[:, 3], height, masks.shape[1])
-        columns = _weights(frames[:, 0], frames[:, 2], width, masks.shape[2])
-        parts.append(rows @ masks @ columns.mT >= threshold)
-    return torch.cat(parts)
+    for some, frames, into in zip(masks.split(step), boxes.split(step), pasted.split(step)):
+        torch.ge(_resampled(some, frames, height, width), threshold, out=into)
+
+
+def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
+    """For CPUs: one mask at a time, and only where it can be; most boxes are a small part of the picture."""
+    margin = (boxes[:, 2:] - boxes[:, :2]) / (2 * masks.shape[-1]) + 1  # half a cell, and a pixel for rounding
+    low = (boxes[:, :2] - margin).floor().long().clamp(min=0).tolist()
+    high = (boxes[:, 2:] + margin).ceil().long().clamp(min=0).tolist()
+    for mask, box, (left, top), (right, bottom), into in zip(masks, boxes, low, high, pasted):
+        window = into[top:bottom, left:right]
+        if window.numel():
+            frame = box - box.new_tensor([left, top, left, top])
+            torch.ge(_resampled(mask[None], frame[None], *window.shape)[0], threshold, out=window)
+
+
+def _resampled(masks: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
+    """`[D, M, M]` in their frames `[D, 4]` to `[D, height, width]`."""
+    rows = _weights(frames[:, 1], frames[:, 3], height, masks.shape[1])
+    columns = _weights(frames[:, 0], frames[:, 2], width, masks.shape[2])
+    return rows @ masks @ columns.mT
 
 
 def _weights(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:

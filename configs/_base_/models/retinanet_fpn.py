@@ -9,7 +9,7 @@ model = dict(
         convs=4,
         anchors=dict(ratios=[0.5, 1.0, 2.0]),  # of 4 strides times 1, 2^(1/3), 2^(2/3): 32 … 813 px
         iou_thresholds=(0.4, 0.5),  # RETINANET.IOU_THRESHOLDS
-        smooth_l1_beta=0.1,  # RETINANET.SMOOTH_L1_LOSS_BETA
+        smooth_l1_beta=0.0,  # RETINANET.SMOOTH_L1_LOSS_BETA
         score_threshold=0.05,
         topk=1000,
         nms_threshold=0.5,

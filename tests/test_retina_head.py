@@ -1,0 +1,146 @@
+"""RetinaNet's head: its losses against torchvision's and the paper's formula, and what it predicts."""
+
+import pytest
+import torch
+from detection_toys import feature_maps, instances, pyramid
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
+from torchvision.ops import box_iou, sigmoid_focal_loss
+
+from chordate.contracts import FeatureSpec
+from chordate.errors import ConfigError
+from chordate.heads import RetinaHead
+from chordate.ops.boxes import encode
+
+SIDE = 128
+CLASSES = 4
+SIZES = torch.tensor([[SIDE, SIDE], [100, 90]])
+
+
+def head_of(**settings) -> RetinaHead:
+    torch.manual_seed(0)
+    head = RetinaHead(pyramid(), CLASSES, **{"convs": 1, **settings})
+    for predictor in (head.classes, head.deltas):
+        torch.nn.init.normal_(predictor.weight, std=0.2)
+    return head
+
+
+def scene():
+    boxes = [[[10, 10, 50, 60], [60, 20, 120, 90]], [[30, 20, 80, 90], [0, 0, 128, 128]]]
+    return instances(boxes, labels=[[2, 0], [1, 3]], crowd=[[False, False], [False, True]])
+
+
+def matched(anchors, targets, image):
+    """-1 for background, -2 for what is ignored, else the object: IoU 0.4 and 0.5, and each object's best anchors."""
+    single = (targets.valid & ~targets.crowd)[image]
+    iou = box_iou(targets.boxes[image][single], anchors)
+    best, index = iou.max(0)
+    match = torch.where(best >= 0.5, index, torch.where(best < 0.4, -1, -2))
+    low = (iou == iou.max(1, keepdim=True).values).any(0)
+    match[low] = index[low]
+    crowd = targets.boxes[image][targets.crowd[image]]
+    for box in crowd:
+        shared = (torch.minimum(anchors[:, 2:], box[2:]) - torch.maximum(anchors[:, :2], box[:2])).clamp(min=0).prod(1)
+        covered = shared >= 0.7 * (anchors[:, 2:] - anchors[:, :2]).prod(1)
+        match[covered & (match == -1)] = -2
+    return match
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_losses_are_the_papers_over_the_positive_anchors(beta):
+    """Focal loss (equation 5) over all anchors that count, and the boxes' loss, both by the number of positives."""
+    head, targets = head_of(smooth_l1_beta=beta), scene()
+    outputs = head(feature_maps(SIDE))
+    found = head.loss(outputs, SIZES, targets)
+    focal = boxes = positives = 0.0
+    for image in range(2):
+        match = matched(outputs.anchors, targets, image)
+        assert (match == -2).any() and (match >= 0).any()
+        p = outputs.logits[image].sigmoid()
+        truth = torch.zeros_like(p)
+        objects = match >= 0
+        truth[objects, targets.labels[image, match[objects]]] = 1
+        pt, alpha = torch.where(truth > 0, p, 1 - p), torch.where(truth > 0, 0.25, 0.75)
+        focal += (-alpha * (1 - pt) ** 2 * pt.log())[match != -2].sum()
+        wanted = encode(targets.boxes[image, match[objects]], outputs.anchors[objects], (1.0, 1.0, 1.0, 1.0))
+        gap = (outputs.deltas[image][objects] - wanted).abs()
+        boxes += torch.where(gap < beta, gap**2 / (2 * beta or 1), gap - beta / 2).sum()
+        positives += int(objects.sum())
+    torch.testing.assert_close(found["cls"], focal / positives)
+    torch.testing.assert_close(found["box"], boxes / positives)
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
+def test_losses_are_torchvisions_on_the_same_matches(kind):
+    """On one image: torchvision then averages over the images, the paper over all their anchors."""
+    head = head_of(box_loss=kind)
+    targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
+    outputs = head(feature_maps(SIDE, images=1))
+    match = [matched(outputs.anchors, targets, 0)]
+    truth = [{"boxes": targets.boxes[0, :2], "labels": targets.labels[0, :2]}]
+    theirs = RetinaNetClassificationHead(16, 9, CLASSES)
+    classes = theirs.compute_loss(truth, {"cls_logits": outputs.logits}, match)
+    regression = RetinaNetRegressionHead(16, 9)
+    regression._loss_type = "l1" if kind == "smooth_l1" else "giou"
+    boxes = regression.compute_loss(truth, {"bbox_regression": outputs.deltas}, [outputs.anchors], match)
+    found = head.loss(outputs, SIZES[:1], targets)
+    torch.testing.assert_close(found["cls"], classes)
+    torch.testing.assert_close(found["box"], boxes)
+
+
+def test_without_objects_everything_is_background_and_no_box_is_learnt():
+    head = head_of()
+    outputs = head(feature_maps(SIDE))
+    found = head.loss(outputs, SIZES, instances([[], []]))
+    wanted = sigmoid_focal_loss(outputs.logits, torch.zeros_like(outputs.logits), 0.25, 2.0, reduction="sum")
+    torch.testing.assert_close(found["cls"], wanted)
+    assert found["box"] == 0
+    sum(found.values()).backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_at_the_start_every_anchor_scores_a_hundredth():
+    """Section 4.1: the bias that keeps the many negatives from drowning the first steps."""
+    torch.manual_seed(0)
+    scores = RetinaHead(pyramid(), CLASSES)(feature_maps(SIDE)).logits.sigmoid()
+    torch.testing.assert_close(scores.mean(), torch.tensor(0.01), atol=1e-3, rtol=0)
+
+
+def test_anchors_are_nine_a_cell_of_three_sizes_an_octave():
+    """Section 4: areas of 32² to 512² on p3 to p7, times 1, 2^(1/3) and 2^(2/3), in three shapes."""
+    levels = {f"p{i}": FeatureSpec(16, 2**i) for i in range(3, 8)}
+    base = RetinaHead(levels, CLASSES).anchors.base
+    size = base[..., 2:] - base[..., :2]
+    assert base.shape == (5, 9, 4)
+    sides = torch.tensor([[2 ** (5 + level + third / 3) for third in range(3)] for level in range(5)])
+    torch.testing.assert_close(size.prod(-1).sqrt(), sides.repeat_interleave(3, 1))
+    torch.testing.assert_close(size[..., 1] / size[..., 0], torch.tensor([0.5, 1, 2]).repeat(5, 3))
+
+
+def test_each_level_sends_its_best_scores_and_no_more():
+    head = head_of(topk=5, score_threshold=0.0, nms_threshold=1.0, detections_per_image=10_000).eval()
+    outputs = head(feature_maps(SIDE))
+    found = head.predict(outputs, SIZES)
+    for image, some in enumerate(found):
+        levels = outputs.logits[image].sigmoid().split(outputs.counts)
+        best = torch.cat([level.flatten().topk(5).values for level in levels]).sort(descending=True).values
+        torch.testing.assert_close(some.scores, best)
+        assert (some.boxes >= 0).all() and (some.boxes <= SIZES[image].flip(0).repeat(2)).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"levels": ["p2", "p9"]}, r'RetinaHead\(in=\["p2", "p9"\]\): .*no "p9"'),
+        ({"topk": 0}, "RetinaHead: topk is a whole number of at least 1, not 0"),
+        ({"iou_thresholds": (0.5, 0.4)}, "RetinaHead: iou_thresholds is two numbers in 0 … 1, the lower first"),
+        ({"box_loss": "iou"}, 'unknown box_loss "iou"; it is smooth_l1 or giou'),
+    ],
+)
+def test_a_wrong_setting_is_told_by_name(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        RetinaHead(pyramid(), CLASSES, **settings)
+
+
+def test_levels_of_different_width_cannot_share_a_head():
+    with pytest.raises(ConfigError, match="shared by its levels, which must have equal channels; got c3"):
+        RetinaHead({"c3": FeatureSpec(512, 8), "c4": FeatureSpec(1024, 16)}, CLASSES)
