@@ -12,20 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from chordate.api import build_model
+from chordate.api import build_model, predict
 from chordate.data.shapes import CLASSES, generate_shapes
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
 IMAGES = 11  # odd: the ranks' shares differ
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shapes")
-    generate_shapes(folder, train=1, val=IMAGES, size=80, seed=3)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +33,29 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
     torch.save({"chordate": 1, "model": model.state_dict(), "classes": list(CLASSES)}, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def shapes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures with some of what the detector finds on them as the truth, so that it is right now and then."""
+    folder = tmp_path_factory.mktemp("shapes")
+    generate_shapes(folder, train=1, val=IMAGES, size=80, seed=3)
+    path = folder / "annotations/val.json"
+    data = json.loads(path.read_text())
+    model = build_model(CONFIG, checkpoint=checkpoint)
+    data["annotations"] = []
+    for image in data["images"]:
+        (found,) = predict(model, folder / "val" / image["file_name"], precision="fp32")
+        for (x1, y1, x2, y2), label in zip(found.boxes[::3].tolist(), found.labels[::3].tolist()):
+            data["annotations"].append(
+                {
+                    "id": len(data["annotations"]) + 1, "image_id": image["id"], "iscrowd": 0,
+                    "category_id": data["categories"][label]["id"], "area": (x2 - x1) * (y2 - y1),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                }
+            )  # fmt: skip
+    path.write_text(json.dumps(data))
+    return folder
 
 
 def evaluated(launcher: list[str], checkpoint: Path, shapes: Path, folder: Path) -> tuple[dict[str, float], list[dict]]:
@@ -64,8 +80,8 @@ def test_a_detector_evaluated_on_two_ranks_gets_the_metrics_and_detections_of_on
 ) -> None:
     one, found = evaluated([], checkpoint, shapes, tmp_path / "one")
     two, found_by_two = evaluated(TORCHRUN, checkpoint, shapes, tmp_path / "two")
-    assert len(found) > 10 * IMAGES  # there is something to lose or to count twice
-    assert one["bbox_AP"] > 0  # and something right among it
+    assert len(found) > 5 * IMAGES  # there is something to lose or to count twice
+    assert 0 < one["bbox_AP"] < 1  # and something right and wrong among it
     assert two == pytest.approx(one, nan_ok=True)
     assert len(found_by_two) == len(found)
     assert {d["image_id"] for d in found_by_two} == {d["image_id"] for d in found}
