@@ -13,11 +13,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from chordate import checks
+from chordate.engine.layers import layer_scales
 from chordate.errors import ConfigError, unknown
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 PART_KEYS = ("lr_mult", "decay_mult")
-OWN_KEYS = ("type", "lr", "weight_decay", "base_batch_size", "no_decay", "parts")
+OWN_KEYS = ("type", "lr", "weight_decay", "base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks")
 
 
 def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int) -> Optimizer:
@@ -31,6 +32,8 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
             `no_decay`: parameters without weight decay: "norm" (of normalisation layers), "bias", or a
             pattern of their full names such as "*.cls_token".
             `parts`: `{prefix: dict(lr_mult=…, decay_mult=…)}`; the longest prefix that fits a parameter's name rules.
+            `layer_decay`, `layer_blocks`: the backbone's rates fall from layer to layer towards the image, see
+            `layer_scales`.
         batch_size: images in one iteration, over all ranks and accumulated batches.
 
     Returns:
@@ -51,7 +54,8 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
     lr = scaled_lr(config["lr"], config.get("base_batch_size"), batch_size)
     no_decay = checks.listed("optimizer.no_decay", config.get("no_decay") or [])
     parts = checks.section("optimizer.parts", config.get("parts"))
-    groups = parameter_groups(model, lr, config.get("weight_decay", 0.0), no_decay, parts)
+    scales = _layer_scales(model, config)
+    groups = parameter_groups(model, lr, config.get("weight_decay", 0.0), no_decay, parts, scales)
     accepted = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr", "weight_decay")]
     for key in arguments:
         if key not in accepted:
@@ -76,13 +80,17 @@ def parameter_groups(
     weight_decay: float,
     no_decay: Iterable[str] = (),
     parts: Mapping[str, Mapping[str, float]] | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Trainable parameters, grouped by learning rate and weight decay (one group where all are alike).
+
+    Args:
+        scales: factors on the learning rate, by parameter; 1 where there is none.
 
     Raises:
         ConfigError: a prefix of `parts` or a pattern of `no_decay` fits no parameter, or nothing is trainable.
     """
-    parts, no_decay = parts or {}, list(no_decay)
+    parts, no_decay, scales = parts or {}, list(no_decay), scales or {}
     names = [name for name, _ in model.named_parameters()]
     _check_rules(names, no_decay, parts)
     norms = {
@@ -102,7 +110,7 @@ def parameter_groups(
             continue
         fitting = [prefix for prefix in parts if _within(name, prefix)]
         rule = parts[max(fitting, key=len)] if fitting else {}
-        rate = lr * rule.get("lr_mult", 1.0)
+        rate = lr * rule.get("lr_mult", 1.0) * scales.get(name, 1.0)
         decay = weight_decay * rule.get("decay_mult", 1.0) if decays(name) else 0.0
         label = f"lr {rate:g}, weight decay {decay:g}"
         group = groups.setdefault(
@@ -112,6 +120,15 @@ def parameter_groups(
     if not groups:
         raise ConfigError(f"{type(model).__name__} has no trainable parameter: everything is frozen")
     return list(groups.values())
+
+
+def _layer_scales(model: nn.Module, config: Mapping[str, Any]) -> dict[str, float]:
+    decay, blocks = config.get("layer_decay"), config.get("layer_blocks", 1)
+    checks.number("optimizer.layer_blocks", blocks, least=1, whole=True)
+    if decay is None:
+        return {}
+    checks.number("optimizer.layer_decay, where not None,", decay, above=0)
+    return layer_scales(model, decay, blocks)
 
 
 def _check_rules(names: list[str], no_decay: Iterable[str], parts: Mapping[str, Mapping[str, float]]) -> None:

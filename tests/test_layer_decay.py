@@ -1,0 +1,98 @@
+"""Layer-wise learning rates: counted as timm and ConvNeXt's authors count."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+import chordate
+from chordate.engine.layers import layer_scales
+from chordate.engine.optimizer import build_optimizer
+from chordate.errors import ConfigError
+
+ADAMW = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.05}
+
+
+def classifier(backbone: Any, **head: Any) -> nn.Module:
+    with torch.device("meta"):
+        settings = {"type": "ImageClassifier", "backbone": backbone, "head": {"type": "ClassificationHead", **head}}
+        return chordate.build_model(settings, num_classes=7, pretrained=False)
+
+
+def weights_by_scale(groups: list[dict[str, Any]], key: str, unit: float) -> dict[tuple[int, float], int]:
+    """How many numbers learn at which power of one half and decay how much."""
+    counts: Counter[tuple[int, float]] = Counter()
+    for group in groups:
+        counts[round(-math.log2(group[key] / unit)), group["weight_decay"]] += sum(p.numel() for p in group["params"])
+    return dict(counts)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "head"),
+    [("resnet18", "resnet18", {}), ("resnet50d", "resnet50d", {}), ("convnext_tiny", "convnext_tiny", {"norm": "LN"})],
+)
+def test_rates_and_decays_are_timms(ours: str, theirs: str, head: dict[str, Any]) -> None:
+    model = classifier(ours, **head)
+    settings = {**ADAMW, "layer_decay": 0.5, "no_decay": ["norm", "bias", *(["*.gamma"] if head else [])]}
+    groups = build_optimizer(model, settings, 1).param_groups
+    with torch.device("meta"):
+        reference = timm.create_model(theirs, num_classes=7)
+    wanted = param_groups_layer_decay(reference, weight_decay=0.05, layer_decay=0.5)
+    assert weights_by_scale(groups, "lr", 1e-3) == weights_by_scale(wanted, "lr_scale", 1)
+
+
+def test_convnexts_layers_are_three_blocks_each() -> None:
+    """The authors' table for (3, 3, 27, 3) blocks: stages 1, 2 and 4 are a layer, stage 3 is nine; the convolutions
+    that halve go with the stage behind them; the stem is layer 0 of 14, the head the last."""
+    scales = layer_scales(classifier("convnext_base"), 0.8, blocks=3)
+    layers = {name: 13 - round(math.log(scale) / math.log(0.8)) for name, scale in scales.items()}
+    wanted = {"stem": 0, "layer1": 1, "downsample2": 2, "layer2": 2, "downsample3": 3, "downsample4": 12, "layer4": 12}
+    for name, layer in layers.items():
+        part, number = name.split(".")[1:3]
+        assert layer == (3 + int(number) // 3 if part == "layer3" else wanted[part]), name
+
+
+def test_layers_are_counted_in_backbones_of_ones_own() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1))
+            self.stages = nn.ModuleList(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()) for _ in range(2))
+            self.norm = nn.LayerNorm(1)
+
+    model = nn.Module()
+    model.backbone, model.head = Own(), nn.Linear(1, 1)
+    assert layer_scales(model, 0.5) == {
+        "backbone.token": 0.125,
+        **dict.fromkeys(["backbone.stages.0.0.weight", "backbone.stages.0.0.bias"], 0.25),
+        **dict.fromkeys(["backbone.stages.1.0.weight", "backbone.stages.1.0.bias"], 0.5),
+        **dict.fromkeys(["backbone.norm.weight", "backbone.norm.bias"], 1.0),
+    }
+
+
+def test_parts_and_layers_multiply_and_frozen_layers_still_count() -> None:
+    model = classifier({"type": "resnet18", "frozen_stages": 1})
+    settings = {**ADAMW, "layer_decay": 0.5, "parts": {"backbone": {"lr_mult": 0.1}}}
+    rates = {group["lr"] for group in build_optimizer(model, settings, 1).param_groups}
+    assert sorted(rates) == pytest.approx(sorted([1e-3, *(1e-4 * 0.5**i for i in range(1, 7))]))
+
+
+@pytest.mark.parametrize(
+    ("model", "changed", "told"),
+    [
+        (nn.Linear(2, 2), {"layer_decay": 0.5}, "has no row of blocks"),
+        (nn.Linear(2, 2), {"layer_decay": 0}, "layer_decay, where not None, is a number above 0"),
+        (nn.Linear(2, 2), {"layer_decay": 0.5, "layer_blocks": 0}, "layer_blocks is a whole number of at least 1"),
+    ],
+)
+def test_a_decay_that_makes_no_sense_is_told_in_one_line(model: nn.Module, changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as error:
+        build_optimizer(model, {**ADAMW, **changed}, 1)
+    assert "\n" not in str(error.value)
