@@ -8,15 +8,18 @@ import numpy as np
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}  # RGB
 
 
-def write_folders(root: Path, counts: dict[str, int], side: int = 24, seed: int = 0) -> Path:
-    """Write `root/<split>/<class>/<n>.png`, `counts[split]` pictures a class; gives the root."""
+def write_folders(root: Path, counts: dict[str, int], side: int = 24, seed: int = 0, wider: int = 4) -> Path:
+    """Write `root/<split>/<class>/<n>.png`, `counts[split]` pictures a class; gives the root.
+
+    Every second picture is `wider` than high.
+    """
     random = np.random.default_rng(seed)
     for split, count in counts.items():
         for name, colour in COLOURS.items():
             folder = root / split / name
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                noise = random.normal(0, 60, (side, side + 4 * (number % 2), 3))
+                noise = random.normal(0, 60, (side, side + wider * (number % 2), 3))
                 picture = (np.array(colour) * 0.5 + 64 + noise).clip(0, 255).astype(np.uint8)
                 cv2.imwrite(str(folder / f"{number}.png"), picture[:, :, ::-1])
     return root

@@ -1,0 +1,13 @@
+"""ImageNet-1k: the shorter side drawn from 256 … 480, crops of 224 px, flips, AlexNet's colours (He et al. 2016,
+section 3.4).
+"""
+
+_base_ = ["imagenet.py"]
+train_data = dict(
+    pipeline=[
+        dict(type="RandomShortestSize", min_size=list(range(256, 481))),
+        dict(type="RandomCrop", size=224),
+        dict(type="RandomHorizontalFlip", p=0.5),
+        dict(type="Lighting", std=0.1),
+    ],
+)

@@ -1,0 +1,7 @@
+"""DenseNet on CIFAR (Huang et al. 2017, section 4.2): Nesterov's momentum, 300 epochs of batch 64, rate 0.1 divided by
+10 after a half and three quarters of them.
+"""
+
+optimizer = dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, base_batch_size=64)
+schedule = dict(type="step", milestones=[150, 225], gamma=0.1)
+train = dict(epochs=300, channels_last=True, eval_every=5, save_best="top1", log_every=100)

@@ -1,0 +1,9 @@
+"""90 epochs of ImageNet at batch 256, rate 0.1 divided by 10 after epochs 30 and 60, weight decay 1e-4.
+
+He et al. 2016, section 3.4, divide when the error stops falling; He et al. 2016, Identity Mappings, appendix, at these
+epochs, and so do fb.resnet.torch and those who used it.
+"""
+
+optimizer = dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-4, base_batch_size=256)
+schedule = dict(type="step", milestones=[30, 60], gamma=0.1)
+train = dict(epochs=90, channels_last=True, save_best="top1", log_every=100)

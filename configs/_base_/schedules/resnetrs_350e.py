@@ -1,0 +1,10 @@
+"""ResNet-RS (Bello et al. 2021, section 4.2): 350 epochs, rate 0.1 for each 256 of a batch of 4096, 5 epochs of
+warm-up, then half a cosine to 0; weight decay 4e-5, averaged weights.
+
+The numbers are the authors' (tensorflow/models, official/vision, imagenet_resnetrs*.yaml). 8 processes of 128 images
+make 1024: train.accumulate=4 for their 4096.
+"""
+
+optimizer = dict(type="SGD", lr=1.6, momentum=0.9, weight_decay=4e-5, no_decay=["norm", "bias"], base_batch_size=4096)
+schedule = dict(type="cosine", warmup_epochs=5, warmup_factor=0.0)
+train = dict(epochs=350, ema=0.9999, channels_last=True, save_best="top1", log_every=100)

@@ -1,0 +1,16 @@
+"""ConvNeXt-T fine-tuned on photos of one's own, see `resnet50_finetune_folder`; its rates fall from layer to layer.
+
+Layer decay and stochastic depth as in Liu et al. 2022, appendix A.2, table 6.
+"""
+
+_base_ = ["./resnet50_finetune_folder.py"]
+
+model = dict(
+    backbone=dict(type="convnext_tiny", frozen_stages=-1, drop_path=0.1),
+    head=dict(norm="LN"),
+)
+optimizer = dict(
+    no_decay=["norm", "bias", "*.gamma"],
+    layer_decay=0.7,
+    layer_blocks=3,
+)

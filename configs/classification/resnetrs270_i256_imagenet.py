@@ -1,0 +1,12 @@
+"""ResNet-RS-270 at 256 px on ImageNet (Bello et al. 2021, section 4.2; 16.2 % error by the authors' repository)."""
+
+_base_ = [
+    "../_base_/models/imagenet_classifier.py",
+    "../_base_/datasets/imagenet_resnetrs256.py",
+    "../_base_/schedules/resnetrs_350e.py",
+]
+
+model = dict(
+    backbone=dict(type="resnetrs270", drop_path=0.1, zero_init_last=True),
+    head=dict(dropout=0.25, label_smoothing=0.1),
+)
