@@ -6,6 +6,8 @@ Batches are padded and batch-first. `N` images, `G` target slots an image, `P` p
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -63,6 +65,46 @@ class ClassTargets(_Movable):
     """
 
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The keypoints that a data set annotates and a model finds, and the lines drawn between them.
+
+    Attributes:
+        names: of the `K` keypoints: "left_eye" …
+        bones: pairs of keypoints that a line joins, counted from 0.
+    """
+
+    names: tuple[str, ...]
+    bones: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """The keypoint that each becomes in a mirror: its name with left and right (or l and r, words of their own)
+        exchanged, where there is such a one, else itself."""
+        places = {name: place for place, name in enumerate(self.names)}
+        return tuple(places.get(_other_side(name), place) for name, place in places.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain lists, for checkpoints."""
+        return {"names": list(self.names), "bones": [list(bone) for bone in self.bones]}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        return cls(tuple(plain["names"]), tuple((int(a), int(b)) for a, b in plain.get("bones", ())))
+
+
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def _other_side(name: str) -> str:
+    def exchanged(match: re.Match[str]) -> str:
+        word = match[0]
+        other = _SIDES[word.lower()]
+        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+    return re.sub(r"left|right|(?<![a-z])[lr](?![a-z])", exchanged, name, flags=re.IGNORECASE)
 
 
 @dataclass

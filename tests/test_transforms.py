@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
-from torchvision.tv_tensors import BoundingBoxes, Image, KeyPoints
+from torchvision.tv_tensors import BoundingBoxes, Image
 
+from chordate.data.keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons
 from chordate.data.transforms import LargeScaleJitter, ResizeShortestEdge, SanitizeInstances, build_pipeline
 from chordate.errors import ConfigError
@@ -29,7 +30,11 @@ def make_sample(height: int = 60, width: int = 80, boxes: list[list[float]] | No
         "labels": torch.arange(len(boxes)),
         "crowd": torch.zeros(len(boxes), dtype=torch.bool),
         "polygons": Polygons.from_rings(rings, (height, width)),
-        "keypoints": KeyPoints(corners.reshape(-1, 2, 2), canvas_size=(height, width)),
+        "keypoints": InstanceKeypoints(
+            torch.cat((corners.reshape(-1, 2, 2), torch.full((len(corners), 2, 1), 2.0)), 2),
+            mirrored=[0, 1],
+            canvas_size=(height, width),
+        ),
     }
 
 
@@ -175,7 +180,7 @@ def test_an_instance_leaves_in_all_its_fields() -> None:
     assert out["crowd"].tolist() == [False]
     assert out["polygons"].count == 1
     assert out["polygons"].bounds().tolist() == [[10, 5, 35, 55]]
-    assert out["keypoints"].tolist() == [[[10, 5], [35, 55]]]
+    assert out["keypoints"].tolist() == [[[10, 5, 2], [35, 55, 2]]]
 
 
 def test_a_clipped_box_shrinks_to_the_rest_of_its_polygon_where_asked() -> None:

@@ -14,6 +14,7 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.data.annotations import Health, box_of, check_health, located, open_index
 from chordate.data.bitmaps import instance_bitmaps
+from chordate.data.keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.polygons import Polygons, Ring, oriented
 from chordate.data.randomness import seeded
 from chordate.data.reading import read_image
@@ -21,7 +22,7 @@ from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances, build_pipeline
 from chordate.errors import DataError, unknown
 from chordate.registry import DATASETS
-from chordate.structures import ImageInfo
+from chordate.structures import ImageInfo, Skeleton
 
 Sample = dict[str, Any]
 
@@ -33,7 +34,8 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
     `dataset[(epoch, index)]` is a sample, a pure function of the key and `seed`:
     `image` Image uint8 `[3, H, W]` RGB; `boxes` BoundingBoxes `[M, 4]` x1, y1, x2, y2 float32 pixels;
     `labels` `[M]` int64; `crowd` `[M]` bool; with `masks` also `masks` `[M, 112, 112]` uint8 in the boxes'
-    frames; `info` ImageInfo. Boxes are clipped to the picture, those without area are left out.
+    frames; with `keypoints` also `keypoints` `[M, K, 3]` float32, x, y in continuous pixels and visibility; `info`
+    ImageInfo. Boxes are clipped to the picture, those without area are left out.
 
     The index lies in memory that forked workers share; a spawned worker opens the file again.
 
@@ -45,14 +47,17 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         classes: names of the categories to use, label 0 first; None uses all in the order of their ids.
             Annotations of other categories are left out.
         seed: of the augmentation.
-        filter_empty: leave out images without an instance (crowds do not count).
+        filter_empty: leave out images without an instance (crowds do not count, nor with `keypoints` instances
+            without a labelled one).
         health: "error" stops at contradictions in the file, "warn" only reports them (`check_health`).
         masks: read segmentations and give bitmaps; polygons of instances go through the pipeline as
             `polygons`. Crowds have none: they are never learnt.
+        keypoints: read keypoints; through the pipeline they go as InstanceKeypoints.
 
     Attributes:
         classes: names, by label.
         category_ids: the file's category ids, by label.
+        skeleton: with `keypoints`, their names and bones; else None.
         coco: the index (hotcoco.COCO) of the whole file.
         image_ids: `[len]` of the images used, ascending.
         sizes: `[len, 2]` height and width of each, as the file says.
@@ -60,7 +65,7 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
 
     Raises:
         DataError: a file or folder is missing or broken, the annotations contradict themselves, a class is
-            unknown, or no image is left.
+            unknown, there are no keypoints, or no image is left.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         filter_empty: bool = False,
         health: Health = "error",
         masks: bool = False,
+        keypoints: bool = False,
     ):
         self.annotations = located(data_root, annotations)
         self.images = located(data_root, images)
@@ -86,6 +92,9 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         self.health_report = check_health(self.coco, str(self.annotations), health)
         self.category_ids, self.classes = self._choose(classes)
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
+        self.skeleton: Skeleton | None = None
+        if keypoints:
+            self.skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))
         self.image_ids = np.unique(np.array(self.coco.get_img_ids(), np.int64))
         if filter_empty:
             self.image_ids = self._with_instances()
@@ -122,6 +131,8 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         polygons = sample.pop("polygons", None)
         if polygons is not None:
             sample["masks"] = instance_bitmaps(polygons, sample["boxes"].as_subclass(Tensor))
+        if "keypoints" in sample:
+            sample["keypoints"] = sample["keypoints"].as_subclass(Tensor)
         return sample
 
     def read(self, index: int) -> Sample:
@@ -145,6 +156,8 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         }
         if self.masks:
             sample["polygons"] = Polygons.from_rings(rings, size)
+        if self.skeleton is not None:
+            sample["keypoints"] = read_keypoints(found, self.skeleton, size, str(self.annotations))
         return SanitizeInstances()(sample)
 
     def _annotations(self, image_id: int) -> list[dict[str, Any]]:
@@ -188,8 +201,13 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         return [by_name[name] for name in names], tuple(names)
 
     def _with_instances(self) -> NDArray[np.int64]:
-        """Of the images those with an instance of our classes."""
+        """Of the images those with an instance of our classes, and with labelled keypoints where these are read."""
         shown: set[int] = set()
+        if self.skeleton is not None:
+            for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):
+                ids = self.coco.get_ann_ids(img_ids=part.tolist(), cat_ids=self.category_ids, iscrowd=False)
+                shown.update(a["image_id"] for a in self.coco.load_anns(ids) if has_keypoints(a))
+            return self.image_ids[np.isin(self.image_ids, list(shown))]
         for category in self.category_ids:
             shown.update(self.coco.get_img_ids(cat_ids=[category]))
         crowds = self.coco.load_anns(self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=True))

@@ -1,4 +1,6 @@
-"""COCO's 80 thing categories in the order of their ids, for models that are built without data."""
+"""COCO's 80 thing categories in the order of their ids, and a person's keypoints, for models built without data."""
+
+from chordate.structures import Skeleton
 
 COCO_CLASSES = (
     "person",
@@ -81,4 +83,15 @@ COCO_CLASSES = (
     "teddy bear",
     "hair drier",
     "toothbrush",
+)
+
+_SIDED = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+# "skeleton" in COCO's person_keypoints files, which count from 1.
+_BONES = (
+    (16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9), (8, 10), (9, 11),
+    (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7),
+)  # fmt: skip
+COCO_SKELETON = Skeleton(
+    ("nose", *(f"{side}_{part}" for part in _SIDED for side in ("left", "right"))),
+    tuple((a - 1, b - 1) for a, b in _BONES),
 )

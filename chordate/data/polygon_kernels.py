@@ -1,8 +1,7 @@
 """How torchvision's v2 transforms move Polygons, registered when this module is imported.
 
-A vertex is a box without extent, and for boxes v2 has kernels in the same continuous coordinates; they are
-used for all but two. What leaves the picture is cut off there and then, so that it cannot come
-back when the picture is enlarged later, as its pixels cannot.
+What leaves the picture is cut off there and then, so that it cannot come back when the picture is enlarged later, as
+its pixels cannot.
 """
 
 from collections.abc import Callable
@@ -11,75 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
+from chordate.data.point_kernels import KEEP_ALL, MOVERS, Mover
 from chordate.data.polygons import Polygons
-from chordate.errors import ConfigError
 
-KEEP_ALL = (F.horizontal_flip, F.vertical_flip, F.resize)
-MAY_CUT = (F.crop, F.center_crop, F.resized_crop, F.pad, F.affine, F.perspective)
 ELASTIC_EDGE = 4.0  # pixels; longer edges are split before they are bent
-ELASTIC_STEPS = 10  # of the fixed-point iteration; each divides the error by the field's inverse slope
 
 
-def _moved(functional: Callable[..., Any], polygons: Polygons, *args: Any, **kwargs: Any) -> Polygons:
-    vertices = polygons.as_subclass(Tensor)
-    points = BoundingBoxes(
-        torch.cat([vertices, vertices], 1),
-        format=BoundingBoxFormat.XYXY,
-        canvas_size=polygons.canvas_size,
-        clamping_mode=None,
-    )
-    moved = functional(points, *args, **kwargs)
-    return polygons.wrap(moved.as_subclass(Tensor)[:, :2], polygons, canvas_size=moved.canvas_size)
+def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., Polygons]:
+    def moved(polygons: Polygons, *args: Any, **kwargs: Any) -> Polygons:
+        if functional is F.elastic:
+            polygons = densify(polygons, ELASTIC_EDGE)
+        vertices, canvas = mover(polygons.as_subclass(Tensor), polygons.canvas_size, *args, **kwargs)
+        found = polygons.wrap(vertices, polygons, canvas_size=canvas)
+        return found if functional in KEEP_ALL else clip(found)
 
-
-def _keeping(functional: Callable[..., Any]) -> Callable[..., Polygons]:
-    return lambda polygons, *args, **kwargs: _moved(functional, polygons, *args, **kwargs)
-
-
-def _cutting(functional: Callable[..., Any]) -> Callable[..., Polygons]:
-    return lambda polygons, *args, **kwargs: clip(_moved(functional, polygons, *args, **kwargs))
-
-
-def _refused(functional: Callable[..., Any]) -> Callable[..., Polygons]:
-    def refuse(*args: Any, **kwargs: Any) -> Polygons:
-        raise ConfigError(f"{functional.__name__} makes several pictures of one; it cannot be used with masks")
-
-    return refuse
-
-
-def _rotate(
-    polygons: Polygons,
-    angle: float,
-    interpolation: Any = None,
-    expand: bool = False,
-    center: Any = None,
-    fill: Any = None,
-) -> Polygons:
-    """The boxes' kernel expands the canvas up to a pixel otherwise than the image's, which keeps its centre."""
-    moved = _moved(F.rotate, polygons, angle, center=center)
-    if expand:
-        picture = torch.empty(1, *polygons.canvas_size, device="meta")
-        height, width = F.rotate(picture, angle, expand=True, center=center).shape[-2:]
-        shift = torch.tensor([width - picture.shape[-1], height - picture.shape[-2]]) / 2
-        moved = polygons.wrap(moved.as_subclass(Tensor) + shift, polygons, canvas_size=(height, width))
-    return clip(moved)
-
-
-def _elastic(polygons: Polygons, displacement: Tensor, *args: Any, **kwargs: Any) -> Polygons:
-    """The picture's pixel at `p` is taken from `p + field(p)`: a vertex `q` goes where `p + field(p) = q`."""
-    polygons = densify(polygons, ELASTIC_EDGE)
-    height, width = polygons.canvas_size
-    size = torch.tensor([width, height], dtype=torch.float32)
-    field = (displacement * size / 2).permute(0, 3, 1, 2)
-    target = polygons.as_subclass(Tensor)
-    moved = target
-    for _ in range(ELASTIC_STEPS):
-        grid = (moved / size * 2 - 1)[None, :, None]
-        offset = torch.nn.functional.grid_sample(field, grid, padding_mode="border", align_corners=False)
-        moved = target - offset[0, :, :, 0].T
-    return clip(polygons.wrap(moved, polygons))
+    return moved
 
 
 def clip(polygons: Polygons) -> Polygons:
@@ -124,11 +70,5 @@ def densify(polygons: Polygons, longest: float) -> Polygons:
     return polygons.wrap(vertices, polygons, ring_sizes=sizes)
 
 
-for _functional in KEEP_ALL:
-    F.register_kernel(_functional, Polygons)(_keeping(_functional))
-for _functional in MAY_CUT:
-    F.register_kernel(_functional, Polygons)(_cutting(_functional))
-for _functional in (F.five_crop, F.ten_crop):
-    F.register_kernel(_functional, Polygons)(_refused(_functional))
-F.register_kernel(F.rotate, Polygons)(_rotate)
-F.register_kernel(F.elastic, Polygons)(_elastic)
+for _functional, _mover in MOVERS.items():
+    F.register_kernel(_functional, Polygons)(_kernel(_functional, _mover))

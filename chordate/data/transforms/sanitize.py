@@ -9,7 +9,7 @@ from torchvision.tv_tensors import BoundingBoxes, wrap
 from chordate.errors import DataError
 from chordate.registry import TRANSFORMS
 
-INSTANCE_FIELDS = ("labels", "crowd", "keypoints")  # tensors with one row an instance, beside boxes and polygons
+INSTANCE_FIELDS = ("labels", "crowd")  # plain tensors with one row an instance
 
 
 def count_instances(sample: dict[str, Any]) -> int:
@@ -18,7 +18,7 @@ def count_instances(sample: dict[str, Any]) -> int:
     Raises:
         DataError: they do not.
     """
-    fields = ("boxes", *INSTANCE_FIELDS, "masks")
+    fields = ("boxes", *INSTANCE_FIELDS, "keypoints", "masks")
     counts = {name: len(sample[name]) for name in fields if name in sample}
     if "polygons" in sample:
         counts["polygons"] = sample["polygons"].count
@@ -30,6 +30,15 @@ def count_instances(sample: dict[str, Any]) -> int:
             + "; use SanitizeInstances instead of SanitizeBoundingBoxes: it keeps all fields together"
         )
     return counts["boxes"]
+
+
+def select_instances(sample: dict[str, Any], keep: Tensor) -> dict[str, Any]:
+    """The sample with only the instances where `keep` `[M]` is true."""
+    boxes: BoundingBoxes = sample["boxes"]
+    selected = {**sample, "boxes": wrap(boxes.as_subclass(Tensor)[keep], like=boxes)}
+    selected.update({name: sample[name][keep] for name in INSTANCE_FIELDS if name in sample})
+    selected.update({name: sample[name].select(keep) for name in ("polygons", "keypoints") if name in sample})
+    return selected
 
 
 @TRANSFORMS.register_module()
@@ -71,11 +80,5 @@ class SanitizeInstances:
         keep = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(1)
         if polygons is not None:
             keep &= sample["crowd"] | (polygons.areas() >= self.min_size**2)
-            sample["polygons"] = polygons if bool(keep.all()) else polygons.select(keep)
-        sample["boxes"] = wrap(boxes[keep], like=found, canvas_size=(height, width))
-        for name in INSTANCE_FIELDS:
-            if name in sample:
-                value = sample[name]
-                kept = value.as_subclass(Tensor)[keep]
-                sample[name] = kept if type(value) is Tensor else wrap(kept, like=value)
-        return sample
+        sample["boxes"] = wrap(boxes, like=found, canvas_size=(height, width))
+        return sample if keep.all() else select_instances(sample, keep)

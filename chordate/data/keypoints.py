@@ -1,0 +1,130 @@
+"""Keypoints of instances: a tv_tensor that torchvision's transforms move with the image, and how COCO writes them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+from torchvision.tv_tensors import TVTensor
+
+from chordate.data.point_kernels import MOVERS, Canvas, Mover
+from chordate.errors import DataError
+from chordate.structures import Skeleton
+
+MIRRORS = (F.horizontal_flip, F.vertical_flip)  # in either, a left hand becomes a right one
+
+
+class InstanceKeypoints(TVTensor):
+    """The keypoints of all instances of an image.
+
+    v2's KeyPoints have no visibility, know no left and right, and speak of pixel centres; coordinates here are
+    continuous, as boxes' and Polygons' are. A point that leaves the picture is no longer visible.
+
+    Attributes:
+        data (the tensor itself): `[M, K, 3]` float32, x, y in pixels and COCO's visibility (0 not labelled, 1 hidden,
+            2 visible).
+        mirrored: `[K]` int64, what each keypoint becomes in a mirror.
+        canvas_size: height and width of the picture.
+    """
+
+    mirrored: Tensor
+    canvas_size: Canvas
+
+    def __new__(cls, data: Any, *, mirrored: Any, canvas_size: Canvas) -> Self:
+        self = torch.as_tensor(data, dtype=torch.float32).as_subclass(cls)
+        self.mirrored, self.canvas_size = torch.as_tensor(mirrored, dtype=torch.int64), canvas_size
+        return self
+
+    @classmethod
+    def _wrap_output(cls, output: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        # torch calls this for the few operations that keep the class: clone, to, detach.
+        like = next(arg for arg in args if isinstance(arg, InstanceKeypoints))
+        return like._with(output, like.canvas_size) if isinstance(output, Tensor) else output
+
+    def _with(self, data: Tensor, canvas_size: Canvas) -> Self:
+        return type(self)(data, mirrored=self.mirrored, canvas_size=canvas_size)
+
+    def select(self, keep: Tensor) -> Self:
+        """The instances where `keep` `[M]` is true."""
+        return self._with(self.as_subclass(Tensor)[keep], self.canvas_size)
+
+
+def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., InstanceKeypoints]:
+    def moved(keypoints: InstanceKeypoints, *args: Any, **kwargs: Any) -> InstanceKeypoints:
+        plain = keypoints.as_subclass(Tensor)
+        places, canvas = mover(plain[..., :2].reshape(-1, 2), keypoints.canvas_size, *args, **kwargs)
+        places = places.reshape(*plain.shape[:2], 2)
+        inside = ((places >= 0) & (places <= torch.tensor([canvas[1], canvas[0]]))).all(-1)
+        found = torch.cat((places, (plain[..., 2] * inside)[..., None]), -1)
+        return keypoints._with(found[:, keypoints.mirrored] if functional in MIRRORS else found, canvas)
+
+    return moved
+
+
+for _functional, _mover in MOVERS.items():
+    F.register_kernel(_functional, InstanceKeypoints)(_kernel(_functional, _mover))
+
+
+def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleton:
+    """The skeleton that categories of a COCO file share: `keypoints`, their names, and `skeleton`, bones from 1.
+
+    Args:
+        categories: those that are used; some may have no keypoints.
+        source: the file's name, for messages.
+
+    Raises:
+        DataError: none has keypoints, two have different ones, or a bone joins what there is not.
+    """
+    described = [category for category in categories if category.get("keypoints")]
+    if not described:
+        raise DataError(
+            f"{source}: none of its categories has keypoints; keypoints=True needs a file that names them, as "
+            f"COCO's person_keypoints_train2017.json does"
+        )
+    found = {}
+    for category in described:
+        names = tuple(map(str, category["keypoints"]))
+        bones = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
+        if len(set(names)) < len(names):
+            raise DataError(f'{source}: category "{category["name"]}" names a keypoint twice; rename it')
+        if any(not 0 <= end < len(names) for bone in bones for end in bone):
+            raise DataError(
+                f'{source}: the skeleton of category "{category["name"]}" joins keypoints beyond its {len(names)}; '
+                f"COCO counts them from 1"
+            )
+        found[names] = Skeleton(names, bones)
+    if len(found) > 1:
+        told = " and ".join(f'"{category["name"]}" {len(category["keypoints"])}' for category in described)
+        raise DataError(f"{source}: categories have different keypoints ({told}); choose those that agree by classes=…")
+    return next(iter(found.values()))
+
+
+def read_keypoints(
+    annotations: Sequence[Mapping[str, Any]], skeleton: Skeleton, canvas_size: Canvas, source: str
+) -> InstanceKeypoints:
+    """The keypoints of COCO annotations; one without any has all of them not labelled.
+
+    COCO counts whole pixels, so that half a pixel is added.
+
+    Raises:
+        DataError: an annotation with another number of keypoints than its category names.
+    """
+    count = len(skeleton.names)
+    rows = []
+    for annotation in annotations:
+        numbers = annotation.get("keypoints") or [0.0] * (3 * count)
+        if len(numbers) != 3 * count:
+            raise DataError(
+                f"{source}: annotation {annotation['id']} has {len(numbers)} numbers in `keypoints`; its category "
+                f"names {count} keypoints, of three numbers each"
+            )
+        rows.append(numbers)
+    found = torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)
+    found[..., :2] += 0.5
+    return InstanceKeypoints(found, mirrored=skeleton.mirrored, canvas_size=canvas_size)
+
+
+def has_keypoints(annotation: Mapping[str, Any]) -> bool:
+    """Whether a COCO annotation has a labelled keypoint."""
+    return any(annotation.get("keypoints", ())[2::3])

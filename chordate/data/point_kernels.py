@@ -1,0 +1,82 @@
+"""How torchvision's v2 transforms move points in continuous coordinates, as polygons' vertices and keypoints are.
+
+A point is a box without extent, and for boxes v2 has kernels in the same coordinates; they are used for all but two.
+(Its KeyPoints speak of pixel centres: a flip takes them to `W - 1 - x`, and resizing moves them by half a pixel.)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+
+from chordate.errors import ConfigError
+
+Canvas = tuple[int, int]  # height and width
+Mover = Callable[..., tuple[Tensor, Canvas]]  # points `[V, 2]`, canvas, and the functional's own arguments
+ELASTIC_STEPS = 10  # of the fixed-point iteration; each divides the error by the field's inverse slope
+
+
+def _as_boxes(functional: Callable[..., Any]) -> Mover:
+    def moved(points: Tensor, canvas: Canvas, *args: Any, **kwargs: Any) -> tuple[Tensor, Canvas]:
+        boxes = BoundingBoxes(
+            torch.cat([points, points], 1), format=BoundingBoxFormat.XYXY, canvas_size=canvas, clamping_mode=None
+        )
+        found = functional(boxes, *args, **kwargs)
+        return found.as_subclass(Tensor)[:, :2], found.canvas_size
+
+    return moved
+
+
+_plainly_rotated = _as_boxes(F.rotate)
+
+
+def _rotated(
+    points: Tensor,
+    canvas: Canvas,
+    angle: float,
+    interpolation: Any = None,
+    expand: bool = False,
+    center: Any = None,
+    fill: Any = None,
+) -> tuple[Tensor, Canvas]:
+    """The boxes' kernel expands the canvas up to a pixel otherwise than the image's, which keeps its centre."""
+    moved, _ = _plainly_rotated(points, canvas, angle, center=center)
+    if not expand:
+        return moved, canvas
+    picture = torch.empty(1, *canvas, device="meta")
+    height, width = F.rotate(picture, angle, expand=True, center=center).shape[-2:]
+    return moved + torch.tensor([width - canvas[1], height - canvas[0]]) / 2, (height, width)
+
+
+def _bent(points: Tensor, canvas: Canvas, displacement: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Canvas]:
+    """The picture's pixel at `p` is taken from `p + field(p)`: a point `q` goes where `p + field(p) = q`."""
+    size = torch.tensor([canvas[1], canvas[0]], dtype=torch.float32)
+    field = (displacement * size / 2).permute(0, 3, 1, 2)
+    moved = points
+    for _ in range(ELASTIC_STEPS):
+        grid = (moved / size * 2 - 1)[None, :, None]
+        offset = torch.nn.functional.grid_sample(field, grid, padding_mode="border", align_corners=False)
+        moved = points - offset[0, :, :, 0].T
+    return moved, canvas
+
+
+def _refused(functional: Callable[..., Any]) -> Mover:
+    def refuse(*args: Any, **kwargs: Any) -> tuple[Tensor, Canvas]:
+        name = functional.__name__
+        raise ConfigError(f"{name} makes several pictures of one; it cannot be used with masks or keypoints")
+
+    return refuse
+
+
+# Those that move nothing out of the picture, and those that may.
+KEEP_ALL = (F.horizontal_flip, F.vertical_flip, F.resize)
+MAY_CUT = (F.crop, F.center_crop, F.resized_crop, F.pad, F.affine, F.perspective)
+MOVERS: dict[Callable[..., Any], Mover] = {
+    **{functional: _as_boxes(functional) for functional in (*KEEP_ALL, *MAY_CUT)},
+    **{functional: _refused(functional) for functional in (F.five_crop, F.ten_crop)},
+    F.rotate: _rotated,
+    F.elastic: _bent,
+}

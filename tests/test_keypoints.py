@@ -1,0 +1,188 @@
+"""Keypoints go where their pixels go, keep left and right apart, and are read as COCO writes them."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from test_polygons import GEOMETRIC
+from tiny_coco import CATEGORIES, annotation, write_coco
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional._utils import _KERNEL_REGISTRY
+from torchvision.tv_tensors import BoundingBoxes, Image
+
+from chordate.data import CocoDataset
+from chordate.data.batching import collate
+from chordate.data.coco_classes import COCO_SKELETON
+from chordate.data.keypoints import InstanceKeypoints
+from chordate.errors import DataError
+from chordate.structures import Skeleton
+
+HEIGHT, WIDTH = 160, 200
+NAMES = ("head", "left_hand", "right_hand")
+SWAPPED = (0, 2, 1)
+PERSON = [{"id": 3, "name": "person", "keypoints": list(NAMES), "skeleton": [[1, 2], [1, 3]]}, {"id": 7, "name": "dog"}]
+
+
+def keypoints(*instances: list[list[float]]) -> InstanceKeypoints:
+    return InstanceKeypoints(torch.tensor(instances), mirrored=SWAPPED, canvas_size=(HEIGHT, WIDTH))
+
+
+def dots(points: Tensor, height: int, width: int) -> Tensor:
+    """A picture `[points, height, width]` of a soft dot at each point."""
+    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    away = (x - points[:, 0, None])[:, None] ** 2 + ((y - points[:, 1, None]) ** 2)[:, :, None]
+    return (-away / (2 * 2.5**2)).exp()
+
+
+def centre(dot: Tensor) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(dot.shape[1]) + 0.5, torch.arange(dot.shape[2]) + 0.5, indexing="ij")
+    return torch.stack([(dot * x).sum((1, 2)), (dot * y).sum((1, 2))], 1) / dot.sum((1, 2))[:, None]
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
+    points = keypoints([[60.5, 40.5, 2], [100.25, 80, 2], [131, 95.5, 1]], [[75, 110, 2], [140, 60, 1], [90, 70, 2]])
+    plain = points.as_subclass(Tensor)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        sample = {
+            "image": Image(dots(plain.flatten(0, 1), HEIGHT, WIDTH)),
+            "boxes": BoundingBoxes([[50, 30, 140, 120]], format="XYXY", canvas_size=(HEIGHT, WIDTH)),
+            "keypoints": points,
+        }
+        moved = GEOMETRIC[name](sample)
+        found, picture = moved["keypoints"], moved["image"]
+        assert found.canvas_size == tuple(picture.shape[-2:])
+        if "flip" in name or name == "in a container":
+            picture = picture.unflatten(0, (2, 3))[:, list(SWAPPED)].flatten(0, 1)
+        whole = picture.amax((1, 2)) > 0.5
+        border = torch.cat([picture[:, [0, -1]].flatten(1), picture[:, :, [0, -1]].flatten(1)], 1).amax(1)
+        whole &= border < 1e-3  # a dot cut by the border has its centre elsewhere
+        visible = found.as_subclass(Tensor)[..., 2].flatten() > 0
+        assert visible[whole].all()
+        places = found.as_subclass(Tensor)[..., :2].flatten(0, 1)
+        tolerance = 0.6 if name == "elastic" else 0.15  # pixels; a field that bends a dot moves its centre
+        assert ((places - centre(picture))[whole].abs() < tolerance).all()
+
+
+def test_every_functional_that_moves_boxes_is_known_for_keypoints():
+    of_boxes = {functional for functional, kernels in _KERNEL_REGISTRY.items() if BoundingBoxes in kernels}
+    forgotten = {f.__name__ for f in of_boxes if InstanceKeypoints not in _KERNEL_REGISTRY[f]}
+    assert forgotten <= {"get_size", "to_dtype"}  # which move nothing
+
+
+@pytest.mark.parametrize("flip", [F.horizontal_flip, F.vertical_flip])
+def test_in_a_mirror_the_left_hand_is_the_right_one(flip):
+    points = keypoints([[60, 40, 2], [100, 80, 1], [131, 95, 2]])
+    once = flip(points)
+    assert once[0, :, 2].tolist() == [2, 2, 1]
+    x, y = (WIDTH - 131, 95) if flip is F.horizontal_flip else (131, HEIGHT - 95)
+    assert once[0, 1].tolist() == [x, y, 2]
+    assert torch.equal(flip(once), points)
+
+
+def test_what_a_crop_cuts_off_is_no_longer_visible_and_does_not_come_back():
+    points = keypoints([[60, 40, 2], [100, 80, 1], [131, 95, 2]])
+    back = F.pad(F.crop(points, 0, 0, HEIGHT, 100), [0, 0, WIDTH - 100, 0])
+    assert back[0, :, 2].tolist() == [2, 1, 0]
+
+
+def test_left_and_right_are_found_in_the_names():
+    assert Skeleton(("nose", "left_eye", "right_eye", "tail")).mirrored == (0, 2, 1, 3)
+    assert Skeleton(("LeftHand", "RightHand", "L_Foot", "R_Foot", "eye-l", "eye-r")).mirrored == (1, 0, 3, 2, 5, 4)
+    assert Skeleton(("left_wing", "bright_spot", "collar")).mirrored == (0, 1, 2)
+    pairs = [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)]  # COCO's, by its documentation
+    assert [(i, j) for i, j in enumerate(COCO_SKELETON.mirrored) if i < j] == pairs
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: p.clone(), lambda p: pickle.loads(pickle.dumps(p))])
+def test_copies_keep_the_mirror_and_the_canvas(copied):
+    points = keypoints([[60, 40, 2], [100, 80, 1], [131, 95, 2]])
+    other = copied(points)
+    assert isinstance(other, InstanceKeypoints) and torch.equal(other, points)
+    assert other.canvas_size == (HEIGHT, WIDTH) and other.mirrored.tolist() == list(SWAPPED)
+
+
+def open_set(root: Path, **settings) -> CocoDataset:
+    return CocoDataset("annotations.json", "images", data_root=root, keypoints=True, **settings)
+
+
+def person(id: int, image: int, box: list[float], *points: int) -> dict:
+    return annotation(id, image, box, keypoints=list(points))
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_cocos_keypoints_are_read_with_half_a_pixel_added(real_data: Path, split: str):
+    file = f"annotations/person_keypoints_{split}.json"
+    dataset = CocoDataset(file, split, data_root=real_data / "coco-mini", keypoints=True)
+    assert dataset.skeleton == COCO_SKELETON
+    reference = COCO(str(real_data / "coco-mini" / file))
+    for index, image_id in enumerate(dataset.image_ids.tolist()):
+        want = [a["keypoints"] for a in reference.loadAnns(reference.getAnnIds(image_id))]
+        found = dataset.read(index)["keypoints"]
+        np.testing.assert_array_equal(found - torch.tensor([0.5, 0.5, 0]), np.array(want).reshape(-1, 17, 3))
+    with_some = {a["image_id"] for a in reference.anns.values() if a["num_keypoints"] and not a["iscrowd"]}
+    filtered = CocoDataset(file, split, data_root=real_data / "coco-mini", keypoints=True, filter_empty=True)
+    assert set(filtered.image_ids.tolist()) == with_some
+
+
+def test_a_sample_goes_through_its_pipeline_with_its_keypoints(tmp_path: Path):
+    """60 x 80 pixels mirrored, and its left 30 columns kept: of the two people the one at the right is left over."""
+    people = [
+        person(1, 1, [2, 2, 20, 20], 3, 4, 2, 5, 6, 2, 7, 8, 1),
+        person(2, 1, [50, 10, 29, 40], 60, 20, 2, 70, 30, 1, 48, 40, 2),
+    ]
+    root = write_coco(tmp_path, people, categories=PERSON)
+    pipeline = [{"type": "RandomHorizontalFlip", "p": 1.0}, {"type": "Pad", "padding": [0, 0, 0, 10]}]
+    sample = open_set(root, pipeline=[*pipeline, Left(30)])[(0, 0)]
+    assert sample["boxes"].tolist() == [[1, 10, 30, 50]]
+    assert type(sample["keypoints"]) is Tensor
+    assert sample["keypoints"].tolist() == [[[19.5, 20.5, 2], [31.5, 40.5, 0], [9.5, 30.5, 1]]]
+
+
+class Left:
+    """Keeps the left columns."""
+
+    def __init__(self, width: int):
+        self.width = width
+
+    def __call__(self, sample: dict) -> dict:
+        moved = {name: F.crop(sample[name], 0, 0, 70, self.width) for name in ("image", "boxes", "keypoints")}
+        return {**sample, **moved}
+
+
+def test_a_batch_has_the_keypoints_of_every_instance(tmp_path: Path):
+    people = [person(1, 1, [2, 2, 20, 20], 3, 4, 2, 5, 6, 2, 7, 8, 1), annotation(2, 1, [5, 5, 30, 30], 7)]
+    dataset = open_set(write_coco(tmp_path, people, categories=PERSON))
+    targets = collate([dataset[(0, 0)], dataset[(0, 1)]]).targets
+    assert targets.keypoints.shape == (2, 8, 3, 3)
+    assert targets.keypoints[0, 0].tolist() == [[3.5, 4.5, 2], [5.5, 6.5, 2], [7.5, 8.5, 1]]
+    assert targets.keypoints[0, 1:, :, 2].sum() == 0 and targets.keypoints[1].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("categories", "points", "message"),
+    [
+        (CATEGORIES, (), r"none of its categories has keypoints; keypoints=True needs a file that names them"),
+        ([{**PERSON[0], "skeleton": [[1, 4]]}], (), r'skeleton of category "person" joins keypoints beyond its 3'),
+        ([{**PERSON[0], "keypoints": ["a", "b", "a"]}], (), r"names a keypoint twice"),
+        ([PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}], (), r'\("person" 3 and "dog" 1\); choose those'),
+        (PERSON, (1, 2, 2), r"annotation 1 has 3 numbers in `keypoints`; its category names 3 keypoints"),
+    ],
+)
+def test_keypoints_that_make_no_sense_are_one_line(tmp_path: Path, categories, points, message):
+    root = write_coco(tmp_path, [person(1, 1, [2, 2, 20, 20], *points)], categories=categories)
+    with pytest.raises(DataError, match=message) as error:
+        open_set(root)[(0, 0)]
+    assert "\n" not in str(error.value) and str(root / "annotations.json") in str(error.value)
+
+
+def test_categories_with_different_keypoints_can_be_used_one_at_a_time(tmp_path: Path):
+    both = [PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}]
+    root = write_coco(tmp_path, [annotation(1, 1, [2, 2, 20, 20], 7, keypoints=[3, 4, 2])], categories=both)
+    assert open_set(root, classes=["dog"]).skeleton == Skeleton(("tail",))
