@@ -3,14 +3,10 @@
 import contextlib
 import io
 import json
-from dataclasses import dataclass
-from pathlib import Path
 
-import hotcoco
 import numpy as np
 import pytest
-import torch
-import torch.multiprocessing as mp
+from coco_referee import Truth, batch_of, detections, disturb, disturbed_file, measure, random_truth, referee
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -22,122 +18,9 @@ from chordate.errors import ConfigError, DataError, TrainingError
 from chordate.evaluation import CocoMetric
 from chordate.evaluation.coco import _shown
 from chordate.registry import METRICS
-from chordate.structures import Batch, Detections, ImageInfo
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 KEYS = [f"bbox_{name}" for name in NAMES]
-Found = dict[int, Detections]  # by image id
-
-
-@dataclass
-class Truth:
-    """The part of a data set that the metric looks at."""
-
-    content: dict
-    classes: tuple[str, ...] = ()
-    category_ids: tuple[int, ...] = ()
-
-    def __post_init__(self):
-        self.coco = hotcoco.COCO(self.content)
-        categories = sorted(self.content["categories"], key=lambda c: c["id"])
-        self.image_ids = np.unique(self.coco.get_img_ids())
-        self.classes = self.classes or tuple(c["name"] for c in categories)
-        self.category_ids = self.category_ids or tuple(c["id"] for c in categories)
-
-
-def detections(boxes, scores, labels) -> Detections:
-    return Detections(
-        torch.as_tensor(np.asarray(boxes, np.float32).reshape(-1, 4)),
-        torch.as_tensor(np.asarray(scores, np.float32)),
-        torch.as_tensor(np.asarray(labels, np.int64)),
-    )
-
-
-def batch_of(image_ids) -> Batch:
-    infos = [ImageInfo(int(i), f"{i}.jpg", 128, 128) for i in image_ids]
-    return Batch(torch.zeros(len(infos), 3, 1, 1), torch.ones(len(infos), 2, dtype=torch.int64), infos)
-
-
-def measure(truth: Truth, found: Found, order=None, batch_size=3, **settings) -> tuple[CocoMetric, dict[str, float]]:
-    metric = CocoMetric(truth, **settings)
-    order = list(found if order is None else order)
-    for start in range(0, len(order), batch_size):
-        ids = order[start : start + batch_size]
-        metric.process(batch_of(ids), [found[i] for i in ids])
-    return metric, metric.evaluate()
-
-
-def referee(truth: Truth, found: Found, max_dets=(1, 10, 100)) -> list[float]:
-    """pycocotools, used as its own demo does."""
-    results = []
-    for image_id, d in found.items():
-        for (x1, y1, x2, y2), score, label in zip(d.boxes.tolist(), d.scores.tolist(), d.labels.tolist()):
-            box = [x1, y1, x2 - x1, y2 - y1]
-            category = truth.category_ids[label]
-            results.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground = COCO()
-        ground.dataset = json.loads(json.dumps(truth.content))
-        ground.createIndex()
-        judge = COCOeval(ground, ground.loadRes(results), "bbox")
-        judge.params.catIds = list(truth.category_ids)
-        judge.params.maxDets = list(max_dets)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats.tolist()
-
-
-def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
-    """Boxes of all three sizes, crowds, and images without any; category ids have gaps."""
-    annotations = []
-    for image_id in range(1, images + 1):
-        for _ in range(int(rng.integers(0, 7)) if rng.random() < 0.8 else 0):
-            side = np.exp(rng.uniform(np.log(6), np.log(200), 2)).round(2)
-            corner = rng.uniform(0, 250, 2).round(2)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id * 7,
-                    "category_id": int(rng.integers(classes)) * 3 + 2,
-                    "bbox": [*corner.tolist(), *side.tolist()],
-                    "area": float(side.prod() * rng.uniform(0.4, 1)),
-                    "iscrowd": int(rng.random() < 0.1),
-                }
-            )
-    return Truth(
-        {
-            "images": [{"id": i * 7, "width": 450, "height": 450} for i in range(1, images + 1)],
-            "annotations": annotations,
-            "categories": [{"id": c * 3 + 2, "name": f"class {c}"} for c in range(classes)],
-        }
-    )
-
-
-def disturb(truth: Truth, rng: np.random.Generator) -> Found:
-    """Ground truth as a middling model would find it: shifted, mislabelled, doubled, missed, invented; ties."""
-    label_of = {category: label for label, category in enumerate(truth.category_ids)}
-    by_image: dict[int, list] = {image["id"]: [] for image in truth.content["images"]}
-    for annotation in truth.content["annotations"]:
-        if annotation["category_id"] not in label_of or rng.random() < 0.15:
-            continue
-        x, y, w, h = annotation["bbox"]
-        for _ in range(1 + (rng.random() < 0.3)):
-            shift = rng.normal(0, rng.choice([0.02, 0.1, 0.25]), 4) * [w, h, w, h]
-            label = label_of[annotation["category_id"]]
-            label = int(rng.integers(len(label_of))) if rng.random() < 0.1 else label
-            by_image[annotation["image_id"]].append((np.array([x, y, x + w, y + h]) + shift, label))
-    found = {}
-    for image_id, rows in by_image.items():
-        if rng.random() < 0.1:
-            rows = []
-        elif rng.random() < 0.5:  # things that are not there
-            corner = rng.uniform(0, 200, (4, 2))
-            invented = np.hstack([corner, corner + rng.uniform(5, 120, (4, 2))])
-            rows = rows + [(box, int(rng.integers(len(label_of)))) for box in invented]
-        scores = rng.integers(1, 12, len(rows)) / 12  # few values, so that many are equal
-        found[image_id] = detections([r[0] for r in rows], scores, [r[1] for r in rows])
-    return found
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,11 +36,6 @@ def test_both_engines_and_pycocotools_itself_agree_on_random_data(seed, images, 
         _, numbers = measure(truth, found, engine=engine)
         assert list(numbers) == KEYS
         np.testing.assert_allclose(list(numbers.values()), expected, rtol=0, atol=1e-9)
-
-
-def disturbed_file(path: Path, seed: int) -> tuple[Truth, Found]:
-    truth = Truth(json.loads(path.read_text()))
-    return truth, disturb(truth, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -201,7 +79,7 @@ def simple_truth(**extra) -> Truth:
     return Truth({"images": images, "annotations": annotations, "categories": categories})
 
 
-def perfect(truth: Truth) -> Found:
+def perfect(truth: Truth) -> dict:
     found = {}
     for image in truth.content["images"]:
         rows = [a for a in truth.content["annotations"] if a["image_id"] == image["id"]]
@@ -387,24 +265,3 @@ def test_detections_that_are_not_finite_are_an_error(box, score):
 def test_wrong_settings_are_told_when_the_metric_is_built(wrong, message):
     with pytest.raises(ConfigError, match=message):
         METRICS.build({"type": "CocoMetric", **wrong}, dataset=simple_truth())
-
-
-def _rank(rank: int, world_size: int, folder: str) -> None:
-    """Two ranks that share the images out by turns, and both process the first one."""
-    rng = np.random.default_rng(5)
-    truth = random_truth(rng, 12, 3)
-    found = disturb(truth, rng)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
-    order = sorted(found)
-    _, numbers = measure(truth, found, order=dict.fromkeys([*order[rank::world_size], order[0]]))
-    Path(folder, f"{rank}.json").write_text(json.dumps(numbers))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_path):
-    mp.spawn(_rank, (2, str(tmp_path)), nprocs=2)
-    rng = np.random.default_rng(5)
-    truth = random_truth(rng, 12, 3)
-    _, expected = measure(truth, disturb(truth, rng))
-    for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected

@@ -7,44 +7,52 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-AREAS = ("all", "small", "medium", "large")  # up to 32², up to 96², above, in square pixels
-
 
 @dataclass(frozen=True)
 class Curves:
     """What COCO's evaluation accumulates; -1 where there is no ground truth.
 
     `T` IoU thresholds 0.50, 0.55 … 0.95, `R` recalls 0, 0.01 … 1, `K` categories in the order asked for,
-    `A` areas (AREAS), `M` limits on the detections an image.
+    `A` areas, `M` limits on the detections an image.
 
     Attributes:
         precision: `[T, R, K, A, M]`.
         recall: `[T, K, A, M]`, the highest reached.
         max_dets: the limits, ascending.
+        areas: "all", "small" (up to 32² square pixels), "medium" (up to 96²), "large"; of keypoints not "small".
     """
 
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
     max_dets: tuple[int, ...]
+    areas: tuple[str, ...]
 
     def average_precision(self, iou: float | None = None, area: str = "all", category: int | None = None) -> float:
         """AP at one IoU threshold or averaged over all, of one category (an index) or averaged over all."""
-        kept = self.precision[_at(iou), :, _only(category), AREAS.index(area), -1]
+        kept = self.precision[_at(iou), :, _only(category), self.areas.index(area), -1]
         return _mean(kept)
 
-    def average_recall(self, limit: int = -1, area: str = "all", category: int | None = None) -> float:
-        """AR, averaged over IoU thresholds, with the `limit`-th of `max_dets`."""
-        return _mean(self.recall[:, _only(category), AREAS.index(area), limit])
+    def average_recall(
+        self, limit: int = -1, iou: float | None = None, area: str = "all", category: int | None = None
+    ) -> float:
+        """AR, averaged over IoU thresholds or at one, with the `limit`-th of `max_dets`."""
+        return _mean(self.recall[_at(iou), _only(category), self.areas.index(area), limit])
 
     def summary(self) -> dict[str, float]:
-        """COCO's twelve numbers, in its order."""
+        """COCO's numbers in its order: twelve of boxes and masks, ten of keypoints, which have one limit only."""
+        if len(self.max_dets) == 1:
+            recalls = {
+                name: self.average_recall(iou=iou) for name, iou in (("AR", None), ("AR50", 0.5), ("AR75", 0.75))
+            }
+        else:
+            recalls = {f"AR{most}": self.average_recall(limit) for limit, most in enumerate(self.max_dets)}
         return {
             "AP": self.average_precision(),
             "AP50": self.average_precision(iou=0.5),
             "AP75": self.average_precision(iou=0.75),
-            **{f"AP{area[0]}": self.average_precision(area=area) for area in AREAS[1:]},
-            **{f"AR{most}": self.average_recall(limit) for limit, most in enumerate(self.max_dets)},
-            **{f"AR{area[0]}": self.average_recall(area=area) for area in AREAS[1:]},
+            **{f"AP{area[0]}": self.average_precision(area=area) for area in self.areas[1:]},
+            **recalls,
+            **{f"AR{area[0]}": self.average_recall(area=area) for area in self.areas[1:]},
         }
 
 

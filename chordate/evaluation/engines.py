@@ -4,22 +4,59 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import hotcoco
 import numpy as np
-from numpy.typing import NDArray
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from chordate.evaluation.curves import Curves
-from chordate.evaluation.rows import as_results
+from chordate.evaluation.rows import Rows
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to measure.
+
+    Attributes:
+        iou_type: what overlap is measured on, "bbox", "segm" or "keypoints".
+        labels: of the classes that are judged.
+        category_ids: of every label.
+        max_dets: limits on the detections of an image and class, ascending.
+        sigmas: how far off a keypoint may be, one for each, as COCO's; None where none are judged.
+    """
+
+    iou_type: str
+    labels: tuple[int, ...]
+    category_ids: tuple[int, ...]
+    max_dets: tuple[int, ...]
+    sigmas: tuple[float, ...] | None = None
+
+    @property
+    def judged(self) -> list[int]:
+        """The category ids of `labels`."""
+        return [self.category_ids[label] for label in self.labels]
+
+
+def hotcoco_judge(coco: hotcoco.COCO, rows: Rows, task: Task) -> hotcoco.COCOeval:
+    """hotcoco's evaluation of detections over all images of the ground truth, matched but not yet accumulated."""
+    boxes = task.iou_type == "bbox"  # these go in as one array, others as one dict each
+    found = rows.columns(task.category_ids) if boxes else rows.results(task.category_ids, [task.iou_type])
+    judge = hotcoco.COCOeval(coco, coco.load_res(found), task.iou_type)
+    judge.params.cat_ids = task.judged
+    judge.params.max_dets = list(task.max_dets)
+    if task.sigmas is not None:
+        judge.params.kpt_oks_sigmas = list(task.sigmas)
+    judge.evaluate()
+    return judge
 
 
 class HotcocoEngine:
-    """The fast engine, in Rust: detections go in as one array.
+    """The fast engine, in Rust.
 
     Args:
         coco: the ground truth.
@@ -28,53 +65,32 @@ class HotcocoEngine:
     def __init__(self, coco: hotcoco.COCO):
         self.coco = coco
 
-    def __call__(
-        self, columns: NDArray[np.float64], iou_type: str, category_ids: Sequence[int], max_dets: Sequence[int]
-    ) -> Curves:
-        """The curves of detections `[D, 7]` (Rows.columns) over all images of the ground truth."""
-        judge = hotcoco.COCOeval(self.coco, self.coco.load_res(columns), iou_type)
-        judge.params.cat_ids = list(category_ids)
-        judge.params.max_dets = list(max_dets)
-        judge.evaluate()
+    def __call__(self, rows: Rows, task: Task) -> Curves:
+        """The curves of detections over all images of the ground truth."""
+        judge = hotcoco_judge(self.coco, rows, task)
         judge.accumulate()
         assert judge.eval is not None
-        return Curves(judge.eval["precision"], judge.eval["recall"], tuple(max_dets))
+        return Curves(judge.eval["precision"], judge.eval["recall"], task.max_dets, tuple(judge.params.area_rng_lbl))
 
 
 class PycocotoolsEngine:
-    """The reference of the field, slow: detections go in as one dict each. Called like HotcocoEngine."""
+    """The reference of the field, slow. Called like HotcocoEngine."""
 
     def __init__(self, coco: hotcoco.COCO):
         self.coco = _reference_index(coco)
 
-    def __call__(
-        self, columns: NDArray[np.float64], iou_type: str, category_ids: Sequence[int], max_dets: Sequence[int]
-    ) -> Curves:
+    def __call__(self, rows: Rows, task: Task) -> Curves:
+        results = rows.results(task.category_ids, [task.iou_type])
         with contextlib.redirect_stdout(io.StringIO()):  # it tells its progress by print
-            # loadRes refuses an empty list
-            found = self.coco.loadRes(as_results(columns)) if len(columns) else _index(self.coco.dataset, [])
-            judge = COCOeval(self.coco, found, iou_type)
-            judge.params.catIds = list(category_ids)
-            judge.params.maxDets = list(max_dets)
+            found = self.coco.loadRes(results) if results else _index(self.coco.dataset, [])  # it refuses an empty list
+            judge = COCOeval(self.coco, found, task.iou_type)
+            judge.params.catIds = task.judged
+            judge.params.maxDets = list(task.max_dets)
+            if task.sigmas is not None:
+                judge.params.kpt_oks_sigmas = np.array(task.sigmas)
             judge.evaluate()
             judge.accumulate()
-        return Curves(judge.eval["precision"], judge.eval["recall"], tuple(max_dets))
-
-
-def with_boxes(coco: hotcoco.COCO) -> hotcoco.COCO:
-    """The ground truth with a box for every annotation, from its segmentation where the file has none.
-
-    Without one hotcoco would take it for an object that nobody can find. The same index where none is missing.
-    """
-    ids = coco.get_ann_ids()
-    blocks = (ids[start : start + 10_000] for start in range(0, len(ids), 10_000))  # all at once would need memory
-    if all(annotation.get("bbox") for block in blocks for annotation in coco.load_anns(block)):
-        return coco
-    content = coco.dataset
-    for annotation in content["annotations"]:
-        if not annotation.get("bbox"):
-            annotation["bbox"] = rle.toBbox(coco.ann_to_rle(annotation)).tolist()
-    return hotcoco.COCO(content)
+        return Curves(judge.eval["precision"], judge.eval["recall"], task.max_dets, tuple(judge.params.areaRngLbl))
 
 
 def _reference_index(coco: hotcoco.COCO) -> COCO:
@@ -84,13 +100,16 @@ def _reference_index(coco: hotcoco.COCO) -> COCO:
     files leave out is filled in as hotcoco does.
     """
     content = coco.dataset
+    keypoints = {category["id"]: len(category.get("keypoints", [])) for category in content["categories"]}
     annotations = []
     for number, annotation in enumerate(content["annotations"], 1):
         if "area" not in annotation:
             _, _, width, height = annotation["bbox"]
             outlined = bool(annotation.get("segmentation"))
             annotation["area"] = float(rle.area(coco.ann_to_rle(annotation))) if outlined else width * height
-        annotations.append({"iscrowd": 0, **annotation, "id": number})
+        points = annotation.get("keypoints") or [0, 0, 0] * keypoints.get(annotation["category_id"], 0)
+        seen = sum(visible > 0 for visible in points[2::3])
+        annotations.append({"iscrowd": 0, "num_keypoints": seen, **annotation, "keypoints": points, "id": number})
     with contextlib.redirect_stdout(io.StringIO()):
         return _index(content, annotations)
 
@@ -102,7 +121,7 @@ def _index(content: dict[str, Any], annotations: list[dict[str, Any]]) -> COCO:
     return index
 
 
-ENGINES: dict[str, Callable[[hotcoco.COCO], Callable[..., Curves]]] = {
+ENGINES: dict[str, Callable[[hotcoco.COCO], Callable[[Rows, Task], Curves]]] = {
     "hotcoco": HotcocoEngine,
     "pycocotools": PycocotoolsEngine,
 }
