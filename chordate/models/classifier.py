@@ -52,7 +52,8 @@ class ImageClassifier(nn.Module):
         self.backbone = BACKBONES.build(backbone)
         check_outputs(self.backbone, in_channels=len(mean))
         self.head: Any = HEADS.build(head, in_features=offered(self.backbone), num_classes=num_classes)
-        self.mix = [TRANSFORMS.build({**settings, "num_classes": num_classes}) for settings in mix]
+        with torch.device("cpu"):  # where they draw, whatever device the model is built on
+            self.mix = [TRANSFORMS.build({**settings, "num_classes": num_classes}) for settings in mix]
         self.views = build_views(views)
 
     def logits(self, images: Tensor) -> Tensor:
