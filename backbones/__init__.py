@@ -1,6 +1,7 @@
 """Backbones: images to feature maps. Importing the package registers every one in BACKBONES."""
 
 from chordate.backbones import resnet_rs, resnext, senet, wide_cifar, wide_resnet
+from chordate.backbones.adapters import TimmBackbone, TorchvisionBackbone
 from chordate.backbones.cifar_resnet import CifarResNet
 from chordate.backbones.convnext import ConvNeXt
 from chordate.backbones.densenet import DenseNet
@@ -16,6 +17,8 @@ __all__ = [
     "HighwayNet",
     "PreActResNet",
     "ResNet",
+    "TimmBackbone",
+    "TorchvisionBackbone",
     "resnet_rs",
     "resnext",
     "senet",

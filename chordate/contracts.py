@@ -35,6 +35,21 @@ class FeatureSpecs(dict[str, FeatureSpec]):
         return f"{self.source} offers " + ", ".join(f"{name} ({spec})" for name, spec in self.items())
 
 
+@dataclass(frozen=True)
+class Library:
+    """Where a backbone's network comes from, if another library built it.
+
+    Attributes:
+        name: "torchvision", "timm".
+        prefix: what stands before the library's own names in the backbone's state dict.
+        tensors: all names of the library's whole network; the backbone has those that its maps need.
+    """
+
+    name: str
+    prefix: str
+    tensors: frozenset[str]
+
+
 class Backbone(nn.Module):
     """Images to feature maps.
 
@@ -46,6 +61,7 @@ class Backbone(nn.Module):
     out_features: Mapping[str, FeatureSpec]
     pretrained: str | bool | None = None  # where to load weights from, set by the registry from the config
     default_weights: str | None = None  # what `pretrained=True` stands for, set by the registry from the variant
+    library: Library | None = None  # whose the network is, if another library's
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -146,7 +162,7 @@ def check_outputs(backbone: nn.Module, in_channels: int = 3) -> None:
         outputs = torch.func.functional_call(backbone, state, (images,))
     except NotImplementedError:  # an operator without a meta kernel: nothing can be said
         return
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"{specs.source}: forward fails for images [2, {in_channels}, {side}, {side}]: {error}"
         ) from error

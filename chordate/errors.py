@@ -42,6 +42,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = near_names(name, known)
     guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "."
+    if close and len(known) > 40:  # a list that must be cut says less than the guess
+        return f"unknown {kind} {repr_name(name)}{guess}"
     shown = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
     return f"unknown {kind} {repr_name(name)}{guess} Known: {shown or 'none'}"
 

@@ -22,7 +22,8 @@ def randomise(model: nn.Module) -> nn.Module:
     """Fill every parameter and running statistic with values under which activations neither vanish nor explode.
 
     BatchNorms get means and variances as different from 0 and 1 as trained ones are, so that an `eps`, a wrong order or
-    a norm taken for another shows. Nothing keeps the value it had, so a model moved from the meta device will do.
+    a norm taken for another shows. Only integers keep the value they had, so a model moved from the meta device will do
+    where it has none.
     """
     for module in model.modules():
         for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -30,11 +31,13 @@ def randomise(model: nn.Module) -> nn.Module:
                 value.uniform_(0.8, 1.5)
             elif name == "num_batches_tracked":
                 value.zero_()
+            elif not value.is_floating_point():  # a table of positions
+                continue
             elif value.dim() >= 2:
                 nn.init.kaiming_normal_(value)
             elif name == "weight":  # of a norm
                 value.uniform_(0.5, 1.0)
-            elif value.is_floating_point():
+            else:
                 value.normal_(0, 0.1)
     return model
 

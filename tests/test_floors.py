@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    ["registry", "contracts", "structures", "errors", "checks", "config", "ops"],
+    ["registry", "contracts", "structures", "errors", "checks", "config", "libraries", "ops"],
     ["backbones", "necks", "heads"],
     ["models", "data", "evaluation", "checkpoints", "visualization"],
     ["api", "engine", "integrations"],

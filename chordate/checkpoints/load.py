@@ -12,7 +12,7 @@ from chordate.checkpoints.classifiers import as_classifier
 from chordate.checkpoints.fit import Fit, fit, not_finite
 from chordate.checkpoints.report import LoadReport, some
 from chordate.checkpoints.source import Contents, read_state
-from chordate.contracts import Backbone
+from chordate.contracts import Backbone, Library
 from chordate.errors import CheckpointError
 
 State = dict[str, Tensor]
@@ -166,10 +166,19 @@ def _narrowed(name: str, state: State, model: nn.Module) -> Iterator[tuple[str, 
     yield name, state, []
     if hasattr(model, "backbone") and hasattr(getattr(model, "head", None), "fc"):
         yield name, as_classifier(state), []
+    if isinstance(model, Backbone) and model.library is not None:
+        yield _as_library(state, model, model.library)
     if isinstance(model, Backbone):
         part = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
         if part:
             yield name, part, [key for key in state if not key.startswith("backbone.")]
+
+
+def _as_library(state: State, backbone: Backbone, library: Library) -> tuple[str, State, list[str]]:
+    """The library's own state dict for a backbone that has a part of its network, under a prefix."""
+    ours = backbone.state_dict()
+    left_out = [name for name in state if name in library.tensors and library.prefix + name not in ours]
+    return library.name, {library.prefix + name: state[name] for name in state if name not in left_out}, left_out
 
 
 def _best(state: State, model: nn.Module, plain: str) -> tuple[str, Fit, list[str]]:

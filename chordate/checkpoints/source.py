@@ -16,8 +16,10 @@ from typing import Any
 import safetensors.torch
 import torch
 import torchvision
+from torch import Tensor
 
-from chordate.errors import CheckpointError, near_names, unknown
+from chordate.errors import CheckpointError, ConfigError, near_names, unknown
+from chordate.libraries import timm_for
 
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's habit: resnet50-0676ba61.pth begins its sha256 with 0676ba61
 
@@ -35,7 +37,8 @@ def read_state(source: str | Path) -> Contents:
 
     Args:
         source: a path; an `http(s)://` URL, downloaded once into torch.hub's folder; a `file://` URL;
-            `torchvision://resnet50` (its default weights) or `torchvision://resnet50/IMAGENET1K_V1`.
+            `torchvision://resnet50` (its default weights) or `torchvision://resnet50/IMAGENET1K_V1`;
+            `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts.
             A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. Files are
             torch's, read with `weights_only=True`, or `.safetensors`.
 
@@ -44,6 +47,8 @@ def read_state(source: str | Path) -> Contents:
             and plain values.
     """
     source = str(source)
+    if source.startswith("timm://"):
+        return Contents(_read_timm(source.removeprefix("timm://")), source)
     path = _fetch(source)
     if not path.exists():
         raise CheckpointError(_not_there(path))
@@ -88,7 +93,9 @@ def _fetch(source: str) -> Path:
                     f"{path} is damaged or another file: its sha256 begins {digest[:8]}, its name says {expected[1]}"
                 )
         return path
-    raise CheckpointError(f"{source}: unknown scheme {scheme}://; known: http, https, file, torchvision, or a path")
+    raise CheckpointError(
+        f"{source}: unknown scheme {scheme}://; known: http, https, file, torchvision, timm, or a path"
+    )
 
 
 def _download(url: str) -> Path:
@@ -104,6 +111,20 @@ def _download(url: str) -> Path:
         except (OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{url} could not be downloaded: {_first_line(error)}") from error
     return path
+
+
+def _read_timm(model: str) -> dict[str, Tensor]:
+    """The state dict of a pretrained model of timm's, which finds its file, checks and converts it."""
+    try:
+        timm = timm_for(model, f"timm://{model}")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    if not timm.get_pretrained_cfg(model).has_weights:
+        raise CheckpointError(f"timm offers no weights for {model}")
+    try:
+        return timm.create_model(model, pretrained=True).state_dict()
+    except Exception as error:  # huggingface_hub and others fail in many ways
+        raise CheckpointError(f"timm://{model} could not be downloaded: {_first_line(error)}") from error
 
 
 def _not_there(path: Path) -> str:

@@ -1,31 +1,67 @@
-"""timm's state dicts in Chordate's names, where they differ; most of its ResNets have torchvision's."""
+"""timm's state dicts in Chordate's names, one pair of functions a family of models, as in `torchvision.py`."""
 
-import re
 from typing import Any
 
-from torch import Tensor
+from chordate.checkpoints.torchvision import Family, Names, State, renamed
 
-State = dict[str, Tensor]
 
-# timm's resnetv2_*: pre-activation ResNets.
-_PREACT = (
-    (r"^stem\.conv\.", "conv1."),
-    (r"^stages\.(\d)\.blocks\.", lambda m: f"layer{int(m[1]) + 1}."),
-    (r"^norm\.", "norm.0."),
+def is_resnet(state: State) -> bool:
+    """A ResNet as torchvision has none: with a deep stem, or with squeeze-and-excitation."""
+    return {"layer1.0.conv1.weight", "fc.weight"} <= state.keys() and (
+        "conv1.0.weight" in state or "layer1.0.se.fc1.weight" in state
+    )
+
+
+def resnet(state: State, model: Any) -> State:
+    """Nothing to rename: our ResNet has timm's names for what torchvision has not."""
+    return state
+
+
+def is_preact(state: State) -> bool:
+    """A pre-activation ResNet, `resnetv2_*`."""
+    return {"stem.conv.weight", "stages.0.blocks.0.norm1.weight"} <= state.keys()
+
+
+_PREACT_NAMES: Names = (
+    (r"stem\.conv\.", "conv1."),
+    (r"stages\.(\d)\.blocks\.(\d+)\.downsample\.conv\.", lambda m: f"layer{int(m[1]) + 1}.{m[2]}.downsample."),
+    (r"stages\.(\d)\.blocks\.", lambda m: f"layer{int(m[1]) + 1}."),
+    (r"norm\.", "norm.0."),
 )
 
 
+def preact(state: State, model: Any) -> State:
+    return {renamed(name, _PREACT_NAMES): tensor for name, tensor in state.items()}
+
+
+def is_convnext(state: State) -> bool:
+    return {"stem.0.weight", "stages.0.blocks.0.conv_dw.weight", "stages.0.blocks.0.gamma"} <= state.keys()
+
+
+_CONVNEXT_NAMES: Names = (
+    (r"stages\.(\d)\.downsample\.", lambda m: f"downsample{int(m[1]) + 1}."),
+    (r"stages\.(\d)\.blocks\.(\d+)\.conv_dw\.", lambda m: f"layer{int(m[1]) + 1}.{m[2]}.dwconv."),
+    (r"stages\.(\d)\.blocks\.(\d+)\.mlp\.fc([12])\.", lambda m: f"layer{int(m[1]) + 1}.{m[2]}.pwconv{m[3]}."),
+    (r"stages\.(\d)\.blocks\.", lambda m: f"layer{int(m[1]) + 1}."),
+)
+
+
+def convnext(state: State, model: Any) -> State:
+    return {renamed(name, _CONVNEXT_NAMES): tensor for name, tensor in state.items()}
+
+
+FAMILIES = {
+    "ResNet": Family(is_resnet, resnet),
+    "PreActResNet": Family(is_preact, preact),
+    "ConvNeXt": Family(is_convnext, convnext),
+}
+
+
 def recognise(state: State) -> bool:
-    """A pre-activation ResNet of timm's."""
-    return {"stem.conv.weight", "stages.0.blocks.0.norm1.weight"} <= state.keys()
+    return any(family.recognise(state) for family in FAMILIES.values())
 
 
 def convert(state: State, model: Any) -> State:
     """The state dict in the names of `model`; names that stand for nothing of ours stay as they are."""
-    return {_renamed(name): tensor for name, tensor in state.items()}
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in _PREACT:
-        name = re.sub(pattern, replacement, name)
-    return name.replace(".downsample.conv.", ".downsample.")
+    family = next(family for family in FAMILIES.values() if family.recognise(state))
+    return family.convert(state, model)

@@ -19,8 +19,9 @@ class Family(NamedTuple):
 
 
 def is_resnet(state: State) -> bool:
-    """An ImageNet classifier: a ResNet with its `fc`."""
-    return {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"} <= state.keys()
+    """An ImageNet classifier: a ResNet with its `fc`, and without the squeezes that timm's may have."""
+    wanted = {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"}
+    return wanted <= state.keys() and "layer1.0.se.fc1.weight" not in state
 
 
 def resnet(state: State, model: Any) -> State:
@@ -69,16 +70,16 @@ _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
 def rcnn(state: State, model: Any) -> State:
     """Their background is class 0, ours the last. A model with COCO's 80 classes takes the rows of those."""
-    renamed = {_renamed(name, _RCNN_NAMES): tensor for name, tensor in state.items()}
+    ours = {renamed(name, _RCNN_NAMES): tensor for name, tensor in state.items()}
     rows = _class_rows(len(state["roi_heads.box_predictor.cls_score.weight"]), getattr(model, "num_classes", None))
     for suffix in ("weight", "bias"):
-        logits = renamed[f"box.classes.{suffix}"]
-        renamed[f"box.classes.{suffix}"] = torch.cat((logits[rows], logits[:1]))
-        deltas = renamed[f"box.deltas.{suffix}"].unflatten(0, (-1, 4))
-        renamed[f"box.deltas.{suffix}"] = deltas[rows].flatten(0, 1)
-        if f"mask.masks.{suffix}" in renamed:
-            renamed[f"mask.masks.{suffix}"] = renamed[f"mask.masks.{suffix}"][rows]
-    return renamed
+        logits = ours[f"box.classes.{suffix}"]
+        ours[f"box.classes.{suffix}"] = torch.cat((logits[rows], logits[:1]))
+        deltas = ours[f"box.deltas.{suffix}"].unflatten(0, (-1, 4))
+        ours[f"box.deltas.{suffix}"] = deltas[rows].flatten(0, 1)
+        if f"mask.masks.{suffix}" in ours:
+            ours[f"mask.masks.{suffix}"] = ours[f"mask.masks.{suffix}"][rows]
+    return ours
 
 
 def _class_rows(outputs: int, num_classes: int | None) -> list[int]:
@@ -109,17 +110,18 @@ _RETINANET_NAMES: Names = (
 
 def retinanet(state: State, model: Any) -> State:
     """Its classes are COCO's ids as they are, 0 among them. A model with COCO's 80 classes takes the rows of those."""
-    renamed = {_renamed(name, _RETINANET_NAMES): tensor for name, tensor in state.items()}
-    per_cell = len(renamed["head.deltas.bias"]) // 4
+    ours = {renamed(name, _RETINANET_NAMES): tensor for name, tensor in state.items()}
+    per_cell = len(ours["head.deltas.bias"]) // 4
     for suffix in ("weight", "bias"):
-        scores = renamed[f"head.classes.{suffix}"].unflatten(0, (per_cell, -1))
+        scores = ours[f"head.classes.{suffix}"].unflatten(0, (per_cell, -1))
         if getattr(model, "num_classes", None) != scores.shape[1]:
             scores = scores[:, _class_rows(scores.shape[1], getattr(model, "num_classes", None))]
-        renamed[f"head.classes.{suffix}"] = scores.flatten(0, 1)
-    return renamed
+        ours[f"head.classes.{suffix}"] = scores.flatten(0, 1)
+    return ours
 
 
-def _renamed(name: str, names: Names) -> str:
+def renamed(name: str, names: Names) -> str:
+    """The name by the first pattern that matches its beginning; as it is where none does."""
     for pattern, replacement in names:
         ours, count = re.subn(rf"^{pattern}", replacement, name)
         if count:
@@ -137,7 +139,7 @@ _DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.
 
 
 def densenet(state: State, model: Any) -> State:
-    return {_renamed(name, _DENSENET_NAMES): tensor for name, tensor in state.items()}
+    return {renamed(name, _DENSENET_NAMES): tensor for name, tensor in state.items()}
 
 
 def is_convnext(state: State) -> bool:
@@ -157,8 +159,8 @@ _CONVNEXT_NAMES: Names = (
 
 
 def convnext(state: State, model: Any) -> State:
-    renamed = {_renamed(name, _CONVNEXT_NAMES): tensor for name, tensor in state.items()}
-    return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in renamed.items()}
+    ours = {renamed(name, _CONVNEXT_NAMES): tensor for name, tensor in state.items()}
+    return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in ours.items()}
 
 
 FAMILIES = {

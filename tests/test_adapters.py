@@ -1,0 +1,344 @@
+"""Torchvision's and timm's networks as backbones: their own maps and weights, and no need of timm without them."""
+
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from backbone_referee import assert_close, randomise, referee
+from torch import Tensor, nn
+
+import chordate
+from chordate.checkpoints.load import load_checkpoint, load_pretrained
+from chordate.errors import CheckpointError, ConfigError
+from chordate.registry import BACKBONES
+
+# The modules of torchvision's networks that give our maps.
+TORCHVISION = {
+    "vgg16": {"c1": "features.8", "c2": "features.15", "c3": "features.22", "c4": "features.29", "c5": "features.30"},
+    "alexnet": {"c2": "features.1", "c3": "features.4", "c4": "features.11", "c5": "features.12"},
+    "googlenet": {"c1": "conv1", "c2": "conv3", "c3": "inception3b", "c4": "inception4e", "c5": "inception5b"},
+    "inception_v3": {
+        "c1": "Conv2d_2b_3x3", "c2": "Conv2d_4a_3x3", "c3": "Mixed_5d", "c4": "Mixed_6e", "c5": "Mixed_7c",
+    },
+    "resnet18": {"c1": "relu", "c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"},
+    "mobilenet_v3_small": {
+        "c1": "features.0", "c2": "features.1", "c3": "features.3", "c4": "features.8", "c5": "features.12",
+    },
+    "efficientnet_b0": {
+        "c1": "features.1", "c2": "features.2", "c3": "features.3", "c4": "features.5", "c5": "features.8",
+    },
+    "regnet_y_400mf": {"c1": "stem", **{f"c{i + 1}": f"trunk_output.block{i}" for i in range(1, 5)}},
+    "swin_t": {"c2": "features.1", "c3": "features.3", "c4": "features.5", "c5": "permute"},
+}  # fmt: skip
+SMALLEST_SIDE = {"inception_v3": 160}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def torchvisions(name: str) -> nn.Module:
+    """Torchvision's network, randomised, without the classifier where that is most of it."""
+
+    def build() -> nn.Module:
+        inception = {"aux_logits": False, "init_weights": False, "transform_input": True}
+        options = inception if name in ("googlenet", "inception_v3") else {}
+        whole = torchvision.models.get_model(name, weights=None, **options)
+        if name in ("vgg16", "alexnet"):
+            whole.classifier = nn.Identity()
+        return whole
+
+    on_meta = not name.startswith(("swin", "regnet"))  # which compute with tensors when they are built
+    return (referee(build) if on_meta else randomise(build())).eval()
+
+
+@torch.no_grad()
+def seen(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, Tensor]:
+    """What these modules give while the whole network runs."""
+    found: dict[str, Tensor] = {}
+    hooks = [
+        net.get_submodule(module).register_forward_hook(
+            lambda module, args, result, name=name: found.setdefault(name, result.clone())
+        )
+        for name, module in modules.items()
+    ]
+    net(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_maps_are_torchvisions(name):
+    theirs = torchvisions(name)
+    ours = BACKBONES.build({"type": "TorchvisionBackbone", "model": name, "out": list(TORCHVISION[name])}).eval()
+    report = load_checkpoint(ours, theirs.state_dict())
+    assert report.format == "torchvision" and not report.missing
+    side = SMALLEST_SIDE.get(name, 96)
+    for images in (torch.randn(2, 3, side, side + 32), torch.randn(1, 3, side + 5, side + 13)):
+        wanted = seen(theirs, TORCHVISION[name], images)
+        with torch.no_grad():
+            found = ours(images)
+        assert list(found) == list(ours.out_features) == list(TORCHVISION[name])
+        for key, map_ in found.items():
+            expected = wanted[key]
+            if name == "swin_t" and key != "c5":
+                expected = expected.permute(0, 3, 1, 2)
+            assert_same_cells(map_, expected, images, ours.out_features[key].stride, key)
+
+
+def assert_same_cells(ours: Tensor, theirs: Tensor, images: Tensor, stride: int, what: str) -> None:
+    """Ours has `ceil(side / stride)` cells; where theirs has fewer, for want of padding, ours repeats the outermost."""
+    cells = [-(-side // stride) for side in images.shape[-2:]]
+    assert list(ours.shape[-2:]) == cells
+    top, left = ((mine - their) // 2 for mine, their in zip(cells, theirs.shape[-2:]))
+    inner = ours[:, :, top : top + theirs.shape[2], left : left + theirs.shape[3]]
+    assert_close(inner, theirs, what, 1e-5)
+
+
+TIMM = ["efficientnet_b0", "resnetv2_50", "convnext_atto", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
+
+
+def timms(name: str) -> nn.Module:
+    on_meta = not name.startswith(("swin", "vit"))
+    whole = referee(lambda: timm.create_model(name)) if on_meta else randomise(timm.create_model(name))
+    for part, value in whole.named_parameters():
+        if part.endswith("gamma"):
+            nn.init.uniform_(value, 0.3, 1.0)  # at 1e-6 the blocks would not be seen
+    return whole
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_maps_are_timms(name):
+    whole = timms(name)
+    state = {key: value.clone() for key, value in whole.state_dict().items()}
+    # timm's way to features by default, which takes the whole network's weights before it cuts it.
+    theirs = timm.create_model(
+        name, features_only=True, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}
+    ).eval()
+    ours = BACKBONES.build({"type": "TimmBackbone", "model": name}).eval()
+    report = load_checkpoint(ours, state)
+    assert not report.missing and report.format == "timm"
+    assert {key.split(".")[0] for key in report.skipped} <= {
+        "conv_head",
+        "bn2",
+        "classifier",
+        "fc_norm",
+        "head",
+        "norm",
+    }
+    side = 224 if "224" in name else 97
+    images = torch.randn(1, 3, side, side)
+    strides = [stride for stride in theirs.feature_info.reduction() if stride >= 4]
+    with torch.no_grad():
+        expected, found = theirs(images)[-len(strides) :], ours(images)
+    assert [spec.stride for spec in ours.out_features.values()] == strides
+    assert [spec.channels for spec in ours.out_features.values()] == theirs.feature_info.channels()[-len(strides) :]
+    for (key, map_), wanted, stride in zip(found.items(), expected, strides, strict=True):
+        assert_same_cells(map_, wanted.permute(0, 3, 1, 2) if "swin" in name else wanted, images, stride, key)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
+def test_timms_transformers_take_images_of_any_size(name):
+    model = BACKBONES.build({"type": "TimmBackbone", "model": name}).eval()
+    images = torch.randn(1, 3, 97, 130)
+    multiple = list(model.out_features.values())[-1].stride
+    with torch.no_grad():
+        maps, padded = model(images), model(nn.functional.pad(images, (0, -130 % multiple, 0, -97 % multiple)))
+    for key, spec in model.out_features.items():
+        rows, columns = -(-97 // spec.stride), -(-130 // spec.stride)
+        assert maps[key].shape == (1, spec.channels, rows, columns)
+        assert torch.equal(maps[key], padded[key][:, :, :rows, :columns])
+
+
+def test_timms_maps_are_named_after_their_stride():
+    names = {
+        "efficientnet_b0": ["c2", "c3", "c4", "c5"],
+        "vgg11": ["c2", "c3", "c4", "c5"],  # it has one of stride 1, too
+        "convnext_atto": ["c2", "c3", "c4", "c5"],
+        "efficientvit_m0": ["c4", "c5", "c6"],
+    }
+    for model, maps in names.items():
+        with torch.device("meta"):
+            backbone = BACKBONES.build({"type": "TimmBackbone", "model": model})
+        assert list(backbone.out_features) == maps
+        assert all(spec.stride == 2 ** int(name[1:]) for name, spec in backbone.out_features.items())
+
+
+# --- weights ----------------------------------------------------------------------------------------------------
+
+
+def same(ours: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, state[name.removeprefix(prefix)]) for name, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("source", [True, "torchvision://resnet18", "path", "file URL"])
+def test_torchvisions_networks_load_their_weights(source, tmp_path, monkeypatch):
+    theirs = torchvisions("resnet18").state_dict()
+    asked = []
+
+    def download(url, destination, hash_prefix=None):
+        asked.append((url, hash_prefix))
+        torch.save(theirs, destination)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    torch.save(theirs, tmp_path / "r18.pth")
+    elsewhere = {"path": str(tmp_path / "r18.pth"), "file URL": (tmp_path / "r18.pth").as_uri()}
+    pretrained = elsewhere.get(source, source)
+    model = BACKBONES.build(
+        {"type": "TorchvisionBackbone", "model": "resnet18", "out": ["c3"], "pretrained": pretrained}
+    )
+    (report,) = load_pretrained(model)
+    assert asked == (
+        [] if source in elsewhere else [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")]
+    )
+    assert report.format == "torchvision" and not report.missing and not report.adapted
+    assert {name.split(".")[0] for name in report.skipped} == {"layer3", "layer4", "fc"}
+    assert same(model, "net.", theirs)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hugging Face hub as timm sees it: `hub["resnet18.a1_in1k"] = state` puts a file there."""
+    offered: dict[str, dict[str, Tensor]] = {}
+
+    def download(repo_id, filename, **_):
+        path = tmp_path / repo_id / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(offered[repo_id.removeprefix("timm/")], path)
+        return str(path)
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
+    return offered
+
+
+@pytest.mark.parametrize("source", [True, "timm://mobilenetv3_small_050.lamb_in1k", "path"])
+def test_timms_networks_load_their_weights(source, hub, tmp_path):
+    name = "mobilenetv3_small_050"
+    theirs = referee(lambda: timm.create_model(name)).state_dict()
+    hub[f"{name}.lamb_in1k"] = theirs
+    if source == "path":
+        source = str(tmp_path / "x.safetensors")
+        safetensors.torch.save_file(theirs, source)
+    model = BACKBONES.build({"type": "TimmBackbone", "model": name, "out": ["c3", "c4"], "pretrained": source})
+    (report,) = load_pretrained(model)
+    assert report.format == "timm" and not report.missing and not report.adapted
+    assert {name.split(".")[0] for name in report.skipped} == {"blocks", "conv_head", "classifier"}
+    assert same(model, "net.model.", theirs)
+
+
+def test_weights_with_a_tag_are_those_of_the_tag(hub):
+    """Of one architecture timm has weights of several trainings."""
+    hub["resnet18.gluon_in1k"] = referee(lambda: timm.create_model("resnet18")).state_dict()
+    model = chordate.build_backbone({"type": "TimmBackbone", "model": "resnet18.gluon_in1k"}, pretrained=True)
+    assert same(model, "net.model.", hub["resnet18.gluon_in1k"])
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "format"),
+    [
+        ("resnet18d", "resnet18d.ra2_in1k", "timm"),
+        ("resnetrs50", "resnetrs50.tf_in1k", "timm"),
+        ("seresnet50", "seresnet50.ra2_in1k", "timm"),
+        ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),
+        ("convnext_tiny", "convnext_tiny.fb_in1k", "timm"),
+        ("densenet121", "densenet121.ra_in1k", "torchvision"),  # timm kept torchvision's names
+    ],
+)
+def test_our_own_networks_take_timms_weights(name, theirs, format, hub):
+    whole = timms(theirs)
+    hub[theirs] = whole.state_dict()
+    model = chordate.build_backbone(name, out=["c3", "c5"])
+    report = load_checkpoint(model, f"timm://{theirs}")
+    assert report.format == format and not report.missing and not report.adapted
+    assert all(part.startswith(("fc.", "head.", "classifier.")) for part in report.skipped)
+    if name in ("convnext_tiny", "densenet121"):  # the others are held to timm's maps where they are tested
+        images = torch.randn(1, 3, 64, 96)
+        with torch.no_grad():
+            maps = whole.eval().forward_intermediates(images, intermediates_only=True)
+            found = model.eval()(images)
+        assert_close(found["c3"], maps[-3], "c3", 1e-4)
+        assert_close(found["c5"], maps[-1], "c5", 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "says"),
+    [
+        ("resnet18", "timm://resnet18.a9_in1k", 'weights of timm\'s resnet18 "a9_in1k"; did you mean .*"a1_in1k"'),
+        ("resnet18", "timm://resnet81", 'unknown timm model "resnet81"; did you mean'),
+        ("resnet18", "timm://resnet34", "timm://resnet34 could not be downloaded"),
+        ("seresnet18", True, "timm offers no weights for seresnet18"),
+    ],
+)
+def test_weights_that_are_not_to_be_had_are_told_in_one_line(model, pretrained, says, hub):
+    with pytest.raises(CheckpointError, match=says) as caught:
+        chordate.build_backbone({"type": "TimmBackbone", "model": model}, pretrained=pretrained)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "load"), [("TimmBackbone", timm.create_model), ("TorchvisionBackbone", torchvision.models.get_model)]
+)
+def test_another_networks_weights_are_refused(kind, load):
+    model = BACKBONES.build({"type": kind, "model": "resnet18"})
+    with pytest.raises(CheckpointError, match="does not fit .*resnet18"):
+        load_checkpoint(model, load("resnet34").state_dict())
+
+
+# --- mistakes, and an installation without timm -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "says"),
+    [
+        ("Torchvision", {"model": "vgg61"}, 'unknown torchvision model "vgg61"; did you mean "vgg'),
+        ("Torchvision", {"model": "squeezenet1_1", "out": ["c5"]}, 'unknown map of torchvision\'s squeezenet1_1 "c5"'),
+        ("Torchvision", {"model": "resnet18", "out": []}, "at least one map"),
+        ("Torchvision", {"model": "resnet18", "depth": 3}, "unknown setting of backbone TorchvisionBackbone"),
+        ("Torchvision", {"model": "resnet18", "options": {"widht": 2}}, "resnet18: .*'widht'"),
+        ("Torchvision", {"model": "vit_b_16"}, "vit_b_16 does not take images of 256×512 px"),
+        ("Torchvision", {"model": "swin_t", "frozen_stages": 0}, "-1 [(]none[)], 1 [(]all that leads to c2[)]"),
+        ("Timm", {"model": "efficientnet_b9"}, 'unknown timm model "efficientnet_b9"; did you mean "efficientnet_b'),
+        ("Timm", {"model": "resnet18.nobody"}, "unknown weights of timm's resnet18"),
+        ("Timm", {"model": "resnet18", "out": ["c9"]}, "unknown map of timm's resnet18"),
+        ("Timm", {"model": "resnet18", "options": {"widht": 2}}, "timm's resnet18: .*'widht'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(kind, settings, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        BACKBONES.build({"type": f"{kind}Backbone", **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_timm_network_for_one_image_size_only_is_told():
+    with pytest.raises(ConfigError, match=r"timm's maxvit_tiny_rw_224: forward fails .* must be divisible by window"):
+        chordate.build_backbone({"type": "TimmBackbone", "model": "maxvit_tiny_rw_224"})
+
+
+WITHOUT_TIMM = """
+import sys
+import chordate.backbones
+assert "timm" not in sys.modules, "imported before it is needed"
+sys.modules["timm"] = None  # as if it were not installed
+from chordate.errors import ChordateError
+chordate.build_backbone("resnet18")
+for config, pretrained in (({"type": "TimmBackbone", "model": "resnet18"}, None), ("resnet50d", True)):
+    try:
+        chordate.build_backbone(config, pretrained=pretrained)
+    except ChordateError as error:
+        print(error)
+"""
+
+
+def test_without_timm_everything_else_works_and_its_use_is_told():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TIMM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("TimmBackbone needs timm") and first.endswith("pip install timm")
+    assert second.startswith("timm://resnet50d.ra2_in1k needs timm") and second.endswith("pip install timm")
