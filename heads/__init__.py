@@ -3,9 +3,19 @@
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead
 from chordate.heads.classification import ClassificationHead
+from chordate.heads.keypoint import KeypointHead
 from chordate.heads.mask import MaskHead
 from chordate.heads.retina import RetinaHead
 from chordate.heads.rpn import RPNHead
 from chordate.heads.trunk import ConvFC
 
-__all__ = ["BoxHead", "CascadeHead", "ClassificationHead", "ConvFC", "MaskHead", "RPNHead", "RetinaHead"]
+__all__ = [
+    "BoxHead",
+    "CascadeHead",
+    "ClassificationHead",
+    "ConvFC",
+    "KeypointHead",
+    "MaskHead",
+    "RPNHead",
+    "RetinaHead",
+]

@@ -14,7 +14,7 @@ from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.norms import make_norm
 from chordate.ops.pooling import RoIPooler, pyramid_levels
-from chordate.ops.slots import Slots
+from chordate.ops.slots import Slots, rows_of
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
@@ -108,14 +108,10 @@ class MaskHead(nn.Module):
     @torch.no_grad()
     def predict(self, features: Mapping[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
         """Probabilities `[D, M, M]` in the frame of each detection's box (pixels of the padded batch)."""
-        counts = [len(found) for found in detections]
-        boxes = torch.cat([found.boxes for found in detections])
+        boxes, image = rows_of(detections)
         labels = torch.cat([found.labels for found in detections])
-        image = torch.arange(len(counts), device=boxes.device).repeat_interleave(
-            torch.tensor(counts, device=boxes.device), output_size=sum(counts)
-        )
-        logits = self(features, boxes, image)
-        return list(of_class(logits, labels).sigmoid().split(counts))
+        masks = of_class(self(features, boxes, image), labels).sigmoid()
+        return list(masks.split([len(found) for found in detections]))
 
 
 def of_class(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,7 +1,11 @@
-"""Slots: how a head passes from a padded batch to the rows that its layers work on."""
+"""How a head passes from a padded batch, or from each image's detections, to the rows that its layers work on."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from chordate.structures import Detections
 
 
 class Slots:
@@ -39,3 +43,10 @@ class Slots:
         flat = values.flatten(0, 1).clone()
         flat[self._rows] = rows
         return flat.view_as(values)
+
+
+def rows_of(detections: Sequence[Detections]) -> tuple[Tensor, Tensor]:
+    """The boxes of all images' detections as rows, `[R, 4]`, and the image of each, `[R]` int64."""
+    boxes = torch.cat([found.boxes for found in detections])
+    image = torch.cat([found.labels.new_full((len(found),), number) for number, found in enumerate(detections)])
+    return boxes, image

@@ -1,0 +1,205 @@
+"""The keypoint head: targets, loss and peaks against torchvision's, which loops over regions."""
+
+import math
+
+import pytest
+import torch
+from detection_toys import feature_maps, instances, pyramid
+from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypointrcnn_loss, keypoints_to_heatmap
+
+from chordate.errors import ConfigError, DataError
+from chordate.heads import KeypointHead
+from chordate.ops import heatmaps
+from chordate.ops.heatmaps import heatmap_peaks, keypoint_cells
+from chordate.structures import Detections, InstanceTargets, SampledRoIs
+
+KEYPOINTS = 5
+SIDE = 128
+
+
+def head_of(**settings) -> KeypointHead:
+    torch.manual_seed(0)
+    return KeypointHead(pyramid(), KEYPOINTS, **{"convs": 1, "channels": 16, **settings})
+
+
+def scene() -> tuple[SampledRoIs, InstanceTargets]:
+    """Two images; positive regions about objects with keypoints, one without, and background."""
+    targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]], [[30, 20, 80, 90]]])
+    generator = torch.Generator().manual_seed(0)
+    places = torch.rand(2, 8, KEYPOINTS, 2, generator=generator) * SIDE
+    inside = (
+        targets.boxes[:, :, None, :2] + places / SIDE * (targets.boxes[..., 2:] - targets.boxes[..., :2])[:, :, None]
+    )
+    shown = torch.randint(0, 3, (2, 8, KEYPOINTS, 1), generator=generator).float()
+    shown[0, 1] = 0
+    targets.keypoints = torch.cat((inside, shown), -1)
+    boxes = [
+        [[12, 8, 52, 58], [55, 25, 118, 95], [20, 15, 48, 50], [0, 0, 30, 30]],
+        [[35, 22, 84, 88], [90, 90, 120, 120], [0, 0, 9, 9], [0, 0, 0, 0]],
+    ]
+    rois = SampledRoIs(
+        boxes=torch.tensor(boxes, dtype=torch.float32),
+        labels=torch.zeros(2, 4, dtype=torch.int64),
+        index=torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0]]),
+        positive=torch.tensor([[True, True, True, False], [True, False, False, False]]),
+        valid=torch.tensor([[True, True, True, True], [True, True, True, False]]),
+        sizes=torch.tensor([[SIDE, SIDE]] * 2),
+        most_positive=3,
+    )
+    return rois, targets
+
+
+def test_cells_are_torchvisions():
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(200, 2, generator=generator, dtype=torch.float64) * 50
+    boxes = torch.cat((corner, corner + 1 + torch.rand(200, 2, generator=generator, dtype=torch.float64) * 70), 1)
+    places = corner[:, None] + torch.rand(200, 6, 2, generator=generator, dtype=torch.float64) * 60 - 5
+    places[:, 0], places[:, 1] = boxes[:, :2], boxes[:, 2:]  # the corners belong to the box
+    shown = torch.randint(0, 3, (200, 6, 1), generator=generator).double()
+    keypoints = torch.cat((places, shown), -1)
+    cells, counts = keypoint_cells(keypoints, boxes, 56)
+    wanted, valid = keypoints_to_heatmap(keypoints, boxes, 56)
+    assert torch.equal(cells, wanted) and torch.equal(counts, valid.bool())
+    assert 0.1 < counts.double().mean() < 0.9
+
+
+def test_the_loss_is_torchvisions():
+    rois, targets = scene()
+    head, maps = head_of(), feature_maps(SIDE)
+    positive = [rois.boxes[i][rois.positive[i]] for i in range(2)]
+    image = torch.tensor([0, 0, 0, 1])
+    logits = head(maps, torch.cat(positive), image)
+    assert logits.shape == (4, KEYPOINTS, 56, 56)
+    index = [rois.index[i][rois.positive[i]] for i in range(2)]
+    wanted = keypointrcnn_loss(logits.contiguous(), positive, list(targets.keypoints), index)
+    assert wanted > 1
+    torch.testing.assert_close(head.loss(maps, rois, targets)["keypoint"], wanted)
+
+
+def test_all_slots_at_once_give_the_loss_of_the_occupied_ones():
+    """A compiled graph and a GPU keep every slot; the CPU leaves the empty ones out."""
+    rois, targets = scene()
+    head, maps = head_of(sampling_ratio=2), feature_maps(SIDE)
+    compiled = torch.compile(head.loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(maps, rois, targets), head.loss(maps, rois, targets))
+
+
+def test_hidden_keypoints_are_learnt_and_unlabelled_ones_are_not():
+    rois, targets = scene()
+    head, maps = head_of(), feature_maps(SIDE)
+    targets.keypoints[..., 2] = 0
+    targets.keypoints[0, 0, 3, 2] = 1
+    head.loss(maps, rois, targets)["keypoint"].backward()
+    learnt = head.heatmaps.weight.grad.abs().sum((0, 2, 3)) > 0
+    assert learnt.tolist() == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("what", ["keypoints", "regions"])
+def test_without_anything_to_learn_the_loss_is_zero_and_still_has_a_gradient(what):
+    rois, targets = scene()
+    if what == "keypoints":
+        targets.keypoints[..., 2] = 0
+    else:
+        rois.positive[:] = False
+    head = head_of()
+    loss = head.loss(feature_maps(SIDE), rois, targets)["keypoint"]
+    loss.backward()
+    assert loss == 0 and all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_data_without_keypoints_is_one_line():
+    rois, targets = scene()
+    targets.keypoints = None
+    with pytest.raises(
+        DataError, match=r"KeypointHead: the training data has no keypoints; set train_data.dataset\.ke"
+    ):
+        head_of().loss(feature_maps(SIDE), rois, targets)
+
+
+def regions(count: int) -> torch.Tensor:
+    """Boxes of 0.3 to 130 pixels a side."""
+    generator = torch.Generator().manual_seed(1)
+    corner = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 50
+    side = 0.3 + torch.rand(count, 2, generator=generator, dtype=torch.float64) ** 2 * 130
+    return torch.cat((corner, corner + side), 1)
+
+
+@pytest.mark.parametrize("together", [0, 30_000, 10**9])
+def test_peaks_are_torchvisions(monkeypatch, together):
+    """Bicubic to the box's pixels, argmax, the pixel's centre, the raw logit; a GPU resamples many regions at once."""
+    plain = heatmaps._groups
+    monkeypatch.setattr(heatmaps, "_groups", lambda pixels, _: plain(pixels, together))
+    boxes = regions(40)
+    maps = torch.randn(40, KEYPOINTS, 56, 56, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    places, scores = heatmaps_to_keypoints(maps, boxes)
+    found = heatmap_peaks(maps, boxes)
+    torch.testing.assert_close(found[..., :2], places[..., :2].double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[..., 2], scores.double(), atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("most", [0, 10_000, 10**9])
+def test_regions_are_resampled_together_as_far_as_memory_allows(most):
+    pixels = (regions(40)[:, 2:] - regions(40)[:, :2]).clamp(min=1).ceil()
+    groups = heatmaps._groups(pixels, most)
+    assert torch.cat([some for some, _, _ in groups]).sort().values.tolist() == list(range(40))
+    assert {0: len(groups) == 40, 10_000: 1 < len(groups) < 40, 10**9: len(groups) == 1}[most]
+    for some, width, height in groups:
+        assert (pixels[some].amax(0) == torch.tensor([width, height])).all()
+        assert len(some) == 1 or len(some) * width * height <= most
+    assert heatmaps._groups(pixels[:0], most) == []
+
+
+def test_a_peak_is_found_to_the_pixel_whatever_the_boxes_size():
+    """A smooth hill drawn into the heatmap of each box; its top is where it was put, to half a cell."""
+    boxes = regions(40)
+    generator = torch.Generator().manual_seed(3)
+    top = 8 + torch.rand(40, 2, generator=generator, dtype=torch.float64) * 40  # in cells
+    x, y = torch.arange(56) + 0.5, torch.arange(56) + 0.5
+    hill = -((x - top[:, :1])[:, None] ** 2 + ((y - top[:, 1:]) ** 2)[:, :, None]) / 18
+    found = heatmap_peaks(hill[:, None], boxes)[:, 0]
+    side = boxes[:, 2:] - boxes[:, :2]
+    wanted = boxes[:, :2] + top / 56 * side
+    assert ((found[:, :2] - wanted).abs() <= torch.maximum(side / 56, torch.ones(())) / 2 + 1e-6).all()
+
+
+def test_peaks_keep_their_precision_under_autocast():
+    boxes, maps = regions(10).float(), torch.randn(10, KEYPOINTS, 56, 56)
+    plain = heatmap_peaks(maps, boxes)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(heatmap_peaks(maps, boxes), plain)
+
+
+def test_predictions_are_in_the_order_of_the_detections():
+    head, maps = head_of().eval(), feature_maps(SIDE)
+    boxes = torch.tensor([[10.0, 10, 60, 70], [5, 50, 100, 100], [30, 30, 90, 50]])
+    found = [
+        Detections(some, torch.ones(len(some)), torch.zeros(len(some), dtype=torch.int64))
+        for some in (boxes[:1], boxes[1:])
+    ]
+    first, second = head.predict(maps, found)
+    assert first.shape == (1, KEYPOINTS, 3) and second.shape == (2, KEYPOINTS, 3)
+    wanted = heatmap_peaks(head(maps, boxes, torch.tensor([0, 1, 1])), boxes)
+    torch.testing.assert_close(torch.cat((first, second)), wanted)
+    assert [len(k) for k in head.predict(maps, [found[0], found[0][:0]])] == [1, 0]
+    assert [len(k) for k in head.predict(maps, [found[0][:0], found[0][:0]])] == [0, 0]
+
+
+def test_defaults_are_the_papers():
+    """Section 5: eight convolutions of 512, heatmaps of 56 x 56."""
+    with torch.device("meta"):
+        head = KeypointHead(pyramid(256), 17)
+    convs = [module for module in head.convs.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert [conv.out_channels for conv in convs] == [512] * 8
+    assert head.size == 56 and math.isclose(head.heatmaps.weight.shape[1], 17)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"channels": 0}, "KeypointHead: channels is a whole number of at least 1, not 0"),
+        ({"levels": ["p9"]}, r'KeypointHead\(in=\["p9"\]\): .*no "p9"'),
+    ],
+)
+def test_a_wrong_setting_is_told_by_name(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        head_of(**settings)
