@@ -1,6 +1,8 @@
 """Loaders: padded batches that are the same with any number of workers, and errors that stay one line."""
 
+import contextlib
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +153,21 @@ def test_rare_classes_are_repeated_where_asked(tmp_path: Path) -> None:
     seen = [info.image_id for batch in batches for info in batch.infos]
     assert seen.count(1) in (3, 4)  # sqrt(0.99 / (1 / 11)) = 3.3
     assert set(seen) == set(range(1, 12))
+
+
+def test_a_worker_outlives_sigterm_by_what_the_trainer_needs(root: Path, monkeypatch) -> None:
+    """A scheduler's reaches all processes, and the trainer may want another batch; what is left over ends by itself."""
+    monkeypatch.setattr("chordate.data.loader.GRACE", 3)
+    loader = build_loader(settings(batch_size=1, workers=1), data_root=root, training=True, seed=0)
+    batches = iter(loader)
+    next(batches)
+    worker = loader._iterator._workers[0]
+    worker.terminate()
+    next(batches)
+    assert worker.is_alive()
+    with contextlib.suppress(RuntimeError):  # torch tells when a worker dies, sooner or later
+        worker.join(20)
+    assert worker.exitcode == -signal.SIGALRM
 
 
 def test_an_error_in_a_worker_is_one_line(root: Path) -> None:

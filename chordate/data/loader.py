@@ -20,6 +20,7 @@ from chordate.registry import DATASETS
 from chordate.structures import Batch
 
 EVALUATION_SETTINGS = ("dataset", "pipeline", "batch_size", "workers")
+GRACE = 30  # seconds from SIGTERM to SIGKILL under SLURM (its KillWait)
 TRAINING_SETTINGS = (*EVALUATION_SETTINGS, "group_by_aspect", "class_balanced")
 
 
@@ -142,9 +143,12 @@ def _with_classes(dataset: Any, classes: Sequence[str] | None) -> Any:
 
 
 def start_worker(worker: int) -> None:
-    """One thread; and Ctrl-C or a scheduler's SIGTERM, which reach the whole process group, are the trainer's to
-    answer: it saves, and its workers end with it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """One thread; and Ctrl-C or a scheduler's SIGTERM, which reach all processes, are the trainer's to answer.
+
+    It finishes its iteration, for which it may still want a batch, saves, and ends its workers. One that is left over
+    for all that goes after `GRACE` seconds.
+    """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
