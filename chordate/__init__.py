@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from chordate.api import build_backbone, build_model, list_backbones, list_models, predict
+    from chordate.api import build_backbone, build_model, features, list_backbones, list_models, predict
     from chordate.checkpoints.load import LoadReport, load_checkpoint
     from chordate.config import load_config
     from chordate.contracts import Backbone, FeatureSpec, Neck
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from chordate.structures import Batch, Detections, InstanceTargets, Proposals
 
 _HOME = {
-    "chordate.api": ("build_backbone", "build_model", "list_backbones", "list_models", "predict"),
+    "chordate.api": ("build_backbone", "build_model", "features", "list_backbones", "list_models", "predict"),
     "chordate.checkpoints.load": ("LoadReport", "load_checkpoint"),
     "chordate.config": ("load_config",),
     "chordate.contracts": ("Backbone", "FeatureSpec", "Neck"),
@@ -47,6 +47,7 @@ __all__ = [
     "Proposals",
     "build_backbone",
     "build_model",
+    "features",
     "list_backbones",
     "list_models",
     "load_checkpoint",

@@ -1,4 +1,4 @@
-"""The Python face: build a model or a backbone by name, and predict on pictures."""
+"""The Python face: build a model or a backbone by name, predict on pictures, and take features of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from chordate.checkpoints.load import load_checkpoint, load_pretrained, read_sta
 from chordate.config import list_configs, load_config
 from chordate.contracts import Backbone, check_outputs
 from chordate.data.batching import SIDE_MULTIPLE, collate
-from chordate.data.coco_classes import COCO_CLASSES
+from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
 from chordate.data.folders import imagenet_classes
 from chordate.data.reading import read_image
 from chordate.data.transforms import build_pipeline
+from chordate.engine.features import batch_features
 from chordate.errors import ConfigError, DataError, unknown
 from chordate.ops.bfloat16 import has_fast_bfloat16
 from chordate.registry import BACKBONES, MODELS
-from chordate.structures import Classification, Detections, ImageInfo
+from chordate.structures import Batch, Classification, Detections, ImageInfo, Skeleton
 
 DEFAULT_PIPELINE = [{"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}]
 KNOWN_CLASSES = {"coco": lambda: COCO_CLASSES, "imagenet": imagenet_classes}  # what `fallback_classes` may name
@@ -75,6 +76,7 @@ def build_model(
     *,
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
+    skeleton: Skeleton | None = None,
     checkpoint: str | Path | Mapping[str, Any] | None = None,
     pretrained: bool = True,
 ) -> nn.Module:
@@ -85,12 +87,15 @@ def build_model(
             a whole config or just its `model` part.
         classes: class names. Without them: `num_classes`, else those in the checkpoint, else the config's.
         num_classes: how many classes, when their names do not matter.
+        skeleton: the keypoints to find, for a model that finds some. Without it: those in the checkpoint, else the
+            config's.
         checkpoint: of a trained model: a path, a URL, or what `read_state` gave. What became of its tensors is
             then told by `model.load_report`.
         pretrained: False leaves the backbone at its random initialisation; so does a checkpoint, until it is loaded.
 
     Returns:
-        The model, with `model.classes` and the test pipeline of its config in `model.pipeline`.
+        The model, with `model.classes` and the test pipeline of its config in `model.pipeline`. What became of its
+        backbones' weights is told by `model.pretrained_reports`.
 
     Raises:
         ConfigError: unknown names, parts that do not fit together, or no way to know the classes.
@@ -106,13 +111,17 @@ def build_model(
         classes = state.get("classes")
     names = _class_names(cfg, classes, num_classes, state)
     spec = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else cfg.model
-    model: Any = MODELS.build(spec, num_classes=len(names))
-    model.classes = names
+    told: dict[str, Any] = {"num_classes": len(names)}
+    if spec.get("keypoint") is not None:
+        skeleton = skeleton or _skeleton(cfg, state)
+        told["num_keypoints"] = len(skeleton.names)
+    model: Any = MODELS.build(spec, **told)
+    model.classes, model.skeleton = names, skeleton
     model.pipeline = (cfg.get("val_data") or {}).get("pipeline", DEFAULT_PIPELINE)
     if state is not None:
         model.load_report = load_checkpoint(model, state)
     elif pretrained:
-        load_pretrained(model)
+        model.pretrained_reports = load_pretrained(model)
     return model
 
 
@@ -140,6 +149,21 @@ def _class_names(
     raise ConfigError(
         f"this config does not name its classes{neither}; give classes=[…] or num_classes=…, or on the command line "
         f"--cfg-options 'fallback_classes=[cat,dog]'"
+    )
+
+
+def _skeleton(cfg: Config, state: Mapping[str, Any] | None) -> Skeleton:
+    """The keypoints that a checkpoint names, else the config."""
+    if state is not None and state.get("skeleton"):
+        return Skeleton.from_dict(state["skeleton"])
+    chosen = cfg.get("fallback_keypoints")
+    if chosen == "coco":
+        return COCO_SKELETON
+    if isinstance(chosen, list | tuple) and chosen:
+        return Skeleton(tuple(map(str, chosen)))
+    raise ConfigError(
+        f"{cfg.filename or 'this config'} has a keypoint head but does not name its keypoints; train on data with "
+        f'keypoints=True, or set fallback_keypoints to a list of names, or to "coco"'
     )
 
 
@@ -213,27 +237,59 @@ def predict(
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f'precision="{precision}"; choose auto, fp32 or bf16')
-    if batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size}; it is at least 1")
     first = next(model.parameters())
     half = precision == "bf16" or (
         precision == "auto" and first.dtype == torch.float32 and has_fast_bfloat16(first.device)
-    )
-    pipeline = build_pipeline(getattr(model, "pipeline", DEFAULT_PIPELINE))
-    samples = (
-        pipeline({"image": image, "info": ImageInfo(number, path, image.shape[-2], image.shape[-1])})
-        for number, (image, path) in enumerate(pictures(images))
     )
     was_training = model.training
     model.eval()
     found: list[Detections | Classification] = []
     try:
         with torch.autocast(first.device.type, torch.bfloat16, enabled=half):
-            while chunk := list(islice(samples, batch_size)):
-                batch = collate(chunk, getattr(model, "side_multiple", SIDE_MULTIPLE)).to(first.device)
+            for batch in _batches(model, images, batch_size):
                 # Convolutions are faster with a pixel's channels side by side; the result is the same.
                 batch.images = batch.images.contiguous(memory_format=torch.channels_last)
                 found += model(batch)
     finally:
         model.train(was_training)
     return [one[one.scores >= score_threshold] if isinstance(one, Detections) else one for one in found]
+
+
+@torch.inference_mode()
+def features(
+    model: nn.Module, images: Picture | Sequence[Picture], *, map: str | None = None, batch_size: int = 1
+) -> Tensor:
+    """What a model sees in pictures, for other programs to work on: its features averaged over each picture.
+
+    Args:
+        model: from `build_model`, with weights loaded.
+        images, batch_size: as of `predict`.
+        map: of the backbone, such as "c4"; None is what a classifier's last layer reads.
+
+    Returns:
+        `[pictures, channels]` float32, on the model's device.
+
+    Raises:
+        ConfigError: no such map, or none named for a model that does not classify.
+        DataError: a picture cannot be read.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        return torch.cat([batch_features(model, batch, map) for batch in _batches(model, images, batch_size)])
+    finally:
+        model.train(was_training)
+
+
+def _batches(model: nn.Module, images: Picture | Sequence[Picture], batch_size: int) -> Iterator[Batch]:
+    """Pictures as the model's test pipeline leaves them, on its device."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}; it is at least 1")
+    pipeline = build_pipeline(getattr(model, "pipeline", DEFAULT_PIPELINE))
+    device, side_multiple = next(model.parameters()).device, getattr(model, "side_multiple", SIDE_MULTIPLE)
+    samples = (
+        pipeline({"image": image, "info": ImageInfo(number, path, image.shape[-2], image.shape[-1])})
+        for number, (image, path) in enumerate(pictures(images))
+    )
+    while chunk := list(islice(samples, batch_size)):
+        yield collate(chunk, side_multiple).to(device)

@@ -6,14 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from chordate.cli import predict, summary, test, train
+from chordate.cli import features, predict, summary, test, train
 from chordate.errors import ChordateError
 
-COMMANDS = {"train": train, "test": test, "predict": predict, "summary": summary}
+COMMANDS = {"train": train, "test": test, "predict": predict, "features": features, "summary": summary}
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="chordate", description="Train, test and use detectors built from a config.")
+    top = argparse.ArgumentParser(prog="chordate", description="Train, test and use models built from a config.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         summary_line = (module.__doc__ or "").splitlines()[0]

@@ -1,12 +1,16 @@
-"""Detect on pictures, draw what was found, and write it as JSON."""
+"""Detect on pictures or classify them, draw what was found, and write it as JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_options
+
+if TYPE_CHECKING:
+    from chordate.structures import Classification, Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -15,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a packaged config's name, or a config file")
     parser.add_argument("checkpoint", help="path or URL of a checkpoint, Chordate's own or a foreign one")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, or folders of them")
-    parser.add_argument("--out", default="predictions", help="folder for the drawn pictures and detections.json")
+    parser.add_argument("--out", default="predictions", help="folder for drawn pictures and a JSON file")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="drop detections below it (0.5)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     add_options(parser)
@@ -48,29 +52,45 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.common import load_trained
     from chordate.config import load_config
     from chordate.data.reading import read_image
-    from chordate.visualization import draw, write_image
+    from chordate.structures import Classification
+    from chordate.visualization import draw, draw_class, write_image
 
     cfg = load_config(arguments.config, arguments.cfg_options)
     paths = picture_files(arguments.images)
     model = load_trained(cfg, arguments.checkpoint)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    classifies = False
     for number, path in enumerate(track(paths, description="predict")):
         image = read_image(path)
+        picture = image.permute(1, 2, 0).numpy()
         (found,) = predict(model, image, score_threshold=arguments.score_threshold, precision=arguments.precision)
+        classifies = isinstance(found, Classification)
         repeated = path.stem in (other.stem for other in paths[:number])
         name = f"{path.stem}_{number}" if repeated else path.stem
-        write_image(out / f"{name}_detections.png", draw(image.permute(1, 2, 0).numpy(), found, model.classes))
-        rows += [
-            {
-                "file": str(path),
-                "class": model.classes[label],
-                "score": round(score, 4),
-                "box": [round(x, 2) for x in box],
-            }
-            for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
-        ]
-    (out / "detections.json").write_text(json.dumps(rows, indent=1) + "\n")
+        if classifies:
+            write_image(out / f"{name}_class.png", draw_class(picture, found, model.classes))
+            rows.append({"file": str(path), "found": class_rows(found, model.classes)})
+        else:
+            write_image(out / f"{name}_detections.png", draw(picture, found, model.classes))
+            rows += [{"file": str(path), **row} for row in detection_rows(found, model.classes)]
+    (out / ("classes.json" if classifies else "detections.json")).write_text(json.dumps(rows, indent=1) + "\n")
+    if classifies:
+        print(f"{len(paths)} picture(s) classified: {out}/")
+        return
     hint = "" if rows else f"; nothing scores {arguments.score_threshold:g}, try a lower --score-threshold"
     print(f"{len(rows)} detections on {len(paths)} picture(s): {out}/{hint}")
+
+
+def detection_rows(found: Detections, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """For each detection its class, score and box, in pixels of the picture."""
+    return [
+        {"class": classes[label], "score": round(score, 4), "box": [round(x, 2) for x in box]}
+        for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
+    ]
+
+
+def class_rows(found: Classification, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The best five classes and their scores, best first."""
+    return [{"class": classes[label], "score": round(score, 4)} for label, score in found.top(5)]

@@ -61,11 +61,11 @@ class CIFAR10(ImageFolder):
             found[data.classes[label]].append(f"{folder.name}/{self.split}_{index:05d}")
         return found
 
-    def _decode(self, index: int) -> torch.Tensor:
+    def decode(self, index: int) -> torch.Tensor:
         name = self.files[index]
         if name.startswith(f"{self.official.base_folder}/"):
             return self._official[int(name[-5:])]
-        return super()._decode(index)
+        return super().decode(index)
 
 
 @DATASETS.register_module()

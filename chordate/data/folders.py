@@ -71,7 +71,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         if not self.files:
             raise DataError(f"{self.images}: no pictures in its class folders ({', '.join(SUFFIXES)})")
         self.labels = np.repeat(np.arange(len(self.classes)), counts)
-        self._cached = [self._decode(index) for index in range(len(self))] if cache else None
+        self._cached = [self.decode(index) for index in range(len(self))] if cache else None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -79,7 +79,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
         """The sample of a key `(epoch, index)`, or `(epoch, index, repeat)` (see samplers)."""
         index = key[1]
-        image = Image(self._decode(index) if self._cached is None else self._cached[index])
+        image = Image(self.decode(index) if self._cached is None else self._cached[index])
         info = ImageInfo(index, str(self.images / self.files[index]), image.shape[-2], image.shape[-1])
         with seeded(self.seed, *key):
             return self.pipeline({"image": image, "label": int(self.labels[index]), "info": info})
@@ -91,7 +91,8 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         """For each class the indices of its images, for class-balanced sampling."""
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 
-    def _decode(self, index: int) -> torch.Tensor:
+    def decode(self, index: int) -> torch.Tensor:
+        """The picture as it is in its file, `[3, H, W]` uint8 RGB."""
         path = self.images / self.files[index]
         if self.archive is None:
             return read_image(path)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from chordate.data.annotations import box_of
 from chordate.data.reading import read_image
 from chordate.errors import DataError
-from chordate.structures import Detections, ImageInfo
+from chordate.structures import Classification, Detections, ImageInfo
 from chordate.visualization.paint import Mark, Picture, colour_of, fit_text, make_font, paint
 
 MARGIN = 14  # pixels around the images of a sheet
@@ -36,6 +36,27 @@ def draw(
         a new picture `[H', W', 3]`, of the image's size or enlarged.
     """
     return paint(image, _found(detections, classes, threshold), max(long_side, *image.shape[:2]))
+
+
+def draw_class(image: Picture, found: Classification, classes: Sequence[str], long_side: int = 640) -> Picture:
+    """An image that was classified, with its best class and that one's score; otherwise as `draw`."""
+    return paint(image, [_best(image, found, classes)], max(long_side, *image.shape[:2]))
+
+
+def class_sheet(
+    images: Sequence[Picture],
+    found: Sequence[Classification],
+    truth: Sequence[str],
+    classes: Sequence[str],
+    columns: int = 2,
+    panel: int = 360,
+) -> Picture:
+    """A sheet of images with the best class of each in it, and its true one above; otherwise as `side_by_side`."""
+    drawn = [
+        (paint(image, [_best(image, one, classes)], panel), name)
+        for image, one, name in zip(images, found, truth, strict=True)
+    ]
+    return _compose([drawn[i : i + columns] for i in range(0, len(drawn), columns)], panel)
 
 
 class GroundTruth(Protocol):
@@ -104,6 +125,12 @@ def write_image(path: str | Path, image: Picture) -> None:
         Image.fromarray(image).save(path, quality=92)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be written: {error}") from error
+
+
+def _best(image: Picture, found: Classification, classes: Sequence[str]) -> Mark:
+    """Around the whole image."""
+    label, score = found.top(1)[0]
+    return Mark([0, 0, image.shape[1], image.shape[0]], classes[label], f" {score:.2f}", colour_of(label))
 
 
 def _found(detections: Detections, classes: Sequence[str], threshold: float) -> list[Mark]:

@@ -1,0 +1,127 @@
+"""`chordate test` with several classifiers, and `chordate predict` with one."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from class_folders import write_folders
+
+import chordate
+from chordate.cli.main import main
+
+CONFIG = """
+model = dict(type="ImageClassifier", backbone=dict(type="{backbone}"))
+val_data = dict(
+    dataset=dict(type="ImageFolder", images="val"),
+    pipeline=[dict(type="Resize", size=[{side}, {side}])],
+    batch_size=4,
+    workers=0,
+)
+metric = dict(type="AccuracyMetric")
+"""
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory) -> tuple[Path, list[str]]:
+    """A data root, and the configs and checkpoints of three untrained classifiers that see the pictures differently."""
+    root = tmp_path_factory.mktemp("members")
+    write_folders(root, {"val": 5}, side=24)
+    names = []
+    for number, (backbone, side) in enumerate((("resnet20_cifar", 32), ("resnet20_cifar", 24), ("plain20_cifar", 20))):
+        config = root / f"{number}.py"
+        config.write_text(CONFIG.format(backbone=backbone, side=side))
+        torch.manual_seed(number)
+        model = chordate.build_model(config, classes=["blue", "green", "red"])
+        torch.nn.init.normal_(model.head.fc.weight, std=3)
+        path = root / f"{number}.pt"
+        torch.save({"chordate": 1, "model": model.state_dict(), "classes": list(model.classes)}, path)
+        names += [str(config), str(path)]
+    return root, names
+
+
+def test_an_ensemble_is_the_mean_of_its_members_probabilities(members, tmp_path, capsys):
+    root, names = members
+    out, found = tmp_path / "m.json", tmp_path / "f.json"
+    assert main(["test", *names, "--data-root", str(root), "--out", str(out), "--predictions", str(found)]) == 0
+    files = sorted(path for path in (root / "val").rglob("*.png"))
+    sums = torch.zeros(len(files), 3)
+    singles = []
+    for config, checkpoint in zip(names[::2], names[1::2]):
+        model = chordate.build_model(config, checkpoint=checkpoint)
+        scores = torch.stack([one.scores for one in chordate.predict(model, files, precision="fp32")])
+        singles.append(scores)
+        sums += scores
+    mean = sums / 3
+    truth = torch.tensor([("blue", "green", "red").index(file.parent.name) for file in files])
+    assert json.loads(out.read_text())["top1"] == pytest.approx((mean.argmax(1) == truth).float().mean().item())
+    for row, file, scores in zip(json.loads(found.read_text()), files, mean, strict=True):
+        assert (root / "val" / row["file"]) == file
+        best, labels = scores.sort(descending=True)
+        assert [one["class"] for one in row["found"]] == [("blue", "green", "red")[label] for label in labels]
+        assert [one["score"] for one in row["found"]] == pytest.approx(best.tolist(), abs=2e-4)
+    alone = capsys.readouterr().out.replace("\n", "")
+    for checkpoint, scores in zip(names[1::2], singles):
+        assert f"{Path(checkpoint).name} alone: top1 {(scores.argmax(1) == truth).float().mean():.4f}" in alone
+
+
+def test_one_model_twice_is_that_model(members, tmp_path):
+    root, names = members
+    numbers = []
+    for given in (names[:2], [*names[:2], *names[:2]]):
+        out = tmp_path / f"{len(given)}.json"
+        assert main(["test", *given, "--data-root", str(root), "--out", str(out)]) == 0
+        numbers.append(json.loads(out.read_text()))
+    assert numbers[0] == numbers[1]
+
+
+def test_what_makes_no_ensemble_is_told(members, tmp_path, capsys):
+    root, names = members
+    data = ["--data-root", str(root)]
+
+    def told(*arguments: str) -> str:
+        assert main(["test", *arguments, *data]) == 2
+        return capsys.readouterr().err
+
+    assert "needs a CHECKPOINT" in told(*names[:3])
+    assert "leave it out for several" in told(*names[:4], "--picture", str(tmp_path / "x.png"))
+    other = tmp_path / "other.pt"
+    saved = torch.load(names[1], weights_only=True)
+    torch.save({**saved, "classes": ["blue", "green", "rouge"]}, other)
+    line = told(*names[:2], names[0], str(other))
+    assert "blue, green, rouge" in line and "the same, in the same order" in line
+
+
+def test_a_detector_is_none(shapes, tmp_path, capsys):
+    config = "faster-rcnn_r18_fpn_demo_shapes"
+    classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
+    model = chordate.build_model(config, classes=classes, pretrained=False)
+    path = tmp_path / "d.pt"
+    torch.save({"chordate": 1, "model": model.state_dict(), "classes": classes}, path)
+    options = ["--data-root", str(shapes), "--cfg-options", "val_data.workers=0"]
+    assert main(["test", config, str(path), config, str(path), *options]) == 2
+    assert "an ensemble is of classifiers" in capsys.readouterr().err
+
+
+def test_predict_writes_the_best_classes_and_draws_the_best_one(members, tmp_path):
+    root, names = members
+    picture, out = root / "val/red/0.png", tmp_path / "drawn"
+    assert main(["predict", *names[:2], str(picture), "--out", str(out), "--precision", "fp32"]) == 0
+    (row,) = json.loads((out / "classes.json").read_text())
+    model = chordate.build_model(names[0], checkpoint=names[1])
+    (one,) = chordate.predict(model, picture, precision="fp32")
+    assert row["file"] == str(picture) and [found["class"] for found in row["found"]] == [
+        model.classes[label] for label, _ in one.top(5)
+    ]
+    assert sum(found["score"] for found in row["found"]) == pytest.approx(1, abs=1e-3)
+    drawn = cv2.imread(str(out / "0_class.png"))
+    assert max(drawn.shape[:2]) == 640  # enlarged, so that the name can be read
+    assert not (out / "detections.json").exists()
+
+
+def test_a_sheet_of_classified_pictures_is_drawn(members, tmp_path):
+    root, names = members
+    sheet = tmp_path / "sheet.png"
+    assert main(["test", *names[:2], "--data-root", str(root), "--picture", str(sheet)]) == 0
+    assert sheet.stat().st_size > 10_000

@@ -1,0 +1,100 @@
+"""Fine-tuning on photos of one's own, by the command: from a library's weights, and from another classifier's."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from backbone_referee import randomise
+from class_folders import write_folders
+
+import chordate
+from chordate.cli.main import main
+from chordate.config import load_config
+from chordate.data import ClassFolders
+
+SMALL = [
+    "model.backbone.type=resnet18",
+    "train_data.pipeline.0.size=32",
+    "val_data.pipeline.0.size=36",
+    "val_data.pipeline.1.size=32",
+    "train_data.batch_size=16",
+    "train_data.workers=0",
+    "val_data.workers=0",
+    "train.log_every=1",
+    "train.tensorboard=False",
+]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A file of torchvision's, of 1000 classes."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(randomise(torchvision.models.resnet18(weights=None)).state_dict(), path)
+    return path
+
+
+def finetune(photos: Path, out: Path, pretrained: str, *options: str) -> list[dict]:
+    """Train the packaged recipe on a folder; gives the log's lines."""
+    settings = [*SMALL, f"model.backbone.pretrained={pretrained}", *options]
+    arguments = ["--data-root", str(photos), "--work-dir", str(out), "--cfg-options", *settings]
+    assert main(["train", "resnet50_finetune_folder", *arguments]) == 0
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def tuned(weights, tmp_path_factory) -> tuple[Path, list[dict]]:
+    """The run on a folder of three classes without any division, and its log."""
+    root = tmp_path_factory.mktemp("tuned")
+    write_folders(root, {"my_photos": 20}, side=40)
+    return root / "run", finetune(root / "my_photos", root / "run", f"file://{weights}", "train.epochs=5")
+
+
+def test_a_folder_of_photos_is_learnt_in_one_command(tuned):
+    run, log = tuned
+    sizes = {"val_data.pipeline.0.size": 36, "val_data.pipeline.1.size": 32}
+    config = load_config("resnet50_finetune_folder", {"model.backbone.type": "resnet18", **sizes})
+    model = chordate.build_model(config, checkpoint=run / "best_top1.pt")
+    held_out = ClassFolders("val", data_root=run.parent / "my_photos")
+    files = [held_out.images / file for file in held_out.files]
+    found = [model.classes[one.top(1)[0][0]] for one in chordate.predict(model, files, precision="fp32")]
+    right = [name == file.parent.name for name, file in zip(found, files, strict=True)]
+    assert sum(right) / 12 == max(line["top1"] for line in log if line["mode"] == "val") >= 0.8
+
+
+def test_frozen_stages_stay_the_librarys_and_the_others_learn_slower_than_the_head(tuned, weights):
+    run, _ = tuned
+    text = "".join(path.read_text() for path in run.rglob("*.log"))
+    assert "resnet18.pth (torchvision): 120 tensors loaded" in text
+    assert "lr 0.0005, weight decay 0.05" in text and "lr 5e-05, weight decay 0.05" in text  # 16 images of 32
+    before = torch.load(weights, weights_only=True)
+    after = torch.load(run / "best_top1.pt", weights_only=True)["model"]
+    for name, tensor in before.items():
+        if name.startswith("fc") or not tensor.is_floating_point():
+            continue
+        frozen = name.startswith(("conv1", "bn1", "layer1"))
+        assert torch.equal(after[f"backbone.{name}"], tensor) == frozen, name
+
+
+def test_a_classifier_of_other_classes_lends_its_backbone(tuned, tmp_path):
+    run, _ = tuned
+    write_folders(tmp_path, {"train": 4, "val": 2}, side=40)
+    for split in ("train", "val"):
+        (tmp_path / split / "blue").rename(tmp_path / split / "sky")
+        (tmp_path / split / "green").rename(tmp_path / split / "wood")
+        for picture in (tmp_path / split / "red").iterdir():
+            picture.rename(tmp_path / split / "sky" / f"red_{picture.name}")
+        (tmp_path / split / "red").rmdir()
+    finetune(tmp_path, tmp_path / "run", str(run / "best_top1.pt"), "train.epochs=1")
+    saved = torch.load(tmp_path / "run/best_top1.pt", weights_only=True)
+    assert saved["classes"] == ["sky", "wood"]
+    frozen = torch.load(run / "best_top1.pt", weights_only=True)["model"]["backbone.layer1.0.conv1.weight"]
+    assert torch.equal(saved["model"]["backbone.layer1.0.conv1.weight"], frozen)
+
+
+def test_a_folder_that_is_none_is_told(tmp_path, capsys):
+    (tmp_path / "train/cat").mkdir(parents=True)
+    assert main(["train", "resnet50_finetune_folder", "--data-root", str(tmp_path)]) == 2
+    assert "has train/ but no val/" in capsys.readouterr().err
