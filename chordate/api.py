@@ -111,12 +111,13 @@ def build_model(
         classes = state.get("classes")
     names = _class_names(cfg, classes, num_classes, state)
     spec = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else cfg.model
-    told: dict[str, Any] = {"num_classes": len(names)}
-    if spec.get("keypoint") is not None:
+    if spec.get("keypoint") is None:
+        model: Any = MODELS.build(spec, num_classes=len(names))
+    else:
         skeleton = skeleton or _skeleton(cfg, state)
-        told["num_keypoints"] = len(skeleton.names)
-    model: Any = MODELS.build(spec, **told)
-    model.classes, model.skeleton = names, skeleton
+        model = MODELS.build(spec, num_classes=len(names), num_keypoints=len(skeleton.names))
+        model.skeleton = skeleton
+    model.classes = names
     model.pipeline = (cfg.get("val_data") or {}).get("pipeline", DEFAULT_PIPELINE)
     if state is not None:
         model.load_report = load_checkpoint(model, state)

@@ -21,6 +21,7 @@ SECTIONS = (
     "schedule",
     "train",
     "fallback_classes",
+    "fallback_keypoints",
     "custom_imports",
     "base",
 )

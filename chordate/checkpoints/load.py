@@ -14,6 +14,7 @@ from chordate.checkpoints.report import LoadReport, some
 from chordate.checkpoints.source import Contents, read_state
 from chordate.contracts import Backbone, Library
 from chordate.errors import CheckpointError
+from chordate.structures import Skeleton
 
 State = dict[str, Tensor]
 
@@ -35,6 +36,8 @@ FORMATS = (
     Format("timm", timm.recognise, timm.convert),
 )
 
+# What is read of a checkpoint of our own, and what it must be.
+_PARTS = {"model": Mapping, "ema": Mapping | None, "classes": list | tuple | None, "skeleton": Mapping | None}
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning
 
@@ -45,7 +48,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     Known are Chordate's own checkpoints (with averaged weights, those are taken), the state dict of the
     same model, bare or wrapped, and the formats in `FORMATS`. A backbone also takes its part out of a whole
     model's checkpoint. The model is changed only if no error is raised. A checkpoint of ours sets
-    `model.classes`.
+    `model.classes`, and `model.skeleton` where it finds keypoints.
 
     Args:
         model: a whole model or a backbone.
@@ -75,6 +78,9 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     model.load_state_dict(tensors, strict=False)
     if classes and hasattr(model, "classes") and (strict or not model.classes):
         model.classes = classes  # type: ignore[assignment]
+    skeleton = contents.get("skeleton") if own else None
+    if skeleton and getattr(model, "keypoint", None) is not None and (strict or not model.skeleton):
+        model.skeleton = Skeleton.from_dict(skeleton)  # type: ignore[assignment]
     return LoadReport(
         source=where,
         format=name,
@@ -122,7 +128,7 @@ def _unwrap(contents: Mapping[str, Any], where: str) -> tuple[State, tuple[str, 
     if own:
         if contents["chordate"] != 1:
             raise CheckpointError(f"{where} was written by a newer Chordate (form {contents['chordate']}); update it")
-        for part, kinds in (("model", Mapping), ("ema", Mapping | None), ("classes", list | tuple | None)):
+        for part, kinds in _PARTS.items():
             value = contents.get(part)
             if not isinstance(value, kinds):
                 raise CheckpointError(

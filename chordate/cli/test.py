@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         data = {**section(cfgs[0], "val_data"), "pipeline": section(cfg, "val_data").get("pipeline", [])}
         loader: Any = build_loader(
             data, data_root=data_root(arguments), training=False, seed=0,
-            classes=model.classes, rank=rank, world_size=world_size,
+            classes=model.classes, skeleton=getattr(model, "skeleton", None), rank=rank, world_size=world_size,
         )  # fmt: skip
         if metric is None:
             metric = METRICS.build(section(cfgs[0], "metric"), dataset=loader.dataset)

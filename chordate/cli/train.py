@@ -39,14 +39,15 @@ def run(arguments: argparse.Namespace) -> None:
     shared: dict[str, Any] = {"data_root": data_root(arguments), "seed": seed, "rank": rank, "world_size": world_size}
     train_loader: Any = build_loader(section(cfg, "train_data"), training=True, **shared)
     classes = train_loader.dataset.classes
+    told: dict[str, Any] = {"classes": classes, "skeleton": getattr(train_loader.dataset, "skeleton", None)}
     val_loader: Any = None
     metric = None
     if cfg.get("val_data"):
-        val_loader = build_loader(section(cfg, "val_data"), training=False, classes=classes, **shared)
+        val_loader = build_loader(section(cfg, "val_data"), training=False, **told, **shared)
         metric = METRICS.build(section(cfg, "metric"), dataset=val_loader.dataset)
     # A first start with --resume finds nothing to go on from, and needs the pretrained weights.
     resumes = CheckpointFolder(work_dir).newest() if arguments.resume is True else arguments.resume
-    model = build_model(cfg, classes=classes, pretrained=not resumes)
+    model = build_model(cfg, **told, pretrained=not resumes)
     runner = Runner.from_config(
         cfg, model=model, train_loader=train_loader, val_loader=val_loader, metric=metric,
         work_dir=work_dir, resume=arguments.resume,

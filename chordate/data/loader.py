@@ -17,7 +17,7 @@ from chordate.data.coco import CocoDataset
 from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
 from chordate.errors import ChordateError, ConfigError, DataError, unknown
 from chordate.registry import DATASETS
-from chordate.structures import Batch
+from chordate.structures import Batch, Skeleton
 
 EVALUATION_SETTINGS = ("dataset", "pipeline", "batch_size", "workers")
 GRACE = 30  # seconds from SIGTERM to SIGKILL under SLURM (its KillWait)
@@ -43,6 +43,7 @@ def build_loader(
     training: bool,
     seed: int,
     classes: Sequence[str] | None = None,
+    skeleton: Skeleton | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Loader:
@@ -58,6 +59,7 @@ def build_loader(
             ranks, in a fixed order.
         seed: with the epoch and the image's index, all that order and augmentation depend on.
         classes: the model's classes, so that labels mean the same here; None takes the data set's.
+        skeleton: the model's keypoints, which the data set's must be if it reads some.
         rank, world_size: this process among those that share the work.
 
     Returns:
@@ -66,7 +68,7 @@ def build_loader(
 
     Raises:
         ConfigError: unknown or unfitting settings.
-        DataError: missing or broken data, nothing to train on, or classes that are not the model's.
+        DataError: missing or broken data, nothing to train on, or classes or keypoints that are not the model's.
     """
     kind = "training data setting" if training else "evaluation data setting"
     known = TRAINING_SETTINGS if training else EVALUATION_SETTINGS
@@ -88,6 +90,7 @@ def build_loader(
         seed=seed,
     )
     _check_annotated(dataset, training)
+    _check_keypoints(dataset, skeleton)
     share = {"rank": rank, "world_size": world_size}
     sampler: TrainingBatches | EvaluationBatches
     shapes = getattr(dataset, "sizes", None)  # images to classify are all cut to one size
@@ -125,6 +128,15 @@ def _check_annotated(dataset: Any, training: bool) -> None:
         raise DataError(f"{what} (crowds do not count), so nothing can be learnt; give a file with annotations")
     if not dataset.count(crowd=True):
         print_log(f"{what}; there is nothing to measure against", logger="current", level=logging.WARNING)
+
+
+def _check_keypoints(dataset: Any, skeleton: Skeleton | None) -> None:
+    own = getattr(dataset, "skeleton", None)
+    if own is not None and skeleton is not None and own.names != skeleton.names:
+        raise DataError(
+            f"{dataset.annotations}: its keypoints are {', '.join(own.names)}; the model's are "
+            f"{', '.join(skeleton.names)}"
+        )
 
 
 def _with_classes(dataset: Any, classes: Sequence[str] | None) -> Any:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from chordate.engine.rng import rng_state, set_rng_state
 from chordate.errors import CheckpointError, TrainingError
+from chordate.structures import Skeleton
 
 VERSION = 1
 
@@ -110,6 +111,11 @@ def load_history(hub: MessageHub, saved: Mapping[str, Any]) -> None:
         hub.log_scalars[name] = HistoryBuffer(record["values"].numpy(), record["counts"].numpy())
 
 
+def _skeleton(model: nn.Module) -> dict[str, Any] | None:
+    skeleton = getattr(model, "skeleton", None)
+    return skeleton.to_dict() if isinstance(skeleton, Skeleton) else None
+
+
 def _few(names: Sequence[str]) -> str:
     shown = ", ".join(list(names)[:5]) + (" …" if len(names) > 5 else "")
     return f"{len(names)} [{shown}]"
@@ -137,6 +143,7 @@ def training_state(runner: Any, files: Sequence[str]) -> dict[str, Any]:
         "chordate": VERSION,
         "model": to_cpu(runner.module.state_dict()),
         "classes": list(getattr(runner.module, "classes", ())),
+        "skeleton": _skeleton(runner.module),
         "config": runner.cfg.pretty_text,
         "train": {
             "iteration": loop.iter,
@@ -167,6 +174,8 @@ def restore(runner: Any, checkpoint: Mapping[str, Any], path: str) -> None:
     """
     saved, loop, log = checkpoint["train"], runner.train_loop, runner.logger
     check_model(runner.module, checkpoint["model"], checkpoint.get("classes", ()), path)
+    if checkpoint.get("skeleton") != _skeleton(runner.module):
+        raise CheckpointError(f"{path}: trained on other keypoints than the data has; resume with the same data")
     try:
         changed = load_optimizer_state(runner.optim_wrapper.optimizer, runner.module, saved["optimizer"], path)
         if changed:

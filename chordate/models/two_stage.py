@@ -10,7 +10,7 @@ from chordate.models.detector import Detector, Part, to_original
 from chordate.ops.paste import paste_masks
 from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.registry import HEADS, MODELS
-from chordate.structures import Batch, Detections
+from chordate.structures import Batch, Detections, Skeleton
 
 
 @MODELS.register_module()
@@ -22,9 +22,12 @@ class TwoStageDetector(Detector):
         box: classifies and refines them.
         mask: draws each object's mask (Mask R-CNN, He et al. 2017), or None.
         keypoint: finds each object's keypoints (its section 5), or None.
+        num_keypoints: of an object; told by the data, needed with `keypoint`.
 
     The others as in `Detector`.
     """
+
+    skeleton: Skeleton | None = None  # the keypoints' names and bones, set by whoever knows the data
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class TwoStageDetector(Detector):
         rpn: Part,
         box: Part,
         num_classes: int,
+        num_keypoints: int | None = None,
         neck: Part | None = None,
         mask: Part | None = None,
         keypoint: Part | None = None,
@@ -49,7 +53,7 @@ class TwoStageDetector(Detector):
             self.mask = HEADS.build(mask, in_features=features, num_classes=num_classes)
         self.keypoint: InstanceHead | None = None
         if keypoint is not None:
-            self.keypoint = HEADS.build(keypoint, in_features=features)
+            self.keypoint = HEADS.build(keypoint, in_features=features, num_keypoints=num_keypoints)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.targets is not None

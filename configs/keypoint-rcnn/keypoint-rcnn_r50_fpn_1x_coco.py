@@ -1,0 +1,7 @@
+"""Keypoint R-CNN, ResNet-50, FPN, 1× on COCO (53.6 box and 64.0 keypoint AP in Detectron2's model zoo)."""
+
+_base_ = [
+    "../_base_/models/keypoint-rcnn_fpn.py",
+    "../_base_/datasets/coco_keypoint.py",
+    "../_base_/schedules/1x.py",
+]

@@ -1,0 +1,153 @@
+"""Keypoint R-CNN as a whole: how many keypoints there are comes from the data, and stays with the weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detection_toys import instances
+from tiny_coco import annotation, write_coco
+
+import chordate
+from chordate.cli.main import main
+from chordate.config import load_config
+from chordate.data.coco_classes import COCO_SKELETON
+from chordate.data.loader import build_loader
+from chordate.errors import CheckpointError, ConfigError, DataError
+from chordate.structures import Batch, ImageInfo, Skeleton
+
+DEMO = "faster-rcnn_r18_fpn_demo_shapes"
+ARROW = Skeleton(("tip", "left_end", "right_end"), ((0, 1), (0, 2)))
+HEAD = {"type": "KeypointHead", "convs": 1, "channels": 16, "sampling_ratio": 2}
+CATEGORY = {"id": 3, "name": "arrow", "keypoints": list(ARROW.names), "skeleton": [[1, 2], [1, 3]]}
+
+
+def small(**settings):
+    return load_config(DEMO, {"model.keypoint": HEAD, "model.box.trunk.fc_channels": 32, **settings})
+
+
+def build(**arguments):
+    return chordate.build_model(small(), **{"classes": ["arrow"], "pretrained": False, **arguments})
+
+
+@pytest.fixture
+def arrows(tmp_path: Path) -> Path:
+    """Two pictures with two arrows each."""
+    points = [[10, 12, 2, 20, 30, 1, 30, 12, 2], [40, 12, 2, 0, 0, 0, 60, 45, 2]]
+    boxes = [[8, 8, 30, 30], [38, 8, 30, 40]]
+    found = [
+        annotation(2 * i + j, i, boxes[j], keypoints=points[j], num_keypoints=3 - j) for i in (1, 2) for j in (0, 1)
+    ]
+    return write_coco(tmp_path / "arrows", found, categories=[CATEGORY], sizes=((64, 80), (64, 80)))
+
+
+def test_their_number_is_told_by_the_data_the_checkpoint_or_the_config(tmp_path):
+    model = build(skeleton=ARROW)
+    assert model.skeleton == ARROW and model.keypoint.heatmaps.out_channels == 3
+    torch.save(
+        {"chordate": 1, "model": model.state_dict(), "classes": ["arrow"], "skeleton": ARROW.to_dict()},
+        tmp_path / "a.pt",
+    )
+    found = chordate.build_model(small(), checkpoint=tmp_path / "a.pt")
+    assert found.skeleton == ARROW and found.keypoint.heatmaps.out_channels == 3
+    with torch.device("meta"):
+        coco = chordate.build_model("keypoint-rcnn_r50_fpn_1x_coco", pretrained=False)
+    assert coco.skeleton == COCO_SKELETON and coco.classes == ("person",)
+    named = chordate.build_model(small(fallback_keypoints=["tip", "tail"]), num_classes=1, pretrained=False)
+    assert named.skeleton == Skeleton(("tip", "tail"))
+
+
+def test_a_model_that_no_one_told_its_keypoints_is_one_line():
+    with pytest.raises(
+        ConfigError, match="has a keypoint head but does not name its keypoints; train on data with key"
+    ):
+        build()
+
+
+def test_a_checkpoint_with_other_keypoints_does_not_fit():
+    state = build(skeleton=Skeleton(("a", "b"))).state_dict()
+    with pytest.raises(CheckpointError, match=r"keypoint\.heatmaps\.weight"):
+        chordate.load_checkpoint(build(skeleton=ARROW), state)
+
+
+def test_a_model_without_a_keypoint_head_has_no_use_for_a_skeleton():
+    model = chordate.build_model(DEMO, classes=["arrow"], skeleton=ARROW, pretrained=False)
+    assert model.keypoint is None and model.skeleton is None
+
+
+def test_data_with_other_keypoints_than_the_models_are_refused(arrows):
+    config = {
+        "dataset": {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "keypoints": True}
+    }
+    shared = {"data_root": arrows, "training": False, "seed": 0}
+    assert build_loader(config, skeleton=ARROW, **shared).dataset.skeleton == ARROW
+    with pytest.raises(DataError, match=r"its keypoints are tip, left_end, right_end; the model's are a, b"):
+        build_loader(config, skeleton=Skeleton(("a", "b")), **shared)
+
+
+def test_keypoints_are_in_pixels_of_the_original_image():
+    torch.manual_seed(0)
+    model = build(skeleton=ARROW).eval()
+    torch.nn.init.normal_(model.box.classes.weight, std=0.3)
+    batch = Batch(torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8), torch.full((2, 2), 96), [])
+    batch.infos = [ImageInfo(0, "", 96, 96), ImageInfo(1, "", 96, 96)]
+    plain = model(batch)
+    batch.infos = [ImageInfo(0, "", 2 * 96, 96), ImageInfo(1, "", 96, 3 * 96)]
+    scaled = model(batch)
+    for one, other, factor in zip(plain, scaled, ([1, 2, 1], [3, 1, 1])):
+        assert len(one) and one.keypoints.shape == (len(one), 3, 3)
+        torch.testing.assert_close(other.keypoints, one.keypoints * torch.tensor(factor))
+
+
+def test_it_learns_where_the_corners_of_a_square_are():
+    torch.manual_seed(0)
+    model = chordate.build_model(
+        small(**{"model.keypoint.convs": 2, "model.keypoint.channels": 32}), classes=["square"],
+        skeleton=Skeleton(("left_top", "right_top")), pretrained=False,
+    )  # fmt: skip
+    images = torch.full((2, 3, 96, 96), 60, dtype=torch.uint8)
+    boxes = [[[8.0, 8, 40, 40], [50, 30, 90, 80]], [[30.0, 40, 70, 90]]]
+    targets = instances(boxes)
+    targets.keypoints = torch.zeros(2, 8, 2, 3)
+    for i, some in enumerate(boxes):
+        for j, (x1, y1, x2, y2) in enumerate(some):
+            images[i, :, int(y1) : int(y2), int(x1) : int(x2)] = 250
+            targets.keypoints[i, j] = torch.tensor([[x1 + 4, y1 + 4, 2], [x2 - 4, y1 + 4, 2]])
+    batch = Batch(images, torch.full((2, 2), 96), [ImageInfo(i, "", 96, 96) for i in range(2)], targets)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(model(batch).values()).backward()
+        optimizer.step()
+    for i, found in enumerate(model.eval()(batch)):
+        for box, truth in zip(boxes[i], targets.keypoints[i]):
+            best = (found.boxes - torch.tensor(box)).abs().amax(1).argmin()
+            assert ((found.keypoints[best, :, :2] - truth[:, :2]).abs() < 4).all()
+
+
+def test_commands_train_resume_test_and_predict(arrows, tmp_path, monkeypatch, capfd):
+    """From the annotations' names to a picture with bones: no command is told how many keypoints there are."""
+    monkeypatch.chdir(tmp_path)
+    data = 'dict(dataset=dict(annotations="annotations.json", images="images", keypoints=True))'
+    (tmp_path / "arrows.py").write_text(
+        f'base = "{DEMO}"\ntrain_data = val_data = {data}\n'
+        f"model = dict(keypoint=dict({', '.join(f'{key}={value!r}' for key, value in HEAD.items())}))\n"
+        "train = dict(epochs=None, iterations=1, eval_every=0, save_best=None, tensorboard=False)\n"
+    )
+    shared = ["--data-root", str(arrows)]
+    assert main(["train", "arrows.py", "--work-dir", "run", *shared]) == 0
+    assert (
+        main(["train", "arrows.py", "--work-dir", "run", "--resume", *shared, "--cfg-options", "train.iterations=2"])
+        == 0
+    )
+    saved = torch.load("run/iteration_2.pt", weights_only=True)
+    assert saved["skeleton"] == ARROW.to_dict()
+    assert main(["test", "arrows.py", "run/iteration_2.pt", *shared]) == 0
+    picture = str(arrows / "images/1.png")
+    assert (
+        main(["predict", "arrows.py", "run/iteration_2.pt", picture, "--score-threshold", "0", "--out", "drawn"]) == 0
+    )
+
+    renamed = [{**CATEGORY, "keypoints": ["tip", "a", "b"]}]
+    write_coco(arrows, [annotation(1, 1, [8, 8, 30, 30], keypoints=[10, 12, 2] * 3)], categories=renamed)
+    assert main(["train", "arrows.py", "--work-dir", "run", "--resume", *shared]) == 2
+    assert "trained on other keypoints than the data has; resume with the same data" in capfd.readouterr().err
