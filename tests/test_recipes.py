@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from chordate.registry import METRICS
 NAMES = [name for name, path in packaged_configs().items() if path.parent.name == "classification"]
 IMAGENET = [name for name in NAMES if name.endswith("_imagenet")]
 CIFAR = [name for name in NAMES if name.split("_")[-1] in ("cifar10", "cifar100")]
+DOCUMENT = Path(__file__).parents[1] / "docs/classification.md"
 STEPS = {"imagenet": 1_281_167, "cifar": 50_000}  # images to train on
 
 
@@ -169,10 +171,13 @@ def test_a_recipe_is_named_after_its_backbone_and_its_data(name):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
     """Small class folders in the layouts of ImageNet, CIFAR and photos of one's own."""
-    return write_folders(tmp_path_factory.mktemp("photos"), {"train": 4, "val": 1, "test": 1}, side=32, wider=0)
+    return write_folders(tmp_path_factory.mktemp("photos"), {"train": 4, "val": 1, "test": 1}, side=SIDE, wider=0)
 
 
-def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str | None = None) -> list[dict[str, Any]]:
+SIDE = 32  # pixels
+
+
+def train(name: str, photos: Path, out: Path, *, steps: int, batch_size: int, cut: str | None = None) -> list[dict]:
     """Some steps of a recipe, and an evaluation; gives the log's lines.
 
     Only the images, the batches and the length are made small, and the network is cut off behind the map `cut`.
@@ -181,12 +186,12 @@ def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str
     for data in (cfg.train_data, cfg.val_data):
         for transform in data.pipeline:
             if transform.type == "RandomShortestSize":
-                transform.min_size = list(range(side, 2 * side))
+                transform.min_size = list(range(SIDE, 2 * SIDE))
             elif transform.type == "Resize":
-                transform["size"] = [side, side]
+                transform["size"] = [SIDE, SIDE]
             elif "Crop" in transform.type:
-                transform["size"] = min(side, transform["size"])
-        data.batch_size, data.workers = 6, 0
+                transform["size"] = min(SIDE, transform["size"])
+        data.batch_size, data.workers = batch_size, 0
     cfg.train.update(epochs=None, iterations=steps, log_every=1, tensorboard=False, save_best=None)
     if cut:
         cfg.model.backbone.out = [cut]
@@ -228,12 +233,28 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_recipe_of_each_kind_trains(name, photos, tmp_path):
-    found = train(name, photos, tmp_path, steps=2, side=32, cut=KINDS[name])
+    found = train(name, photos, tmp_path, steps=2, batch_size=6, cut=KINDS[name])
     assert len(found) == 2 and all(line["loss"] > 0 for line in found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_takes_20_steps(name, photos, tmp_path):
-    found = train(name, photos, tmp_path, steps=20, side=64)
+    found = train(name, photos, tmp_path, steps=20, batch_size=2)
     assert len(found) == 20 and all(line["loss"] > 0 for line in found)
+
+
+def test_the_documents_two_ways_of_looking_build(tmp_path):
+    blocks = re.findall(r"```python\n# (\w+\.py).*?\n(.*?)```", DOCUMENT.read_text(), flags=re.S)
+    assert len(blocks) == 2
+    for name, text in blocks:
+        (tmp_path / name).write_text(text)
+        model = chordate.build_model(tmp_path / name, num_classes=3, pretrained=False)
+        assert model.views.__class__.__name__ in ("TenCrops", "Scales")
+
+
+def test_the_document_has_every_family():
+    text = DOCUMENT.read_text()
+    for name in [*IMAGENET, *CIFAR]:
+        family = re.match(r"[a-z]+", name)[0]
+        assert f"`{family}" in text, name
