@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from backbone_referee import randomise
 from class_folders import write_folders
+from rich.console import Console
 from timm.loss import BinaryCrossEntropy
 from torchvision.transforms import v2
 
@@ -157,6 +158,28 @@ def test_accuracy_is_the_share_of_right_answers():
     assert sum(row["images"] for row in per_class.values()) == 40
     assert per_class["c"]["top1"] == pytest.approx((ranks[Data.labels == 2] < 1).mean())
     assert metric.predictions()[3]["found"][0]["class"] == Data.classes[scores[3].argmax()]
+
+
+def test_a_table_of_many_classes_lists_the_hardest():
+    class Data:
+        classes = tuple(f"class {i}" for i in range(100))
+        labels = np.arange(100)
+        files = tuple(map(str, range(100)))
+
+    metric = AccuracyMetric(Data())
+    infos = [ImageInfo(i, "", 1, 1) for i in range(100)]
+    right = torch.eye(100)
+    right[[7, 30]] = right[[30, 7]]  # taken for one another
+    metric.process(Batch(torch.zeros(100, 1), torch.ones(100, 2), infos), [Classification(row) for row in right])
+    metric.evaluate()
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(metric.table())
+    lines = captured.get().splitlines()
+    assert "the 40 hardest of 100 classes" in lines[0] or "the 40 hardest of 100 classes" in lines[1]
+    listed = [line.split()[:3] for line in lines if "class " in line and "top-1" not in line and "hardest" not in line]
+    assert len(listed) == 40 and [row[1:] for row in listed[:2]] == [["7", "0.00"], ["30", "0.00"]]
+    assert "98.00" in lines[-2] or "98.00" in lines[-1]
 
 
 def test_from_class_folders_to_accuracy_by_the_commands(tmp_path, capsys):

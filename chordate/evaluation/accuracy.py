@@ -19,6 +19,7 @@ from chordate.registry import METRICS
 from chordate.structures import Batch, Classification
 
 KEPT = 5  # classes that are kept of each image, best first
+LISTED = 40  # classes in the table; of more, those with the lowest accuracy
 
 
 @METRICS.register_module()
@@ -90,14 +91,20 @@ class AccuracyMetric:
         return found
 
     def table(self) -> Group:
-        """The last evaluation for the terminal: a row for each class, and all."""
-        hits = self._hits()
-        table = Table(box=box.SIMPLE_HEAD, show_footer=True)
+        """The last evaluation for the terminal: a row for each class, or for the hardest of many, and all."""
+        hits, rows = self._hits(), self.per_class()
+        title = None
+        if len(rows) > LISTED:
+            seen = [name for name, row in rows.items() if row["images"]]
+            hardest = sorted(seen, key=lambda name: (rows[name]["top1"], rows[name]["top5"]))[:LISTED]
+            title = f"the {len(hardest)} hardest of {len(rows):,} classes"
+            rows = {name: rows[name] for name in hardest}
+        table = Table(box=box.SIMPLE_HEAD, show_footer=True, title=title)
         table.add_column("class", footer="all")
         table.add_column("top-1 / %", justify="right", footer=f"{100 * hits[:, 0].mean():.2f}")
         table.add_column("top-5 / %", justify="right", footer=f"{100 * hits.any(axis=1).mean():.2f}")
         table.add_column("images", justify="right", footer=f"{len(hits):,}")
-        for name, row in self.per_class().items():
+        for name, row in rows.items():
             shown = [f"{100 * row[key]:.2f}" if row["images"] else "–" for key in ("top1", "top5")]
             table.add_row(name, *shown, f"{row['images']:,}")
         return Group(table)
