@@ -15,7 +15,7 @@ from engine_ranks import TRAINING, fresh_model
 from engine_toy import ToyMetric, read_log, toy_loader, toy_runner
 
 from chordate.engine.evaluate import evaluate
-from chordate.engine.launch import first_host, slurm_environment, start
+from chordate.engine.launch import first_host, is_launched, slurm_environment, start
 from chordate.errors import ConfigError
 
 
@@ -164,9 +164,57 @@ def test_the_first_machine_of_a_slurm_list(nodes: str, host: str) -> None:
     assert first_host(nodes) == host
 
 
-def test_incomplete_launcher_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ConfigError, match="RANK is set, but not WORLD_SIZE, LOCAL_RANK"):
+LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "0"}])
+def test_a_process_started_by_hand_is_alone(environment: dict[str, str]) -> None:
+    assert not is_launched(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"RANK": "0"}, "RANK is set, but not WORLD_SIZE, LOCAL_RANK"),
+        ({"WORLD_SIZE": "8"}, "WORLD_SIZE is 8, but RANK is not set"),
+        ({**LAUNCHED, "RANK": "2"}, "RANK is 2, but WORLD_SIZE 2"),
+        ({**LAUNCHED, "RANK": "first"}, 'RANK is "first"'),
+        ({**LAUNCHED, "MASTER_PORT": "-1"}, 'MASTER_PORT is "-1"'),
+    ],
+)
+def test_launcher_variables_that_make_no_sense_are_named(environment: dict[str, str], told: str) -> None:
+    assert is_launched(LAUNCHED)
+    with pytest.raises(ConfigError, match=told):
+        is_launched(environment)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"SLURM_PROCID": None}, "not SLURM_PROCID"),
+        ({"SLURM_JOB_ID": "x"}, 'SLURM_JOB_ID is "x"'),
+        ({"SLURM_STEP_NUM_TASKS": "many"}, 'SLURM_STEP_NUM_TASKS is "many"'),
+    ],
+)
+def test_slurm_variables_that_make_no_sense_are_named(changed: dict[str, str | None], told: str) -> None:
+    task = {
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "n1",
+        "SLURM_JOB_ID": "7",
+    }  # fmt: skip
+    assert slurm_environment(task)["RANK"] == "0"
+    broken = {name: value for name, value in {**task, **changed}.items() if value is not None}
+    with pytest.raises(ConfigError, match=told):
+        slurm_environment(broken)
+
+
+def test_processes_that_do_not_meet_say_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: Any) -> None:
+        raise torch.distributed.DistNetworkError("timed out")
+
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("chordate.engine.launch._join", nobody)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigError, match=r"MASTER_ADDR:MASTER_PORT, localhost:29500 \(timed out\)"):
         start()

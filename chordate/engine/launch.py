@@ -10,7 +10,7 @@ import gc
 import inspect
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from chordate.errors import ConfigError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
 
 
 def start(seed: int | None = None) -> tuple[int, int]:
@@ -32,25 +33,59 @@ def start(seed: int | None = None) -> tuple[int, int]:
         Rank and number of ranks: (0, 1) for a process on its own.
 
     Raises:
-        ConfigError: the launcher's variables are incomplete.
+        ConfigError: the launcher's variables are incomplete or make no sense, or the processes do not meet.
     """
-    slurm = slurm_environment(os.environ)
-    if slurm:
-        os.environ.update(slurm)
-    if "RANK" in os.environ and not dist.is_initialized():
-        missing = [name for name in TORCHRUN if name not in os.environ]
-        if missing:
-            raise ConfigError(f"RANK is set, but not {', '.join(missing)}; start with torchrun, srun, or unset RANK")
+    os.environ.update(slurm_environment(os.environ))
+    if not dist.is_initialized() and is_launched(os.environ):
         share_threads(os.environ)
-        if torch.cuda.is_available():
-            torch.cuda.set_device(device())
-            dist.init_process_group("nccl", device_id=device())
-        else:
-            dist.init_process_group("gloo")
-            atexit.register(finish)  # else its threads may need the interpreter after it has gone, and abort
+        try:
+            _join()
+        except dist.DistError as error:
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            reason = " ".join(str(error).split())[:160]
+            raise ConfigError(
+                f"the processes do not meet at MASTER_ADDR:MASTER_PORT, {address} ({reason}); start all of them, and "
+                f"see that each can reach that machine"
+            ) from error
     if seed is not None:
         set_random_seed(seed)
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def is_launched(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process, as one of several or alone.
+
+    Raises:
+        ConfigError: its variables are incomplete or make no sense.
+    """
+    remedy = "start with torchrun or srun, or unset them"
+    if "RANK" not in environment:
+        if environment.get("WORLD_SIZE", "1") != "1":  # else each process would train alone, all into one folder
+            raise ConfigError(f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set; {remedy}")
+        return False
+    missing = [name for name in TORCHRUN if name not in environment]
+    if missing:
+        raise ConfigError(f"RANK is set, but not {', '.join(missing)}; {remedy}")
+    _check_whole(environment, [name for name in TORCHRUN if name != "MASTER_ADDR"], remedy)
+    rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    if rank >= world_size:  # it would wait for the others for ever
+        raise ConfigError(f"RANK is {rank}, but WORLD_SIZE {world_size}: ranks count from 0; {remedy}")
+    return True
+
+
+def _check_whole(environment: Mapping[str, str], names: Sequence[str], remedy: str) -> None:
+    for name in names:
+        if not environment[name].isdecimal():
+            raise ConfigError(f'{name} is "{environment[name]}", which is no whole number; {remedy}')
+
+
+def _join() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+        dist.init_process_group("nccl", device_id=device())
+    else:
+        dist.init_process_group("gloo")
+        atexit.register(finish)  # else its threads may need the interpreter after it has gone, and abort
 
 
 def finish() -> None:
@@ -115,9 +150,16 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What torchrun would have set, for a task that srun started; empty for any other process.
 
     A batch script itself has most of SLURM's variables too, but is no task of a step.
+
+    Raises:
+        ConfigError: some of SLURM's variables are missing or make no sense.
     """
-    if "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+    if "RANK" in environment or environment.get("SLURM_STEP_NUM_TASKS", "1") == "1":
         return {}
+    missing = [name for name in SRUN if name not in environment]
+    if missing:
+        raise ConfigError(f"SLURM_STEP_NUM_TASKS is set, but not {', '.join(missing)}; start with srun")
+    _check_whole(environment, [name for name in SRUN if name != "SLURM_STEP_NODELIST"], "start with srun")
     translated = {
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
