@@ -106,6 +106,29 @@ class StagedBackbone(Backbone):
                 maps[step.gives] = x
         return maps
 
+    def split(self, name: str) -> Backbone:
+        last, *before = reversed(self.out_features)
+        if name != last or not before or _stage(before[0]) != _stage(name) - 1:
+            raise ConfigError(
+                f"{self.name}: {name} cannot be taken out of a backbone that gives {', '.join(self.out_features)}; "
+                f"its `out` ends with {name}, and has the map before it too"
+            )
+        spec = self.out_features.pop(name)
+        part = StagedBackbone(
+            self.name,
+            out=[name],
+            in_channels=self.out_features[before[0]].channels,
+            frozen_stages=self.frozen_stages,
+            checkpointing=self.checkpointing,
+        )
+        part.pretrained, part.default_weights = self.pretrained, self.default_weights
+        for step in [step for step in self.steps if step.stage == _stage(name)]:
+            part.add(step.module, getattr(self, step.module), step.stage, spec if step.gives else None)
+            delattr(self, step.module)
+            self.steps.remove(step)
+        self.out = tuple(self.out_features)
+        return part
+
     def _run(self, step: Step, x: Tensor) -> Tensor:
         module = getattr(self, step.module)
         blocks = step.stage > 0 and isinstance(module, nn.Sequential)

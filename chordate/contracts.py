@@ -66,6 +66,17 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
+    def split(self, name: str) -> Backbone:
+        """Take out the last stage, which gives the map `name`: this backbone then ends with the map before it.
+
+        Returns:
+            A backbone of that stage alone; it takes the map before in place of images.
+
+        Raises:
+            ConfigError: this one cannot be divided so.
+        """
+        raise ConfigError(f"{offered(self).source} has no stage that can be taken out of it; resnet50 has")
+
 
 class Neck(nn.Module):
     """Feature maps to feature maps: takes `in_features` first, and offers `out_features` like a backbone."""
@@ -91,6 +102,14 @@ class RoIHead(Protocol):
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]: ...
     def predict(self, features: dict[str, Tensor], proposals: Proposals) -> list[Detections]: ...
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs: ...
+
+
+class RegionHead(Protocol):
+    """A box head whose trunk another head may share: `regions` is what it makes of `R` boxes, `[R, C, S, S]`."""
+
+    trunk: Any  # with `out_channels`
+
+    def regions(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor: ...
 
 
 class InstanceHead(Protocol):

@@ -173,6 +173,8 @@ class SampledRoIs(_Movable):
         sizes: `[N, 2]` int64, height and width of each image within the padding.
         most_positive: no slot from here on is positive, so that a head that learns from positives alone
             needs only the leading ones.
+        regions: `[R, C, S, S]` what the box head's trunk made of the rows that `Slots(valid)` gives, for a head that
+            shares that trunk; None before the box head has seen them, or where its trunk gives vectors.
     """
 
     boxes: Tensor
@@ -182,6 +184,7 @@ class SampledRoIs(_Movable):
     valid: Tensor
     sizes: Tensor
     most_positive: int
+    regions: Tensor | None = None
 
 
 @dataclass

@@ -123,17 +123,29 @@ class BoxHead(nn.Module):
             boxes: `[R, 4]` in pixels of the padded batch.
             image: `[R]` int64, the image of each.
         """
-        x = self.trunk(self.pooler(features, boxes, image))
+        return self.predictions(self.regions(features, boxes, image))
+
+    def regions(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+        """What the trunk makes of `R` boxes, `[R, C]` or `[R, C, S, S]`."""
+        return self.trunk(self.pooler(features, boxes, image))
+
+    def predictions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and deltas, as of `forward`, from what the trunk made."""
         if x.ndim == 4:
             x = x.mean(dim=(2, 3))
         logits, deltas = at_least_float32(self.classes(x)), at_least_float32(self.deltas(x))
         return logits, deltas.reshape(len(x), deltas.shape[1] // 4, 4)
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Cross-entropy over all sampled regions, and box loss of the positive ones over the number of all."""
+        """Cross-entropy over all sampled regions, and box loss of the positive ones over the number of all.
+
+        Leaves what its trunk made of the regions in `rois`, if that is maps.
+        """
         slots = Slots(rois.valid)
         boxes, labels, index, positive = map(slots, (rois.boxes, rois.labels, rois.index, rois.positive))
-        logits, deltas = self(features, boxes, slots.image)
+        regions = self.regions(features, boxes, slots.image)
+        rois.regions = regions if regions.ndim == 4 else None
+        logits, deltas = self.predictions(regions)
         return self.losses(logits, deltas, boxes, labels, positive, targets.boxes[slots.image, index], slots.present)
 
     def losses(

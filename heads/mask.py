@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from chordate import checks
-from chordate.contracts import FeatureSpec, select
+from chordate.contracts import FeatureSpec, RegionHead, select
 from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.norms import make_norm
@@ -34,6 +34,8 @@ class MaskHead(nn.Module):
         norm: after each convolution, see `make_norm`.
         class_agnostic: predict one mask a region, for whatever class.
         loss_weight: multiplies the loss.
+        shared: the box head, if its trunk gives maps that masks are drawn from too (the C4 layout): regions are then
+            pooled by it, and the settings above that are of pooling have no meaning.
 
     Raises:
         ConfigError: the levels are not on offer, or do not form a pyramid, or a setting is out of its range.
@@ -52,14 +54,19 @@ class MaskHead(nn.Module):
         norm: str | Mapping[str, Any] | None = None,
         class_agnostic: bool = False,
         loss_weight: float = 1.0,
+        shared: RegionHead | None = None,
     ):
         super().__init__()
         checks.whole("MaskHead", 0, convs=convs, sampling_ratio=sampling_ratio)
         checks.whole("MaskHead", 1, num_classes=num_classes, resolution=resolution, channels=channels)
-        chosen = select(in_features, levels or pyramid_levels(in_features), "MaskHead")
-        self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
+        self._shared = (shared,)  # in a tuple, since its weights are not this head's
+        if shared is None:
+            chosen = select(in_features, levels or pyramid_levels(in_features), "MaskHead")
+            self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
+            width = self.pooler.channels
+        else:
+            width = shared.trunk.out_channels
         self.convs = nn.Sequential()
-        width = self.pooler.channels
         for _ in range(convs):
             conv = nn.Conv2d(width, channels, 3, padding=1, bias=norm is None)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -83,8 +90,14 @@ class MaskHead(nn.Module):
             boxes: `[R, 4]` in pixels of the padded batch.
             image: `[R]` int64, the image of each.
         """
-        x = self.convs(self.pooler(features, boxes, image))
-        return at_least_float32(self.masks(F.relu(self.upsample(x), inplace=True)))
+        (shared,) = self._shared
+        pool = self.pooler if shared is None else shared.regions
+        return self.logits(pool(features, boxes, image))
+
+    def logits(self, regions: Tensor) -> Tensor:
+        """Mask logits, as of `forward`, from pooled regions."""
+        x = F.relu(self.upsample(self.convs(regions)), inplace=True)
+        return at_least_float32(self.masks(x))
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
         """Binary cross-entropy a cell, on the positive regions and of their own class only (section 3, "decouples").
@@ -97,7 +110,10 @@ class MaskHead(nn.Module):
         some = slice(rois.most_positive)
         slots = Slots(rois.positive[:, some])
         boxes, labels, index = (slots(values[:, some]) for values in (rois.boxes, rois.labels, rois.index))
-        logits = self(features, boxes, slots.image)
+        if rois.regions is None or self._shared == (None,):
+            logits = self(features, boxes, slots.image)
+        else:
+            logits = self.logits(Slots(rois.valid).of_leading(rois.regions, slots))
         # Slots without an object have the background's label, which has no mask.
         logits = of_class(logits, labels.clamp(max=logits.shape[1] - 1))
         truth = mask_targets(targets.masks, targets.boxes, slots.image, index, boxes, logits.shape[-1])

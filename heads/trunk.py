@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate import checks
+from chordate.contracts import Backbone, FeatureSpec
 from chordate.ops.norms import make_norm
 from chordate.registry import HEADS
 
@@ -63,3 +64,23 @@ class ConvFC(nn.Module):
         for fc in self.fcs:
             x = F.relu(fc(x), inplace=True)
         return x
+
+
+@HEADS.register_module()
+class StageTrunk(nn.Module):
+    """The last stage of a backbone, applied to regions and not to whole images: `[R, C, S, S]` to `[R, out_channels,
+    S / 2, S / 2]` (He et al. 2016, appendix A; the C4 layout of Mask R-CNN).
+
+    Args:
+        stage: taken out of the backbone by `Backbone.split`.
+    """
+
+    def __init__(self, stage: Backbone):
+        super().__init__()
+        self.stage = stage
+        spec: FeatureSpec
+        ((self.map, spec),) = stage.out_features.items()
+        self.out_channels = spec.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stage(x)[self.map]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from chordate.contracts import InstanceHead, ProposalHead, RoIHead
+from chordate.errors import ConfigError
 from chordate.models.detector import Detector, Part, to_original
 from chordate.ops.paste import paste_masks
 from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -23,6 +24,9 @@ class TwoStageDetector(Detector):
         mask: draws each object's mask (Mask R-CNN, He et al. 2017), or None.
         keypoint: finds each object's keypoints (its section 5), or None.
         num_keypoints: of an object; told by the data, needed with `keypoint`.
+        trunk: a map of the backbone, "c5": its stage is taken out of the backbone, and applied to each region for the
+            box and the mask head together (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None: each head has its
+            own.
 
     The others as in `Detector`.
     """
@@ -39,18 +43,26 @@ class TwoStageDetector(Detector):
         neck: Part | None = None,
         mask: Part | None = None,
         keypoint: Part | None = None,
+        trunk: str | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         bgr: bool = False,
         size_divisor: int = 32,
     ):
         super().__init__(backbone, neck, num_classes, mean, std, bgr, size_divisor)
+        if trunk is not None:
+            box = HEADS.expand(box)
+            if neck is not None or "trunk" in box:
+                other = "neck" if neck is not None else "box.trunk"
+                raise ConfigError(f'TwoStageDetector: trunk="{trunk}" takes the place of {other}; remove one of them')
+            box["trunk"] = HEADS.build("StageTrunk", stage=self.backbone.split(trunk))
         features = self.head_features
         self.rpn: ProposalHead = HEADS.build(rpn, in_features=features)
         self.box: RoIHead = HEADS.build(box, in_features=features, num_classes=num_classes)
         self.mask: InstanceHead | None = None
         if mask is not None:
-            self.mask = HEADS.build(mask, in_features=features, num_classes=num_classes)
+            shared = {} if trunk is None else {"shared": self.box}
+            self.mask = HEADS.build(mask, in_features=features, num_classes=num_classes, **shared)
         self.keypoint: InstanceHead | None = None
         if keypoint is not None:
             self.keypoint = HEADS.build(keypoint, in_features=features, num_keypoints=num_keypoints)

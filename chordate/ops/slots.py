@@ -24,6 +24,7 @@ class Slots:
         images, count = occupied.shape
         image = torch.arange(images, device=occupied.device).repeat_interleave(count, output_size=images * count)
         present = occupied.flatten()
+        self._shape = images, count
         self._rows: Tensor | None = None
         if occupied.device.type == "cpu" and not torch.compiler.is_compiling():
             self._rows = present.nonzero()[:, 0]
@@ -43,6 +44,13 @@ class Slots:
         flat = values.flatten(0, 1).clone()
         flat[self._rows] = rows
         return flat.view_as(values)
+
+    def of_leading(self, rows: Tensor, leading: "Slots") -> Tensor:
+        """Of `rows` `[R, ...]` those that `leading`, which is of each image's first slots alone, works on."""
+        if self._rows is None or leading._rows is None:
+            return rows.unflatten(0, self._shape)[:, : leading._shape[1]].flatten(0, 1)
+        place = leading.image * self._shape[1] + leading._rows % leading._shape[1]
+        return rows[torch.searchsorted(self._rows, place)]
 
 
 def rows_of(detections: Sequence[Detections]) -> tuple[Tensor, Tensor]:

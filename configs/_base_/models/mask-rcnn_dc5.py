@@ -1,0 +1,5 @@
+"""Mask R-CNN on a dilated c5, in the settings of Detectron2's Base-RCNN-DilatedC5.yaml."""
+
+_base_ = ["faster-rcnn_dc5.py"]
+
+model = dict(mask=dict(type="MaskHead", resolution=14, sampling_ratio=0, convs=4, channels=256))

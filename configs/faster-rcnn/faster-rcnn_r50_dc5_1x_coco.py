@@ -1,0 +1,7 @@
+"""Faster R-CNN, ResNet-50-DC5, 1× and several scales on COCO (37.3 box AP in Detectron2's model zoo)."""
+
+_base_ = [
+    "../_base_/models/faster-rcnn_dc5.py",
+    "../_base_/datasets/coco_detection_multiscale.py",
+    "../_base_/schedules/1x.py",
+]

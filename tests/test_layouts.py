@@ -1,0 +1,193 @@
+"""The C4 and DC5 layouts: c5 as the trunk of regions, shared by boxes and masks; c5 dilated, without a neck."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from test_two_stage import Tiny, batch_of
+from torch import nn
+from torchvision.ops import roi_align
+
+import chordate
+from chordate.errors import ConfigError
+from chordate.registry import BACKBONES, MODELS
+from chordate.structures import Detections
+
+RPN = {"type": "RPNHead", "anchors": {"sizes": [[16, 32, 64]]}, "post_nms_topk": (60, 30)}
+
+
+def c4(**changes) -> nn.Module:
+    """Mask R-CNN on the c4 of a ResNet-18."""
+    torch.manual_seed(0)
+    parts = {
+        "type": "TwoStageDetector",
+        "backbone": {"type": "resnet18", "out": ["c4", "c5"], "norm": "FrozenBN"},
+        "trunk": "c5",
+        "rpn": RPN,
+        "box": {"type": "BoxHead", "resolution": 14, "batch_size_per_image": 32, "positive_fraction": 0.5},
+        "mask": {"type": "MaskHead", "convs": 0, "channels": 16},
+    }
+    return MODELS.build({**parts, **changes}, num_classes=3)
+
+
+def batch(*counts: int, **settings):
+    made = batch_of(*counts, **settings)
+    made.targets.masks = torch.ones(len(counts), made.targets.boxes.shape[1], 112, 112, dtype=torch.uint8)
+    return made
+
+
+def test_c5_is_taken_out_of_the_backbone_and_computes_what_it_did():
+    whole = BACKBONES.build({"type": "resnet18"})
+    divided = copy.deepcopy(whole)
+    part = divided.split("c5")
+    assert list(divided.out_features) == ["c2", "c3", "c4"] and list(part.out_features) == ["c5"]
+    assert divided.state_dict().keys() | part.state_dict().keys() == whole.state_dict().keys()
+    assert not divided.state_dict().keys() & part.state_dict().keys()
+    images = torch.randn(2, 3, 64, 96)
+    wanted, found = whole.eval()(images), divided.eval()(images)
+    assert torch.equal(found["c4"], wanted["c4"])
+    assert torch.equal(part.eval()(found["c4"])["c5"], wanted["c5"])
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "seresnet50", "convnext_tiny", "densenet121"])
+def test_c5_is_taken_out_of_any_of_our_backbones(name):
+    with torch.device("meta"):
+        whole = BACKBONES.build({"type": name, "out": ["c4", "c5"]})
+        images = torch.empty(1, 3, 64, 64)
+        shape = whole(images)["c5"].shape
+        part = whole.split("c5")
+        assert part(whole(images)["c4"])["c5"].shape == shape
+
+
+def test_regions_are_14_cells_of_c4_that_c5_halves():
+    """He et al. 2016, appendix A; Detectron2's Res5ROIHeads. The whole of the ImageNet network, and linear layers."""
+    model = c4().eval().double()
+    maps = {"c4": torch.randn(2, 256, 6, 6, dtype=torch.float64)}
+    boxes, image = torch.tensor([[3.0, 8, 60, 70], [40, 10, 90, 90], [0, 0, 20, 12]]).double(), torch.tensor([1, 0, 1])
+    pooled = roi_align(maps["c4"], torch.cat((image[:, None], boxes), 1), 14, 1 / 16, 0, aligned=True)
+    regions = model.box.trunk.stage.layer4(pooled)
+    assert regions.shape == (3, 512, 7, 7)
+    torch.testing.assert_close(model.box.regions(maps, boxes, image), regions)
+    logits, deltas = model.box(maps, boxes, image)
+    torch.testing.assert_close(logits, model.box.classes(regions.mean((2, 3))))
+    torch.testing.assert_close(deltas.flatten(1), model.box.deltas(regions.mean((2, 3))))
+    masks = model.mask(maps, boxes, image)
+    torch.testing.assert_close(masks, model.mask.masks(model.mask.upsample(regions).relu()))
+    assert masks.shape == (3, 3, 14, 14)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["compact", "static"])
+def test_training_computes_regions_once_for_boxes_and_masks(monkeypatch, static):
+    if static:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    model, made = c4(), batch(3, 1)
+    features = model.features(made.images, made.sizes)
+    rois = model.box.sample(model.rpn.predict(model.rpn(features), made.sizes), made.targets)
+    calls = []
+    model.box.trunk.register_forward_hook(lambda *_: calls.append(1))
+    model.box.loss(features, rois, made.targets)
+    shared = model.mask.loss(features, rois, made.targets)["mask"]
+    assert len(calls) == 1
+    rois.regions = None
+    own = model.mask.loss(features, rois, made.targets)["mask"]
+    assert len(calls) == 2 and shared > 0.1
+    torch.testing.assert_close(shared, own)
+
+
+def test_every_part_learns_and_a_copy_shares_its_own_trunk():
+    model = c4()
+    twin = copy.deepcopy(model)
+    losses = model(batch(3, 1))
+    assert set(losses) == {"rpn_cls", "rpn_box", "box_cls", "box_reg", "mask"}
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+    (shared,) = twin.mask._shared
+    assert shared is twin.box
+    assert not any(name.startswith("mask.") and "layer4" in name for name in model.state_dict())
+
+
+def test_masks_are_drawn_of_the_detected_boxes():
+    model = c4().eval()
+    maps = {"c4": torch.randn(1, 256, 6, 6)}
+    found = [Detections(torch.tensor([[3.0, 8, 60, 70]]), torch.ones(1), torch.tensor([2]))]
+    (masks,) = model.mask.predict(maps, found)
+    torch.testing.assert_close(masks, model.mask(maps, found[0].boxes, torch.tensor([0]))[:, 2].sigmoid())
+    nn.init.normal_(model.box.classes.weight, std=0.5)
+    (whole,) = model(batch_of(0))
+    assert len(whole) and whole.masks.shape == (len(whole), 96, 96)
+
+
+def test_imagenet_weights_reach_the_trunk(tmp_path):
+    theirs = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(theirs, tmp_path / "resnet18.pth")
+    parts = {"type": "resnet18", "out": ["c4", "c5"], "pretrained": str(tmp_path / "resnet18.pth")}
+    config = {"type": "TwoStageDetector", "backbone": parts, "trunk": "c5", "rpn": RPN, "box": "BoxHead"}
+    model = chordate.build_model(config, num_classes=2)
+    for name, tensor in theirs.items():
+        if not name.startswith("fc."):
+            part = model.box.trunk.stage if name.startswith("layer4") else model.backbone
+            assert torch.equal(part.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"backbone": {"type": "resnet18", "out": ["c4"]}},
+            "ResNet-18: c5 cannot be taken out of .* gives c4; its `out`",
+        ),
+        ({"backbone": {"type": "resnet18", "out": ["c3", "c5"]}}, "ends with c5, and has the map before it too"),
+        ({"trunk": "c4"}, "ResNet-18: c4 cannot be taken out of a backbone that gives c4, c5"),
+        ({"neck": {"type": "FPN"}}, 'trunk="c5" takes the place of neck; remove one of them'),
+        ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" takes the place of box.trunk; remove one'),
+        ({"backbone": Tiny()}, "Tiny has no stage that can be taken out of it; resnet50 has"),
+    ],
+)
+def test_what_cannot_be_divided_is_told_in_one_line(changes, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        c4(**changes)
+    assert "\n" not in str(error.value)
+
+
+def test_dc5_is_as_fine_as_c4_with_all_of_c5_dilated():
+    """Detectron2's RES5_DILATION=2: stride 16, and dilation 2 in every 3×3 of c5, the first one too."""
+    with torch.device("meta"):
+        model = chordate.build_model("mask-rcnn_r50_dc5_1x_coco", pretrained=False)
+    assert str(model.head_features) == "ResNet-50 offers c5 (2048 ch, stride 16)"
+    assert [block.conv2.dilation for block in model.backbone.layer4] == [(2, 2)] * 3
+    assert [block.conv2.stride for block in model.backbone.layer4] == [(1, 1)] * 3
+    assert model.box.trunk.fcs[0].in_features == 2048 * 7 * 7
+
+
+@pytest.mark.parametrize("name", ["faster-rcnn_r50_c4_1x_coco", "mask-rcnn_r50_dc5_1x_coco"])
+def test_proposals_are_detectron2s_for_a_single_map(name):
+    """ANCHOR_GENERATOR's five sizes in three shapes; RPN.PRE_NMS_TOPK and POST_NMS_TOPK, training and testing."""
+    with torch.device("meta"):
+        rpn = chordate.build_model(name, pretrained=False).rpn
+    assert rpn.anchors.per_cell == 15
+    assert tuple(rpn.pre_nms_topk) == (12000, 6000) and tuple(rpn.post_nms_topk) == (2000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="seresnet50")'),
+        ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
+        ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", pretrained=True)'),
+        ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="seresnet50")'),
+        ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="resnext101_64x4d")'),
+        ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", out=["c4", "c5"])'),
+        ("mask-rcnn_r50_dc5_1x_coco", 'backbone=dict(type="resnet101")'),
+        ("cascade-mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
+        ("keypoint-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="seresnet50")'),
+        ("retinanet_r50_fpn_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", pretrained=True)'),
+    ],
+)
+def test_another_backbone_is_one_line(tmp_path, name, line):
+    (tmp_path / "mine.py").write_text(f'base = "{name}"\nmodel = dict({line})\n')
+    with torch.device("meta"):
+        plain = chordate.build_model(name, pretrained=False)
+        model = chordate.build_model(tmp_path / "mine.py", pretrained=False)
+    assert model.backbone.name != plain.backbone.name
+    assert model.classes == plain.classes and type(model) is type(plain)
