@@ -80,6 +80,13 @@ def test_classes_may_be_chosen_and_ordered(folders):
         ImageFolder("val", data_root=folders, classes=["rad"])
 
 
+def test_pictures_may_lie_deeper_below_their_class(tmp_path):
+    write_folders(tmp_path / "cats/red", {"old": 1, "new": 1})
+    dataset = ImageFolder("cats", data_root=tmp_path)
+    assert dataset.classes == ("red",) and len(dataset) == 6
+    assert dataset.files[0] == "red/new/blue/0.png" and dataset[0, 0]["image"].shape == (3, 24, 24)
+
+
 def test_imagenets_layout_is_a_split(folders):
     assert len(ImageNet("val", data_root=folders)) == 6
 
@@ -100,12 +107,13 @@ def test_imagenets_1000_folders_have_their_classes_names(tmp_path):
 
 def test_what_programs_leave_behind_is_no_picture_and_no_class(folders, tmp_path):
     shutil.copytree(folders / "train", tmp_path / "train")
-    (tmp_path / "train/.ipynb_checkpoints").mkdir()
-    shutil.copy(tmp_path / "train/red/0.png", tmp_path / "train/.ipynb_checkpoints/0.png")
+    for folder in ("train/.ipynb_checkpoints", "train/red/.ipynb_checkpoints"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(tmp_path / "train/red/0.png", tmp_path / folder / "0.png")
     (tmp_path / "train/red/._0.png").write_bytes(b"macOS")
     zipped = shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path, "train")
     with zipfile.ZipFile(zipped, "a") as file:
-        file.writestr("__MACOSX/red/._0.png", b"macOS")
+        file.writestr("__MACOSX/red/0.png", b"macOS")
     for dataset in (ImageFolder("train", data_root=tmp_path), ImageFolder("train", data_root=zipped)):
         assert dataset.classes == ("blue", "green", "red") and len(dataset) == 12
 

@@ -112,8 +112,11 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
             raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {near}")
         found: dict[str, list[str]] = {}
         for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
-            paths = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
-            found[folder.name] = [str(p.relative_to(self.images)) for p in paths if _is_picture(p)]
+            files = found[folder.name] = []
+            for where, folders, names in os.walk(folder):
+                folders[:] = [name for name in folders if not _hidden(name)]
+                inside = os.path.relpath(where, self.images)
+                files += [f"{inside}/{name}" for name in names if _is_picture(name)]
         return self._named(found)
 
     def _in_zip(self) -> dict[str, list[str]]:
@@ -126,8 +129,9 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         found: dict[str, list[str]] = {}
         for name in names:
             name, inside = name.removeprefix(self.inner), name.startswith(self.inner)
-            if inside and "/" in name and _is_picture(Path(name)) and not _hidden(name):
-                found.setdefault(name.split("/")[0], []).append(name)
+            *folders, last = name.split("/")
+            if inside and folders and _is_picture(last) and not any(map(_hidden, folders)):
+                found.setdefault(folders[0], []).append(name)
         return self._named(found)
 
     def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -165,8 +169,8 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not _hidden(path.name)
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not _hidden(name)
 
 
 def _hidden(name: str) -> bool:
