@@ -4,15 +4,13 @@ Parameters are named as torchvision and timm name them (`conv1`, `bn1`, `downsam
 is, so that their weights load as they are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation, StochasticDepth
 
-from chordate.backbones.staged import StagedBackbone
-from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError, unknown
 from chordate.ops.norms import make_norm
 
@@ -27,13 +25,6 @@ class Block(nn.Module):
 
 STYLES = ("pytorch", "caffe")
 SHORTCUTS = ("A", "B", "C", "D", "none")
-
-# Output stride: the strides of c2 … c5, and the dilations that make up for the strides taken away.
-OUTPUT_STRIDES = {
-    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
-    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
-    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
-}
 
 
 def check_choice(what: str, value: Any, known: Sequence[str]) -> None:
@@ -64,16 +55,6 @@ def squeeze_excitation(channels: int, ratio: float | None) -> nn.Module:
 def drop_path(rate: float) -> nn.Module:
     """A residual branch that is left out for a share `rate` of the images of a training batch (Huang et al. 2016)."""
     return StochasticDepth(rate, "row") if rate else nn.Identity()
-
-
-def drop_rates(rate: float, blocks: int) -> list[float]:
-    """Linear decay of the survival rate (Huang et al. 2016, equation 4): 0 for the first block, `rate` for the last.
-
-    The paper counts blocks from 1, so that the first is left out now and then too; timm's recipes count from 0.
-    """
-    if not 0 <= rate < 1:
-        raise ConfigError(f"drop_path={rate!r}; it is a share from 0 to below 1")
-    return [rate * i / max(1, blocks - 1) for i in range(blocks)]
 
 
 class ZeroPadShortcut(nn.Module):
@@ -233,81 +214,6 @@ class Bottleneck(Block):
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.drop_path(self.se(self.bn3(self.conv3(y))))
         return self.relu(y if self.downsample is None else y + self.downsample(x))
-
-
-def make_stage(
-    block: type[Block],
-    in_channels: int,
-    width: int,
-    *,
-    stride: int,
-    dilations: Sequence[int],
-    dilation_before: int,
-    drops: Sequence[float],
-    **options: Any,
-) -> nn.Sequential:
-    """One block for each of `dilations` and `drops`; the first takes `in_channels` and has the stride.
-
-    `dilation_before` is the first block's; `options` are every block's.
-    """
-    blocks: list[nn.Module] = []
-    for dilation, drop in zip(dilations, drops, strict=True):
-        before = dilation if blocks else dilation_before
-        blocks.append(
-            block(in_channels, width, stride=stride, dilation=dilation, dilation_before=before, drop=drop, **options)
-        )
-        in_channels, stride = width * block.expansion, 1
-    return nn.Sequential(*blocks)
-
-
-def add_stages(
-    backbone: StagedBackbone,
-    block: type[Block],
-    channels: int,
-    widths: Sequence[int],
-    strides: Sequence[int],
-    counts: Sequence[int],
-    *,
-    stride: int,
-    drop_path: float,
-    dilations: Sequence[int] | None = None,
-    closing: Callable[[int], nn.Module] | None = None,
-    **options: Any,
-) -> None:
-    """Add `layer1`, `layer2` … to a backbone, those that its maps need.
-
-    Args:
-        channels, stride: of the map that the first stage takes.
-        widths, strides, counts: of each stage: its blocks' width, its first block's stride, how many blocks.
-        drop_path: see `drop_rates`.
-        dilations: of each stage; all 1 by default.
-        closing: makes what follows the last stage and is part of its map (`norm`), from its channels.
-        options: every block's.
-    """
-    drops = iter(drop_rates(drop_path, sum(counts)))
-    dilations = dilations or [1] * len(counts)
-    before = 1
-    for number, (width, step, count) in enumerate(zip(widths, strides, counts, strict=True), 1):
-        if not backbone.needs(number):
-            break
-        rates = [next(drops) for _ in range(count)]
-        dilation = dilations[number - 1]
-        stage = make_stage(
-            block,
-            channels,
-            width,
-            stride=step,
-            dilations=[dilation] * count,
-            dilation_before=before,
-            drops=rates,
-            **options,
-        )
-        channels, stride, before = width * block.expansion, stride * step, dilation
-        spec = FeatureSpec(channels, stride)
-        closes = closing is not None and number == len(counts)
-        backbone.add(f"layer{number}", stage, number, None if closes else spec)
-        if closing is not None and closes:
-            backbone.add("norm", closing(channels), number, spec)
 
 
 def he_init(backbone: nn.Module) -> None:

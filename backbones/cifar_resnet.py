@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from chordate.backbones.blocks import BasicBlock, Norm, add_stages, conv, he_init
+from chordate.backbones.blocks import BasicBlock, Norm, conv, he_init
 from chordate.backbones.staged import StagedBackbone
+from chordate.backbones.stages import add_stages
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.ops.norms import make_norm

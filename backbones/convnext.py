@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.backbones.blocks import drop_path as make_drop_path
-from chordate.backbones.blocks import drop_rates
 from chordate.backbones.staged import StagedBackbone
+from chordate.backbones.stages import drop_rates, strides_and_dilations
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
@@ -33,6 +33,16 @@ class LayerNorm2d(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)
 
 
+def _downsample(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Sequential:
+    """Norm and a 2×2 convolution of stride 2; without the stride it looks at the cells that it would look at."""
+    halve = nn.Sequential()
+    halve.add_module("0", LayerNorm2d(in_channels, eps=1e-6))
+    if stride == 1:
+        halve.add_module("pad", nn.ZeroPad2d((0, dilation, 0, dilation)))
+    halve.add_module("1", nn.Conv2d(in_channels, out_channels, 2, stride, dilation=1 if stride > 1 else dilation))
+    return halve
+
+
 class ConvNeXtBlock(nn.Module):
     """7×7 depthwise, norm, 1×1 to four times the width, GELU, 1×1 back, scaled a channel (figure 4).
 
@@ -41,11 +51,12 @@ class ConvNeXtBlock(nn.Module):
     Args:
         width: channels.
         drop: see `drop_path`.
+        dilation: of the depthwise convolution.
     """
 
-    def __init__(self, width: int, drop: float):
+    def __init__(self, width: int, drop: float, dilation: int = 1):
         super().__init__()
-        self.dwconv = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.dwconv = nn.Conv2d(width, width, 7, padding=3 * dilation, dilation=dilation, groups=width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.pwconv1 = nn.Linear(width, 4 * width)
         self.pwconv2 = nn.Linear(4 * width, width)
@@ -67,6 +78,7 @@ class ConvNeXt(StagedBackbone):
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
         out_norm: a layer norm on every map that is given, as the paper's detectors have; an ImageNet classifier's
             norm comes after pooling (`ClassificationHead(norm="LN")`).
+        output_stride: 32, 16 or 8, see `strides_and_dilations`.
         drop_path: see `drop_rates`; for training on ImageNet `SIZES` has the paper's.
 
     Raises:
@@ -82,6 +94,7 @@ class ConvNeXt(StagedBackbone):
         out: Sequence[str] = ("c2", "c3", "c4", "c5"),
         in_channels: int = 3,
         frozen_stages: int = -1,
+        output_stride: int = 32,
         out_norm: bool = False,
         drop_path: float = 0.0,
         checkpointing: bool = False,
@@ -96,17 +109,20 @@ class ConvNeXt(StagedBackbone):
             checkpointing=checkpointing,
         )
         blocks, widths = SIZES[size]["blocks"], SIZES[size]["widths"]
+        strides, dilations = strides_and_dilations(self.name, output_stride)
         drops = iter(drop_rates(drop_path, sum(blocks)))
         stem = nn.Sequential(nn.Conv2d(in_channels, widths[0], 4, 4), LayerNorm2d(widths[0], eps=1e-6))
         self.add("stem", stem, 0)
+        stride = 4
         for i, (count, width) in enumerate(zip(blocks, widths)):
             if not self.needs(i + 1):
                 break
             if i:
-                halve = nn.Sequential(LayerNorm2d(widths[i - 1], eps=1e-6), nn.Conv2d(widths[i - 1], width, 2, 2))
+                halve = _downsample(widths[i - 1], width, strides[i], dilations[i - 1])
                 self.add(f"downsample{i + 1}", halve, i + 1)
-            stage = nn.Sequential(*(ConvNeXtBlock(width, next(drops)) for _ in range(count)))
-            self.add(f"layer{i + 1}", stage, i + 1, FeatureSpec(width, 4 * 2**i))
+                stride *= strides[i]
+            stage = nn.Sequential(*(ConvNeXtBlock(width, next(drops), dilations[i]) for _ in range(count)))
+            self.add(f"layer{i + 1}", stage, i + 1, FeatureSpec(width, stride))
         self.out_norm = nn.ModuleDict()
         if out_norm:
             self.out_norm.update(

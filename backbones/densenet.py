@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.backbones.blocks import Norm, conv, he_init
 from chordate.backbones.staged import StagedBackbone
+from chordate.backbones.stages import strides_and_dilations
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.ops.norms import make_norm
@@ -22,13 +24,13 @@ class DenseLayer(nn.Module):
     `[N, in_channels, H, W]` to `[N, in_channels + growth, H, W]`. Parameters are named as torchvision's.
     """
 
-    def __init__(self, in_channels: int, growth: int, norm: Norm, dropout: float):
+    def __init__(self, in_channels: int, growth: int, norm: Norm, dropout: float, dilation: int = 1):
         super().__init__()
         inner = BOTTLENECK * growth
         self.norm1 = make_norm(norm, in_channels)
         self.conv1 = conv(in_channels, inner, 1)
         self.norm2 = make_norm(norm, inner)
-        self.conv2 = conv(inner, growth, 3)
+        self.conv2 = conv(inner, growth, 3, dilation=dilation)
         self.dropout = nn.Dropout(dropout)
         self.relu = nn.ReLU(inplace=True)
 
@@ -36,6 +38,20 @@ class DenseLayer(nn.Module):
         y = self.conv1(self.relu(self.norm1(x)))
         y = self.conv2(self.relu(self.norm2(y)))
         return torch.cat((x, self.dropout(y)), dim=1)
+
+
+class AtrousAvgPool2d(nn.Module):
+    """The mean of 2×2 cells that lie `dilation` apart, at every cell, `[N, C, H, W]` to the same; zeros lie beyond."""
+
+    def __init__(self, dilation: int):
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = self.dilation
+        x = F.pad(x, (0, 0, 0, far))
+        x = F.pad(x[:, :, :-far] + x[:, :, far:], (0, far))
+        return (x[:, :, :, :-far] + x[:, :, :, far:]) / 4
 
 
 @BACKBONES.register_module()
@@ -52,6 +68,7 @@ class DenseNet(StagedBackbone):
         small_stem: a 3×3 convolution of stride 1 in place of 7×7 and max-pool, for CIFAR: the first block has stride 1.
         compression: what a transition leaves of the channels (theta).
         dropout: share of a layer's channels that are left out in training.
+        output_stride: of ImageNet's networks, 32, 16 or 8, see `strides_and_dilations`.
         norm: see `make_norm`.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`; the last map by default.
 
@@ -68,6 +85,7 @@ class DenseNet(StagedBackbone):
         small_stem: bool = False,
         compression: float = 0.5,
         dropout: float = 0.0,
+        output_stride: int = 32,
         norm: Norm = "BN",
         out: Sequence[str] | None = None,
         in_channels: int = 3,
@@ -88,6 +106,9 @@ class DenseNet(StagedBackbone):
             frozen_stages=frozen_stages,
             checkpointing=checkpointing,
         )
+        strides, dilations = strides_and_dilations(name, output_stride)
+        if output_stride != 32 and (small_stem or len(blocks) < 4):
+            raise ConfigError(f"{name}: output_stride={output_stride}; only networks whose stride is 32 have one")
         width = channels or 2 * growth
         stride = 1 if small_stem else 2
         self.add("conv0", conv(in_channels, width, 3) if small_stem else conv(in_channels, width, 7, 2), 0)
@@ -104,11 +125,13 @@ class DenseNet(StagedBackbone):
                 break
             if number > 1:
                 narrowed = int(width * compression)
-                self.add(f"transition{number - 1}", _transition(width, narrowed, norm), number)
-                width, stride = narrowed, stride * 2
+                step = strides[number - 1]
+                pool = nn.AvgPool2d(2, 2) if step == 2 else AtrousAvgPool2d(dilations[number - 2])
+                self.add(f"transition{number - 1}", _transition(width, narrowed, norm, pool), number)
+                width, stride = narrowed, stride * step
             block = nn.Sequential()
             for i in range(layers):
-                block.add_module(f"denselayer{i + 1}", DenseLayer(width, growth, norm, dropout))
+                block.add_module(f"denselayer{i + 1}", DenseLayer(width, growth, norm, dropout, dilations[number - 1]))
                 width += growth
             last = number == len(blocks)
             spec = FeatureSpec(width, stride)
@@ -120,12 +143,12 @@ class DenseNet(StagedBackbone):
         self.freeze()
 
 
-def _transition(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+def _transition(in_channels: int, out_channels: int, norm: Norm, pool: nn.Module) -> nn.Sequential:
     transition = nn.Sequential()
     transition.add_module("norm", make_norm(norm, in_channels))
     transition.add_module("relu", nn.ReLU(inplace=True))
     transition.add_module("conv", conv(in_channels, out_channels, 1))
-    transition.add_module("pool", nn.AvgPool2d(2, 2))
+    transition.add_module("pool", pool)
     return transition
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chordate.backbones.blocks import Block, Norm, add_stages, conv, he_init
+from chordate.backbones.blocks import Block, Norm, conv, he_init
 from chordate.backbones.staged import StagedBackbone
+from chordate.backbones.stages import add_stages
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.ops.norms import make_norm

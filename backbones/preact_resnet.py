@@ -9,18 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from chordate.backbones.blocks import (
-    OUTPUT_STRIDES,
-    Block,
-    Norm,
-    ZeroPadShortcut,
-    add_stages,
-    check_choice,
-    conv,
-    drop_path,
-    he_init,
-)
+from chordate.backbones.blocks import Block, Norm, ZeroPadShortcut, check_choice, conv, drop_path, he_init
 from chordate.backbones.staged import StagedBackbone
+from chordate.backbones.stages import add_stages, strides_and_dilations
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.ops.norms import make_norm
@@ -163,15 +154,13 @@ class PreActResNet(StagedBackbone):
         name = f"pre-activation ResNet-{depth}"
         if depth not in DEPTHS:
             raise ConfigError(f"PreActResNet: depth={depth!r}; known depths: {', '.join(map(str, DEPTHS))}")
-        if output_stride not in OUTPUT_STRIDES:
-            raise ConfigError(f"{name}: output_stride={output_stride!r}; it is 32, 16 or 8")
+        strides, dilations = strides_and_dilations(name, output_stride)
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
         self.add("conv1", conv(in_channels, 64, 7, 2), 0, FeatureSpec(64, 2))
         if self.needs(1):
             self.add("maxpool", nn.MaxPool2d(3, 2, padding=1), 0)
-        strides, dilations = OUTPUT_STRIDES[output_stride]
         add_stages(
             self,
             PreActBottleneck,

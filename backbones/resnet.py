@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from chordate.backbones.blocks import (
-    OUTPUT_STRIDES,
     SHORTCUTS,
     STYLES,
     BasicBlock,
@@ -19,11 +18,10 @@ from chordate.backbones.blocks import (
     check_choice,
     conv,
     deep_stem_conv,
-    drop_rates,
     he_init,
-    make_stage,
 )
 from chordate.backbones.staged import StagedBackbone
+from chordate.backbones.stages import add_stages, strides_and_dilations
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.ops.norms import FrozenBatchNorm, make_norm
@@ -112,41 +110,32 @@ class ResNet(StagedBackbone):
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
         self.style = style
-        if output_stride not in OUTPUT_STRIDES:
-            raise ConfigError(f"{name}: output_stride={output_stride!r}; it is 32, 16 or 8")
+        strides, derived = strides_and_dilations(name, output_stride)
         if dilations is not None and len(dilations) != len(counts):
             raise ConfigError(f"{name}: dilations={list(dilations)!r}; give four numbers, for c2 … c5")
         if multi_grid is not None and len(multi_grid) != counts[-1]:
             raise ConfigError(f"{name}: multi_grid={list(multi_grid)!r}; give {counts[-1]} numbers, one a block of c5")
 
         self._add_stem(stem, norm)
-        strides, derived = OUTPUT_STRIDES[output_stride]
-        drops = iter(drop_rates(drop_path, sum(counts)))
-        channels, total_stride, before = 64, 4, 1
-        for i in range(len(counts)):
-            if not self.needs(i + 1):
-                break
-            dilation = derived[i] if dilations is None else dilations[i]
-            grid = multi_grid if multi_grid is not None and i == len(counts) - 1 else [1] * counts[i]
-            blocks = [dilation * factor for factor in grid]
-            stage = make_stage(
-                block,
-                channels,
-                WIDTHS[i],
-                stride=strides[i],
-                dilations=blocks,
-                dilation_before=before if dilations is None and multi_grid is None else blocks[0],
-                drops=[next(drops) for _ in blocks],
-                shortcut=shortcut,
-                norm=norm,
-                style=style,
-                groups=groups,
-                group_width=group_width,
-                se=se,
-            )
-            channels, total_stride, before = WIDTHS[i] * block.expansion, total_stride * strides[i], dilation
-            self.add(f"layer{i + 1}", stage, i + 1, FeatureSpec(channels, total_stride))
-
+        add_stages(
+            self,
+            block,
+            64,
+            WIDTHS,
+            strides,
+            counts,
+            stride=4,
+            drop_path=drop_path,
+            dilations=derived if dilations is None else dilations,
+            dilate_first=dilations is not None or multi_grid is not None,
+            multi_grid=multi_grid,
+            shortcut=shortcut,
+            norm=norm,
+            style=style,
+            groups=groups,
+            group_width=group_width,
+            se=se,
+        )
         self._init_weights(zero_init_last)
         self.freeze()
 
