@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyMetric, ToyModel, read_log, toy_config, toy_loader, toy_runner
+from engine_toy import OPTIMIZER, ToyMetric, ToyModel, read_log, toy_config, toy_loader, toy_runner
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from chordate.config import load_config
 from chordate.engine.evaluate import evaluate
 from chordate.engine.progress import ProgressBar
 from chordate.engine.runner import Runner
@@ -160,6 +161,15 @@ def test_mmengines_early_stopping_stops(tmp_path: Path) -> None:
     toy_runner(tmp_path, **validation(metric=Scripted(0.5, 0.4, 0.3)), epochs=9, hooks=[stopping]).train()
     assert at(tmp_path, "val") == [6, 12, 18]
     assert (tmp_path / "epoch_3.pt").exists()
+
+
+def test_the_config_is_kept_beside_the_log_and_a_users_own_file_stays_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(text := f"# by hand\ntrain = dict(epochs=1, tensorboard=False)\noptimizer = dict({OPTIMIZER})\n")
+    Runner.from_config(load_config(file), model=ToyModel(), work_dir=tmp_path, train_loader=toy_loader())
+    assert file.read_text() == text
+    (kept,) = tmp_path.glob("*/mine.py")
+    assert load_config(kept).train == {"epochs": 1, "tensorboard": False}
 
 
 def test_two_runs_in_one_process_share_neither_log_nor_history(tmp_path: Path) -> None:

@@ -290,6 +290,12 @@ class Runner(mmengine.runner.Runner):
         console.addFilter(lambda record: record.levelno >= logging.WARNING or not record.pathname.startswith(chatter))
         return logger
 
+    def dump_config(self) -> None:
+        """The whole config, into this start's own folder: mmengine puts it into the work dir, over whatever has its
+        name there, such as the user's own file."""
+        if is_main_process():
+            self.cfg.dump(Path(self.log_dir) / Path(self.cfg.filename or "config.py").name)
+
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         """One line (mmengine's asks the machine's compilers for two seconds)."""
         on_gpu, threads = self.device.type == "cuda", f"CPU ({torch.get_num_threads()} threads)"
