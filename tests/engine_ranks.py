@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from engine_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_runner
 from mmengine.dist import all_gather_object, barrier, get_dist_info
+from torch import nn
 
 from chordate.engine.evaluate import evaluate
 from chordate.engine.launch import finish, start
@@ -33,6 +34,11 @@ def main(folder: Path) -> dict[str, Any]:
     # 24 images in batches of 2 for each rank are the batches of 4 that one process sees.
     loader = toy_loader(24, 2, **share)
     toy_runner(folder / "plain", model=fresh_model(), loader=loader, **TRAINING).train()
+
+    # The same with a layer that no loss reaches, such as a backbone has whose last map is not taken.
+    model = fresh_model()
+    model.idle = nn.Linear(2, 2)
+    toy_runner(folder / "idle", model=model, loader=toy_loader(24, 2, **share), **TRAINING).train()
 
     # One checkpoint, evaluated over the ranks' shares of 7 images.
     model = fresh_model()

@@ -62,6 +62,13 @@ def test_logged_losses_and_rates_are_those_of_the_whole_batch(ranks: Any, alone:
         assert one == pytest.approx(other, rel=1e-4)
 
 
+def test_parameters_that_no_loss_reaches_keep_nobody_waiting(ranks: Any) -> None:
+    assert read_log(ranks[0] / "idle") == read_log(ranks[0] / "plain")
+    a, b = (torch.load(ranks[0] / name / "epoch_2.pt", weights_only=True)["model"] for name in ("idle", "plain"))
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert set(a) - set(b) == {"idle.weight", "idle.bias"}
+
+
 def test_one_checkpoint_evaluates_to_the_same_numbers_and_counts_each_image_once(ranks: Any) -> None:
     folder, told = ranks
     model = fresh_model()

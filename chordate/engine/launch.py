@@ -103,14 +103,19 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def share_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+def share_gradients(model: nn.Module, device: torch.device, *, search: bool = False) -> DistributedDataParallel:
     """The model, wrapped to average gradients over the ranks; each rank keeps its own BatchNorm statistics until
-    `average_buffers`."""
+    `average_buffers`.
+
+    Args:
+        search: look in every iteration for parameters that the loss does not reach; otherwise each must get a gradient.
+    """
     known = inspect.signature(DistributedDataParallel).parameters  # one of the two, by torch's version
     buffers: dict[str, Any] = {
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
     }
-    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, **buffers)
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=search, **buffers)
 
 
 @torch.no_grad()

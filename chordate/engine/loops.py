@@ -16,12 +16,15 @@ import torch
 from mmengine.runner import BaseLoop
 from torch import nn
 
+from chordate.checkpoints.report import some
 from chordate.engine.amp import autocast
 from chordate.engine.evaluate import evaluate, to_device
 from chordate.engine.interrupt import StopSignals
+from chordate.engine.launch import share_gradients
 from chordate.engine.losses import LossLog, total_loss
 from chordate.engine.schedule import build_schedule
 from chordate.engine.settings import TrainSettings
+from chordate.engine.wrapping import unreached
 from chordate.errors import DataError, TrainingError
 from chordate.structures import Batch
 
@@ -57,6 +60,7 @@ class TrainLoop(BaseLoop):
         """mmengine's EarlyStoppingHook sets it."""
         self._stopped: str | None = None
         """Where a signal ended training."""
+        self._rehearsed = runner.world_size == 1
 
     @property
     def epoch(self) -> int:
@@ -134,6 +138,8 @@ class TrainLoop(BaseLoop):
         runner = self.runner
         runner.call_hook("before_train_iter", batch_idx=step, data_batch=batches)
         try:
+            if not self._rehearsed:
+                self._rehearse(batches[0])
             outputs = self._optimise(batches)
             self._read()
         except TrainingError:
@@ -143,6 +149,26 @@ class TrainLoop(BaseLoop):
             raise
         runner.call_hook("after_train_iter", batch_idx=step, data_batch=batches, outputs=outputs)
 
+    def _rehearse(self, batch: Batch) -> None:
+        """Several ranks wait for every parameter's gradient, or look in every iteration for parameters that the loss
+        does not reach, which takes time; so find out once whether there are any."""
+        runner = self.runner
+        idle = unreached(runner.module, lambda: self._losses(runner.module, batch)[1])
+        if idle:
+            runner.model = share_gradients(runner.model.module, runner.device, search=True)
+            runner.logger.warning(
+                f"no loss reaches {some(idle)}, which stay as they are; training is a little faster without them, "
+                f"for example with a backbone that makes only the maps that are used"
+            )
+        self._rehearsed = True
+
+    def _losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """A batch's losses, and their sum."""
+        runner = self.runner
+        with autocast(runner.device, self.settings.amp):
+            losses = model(to_device(batch, runner.device, self.settings.channels_last))
+            return losses, total_loss(losses)
+
     def _optimise(self, batches: list[Batch]) -> dict[str, torch.Tensor]:
         """One step: the mean gradient of the batches. Nothing in it waits for the device."""
         runner, wrapper, iteration = self.runner, self.runner.optim_wrapper, self.iter + 1
@@ -151,9 +177,7 @@ class TrainLoop(BaseLoop):
         for number, batch in enumerate(batches, 1):
             ids = [info.image_id for info in batch.infos]
             with wrapper.optim_context(runner.model, last=number == len(batches)):
-                with autocast(runner.device, self.settings.amp):
-                    losses = runner.model(to_device(batch, runner.device, self.settings.channels_last))
-                    total = total_loss(losses)
+                losses, total = self._losses(runner.model, batch)
                 self.losses.record(iteration, {**losses, "loss": total}, ids)
                 wrapper.backward(total / len(batches))
             image_ids += ids
