@@ -53,10 +53,14 @@ def test_training_leaves_checkpoints_log_and_curve(trained):
 def test_test_writes_metrics_predictions_and_pictures(seer, shapes, tmp_path, capsys):
     out, predictions, picture = tmp_path / "m.json", tmp_path / "p.json", tmp_path / "sheet.png"
     status = main([
-        "test", CONFIG, str(seer), "--data-root", str(shapes), "--out", str(out),
+        "test", CONFIG, str(seer), "--data-root", str(shapes), "--out", str(out), "--report", str(tmp_path / "why"),
         "--predictions", str(predictions), "--picture", str(picture), "--cfg-options", "val_data.workers=0",
     ])  # fmt: skip
     assert status == 0
+    report = json.loads((tmp_path / "why/report.json").read_text())
+    assert report["bbox"]["numbers"]["AP"] == json.loads(out.read_text())["bbox_AP"]
+    for name in ("precision_recall", "classes", "confusion", "errors"):
+        assert (tmp_path / f"why/bbox_{name}.png").stat().st_size > 10_000
     assert 0 <= json.loads(out.read_text())["bbox_AP"] <= 1
     assert picture.stat().st_size > 10_000
     truth = COCO(str(shapes / "annotations/val.json"))

@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
     parser.add_argument("--predictions", metavar="JSON", help="write the detections there, as COCO results; or classes")
     parser.add_argument("--picture", metavar="PNG", help="draw six images there, and what is found beside the truth")
+    parser.add_argument(
+        "--report", metavar="DIR", help="pictures there of curves, classes, confusions and errors; JSON"
+    )
     parser.add_argument("--amp", action="store_true", help="evaluate in bfloat16 mixed precision")
 
 
@@ -39,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.errors import ConfigError
     from chordate.evaluation import Ensemble
     from chordate.registry import METRICS
+    from chordate.visualization.report import write_report
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
     if len(names) % 2:
@@ -50,6 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)  # now, not after an hour of evaluation
         if path.is_dir():
             raise ConfigError(f"{path}: a folder; name the file to write")
+    if arguments.report:
+        Path(arguments.report).mkdir(parents=True, exist_ok=True)
     rank, world_size = start()
     models = [load_trained(cfg, checkpoint) for cfg, checkpoint in zip(cfgs, names[1::2])]
     check_same_classes(models, names[1::2])
@@ -66,6 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
         if metric is None:
             metric = METRICS.build(section(cfgs[0], "metric"), dataset=loader.dataset)
             members = Ensemble(metric) if arguments.more else None
+            if arguments.report and not hasattr(metric, "report"):
+                raise ConfigError(f"--report: {type(metric).__name__} gives none; CocoMetric does")
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
         stop_workers(loader)
         if members and rank == 0:
@@ -80,6 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
             metric.save_predictions(arguments.predictions)
         if arguments.picture:
             draw_sheet(models[0], loader.dataset, arguments.picture)
+        if arguments.report:
+            write_report(metric.report(), arguments.report)
     finish()
 
 

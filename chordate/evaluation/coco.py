@@ -22,6 +22,7 @@ from chordate.errors import ConfigError, DataError, unknown
 from chordate.evaluation.curves import Curves
 from chordate.evaluation.engines import ENGINES, Task, hotcoco_judge
 from chordate.evaluation.ground_truth import GroundTruth
+from chordate.evaluation.report import describe
 from chordate.evaluation.rows import Rows
 from chordate.registry import METRICS
 from chordate.structures import Batch, Detections
@@ -196,10 +197,6 @@ class CocoMetric:
         self._engine = self._engine or self._make_engine(self.truth.coco)
         return {iou_type: self._engine(self._rows, task) for iou_type, task in self._tasks.items()}
 
-    def judge(self, iou_type: str) -> hotcoco.COCOeval:
-        """hotcoco's evaluation of the last detections, which tells more than AP: confusions, kinds of errors."""
-        return hotcoco_judge(self.truth.coco, self._rows, self._tasks[iou_type])
-
     def per_class(self) -> dict[str, dict[str, dict[str, float]]]:
         """By IoU type and class name: `AP`, `AP50`, `AR` (-1 without ground truth) and `instances`, not crowds.
 
@@ -245,6 +242,15 @@ class CocoMetric:
                 table.add_row(name, *(_shown(n[key]) for key in ("AP", "AP50", "AR")), f"{int(n['instances']):,}")
             parts += [grid, table]
         return Group(*parts)
+
+    def report(self) -> dict[str, Any]:
+        """By IoU type what lies behind the last evaluation's numbers (see `report.describe`), and `per_class`."""
+        classes = self.per_class()
+        found = {}
+        for iou_type, task in self._tasks.items():
+            judge, own = hotcoco_judge(self.truth.coco, self._rows, task), classes[iou_type]
+            found[iou_type] = {**describe(self._curves[iou_type], judge, list(own), iou_type), "per_class": own}
+        return found
 
     def predictions(self) -> list[dict[str, Any]]:
         """The last evaluation's detections in COCO's results format, to 0.001 pixels and 0.00001 of score.

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))  # of IoU: 0.50, 0.55 … 0.95
+
 
 @dataclass(frozen=True)
 class Curves:
     """What COCO's evaluation accumulates; -1 where there is no ground truth.
 
-    `T` IoU thresholds 0.50, 0.55 … 0.95, `R` recalls 0, 0.01 … 1, `K` categories in the order asked for,
+    `T` IoU thresholds (THRESHOLDS), `R` recalls 0, 0.01 … 1, `K` categories in the order asked for,
     `A` areas, `M` limits on the detections an image.
 
     Attributes:
@@ -60,7 +62,7 @@ def _at(iou: float | None) -> slice:
     """The rows of one IoU threshold, or of all."""
     if iou is None:
         return slice(None)
-    row = round((iou - 0.5) / 0.05)
+    row = THRESHOLDS.index(iou)
     return slice(row, row + 1)
 
 

@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from chordate.errors import DataError
+from chordate.visualization.look import FIRST, OTHERS, new_figure, save, tidy
 
 Records = Sequence[dict[str, Any]]
 
 _NOT_A_LOSS = {"mode", "epoch", "iteration", "lr", "error", "grad_norm", "images_per_s", "memory_gb"}
-_FIRST, _OTHERS = "#1f4e9c", ["#e08214", "#3a9d5d", "#c0392b", "#8e63b5", "#7f7f7f", "#17a2b8"]
 
 
 def plot_training(log: str | Path, out: str | Path) -> None:
@@ -33,8 +31,7 @@ def plot_training(log: str | Path, out: str | Path) -> None:
         DataError: no such log, or nothing of a training in it.
     """
     training, evaluations = _read_log(Path(log))
-    layout = ConstrainedLayoutEngine(wspace=0.04)
-    figure = Figure(figsize=(11 if evaluations else 6.5, 4.6), dpi=130, layout=layout)
+    figure = new_figure(11 if evaluations else 6.5, 4.6)
     grid = figure.add_gridspec(2, 2 if evaluations else 1, height_ratios=[4, 1])
     losses = figure.add_subplot(grid[0, 0])
     rate = figure.add_subplot(grid[1, 0], sharex=losses)
@@ -48,13 +45,8 @@ def plot_training(log: str | Path, out: str | Path) -> None:
         _plot_metric(axes[-1], evaluations)
     for axis in axes:
         axis.set_xlim(0, 1.02 * training[-1]["iteration"])
-        axis.grid(color="0.92", lw=0.8)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(out)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{out}: cannot be written: {error}") from error
+        tidy(axis)
+    save(figure, out)
 
 
 def _read_log(path: Path) -> tuple[Records, Records]:
@@ -79,7 +71,7 @@ def _plot_losses(axis: Axes, training: Records) -> None:
     parts = [name for name in training[-1] if name not in _NOT_A_LOSS | {"loss"}]
     for number, name in enumerate(["loss", *parts]):
         steps, values = _series(training, name)
-        colour = _OTHERS[(number - 1) % len(_OTHERS)] if number else _FIRST
+        colour = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
         smooth = _running_mean(values, len(values) // 25)
         if len(values) >= 50:
             axis.plot(steps, values, color=colour, lw=0.7, alpha=0.25)
@@ -107,7 +99,7 @@ def _plot_metric(axis: Axes, evaluations: Records) -> None:
     for number, name in reversed([*enumerate(names)]):
         steps, values = _series(evaluations, name)
         values[values < 0] = np.nan  # no ground truth
-        colour = _OTHERS[(number - 1) % len(_OTHERS)] if number else _FIRST
+        colour = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
         label = name.replace("_", " ")
         axis.plot(steps, values, color=colour, lw=1.3 if number else 2.2, marker="o", ms=4, label=label)
         if number == 0 and np.isfinite(values).any():

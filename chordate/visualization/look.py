@@ -1,0 +1,35 @@
+"""The look that all our plots share."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from chordate.errors import DataError
+
+FIRST, OTHERS = "#1f4e9c", ["#e08214", "#3a9d5d", "#c0392b", "#8e63b5", "#7f7f7f", "#17a2b8"]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    return Figure(figsize=(width, height), dpi=130, layout=ConstrainedLayoutEngine(wspace=0.04))
+
+
+def tidy(axis: Axes, lines: str = "both") -> None:
+    """A faint grid behind the data, along one direction ("x", "y") or both, and no frame."""
+    axis.grid(axis=lines, color="0.92", lw=0.8)  # type: ignore[arg-type]
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Figure, out: str | Path) -> None:
+    """Write a figure; the file's ending says the format.
+
+    Raises:
+        DataError: the folder is not there or the ending is not known.
+    """
+    try:
+        figure.savefig(out)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{out}: cannot be written: {error}") from error

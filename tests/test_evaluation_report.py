@@ -1,0 +1,129 @@
+"""What lies behind an AP: confusions and errors that are put into the detections are those that the report finds."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from coco_referee import Truth, detections, disturb_objects, measure
+from PIL import Image
+
+from chordate.visualization.report import plot_classes, plot_confusion, plot_errors, plot_precision_recall, write_report
+
+DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # x1, y1, x2, y2
+BESIDE = [110, 110, 160, 160]  # of the dog; IoU 0.47
+NOWHERE = [170, 10, 190, 30]
+CROWD = [0, 100, 80, 199]
+
+
+def report(*found: tuple[list[float], float, int]) -> dict:
+    """Of (box, score, label) on an image with a dog (0), a cat (1) and a crowd of dogs."""
+    annotations = []
+    for box, category, crowd in ((DOG, 1, 0), (CAT, 2, 0), (CROWD, 1, 1)):
+        x1, y1, x2, y2 = box
+        annotation = {"id": len(annotations) + 1, "image_id": 1, "category_id": category, "iscrowd": crowd}
+        annotations.append({**annotation, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)})
+    images, categories = [{"id": 1, "width": 200, "height": 200}], [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    truth = Truth({"images": images, "annotations": annotations, "categories": categories})
+    metric, _ = measure(truth, {1: detections(*([row[i] for row in found] for i in range(3)))})
+    return metric.report()["bbox"]
+
+
+def counts(content: dict) -> dict[str, int]:
+    return {kind: error["count"] for kind, error in content["errors"]["kinds"].items() if error["count"]}
+
+
+RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
+
+
+@pytest.mark.parametrize(
+    "found, matrix, errors",
+    [
+        (RIGHT, [[1, 0, 0], [0, 1, 0], [0, 0, 0]], {}),
+        ([*RIGHT, (NOWHERE, 0.7, 1)], [[1, 0, 0], [0, 1, 0], [0, 1, 0]], {"Bkg": 1}),
+        ([*RIGHT, (DOG, 0.7, 0)], [[1, 0, 0], [0, 1, 0], [1, 0, 0]], {"Dupe": 1}),
+        ([(BESIDE, 0.9, 0), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [1, 0, 0]], {"Loc": 1}),
+        ([(DOG, 0.9, 1), RIGHT[1]], [[0, 1, 0], [0, 1, 0], [0, 0, 0]], {"Cls": 1}),
+        ([(BESIDE, 0.9, 1), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 1, 0]], {"Both": 1, "Miss": 1}),
+        ([RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {"Miss": 1}),
+        ([(DOG, 0.4, 0), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {}),  # below the score that is looked at
+        ([*RIGHT, (CROWD, 0.7, 0)], [[1, 0, 0], [0, 1, 0], [1, 0, 0]], {}),  # a member of the crowd is no error
+    ],
+    ids=["right", "background", "twice", "placed", "class", "both", "missed", "unsure", "crowd"],
+)
+def test_confusions_and_errors_are_those_that_were_made(found, matrix, errors):
+    content = report(*found)
+    assert content["confusion"]["classes"] == ["dog", "cat", "background"]
+    assert content["confusion"]["matrix"] == matrix
+    assert counts(content) == errors
+
+
+def test_an_error_costs_what_the_ap_gains_without_it():
+    """The cat found once rightly and once above it elsewhere: precision 1/2, so the mean over two classes is 3/4."""
+    content = report(RIGHT[0], (NOWHERE, 0.95, 1), RIGHT[1])
+    assert content["errors"]["AP50"] == content["numbers"]["AP50"] == pytest.approx(0.75)
+    assert content["errors"]["kinds"]["Bkg"]["gain"] == content["errors"]["FP"] == pytest.approx(0.25)
+    assert content["errors"]["FN"] == pytest.approx(0)
+
+
+def test_the_area_under_each_curve_is_its_ap(real_data):
+    truth = Truth(json.loads((real_data / "coco-mini/annotations/person_keypoints_val2017.json").read_text()))
+    metric, numbers = measure(truth, disturb_objects(truth, np.random.default_rng(0)))
+    for iou_type, content in metric.report().items():
+        curves = content["precision_recall"]
+        areas = {iou: np.mean(precision) for iou, precision in curves["precision"].items()}
+        assert np.mean(list(areas.values())) == pytest.approx(numbers[f"{iou_type}_AP"])
+        assert areas["0.50"] == pytest.approx(numbers[f"{iou_type}_AP50"])
+        assert areas["0.75"] == pytest.approx(numbers[f"{iou_type}_AP75"])
+        assert np.mean(curves["by_class"]["person"]) == pytest.approx(content["per_class"]["person"]["AP50"])
+        assert len(curves["recall"]) == len(curves["precision"]["0.50"]) == 101
+        assert ("confusion" in content) == (iou_type != "keypoints")
+
+
+def many_classes(count: int) -> dict:
+    """A report on an image with a class in each corner and `count` classes without any object."""
+    names = [f"a class with a long name {n}" for n in range(count)]
+    annotations = [
+        {"id": n + 1, "image_id": 1, "category_id": n + 1, "bbox": [40 * n, 5, 30, 30], "area": 900, "iscrowd": 0}
+        for n in range(min(count, 4))
+    ]
+    truth = Truth(
+        {
+            "images": [{"id": 1, "width": 200, "height": 200}],
+            "annotations": annotations,
+            "categories": [{"id": n + 1, "name": name} for n, name in enumerate(names)],
+        }
+    )
+    boxes = torch.tensor([[40 * n, 5, 40 * n + 30, 35] for n in range(min(count, 4))])
+    return measure(truth, {1: detections(boxes, torch.linspace(0.9, 0.6, len(boxes)), range(len(boxes)))})[0].report()
+
+
+@pytest.mark.parametrize("count", [1, 5, 90])
+def test_pictures_cut_nothing_off_and_stay_of_a_size_to_look_at(count, tmp_path):
+    for path in write_report(many_classes(count), tmp_path / "made")[1:]:
+        picture = np.asarray(Image.open(path).convert("L"))
+        border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+        assert (border == 255).all(), path  # all text lies within
+        assert min(picture.shape) > 300 or path.stem.endswith("classes")
+        assert max(picture.shape) < 3000, path
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+        "report.json", "bbox_precision_recall.png", "bbox_classes.png", "bbox_confusion.png", "bbox_errors.png",
+    }  # fmt: skip
+
+
+def test_classes_without_ground_truth_are_in_no_picture():
+    content = many_classes(5)["bbox"]
+    shown = [text.get_text() for text in plot_classes(content, "bbox").axes[0].get_yticklabels()]
+    assert shown == [f"a class with a long name {n}  (1)" for n in range(4)]
+    names = [text.get_text() for text in plot_confusion(content, "bbox").axes[0].get_yticklabels()]
+    assert names == [*(f"a class with a long name {n}" for n in range(4)), "background"]
+    left, right = plot_precision_recall(content, "bbox").axes
+    assert len(left.lines) == 10 and len(right.lines) == 4
+
+
+def test_a_report_on_nothing_found_can_be_drawn():
+    with pytest.warns(UserWarning, match="found nothing"):
+        content = report()
+    assert content["numbers"]["AP"] == 0 and counts(content) == {"Miss": 2}
+    for plot in (plot_classes, plot_confusion, plot_errors, plot_precision_recall):
+        plot(content, "bbox").canvas.draw()
