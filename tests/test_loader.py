@@ -203,7 +203,7 @@ def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Pat
     ("transforms", "message"),
     [
         ([{"type": "RandomCrop", "size": 500}], "RandomCrop failed: ValueError: .*500"),
-        ([{"type": "MixUp", "num_classes": 2}], "MixUp failed: ValueError: "),
+        ([{"type": "ToDtype", "dtype": "float32"}, {"type": "JPEG", "quality": 50}], "JPEG failed: RuntimeError: "),
         (
             [{"type": "RandomCrop", "size": 8}, {"type": "SanitizeBoundingBoxes", "min_size": 50}],
             "0 boxes, 0 labels, 1 crowd, .*use SanitizeInstances instead of SanitizeBoundingBoxes",

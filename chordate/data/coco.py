@@ -127,13 +127,17 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         """The sample of a key `(epoch, index)`, or `(epoch, index, repeat)` (see samplers)."""
         sample = self.read(key[1])
         with seeded(self.seed, *key):
-            sample = SanitizeInstances()(self.pipeline(sample))
+            sample = SanitizeInstances()(self.pipeline(sample, self._draw))
         polygons = sample.pop("polygons", None)
         if polygons is not None:
             sample["masks"] = instance_bitmaps(polygons, sample["boxes"].as_subclass(Tensor))
         if "keypoints" in sample:
             sample["keypoints"] = sample["keypoints"].as_subclass(Tensor)
         return sample
+
+    def _draw(self) -> Sample:
+        """A random sample before its transforms, for those that mix several pictures."""
+        return self.read(int(torch.randint(len(self), ())))
 
     def read(self, index: int) -> Sample:
         """The sample before its transforms; masks are still `polygons`."""

@@ -58,6 +58,19 @@ class Polygons(TVTensor):
         )
 
     @classmethod
+    def joined(cls, parts: "Sequence[Polygons]") -> Self:
+        """The instances of several, one after another, on one canvas."""
+        counts = [part.count for part in parts]
+        before = [sum(counts[:number]) for number in range(len(parts))]
+        return cls(
+            torch.cat([part.as_subclass(Tensor) for part in parts]),
+            ring_sizes=torch.cat([part.ring_sizes for part in parts]),
+            ring_owner=torch.cat([part.ring_owner + first for part, first in zip(parts, before)]),
+            count=sum(counts),
+            canvas_size=parts[0].canvas_size,
+        )
+
+    @classmethod
     def wrap(cls, tensor: Tensor, like: "Polygons", **kwargs: Any) -> Self:  # type: ignore[override]
         """The same rings with other vertices."""
         return cls(
@@ -94,6 +107,14 @@ class Polygons(TVTensor):
             ring_owner=(keep.cumsum(0) - 1)[self.ring_owner[kept]],
             count=int(keep.sum()),
         )
+
+    def rings(self) -> list[list[Ring]]:
+        """Each instance's rings, as `from_rings` takes them."""
+        instances: list[list[Ring]] = [[] for _ in range(self.count)]
+        vertices, ends = self.as_subclass(Tensor).numpy(), self.ring_sizes.cumsum(0).tolist()
+        for owner, first, end in zip(self.ring_owner.tolist(), [0, *ends], ends):
+            instances[owner].append(vertices[first:end])
+        return instances
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
         """Every ring's edges: `[V, 2]` from, `[V, 2]` to, and `[V]` the ring of each."""

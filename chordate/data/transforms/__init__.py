@@ -2,13 +2,19 @@
 
 import chordate.data.polygon_kernels  # noqa: F401  (so that v2 moves Polygons)
 from chordate.data.transforms.colour import Lighting, NoiseErasing
+from chordate.data.transforms.copy_paste import CopyPaste
+from chordate.data.transforms.mixup import DetectionMixUp
+from chordate.data.transforms.mosaic import Mosaic
 from chordate.data.transforms.pipeline import build_pipeline
 from chordate.data.transforms.resize import LargeScaleJitter, ResizeShortestEdge
 from chordate.data.transforms.sanitize import SanitizeInstances
 
 __all__ = [
+    "CopyPaste",
+    "DetectionMixUp",
     "LargeScaleJitter",
     "Lighting",
+    "Mosaic",
     "NoiseErasing",
     "ResizeShortestEdge",
     "SanitizeInstances",

@@ -2,22 +2,25 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torchvision.transforms import v2
-from torchvision.tv_tensors import BoundingBoxes, KeyPoints
+from torchvision.tv_tensors import BoundingBoxes
 
 from chordate.errors import ChordateError, ConfigError, DataError, unknown
 from chordate.registry import TRANSFORMS
+
+Sample = dict[str, Any]
 
 
 class Pipeline:
     """Transforms of a sample, one after another.
 
-    Between them, boxes and keypoints are told the picture's size again: v2 forgets to for a picture without
-    any, and rounds an expanded rotation's otherwise, and its next transform would stop at the contradiction.
+    Between them, boxes are told the picture's size again: v2 forgets to for a picture without any, and rounds an
+    expanded rotation's otherwise, and its next transform would stop at the contradiction.
 
     Raises:
         DataError: a transform fails; the message names it and the picture.
@@ -26,20 +29,41 @@ class Pipeline:
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]):
         self.transforms = transforms
 
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        where = f"{sample['info'].path}: " if "info" in sample else ""
-        for transform in self.transforms:
-            try:
-                sample = transform(sample)
-                for value in sample.values():
-                    if isinstance(value, BoundingBoxes | KeyPoints):
-                        value.canvas_size = tuple(sample["image"].shape[-2:])
-            except ChordateError:
-                raise
-            except Exception as error:
-                told = " ".join(f"{type(error).__name__}: {error}".split())
-                raise DataError(f"{where}{type(transform).__name__} failed: {told}") from error
+    def __call__(self, sample: Sample, draw: Callable[[], Sample] | None = None) -> Sample:
+        """The sample after all transforms.
+
+        Args:
+            sample: of a data set.
+            draw: reads another sample at random, for transforms that mix several. They find it as
+                `sample["partner"]()`, after the transforms that stand before them.
+        """
+        for number, transform in enumerate(self.transforms):
+            if draw is not None:
+                sample = {**sample, "partner": partial(self._partner, number, draw)}
+            sample = _applied(transform, sample)
+        return {name: value for name, value in sample.items() if name != "partner"}
+
+    def _partner(self, count: int, draw: Callable[[], Sample]) -> Sample:
+        """Another sample after the first `count` transforms; it has no partners itself, so that few are read."""
+        sample = draw()
+        for transform in self.transforms[:count]:
+            sample = _applied(transform, {**sample, "partner": None})
         return sample
+
+
+def _applied(transform: Callable[[Any], Any], sample: Sample) -> Sample:
+    try:
+        sample = transform(sample)
+        for value in sample.values():
+            if isinstance(value, BoundingBoxes):
+                value.canvas_size = tuple(sample["image"].shape[-2:])
+    except ChordateError:
+        raise
+    except Exception as error:
+        where = f"{sample['info'].path}: " if "info" in sample else ""
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{where}{type(transform).__name__} failed: {told}") from error
+    return sample
 
 
 def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
@@ -49,8 +73,8 @@ def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
         transforms: dicts with `type`, names, or built transforms.
 
     Raises:
-        ConfigError: an unknown transform or argument, or one that scales or normalises the image: models
-            do that themselves, on the device, from 0 … 255.
+        ConfigError: an unknown transform or argument, one that blends whole batches, or one that scales or
+            normalises the image: models do that themselves, on the device, from 0 … 255.
     """
     built = [TRANSFORMS.build(transform) for transform in transforms]
     for transform in built:
@@ -59,6 +83,11 @@ def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
             raise ConfigError(
                 f"{type(transform).__name__}: leave it out of the pipeline; the model takes images of 0 … 255 "
                 f"and normalises them itself"
+            )
+        if isinstance(transform, v2.MixUp | v2.CutMix):
+            raise ConfigError(
+                f"{type(transform).__name__}: it blends batches, not single pictures; write it into the `mix` of a "
+                f"classifier's model. A detector's pipeline takes DetectionMixUp, Mosaic and CopyPaste"
             )
     return Pipeline(built)
 

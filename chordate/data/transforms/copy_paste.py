@@ -1,0 +1,107 @@
+"""Simple copy-paste: another picture's objects on top of this one's (Ghiasi et al. 2021)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.tv_tensors import wrap
+
+from chordate import checks
+from chordate.data.bitmaps import rasterise
+from chordate.data.keypoints import InstanceKeypoints
+from chordate.data.polygons import Polygons, Ring
+from chordate.data.rle import mask_rings
+from chordate.data.transforms.mixing import Sample, draw_partners, join, same_size
+from chordate.data.transforms.sanitize import select_instances
+from chordate.errors import ConfigError
+from chordate.registry import TRANSFORMS
+
+Window = tuple[slice, slice]  # rows and columns of a picture
+LEAST_LEFT = 0.1  # of an object's visible area; the authors' code has a number of pixels, which depends on the scale
+
+
+@TRANSFORMS.register_module()
+class CopyPaste:
+    """Paste a random subset of another picture's instances onto this one (section 3 of the paper).
+
+    How many is drawn evenly from none to all, as in the authors' code; nothing is blended at the edges. What lies
+    beneath loses the covered pixels of its mask and its box becomes that of what is left; keypoints there are hidden
+    (visibility 1); an instance of which less than a tenth is left goes. Crowds are not pasted, and stay what they
+    are. The smaller picture is padded to the size of the larger one.
+
+    The other picture has gone through the transforms before this one; in the paper, a flip and large-scale jitter.
+
+    Args:
+        p: share of the samples that are pasted onto.
+
+    Raises:
+        ConfigError: the samples have no masks.
+    """
+
+    def __init__(self, p: float = 1.0):
+        checks.share("CopyPaste", p=p)
+        self.p = p
+
+    def __call__(self, sample: Sample) -> Sample:
+        if "boxes" in sample and "polygons" not in sample:
+            raise ConfigError("CopyPaste: it cuts objects out along their masks; set masks=True in the data set")
+        if torch.rand(()) >= self.p:
+            return sample
+        for other in draw_partners(sample, 1, "CopyPaste"):
+            candidates = torch.nonzero(~other["crowd"])[:, 0]
+            count = int(torch.randint(len(candidates) + 1, ()))
+            chosen = torch.zeros_like(other["crowd"])
+            chosen[candidates[torch.randperm(len(candidates))[:count]]] = True
+            if count:
+                sample = paste(select_instances(other, chosen), sample)
+        return sample
+
+
+def paste(source: Sample, onto: Sample) -> Sample:
+    """All instances of one sample on top of another."""
+    source, onto = same_size([source, onto])
+    cover = np.zeros(onto["image"].shape[-2:], np.bool_)
+    for rings in source["polygons"].rings():
+        window, mask = _pixels(rings, cover.shape)
+        cover[window] |= mask
+    image = torch.where(torch.from_numpy(cover), source["image"], onto["image"])
+    return join(image, [occlude(onto, cover), source])
+
+
+def occlude(sample: Sample, cover: NDArray[np.bool_]) -> Sample:
+    """The sample's instances without what lies under `cover` `[H, W]`; polygons along the pixels' borders there."""
+    polygons: Polygons = sample["polygons"]
+    rings, touched, kept = polygons.rings(), torch.zeros(polygons.count).bool(), torch.ones(polygons.count).bool()
+    for number, own in enumerate(rings):
+        window, mask = _pixels(own, cover.shape)
+        visible = mask & ~cover[window]
+        if visible.sum() < mask.sum():
+            corner = np.array([window[1].start, window[0].start], np.float32)
+            rings[number] = [ring + corner for ring in mask_rings(visible.view(np.uint8))]
+            touched[number], kept[number] = True, bool(visible.sum() >= LEAST_LEFT * mask.sum())
+    left = Polygons.from_rings(rings, polygons.canvas_size)
+    boxes = torch.where(touched[:, None], left.bounds(), sample["boxes"].as_subclass(Tensor))
+    sample = {**sample, "polygons": left, "boxes": wrap(boxes, like=sample["boxes"])}
+    if "keypoints" in sample:
+        found = sample["keypoints"].as_subclass(Tensor).clone()
+        column, row = found[..., 0].long(), found[..., 1].long()
+        hidden = torch.from_numpy(cover)[row.clamp(0, cover.shape[0] - 1), column.clamp(0, cover.shape[1] - 1)]
+        found[..., 2][hidden] = found[..., 2][hidden].clamp(max=1)
+        sample["keypoints"] = InstanceKeypoints(
+            found, mirrored=sample["keypoints"].mirrored, canvas_size=polygons.canvas_size
+        )
+    return select_instances(sample, kept)
+
+
+def _pixels(rings: Sequence[Ring], canvas: tuple[int, ...]) -> tuple[Window, NDArray[np.bool_]]:
+    """The pixels of an instance: a window of the picture, and which of its pixels are set."""
+    vertices = np.concatenate([*rings, np.zeros((0, 2), np.float32)])
+    limit = np.array([canvas[1], canvas[0]])
+    low = np.floor(vertices.min(0, initial=np.inf)).clip(0, limit)
+    high = np.ceil(vertices.max(0, initial=-np.inf)).clip(low, limit)
+    (left, top), (right, bottom) = low.astype(int).tolist(), high.astype(int).tolist()
+    alone = Polygons.from_rings([rings], (canvas[0], canvas[1]))
+    mask = rasterise(alone, torch.tensor([[left, top, right, bottom]]), bottom - top, right - left)
+    return (slice(top, bottom), slice(left, right)), mask[0].numpy().view(np.bool_)

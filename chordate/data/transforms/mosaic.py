@@ -1,0 +1,60 @@
+"""Mosaic: four pictures in one (Bochkovskiy et al. 2020, YOLOv4, section 3.3)."""
+
+from typing import Any
+
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from chordate import checks
+from chordate.data.transforms.mixing import FILL, Sample, draw_partners, join, moved
+from chordate.data.transforms.sanitize import SanitizeInstances
+from chordate.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class Mosaic:
+    """This picture and three others around a random point, on a canvas of twice `size` (Ge et al. 2021, YOLOX).
+
+    Each is scaled to fit into a square of `size` and touches the point with a corner; what leaves the canvas is cut
+    off. In YOLOX a random affine transform and a crop to `size` follow: `RandomAffine`, then `CenterCrop`.
+
+    Args:
+        size: of a tile, in pixels.
+        p: share of the samples that become mosaics.
+    """
+
+    def __init__(self, size: int = 640, p: float = 1.0):
+        checks.whole("Mosaic", 1, size=size)
+        checks.share("Mosaic", p=p)
+        self.size, self.p = size, p
+
+    def __call__(self, sample: Sample) -> Sample:
+        if torch.rand(()) >= self.p:
+            return sample
+        others = draw_partners(sample, 3, "Mosaic")
+        if not others:
+            return sample
+        side = 2 * self.size
+        point = [int(torch.randint(self.size // 2, side - self.size // 2 + 1, ())) for _ in range(2)]
+        canvas = torch.tensor(FILL, dtype=sample["image"].dtype)[:, None, None].repeat(1, side, side)
+        parts = []
+        for number, tile in enumerate([sample, *others]):
+            part, top, left = self._place(tile, point, below=number // 2, right=number % 2)
+            image = part.pop("image")
+            height, width = image.shape[-2:]
+            canvas[:, top : top + height, left : left + width] = image
+            parts.append(moved(part, F.pad, [left, top, side - left - width, side - top - height]))
+        return join(canvas, parts)
+
+    def _place(self, tile: Sample, point: list[int], *, below: int, right: int) -> tuple[Sample, int, int]:
+        """What the canvas shows of a tile, and the canvas's row and column that it begins at."""
+        height, width = tile["image"].shape[-2:]
+        scale = min(self.size / height, self.size / width)
+        fitted = [max(1, round(height * scale)), max(1, round(width * scale))]
+        start = [middle if after else middle - length for middle, after, length in zip(point, (below, right), fitted)]
+        low = [max(first, 0) for first in start]
+        high = [min(first + length, 2 * self.size) for first, length in zip(start, fitted)]
+        window: list[Any] = [*(a - first for a, first in zip(low, start)), *(b - a for a, b in zip(low, high))]
+        part = moved(moved(tile, F.resize, fitted), F.crop, *window)
+        # Now: a box with nothing left could have an area again after a rotation.
+        return SanitizeInstances()(part), low[0], low[1]

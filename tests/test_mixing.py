@@ -1,0 +1,389 @@
+"""Copy-paste, mosaic and mixup do to polygons, boxes and keypoints what they do to bitmaps of the same objects."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_coco import annotation, write_coco
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+from torchvision.tv_tensors import BoundingBoxes, Image
+
+from chordate.data import CocoDataset
+from chordate.data.bitmaps import rasterise
+from chordate.data.keypoints import InstanceKeypoints
+from chordate.data.loader import build_loader
+from chordate.data.polygons import Polygons, oriented
+from chordate.data.rle import mask_rings
+from chordate.data.transforms import CopyPaste, DetectionMixUp, Mosaic, SanitizeInstances, build_pipeline
+from chordate.data.transforms.copy_paste import LEAST_LEFT
+from chordate.data.transforms.mixing import FILL
+from chordate.errors import ConfigError
+from chordate.ops.preprocess import Normalize
+
+Sample = dict[str, Any]
+MIXING = [CopyPaste(), Mosaic(64), DetectionMixUp()]
+by_name = pytest.mark.parametrize("transform", MIXING, ids=lambda t: type(t).__name__)
+
+
+def scene(seed: int, height: int, width: int, instances: int, first_label: int = 0, specks: float = 0.1) -> Sample:
+    """Noise with flowers and run-length blobs anywhere in it, each with a label of its own; the last is a crowd."""
+    random = np.random.default_rng(seed)
+    rings = []
+    for number in range(instances):
+        middle, radius = random.uniform(0, [width, height]), random.uniform(4, 0.4 * min(height, width))
+        angle = np.linspace(0, 2 * np.pi, 30, endpoint=False)
+        reach = radius * (1 + 0.3 * np.cos(random.integers(2, 6) * angle))
+        ring = np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None] + middle
+        ring = oriented(ring.clip(0, [width, height]).astype(np.float32))
+        if number % 3 == 2:  # as RLE comes: along the pixels, with holes and specks
+            mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [ring.round().astype(np.int32)], 1)
+            rings.append(mask_rings(mask * (random.random((height, width)) > specks)))
+        else:
+            rings.append([ring])
+    polygons = Polygons.from_rings([r if n < instances - 1 else [] for n, r in enumerate(rings)], (height, width))
+    points = torch.from_numpy(random.uniform(0, [width, height], (instances, 5, 2)))
+    seen = torch.from_numpy(random.integers(0, 3, (instances, 5, 1)))
+    boxes = Polygons.from_rings(rings, (height, width)).bounds()
+    return {
+        "image": Image(torch.from_numpy(random.integers(0, 256, (3, height, width), np.uint8))),
+        "boxes": BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+        "labels": first_label + torch.arange(instances),
+        "crowd": torch.arange(instances) == instances - 1,
+        "polygons": polygons,
+        "keypoints": InstanceKeypoints(
+            torch.cat([points, seen], 2), mirrored=[0, 2, 1, 4, 3], canvas_size=(height, width)
+        ),
+    }
+
+
+def offering(sample: Sample, *others: Sample) -> Sample:
+    """The sample with others that a transform draws one after another."""
+    turn = iter(others)
+    return {**sample, "partner": lambda: next(turn)}
+
+
+def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
+    """`[M, H, W]` bool: each instance's bitmap in a picture of that size."""
+    whole = torch.tensor([[0.0, 0.0, width, height]]).expand(sample["polygons"].count, 4)
+    return rasterise(sample["polygons"], whole, finer * height, finer * width).bool()
+
+
+def rows(sample: Sample) -> dict[int, int]:
+    """Of each label the instance that has it."""
+    return {label: row for row, label in enumerate(sample["labels"].tolist())}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_copy_paste_does_to_polygons_what_it_does_to_bitmaps(seed: int) -> None:
+    below, above = scene(seed, 90, 120, 7), scene(100 + seed, 110, 80, 6, first_label=50)
+    height, width = 110, 120
+    torch.manual_seed(seed)
+    result = CopyPaste()(offering(below, above))
+    if max(result["labels"]) < 50:
+        assert result["image"] is below["image"]  # the draw was to paste nothing
+        return
+    assert result["image"].shape == (3, height, width)
+    got, place = drawn(result, height, width), rows(result)
+    pasted = [label for label in place if label >= 50]
+    masks_above, masks_below = drawn(above, height, width), drawn(below, height, width)
+    cover = masks_above[[label - 50 for label in pasted]].any(0)
+
+    for label in pasted:
+        assert torch.equal(got[place[label]], masks_above[label - 50])
+        for name in ("boxes", "keypoints"):
+            assert torch.equal(result[name][place[label]], above[name][label - 50])
+    for label, mask in enumerate(masks_below[:6]):
+        left = mask & ~cover
+        assert (label in place) == bool(left.sum() >= LEAST_LEFT * mask.sum())
+        if label not in place:
+            continue
+        assert torch.equal(got[place[label]], left)
+        box = result["boxes"][place[label]].as_subclass(Tensor)
+        if left.sum() < mask.sum():
+            assert torch.equal(box, masks_to_boxes(left[None])[0] + torch.tensor([0, 0, 1, 1]))
+        else:
+            assert torch.equal(box, below["boxes"][label])
+    crowd = place[6]
+    assert result["crowd"].tolist() == [row == crowd for row in range(len(place))]
+    assert torch.equal(result["boxes"][crowd], below["boxes"][6])
+
+    image = torch.tensor(FILL, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
+    image[:, :90, :120] = below["image"]
+    image[:, :, :80] = torch.where(cover[:, :80], above["image"], image[:, :, :80])
+    assert torch.equal(result["image"], image)
+
+
+def test_an_object_of_which_a_tenth_is_left_stays_and_of_less_goes() -> None:
+    def square(width: float, label: int, side: int = 100) -> Sample:
+        ring = np.array([[0, 0], [width, 0], [width, side], [0, side]], np.float32)
+        return {
+            "image": Image(torch.zeros(3, 100, 100, dtype=torch.uint8)),
+            "boxes": BoundingBoxes([[0, 0, width, side]], format="XYXY", canvas_size=(100, 100)),
+            "labels": torch.tensor([label]),
+            "crowd": torch.tensor([False]),
+            "polygons": Polygons.from_rings([[ring]], (100, 100)),
+        }
+
+    for covered, left in ((90, [[90, 0, 100, 100]]), (91, [])):
+        for seed in range(9):  # in half of them it is pasted
+            torch.manual_seed(seed)
+            result = CopyPaste()(offering(square(100, 0), square(covered, 1)))
+            if 1 in result["labels"]:
+                assert result["boxes"][result["labels"] == 0].tolist() == left
+
+
+def test_keypoints_under_a_pasted_object_are_hidden_as_coco_says_it() -> None:
+    below, above = scene(3, 90, 120, 7), scene(4, 90, 120, 6, first_label=50)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        result = CopyPaste()(offering(below, above))
+        place = rows(result)
+        cover = drawn(above, 90, 120)[[label - 50 for label in place if label >= 50]].any(0)
+        for label in range(7):
+            if label not in place:
+                continue
+            for (x, y, seen), now in zip(
+                below["keypoints"][label].tolist(), result["keypoints"][place[label]].tolist()
+            ):
+                assert now == [x, y, min(seen, 1) if cover[int(y), int(x)] else seen]
+    assert result["keypoints"].mirrored.tolist() == [0, 2, 1, 4, 3]
+
+
+def test_copy_paste_pastes_from_none_to_all_but_no_crowd() -> None:
+    counts, pasted = set(), set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        labels = CopyPaste()(offering(scene(1, 40, 40, 0), scene(2, 40, 40, 5)))["labels"].tolist()
+        counts.add(len(labels))
+        pasted.update(labels)
+    assert counts == {0, 1, 2, 3, 4}
+    assert pasted == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
+    """Pictures whose three channels are the coverage of their three instances."""
+    shapes = [(90, 120), (60, 40), (128, 128), (30, 100)]
+    tiles = [scene(10 * seed + n, *shape, 4, first_label=10 * n, specks=0) for n, shape in enumerate(shapes)]
+    for tile, (height, width) in zip(tiles, shapes):
+        fine = drawn(tile, height, width, finer=4)[:3].float()
+        tile["image"] = Image((255 * torch.nn.functional.avg_pool2d(fine, 4)).round().to(torch.uint8))
+    torch.manual_seed(seed)
+    result = Mosaic(80)(offering(*tiles))
+    assert result["image"].shape == (3, 160, 160)
+    fine = drawn(result, 160, 160, finer=4).float()
+    got = torch.nn.functional.avg_pool2d(fine, 4)
+    for channel in range(3):
+        rows_here = [row for label, row in rows(result).items() if label % 10 == channel]
+        ours, theirs = got[rows_here].sum(0) > 0.5, result["image"][channel] > 127  # FILL is below
+        assert (ours & theirs).sum() / (ours | theirs).sum() > 0.97
+    low, high = result["boxes"][:, :2], result["boxes"][:, 2:]
+    assert (low >= 0).all() and (high <= 160).all() and (high > low).all()
+    bounds = result["polygons"].bounds()[~result["crowd"]]
+    boxes = result["boxes"][~result["crowd"]].as_subclass(Tensor)
+    assert (bounds[:, :2] >= boxes[:, :2] - 1e-3).all() and (bounds[:, 2:] <= boxes[:, 2:] + 1e-3).all()
+
+
+def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() -> None:
+    """Four plain squares fill the quadrants up to their own size, whatever the point."""
+    corners = set()
+    for seed in range(30):
+        tiles = []
+        for number in range(4):
+            tile = scene(number, 50, 50, 1, first_label=number)
+            tile["image"] = Image(torch.full((3, 50, 50), 10 * number + 5, dtype=torch.uint8))
+            tile["boxes"] = BoundingBoxes([[0, 0, 50, 50]], format="XYXY", canvas_size=(50, 50))
+            tiles.append(tile)
+        torch.manual_seed(seed)
+        result = Mosaic(40)(offering(*tiles))
+        ends = [result["boxes"][rows(result)[n]].tolist() for n in range(4)]
+        x, y = ends[0][2:]
+        corners.add((x, y))
+        assert 20 <= x <= 60 and 20 <= y <= 60
+        assert ends[0] == [max(x - 40, 0), max(y - 40, 0), x, y]
+        assert ends[1] == [x, max(y - 40, 0), min(x + 40, 80), y]
+        assert ends[2] == [max(x - 40, 0), y, x, min(y + 40, 80)]
+        assert ends[3] == [x, y, min(x + 40, 80), min(y + 40, 80)]
+        want = torch.tensor(FILL, dtype=torch.uint8)[:, None, None].repeat(1, 80, 80)
+        for number, (x1, y1, x2, y2) in enumerate(ends):
+            want[:, int(y1) : int(y2), int(x1) : int(x2)] = 10 * number + 5
+        assert torch.equal(result["image"], want)
+    assert len(corners) > 25
+
+
+def test_a_mosaic_moves_keypoints_with_their_boxes() -> None:
+    """A point in each corner of the box."""
+    tiles = []
+    for number in range(4):
+        tile = scene(number, 60, 60, 1, first_label=number)
+        box = tile["boxes"][0].tolist()
+        corners = torch.tensor([[box[0], box[1], 2.0], [box[2], box[3], 2.0]])
+        tile["keypoints"] = InstanceKeypoints(corners[None], mirrored=[0, 1], canvas_size=(60, 60))
+        tiles.append(tile)
+    torch.manual_seed(0)
+    result = Mosaic(60)(offering(*tiles))
+    for box, points in zip(result["boxes"].tolist(), result["keypoints"]):
+        for (x, y, seen), corner in zip(points.tolist(), (box[:2], box[2:])):
+            assert not seen or [x, y] == pytest.approx(corner, abs=1e-3)
+
+
+def test_mixup_is_the_weighted_sum_of_two_pictures_with_the_instances_of_both() -> None:
+    one, two = scene(5, 90, 120, 4), scene(6, 110, 80, 3, first_label=50)
+    wide = [torch.tensor(FILL, dtype=torch.float32)[:, None, None].repeat(1, 110, 120) for _ in range(2)]
+    wide[0][:, :90, :120], wide[1][:, :110, :80] = one["image"], two["image"]
+    shares = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        result = DetectionMixUp(alpha=1.5)(offering(one, two))
+        picture = result["image"].float()
+        difference = wide[0] - wide[1]
+        share = ((picture - wide[1]) * difference).sum() / difference.square().sum()
+        assert (picture - share * wide[0] - (1 - share) * wide[1]).abs().max() < 1
+        shares.append(float(share))
+        assert result["labels"].tolist() == [*range(4), 50, 51, 52]
+        assert result["crowd"].tolist() == [False, False, False, True, False, False, True]
+        for name in ("boxes", "keypoints"):
+            assert torch.equal(result[name].as_subclass(Tensor), torch.cat([one[name], two[name]]))
+        want = torch.cat([drawn(one, 110, 120), drawn(two, 110, 120)])
+        assert torch.equal(drawn(result, 110, 120), want)
+    # Beta(1.5, 1.5): mean 1/2, variance 1/16.
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
+    assert np.std(shares) == pytest.approx(0.25, abs=0.06)
+
+
+@by_name
+def test_pictures_without_instances_mix_too(transform: Any) -> None:
+    for counts in ([0, 0, 0, 0], [3, 0, 0, 0], [0, 3, 3, 3]):
+        torch.manual_seed(1)
+        result = transform(offering(*(scene(n, 40, 50, count) for n, count in enumerate(counts))))
+        SanitizeInstances()(result)
+        assert len(result["boxes"]) <= sum(counts)
+
+
+@by_name
+def test_p_is_the_share_of_samples_that_are_mixed(transform: Any) -> None:
+    seldom = type(transform)(p=0.3)
+    mixed = 0
+    for seed in range(100):
+        torch.manual_seed(seed)
+        others = iter([scene(2, 30, 30, 3)] * 3)
+        drawn_others = []
+
+        def draw(others=others, drawn_others=drawn_others) -> Sample:
+            drawn_others.append(next(others))
+            return drawn_others[-1]
+
+        seldom({**scene(1, 30, 30, 2), "partner": draw})
+        mixed += bool(drawn_others)
+    assert 18 <= mixed <= 42
+
+
+def test_what_surrounds_a_smaller_picture_is_nothing_to_the_model() -> None:
+    plain = torch.tensor(FILL, dtype=torch.uint8)[None, :, None, None].expand(1, 3, 32, 32)
+    assert Normalize()(plain, torch.tensor([[32, 32]])).abs().max() < 0.01
+
+
+@by_name
+def test_a_classifiers_pictures_are_refused(transform: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{type(transform).__name__}: .* only a class"):
+        build_pipeline([transform])({"image": Image(torch.zeros(3, 9, 9)), "label": 1})
+
+
+def test_copy_paste_without_masks_is_refused() -> None:
+    sample = scene(0, 20, 20, 2)
+    del sample["polygons"]
+    with pytest.raises(ConfigError, match="masks=True"):
+        CopyPaste()(sample)
+
+
+@by_name
+def test_a_data_set_that_offers_no_others_is_told_what_to_do(transform: Any) -> None:
+    with pytest.raises(ConfigError, match="call its pipeline with `draw`"):
+        build_pipeline([transform])(scene(0, 20, 20, 2))
+
+
+@pytest.mark.parametrize("name", ["MixUp", "CutMix"])
+def test_a_classifiers_mixup_in_a_pipeline_is_answered_with_the_detectors(name: str) -> None:
+    with pytest.raises(ConfigError, match="`mix` of a classifier's model. .*DetectionMixUp"):
+        build_pipeline([{"type": name, "num_classes": 3}])
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [{"type": "CopyPaste", "p": 2}, {"type": "Mosaic", "size": 0}, {"type": "DetectionMixUp", "alpha": 0}],
+)
+def test_impossible_settings_are_refused(transform: dict) -> None:
+    with pytest.raises(ConfigError, match=f"^{transform['type']}"):
+        build_pipeline([transform])
+
+
+SIZES = tuple((60, 80) if number % 3 else (80, 60) for number in range(11))
+PIPELINE = [
+    {"type": "LargeScaleJitter", "size": 64, "scale": (0.5, 1.5)},
+    {"type": "CopyPaste"},
+    {"type": "RandomApply", "transforms": [{"type": "Mosaic", "size": 48}], "p": 0.5},
+    {"type": "RandomHorizontalFlip"},
+    {"type": "DetectionMixUp", "p": 0.5},
+    {"type": "RandomPhotometricDistort"},
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    square = [[10, 10, 40, 10, 40, 45, 10, 45]]
+    code = {"size": [80, 60], "counts": [1000, 20, 60, 20, 60, 20, 3620]}
+    boxes = [annotation(n, n, [10, 10, 30, 35], segmentation=square) for n in range(1, len(SIZES))]
+    boxes.append(annotation(50, 1, [12, 40, 3, 20], category=7, segmentation=code))
+    boxes.append(annotation(51, 4, [5, 5, 50, 60], iscrowd=1, segmentation={**code, "size": [80, 60]}))
+    return write_coco(tmp_path, boxes, sizes=SIZES)
+
+
+def test_mixed_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
+    """With any number of workers, and wherever an epoch is entered."""
+
+    def load(workers: int = 0, epoch: int = 1, start: int = 0, seed: int = 3) -> list[Any]:
+        dataset = {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "masks": True}
+        config = {"dataset": dataset, "pipeline": PIPELINE, "batch_size": 3, "workers": workers}
+        loader = build_loader(config, data_root=root, training=True, seed=seed)
+        loader.batch_sampler.set_epoch(epoch, start)
+        return list(loader)
+
+    def same(one: list[Any], other: list[Any]) -> bool:
+        return len(one) == len(other) and all(
+            a.infos == b.infos
+            and torch.equal(a.images, b.images)
+            and all(torch.equal(getattr(a.targets, n), getattr(b.targets, n)) for n in ("boxes", "labels", "masks"))
+            for a, b in zip(one, other)
+        )
+
+    whole = load()
+    assert same(whole, load(workers=2))
+    assert same(whole[2:], load(start=2))
+    assert not same(whole, load(epoch=2))
+    assert not same(whole, load(seed=4))
+
+
+def test_a_partner_has_gone_through_what_stands_before_and_is_not_mixed_itself(root: Path) -> None:
+    reads: list[int] = []
+
+    class Counting(CocoDataset):
+        def read(self, index: int) -> Sample:
+            reads.append(index)
+            return super().read(index)
+
+    seen: list[Any] = []
+
+    def look(sample: Sample) -> Sample:
+        seen.append(sample["image"].shape)
+        return sample
+
+    pipeline = [{"type": "Resize", "size": [32, 32]}, look, Mosaic(48), DetectionMixUp(), CopyPaste()]
+    dataset = Counting("annotations.json", "images", data_root=root, pipeline=pipeline, masks=True)
+    sample = dataset[0, 2]
+    assert len(reads) == 1 + 3 + 1 + 1
+    assert seen == [(3, 32, 32)] * 6
+    assert "partner" not in sample
