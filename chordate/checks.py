@@ -34,6 +34,12 @@ def number(
     raise ConfigError(f"{where} is a {'whole ' if whole else ''}number{f' {limit}' if limit else ''}, not {value!r}")
 
 
+def switch(where: str, value: Any) -> None:
+    """Raise ConfigError unless the setting is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where} is True or False, not {value!r}")
+
+
 def whole(part: str, least: int, **values: Any) -> None:
     """Raise ConfigError unless each setting of `part` is a whole number of at least `least`."""
     for name, value in values.items():

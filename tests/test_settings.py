@@ -1,4 +1,4 @@
-"""Values of the wrong kind in `train`, `optimizer` and `schedule`: one line that names it, no traceback."""
+"""Values of the wrong kind in `train`, `optimizer`, `schedule` and `train_data`: one line names them, no traceback."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_runner
 
 from chordate import checks
+from chordate.data.loader import build_loader
 from chordate.engine.runner import Runner
 from chordate.errors import ConfigError
 
@@ -73,6 +74,26 @@ def test_a_value_of_the_wrong_kind_is_told_in_one_line(tmp_path: Path, section: 
         ).train()
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": True}, "train_data.batch_size is a whole number of at least 1"),
+        ({"batch_size": 0}, "train_data.batch_size"),
+        ({"workers": "two"}, "train_data.workers is a whole number of at least 0"),
+        ({"group_by_aspect": "no"}, "train_data.group_by_aspect is True or False"),
+        *(({"class_balanced": value}, "train_data.class_balanced") for value in (True, "yes", -0.1, 0)),
+        ({"pipeline": None}, "train_data.pipeline is a list"),
+        ({"pipeline": {"type": "RandomCrop"}}, "train_data.pipeline is a list"),
+        ({"dataset": {"type": "CocoDataset", "classes": "cat"}}, "train_data.dataset.classes is a list"),
+    ],
+    ids=str,
+)
+def test_a_value_of_the_wrong_kind_for_the_loader_is_told_before_any_data_are_read(changes: Any, named: str) -> None:
+    data = {"dataset": {"type": "CocoDataset", "annotations": "nothing.json", "images": "nowhere"}}
+    with pytest.raises(ConfigError, match=named):
+        build_loader({**data, **changes}, data_root="nowhere", training=True, seed=0)
 
 
 def test_none_is_allowed_where_it_has_a_meaning(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
+from chordate import checks
 from chordate.data.batching import collate
 from chordate.data.coco import CocoDataset
 from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
@@ -20,8 +21,8 @@ from chordate.registry import DATASETS
 from chordate.structures import Batch, Skeleton
 
 EVALUATION_SETTINGS = ("dataset", "pipeline", "batch_size", "workers")
-GRACE = 30  # seconds from SIGTERM to SIGKILL under SLURM (its KillWait)
 TRAINING_SETTINGS = (*EVALUATION_SETTINGS, "group_by_aspect", "class_balanced")
+GRACE = 30  # seconds from SIGTERM to SIGKILL under SLURM (its KillWait)
 
 
 class Loader(DataLoader[Any]):
@@ -70,21 +71,11 @@ def build_loader(
         ConfigError: unknown or unfitting settings.
         DataError: missing or broken data, nothing to train on, or classes or keypoints that are not the model's.
     """
-    kind = "training data setting" if training else "evaluation data setting"
-    known = TRAINING_SETTINGS if training else EVALUATION_SETTINGS
-    for name in config:
-        if name not in known:
-            raise ConfigError(unknown(kind, name, known))
-    if "dataset" not in config:
-        raise ConfigError(
-            f'{"train_data" if training else "val_data"} has no "dataset"; give it dict(type="CocoDataset", …)'
-        )
+    where = "train_data" if training else "val_data"
+    _check_settings(where, config, TRAINING_SETTINGS if training else EVALUATION_SETTINGS)
     batch_size, workers = config.get("batch_size", 1), config.get("workers", 2)
-    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name} is a whole number of at least {least}, not {value!r}")
     dataset = DATASETS.build(
-        _with_classes(config["dataset"], classes),
+        _with_classes(f"{where}.dataset", config["dataset"], classes),
         data_root=data_root,
         pipeline=config.get("pipeline", []),
         seed=seed,
@@ -119,6 +110,21 @@ def build_loader(
     )
 
 
+def _check_settings(where: str, config: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in config:
+        if name not in known:
+            kind = "training" if where == "train_data" else "evaluation"
+            raise ConfigError(unknown(f"{kind} data setting", name, known))
+    if "dataset" not in config:
+        raise ConfigError(f'{where} has no "dataset"; give it dict(type="CocoDataset", …)')
+    checks.listed(f"{where}.pipeline", config.get("pipeline", []))
+    checks.number(f"{where}.batch_size", config.get("batch_size", 1), least=1, whole=True)
+    checks.number(f"{where}.workers", config.get("workers", 2), least=0, whole=True)
+    checks.switch(f"{where}.group_by_aspect", config.get("group_by_aspect", True))
+    if config.get("class_balanced") is not None:
+        checks.number(f"{where}.class_balanced, where not None,", config["class_balanced"], above=0)
+
+
 def _check_annotated(dataset: Any, training: bool) -> None:
     """Training needs an instance to learn; an evaluation without ground truth is only pointed out."""
     if not isinstance(dataset, CocoDataset) or dataset.count(crowd=False):
@@ -139,11 +145,13 @@ def _check_keypoints(dataset: Any, skeleton: Skeleton | None) -> None:
         )
 
 
-def _with_classes(dataset: Any, classes: Sequence[str] | None) -> Any:
+def _with_classes(where: str, dataset: Any, classes: Sequence[str] | None) -> Any:
     """The data set's config with the model's classes, which its own must not contradict."""
+    built = not isinstance(dataset, str | Mapping)
+    if isinstance(dataset, Mapping) and dataset.get("classes") is not None:
+        checks.listed(f"{where}.classes", dataset["classes"])
     if classes is None:
         return dataset
-    built = not isinstance(dataset, str | Mapping)
     dataset = dataset if built else DATASETS.expand(dataset)
     own = dataset.classes if built else dataset.get("classes")
     if own is not None and (tuple(own) != tuple(classes) if built else set(own) != set(classes)):

@@ -82,8 +82,7 @@ class TrainSettings:
             if least is not None and not (value is None and "None" in str(field.type)):
                 checks.number(f"train.{field.name}", value, least=least, whole=True)
         for name in SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"train.{name} is True or False, not {getattr(self, name)!r}")
+            checks.switch(f"train.{name}", getattr(self, name))
         if not isinstance(self.compile, bool | Mapping):
             raise ConfigError(
                 f"train.compile is True, False or a dict of torch.compile's options, not {self.compile!r}"
