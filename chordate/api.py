@@ -189,7 +189,11 @@ def _as_uint8(image: Any, number: int) -> Tensor:
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
             raise DataError(f"{what}: PIL mode {image.mode} has no range of its own; convert it to RGB first")
         image = np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
-    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    try:
+        tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    except (TypeError, ValueError) as error:
+        kind = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"{what}: a {kind} is no picture; give a path, an array, a PIL image or a tensor") from error
     if tensor.ndim == 2:
         tensor = tensor[None] if isinstance(image, Tensor) else tensor[..., None]
     if tensor.ndim != 3:
@@ -204,8 +208,10 @@ def _as_uint8(image: Any, number: int) -> Tensor:
         if not torch.isfinite(tensor).all() or tensor.min() < 0 or tensor.max() > 1:
             raise DataError(f"{what}: floating-point pictures are 0 … 1; give 0 … 255 as uint8")
         tensor = (tensor * 255).round()
-    elif tensor.dtype == torch.bool or tensor.min() < 0 or tensor.max() > 255:
-        raise DataError(f"{what}: integer pictures are 0 … 255; this one is {tensor.dtype} with other values")
+    elif tensor.dtype != torch.uint8:
+        whole = not tensor.is_complex() and tensor.dtype != torch.bool
+        if not whole or tensor.long().min() < 0 or tensor.long().max() > 255:
+            raise DataError(f"{what}: integer pictures are 0 … 255; this one is {tensor.dtype} with other values")
     return tensor.to(torch.uint8).contiguous()
 
 

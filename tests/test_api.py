@@ -98,6 +98,7 @@ def test_every_form_of_a_picture_gives_the_same(model, picture, tmp_path):
     (through_palette,) = chordate.predict(model, np.array(palette.convert("RGB")))
     same(chordate.predict(model, palette)[0], through_palette)
     forms = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(picture), tensor, tensor[None], tensor / 255]
+    forms += [picture.astype(np.uint16), picture.astype(np.int64)]
     for form in forms:
         (found,) = chordate.predict(model, form)
         same(found, expected)
@@ -138,6 +139,10 @@ def test_predicting_leaves_the_model_as_it_was(model, picture):
         (torch.full((3, 8, 8), 200.0), "0 … 1"),
         (np.full((8, 8, 3), 300), "0 … 255"),
         (np.zeros((8, 8, 3), bool), "0 … 255"),
+        (np.full((8, 8, 3), 300, np.uint16), "0 … 255"),
+        (torch.zeros(3, 8, 8, dtype=torch.complex64), "0 … 255"),
+        (np.array([["a.jpg"]]), "a <U5 array is no picture"),
+        (b"bytes", "a bytes is no picture"),
         (torch.full((3, 8, 8), float("nan")), "0 … 1"),
         ("no/such/picture.jpg", "picture.jpg"),
     ],

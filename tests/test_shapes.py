@@ -149,3 +149,10 @@ def test_the_command_writes_the_same_set(tmp_path, shapes):
 def test_numbers_that_make_no_set_are_refused(tmp_path):
     with pytest.raises(DataError, match="size=16"):
         generate_shapes(tmp_path, train=1, val=1, size=16)
+
+
+def test_the_command_tells_a_mistake_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path), "--size", "16"])
+    assert stopped.value.code == 2
+    assert "size=16" in capsys.readouterr().err.splitlines()[-1]

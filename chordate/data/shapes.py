@@ -277,13 +277,16 @@ def _contrasting_colour(
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `python -m chordate.data.shapes ROOT`."""
-    parser = argparse.ArgumentParser(prog="python -m chordate.data.shapes", description=generate_shapes.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m chordate.data.shapes", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("root", type=Path, help="folder to write to")
     parser.add_argument("--train", type=int, default=1200, help="training images (default %(default)s)")
     parser.add_argument("--val", type=int, default=300, help="validation images (default %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side in pixels (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
-    generate_shapes(**vars(parser.parse_args(arguments)))
+    try:
+        generate_shapes(**vars(parser.parse_args(arguments)))
+    except (DataError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
