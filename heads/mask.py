@@ -116,7 +116,11 @@ class MaskHead(nn.Module):
             logits = self.logits(Slots(rois.valid).of_leading(rois.regions, slots))
         # Slots without an object have the background's label, which has no mask.
         logits = of_class(logits, labels.clamp(max=logits.shape[1] - 1))
-        truth = mask_targets(targets.masks, targets.boxes, slots.image, index, boxes, logits.shape[-1])
+        frames = targets.boxes[slots.image, index]
+        # A slot that holds nothing may lie far from the frame that it points at, or this may have no extent: how much
+        # of the bitmap it would be is anything, and so would be the time to sample it.
+        boxes = torch.where(slots.present[:, None], boxes, frames.to(boxes.dtype))
+        truth = mask_targets(targets.masks, frames, slots.image, index, boxes, logits.shape[-1])
         per_region = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
         total = torch.where(slots.present, per_region, 0.0).sum()
         return {"mask": self.loss_weight * total / slots.present.sum().clamp(min=1)}
@@ -142,13 +146,13 @@ def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, index: Tensor, bo
     """What the mask of each region should be: its object's bitmap cut to the region, `[R, size, size]` 0 or 1.
 
     Args:
-        masks, frames: `[N, G, 112, 112]` the objects' bitmaps, and `[N, G, 4]` the boxes that these fill.
+        masks: `[N, G, 112, 112]` the objects' bitmaps.
+        frames: `[R, 4]` the box that the bitmap of each region's object fills.
         image, index: `[R]` int64, the image and the target slot of each region.
         boxes: `[R, 4]` the regions, in pixels of the padded batch.
         size: cells a side.
     """
     slots, side = masks.shape[1], masks.shape[-1]
-    frames = frames[image, index]
     corner = frames[:, :2].repeat(1, 2)
     extent = (frames[:, 2:] - frames[:, :2]).clamp(min=1e-3).repeat(1, 2)
     inside = (boxes - corner) / extent * side + 1  # in cells of the bitmap, which gets a border of one

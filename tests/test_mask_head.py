@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 from torchvision.models.detection import roi_heads
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, roi_align
 
 from chordate.data.bitmaps import instance_bitmaps
 from chordate.data.polygons import Polygons, oriented
@@ -59,7 +59,9 @@ def test_targets_are_the_polygons_cut_to_the_regions():
         regions = box + extent * torch.from_numpy(random.uniform(-0.25, 0.25, (8, 4)).astype(np.float32))
         regions = regions[box_iou(regions, box[None])[:, 0] >= 0.5]
         zeros = torch.zeros(len(regions), dtype=torch.int64)
-        for region, target in zip(regions, mask_targets(targets.masks, targets.boxes, zeros, zeros, regions, 28)):
+        for region, target in zip(
+            regions, mask_targets(targets.masks, box.expand(len(regions), 4), zeros, zeros, regions, 28)
+        ):
             truth = truth_of(outline, region.numpy(), 28)
             found = target.numpy() > 0
             overlaps.append((found & truth).sum() / max(1, (found | truth).sum()))
@@ -72,7 +74,7 @@ def test_a_region_beyond_its_object_is_empty_there():
     targets = instances([[[10, 10, 20, 20]]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     zero = torch.zeros(1, dtype=torch.int64)
-    (found,) = mask_targets(targets.masks, targets.boxes, zero, zero, torch.tensor([[0.0, 0, 30, 30]]), 30)
+    (found,) = mask_targets(targets.masks, targets.boxes[0, :1], zero, zero, torch.tensor([[0.0, 0, 30, 30]]), 30)
     assert found[10:20, 10:20].all() and found.sum() == 100
 
 
@@ -105,7 +107,7 @@ def test_the_loss_is_torchvisions_on_the_same_targets(monkeypatch, class_agnosti
     head = MaskHead(pyramid(), CLASSES, channels=16, class_agnostic=class_agnostic)
     maps = feature_maps(128, images=1)
     positive, zeros = rois.boxes[0, :2], torch.zeros(2, dtype=torch.int64)
-    truth = mask_targets(targets.masks, targets.boxes, zeros, rois.index[0, :2], positive, 28)
+    truth = mask_targets(targets.masks, targets.boxes[0, :2], zeros, rois.index[0, :2], positive, 28)
     monkeypatch.setattr(roi_heads, "project_masks_on_boxes", lambda *arguments: truth)
     labels = zeros if class_agnostic else targets.labels[0]
     wanted = roi_heads.maskrcnn_loss(head(maps, positive, zeros), [positive], [truth], [labels], [rois.index[0, :2]])
@@ -137,6 +139,24 @@ def test_all_slots_at_once_give_the_loss_of_the_occupied_ones():
     maps = feature_maps(128, images=1)
     compiled = torch.compile(head.loss, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(maps, rois, targets)["mask"], head.loss(maps, rois, targets)["mask"])
+
+
+@pytest.mark.parametrize("objects", [0, 1])
+def test_empty_slots_are_not_sampled(monkeypatch, objects):
+    """As large as they are in a bitmap's cells, RoIAlign would take for ever: about a frame without extent, or far
+    from a small one."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    targets = instances([[[40, 40, 42, 42]][:objects]])
+    targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
+    rois = rois_of([[39, 40, 42, 42], [0, 0, 128, 128]], [0, CLASSES], objects, [0, 0])
+    sampled = []
+    plain = roi_align
+    monkeypatch.setattr(
+        "chordate.heads.mask.roi_align", lambda x, b, *a, **k: sampled.append(b) or plain(x, b, *a, **k)
+    )
+    loss = MaskHead(pyramid(), CLASSES, channels=8, sampling_ratio=2).loss(feature_maps(128, images=1), rois, targets)
+    assert loss["mask"].isfinite() and (loss["mask"] > 0) == (objects > 0)
+    assert ((sampled[0][:, 3:] - sampled[0][:, 1:3]) <= 2 * 112).all()
 
 
 def test_predictions_are_those_of_each_detections_class():

@@ -1,0 +1,94 @@
+"""The training step of every kind of detector is one graph, whatever the number of objects, and gives eager's losses."""
+
+import pytest
+import torch
+from test_two_stage import Tiny, batch_of
+
+from chordate.registry import MODELS
+
+
+class Last(Tiny):
+    """One map alone, of stride 16."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = self.stages[:3]
+        self.out_features = {"c5": self.out_features["c4"]}
+
+    def forward(self, images):
+        x = self.stem(images)
+        for stage in self.stages:
+            x = stage(x)
+        return {"c5": x}
+
+
+CLASSES, KEYPOINTS = 3, 4
+EVERYTHING = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}  # so that chance has no say in the losses
+RPN = {"type": "RPNHead", "pre_nms_topk": (30, 30), "post_nms_topk": (30, 20), **EVERYTHING}
+ONE_MAP = {**RPN, "anchors": {"sizes": [[16, 32, 64]]}}
+BOX = {"type": "BoxHead", "trunk": {"type": "ConvFC", "fc_channels": 16, "fcs": 1}, **EVERYTHING}
+MASK = {"type": "MaskHead", "convs": 1, "channels": 8}
+KEYPOINT = {"type": "KeypointHead", "convs": 1, "channels": 8}
+NECK = {"type": "FPN", "channels": 16, "inputs": ["c3", "c4"], "extra": None}
+TWO_STAGE = {"type": "TwoStageDetector", "neck": NECK, "rpn": RPN, "box": BOX}
+SMALL = {"type": "CifarResNet", "depth": 8, "norm": "FrozenBN"}
+
+MODELS_OF = {
+    "mask and keypoint": {**TWO_STAGE, "mask": MASK, "keypoint": KEYPOINT},
+    "cascade mask": {
+        **TWO_STAGE,
+        "box": {"type": "CascadeHead", "stage": {k: v for k, v in BOX.items() if k != "type"}},
+        "mask": MASK,
+    },
+    "C4": {
+        **TWO_STAGE,
+        "neck": None,
+        "backbone": {**SMALL, "out": ["c3", "c4"]},
+        "trunk": "c4",
+        "rpn": ONE_MAP,
+        "box": {"type": "BoxHead", "resolution": 8, **EVERYTHING},
+        "mask": {**MASK, "convs": 0},
+    },
+    "DC5": {**TWO_STAGE, "neck": None, "backbone": Last, "rpn": ONE_MAP, "mask": MASK},
+    "RetinaNet": {
+        "type": "OneStageDetector",
+        "neck": NECK,
+        "head": {"type": "RetinaHead", "convs": 1},
+    },
+}
+
+
+def detector(kind: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    parts = {"backbone": Tiny, **MODELS_OF[kind]}
+    if isinstance(parts["backbone"], type):
+        parts["backbone"] = parts["backbone"]()
+    told = {"num_keypoints": KEYPOINTS} if "keypoint" in parts else {}
+    return MODELS.build(parts, num_classes=CLASSES, **told)
+
+
+def batch(*counts: int, seed: int):
+    made = batch_of(*counts, side=64, seed=seed)
+    shape = made.targets.boxes.shape[:2]
+    generator = torch.Generator().manual_seed(seed)
+    made.targets.masks = torch.randint(0, 2, (*shape, 112, 112), generator=generator, dtype=torch.uint8)
+    made.targets.keypoints = torch.rand(*shape, KEYPOINTS, 3, generator=generator) * 64
+    return made
+
+
+@pytest.mark.parametrize("kind", MODELS_OF)
+def test_the_step_is_one_graph_for_any_number_of_objects(kind):
+    """Everything from bytes to the losses, NMS as one opaque operator; forwards and backwards."""
+    model = detector(kind)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for seed, counts in enumerate([(3, 1), (0, 0), (8, 2)]):
+        made = batch(*counts, seed=seed)
+        found, wanted = compiled(made), model(made)
+        assert found.keys() == wanted.keys()
+        for name, loss in wanted.items():
+            torch.testing.assert_close(found[name], loss, msg=lambda told, name=name: f"{name}: {told}")
+        sum(found.values()).backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
