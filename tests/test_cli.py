@@ -154,6 +154,13 @@ def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path
     assert "/no/such/weights.pth" in capsys.readouterr().err
 
 
+def test_a_training_that_is_complete_already_says_so_wherever_it_is_resumed(trained, shapes, tmp_path, capsys):
+    last = trained / (trained / "last_checkpoint").read_text().strip()
+    arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--resume", str(last), "--cfg-options", *FEW]
+    assert main(["train", CONFIG, *arguments]) == 0
+    assert "iterations are done already" in capsys.readouterr().out
+
+
 def test_training_without_evaluation_is_a_setting(shapes, tmp_path):
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options", *FEW, "val_data=None"]
     assert main(["train", CONFIG, *arguments]) == 0

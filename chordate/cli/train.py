@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.engine.launch import finish, start
     from chordate.engine.runner import Runner
     from chordate.engine.settings import TrainSettings
+    from chordate.errors import DataError
     from chordate.registry import METRICS
     from chordate.visualization import plot_training
 
@@ -64,5 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
             runner.logger.warning(line)
     runner.train()
     if rank == 0:
-        plot_training(work_dir / "log.jsonl", work_dir / "training.png")
+        try:
+            plot_training(work_dir / "log.jsonl", work_dir / "training.png")
+        except DataError as error:  # a training that was complete already logs nothing in another folder
+            runner.logger.warning(f"no curve is drawn: {error}")
     finish()

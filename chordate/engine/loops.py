@@ -81,6 +81,8 @@ class TrainLoop(BaseLoop):
         """
         runner = self.runner
         runner.call_hook("before_train")
+        if self.iter >= self.max_iters:
+            runner.logger.warning(f"all {self.max_iters} iterations are done already; more train.epochs would go on")
         bar = runner.progress.task("training", self.max_iters, self.iter)
         with StopSignals() as self.signals, bar as self.update_bar:
             if self.iter > self.evaluated and self._evaluates():  # killed between saving and evaluating
