@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chordate.backbones.staged import recomputed
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import ConfigError, unknown
 
@@ -25,15 +26,17 @@ class AdaptedBackbone(Backbone):
         in_channels: of the images. 3-channel weights are adapted when they are loaded.
         frozen_stages: -1 trains everything; 0 freezes all that leads to c1, 1 what leads to c2 … Frozen BatchNorms keep
             their statistics.
+        checkpointing: keep nothing of the network but its maps, and compute it again for the backward pass: the
+            network's memory and the heads' are then not needed at the same time.
     """
 
     frozen: tuple[str, ...] = ()  # parts of `net` that stay in evaluation
     channels_last: frozenset[str] = frozenset()  # maps that `net` gives as [N, H, W, C]
     side_multiple: int = 1  # what `net` must have the images' sides padded to
 
-    def __init__(self, name: str, in_channels: int):
+    def __init__(self, name: str, in_channels: int, checkpointing: bool):
         super().__init__()
-        self.name, self.in_channels = name, in_channels
+        self.name, self.in_channels, self.checkpointing = name, in_channels, checkpointing
 
     def _adopt(
         self,
@@ -83,9 +86,12 @@ class AdaptedBackbone(Backbone):
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps, padding = {}, [-side % self.side_multiple for side in images.shape[-2:]]
-        padded = F.pad(images, (0, padding[1], 0, padding[0])) if any(padding) else images
-        for (name, spec), x in zip(self.out_features.items(), _maps(self.net(padded)), strict=True):
+        down, across = (-side % self.side_multiple for side in images.shape[-2:])
+        padded = F.pad(images, (0, across, 0, down)) if down or across else images
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
+        outputs = _maps(recomputed(self.net, padded) if again else self.net(padded))
+        maps = {}
+        for (name, spec), x in zip(self.out_features.items(), outputs, strict=True):
             if name in self.channels_last:
                 x = x.permute(0, 3, 1, 2)
             maps[name] = _on_grid(x, spec.stride, images)

@@ -219,7 +219,7 @@ class Bottleneck(Block):
 def he_init(backbone: nn.Module) -> None:
     """He et al. 2015 (Delving Deep into Rectifiers), equation 14, for every convolution; norms start as identities."""
     for module in backbone.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # there it would only cost time
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

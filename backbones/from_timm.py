@@ -27,7 +27,7 @@ class TimmBackbone(AdaptedBackbone):
 
     Args:
         model: its name in `timm.list_models()`, with or without the tag of its weights (`"resnet50.a1_in1k"`).
-        out, in_channels, frozen_stages: see `AdaptedBackbone`.
+        out, in_channels, frozen_stages, checkpointing: see `AdaptedBackbone`.
         options: further arguments of `timm.create_model`: `dict(drop_path_rate=0.1, output_stride=16)`.
 
     Raises:
@@ -41,10 +41,11 @@ class TimmBackbone(AdaptedBackbone):
         out: Sequence[str] | None = None,
         in_channels: int = 3,
         frozen_stages: int = -1,
+        checkpointing: bool = False,
         options: Mapping[str, Any] | None = None,
     ):
         timm = timm_for(str(model), "TimmBackbone")
-        super().__init__(f"timm's {model}", in_channels)
+        super().__init__(f"timm's {model}", in_channels, checkpointing)
         self.default_weights = f"timm://{model}"
         build = partial(timm.create_model, model, in_chans=in_channels, **(options or {}))
         try:

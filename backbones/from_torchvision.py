@@ -36,7 +36,7 @@ class TorchvisionBackbone(AdaptedBackbone):
 
     Args:
         model: its name in `torchvision.models.list_models()`.
-        out, in_channels, frozen_stages: see `AdaptedBackbone`.
+        out, in_channels, frozen_stages, checkpointing: see `AdaptedBackbone`.
         options: further arguments of torchvision's builder: `dict(stochastic_depth_prob=0.2)`.
 
     Raises:
@@ -50,16 +50,18 @@ class TorchvisionBackbone(AdaptedBackbone):
         out: Sequence[str] | None = None,
         in_channels: int = 3,
         frozen_stages: int = -1,
+        checkpointing: bool = False,
         options: Mapping[str, Any] | None = None,
     ):
         known = torchvision.models.list_models(module=torchvision.models)
         if model not in known:
             raise ConfigError(unknown("torchvision model", str(model), known))
-        super().__init__(f"torchvision's {model}", in_channels)
+        super().__init__(f"torchvision's {model}", in_channels, checkpointing)
         self.default_weights = f"torchvision://{model}"
-        settings = dict(options or {})
+        settings: dict[str, Any] = {}
         if model in INCEPTIONS:
-            settings = {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3, **settings}
+            settings = {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3}
+        settings |= options or {}
 
         def build() -> nn.Module:
             try:
@@ -79,6 +81,8 @@ class TorchvisionBackbone(AdaptedBackbone):
         with torch.device("meta"):
             whole = build()
             nodes = _nodes(whole, in_channels, self.name)
+            if model in INCEPTIONS:  # whose files have the auxiliary classifiers
+                whole = torchvision.models.get_model(model, weights=None, init_weights=False)
         self.library = Library("torchvision", "net.", frozenset(whole.state_dict()))
         self.channels_last = frozenset(name for name, node in nodes.items() if node.channels_last)
         self._adopt({name: node.spec for name, node in nodes.items()}, make, out, frozen_stages)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +135,7 @@ class StagedBackbone(Backbone):
         if not (self.checkpointing and blocks and module.training and torch.is_grad_enabled()):
             return module(x)
         for block in module:
-            x = _recomputed(block, x)
+            x = recomputed(block, x)
         return x
 
 
@@ -144,7 +144,8 @@ def _stage(map_name: str) -> int:
     return int(map_name[1:]) - 1
 
 
-def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+def recomputed(block: nn.Module, x: Tensor) -> Any:
+    """`block(x)`, of which only `x` is kept for the backward pass, where the rest is computed again."""
     if torch.compiler.is_compiling():  # the compiler sees to it that statistics are updated once
         return checkpoint(block, x, use_reentrant=False)
 

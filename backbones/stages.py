@@ -66,6 +66,8 @@ def add_stages(
         closing: makes what follows the last stage and is part of its map (`norm`), from its channels.
         options: every block's.
     """
+    if drop_path and options.get("shortcut") == "none":
+        raise ConfigError(f"{backbone.name}: drop_path={drop_path!r}, but nothing carries an image past a block here")
     drops = iter(drop_rates(drop_path, sum(counts)))
     dilations = dilations or [1] * len(counts)
     before = 1

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -156,6 +157,19 @@ def test_timms_transformers_take_images_of_any_size(name):
         assert torch.equal(maps[key], padded[key][:, :, :rows, :columns])
 
 
+def test_the_librarys_own_arguments_are_handed_on():
+    with torch.device("meta"):
+        dilated = chordate.build_backbone(
+            {"type": "TimmBackbone", "model": "resnetv2_50"}, options={"output_stride": 16, "drop_path_rate": 0.1}
+        )
+        deep = chordate.build_backbone(
+            {"type": "TorchvisionBackbone", "model": "convnext_tiny"}, options={"stochastic_depth_prob": 0.5}
+        )
+    assert [spec.stride for spec in dilated.out_features.values()] == [4, 8, 16, 16]
+    assert max(getattr(part, "drop_prob", None) or 0 for part in dilated.modules()) == pytest.approx(0.1)
+    assert max(part.p for part in deep.modules() if isinstance(part, torchvision.ops.StochasticDepth)) == 0.5
+
+
 def test_timms_maps_are_named_after_their_stride():
     names = {
         "efficientnet_b0": ["c2", "c3", "c4", "c5"],
@@ -201,6 +215,28 @@ def test_torchvisions_networks_load_their_weights(source, tmp_path, monkeypatch)
     assert report.format == "torchvision" and not report.missing and not report.adapted
     assert {name.split(".")[0] for name in report.skipped} == {"layer3", "layer4", "fc"}
     assert same(model, "net.", theirs)
+
+
+@pytest.mark.parametrize(
+    ("config", "build"),
+    [
+        ({"type": "TorchvisionBackbone", "model": "mobilenet_v3_small"}, torchvision.models.mobilenet_v3_small),
+        (
+            {"type": "TorchvisionBackbone", "model": "googlenet"},
+            partial(torchvision.models.googlenet, init_weights=False),
+        ),
+        ({"type": "TimmBackbone", "model": "resnetv2_50"}, partial(timm.create_model, "resnetv2_50")),
+    ],
+)
+def test_weights_for_rgb_are_adapted_to_other_images(config, build):
+    state = referee(build).state_dict()
+    model = BACKBONES.build({**config, "in_channels": 4})
+    report = load_checkpoint(model, state)
+    (stem,) = report.adapted
+    assert not report.missing
+    theirs = timm.models.adapt_input_conv(4, state[stem.removeprefix(model.library.prefix)])
+    torch.testing.assert_close(model.state_dict()[stem], theirs)
+    assert model(torch.randn(2, 4, 64, 64))
 
 
 @pytest.fixture

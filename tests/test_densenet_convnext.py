@@ -1,6 +1,7 @@
 """DenseNet and ConvNeXt against torchvision's, with its state dicts read by our loader; the papers' sizes."""
 
 import pytest
+import timm
 import torch
 import torchvision
 from backbone_referee import assert_close, assert_same_maps, extractor, on_meta, randomise, referee
@@ -74,6 +75,21 @@ def test_every_map_of_densenet_is_torchvisions(name):
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base"])
 def test_every_map_of_convnext_is_torchvisions(name):
     assert_same_maps(*pair(name, CONVNEXT_NODES), torch.randn(2, 3, 64, 96))
+
+
+def test_convnext_at_output_stride_16_is_timms():
+    """At 8 timm puts the cells that its last 2×2 convolution looks at elsewhere; `test_backbones.py` tests that."""
+    theirs = referee(lambda: timm.create_model("convnext_tiny", output_stride=16)).eval()
+    for part, value in theirs.named_parameters():
+        if part.endswith("gamma"):
+            nn.init.uniform_(value, 0.3, 1.0)
+    ours = BACKBONES.build({"type": "convnext_tiny", "output_stride": 16}).eval()
+    assert load_checkpoint(ours, theirs.state_dict()).format == "timm"
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = theirs.forward_intermediates(images, intermediates_only=True)
+        for map_, wanted in zip(ours(images).values(), expected, strict=True):
+            assert_close(map_, wanted, "map", 1e-4)
 
 
 @pytest.mark.parametrize(("name", "nodes"), [("densenet121", DENSE_NODES), ("convnext_tiny", CONVNEXT_NODES)])

@@ -1,4 +1,4 @@
-"""What every backbone of stages promises, held by the smallest of each family."""
+"""What every backbone promises, held by the smallest of each family."""
 
 import copy
 import inspect
@@ -7,32 +7,50 @@ from collections.abc import Callable, Iterator
 import pytest
 import timm
 import torch
-from backbone_referee import assert_close, on_meta, randomise
+from backbone_referee import assert_close, randomise
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 import chordate
-from chordate.backbones.staged import StagedBackbone
 from chordate.checkpoints.source import torchvision_url
 from chordate.contracts import check_outputs
 from chordate.errors import ConfigError
+from chordate.ops.norms import FrozenBatchNorm
 from chordate.registry import BACKBONES
 
 FAMILIES = ["resnet18", "resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18", "resnetrs50"]
 FAMILIES += ["resnet20_cifar", "preact_resnet50", "wrn16_4_cifar", "highway20_cifar"]
+FAMILIES += ["densenet121", "convnext_tiny", "torchvision", "timm"]
+ADAPTED = {
+    "torchvision": {"type": "TorchvisionBackbone", "model": "mobilenet_v3_small"},
+    "timm": {"type": "TimmBackbone", "model": "mobilenetv3_small_050"},
+}
 FIRST = ("c2", "c3")  # two stages show what more would
+
+
+def config(name: str, **options) -> dict:
+    return {**ADAPTED.get(name, {"type": name}), "out": FIRST, **options}
 
 
 def takes(option: str) -> list[str]:
     """The families that have a setting of this name."""
     BACKBONES.names()
-    classes = {name: BACKBONES.module_dict[BACKBONES.expand(name)["type"]] for name in FAMILIES}
+    classes = {name: BACKBONES.module_dict[BACKBONES.expand(config(name))["type"]] for name in FAMILIES}
     return [name for name, cls in classes.items() if option in inspect.signature(cls).parameters]
 
 
 def build(name: str, **options) -> nn.Module:
     torch.manual_seed(0)
-    return randomise(BACKBONES.build({"type": name, "out": FIRST, **options}))
+    model = randomise(BACKBONES.build(config(name, **options)))
+    for part, value in model.named_parameters():
+        if part.endswith("gamma"):
+            nn.init.uniform_(value, 0.3, 1.0)  # at 1e-6 ConvNeXt's blocks would not be seen
+    return model
+
+
+def shapes_of(name: str, **options) -> nn.Module:
+    with torch.device("meta"):
+        return BACKBONES.build(config(name, **options))
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +63,8 @@ def _fresh() -> Iterator[None]:
 @pytest.fixture(scope="module", params=FAMILIES)
 def whole(request) -> tuple[str, nn.Module]:
     """A family's name and its smallest network with every map it can give, in evaluation; not to be changed."""
-    cls = BACKBONES.module_dict[BACKBONES.expand(request.param)["type"]]
-    return request.param, build(request.param, out=cls.maps).eval()
+    maps = ["c1", *FIRST, "c4", "c5"] if request.param in ADAPTED else shapes_of(request.param).maps
+    return request.param, build(request.param, out=maps).eval()
 
 
 def train_step(model: nn.Module, images: Tensor, run: Callable | None = None) -> dict[str, dict[str, Tensor]]:
@@ -70,21 +88,21 @@ def assert_same_results(step: dict[str, dict[str, Tensor]], expected: dict[str, 
 
 def test_any_maps_asked_for_are_those_of_the_whole_network_and_nothing_more_is_built(whole):
     name, model = whole
-    assert isinstance(model, StagedBackbone)
-    images = torch.randn(1, 3, 40, 40)
+    images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         full = model(images)
-    assert list(full) == list(model.maps) == list(model.out_features)
-    for out in [*([map_name] for map_name in model.maps), [model.maps[-1], model.maps[0]], list(model.maps[1:])]:
-        part = on_meta(name, out=out).eval()
+    maps = list(model.out_features)
+    assert list(full) == maps
+    for out in ([maps[0]], [maps[-1]], [maps[-1], maps[1]], maps[1:-1]):
+        part = shapes_of(name, out=out).eval()
         part(images.to("meta"))[max(out)].sum().backward()
         idle = [key for key, parameter in part.named_parameters() if parameter.grad is None]
         assert not idle, f"{out} is given without {idle}"
         assert not part.load_state_dict(model.state_dict(), strict=False, assign=True).missing_keys
         with torch.no_grad():
-            maps = part(images)
-        assert list(maps) == sorted(out)  # fine to coarse, in whatever order they were asked for
-        assert all(torch.equal(maps[key], full[key]) for key in maps)
+            given = part(images)
+        assert list(given) == sorted(out)  # fine to coarse, in whatever order they were asked for
+        assert all(torch.equal(given[key], full[key]) for key in given)
 
 
 def test_channels_last_images_give_the_same_maps_in_that_format(whole):
@@ -108,7 +126,7 @@ def test_training_in_channels_last_keeps_the_format(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_frozen_stages_have_no_gradients_and_still_statistics(name, stages):
     model = build(name, frozen_stages=stages).train()
-    frozen = set(on_meta(name, out=[f"c{stages + 1}"]).state_dict())  # the stem and so many stages
+    frozen = set(shapes_of(name, out=[f"c{stages + 1}"]).state_dict())  # the stem and so many stages
     assert {key for key, p in model.named_parameters() if not p.requires_grad} == {
         key for key, _ in model.named_parameters() if key in frozen
     }
@@ -121,10 +139,9 @@ def test_frozen_stages_have_no_gradients_and_still_statistics(name, stages):
     assert not any(part.training for key, part in model.named_modules() if f"{key}.weight" in frozen)
 
 
-@pytest.mark.parametrize("drop_path", [0.0, 0.5])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_checkpointing_keeps_less_and_changes_no_number(name, drop_path):
-    options = {"drop_path": drop_path} if name in takes("drop_path") else {}
+def test_checkpointing_keeps_less_and_changes_no_number(name):
+    options = {"drop_path": 0.5} if name in takes("drop_path") else {}
     images = torch.randn(4, 3, 64, 64)
     steps, kept = [], []
     for checkpointing in (False, True):
@@ -188,11 +205,12 @@ def test_weights_for_rgb_are_adapted_to_other_images(name, channels):
 @pytest.mark.parametrize("name", takes("drop_path"))
 def test_stochastic_depth_grows_linearly_from_nothing_to_the_rate(name):
     """Huang et al. 2016, equation 4, with the first block counted as 0."""
-    rates = [part.p for part in on_meta(name, drop_path=0.3).modules() if isinstance(part, StochasticDepth)]
+    last = shapes_of(name).maps[-1:]
+    rates = [part.p for part in shapes_of(name, out=last, drop_path=0.3).modules() if isinstance(part, StochasticDepth)]
     blocks = len(rates) + 1
     assert blocks > 4
     assert rates == pytest.approx([0.3 * i / (blocks - 1) for i in range(1, blocks)])
-    fewer = [part.p for part in on_meta(name, drop_path=0.3, out=FIRST).modules() if isinstance(part, StochasticDepth)]
+    fewer = [part.p for part in shapes_of(name, drop_path=0.3).modules() if isinstance(part, StochasticDepth)]
     assert fewer == rates[: len(fewer)]
 
 
@@ -208,10 +226,87 @@ def test_default_weights_are_on_offer():
             assert rest in known, name
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", takes("drop_path"))
+def test_stochastic_depth_drops_whole_images_in_training_and_nothing_in_evaluation(name):
+    """Huang et al. 2016, equation 2; what is kept is scaled so that the mean stays."""
+    model = build(name, out=["c2"], drop_path=0.9)
+    seen = []
+    for part in model.modules():
+        if isinstance(part, StochasticDepth):
+            part.p = 0.5
+            part.register_forward_hook(lambda module, args, result: seen.append((args[0], result)))
+    images = torch.randn(32, 3, 32, 32)
+    model.train()(images)
+    assert seen
+    for branch, kept in seen:
+        gone = (kept == 0).flatten(1).all(1)
+        assert 0 < gone.sum() < 32
+        torch.testing.assert_close(kept[~gone], branch[~gone] / 0.5)
+    plain = build(name, out=["c2"]).eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(images[:1])["c2"], plain(images[:1])["c2"])
+
+
+@pytest.mark.parametrize("norm", [{"type": "GN", "groups": 4}, "FrozenBN", "SyncBN"], ids=str)
+@pytest.mark.parametrize("name", takes("norm"))
+def test_the_norm_is_changed_everywhere(name, norm):
+    def norms(model: nn.Module) -> dict[str, type[nn.Module]]:
+        kinds = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, FrozenBatchNorm)
+        return {key: type(part) for key, part in model.named_modules() if isinstance(part, kinds)}
+
+    model = shapes_of(name, norm=norm)
+    wanted = {"GN": nn.GroupNorm, "FrozenBN": FrozenBatchNorm, "SyncBN": nn.SyncBatchNorm}
+    kind = wanted[norm if isinstance(norm, str) else norm["type"]]
+    assert norms(model) == dict.fromkeys(norms(shapes_of(name)), kind)
+    check_outputs(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "output_strides"),
+    [
+        ("resnet18", {}, (16, 8)),
+        ("resnet50", {}, (16, 8)),
+        ("resnet50_caffe", {}, (16, 8)),
+        ("resnet18", {"shortcut": "A"}, (16, 8)),
+        ("resnet18", {"shortcut": "C"}, (16, 8)),
+        ("plain18", {}, (16, 8)),
+        ("resnet50c", {}, (16, 8)),
+        ("resnext50_32x4d", {}, (16, 8)),
+        # The averages of shortcut D do not widen with the dilation, so the second stage without a stride has others.
+        ("resnet50d", {}, (16,)),
+        ("preact_resnet50", {}, (16, 8)),
+        ("densenet121", {}, (16, 8)),
+        ("convnext_tiny", {}, (16, 8)),
+    ],
+    ids=str,
+)
+def test_a_dilated_network_computes_the_strided_ones_values_on_a_finer_grid(name, options, output_strides):
+    """What atrous convolution promises (Chen et al. 2017, section 3.1); every cell of the coarse map is found again."""
+    strided = build(name, out=["c5"], **options).eval()
+    images = torch.randn(1, 3, 96, 128)
+    with torch.no_grad():
+        coarse = strided(images)["c5"]
+        for output_stride in output_strides:
+            dilated = shapes_of(name, out=["c5"], output_stride=output_stride, **options).eval()
+            dilated.load_state_dict(strided.state_dict(), assign=True)
+            fine, step = dilated(images)["c5"], 32 // output_stride
+            assert dilated.out_features["c5"].stride == output_stride
+            assert fine.shape[-2:] == (step * coarse.shape[-2], step * coarse.shape[-1])
+            assert_close(fine[:, :, ::step, ::step], coarse, f"output_stride={output_stride}", 1e-4)
+
+
+@pytest.mark.parametrize("name", takes("output_stride"))
+@pytest.mark.parametrize("output_stride", [4, 64, "16"])
+def test_an_output_stride_that_there_is_not_is_told(name, output_stride):
+    with pytest.raises(ConfigError, match="output_stride=.* it is 32, 16 or 8|only networks whose stride is 32"):
+        shapes_of(name, output_stride=output_stride)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"out": ["c9"]}, 'map "c9"; '),
+        ({"out": ["c9"]}, '"c9"; did you mean "c'),
         ({"out": "c5"}, "at least one map"),
         ({"frozen_stages": 9}, "frozen_stages=9"),
     ],
@@ -220,5 +315,5 @@ def test_default_weights_are_on_offer():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_wrong_setting_is_named_in_one_line(name, options, says):
     with pytest.raises(ConfigError, match=says) as caught:
-        on_meta(name, **options)
+        shapes_of(name, **options)
     assert "\n" not in str(caught.value)
