@@ -61,7 +61,7 @@ class ClassTargets(_Movable):
     """Ground truth of a classification: one class an image.
 
     Attributes:
-        labels: `[N]` int64, 0 … classes-1.
+        labels: `[N]` int64, 0 … classes-1; of blended images their shares of the classes, `[N, classes]`.
     """
 
     labels: Tensor

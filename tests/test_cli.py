@@ -140,7 +140,7 @@ def test_a_mistake_loses_nothing(trained, shapes):
     assert {name: (trained / name).read_bytes() for name in before} == before
 
 
-@pytest.mark.parametrize("tool", ["train", "test", "predict", "summary"])
+@pytest.mark.parametrize("tool", ["browse", "train", "test", "predict", "summary"])
 def test_every_command_is_a_tool_too(tool, tmp_path):
     command = [sys.executable, str(ROOT / f"tools/{tool}.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)

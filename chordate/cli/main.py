@@ -6,10 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from chordate.cli import features, predict, summary, test, train
+from chordate.cli import browse, features, predict, summary, test, train
 from chordate.errors import ChordateError
 
-COMMANDS = {"train": train, "test": test, "predict": predict, "features": features, "summary": summary}
+COMMANDS = {
+    "browse": browse,
+    "train": train,
+    "test": test,
+    "predict": predict,
+    "features": features,
+    "summary": summary,
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -75,13 +75,18 @@ class ImageClassifier(nn.Module):
         if batch.targets is None:
             raise DataError("a batch without targets cannot be trained on; call model.eval() to predict")
         images, labels = self.preprocess(batch.images, batch.sizes), batch.targets.labels
-        truth = labels
-        if self.mix:
-            chosen = int(torch.randint(len(self.mix), ()))  # on the CPU: waits for no device
-            images, truth = self.mix[chosen](images, labels)
+        images, truth = self.mixed(images, labels)
         logits = self.logits(images)
         wrong = (logits.detach().argmax(dim=1) != labels).float().mean()
         return {**self.head.loss(logits, truth), "error": wrong}
+
+    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `[N, 3, H, W]` and classes `[N]` as training takes them: blended, with shares `[N, num_classes]`,
+        where there is a `mix`."""
+        if not self.mix:
+            return images, labels
+        chosen = int(torch.randint(len(self.mix), ()))  # on the CPU: waits for no device
+        return self.mix[chosen](images, labels)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Classification]:

@@ -1,0 +1,67 @@
+"""A web page of pictures in groups: one plain file that any browser opens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from urllib.parse import quote
+
+STYLE = """
+body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; background: #fafafa; color: #222 }
+h1 { font-size: 1.4rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem } p, small { color: #666 }
+section div { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1rem }
+figure { margin: 0 } img { display: block; width: 100%; height: auto; border-radius: 3px }
+figcaption { margin-top: .25rem; overflow-wrap: anywhere } small { font-weight: normal }
+"""
+
+
+@dataclass
+class Shown:
+    """A picture of the page.
+
+    Attributes:
+        file: its file, relative to the page's.
+        width, height: in pixels.
+        name, note: what is written below it.
+    """
+
+    file: str
+    width: int
+    height: int
+    name: str
+    note: str
+
+
+@dataclass
+class Group:
+    """Pictures that belong together, under a heading with a note."""
+
+    name: str
+    note: str
+    pictures: Sequence[Shown]
+
+
+def contact_sheet(title: str, note: str, groups: Sequence[Group]) -> str:
+    """The page as HTML; each picture leads to its file, in full size."""
+    head = (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n<p>{escape(note)}</p>\n"
+    )
+    return head + "".join(map(_section, groups)) + "</body>\n</html>\n"
+
+
+def _section(group: Group) -> str:
+    figures = "".join(map(_figure, group.pictures))
+    heading = f"<h2>{escape(group.name)} <small>{escape(group.note)}</small></h2>"
+    return f"<section>\n{heading}\n<div>\n{figures}</div>\n</section>\n"
+
+
+def _figure(shown: Shown) -> str:
+    file, name = quote(shown.file), escape(shown.name)
+    size = f'width="{shown.width}" height="{shown.height}"'
+    return (
+        f'<figure><a href="{file}"><img src="{file}" {size} loading="lazy" alt="{name}"></a>'
+        f"<figcaption>{name} <small>{escape(shown.note)}</small></figcaption></figure>\n"
+    )

@@ -1,0 +1,261 @@
+"""`chordate browse`: the pictures are what the loader gives to the model, and the page shows all of them."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from class_folders import COLOURS, write_folders
+from PIL import Image
+from tiny_coco import annotation, write_coco
+from torch import Tensor
+
+from chordate.cli.main import main
+from chordate.config import load_config, section
+from chordate.data.loader import build_loader
+from chordate.structures import Batch, ClassTargets, ImageInfo, InstanceTargets
+from chordate.visualization import draw_batch
+from chordate.visualization.batches import STRIPES, describe
+from chordate.visualization.contact_sheet import Group, Shown, contact_sheet
+from chordate.visualization.paint import colour_of
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
+
+
+class Page(HTMLParser):
+    """What a page shows: its headings, and each picture with its link and its size."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.headings: list[str] = []
+        self.pictures: list[tuple[str, int, int]] = []
+        self.links: list[str] = []
+        self.captions: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert not self.open, "every tag is closed"
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        found = dict(attributes)
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "img":
+            assert found["alt"]
+            self.pictures.append((unquote(found["src"]), int(found["width"]), int(found["height"])))
+        if tag == "a":
+            self.links.append(unquote(found["href"]))
+        if tag in ("h2", "figcaption"):
+            (self.headings if tag == "h2" else self.captions).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "h2" in self.open:
+            self.headings[-1] += data
+        if "figcaption" in self.open:
+            self.captions[-1] += data
+
+
+def browse(*arguments: str) -> int:
+    return main(["browse", *map(str, arguments)])
+
+
+def one_image(height: int = 64, width: int = 64, grey: int = 128, **targets: Tensor) -> Batch:
+    """A grey picture of 48×40 in a padded batch of one."""
+    images = torch.full((1, 3, height, width), grey, dtype=torch.uint8)
+    count = len(targets["boxes"])
+    fields = {"labels": torch.zeros(count).long(), "crowd": torch.zeros(count).bool(), **targets}
+    packed = {name: value[None] for name, value in fields.items()}
+    return Batch(
+        images,
+        torch.tensor([[48, 40]]),
+        [ImageInfo(1, "a/b.jpg", 96, 80)],
+        InstanceTargets(valid=torch.ones(1, count).bool(), **packed),
+    )
+
+
+def test_the_pictures_are_the_loaders_first_batches(shapes: Path, tmp_path: Path, capsys) -> None:
+    assert browse(CONFIG, "--data-root", shapes, "--out", tmp_path, "--count", 10) == 0
+    assert f"10 picture(s): {tmp_path / 'index.html'}" in capsys.readouterr().out
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert len(page.pictures) == len(page.links) == 10
+    assert page.headings == ["Batch 1 8 pictures, 96×96 with padding", "Batch 2 8 pictures, 96×96 with padding"]
+
+    cfg = load_config(CONFIG)
+    loader = build_loader(section(cfg, "train_data"), data_root=shapes, training=True, seed=0)
+    batches = iter(loader)
+    drawn = [
+        (picture, info, describe(batch, number))
+        for batch in (next(batches), next(batches))
+        for number, (picture, info) in enumerate(zip(draw_batch(batch, loader.dataset.classes), batch.infos))
+    ]
+    for (file, width, height), link, caption, (picture, info, told) in zip(
+        page.pictures, page.links, page.captions, drawn
+    ):
+        written = np.array(Image.open(tmp_path / file))
+        assert link == file
+        assert written.shape == (height, width, 3) == picture.shape
+        assert np.abs(written.astype(int) - picture).mean() < 4  # JPEG
+        assert caption == f"{Path(info.path).name} {told}"
+
+
+def test_wide_and_tall_pictures_are_on_the_page_in_their_own_batches(tmp_path: Path) -> None:
+    sizes = ((60, 90), (90, 60)) * 4
+    boxes = [annotation(n + 1, n + 1, [10, 10, 30, 30]) for n in range(8)]
+    root = write_coco(tmp_path / "data", boxes, sizes=sizes)
+    config = tmp_path / "own.py"
+    config.write_text(
+        f'base = "{CONFIG}"\n'
+        "train_data = dict(batch_size=4, pipeline=[],\n"
+        '    dataset=dict(annotations="annotations.json", images="images"))\n'
+    )
+    assert browse(config, "--data-root", root, "--out", tmp_path / "out") == 0
+    page = Page((tmp_path / "out/index.html").read_text(encoding="utf-8"))
+    batches = {heading.removeprefix(f"Batch {n} ") for n, heading in enumerate(page.headings, start=1)}
+    assert batches == {"4 pictures, 64×96 with padding", "4 pictures, 96×64 with padding"}
+    assert len(page.pictures) == 8  # all there are, though 16 were asked for
+    assert all("60×90 → 60×90, 1 instance" in c or "90×60 → 90×60, 1 instance" in c for c in page.captions)
+
+
+def test_padding_is_striped_and_the_picture_is_not() -> None:
+    (picture,) = draw_batch(one_image(boxes=torch.zeros(0, 4)), ["a"], long_side=64)
+    outside = np.ones((64, 64), bool)
+    outside[:48, :40] = False
+    assert {tuple(colour) for colour in picture[outside]} == {tuple(colour) for colour in STRIPES.tolist()}
+    assert (picture[~outside] == 128).all()
+
+
+def test_every_instance_has_its_box_in_a_colour_of_its_own_and_crowds_are_dashed() -> None:
+    boxes = torch.tensor([[4.0, 24, 18, 40], [22, 26, 38, 44]])
+    batch = one_image(boxes=boxes, crowd=torch.tensor([False, True]))
+    (picture,) = draw_batch(batch, ["a"], long_side=640)
+    assert (picture[270:400, 40:42] == colour_of(0)).all()
+    assert 0.3 < (picture[290:440, 220:222] == colour_of(1)).all(2).mean() < 0.7
+
+
+def test_masks_are_pasted_back_to_where_they_came_from() -> None:
+    """A disc in its box's frame is drawn as the same disc in the picture, and crowds have none."""
+    row, column = torch.meshgrid(torch.arange(112), torch.arange(112), indexing="ij")
+    disc = ((row - 55.5) ** 2 + (column - 55.5) ** 2 < 56**2).to(torch.uint8)
+    batch = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), masks=disc[None])
+    (picture,) = draw_batch(batch, [""], long_side=640)
+    want = cv2.circle(np.zeros((640, 640), np.uint8), (200, 230), 150, 1, -1).astype(bool)
+    painted = (picture != 128).any(2)
+    inside = np.zeros_like(want)
+    inside[90:370, 60:340] = True  # within the box's own lines
+    inside[60:115, 40:120] = False  # nor its label
+    assert (painted & want & inside).sum() / ((painted | want) & inside).sum() > 0.97
+
+    crowd = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), masks=disc[None] * 0, crowd=torch.tensor([True]))
+    (picture,) = draw_batch(crowd, [""], long_side=640)
+    assert (picture[200:260, 150:250] == 128).all()
+
+
+def test_only_labelled_keypoints_are_drawn() -> None:
+    points = torch.tensor([[[10.0, 20, 2], [20, 20, 1], [30, 20, 0]]])
+    (picture,) = draw_batch(one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), keypoints=points), [""], long_side=640)
+    assert [bool((picture[200, x] != 128).any()) for x in (100, 200, 300)] == [True, True, False]
+
+
+def test_a_line_tells_sizes_and_counts() -> None:
+    none = one_image(boxes=torch.zeros(0, 4))
+    assert describe(none, 0) == "96×80 → 48×40, no instances"
+    both = one_image(boxes=torch.ones(3, 4), crowd=torch.tensor([False, False, True]))
+    assert describe(both, 0) == "96×80 → 48×40, 2 instances, 1 crowd"
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Class folders, and a config whose training blends their pictures."""
+    root = write_folders(tmp_path / "data", {"train": 4, "val": 1})
+    config = tmp_path / "blended.py"
+    config.write_text(
+        'base = "resnet20_cifar10"\n'
+        'model = dict(mix=[dict(type="MixUp", alpha=1.0)])\n'
+        'train_data = dict(batch_size=6, dataset=dict(_delete_=True, type="ImageFolder", images="train"),\n'
+        '    pipeline=[dict(type="Resize", size=[24, 24])])\n'
+    )
+    yield root, config
+
+
+def test_a_classifiers_pictures_have_their_class_and_blended_ones_their_shares(folders, tmp_path: Path) -> None:
+    root, config = folders
+    out = tmp_path / "out"
+    assert browse(config, "--data-root", root, "--out", out, "--count", "6") == 0
+    assert len(Page((out / "index.html").read_text(encoding="utf-8")).pictures) == 6
+
+    names, pure = list(COLOURS), torch.tensor(list(COLOURS.values())).float()
+    shares = torch.tensor([[0.25, 0.0, 0.75]])
+    image = (shares @ pure)[0][:, None, None].expand(1, 3, 24, 24)
+    batch = Batch(image, torch.tensor([[24, 24]]), [ImageInfo(0, "x.png", 24, 24)], ClassTargets(shares))
+    (picture,) = draw_batch(batch, names)
+    for label, drawn in enumerate((True, False, True)):
+        assert (picture == colour_of(label)).all(2).any() == drawn
+    # The background is the blend: a quarter of blue and three of red.
+    assert np.abs(picture[320, 320] - np.array([191, 0, 64])).max() <= 1
+
+
+def test_what_stands_on_the_page_is_text_not_markup() -> None:
+    html = contact_sheet("a<b", "x & y", [Group("<i>", "", [Shown('a "b".jpg', 3, 2, "<script>", "1 < 2")])])
+    page = Page(html)
+    assert page.headings == ["<i> "]
+    assert page.pictures == [('a "b".jpg', 3, 2)]
+    assert page.captions == ["<script> 1 < 2"]
+
+
+def test_the_page_is_served_to_this_machine(shapes: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools/browse.py"), CONFIG, "--data-root", str(shapes)]
+    command += ["--out", str(tmp_path), "--count", "1", "--serve", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as server:
+        assert server.stdout is not None
+        line = next(line for line in server.stdout if line.startswith("http://127.0.0.1:"))
+        address = line.split()[0]
+        with urllib.request.urlopen(f"{address}/") as answer:
+            page = Page(answer.read().decode())
+        with urllib.request.urlopen(f"{address}/{page.pictures[0][0]}") as answer:
+            assert answer.headers["Content-Type"] == "image/jpeg"
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--count", "0"], "--count is a whole number of at least 1, not 0"),
+        (["--serve", "70000"], "--serve 70000: ports are 0 … 65535; choose another"),
+        (["--data-root", "/no/such/folder"], "/no/such/folder"),
+        (["--out", "a_file"], "a_file"),
+        (["--cfg-options", "train_data.pipeline=[CopyPaste]"], "CopyPaste: .*masks=True"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, shapes, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHORDATE_DATA", str(shapes))
+    (tmp_path / "a_file").write_text("")
+    assert browse(CONFIG, *arguments) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.strip())
+    assert line.startswith("chordate browse: ")
+    assert re.search(message, line)
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_drawn(shapes, tmp_path, capsys) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert browse(CONFIG, "--data-root", shapes, "--out", tmp_path, "--serve", port) == 2
+    assert f"chordate browse: --serve {port}: " in capsys.readouterr().err
+    assert not (tmp_path / "index.html").exists()
