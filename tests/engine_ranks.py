@@ -73,6 +73,13 @@ def main(folder: Path) -> dict[str, Any]:
     except ChordateError as error:
         told["nan"], told["bad"] = str(error), bad
 
+    # Two machines without a common disk, of which only the first has the checkpoint.
+    machine = folder / "idle" if rank == 0 else folder / "elsewhere"
+    try:
+        toy_runner(machine, model=fresh_model(), loader=loader, resume=True, **TRAINING).train()
+    except ChordateError as error:
+        told["resume"] = str(error)
+
     # Batch statistics over processes exist on GPUs only.
     try:
         toy_runner(folder / "sync", model=fresh_model(norm=True), loader=loader, sync_bn=True)

@@ -86,6 +86,10 @@ def test_a_resume_restores_the_random_numbers_of_every_rank(ranks: Any) -> None:
     assert told[0]["draw"] != told[1]["draw"]  # dropout differs between the ranks
 
 
+def test_ranks_that_do_not_find_the_same_checkpoint_do_not_resume(ranks: Any) -> None:
+    assert all("would resume from epoch_2.pt and nothing" in told["resume"] for told in ranks[1])
+
+
 @pytest.mark.parametrize(("name", "part"), [("norm", "model"), ("norm_ema", "ema")])
 def test_logged_metrics_are_those_of_the_saved_model_though_batchnorm_saw_other_images_on_each_rank(
     ranks: Any, name: str, part: str

@@ -17,7 +17,7 @@ from typing import Any, Self
 import mmengine.runner
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from torch import nn
@@ -26,7 +26,7 @@ from chordate import checks
 from chordate.checkpoints.load import load_checkpoint
 from chordate.engine import launch, state
 from chordate.engine.amp import StepWrapper
-from chordate.engine.checkpoint_folder import CheckpointFolder, best_name, read_checkpoint
+from chordate.engine.checkpoint_folder import POINTER, CheckpointFolder, best_name, read_checkpoint
 from chordate.engine.ema import WeightAverage
 from chordate.engine.evaluate import stop_workers
 from chordate.engine.log import JsonLines, LogHook
@@ -240,9 +240,19 @@ class Runner(mmengine.runner.Runner):
             launch.average_buffers(model)
 
     def load_or_resume(self) -> None:
-        """Take up the checkpoint to resume from, once; without one, begin a new log."""
+        """Take up the checkpoint to resume from, once; without one, begin a new log.
+
+        Raises:
+            CheckpointError: see `resume`; or ranks on machines without a common disk would not resume from the same.
+        """
         if self._has_loaded:
             return
+        names = {Path(path).name if path else "nothing" for path in all_gather_object(self.resume_from)}
+        if len(names) > 1:
+            raise CheckpointError(
+                f"{self.work_dir}: the processes would resume from {' and '.join(sorted(names))}; copy the newest "
+                f"checkpoint and {POINTER} to every machine"
+            )
         if self.resume_from is not None:
             self.resume(str(self.resume_from))
         else:
