@@ -15,6 +15,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
+from chordate import checks
 from chordate.checkpoints.load import load_checkpoint, load_pretrained, read_state
 from chordate.config import list_configs, load_config
 from chordate.contracts import Backbone, check_outputs
@@ -24,7 +25,7 @@ from chordate.data.folders import imagenet_classes
 from chordate.data.reading import read_image
 from chordate.data.transforms import build_pipeline
 from chordate.engine.features import batch_features
-from chordate.errors import ConfigError, DataError, unknown
+from chordate.errors import CheckpointError, ConfigError, DataError, unknown
 from chordate.ops.bfloat16 import has_fast_bfloat16
 from chordate.registry import BACKBONES, MODELS
 from chordate.structures import Batch, Classification, Detections, ImageInfo, Skeleton
@@ -110,6 +111,7 @@ def build_model(
     if state is not None and classes is None and num_classes is None:
         classes = state.get("classes")
     names = _class_names(cfg, classes, num_classes, state)
+    _check_classes(state, classes)
     spec = cfg.model.to_dict() if hasattr(cfg.model, "to_dict") else cfg.model
     if spec.get("keypoint") is None:
         model: Any = MODELS.build(spec, num_classes=len(names))
@@ -126,6 +128,15 @@ def build_model(
     return model
 
 
+def _check_classes(state: Mapping[str, Any] | None, classes: Sequence[str] | None) -> None:
+    trained = (state or {}).get("classes")
+    if trained and classes is not None and list(trained) != list(classes):
+        raise CheckpointError(
+            f"{getattr(state, 'source', 'the checkpoint')} was trained on the classes {', '.join(trained)}, not on "
+            f"{', '.join(classes)}; leave classes out to have the checkpoint's"
+        )
+
+
 def _class_names(
     cfg: Config, classes: Sequence[str] | None, num_classes: int | None, state: Mapping[str, Any] | None
 ) -> tuple[str, ...]:
@@ -136,8 +147,7 @@ def _class_names(
             raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; give one of them")
         return tuple(classes)
     if num_classes is not None:
-        if num_classes < 1:
-            raise ConfigError(f"num_classes={num_classes}; a model needs at least one class")
+        checks.number("num_classes", num_classes, least=1, whole=True)
         return tuple(f"class {index}" for index in range(num_classes))
     chosen = (cfg.get("train_data") or {}).get("dataset", {}).get("classes") or cfg.get("fallback_classes")
     if isinstance(chosen, str):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import chordate
-from chordate.errors import ConfigError, DataError
+from chordate.errors import CheckpointError, ConfigError, DataError
 
 DEMO = "faster-rcnn_r18_fpn_demo_shapes"
 
@@ -36,7 +36,8 @@ def test_a_model_knows_its_classes():
     ("arguments", "message"),
     [
         ({}, "does not name its classes"),
-        ({"num_classes": 0}, "at least one class"),
+        ({"num_classes": 0}, "num_classes is a whole number of at least 1"),
+        ({"num_classes": "3"}, "num_classes is a whole number of at least 1"),
         ({"num_classes": 2, "classes": ["a"]}, "give one of them"),
         ({"classes": "circle"}, "a list of names"),
     ],
@@ -49,6 +50,8 @@ def test_unclear_classes_are_an_error(arguments, message):
 def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_path):
     torch.save({"chordate": 1, "model": model.state_dict(), "classes": list(model.classes)}, tmp_path / "best.pt")
     found = chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match=r"best.pt was trained on the classes .*, not on cat"):
+        chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt", classes=["cat"] * len(found.classes))
     assert found.classes == ("circle", "star", "ring")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
     assert len(found.load_report.loaded) > 50 and not found.load_report.missing
