@@ -20,6 +20,7 @@ Colour = tuple[int, int, int]
 Pixels = tuple[int, int, int, int]  # left, top, right, bottom of a box; right and bottom belong to it
 
 PADDING = 3  # pixels around the text of a label
+TINT = 0.35  # how much of its colour a mask has
 
 
 @dataclass
@@ -62,13 +63,16 @@ def paint(image: Picture, marks: Sequence[Mark], long_side: int) -> Picture:
     scale = long_side / max(image.shape[:2])
     size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
     ground = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    line, font = max(2, round(long_side / 320)), make_font(max(12, round(long_side / 52)))
     for mark in reversed(marks):
         if mark.mask is not None:
-            inside = cv2.resize(mark.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-            ground[inside] = (0.55 * ground[inside] + 0.45 * np.array(mark.colour)).astype(np.uint8)
+            mask = cv2.resize(mark.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            inside = mask > 0
+            ground[inside] = ((1 - TINT) * ground[inside] + TINT * np.array(mark.colour)).astype(np.uint8)
+            outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(ground, outlines, -1, mark.colour, line // 2)
     canvas = Image.fromarray(ground)
     pen = ImageDraw.Draw(canvas)
-    line, font = max(2, round(long_side / 320)), make_font(max(12, round(long_side / 52)))
     for mark in reversed(marks):
         _draw_box(pen, _on_canvas(mark.box, scale, size), mark, line)
         for x, y in mark.points:
