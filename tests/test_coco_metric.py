@@ -258,6 +258,10 @@ def test_detections_that_are_not_finite_are_an_error(box, score):
     [
         ({"engine": "hotcocoa"}, 'unknown engine "hotcocoa"; did you mean "hotcoco"'),
         ({"iou_types": ("box",)}, 'unknown iou_type "box"'),
+        ({"iou_types": "bbox"}, "metric.iou_types is a list"),
+        ({"iou_types": ()}, "unknown iou_type"),
+        ({"max_dets": 100}, "metric.max_dets is a list"),
+        ({"max_dets": ("a", 2, 3)}, "metric.max_dets: each is a whole number"),
         ({"max_dets": (100, 10, 1)}, "three ascending"),
         ({"max_dets": (100,)}, "three ascending"),
     ],

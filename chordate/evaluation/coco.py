@@ -73,13 +73,14 @@ class CocoMetric:
         keypoint_sigmas: Sequence[float] | None = None,
     ):
         if iou_types is not None:
-            wrong = [name for name in iou_types if name not in GIVEN_BY]
-            if wrong or not iou_types or isinstance(iou_types, str):
-                first = iou_types if isinstance(iou_types, str) else str(*wrong[:1])
-                raise ConfigError(f"CocoMetric: {unknown('iou_type', first, GIVEN_BY)}")
+            wrong = [name for name in checks.listed("metric.iou_types", iou_types) if name not in GIVEN_BY]
+            if wrong or not iou_types:
+                raise ConfigError(f"CocoMetric: {unknown('iou_type', str(*wrong[:1]), GIVEN_BY)}")
         if engine not in ENGINES:
             raise ConfigError(f"CocoMetric: {unknown('engine', engine, ENGINES)}")
-        if len(max_dets) != 3 or sorted({*max_dets}) != [*max_dets] or max_dets[0] < 1:
+        for limit in checks.listed("metric.max_dets", max_dets):
+            checks.number("metric.max_dets: each", limit, least=1, whole=True)
+        if len(max_dets) != 3 or sorted({*max_dets}) != [*max_dets]:
             raise ConfigError(f"CocoMetric: max_dets is {max_dets!r}; give three ascending numbers, as (1, 10, 100)")
         for sigma in checks.listed("metric.keypoint_sigmas", keypoint_sigmas or []):
             checks.number("metric.keypoint_sigmas", sigma, above=0)
