@@ -99,6 +99,9 @@ class RoIHead(Protocol):
     """The box head: `sample` draws the regions that it and the heads beside it learn from, `loss` learns from them,
     `predict` gives detections in pixels of the padded batch."""
 
+    nms_threshold: float  # IoU of two detections of a class, above which the worse one goes
+    detections_per_image: int  # the best so many are kept
+
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]: ...
     def predict(self, features: dict[str, Tensor], proposals: Proposals) -> list[Detections]: ...
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs: ...
@@ -114,7 +117,7 @@ class RegionHead(Protocol):
 
 class InstanceHead(Protocol):
     """Says more of what the box head found: a mask, keypoints. `loss` learns from the box head's sample; `predict`
-    gives a tensor `[D, …]` for the `D` detections of each image, boxes in pixels of the padded batch."""
+    gives maps `[D, …, S, S]`, laid over the boxes of the `D` detections of each image (pixels of the padded batch)."""
 
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]: ...
     def predict(self, features: dict[str, Tensor], detections: list[Detections]) -> list[Tensor]: ...
@@ -122,6 +125,9 @@ class InstanceHead(Protocol):
 
 class DenseHead(Protocol):
     """Finds objects at every anchor, in one stage. `forward` is dense."""
+
+    nms_threshold: float  # as of RoIHead
+    detections_per_image: int
 
     def __call__(self, features: dict[str, Tensor]) -> Any: ...
     def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]: ...

@@ -65,6 +65,14 @@ class CascadeHead(nn.Module):
             for threshold, weights in zip(iou_thresholds, box_weights)
         )
 
+    @property
+    def nms_threshold(self) -> float:
+        return self._stage(-1).nms_threshold
+
+    @property
+    def detections_per_image(self) -> int:
+        return self._stage(-1).detections_per_image
+
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
         """The regions that the first stage, and the heads beside this one, learn from."""
         return self._stage(0).sample(proposals, targets)

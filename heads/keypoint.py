@@ -10,7 +10,7 @@ from chordate import checks
 from chordate.contracts import FeatureSpec, select
 from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
-from chordate.ops.heatmaps import heatmap_peaks, keypoint_cells
+from chordate.ops.heatmaps import keypoint_cells
 from chordate.ops.losses import masked_mean
 from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.ops.slots import Slots, rows_of
@@ -97,7 +97,6 @@ class KeypointHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Mapping[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
-        """`[D, num_keypoints, 3]` x and y in pixels of the padded batch and score, a logit, for each detection."""
+        """Heatmaps `[D, num_keypoints, size, size]` over the box of each detection (see `heatmap_peaks`)."""
         boxes, image = rows_of(detections)
-        keypoints = heatmap_peaks(self(features, boxes, image), boxes)
-        return list(keypoints.split([len(found) for found in detections]))
+        return list(self(features, boxes, image).split([len(found) for found in detections]))

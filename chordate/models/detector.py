@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from chordate import checks
 from chordate.contracts import FeatureSpecs, check_outputs, offered
 from chordate.errors import DataError
+from chordate.models.tta import build_views
 from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from chordate.registry import BACKBONES, NECKS
 from chordate.structures import Batch, Detections, ImageInfo
@@ -29,6 +30,8 @@ class Detector(nn.Module):
         mean, std, bgr: see `Normalize`; the backbone's weights decide.
         size_divisor: images are padded to multiples of this; the largest stride whose map must line up
             with those below it.
+        tta: test-time augmentation, `dict(scales=[0.75, 1.0, 1.25], flip=True)`: predictions merged over the images at
+            these sizes, and mirrored (see `tta`). None: the images as they come.
 
     Raises:
         ConfigError: two parts do not fit together (the message names both), or a setting is out of its range.
@@ -45,10 +48,12 @@ class Detector(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         bgr: bool = False,
         size_divisor: int = 32,
+        tta: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         checks.whole(type(self).__name__, 1, num_classes=num_classes, size_divisor=size_divisor)
         self.num_classes = num_classes
+        self.views = build_views(tta)
         self.preprocess = Normalize(mean, std, size_divisor, bgr)
         self.backbone = BACKBONES.build(backbone)
         check_outputs(self.backbone, in_channels=len(mean))

@@ -1,12 +1,14 @@
 """The one-stage detector (RetinaNet, Lin et al. 2017): objects straight from the pyramid's cells."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from chordate.contracts import DenseHead
 from chordate.models.detector import Detector, Part, to_original
+from chordate.models.tta import merged
 from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, Detections
@@ -32,8 +34,9 @@ class OneStageDetector(Detector):
         std: Sequence[float] = IMAGENET_STD,
         bgr: bool = False,
         size_divisor: int = 32,
+        tta: Mapping[str, Any] | None = None,
     ):
-        super().__init__(backbone, neck, num_classes, mean, std, bgr, size_divisor)
+        super().__init__(backbone, neck, num_classes, mean, std, bgr, size_divisor, tta)
         self.head: DenseHead = HEADS.build(head, in_features=self.head_features, num_classes=num_classes)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -42,6 +45,10 @@ class OneStageDetector(Detector):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:
-        detections = self.head.predict(self.head(self.features(batch.images, batch.sizes)), batch.sizes)
+        found = []
+        for look in [view.of(batch) for view in self.views]:
+            outputs = self.head(self.features(look.images, look.sizes))
+            found.append(look.back(self.head.predict(outputs, look.sizes)))
+        detections = merged(found, self.head)
         to_original(detections, batch.sizes, batch.infos)
         return detections

@@ -1,6 +1,7 @@
 """The two-stage detector (Faster R-CNN, Ren et al. 2015): proposals first, then a closer look at each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +9,8 @@ from torch import Tensor
 from chordate.contracts import InstanceHead, ProposalHead, RoIHead
 from chordate.errors import ConfigError
 from chordate.models.detector import Detector, Part, to_original
+from chordate.models.tta import Look, averaged, merged
+from chordate.ops.heatmaps import heatmap_peaks
 from chordate.ops.paste import paste_masks
 from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.registry import HEADS, MODELS
@@ -48,8 +51,9 @@ class TwoStageDetector(Detector):
         std: Sequence[float] = IMAGENET_STD,
         bgr: bool = False,
         size_divisor: int = 32,
+        tta: Mapping[str, Any] | None = None,
     ):
-        super().__init__(backbone, neck, num_classes, mean, std, bgr, size_divisor)
+        super().__init__(backbone, neck, num_classes, mean, std, bgr, size_divisor, tta)
         if trunk is not None:
             box = HEADS.expand(box)
             if neck is not None or "trunk" in box:
@@ -80,10 +84,19 @@ class TwoStageDetector(Detector):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:
-        features = self.features(batch.images, batch.sizes)
-        detections = self.box.predict(features, self.rpn.predict(self.rpn(features), batch.sizes))
-        masks = self.mask.predict(features, detections) if self.mask is not None else None
-        keypoints = self.keypoint.predict(features, detections) if self.keypoint is not None else None
+        looks = [view.of(batch) for view in self.views]
+        features = [self.features(look.images, look.sizes) for look in looks]
+        of_views = []
+        for look, maps in zip(looks, features):
+            proposals = self.rpn.predict(self.rpn(maps), look.sizes)
+            of_views.append(look.back(self.box.predict(maps, proposals)))
+        detections = merged(of_views, self.box)
+        masks, keypoints = None, None
+        if self.mask is not None:
+            masks = self._look_closer(self.mask, looks, features, detections)
+        if self.keypoint is not None:
+            heatmaps = self._look_closer(self.keypoint, looks, features, detections, self._mirrored())
+            keypoints = [heatmap_peaks(maps, found.boxes) for maps, found in zip(heatmaps, detections)]
         scales = to_original(detections, batch.sizes, batch.infos)
         for i, (found, info) in enumerate(zip(detections, batch.infos)):
             if masks is not None:
@@ -92,3 +105,23 @@ class TwoStageDetector(Detector):
                 scale = torch.cat((scales[i][:2], scales[i].new_ones(1))).to(keypoints[i].dtype)  # the score stays
                 found.keypoints = keypoints[i] * scale
         return detections
+
+    def _look_closer(
+        self,
+        head: InstanceHead,
+        looks: Sequence[Look],
+        features: Sequence[dict[str, Tensor]],
+        detections: Sequence[Detections],
+        mirrored: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """What a head says of each image's detections, `[D, …, S, S]` over their boxes, averaged over the views."""
+        maps = [head.predict(of_view, look.there(detections)) for look, of_view in zip(looks, features)]
+        return averaged(maps, looks, mirrored)
+
+    def _mirrored(self) -> tuple[int, ...] | None:
+        """The keypoint that each becomes in a mirror, if a view is one."""
+        if not any(view.flip for view in self.views):
+            return None
+        if self.skeleton is None:
+            raise ConfigError("model.tta.flip: the keypoints' names must be known, to exchange left and right")
+        return self.skeleton.mirrored

@@ -1,0 +1,311 @@
+"""Test-time augmentation: what views find is brought back to the image, merged by NMS, and averaged."""
+
+import pytest
+import torch
+from test_two_stage import batch_of, config, detector
+from torch import nn
+from torchvision.ops import nms, roi_align
+from torchvision.transforms.v2 import functional as transform
+
+from chordate.api import predict
+from chordate.contracts import Backbone, FeatureSpec
+from chordate.errors import ConfigError
+from chordate.models.tta import View, averaged, build_views, merged
+from chordate.registry import MODELS
+from chordate.structures import Batch, Detections, ImageInfo, Skeleton
+
+SKELETON = Skeleton(("nose", "left_eye", "right_eye"))
+HEADS = {
+    "mask": {"type": "MaskHead", "convs": 1, "channels": 8},
+    "keypoint": {"type": "KeypointHead", "convs": 1, "channels": 8},
+}
+
+
+def pictures(*sizes: tuple[int, int], side: int = 128) -> Batch:
+    """Noise of several sizes (height, width), padded to squares."""
+    noise = torch.Generator().manual_seed(1)
+    images = torch.zeros(len(sizes), 3, side, side, dtype=torch.uint8)
+    for (height, width), into in zip(sizes, images):
+        coarse = torch.rand(1, 3, height // 8, width // 8, generator=noise)
+        into[:, :height, :width] = transform.resize(255 * coarse, [height, width])[0].to(torch.uint8)
+    infos = [ImageInfo(i, f"{i}.jpg", 2 * height, 3 * width) for i, (height, width) in enumerate(sizes)]
+    return Batch(images, torch.tensor(sizes), infos)
+
+
+def resized(batch: Batch, scale: float) -> Batch:
+    """Each picture by itself, as another pipeline would have given it."""
+    shown = []
+    for image, (height, width) in zip(batch.images, batch.sizes.tolist()):
+        shown.append(transform.resize(image[:, :height, :width], [round(height * scale), round(width * scale)]))
+    sizes = torch.tensor([picture.shape[-2:] for picture in shown])
+    images = torch.zeros(len(shown), 3, *sizes.amax(0).tolist(), dtype=torch.uint8)
+    for picture, into in zip(shown, images):
+        into[:, : picture.shape[1], : picture.shape[2]] = picture
+    return Batch(images, sizes, batch.infos)
+
+
+def mirror(batch: Batch) -> Batch:
+    images = torch.zeros_like(batch.images)
+    for image, (height, width), into in zip(batch.images, batch.sizes.tolist(), images):
+        into[:, :height, :width] = image[:, :height, :width].flip(-1)
+    return Batch(images, batch.sizes, batch.infos)
+
+
+def seer(tta=None, **changes) -> nn.Module:
+    """A random Mask and Keypoint R-CNN that finds much in anything."""
+    torch.manual_seed(0)
+    box = {"type": "BoxHead", "trunk": {"type": "ConvFC", "fc_channels": 32}, "detections_per_image": 20}
+    settings = {**config(), "box": box, **HEADS, "num_keypoints": 3, "tta": tta, **changes}
+    model = MODELS.build(settings, num_classes=3).double().eval()
+    model.skeleton = SKELETON
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(("box.classes.weight", "rpn.", "mask.", "keypoint.")):
+                parameter.mul_(30 if "box" in name else 2)
+    return model
+
+
+def test_the_plain_view_changes_nothing():
+    batch = pictures((96, 128), (128, 80))
+    for tta in (None, {}, {"scales": [1]}, {"flip": False}):
+        views = build_views(tta)
+        assert views == (View(),)
+        look = views[0].of(batch)
+        assert look.images is batch.images and look.sizes is batch.sizes
+    plain, same = seer()(batch), seer({})(batch)
+    for one, other in zip(plain, same):
+        assert len(one) > 5
+        for name in ("boxes", "scores", "labels", "masks", "keypoints"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_one_scale_alone_is_the_detector_on_the_resized_picture():
+    """But for keypoints, whose peaks are sought among the pixels of the batch."""
+    batch = pictures((96, 128), (128, 80))
+    smaller = resized(batch, 0.75)
+    for found, expected in zip(seer({"scales": [0.75]})(batch), seer()(smaller), strict=True):
+        assert len(found) == len(expected) > 5
+        for name in ("boxes", "scores", "labels"):
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+        assert (found.masks == expected.masks).float().mean() > 0.9999
+
+
+def test_with_flips_a_mirrored_picture_gives_the_mirrored_detections():
+    """Whatever the model: the views of a picture and those of its mirror image are the same."""
+    batch = pictures((96, 128), (128, 80))
+    model = seer({"scales": [0.75, 1.0], "flip": True})
+    assert not torch.equal(seer()(batch)[0].scores, seer()(mirror(batch))[0].scores)  # by itself it is not so
+    for found, other, info in zip(model(batch), model(mirror(batch)), batch.infos, strict=True):
+        assert len(found) == len(other) > 5
+        torch.testing.assert_close(found.scores, other.scores)
+        assert torch.equal(found.labels, other.labels)
+        torch.testing.assert_close(found.boxes[:, [0, 2]], info.width - other.boxes[:, [2, 0]])
+        torch.testing.assert_close(found.boxes[:, [1, 3]], other.boxes[:, [1, 3]])
+        assert (found.masks == other.masks.flip(-1)).float().mean() > 0.9999
+        swapped = other.keypoints[:, [0, 2, 1]]  # the left eye is a right one in the mirror
+        torch.testing.assert_close(found.keypoints[..., 0], info.width - swapped[..., 0])
+        torch.testing.assert_close(found.keypoints[..., 1:], swapped[..., 1:])
+
+
+class Bright(Backbone):
+    """The picture itself, averaged over cells of 4 x 4: mirrored when the picture is."""
+
+    name = "Bright"
+
+    def __init__(self):
+        super().__init__()
+        self.out_features = {"c2": FeatureSpec(3, 4)}
+        self.any = nn.Parameter(torch.zeros(1))  # so that there is a device
+
+    def forward(self, images):
+        return {"c2": nn.functional.avg_pool2d(images, 4)}
+
+
+class NoProposals(nn.Module):
+    def forward(self, features):
+        return features
+
+    def predict(self, outputs, sizes):
+        return sizes
+
+
+class BrightBox(nn.Module):
+    """Finds the bright rectangle; its score is where its left edge lies, 0 … 1, so it prefers it at the right."""
+
+    nms_threshold, detections_per_image = 0.5, 5
+
+    def predict(self, features, sizes):
+        found = []
+        for cells, size in zip(features["c2"][:, 0], sizes):
+            rows, columns = (cells > 0.5).any(1).nonzero()[:, 0], (cells > 0.5).any(0).nonzero()[:, 0]
+            box = 4.0 * torch.stack((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+            found.append(Detections(box[None], box[None, 0] / size[1], torch.zeros(1, dtype=torch.int64)))
+        return found
+
+
+class Ramp(nn.Module):
+    """A mask that rises from 0.1 at the left edge of the box to 1.1 at the right one, whatever is seen."""
+
+    def predict(self, features, detections):
+        return [(0.1 + (torch.arange(8) + 0.5) / 8).expand(len(d), 8, 8) for d in detections]
+
+
+class Seen(nn.Module):
+    """A heatmap for each colour: how bright the picture is."""
+
+    def predict(self, features, detections):
+        boxes = [found.boxes for found in detections]
+        maps = roi_align(features["c2"], boxes, 8, spatial_scale=0.25, aligned=True, sampling_ratio=2)
+        return list(maps.split([len(b) for b in boxes]))
+
+
+def toy(tta) -> nn.Module:
+    model = MODELS.build(
+        {
+            "type": "TwoStageDetector", "backbone": Bright(), "rpn": NoProposals(), "box": BrightBox(),
+            "mask": Ramp(), "keypoint": Seen(), "mean": [0.0] * 3, "std": [255.0] * 3, "tta": tta,
+        },
+        num_classes=1,
+    ).eval()  # fmt: skip
+    model.skeleton = SKELETON
+    return model
+
+
+def bright() -> Batch:
+    """A rectangle in the left half, brightest in its upper left corner in red, and in green its upper right one."""
+    images = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
+    images[0, :, 16:48, 16:40] = 160
+    images[0, 0, 16:24, 16:24] = images[0, 1, 16:24, 32:40] = images[0, 2, 40:48, 32:40] = 250
+    return Batch(images, torch.tensor([[64, 80]]), [ImageInfo(1, "", 64, 80)])
+
+
+def test_boxes_are_merged_by_nms_and_masks_averaged_at_the_merged_box():
+    """The same box in both views: one detection with the better score, that in the mirror, where it lies at
+    (80 - 40) / 80. A mask that rises to the right there falls to the right here; the mean is 0.6 everywhere."""
+    (plain,), (found,) = toy(None)(bright()), toy({"flip": True})(bright())
+    assert plain.boxes.tolist() == found.boxes.tolist() == [[16, 16, 40, 48]]
+    assert plain.scores.item() == pytest.approx(16 / 80) and found.scores.item() == pytest.approx(40 / 80)
+    assert not plain.masks[0, 18:46, 16:24].any() and plain.masks[0, 18:46, 28:38].all()
+    assert found.masks[0, 18:46, 18:38].all() and found.masks.sum() <= 32 * 24
+
+
+def test_keypoints_are_read_from_averaged_heatmaps_with_left_and_right_exchanged():
+    """Red (the nose) stays where it is. Green is the left eye here and the right one in the mirror: the mean of the
+    heatmaps of two colours has both their bright corners, so the eyes are found in either."""
+    (plain,), (found,) = toy(None)(bright()), toy({"flip": True})(bright())
+    corners = {"red": (20, 20), "green": (36, 20), "blue": (36, 44)}
+    for place, colour in zip(plain.keypoints[0], corners):
+        assert (place[:2] - torch.tensor(corners[colour])).abs().max() < 4
+    assert (found.keypoints[0, 0] - plain.keypoints[0, 0]).abs().max() < 1e-3
+    for eye in (1, 2):
+        distance = min((found.keypoints[0, eye, :2] - torch.tensor(corners[c])).abs().max() for c in ("green", "blue"))
+        assert distance < 4
+        assert found.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # averaged with what is less bright there
+
+
+def random_found(generator: torch.Generator, count: int) -> Detections:
+    corner = 60 * torch.rand(count, 2, generator=generator)
+    boxes = torch.cat((corner, corner + 10 + 30 * torch.rand(count, 2, generator=generator)), 1)
+    labels = torch.randint(3, (count,), generator=generator)
+    return Detections(boxes, torch.rand(count, generator=generator), labels)
+
+
+def test_merging_is_nms_within_classes_over_what_all_views_found():
+    generator = torch.Generator().manual_seed(3)
+    views = [[random_found(generator, count) for count in counts] for counts in ((20, 0, 7), (30, 0, 0), (25, 1, 9))]
+    head = BrightBox()
+    head.detections_per_image = 12
+    for image, found in enumerate(merged(views, head)):
+        boxes, scores, labels = (
+            torch.cat([getattr(v[image], name) for v in views]) for name in ("boxes", "scores", "labels")
+        )
+        keep = torch.cat(
+            [rows[nms(boxes[rows], scores[rows], 0.5)] for k in range(3) for rows in [(labels == k).nonzero()[:, 0]]]
+        )
+        keep = keep[scores[keep].argsort(descending=True)][:12]
+        for name, all_of_them in (("boxes", boxes), ("scores", scores), ("labels", labels)):
+            assert torch.equal(getattr(found, name), all_of_them[keep])
+
+
+def test_boxes_come_back_from_every_view():
+    batch = pictures((90, 118), (128, 75))
+    found = [random_found(torch.Generator().manual_seed(4), 9) for _ in range(2)]
+    for one in found:
+        one.boxes *= 0.75  # so that they lie within the pictures
+    for view in build_views({"scales": [0.31, 1, 1.7], "flip": True}):
+        look = view.of(batch)
+        assert look.sizes.tolist() == [[round(side * view.scale) for side in size] for size in batch.sizes.tolist()]
+        for there, back, size in zip(look.there(found), look.back(look.there(found)), look.sizes):
+            assert (there.boxes[:, :2] < there.boxes[:, 2:]).all()
+            assert (there.boxes >= -1e-3).all() and (there.boxes[:, 2:] <= size.flip(0) + 1e-3).all()
+            torch.testing.assert_close(back.boxes, found[0].boxes)
+
+
+def test_maps_of_mirrored_views_are_mirrored_back():
+    batch = pictures((64, 64))
+    looks = [View().of(batch), View(flip=True).of(batch)]
+    maps = [[torch.rand(4, 3, 5, 5)], [torch.rand(4, 3, 5, 5)]]
+    (mean,) = averaged(maps, looks, mirrored=(0, 2, 1))
+    for channel, other in enumerate((0, 2, 1)):
+        expected = (maps[0][0][:, channel] + maps[1][0][:, other].flip(-1)) / 2
+        torch.testing.assert_close(mean[:, channel], expected)
+
+
+def test_one_stage_detectors_and_cascades_have_it_too():
+    batch = pictures((128, 128))
+    retina = {"type": "OneStageDetector", "head": {"type": "RetinaHead", "convs": 1, "score_threshold": 0.0}}
+    retina |= {"backbone": config()["backbone"], "neck": {"type": "FPN", "channels": 16}}
+    stage = {"score_threshold": 0.0, "trunk": {"type": "ConvFC", "fc_channels": 32}}
+    for settings in (retina, config(box={"type": "CascadeHead", "stage": stage})):
+        torch.manual_seed(0)
+        model = MODELS.build({**settings, "tta": {"flip": True}}, num_classes=3).double().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)  # so that scores differ
+        (found,), (other,) = model(batch), model(mirror(batch))
+        assert len(found) == len(other) > 5
+        torch.testing.assert_close(found.scores, other.scores)
+        torch.testing.assert_close(found.boxes[:5, 0], batch.infos[0].width - other.boxes[:5, 2])
+
+
+def test_predict_on_pictures_uses_it():
+    model = seer({"scales": [0.5, 1.0], "flip": True}).float()
+    model.pipeline = []
+    image = pictures((96, 128)).images[0, :, :96]
+    (found,), (other,) = predict(model, image, precision="fp32"), predict(model, image.flip(-1), precision="fp32")
+    assert len(found) > 5 and found.masks.shape[1:] == (96, 128)
+    torch.testing.assert_close(found.boxes[:3, 0], 128 - other.boxes[:3, 2], atol=1e-2, rtol=0)
+
+
+def test_training_is_as_without_it():
+    batch = batch_of(3, 1)
+    plain, augmented = detector(), detector(tta={"flip": True})
+    for one in (plain, augmented):
+        torch.manual_seed(1)
+        one.losses = one(batch)
+    assert {name: loss.item() for name, loss in plain.losses.items()} == {
+        name: loss.item() for name, loss in augmented.losses.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "tta, message",
+    [
+        ({"scale": [1]}, 'unknown setting "scale"; did you mean "scales"'),
+        ({"scales": []}, "at least one number"),
+        ({"scales": [0, 1]}, r"model\.tta\.scales is a number above 0"),
+        ({"scales": 2}, r"model\.tta\.scales is a list"),
+        ({"flip": "yes"}, "flip is True or False"),
+        ([0.5], r"model\.tta is a dict"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told(tta, message):
+    with pytest.raises(ConfigError, match=message):
+        detector(tta=tta)
+
+
+def test_mirrored_keypoints_need_their_names():
+    model = seer({"flip": True})
+    model.skeleton = None
+    with pytest.raises(ConfigError, match="names must be known"):
+        model(pictures((96, 128)))
