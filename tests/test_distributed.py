@@ -13,9 +13,11 @@ import pytest
 import torch
 from engine_ranks import TRAINING, fresh_model
 from engine_toy import ToyMetric, read_log, toy_loader, toy_runner
+from torch import nn
 
 from chordate.engine.evaluate import evaluate
 from chordate.engine.launch import first_host, is_launched, slurm_environment, start
+from chordate.engine.ranks import unreached
 from chordate.errors import ConfigError
 
 
@@ -67,6 +69,18 @@ def test_parameters_that_no_loss_reaches_keep_nobody_waiting(ranks: Any) -> None
     a, b = (torch.load(ranks[0] / name / "epoch_2.pt", weights_only=True)["model"] for name in ("idle", "plain"))
     assert all(torch.equal(a[name], b[name]) for name in b)
     assert set(a) - set(b) == {"idle.weight", "idle.bias"}
+
+
+def test_parameters_that_no_loss_reaches_are_named_and_the_model_is_as_before() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 2), nn.Linear(2, 2))
+    model[3].requires_grad_(False)  # frozen: it waits for no gradient
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    assert unreached(model, lambda: model[:3](torch.ones(4, 2)).sum()) == ["4.weight", "4.bias"]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_one_checkpoint_evaluates_to_the_same_numbers_and_counts_each_image_once(ranks: Any) -> None:

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import atexit
 import gc
-import inspect
 import os
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.runner import set_random_seed
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from chordate.errors import ConfigError
 
@@ -101,45 +97,6 @@ def device() -> torch.device:
         return torch.device("cpu")
     # A launcher may show each process its own GPU only; it is then number 0 for all of them.
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-
-
-def share_gradients(model: nn.Module, device: torch.device, *, search: bool = False) -> DistributedDataParallel:
-    """The model, wrapped to average gradients over the ranks; each rank keeps its own BatchNorm statistics until
-    `average_buffers`.
-
-    Args:
-        search: look in every iteration for parameters that the loss does not reach; otherwise each must get a gradient.
-    """
-    known = inspect.signature(DistributedDataParallel).parameters  # one of the two, by torch's version
-    buffers: dict[str, Any] = {
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
-    }
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=search, **buffers)
-
-
-@torch.no_grad()
-def average_buffers(model: nn.Module) -> None:
-    """Give a model the same buffers on every rank: the mean of floating-point ones, of others the first rank's.
-
-    BatchNorm's running statistics are linear in the batches, so their mean over the ranks is what each rank would have
-    after seeing all ranks' batch statistics. Buffers that are equal already stay as they are, bit by bit.
-    """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    groups: dict[torch.dtype, list[Tensor]] = {}
-    for buffer in model.buffers():
-        groups.setdefault(buffer.dtype, []).append(buffer)
-    for dtype, buffers in groups.items():
-        flat = torch.cat([buffer.flatten() for buffer in buffers])
-        first = flat.clone()
-        dist.broadcast(first, 0)
-        if dtype.is_floating_point:
-            difference = flat - first  # and not the plain sum, whose rounding would move equal buffers
-            dist.all_reduce(difference)
-            first += difference / dist.get_world_size()
-        for buffer, value in zip(buffers, first.split([buffer.numel() for buffer in buffers])):
-            buffer.copy_(value.view_as(buffer))
 
 
 def share_threads(environment: MutableMapping[str, str]) -> None:

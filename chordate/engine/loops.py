@@ -20,11 +20,10 @@ from chordate.checkpoints.report import some
 from chordate.engine.amp import autocast
 from chordate.engine.evaluate import evaluate, to_device
 from chordate.engine.interrupt import StopSignals
-from chordate.engine.launch import share_gradients
 from chordate.engine.losses import LossLog, total_loss
+from chordate.engine.ranks import share_gradients, unreached
 from chordate.engine.schedule import build_schedule
 from chordate.engine.settings import TrainSettings
-from chordate.engine.wrapping import unreached
 from chordate.errors import DataError, TrainingError
 from chordate.structures import Batch
 

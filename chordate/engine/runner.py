@@ -24,7 +24,7 @@ from torch import nn
 
 from chordate import checks
 from chordate.checkpoints.load import load_checkpoint
-from chordate.engine import launch, state
+from chordate.engine import launch, ranks, state
 from chordate.engine.amp import StepWrapper
 from chordate.engine.checkpoint_folder import POINTER, CheckpointFolder, best_name, read_checkpoint
 from chordate.engine.ema import WeightAverage
@@ -237,7 +237,7 @@ class Runner(mmengine.runner.Runner):
     def average_buffers(self) -> None:
         """Make BatchNorm's statistics those of all ranks, which then save and evaluate one model. All call it."""
         for model in [self.module] if self.ema is None else [self.module, self.ema.model]:
-            launch.average_buffers(model)
+            ranks.average_buffers(model)
 
     def load_or_resume(self) -> None:
         """Take up the checkpoint to resume from, once; without one, begin a new log.

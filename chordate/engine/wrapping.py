@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from mmengine.dist import all_reduce
-from torch import Tensor, nn
+from torch import nn
 
-from chordate.engine.launch import share_gradients
-from chordate.engine.rng import preserved_rng
+from chordate.engine.ranks import share_gradients
 from chordate.engine.settings import TrainSettings
 from chordate.errors import ConfigError
 
@@ -54,23 +52,3 @@ def compiled(model: nn.Module, options: Mapping[str, Any]) -> nn.Module:
         return cast(nn.Module, torch.compile(model, **options))
     except (TypeError, RuntimeError, ValueError) as error:
         raise ConfigError(f"train.compile: {' '.join(str(error).split())}") from error
-
-
-def unreached(model: nn.Module, loss: Callable[[], Tensor]) -> list[str]:
-    """Names of the trainable parameters that `loss()` reaches on no rank, such as those of a backbone's map that the
-    neck does not take. All ranks call it.
-
-    Found out by a backward pass; gradients, buffers (BatchNorm's statistics) and random numbers are afterwards as they
-    were.
-    """
-    before = [buffer.clone() for buffer in model.buffers()]
-    with preserved_rng():
-        loss().backward()
-    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    reached = torch.tensor([int(parameter.grad is not None) for _, parameter in trainable])
-    all_reduce(reached, op="max")
-    model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for buffer, value in zip(model.buffers(), before):
-            buffer.copy_(value)
-    return [name for (name, _), found in zip(trainable, reached.tolist()) if not found]
