@@ -24,6 +24,7 @@ from torch import Tensor
 from chordate.cli.main import main
 from chordate.config import load_config, section
 from chordate.data.loader import build_loader
+from chordate.data.transforms import build_pipeline
 from chordate.structures import Batch, ClassTargets, ImageInfo, InstanceTargets
 from chordate.visualization import draw_batch
 from chordate.visualization.batches import STRIPES, describe
@@ -259,3 +260,17 @@ def test_a_port_that_is_taken_is_told_before_anything_is_drawn(shapes, tmp_path,
         assert browse(CONFIG, "--data-root", shapes, "--out", tmp_path, "--serve", port) == 2
     assert f"chordate browse: --serve {port}: " in capsys.readouterr().err
     assert not (tmp_path / "index.html").exists()
+
+
+def test_what_the_page_on_augmentation_shows_works(shapes: Path, tmp_path: Path, monkeypatch) -> None:
+    """Its own transforms draw twice as wide pictures, and its recipe is one that builds."""
+    text = (ROOT / "docs/augmentation.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n# (\S+)\n(.*?)```", text, flags=re.S):
+        (tmp_path / block[0]).write_text(block[1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert browse("my_augmentation.py", "--data-root", shapes, "--out", "out", "--count", 2) == 0
+    page = Page(Path("out/index.html").read_text(encoding="utf-8"))
+    assert all("96×96 → 96×192, " in caption for caption in page.captions)
+
+    recipe = section(load_config("yolox_augmented.py"), "train_data")["pipeline"]
+    assert [type(t).__name__ for t in build_pipeline(recipe).transforms][::3] == ["Mosaic", "DetectionMixUp"]
