@@ -211,6 +211,16 @@ def test_pasting_and_flipping_can_be_done_in_either_order():
     assert torch.equal(paste_masks(masks.flip(2), flipped, 30, 40), paste_masks(masks, boxes, 30, 40).flip(2))
 
 
+def test_pasting_a_disc_is_torchvisions_but_for_its_whole_pixels():
+    """It rounds boxes to whole pixels first, which moves the disc by half a pixel or so."""
+    cell = (torch.arange(28) + 0.5) / 28 - 0.5
+    disc = (1.2 - 10 * (cell**2 + cell[:, None] ** 2)).clamp(0, 1)
+    boxes = torch.tensor([[10.3, 12.7, 90.1, 80.5], [-20.2, 5.4, 60.9, 99.2], [40.5, 30.2, 119.7, 130.9]])
+    theirs = roi_heads.paste_masks_in_image(disc.expand(3, 1, 28, 28), boxes, (100, 120))[:, 0] >= 0.5
+    found = paste_masks(disc.expand(3, 28, 28), boxes, 100, 120)
+    assert ((found & theirs).sum((1, 2)) / (found | theirs).sum((1, 2)) > 0.96).all()
+
+
 @pytest.mark.parametrize("chunk", [1, 2 * 40 * 40, 2**24])
 def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
     """A CPU pastes each mask where it is, a GPU many at once; also with boxes beyond the picture's border."""

@@ -1,4 +1,4 @@
-"""The training step of every kind of detector is one graph, whatever the number of objects, and gives eager's losses."""
+"""The training step of every kind of detector is one graph for any number of objects, and gives eager's losses."""
 
 import pytest
 import torch

@@ -1,7 +1,9 @@
 """What the comparisons with torchvision's detectors share: pictures, a referee that sees many objects, our side."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -41,20 +43,65 @@ def pictures(folder: Path) -> tuple[list[torch.Tensor], list[list[dict]]]:
     return images, boxes
 
 
-def standardise(layer: nn.Module, samples: torch.Tensor, std: float) -> None:
-    """Shift and scale a predictor so that each of its outputs has mean 0 and this deviation on `samples` `[M, O]`."""
+def standardise(layer: nn.Module, samples: torch.Tensor, std: float, mean: float = 0.0) -> None:
+    """Shift and scale a predictor so that each of its outputs has this mean and deviation on `samples` `[M, O]`."""
     scale = std / samples.std(dim=0)
-    layer.bias.data = (layer.bias - samples.mean(dim=0)) * scale
-    layer.weight.data *= scale.reshape(-1, *[1] * (layer.weight.dim() - 1))
+    layer.bias.data = (layer.bias - samples.mean(dim=0)) * scale + mean
+    outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    layer.weight.data *= scale.reshape([-1 if d == outputs else 1 for d in range(layer.weight.dim())])
+
+
+Predictors = dict[nn.Module, tuple[float, ...]]  # layers, and the deviation and mean that their outputs shall have
 
 
 @torch.no_grad()
-def scattered(name: str, images: list[torch.Tensor], shifts: float = 0.3, boxes: float = 1.0) -> nn.Module:
-    """A torchvision detector with random weights and statistics that sees many objects of many classes.
+def scatter(model: nn.Module, images: list[torch.Tensor], stages: list[Predictors]) -> nn.Module:
+    """Make a torchvision detector with random weights and statistics one that sees many objects of many classes.
 
-    A fresh one has equal scores everywhere, and BatchNorms that do nothing. Here the norms' affine parts are
-    random, their statistics those of the images, and the predictors are scaled until their outputs differ
-    from place to place: `shifts` and `boxes` are the deviations of the RPN's and the box head's deltas.
+    A fresh one has equal scores everywhere, and BatchNorms that do nothing. Here the norms' affine parts are random,
+    their statistics those of the images, and the predictors are scaled until their outputs differ from place to place.
+
+    Args:
+        stages: predictors; those of later stages depend on what the ones before say.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.GroupNorm)]
+    for norm in norms:
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.normal_(std=0.2)
+        norm.momentum = 1.0  # statistics of the latest pass alone
+    seen: dict[nn.Module, list[torch.Tensor]] = {}
+
+    def note(layer, _, out):
+        seen.setdefault(layer, []).append(out.permute(0, 2, 3, 1).flatten(0, 2) if out.dim() == 4 else out)
+
+    hooks = [layer.register_forward_hook(note) for stage in stages for layer in stage]
+    model.eval()
+    for stage in stages:
+        for norm in norms:
+            norm.train()
+        seen.clear()
+        model([image.double() / 255 for image in images])
+        for layer, wanted in stage.items():
+            standardise(layer, torch.cat(seen[layer]), *wanted)
+    for hook in hooks:
+        hook.remove()
+    return model.eval()
+
+
+def scattered(
+    name: str,
+    images: list[torch.Tensor],
+    shifts: float = 0.3,
+    boxes: float = 1.0,
+    change: Callable[[nn.Module], None] = lambda heads: None,
+    **settings: Any,
+) -> nn.Module:
+    """A two-stage detector of torchvision's, see `scatter`.
+
+    Args:
+        shifts, boxes: deviations of the RPN's and the box head's deltas.
+        change: is called with its RoI heads.
+        settings: of torchvision's builder.
     """
     torch.manual_seed(5)
     model = torchvision.models.detection.__dict__[name](
@@ -62,56 +109,40 @@ def scattered(name: str, images: list[torch.Tensor], shifts: float = 0.3, boxes:
         weights_backbone=None,
         min_size=SIDE,  # of the pictures too, so that nothing is resized
         max_size=10_000,
-        box_detections_per_img=10_000,  # so that the counts say something
         rpn_post_nms_top_n_test=PROPOSALS,
         rpn_post_nms_top_n_train=PROPOSALS,
         rpn_batch_size_per_image=10**6,  # all, so that chance has no say in the losses
         box_batch_size_per_image=10**6,
         rpn_positive_fraction=0.5,
         box_positive_fraction=0.5,
-    ).double()
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.weight.uniform_(0.5, 1.5)
-        norm.bias.normal_(std=0.2)
-        norm.momentum = 1.0  # statistics of the latest pass alone
-    seen: dict[str, list[torch.Tensor]] = {}
-    predictors = {
-        "objectness": (model.rpn.head.cls_logits, 2.0),
-        "shifts": (model.rpn.head.bbox_pred, shifts),
-        "classes": (model.roi_heads.box_predictor.cls_score, 3.0),
-        "boxes": (model.roi_heads.box_predictor.bbox_pred, boxes),
-    }
-
-    def note(key):
-        return lambda layer, args, out: seen.setdefault(key, []).append(
-            out.permute(0, 2, 3, 1).flatten(0, 2) if out.dim() == 4 else out
-        )
-
-    hooks = [layer.register_forward_hook(note(key)) for key, (layer, _) in predictors.items()]
-    model.eval()
-    for stage in (("objectness", "shifts"), ("classes", "boxes")):  # the second depends on the first
-        for norm in norms:
-            norm.train()
-        seen.clear()
-        model([image.double() / 255 for image in images])
-        for key in stage:
-            layer, std = predictors[key]
-            standardise(layer, torch.cat(seen[key]), std)
-    for hook in hooks:
-        hook.remove()
-    return model.eval()
+        **{"box_detections_per_img": 10_000, **settings},  # so that the counts say something
+    )
+    heads = model.roi_heads
+    change(heads)
+    stages: list[Predictors] = [
+        {model.rpn.head.cls_logits: (2.0,), model.rpn.head.bbox_pred: (shifts,)},
+        {heads.box_predictor.cls_score: (3.0,), heads.box_predictor.bbox_pred: (boxes,)},
+    ]
+    if heads.has_mask():
+        stages.append({heads.mask_predictor.mask_fcn_logits: (2.0,)})
+    if heads.has_keypoint():
+        stages.append({heads.keypoint_predictor.kps_score_lowres: (2.0,)})
+    return scatter(model.double(), images, stages)
 
 
-def ours(config: str, **box) -> nn.Module:
-    """Our counterpart, with its settings where the referee's constructor was told so too."""
+def ours(config: str, num_classes: int = 90, num_keypoints: int | None = None, **parts: dict[str, Any]) -> nn.Module:
+    """Our counterpart, with its settings where the referee's constructor was told so too (`parts`)."""
     model = load_config(config).model.to_dict()
     model["backbone"].update(pretrained=None)
     if isinstance(model["backbone"]["norm"], dict):
         model["backbone"]["norm"]["eps"] = 1e-5  # 0 is for the published weights only
-    model["rpn"].update(post_nms_topk=(PROPOSALS, PROPOSALS), batch_size_per_image=10**6)
-    model["box"].update(detections_per_image=10_000, batch_size_per_image=10**6, positive_fraction=0.5)
-    return MODELS.build(model, num_classes=90)
+    if "rpn" in model:
+        model["rpn"].update(post_nms_topk=(PROPOSALS, PROPOSALS), batch_size_per_image=10**6)
+        model["box"].update(detections_per_image=10_000, batch_size_per_image=10**6, positive_fraction=0.5)
+    for part, settings in parts.items():
+        model[part].update(settings)
+    told = {} if num_keypoints is None else {"num_keypoints": num_keypoints}
+    return MODELS.build(model, num_classes=num_classes, **told)
 
 
 def as_batch(images: list[torch.Tensor], targets: list[dict] | None = None) -> Batch:

@@ -62,6 +62,8 @@ _RCNN_NAMES: Names = (
     (r"roi_heads\.mask_head\.(\d)\.", r"mask.convs.\1."),
     (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask.upsample."),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask.masks."),
+    (r"roi_heads\.keypoint_head\.(\d+)\.", lambda m: f"keypoint.convs.{int(m[1]) // 2}.0."),
+    (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.", "keypoint.heatmaps."),
 )
 
 # Torchvision's COCO detectors have an output for each category id up to 90; these ids were never given out.
@@ -108,16 +110,28 @@ _RETINANET_NAMES: Names = (
 )
 
 
+_RATIOS = 3  # shapes of anchors
+
+
 def retinanet(state: State, model: Any) -> State:
-    """Its classes are COCO's ids as they are, 0 among them. A model with COCO's 80 classes takes the rows of those."""
+    """Its classes are COCO's ids as they are, 0 among them. A model with COCO's 80 classes takes the rows of those.
+
+    Its anchors of a cell are ordered by ratio, then by size; ours by size, then by ratio, as Detectron2's.
+    """
     ours = {renamed(name, _RETINANET_NAMES): tensor for name, tensor in state.items()}
     per_cell = len(ours["head.deltas.bias"]) // 4
     for suffix in ("weight", "bias"):
-        scores = ours[f"head.classes.{suffix}"].unflatten(0, (per_cell, -1))
+        scores = _by_size(ours[f"head.classes.{suffix}"], per_cell)
         if getattr(model, "num_classes", None) != scores.shape[1]:
             scores = scores[:, _class_rows(scores.shape[1], getattr(model, "num_classes", None))]
         ours[f"head.classes.{suffix}"] = scores.flatten(0, 1)
+        ours[f"head.deltas.{suffix}"] = _by_size(ours[f"head.deltas.{suffix}"], per_cell).flatten(0, 1)
     return ours
+
+
+def _by_size(rows: Tensor, per_cell: int) -> Tensor:
+    """A predictor's outputs `[per_cell * K, ...]` as `[per_cell, K, ...]`, anchors ordered by size."""
+    return rows.unflatten(0, (_RATIOS, per_cell // _RATIOS, -1)).transpose(0, 1).flatten(0, 1)
 
 
 def renamed(name: str, names: Names) -> str:

@@ -1,0 +1,77 @@
+"""Torchvision's RetinaNets, loaded and compared in float64 on real images: detections and losses."""
+
+import pytest
+import torch
+import torchvision
+from torchvision_referee import SIDE, as_batch, ours, pictures, scatter, train_without_norms
+
+from chordate.checkpoints.load import load_checkpoint
+from chordate.checkpoints.torchvision import convert
+
+PAIRS = {
+    "retinanet_resnet50_fpn": "retinanet_r50_fpn_torchvision",
+    "retinanet_resnet50_fpn_v2": "retinanet_r50_fpn-v2_torchvision",
+}
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=["v1", "v2"])
+def pair(request, real_data):
+    """Torchvision's model and ours with its weights, in float64, and a wide and a tall picture."""
+    images, targets = (values[1:] for values in pictures(real_data))
+    torch.manual_seed(5)
+    referee = torchvision.models.get_model(
+        request.param,
+        weights=None,
+        weights_backbone=None,
+        min_size=SIDE,
+        max_size=10_000,
+    ).double()
+    head = referee.head
+    # Few of the many anchors may score, as in a trained network.
+    scores = {head.classification_head.cls_logits: (1.5, -4.0), head.regression_head.bbox_reg: (0.3,)}
+    scatter(referee, images, [scores])
+    model = ours(PAIRS[request.param], 91).double()
+    report = load_checkpoint(model, referee.state_dict())
+    assert report.format == "torchvision" and not report.missing and not report.skipped
+    return referee, model.eval(), images, targets
+
+
+@torch.no_grad()
+def test_detections_equal_torchvisions(pair):
+    referee, model, images, _ = pair
+    wanted = referee([image.double() / 255 for image in images])
+    for theirs, mine in zip(wanted, model(as_batch(images)), strict=True):
+        assert len(theirs["scores"]) >= 50 and theirs["labels"].unique().numel() >= 5
+        assert torch.equal(mine.labels, theirs["labels"])
+        torch.testing.assert_close(mine.scores, theirs["scores"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(mine.boxes, theirs["boxes"], rtol=0, atol=1e-2)
+
+
+@torch.no_grad()
+def test_losses_equal_torchvisions(pair):
+    """Image by image: torchvision averages over images, the paper divides by the positive anchors of all."""
+    referee, model, images, targets = pair
+    train_without_norms(referee)
+    train_without_norms(model)
+    for image, target in zip(images, targets):
+        wanted = referee([image.double() / 255], [dict(target)])
+        batch = as_batch([image], [target])
+        batch.targets.labels[batch.targets.valid] += 1  # its classes are COCO's ids as they are
+        found = model(batch)
+        for mine, theirs in {"cls": "classification", "box": "bbox_regression"}.items():
+            assert wanted[theirs] > 1e-3
+            torch.testing.assert_close(found[mine], wanted[theirs], rtol=1e-6, atol=1e-4, check_dtype=False)
+    referee.eval()
+    model.eval()
+
+
+def test_a_model_for_cocos_80_classes_takes_their_rows(pair):
+    class Eighty:
+        num_classes = 80
+
+    theirs = torch.arange(91.0).repeat(9)
+    state = {**pair[0].state_dict(), "head.classification_head.cls_logits.bias": theirs}
+    found = convert(state, Eighty())["head.classes.bias"].view(9, 80)
+    gaps = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+    assert found[0].tolist() == [number for number in range(91) if number not in gaps]
+    assert (found == found[0]).all()
