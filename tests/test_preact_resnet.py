@@ -8,20 +8,10 @@ from backbone_referee import assert_close, assert_same_maps, assert_same_step, o
 from torch import nn
 
 from chordate.backbones.preact_resnet import PreActBlock, PreActBottleneck
+from chordate.backbones.wide_cifar import SIZES
 from chordate.checkpoints import timm as timm_names
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
-
-# With the 10-class layer. He et al. 2016, Identity Mappings, tables 2 and 4 (it says 10.2 M for 1001 layers; counting
-# every weight of the network that it describes gives 10.33 M); Zagoruyko & Komodakis 2016, tables 4 and 5.
-SIZES = {
-    "preact_resnet110_cifar": 1.7,
-    "preact_resnet164_cifar": 1.7,
-    "preact_resnet1001_cifar": 10.33,
-    "wrn16_8_cifar": 11.0,
-    "wrn28_10_cifar": 36.5,
-    "wrn40_4_cifar": 8.9,
-}
 
 
 class Theirs(nn.Module):
@@ -82,12 +72,24 @@ def test_a_dilated_network_is_timms(output_stride):
     assert ours.out_features["c5"].stride == output_stride
 
 
-@pytest.mark.parametrize(("name", "millions"), SIZES.items())
-def test_sizes_are_the_papers(name, millions):
-    backbone = on_meta(name)
-    channels = backbone.out_features["c4"].channels
-    count = sum(p.numel() for p in backbone.parameters()) + 10 * channels + 10
-    assert count / 1e6 == pytest.approx(millions, rel=0.01, abs=0.05)
+@pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), (1001, 10.2)])
+def test_weights_are_the_papers(depth, millions):
+    """He et al. 2016, Identity Mappings, table 4: what it counts are convolutions and classifier, without norms."""
+    weights = sum(p.numel() for p in on_meta(f"preact_resnet{depth}_cifar").parameters() if p.dim() == 4)
+    assert (weights + 10 * 256 + 10) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize(("depth", "widen"), SIZES)
+def test_a_wide_networks_size_is_the_formulas(depth, widen):
+    """Zagoruyko & Komodakis 2016, table 1: three groups of (depth - 4) / 6 blocks, with a projection in the first."""
+    expected, before = 9 * 3 * 16, 16
+    for width in (16 * widen, 32 * widen, 64 * widen):
+        expected += before * width  # the projection
+        for _ in range((depth - 4) // 6):
+            expected += 9 * before * width + 9 * width * width + 2 * before + 2 * width
+            before = width
+    expected += 2 * before  # the last norm
+    assert sum(p.numel() for p in on_meta(f"wrn{depth}_{widen}_cifar").parameters()) == expected
 
 
 @pytest.mark.parametrize(("depth", "bottleneck", "blocks"), [(110, False, 54), (164, True, 54), (28, False, 12)])

@@ -1,10 +1,10 @@
-"""ResNeXt against torchvision's and timm's, and the counts of the paper's tables."""
+"""ResNeXt against torchvision's and timm's, and the paper's equation of what paths cost."""
 
 import pytest
 import timm
 import torch
 import torchvision
-from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, size, with_weights_of
+from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, with_weights_of
 
 from chordate.backbones.resnext import VARIANTS
 from chordate.contracts import check_outputs
@@ -31,20 +31,6 @@ def test_101_32x4d_has_timms_maps():
     theirs = referee(lambda: timm.create_model("resnext101_32x4d"))
     ours = with_weights_of(theirs, "resnext101_32x4d", out=list(TIMM.values()))
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 64, 64), tolerance=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "millions", "billions"),
-    [
-        ("resnet50", 25.5, 4.1),  # Xie et al. 2017, table 1
-        ("resnext50_32x4d", 25.0, 4.2),
-        ("resnext101_32x4d", 44.18, 8.0),  # of timm; Hu et al. 2018, table 2
-        ("resnext101_32x8d", 88.79, 16.4),  # of torchvision's weights, as the next
-        ("resnext101_64x4d", 83.46, 15.5),
-    ],
-)
-def test_parameters_and_multiply_adds_are_the_papers(name, millions, billions):
-    assert size(name) == (pytest.approx(millions, abs=0.06), pytest.approx(billions, abs=0.07))
 
 
 @pytest.mark.parametrize(("cardinality", "width"), [(1, 64), (2, 40), (4, 24), (8, 14), (32, 4)])

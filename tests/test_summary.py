@@ -1,45 +1,188 @@
-"""`chordate summary` against table 1 of the ResNet paper (He et al. 2016) and torchvision's own counts."""
+"""`chordate summary` against the papers' tables, and torchvision's own counts."""
+
+import contextlib
+import io
+import re
 
 import pytest
-import torch
 import torchvision
+from backbone_referee import on_meta
 
-from chordate.api import build_backbone
 from chordate.cli.main import main
-from chordate.cli.summary import classifier, multiply_adds
+from chordate.registry import BACKBONES
 
-# depth: (parameters / M as torchvision publishes them, multiply-adds / G as the paper's table 1 prints them)
-TABLE = {18: (11.7, 1.8), 34: (21.8, 3.6), 50: (25.6, 3.8), 101: (44.5, 7.6), 152: (60.2, 11.3)}
-ROUNDING = 0.05  # the tables print one decimal
+# By paper or publisher: millions of parameters, and thousand millions of multiply-adds, as printed there; some round,
+# some cut off, some count norms and pools too. None where nothing is printed.
+PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
+    "He et al. 2016, Deep Residual Learning, table 1 and figure 3": {
+        "resnet18": (None, "1.8"),
+        "resnet34": (None, "3.6"),
+        "plain18": (None, "1.8"),
+        "plain34": (None, "3.6"),
+        # The paper's bottlenecks have the stride in the first 1×1.
+        "resnet50_caffe": (None, "3.8"),
+        "resnet101_caffe": (None, "7.6"),
+        "resnet152_caffe": (None, "11.3"),
+    },
+    "He et al. 2016, Deep Residual Learning, table 6": {
+        "resnet20_cifar": ("0.27", None),
+        "resnet32_cifar": ("0.46", None),
+        "resnet44_cifar": ("0.66", None),
+        "resnet56_cifar": ("0.85", None),
+        "resnet110_cifar": ("1.7", None),
+        "resnet1202_cifar": ("19.4", None),
+        # Shortcuts of option A have no parameters, so plain nets have as many (section 4.2).
+        "plain20_cifar": ("0.27", None),
+        "plain32_cifar": ("0.46", None),
+        "plain44_cifar": ("0.66", None),
+        "plain56_cifar": ("0.85", None),
+    },
+    "torchvision's weights": {
+        "resnet18": ("11.69", "1.814"),
+        "resnet34": ("21.80", "3.664"),
+        "resnet50": ("25.56", "4.089"),
+        "resnet101": ("44.55", "7.801"),
+        "resnet152": ("60.19", "11.514"),
+        "resnext101_32x8d": ("88.79", "16.414"),
+        "resnext101_64x4d": ("83.46", "15.46"),
+        "wide_resnet101_2": ("126.89", "22.753"),
+    },
+    "He T. et al. 2019, Bag of Tricks, table 5": {
+        "resnet50c": (None, "4.3"),
+        "resnet50d": (None, "4.3"),
+    },
+    "timm's results on ImageNet": {
+        "resnet50c": ("25.58", None),
+        "resnet101c": ("44.57", None),
+        "resnet152c": ("60.21", None),
+        "resnet18d": ("11.71", None),
+        "resnet34d": ("21.82", None),
+        "resnet50d": ("25.58", None),
+        "resnet101d": ("44.57", None),
+        "resnet152d": ("60.21", None),
+        "resnext101_32x4d": ("44.18", None),
+        "preact_resnet50": ("25.55", None),
+        "preact_resnet101": ("44.54", None),
+        "preact_resnet152": ("60.19", None),
+    },
+    "Xie et al. 2017, table 1": {"resnext50_32x4d": ("25.0", "4.2")},
+    "Zagoruyko & Komodakis 2016, tables 4, 5 and 8": {
+        "wide_resnet50_2": ("68.9", None),
+        "wrn16_8_cifar": ("11.0", None),
+        "wrn28_10_cifar": ("36.5", None),
+        "wrn40_4_cifar": ("8.9", None),
+    },
+    "Hu et al. 2018, tables 2 and 10": {
+        "seresnet50": ("28.1", None),
+        "seresnext50_32x4d": (None, "4.25"),
+        "seresnext101_32x4d": (None, "8.00"),
+    },
+    "timm's results on ImageNet, SE": {
+        "seresnet18": ("11.78", None),
+        "seresnet34": ("21.96", None),
+        "seresnet101": ("49.33", None),
+        "seresnet152": ("66.82", None),
+        "seresnext50_32x4d": ("27.56", None),
+        "seresnext101_32x4d": ("48.96", None),
+    },
+    "Bello et al. 2021, table of ResNet-RS": {  # FLOPs at their image sizes: test_resnet_rs.py
+        "resnetrs50": ("36", None),
+        "resnetrs101": ("64", None),
+        "resnetrs152": ("87", None),
+        "resnetrs200": ("93", None),
+        "resnetrs270": ("130", None),
+        "resnetrs350": ("164", None),
+        "resnetrs420": ("192", None),
+    },
+    "He et al. 2016, Identity Mappings, and its authors' code": {
+        "preact_resnet110_cifar": ("1.7", None),
+        "preact_resnet164_cifar": ("1.7", None),
+        "preact_resnet1001_cifar": ("10.3", None),  # 10.2 without the norms: test_preact_resnet.py
+        "preact_resnet200": ("64.7", None),
+    },
+    "Huang et al. 2017, table 2, and torchvision's weights": {
+        "densenet100_12_cifar": ("0.8", None),
+        "densenet121": ("7.98", "2.834"),
+        "densenet161": ("28.68", "7.728"),
+        "densenet169": ("14.15", "3.36"),
+        "densenet201": ("20.01", "4.291"),
+    },
+    "Liu et al. 2022, table 1": {
+        "convnext_tiny": ("28.6", "4.5"),
+        "convnext_small": ("50", "8.7"),
+        "convnext_base": ("89", "15.4"),
+        "convnext_large": ("198", "34.4"),
+    },
+}
+PRINTED = [(source, name, *numbers) for source, rows in PAPERS.items() for name, numbers in rows.items()]
+UNPUBLISHED = {
+    "wrn16_4_cifar",
+    "highway20_cifar",
+    "highway32_cifar",
+}  # by formula in test_preact_resnet, test_cifar_nets
 
 
-@pytest.mark.parametrize("depth", TABLE)
-def test_resnets_have_the_papers_size(depth):
-    parameters, flops = TABLE[depth]
-    style = {"style": "caffe"} if depth >= 50 else {}  # the paper's stride is in the first 1×1
-    with torch.device("meta"):
-        model = classifier(build_backbone(f"resnet{depth}", **style))
-    counted = sum(p.numel() for p in model.parameters()) / 1e6
-    assert counted == pytest.approx(parameters, abs=0.01 * parameters)
-    assert multiply_adds(model, (224, 224)) / 1e9 == pytest.approx(flops, abs=0.01 * flops + ROUNDING)
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    """The table of `chordate summary` without names, as a pipe gets it."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["summary"]) == 0
+    return [line for line in printed.getvalue().splitlines() if line.startswith("│")]
 
 
-@pytest.mark.parametrize("depth", TABLE)
-def test_v15_counts_are_torchvisions(depth):
-    weights = torchvision.models.get_model_weights(f"resnet{depth}").DEFAULT
-    with torch.device("meta"):
-        model = classifier(build_backbone(f"resnet{depth}"))
-    assert sum(p.numel() for p in model.parameters()) == weights.meta["num_params"]
-    assert multiply_adds(model, (224, 224)) / 1e9 == pytest.approx(weights.meta["_ops"], abs=0.001)
+@pytest.fixture(scope="module")
+def table(lines) -> dict[str, list[str]]:
+    """Each backbone's cells by its name."""
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    return {row[0]: row[1:] for row in rows}
 
 
-def test_summary_prints_an_aligned_table(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
-    assert main(["summary", "resnet18", "resnet50"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│ resnet")]
-    assert "11.69" in lines[0] and "25.56" in lines[1]
-    assert "c5:2048/32" in lines[1]
+def test_every_backbone_has_one_line_of_one_table(lines, table):
+    BACKBONES.names()
+    assert set(table) == set(BACKBONES.variants)
+    assert len(lines) == len(table)
     assert len({tuple(i for i, c in enumerate(line) if c == "│") for line in lines}) == 1
+    assert table["resnet50"][0] == "224×224" and table["resnet20_cifar"][0] == "32×32"
+    assert table["resnet50"][3] == "c2:256/4 c3:512/8 c4:1024/16 c5:2048/32"
+
+
+def test_every_backbone_is_held_to_a_published_number():
+    BACKBONES.names()
+    assert {name for _, name, *_ in PRINTED} | UNPUBLISHED == set(BACKBONES.variants)
+
+
+def agrees(printed: str, published: str | None, share: float = 0.0) -> bool:
+    """Within one of the last digit published, or of the second place, which the table prints; or within a share."""
+    if published is None:
+        return True
+    places = len(published.partition(".")[2])
+    return abs(float(printed) - float(published)) <= max(1.001 * 10.0**-places, 0.01001, share * float(published))
+
+
+@pytest.mark.parametrize(("source", "name", "millions", "billions"), PRINTED)
+def test_parameters_and_multiply_adds_are_the_published(source, name, millions, billions, table):
+    _, parameters, multiply_adds, _ = table[name]
+    assert agrees(parameters, millions), f"{parameters} M, but {source} says {millions}"
+    assert agrees(multiply_adds, billions, share=0.006), f"{multiply_adds} G, but {source} says {billions}"
+
+
+def test_parameters_are_torchvisions_to_the_last():
+    BACKBONES.names()
+    for name in BACKBONES.variants:
+        scheme, _, model = (BACKBONES.expand(name).get("default_weights") or "").partition("://")
+        if scheme == "torchvision":
+            model, _, weights = model.partition("/")
+            theirs = torchvision.models.get_model_weights(model)[weights].meta["num_params"]
+            backbone = on_meta(name)
+            channels = list(backbone.out_features.values())[-1].channels
+            classifier = 1000 * (channels + 1) + (2 * channels if "convnext" in name else 0)  # after a norm
+            assert sum(p.numel() for p in backbone.parameters()) + classifier == theirs, name
+
+
+def test_summary_of_some(capsys):
+    assert main(["summary", "resnet5[0]", "resnet18"]) == 0
+    names = re.findall(r"^│ (\S+)", capsys.readouterr().out, re.MULTILINE)
+    assert names == ["resnet50", "resnet18"]  # in the order asked for
 
 
 def test_summary_of_an_unknown_name_answers_with_near_ones(capsys):
