@@ -20,6 +20,10 @@ class DataError(ChordateError):
     """An image or annotation is missing, broken or contradicts the model."""
 
 
+class UnknownClass(DataError):
+    """A class is asked for that the data do not have."""
+
+
 class CheckpointError(ChordateError):
     """A checkpoint cannot be read, or belongs to another model."""
 

@@ -20,7 +20,7 @@ from chordate.data.randomness import seeded
 from chordate.data.reading import read_image
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances, build_pipeline
-from chordate.errors import DataError, unknown
+from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import ImageInfo, Skeleton
 
@@ -195,7 +195,7 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         names = list(by_name) if classes is None else list(classes)
         for name in names:
             if name not in by_name:
-                raise DataError(f"{self.annotations}: {unknown('class', name, by_name)}")
+                raise UnknownClass(f"{self.annotations}: {unknown('class', name, by_name)}")
         if classes is None:
             return [category["id"] for category in categories], tuple(c["name"] for c in categories)
         if len(names) < len(categories):

@@ -17,7 +17,7 @@ from chordate.data.annotations import located
 from chordate.data.randomness import seeded
 from chordate.data.reading import decode_image, read_image
 from chordate.data.transforms import build_pipeline
-from chordate.errors import DataError, unknown
+from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import ImageInfo
 
@@ -190,7 +190,7 @@ def _archive(images: Path) -> tuple[Path | None, str]:
 def _choose(where: Path, known: list[str], classes: Sequence[str] | None) -> tuple[str, ...]:
     for name in classes or ():
         if name not in known:
-            raise DataError(f"{where}: {unknown('class folder', name, known)}")
+            raise UnknownClass(f"{where}: {unknown('class folder', name, known)}")
     chosen = tuple(known if classes is None else classes)
     if not chosen or len(set(chosen)) < len(chosen):
         raise DataError(f"classes={list(chosen)}: name each class once, and at least one")

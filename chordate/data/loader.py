@@ -16,7 +16,7 @@ from chordate import checks
 from chordate.data.batching import collate
 from chordate.data.coco import CocoDataset
 from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
-from chordate.errors import ChordateError, ConfigError, DataError, unknown
+from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import Batch, Skeleton
 
@@ -74,12 +74,14 @@ def build_loader(
     where = "train_data" if training else "val_data"
     _check_settings(where, config, TRAINING_SETTINGS if training else EVALUATION_SETTINGS)
     batch_size, workers = config.get("batch_size", 1), config.get("workers", 2)
-    dataset = DATASETS.build(
-        _with_classes(f"{where}.dataset", config["dataset"], classes),
-        data_root=data_root,
-        pipeline=config.get("pipeline", []),
-        seed=seed,
-    )
+    described = _with_classes(f"{where}.dataset", config["dataset"], classes)
+    try:
+        dataset = DATASETS.build(described, data_root=data_root, pipeline=config.get("pipeline", []), seed=seed)
+    except UnknownClass as error:
+        if classes is None:
+            raise
+        few = ", ".join(classes[:5]) + (" …" if len(classes) > 5 else "")
+        raise DataError(f"the model's classes are {few}, and the data must have them all: {error}") from error
     _check_annotated(dataset, training)
     _check_keypoints(dataset, skeleton)
     share = {"rank": rank, "world_size": world_size}
