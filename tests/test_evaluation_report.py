@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from coco_referee import Truth, detections, disturb_objects, measure
+from matplotlib.figure import Figure
 from PIL import Image
 
+from chordate.visualization.curves import _plot_metric
 from chordate.visualization.report import plot_classes, plot_confusion, plot_errors, plot_precision_recall, write_report
 
 DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # x1, y1, x2, y2
@@ -127,3 +129,13 @@ def test_a_report_on_nothing_found_can_be_drawn():
     assert content["numbers"]["AP"] == 0 and counts(content) == {"Miss": 2}
     for plot in (plot_classes, plot_confusion, plot_errors, plot_precision_recall):
         plot(content, "bbox").canvas.draw()
+
+
+def test_the_curve_of_a_model_with_masks_shows_the_ap_of_both():
+    numbers = {f"{kind}_{name}": 0.3 for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APs", "AR100")}
+    axis = Figure().add_subplot()
+    _plot_metric(axis, [{"mode": "val", "epoch": 1, "iteration": 1, **numbers}])
+    assert [line.get_label() for line in axis.lines[::-1]] == ["bbox AP", "bbox AP50", "bbox AP75", "segm AP"]
+    axis = Figure().add_subplot()
+    _plot_metric(axis, [{"mode": "val", "epoch": 1, "iteration": 1, "top1": 0.5, "top5": 0.7, "error": 0.5}])
+    assert {"top1", "top5"} <= {line.get_label() for line in axis.lines}

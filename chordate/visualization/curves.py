@@ -93,8 +93,10 @@ def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64
 
 
 def _plot_metric(axis: Axes, evaluations: Records) -> None:
-    """AP, AP50 and AP75 where there are such, else the first few numbers; the best of the first is written."""
-    names = [name for name in evaluations[-1] if name.endswith(("_AP", "_AP50", "_AP75"))]
+    """AP of boxes, masks, keypoints, and AP50 and AP75 of the first of these, where there are such; else the first few
+    numbers. The best of the first is written."""
+    aps = [name for name in evaluations[-1] if name.endswith("_AP")]
+    names = [name for ap in aps[:1] for name in (ap, f"{ap}50", f"{ap}75") if name in evaluations[-1]] + aps[1:]
     names = names or [name for name in evaluations[-1] if name not in _NOT_A_LOSS][:4]
     for number, name in reversed([*enumerate(names)]):
         steps, values = _series(evaluations, name)
