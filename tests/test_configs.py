@@ -1,6 +1,7 @@
 """Every packaged config builds its model, its optimiser's settings hold together, and says what paper it follows."""
 
 import ast
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from chordate.config import load_config, packaged_configs
 
 CONFIGS = packaged_configs()
 COCO = [name for name in CONFIGS if name.endswith("_coco")]
+BACKBONES = {"r": "ResNet", "x": "ResNeXt"}
 
 
 def test_the_faster_rcnn_family_is_complete():
@@ -30,11 +32,12 @@ def test_it_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("name", COCO)
-def test_the_depth_is_the_names(name):
-    depth = int(name.split("_r")[1].split("_")[0])
+def test_the_backbone_is_the_names(name):
+    """r50 is ResNet-50, x101-64x4d is ResNeXt-101-64x4d, as in MMDetection's names of configs."""
+    family, depth = re.search(r"_([rx])(\d+(?:-\d+x\d+d)?)_", name).groups()
     with torch.device("meta"):
         model = chordate.build_model(name, pretrained=False)
-    assert model.backbone.name == f"ResNet-{depth}"
+    assert model.backbone.name == f"{BACKBONES[family]}-{depth}"
 
 
 @pytest.mark.parametrize(("schedule", "epochs", "milestones"), [("1x", 12, [8, 11]), ("3x", 36, [27, 33])])
