@@ -173,7 +173,7 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
     torch.serialization.clear_safe_globals()
     state = torch.load(path, weights_only=True)
     torch.serialization.add_safe_globals(allowed)
-    assert set(state) == {"chordate", "model", "classes", "config", "ema", "train"}
+    assert set(state) == {"chordate", "model", "classes", "skeleton", "config", "ema", "train"}
     assert "lr=0.05" in state["config"]
 
     state["config"] = f"import os\nos.mkdir({str(tmp_path / 'ran')!r})"

@@ -32,11 +32,11 @@ def keypoints(*instances: list[list[float]]) -> InstanceKeypoints:
     return InstanceKeypoints(torch.tensor(instances), mirrored=SWAPPED, canvas_size=(HEIGHT, WIDTH))
 
 
-def dots(points: Tensor, height: int, width: int) -> Tensor:
+def dots(points: Tensor, height: int, width: int, spread: float = 2.5) -> Tensor:
     """A picture `[points, height, width]` of a soft dot at each point."""
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     away = (x - points[:, 0, None])[:, None] ** 2 + ((y - points[:, 1, None]) ** 2)[:, :, None]
-    return (-away / (2 * 2.5**2)).exp()
+    return (-away / (2 * spread**2)).exp()
 
 
 def centre(dot: Tensor) -> Tensor:
@@ -48,10 +48,11 @@ def centre(dot: Tensor) -> Tensor:
 def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
     points = keypoints([[60.5, 40.5, 2], [100.25, 80, 2], [131, 95.5, 1]], [[75, 110, 2], [140, 60, 1], [90, 70, 2]])
     plain = points.as_subclass(Tensor)
+    spread = 1.0 if name == "elastic" else 2.5  # a field that bends a dot moves its centre, a large one's more
     for seed in range(3):
         torch.manual_seed(seed)
         sample = {
-            "image": Image(dots(plain.flatten(0, 1), HEIGHT, WIDTH)),
+            "image": Image(dots(plain.flatten(0, 1), HEIGHT, WIDTH, spread)),
             "boxes": BoundingBoxes([[50, 30, 140, 120]], format="XYXY", canvas_size=(HEIGHT, WIDTH)),
             "keypoints": points,
         }
@@ -66,7 +67,7 @@ def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
         visible = found.as_subclass(Tensor)[..., 2].flatten() > 0
         assert visible[whole].all()
         places = found.as_subclass(Tensor)[..., :2].flatten(0, 1)
-        tolerance = 0.6 if name == "elastic" else 0.15  # pixels; a field that bends a dot moves its centre
+        tolerance = 0.25 if name == "elastic" else 0.15  # pixels
         assert ((places - centre(picture))[whole].abs() < tolerance).all()
 
 
