@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 import chordate
@@ -80,6 +82,25 @@ def test_predict_draws_and_writes(seer, shapes, tmp_path):
     for row in rows:
         assert row["class"] in {"circle", "rectangle", "triangle", "star", "ring"} and row["score"] >= 0.2
         assert len(row["box"]) == 4
+
+
+def test_predict_writes_masks_as_cocos_run_lengths(shapes, tmp_path):
+    torch.manual_seed(0)
+    config = tmp_path / "masks.py"
+    config.write_text(f'base = "{CONFIG}"\nmodel = dict(mask=dict(type="MaskHead", convs=1, channels=16))\n')
+    model = chordate.build_model(config, num_classes=2, pretrained=False).eval()
+    torch.nn.init.normal_(model.box.classes.weight, std=0.3)
+    torch.nn.init.normal_(model.mask.masks.weight, std=0.3)
+    torch.save({"chordate": 1, "model": model.state_dict(), "classes": ["a", "b"]}, tmp_path / "masks.pt")
+    picture = sorted((shapes / "val").glob("*"))[0]
+    out = tmp_path / "drawn"
+    sure = ["--precision", "fp32", "--score-threshold", "0.1"]
+    assert main(["predict", str(config), str(tmp_path / "masks.pt"), str(picture), "--out", str(out), *sure]) == 0
+    (found,) = chordate.predict(model, picture, score_threshold=0.1, precision="fp32")
+    rows = json.loads((out / "detections.json").read_text())
+    assert len(rows) == len(found) > 0 and found.masks.any()
+    for row, mask in zip(rows, found.masks):
+        np.testing.assert_array_equal(rle.decode(row["mask"]), mask.numpy())
 
 
 def test_predict_never_overwrites_a_picture(seer, shapes, tmp_path):

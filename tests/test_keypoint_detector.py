@@ -1,5 +1,6 @@
 """Keypoint R-CNN as a whole: how many keypoints there are comes from the data, and stays with the weights."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_it_learns_where_the_corners_of_a_square_are():
             targets.keypoints[i, j] = torch.tensor([[x1 + 4, y1 + 4, 2], [x2 - 4, y1 + 4, 2]])
     batch = Batch(images, torch.full((2, 2), 96), [ImageInfo(i, "", 96, 96) for i in range(2)], targets)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
-    for _ in range(60):
+    for _ in range(45):
         optimizer.zero_grad()
         sum(model(batch).values()).backward()
         optimizer.step()
@@ -146,6 +147,10 @@ def test_commands_train_resume_test_and_predict(arrows, tmp_path, monkeypatch, c
     assert (
         main(["predict", "arrows.py", "run/iteration_2.pt", picture, "--score-threshold", "0", "--out", "drawn"]) == 0
     )
+
+    (first, *_) = json.loads((tmp_path / "drawn/detections.json").read_text())
+    assert list(first["keypoints"]) == list(ARROW.names) and len(first["keypoints"]["tip"]) == 3
+    assert (tmp_path / "drawn/1_detections.png").is_file()
 
     renamed = [{**CATEGORY, "keypoints": ["tip", "a", "b"]}]
     write_coco(arrows, [annotation(1, 1, [8, 8, 30, 30], keypoints=[10, 12, 2] * 3)], categories=renamed)

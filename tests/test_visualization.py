@@ -16,7 +16,7 @@ from tiny_coco import write_coco
 from chordate.data import CocoDataset
 from chordate.data.shapes import CLASSES, generate_shapes
 from chordate.errors import DataError
-from chordate.structures import Detections, ImageInfo
+from chordate.structures import Detections, ImageInfo, Skeleton
 from chordate.visualization import draw, plot_training, side_by_side, write_image
 from chordate.visualization.curves import _plot_losses, _running_mean
 from chordate.visualization.paint import _place, colour_of, fit_text, make_font
@@ -104,12 +104,34 @@ def test_a_name_too_long_is_cut_but_its_score_is_not():
 def test_masks_tint_what_they_cover_and_keypoints_are_dots():
     mask = torch.zeros(1, 100, 160, dtype=torch.bool)
     mask[:, 60:80, 60:90] = True
-    points = torch.tensor([[[140.0, 90.0, 1.0]]])
+    points = torch.tensor([[[140.0, 90.0, 5.0]]])
     found = detections((40, 50, 120, 95, 0.9, 1), masks=mask, keypoints=points)
     picture = changed(draw(GREY, found, ["a", "b"]))
     assert picture[4 * 62 : 4 * 78, 4 * 62 : 4 * 88].all()
     assert not picture[4 * 84 : 4 * 90, 4 * 62 : 4 * 88].any()
     assert picture[4 * 90, 4 * 140] and not picture[4 * 90, 4 * 150]
+
+
+def test_bones_join_the_keypoints_that_are_found():
+    """Detectron leaves out those whose logit is below 2."""
+    skeleton = Skeleton(("a", "b", "c", "d"), ((0, 1), (1, 2), (2, 3)))
+    points = torch.tensor([[[130.0, 20, 5], [150, 20, 5], [150, 60, 2.5], [130, 60, 1.5]]])
+    found = detections((10, 50, 60, 95, 0.9, 1), keypoints=points)
+    plain, joined = (changed(draw(GREY, found, ["a", "b"], skeleton=bones)) for bones in (None, skeleton))
+    assert not plain[4 * 20, 4 * 140] and joined[4 * 20, 4 * 140]
+    assert not plain[4 * 40, 4 * 150] and joined[4 * 40, 4 * 150]
+    assert not joined[4 * 60, 4 * 140] and not joined[4 * 60, 4 * 130]
+
+
+def test_objects_with_shapes_have_colours_of_their_own():
+    """Neighbours are often of one class; boxes alone keep their class's colour."""
+    rows = (10, 40, 60, 95, 0.9, 1), (90, 40, 150, 95, 0.8, 1)
+    masks = torch.zeros(2, 100, 160, dtype=torch.bool)
+    edges = [[draw(GREY, found, ["a", "b"])[4 * 70, 4 * x + 1].tolist() for x in (10, 90)] for found in (
+        detections(*rows), detections(*rows, masks=masks)
+    )]  # fmt: skip
+    assert edges[0][0] == edges[0][1] == list(colour_of(1))
+    assert edges[1] == [list(colour_of(0)), list(colour_of(1))]
 
 
 def test_names_outside_ascii_are_drawn():

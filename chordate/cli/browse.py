@@ -62,12 +62,13 @@ def write_pages(cfg: Config, root: Path, out: Path, count: int) -> int:
     # They are the same with any number of workers; without, none reads ahead in vain.
     loader: Any = build_loader({**section(cfg, "train_data"), "workers": 0}, data_root=root, training=True, seed=seed)
     classes, groups, written = loader.dataset.classes, [], 0
+    skeleton = getattr(loader.dataset, "skeleton", None)
     mix = _mixer(cfg, classes)
     for number, batch in enumerate(loader, start=1):
         shown = []
         with seeded(seed, number):
             batch = mix(batch)
-        for index, picture in enumerate(draw_batch(batch, classes)[: count - written]):
+        for index, picture in enumerate(draw_batch(batch, classes, skeleton=skeleton)[: count - written]):
             file = f"{written:03}.jpg"
             write_image(out / file, picture)
             height, width = picture.shape[:2]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chordate.cli.common import add_options
 
 if TYPE_CHECKING:
-    from chordate.structures import Classification, Detections
+    from chordate.structures import Classification, Detections, Skeleton
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -73,8 +73,9 @@ def run(arguments: argparse.Namespace) -> None:
             write_image(out / f"{name}_class.png", draw_class(picture, found, model.classes))
             rows.append({"file": str(path), "found": class_rows(found, model.classes)})
         else:
-            write_image(out / f"{name}_detections.png", draw(picture, found, model.classes))
-            rows += [{"file": str(path), **row} for row in detection_rows(found, model.classes)]
+            skeleton = getattr(model, "skeleton", None)
+            write_image(out / f"{name}_detections.png", draw(picture, found, model.classes, skeleton=skeleton))
+            rows += [{"file": str(path), **row} for row in detection_rows(found, model.classes, skeleton)]
     (out / ("classes.json" if classifies else "detections.json")).write_text(json.dumps(rows, indent=1) + "\n")
     if classifies:
         print(f"{len(paths)} picture(s) classified: {out}/")
@@ -83,12 +84,24 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{len(rows)} detections on {len(paths)} picture(s): {out}/{hint}")
 
 
-def detection_rows(found: Detections, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """For each detection its class, score and box, in pixels of the picture."""
-    return [
+def detection_rows(
+    found: Detections, classes: tuple[str, ...], skeleton: Skeleton | None = None
+) -> list[dict[str, Any]]:
+    """For each detection its class, score and box in pixels of the picture, and what else the model finds: the mask in
+    COCO's run lengths, and by name each keypoint's x, y and score (a logit)."""
+    from chordate.data.rle import encode_masks
+
+    rows: list[dict[str, Any]] = [
         {"class": classes[label], "score": round(score, 4), "box": [round(x, 2) for x in box]}
         for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
     ]
+    if found.masks is not None:
+        for row, mask in zip(rows, encode_masks(found.masks)):
+            row["mask"] = mask
+    if found.keypoints is not None and skeleton is not None:
+        for row, points in zip(rows, found.keypoints.tolist()):
+            row["keypoints"] = {name: [round(x, 2) for x in point] for name, point in zip(skeleton.names, points)}
+    return rows
 
 
 def class_rows(found: Classification, classes: tuple[str, ...]) -> list[dict[str, Any]]:

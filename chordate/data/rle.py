@@ -1,11 +1,21 @@
-"""Run-length masks to rings along the pixels' borders, exactly: rasterised, they give the same bitmap."""
+"""Bitmaps to COCO's run lengths, and to rings along the pixels' borders, which rasterised give the same bitmap."""
 
 from typing import Any
 
+import hotcoco
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from chordate.data.polygons import Ring
+
+
+def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """`[D, H, W]` bool as COCO's compressed run lengths: `size`, height and width, and `counts`, a text for JSON."""
+    if not len(masks):
+        return []
+    encoded = hotcoco.mask.encode(masks.cpu().numpy().transpose(1, 2, 0))
+    return [{"size": list(one["size"]), "counts": one["counts"].decode()} for one in encoded]
 
 
 def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from chordate.ops.paste import paste_masks
-from chordate.structures import Batch, ClassTargets, InstanceTargets
+from chordate.structures import Batch, ClassTargets, InstanceTargets, Skeleton
 from chordate.visualization.paint import Mark, Picture, colour_of, paint
 
 STRIPE = 8  # pixels of the stripes that mark padding
 STRIPES = np.array([[225, 225, 225], [190, 190, 190]], np.uint8)
 
 
-def draw_batch(batch: Batch, classes: Sequence[str], long_side: int = 640) -> list[Picture]:
+def draw_batch(
+    batch: Batch, classes: Sequence[str], long_side: int = 640, skeleton: Skeleton | None = None
+) -> list[Picture]:
     """Each image of a batch with its padding striped and its targets drawn.
 
     Instances: boxes, labels, masks pasted back from their bitmaps, and labelled keypoints, each instance in a colour
@@ -26,6 +28,7 @@ def draw_batch(batch: Batch, classes: Sequence[str], long_side: int = 640) -> li
         batch: from a training loader, on the CPU.
         classes: the name of each label.
         long_side: smaller pictures are enlarged to this side in pixels, so that names can be read.
+        skeleton: has the lines between the keypoints.
 
     Returns:
         one picture `[H', W', 3]` an image.
@@ -34,7 +37,10 @@ def draw_batch(batch: Batch, classes: Sequence[str], long_side: int = 640) -> li
     for index, image in enumerate(batch.images):
         ground = image.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy().copy()
         _stripe(ground, *batch.sizes[index].tolist())
-        pictures.append(paint(ground, _marks(batch, index, classes), max(long_side, *ground.shape[:2])))
+        marks = _marks(batch, index, classes)
+        for mark in marks:
+            mark.bones = skeleton.bones if skeleton is not None and mark.points else ()
+        pictures.append(paint(ground, marks, max(long_side, *ground.shape[:2])))
     return pictures
 
 
@@ -86,6 +92,6 @@ def _instance_marks(targets: InstanceTargets, index: int, classes: Sequence[str]
         if masks is not None and not group:
             mark.mask = masks[number]
         if points is not None:
-            mark.points = [(x, y) for x, y, seen in points[number].tolist() if seen]
+            mark.points = [(x, y) if seen else None for x, y, seen in points[number].tolist()]
         marks.append(mark)
     return marks

@@ -33,7 +33,8 @@ class Mark:
         colour: of the box and the label.
         dashed: how the box is drawn.
         mask: `[H, W]` bool.
-        points: x, y each.
+        points: x, y each, or None where one is not shown.
+        bones: pairs of points that a line joins, where both are shown.
     """
 
     box: Sequence[float]
@@ -42,7 +43,8 @@ class Mark:
     colour: Colour
     dashed: bool = False
     mask: NDArray[np.bool_] | None = None
-    points: Sequence[Sequence[float]] = ()
+    points: Sequence[Sequence[float] | None] = ()
+    bones: Sequence[tuple[int, int]] = ()
 
 
 def colour_of(label: int) -> Colour:
@@ -75,8 +77,7 @@ def paint(image: Picture, marks: Sequence[Mark], long_side: int) -> Picture:
     pen = ImageDraw.Draw(canvas)
     for mark in reversed(marks):
         _draw_box(pen, _on_canvas(mark.box, scale, size), mark, line)
-        for x, y in mark.points:
-            pen.circle((x * scale, y * scale), 2 * line, fill=mark.colour, outline="black")
+        _draw_points(pen, mark, scale, line)
     taken: list[Pixels] = []
     for mark in marks:
         text = fit_text(mark.name, mark.note, font, size[0] - 2 * PADDING)
@@ -114,6 +115,19 @@ def _draw_box(pen: ImageDraw.ImageDraw, box: Pixels, mark: Mark, line: int) -> N
     for y in range(y1, y2, 2 * dash):
         for x in (x1, x2 - line + 1):
             pen.rectangle((x, y, x + line - 1, min(y + dash, y2)), fill=mark.colour)
+
+
+def _draw_points(pen: ImageDraw.ImageDraw, mark: Mark, scale: float, line: int) -> None:
+    """Points with a dark edge, and their bones, which have one too."""
+    points = [None if point is None else (point[0] * scale, point[1] * scale) for point in mark.points]
+    for first, second in mark.bones:
+        ends = points[first], points[second]
+        if ends[0] is not None and ends[1] is not None:
+            pen.line((*ends[0], *ends[1]), "black", 2 * line)
+            pen.line((*ends[0], *ends[1]), mark.colour, line)
+    for place in points:
+        if place is not None:
+            pen.circle(place, 1.5 * line, fill=mark.colour, outline="black")
 
 
 def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> str:

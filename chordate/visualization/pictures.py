@@ -13,29 +13,37 @@ from PIL import Image, ImageDraw
 from chordate.data.annotations import box_of
 from chordate.data.reading import read_image
 from chordate.errors import DataError
-from chordate.structures import Classification, Detections, ImageInfo
+from chordate.structures import Classification, Detections, ImageInfo, Skeleton
 from chordate.visualization.paint import Mark, Picture, colour_of, fit_text, make_font, paint
 
 MARGIN = 14  # pixels around the images of a sheet
 CAPTION = 15  # size of a sheet's captions in pixels
+SURE = 2.0  # a keypoint's logit from which on it is drawn, as Detectron does
 
 
 def draw(
-    image: Picture, detections: Detections, classes: Sequence[str], threshold: float = 0.0, long_side: int = 640
+    image: Picture,
+    detections: Detections,
+    classes: Sequence[str],
+    threshold: float = 0.0,
+    long_side: int = 640,
+    skeleton: Skeleton | None = None,
 ) -> Picture:
     """Boxes with class names and scores, and masks and keypoints where there are some.
 
     Args:
         image: `[H, W, 3]` uint8 RGB.
         detections: in pixels of `image`.
-        classes: the name of each label; a label has the same colour in every picture.
+        classes: the name of each label; a label has the same colour in every picture. With masks or keypoints each
+            object has a colour of its own, since neighbours are often of one class.
         threshold: lower scores are left out.
         long_side: smaller pictures are enlarged to this side in pixels, so that names can be read.
+        skeleton: has the lines between the keypoints. Keypoints that are hardly found are left out.
 
     Returns:
         a new picture `[H', W', 3]`, of the image's size or enlarged.
     """
-    return paint(image, _found(detections, classes, threshold), max(long_side, *image.shape[:2]))
+    return paint(image, _found(detections, classes, threshold, skeleton), max(long_side, *image.shape[:2]))
 
 
 def draw_class(image: Picture, found: Classification, classes: Sequence[str], long_side: int = 640) -> Picture:
@@ -88,7 +96,8 @@ def side_by_side(
     rows: list[list[tuple[Picture, str]]] = []
     for number, (info, found) in enumerate(zip(infos, detections, strict=True)):
         image = read_image(info.path, (info.height, info.width)).permute(1, 2, 0).numpy()
-        truth, shown = _truth(dataset, info.image_id), _found(found, dataset.classes, threshold)
+        truth = _truth(dataset, info.image_id, masks=found.masks is not None)
+        shown = _found(found, dataset.classes, threshold, getattr(dataset, "skeleton", None))
         if number % columns == 0:
             rows.append([])
         rows[-1] += [
@@ -133,32 +142,47 @@ def _best(image: Picture, found: Classification, classes: Sequence[str]) -> Mark
     return Mark([0, 0, image.shape[1], image.shape[0]], classes[label], f" {score:.2f}", colour_of(label))
 
 
-def _found(detections: Detections, classes: Sequence[str], threshold: float) -> list[Mark]:
+def _found(
+    detections: Detections, classes: Sequence[str], threshold: float, skeleton: Skeleton | None = None
+) -> list[Mark]:
     """Of detections, best first."""
     marks = []
-    for i in detections.scores.argsort(descending=True, stable=True).tolist():
+    bones = () if skeleton is None else skeleton.bones
+    shaped = detections.masks is not None or detections.keypoints is not None
+    for number, i in enumerate(detections.scores.argsort(descending=True, stable=True).tolist()):
         score, label = float(detections.scores[i]), int(detections.labels[i])
         if score < threshold:
             break
-        mark = Mark(detections.boxes[i].tolist(), classes[label], f" {score:.2f}", colour_of(label))
+        colour = colour_of(number if shaped else label)
+        mark = Mark(detections.boxes[i].tolist(), classes[label], f" {score:.2f}", colour)
         if detections.masks is not None:
             mark.mask = detections.masks[i].cpu().numpy()
         if detections.keypoints is not None:
-            mark.points = detections.keypoints[i, :, :2].tolist()
+            mark.points = [(x, y) if s >= SURE else None for x, y, s in detections.keypoints[i].tolist()]
+            mark.bones = bones
         marks.append(mark)
     return marks
 
 
-def _truth(dataset: GroundTruth, image_id: int) -> list[Mark]:
-    """Of an image's annotations."""
+def _truth(dataset: GroundTruth, image_id: int, masks: bool = False) -> list[Mark]:
+    """Of an image's annotations; with keypoints where the data set reads them."""
+    skeleton = getattr(dataset, "skeleton", None)
     label_of = {category: label for label, category in enumerate(dataset.category_ids)}
     ids = dataset.coco.get_ann_ids(img_ids=[image_id], cat_ids=list(label_of))
     marks = []
-    for annotation in dataset.coco.load_anns(ids):
+    for number, annotation in enumerate(dataset.coco.load_anns(ids)):
         if not (annotation.get("bbox") or annotation.get("segmentation")):
             continue  # the health check has reported it
         label, (x, y, w, h) = label_of[annotation["category_id"]], box_of(dataset.coco, annotation)
         crowd = bool(annotation.get("iscrowd"))
         name, note = dataset.classes[label], " (crowd)" if crowd else ""
-        marks.append(Mark([x, y, x + w, y + h], name, note, colour_of(label), dashed=crowd))
+        colour = colour_of(number if masks or skeleton is not None else label)
+        mark = Mark([x, y, x + w, y + h], name, note, colour, dashed=crowd)
+        if masks and annotation.get("segmentation"):
+            mark.mask = dataset.coco.ann_to_mask(annotation) > 0
+        if skeleton is not None:
+            numbers = annotation.get("keypoints") or []
+            mark.points = [(x + 0.5, y + 0.5) if seen else None for x, y, seen in zip(*[iter(numbers)] * 3)]
+            mark.bones = skeleton.bones if numbers else ()
+        marks.append(mark)
     return marks
