@@ -239,6 +239,23 @@ def test_weights_for_rgb_are_adapted_to_other_images(config, build):
     assert model(torch.randn(2, 4, 64, 64))
 
 
+@pytest.mark.parametrize(
+    ("backbone", "build"),
+    [
+        ({"type": "TorchvisionBackbone", "model": "efficientnet_b0"}, torchvision.models.efficientnet_b0),
+        ({"type": "TimmBackbone", "model": "resnet18"}, partial(timm.create_model, "resnet18")),
+    ],
+)
+def test_whole_classifiers_give_their_own_scores(backbone, build):
+    theirs = referee(build).eval()
+    ours = chordate.build_model({"type": "ImageClassifier", "backbone": backbone}, num_classes=1000)
+    report = load_checkpoint(ours.eval(), theirs.state_dict())
+    assert not report.missing and not report.skipped
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert_close(ours.logits(images), theirs(images), "scores", 1e-5)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The Hugging Face hub as timm sees it: `hub["resnet18.a1_in1k"] = state` puts a file there."""

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 # What the last linear layer, and the norm before it, are called.
-_LAST = ("fc", "head.fc", "classifier.2", "classifier", "head")
+_LAST = ("fc", "head.fc", "classifier.2", "classifier.1", "classifier", "head")
 _NORM = ("head.norm", "classifier.0")
 
 
-def as_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of a bare network to `backbone.…`, `head.norm.…` and `head.fc.…`.
+def as_classifier(state: Mapping[str, Tensor], trunk: str) -> dict[str, Tensor]:
+    """Names of a bare network to `<trunk>…`, `head.norm.…` and `head.fc.…`.
 
     Where the last layer is a 1×1 convolution (timm's pre-activation ResNets) it becomes a linear layer.
     """
@@ -23,5 +23,5 @@ def as_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif part in _NORM:
             found[f"head.norm.{suffix}"] = tensor
         else:
-            found[f"backbone.{name}"] = tensor
+            found[f"{trunk}{name}"] = tensor
     return found

@@ -171,7 +171,8 @@ def _readings(state: State, model: nn.Module, plain: str) -> Iterator[tuple[str,
 def _narrowed(name: str, state: State, model: nn.Module) -> Iterator[tuple[str, State, list[str]]]:
     yield name, state, []
     if hasattr(model, "backbone") and hasattr(getattr(model, "head", None), "fc"):
-        yield name, as_classifier(state), []
+        library = getattr(model.backbone, "library", None)
+        yield name, as_classifier(state, f"backbone.{library.prefix if library else ''}"), []
     if isinstance(model, Backbone) and model.library is not None:
         yield _as_library(state, model, model.library)
     if isinstance(model, Backbone):
