@@ -89,7 +89,8 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
         axis.barh(order, [known[name][key] for name in order], color=colour, height=0.72, label=key)
     for place, name in enumerate(order):
         row = known[name]
-        axis.text(row["AP50"] + 0.01, place, f"{row['AP']:.3f}", va="center", fontsize=8, color=FIRST)
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axis.text(row["AP50"] + 0.01, place, f"{row['AP']:.3f}", va="center", fontsize=8, color=FIRST, bbox=ground)
     axis.set_yticks(range(len(order)), [f"{name}  ({known[name]['instances']:,})" for name in order], fontsize=8)
     axis.set(xlim=(0, 1.08), ylim=(-0.6, max(len(order), 1) - 0.4))
     axis.axvline(content["numbers"]["AP"], color=OTHERS[0], lw=1.2, ls="--", label="mean AP")
