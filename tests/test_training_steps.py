@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_two_stage import Tiny, batch_of
 
+from chordate.ops import nms
 from chordate.registry import MODELS
 
 
@@ -92,3 +93,53 @@ def test_the_step_is_one_graph_for_any_number_of_objects(kind):
         sum(found.values()).backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", MODELS_OF)
+def test_bfloat16_autocast_keeps_losses_and_detections_in_float32(kind):
+    model = detector(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(batch(3, 1, seed=0))
+        sum(losses.values()).backward()
+        found = model.eval()(batch(3, 1, seed=0))
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+    assert all(one.boxes.dtype == torch.float32 for one in found)
+    assert all(one.keypoints is None or one.keypoints.dtype == torch.float32 for one in found)
+
+
+@pytest.mark.parametrize("kind", MODELS_OF)
+def test_where_nothing_is_found_there_are_no_masks_and_no_keypoints_either(kind):
+    model = detector(kind).eval()
+    judge = getattr(model, "head", None) or getattr(model.box, "stages", [model.box])[-1]
+    judge.score_threshold = 1.0
+    for found in model(batch(0, 0, seed=0)):
+        assert len(found) == 0
+        assert found.masks is None or found.masks.shape == (0, 64, 64)
+        assert found.keypoints is None or found.keypoints.shape == (0, KEYPOINTS, 3)
+    parts = MODELS_OF[kind]
+    assert (found.masks is not None) == ("mask" in parts) and (found.keypoints is not None) == ("keypoint" in parts)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", MODELS_OF)
+def test_the_step_never_waits_for_the_gpu(monkeypatch, kind):
+    """NMS is the one exception, as its result decides what there is to do."""
+    plain = nms.nms
+
+    def may_wait(*args):
+        torch.cuda.set_sync_debug_mode("default")
+        kept = plain(*args)
+        torch.cuda.set_sync_debug_mode("error")
+        return kept
+
+    monkeypatch.setattr(nms, "nms", may_wait)
+    model = detector(kind).cuda()
+    batches = [batch(3, 1, seed=0).to("cuda"), batch(8, 0, seed=1).to("cuda")]
+    sum(model(batches[0]).values()).backward()  # warm up
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sum(model(batches[1]).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
