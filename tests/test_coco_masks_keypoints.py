@@ -277,8 +277,8 @@ def test_what_is_asked_for_but_not_found_is_an_error():
         CocoMetric(truth, keypoint_sigmas=[0.1, 0.1])
     with pytest.raises(ConfigError, match="keypoint_sigmas is a number above 0"):
         CocoMetric(truth, keypoint_sigmas=[0.1, 0, 0.1])
-    with pytest.raises(ConfigError, match='unknown iou_type "segm_bbox"'):
-        CocoMetric(truth, iou_types="segm_bbox")
+    with pytest.raises(ConfigError, match='unknown iou_type "mask"'):
+        CocoMetric(truth, iou_types=["bbox", "mask"])
 
 
 def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
