@@ -22,7 +22,7 @@ class AdaptedBackbone(Backbone):
     outermost are repeated.
 
     Args of both:
-        out: the maps to give; None for all of stride 4 and coarser.
+        out: the maps to give; None for the last of stride 4, 8 … each.
         in_channels: of the images. 3-channel weights are adapted when they are loaded.
         frozen_stages: -1 trains everything; 0 freezes all that leads to c1, 1 what leads to c2 … Frozen BatchNorms keep
             their statistics.
@@ -47,7 +47,7 @@ class AdaptedBackbone(Backbone):
     ) -> None:
         """Take the network that gives the maps `out` of those on offer: `make(names)` builds it."""
         if out is None:
-            out = [name for name, spec in offered.items() if spec.stride >= 4]
+            out = list({spec.stride: name for name, spec in offered.items() if spec.stride >= 4}.values())
         if isinstance(out, str) or not out:
             raise ConfigError(f"{self.name}: out={out!r}; give a list of at least one map")
         for name in out:
