@@ -92,7 +92,7 @@ def test_one_training_step_is_torchvisions(name, nodes):
         model.double().train()(images)["c5"].square().mean().backward()
         named = {key.removeprefix("net."): p.grad for key, p in model.named_parameters() if p.grad is not None}
         state[model is ours] = (
-            named if model is ours else dict(chordate.checkpoints.torchvision.convert(named, None).items())
+            named if model is ours else dict(chordate.checkpoints.torchvision.FORMAT.convert(named, None).items())
         )
     for key, gradient in state[True].items():
         assert_close(gradient, state[False][key], key, 1e-4)
@@ -133,7 +133,7 @@ def test_the_published_densenet_files_have_older_names():
         for name, value in theirs.items()
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    found = chordate.checkpoints.torchvision.convert(old, None)
+    found = chordate.checkpoints.torchvision.FORMAT.convert(old, None)
     assert set(ours.state_dict()) <= set(found)
 
 

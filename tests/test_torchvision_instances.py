@@ -13,7 +13,7 @@ from torchvision_referee import as_batch, ours, pictures, scattered, train_witho
 
 from chordate.checkpoints.fit import fit
 from chordate.checkpoints.load import load_checkpoint
-from chordate.checkpoints.torchvision import convert
+from chordate.checkpoints.torchvision import FORMAT
 from chordate.heads import mask as mask_head
 from chordate.models import two_stage
 
@@ -167,7 +167,7 @@ def test_full_size_weights_fit_too(name):
         state = torchvision.models.get_model(name, weights=None, weights_backbone=None).state_dict()
         told = (1, KEYPOINTS) if name.startswith("keypoint") else (90,)
         model = ours(PAIRS[name], *told)
-    assert fit(model, convert(state, model)).whole
+    assert fit(model, FORMAT.convert(state, model)).whole
 
 
 def test_a_model_for_cocos_80_classes_takes_their_masks():
@@ -178,5 +178,5 @@ def test_a_model_for_cocos_80_classes_takes_their_masks():
     class Eighty:
         num_classes = 80
 
-    found = convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, Eighty())
+    found = FORMAT.convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, Eighty())
     assert torch.equal(found["mask.masks.bias"], found["box.classes.bias"][:80])

@@ -1,41 +1,23 @@
 """Loads a checkpoint into a model, whosever names it uses, and says what became of every tensor."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
 from chordate.checkpoints import timm, torchvision
 from chordate.checkpoints.classifiers import as_classifier
 from chordate.checkpoints.fit import Fit, fit, not_finite
+from chordate.checkpoints.formats import State
 from chordate.checkpoints.report import LoadReport, some
 from chordate.checkpoints.source import Contents, read_state
 from chordate.contracts import Backbone, Library
 from chordate.errors import CheckpointError
 from chordate.structures import Skeleton
 
-State = dict[str, Tensor]
-
-
-class Format(NamedTuple):
-    """A foreign format: whose state dicts these are, and how they become ours.
-
-    `recognise(state)` looks at names only. `convert(state, model)` returns the state dict in the names of
-    `model`; what stands for nothing of ours keeps its name, and is reported as skipped or as not fitting.
-    """
-
-    name: str
-    recognise: Callable[[State], bool]
-    convert: Callable[[State, Any], State]
-
-
-FORMATS = (
-    Format("torchvision", torchvision.recognise, torchvision.convert),
-    Format("timm", timm.recognise, timm.convert),
-)
-
+FORMATS = (torchvision.FORMAT, timm.FORMAT)
 # What is read of a checkpoint of our own, and what it must be.
 _PARTS = {"model": Mapping, "ema": Mapping | None, "classes": list | tuple | None, "skeleton": Mapping | None}
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights

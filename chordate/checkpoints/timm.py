@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chordate.checkpoints.torchvision import Family, Names, State, renamed
+from chordate.checkpoints.formats import Family, Format, Names, State, renamed
 
 
 def is_resnet(state: State) -> bool:
@@ -50,18 +50,4 @@ def convnext(state: State, model: Any) -> State:
     return {renamed(name, _CONVNEXT_NAMES): tensor for name, tensor in state.items()}
 
 
-FAMILIES = {
-    "ResNet": Family(is_resnet, resnet),
-    "PreActResNet": Family(is_preact, preact),
-    "ConvNeXt": Family(is_convnext, convnext),
-}
-
-
-def recognise(state: State) -> bool:
-    return any(family.recognise(state) for family in FAMILIES.values())
-
-
-def convert(state: State, model: Any) -> State:
-    """The state dict in the names of `model`; names that stand for nothing of ours stay as they are."""
-    family = next(family for family in FAMILIES.values() if family.recognise(state))
-    return family.convert(state, model)
+FORMAT = Format("timm", (Family(is_resnet, resnet), Family(is_preact, preact), Family(is_convnext, convnext)))

@@ -1,21 +1,12 @@
 """Torchvision's state dicts in Chordate's names, one pair of functions a family of models."""
 
-import re
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-State = dict[str, Tensor]
-
-
-class Family(NamedTuple):
-    """How to know a family's state dict by its names, and how to turn it into one for `model`."""
-
-    recognise: Callable[[State], bool]
-    convert: Callable[[State, Any], State]
+from chordate.checkpoints.formats import Family, Format, Names, State, renamed
 
 
 def is_resnet(state: State) -> bool:
@@ -40,9 +31,7 @@ def is_rcnn(state: State) -> bool:
     return {"backbone.body.layer1.0.conv1.weight", "roi_heads.box_predictor.cls_score.weight"} <= state.keys()
 
 
-# Pattern and replacement, the first that matches counts. Files from before torchvision 0.13 lack one `.0` in
-# the FPN and the RPN.
-Names = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+# Files from before torchvision 0.13 lack one `.0` in the FPN and the RPN.
 _RCNN_NAMES: Names = (
     (r"backbone\.body\.", "backbone."),
     (r"backbone\.fpn\.inner_blocks\.(\d)\.(?=\d)", lambda m: f"neck.lateral.c{int(m[1]) + 2}."),
@@ -134,15 +123,6 @@ def _by_size(rows: Tensor, per_cell: int) -> Tensor:
     return rows.unflatten(0, (_RATIOS, per_cell // _RATIOS, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def renamed(name: str, names: Names) -> str:
-    """The name by the first pattern that matches its beginning; as it is where none does."""
-    for pattern, replacement in names:
-        ours, count = re.subn(rf"^{pattern}", replacement, name)
-        if count:
-            return ours
-    return name
-
-
 def is_densenet(state: State) -> bool:
     return "features.denseblock1.denselayer1.norm1.weight" in state or (
         "features.denseblock1.denselayer1.norm.1.weight" in state  # as the published files have it
@@ -177,20 +157,13 @@ def convnext(state: State, model: Any) -> State:
     return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in ours.items()}
 
 
-FAMILIES = {
-    "ResNet": Family(is_resnet, resnet),
-    "DenseNet": Family(is_densenet, densenet),
-    "ConvNeXt": Family(is_convnext, convnext),
-    "R-CNN": Family(is_rcnn, rcnn),
-    "RetinaNet": Family(is_retinanet, retinanet),
-}
-
-
-def recognise(state: State) -> bool:
-    return any(family.recognise(state) for family in FAMILIES.values())
-
-
-def convert(state: State, model: Any) -> State:
-    """The state dict in the names of `model`; names that stand for nothing of ours stay as they are."""
-    family = next(family for family in FAMILIES.values() if family.recognise(state))
-    return family.convert(state, model)
+FORMAT = Format(
+    "torchvision",
+    (
+        Family(is_resnet, resnet),
+        Family(is_densenet, densenet),
+        Family(is_convnext, convnext),
+        Family(is_rcnn, rcnn),
+        Family(is_retinanet, retinanet),
+    ),
+)
