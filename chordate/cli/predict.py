@@ -61,14 +61,15 @@ def run(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
+    drawn: set[str] = set()
     classifies = False
     for number, path in enumerate(track(paths, description="predict")):
         image = read_image(path)
         picture = image.permute(1, 2, 0).numpy()
         (found,) = predict(model, image, score_threshold=arguments.score_threshold, precision=arguments.precision)
         classifies = isinstance(found, Classification)
-        repeated = path.stem in (other.stem for other in paths[:number])
-        name = f"{path.stem}_{number}" if repeated else path.stem
+        name = f"{path.stem}_{number}" if path.stem in drawn else path.stem
+        drawn.add(path.stem)
         if classifies:
             write_image(out / f"{name}_class.png", draw_class(picture, found, model.classes))
             rows.append({"file": str(path), "found": class_rows(found, model.classes)})
