@@ -1,10 +1,11 @@
 """Small stand-ins that the detection tests share."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chordate.contracts import FeatureSpec
-from chordate.structures import InstanceTargets
+from chordate.ops import nms
+from chordate.structures import Batch, InstanceTargets
 
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -50,3 +51,27 @@ def random_boxes(*shape: int, span: float = 256.0, generator: torch.Generator | 
     corner = torch.rand(*shape, 2, generator=generator) * span / 2
     size = 2 + torch.rand(*shape, 2, generator=generator) * (span / 2 - 2)
     return torch.cat((corner, corner + size), dim=-1)
+
+
+def assert_never_waits(monkeypatch, model: nn.Module, first: Batch, second: Batch) -> None:
+    """From the second batch on a training step makes no host sync on a GPU, but in NMS, whose result decides what there
+    is to do."""
+    plain = nms.nms
+
+    def may_wait(*args):
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("default")
+        kept = plain(*args)
+        torch.cuda.set_sync_debug_mode(mode)
+        return kept
+
+    monkeypatch.setattr(nms, "nms", may_wait)
+    model.cuda()
+    first, second = first.to("cuda"), second.to("cuda")
+    sum(model(first).values()).backward()  # warm up
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sum(model(second).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from detection_toys import assert_never_waits
 from test_two_stage import Tiny, batch_of
 
-from chordate.ops import nms
 from chordate.registry import MODELS
 
 
@@ -124,22 +124,4 @@ def test_where_nothing_is_found_there_are_no_masks_and_no_keypoints_either(kind)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", MODELS_OF)
 def test_the_step_never_waits_for_the_gpu(monkeypatch, kind):
-    """NMS is the one exception, as its result decides what there is to do."""
-    plain = nms.nms
-
-    def may_wait(*args):
-        torch.cuda.set_sync_debug_mode("default")
-        kept = plain(*args)
-        torch.cuda.set_sync_debug_mode("error")
-        return kept
-
-    monkeypatch.setattr(nms, "nms", may_wait)
-    model = detector(kind).cuda()
-    batches = [batch(3, 1, seed=0).to("cuda"), batch(8, 0, seed=1).to("cuda")]
-    sum(model(batches[0]).values()).backward()  # warm up
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        sum(model(batches[1]).values()).backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_never_waits(monkeypatch, detector(kind), batch(3, 1, seed=0), batch(8, 0, seed=1))

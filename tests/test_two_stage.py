@@ -4,13 +4,12 @@ import re
 
 import pytest
 import torch
-from detection_toys import instances
+from detection_toys import assert_never_waits, instances
 from torch import nn
 from torchvision.ops import box_iou
 
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import ConfigError, DataError
-from chordate.ops import nms
 from chordate.registry import MODELS
 from chordate.structures import Batch, ImageInfo
 
@@ -179,25 +178,7 @@ def test_compiled_losses_are_the_eager_ones():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_step_never_waits_for_the_gpu(monkeypatch):
-    """NMS is the one exception, as its result decides what there is to do."""
-    plain = nms.nms
-
-    def may_wait(*args):
-        torch.cuda.set_sync_debug_mode("default")
-        kept = plain(*args)
-        torch.cuda.set_sync_debug_mode("error")
-        return kept
-
-    monkeypatch.setattr(nms, "nms", may_wait)
-    model = detector().cuda()
-    batches = [batch_of(3, 1).to("cuda"), batch_of(8, 0, seed=1).to("cuda")]
-    sum(model(batches[0]).values()).backward()  # warm up
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        sum(model(batches[1]).values()).backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_never_waits(monkeypatch, detector(), batch_of(3, 1), batch_of(8, 0, seed=1))
 
 
 @pytest.mark.gpu
