@@ -1,0 +1,70 @@
+"""What the tests of checkpoints share: models of a few tensors, files of them, and the line that a failure ends in."""
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from chordate.checkpoints.load import load_checkpoint
+from chordate.contracts import Backbone, FeatureSpec
+from chordate.errors import CheckpointError
+
+
+class TinyBackbone(Backbone):
+    """Two convolutions: enough to tell stems, stages and depths apart, and quick."""
+
+    def __init__(self, in_channels: int = 3, blocks: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 4, 3)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.layer1 = nn.Sequential(*(nn.Conv2d(4, 4, 3) for _ in range(blocks)))
+        self.out_features = {"c2": FeatureSpec(4, 4)}
+
+
+class TinyDetector(nn.Module):
+    def __init__(self, classes=("cat", "dog"), **options):
+        super().__init__()
+        self.classes = tuple(classes)
+        self.backbone = TinyBackbone(**options)
+        self.box = nn.Linear(4, len(classes) + 1)
+
+
+def filled(model: nn.Module, value: float = 0.5) -> nn.Module:
+    """The same model with one value everywhere, so that a loaded tensor is known from a fresh one."""
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(value)
+    return model
+
+
+def is_filled(model: nn.Module, value: float = 0.5) -> bool:
+    return all(bool((t == value).all()) for name, t in model.state_dict().items() if "num_batches" not in name)
+
+
+def save(path: Path, values) -> Path:
+    torch.save(values, path)
+    return path
+
+
+def message(model: nn.Module, source, **options) -> str:
+    """The one line that loading ends in; the model stays as it was."""
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_checkpoint(model, source, **options)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    return str(caught.value)
+
+
+def with_hash(path: Path) -> Path:
+    """The file under a name that ends in its hash, as torch.hub has them."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.rename(path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}"))
+
+
+def own(model: nn.Module, **more) -> dict:
+    return {"chordate": 1, "model": model.state_dict(), "classes": ["cat", "dog"], "config": "raise SystemExit", **more}
