@@ -1,6 +1,5 @@
 """`chordate browse`: the pictures are what the loader gives to the model, and the page shows all of them."""
 
-import os
 import re
 import signal
 import socket
@@ -220,16 +219,24 @@ def test_what_stands_on_the_page_is_text_not_markup() -> None:
 def test_the_page_is_served_to_this_machine(shapes: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/browse.py"), CONFIG, "--data-root", str(shapes)]
     command += ["--out", str(tmp_path), "--count", "1", "--serve", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as server:
-        assert server.stdout is not None
-        line = next(line for line in server.stdout if line.startswith("http://127.0.0.1:"))
-        address = line.split()[0]
-        with urllib.request.urlopen(f"{address}/") as answer:
-            page = Page(answer.read().decode())
-        with urllib.request.urlopen(f"{address}/{page.pictures[0][0]}") as answer:
-            assert answer.headers["Content-Type"] == "image/jpeg"
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as server:
+        try:
+            assert server.stdout is not None
+            line = next(line for line in server.stdout if line.startswith("http://127.0.0.1:"))
+            address = line.split()[0]
+            with urllib.request.urlopen(f"{address}/") as answer:
+                page = Page(answer.read().decode())
+            with urllib.request.urlopen(f"{address}/{page.pictures[0][0]}") as answer:
+                assert answer.headers["Content-Type"] == "image/jpeg"
+            server.send_signal(signal.SIGINT)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+
+
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and hands that on: to tests, and to what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
