@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from chordate import checks
 from chordate.backbones.blocks import (
     SHORTCUTS,
     STYLES,
@@ -40,7 +41,6 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
     350: (Bottleneck, (4, 36, 72, 4)),
     420: (Bottleneck, (4, 44, 87, 4)),
 }
-WIDTHS = (64, 128, 256, 512)
 STEMS = ("7x7", "deep", "deep-strided")
 
 
@@ -59,6 +59,7 @@ class ResNet(StagedBackbone):
             B after an average pool, "none": a plain network.
         stem: "7x7", the paper's; "deep": three 3×3 convolutions (ResNet-C: He T. et al. 2019, section 4.2);
             "deep-strided": then a strided 3×3 in place of the max-pool (ResNet-RS: Bello et al. 2021, section 4.1).
+        base_channels: of the stem and of the blocks in c2, 64 in the paper; each later stage is twice as wide.
         groups, group_width: of the bottlenecks, see `Bottleneck`; 32 groups of 4 make ResNeXt-32x4d.
         se: ratio of squeeze-and-excitation in every block, or None.
         norm: "BN", "SyncBN", "FrozenBN", "GN" or a dict, see `make_norm`.
@@ -86,6 +87,7 @@ class ResNet(StagedBackbone):
         style: str = "pytorch",
         shortcut: str = "B",
         stem: str = "7x7",
+        base_channels: int = 64,
         groups: int = 1,
         group_width: int = 64,
         se: float | None = None,
@@ -104,8 +106,9 @@ class ResNet(StagedBackbone):
         check_choice("ResNet style", style, STYLES)
         check_choice("shortcut option", shortcut, SHORTCUTS)
         check_choice("ResNet stem", stem, STEMS)
+        checks.whole("ResNet", 1, base_channels=base_channels)
         style = style if block is Bottleneck else "pytorch"  # both are the same for basic blocks
-        name = _name(depth, style, shortcut, stem, groups, group_width, se)
+        name = _name(depth, style, shortcut, stem, base_channels, groups, group_width, se)
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
@@ -116,12 +119,12 @@ class ResNet(StagedBackbone):
         if multi_grid is not None and len(multi_grid) != counts[-1]:
             raise ConfigError(f"{name}: multi_grid={list(multi_grid)!r}; give {counts[-1]} numbers, one a block of c5")
 
-        self._add_stem(stem, norm)
+        self._add_stem(stem, base_channels, norm)
         add_stages(
             self,
             block,
-            64,
-            WIDTHS,
+            base_channels,
+            [base_channels * factor for factor in (1, 2, 4, 8)],
             strides,
             counts,
             stride=4,
@@ -139,13 +142,14 @@ class ResNet(StagedBackbone):
         self._init_weights(zero_init_last)
         self.freeze()
 
-    def _add_stem(self, stem: str, norm: Norm) -> None:
+    def _add_stem(self, stem: str, width: int, norm: Norm) -> None:
         deep = stem != "7x7"
-        self.add("conv1", deep_stem_conv(self.in_channels, 64, norm) if deep else conv(self.in_channels, 64, 7, 2), 0)
-        self.add("bn1", make_norm(norm, 64), 0)
-        self.add("relu", nn.ReLU(inplace=True), 0, FeatureSpec(64, 2))
+        first = deep_stem_conv(self.in_channels, width, norm) if deep else conv(self.in_channels, width, 7, 2)
+        self.add("conv1", first, 0)
+        self.add("bn1", make_norm(norm, width), 0)
+        self.add("relu", nn.ReLU(inplace=True), 0, FeatureSpec(width, 2))
         if self.needs(1):
-            strided = nn.Sequential(conv(64, 64, 3, 2), make_norm(norm, 64), nn.ReLU(inplace=True))
+            strided = nn.Sequential(conv(width, width, 3, 2), make_norm(norm, width), nn.ReLU(inplace=True))
             self.add("maxpool", strided if stem == "deep-strided" else nn.MaxPool2d(3, 2, padding=1), 0)
 
     def _init_weights(self, zero_init_last: bool) -> None:
@@ -158,7 +162,9 @@ class ResNet(StagedBackbone):
                 nn.init.zeros_(norm.weight)  # type: ignore[arg-type]
 
 
-def _name(depth: int, style: str, shortcut: str, stem: str, groups: int, group_width: int, se: float | None) -> str:
+def _name(
+    depth: int, style: str, shortcut: str, stem: str, base: int, groups: int, group_width: int, se: float | None
+) -> str:
     """What papers call it."""
     if (stem, shortcut) == ("deep-strided", "D") and se:
         return f"ResNet-RS-{depth}"
@@ -169,7 +175,8 @@ def _name(depth: int, style: str, shortcut: str, stem: str, groups: int, group_w
     else:
         letter = {("deep", "D"): "D", ("deep", "B"): "C"}.get((stem, shortcut), "")
         name = f"plain-{depth}" if shortcut == "none" else f"ResNet-{depth}{letter}"
-    return ("SE-" if se else "") + name + (" (caffe)" if style == "caffe" else "")
+    remarks = [*(["caffe"] if style == "caffe" else []), *([f"{base} channels at its base"] if base != 64 else [])]
+    return ("SE-" if se else "") + name + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 # Torchvision's first weights were trained as the papers of this repository train; its own detectors start there too.

@@ -148,6 +148,8 @@ def _read(path: Path) -> Config:
     except ChordateError:
         raise
     except Exception as error:  # a config is code: whatever it raises is the config's own mistake
+        if "import_modules_from_strings()" in str(error):  # called with what is not its arguments
+            raise ConfigError(f'{path}: write custom_imports = dict(imports=["my_module"])') from error
         raise ConfigError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 

@@ -103,6 +103,18 @@ def test_predict_writes_masks_as_cocos_run_lengths(shapes, tmp_path):
         np.testing.assert_array_equal(rle.decode(row["mask"]), mask.numpy())
 
 
+def test_predict_tells_of_a_broken_picture_and_keeps_the_others(seer, shapes, tmp_path, capsys):
+    whole, other = sorted((shapes / "val").glob("*"))[:2]
+    (tmp_path / "cut.jpg").write_bytes(other.read_bytes()[:400])
+    out = tmp_path / "drawn"
+    files = [str(tmp_path / "cut.jpg"), str(whole)]
+    assert main(["predict", CONFIG, str(seer), *files, "--out", str(out), "--score-threshold", "0.2"]) == 2
+    told = capsys.readouterr()
+    assert "on 1 picture(s)" in told.out and f"{tmp_path}/cut.jpg: not an image" in told.err
+    assert {row["file"] for row in json.loads((out / "detections.json").read_text())} == {str(whole)}
+    assert [file.name for file in out.glob("*.png")] == [f"{whole.stem}_detections.png"]
+
+
 def test_predict_never_overwrites_a_picture(seer, shapes, tmp_path):
     """Drawn beside the originals, and two pictures of one name."""
     for folder in ("a", "b"):
@@ -135,6 +147,7 @@ MISTAKES = [
     (["train", CONFIG, "--cfg-options", "train_data.dataset.classes=[circel]"], 'did you mean "circle"'),
     (["test", CONFIG, "no_such_checkpoint.pth"], "no_such_checkpoint.pth"),
     (["predict", CONFIG, "no_such_checkpoint.pth", "a.jpg"], "a.jpg"),
+    (["predict", CONFIG, "a.pt", "a.jpg", "--score-threshold", "50"], "--score-threshold is a number of at least 0"),
 ]
 
 

@@ -94,6 +94,14 @@ def test_a_missing_custom_import_is_named(tmp_path):
         load_config(file)
 
 
+@pytest.mark.parametrize("given", ['["a_module"]', 'dict(modules=["a_module"])'])
+def test_custom_imports_of_another_form_are_shown_the_right_one(tmp_path, given):
+    file = tmp_path / "mine.py"
+    file.write_text(f"custom_imports = {given}\n")
+    with pytest.raises(ConfigError, match=r"mine\.py: write custom_imports = dict\(imports="):
+        load_config(file)
+
+
 def test_a_misspelt_section_of_a_file_is_an_error(tmp_path):
     """Ignored, it would train with the defaults."""
     file = tmp_path / "mine.py"

@@ -283,6 +283,27 @@ def test_traces_as_one_graph(name, options):
 
 
 @pytest.mark.parametrize(
+    ("depth", "stem", "shortcut"), [(18, "7x7", "B"), (50, "deep", "D"), (50, "deep-strided", "C")]
+)
+def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth, stem, shortcut):
+    options = {"stem": stem, "shortcut": shortcut, "out": MAPS}
+    thin = randomise(ResNet(depth, base_channels=16, **options)).eval()
+    whole = ResNet(depth, **options).eval()
+    weights = {key: torch.zeros_like(value) for key, value in whole.state_dict().items()}
+    for key, value in thin.state_dict().items():
+        weights[key][tuple(slice(side) for side in value.shape)] = value
+        if key.endswith("running_var"):
+            weights[key][len(value) :] = 1
+    whole.load_state_dict(weights)
+    images = torch.randn(2, 3, 65, 96)
+    for name, expected in whole(images).items():
+        given = thin(images)[name]
+        assert thin.out_features[name].channels == given.shape[1] == expected.shape[1] // 4
+        torch.testing.assert_close(given, expected[:, : given.shape[1]])
+        assert given.std() > 0.01
+
+
+@pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"depth": 51}, "18, 34, 50, 101, 152"),
@@ -297,6 +318,7 @@ def test_traces_as_one_graph(name, options):
         ({"depth": 18, "groups": 32, "group_width": 4}, "of bottlenecks"),
         ({"depth": 50, "drop_path": 1.0}, "a share from 0 to below 1"),
         ({"depth": 34, "drop_path": 0.1, "shortcut": "none"}, "plain-34: .* nothing carries"),
+        ({"depth": 50, "base_channels": 0}, "base_channels"),
         ({"depth": 50, "stem": "9x9"}, "unknown ResNet stem"),
         ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, "needs a norm that learns"),
     ],

@@ -1,4 +1,4 @@
-"""`make demo`: draw a data set, train a small detector on it, and show what it finds."""
+"""`make demo`: draw a data set, train a small Mask R-CNN on it, and show what it finds."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from chordate.cli.main import main
 from chordate.data.shapes import generate_shapes
 
-CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
+CONFIG = "mask-rcnn_r18_fpn_demo_shapes"
 DATA, OUT = Path("data/shapes"), Path("work_dirs/demo")
 
 

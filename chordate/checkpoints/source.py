@@ -109,7 +109,9 @@ def _download(url: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), expected[1] if expected else None)
         except (OSError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{url} could not be downloaded: {_first_line(error)}") from error
+            raise CheckpointError(
+                f"{url} could not be downloaded: {_first_line(error)}; without a network, lay the file there: {path}"
+            ) from error
     return path
 
 

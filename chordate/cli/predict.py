@@ -48,23 +48,31 @@ def picture_files(given: list[str]) -> list[Path]:
 def run(arguments: argparse.Namespace) -> None:
     from rich.progress import track
 
+    from chordate import checks
     from chordate.api import predict
     from chordate.cli.common import load_trained
     from chordate.config import load_config
     from chordate.data.reading import read_image
+    from chordate.errors import DataError
     from chordate.structures import Classification
     from chordate.visualization import draw, draw_class, write_image
 
+    checks.number("--score-threshold", arguments.score_threshold, least=0, below=1)
     cfg = load_config(arguments.config, arguments.cfg_options)
     paths = picture_files(arguments.images)
     model = load_trained(cfg, arguments.checkpoint)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
+    broken: list[str] = []
     drawn: set[str] = set()
     classifies = False
     for number, path in enumerate(track(paths, description="predict")):
-        image = read_image(path)
+        try:
+            image = read_image(path)
+        except DataError as error:  # the rest is worth having
+            broken.append(str(error))
+            continue
         picture = image.permute(1, 2, 0).numpy()
         (found,) = predict(model, image, score_threshold=arguments.score_threshold, precision=arguments.precision)
         classifies = isinstance(found, Classification)
@@ -78,11 +86,16 @@ def run(arguments: argparse.Namespace) -> None:
             write_image(out / f"{name}_detections.png", draw(picture, found, model.classes, skeleton=skeleton))
             rows += [{"file": str(path), **row} for row in detection_rows(found, model.classes, skeleton)]
     (out / ("classes.json" if classifies else "detections.json")).write_text(json.dumps(rows, indent=1) + "\n")
+    read = len(paths) - len(broken)
     if classifies:
-        print(f"{len(paths)} picture(s) classified: {out}/")
-        return
-    hint = "" if rows else f"; nothing scores {arguments.score_threshold:g}, try a lower --score-threshold"
-    print(f"{len(rows)} detections on {len(paths)} picture(s): {out}/{hint}")
+        print(f"{read} picture(s) classified: {out}/")
+    elif read:
+        hint = "" if rows else f"; nothing scores {arguments.score_threshold:g}, try a lower --score-threshold"
+        print(f"{len(rows)} detections on {read} picture(s): {out}/{hint}")
+    if broken:
+        raise DataError(
+            "; ".join([*broken[:3], *([f"and {len(broken) - 3} more such pictures"] if broken[3:] else [])])
+        )
 
 
 def detection_rows(

@@ -37,7 +37,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
         index: of the file.
         source: the file's name, for messages.
         health: "error" stops at duplicate ids, annotations of unknown images or categories, annotations
-            without geometry and images without a size; "warn" reports them and goes on.
+            without geometry, boxes that are not in pixels and images without a size; "warn" reports them and goes on.
 
     Returns:
         what was found and reported, a line each.
@@ -48,11 +48,14 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
     if health not in ("error", "warn"):
         raise ConfigError(unknown("health", str(health), ("error", "warn")))
     report = index.healthcheck()
-    errors = "; ".join(_told(finding["message"].rstrip("."), finding["affected_ids"]) for finding in report["errors"])
+    errors = [_told(finding["message"].rstrip("."), finding["affected_ids"]) for finding in report["errors"]]
+    errors += _shares(index)
     if errors and health == "error":
-        raise DataError(f'{source}: {errors}. Mend the file, or go on regardless with health="warn" in the data set')
+        raise DataError(
+            f'{source}: {"; ".join(errors)}. Mend the file, or go on regardless with health="warn" in the data set'
+        )
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
-    found = [f"{source}: {message}" for message in (errors, _box_report(index, sorted(boxes))) if message]
+    found = [f"{source}: {message}" for message in ("; ".join(errors), _box_report(index, sorted(boxes))) if message]
     for line in found:
         print_log(line, logger="current", level=logging.WARNING)
     return found
@@ -61,6 +64,16 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
 def box_of(index: hotcoco.COCO, annotation: dict[str, Any]) -> list[float]:
     """An annotation's x, y, width and height; those of its segmentation where it has no box."""
     return annotation.get("bbox") or list(hotcoco.mask.to_bbox(index.ann_to_rle(annotation)))
+
+
+def _shares(index: hotcoco.COCO) -> list[str]:
+    """An error if the first boxes lie between 0 and 1, as in YOLO's files."""
+    sample = [a for a in index.load_anns(index.get_ann_ids()[:100]) if a.get("bbox")]
+    if not sample or any(max(x + w, y + h) > 1 for x, y, w, h in (a["bbox"] for a in sample)):
+        return []
+    return [
+        _told("boxes seem to be shares of the picture; COCO has pixels: x, y, width, height", [a["id"] for a in sample])
+    ]
 
 
 def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:

@@ -43,7 +43,10 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
     """A picture from the bytes of its file, as `read_image` gives it; `path` is for messages."""
     image = _decode(data, cv2.IMREAD_COLOR)
     if image is None:
-        raise DataError(f"{path}: not an image that can be read, or cut short ({len(data)} bytes); fetch it again")
+        raise DataError(
+            f"{path}: not an image that can be read, or cut short ({len(data)} bytes); fetch it again, "
+            f"or convert it to 8-bit PNG or JPEG"
+        )
     _check_complete(path, data)
     if size is not None and image.shape[:2] != tuple(size):
         stored = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -17,6 +17,7 @@ from chordate.engine.layers import layer_scales
 from chordate.errors import ConfigError, unknown
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+FUSED = ({"cuda"}, {"cpu"})  # where the weights lie for which torch has fused optimisers
 PART_KEYS = ("lr_mult", "decay_mult")
 OWN_KEYS = ("type", "lr", "weight_decay", "base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks")
 
@@ -60,9 +61,9 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
     for key in arguments:
         if key not in accepted:
             raise ConfigError(unknown(f"argument of {config['type']}", key, [*accepted, *OWN_KEYS]))
-    on_gpu = all(p.is_cuda for group in groups for p in group["params"])
-    if on_gpu and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
-        arguments["fused"] = True  # one kernel, and with fp16's loss scaling no wait for the device
+    devices = {p.device.type for group in groups for p in group["params"]}
+    if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
+        arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
     try:
         return cls(groups, lr=lr, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:

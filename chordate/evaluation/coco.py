@@ -190,6 +190,8 @@ class CocoMetric:
                 f"CocoMetric: {unseen} of {len(expected)} images were not evaluated; their objects count as missed",
                 stacklevel=3,
             )
+        elif not self.truth.outlined + self.truth.bare:
+            warnings.warn("CocoMetric: the annotations have no objects, so AP is not defined: -1", stacklevel=3)
         elif not len(self._rows.scores):
             warnings.warn("CocoMetric: the model found nothing in any image; AP is 0", stacklevel=3)
         for iou_type, given in GIVEN_BY.items():

@@ -1,0 +1,6 @@
+"""What `make demo` trains: the small Faster R-CNN with a mask head."""
+
+_base_ = ["faster-rcnn_r18_fpn_demo_shapes.py"]
+
+model = dict(mask=dict(type="MaskHead", resolution=14, sampling_ratio=1, convs=2, channels=32))
+train_data = dict(dataset=dict(masks=True))
