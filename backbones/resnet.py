@@ -175,7 +175,7 @@ def _name(
     else:
         letter = {("deep", "D"): "D", ("deep", "B"): "C"}.get((stem, shortcut), "")
         name = f"plain-{depth}" if shortcut == "none" else f"ResNet-{depth}{letter}"
-    remarks = [*(["caffe"] if style == "caffe" else []), *([f"{base} channels at its base"] if base != 64 else [])]
+    remarks = [*(["caffe"] if style == "caffe" else []), *([f"{base} wide"] if base != 64 else [])]
     return ("SE-" if se else "") + name + (f" ({', '.join(remarks)})" if remarks else "")
 
 

@@ -1,11 +1,23 @@
-"""Times two sides that take turns, so that what else the machine does falls on both."""
+"""Times two sides that take turns, so that what else the machine does falls on both; and the parts of one."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
+SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+
+
+def now() -> float:
+    """Seconds, once the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def alternate(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float]:
@@ -13,10 +25,57 @@ def alternate(first: Callable[[], Any], second: Callable[[], Any], rounds: int) 
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
         for run, kept in zip((first, second), times):
-            start = time.perf_counter()
+            start = now()
             run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
             if number:
-                kept.append(time.perf_counter() - start)
+                kept.append(now() - start)
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+class Clock:
+    """Adds up the seconds of named parts; a part within a part counts for the outer one alone."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._inside = False
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        if self._inside:
+            yield
+            return
+        self._inside, start = True, now()
+        try:
+            yield
+        finally:
+            self._inside = False
+            self.seconds[part] += now() - start
+
+    @contextmanager
+    def watching(self, parts: Mapping[str, Sequence[tuple[Any, str]]]) -> Iterator[None]:
+        """Time methods, given as objects and names, of each part."""
+
+        def watched(part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                with self(part):
+                    return method(*args, **kwargs)
+
+            return run
+
+        for part, methods in parts.items():
+            for owner, name in methods:
+                setattr(owner, name, watched(part, getattr(owner, name)))
+        try:
+            yield
+        finally:
+            for owner, name in (method for methods in parts.values() for method in methods):
+                delattr(owner, name)
+
+
+def gpu_calls(run: Callable[[], Any]) -> tuple[int, int]:
+    """How many kernels a call launches, and how often it waits for the GPU."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+    counts = {event.key: event.count for event in profile.key_averages()}
+    return sum(counts.get(name, 0) for name in LAUNCHES), sum(counts.get(name, 0) for name in SYNCS)

@@ -1,90 +1,53 @@
-"""Faster R-CNN R-50 FPN against torchvision's: training step and inference, same weights, same pictures.
+"""Faster and Mask R-CNN R-50 FPN against torchvision's: training step and inference, same weights, same pictures.
 
 Both sides run in one process and take turns, so that what else the machine does falls on both. Ratios are
 torchvision's median time over ours: above 1, ours is faster. "Like for like" gives both sides the same memory layout
-and precision; "as shipped" leaves each side its defaults.
+and precision; "as shipped" leaves each side its defaults. A second table has the parts of a training step, and on a
+GPU the memory, and the kernels launched and waits for the device in a step.
 
-    python benchmarks/two_stage.py [--height 480 --width 640 --batch 2 --rounds 7] [--profile]
+    python benchmarks/two_stage.py [--model mask-rcnn] [--height 480 --width 640 --batch 2 --rounds 7] [--profile]
+    python benchmarks/two_stage.py --model mask-rcnn --height 800 --width 1333 --batch 16    # on a GPU
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from timing import alternate
+from rivals import THEIRS, our_batch, pictures, sides, their_batch
+from timing import Clock, alternate, gpu_calls
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 import chordate
-from chordate.structures import Batch, ImageInfo, InstanceTargets
-
-BOXES = 8  # ground-truth boxes an image, about COCO's mean of 7.3
 
 
-def sides(device: torch.device, size: tuple[int, int]) -> tuple[Any, Any]:
-    """Ours and torchvision's, with one set of weights: the three last stages train, BatchNorm is frozen."""
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
-    )
-    theirs = FasterRCNN(backbone, num_classes=91, min_size=min(size), max_size=max(size))
-    ours = chordate.build_model("faster-rcnn_r50_fpn_torchvision", num_classes=90, pretrained=False)
-    with torch.no_grad():  # small weights keep the random network's activations and boxes in range
-        for name, parameter in theirs.named_parameters():
-            if "bn" in name or "downsample.1" in name:
-                continue
-            if name.endswith("conv3.weight"):
-                parameter.mul_(0.2)
-        theirs.roi_heads.box_predictor.cls_score.weight.mul_(3)
-    chordate.load_checkpoint(ours, theirs.state_dict())
-    ours.pipeline = [
-        {"type": "ResizeShortestEdge", "size": min(size), "max_size": max(size), "rounding": "torchvision"}
-    ]
-    return ours.to(device), theirs.to(device)
-
-
-def pictures(count: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """uint8 images `[N, 3, H, W]`, boxes `[N, G, 4]`, labels `[N, G]`."""
-    random = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, 3, height // 16, width // 16), generator=random).float()
-    images = torch.nn.functional.interpolate(images, (height, width), mode="bilinear").to(torch.uint8)
-    span = torch.tensor([width, height, width, height])
-    corner = torch.rand(count, BOXES, 2, generator=random) * 0.7
-    extent = 0.03 + 0.27 * torch.rand(count, BOXES, 2, generator=random)
-    boxes = torch.cat([corner, corner + extent], dim=-1) * span
-    return images, boxes, torch.randint(0, 90, (count, BOXES), generator=random)
-
-
-def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
-    count, _, height, width = images.shape
-    filled = torch.ones(count, BOXES, dtype=torch.bool)
-    targets = InstanceTargets(boxes, labels, filled, ~filled)
-    infos = [ImageInfo(i, f"image {i}", height, width) for i in range(count)]
-    return Batch(images, torch.tensor([[height, width]] * count), infos, targets)
-
-
-def trainer(model: Any, losses: Callable[[], dict[str, Tensor]], precision: str) -> Callable[[], None]:
+def trainer(
+    model: Any, losses: Callable[[], dict[str, Tensor]], precision: str, clock: Clock | None = None
+) -> Callable[[], None]:
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5, momentum=0.9)
+    part: Any = clock or (lambda _: nullcontext())
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             total = sum(losses().values())
         optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[union-attr]
-        optimizer.step()
+        with part("backward"):
+            total.backward()  # type: ignore[union-attr]
+        with part("optimiser"):
+            optimizer.step()
 
     return step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=THEIRS, default="faster-rcnn")
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--batch", type=int, default=2)
@@ -93,23 +56,24 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ours, theirs = sides(device, (arguments.height, arguments.width))
-    images, boxes, labels = pictures(arguments.batch, arguments.height, arguments.width, seed=0)
-    batch = our_batch(images, boxes, labels).to(device)
-    their_images = [image.float().div(255).to(device) for image in images]
-    their_targets = [{"boxes": b.to(device), "labels": n.to(device) + 1} for b, n in zip(boxes, labels)]
+    ours, theirs = sides(arguments.model, device, (arguments.height, arguments.width))
+    drawn = pictures(arguments.batch, arguments.height, arguments.width, seed=0)
+    batch = our_batch(*drawn).to(device)
+    their_images, their_targets = their_batch(*drawn, device)
     table = Table(
-        title=f"{device}, {arguments.batch} × {arguments.height}×{arguments.width}, median of {arguments.rounds}"
+        title=f"{arguments.model} on {device}, {arguments.batch} × {arguments.height}×{arguments.width}, "
+        f"median of {arguments.rounds}"
     )
-    for column in ("work", "layout and precision", "ours / s", "torchvision / s", "ratio"):
+    for column in ("work", "layout and precision", "ours / s", "torchvision / s", "ratio", "ours, images/s"):
         table.add_column(column, justify="left" if column in ("work", "layout and precision") else "right")
 
     def row(work: str, how: str, run: Callable[[], Any], rival: Callable[[], Any]) -> None:
         mine, other = alternate(run, rival, arguments.rounds)
-        table.add_row(work, how, f"{mine:.3f}", f"{other:.3f}", f"{other / mine:.2f}×")
+        speed = f"{arguments.batch / mine:.2f}"
+        table.add_row(work, how, f"{mine:.3f}", f"{other:.3f}", f"{other / mine:.2f}×", speed)
 
     def shipped() -> Any:
-        return chordate.predict(ours, images, batch_size=arguments.batch)
+        return chordate.predict(ours, drawn[0], batch_size=arguments.batch)
 
     def detect(model: Any, inputs: Any, precision: str = "fp32") -> Callable[[], Any]:
         @torch.inference_mode()
@@ -119,8 +83,11 @@ def main() -> None:
 
         return run
 
-    def step(model: Any, *inputs: Any, precision: str = "fp32") -> Callable[[], None]:
-        return trainer(model, lambda: model(*inputs), precision)
+    def our_step(precision: str = "fp32", clock: Clock | None = None) -> Callable[[], None]:
+        return trainer(ours, lambda: ours(batch), precision, clock)
+
+    def their_step(precision: str = "fp32", clock: Clock | None = None) -> Callable[[], None]:
+        return trainer(theirs, lambda: theirs(their_images, their_targets), precision, clock)
 
     def layout(form: torch.memory_format, *models: Any) -> None:
         for model in models:
@@ -131,27 +98,74 @@ def main() -> None:
     row("inference", "like for like: contiguous, fp32", detect(ours, batch), detect(theirs, their_images))
     row("inference", "as shipped: chordate.predict, torchvision's model", shipped, detect(theirs, their_images))
     ours.train(), theirs.train()
-    row(
-        "training step", "like for like: contiguous, fp32", step(ours, batch), step(theirs, their_images, their_targets)
-    )
+    row("training step", "like for like: contiguous, fp32", our_step(), their_step())
     layout(torch.channels_last, ours)
-    shipped_step = step(ours, batch)
-    row(
-        "training step", "as shipped: fp32, ours channels-last", shipped_step, step(theirs, their_images, their_targets)
-    )
+    row("training step", "as shipped: fp32, ours channels-last", our_step(), their_step())
     layout(torch.channels_last, theirs)
     for precision in ("fp32", "bf16"):
         how = f"like for like: channels-last, {precision}"
         ours.train(), theirs.train()
-        theirs_step = step(theirs, their_images, their_targets, precision=precision)
-        row("training step", how, step(ours, batch, precision=precision), theirs_step)
+        row("training step", how, our_step(precision), their_step(precision))
         ours.eval(), theirs.eval()
         row("inference", how, detect(ours, batch, precision), detect(theirs, their_images, precision))
-    Console(width=120).print(table)
+    console = Console(width=130)
+    console.print(table)
+
+    ours.train(), theirs.train()
+    precision = "bf16" if device.type == "cuda" else "fp32"
+    console.print(parts_table(ours, theirs, our_step, their_step, precision, arguments.rounds))
     if arguments.profile:
+        ours.eval()
         show_profile("inference", shipped)
         ours.train()
-        show_profile("training step", shipped_step)
+        show_profile("training step", our_step())
+
+
+def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precision: str, rounds: int) -> Table:
+    """Seconds of the parts of a step, both sides by turns; on a GPU its memory, kernels and waits too."""
+    rpn, heads = ours.rpn, [(ours.box, "sample"), (ours.box, "loss")]
+    heads += [(head, "loss") for head in (ours.mask, ours.keypoint) if head is not None]
+    parts = [
+        {
+            "backbone and FPN": [(ours, "features")],
+            "RPN and its losses": [(rpn, "forward"), (rpn, "loss"), (rpn, "predict")],
+            "RoI heads and their losses": heads,
+        },
+        {
+            "resizing and padding": [(theirs.transform, "forward")],
+            "backbone and FPN": [(theirs.backbone, "forward")],
+            "RPN and its losses": [(theirs.rpn, "forward")],
+            "RoI heads and their losses": [(theirs.roi_heads, "forward")],
+        },
+    ]
+    clocks = [Clock(), Clock()]
+    with clocks[0].watching(parts[0]), clocks[1].watching(parts[1]):
+        steps = [our_step(precision, clocks[0]), their_step(precision, clocks[1])]
+        alternate(*steps, rounds=0)
+        for clock in clocks:
+            clock.seconds.clear()
+        alternate(*steps, rounds=rounds - 1)
+    table = Table(title=f"Parts of a training step, channels-last, {precision}, mean of {rounds}")
+    for column in ("part", "ours / ms", "torchvision / ms", "ratio"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part in [*parts[1], "backward", "optimiser"]:
+        mine, other = (1000 * clock.seconds[part] / rounds for clock in clocks)
+        table.add_row(part, f"{mine:.1f}", f"{other:.1f}", f"{other / mine:.2f}×" if mine else "")
+    if torch.cuda.is_available():
+        for row in zip(*(gpu_use(make(precision)) for make in (our_step, their_step))):
+            name, mine, other = row[0][0], row[0][1], row[1][1]
+            table.add_row(name, f"{mine:.0f}", f"{other:.0f}", f"{other / mine:.2f}×" if mine else "")
+    return table
+
+
+def gpu_use(step: Callable[[], None]) -> list[tuple[str, float]]:
+    """What a training step takes of a GPU besides time."""
+    step()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    memory = torch.cuda.max_memory_allocated() / 2**20
+    launches, waits = gpu_calls(step)
+    return [("peak memory / MiB", memory), ("kernel launches", launches), ("waits for the device", waits)]
 
 
 def show_profile(title: str, run: Callable[[], Any]) -> None:

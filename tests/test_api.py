@@ -82,7 +82,7 @@ def test_a_misspelt_backbone_in_a_config_is_told_when_it_is_built():
 
 def test_a_bad_fit_of_neck_and_backbone_names_both():
     config = chordate.load_config(DEMO, {"model.neck.inputs": ["c2", "c6"]})
-    with pytest.raises(ConfigError, match=r'FPN\(in=\["c2", "c6"\]\): ResNet-18 offers c2 .*; no "c6"'):
+    with pytest.raises(ConfigError, match=r'FPN\(in=\["c2", "c6"\]\): ResNet-18 \(24 wide\) offers c2 .*; no "c6"'):
         chordate.build_model(config, num_classes=2, pretrained=False)
 
 

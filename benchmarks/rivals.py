@@ -1,0 +1,80 @@
+"""Our two-stage detectors and torchvision's, with the same weights and the same pictures, for `two_stage.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+import chordate
+from chordate.structures import BITMAP_SIZE, Batch, ImageInfo, InstanceTargets
+
+OBJECTS = 8  # an image, about COCO's mean of 7.3
+THEIRS = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
+
+
+def sides(name: str, device: torch.device, size: tuple[int, int]) -> tuple[Any, Any]:
+    """Ours and torchvision's, with one set of weights: the three last stages train, BatchNorm is frozen."""
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    )
+    theirs = THEIRS[name](backbone, num_classes=91, min_size=min(size), max_size=max(size))
+    ours = chordate.build_model(f"{name}_r50_fpn_torchvision", num_classes=90, pretrained=False)
+    with torch.no_grad():  # small weights keep the random network's activations and boxes in range
+        for key, parameter in theirs.named_parameters():
+            if key.endswith("conv3.weight"):
+                parameter.mul_(0.2)
+        theirs.roi_heads.box_predictor.cls_score.weight.mul_(3)
+    chordate.load_checkpoint(ours, theirs.state_dict())
+    ours.pipeline = [
+        {"type": "ResizeShortestEdge", "size": min(size), "max_size": max(size), "rounding": "torchvision"}
+    ]
+    return ours.to(device), theirs.to(device)
+
+
+def pictures(count: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """uint8 images `[N, 3, H, W]`, boxes `[N, G, 4]`, labels `[N, G]`."""
+    random = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, height // 16, width // 16), generator=random).float()
+    images = torch.nn.functional.interpolate(images, (height, width), mode="bilinear").to(torch.uint8)
+    span = torch.tensor([width, height, width, height])
+    corner = torch.rand(count, OBJECTS, 2, generator=random) * 0.7
+    extent = 0.03 + 0.27 * torch.rand(count, OBJECTS, 2, generator=random)
+    boxes = torch.cat([corner, corner + extent], dim=-1) * span
+    return images, boxes, torch.randint(0, 90, (count, OBJECTS), generator=random)
+
+
+def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
+    """The ellipse in each of `boxes` `[M, 4]`, as the bitmap `[M, height, width]` of what its frame `[M, 4]` shows."""
+    left, top, right, bottom = frames[:, :, None, None].unbind(1)
+    x = left + (torch.arange(width) + 0.5) / width * (right - left)
+    y = top + (torch.arange(height)[:, None] + 0.5) / height * (bottom - top)
+    x1, y1, x2, y2 = boxes[:, :, None, None].unbind(1)
+    return (((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1).to(torch.uint8)
+
+
+def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
+    """As our loader makes it: 112×112 bitmaps in the frames of the boxes."""
+    count, _, height, width = images.shape
+    filled = torch.ones(count, OBJECTS, dtype=torch.bool)
+    masks = ellipses(boxes.flatten(0, 1), boxes.flatten(0, 1), BITMAP_SIZE, BITMAP_SIZE)
+    targets = InstanceTargets(boxes, labels, filled, ~filled, masks.unflatten(0, (count, OBJECTS)))
+    infos = [ImageInfo(i, f"image {i}", height, width) for i in range(count)]
+    return Batch(images, torch.tensor([[height, width]] * count), infos, targets)
+
+
+def their_batch(
+    images: Tensor, boxes: Tensor, labels: Tensor, device: torch.device
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """As torchvision's detectors take it: a list of float images, and bitmaps of the whole image."""
+    height, width = images.shape[-2:]
+    frame = torch.tensor([0.0, 0.0, width, height]).expand(OBJECTS, 4)
+    targets = [
+        {"boxes": b.to(device), "labels": n.to(device) + 1, "masks": ellipses(b, frame, height, width).to(device)}
+        for b, n in zip(boxes, labels)
+    ]
+    return [image.float().div(255).to(device) for image in images], targets
