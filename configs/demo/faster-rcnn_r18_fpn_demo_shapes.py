@@ -5,7 +5,13 @@ _base_ = ["../_base_/models/faster-rcnn_fpn.py", "../_base_/schedules/1x.py"]
 model = dict(
     # Shapes are 15 to 90 px: stride 16 sees them whole. A thin network seen more often learns more in the same time.
     backbone=dict(
-        type="resnet18", base_channels=24, out=["c2", "c3", "c4"], norm="BN", frozen_stages=-1, pretrained=None
+        type="resnet18",
+        base_channels=24,
+        out=["c2", "c3", "c4"],
+        norm="BN",
+        zero_init_last=True,
+        frozen_stages=-1,
+        pretrained=None,
     ),
     neck=dict(channels=32, inputs=["c2", "c3", "c4"]),
     rpn=dict(
@@ -14,7 +20,13 @@ model = dict(
         pre_nms_topk=(100, 100),
         post_nms_topk=(100, 50),
     ),
-    box=dict(trunk=dict(fc_channels=256), batch_size_per_image=32, sampling_ratio=1, detections_per_image=30),
+    box=dict(
+        trunk=dict(fc_channels=256),
+        batch_size_per_image=32,
+        positive_fraction=0.5,
+        sampling_ratio=1,
+        detections_per_image=30,
+    ),
 )
 train_data = dict(
     dataset=dict(type="CocoDataset", annotations="annotations/train.json", images="train", filter_empty=False),
@@ -30,6 +42,6 @@ val_data = dict(
 )
 metric = dict(type="CocoMetric")
 # AdamW learns more than SGD in so few steps.
-optimizer = dict(_delete_=True, type="AdamW", lr=4e-3, weight_decay=0.05, base_batch_size=8)
+optimizer = dict(_delete_=True, type="AdamW", lr=1.5e-3, weight_decay=0.05, base_batch_size=8)
 schedule = dict(_delete_=True, type="cosine", warmup_iters=60, warmup_factor=0.01)
-train = dict(epochs=5, eval_every=1, save_best="bbox_AP", log_every=10, clip_norm=10.0)
+train = dict(epochs=5, eval_every=2, save_best="bbox_AP", log_every=10, clip_norm=10.0, channels_last=True)
