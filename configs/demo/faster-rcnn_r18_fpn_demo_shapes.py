@@ -21,8 +21,8 @@ model = dict(
         post_nms_topk=(100, 50),
     ),
     box=dict(
-        trunk=dict(fc_channels=256),
-        batch_size_per_image=32,
+        trunk=dict(fc_channels=128),
+        batch_size_per_image=24,
         positive_fraction=0.5,
         sampling_ratio=1,
         detections_per_image=30,
