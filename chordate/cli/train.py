@@ -60,6 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
     runner.logger.info(f"{images}, annotations checked; {len(classes)} classes: {names}")
     for report in getattr(model, "pretrained_reports", ()):
         runner.logger.info(str(report))
+    for loader in filter(None, (train_loader, val_loader)):
+        for line in getattr(loader.dataset, "health_report", ()):
+            runner.logger.warning(line)
     runner.train()
     if rank == 0:
         try:
