@@ -21,8 +21,8 @@ model = dict(
         post_nms_topk=(100, 50),
     ),
     box=dict(
-        trunk=dict(fc_channels=128),
-        batch_size_per_image=24,
+        trunk=dict(fc_channels=256),
+        batch_size_per_image=32,
         positive_fraction=0.5,
         sampling_ratio=1,
         detections_per_image=30,
@@ -42,6 +42,6 @@ val_data = dict(
 )
 metric = dict(type="CocoMetric")
 # AdamW learns more than SGD in so few steps.
-optimizer = dict(_delete_=True, type="AdamW", lr=1.5e-3, weight_decay=0.05, base_batch_size=8)
+optimizer = dict(_delete_=True, type="AdamW", lr=3e-3, weight_decay=0.05, base_batch_size=8)
 schedule = dict(_delete_=True, type="cosine", warmup_iters=60, warmup_factor=0.01)
-train = dict(epochs=5, eval_every=2, save_best="bbox_AP", log_every=10, clip_norm=10.0, channels_last=True)
+train = dict(epochs=5, eval_every=3, save_best="bbox_AP", log_every=10, clip_norm=10.0, channels_last=True)
