@@ -125,7 +125,8 @@ def main() -> None:
 def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precision: str, rounds: int) -> Table:
     """Seconds of the parts of a step, both sides by turns; on a GPU its memory, kernels and waits too."""
     rpn, heads = ours.rpn, [(ours.box, "sample"), (ours.box, "loss")]
-    heads += [(head, "loss") for head in (ours.mask, ours.keypoint) if head is not None]
+    if ours.mask is not None:
+        heads.append((ours.mask, "loss"))
     parts = [
         {
             "backbone and FPN": [(ours, "features")],

@@ -114,10 +114,9 @@ def load_config(config: str | Path | Mapping[str, Any] | Config, options: Mappin
         loaded = Config(Config._merge_a_into_b(loaded._cfg_dict, base._cfg_dict), filename=filename)
     try:
         loaded.merge_from_dict(dict(options or {}))
-        if options and loaded.get("custom_imports"):
-            import_modules_from_strings(**loaded.custom_imports)
-    except (KeyError, TypeError, IndexError, AttributeError, ImportError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ConfigError(f"--cfg-options {dict(options or {})}: {error}") from error
+    _import_modules(loaded)
     for key in loaded:
         if key not in SECTIONS and not key.startswith("_"):
             raise ConfigError(f"{loaded.filename or 'config'}: {_no_section(key, loaded, options or {})}")
@@ -144,13 +143,30 @@ def _read(path: Path) -> Config:
         if folder not in sys.path:  # so that custom_imports finds a user's own modules
             sys.path.append(folder)
     try:
-        return Config.fromfile(str(path))
+        return Config.fromfile(str(path), import_custom_modules=False)
     except ChordateError:
         raise
     except Exception as error:  # a config is code: whatever it raises is the config's own mistake
-        if "import_modules_from_strings()" in str(error):  # called with what is not its arguments
-            raise ConfigError(f'{path}: write custom_imports = dict(imports=["my_module"])') from error
-        raise ConfigError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise ConfigError(_told(path, error)) from error
+
+
+def _import_modules(config: Config) -> None:
+    """Import what `custom_imports` names, so that it registers its parts."""
+    wanted, source = config.get("custom_imports"), config.filename or "config"
+    if wanted is None:
+        return
+    if not isinstance(wanted, Mapping) or not {"imports"} <= set(wanted) <= {"imports", "allow_failed_imports"}:
+        raise ConfigError(f'{source}: write custom_imports = dict(imports=["my_module"])')
+    try:
+        import_modules_from_strings(**wanted)
+    except ChordateError:
+        raise
+    except Exception as error:  # whatever a user's module raises
+        raise ConfigError(_told(source, error)) from error
+
+
+def _told(source: str | Path, error: Exception) -> str:
+    return f"{source}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def section(config: Config, name: str) -> dict[str, Any]:

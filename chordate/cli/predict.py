@@ -85,17 +85,17 @@ def run(arguments: argparse.Namespace) -> None:
             skeleton = getattr(model, "skeleton", None)
             write_image(out / f"{name}_detections.png", draw(picture, found, model.classes, skeleton=skeleton))
             rows += [{"file": str(path), **row} for row in detection_rows(found, model.classes, skeleton)]
-    (out / ("classes.json" if classifies else "detections.json")).write_text(json.dumps(rows, indent=1) + "\n")
     read = len(paths) - len(broken)
+    if read:
+        (out / ("classes.json" if classifies else "detections.json")).write_text(json.dumps(rows, indent=1) + "\n")
     if classifies:
         print(f"{read} picture(s) classified: {out}/")
     elif read:
         hint = "" if rows else f"; nothing scores {arguments.score_threshold:g}, try a lower --score-threshold"
         print(f"{len(rows)} detections on {read} picture(s): {out}/{hint}")
     if broken:
-        raise DataError(
-            "; ".join([*broken[:3], *([f"and {len(broken) - 3} more such pictures"] if broken[3:] else [])])
-        )
+        more = f"; and {len(broken) - 3} more such pictures" if broken[3:] else ""
+        raise DataError("; ".join(broken[:3]) + more)
 
 
 def detection_rows(
