@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from chordate import checks
 from chordate.contracts import FeatureSpec, RegionHead, select
@@ -83,21 +82,30 @@ class MaskHead(nn.Module):
             nn.init.zeros_(bias)
         self.loss_weight = loss_weight
 
-    def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
-        """Mask logits `[R, num_classes or 1, M, M]` of `R` boxes, `M` twice the resolution, float32.
+    def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor, labels: Tensor) -> Tensor:
+        """Mask logits `[R, M, M]` of `R` boxes, each of its own class, `M` twice the resolution, float32.
 
         Args:
             boxes: `[R, 4]` in pixels of the padded batch.
             image: `[R]` int64, the image of each.
+            labels: `[R]` int64, the class of each; the background's gives any class.
         """
         (shared,) = self._shared
         pool = self.pooler if shared is None else shared.regions
-        return self.logits(pool(features, boxes, image))
+        return self.logits(pool(features, boxes, image), labels)
 
-    def logits(self, regions: Tensor) -> Tensor:
-        """Mask logits, as of `forward`, from pooled regions."""
+    def logits(self, regions: Tensor, labels: Tensor) -> Tensor:
+        """Mask logits, as of `forward`, from pooled regions.
+
+        Of the last convolution only the row of a region's own class is computed: the others are neither learnt from
+        nor looked at.
+        """
         x = F.relu(self.upsample(self.convs(regions)), inplace=True)
-        return at_least_float32(self.masks(x))
+        row = labels.clamp(max=self.masks.out_channels - 1)
+        weight, bias = self.masks.weight.flatten(1)[row], self.masks.bias[row]  # type: ignore[index]
+        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # a view where channels lie together, and so will their gradient
+        logits = torch.baddbmm(bias[:, None, None], cells, weight[:, :, None])
+        return at_least_float32(logits.view(-1, *x.shape[2:]))
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
         """Binary cross-entropy a cell, on the positive regions and of their own class only (section 3, "decouples").
@@ -111,15 +119,10 @@ class MaskHead(nn.Module):
         slots = Slots(rois.positive[:, some])
         boxes, labels, index = (slots(values[:, some]) for values in (rois.boxes, rois.labels, rois.index))
         if rois.regions is None or self._shared == (None,):
-            logits = self(features, boxes, slots.image)
+            logits = self(features, boxes, slots.image, labels)
         else:
-            logits = self.logits(Slots(rois.valid).of_leading(rois.regions, slots))
-        # Slots without an object have the background's label, which has no mask.
-        logits = of_class(logits, labels.clamp(max=logits.shape[1] - 1))
+            logits = self.logits(Slots(rois.valid).of_leading(rois.regions, slots), labels)
         frames = targets.boxes[slots.image, index]
-        # A slot that holds nothing may lie far from the frame that it points at, or this may have no extent: how much
-        # of the bitmap it would be is anything, and so would be the time to sample it.
-        boxes = torch.where(slots.present[:, None], boxes, frames.to(boxes.dtype))
         truth = mask_targets(targets.masks, frames, slots.image, index, boxes, logits.shape[-1])
         per_region = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
         total = torch.where(slots.present, per_region, 0.0).sum()
@@ -130,20 +133,16 @@ class MaskHead(nn.Module):
         """Probabilities `[D, M, M]` in the frame of each detection's box (pixels of the padded batch)."""
         boxes, image = rows_of(detections)
         labels = torch.cat([found.labels for found in detections])
-        masks = of_class(self(features, boxes, image), labels).sigmoid()
+        masks = self(features, boxes, image, labels).sigmoid()
         return list(masks.split([len(found) for found in detections]))
-
-
-def of_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of `[R, K, M, M]` the mask of each region's class, `[R, M, M]`; the only one where K is 1."""
-    if logits.shape[1] == 1:
-        return logits[:, 0]
-    return logits[torch.arange(len(logits), device=logits.device), labels]
 
 
 @torch.no_grad()
 def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """What the mask of each region should be: its object's bitmap cut to the region, `[R, size, size]` 0 or 1.
+
+    A cell is set where the bitmap, interpolated bilinearly, averages at least a half over it: what RoIAlign comes to
+    with ever more samples, as two small matrix products a region. Outside of its object's box a region is empty.
 
     Args:
         masks: `[N, G, 112, 112]` the objects' bitmaps.
@@ -155,8 +154,21 @@ def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, index: Tensor, bo
     slots, side = masks.shape[1], masks.shape[-1]
     corner = frames[:, :2].repeat(1, 2)
     extent = (frames[:, 2:] - frames[:, :2]).clamp(min=1e-3).repeat(1, 2)
-    inside = (boxes - corner) / extent * side + 1  # in cells of the bitmap, which gets a border of one
-    # RoIAlign repeats the border cell a little way beyond it; outside the box there is no object.
-    bitmaps = F.pad(masks.flatten(0, 1)[:, None].to(inside.dtype), (1, 1, 1, 1))
-    rois = torch.cat(((image * slots + index)[:, None].to(inside.dtype), inside), dim=1)
-    return (roi_align(bitmaps, rois, size, aligned=True)[:, 0] >= 0.5).to(inside.dtype)
+    inside = (boxes - corner) / extent * side  # in pixels of the bitmap
+    bitmaps = masks.flatten(0, 1)[image * slots + index].to(inside.dtype)
+    with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's place
+        rows = _shares(inside[:, 1], inside[:, 3], size, side)
+        columns = _shares(inside[:, 0], inside[:, 2], size, side)
+        return (rows @ bitmaps @ columns.mT >= 0.5).to(inside.dtype)
+
+
+def _shares(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
+    """`[R, cells, pixels]`: how much each pixel counts in the mean over each cell from `low` to `high`, along one axis.
+
+    Interpolated, a pixel counts 1 - |u| at the distance u ≤ 1 from its centre; the integral of it is u - u|u| / 2.
+    """
+    width = (high - low).clamp(min=1e-3)[:, None] / cells
+    edges = low[:, None] + width * torch.arange(cells + 1, device=low.device)
+    centres = torch.arange(pixels, device=low.device) + 0.5
+    u = (edges[:, :, None] - centres).clamp(-1, 1)
+    return (u - u * u.abs() / 2).diff(dim=1) / width[:, :, None]

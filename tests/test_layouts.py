@@ -72,9 +72,10 @@ def test_regions_are_14_cells_of_c4_that_c5_halves():
     logits, deltas = model.box(maps, boxes, image)
     torch.testing.assert_close(logits, model.box.classes(regions.mean((2, 3))))
     torch.testing.assert_close(deltas.flatten(1), model.box.deltas(regions.mean((2, 3))))
-    masks = model.mask(maps, boxes, image)
-    torch.testing.assert_close(masks, model.mask.masks(model.mask.upsample(regions).relu()))
-    assert masks.shape == (3, 3, 14, 14)
+    labels = torch.tensor([2, 0, 1])
+    masks = model.mask(maps, boxes, image, labels)
+    torch.testing.assert_close(masks, model.mask.masks(model.mask.upsample(regions).relu())[range(3), labels])
+    assert masks.shape == (3, 14, 14)
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["compact", "static"])
@@ -112,7 +113,7 @@ def test_masks_are_drawn_of_the_detected_boxes():
     maps = {"c4": torch.randn(1, 256, 6, 6)}
     found = [Detections(torch.tensor([[3.0, 8, 60, 70]]), torch.ones(1), torch.tensor([2]))]
     (masks,) = model.mask.predict(maps, found)
-    torch.testing.assert_close(masks, model.mask(maps, found[0].boxes, torch.tensor([0]))[:, 2].sigmoid())
+    torch.testing.assert_close(masks, model.mask(maps, found[0].boxes, torch.tensor([0]), found[0].labels).sigmoid())
     nn.init.normal_(model.box.classes.weight, std=0.5)
     (whole,) = model(batch_of(0))
     assert len(whole) and whole.masks.shape == (len(whole), 96, 96)

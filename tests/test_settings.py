@@ -32,7 +32,7 @@ COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
                 "iterations": ("abc", 0.5),
                 "amp": ([], True),
                 "compile": ("abc", None, 1, {"backnd": "eager"}),
-                "channels_last": ("yes", None),
+                "channels_last": ("yes", None, 1),
                 "save_best": (1,),
             }.items()
             for value in values

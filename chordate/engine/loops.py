@@ -167,7 +167,7 @@ class TrainLoop(BaseLoop):
         """A batch's losses, and their sum."""
         runner = self.runner
         with autocast(runner.device, self.settings.amp):
-            losses = model(to_device(batch, runner.device, self.settings.channels_last))
+            losses = model(to_device(batch, runner.device, self.settings.lays_channels_last(runner.device)))
             return losses, total_loss(losses)
 
     def _optimise(self, batches: list[Batch]) -> dict[str, torch.Tensor]:
@@ -239,7 +239,7 @@ class EvaluationLoop(BaseLoop):
             self.dataloader,
             self.metric,
             device=runner.device,
-            channels_last=self.settings.channels_last,
+            channels_last=self.settings.lays_channels_last(runner.device),
             progress=runner.progress,
         )
         runner.call_hook("after_val_epoch", metrics=metrics)

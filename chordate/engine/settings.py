@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import torch
+
 from chordate import checks
 from chordate.errors import ConfigError, unknown
+from chordate.ops.layout import trains_faster_channels_last
 
 PRECISIONS = (None, "bf16", "fp16")
 COUNTS = {
     "epochs": 1, "iterations": 1, "accumulate": 1, "save_every_iterations": 1, "keep": 1, "log_every": 1,
     "seed": 0, "eval_every": 0, "save_every": 0,
 }  # whole numbers, and the least that each may be  # fmt: skip
-SWITCHES = ("channels_last", "sync_bn", "tensorboard")
+SWITCHES = ("sync_bn", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class TrainSettings:
             schedule's milestones count in the same unit.
         seed: of initial weights, dropout, and (through the loader) order and augmentation.
         amp: mixed precision, "bf16" (CPU or GPU) or "fp16" (GPU); None is full precision.
-        channels_last: lay images and weights out as NHWC, faster on most hardware.
+        channels_last: lay images and weights out as NHWC; "auto" where training is faster so.
         compile: True, or a dict of torch.compile's arguments: compile the model for training.
         accumulate: batches whose gradients make one iteration.
         clip_norm: largest global norm of the gradients; None does not clip.
@@ -44,7 +47,7 @@ class TrainSettings:
     iterations: int | None = None
     seed: int = 0
     amp: str | None = None
-    channels_last: bool = False
+    channels_last: bool | str = False
     compile: bool | Mapping[str, Any] = False
     accumulate: int = 1
     clip_norm: float | None = None
@@ -89,12 +92,20 @@ class TrainSettings:
             )
         if not isinstance(self.save_best, str | None):
             raise ConfigError(f'train.save_best is the name of a metric, such as "bbox_AP", not {self.save_best!r}')
+        if not isinstance(self.channels_last, bool) and self.channels_last != "auto":
+            raise ConfigError(f'train.channels_last is True, False or "auto", not {self.channels_last!r}')
         if self.amp not in PRECISIONS:
             raise ConfigError(f'train.amp is None, "bf16" or "fp16", not {self.amp!r}')
         if self.clip_norm is not None:
             checks.number("train.clip_norm, where not None,", self.clip_norm, above=0)
         if self.ema is not None:
             checks.number("train.ema, where not None,", self.ema, above=0, below=1)
+
+    def lays_channels_last(self, device: torch.device) -> bool:
+        """Whether images and weights are laid out as NHWC there."""
+        if isinstance(self.channels_last, bool):
+            return self.channels_last
+        return trains_faster_channels_last(device)
 
     @property
     def by_epoch(self) -> bool:

@@ -27,7 +27,7 @@ def place(model: nn.Module, settings: TrainSettings, device: torch.device, *, ra
     if syncs and ranks > 1 and trains and device.type == "cpu":
         raise ConfigError("SyncBN over several processes needs GPUs; set train.sync_bn=False and norm BN or GN")
     model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if settings.channels_last else model
+    return model.to(memory_format=torch.channels_last) if settings.lays_channels_last(device) else model
 
 
 def wrap(model: nn.Module, settings: TrainSettings, device: torch.device, *, ranks: int) -> nn.Module:

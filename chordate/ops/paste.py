@@ -35,7 +35,8 @@ def _paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor
     height, width = pasted.shape[1:]
     step = max(1, CHUNK // max(1, height * width))
     for some, frames, into in zip(masks.split(step), boxes.split(step), pasted.split(step)):
-        torch.ge(_resampled(some, frames, height, width), threshold, out=into)
+        rows, columns = _axes(some, frames, height, width)
+        torch.ge(rows @ some @ columns.mT, threshold, out=into)
 
 
 def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
@@ -43,18 +44,16 @@ def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tenso
     margin = (boxes[:, 2:] - boxes[:, :2]) / (2 * masks.shape[-1]) + 1  # half a cell, and a pixel for rounding
     low = (boxes[:, :2] - margin).floor().long().clamp(min=0).tolist()
     high = (boxes[:, 2:] + margin).ceil().long().clamp(min=0).tolist()
-    for mask, box, (left, top), (right, bottom), into in zip(masks, boxes, low, high, pasted):
+    rows, columns = _axes(masks, boxes, *pasted.shape[1:])
+    for mask, row, column, (left, top), (right, bottom), into in zip(masks, rows, columns, low, high, pasted):
         window = into[top:bottom, left:right]
-        if window.numel():
-            frame = box - box.new_tensor([left, top, left, top])
-            torch.ge(_resampled(mask[None], frame[None], *window.shape)[0], threshold, out=window)
+        torch.ge(row[top:bottom] @ mask @ column[left:right].T, threshold, out=window)
 
 
-def _resampled(masks: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-    """`[D, M, M]` in their frames `[D, 4]` to `[D, height, width]`."""
-    rows = _weights(frames[:, 1], frames[:, 3], height, masks.shape[1])
-    columns = _weights(frames[:, 0], frames[:, 2], width, masks.shape[2])
-    return rows @ masks @ columns.mT
+def _axes(masks: Tensor, boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Weights of the masks' rows `[D, height, M]` and columns `[D, width, M]`: a picture is rows · mask · columnsᵀ."""
+    rows = _weights(boxes[:, 1], boxes[:, 3], height, masks.shape[1])
+    return rows, _weights(boxes[:, 0], boxes[:, 2], width, masks.shape[2])
 
 
 def _weights(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:

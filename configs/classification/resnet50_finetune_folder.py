@@ -37,4 +37,4 @@ optimizer = dict(
     base_batch_size=32,
 )
 schedule = dict(type="cosine", warmup_epochs=0.5, warmup_factor=0.01)
-train = dict(epochs=10, channels_last=True, save_best="top1", log_every=10)
+train = dict(epochs=10, channels_last="auto", save_best="top1", log_every=10)

@@ -18,4 +18,4 @@ model = dict(
 optimizer = dict(type="SGD", lr=0.32, momentum=0.9, weight_decay=4e-5, base_batch_size=256)
 # After 90, 95 and 97.5 % of the training.
 schedule = dict(type="step", milestones=[530, 560, 575], gamma=0.1, warmup_iters=1000, warmup_factor=0.01)
-train = dict(epochs=589, sync_bn=True, channels_last=True, save_best="segm_AP", eval_every=10)
+train = dict(epochs=589, sync_bn=True, channels_last="auto", save_best="segm_AP", eval_every=10)

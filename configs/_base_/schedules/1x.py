@@ -4,4 +4,4 @@
 
 optimizer = dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4, base_batch_size=16)
 schedule = dict(type="step", milestones=[8, 11], gamma=0.1, warmup_iters=500, warmup_factor=0.001)
-train = dict(epochs=12, channels_last=True, save_best="bbox_AP")
+train = dict(epochs=12, channels_last="auto", save_best="bbox_AP")

@@ -5,4 +5,4 @@ warm-up (its `ms_3x_coco.py`, which repeats the data three times in 12 epochs wi
 
 optimizer = dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4, base_batch_size=16)
 schedule = dict(type="step", milestones=[27, 33], gamma=0.1, warmup_iters=500, warmup_factor=0.001)
-train = dict(epochs=36, channels_last=True, save_best="bbox_AP")
+train = dict(epochs=36, channels_last="auto", save_best="bbox_AP")

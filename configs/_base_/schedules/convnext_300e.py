@@ -13,4 +13,4 @@ optimizer = dict(
     base_batch_size=4096,
 )
 schedule = dict(type="cosine", min_factor=2.5e-4, warmup_epochs=20, warmup_factor=0.0)  # the authors' code ends at 1e-6
-train = dict(epochs=300, ema=0.9999, channels_last=True, save_best="top1", log_every=100)
+train = dict(epochs=300, ema=0.9999, channels_last="auto", save_best="top1", log_every=100)

@@ -4,4 +4,4 @@
 
 optimizer = dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, base_batch_size=64)
 schedule = dict(type="step", milestones=[150, 225], gamma=0.1)
-train = dict(epochs=300, channels_last=True, eval_every=5, save_best="top1", log_every=100)
+train = dict(epochs=300, channels_last="auto", eval_every=5, save_best="top1", log_every=100)

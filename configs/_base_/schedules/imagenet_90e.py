@@ -6,4 +6,4 @@ epochs, and so do fb.resnet.torch and those who used it.
 
 optimizer = dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-4, base_batch_size=256)
 schedule = dict(type="step", milestones=[30, 60], gamma=0.1)
-train = dict(epochs=90, channels_last=True, save_best="top1", log_every=100)
+train = dict(epochs=90, channels_last="auto", save_best="top1", log_every=100)

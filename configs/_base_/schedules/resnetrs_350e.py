@@ -7,4 +7,4 @@ make 1024: train.accumulate=4 for their 4096.
 
 optimizer = dict(type="SGD", lr=1.6, momentum=0.9, weight_decay=4e-5, no_decay=["norm", "bias"], base_batch_size=4096)
 schedule = dict(type="cosine", warmup_epochs=5, warmup_factor=0.0)
-train = dict(epochs=350, ema=0.9999, channels_last=True, save_best="top1", log_every=100)
+train = dict(epochs=350, ema=0.9999, channels_last="auto", save_best="top1", log_every=100)
