@@ -101,11 +101,9 @@ def main() -> None:
     row("inference", "as shipped: chordate.predict, torchvision's model", shipped, detect(theirs, their_images))
     ours.train(), theirs.train()
     row("training step", "like for like: contiguous, fp32", our_step(), their_step())
-    if trains_faster_channels_last(device):
+    if trains_faster_channels_last(device):  # else both train as above
         layout(torch.channels_last, ours)
         row("training step", "as shipped: fp32, ours channels-last", our_step(), their_step())
-    else:
-        row("training step", "as shipped: fp32, contiguous", our_step(), their_step())
     layout(torch.channels_last, ours, theirs)
     for precision in ("fp32", "bf16") if has_fast_bfloat16(device) else ("fp32",):
         how = f"like for like: channels-last, {precision}"

@@ -103,7 +103,7 @@ class MaskHead(nn.Module):
         x = F.relu(self.upsample(self.convs(regions)), inplace=True)
         row = labels.clamp(max=self.masks.out_channels - 1)
         weight, bias = self.masks.weight.flatten(1)[row], self.masks.bias[row]  # type: ignore[index]
-        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # a view where channels lie together, and so will their gradient
+        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # channels last, as x lies in memory, and so will its gradient
         logits = torch.baddbmm(bias[:, None, None], cells, weight[:, :, None])
         return at_least_float32(logits.view(-1, *x.shape[2:]))
 
@@ -141,8 +141,8 @@ class MaskHead(nn.Module):
 def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """What the mask of each region should be: its object's bitmap cut to the region, `[R, size, size]` 0 or 1.
 
-    A cell is set where the bitmap, interpolated bilinearly, averages at least a half over it: what RoIAlign comes to
-    with ever more samples, as two small matrix products a region. Outside of its object's box a region is empty.
+    A cell is set where the bitmap, interpolated bilinearly in a border of zeros, averages at least a half over it: what
+    RoIAlign comes to with ever more samples, as two small matrix products a region.
 
     Args:
         masks: `[N, G, 112, 112]` the objects' bitmaps.
@@ -154,7 +154,7 @@ def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, index: Tensor, bo
     slots, side = masks.shape[1], masks.shape[-1]
     corner = frames[:, :2].repeat(1, 2)
     extent = (frames[:, 2:] - frames[:, :2]).clamp(min=1e-3).repeat(1, 2)
-    inside = (boxes - corner) / extent * side  # in pixels of the bitmap
+    inside = at_least_float32((boxes - corner) / extent * side)  # in pixels of the bitmap
     bitmaps = masks.flatten(0, 1)[image * slots + index].to(inside.dtype)
     with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's place
         rows = _shares(inside[:, 1], inside[:, 3], size, side)
@@ -168,7 +168,7 @@ def _shares(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
     Interpolated, a pixel counts 1 - |u| at the distance u ≤ 1 from its centre; the integral of it is u - u|u| / 2.
     """
     width = (high - low).clamp(min=1e-3)[:, None] / cells
-    edges = low[:, None] + width * torch.arange(cells + 1, device=low.device)
-    centres = torch.arange(pixels, device=low.device) + 0.5
+    edges = low[:, None] + width * torch.arange(cells + 1, device=low.device, dtype=low.dtype)
+    centres = torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
     u = (edges[:, :, None] - centres).clamp(-1, 1)
     return (u - u * u.abs() / 2).diff(dim=1) / width[:, :, None]

@@ -72,11 +72,14 @@ def test_channels_last_lays_out_images_and_weights_and_changes_no_result(tmp_pat
 
 
 @pytest.mark.parametrize(("capability", "wanted"), [("AVX2", False), ("AVX512", True), ("DEFAULT", False)])
-def test_the_layout_is_by_itself_that_in_which_the_processor_trains_faster(monkeypatch, capability, wanted) -> None:
+def test_the_layout_is_by_itself_that_in_which_the_processor_trains_faster(
+    tmp_path: Path, monkeypatch, capability, wanted
+) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    settings = TrainSettings(epochs=1, channels_last="auto")
-    assert settings.lays_channels_last(CPU) == wanted
-    assert settings.lays_channels_last(torch.device("cuda"))
+    _, model = losses(tmp_path, channels_last="auto")
+    assert {is_channels_last for _, is_channels_last in model.seen} == {wanted}
+    assert model.backbone[0].weight.is_contiguous(memory_format=torch.channels_last) == wanted
+    assert TrainSettings(epochs=1, channels_last="auto").lays_channels_last(torch.device("cuda"))
 
 
 def test_a_compiled_model_trains_the_same_and_its_weights_keep_their_names(tmp_path: Path) -> None:

@@ -82,17 +82,24 @@ def test_a_region_beyond_its_object_is_empty_there():
 @settings(max_examples=30, deadline=None)
 def test_targets_are_roi_align_with_very_many_samples(corner, extent):
     """Torchvision's RoIAlign over the zero-padded bitmap; a mean near a half may fall on either side."""
-    frame, region = (
-        torch.tensor([[0.0, 0, 100, 50]]),
-        torch.tensor([[*corner, corner[0] + extent[0], sum(c[1] for c in (corner, extent))]]),
-    )
+    (x, y), (width, height) = corner, extent
+    frame, region = torch.tensor([[20.0, -10, 120, 40]]), torch.tensor([[x, y, x + width, y + height]])
     bitmap = F.interpolate(torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)).round(), 112)
     zero = torch.zeros(1, dtype=torch.int64)
     found = mask_targets(bitmap.to(torch.uint8), frame, zero, zero, region, 28)[0]
-    cells = region / frame[:, 2:].repeat(1, 2) * 112 + 400
+    cells = (region - frame[:, :2].repeat(1, 2)) / torch.tensor([100, 50, 100, 50]) * 112 + 400
     mean = roi_align(F.pad(bitmap, (400,) * 4), [cells], 28, sampling_ratio=64, aligned=True)[0, 0]
     sure = (mean - 0.5).abs() > 0.02
     assert torch.equal(found[sure], (mean >= 0.5).float()[sure])
+
+
+def test_targets_keep_their_precision_under_autocast():
+    bitmap = torch.rand(1, 1, 112, 112, generator=torch.Generator().manual_seed(0)).round().to(torch.uint8)
+    zero, frame = torch.zeros(1, dtype=torch.int64), torch.tensor([[10.0, 10, 90, 70]])
+    region = torch.tensor([[3.3, 14.2, 81.9, 75.1]])
+    plain = mask_targets(bitmap, frame, zero, zero, region, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mask_targets(bitmap, frame, zero, zero, region, 28), plain)
 
 
 def rois_of(boxes: list[list[float]], labels: list[int], positive: int, index: list[int]) -> SampledRoIs:
@@ -126,6 +133,7 @@ def of_all_classes(head: MaskHead, maps: dict[str, torch.Tensor], boxes: torch.T
 def test_the_loss_is_torchvisions_on_the_same_targets(monkeypatch, class_agnostic):
     rois, targets = scene()
     head = MaskHead(pyramid(), CLASSES, channels=16, class_agnostic=class_agnostic)
+    torch.nn.init.normal_(head.masks.bias)
     maps = feature_maps(128, images=1)
     positive, zeros = rois.boxes[0, :2], torch.zeros(2, dtype=torch.int64)
     truth = mask_targets(targets.masks, targets.boxes[0, :2], zeros, rois.index[0, :2], positive, 28)
@@ -180,6 +188,7 @@ def test_empty_slots_count_for_nothing(monkeypatch, objects):
 def test_predictions_are_those_of_each_detections_class():
     head = MaskHead(pyramid(), CLASSES, channels=16)
     torch.nn.init.normal_(head.masks.weight)
+    torch.nn.init.normal_(head.masks.bias)
     maps = feature_maps(128)
     boxes = torch.tensor([[10.0, 10, 60, 70], [5, 50, 100, 100], [30, 30, 90, 50]])
     labels, image = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 1])
@@ -247,7 +256,7 @@ def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
     monkeypatch.setattr(paste, "CHUNK", chunk)
     masks = torch.rand(6, 14, 14, dtype=torch.float64)
     boxes = torch.rand(6, 4, dtype=torch.float64) * 10 + torch.tensor([0, 0, 20, 20])
-    boxes[4:] = torch.tensor([[-30, -20, -5, -4], [-9, 30, 70, 90]])
+    boxes[3:] = torch.tensor([[33.2, 9.1, 37, 12.4], [-30, -20, -5, -4], [-9, 30, 70, 90]])
     windows = paste.paste_masks(masks, boxes, 40, 40)
     chunks = torch.zeros_like(windows)
     paste._paste_chunks(masks, boxes, 0.5, chunks)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-CHUNK = 2**24  # pixels that a device pastes at once: 64 MiB in float32
+CHUNK = 2**24  # numbers that are made at once: 64 MiB in float32
 
 
 @torch.no_grad()
@@ -34,31 +34,44 @@ def _paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor
     """For GPUs: as many masks at a time as memory allows, each on the whole picture. Fills `pasted`, as below."""
     height, width = pasted.shape[1:]
     step = max(1, CHUNK // max(1, height * width))
-    for some, frames, into in zip(masks.split(step), boxes.split(step), pasted.split(step)):
-        rows, columns = _axes(some, frames, height, width)
+    first = torch.zeros_like(boxes[:, :2])
+    for some, frames, start, into in zip(*(each.split(step) for each in (masks, boxes, first, pasted))):
+        rows, columns = _axes(some, frames, start, height, width)
         torch.ge(rows @ some @ columns.mT, threshold, out=into)
 
 
 def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """For CPUs: one mask at a time, and only where it can be; most boxes are a small part of the picture."""
+    """For CPUs: each mask only where it can be; most boxes are a small part of the picture."""
+    if not len(boxes):
+        return
+    limits = torch.tensor([pasted.shape[2], pasted.shape[1]])
     margin = (boxes[:, 2:] - boxes[:, :2]) / (2 * masks.shape[-1]) + 1  # half a cell, and a pixel for rounding
-    low = (boxes[:, :2] - margin).floor().long().clamp(min=0).tolist()
-    high = (boxes[:, 2:] + margin).ceil().long().clamp(min=0).tolist()
-    rows, columns = _axes(masks, boxes, *pasted.shape[1:])
-    for mask, row, column, (left, top), (right, bottom), into in zip(masks, rows, columns, low, high, pasted):
-        window = into[top:bottom, left:right]
-        torch.ge(row[top:bottom] @ mask @ column[left:right].T, threshold, out=window)
+    low = (boxes[:, :2] - margin).floor().long().clamp(min=0).minimum(limits)
+    high = (boxes[:, 2:] + margin).ceil().long().clamp(min=0).minimum(limits)
+    wide, tall = (high - low).amax(dim=0).tolist()
+    step = max(1, CHUNK // max(1, (wide + tall) * masks.shape[-1]))
+    for some, frames, first, last, into in zip(*(each.split(step) for each in (masks, boxes, low, high, pasted))):
+        rows, columns = _axes(some, frames, first, tall, wide)
+        for mask, row, column, (left, top), (right, bottom), picture in zip(
+            some, rows, columns, first.tolist(), last.tolist(), into
+        ):
+            resampled = row[: bottom - top] @ mask @ column[: right - left].T
+            torch.ge(resampled, threshold, out=picture[top:bottom, left:right])
 
 
-def _axes(masks: Tensor, boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Weights of the masks' rows `[D, height, M]` and columns `[D, width, M]`: a picture is rows · mask · columnsᵀ."""
-    rows = _weights(boxes[:, 1], boxes[:, 3], height, masks.shape[1])
-    return rows, _weights(boxes[:, 0], boxes[:, 2], width, masks.shape[2])
+def _axes(masks: Tensor, boxes: Tensor, first: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Weights of the masks' rows `[D, height, M]` and columns `[D, width, M]`; resampled is rows · mask · columnsᵀ.
+
+    Args:
+        first: `[D, 2]` x, y of the pixel that each starts with.
+    """
+    rows = _weights(boxes[:, 1], boxes[:, 3], first[:, 1], height, masks.shape[1])
+    return rows, _weights(boxes[:, 0], boxes[:, 2], first[:, 0], width, masks.shape[2])
 
 
-def _weights(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:
+def _weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cells: int) -> Tensor:
     """`[D, pixels, cells]`: how much each cell counts in each pixel, along one axis."""
-    centre = torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
+    centre = first[:, None] + torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
     extent = (high - low).clamp(min=1e-6)
     place = (centre - low[:, None]) / extent[:, None] * cells - 0.5
     cell = torch.arange(cells, device=low.device, dtype=low.dtype)
