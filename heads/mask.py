@@ -103,7 +103,7 @@ class MaskHead(nn.Module):
         x = F.relu(self.upsample(self.convs(regions)), inplace=True)
         row = labels.clamp(max=self.masks.out_channels - 1)
         weight, bias = self.masks.weight.flatten(1)[row], self.masks.bias[row]  # type: ignore[index]
-        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # channels last, as x lies in memory, and so will its gradient
+        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # gives a gradient in NHWC, the convolutions' layout
         logits = torch.baddbmm(bias[:, None, None], cells, weight[:, :, None])
         return at_least_float32(logits.view(-1, *x.shape[2:]))
 

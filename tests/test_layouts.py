@@ -113,7 +113,8 @@ def test_masks_are_drawn_of_the_detected_boxes():
     maps = {"c4": torch.randn(1, 256, 6, 6)}
     found = [Detections(torch.tensor([[3.0, 8, 60, 70]]), torch.ones(1), torch.tensor([2]))]
     (masks,) = model.mask.predict(maps, found)
-    torch.testing.assert_close(masks, model.mask(maps, found[0].boxes, torch.tensor([0]), found[0].labels).sigmoid())
+    regions = model.box.regions(maps, found[0].boxes, torch.tensor([0]))
+    torch.testing.assert_close(masks, model.mask.masks(model.mask.upsample(regions).relu())[:, 2].sigmoid())
     nn.init.normal_(model.box.classes.weight, std=0.5)
     (whole,) = model(batch_of(0))
     assert len(whole) and whole.masks.shape == (len(whole), 96, 96)

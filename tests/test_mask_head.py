@@ -201,8 +201,10 @@ def test_predictions_are_those_of_each_detections_class():
 
 def test_class_agnostic_masks_serve_every_class():
     head = MaskHead(pyramid(), CLASSES, channels=16, class_agnostic=True)
-    regions = torch.randn(1, 16, 14, 14)
-    assert torch.equal(*head.logits(regions.repeat(2, 1, 1, 1), torch.tensor([0, 7])))
+    torch.nn.init.normal_(head.masks.weight)
+    regions = torch.randn(2, 16, 14, 14)
+    only = head.masks(head.upsample(head.convs(regions)).relu())[:, 0]
+    torch.testing.assert_close(head.logits(regions, torch.tensor([0, 7])), only)
 
 
 @settings(max_examples=40, deadline=None)
