@@ -33,7 +33,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     """
     path = Path(path)
     try:
-        data = np.fromfile(path, np.uint8)
+        data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise DataError(missing_file(path, "image")) from error
     return decode_image(data, path, size)
