@@ -157,7 +157,9 @@ class BasicBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.drop_path(self.se(self.bn2(self.conv2(y))))
-        return self.relu(y if self.downsample is None else y + self.downsample(x))
+        if self.downsample is not None:
+            y += self.downsample(x)
+        return self.relu(y)
 
 
 class Bottleneck(Block):
@@ -213,7 +215,9 @@ class Bottleneck(Block):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.drop_path(self.se(self.bn3(self.conv3(y))))
-        return self.relu(y if self.downsample is None else y + self.downsample(x))
+        if self.downsample is not None:
+            y += self.downsample(x)
+        return self.relu(y)
 
 
 def he_init(backbone: nn.Module) -> None:

@@ -26,6 +26,7 @@ class CifarResNet(StagedBackbone):
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
         shortcut: "A", without parameters, as in the paper; "B" or "C", see `make_shortcut`; "none" for a plain net.
         norm: see `make_norm`.
+        se: ratio of squeeze-and-excitation in every block, see `squeeze_excitation`, or None.
         drop_path: see `drop_rates`.
 
     Raises:
@@ -42,6 +43,7 @@ class CifarResNet(StagedBackbone):
         in_channels: int = 3,
         shortcut: str = "A",
         norm: Norm = "BN",
+        se: float | None = None,
         frozen_stages: int = -1,
         drop_path: float = 0.0,
         checkpointing: bool = False,
@@ -66,6 +68,7 @@ class CifarResNet(StagedBackbone):
             drop_path=drop_path,
             shortcut=shortcut,
             norm=norm,
+            se=se,
         )
         he_init(self)
         self.freeze()

@@ -35,7 +35,7 @@ class DenseLayer(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.relu(self.norm1(x)))
+        y = self.conv1(F.relu(self.norm1(x)))  # not in place: without a norm it would be in x, which is joined
         y = self.conv2(self.relu(self.norm2(y)))
         return torch.cat((x, self.dropout(y)), dim=1)
 

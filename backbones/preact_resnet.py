@@ -7,9 +7,19 @@ ResNets for CIFAR are made of the same blocks (`wide_cifar.py`).
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.backbones.blocks import Block, Norm, ZeroPadShortcut, check_choice, conv, drop_path, he_init
+from chordate.backbones.blocks import (
+    Block,
+    Norm,
+    ZeroPadShortcut,
+    check_choice,
+    conv,
+    drop_path,
+    he_init,
+    squeeze_excitation,
+)
 from chordate.backbones.staged import StagedBackbone
 from chordate.backbones.stages import add_stages, strides_and_dilations
 from chordate.contracts import FeatureSpec
@@ -25,13 +35,17 @@ class PreActBlock(Block):
     """Two 3×3 convolutions, each after norm and ReLU (figure 4e), `[N, in_channels, H, W]` to `[N, width, H/s, W/s]`.
 
     Args:
-        in_channels, width, stride, dilation, dilation_before, norm: as of `BasicBlock`.
+        in_channels, width, stride, dilation, dilation_before, norm, se: as of `BasicBlock`.
         shortcut: where the shape changes: "A" zero padding, or "B" a 1×1 convolution of the activated map.
         drop: see `drop_path`.
         dropout: share of channels left out between the convolutions (Zagoruyko & Komodakis 2016, section 2.4).
+
+    Attributes:
+        carries_active: the shortcut of the same shape starts from the activated map, as in a network's first block.
     """
 
     expansion = 1
+    carries_active = False
 
     def __init__(
         self,
@@ -43,6 +57,7 @@ class PreActBlock(Block):
         dilation_before: int = 1,
         shortcut: str = "B",
         norm: Norm = "BN",
+        se: float | None = None,
         drop: float = 0.0,
         dropout: float = 0.0,
     ):
@@ -52,14 +67,16 @@ class PreActBlock(Block):
         self.norm2 = make_norm(norm, width)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv(width, width, 3, 1, dilation)
+        self.se = squeeze_excitation(width, se)
         self.drop_path = drop_path(drop)
         self.downsample = _shortcut(shortcut, in_channels, width, stride)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = self.relu(self.norm1(x))
+        active = F.relu(self.norm1(x))  # not in place: without a norm it would be in x, which is carried on
         y = self.relu(self.norm2(self.conv1(active)))
-        return self.drop_path(self.conv2(self.dropout(y))) + _carried(self.downsample, x, active)
+        y = self.se(self.conv2(self.dropout(y)))
+        return self.drop_path(y) + _carried(self.downsample, active if self.carries_active else x, active)
 
 
 class PreActBottleneck(Block):
@@ -80,6 +97,7 @@ class PreActBottleneck(Block):
         dilation_before: int = 1,
         shortcut: str = "B",
         norm: Norm = "BN",
+        se: float | None = None,
         drop: float = 0.0,
     ):
         super().__init__()
@@ -90,14 +108,15 @@ class PreActBottleneck(Block):
         self.conv2 = conv(width, width, 3, stride, dilation_before)
         self.norm3 = make_norm(norm, width)
         self.conv3 = conv(width, out_channels, 1)
+        self.se = squeeze_excitation(out_channels, se)
         self.drop_path = drop_path(drop)
         self.downsample = _shortcut(shortcut, in_channels, out_channels, stride)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = self.relu(self.norm1(x))
+        active = F.relu(self.norm1(x))  # not in place: without a norm it would be in x, which is carried on
         y = self.relu(self.norm2(self.conv1(active)))
-        y = self.conv3(self.relu(self.norm3(self.conv2(y))))
+        y = self.se(self.conv3(self.relu(self.norm3(self.conv2(y)))))
         return self.drop_path(y) + _carried(self.downsample, x, active)
 
 
@@ -132,6 +151,7 @@ class PreActResNet(StagedBackbone):
         depth: 50, 101, 152 or 200, of bottlenecks.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
         norm: see `make_norm`.
+        se: ratio of squeeze-and-excitation in every block, see `squeeze_excitation`, or None.
         output_stride: 32, 16 or 8, see `ResNet`.
         drop_path: see `drop_rates`.
 
@@ -146,6 +166,7 @@ class PreActResNet(StagedBackbone):
         out: Sequence[str] = ("c2", "c3", "c4", "c5"),
         in_channels: int = 3,
         norm: Norm = "BN",
+        se: float | None = None,
         frozen_stages: int = -1,
         output_stride: int = 32,
         drop_path: float = 0.0,
@@ -173,6 +194,7 @@ class PreActResNet(StagedBackbone):
             drop_path=drop_path,
             closing=lambda channels: _norm_relu(norm, channels),
             norm=norm,
+            se=se,
         )
         he_init(self)
         self.freeze()
@@ -207,6 +229,7 @@ class CifarPreActResNet(StagedBackbone):
         out: Sequence[str] = ("c4",),
         in_channels: int = 3,
         norm: Norm = "BN",
+        se: float | None = None,
         frozen_stages: int = -1,
         drop_path: float = 0.0,
         checkpointing: bool = False,
@@ -235,8 +258,12 @@ class CifarPreActResNet(StagedBackbone):
             closing=lambda channels: _norm_relu(norm, channels),
             shortcut=shortcut,
             norm=norm,
+            se=se,
             **options,
         )
+        if not bottleneck and widen == 1 and self.needs(1):  # Identity Mappings, appendix: elsewhere it projects
+            first: Any = self.get_submodule("layer1.0")
+            first.carries_active = True
         he_init(self)
         self.freeze()
 

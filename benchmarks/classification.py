@@ -6,7 +6,7 @@ normalised floats. Both sides have the same weights, layout, precision and optim
 Loading: our ImageFolder and loader against `torchvision.datasets.ImageFolder` and a plain DataLoader, with the same
 v2 transforms (RandomResizedCrop 224, flip) over the same generated JPEGs of ImageNet's mean size, in turns too.
 
-    python benchmarks/classification.py [--batch 32 --rounds 7 --precision bf16 --compile] [--images 600 --workers 2]
+    python benchmarks/classification.py [--batch 32 --rounds 7 --precision bf16 --eager] [--images 600 --workers 2]
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--compile", action="store_true", help="torch.compile both sides")
+    parser.add_argument("--eager", action="store_true", help="compile neither side")
     parser.add_argument("--images", type=int, default=600, help="JPEGs that the loaders read")
     parser.add_argument("--workers", type=int, default=2, help="loading processes")
     arguments = parser.parse_args()
@@ -123,13 +123,13 @@ def main() -> None:
         mine, other = alternate(*runs, arguments.rounds)
         table.add_row(work, f"{images / mine:.1f}", f"{images / other:.1f}", f"{other / mine:.2f}×")
 
-    how = f"{arguments.precision}, channels-last" + (", compiled" if arguments.compile else "")
-    steps = training_steps(device, arguments.batch, arguments.precision, arguments.compile)
+    how = f"{arguments.precision}, channels-last, {'eager' if arguments.eager else 'compiled'}"
+    steps = training_steps(device, arguments.batch, arguments.precision, not arguments.eager)
     row(f"ResNet-50 training step ({how})", arguments.batch, steps)
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder) / "train", arguments.images)
+        images = arguments.images // arguments.batch * arguments.batch  # whole batches, the same number on both sides
+        write_pictures(Path(folder) / "train", images)
         ours, theirs = loaders(Path(folder), arguments.batch, arguments.workers)
-        images = arguments.images // arguments.batch * arguments.batch
         row(f"loading {WIDTH}×{HEIGHT} JPEGs ({arguments.workers} workers)", images,
             (lambda: epoch(ours), lambda: epoch(theirs)))  # fmt: skip
     Console(width=120).print(table)

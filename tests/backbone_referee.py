@@ -3,12 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from chordate.registry import BACKBONES
+
+
+def slow(*values: Any) -> list[Any]:
+    """Values of `parametrize` that only `pytest -m slow` tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def on_meta(name: str, **options: Any) -> nn.Module:

@@ -150,6 +150,43 @@ def test_the_smallest_class_still_has_a_picture_to_train_on(tmp_path):
     assert val.classes == ("one", "two")
 
 
+@pytest.mark.parametrize("layout", [("cats",), ("train", "val")])
+def test_a_folder_around_the_others_is_passed_through(layout, tmp_path):
+    """As `zip -r my.zip my` makes it, with what a Mac adds; the samples are those of the bare folder."""
+    inner = write_folders(tmp_path / "my", dict.fromkeys(layout, 10))
+    inner = inner if "train" in layout else inner / layout[0]
+    (tmp_path / "my/.git").mkdir()
+    zipped = shutil.make_archive(str(tmp_path / "my"), "zip", tmp_path, "my")
+    with zipfile.ZipFile(zipped, "a") as file:
+        file.writestr("__MACOSX/my/._a.png", b"macOS")
+    for split in ("train", "val"):
+        bare = ClassFolders(split, data_root=inner)
+        assert bare.classes == ("blue", "green", "red")
+        for root in (tmp_path / "my", zipped, f"{zipped}/my"):
+            around = ClassFolders(split, data_root=root)
+            assert around.classes == bare.classes and all(same(around[0, i], bare[0, i]) for i in range(len(bare)))
+            assert len(around) == len(bare)
+
+
+def test_one_class_is_told(tmp_path):
+    (tmp_path / "cat").mkdir()
+    for number in range(3):
+        (tmp_path / f"cat/{number}.png").touch()
+    with pytest.raises(DataError, match="one class folder only, cat/; a classifier needs two or more"):
+        ClassFolders("train", data_root=tmp_path)
+
+
+def test_pictures_of_classes_that_the_model_lacks_are_left_out_with_a_word(folders, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr("chordate.data.folders.print_log", lambda message, **_: told.append(message))
+    ImageFolder("train", data_root=folders)
+    assert not told
+    ImageFolder("train", data_root=folders, classes=["red"])
+    assert told == [
+        f"{folders}/train: pictures of other classes than the 1 of the model are left out: blue (4), green (4)"
+    ]
+
+
 def test_half_a_division_is_told(tmp_path):
     write_folders(tmp_path, {"train": 1, "test": 1})
     with pytest.raises(DataError, match=r"has test/, train/ but no val/; give it train/ and val/"):
@@ -165,7 +202,7 @@ def test_half_a_division_is_told(tmp_path):
 def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):
     with pytest.raises(DataError, match="no such folder of class folders; .* has train, val"):
         ImageFolder("test", data_root=folders)
-    with pytest.raises(DataError, match="no class folders"):
+    with pytest.raises(DataError, match=r"no class folders; .*photos\.zip has train, val"):
         ImageFolder("test", data_root=archive)
     (tmp_path / "empty/cat").mkdir(parents=True)
     with pytest.raises(DataError, match="no pictures"):
@@ -178,6 +215,27 @@ def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):
         file.writestr("train/cat/a.png", b"no picture")
     with pytest.raises(DataError, match=r"bad\.zip/train/cat/a\.png: not an image"):
         ImageFolder("train", data_root=tmp_path / "bad.zip")[0, 0]
+
+
+def test_a_damaged_or_encrypted_member_of_a_zip_is_told(folders, tmp_path):
+    shutil.copytree(folders / "train/red", tmp_path / "in/red")
+    archive = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "in"))
+    with zipfile.ZipFile(archive) as file:
+        first = min((i for i in file.infolist() if i.filename.endswith("png")), key=lambda info: info.filename)
+    whole = archive.read_bytes()
+    data = first.header_offset + 30 + len(first.filename)
+    archive.write_bytes(whole[:data] + bytes(b ^ 0xFF for b in whole[data : data + 20]) + whole[data + 20 :])
+    with pytest.raises(DataError, match=r"photos\.zip/red/0\.png: cannot be read from the zip"):
+        ImageFolder(".", data_root=archive)[0, 0]
+    locked = bytearray(whole)
+    locked[first.header_offset + 6] |= 1  # the flag of an encrypted member, here and in the zip's own list
+    entry = whole.index(b"PK\x01\x02")
+    while whole[entry + 46 :].startswith(first.filename.encode()) is False:
+        entry = whole.index(b"PK\x01\x02", entry + 4)
+    locked[entry + 8] |= 1
+    archive.write_bytes(locked)
+    with pytest.raises(DataError, match=r"cannot be read from the zip: .*encrypted"):
+        ImageFolder(".", data_root=archive)[0, 0]
 
 
 def test_images_of_several_sizes_in_a_batch_are_told(folders):
@@ -210,6 +268,7 @@ def write_cifar(root, monkeypatch) -> np.ndarray:
 
 def test_cifars_official_files_are_read_as_torchvision_reads_them(tmp_path, monkeypatch):
     write_cifar(tmp_path, monkeypatch)
+    zipped = shutil.make_archive(str(tmp_path / "cifar"), "zip", tmp_path, "cifar-10-batches-py")
     for split in ("train", "test"):
         theirs = torchvision.datasets.CIFAR10(str(tmp_path), train=split == "train")
         ours = CIFAR10(split, data_root=tmp_path)
@@ -219,6 +278,8 @@ def test_cifars_official_files_are_read_as_torchvision_reads_them(tmp_path, monk
             image, label = theirs[int(file[-5:])]
             assert torch.equal(ours[0, i]["image"], torch.from_numpy(np.array(image)).permute(2, 0, 1))
             assert ours[0, i]["label"] == label
+        in_zip = CIFAR10(split, data_root=zipped)
+        assert in_zip.classes == ours.classes and all(same(in_zip[0, i], ours[0, i]) for i in range(len(ours)))
 
 
 def test_a_damaged_official_file_is_never_unpickled(tmp_path, monkeypatch):

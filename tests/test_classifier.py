@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from backbone_referee import randomise
 from class_folders import write_folders
+from detection_toys import assert_never_waits
 from rich.console import Console
 from timm.loss import BinaryCrossEntropy
 from torchvision.transforms import v2
@@ -98,6 +99,35 @@ def test_mixed_batches_are_torchvisions_and_the_truth_goes_along():
     torch.testing.assert_close(loss, F.cross_entropy(model.logits(mixed), truth))
 
 
+def test_of_several_ways_to_mix_each_has_its_turn():
+    """With the draw repeated by hand, a batch is torchvision's MixUp or CutMix of it; both come about equally often."""
+    model = classifier(mix=[{"type": "MixUp", "alpha": 0.8}, {"type": "CutMix", "alpha": 1.0}])
+    theirs = [v2.MixUp(alpha=0.8, num_classes=4), v2.CutMix(alpha=1.0, num_classes=4)]
+    images, labels, drawn = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 3, 0, 1]), []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        mixed, truth = model.mixed(images, labels)
+        torch.manual_seed(seed)
+        drawn.append(int(torch.randint(2, ())))
+        wanted, shares = theirs[drawn[-1]](images, labels)
+        assert torch.equal(mixed, wanted) and torch.equal(truth, shares)
+    assert 35 < sum(drawn) < 65
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mix", [[], [{"type": "MixUp", "alpha": 0.8}, {"type": "CutMix", "alpha": 1.0}]])
+def test_the_step_never_waits_for_the_gpu(monkeypatch, mix):
+    batches = [batch_of(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), [0, 1, 2, 3]) for _ in range(2)]
+    assert_never_waits(monkeypatch, classifier(mix=mix).train(), *batches)
+
+
+def test_a_training_step_compiles_as_one_graph():
+    model = classifier().train()
+    batch = batch_of(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), [0, 1, 2, 3])
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(batch), model(batch))
+
+
 def test_ten_crops_are_the_corners_the_centre_and_their_mirror_images():
     model = classifier(views={"type": "ten_crop", "size": 16}).eval()
     images = torch.randint(0, 256, (2, 3, 20, 26), dtype=torch.uint8)
@@ -125,7 +155,11 @@ def test_several_scales_average_over_sizes_and_mirror_images():
         ({"views": {"type": "ten_crop", "sizes": [3]}}, "takes size and nothing else"),
         ({"head": {"type": "ClassificationHead", "loss": "bce"}}, "unknown loss"),
         ({"head": {"type": "ClassificationHead", "dropout": 2}}, "dropout is a number in 0 … 1"),
+        ({"views": "ten_crop"}, "model.views is a dict of settings, not 'ten_crop'"),
         ({"mix": [{"type": "MixUpp"}]}, 'did you mean "MixUp"'),
+        ({"mix": {"type": "MixUp", "alpha": 1.0}}, "model.mix is a list"),
+        ({"mix": ["MixUp"]}, "model.mix, each of its list, is a dict of settings, not 'MixUp'"),
+        ({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, "pixels are 0 … 255, so give 255 times"),
     ],
 )
 def test_a_wrong_setting_is_one_line(settings, told):

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from backbone_referee import assert_close, assert_same_maps, extractor, on_meta, randomise, referee
+from backbone_referee import assert_close, assert_same_maps, extractor, on_meta, randomise, referee, slow
 from torch import nn
 
 import chordate
@@ -54,12 +54,12 @@ class Dense(nn.Module):
         return maps
 
 
-@pytest.mark.parametrize("name", ["densenet121", "densenet161"])
+@pytest.mark.parametrize("name", ["densenet121", "densenet161", *slow("densenet169", "densenet201")])
 def test_every_map_of_densenet_is_torchvisions(name):
     assert_same_maps(*pair(name, DENSE_NODES), torch.randn(2, 3, 64, 96))
 
 
-@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base"])
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", *slow("convnext_small", "convnext_large")])
 def test_every_map_of_convnext_is_torchvisions(name):
     assert_same_maps(*pair(name, CONVNEXT_NODES), torch.randn(2, 3, 64, 96))
 
@@ -79,9 +79,15 @@ def test_convnext_at_output_stride_16_is_timms():
             assert_close(map_, wanted, "map", 1e-4)
 
 
-@pytest.mark.parametrize(("name", "nodes"), [("densenet121", DENSE_NODES), ("convnext_tiny", CONVNEXT_NODES)])
-def test_one_training_step_is_torchvisions(name, nodes):
-    ours, theirs = pair(name, nodes)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "densenet121", "convnext_tiny",
+        *slow("densenet161", "densenet169", "densenet201", "convnext_small", "convnext_base", "convnext_large"),
+    ],
+)  # fmt: skip
+def test_one_training_step_is_torchvisions(name):
+    ours, theirs = pair(name, DENSE_NODES if "densenet" in name else CONVNEXT_NODES)
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     state = {}
     for model in (ours, theirs):

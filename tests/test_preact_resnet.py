@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from backbone_referee import assert_close, assert_same_maps, assert_same_step, on_meta, randomise, referee
+from backbone_referee import assert_close, assert_same_maps, assert_same_step, on_meta, randomise, referee, slow
 from torch import nn
 
 from chordate.backbones.preact_resnet import PreActBlock, PreActBottleneck
@@ -46,13 +46,14 @@ def pair(depth: int, **options):
     return ours, theirs
 
 
-@pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.parametrize("depth", [50, 101, *slow(152)])
 def test_every_map_is_timms(depth):
     assert_same_maps(*pair(depth), torch.randn(2, 3, 65, 96))
 
 
-def test_one_training_step_is_timms():
-    ours, theirs = pair(50)
+@pytest.mark.parametrize("depth", [50, *slow(101, 152)])
+def test_one_training_step_is_timms(depth):
+    ours, theirs = pair(depth)
     assert_same_step(ours, theirs, torch.randn(2, 3, 64, 64))
 
 
@@ -119,6 +120,42 @@ def test_a_block_is_the_formula(shortcut, stride):
         if shortcut == "B":
             carried = F.conv2d(y, block.downsample.weight, stride=2)
     torch.testing.assert_close(block(x), inner + carried)
+
+
+@torch.no_grad()
+def test_the_first_block_carries_the_activated_stem():
+    """Identity Mappings, appendix: "the first activation right after conv1 and before splitting into two paths"."""
+    torch.manual_seed(0)
+    model = BACKBONES.build({"type": "CifarPreActResNet", "depth": 14, "shortcut": "A", "out": ["c1", "c2"]})
+    model = randomise(model).eval()
+    images = torch.randn(2, 3, 32, 32)
+    first, second = model.layer1
+
+    def active(norm, y):
+        return F.relu(F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias))
+
+    def branch(block, y):
+        return F.conv2d(active(block.norm2, F.conv2d(y, block.conv1.weight, padding=1)), block.conv2.weight, padding=1)
+
+    stem = F.conv2d(images, model.conv1.weight, padding=1)
+    x = active(first.norm1, stem)
+    x = x + branch(first, x)
+    x = x + branch(second, active(second.norm1, x))
+    found = model(images)
+    torch.testing.assert_close(found["c1"], stem)
+    torch.testing.assert_close(found["c2"], x, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["wrn16_4_cifar", "preact_resnet164_cifar", "densenet100_12_cifar"])
+def test_without_norms_a_map_is_the_same_whatever_follows_it(name):
+    torch.manual_seed(0)
+    model = BACKBONES.build({"type": name, "norm": None, "out": ["c2", "c4"] if "dense" not in name else ["c1", "c3"]})
+    images = torch.randn(2, 3, 16, 16)
+    early = min(model.out_features)
+    alone = BACKBONES.build({"type": name, "norm": None, "out": [early]})
+    alone.load_state_dict({k: v for k, v in model.state_dict().items() if k in alone.state_dict()})
+    torch.testing.assert_close(model(images)[early], alone(images)[early])
 
 
 def test_the_last_map_is_normed_and_the_others_are_bare_sums():

@@ -11,6 +11,7 @@ from backbone_referee import (
     on_meta,
     referee,
     size,
+    slow,
     with_weights_of,
 )
 
@@ -20,10 +21,11 @@ from chordate.contracts import check_outputs
 MAPS = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
 
 
-def test_maps_and_a_training_step_are_timms():
+@pytest.mark.parametrize("depth", [DEPTHS[0], *slow(*DEPTHS[1:])])
+def test_maps_and_a_training_step_are_timms(depth):
     torch.manual_seed(0)
-    theirs = referee(lambda: timm.create_model("resnetrs50"))
-    ours = with_weights_of(theirs, "resnetrs50", out=list(MAPS.values()))
+    theirs = referee(lambda: timm.create_model(f"resnetrs{depth}"))
+    ours = with_weights_of(theirs, f"resnetrs{depth}", out=list(MAPS.values()))
     assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(2, 3, 75, 97), tolerance=1e-5)
     assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 64, 64))
 

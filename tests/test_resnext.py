@@ -27,10 +27,11 @@ def test_maps_and_a_training_step_are_torchvisions(name):
     assert_same_step(ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32)  # the same operations
 
 
-def test_101_32x4d_has_timms_maps():
+def test_101_32x4d_has_timms_maps_and_training_step():
     theirs = referee(lambda: timm.create_model("resnext101_32x4d"))
     ours = with_weights_of(theirs, "resnext101_32x4d", out=list(TIMM.values()))
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 64, 64), tolerance=1e-5)
+    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 40, 40), dtype=torch.float32)
 
 
 @pytest.mark.parametrize(("cardinality", "width"), [(1, 64), (2, 40), (4, 24), (8, 14), (32, 4)])

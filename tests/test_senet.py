@@ -9,15 +9,20 @@ from backbone_referee import (
     assert_same_step,
     extractor,
     on_meta,
+    randomise,
     referee,
     size,
+    slow,
     with_weights_of,
 )
 
 from chordate.backbones.senet import VARIANTS
 from chordate.contracts import check_outputs
+from chordate.registry import BACKBONES
 
 MAPS = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
+SMALL = ("seresnet18", "seresnet50")
+LARGE = ("seresnext50_32x4d", "seresnet34", "seresnet101", "seresnet152", "seresnext101_32x4d")
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +30,24 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("name", ["seresnet18", "seresnet50", "seresnext50_32x4d", "seresnext101_32x4d"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "seresnet18",
+        "seresnet50",
+        "seresnext50_32x4d",
+        *slow("seresnet34", "seresnet101", "seresnet152", "seresnext101_32x4d"),
+    ],
+)
 def test_maps_are_timms(name):
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=list(MAPS.values()))
     assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(2, 3, 65, 96), tolerance=1e-5)
 
 
-@pytest.mark.parametrize("name", ["seresnet18", "seresnet50"])
+@pytest.mark.parametrize(
+    "name", ["seresnet18", "seresnet50", *slow(*sorted({*VARIANTS} - {"seresnet18", "seresnet50"}))]
+)
 def test_a_training_step_is_timms(name):
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=["c5"])
@@ -64,7 +79,9 @@ def test_multiply_adds_are_the_papers(depth, billions, with_se):
     assert size(name)[1] < size(name, se=1 / 16)[1] == pytest.approx(with_se, rel=4e-3)  # pooling is not counted here
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2", "preact_resnet50"]
+)
 def test_the_switch_adds_what_the_paper_says(name):
     """Hu et al. 2018, equation 5: 2 / r · Σ N_s · C_s² weights over stages of N_s blocks and C_s channels.
 
@@ -76,3 +93,24 @@ def test_the_switch_adds_what_the_paper_says(name):
     weights = 2 / 16 * sum(blocks * channels**2 for blocks, channels in stages)
     biases = sum(blocks * (channels // 16 + channels) for blocks, channels in stages)
     assert added == weights + biases
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", ["resnet20_cifar", "preact_resnet110_cifar", "preact_resnet164_cifar", "wrn16_4_cifar"]
+)
+def test_in_a_cifar_network_it_scales_the_branch_and_not_the_shortcut(name):
+    """Hu et al. 2018, figure 3 and appendix: shut gates leave of a stage's later blocks what is carried past them."""
+    torch.manual_seed(0)
+    model = randomise(BACKBONES.build({"type": name, "se": 1 / 8, "out": ["c2"]})).eval()
+    gated, x = model.layer1[1], torch.randn(2, model.out_features["c2"].channels, 8, 8).abs()
+    assert (gated(x) - x).abs().max() > 1e-2
+    squeezed = gated.se(torch.ones_like(x))[:, :, 0, 0]
+    width = max(8, x.shape[1] // 8)
+    assert gated.se.fc1.out_channels == width
+    wanted = torch.relu(gated.se.fc1.weight.flatten(1) @ torch.ones(x.shape[1]) + gated.se.fc1.bias)
+    wanted = torch.sigmoid(gated.se.fc2.weight.flatten(1) @ wanted + gated.se.fc2.bias)
+    torch.testing.assert_close(squeezed, wanted.expand(2, -1))
+    gated.se.fc2.weight.zero_()
+    gated.se.fc2.bias.fill_(-100)
+    torch.testing.assert_close(gated(x), x)

@@ -188,3 +188,18 @@ def test_summary_of_some(capsys):
 def test_summary_of_an_unknown_name_answers_with_near_ones(capsys):
     assert main(["summary", "resnet51"]) == 2
     assert 'unknown backbone or model "resnet51"; did you mean' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "parameters"),
+    [
+        ("resnet18_imagenet", "224×224", "11.69"),  # torchvision's page, as above
+        ("resnet20_cifar10", "32×32", "0.27"),  # He et al. 2016, table 6
+        ("wrn16_4_cifar100", "32×32", "2.77"),  # WRN-16-4's 2.75 M (Zagoruyko & Komodakis, table 5) and 90 × 257 more
+        ("convnext_base_i384_imagenet", "384×384", "88.59"),  # torchvision's page
+    ],
+)
+def test_a_classifiers_config_is_counted_with_its_own_classes_and_size(config, size, parameters, capsys):
+    assert main(["summary", config]) == 0
+    cells = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"│ {config}")).split("│")
+    assert [cell.strip() for cell in cells[2:4]] == [size, parameters]

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows, labels, files, classes = [], [], [], ()
     if paths:
         files = [str(path) for path in paths]
-        rows = [features(model, path, map=arguments.map) for path in track(paths, description="features")]
+        rows = [features(model, path, map=arguments.map).cpu() for path in track(paths, description="features")]
     else:
         # Prepared as for testing, whichever of the data sets it is; their classes need not be the model's.
         data = {**section(cfg, "val_data"), "dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
@@ -52,11 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
         classes, device = loader.dataset.classes, next(model.parameters()).device
         with torch.inference_mode():
             for batch in track(loader, total=len(loader), description="features"):
-                rows.append(batch_features(model, batch.to(device), arguments.map))
+                rows.append(batch_features(model, batch.to(device), arguments.map).cpu())
                 files += [info.path for info in batch.infos]
                 labels += [batch.targets.labels] if isinstance(batch.targets, ClassTargets) else []
         stop_workers(loader)
     out.parent.mkdir(parents=True, exist_ok=True)
-    table = torch.cat([row.cpu() for row in rows])
+    table = torch.cat(rows)
     save_features(out, table, files, torch.cat(labels).cpu() if labels else None, classes)
     print(f"{len(table)} rows of {table.shape[1]} features: {out}")

@@ -15,7 +15,7 @@ NOTE = (
     "count a multiply-add as two. A backbone's parameters and FLOPs include a linear layer on its last map, of 1000 "
     "classes or, for 32 px, 10, so that they compare with the papers' tables. The paper's bottleneck has its stride in "
     'the first 1×1 (style="caffe"); ours and torchvision\'s have it in the 3×3 (v1.5), about 7 % more FLOPs. '
-    "A detector counts as it predicts 80 classes."
+    "A detector counts as it predicts 80 classes, a classifier's config with its data's classes and test size."
 )
 UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
-        help="of the input, in pixels (default: 224 224 for backbones, 32 32 for CIFAR's, 800 1344 for models)",
+        help="of the input, in pixels (default: 224 224 for backbones, 32 32 for CIFAR's, 800 1344 for detectors)",
     )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from chordate.api import build_model, list_backbones, list_models
+    from chordate.config import load_config
     from chordate.errors import ConfigError, unknown
     from chordate.registry import BACKBONES
 
@@ -55,14 +56,26 @@ def run(arguments: argparse.Namespace) -> None:
         if not models and not backbones:
             raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
         for name in models:
-            model: Any = build_model(name, num_classes=80, pretrained=False)
-            table.add_row(Path(name).name, *row(model, arguments.size or (800, 1344), features_of=model))
+            classes, size = usual(load_config(name))
+            model: Any = build_model(name, num_classes=classes, pretrained=False)
+            table.add_row(Path(name).name, *row(model, arguments.size or size, features_of=model))
         for name in sorted(backbones, key=_by_number):
             table.add_row(name, *backbone_row(name, arguments.size))
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, UNWRAPPED)
     console.print(table)
+
+
+def usual(cfg: Any) -> tuple[int, tuple[int, int]]:
+    """How many classes a config's model is counted with, and the height and width of the image that it sees."""
+    if cfg.model.get("type") != "ImageClassifier":
+        return 80, (800, 1344)
+    data = cfg.get("val_data") or {}
+    small = {"CIFAR10": 10, "CIFAR100": 100}.get(data.get("dataset", {}).get("type"))
+    sizes = [step["size"] for step in data.get("pipeline", []) if "size" in step]  # the last is that of the crop
+    side = sizes[-1] if sizes else 32 if small else 224
+    return small or 1000, (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
 def _by_number(name: str) -> list[str | int]:

@@ -103,12 +103,13 @@ def _told(message: str, ids: list[int]) -> str:
 
 
 def located(data_root: str | Path, path: str | Path) -> Path:
-    """`path` under the data root (a folder, or a zip of class folders); an absolute one as it is.
+    """`path` under the data root (a folder, or a zip of class folders, or a folder in one); an absolute one as it is.
 
     Raises:
         DataError: the path is relative, and the data root does not exist.
     """
     path, root = Path(path), Path(data_root)
-    if not path.is_absolute() and not (root.is_dir() or (root.suffix == ".zip" and root.is_file())):
+    zipped = any(part.suffix == ".zip" and part.is_file() for part in (root, *root.parents))
+    if not path.is_absolute() and not (root.is_dir() or zipped):
         raise DataError(f"{root}: no such data folder; name it with --data-root, or set CHORDATE_DATA")
     return root / path

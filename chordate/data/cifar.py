@@ -1,5 +1,8 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): as torchvision keeps them, or as folders or a zip of class folders."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): as torchvision keeps them or in class folders, zipped or not."""
 
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +10,7 @@ from typing import Any
 import torch
 import torchvision.datasets
 
-from chordate.data.folders import ImageFolder
+from chordate.data.folders import ImageFolder, members, split_archive
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 
@@ -17,7 +20,7 @@ class CIFAR10(ImageFolder):
     """32×32 pictures of ten classes, 50,000 to train on and 10,000 to test on, all kept in memory (180 MB).
 
     The data root holds `cifar-10-batches-py/` (the official files, whose md5 sums torchvision checks before it opens
-    them), or `train/<class>/` and `test/<class>/`, in a folder or a zip.
+    them), or `train/<class>/` and `test/<class>/`. It may be a zip of either.
 
     Args:
         split: "train" or "test".
@@ -47,14 +50,31 @@ class CIFAR10(ImageFolder):
 
     def _on_disk(self) -> dict[str, list[str]]:
         folder = self._root / self.official.base_folder
-        if not folder.is_dir():
-            if not self.images.is_dir():
-                raise DataError(f"{self._root}: neither {folder.name}/ nor {self.split}/ with class folders is in it")
-            return super()._on_disk()
+        if folder.is_dir():
+            return self._official_files(folder)
+        if not self.images.is_dir():
+            raise DataError(f"{self._root}: neither {folder.name}/ nor {self.split}/ with class folders is in it")
+        return super()._on_disk()
+
+    def _in_zip(self) -> dict[str, list[str]]:
+        archive, inner = split_archive(self._root / self.official.base_folder)
+        assert archive is not None
+        official = [name for name in members(archive) if name.startswith(inner)]
+        if not official:
+            return super()._in_zip()
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as file:
+            try:
+                file.extractall(folder, official)
+            except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+                raise DataError(f"{archive}: cannot be unpacked: {error}") from error
+            return self._official_files(Path(folder) / inner)
+
+    def _official_files(self, folder: Path) -> dict[str, list[str]]:
         try:
-            data = self.official(str(self._root), train=self.split == "train")
+            data = self.official(str(folder.parent), train=self.split == "train")
         except RuntimeError as error:
-            raise DataError(f"{folder}: a file is missing or damaged (its md5 differs); fetch it again") from error
+            where = self._root / folder.name
+            raise DataError(f"{where}: a file is missing or damaged (its md5 differs); fetch it again") from error
         self._official = torch.from_numpy(data.data).permute(0, 3, 1, 2)
         found: dict[str, list[str]] = {name: [] for name in data.classes}
         for index, label in enumerate(data.targets):

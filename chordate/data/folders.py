@@ -1,8 +1,10 @@
 """Images to classify: folders named after their classes, on disk or in a zip; ImageNet and CIFAR are such."""
 
+import logging
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision.models
+from mmengine.logging import print_log
 from numpy.typing import NDArray
 from torchvision.tv_tensors import Image
 
@@ -62,12 +65,13 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
     ):
         self.images = located(data_root, images)
         self.pipeline, self.seed = build_pipeline(pipeline), seed
-        self.archive, self.inner = _archive(self.images)
+        self.archive, self.inner = split_archive(self.images)
         self._zips: dict[int, zipfile.ZipFile] = {}
         found = self._in_zip() if self.archive else self._on_disk()
         self.classes = _choose(self.images, list(found), classes)
         self.files = [file for name in self.classes for file in sorted(found[name])]
         counts = [len(found[name]) for name in self.classes]
+        self._tell_left_out(found)
         if not self.files:
             raise DataError(f"{self.images}: no pictures in its class folders ({', '.join(SUFFIXES)})")
         self.labels = np.repeat(np.arange(len(self.classes)), counts)
@@ -101,14 +105,14 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
             self._zips = {process: zipfile.ZipFile(self.archive)}
         try:
             data = self._zips[process].read(self.inner + self.files[index])
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:  # damaged, or encrypted
             raise DataError(f"{path}: cannot be read from the zip: {error}") from error
         return decode_image(np.frombuffer(data, np.uint8), path)
 
     def _on_disk(self) -> dict[str, list[str]]:
         """By class the files, relative to `images`."""
         if not self.images.is_dir():
-            near = ", ".join(sorted(p.name for p in self.images.parent.glob("*"))[:8]) or "nothing"
+            near = _few(sorted(p.name for p in self.images.parent.glob("*")))
             raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {near}")
         found: dict[str, list[str]] = {}
         for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
@@ -121,17 +125,14 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
 
     def _in_zip(self) -> dict[str, list[str]]:
         assert self.archive is not None
-        try:
-            with zipfile.ZipFile(self.archive) as file:
-                names = file.namelist()
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{self.archive}: not a zip, or cut short: {error}") from error
         found: dict[str, list[str]] = {}
-        for name in names:
+        for name in members(self.archive):
             name, inside = name.removeprefix(self.inner), name.startswith(self.inner)
             *folders, last = name.split("/")
-            if inside and folders and _is_picture(last) and not any(map(_hidden, folders)):
-                found.setdefault(folders[0], []).append(name)
+            if inside and folders and not any(map(_hidden, folders)):
+                found.setdefault(folders[0], []).extend([name] if _is_picture(last) else [])
+        if not found:
+            raise DataError(f"{self.images}: no class folders; {self.archive} has {_few(subfolders(self.archive))}")
         return self._named(found)
 
     def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -139,6 +140,12 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         if not found:
             raise DataError(f"{self.images}: no class folders; put the pictures of each class in a folder of its name")
         return dict(sorted(found.items()))
+
+    def _tell_left_out(self, found: dict[str, list[str]]) -> None:
+        left_out = [f"{name} ({len(files)})" for name, files in found.items() if files and name not in self.classes]
+        if left_out:
+            what = f"{self.images}: pictures of other classes than the {len(self.classes)} of the model are left out"
+            print_log(f"{what}: {_few(left_out)}", logger="current", level=logging.WARNING)
 
 
 @DATASETS.register_module()
@@ -178,13 +185,41 @@ def _hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
 
-def _archive(images: Path) -> tuple[Path | None, str]:
-    """The zip on the way to a folder, if there is one, and what stands before the class folders in it."""
-    for path in (images, *images.parents):
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "nothing"
+
+
+def split_archive(folder: Path) -> tuple[Path | None, str]:
+    """The zip on the way to a folder, if there is one, and what its members in that folder begin with."""
+    for path in (folder, *folder.parents):
         if path.suffix == ".zip" and path.is_file():
-            inner = images.relative_to(path).as_posix()
+            inner = folder.relative_to(path).as_posix()
             return path, "" if inner == "." else f"{inner}/"
     return None, ""
+
+
+def members(archive: Path) -> list[str]:
+    """What a zip holds: files, and folders with a slash at the end.
+
+    Raises:
+        DataError: it is no zip, or was cut short.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return file.namelist()
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{archive}: not a zip, or cut short: {error}") from error
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Sorted names of the folders in a folder, a zip, or a folder of a zip, but for what programs leave behind."""
+    archive, inner = split_archive(folder)
+    if archive is None:
+        names = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    else:
+        inside = (name.removeprefix(inner) for name in members(archive) if name.startswith(inner))
+        names = {name.split("/")[0] for name in inside if "/" in name}
+    return sorted(name for name in names if not _hidden(name))
 
 
 def _choose(where: Path, known: list[str], classes: Sequence[str] | None) -> tuple[str, ...]:

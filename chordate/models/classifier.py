@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chordate import checks
 from chordate.contracts import check_outputs, offered
 from chordate.errors import DataError
 from chordate.models.detector import Part
@@ -53,7 +54,10 @@ class ImageClassifier(nn.Module):
         check_outputs(self.backbone, in_channels=len(mean))
         self.head: Any = HEADS.build(head, in_features=offered(self.backbone), num_classes=num_classes)
         with torch.device("cpu"):  # where they draw, whatever device the model is built on
-            self.mix = [TRANSFORMS.build({**settings, "num_classes": num_classes}) for settings in mix]
+            self.mix = [
+                TRANSFORMS.build({**checks.section("model.mix, each of its list,", one), "num_classes": num_classes})
+                for one in checks.listed("model.mix", mix)
+            ]
         self.views = build_views(views)
 
     def logits(self, images: Tensor) -> Tensor:

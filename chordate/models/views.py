@@ -75,7 +75,7 @@ def build_views(settings: Mapping[str, Any] | None) -> Callable[[Tensor, Score],
     """
     if settings is None:
         return one_view
-    kind = str(settings.get("type"))
+    kind = str(checks.section("model.views", settings).get("type"))
     if kind not in VIEWS:
         raise ConfigError(unknown("type of views", kind, VIEWS))
     key = VIEWS[kind]

@@ -26,7 +26,7 @@ class Normalize(nn.Module):
         bgr: reverse the channels first (for weights from Caffe), `mean` and `std` being in that order.
 
     Raises:
-        ConfigError: mean and std have different lengths, or a std is 0.
+        ConfigError: mean and std have different lengths, a std is 0, or they are those of pixels of 0 … 1.
     """
 
     mean: Tensor
@@ -42,6 +42,10 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std) or not all(std):
             raise ConfigError(f"mean {list(mean)} and std {list(std)}: give one number a channel, and no std of 0")
+        if max(std) <= 1 and 0 < max(mean) <= 1:
+            raise ConfigError(
+                f"mean {list(mean)} and std {list(std)} are of 0 … 1; pixels are 0 … 255, so give 255 times"
+            )
         self.divisor = divisor
         self.bgr = bgr
         self._exact = tuple(mean), tuple(std)

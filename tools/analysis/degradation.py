@@ -39,7 +39,8 @@ def train(name: str, arguments: argparse.Namespace) -> int:
         *arguments.cfg_options,
     ]
     work_dir = arguments.work_dir / name
-    if (work_dir / "training.png").is_file():  # drawn when all was done
+    log = work_dir / "log.jsonl"
+    if log.is_file() and iterations <= max(json.loads(line)["iteration"] for line in log.read_text().splitlines()):
         return 0
     command = ["train", f"{name}_cifar10", "--data-root", arguments.data_root, "--work-dir", str(work_dir), "--resume"]
     return main([*command, "--cfg-options", *settings])
