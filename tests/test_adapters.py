@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from functools import partial
 
 import pytest
@@ -292,6 +293,29 @@ def test_weights_with_a_tag_are_those_of_the_tag(hub):
     hub["resnet18.gluon_in1k"] = referee(lambda: timm.create_model("resnet18")).state_dict()
     model = chordate.build_backbone({"type": "TimmBackbone", "model": "resnet18.gluon_in1k"}, pretrained=True)
     assert same(model, "net.model.", hub["resnet18.gluon_in1k"])
+
+
+def test_weights_trained_on_other_colours_are_told(hub):
+    """Timm's own notes of its weights say which; within half a level, which is rounding, they are the same."""
+    hub["resnetv2_50.a1h_in1k"] = timms("resnetv2_50.a1h_in1k").state_dict()
+    hub["resnet18.a1_in1k"] = timms("resnet18.a1_in1k").state_dict()
+
+    def build(name, source, **settings):
+        model = {"type": "ImageClassifier", "backbone": {"type": name, "pretrained": f"timm://{source}"}, **settings}
+        return chordate.build_model(model, num_classes=3)
+
+    with pytest.warns(UserWarning) as told:
+        build("preact_resnet50", "resnetv2_50.a1h_in1k")
+    assert [str(one.message) for one in told] == [
+        "timm://resnetv2_50.a1h_in1k was trained with mean=[127.5, 127.5, 127.5]; the model has "
+        "[123.675, 116.28, 103.53]: set model.mean",
+        "timm://resnetv2_50.a1h_in1k was trained with std=[127.5, 127.5, 127.5]; the model has "
+        "[58.395, 57.12, 57.375]: set model.std",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build("preact_resnet50", "resnetv2_50.a1h_in1k", mean=[127.5] * 3, std=[127.5] * 3)
+        build("resnet18", "resnet18.a1_in1k")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from chordate.checkpoints import timm, torchvision
@@ -15,6 +16,7 @@ from chordate.checkpoints.report import LoadReport, some
 from chordate.checkpoints.source import Contents, read_state
 from chordate.contracts import Backbone, Library
 from chordate.errors import CheckpointError
+from chordate.libraries import timm_for
 from chordate.structures import Skeleton
 
 FORMATS = (torchvision.FORMAT, timm.FORMAT)
@@ -58,6 +60,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     if broken:
         warnings.warn(f"{where}: NaN or infinite values in {len(broken)} tensors: {some(broken)}", stacklevel=2)
     model.load_state_dict(tensors, strict=False)
+    _compare_colours(model, where)
     if classes and hasattr(model, "classes") and (strict or not model.classes):
         model.classes = classes  # type: ignore[assignment]
     skeleton = contents.get("skeleton") if own else None
@@ -92,7 +95,24 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
                     f'name ("resnet50"), or name the weights: "torchvision://…", "timm://…", a path or a URL'
                 )
             reports.append(load_checkpoint(backbone, source))
+            _compare_colours(model, str(source))
     return reports
+
+
+def _compare_colours(model: nn.Module, source: str) -> None:
+    """Warn where timm's weights were trained on other colours than the model makes of its images."""
+    preprocess: Any = getattr(model, "preprocess", None)
+    if preprocess is None or not source.startswith("timm://"):
+        return
+    name = source.removeprefix("timm://")
+    cfg = timm_for(name, source).get_pretrained_cfg(name)
+    for what in ("mean", "std"):
+        wanted, ours = [round(255 * value, 3) for value in getattr(cfg, what)], getattr(preprocess, what).flatten()
+        if len(ours) == len(wanted) and not torch.allclose(ours.cpu(), torch.tensor(wanted), atol=0.5):
+            given = ", ".join(f"{value:g}" for value in ours.tolist())
+            warnings.warn(
+                f"{source} was trained with {what}={wanted}; the model has [{given}]: set model.{what}", stacklevel=2
+            )
 
 
 def _unwrap_model(model: Any) -> nn.Module:
