@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.random import mtrand  # where these functions have their types
 
 _spare: list[np.random.MT19937] = []  # generators for numpy, since exchanging them is far cheaper than copying a state
 
@@ -18,16 +19,16 @@ def seeded(*key: int) -> Iterator[None]:
     `torch.manual_seed` would set every CUDA device's too.
     """
     words = np.random.SeedSequence(key).generate_state(4)
-    torch_state, numpy_generator, python_state = torch.get_rng_state(), np.random.get_bit_generator(), random.getstate()
+    torch_state, numpy_generator, python_state = torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate()
     own = _spare.pop() if _spare else np.random.MT19937()
     torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
-    np.random.set_bit_generator(own)
+    mtrand.set_bit_generator(own)
     np.random.seed(words[2])
     random.seed(int(words[3]))
     try:
         yield
     finally:
         torch.set_rng_state(torch_state)
-        np.random.set_bit_generator(numpy_generator)
+        mtrand.set_bit_generator(numpy_generator)
         _spare.append(own)
         random.setstate(python_state)
