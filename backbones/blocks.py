@@ -157,9 +157,7 @@ class BasicBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.drop_path(self.se(self.bn2(self.conv2(y))))
-        if self.downsample is not None:
-            y += self.downsample(x)
-        return self.relu(y)
+        return self.relu(y if self.downsample is None else y + self.downsample(x))
 
 
 class Bottleneck(Block):
@@ -215,9 +213,7 @@ class Bottleneck(Block):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.drop_path(self.se(self.bn3(self.conv3(y))))
-        if self.downsample is not None:
-            y += self.downsample(x)
-        return self.relu(y)
+        return self.relu(y if self.downsample is None else y + self.downsample(x))
 
 
 def he_init(backbone: nn.Module) -> None:
