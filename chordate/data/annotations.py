@@ -7,6 +7,7 @@ from typing import Any, Literal
 import hotcoco
 from mmengine.logging import print_log
 
+from chordate.data.archives import split_archive
 from chordate.data.reading import missing_file
 from chordate.errors import ConfigError, DataError, unknown
 
@@ -109,7 +110,6 @@ def located(data_root: str | Path, path: str | Path) -> Path:
         DataError: the path is relative, and the data root does not exist.
     """
     path, root = Path(path), Path(data_root)
-    zipped = any(part.suffix == ".zip" and part.is_file() for part in (root, *root.parents))
-    if not path.is_absolute() and not (root.is_dir() or zipped):
+    if not path.is_absolute() and not root.is_dir() and split_archive(root)[0] is None:
         raise DataError(f"{root}: no such data folder; name it with --data-root, or set CHORDATE_DATA")
     return root / path

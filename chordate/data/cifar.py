@@ -2,7 +2,6 @@
 
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 import torchvision.datasets
 
-from chordate.data.folders import ImageFolder, members, split_archive
+from chordate.data.archives import UNREADABLE, members, split_archive
+from chordate.data.folders import ImageFolder
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 
@@ -65,7 +65,7 @@ class CIFAR10(ImageFolder):
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as file:
             try:
                 file.extractall(folder, official)
-            except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+            except UNREADABLE as error:
                 raise DataError(f"{archive}: cannot be unpacked: {error}") from error
             return self._official_files(Path(folder) / inner)
 

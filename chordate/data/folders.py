@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torchvision.tv_tensors import Image
 
 from chordate.data.annotations import located
+from chordate.data.archives import UNREADABLE, members, split_archive
 from chordate.data.randomness import seeded
 from chordate.data.reading import decode_image, read_image
 from chordate.data.transforms import build_pipeline
@@ -105,7 +105,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
             self._zips = {process: zipfile.ZipFile(self.archive)}
         try:
             data = self._zips[process].read(self.inner + self.files[index])
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:  # damaged, or encrypted
+        except UNREADABLE as error:
             raise DataError(f"{path}: cannot be read from the zip: {error}") from error
         return decode_image(np.frombuffer(data, np.uint8), path)
 
@@ -187,28 +187,6 @@ def _hidden(name: str) -> bool:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "nothing"
-
-
-def split_archive(folder: Path) -> tuple[Path | None, str]:
-    """The zip on the way to a folder, if there is one, and what its members in that folder begin with."""
-    for path in (folder, *folder.parents):
-        if path.suffix == ".zip" and path.is_file():
-            inner = folder.relative_to(path).as_posix()
-            return path, "" if inner == "." else f"{inner}/"
-    return None, ""
-
-
-def members(archive: Path) -> list[str]:
-    """What a zip holds: files, and folders with a slash at the end.
-
-    Raises:
-        DataError: it is no zip, or was cut short.
-    """
-    try:
-        with zipfile.ZipFile(archive) as file:
-            return file.namelist()
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{archive}: not a zip, or cut short: {error}") from error
 
 
 def subfolders(folder: Path) -> list[str]:
