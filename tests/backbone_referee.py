@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,6 +54,16 @@ def referee(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         model = build()
     return randomise(model.to_empty(device="cpu"))
+
+
+def timms(name: str) -> nn.Module:
+    """timm's network, randomised."""
+    on_meta = not name.startswith(("swin", "vit"))
+    whole = referee(lambda: timm.create_model(name)) if on_meta else randomise(timm.create_model(name))
+    for part, value in whole.named_parameters():
+        if part.endswith("gamma"):
+            nn.init.uniform_(value, 0.3, 1.0)  # at 1e-6 the blocks would not be seen
+    return whole
 
 
 def with_weights_of(theirs: nn.Module, name: str, classifier: Sequence[str] = ("fc.",), **options: Any) -> nn.Module:

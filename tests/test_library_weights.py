@@ -1,0 +1,202 @@
+"""Weights of torchvision and timm: by name, file and URL, for their own networks and for ours."""
+
+import warnings
+from functools import partial
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from backbone_referee import assert_close, referee, timms
+from torch import Tensor, nn
+
+import chordate
+from chordate.checkpoints.load import load_checkpoint, load_pretrained
+from chordate.errors import CheckpointError
+from chordate.registry import BACKBONES
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def same(ours: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, state[name.removeprefix(prefix)]) for name, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("source", [True, "torchvision://resnet18", "path", "file URL"])
+def test_torchvisions_networks_load_their_weights(source, tmp_path, monkeypatch):
+    theirs = referee(torchvision.models.resnet18).state_dict()
+    asked = []
+
+    def download(url, destination, hash_prefix=None):
+        asked.append((url, hash_prefix))
+        torch.save(theirs, destination)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    torch.save(theirs, tmp_path / "r18.pth")
+    elsewhere = {"path": str(tmp_path / "r18.pth"), "file URL": (tmp_path / "r18.pth").as_uri()}
+    pretrained = elsewhere.get(source, source)
+    model = BACKBONES.build(
+        {"type": "TorchvisionBackbone", "model": "resnet18", "out": ["c3"], "pretrained": pretrained}
+    )
+    (report,) = load_pretrained(model)
+    assert asked == (
+        [] if source in elsewhere else [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")]
+    )
+    assert report.format == "torchvision" and not report.missing and not report.adapted
+    assert {name.split(".")[0] for name in report.skipped} == {"layer3", "layer4", "fc"}
+    assert same(model, "net.", theirs)
+
+
+@pytest.mark.parametrize(
+    ("config", "build"),
+    [
+        ({"type": "TorchvisionBackbone", "model": "mobilenet_v3_small"}, torchvision.models.mobilenet_v3_small),
+        (
+            {"type": "TorchvisionBackbone", "model": "googlenet"},
+            partial(torchvision.models.googlenet, init_weights=False),
+        ),
+        ({"type": "TimmBackbone", "model": "resnetv2_50"}, partial(timm.create_model, "resnetv2_50")),
+    ],
+)
+def test_weights_for_rgb_are_adapted_to_other_images(config, build):
+    state = referee(build).state_dict()
+    model = BACKBONES.build({**config, "in_channels": 4})
+    report = load_checkpoint(model, state)
+    (stem,) = report.adapted
+    assert not report.missing
+    theirs = timm.models.adapt_input_conv(4, state[stem.removeprefix(model.library.prefix)])
+    torch.testing.assert_close(model.state_dict()[stem], theirs)
+    assert model(torch.randn(2, 4, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "build"),
+    [
+        ({"type": "TorchvisionBackbone", "model": "efficientnet_b0"}, torchvision.models.efficientnet_b0),
+        ({"type": "TimmBackbone", "model": "resnet18"}, partial(timm.create_model, "resnet18")),
+    ],
+)
+def test_whole_classifiers_give_their_own_scores(backbone, build):
+    theirs = referee(build).eval()
+    ours = chordate.build_model({"type": "ImageClassifier", "backbone": backbone}, num_classes=1000)
+    report = load_checkpoint(ours.eval(), theirs.state_dict())
+    assert not report.missing and not report.skipped
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert_close(ours.logits(images), theirs(images), "scores", 1e-5)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hugging Face hub as timm sees it: `hub["resnet18.a1_in1k"] = state` puts a file there."""
+    offered: dict[str, dict[str, Tensor]] = {}
+
+    def download(repo_id, filename, **_):
+        path = tmp_path / repo_id / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(offered[repo_id.removeprefix("timm/")], path)
+        return str(path)
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
+    return offered
+
+
+@pytest.mark.parametrize("source", [True, "timm://mobilenetv3_small_050.lamb_in1k", "path"])
+def test_timms_networks_load_their_weights(source, hub, tmp_path):
+    name = "mobilenetv3_small_050"
+    theirs = referee(lambda: timm.create_model(name)).state_dict()
+    hub[f"{name}.lamb_in1k"] = theirs
+    if source == "path":
+        source = str(tmp_path / "x.safetensors")
+        safetensors.torch.save_file(theirs, source)
+    model = BACKBONES.build({"type": "TimmBackbone", "model": name, "out": ["c3", "c4"], "pretrained": source})
+    (report,) = load_pretrained(model)
+    assert report.format == "timm" and not report.missing and not report.adapted
+    assert {name.split(".")[0] for name in report.skipped} == {"blocks", "conv_head", "classifier"}
+    assert same(model, "net.model.", theirs)
+
+
+def test_weights_with_a_tag_are_those_of_the_tag(hub):
+    """Of one architecture timm has weights of several trainings."""
+    hub["resnet18.gluon_in1k"] = referee(lambda: timm.create_model("resnet18")).state_dict()
+    model = chordate.build_backbone({"type": "TimmBackbone", "model": "resnet18.gluon_in1k"}, pretrained=True)
+    assert same(model, "net.model.", hub["resnet18.gluon_in1k"])
+
+
+def test_weights_trained_on_other_colours_are_told(hub):
+    """Timm's own notes of its weights say which; within half a level, which is rounding, they are the same."""
+    hub["resnetv2_50.a1h_in1k"] = timms("resnetv2_50.a1h_in1k").state_dict()
+    hub["resnet18.a1_in1k"] = timms("resnet18.a1_in1k").state_dict()
+
+    def build(name, source, **settings):
+        model = {"type": "ImageClassifier", "backbone": {"type": name, "pretrained": f"timm://{source}"}, **settings}
+        return chordate.build_model(model, num_classes=3)
+
+    with pytest.warns(UserWarning) as told:
+        build("preact_resnet50", "resnetv2_50.a1h_in1k")
+    assert [str(one.message) for one in told] == [
+        "timm://resnetv2_50.a1h_in1k was trained with mean=[127.5, 127.5, 127.5]; the model has "
+        "[123.675, 116.28, 103.53]: set model.mean",
+        "timm://resnetv2_50.a1h_in1k was trained with std=[127.5, 127.5, 127.5]; the model has "
+        "[58.395, 57.12, 57.375]: set model.std",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build("preact_resnet50", "resnetv2_50.a1h_in1k", mean=[127.5] * 3, std=[127.5] * 3)
+        build("resnet18", "resnet18.a1_in1k")
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "format"),
+    [
+        ("resnet18d", "resnet18d.ra2_in1k", "timm"),
+        ("resnetrs50", "resnetrs50.tf_in1k", "timm"),
+        ("seresnet50", "seresnet50.ra2_in1k", "timm"),
+        ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),
+        ("convnext_tiny", "convnext_tiny.fb_in1k", "timm"),
+        ("densenet121", "densenet121.ra_in1k", "torchvision"),  # timm kept torchvision's names
+    ],
+)
+def test_our_own_networks_take_timms_weights(name, theirs, format, hub):
+    whole = timms(theirs)
+    hub[theirs] = whole.state_dict()
+    model = chordate.build_backbone(name, out=["c3", "c5"])
+    report = load_checkpoint(model, f"timm://{theirs}")
+    assert report.format == format and not report.missing and not report.adapted
+    assert all(part.startswith(("fc.", "head.", "classifier.")) for part in report.skipped)
+    if name in ("convnext_tiny", "densenet121"):  # the others are held to timm's maps where they are tested
+        images = torch.randn(1, 3, 64, 96)
+        with torch.no_grad():
+            maps = whole.eval().forward_intermediates(images, intermediates_only=True)
+            found = model.eval()(images)
+        assert_close(found["c3"], maps[-3], "c3", 1e-4)
+        assert_close(found["c5"], maps[-1], "c5", 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "says"),
+    [
+        ("resnet18", "timm://resnet18.a9_in1k", 'weights of timm\'s resnet18 "a9_in1k"; did you mean .*"a1_in1k"'),
+        ("resnet18", "timm://resnet81", 'unknown timm model "resnet81"; did you mean'),
+        ("resnet18", "timm://resnet34", "timm://resnet34 could not be downloaded"),
+        ("seresnet18", True, "timm offers no weights for seresnet18"),
+    ],
+)
+def test_weights_that_are_not_to_be_had_are_told_in_one_line(model, pretrained, says, hub):
+    with pytest.raises(CheckpointError, match=says) as caught:
+        chordate.build_backbone({"type": "TimmBackbone", "model": model}, pretrained=pretrained)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "load"), [("TimmBackbone", timm.create_model), ("TorchvisionBackbone", torchvision.models.get_model)]
+)
+def test_another_networks_weights_are_refused(kind, load):
+    model = BACKBONES.build({"type": kind, "model": "resnet18"})
+    with pytest.raises(CheckpointError, match="does not fit .*resnet18"):
+        load_checkpoint(model, load("resnet34").state_dict())
