@@ -106,7 +106,7 @@ class StagedBackbone(Backbone):
                 maps[step.gives] = x
         return maps
 
-    def split(self, name: str) -> Backbone:
+    def pop_stage(self, name: str) -> Backbone:
         last, *before = reversed(self.out_features)
         if name != last or not before or _stage(before[0]) != _stage(name) - 1:
             raise ConfigError(

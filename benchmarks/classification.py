@@ -30,7 +30,7 @@ from torchvision.transforms import v2
 
 import chordate
 from chordate.data.loader import build_loader
-from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.structures import Batch, ClassTargets, ImageInfo
 
 SIDE = 224

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import chordate
 from chordate.ops.bfloat16 import has_fast_bfloat16
-from chordate.ops.layout import trains_faster_channels_last
+from chordate.training.memory_format import trains_faster_channels_last
 
 
 def trainer(

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from chordate.api import build_backbone, build_model, features, list_backbones, list_models, predict
-    from chordate.checkpoints.load import LoadReport, load_checkpoint
+    from chordate.weights.loading import LoadReport, load_checkpoint
     from chordate.config import load_config
     from chordate.contracts import Backbone, FeatureSpec, Neck
     from chordate.errors import ChordateError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "chordate.api": ("build_backbone", "build_model", "features", "list_backbones", "list_models", "predict"),
-    "chordate.checkpoints.load": ("LoadReport", "load_checkpoint"),
+    "chordate.weights.loading": ("LoadReport", "load_checkpoint"),
     "chordate.config": ("load_config",),
     "chordate.contracts": ("Backbone", "FeatureSpec", "Neck"),
     "chordate.errors": ("ChordateError",),

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from chordate import checks
-from chordate.checkpoints.load import load_checkpoint, load_pretrained, read_state
+from chordate.weights.loading import load_checkpoint, load_pretrained, read_state
 from chordate.config import list_configs, load_config
 from chordate.contracts import Backbone, check_outputs
 from chordate.data.batching import SIDE_MULTIPLE, collate
 from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
-from chordate.data.folders import imagenet_classes
-from chordate.data.reading import read_image
+from chordate.data.image_folder import imagenet_classes
+from chordate.data.image_io import read_image
 from chordate.data.transforms import build_pipeline
-from chordate.engine.features import batch_features
+from chordate.training.features import batch_features
 from chordate.errors import CheckpointError, ConfigError, DataError, unknown
 from chordate.ops.bfloat16 import has_fast_bfloat16
 from chordate.registry import BACKBONES, MODELS

@@ -1,16 +1,28 @@
-"""What a backbone, a neck and a head promise, and the checks that two parts fit."""
+"""The contracts of the plugs: backbone, neck, heads, model, metric; and the checks that two parts fit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from rich.console import RenderableType
+from rich.table import Table
 from torch import Tensor, nn
 
 from chordate.errors import ConfigError
-from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
+from chordate.structures import (
+    Batch,
+    DatasetMeta,
+    Detections,
+    ImageInfo,
+    InstanceTargets,
+    Prediction,
+    Proposals,
+    SampledRoIs,
+)
 
 
 @dataclass(frozen=True)
@@ -53,29 +65,34 @@ class Library:
 class Backbone(nn.Module):
     """Images to feature maps.
 
-    A subclass sets `out_features` in `__init__`, ordered fine to coarse and named `c1` … `c5` after the
-    stages of the FPN paper (Lin et al. 2017, section 3); `forward` returns the same names, map
-    `[N, channels, ceil(H / stride), ceil(W / stride)]` for normalised images `[N, 3, H, W]`.
+    A subclass sets `out_features` in `__init__`, ordered fine to coarse and named `c1` … `c5` after the stages of the
+    FPN paper (Lin et al. 2017, section 3); `forward` returns the same names, map
+    `[N, channels, ceil(H / stride), ceil(W / stride)]` for normalized images `[N, in_channels, H, W]`. A backbone for
+    other inputs (clips `[N, C, T, H, W]`) overrides `input_shape`; its maps may have dimensions between the channels
+    and the two spatial ones.
     """
 
     out_features: Mapping[str, FeatureSpec]
+    name: str = ""  # for messages: "ResNet-50"; empty for the class's name
+    in_channels: int = 3
     pretrained: str | bool | None = None  # where to load weights from, set by the registry from the config
-    default_weights: str | None = None  # what `pretrained=True` stands for, set by the registry from the variant
-    library: Library | None = None  # whose the network is, if another library's
+    default_weights: str | None = None  # what `pretrained=True` means, set by the registry from the variant
+    library: Library | None = None  # the library that built the network, if another one did
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def split(self, name: str) -> Backbone:
-        """Take out the last stage, which gives the map `name`: this backbone then ends with the map before it.
+    def input_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape of one input of this size, without the batch dimension."""
+        return self.in_channels, height, width
 
-        Returns:
-            A backbone of that stage alone; it takes the map before in place of images.
+    def pop_stage(self, name: str) -> Backbone:
+        """Remove the last stage, which makes the map `name`, and return it as a backbone on the map before it.
 
         Raises:
-            ConfigError: this one cannot be divided so.
+            ConfigError: this backbone cannot be divided so.
         """
-        raise ConfigError(f"{offered(self).source} has no stage that can be taken out of it; resnet50 has")
+        raise ConfigError(f"{offered(self).source} has no stage that can be removed; resnet50 has")
 
 
 class Neck(nn.Module):
@@ -85,6 +102,83 @@ class Neck(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         raise NotImplementedError
+
+
+class Model(nn.Module):
+    """A whole model: its losses for a training batch, its predictions for any.
+
+    A subclass takes `meta` first, then its parts, and builds them through the registries. Its `forward` is what
+    DistributedDataParallel and torch.compile wrap; everything else calls `loss` and `predict`, which depend on the
+    arguments alone and not on one another.
+    """
+
+    meta: DatasetMeta
+    size_divisor: int = 1  # the loader pads images to multiples of this
+    example_size: tuple[int, int] = (224, 224)  # height and width that `chordate summary` counts with
+    pipeline: Sequence[Any] = ()  # the test pipeline of its config, for `predict` on files
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of `meta`, by label."""
+        return self.meta.classes
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar losses by name, summed by the trainer; values without a gradient are only logged."""
+        raise NotImplementedError
+
+    def predict(self, batch: Batch) -> list[Any]:
+        """One Prediction per image, in pixels of the original image."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
+        return self.loss(batch) if self.training else self.predict(batch)
+
+    def input_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape of one input of this size, without the batch dimension; by default the backbone's."""
+        backbone = self._modules.get("backbone")
+        return backbone.input_shape(height, width) if isinstance(backbone, Backbone) else (3, height, width)
+
+    def example_batch(self, height: int, width: int) -> Batch:
+        """One blank input of this size, on the model's device."""
+        device = next(self.parameters()).device
+        images = torch.zeros(1, *self.input_shape(height, width), device=device)
+        sizes = torch.tensor([[height, width]], device=device)
+        return Batch(images, sizes, [ImageInfo(0, "blank", height, width)])
+
+
+class Metric:
+    """Collects predictions batch by batch and computes numbers from them, the same on every rank.
+
+    A subclass takes the data set as the keyword `dataset` first. After `compute`, the other methods describe the same
+    predictions, until the next `compute`.
+    """
+
+    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
+        """Take in the predictions of one batch, in the order of its images."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, float]:
+        """The numbers over all ranks by name, and a fresh start."""
+        raise NotImplementedError
+
+    def table(self) -> RenderableType:
+        """The last numbers for the terminal; a plain table by default."""
+        table = Table("metric", "value")
+        for name, value in getattr(self, "numbers", {}).items():
+            table.add_row(name, f"{value:.4f}")
+        return table
+
+    def save_predictions(self, path: str | Path) -> None:
+        """Write the last predictions as JSON.
+
+        Raises:
+            ConfigError: this metric keeps none.
+        """
+        raise ConfigError(f"--predictions: {type(self).__name__} keeps none")
+
+    def report(self) -> Any:
+        """More about the last numbers, drawn by `visualization.plot_report`; None where there is no more."""
+        return None
 
 
 class ProposalHead(Protocol):
@@ -171,25 +265,31 @@ def select(in_features: Mapping[str, FeatureSpec], names: Iterable[str], wanted_
 
 
 @torch.no_grad()
-def check_outputs(backbone: nn.Module, in_channels: int = 3) -> None:
-    """Hold a backbone to its own `out_features` by one pass on the meta device (shapes only, no arithmetic).
+def check_outputs(backbone: nn.Module, in_channels: int | None = None) -> None:
+    """Check a backbone's `out_features` by one forward pass on the meta device (shapes only, no arithmetic).
+
+    Args:
+        backbone: as built.
+        in_channels: of the images that the model will give it; None for the backbone's own.
 
     Raises:
         ConfigError: a map is missing, or has other channels or another stride than was said.
     """
     specs = offered(backbone)
     side = 2 * max(64, *(spec.stride for spec in specs.values()))
+    shape = backbone.input_shape(side, side) if isinstance(backbone, Backbone) else (3, side, side)
+    shape = (2, shape[0] if in_channels is None else in_channels, *shape[1:])
     state = {k: v.to("meta") for k, v in [*backbone.named_parameters(), *backbone.named_buffers()]}
     was_training = backbone.training
     backbone.eval()
     try:
-        images = torch.empty(2, in_channels, side, side, device="meta")
+        images = torch.empty(*shape, device="meta")
         outputs = torch.func.functional_call(backbone, state, (images,))
     except NotImplementedError:  # an operator without a meta kernel: nothing can be said
         return
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"{specs.source}: forward fails for images [2, {in_channels}, {side}, {side}]: {error}"
+            f"{specs.source}: forward fails for images {list(shape)}: {error}"
         ) from error
     finally:
         backbone.train(was_training)
@@ -199,7 +299,7 @@ def check_outputs(backbone: nn.Module, in_channels: int = 3) -> None:
             raise ConfigError(f"{specs.source} promises {name} ({spec}), but its forward returned {given}")
         got = tuple(outputs[name].shape)
         want = (2, spec.channels, side // spec.stride, side // spec.stride)
-        if got != want:
+        if (*got[:2], *got[-2:]) != want or len(got) != len(shape):
             raise ConfigError(
                 f"{specs.source} promises {name} ({spec}), so {list(want)} for images of {side} px, "
                 f"but its forward gave {list(got)}"

@@ -78,14 +78,15 @@ class PlugRegistry(Registry):
             raise ConfigError(unknown(self.name, plug, self.names()))
         return config
 
-    def build(self, config: Any, **wiring: Any) -> Any:
+    def build(self, config: Any, *, facts: Mapping[str, Any] | None = None, **wiring: Any) -> Any:
         """Build a plug from a config.
 
         Args:
             config: a variant's name, a dict with `type` and the plug's arguments, or a built object, which
                 is returned as it is.
-            wiring: what the plug is told by the part that it is plugged into (`in_features`,
-                `num_classes` …); a config may not set these itself.
+            facts: what the plug may ask for by argument name (`num_classes`, `num_keypoints` …, see
+                `DatasetMeta.facts`); it receives those that its signature names.
+            wiring: what the plug receives in any case (`in_features` …). A config may set neither.
 
         Raises:
             ConfigError: unknown type, unknown or missing arguments, or arguments that the plug rejects.
@@ -95,13 +96,14 @@ class PlugRegistry(Registry):
         arguments = self.expand(config)
         plug = arguments.pop("type")
         cls = super().get(plug) if isinstance(plug, str) else plug
+        accepted = inspect.signature(cls).parameters
+        wiring |= {name: value for name, value in (facts or {}).items() if name in accepted}
         clash = sorted(set(arguments) & set(wiring))
         if clash:
             raise ConfigError(f"{plug}: {', '.join(clash)} is inferred from the other parts; remove it from the config")
         # Where weights come from is no business of the class: the loader reads it from the built backbone.
         keys = ("pretrained", "default_weights") if self is BACKBONES else ()
         weights = {key: arguments.pop(key) for key in keys if key in arguments}
-        accepted = inspect.signature(cls).parameters
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in accepted.values()):
             for key in arguments:
                 if key not in accepted:

@@ -2,7 +2,7 @@
 
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead
-from chordate.heads.classification import ClassificationHead
+from chordate.heads.linear import ClassificationHead
 from chordate.heads.keypoint import KeypointHead
 from chordate.heads.mask import MaskHead
 from chordate.heads.retina import RetinaHead

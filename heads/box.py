@@ -15,7 +15,7 @@ from chordate.ops.losses import BoxLoss, masked_mean
 from chordate.ops.matching import Matcher
 from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.ops.sampling import sample_rois
-from chordate.ops.slots import Slots
+from chordate.ops.padded_index import Slots
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
 
@@ -142,7 +142,7 @@ class BoxHead(nn.Module):
         Leaves what its trunk made of the regions in `rois`, if that is maps.
         """
         slots = Slots(rois.valid)
-        boxes, labels, index, positive = map(slots, (rois.boxes, rois.labels, rois.index, rois.positive))
+        boxes, labels, index, positive = map(slots, (rois.boxes, rois.labels, rois.gt_index, rois.is_foreground))
         regions = self.regions(features, boxes, slots.image)
         rois.regions = regions if regions.ndim == 4 else None
         logits, deltas = self.predictions(regions)

@@ -10,7 +10,7 @@ from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.heads.box import BoxHead
 from chordate.ops.boxes import clip, decode, wide_enough
-from chordate.ops.slots import Slots
+from chordate.ops.padded_index import Slots
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
 
@@ -88,7 +88,7 @@ class CascadeHead(nn.Module):
         for number in range(len(self.stages)):
             stage = self._stage(number)
             slots = Slots(rois.valid)
-            boxes, labels, index, positive = map(slots, (rois.boxes, rois.labels, rois.index, rois.positive))
+            boxes, labels, index, positive = map(slots, (rois.boxes, rois.labels, rois.gt_index, rois.is_foreground))
             logits, deltas = stage(features, boxes, slots.image)
             truth = targets.boxes[slots.image, index]
             found = stage.losses(logits, deltas, boxes, labels, positive, truth, slots.present)
@@ -125,12 +125,12 @@ class CascadeHead(nn.Module):
         return SampledRoIs(
             boxes=boxes,
             labels=torch.where(positive, targets.labels.gather(1, matches.index), stage.num_classes),
-            index=matches.index,
-            positive=positive,
+            gt_index=matches.index,
+            is_foreground=positive,
             # A region that is mostly crowd is neither positive nor negative, and not learnt from.
             valid=before.valid & (positive | matches.negative) & wide_enough(boxes, 1e-3),
             sizes=before.sizes,
-            most_positive=boxes.shape[1],
+            max_positives=boxes.shape[1],
         )
 
 

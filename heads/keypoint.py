@@ -13,7 +13,7 @@ from chordate.ops.boxes import at_least_float32
 from chordate.ops.heatmaps import keypoint_cells
 from chordate.ops.losses import masked_mean
 from chordate.ops.pooling import RoIPooler, pyramid_levels
-from chordate.ops.slots import Slots, rows_of
+from chordate.ops.padded_index import Slots, rows_of
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
@@ -85,8 +85,8 @@ class KeypointHead(nn.Module):
         """
         if targets.keypoints is None:
             raise DataError("KeypointHead: the training data has no keypoints; set train_data.dataset.keypoints=True")
-        some = slice(rois.most_positive)
-        boxes, index, positive = rois.boxes[:, some], rois.index[:, some], rois.positive[:, some]
+        some = slice(rois.max_positives)
+        boxes, index, positive = rois.boxes[:, some], rois.gt_index[:, some], rois.is_foreground[:, some]
         batch = torch.arange(len(index), device=index.device)[:, None]
         cells, shown = keypoint_cells(targets.keypoints[batch, index], boxes, self.size)
         shown &= positive[..., None]

@@ -13,7 +13,7 @@ from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.norms import make_norm
 from chordate.ops.pooling import RoIPooler, pyramid_levels
-from chordate.ops.slots import Slots, rows_of
+from chordate.ops.padded_index import Slots, rows_of
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
@@ -115,9 +115,9 @@ class MaskHead(nn.Module):
         """
         if targets.masks is None:
             raise DataError("MaskHead: the training data has no masks; set train_data.dataset.masks=True")
-        some = slice(rois.most_positive)
-        slots = Slots(rois.positive[:, some])
-        boxes, labels, index = (slots(values[:, some]) for values in (rois.boxes, rois.labels, rois.index))
+        some = slice(rois.max_positives)
+        slots = Slots(rois.is_foreground[:, some])
+        boxes, labels, index = (slots(values[:, some]) for values in (rois.boxes, rois.labels, rois.gt_index))
         if rois.regions is None or self._shared == (None,):
             logits = self(features, boxes, slots.image, labels)
         else:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from chordate.checkpoints.load import load_checkpoint
+from chordate.weights.loading import load_checkpoint
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import CheckpointError
 

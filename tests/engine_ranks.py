@@ -12,8 +12,8 @@ from engine_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_runner
 from mmengine.dist import all_gather_object, barrier, get_dist_info
 from torch import nn
 
-from chordate.engine.evaluate import evaluate
-from chordate.engine.launch import finish, start
+from chordate.training.evaluate import evaluate
+from chordate.training.launch import finish, start
 from chordate.errors import ChordateError, ConfigError
 
 SCALED = {**OPTIMIZER, "base_batch_size": 4}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from chordate.data.loader import start_worker
-from chordate.engine.runner import Runner
+from chordate.training.runner import Runner
 from chordate.structures import Batch, Detections, ImageInfo
 
 torch.set_num_threads(1)

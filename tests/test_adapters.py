@@ -11,7 +11,7 @@ from backbone_referee import assert_close, randomise, referee, timms
 from torch import Tensor, nn
 
 import chordate
-from chordate.checkpoints.load import load_checkpoint
+from chordate.weights.loading import load_checkpoint
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
 

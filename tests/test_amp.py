@@ -9,9 +9,9 @@ import pytest
 import torch
 from engine_toy import OPTIMIZER, ToyMetric, ToyModel, read_log, toy_loader, toy_runner
 
-from chordate.engine.amp import StepWrapper, autocast
-from chordate.engine.evaluate import evaluate
-from chordate.engine.settings import TrainSettings
+from chordate.training.amp import StepWrapper, autocast
+from chordate.training.evaluate import evaluate
+from chordate.training.settings import TrainSettings
 from chordate.errors import ConfigError
 
 CPU = torch.device("cpu")

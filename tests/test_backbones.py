@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 import chordate
-from chordate.checkpoints.source import torchvision_url
+from chordate.weights.reading import torchvision_url
 from chordate.contracts import check_outputs
 from chordate.errors import ConfigError
 from chordate.ops.norms import FrozenBatchNorm

@@ -12,7 +12,7 @@ import torch
 from tiny_coco import CATEGORIES, annotation, write_coco
 
 from chordate.data import CocoDataset
-from chordate.data.reading import read_image
+from chordate.data.image_io import read_image
 from chordate.errors import DataError
 
 BOX = annotation(1, 1, [10, 10, 20, 20])

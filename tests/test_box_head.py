@@ -53,11 +53,11 @@ def test_a_perfect_head_has_no_loss():
     head = Scripted(pyramid(), CLASSES, trunk=ConvFC(16, 7, fc_channels=8), batch_size_per_image=4)
     targets = instances([[[10, 10, 50, 60]]], labels=[[2]])
     rois = head.sample(proposals_of([[[12, 8, 48, 66], [90, 90, 120, 120]]]), targets)
-    logits = [[-50.0, -50, 50, -50] if positive else [-50.0, -50, -50, 50] for positive in rois.positive[0]]
+    logits = [[-50.0, -50, 50, -50] if positive else [-50.0, -50, -50, 50] for positive in rois.is_foreground[0]]
     truth = targets.boxes[0, 0].expand_as(rois.boxes[0])
     deltas = encode(truth, rois.boxes[0], head.box_weights)[:, None]
     losses = head.script(logits, deltas).loss({}, rois, targets)
-    assert rois.positive.sum() >= 1
+    assert rois.is_foreground.sum() >= 1
     assert losses["box_cls"] < 1e-6 and losses["box_reg"] < 1e-6
 
 
@@ -77,8 +77,8 @@ def test_box_loss_is_that_of_the_true_class_over_all_regions():
             total += 1
             label = int(rois.labels[image, slot])
             wanted_class -= logits.log_softmax(dim=1)[0, label]
-            if rois.positive[image, slot]:
-                goal = encode(targets.boxes[image, rois.index[image, slot]], box, head.box_weights)
+            if rois.is_foreground[image, slot]:
+                goal = encode(targets.boxes[image, rois.gt_index[image, slot]], box, head.box_weights)
                 wanted_box += (deltas[0, label] - goal).abs().sum()
     torch.testing.assert_close(losses["box_reg"], wanted_box / total)
     torch.testing.assert_close(losses["box_cls"], wanted_class / total)

@@ -13,8 +13,8 @@ import torch
 from engine_toy import ToyModel, toy_runner
 from mmengine.hooks import EarlyStoppingHook
 
-from chordate.checkpoints.load import load_checkpoint
-from chordate.engine.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
+from chordate.weights.loading import load_checkpoint
+from chordate.training.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
 from chordate.errors import CheckpointError, ChordateError
 
 

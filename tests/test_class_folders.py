@@ -14,7 +14,7 @@ import torchvision.datasets
 from class_folders import write_folders
 
 from chordate.data import CIFAR10, ClassFolders, ImageFolder, ImageNet
-from chordate.data.folders import imagenet_classes
+from chordate.data.image_folder import imagenet_classes
 from chordate.data.loader import build_loader
 from chordate.errors import ConfigError, DataError
 
@@ -178,7 +178,7 @@ def test_one_class_is_told(tmp_path):
 
 def test_pictures_of_classes_that_the_model_lacks_are_left_out_with_a_word(folders, monkeypatch):
     told: list[str] = []
-    monkeypatch.setattr("chordate.data.folders.print_log", lambda message, **_: told.append(message))
+    monkeypatch.setattr("chordate.data.image_folder.print_log", lambda message, **_: told.append(message))
     ImageFolder("train", data_root=folders)
     assert not told
     ImageFolder("train", data_root=folders, classes=["red"])

@@ -150,7 +150,7 @@ def test_a_box_is_clipped_to_the_picture_and_one_without_area_is_dropped(tmp_pat
     root = write_coco(tmp_path, boxes)
     told: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chordate.data.annotations.print_log", lambda message, **_: told.append(message))
+        patch.setattr("chordate.data.coco_annotations.print_log", lambda message, **_: told.append(message))
         dataset = open_set(root)
     assert told == [
         f"{root}/annotations.json: 2 boxes without area in the picture left out (id 3, 4), "

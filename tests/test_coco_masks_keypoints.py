@@ -21,8 +21,8 @@ from rich.console import Console
 from chordate.data.shapes import generate_shapes
 from chordate.errors import ConfigError, DataError, TrainingError
 from chordate.evaluation import CocoMetric
-from chordate.evaluation.coco import SIGMAS
-from chordate.evaluation.rows import Rows
+from chordate.evaluation.coco_metric import SIGMAS
+from chordate.evaluation.packed_detections import Rows
 
 ENGINES = ("hotcoco", "pycocotools")
 OF_KEYPOINTS = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]

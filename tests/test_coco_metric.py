@@ -16,7 +16,7 @@ from rich.console import Console
 from chordate.data.shapes import generate_shapes
 from chordate.errors import ConfigError, DataError, TrainingError
 from chordate.evaluation import CocoMetric
-from chordate.evaluation.coco import _shown
+from chordate.evaluation.coco_metric import _shown
 from chordate.registry import METRICS
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]

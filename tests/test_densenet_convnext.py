@@ -8,7 +8,7 @@ from backbone_referee import assert_close, assert_same_maps, extractor, on_meta,
 from torch import nn
 
 import chordate
-from chordate.checkpoints.load import load_checkpoint
+from chordate.weights.loading import load_checkpoint
 from chordate.contracts import check_outputs
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
@@ -98,7 +98,7 @@ def test_one_training_step_is_torchvisions(name):
         model.double().train()(images)["c5"].square().mean().backward()
         named = {key.removeprefix("net."): p.grad for key, p in model.named_parameters() if p.grad is not None}
         state[model is ours] = (
-            named if model is ours else dict(chordate.checkpoints.torchvision.FORMAT.convert(named, None).items())
+            named if model is ours else dict(chordate.weights.formats.torchvision.FORMAT.convert(named, None).items())
         )
     for key, gradient in state[True].items():
         assert_close(gradient, state[False][key], key, 1e-4)
@@ -139,7 +139,7 @@ def test_the_published_densenet_files_have_older_names():
         for name, value in theirs.items()
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    found = chordate.checkpoints.torchvision.FORMAT.convert(old, None)
+    found = chordate.weights.formats.torchvision.FORMAT.convert(old, None)
     assert set(ours.state_dict()) <= set(found)
 
 

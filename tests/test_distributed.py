@@ -15,9 +15,9 @@ from engine_ranks import TRAINING, fresh_model
 from engine_toy import ToyMetric, read_log, toy_loader, toy_runner
 from torch import nn
 
-from chordate.engine.evaluate import evaluate
-from chordate.engine.launch import first_host, is_launched, slurm_environment, start
-from chordate.engine.ranks import unreached
+from chordate.training.evaluate import evaluate
+from chordate.training.launch import first_host, is_launched, slurm_environment, start
+from chordate.training.ranks import unreached
 from chordate.errors import ConfigError
 
 
@@ -238,7 +238,7 @@ def test_processes_that_do_not_meet_say_where(monkeypatch: pytest.MonkeyPatch) -
 
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("chordate.engine.launch._join", nobody)
+    monkeypatch.setattr("chordate.training.launch._join", nobody)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     with pytest.raises(ConfigError, match=r"MASTER_ADDR:MASTER_PORT, localhost:29500 \(timed out\)"):

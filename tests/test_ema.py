@@ -11,9 +11,9 @@ from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_runner
 from mmengine.hooks import Hook
 from torch import nn
 
-from chordate.checkpoints.load import load_checkpoint
-from chordate.engine.ema import WeightAverage
-from chordate.engine.evaluate import evaluate
+from chordate.weights.loading import load_checkpoint
+from chordate.training.ema import WeightAverage
+from chordate.training.evaluate import evaluate
 
 CPU = torch.device("cpu")
 

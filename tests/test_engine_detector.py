@@ -14,9 +14,9 @@ from chordate.api import build_model
 from chordate.config import load_config, section
 from chordate.data.loader import build_loader
 from chordate.data.shapes import generate_shapes
-from chordate.engine.evaluate import evaluate
-from chordate.engine.launch import start
-from chordate.engine.runner import Runner
+from chordate.training.evaluate import evaluate
+from chordate.training.launch import start
+from chordate.training.runner import Runner
 from chordate.registry import METRICS
 
 SMALL = {

@@ -10,7 +10,7 @@ from class_folders import write_folders
 
 import chordate
 from chordate.cli.main import main
-from chordate.data.reading import read_image
+from chordate.data.image_io import read_image
 
 CONFIG = """
 model = dict(type="ImageClassifier", backbone=dict(type="resnet20_cifar", out=["c2", "c4"]))

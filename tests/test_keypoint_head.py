@@ -44,7 +44,7 @@ def scene() -> tuple[SampledRoIs, InstanceTargets]:
         positive=torch.tensor([[True, True, True, False], [True, False, False, False]]),
         valid=torch.tensor([[True, True, True, True], [True, True, True, False]]),
         sizes=torch.tensor([[SIDE, SIDE]] * 2),
-        most_positive=3,
+        max_positives=3,
     )
     return rois, targets
 
@@ -66,11 +66,11 @@ def test_cells_are_torchvisions():
 def test_the_loss_is_torchvisions():
     rois, targets = scene()
     head, maps = head_of(), feature_maps(SIDE)
-    positive = [rois.boxes[i][rois.positive[i]] for i in range(2)]
+    positive = [rois.boxes[i][rois.is_foreground[i]] for i in range(2)]
     image = torch.tensor([0, 0, 0, 1])
     logits = head(maps, torch.cat(positive), image)
     assert logits.shape == (4, KEYPOINTS, 56, 56)
-    index = [rois.index[i][rois.positive[i]] for i in range(2)]
+    index = [rois.gt_index[i][rois.is_foreground[i]] for i in range(2)]
     wanted = keypointrcnn_loss(logits.contiguous(), positive, list(targets.keypoints), index)
     assert wanted > 1
     torch.testing.assert_close(head.loss(maps, rois, targets)["keypoint"], wanted)
@@ -100,7 +100,7 @@ def test_without_anything_to_learn_the_loss_is_zero_and_still_has_a_gradient(wha
     if what == "keypoints":
         targets.keypoints[..., 2] = 0
     else:
-        rois.positive[:] = False
+        rois.is_foreground[:] = False
     head = head_of()
     loss = head.loss(feature_maps(SIDE), rois, targets)["keypoint"]
     loss.backward()

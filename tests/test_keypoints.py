@@ -18,7 +18,7 @@ from torchvision.tv_tensors import BoundingBoxes, Image
 from chordate.data import CocoDataset
 from chordate.data.batching import collate
 from chordate.data.coco_classes import COCO_SKELETON
-from chordate.data.keypoints import InstanceKeypoints
+from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.errors import DataError
 from chordate.structures import Skeleton
 

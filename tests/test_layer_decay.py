@@ -13,8 +13,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import chordate
-from chordate.engine.layers import layer_scales
-from chordate.engine.optimizer import build_optimizer
+from chordate.training.layers import layer_scales
+from chordate.training.optimizer import build_optimizer
 from chordate.errors import ConfigError
 
 ADAMW = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.05}

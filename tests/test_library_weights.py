@@ -12,7 +12,7 @@ from backbone_referee import assert_close, referee, timms
 from torch import Tensor, nn
 
 import chordate
-from chordate.checkpoints.load import load_checkpoint, load_pretrained
+from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from chordate.data import CocoDataset
 from chordate.data.batching import collate, slots_for
 from chordate.data.loader import build_loader
-from chordate.data.randomness import seeded
+from chordate.data.seeding import seeded
 from chordate.errors import ConfigError, DataError
 from chordate.structures import Batch
 

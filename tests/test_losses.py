@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mmengine.hooks import Hook
 from torch import nn
 
-from chordate.engine.losses import LossLog, total_loss
+from chordate.training.losses import LossLog, total_loss
 from chordate.errors import TrainingError
 
 

@@ -11,7 +11,7 @@ from matplotlib.path import Path as Outline
 from torchvision.models.detection import roi_heads
 from torchvision.ops import box_iou, roi_align
 
-from chordate.data.bitmaps import instance_bitmaps
+from chordate.data.rasterize import instance_bitmaps
 from chordate.data.polygons import Polygons, oriented
 from chordate.errors import DataError
 from chordate.heads import MaskHead
@@ -112,7 +112,7 @@ def rois_of(boxes: list[list[float]], labels: list[int], positive: int, index: l
         positive=is_positive,
         valid=torch.ones(1, slots, dtype=torch.bool),
         sizes=torch.tensor([[128, 128]]),
-        most_positive=slots,
+        max_positives=slots,
     )
 
 
@@ -136,11 +136,11 @@ def test_the_loss_is_torchvisions_on_the_same_targets(monkeypatch, class_agnosti
     torch.nn.init.normal_(head.masks.bias)
     maps = feature_maps(128, images=1)
     positive, zeros = rois.boxes[0, :2], torch.zeros(2, dtype=torch.int64)
-    truth = mask_targets(targets.masks, targets.boxes[0, :2], zeros, rois.index[0, :2], positive, 28)
+    truth = mask_targets(targets.masks, targets.boxes[0, :2], zeros, rois.gt_index[0, :2], positive, 28)
     monkeypatch.setattr(roi_heads, "project_masks_on_boxes", lambda *arguments: truth)
     labels = zeros if class_agnostic else targets.labels[0]
     wanted = roi_heads.maskrcnn_loss(
-        of_all_classes(head, maps, positive, zeros), [positive], [truth], [labels], [rois.index[0, :2]]
+        of_all_classes(head, maps, positive, zeros), [positive], [truth], [labels], [rois.gt_index[0, :2]]
     )
     assert wanted > 0.1
     torch.testing.assert_close(head.loss(maps, rois, targets)["mask"], wanted)
@@ -156,7 +156,7 @@ def test_only_positive_regions_and_their_own_class_learn():
 
 def test_without_a_positive_region_the_loss_is_zero_and_still_has_a_gradient():
     rois, targets = scene()
-    rois.positive[:] = False
+    rois.is_foreground[:] = False
     head = MaskHead(pyramid(), CLASSES, channels=16)
     loss = head.loss(feature_maps(128, images=1), rois, targets)["mask"]
     loss.backward()

@@ -13,8 +13,8 @@ from torchvision.ops import masks_to_boxes
 from torchvision.tv_tensors import BoundingBoxes, Image
 
 from chordate.data import CocoDataset
-from chordate.data.bitmaps import rasterise
-from chordate.data.keypoints import InstanceKeypoints
+from chordate.data.rasterize import rasterise
+from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.loader import build_loader
 from chordate.data.polygons import Polygons, oriented
 from chordate.data.rle import mask_rings
@@ -22,7 +22,7 @@ from chordate.data.transforms import CopyPaste, DetectionMixUp, Mosaic, Sanitize
 from chordate.data.transforms.copy_paste import LEAST_LEFT
 from chordate.data.transforms.mixing import FILL
 from chordate.errors import ConfigError
-from chordate.ops.preprocess import Normalize
+from chordate.models.preprocess import Normalize
 
 Sample = dict[str, Any]
 MIXING = [CopyPaste(), Mosaic(64), DetectionMixUp()]

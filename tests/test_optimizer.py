@@ -9,7 +9,7 @@ import torch
 from engine_toy import ToyModel, read_log, toy_loader, toy_runner
 from torch import Tensor, nn
 
-from chordate.engine.optimizer import build_optimizer, parameter_groups, scaled_lr
+from chordate.training.optimizer import build_optimizer, parameter_groups, scaled_lr
 from chordate.errors import ConfigError
 
 SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}

@@ -9,7 +9,7 @@ from torch import nn
 
 from chordate.backbones.preact_resnet import PreActBlock, PreActBottleneck
 from chordate.backbones.wide_cifar import SIZES
-from chordate.checkpoints import timm as timm_names
+from chordate.weights.formats import timm as timm_names
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
 

@@ -5,7 +5,7 @@ import torch
 from torchvision_referee import PROPOSALS, SIDE, scattered
 
 import chordate
-from chordate.data.reading import read_image
+from chordate.data.image_io import read_image
 
 
 @pytest.fixture(scope="module")

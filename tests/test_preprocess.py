@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chordate.errors import ConfigError
-from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
 IMAGES = torch.randint(0, 256, (2, 3, 50, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SIZES = torch.tensor([[50, 40], [30, 70]])

@@ -17,8 +17,8 @@ from chordate.backbones.convnext import SIZES
 from chordate.backbones.resnet_rs import RECIPES as RESNET_RS
 from chordate.config import load_config, packaged_configs, section
 from chordate.data.loader import build_loader
-from chordate.engine.runner import Runner
-from chordate.engine.schedule import build_schedule
+from chordate.training.runner import Runner
+from chordate.training.schedule import build_schedule
 from chordate.registry import METRICS
 
 NAMES = [name for name, path in packaged_configs().items() if path.parent.name == "classification"]

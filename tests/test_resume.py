@@ -14,7 +14,7 @@ import torch
 from engine_kills import COSINE, train, train_on_a_full_disk
 from engine_toy import ToyMetric, read_log, toy_loader, toy_runner
 
-from chordate.engine.checkpoint_folder import CheckpointFolder, read_checkpoint
+from chordate.training.checkpoint_folder import CheckpointFolder, read_checkpoint
 from chordate.errors import CheckpointError
 
 # Six batches of the toy in groups of four and two: two iterations an epoch, eight in all.
@@ -24,7 +24,7 @@ ITERATIONS = 8
 def in_process(function: Callable[..., None], *arguments: Any, **options: Any) -> int | None:
     """Run a function in a process of its own (forked from one that has imported everything); its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["chordate.engine.runner"])  # seconds to import, once for all
+    context.set_forkserver_preload(["chordate.training.runner"])  # seconds to import, once for all
     process = context.Process(target=function, args=arguments, kwargs=options)
     process.start()
     process.join(120)

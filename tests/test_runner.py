@@ -16,10 +16,10 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from chordate.config import load_config
-from chordate.engine.evaluate import evaluate
-from chordate.engine.progress import ProgressBar
-from chordate.engine.runner import Runner
-from chordate.engine.settings import TrainSettings
+from chordate.training.evaluate import evaluate
+from chordate.training.progress import ProgressBar
+from chordate.training.runner import Runner
+from chordate.training.settings import TrainSettings
 from chordate.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")

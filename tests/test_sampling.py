@@ -63,11 +63,11 @@ def test_true_boxes_are_among_the_regions():
     proposals = proposals_of([[0.0, 0, 10, 10]])
     targets = instances([[[50, 50, 90, 90], [20, 20, 40, 60]]], labels=[[2, 1]])
     rois = sample_rois(proposals, targets, Matcher(0.5, 0.5), count=8, positive_fraction=0.5, background=5)
-    held = rois.boxes[rois.positive].tolist()
+    held = rois.boxes[rois.is_foreground].tolist()
     assert sorted(held) == sorted(targets.boxes[0, :2].tolist())
-    for box, label, index in zip(held, rois.labels[rois.positive], rois.index[rois.positive]):
+    for box, label, index in zip(held, rois.labels[rois.is_foreground], rois.gt_index[rois.is_foreground]):
         assert targets.boxes[0, index].tolist() == box and targets.labels[0, index] == label
-    assert rois.labels[rois.valid & ~rois.positive].tolist() == [5]
+    assert rois.labels[rois.valid & ~rois.is_foreground].tolist() == [5]
     assert rois.valid.sum() == 3
 
 
@@ -83,8 +83,8 @@ def test_no_slot_after_the_leading_ones_is_positive():
     rois = sample_rois(
         proposals_of([[0.0, 0, 12, 12]] * 20), targets, Matcher(0.5, 0.5), 16, positive_fraction=0.25, background=5
     )
-    assert rois.most_positive == 4
-    assert rois.positive[:, :4].all() and not rois.positive[:, 4:].any()
+    assert rois.max_positives == 4
+    assert rois.is_foreground[:, :4].all() and not rois.is_foreground[:, 4:].any()
 
 
 def test_invalid_proposals_are_not_drawn():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from chordate.engine.schedule import build_schedule
+from chordate.training.schedule import build_schedule
 from chordate.errors import ConfigError
 
 SCHEDULES = Path(__file__).parents[1] / "configs" / "_base_" / "schedules"

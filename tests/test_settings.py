@@ -10,7 +10,7 @@ from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_runner
 
 from chordate import checks
 from chordate.data.loader import build_loader
-from chordate.engine.runner import Runner
+from chordate.training.runner import Runner
 from chordate.errors import ConfigError
 
 GOOD = {"train": {"iterations": 1, "tensorboard": False}, "optimizer": OPTIMIZER, "schedule": None}

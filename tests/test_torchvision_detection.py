@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
-from chordate.checkpoints.load import load_checkpoint
-from chordate.checkpoints.torchvision import FORMAT
+from chordate.weights.loading import load_checkpoint
+from chordate.weights.formats.torchvision import FORMAT
 
 
 @pytest.fixture(

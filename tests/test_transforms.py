@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import BoundingBoxes, Image
 
-from chordate.data.keypoints import InstanceKeypoints
+from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons
 from chordate.data.transforms import LargeScaleJitter, ResizeShortestEdge, SanitizeInstances, build_pipeline
 from chordate.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from chordate.engine.wrapping import compiled
+from chordate.training.wrapping import compiled
 
 
 def test_more_sizes_than_torch_compiles_by_default_are_all_compiled() -> None:

@@ -52,8 +52,8 @@ def write_pages(cfg: Config, root: Path, out: Path, count: int) -> int:
     """Write the first `count` training samples to `out` as pictures, and `index.html`; gives how many there were."""
     from chordate.config import section
     from chordate.data.loader import build_loader
-    from chordate.data.randomness import seeded
-    from chordate.engine.settings import TrainSettings
+    from chordate.data.seeding import seeded
+    from chordate.training.settings import TrainSettings
     from chordate.visualization import draw_batch, write_image
     from chordate.visualization.batches import describe
     from chordate.visualization.contact_sheet import Group, Shown, contact_sheet

@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.predict import picture_files
     from chordate.config import load_config, section
     from chordate.data.loader import build_loader
-    from chordate.engine.evaluate import stop_workers
-    from chordate.engine.features import batch_features, check_features_file, save_features
+    from chordate.training.evaluate import stop_workers
+    from chordate.training.features import batch_features, check_features_file, save_features
     from chordate.structures import ClassTargets
 
     cfg, out = load_config(arguments.config, arguments.cfg_options), Path(arguments.out)

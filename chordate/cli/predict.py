@@ -31,7 +31,7 @@ def picture_files(given: list[str]) -> list[Path]:
     Raises:
         DataError: there is no such file, or a folder holds no picture.
     """
-    from chordate.data.reading import missing_file
+    from chordate.data.image_io import missing_file
     from chordate.errors import DataError
 
     found: list[Path] = []
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.api import predict
     from chordate.cli.common import load_trained
     from chordate.config import load_config
-    from chordate.data.reading import read_image
+    from chordate.data.image_io import read_image
     from chordate.errors import DataError
     from chordate.structures import Classification
     from chordate.visualization import draw, draw_class, write_image

@@ -37,12 +37,12 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.common import load_trained
     from chordate.config import load_config, section
     from chordate.data.loader import build_loader
-    from chordate.engine.evaluate import evaluate, stop_workers
-    from chordate.engine.launch import finish, start
+    from chordate.training.evaluate import evaluate, stop_workers
+    from chordate.training.launch import finish, start
     from chordate.errors import ConfigError
     from chordate.evaluation import Ensemble
     from chordate.registry import METRICS
-    from chordate.visualization.report import write_report
+    from chordate.visualization.report_plots import write_report
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
     if len(names) % 2:
@@ -110,7 +110,7 @@ def check_same_classes(models: list[Any], names: list[str]) -> None:
 def draw_sheet(model: nn.Module, dataset: Any, path: str) -> None:
     """Images from all over the data set, each with its ground truth and what the model finds."""
     from chordate.api import predict
-    from chordate.data.folders import ImageFolder
+    from chordate.data.image_folder import ImageFolder
     from chordate.visualization import class_sheet, side_by_side, write_image
 
     step = max(1, len(dataset) // PICTURED)

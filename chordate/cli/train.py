@@ -23,10 +23,10 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.api import build_model
     from chordate.config import load_config, section
     from chordate.data.loader import build_loader
-    from chordate.engine.checkpoint_folder import CheckpointFolder
-    from chordate.engine.launch import finish, start
-    from chordate.engine.runner import Runner
-    from chordate.engine.settings import TrainSettings
+    from chordate.training.checkpoint_folder import CheckpointFolder
+    from chordate.training.launch import finish, start
+    from chordate.training.runner import Runner
+    from chordate.training.settings import TrainSettings
     from chordate.errors import DataError
     from chordate.registry import METRICS
     from chordate.visualization import plot_training

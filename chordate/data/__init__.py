@@ -7,9 +7,9 @@ A data set of one's own joins in by `@DATASETS.register_module()` on a class tha
 """
 
 from chordate.data.cifar import CIFAR10, CIFAR100
-from chordate.data.class_folders import ClassFolders
+from chordate.data.train_val_folder import ClassFolders
 from chordate.data.coco import CocoDataset
-from chordate.data.folders import ImageFolder, ImageNet
+from chordate.data.image_folder import ImageFolder, ImageNet
 from chordate.data.voc import VocDataset
 from chordate.data.yolo import YoloDataset
 

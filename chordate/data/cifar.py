@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torchvision.datasets
 
-from chordate.data.archives import UNREADABLE, members, split_archive
-from chordate.data.folders import ImageFolder
+from chordate.data.zip_files import UNREADABLE, members, split_archive
+from chordate.data.image_folder import ImageFolder
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
-from chordate.data.annotations import Health, box_of, check_health, located, open_index
-from chordate.data.bitmaps import instance_bitmaps
-from chordate.data.keypoints import has_keypoints, read_keypoints, skeleton_of
+from chordate.data.coco_annotations import Health, box_of, check_health, located, open_index
+from chordate.data.rasterize import instance_bitmaps
+from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.polygons import Polygons, Ring, oriented
-from chordate.data.randomness import seeded
-from chordate.data.reading import read_image
+from chordate.data.seeding import seeded
+from chordate.data.image_io import read_image
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances, build_pipeline
 from chordate.errors import DataError, UnknownClass, unknown

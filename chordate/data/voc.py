@@ -5,9 +5,9 @@ from typing import Any
 
 import hotcoco
 
-from chordate.data.annotations import located
+from chordate.data.coco_annotations import located
 from chordate.data.coco import CocoDataset
-from chordate.data.reading import missing_file
+from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 

@@ -4,25 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from chordate import checks
-from chordate.contracts import check_outputs, offered
+from chordate.contracts import Model, check_outputs, offered
 from chordate.errors import DataError
 from chordate.models.detector import Part
 from chordate.models.views import build_views
-from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
-from chordate.structures import Batch, Classification
+from chordate.structures import Batch, Classification, DatasetMeta
 
 
 @MODELS.register_module()
-class ImageClassifier(nn.Module):
+class ImageClassifier(Model):
     """Backbone and head, wired to one another.
 
     Args:
+        meta: of the data set.
         backbone, head: a variant's name, a dict with `type` and the part's own arguments, or a built module.
-        num_classes: of the head.
         mean, std, bgr: see `Normalize`; the backbone's weights decide.
         mix: transforms of whole training batches, `MixUp` and `CutMix` of torchvision.transforms.v2, as dicts with
             `type`; one of them is drawn for each batch.
@@ -33,13 +33,10 @@ class ImageClassifier(nn.Module):
         ConfigError: two parts do not fit together, or a setting is out of its range.
     """
 
-    classes: tuple[str, ...] = ()  # set by whoever knows the data
-    side_multiple = 1  # images come as they are; a detector's batches are padded to multiples of 32
-
     def __init__(
         self,
+        meta: DatasetMeta,
         backbone: Part,
-        num_classes: int,
         head: Part = "ClassificationHead",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -48,14 +45,14 @@ class ImageClassifier(nn.Module):
         views: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        self.num_classes = num_classes
-        self.preprocess = Normalize(mean, std, 1, bgr)
+        self.meta = meta
+        self.preprocess = Normalize(mean, std, bgr)
         self.backbone = BACKBONES.build(backbone)
         check_outputs(self.backbone, in_channels=len(mean))
-        self.head: Any = HEADS.build(head, in_features=offered(self.backbone), num_classes=num_classes)
+        self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
         with torch.device("cpu"):  # where they draw, whatever device the model is built on
             self.mix = [
-                TRANSFORMS.build({**checks.section("model.mix, each of its list,", one), "num_classes": num_classes})
+                TRANSFORMS.build({**checks.section("model.mix, each of its list,", one), "num_classes": len(meta.classes)})
                 for one in checks.listed("model.mix", mix)
             ]
         self.views = build_views(views)
@@ -68,16 +65,14 @@ class ImageClassifier(nn.Module):
         """Features `[N, C]` of normalised images `[N, 3, H, W]`: what the last layer reads."""
         return self.head.pool(self.backbone(images))
 
-    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Classification]:
-        """The loss, and the share of wrong answers, in training; otherwise one Classification an image.
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, and the error rate of the batch.
 
         Raises:
             DataError: a training batch without labels.
         """
-        if not self.training:
-            return self.predict(batch)
         if batch.targets is None:
-            raise DataError("a batch without targets cannot be trained on; call model.eval() to predict")
+            raise DataError("a batch without targets cannot be trained on; call model.predict to predict")
         images, labels = self.preprocess(batch.images, batch.sizes), batch.targets.labels
         images, truth = self.mixed(images, labels)
         logits = self.logits(images)

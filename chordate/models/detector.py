@@ -7,26 +7,26 @@ import torch
 from torch import Tensor, nn
 
 from chordate import checks
-from chordate.contracts import FeatureSpecs, check_outputs, offered
+from chordate.contracts import FeatureSpecs, Model, check_outputs, offered
 from chordate.errors import DataError
 from chordate.models.tta import build_views
-from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from chordate.registry import BACKBONES, NECKS
-from chordate.structures import Batch, Detections, ImageInfo
+from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo, InstanceTargets
 
 Part = str | Mapping[str, Any] | nn.Module
 
 
-class Detector(nn.Module):
+class Detector(Model):
     """Normalisation, backbone and neck. A subclass adds heads, and has `loss(batch)` and `predict(batch)`.
 
     Every part is a variant's name, a dict with `type` and the part's own arguments, or a built module;
     channels, strides and the number of classes are handed on, not configured.
 
     Args:
+        meta: of the data set.
         backbone: images to feature maps.
         neck: feature maps to feature maps, or None where the heads read the backbone's.
-        num_classes: without the background.
         mean, std, bgr: see `Normalize`; the backbone's weights decide.
         size_divisor: images are padded to multiples of this; the largest stride whose map must line up
             with those below it.
@@ -37,13 +37,13 @@ class Detector(nn.Module):
         ConfigError: two parts do not fit together (the message names both), or a setting is out of its range.
     """
 
-    classes: tuple[str, ...] = ()  # set by whoever knows the data
+    example_size = (800, 1344)
 
     def __init__(
         self,
+        meta: DatasetMeta,
         backbone: Part,
         neck: Part | None,
-        num_classes: int,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         bgr: bool = False,
@@ -51,10 +51,10 @@ class Detector(nn.Module):
         tta: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        checks.whole(type(self).__name__, 1, num_classes=num_classes, size_divisor=size_divisor)
-        self.num_classes = num_classes
-        self.views = build_views(tta)
-        self.preprocess = Normalize(mean, std, size_divisor, bgr)
+        checks.whole(type(self).__name__, 1, size_divisor=size_divisor)
+        self.meta, self.size_divisor = meta, size_divisor
+        self.views = build_views(tta, size_divisor)
+        self.preprocess = Normalize(mean, std, bgr)
         self.backbone = BACKBONES.build(backbone)
         check_outputs(self.backbone, in_channels=len(mean))
         self.neck = None if neck is None else NECKS.build(neck, in_features=offered(self.backbone))
@@ -69,23 +69,16 @@ class Detector(nn.Module):
         features = self.backbone(self.preprocess(images, sizes))
         return features if self.neck is None else self.neck(features)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
-        """Losses in training, to be summed; otherwise detections in pixels of the original images.
 
-        Raises:
-            DataError: a training batch without ground truth.
-        """
-        if not self.training:
-            return self.predict(batch)
-        if batch.targets is None:
-            raise DataError("a batch without targets cannot be trained on; call model.eval() to predict")
-        return self.loss(batch)
+def instance_targets(batch: Batch) -> InstanceTargets:
+    """The batch's targets.
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def predict(self, batch: Batch) -> list[Detections]:
-        raise NotImplementedError
+    Raises:
+        DataError: it has none.
+    """
+    if batch.targets is None:
+        raise DataError("a batch without targets cannot be trained on; call model.predict to predict")
+    return batch.targets
 
 
 @torch.no_grad()

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from chordate.contracts import DenseHead
-from chordate.models.detector import Detector, Part, to_original
+from chordate.models.detector import Detector, Part, instance_targets, to_original
 from chordate.models.tta import merged
-from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.registry import HEADS, MODELS
-from chordate.structures import Batch, Detections
+from chordate.structures import Batch, DatasetMeta, Detections
 
 
 @MODELS.register_module()
@@ -26,9 +26,9 @@ class OneStageDetector(Detector):
 
     def __init__(
         self,
+        meta: DatasetMeta,
         backbone: Part,
         head: Part,
-        num_classes: int,
         neck: Part | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -36,12 +36,12 @@ class OneStageDetector(Detector):
         size_divisor: int = 32,
         tta: Mapping[str, Any] | None = None,
     ):
-        super().__init__(backbone, neck, num_classes, mean, std, bgr, size_divisor, tta)
-        self.head: DenseHead = HEADS.build(head, in_features=self.head_features, num_classes=num_classes)
+        super().__init__(meta, backbone, neck, mean, std, bgr, size_divisor, tta)
+        self.head: DenseHead = HEADS.build(head, facts=meta.facts(), in_features=self.head_features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.targets is not None
-        return self.head.loss(self.head(self.features(batch.images, batch.sizes)), batch.sizes, batch.targets)
+        targets = instance_targets(batch)
+        return self.head.loss(self.head(self.features(batch.images, batch.sizes)), batch.sizes, targets)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:

@@ -63,11 +63,12 @@ class View:
 
     scale: float = 1.0
     flip: bool = False
+    size_divisor: int = 1  # what the view's padded sides are multiples of
 
     def of(self, batch: Batch) -> Look:
         """The batch in this view; images are resized bilinearly, antialiased."""
         ones = torch.ones(len(batch), 4, dtype=torch.float64, device=batch.sizes.device)
-        if self == View():
+        if self.scale == 1 and not self.flip:
             return Look(batch.images, batch.sizes, ones, False)
         shown = []
         for image, (height, width) in zip(batch.images, batch.sizes.tolist()):
@@ -77,7 +78,8 @@ class View:
                 view = transform.resize(view, sides, antialias=True)
             shown.append(view.flip(-1) if self.flip else view)
         sizes = batch.sizes.new_tensor([view.shape[-2:] for view in shown])
-        images = batch.images.new_zeros(*batch.images.shape[:2], *sizes.amax(0).tolist())
+        sides = [-(-side // self.size_divisor) * self.size_divisor for side in sizes.amax(0).tolist()]
+        images = batch.images.new_zeros(*batch.images.shape[:2], *sides)
         for view, into in zip(shown, images):
             into[:, : view.shape[-2], : view.shape[-1]] = view
         return Look(images, sizes, ones * (sizes / batch.sizes).flip(-1).repeat(1, 2), self.flip)
@@ -119,10 +121,11 @@ def averaged(
     return [torch.stack(image).mean(dim=0) if len(maps) > 1 else image[0] for image in zip(*restored, strict=True)]
 
 
-def build_views(settings: Mapping[str, Any] | None) -> tuple[View, ...]:
+def build_views(settings: Mapping[str, Any] | None, size_divisor: int) -> tuple[View, ...]:
     """What a config's `tta` describes: every scale, and with `flip` each of them mirrored too.
 
     Args:
+        size_divisor: of the model.
         settings: `dict(scales=[0.75, 1.0, 1.25], flip=True)`, of which either may be left out; None for the plain view.
 
     Raises:
@@ -136,4 +139,4 @@ def build_views(settings: Mapping[str, Any] | None) -> tuple[View, ...]:
         checks.number("model.tta.scales", scale, above=0)
     if not scales or not isinstance(flip, bool):
         raise ConfigError("model.tta: scales is a list of at least one number, flip is True or False")
-    return tuple(View(float(scale), mirror) for scale in scales for mirror in ((False, True) if flip else (False,)))
+    return tuple(View(float(scale), mirror, size_divisor) for scale in scales for mirror in ((False, True) if flip else (False,)))

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from chordate.contracts import InstanceHead, ProposalHead, RoIHead
 from chordate.errors import ConfigError
-from chordate.models.detector import Detector, Part, to_original
+from chordate.models.detector import Detector, Part, instance_targets, to_original
 from chordate.models.tta import Look, averaged, merged
 from chordate.ops.heatmaps import heatmap_peaks
 from chordate.ops.paste import paste_masks
-from chordate.ops.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.registry import HEADS, MODELS
-from chordate.structures import Batch, Detections, Skeleton
+from chordate.structures import Batch, DatasetMeta, Detections
 
 
 @MODELS.register_module()
@@ -26,7 +26,6 @@ class TwoStageDetector(Detector):
         box: classifies and refines them.
         mask: draws each object's mask (Mask R-CNN, He et al. 2017), or None.
         keypoint: finds each object's keypoints (its section 5), or None.
-        num_keypoints: of an object; told by the data, needed with `keypoint`.
         trunk: a map of the backbone, "c5": its stage is taken out of the backbone, and applied to each region for the
             box and the mask head together (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None: each head has its
             own.
@@ -34,15 +33,12 @@ class TwoStageDetector(Detector):
     The others as in `Detector`.
     """
 
-    skeleton: Skeleton | None = None  # the keypoints' names and bones, set by whoever knows the data
-
     def __init__(
         self,
+        meta: DatasetMeta,
         backbone: Part,
         rpn: Part,
         box: Part,
-        num_classes: int,
-        num_keypoints: int | None = None,
         neck: Part | None = None,
         mask: Part | None = None,
         keypoint: Part | None = None,
@@ -53,33 +49,33 @@ class TwoStageDetector(Detector):
         size_divisor: int = 32,
         tta: Mapping[str, Any] | None = None,
     ):
-        super().__init__(backbone, neck, num_classes, mean, std, bgr, size_divisor, tta)
+        super().__init__(meta, backbone, neck, mean, std, bgr, size_divisor, tta)
         if trunk is not None:
             box = HEADS.expand(box)
             if neck is not None or "trunk" in box:
                 other = "neck" if neck is not None else "box.trunk"
                 raise ConfigError(f'TwoStageDetector: trunk="{trunk}" takes the place of {other}; remove one of them')
-            box["trunk"] = HEADS.build("StageTrunk", stage=self.backbone.split(trunk))
-        features = self.head_features
-        self.rpn: ProposalHead = HEADS.build(rpn, in_features=features)
-        self.box: RoIHead = HEADS.build(box, in_features=features, num_classes=num_classes)
+            box["trunk"] = HEADS.build("StageTrunk", stage=self.backbone.pop_stage(trunk))
+        features, facts = self.head_features, meta.facts()
+        self.rpn: ProposalHead = HEADS.build(rpn, facts=facts, in_features=features)
+        self.box: RoIHead = HEADS.build(box, facts=facts, in_features=features)
         self.mask: InstanceHead | None = None
         if mask is not None:
             shared = {} if trunk is None else {"shared": self.box}
-            self.mask = HEADS.build(mask, in_features=features, num_classes=num_classes, **shared)
+            self.mask = HEADS.build(mask, facts=facts, in_features=features, **shared)
         self.keypoint: InstanceHead | None = None
         if keypoint is not None:
-            self.keypoint = HEADS.build(keypoint, in_features=features, num_keypoints=num_keypoints)
+            self.keypoint = HEADS.build(keypoint, facts=facts, in_features=features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.targets is not None
+        targets = instance_targets(batch)
         features = self.features(batch.images, batch.sizes)
         dense = self.rpn(features)
-        losses = self.rpn.loss(dense, batch.sizes, batch.targets)
-        rois = self.box.sample(self.rpn.predict(dense, batch.sizes), batch.targets)
+        losses = self.rpn.loss(dense, batch.sizes, targets)
+        rois = self.box.sample(self.rpn.predict(dense, batch.sizes), targets)
         for head in (self.box, self.mask, self.keypoint):
             if head is not None:
-                losses |= head.loss(features, rois, batch.targets)
+                losses |= head.loss(features, rois, targets)
         return losses
 
     @torch.no_grad()
@@ -122,6 +118,6 @@ class TwoStageDetector(Detector):
         """The keypoint that each becomes in a mirror, if a view is one."""
         if not any(view.flip for view in self.views):
             return None
-        if self.skeleton is None:
+        if self.meta.skeleton is None:
             raise ConfigError("model.tta.flip: the keypoints' names must be known, to exchange left and right")
-        return self.skeleton.mirrored
+        return self.meta.skeleton.mirrored

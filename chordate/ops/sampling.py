@@ -66,9 +66,9 @@ def sample_rois(
     return SampledRoIs(
         boxes=boxes.gather(1, chosen[..., None].expand(-1, -1, 4)),
         labels=torch.where(positive, targets.labels.gather(1, index), background),
-        index=index,
-        positive=positive,
+        gt_index=index,
+        is_foreground=positive,
         valid=valid,
         sizes=proposals.sizes,
-        most_positive=min(int(count * positive_fraction), positive.shape[1]),
+        max_positives=min(int(count * positive_fraction), positive.shape[1]),
     )

@@ -10,8 +10,8 @@ import hotcoco
 import numpy as np
 from PIL import Image, ImageDraw
 
-from chordate.data.annotations import box_of
-from chordate.data.reading import read_image
+from chordate.data.coco_annotations import box_of
+from chordate.data.image_io import read_image
 from chordate.errors import DataError
 from chordate.structures import Classification, Detections, ImageInfo, Skeleton
 from chordate.visualization.paint import Mark, Picture, colour_of, fit_text, make_font, paint

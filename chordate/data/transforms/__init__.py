@@ -1,7 +1,7 @@
 """Transforms of samples: torchvision's v2 under their own names, and the few that v2 lacks."""
 
 import chordate.data.polygon_kernels  # noqa: F401  (so that v2 moves Polygons)
-from chordate.data.transforms.colour import Lighting, NoiseErasing
+from chordate.data.transforms.color import Lighting, NoiseErasing
 from chordate.data.transforms.copy_paste import CopyPaste
 from chordate.data.transforms.mixup import DetectionMixUp
 from chordate.data.transforms.mosaic import Mosaic

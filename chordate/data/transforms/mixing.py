@@ -8,10 +8,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.tv_tensors import Image, TVTensor, wrap
 
-from chordate.data.keypoints import InstanceKeypoints
+from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons
 from chordate.errors import ConfigError
-from chordate.ops.preprocess import IMAGENET_MEAN
+from chordate.models.preprocess import IMAGENET_MEAN
 
 Sample = dict[str, Any]
 FILL = [round(mean) for mean in IMAGENET_MEAN]  # where there is no picture: about 0 once it is normalised

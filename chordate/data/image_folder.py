@@ -1,0 +1,210 @@
+"""Images to classify: folders named after their classes, on disk or in a zip; ImageNet and CIFAR are such."""
+
+import logging
+import os
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.models
+from mmengine.logging import print_log
+from numpy.typing import NDArray
+from torchvision.tv_tensors import Image
+
+from chordate.data.coco_annotations import located
+from chordate.data.zip_files import UNREADABLE, members, split_archive
+from chordate.data.seeding import seeded
+from chordate.data.image_io import decode_image, read_image
+from chordate.data.transforms import build_pipeline
+from chordate.errors import DataError, UnknownClass, unknown
+from chordate.registry import DATASETS
+from chordate.structures import ImageInfo
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+WORDNET_ID = re.compile(r"n\d{8}")
+
+
+@DATASETS.register_module()
+class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
+    """Pictures in folders that are named after their classes: `images/<class>/….jpg`, at any depth below a class.
+
+    `dataset[(epoch, index)]` is a sample, a pure function of the key and `seed`: `image` Image uint8 `[3, H, W]` RGB
+    after the pipeline, `label` int, `info` ImageInfo.
+
+    Args:
+        images: the folder of the class folders, relative to `data_root` or absolute. A zip may stand anywhere on the
+            way there (`photos.zip/train`), `data_root` itself among others.
+        data_root: the folder that it is in.
+        pipeline: transforms, as dicts with `type` or built.
+        classes: the folders to use, label 0 first; None uses all, sorted by name, as torchvision does.
+        seed: of the augmentation.
+        cache: keep all pictures decoded in memory, which forked workers share; for small sets.
+
+    Attributes:
+        classes: names, by label.
+        labels: `[len]` int64.
+        files: where each picture comes from, for messages.
+
+    Raises:
+        DataError: no such folder, no class folder or no picture in it, or an unknown class.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        *,
+        data_root: str | Path = ".",
+        pipeline: Sequence[Any] = (),
+        classes: Sequence[str] | None = None,
+        seed: int = 0,
+        cache: bool = False,
+    ):
+        self.images = located(data_root, images)
+        self.pipeline, self.seed = build_pipeline(pipeline), seed
+        self.archive, self.inner = split_archive(self.images)
+        self._zips: dict[int, zipfile.ZipFile] = {}
+        found = self._in_zip() if self.archive else self._on_disk()
+        self.classes = _choose(self.images, list(found), classes)
+        self.files = [file for name in self.classes for file in sorted(found[name])]
+        counts = [len(found[name]) for name in self.classes]
+        self._tell_left_out(found)
+        if not self.files:
+            raise DataError(f"{self.images}: no pictures in its class folders ({', '.join(SUFFIXES)})")
+        self.labels = np.repeat(np.arange(len(self.classes)), counts)
+        self._cached = [self.decode(index) for index in range(len(self))] if cache else None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
+        """The sample of a key `(epoch, index)`, or `(epoch, index, repeat)` (see samplers)."""
+        index = key[1]
+        image = Image(self.decode(index) if self._cached is None else self._cached[index])
+        info = ImageInfo(index, str(self.images / self.files[index]), image.shape[-2], image.shape[-1])
+        with seeded(self.seed, *key):
+            return self.pipeline({"image": image, "label": int(self.labels[index]), "info": info})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zips": {}}  # an open file does not travel to another process
+
+    def class_images(self) -> list[NDArray[np.int64]]:
+        """For each class the indices of its images, for class-balanced sampling."""
+        return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
+
+    def decode(self, index: int) -> torch.Tensor:
+        """The picture as it is in its file, `[3, H, W]` uint8 RGB."""
+        path = self.images / self.files[index]
+        if self.archive is None:
+            return read_image(path)
+        process = os.getpid()  # a zip's read position must not be shared by forked workers
+        if process not in self._zips:
+            self._zips = {process: zipfile.ZipFile(self.archive)}
+        try:
+            data = self._zips[process].read(self.inner + self.files[index])
+        except UNREADABLE as error:
+            raise DataError(f"{path}: cannot be read from the zip: {error}") from error
+        return decode_image(np.frombuffer(data, np.uint8), path)
+
+    def _on_disk(self) -> dict[str, list[str]]:
+        """By class the files, relative to `images`."""
+        if not self.images.is_dir():
+            near = _few(sorted(p.name for p in self.images.parent.glob("*")))
+            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {near}")
+        found: dict[str, list[str]] = {}
+        for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
+            files = found[folder.name] = []
+            for where, folders, names in os.walk(folder):
+                folders[:] = [name for name in folders if not _hidden(name)]
+                inside = os.path.relpath(where, self.images)
+                files += [f"{inside}/{name}" for name in names if _is_picture(name)]
+        return self._named(found)
+
+    def _in_zip(self) -> dict[str, list[str]]:
+        assert self.archive is not None
+        found: dict[str, list[str]] = {}
+        for name in members(self.archive):
+            name, inside = name.removeprefix(self.inner), name.startswith(self.inner)
+            *folders, last = name.split("/")
+            if inside and folders and not any(map(_hidden, folders)):
+                found.setdefault(folders[0], []).extend([name] if _is_picture(last) else [])
+        if not found:
+            raise DataError(f"{self.images}: no class folders; {self.archive} has {_few(subfolders(self.archive))}")
+        return self._named(found)
+
+    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
+        """The files by class, in the order of the labels."""
+        if not found:
+            raise DataError(f"{self.images}: no class folders; put the pictures of each class in a folder of its name")
+        return dict(sorted(found.items()))
+
+    def _tell_left_out(self, found: dict[str, list[str]]) -> None:
+        left_out = [f"{name} ({len(files)})" for name, files in found.items() if files and name not in self.classes]
+        if left_out:
+            what = f"{self.images}: pictures of other classes than the {len(self.classes)} of the model are left out"
+            print_log(f"{what}: {_few(left_out)}", logger="current", level=logging.WARNING)
+
+
+@DATASETS.register_module()
+class ImageNet(ImageFolder):
+    """ImageNet's layout: `train/<WordNet id>/*.JPEG` and `val/<WordNet id>/*.JPEG` under the data root.
+
+    Its 1000 classes have the names of `imagenet_classes`, so that "n01440764" is told as "tench". Any photos that lie
+    in such folders do as well; their classes are the folders' names.
+
+    Args:
+        split: "train" or "val".
+
+    The others as in `ImageFolder`.
+    """
+
+    def __init__(self, split: str, **arguments: Any):
+        super().__init__(split, **arguments)
+
+    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
+        found, names = super()._named(found), imagenet_classes()
+        if len(found) == len(names) and all(WORDNET_ID.fullmatch(folder) for folder in found):
+            return dict(zip(names, found.values(), strict=True))
+        return found
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes, in the order of their WordNet ids, as torchvision's weights have them."""
+    return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not _hidden(name)
+
+
+def _hidden(name: str) -> bool:
+    """What file managers and notebooks leave behind: `._1.jpg`, `.ipynb_checkpoints/`, `__MACOSX/` in a zip."""
+    return name.startswith((".", "__MACOSX"))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "nothing"
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Sorted names of the folders in a folder, a zip, or a folder of a zip, but for what programs leave behind."""
+    archive, inner = split_archive(folder)
+    if archive is None:
+        names = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+    else:
+        inside = (name.removeprefix(inner) for name in members(archive) if name.startswith(inner))
+        names = {name.split("/")[0] for name in inside if "/" in name}
+    return sorted(name for name in names if not _hidden(name))
+
+
+def _choose(where: Path, known: list[str], classes: Sequence[str] | None) -> tuple[str, ...]:
+    for name in classes or ():
+        if name not in known:
+            raise UnknownClass(f"{where}: {unknown('class folder', name, known)}")
+    chosen = tuple(known if classes is None else classes)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise DataError(f"classes={list(chosen)}: name each class once, and at least one")
+    return chosen

@@ -1,0 +1,25 @@
+"""The typed data that flows: batches, and per task its targets and predictions."""
+
+from chordate.structures.batch import Batch, ImageInfo, Prediction, Sample, Targets, TensorStruct, collate_images
+from chordate.structures.classification import Classification, ClassTargets
+from chordate.structures.detection import BITMAP_SIZE, Detections, InstanceTargets, Proposals, SampledRoIs
+from chordate.structures.metadata import DatasetMeta, Skeleton
+
+__all__ = [
+    "BITMAP_SIZE",
+    "Batch",
+    "ClassTargets",
+    "Classification",
+    "DatasetMeta",
+    "Detections",
+    "ImageInfo",
+    "InstanceTargets",
+    "Prediction",
+    "Proposals",
+    "Sample",
+    "SampledRoIs",
+    "Skeleton",
+    "Targets",
+    "TensorStruct",
+    "collate_images",
+]

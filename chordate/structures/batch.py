@@ -1,0 +1,134 @@
+"""A batch of inputs, and the bases of what a task adds to it: its targets and its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from chordate.structures.metadata import DatasetMeta
+
+Sample = dict[str, Any]  # one image before collation: `image`, `info`, and the fields of its targets
+
+
+class TensorStruct:
+    """Base of a dataclass of tensors: `to` and `pin_memory` for all of them; other fields stay."""
+
+    def map_tensors(self, function: Any) -> Self:
+        """The same structure with `function` applied to each tensor, also within nested structures."""
+
+        def apply(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return function(value)
+            return value.map_tensors(function) if isinstance(value, TensorStruct) else value
+
+        return type(self)(**{f.name: apply(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
+        return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        return self.map_tensors(lambda tensor: tensor.pin_memory())
+
+
+class Targets(TensorStruct):
+    """Base of a task's ground truth for one batch. A subclass is a dataclass of tensors and collates itself."""
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
+        """The targets of a batch.
+
+        Args:
+            samples: one per image, as the data set gives them.
+            size: height and width that all images of the batch are padded to, in pixels.
+
+        Raises:
+            DataError: the samples do not fit together.
+        """
+        raise NotImplementedError(f"{cls.__name__}.collate")
+
+    def describe(self, index: int) -> str:
+        """A few words about the targets of one image, such as "3 instances"; empty by default."""
+        return ""
+
+
+class Prediction(TensorStruct):
+    """Base of a model's output for one image. A subclass is a dataclass of tensors."""
+
+    def to_original(self, info: ImageInfo, size: Tensor) -> Self:
+        """The prediction in pixels of the original image; by default it has no pixels.
+
+        Args:
+            info: of the original image.
+            size: `[2]` height and width of the image in the batch, without padding.
+        """
+        return self
+
+    def above(self, score_threshold: float) -> Self:
+        """Only what scores at least the threshold; by default a prediction is whole."""
+        return self
+
+    def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
+        """The prediction as plain values for JSON, one dict per object, or one for the whole image."""
+        raise NotImplementedError(f"{type(self).__name__}.to_records")
+
+
+@dataclass
+class ImageInfo:
+    """The source of an image.
+
+    Attributes:
+        image_id: the data set's own id.
+        path: the file, for messages and pictures.
+        height, width: of the image as displayed, in pixels, before any transform.
+    """
+
+    image_id: int
+    path: str
+    height: int
+    width: int
+
+
+@dataclass
+class Batch(TensorStruct):
+    """Inputs padded at the right and the bottom to one size, with their sources and targets.
+
+    Attributes:
+        images: `[N, C, H, W]` uint8 (or float, 0 … 255) RGB, normalized by the model on the device. A data set
+            with its own `collate` may add dimensions between C and H, as `[N, C, T, H, W]` for clips.
+        sizes: `[N, 2]` int64, height and width of each image without padding.
+        infos: one ImageInfo per image.
+        targets: ground truth of the task's own type, or None.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    infos: list[ImageInfo]
+    targets: Any = None
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+def collate_images(samples: Sequence[Sample], target_type: type[Targets] | None, size_divisor: int = 1) -> Batch:
+    """Collate samples into a Batch: images padded with zeros at the right and the bottom.
+
+    Args:
+        samples: `image` `[C, H, W]`, `info`, and the fields that `target_type.collate` reads.
+        target_type: of the targets; None gives a batch without targets.
+        size_divisor: height and width are padded to multiples of this.
+
+    Raises:
+        DataError: the samples do not fit together.
+    """
+    images = [sample["image"] for sample in samples]
+    sizes = torch.tensor([image.shape[-2:] for image in images])
+    height, width = (-(-int(side) // size_divisor) * size_divisor for side in sizes.amax(0))
+    padded = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    for image, into in zip(images, padded):
+        into[:, : image.shape[-2], : image.shape[-1]] = image
+    targets = None if target_type is None else target_type.collate(samples, (height, width))
+    return Batch(padded.as_subclass(Tensor), sizes, [sample["info"] for sample in samples], targets)

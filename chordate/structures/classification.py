@@ -1,0 +1,57 @@
+"""Classification of whole images: targets and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from chordate.errors import DataError
+from chordate.structures.batch import Prediction, Sample, Targets
+from chordate.structures.metadata import DatasetMeta
+
+
+@dataclass
+class ClassTargets(Targets):
+    """Ground truth of a classification: one class per image.
+
+    Attributes:
+        labels: `[N]` int64, 0 … classes-1; of blended images the weights of the classes, `[N, classes]`.
+    """
+
+    labels: Tensor
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
+        """From the samples' `label`. Raises DataError for images of different sizes: padding would be classified."""
+        shapes = torch.tensor([sample["image"].shape[-2:] for sample in samples])
+        if (shapes != shapes[0]).any():
+            raise DataError(
+                f"images of one batch are {shapes.amin(0).tolist()} to {shapes.amax(0).tolist()} px; end the pipeline "
+                f"with RandomResizedCrop, CenterCrop or Resize to one size, or set batch_size=1"
+            )
+        return cls(torch.tensor([sample["label"] for sample in samples]))
+
+
+@dataclass
+class Classification(Prediction):
+    """Class scores of one image.
+
+    Attributes:
+        scores: `[classes]` probabilities, 0 … 1; they sum to 1, or are independent where a model was trained with
+            binary losses.
+    """
+
+    scores: Tensor
+
+    def top(self, count: int = 5) -> list[tuple[int, float]]:
+        """The `count` best labels with their probabilities, best first."""
+        scores, labels = self.scores.topk(min(count, len(self.scores)))
+        return list(zip(labels.tolist(), scores.tolist()))
+
+    def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
+        """One record: `classes`, the best five, each with `class` and `score`."""
+        return [{"classes": [{"class": meta.classes[label], "score": round(s, 4)} for label, s in self.top(5)]}]

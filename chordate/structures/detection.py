@@ -1,0 +1,199 @@
+"""Detection, instance segmentation and keypoints: targets, what flows between the heads, and detections.
+
+`N` images, `G` target slots per image, `P` proposals per image, `K` keypoints, `D` detections. Boxes are
+`x1, y1, x2, y2` in pixels, continuous coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import hotcoco
+import torch
+from torch import Tensor
+
+from chordate.errors import DataError
+from chordate.structures.batch import ImageInfo, Prediction, Sample, Targets, TensorStruct
+from chordate.structures.metadata import DatasetMeta
+
+BITMAP_SIZE = 112  # side of the bitmap of an instance's mask, in the frame of its own box
+SLOTS = (8, 16, 32, 64)  # then multiples of 128: few different shapes, so that compiled code is reused
+INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks")
+
+
+@dataclass
+class InstanceTargets(Targets):
+    """Ground truth padded to `G` slots per image. Padding has `valid` false and boxes of zeros.
+
+    Attributes:
+        boxes: `[N, G, 4]` float32.
+        labels: `[N, G]` int64, 0 … classes-1; no background class.
+        valid: `[N, G]` bool, the slot holds an annotation (crowd or not).
+        crowd: `[N, G]` bool, the annotation covers a group: never a target, and what it covers is not background.
+        masks: `[N, G, 112, 112]` uint8 0/1 in the frame of the instance's box, or None.
+        keypoints: `[N, G, K, 3]` float32 x, y and visibility 0/1/2, or None.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+    crowd: Tensor
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
+        counts = [count_instances(sample) for sample in samples]
+        slots = slots_for(max(counts))
+
+        def pack(name: str) -> Tensor:
+            first = samples[0][name]
+            packed = torch.zeros(len(samples), slots, *first.shape[1:], dtype=first.dtype)
+            for sample, count, into in zip(samples, counts, packed):
+                into[:count] = sample[name]
+            return packed
+
+        return cls(
+            boxes=pack("boxes"),
+            labels=pack("labels"),
+            valid=torch.arange(slots) < torch.tensor(counts)[:, None],
+            crowd=pack("crowd"),
+            masks=pack("masks") if "masks" in samples[0] else None,
+            keypoints=pack("keypoints") if "keypoints" in samples[0] else None,
+        )
+
+    def describe(self, index: int) -> str:
+        crowds = int((self.valid & self.crowd)[index].sum())
+        count = int(self.valid[index].sum()) - crowds
+        text = f"{count or 'no'} instance{'' if count == 1 else 's'}"
+        return f"{text}, {crowds} crowd{'' if crowds == 1 else 's'}" if crowds else text
+
+
+def slots_for(instances: int) -> int:
+    """The number of target slots for at most `instances` per image: 8, 16, 32, 64, 128, 256, 384 …"""
+    return next((size for size in SLOTS if size >= instances), -(-instances // 128) * 128)
+
+
+def count_instances(sample: Sample) -> int:
+    """The number of instances, in which all fields of a sample agree.
+
+    Raises:
+        DataError: they do not.
+    """
+    counts = {name: len(sample[name]) for name in INSTANCE_FIELDS if name in sample}
+    if "polygons" in sample:
+        counts["polygons"] = sample["polygons"].count
+    if len(set(counts.values())) > 1:
+        where = f"{sample['info'].path}: " if "info" in sample else ""
+        raise DataError(
+            f"{where}after the pipeline the numbers of instances disagree: "
+            + ", ".join(f"{count} {name}" for name, count in counts.items())
+            + "; use SanitizeInstances instead of SanitizeBoundingBoxes: it keeps all fields together"
+        )
+    return counts["boxes"]
+
+
+@dataclass
+class Proposals(TensorStruct):
+    """Boxes that may hold an object, a fixed number per image.
+
+    Attributes:
+        boxes: `[N, P, 4]` in pixels of the padded batch.
+        scores: `[N, P]` objectness logits.
+        valid: `[N, P]` bool, false for empty slots.
+        sizes: `[N, 2]` int64, height and width of each image without padding.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    valid: Tensor
+    sizes: Tensor
+
+
+@dataclass
+class SampledRoIs(TensorStruct):
+    """Regions sampled for training the RoI heads, `S` slots per image, foreground first.
+
+    Attributes:
+        boxes: `[N, S, 4]` in pixels of the padded batch.
+        labels: `[N, S]` int64, the class of a foreground region, else the number of classes (background).
+        gt_index: `[N, S]` int64, the target slot that a foreground region is matched to; any for others.
+        is_foreground: `[N, S]` bool.
+        valid: `[N, S]` bool, false for empty slots.
+        sizes: `[N, 2]` int64, height and width of each image without padding.
+        max_positives: slots from here on are never foreground, so heads that train on foreground alone need only
+            the leading ones.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    gt_index: Tensor
+    is_foreground: Tensor
+    valid: Tensor
+    sizes: Tensor
+    max_positives: int
+    regions: Tensor | None = None
+
+
+@dataclass
+class Detections(Prediction):
+    """Objects detected in one image, highest score first.
+
+    Attributes:
+        boxes: `[D, 4]` in pixels of the original image.
+        scores: `[D]` 0 … 1.
+        labels: `[D]` int64 index into the model's classes.
+        masks: `[D, H, W]` bool, or None.
+        keypoints: `[D, K, 3]` x, y and score, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        """The detections selected by an index, a slice or a boolean mask."""
+        return self.map_tensors(lambda tensor: tensor[index])
+
+    def to_original(self, info: ImageInfo, size: Tensor) -> Self:
+        """Boxes and keypoints scaled from pixels of the batch to the original image; masks must be pasted later."""
+        original = torch.tensor([info.width, info.height], dtype=torch.float64, device=size.device)
+        scale = (original / size.flip(-1)).to(self.boxes.dtype)
+        keypoints = self.keypoints
+        if keypoints is not None:
+            keypoints = torch.cat((keypoints[..., :2] * scale.to(keypoints.dtype), keypoints[..., 2:]), dim=-1)
+        return type(self)(self.boxes * scale.repeat(2), self.scores, self.labels, self.masks, keypoints)
+
+    def above(self, score_threshold: float) -> Self:
+        return self[self.scores >= score_threshold]
+
+    def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
+        """Per detection `class`, `score`, `box` in pixels; with masks `mask` as COCO's run lengths; with keypoints
+        `keypoints`, x, y and score (a logit) by name."""
+        records: list[dict[str, Any]] = [
+            {"class": meta.classes[label], "score": round(score, 4), "box": [round(x, 2) for x in box]}
+            for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
+        ]
+        if self.masks is not None:
+            for record, mask in zip(records, encode_masks(self.masks)):
+                record["mask"] = mask
+        if self.keypoints is not None and meta.skeleton is not None:
+            names = meta.skeleton.names
+            for record, points in zip(records, self.keypoints.tolist()):
+                record["keypoints"] = {name: [round(x, 2) for x in point] for name, point in zip(names, points)}
+        return records
+
+
+def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """`[D, H, W]` bool as COCO's compressed run lengths: `size`, height and width, and `counts`, text for JSON."""
+    if not len(masks):
+        return []
+    encoded = hotcoco.mask.encode(masks.cpu().numpy().transpose(1, 2, 0))
+    return [{"size": list(one["size"]), "counts": one["counts"].decode()} for one in encoded]

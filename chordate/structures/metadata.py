@@ -1,0 +1,122 @@
+"""DatasetMeta: what a data set knows and a model must, from the data set to the predictions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from chordate.errors import DataError
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The keypoints of an object and the bones between them.
+
+    Attributes:
+        names: of the `K` keypoints: "left_eye" …
+        bones: pairs of keypoints joined by a line, counted from 0.
+    """
+
+    names: tuple[str, ...]
+    bones: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """The index of each keypoint's counterpart in a mirrored image: left and right (or l and r as separate words)
+        exchanged in its name; itself where no such name exists."""
+        places = {name: place for place, name in enumerate(self.names)}
+        return tuple(places.get(_other_side(name), place) for name, place in places.items())
+
+
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def _other_side(name: str) -> str:
+    def exchanged(match: re.Match[str]) -> str:
+        word = match[0]
+        other = _SIDES[word.lower()]
+        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
+
+    return re.sub(r"left|right|(?<![a-z])[lr](?![a-z])", exchanged, name, flags=re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class DatasetMeta:
+    """Facts about a data set that its models need. Travels data set → model → checkpoint → predictions.
+
+    Attributes:
+        classes: names by label; empty where the task has no classes.
+        skeleton: keypoints of the objects, or None.
+        stuff: names of the classes that are stuff (regions without instances); the others are things.
+        palette: RGB 0 … 255 by label; None for generated colors.
+        ignore_label: label of pixels that neither train nor count, or None.
+        extra: further facts, plain values by name; heads and models receive them by these names.
+    """
+
+    classes: tuple[str, ...] = ()
+    skeleton: Skeleton | None = None
+    stuff: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    ignore_label: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """The facts that heads ask for by argument name: `num_classes`, `num_keypoints`, `ignore_label`, and `extra`'s."""
+        return {
+            "num_classes": len(self.classes),
+            "num_keypoints": len(self.skeleton.names) if self.skeleton else None,
+            "ignore_label": self.ignore_label,
+            **self.extra,
+        }
+
+    def difference(self, other: DatasetMeta) -> str | None:
+        """What predictions under `other` would mean differently, as a phrase; None if nothing."""
+        if self.classes != other.classes:
+            return f"classes {_few(self.classes)} instead of {_few(other.classes)}"
+        names = [meta.skeleton.names if meta.skeleton else () for meta in (self, other)]
+        if names[0] != names[1]:
+            return f"keypoints {_few(names[0])} instead of {_few(names[1])}"
+        if plain(self.extra) != plain(other.extra):
+            return f"{plain(self.extra)} instead of {plain(other.extra)}"
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, for checkpoints and JSON."""
+        skeleton = self.skeleton and {"names": list(self.skeleton.names), "bones": plain(self.skeleton.bones)}
+        return {
+            "classes": list(self.classes),
+            "skeleton": skeleton,
+            "stuff": list(self.stuff),
+            "palette": plain(self.palette),
+            "ignore_label": self.ignore_label,
+            "extra": plain(self.extra),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any, source: str = "the checkpoint") -> Self:
+        """The reverse of `to_dict`. The values may come from a stranger's file.
+
+        Raises:
+            DataError: not such a dict; names `source` and the field.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "all of it"
+            raise DataError(f"{source}: broken dataset metadata ({where}: {first['msg']})") from error
+
+
+def plain(value: Any) -> Any:
+    """Nested mappings and sequences as dicts and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return f"{len(names)} [{', '.join(names[:5])}{' …' if len(names) > 5 else ''}]"

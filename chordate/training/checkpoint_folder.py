@@ -1,0 +1,176 @@
+"""The checkpoint files of a run: written whole or not at all, the newest found again, the old ones cleared.
+
+A file is written beside its place, flushed to the disk, renamed over its place, named in `last_checkpoint`, and only
+then is an older one deleted. A process killed at any moment leaves a whole checkpoint behind.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from chordate.weights.reading import read_state
+from chordate.errors import CheckpointError
+
+POINTER = "last_checkpoint"
+SUFFIX = ".pt"
+TEMPORARY = ".tmp"
+WRITTEN = ("epoch_*", "iteration_*", "best_*")  # what training writes; other files in the folder are the user's
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Create or replace `path` with what `write` puts into the file it is given; all of it, or nothing.
+
+    Raises:
+        OSError: it could not be written; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the renaming itself must reach the disk too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class CheckpointFolder:
+    """The checkpoints in one folder.
+
+    Args:
+        folder: made where it does not exist.
+        keep: how many of the newest to keep; None keeps all. Only files written by this run (see `files`) are deleted.
+    """
+
+    def __init__(self, folder: str | Path, keep: int | None = None):
+        self.folder, self.keep = Path(folder), keep
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.files: list[str] = []
+        """Names of this run's checkpoints, oldest first."""
+
+    def save(self, name: str, state: Mapping[str, Any]) -> Path:
+        """Write the checkpoint `name` and make it the last; then delete what is older than `keep` allows.
+
+        Raises:
+            CheckpointError: the disk is full or the folder not writable. Older checkpoints are untouched.
+        """
+        path = self.write(name, state)
+        self._write(POINTER, lambda file: file.write(f"{name}\n".encode()))
+        self.files = [*(file for file in self.files if file != name), name]
+        while self.keep is not None and len(self.files) > self.keep:
+            (self.folder / self.files.pop(0)).unlink(missing_ok=True)
+        return path
+
+    def write(self, name: str, state: Mapping[str, Any]) -> Path:
+        """Write the checkpoint `name`, without making it the last or deleting any.
+
+        Raises:
+            CheckpointError: the disk is full or the folder not writable. A file of that name is as it was.
+        """
+        return self._write(name, lambda file: torch.save(dict(state), file))
+
+    def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> Path:
+        path = self.folder / name
+        try:
+            write_atomically(path, write)
+        except OSError as error:
+            last = f"; {self.files[-1]} is whole, --resume goes on from it" if self.files else ""
+            raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}){last}") from error
+        return path
+
+    def begin(self) -> Path | None:
+        """Start a training anew: another one's checkpoints in the folder are set aside, none is deleted or overwritten.
+
+        Returns:
+            The folder `earlier_<time>` that they are in now; None where there were none.
+
+        Raises:
+            CheckpointError: the folder is not writable.
+        """
+        earlier = sorted(path for stem in WRITTEN for path in self.folder.glob(f"{stem}{SUFFIX}"))
+        if not earlier:
+            return None
+        self._write(POINTER, lambda file: None)  # first: killed in between, nothing of theirs counts as the last
+        stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(max(path.stat().st_mtime for path in earlier)))
+        names = [f"earlier_{stamp}", *(f"earlier_{stamp}_{number}" for number in range(2, 1000))]
+        aside = next(self.folder / name for name in names if not (self.folder / name).exists())
+        try:
+            aside.mkdir()
+            for path in earlier:
+                os.replace(path, aside / path.name)
+        except OSError as error:
+            raise CheckpointError(f"{aside}: cannot set checkpoints aside ({error.strerror or error})") from error
+        return aside
+
+    def holds(self, path: str | Path) -> bool:
+        """Whether a checkpoint lies in this very folder (links followed): then its run wrote the others here too."""
+        return Path(path).resolve().parent == self.folder.resolve()
+
+    def take_over(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Count the checkpoints that this run wrote before it was resumed among those that may be deleted.
+
+        Returns:
+            `best`, the record of its best evaluation, if that checkpoint is here too.
+        """
+        self.files = [name for name in files if (self.folder / name).is_file()]
+        return best if best and (self.folder / best_name(best["metric"])).is_file() else None
+
+    def remove_temporary(self) -> None:
+        """Delete what a killed process left half-written."""
+        for path in self.folder.glob(f".*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
+
+    def newest(self) -> Path | None:
+        """The last whole checkpoint: the one that `last_checkpoint` names, else the one that got furthest; None
+        where a training was started anew and has saved nothing yet."""
+        pointer = self.folder / POINTER
+        if pointer.is_file():
+            name = pointer.read_text().strip()
+            if not name:
+                return None
+            if _iteration(self.folder / name) is not None:
+                return self.folder / name
+        whole = [
+            (iteration, path) for path in self.folder.glob(f"*{SUFFIX}") if (iteration := _iteration(path)) is not None
+        ]
+        return max(whole)[1] if whole else None
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that training can go on from; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: no such file, cut short, not Chordate's own, or without a training state.
+    """
+    state = read_state(path)
+    if state.get("chordate") != 1:
+        raise CheckpointError(f"{path}: not a checkpoint of Chordate's own; --resume needs one that training wrote")
+    if not isinstance(state.get("train"), dict) or not isinstance(state.get("model"), dict):
+        raise CheckpointError(f"{path}: holds weights but no training state; --resume needs one that training wrote")
+    return state
+
+
+def best_name(metric: str) -> str:
+    """The file of the checkpoint that scored highest in a metric."""
+    return f"best_{metric.replace('/', '_')}{SUFFIX}"
+
+
+def _iteration(path: Path) -> int | None:
+    """How far the training in a whole checkpoint had got; None for any other file. Reads no weights."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
+    except Exception:  # cut, foreign, or not there: not one to resume from
+        return None

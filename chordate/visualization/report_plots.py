@@ -1,0 +1,159 @@
+"""A report on an evaluation as pictures: curves, classes, confusions and errors, and the numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from chordate.visualization.style import FIRST, OTHERS, new_figure, save, tidy
+
+NAMED = 6  # classes that have a colour of their own among the curves: those with the most objects
+TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+OVERLAPS = {"keypoints": "OKS"}  # what a threshold is on; else IoU
+
+
+def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """Write `report.json`, and the pictures of boxes, masks and keypoints, named after the IoU type.
+
+    Args:
+        report: from `CocoMetric.report`.
+        folder: made if it is not there.
+
+    Returns:
+        the files.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "report.json"]
+    written[0].write_text(json.dumps(report, indent=1) + "\n")
+    parts = {
+        "precision_recall": plot_precision_recall,
+        "classes": plot_classes,
+        "confusion": plot_confusion,
+        "errors": plot_errors,
+    }
+    for iou_type, content in report.items():
+        for name, plot in parts.items():
+            if name == "confusion" and name not in content:
+                continue
+            written.append(folder / f"{iou_type}_{name}.png")
+            save(plot(content, iou_type), written[-1])
+    return written
+
+
+def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
+    """Left the mean over the classes by threshold, right each class at 0.50; those with most objects are named."""
+    overlap, curves = OVERLAPS.get(iou_type, "IoU"), content["precision_recall"]
+    figure = new_figure(11, 4.8)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.9, len(curves["precision"])))
+    for shade, (threshold, precision) in zip(shades, curves["precision"].items()):
+        if precision is not None:
+            label = f"{threshold}   AP {np.mean(precision):.3f}"
+            left.plot(curves["recall"], precision, color=shade, lw=1.5, label=label)
+    left.set_title(f"{TITLES[iou_type]}: mean over classes, by {overlap}", loc="left", fontsize=11)
+    known = {name: line for name, line in curves["by_class"].items() if line is not None}
+    order = sorted(known, key=lambda name: -content["per_class"][name]["instances"])
+    for name in order[NAMED:]:
+        right.plot(curves["recall"], known[name], color="0.85", lw=0.7)
+    for name, colour in zip(order[:NAMED], [FIRST, *OTHERS]):
+        label = f"{name}   AP50 {np.mean(known[name]):.3f}"
+        right.plot(curves["recall"], known[name], color=colour, lw=1.6, label=label)
+    which = "each class" if len(order) <= NAMED else f"the {NAMED} largest of {len(order)} classes"
+    right.set_title(f"{which}, at {overlap} 0.50", loc="left", fontsize=11)
+    left.set(ylabel="precision", xlim=(0, 1), ylim=(0, 1.03))
+    for axis in (left, right):
+        axis.set_xlabel("recall")
+        tidy(axis)
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), handlelength=1.4)
+    return figure
+
+
+def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
+    """A bar for each class with ground truth, best first: AP, and AP50 behind it."""
+    known = {name: row for name, row in content["per_class"].items() if row["AP"] > -1}
+    order = sorted(known, key=lambda name: known[name]["AP"])
+    figure = new_figure(7.5, 1.3 + 0.21 * max(len(order), 3))
+    axis = figure.subplots()
+    for key, colour in (("AP50", "#c9d6ea"), ("AP", FIRST)):
+        axis.barh(order, [known[name][key] for name in order], color=colour, height=0.72, label=key)
+    for place, name in enumerate(order):
+        row = known[name]
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axis.text(row["AP50"] + 0.01, place, f"{row['AP']:.3f}", va="center", fontsize=8, color=FIRST, bbox=ground)
+    axis.set_yticks(range(len(order)), [f"{name}  ({known[name]['instances']:,})" for name in order], fontsize=8)
+    axis.set(xlim=(0, 1.08), ylim=(-0.6, max(len(order), 1) - 0.4))
+    axis.axvline(content["numbers"]["AP"], color=OTHERS[0], lw=1.2, ls="--", label="mean AP")
+    axis.set_title(f"{TITLES[iou_type]}: AP of each class (its objects)", loc="left", fontsize=11)
+    axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    axis.tick_params(left=False)
+    tidy(axis, "x")
+    return figure
+
+
+def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
+    """What the objects of each class were taken for, as shares of the row; classes without any are left out."""
+    confusion = content["confusion"]
+    matrix, names = np.array(confusion["matrix"], float), np.array(confusion["classes"])
+    used = (matrix.sum(axis=0) > 0) | (matrix.sum(axis=1) > 0)
+    used[-1] = True
+    matrix, names = matrix[used][:, used], names[used]
+    count = len(names)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    cell = 0.55 if count <= 20 else 0.17  # inches
+    side = max(cell * count, 2.5)
+    figure = new_figure(side + 2.6, side + 1.6)
+    axis = figure.subplots()
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    size = 9 if count <= 20 else 7
+    axis.set_xticks(range(count), names, rotation=90, fontsize=size)
+    axis.set_yticks(range(count), names, fontsize=size)
+    if count <= 20:
+        for row, column in np.argwhere(matrix > 0):
+            light = shares[row, column] > 0.5
+            text = f"{int(matrix[row, column]):,}"
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if light else "0.2")
+    for edge in (axis.axhline, axis.axvline):
+        edge(count - 1.5, color="0.6", lw=0.8)  # background apart
+    axis.set(xlabel="found", ylabel="ground truth")
+    at = f"score ≥ {confusion['score']:g}, IoU ≥ {confusion['iou']:g}"
+    axis.set_title(f"{TITLES[iou_type]}: what was taken for what\n{at}", loc="left", fontsize=11)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axis, label="share of the row", fraction=0.25 / side, pad=0.2 / side, anchor=(0, 1))
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
+
+
+def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
+    """TIDE's kinds of errors: what AP50 would gain without each, and how many there are."""
+    errors = content["errors"]
+    rows = [(f"{k['meaning']}  ({name})", k["gain"], f"{k['count']:,}") for name, k in errors["kinds"].items()]
+    rows += [("all false positives  (FP)", errors["FP"], ""), ("all misses  (FN)", errors["FN"], "")]
+    places = [place + (place >= len(rows) - 2) * 0.5 for place in range(len(rows))]  # the last two are sums, set apart
+    figure = new_figure(7.5, 3.6)
+    axis = figure.subplots()
+    gains = [gain for _, gain, _ in rows]
+    axis.barh(places, gains, color=[OTHERS[0]] * (len(rows) - 2) + ["0.6"] * 2, height=0.7)
+    reach = max(*gains, 0.05)
+    for place, (_, gain, count) in zip(places, rows):
+        axis.text(gain + 0.015 * reach, place, f"{gain:.3f}", va="center", fontsize=9)
+        axis.text(1.3 * reach, place, count, va="center", ha="right", fontsize=9, color="0.35")
+    axis.text(1.3 * reach, -0.85, "how many", ha="right", fontsize=9, color="0.35")
+    axis.set_yticks(places, [name for name, _, _ in rows], fontsize=9)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 1.3 * reach), xlabel="AP50 gained without them")
+    axis.set_title(f"{TITLES[iou_type]}: errors that cost AP50 = {errors['AP50']:.3f}", loc="left", fontsize=11, pad=14)
+    axis.tick_params(left=False)
+    tidy(axis, "x")
+    return figure

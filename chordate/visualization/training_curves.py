@@ -1,0 +1,122 @@
+"""A training in one picture: losses, learning rate and metrics over iterations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from chordate.errors import DataError
+from chordate.visualization.style import FIRST, OTHERS, new_figure, save, tidy
+
+Records = Sequence[dict[str, Any]]
+
+_NOT_A_LOSS = {"mode", "epoch", "iteration", "lr", "error", "grad_norm", "images_per_s", "memory_gb"}
+
+
+def plot_training(log: str | Path, out: str | Path) -> None:
+    """Draw a run's `log.jsonl`: the losses and the learning rate, and the metric, over iterations.
+
+    Args:
+        log: JSON lines, `{"mode": "train", "iteration", "lr", "loss", …}` with every part of the loss, and
+            `{"mode": "val", "iteration", "bbox_AP", …}`.
+        out: the picture; its ending says the format.
+
+    Raises:
+        DataError: no such log, or nothing of a training in it.
+    """
+    training, evaluations = _read_log(Path(log))
+    figure = new_figure(11 if evaluations else 6.5, 4.6)
+    grid = figure.add_gridspec(2, 2 if evaluations else 1, height_ratios=[4, 1])
+    losses = figure.add_subplot(grid[0, 0])
+    rate = figure.add_subplot(grid[1, 0], sharex=losses)
+    axes = [losses, rate]
+    _plot_losses(losses, training)
+    rate.plot(*_series(training, "lr"), color="0.35", lw=1.4)
+    rate.set(ylabel="learning rate", xlabel="iteration", ylim=(0, None))
+    losses.tick_params(labelbottom=False)
+    if evaluations:
+        axes.append(figure.add_subplot(grid[:, 1]))
+        _plot_metric(axes[-1], evaluations)
+    for axis in axes:
+        axis.set_xlim(0, 1.02 * training[-1]["iteration"])
+        tidy(axis)
+    save(figure, out)
+
+
+def _read_log(path: Path) -> tuple[Records, Records]:
+    """Training and evaluation records; a last line that was cut off is left out."""
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a training log: {error}") from error
+    training = [r for r in records if r.get("mode") == "train"]
+    if not training:
+        raise DataError(f"{path}: has no record of a training; give a run's log.jsonl")
+    return training, [r for r in records if r.get("mode") == "val"]
+
+
+def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]]:
+    """Iterations and values; null, as a log has it for what was not finite, is a gap."""
+    return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
+
+
+def _plot_losses(axis: Axes, training: Records) -> None:
+    """Each part thin and the sum bold, smoothed over the raw values where there are many."""
+    parts = [name for name in training[-1] if name not in _NOT_A_LOSS | {"loss"}]
+    for number, name in enumerate(["loss", *parts]):
+        steps, values = _series(training, name)
+        colour = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
+        smooth = _running_mean(values, len(values) // 25)
+        if len(values) >= 50:
+            axis.plot(steps, values, color=colour, lw=0.7, alpha=0.25)
+        axis.plot(steps, smooth, color=colour, lw=1.3 if number else 2.2, label=name.replace("_", " "))
+    total = _series(training, "loss")[1]
+    total = total[np.isfinite(total)]
+    if total.size:  # the first steps may lie far above all that follows
+        axis.set_ylim(0, 1.1 * max(np.percentile(total, 98), 1e-9))
+    axis.set_title("training loss", loc="left", fontsize=11)
+    axis.legend(frameon=False, fontsize=9)
+
+
+def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Of `reach` values to either side, fewer at the ends; gaps are left out."""
+    finite, ones = np.isfinite(values), np.ones(2 * reach + 1)
+    sums = np.convolve(np.where(finite, values, 0), ones)[reach : reach + len(values)]
+    counts = np.convolve(finite, ones)[reach : reach + len(values)]
+    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
+
+
+def _plot_metric(axis: Axes, evaluations: Records) -> None:
+    """AP of boxes, masks, keypoints, and AP50 and AP75 of the first of these, where there are such; else the first few
+    numbers. The best of the first is written."""
+    aps = [name for name in evaluations[-1] if name.endswith("_AP")]
+    names = [name for ap in aps[:1] for name in (ap, f"{ap}50", f"{ap}75") if name in evaluations[-1]] + aps[1:]
+    names = names or [name for name in evaluations[-1] if name not in _NOT_A_LOSS][:4]
+    for number, name in reversed([*enumerate(names)]):
+        steps, values = _series(evaluations, name)
+        values[values < 0] = np.nan  # no ground truth
+        colour = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
+        label = name.replace("_", " ")
+        axis.plot(steps, values, color=colour, lw=1.3 if number else 2.2, marker="o", ms=4, label=label)
+        if number == 0 and np.isfinite(values).any():
+            best = int(np.nanargmax(values))
+            axis.annotate(
+                f"{values[best]:.3f}",
+                (steps[best], values[best]),
+                (0, -16),
+                textcoords="offset points",
+                ha="right" if best else "left",
+                color=colour,
+                fontweight="bold",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
+    axis.set(ylim=(0, 1), xlabel="iteration")
+    axis.set_title("validation", loc="left", fontsize=11)
+    handles, labels = axis.get_legend_handles_labels()
+    axis.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, loc="best")

@@ -1,0 +1,1 @@
+"""Formats of other libraries: one file a library, each registered in FORMATS."""
