@@ -86,6 +86,12 @@ class Backbone(nn.Module):
         """The shape of one input of this size, without the batch dimension."""
         return self.in_channels, height, width
 
+    @property
+    def example_size(self) -> tuple[int, int]:
+        """Height and width of the images that it was designed for: 32 px (CIFAR) without coarse maps, else 224."""
+        side = 32 if list(self.out_features.values())[-1].stride < 8 else 224
+        return side, side
+
     def pop_stage(self, name: str) -> Backbone:
         """Remove the last stage, which makes the map `name`, and return it as a backbone on the map before it.
 
@@ -113,6 +119,9 @@ class Model(nn.Module):
     """
 
     meta: DatasetMeta
+    backbone: Any  # a Backbone, where the model has one
+    load_report: Any = None  # LoadReport of the checkpoint that `build_model` loaded
+    pretrained_reports: Sequence[Any] = ()  # and of the backbones' own weights
     size_divisor: int = 1  # the loader pads images to multiples of this
     example_size: tuple[int, int] = (224, 224)  # height and width that `chordate summary` counts with
     pipeline: Sequence[Any] = ()  # the test pipeline of its config, for `predict` on files
@@ -129,6 +138,18 @@ class Model(nn.Module):
     def predict(self, batch: Batch) -> list[Any]:
         """One Prediction per image, in pixels of the original image."""
         raise NotImplementedError
+
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        """The backbone's maps for a batch, by name.
+
+        Raises:
+            ConfigError: this model gives none.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no features; define backbone_features in it")
+
+    def embed(self, batch: Batch) -> Tensor | None:
+        """One vector per image, `[N, C]`, that the last layer reads; None for a model without such."""
+        return None
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
         return self.loss(batch) if self.training else self.predict(batch)

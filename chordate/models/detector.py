@@ -64,6 +64,9 @@ class Detector(Model):
         """What the heads read."""
         return offered(self.backbone if self.neck is None else self.neck)
 
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocess(batch.images, batch.sizes))
+
     def features(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """What the heads read, from the batch's `images` `[N, 3, H, W]` and `sizes` `[N, 2]`."""
         features = self.backbone(self.preprocess(images, sizes))
