@@ -10,12 +10,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from chordate.api import build_backbone, build_model, features, list_backbones, list_models, predict
-    from chordate.weights.loading import LoadReport, load_checkpoint
     from chordate.config import load_config
     from chordate.contracts import Backbone, FeatureSpec, Neck
     from chordate.errors import ChordateError
     from chordate.registry import BACKBONES, DATASETS, HEADS, METRICS, MODELS, NECKS, TRANSFORMS
     from chordate.structures import Batch, Detections, InstanceTargets, Proposals
+    from chordate.weights.loading import LoadReport, load_checkpoint
 
 _HOME = {
     "chordate.api": ("build_backbone", "build_model", "features", "list_backbones", "list_models", "predict"),

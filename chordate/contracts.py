@@ -309,9 +309,7 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None) -> None:
     except NotImplementedError:  # an operator without a meta kernel: nothing can be said
         return
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"{specs.source}: forward fails for images {list(shape)}: {error}"
-        ) from error
+        raise ConfigError(f"{specs.source}: forward fails for images {list(shape)}: {error}") from error
     finally:
         backbone.train(was_training)
     for name, spec in specs.items():

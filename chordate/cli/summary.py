@@ -16,7 +16,7 @@ NOTE = (
     "count a multiply-add as two. A backbone's parameters and FLOPs include a linear layer on its last map, of 1000 "
     "classes or, for 32 px, 10, so that they compare with the papers' tables. The paper's bottleneck has its stride in "
     'the first 1×1 (style="caffe"); ours and torchvision\'s have it in the 3×3 (v1.5), about 7 % more FLOPs. '
-    "A config's model has the classes of its `fallback_meta`, else 80, and the size of its test images where that is fixed."
+    "A config's model has the classes of its `fallback_meta`, else 80; its input is of its test images' size, if fixed."
 )
 DEFAULT_CLASSES = 80  # COCO's
 UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
@@ -100,7 +100,7 @@ def _by_number(name: str) -> list[str | int]:
 def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str, str]:
     """The table's cells of a backbone with a classifier, counted on the meta device, where only shapes are known."""
     import torch
-    from chordate.contracts import Model
+    from torch import nn
 
     from chordate.registry import BACKBONES
 

@@ -37,11 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.common import load_trained
     from chordate.config import load_config, section
     from chordate.data.loader import build_loader
-    from chordate.training.evaluate import evaluate, stop_workers
-    from chordate.training.launch import finish, start
     from chordate.errors import ConfigError
     from chordate.evaluation import Ensemble
     from chordate.registry import METRICS
+    from chordate.training.evaluate import evaluate, stop_workers
+    from chordate.training.launch import finish, start
     from chordate.visualization.report_plots import write_report
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 import torchvision.datasets
 
-from chordate.data.zip_files import UNREADABLE, members, split_archive
 from chordate.data.image_folder import ImageFolder
+from chordate.data.zip_files import UNREADABLE, members, split_archive
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 

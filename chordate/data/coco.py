@@ -14,11 +14,11 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.data.coco_annotations import Health, box_of, check_health, located, open_index
-from chordate.data.rasterize import instance_bitmaps
-from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.dataset import Dataset, model_classes
-from chordate.data.polygons import Polygons, Ring, oriented
 from chordate.data.image_io import read_image
+from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
+from chordate.data.polygons import Polygons, Ring, oriented
+from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
@@ -170,7 +170,7 @@ class CocoDataset(Dataset):
         Where a file contradicts itself, only what is surely meant.
 
         Returns:
-            the annotations, and `[M, 4]` x1, y1, x2, y2 clipped to the image; of the segmentation where there is no box.
+            the annotations, and their boxes `[M, 4]` x1, y1, x2, y2 clipped to the image (the segmentation's if none).
         """
         found = [
             annotation

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import hotcoco
 
-from chordate.data.zip_files import split_archive
 from chordate.data.image_io import missing_file
+from chordate.data.zip_files import split_archive
 from chordate.errors import ConfigError, DataError, unknown
 
 Health = Literal["error", "warn"]

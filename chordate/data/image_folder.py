@@ -16,8 +16,8 @@ from torchvision.tv_tensors import Image
 
 from chordate.data.coco_annotations import located
 from chordate.data.dataset import Dataset, model_classes
-from chordate.data.zip_files import UNREADABLE, members, split_archive
 from chordate.data.image_io import decode_image, read_image
+from chordate.data.zip_files import UNREADABLE, members, split_archive
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import ClassTargets, DatasetMeta, ImageInfo, Sample

@@ -18,8 +18,8 @@ OTHER_SPLITS = ("dev", "eval", "test", "valid", "validation")  # what others cal
 class ClassFolders(ImageFolder):
     """`train/<class>/….jpg` and `val/<class>/….jpg` under the data root; or just `<class>/….jpg`.
 
-    A lone folder around them, as in the zip of a folder, is passed through. Without `train` and `val`, a fraction of each
-    class's images is held out of the training and evaluated on: always the same ones, drawn by their names.
+    A lone folder around them, as in the zip of a folder, is passed through. Without `train` and `val`, a fraction of
+    each class's images is held out of the training and evaluated on: always the same ones, drawn by their names.
 
     Args:
         split: "train" or "val".

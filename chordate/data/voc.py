@@ -5,8 +5,8 @@ from typing import Any
 
 import hotcoco
 
-from chordate.data.coco_annotations import located
 from chordate.data.coco import CocoDataset
+from chordate.data.coco_annotations import located
 from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 from chordate.registry import DATASETS

@@ -12,8 +12,8 @@ import hotcoco
 import PIL.Image
 import yaml
 
-from chordate.data.coco_annotations import located
 from chordate.data.coco import CocoDataset
+from chordate.data.coco_annotations import located
 from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 from chordate.registry import DATASETS

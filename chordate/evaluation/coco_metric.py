@@ -19,11 +19,11 @@ from rich.table import Table
 
 from chordate import checks
 from chordate.errors import ConfigError, DataError, unknown
-from chordate.evaluation.pr_curves import Curves
 from chordate.evaluation.coco_backends import ENGINES, Task, hotcoco_judge
-from chordate.evaluation.ground_truth import GroundTruth
 from chordate.evaluation.coco_report import describe
+from chordate.evaluation.ground_truth import GroundTruth
 from chordate.evaluation.packed_detections import Rows
+from chordate.evaluation.pr_curves import Curves
 from chordate.registry import METRICS
 from chordate.structures import Batch, Detections
 

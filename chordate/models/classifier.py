@@ -10,8 +10,8 @@ from chordate import checks
 from chordate.contracts import Model, check_outputs, offered
 from chordate.errors import DataError
 from chordate.models.detector import Part
-from chordate.models.views import build_views
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.models.views import build_views
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
 from chordate.structures import Batch, Classification, DatasetMeta
 

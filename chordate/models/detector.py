@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from chordate import checks
 from chordate.contracts import FeatureSpecs, Model, check_outputs, offered
 from chordate.errors import DataError
-from chordate.models.tta import build_views
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.models.tta import build_views
 from chordate.registry import BACKBONES, NECKS
 from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo, InstanceTargets
 
