@@ -21,22 +21,22 @@ model = dict(type="{model}", backbone={backbone})
 train_data = dict(dataset=dict(type="{dataset}", count=48), batch_size=8, workers=0{pipeline})
 val_data = dict(dataset=dict(type="{dataset}", count=12, first=1000), batch_size=4, workers=0)
 optimizer = dict(type="AdamW", lr=5e-3)
-train = dict(epochs={epochs}, log_every=4, save_best="{best}", save_best_mode="{mode}")
+train = dict(epochs={epochs}, log_every=4, save_best="{best}")
 """
 TASKS = {
     "depth": {
         "module": "depth_task", "model": "DepthEstimator", "dataset": "Balls", "epochs": 6,
-        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "mean_error", "mode": "min",
+        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "mean_error",
         "pipeline": ', pipeline=[dict(type="RandomHorizontalFlip", p=0.5)]',
     },
     "landmarks": {
         "module": "landmark_task", "model": "LandmarkDetector", "dataset": "ThreeDots", "epochs": 8,
-        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "distance", "mode": "min",
+        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "distance",
         "pipeline": "",
     },
     "clips": {
         "module": "clip_task", "model": "ClipClassifier", "dataset": "MovingDots", "epochs": 8,
-        "backbone": 'dict(type="ClipNet")', "best": "top1", "mode": "max", "pipeline": "",
+        "backbone": 'dict(type="ClipNet")', "best": "top1", "pipeline": "",
     },
 }  # fmt: skip
 # What a model that has learned nothing reaches: the wall's depth everywhere, the image's center, one class always.
