@@ -9,8 +9,14 @@ from coco_referee import Truth, detections, disturb_objects, measure
 from matplotlib.figure import Figure
 from PIL import Image
 
+from chordate.visualization.report_plots import (
+    plot_classes,
+    plot_confusion,
+    plot_errors,
+    plot_precision_recall,
+    write_report,
+)
 from chordate.visualization.training_curves import _plot_metric
-from chordate.visualization.report_plots import plot_classes, plot_confusion, plot_errors, plot_precision_recall, write_report
 
 DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # x1, y1, x2, y2
 BESIDE = [110, 110, 160, 160]  # of the dog; IoU 0.47

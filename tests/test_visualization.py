@@ -18,9 +18,9 @@ from chordate.data.shapes import CLASSES, generate_shapes
 from chordate.errors import DataError
 from chordate.structures import Detections, ImageInfo, Skeleton
 from chordate.visualization import draw, plot_training, side_by_side, write_image
-from chordate.visualization.training_curves import _plot_losses, _running_mean
 from chordate.visualization.paint import _place, colour_of, fit_text, make_font
 from chordate.visualization.pictures import _truth
+from chordate.visualization.training_curves import _plot_losses, _running_mean
 
 NOTHING = {"image_id": 1, "category_id": 3, "area": 1, "iscrowd": 0}  # an annotation without geometry
 GREY = np.full((100, 160, 3), 128, np.uint8)
