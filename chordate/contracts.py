@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -151,6 +152,13 @@ class Model(nn.Module):
         """One vector per image, `[N, C]`, that the last layer reads; None for a model without such."""
         return None
 
+    def augment_batch(self, batch: Batch) -> Batch:
+        """What `loss` does to a whole batch before it learns from it, such as MixUp; `chordate browse` draws it too.
+
+        Pixels are as in the batch, 0 … 255, before normalization. By default the batch itself.
+        """
+        return batch
+
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
         return self.loss(batch) if self.training else self.predict(batch)
 
@@ -172,7 +180,14 @@ class Metric:
 
     A subclass takes the data set as the keyword `dataset` first. After `compute`, the other methods describe the same
     predictions, until the next `compute`.
+
+    Attributes:
+        numbers: what the last `compute` returned; it sets them.
+        lower_is_better: names of the numbers that are better when lower, for `train.save_best` and EarlyStopping.
     """
+
+    numbers: Mapping[str, float] = MappingProxyType({})
+    lower_is_better: Sequence[str] = ()
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Take in the predictions of one batch, in the order of its images."""
@@ -185,7 +200,7 @@ class Metric:
     def table(self) -> RenderableType:
         """The last numbers for the terminal; a plain table by default."""
         table = Table("metric", "value")
-        for name, value in getattr(self, "numbers", {}).items():
+        for name, value in self.numbers.items():
             table.add_row(name, f"{value:.4f}")
         return table
 

@@ -21,22 +21,22 @@ model = dict(type="{model}", backbone={backbone})
 train_data = dict(dataset=dict(type="{dataset}", count=48), batch_size=8, workers=0{pipeline})
 val_data = dict(dataset=dict(type="{dataset}", count=12, first=1000), batch_size=4, workers=0)
 optimizer = dict(type="AdamW", lr=5e-3)
-train = dict(epochs={epochs}, log_every=4, save_best="{best}", save_best_mode="{mode}")
+train = dict(epochs={epochs}, log_every=4, save_best="{best}")
 """
 TASKS = {
     "depth": {
         "module": "depth_task", "model": "DepthEstimator", "dataset": "Balls", "epochs": 6,
-        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "mean_error", "mode": "min",
+        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "mean_error",
         "pipeline": ', pipeline=[dict(type="RandomHorizontalFlip", p=0.5)]',
     },
     "landmarks": {
         "module": "landmark_task", "model": "LandmarkDetector", "dataset": "ThreeDots", "epochs": 8,
-        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "distance", "mode": "min",
+        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "distance",
         "pipeline": "",
     },
     "clips": {
         "module": "clip_task", "model": "ClipClassifier", "dataset": "MovingDots", "epochs": 8,
-        "backbone": 'dict(type="ClipNet")', "best": "top1", "mode": "max", "pipeline": "",
+        "backbone": 'dict(type="ClipNet")', "best": "top1", "pipeline": "",
     },
 }  # fmt: skip
 # What a model that has learned nothing reaches: the wall's depth everywhere, the image's center, one class always.
@@ -81,7 +81,7 @@ def test_metadata_travels_from_the_data_to_the_checkpoint(trained):
 
 
 def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
-    name, _folder, config, _checkpoint = trained
+    _name, _folder, config, _checkpoint = trained
     work = tmp_path / "work"
     common = ["train", str(config), "--work-dir", str(work), "--cfg-options", "train.keep=None"]
     assert main(common) == 0
@@ -122,7 +122,7 @@ def test_browse_shows_the_training_samples(trained, tmp_path):
 
 
 def test_summary_counts_the_model(trained, capsys):
-    name, _folder, config, checkpoint = trained
+    _name, _folder, config, checkpoint = trained
     assert main(["summary", str(config)]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if config.name in line)
     count = sum(t.numel() for k, t in torch.load(checkpoint, weights_only=True)["model"].items() if "running" not in k)
@@ -131,8 +131,10 @@ def test_summary_counts_the_model(trained, capsys):
 
 
 TASK_TYPES = {"Detections", "Classification", "InstanceTargets", "ClassTargets", "CocoDataset", "ImageFolder"}
-OPEN = ["cli", "api.py", "data/loader.py", "data/dataset.py", "structures/batch.py", "visualization", "evaluation/build.py",
-        "training", "models/build.py"]  # fmt: skip
+OPEN = [
+    *("cli", "api.py", "data/loader.py", "data/dataset.py", "structures/batch.py", "visualization"),
+    *("evaluation/build.py", "training", "models/build.py"),
+]
 
 
 def test_no_file_of_the_frame_asks_which_task_it_is():

@@ -13,7 +13,7 @@ from chordate.models.detector import Part
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from chordate.models.views import build_views
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
-from chordate.structures import Batch, Classification, DatasetMeta
+from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
 
 
 @MODELS.register_module()
@@ -78,11 +78,18 @@ class ImageClassifier(Model):
         """
         if batch.targets is None:
             raise DataError("a batch without targets cannot be trained on; call model.predict to predict")
-        images, labels = self.preprocess(batch.images, batch.sizes), batch.targets.labels
-        images, truth = self.mixed(images, labels)
-        logits = self.logits(images)
-        wrong = (logits.detach().argmax(dim=1) != labels).float().mean()
-        return {**self.head.loss(logits, truth), "error": wrong}
+        augmented = self.augment_batch(batch)
+        logits = self.logits(self.preprocess(augmented.images, augmented.sizes))
+        wrong = (logits.detach().argmax(dim=1) != batch.targets.labels).float().mean()
+        return {**self.head.loss(logits, augmented.targets.labels), "error": wrong}
+
+    def augment_batch(self, batch: Batch) -> Batch:
+        """Mix the images of a batch, and weight their classes, where there is a `mix`."""
+        if not self.mix:
+            return batch
+        # Before normalization: blending commutes with it.
+        images, labels = self.mixed(batch.images.float(), batch.targets.labels)
+        return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[N, 3, H, W]` and classes `[N]` as training takes them: blended, with shares `[N, num_classes]`,

@@ -113,9 +113,10 @@ class DepthEstimator(Model):
 class DepthError(Metric):
     """Mean absolute error in meters, over the images at the size that they were evaluated at."""
 
+    lower_is_better = ("mean_error",)
+
     def __init__(self, dataset: Dataset):
         self.errors: dict[int, float] = {}
-        self.numbers: dict[str, float] = {}
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         for prediction, truth, info in zip(predictions, batch.targets.depth.cpu(), batch.infos, strict=True):

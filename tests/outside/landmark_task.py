@@ -129,9 +129,10 @@ class LandmarkDetector(Model):
 class LandmarkDistance(Metric):
     """Mean distance to the true landmarks in pixels."""
 
+    lower_is_better = ("distance",)
+
     def __init__(self, dataset: Dataset):
         self.distances: list[float] = []
-        self.numbers: dict[str, float] = {}
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         for prediction, truth in zip(predictions, batch.targets.points.cpu(), strict=True):
