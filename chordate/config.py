@@ -21,8 +21,7 @@ SECTIONS = (
     "schedule",
     "train",
     "callbacks",
-    "fallback_classes",
-    "fallback_keypoints",
+    "fallback_meta",
     "custom_imports",
     "base",
 )
@@ -41,6 +40,9 @@ ELSEWHERE = {
     "resume": "--resume",
     "randomness": "train.seed",
     "default_hooks": "train",
+    "custom_hooks": "callbacks",
+    "fallback_classes": "fallback_meta.classes",
+    "fallback_keypoints": "fallback_meta.keypoints",
 }
 ELSEWHERE_WITHIN = {
     "train_cfg.max_epochs": "train.epochs",
