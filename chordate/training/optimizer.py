@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from chordate.arguments import NonNegativeFloat, PositiveFloat, PositiveInt
+from chordate.arguments import NonNegativeFloat, PositiveFloat, PositiveInt, validate_arguments, validate_settings
+from chordate.composition import located
 from chordate.errors import ConfigError, unknown
 from chordate.registry import OPTIMIZERS
 from chordate.training.layer_decay import layer_scales
-from chordate.training.validation import validated
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 FUSED = ({"cuda"}, {"cpu"})  # devices of the weights for which torch has fused optimizers
@@ -64,14 +64,16 @@ class OptimizerSettings:
 SETTINGS = [field.name for field in fields(OptimizerSettings)]
 
 
-def optimizer_settings(config: Any) -> OptimizerSettings:
-    """The settings of a config's `optimizer` section that are not arguments of the class.
+def optimizer_settings(config: Mapping[str, Any]) -> OptimizerSettings:
+    """The settings of a config's `optimizer` section that are not arguments of the optimizer's class.
 
     Raises:
         ConfigError: a value out of its range, or no type or learning rate.
     """
-    own = {key: value for key, value in config.items() if key in SETTINGS} if isinstance(config, Mapping) else config
-    return validated(OptimizerSettings, own, "optimizer")
+    own = config.copy() if isinstance(config, dict) else config  # a Section, whose copy knows its file
+    for key in set(own if isinstance(own, dict) else ()) - set(SETTINGS):
+        del own[key]
+    return validate_settings(OptimizerSettings, own, "optimizer")
 
 
 def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int) -> Optimizer:
@@ -90,28 +92,24 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
             parameter, or nothing to train.
     """
     settings = optimizer_settings(config)
-    arguments = {key: value for key, value in config.items() if key not in SETTINGS}
+    lr = settings.scaled_lr(batch_size)
+    scales = None
+    if settings.layer_decay is not None:
+        scales = layer_scales(model, settings.layer_decay, settings.layer_blocks)
+    rules = {"no_decay": settings.no_decay or (), "parts": settings.parts, "scales": scales}
+    groups = parameter_groups(model, lr, settings.weight_decay, **rules)
     cls = optimizer_class(settings.type)
-    accepted = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr", "weight_decay")]
-    for key in arguments:
-        if key not in accepted:
-            raise ConfigError(unknown(f"argument of {settings.type}", key, [*accepted, *SETTINGS]))
-    decay, blocks = settings.layer_decay, settings.layer_blocks
-    groups = parameter_groups(
-        model,
-        settings.scaled_lr(batch_size),
-        settings.weight_decay,
-        no_decay=settings.no_decay or (),
-        parts=settings.parts,
-        scales=None if decay is None else layer_scales(model, decay, blocks),
-    )
-    devices = {p.device.type for group in groups for p in group["params"]}
-    if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
-        arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
+    accepted = set(inspect.signature(cls).parameters) - {"params"}
+    for key in set(config) - accepted - set(SETTINGS):
+        raise located(ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS))), config)
     try:
-        return cls(groups, lr=settings.scaled_lr(batch_size), **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ConfigError(f"optimizer {settings.type}: {' '.join(str(error).split())}") from error
+        arguments = validate_arguments(cls, {key: config[key] for key in config if key not in SETTINGS}, "optimizer")
+        devices = {p.device.type for group in groups for p in group["params"]}
+        if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
+            arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
+        return cls(groups, lr=lr, **arguments)
+    except (ConfigError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise located(error, config) from error
 
 
 def optimizer_class(name: str) -> Callable[..., Optimizer]:
@@ -197,7 +195,7 @@ def _part_settings(names: Sequence[str], parts: Mapping[str, Any]) -> dict[str, 
     for prefix in parts:
         if not any(_is_within(name, prefix) for name in names):
             raise ConfigError("optimizer.parts: " + unknown("part", prefix, modules))
-    return {prefix: validated(PartSettings, rule or {}, f"optimizer.parts.{prefix}") for prefix, rule in parts.items()}
+    return {prefix: validate_settings(PartSettings, rule or {}, f"optimizer.parts.{prefix}") for prefix, rule in parts.items()}
 
 
 def _check_patterns(names: Sequence[str], no_decay: Sequence[str]) -> None:

@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveFloat, validate_settings
 from chordate.errors import ConfigError, unknown
-from chordate.training.validation import validated
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def build_schedule(
     kind = values.pop("type")
     if not isinstance(kind, str) or kind not in SCHEDULES:
         raise ConfigError(unknown("schedule", str(kind), SCHEDULES))
-    settings = validated(SCHEDULES[kind], values, "schedule")
+    settings = validate_settings(SCHEDULES[kind], values, "schedule")
     if settings.warmup_iters and settings.warmup_epochs:
         raise ConfigError("schedule: set either warmup_iters or warmup_epochs, and the other to 0")
     warmup = settings.warmup_iters or round(settings.warmup_epochs * (steps_per_epoch or steps_per_unit))

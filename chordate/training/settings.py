@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from chordate.arguments import NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
+from chordate.arguments import NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt, validate_settings
 from chordate.errors import ConfigError
 from chordate.training.precision import Precision
-from chordate.training.validation import validated
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class TrainSettings:
         Raises:
             ConfigError: an unknown setting (with near names), or a value out of its range.
         """
-        settings = validated(cls, section or {}, "train")
+        settings = validate_settings(cls, section, "train")
         if (settings.epochs is None) == (settings.iterations is None):
             raise ConfigError("train: set either epochs or iterations, and the other to None (train.epochs=None)")
         return settings
