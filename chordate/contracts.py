@@ -87,6 +87,12 @@ class Backbone(nn.Module):
         """The shape of one input of this size, without the batch dimension."""
         return self.in_channels, height, width
 
+    @property
+    def example_size(self) -> tuple[int, int]:
+        """Height and width of the images that it was designed for: 32 px (CIFAR) without coarse maps, else 224."""
+        side = 32 if list(self.out_features.values())[-1].stride < 8 else 224
+        return side, side
+
     def pop_stage(self, name: str) -> Backbone:
         """Remove the last stage, which makes the map `name`, and return it as a backbone on the map before it.
 
@@ -114,6 +120,9 @@ class Model(nn.Module):
     """
 
     meta: DatasetMeta
+    backbone: Any  # a Backbone, where the model has one
+    load_report: Any = None  # LoadReport of the checkpoint that `build_model` loaded
+    pretrained_reports: Sequence[Any] = ()  # and of the backbones' own weights
     size_divisor: int = 1  # the loader pads images to multiples of this
     example_size: tuple[int, int] = (224, 224)  # height and width that `chordate summary` counts with
     pipeline: Sequence[Any] = ()  # the test pipeline of its config, for `predict` on files
@@ -131,12 +140,26 @@ class Model(nn.Module):
         """One Prediction per image, in pixels of the original image."""
         raise NotImplementedError
 
+<<<<<<< HEAD
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        """The backbone's maps for a batch, by name.
+
+        Raises:
+            ConfigError: this model gives none.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no features; define backbone_features in it")
+
+    def embed(self, batch: Batch) -> Tensor | None:
+        """One vector per image, `[N, C]`, that the last layer reads; None for a model without such."""
+        return None
+=======
     def augment_batch(self, batch: Batch) -> Batch:
         """What `loss` does to a whole batch before it learns from it, such as MixUp; `chordate browse` draws it too.
 
         Pixels are as in the batch, 0 … 255, before normalization. By default the batch itself.
         """
         return batch
+>>>>>>> visual
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
         return self.loss(batch) if self.training else self.predict(batch)
@@ -162,9 +185,11 @@ class Metric:
 
     Attributes:
         numbers: what the last `compute` returned; it sets them.
+        lower_is_better: names of the numbers of which the smaller is the better, for `train.save_best` and EarlyStopping.
     """
 
     numbers: Mapping[str, float] = MappingProxyType({})
+    lower_is_better: Sequence[str] = ()
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
         """Take in the predictions of one batch, in the order of its images."""
@@ -301,9 +326,7 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None) -> None:
     except NotImplementedError:  # an operator without a meta kernel: nothing can be said
         return
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"{specs.source}: forward fails for images {list(shape)}: {error}"
-        ) from error
+        raise ConfigError(f"{specs.source}: forward fails for images {list(shape)}: {error}") from error
     finally:
         backbone.train(was_training)
     for name, spec in specs.items():

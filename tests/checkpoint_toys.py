@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from chordate.weights.loading import load_checkpoint
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import CheckpointError
+from chordate.weights.loading import load_checkpoint
 
 
 class TinyBackbone(Backbone):

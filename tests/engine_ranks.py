@@ -12,9 +12,9 @@ from engine_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_runner
 from mmengine.dist import all_gather_object, barrier, get_dist_info
 from torch import nn
 
+from chordate.errors import ChordateError, ConfigError
 from chordate.training.evaluate import evaluate
 from chordate.training.launch import finish, start
-from chordate.errors import ChordateError, ConfigError
 
 SCALED = {**OPTIMIZER, "base_batch_size": 4}
 TRAINING: dict[str, Any] = {"optimizer": SCALED, "epochs": 2, "accumulate": 2, "clip_norm": 0.5, "ema": 0.9}

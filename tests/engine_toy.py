@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from chordate.data.loader import start_worker
-from chordate.training.runner import Runner
 from chordate.structures import Batch, Detections, ImageInfo
+from chordate.training.runner import Runner
 
 torch.set_num_threads(1)
 SIDE = 8

@@ -11,11 +11,11 @@ from checkpoint_toys import TinyBackbone, TinyDetector, filled, is_filled, messa
 from torch import nn
 
 from chordate.backbones import ResNet
-from chordate.weights.state_dict_match import adapt_input_channels
-from chordate.weights.loading import load_checkpoint
-from chordate.weights.reading import read_state
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
+from chordate.weights.loading import load_checkpoint
+from chordate.weights.reading import read_state
+from chordate.weights.state_dict_match import adapt_input_channels
 
 # --- forms that are known ---------------------------------------------------------------------------------------
 

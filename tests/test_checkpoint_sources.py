@@ -12,10 +12,10 @@ import torchvision
 from checkpoint_toys import TinyBackbone, TinyDetector, filled, is_filled, message, own, save, with_hash
 from torch import nn
 
-from chordate.weights import source as sources
-from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
+from chordate.weights import source as sources
+from chordate.weights.loading import load_checkpoint, load_pretrained
 
 # --- where from -------------------------------------------------------------------------------------------------
 

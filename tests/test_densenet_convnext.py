@@ -8,10 +8,10 @@ from backbone_referee import assert_close, assert_same_maps, extractor, on_meta,
 from torch import nn
 
 import chordate
-from chordate.weights.loading import load_checkpoint
 from chordate.contracts import check_outputs
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
+from chordate.weights.loading import load_checkpoint
 
 DENSE_NODES = {
     "features.relu0": "c1",

@@ -9,9 +9,9 @@ from torch import nn
 
 from chordate.backbones.preact_resnet import PreActBlock, PreActBottleneck
 from chordate.backbones.wide_cifar import SIZES
-from chordate.weights.formats import timm as timm_names
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
+from chordate.weights.formats import timm as timm_names
 
 
 class Theirs(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
-from chordate.weights.loading import load_checkpoint
 from chordate.weights.formats.torchvision import FORMAT
+from chordate.weights.loading import load_checkpoint
 
 
 @pytest.fixture(

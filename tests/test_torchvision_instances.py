@@ -11,11 +11,11 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
-from chordate.weights.state_dict_match import fit
-from chordate.weights.loading import load_checkpoint
-from chordate.weights.formats.torchvision import FORMAT
 from chordate.heads import mask as mask_head
 from chordate.models import two_stage
+from chordate.weights.formats.torchvision import FORMAT
+from chordate.weights.loading import load_checkpoint
+from chordate.weights.state_dict_match import fit
 
 FEW = 60  # detections an image
 SLIM = 48  # channels of the heads under test; at full width float64 takes minutes

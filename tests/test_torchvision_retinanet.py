@@ -5,8 +5,8 @@ import torch
 import torchvision
 from torchvision_referee import SIDE, as_batch, ours, pictures, scatter, train_without_norms
 
-from chordate.weights.loading import load_checkpoint
 from chordate.weights.formats.torchvision import FORMAT
+from chordate.weights.loading import load_checkpoint
 
 PAIRS = {
     "retinanet_resnet50_fpn": "retinanet_r50_fpn_torchvision",

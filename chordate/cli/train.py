@@ -23,12 +23,12 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.api import build_model
     from chordate.config import load_config, section
     from chordate.data.loader import build_loader
+    from chordate.errors import DataError
+    from chordate.registry import METRICS
     from chordate.training.checkpoint_folder import CheckpointFolder
     from chordate.training.launch import finish, start
     from chordate.training.runner import Runner
     from chordate.training.settings import TrainSettings
-    from chordate.errors import DataError
-    from chordate.registry import METRICS
     from chordate.visualization import plot_training
 
     cfg = load_config(arguments.config, arguments.cfg_options)

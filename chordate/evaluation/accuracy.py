@@ -56,7 +56,9 @@ class AccuracyMetric(Metric):
         """
         for prediction in predictions:
             if not isinstance(prediction, Classification):
-                raise DataError(f"AccuracyMetric measures Classifications; the model predicts {type(prediction).__name__}")
+                raise DataError(
+                    f"AccuracyMetric measures Classifications; the model predicts {type(prediction).__name__}"
+                )
         if batch.targets is None:
             raise DataError(f"{batch.infos[0].path}: without a true class there is no accuracy to measure")
         classes = len(self.dataset.meta.classes)

@@ -45,9 +45,7 @@ class PackedDetections:
     keypoints: NDArray[np.float32] | None = None
 
     @classmethod
-    def pack(
-        cls, infos: Sequence[ImageInfo], predictions: Sequence[Detections], num_classes: int
-    ) -> PackedDetections:
+    def pack(cls, infos: Sequence[ImageInfo], predictions: Sequence[Detections], num_classes: int) -> PackedDetections:
         """The detections of one batch; one copy from the device per column, masks encoded image by image.
 
         Raises:

@@ -10,8 +10,8 @@ from chordate import checks
 from chordate.contracts import Model, check_outputs, offered
 from chordate.errors import DataError
 from chordate.models.detector import Part
-from chordate.models.views import build_views
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.models.views import build_views
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
 from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
 
@@ -48,11 +48,14 @@ class ImageClassifier(Model):
         self.meta = meta
         self.preprocess = Normalize(mean, std, bgr)
         self.backbone = BACKBONES.build(backbone)
+        self.example_size = self.backbone.example_size
         check_outputs(self.backbone, in_channels=len(mean))
         self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
         with torch.device("cpu"):  # where they draw, whatever device the model is built on
             self.mix = [
-                TRANSFORMS.build({**checks.section("model.mix, each of its list,", one), "num_classes": len(meta.classes)})
+                TRANSFORMS.build(
+                    {**checks.section("model.mix, each of its list,", one), "num_classes": len(meta.classes)}
+                )
                 for one in checks.listed("model.mix", mix)
             ]
         self.views = build_views(views)
@@ -61,9 +64,11 @@ class ImageClassifier(Model):
         """Raw scores `[N, num_classes]` of normalised images `[N, 3, H, W]`."""
         return self.head(self.backbone(images))
 
-    def pooled(self, images: Tensor) -> Tensor:
-        """Features `[N, C]` of normalised images `[N, 3, H, W]`: what the last layer reads."""
-        return self.head.pool(self.backbone(images))
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocess(batch.images, batch.sizes))
+
+    def embed(self, batch: Batch) -> Tensor:
+        return self.head.pool(self.backbone_features(batch))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, and the error rate of the batch.

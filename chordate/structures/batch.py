@@ -55,6 +55,10 @@ class Targets(TensorStruct):
         """A few words about the targets of one image, such as "3 instances"; empty by default."""
         return ""
 
+    def image_labels(self) -> Tensor | None:
+        """`[N]` int64, one class per image, for a task that has such; None by default."""
+        return None
+
 
 class Prediction(TensorStruct):
     """Base of a model's output for one image. A subclass is a dataclass of tensors."""

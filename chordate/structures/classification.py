@@ -35,6 +35,9 @@ class ClassTargets(Targets):
             )
         return cls(torch.tensor([sample["label"] for sample in samples]))
 
+    def image_labels(self) -> Tensor:
+        return self.labels
+
 
 @dataclass
 class Classification(Prediction):

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from chordate.weights.reading import read_state
 from chordate.errors import CheckpointError
+from chordate.weights.reading import read_state
 
 POINTER = "last_checkpoint"
 SUFFIX = ".pt"

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from chordate.structures import Batch
 from chordate.training.amp import autocast
 from chordate.training.launch import device as default_device
 from chordate.training.progress import ProgressBar
 from chordate.training.rng import preserved_rng
-from chordate.structures import Batch
 
 
 @torch.no_grad()

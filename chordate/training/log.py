@@ -15,8 +15,8 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from chordate.training.checkpoint_folder import write_atomically
 from chordate.errors import TrainingError
+from chordate.training.checkpoint_folder import write_atomically
 
 
 class JsonLines:

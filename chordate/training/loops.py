@@ -16,7 +16,8 @@ import torch
 from mmengine.runner import BaseLoop
 from torch import nn
 
-from chordate.weights.load_report import some
+from chordate.errors import DataError, TrainingError
+from chordate.structures import Batch
 from chordate.training.amp import autocast
 from chordate.training.evaluate import evaluate, to_device
 from chordate.training.interrupt import StopSignals
@@ -24,8 +25,7 @@ from chordate.training.losses import LossLog, total_loss
 from chordate.training.ranks import share_gradients, unreached
 from chordate.training.schedule import build_schedule
 from chordate.training.settings import TrainSettings
-from chordate.errors import DataError, TrainingError
-from chordate.structures import Batch
+from chordate.weights.load_report import some
 
 
 class TrainLoop(BaseLoop):

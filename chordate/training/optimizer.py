@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from chordate import checks
-from chordate.training.layers import layer_scales
 from chordate.errors import ConfigError, unknown
+from chordate.training.layers import layer_scales
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 FUSED = ({"cuda"}, {"cpu"})  # where the weights lie for which torch has fused optimisers

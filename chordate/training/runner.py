@@ -23,7 +23,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from chordate import checks
-from chordate.weights.loading import load_checkpoint
+from chordate.errors import CheckpointError, ConfigError, unknown
 from chordate.training import launch, ranks, state
 from chordate.training.amp import StepWrapper
 from chordate.training.checkpoint_folder import POINTER, CheckpointFolder, best_name, read_checkpoint
@@ -35,7 +35,7 @@ from chordate.training.optimizer import build_optimizer, scaled_lr
 from chordate.training.progress import CurrentOutput, ProgressBar
 from chordate.training.settings import TrainSettings
 from chordate.training.wrapping import place, wrap
-from chordate.errors import CheckpointError, ConfigError, unknown
+from chordate.weights.loading import load_checkpoint
 
 _numbers = itertools.count()
 

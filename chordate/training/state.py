@@ -17,9 +17,9 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from chordate.training.rng import rng_state, set_rng_state
 from chordate.errors import CheckpointError, TrainingError
 from chordate.structures import Skeleton
+from chordate.training.rng import rng_state, set_rng_state
 
 VERSION = 1
 

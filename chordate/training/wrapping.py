@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from chordate.errors import ConfigError
 from chordate.training.ranks import share_gradients
 from chordate.training.settings import TrainSettings
-from chordate.errors import ConfigError
 
 GRAPHS = 64  # per function, before torch runs it uncompiled
 

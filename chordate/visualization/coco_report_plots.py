@@ -134,7 +134,9 @@ def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
     axis.set_title(f"{TITLES[iou_type]}: confusion matrix\n{at}", loc="left", fontsize=11)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axis, label="fraction of the row", fraction=0.25 / side, pad=0.2 / side, anchor=(0, 1))
+    bar = figure.colorbar(
+        image, ax=axis, label="fraction of the row", fraction=0.25 / side, pad=0.2 / side, anchor=(0, 1)
+    )
     bar.outline.set_visible(False)  # type: ignore[operator]
     return figure
 

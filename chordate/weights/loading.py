@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chordate.weights.formats import timm, torchvision
-from chordate.weights.formats.classifiers import as_classifier
-from chordate.weights.state_dict_match import Fit, fit, not_finite
-from chordate.weights.formats.format import State
-from chordate.weights.load_report import LoadReport, some
-from chordate.weights.reading import Contents, read_state
 from chordate.contracts import Backbone, Library
 from chordate.errors import CheckpointError
 from chordate.libraries import timm_for
 from chordate.structures import Skeleton
+from chordate.weights.formats import timm, torchvision
+from chordate.weights.formats.classifiers import as_classifier
+from chordate.weights.formats.format import State
+from chordate.weights.load_report import LoadReport, some
+from chordate.weights.reading import Contents, read_state
+from chordate.weights.state_dict_match import Fit, fit, not_finite
 
 FORMATS = (torchvision.FORMAT, timm.FORMAT)
 # What is read of a checkpoint of our own, and what it must be.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from chordate.weights.load_report import some
 from chordate.contracts import Backbone
+from chordate.weights.load_report import some
 
 _COUNTER = "num_batches_tracked"  # BatchNorm's own, in some checkpoints and not in others; never of use here
 
