@@ -140,7 +140,6 @@ class Model(nn.Module):
         """One Prediction per image, in pixels of the original image."""
         raise NotImplementedError
 
-<<<<<<< HEAD
     def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
         """The backbone's maps for a batch, by name.
 
@@ -152,14 +151,13 @@ class Model(nn.Module):
     def embed(self, batch: Batch) -> Tensor | None:
         """One vector per image, `[N, C]`, that the last layer reads; None for a model without such."""
         return None
-=======
+
     def augment_batch(self, batch: Batch) -> Batch:
         """What `loss` does to a whole batch before it learns from it, such as MixUp; `chordate browse` draws it too.
 
         Pixels are as in the batch, 0 … 255, before normalization. By default the batch itself.
         """
         return batch
->>>>>>> visual
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
         return self.loss(batch) if self.training else self.predict(batch)
@@ -185,7 +183,7 @@ class Metric:
 
     Attributes:
         numbers: what the last `compute` returned; it sets them.
-        lower_is_better: names of the numbers of which the smaller is the better, for `train.save_best` and EarlyStopping.
+        lower_is_better: names of the numbers that are better when lower, for `train.save_best` and EarlyStopping.
     """
 
     numbers: Mapping[str, float] = MappingProxyType({})

@@ -81,7 +81,7 @@ def test_metadata_travels_from_the_data_to_the_checkpoint(trained):
 
 
 def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
-    name, _folder, config, _checkpoint = trained
+    _name, _folder, config, _checkpoint = trained
     work = tmp_path / "work"
     common = ["train", str(config), "--work-dir", str(work), "--cfg-options", "train.keep=None"]
     assert main(common) == 0
@@ -122,7 +122,7 @@ def test_browse_shows_the_training_samples(trained, tmp_path):
 
 
 def test_summary_counts_the_model(trained, capsys):
-    name, _folder, config, checkpoint = trained
+    _name, _folder, config, checkpoint = trained
     assert main(["summary", str(config)]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if config.name in line)
     count = sum(t.numel() for k, t in torch.load(checkpoint, weights_only=True)["model"].items() if "running" not in k)
@@ -131,8 +131,10 @@ def test_summary_counts_the_model(trained, capsys):
 
 
 TASK_TYPES = {"Detections", "Classification", "InstanceTargets", "ClassTargets", "CocoDataset", "ImageFolder"}
-OPEN = ["cli", "api.py", "data/loader.py", "data/dataset.py", "structures/batch.py", "visualization", "evaluation/build.py",
-        "training", "models/build.py"]  # fmt: skip
+OPEN = [
+    *("cli", "api.py", "data/loader.py", "data/dataset.py", "structures/batch.py", "visualization"),
+    *("evaluation/build.py", "training", "models/build.py"),
+]
 
 
 def test_no_file_of_the_frame_asks_which_task_it_is():

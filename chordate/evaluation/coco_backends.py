@@ -14,13 +14,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-<<<<<<< HEAD
-from chordate.evaluation.packed_detections import Rows
-from chordate.evaluation.pr_curves import Curves
-=======
 from chordate.evaluation.packed_detections import IouType, PackedDetections
 from chordate.evaluation.pr_curves import PRCurves
->>>>>>> visual
 
 
 @dataclass(frozen=True)

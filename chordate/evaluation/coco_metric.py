@@ -18,15 +18,6 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-<<<<<<< HEAD
-from chordate import checks
-from chordate.errors import ConfigError, DataError, unknown
-from chordate.evaluation.coco_backends import ENGINES, Task, hotcoco_judge
-from chordate.evaluation.coco_report import describe
-from chordate.evaluation.ground_truth import GroundTruth
-from chordate.evaluation.packed_detections import Rows
-from chordate.evaluation.pr_curves import Curves
-=======
 from chordate.arguments import PositiveFloat, PositiveInt
 from chordate.contracts import Metric
 from chordate.distributed import broadcast_object, is_main_process
@@ -36,7 +27,6 @@ from chordate.evaluation.coco_report import CocoReport, describe_curves
 from chordate.evaluation.ground_truth import GroundTruth
 from chordate.evaluation.packed_detections import MEASURED_ON, IouType, PackedDetections
 from chordate.evaluation.pr_curves import PRCurves
->>>>>>> visual
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta, Detections
 

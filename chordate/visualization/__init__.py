@@ -1,9 +1,5 @@
 """Pictures for people: predictions, targets, batches and sheets of both; the plots of a training and of a report.
 
-<<<<<<< HEAD
-from chordate.visualization.batches import draw_batch
-from chordate.visualization.pictures import class_sheet, draw, draw_class, side_by_side, write_image
-=======
 Importing the package registers how each task that comes with Chordate is drawn.
 """
 
@@ -14,7 +10,6 @@ from chordate.visualization.coco_report_plots import plot_coco_report
 from chordate.visualization.detection_drawing import draw_detections, draw_instance_targets
 from chordate.visualization.task_drawing import draw, draw_targets, plot_report
 from chordate.visualization.side_by_side import side_by_side
->>>>>>> visual
 from chordate.visualization.training_curves import plot_training
 
 __all__ = [
