@@ -166,9 +166,10 @@ def test_masks_are_pasted_back_to_where_they_came_from() -> None:
     assert (picture[200:260, 150:250] == 128).all()
 
 
-def test_only_labelled_keypoints_are_drawn() -> None:
+def test_only_labeled_keypoints_are_drawn() -> None:
     points = torch.tensor([[[10.0, 20, 2], [20, 20, 1], [30, 20, 0]]])
-    (picture,) = draw_batch(one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), keypoints=points), NAMELESS, long_side=640)
+    batch = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), keypoints=points)
+    (picture,) = draw_batch(batch, NAMELESS, long_side=640)
     assert [bool((picture[200, x] != 128).any()) for x in (100, 200, 300)] == [True, True, False]
 
 

@@ -165,7 +165,8 @@ def test_keypoints_of_another_number_than_a_persons_get_the_mean_sigma():
     for offset in (0.5, 0.8, 1.1):
         uniform = one_fish(4, offset, [float(np.mean(PERSON_SIGMAS))] * 4)
         assert one_fish(4, offset) == uniform
-    assert one_fish(17, 1.5) == one_fish(17, 1.5, PERSON_SIGMAS) != one_fish(17, 1.5, [float(np.mean(PERSON_SIGMAS))] * 17)
+    mean = [float(np.mean(PERSON_SIGMAS))] * 17
+    assert one_fish(17, 1.5) == one_fish(17, 1.5, PERSON_SIGMAS) != one_fish(17, 1.5, mean)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -347,8 +348,9 @@ def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_p
 
 def test_a_rank_without_images_changes_nothing():
     truth, found = shared_out(6)
-    batches = [PackedDetections.pack(batch_of([i], truth).infos, [found[i]], len(truth.meta.classes)) for i in sorted(found)]
-    whole = PackedDetections.concatenate(batches)
-    joined = PackedDetections.concatenate([PackedDetections.concatenate([]), *batches, PackedDetections.concatenate([])]).unique()
-    assert joined.to_results((2, 5), ("bbox", "segm", "keypoints")) == whole.to_results((2, 5), ("bbox", "segm", "keypoints"))
-    assert PackedDetections.concatenate([]).masks is None
+    batches = [PackedDetections.pack(batch_of([i], truth).infos, [found[i]], 2) for i in sorted(found)]
+    whole, empty = PackedDetections.concatenate(batches), PackedDetections.concatenate([])
+    joined = PackedDetections.concatenate([empty, *batches, empty]).unique()
+    types = ("bbox", "segm", "keypoints")
+    assert joined.to_results((2, 5), types) == whole.to_results((2, 5), types)
+    assert empty.masks is None

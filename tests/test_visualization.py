@@ -158,9 +158,8 @@ def test_objects_with_shapes_have_colors_of_their_own():
 
 
 def test_names_outside_ascii_are_drawn():
-    plain, accented, unknown = (
-        draw(detections((20, 50, 120, 95, 0.9, 0)), GRAY, DatasetMeta(classes=(name,))) for name in ("eee", "éßЖ", "???")
-    )
+    one = detections((20, 50, 120, 95, 0.9, 0))
+    plain, accented, unknown = (draw(one, GRAY, DatasetMeta(classes=(name,))) for name in ("eee", "éßЖ", "???"))
     assert (plain != accented).any() and (accented != unknown).any()
 
 
