@@ -36,7 +36,7 @@ ELSEWHERE = {
     "val_evaluator": "metric",
     "test_evaluator": "metric",
     "work_dir": "--work-dir",
-    "load_from": "model.backbone.pretrained",
+    "load_from": "train.load_from",
     "resume": "--resume",
     "randomness": "train.seed",
     "default_hooks": "train",
