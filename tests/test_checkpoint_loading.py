@@ -221,7 +221,8 @@ def test_a_checkpoint_of_ours_with_something_else_in_it_is_one_line(tmp_path, wr
 
 
 @pytest.mark.parametrize(
-    ("meta", "field"), [({"classes": 5}, "classes"), ({"skeleton": {"names": [3]}}, "skeleton"), ({"extra": []}, "extra")]
+    ("meta", "field"),
+    [({"classes": 5}, "classes"), ({"skeleton": {"names": [3]}}, "skeleton"), ({"extra": []}, "extra")],
 )
 def test_broken_metadata_names_the_file_and_the_field(tmp_path, meta, field):
     file = save(tmp_path / "a.pth", {**own(TinyDetector()), "meta": meta})

@@ -92,12 +92,13 @@ def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:
     """By tensor of the model: the layout of its outputs, and their dimension."""
     layouts = {}
     names = list(model.state_dict())
-    for path, module in model.named_modules():
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
         if not isinstance(module, HasClassRows):
             continue
         for key, layout in module.class_rows.items():
             full = f"{path}.{key}" if path else key
-            layer = dict(module.named_modules()).get(key)
+            layer = modules.get(full)
             for name in names:
                 if name == full or name.startswith(f"{full}."):
                     transposed = isinstance(layer, _ConvTransposeNd) and name == f"{full}.weight"

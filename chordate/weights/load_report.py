@@ -77,9 +77,7 @@ class LoadReport:
 
     def _fates(self) -> dict[str, str]:
         groups = (self.skipped, self.missing, self.adapted, self.loaded)
-        return {
-            name: fate for fate, names in zip(("skipped", "remade", "adapted", "loaded"), groups) for name in names
-        }
+        return {name: fate for fate, names in zip(("skipped", "remade", "adapted", "loaded"), groups) for name in names}
 
     def _parts(self, fates: Mapping[str, str]) -> dict[str, list[str]]:
         """Tensor names by the row that counts them."""

@@ -114,7 +114,7 @@ def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> boo
 
 def _other_classes(model: nn.Module, meta: DatasetMeta | None) -> bool:
     ours = model.classes if isinstance(model, Model) else ()
-    return bool(meta and meta.classes and ours) and len(meta.classes) != len(ours)
+    return meta is not None and bool(meta.classes and ours) and len(meta.classes) != len(ours)
 
 
 def _title(model: nn.Module) -> str:
@@ -140,7 +140,11 @@ def _misfit(weights: Weights, candidate: Candidate, found: StateDictMatch, model
             f"the model {abbreviate(list(model.state_dict()))} (known formats: {known})"
         )
     total = found.count + len(found.missing) + len(found.mismatched)
-    problems = [f"{found.count} of {total} tensors fit", found.problems(), "strict=False would load only those that fit"]
+    problems = [
+        f"{found.count} of {total} tensors fit",
+        found.problems(),
+        "strict=False would load only those that fit",
+    ]
     if isinstance(model, Model) and weights.meta and _other_classes(model, weights.meta):
         counts = f"{len(weights.meta.classes)} classes, the model has {len(model.classes)}"
         problems.insert(0, f"it was trained on {counts}")
