@@ -65,8 +65,8 @@ class RowMatcher:
         if not kept:
             return None
         into[:, list(kept.values())] = source[:, list(kept)].to(into)
-        note = f"{len(pairs)} of {counts[1]} {layout.names} by name"
-        note += f": {abbreviate([their_names[row] for row in pairs])}" if pairs else ""
+        which = abbreviate([their_names[row] for row in pairs]) or "only the background"
+        note = f"{len(pairs)} of {counts[1]} {layout.names} by name: {which}"
         return AdaptedRows(result, note)
 
     def _names(self, layout: ClassRows) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -85,7 +85,7 @@ def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
 
 def has_names(meta: DatasetMeta) -> bool:
     """Whether the classes have names of their own, not only numbers."""
-    return any(not _PLACEHOLDER.fullmatch(name) for name in meta.classes)
+    return not all(_PLACEHOLDER.fullmatch(name) for name in meta.classes)
 
 
 def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:

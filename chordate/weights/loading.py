@@ -105,7 +105,9 @@ def _unwrap_model(model: nn.Module) -> nn.Module:
 def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> bool:
     """Whether the model's facts become the checkpoint's: as many classes and keypoints, the same further facts, and
     no class names of the model's own to keep."""
-    if meta is None or not isinstance(model, Model) or not (strict or not has_names(model.meta)):
+    if meta is None or not isinstance(model, Model):
+        return False
+    if not strict and (has_names(model.meta) or not model.classes):
         return False
     theirs, ours = meta.facts(), model.meta.facts()
     same_keypoints = ours["num_keypoints"] in (None, theirs["num_keypoints"])

@@ -15,20 +15,23 @@ Names = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 class Format:
-    """The state dicts of one architecture of a foreign library, and their conversion to our names.
+    r"""The state dicts of one architecture of a foreign library, and their conversion to our names.
 
     `load_checkpoint` asks every registered format; of all conversions, the one with the most tensors that fit the
     model is loaded. A format from outside, imported by `custom_imports` or an entry point:
 
+        from chordate.registry import FORMATS
+        from chordate.weights.formats.format import Format, rename_all
+
         @FORMATS.register_module()
-        class PaddleResNet(Format):
-            library = "paddle"
+        class MyLibraryResNet(Format):
+            library = "mylibrary"
 
             def recognizes(self, state):
-                return "stem.conv1.w" in state
+                return "trunk.stage1.0.conv1.weight" in state
 
             def convert(self, state, model):
-                return rename_all(state, ((r"stem\\.(\\w+)\\.w$", r"backbone.\\1.weight"),))
+                return rename_all(state, ((r"trunk\.stage(\d)\.", r"backbone.layer\1."), (r"trunk\.", "backbone.")))
 
     Attributes:
         library: its name in reports and messages.
