@@ -387,7 +387,7 @@ class Trainer:
         self._write(lambda state: self.folder.save(name, state), [*self.folder.files, name])
 
     def _save_best(self, metrics: Mapping[str, float]) -> None:
-        """Save as `best_<metric>.pt` if the metric `train.save_best` is higher than ever before. All ranks call it.
+        """Save as `best_<metric>.pt` if the metric `train.save_best` is better than ever before. All ranks call it.
 
         Raises:
             ConfigError: `train.save_best` is none of the metrics.
@@ -398,8 +398,9 @@ class Trainer:
         if key not in metrics:
             raise ConfigError(f"train.save_best: {unknown('metric', key, metrics)}; correct it, and --resume goes on")
         score = float(metrics[key])
+        sign = -1 if self.metric is not None and key in self.metric.lower_is_better else 1
         same = self.best is not None and self.best["metric"] == key
-        if score > (self.best["score"] if same and self.best else float("-inf")):
+        if sign * score > (sign * self.best["score"] if same and self.best else float("-inf")):
             self.best = {"metric": key, "score": score, "iteration": self.iteration}
             self._write(lambda state: self.folder.write(best_name(key), state), self.folder.files)
             logger.info(f"best {key} so far: {score:.4f}")
