@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-<<<<<<< HEAD
 from types import MappingProxyType
-from typing import Any, Protocol
-=======
 from typing import Any, Protocol, runtime_checkable
->>>>>>> refs/heads/weights
 
 import torch
 from rich.console import RenderableType

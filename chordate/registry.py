@@ -137,9 +137,6 @@ MODELS = PlugRegistry("model", "chordate.models")
 DATASETS = PlugRegistry("dataset", "chordate.data")
 TRANSFORMS = PlugRegistry("transform", "chordate.data.transforms")
 METRICS = PlugRegistry("metric", "chordate.evaluation")
-<<<<<<< HEAD
 CALLBACKS = PlugRegistry("callback", "chordate.training.callbacks")
 OPTIMIZERS = PlugRegistry("optimizer")
-=======
 FORMATS = PlugRegistry("checkpoint format", "chordate.weights.formats")
->>>>>>> refs/heads/weights

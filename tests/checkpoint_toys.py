@@ -8,14 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-<<<<<<< HEAD
-from chordate.contracts import Backbone, FeatureSpec
-from chordate.errors import CheckpointError
-=======
 from chordate.contracts import Backbone, FeatureSpec, Model
 from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
->>>>>>> refs/heads/weights
 from chordate.weights.loading import load_checkpoint
 
 

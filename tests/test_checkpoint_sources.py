@@ -14,13 +14,8 @@ from torch import nn
 
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
-<<<<<<< HEAD
-from chordate.weights import source as sources
-from chordate.weights.loading import load_checkpoint, load_pretrained
-=======
 from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.reading import torchvision_url
->>>>>>> refs/heads/weights
 
 # --- where from -------------------------------------------------------------------------------------------------
 

@@ -8,16 +8,12 @@ from backbone_referee import assert_close, assert_same_maps, extractor, on_meta,
 from torch import nn
 
 import chordate
-<<<<<<< HEAD
-=======
 from chordate.weights.candidates import formats
 from chordate.weights.loading import load_checkpoint
 
->>>>>>> refs/heads/weights
 from chordate.contracts import check_outputs
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
-from chordate.weights.loading import load_checkpoint
 
 
 def in_our_names(state):

@@ -8,14 +8,10 @@ import torch
 from torch import nn
 from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
-<<<<<<< HEAD
-from chordate.weights.formats.torchvision import FORMAT
-=======
 from chordate.contracts import Model
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.structures import DatasetMeta
 from chordate.weights.formats.torchvision import TorchvisionRCNN
->>>>>>> refs/heads/weights
 from chordate.weights.loading import load_checkpoint
 
 

@@ -11,13 +11,6 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
-<<<<<<< HEAD
-from chordate.heads import mask as mask_head
-from chordate.models import two_stage
-from chordate.weights.formats.torchvision import FORMAT
-from chordate.weights.loading import load_checkpoint
-from chordate.weights.state_dict_match import fit
-=======
 from chordate.contracts import Model
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.heads import mask as mask_head
@@ -26,7 +19,6 @@ from chordate.structures import DatasetMeta
 from chordate.weights.formats.torchvision import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
->>>>>>> refs/heads/weights
 
 FEW = 60  # detections an image
 SLIM = 48  # channels of the heads under test; at full width float64 takes minutes

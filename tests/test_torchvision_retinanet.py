@@ -5,14 +5,10 @@ import torch
 import torchvision
 from torchvision_referee import SIDE, as_batch, ours, pictures, scatter, train_without_norms
 
-<<<<<<< HEAD
-from chordate.weights.formats.torchvision import FORMAT
-=======
 from chordate.contracts import Model
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.structures import DatasetMeta
 from chordate.weights.formats.torchvision import TorchvisionRetinaNet
->>>>>>> refs/heads/weights
 from chordate.weights.loading import load_checkpoint
 
 PAIRS = {

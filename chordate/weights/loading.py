@@ -9,24 +9,6 @@ from typing import Any
 
 from torch import nn
 
-<<<<<<< HEAD
-from chordate.contracts import Backbone, Library
-from chordate.errors import CheckpointError
-from chordate.libraries import timm_for
-from chordate.structures import Skeleton
-from chordate.weights.formats import timm, torchvision
-from chordate.weights.formats.classifiers import as_classifier
-from chordate.weights.formats.format import State
-from chordate.weights.load_report import LoadReport, some
-from chordate.weights.reading import Contents, read_state
-from chordate.weights.state_dict_match import Fit, fit, not_finite
-
-FORMATS = (torchvision.FORMAT, timm.FORMAT)
-# What is read of a checkpoint of our own, and what it must be.
-_PARTS = {"model": Mapping, "ema": Mapping | None, "classes": list | tuple | None, "skeleton": Mapping | None}
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning
-=======
 from chordate.contracts import Backbone, Model
 from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
@@ -37,7 +19,6 @@ from chordate.weights.load_report import LoadReport, abbreviate
 from chordate.weights.numerics import warn_of_colors, warn_of_stride
 from chordate.weights.reading import read_state
 from chordate.weights.state_dict_match import StateDictMatch, find_backbones, not_finite
->>>>>>> refs/heads/weights
 
 
 def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *, strict: bool = True) -> LoadReport:

@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from chordate.contracts import Backbone
-<<<<<<< HEAD
-from chordate.weights.load_report import some
-=======
 from chordate.weights.class_rows import RowMatcher
 from chordate.weights.load_report import abbreviate
->>>>>>> refs/heads/weights
 
 _COUNTER = "num_batches_tracked"  # BatchNorm's own, in some checkpoints and not in others; never of use here
 
