@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_runner
+from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_trainer
 
 from chordate import checks
 from chordate.data.loader import build_loader
 from chordate.errors import ConfigError
-from chordate.training.runner import Runner
+from chordate.training.trainer import Trainer
 
 GOOD = {"train": {"iterations": 1, "tensorboard": False}, "optimizer": OPTIMIZER, "schedule": None}
 COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
@@ -69,9 +69,7 @@ COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
 def test_a_value_of_the_wrong_kind_is_told_in_one_line(tmp_path: Path, section: str, changes: Any, named: str) -> None:
     value = {**(GOOD[section] or {}), **changes} if isinstance(changes, dict) else changes
     with pytest.raises(ConfigError) as error:
-        Runner.from_config(
-            {**GOOD, section: value}, model=ToyModel(), work_dir=tmp_path, train_loader=toy_loader()
-        ).train()
+        Trainer(ToyModel(), toy_loader(), work_dir=tmp_path, **{**GOOD, section: value}).train()
     assert named in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -99,7 +97,7 @@ def test_a_value_of_the_wrong_kind_for_the_loader_is_told_before_any_data_are_re
 def test_none_is_allowed_where_it_has_a_meaning(tmp_path: Path) -> None:
     nothing = ("epochs", "keep", "amp", "clip_norm", "ema", "eval_every", "save_every", "save_best")
     optimizer = {**OPTIMIZER, "base_batch_size": None, "parts": None, "no_decay": None}
-    toy_runner(tmp_path, optimizer=optimizer, iterations=1, **dict.fromkeys(nothing)).train()
+    toy_trainer(tmp_path, optimizer=optimizer, iterations=1, **dict.fromkeys(nothing)).train()
     assert (tmp_path / "iteration_1.pt").exists()
 
 
