@@ -38,7 +38,7 @@ from chordate.training.prepare import compile_model, prepare_model
 from chordate.training.rng import seed_everything
 from chordate.training.schedule import build_schedule
 from chordate.training.settings import TrainSettings
-from chordate.weights.load_report import some
+from chordate.weights.load_report import abbreviate
 
 
 class Trainer:
@@ -316,7 +316,7 @@ class Trainer:
         if unused:
             self.model = wrap_ddp(self.model.module, self.device, find_unused=True)  # type: ignore[arg-type]
             logger.warning(
-                f"no loss reaches {some(unused)}, which stay as they are; training is a little faster without them, "
+                f"no loss reaches {abbreviate(unused)}, which stay as they are; training is a little faster without them, "
                 f"for example with a backbone that makes only the maps that are used"
             )
 
