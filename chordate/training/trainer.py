@@ -67,6 +67,7 @@ class Trainer:
         iteration: iterations done.
         history: all records of the log, over all resumes: dicts with `mode`, `epoch`, `iteration` and numbers.
         best: `metric`, `score` and `iteration` of the best evaluation, or None.
+        lower_is_better: names of the metrics that are better when lower; callbacks add theirs.
         resumed: whether this start goes on with the run in `work_dir`.
 
     Raises:
@@ -134,6 +135,7 @@ class Trainer:
         self.evaluated = 0  # iterations done at the last evaluation
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+        self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self._stop_reason: str | None = None
 
     # ------------------------------------------------------------------------------------------------ the loop
@@ -397,10 +399,9 @@ class Trainer:
             return
         if key not in metrics:
             raise ConfigError(f"train.save_best: {unknown('metric', key, metrics)}; correct it, and --resume goes on")
-        score = float(metrics[key])
-        sign = -1 if self.metric is not None and key in self.metric.lower_is_better else 1
-        same = self.best is not None and self.best["metric"] == key
-        if sign * score > (sign * self.best["score"] if same and self.best else float("-inf")):
+        score, sign = float(metrics[key]), -1 if key in self.lower_is_better else 1
+        before = self.best["score"] if self.best and self.best["metric"] == key else -sign * float("inf")
+        if sign * score > sign * before:
             self.best = {"metric": key, "score": score, "iteration": self.iteration}
             self._write(lambda state: self.folder.write(best_name(key), state), self.folder.files)
             logger.info(f"best {key} so far: {score:.4f}")
