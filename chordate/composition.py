@@ -55,14 +55,14 @@ class Section(dict[str, Any]):
         """The dotted path of a setting (`model.rpn.nms_threshold`), or of the section itself."""
         return ".".join(self.path if key is None else (*self.path, key))
 
-    def origin(self, key: str) -> Origin | None:
-        """Where a setting was written; None if that is unknown."""
-        return origin_of(self.origins, (*self.path, key))
-
     def source(self, keys: Iterable[str]) -> str:
-        """`file: ` of the last layer that wrote one of the keys; empty if that is unknown."""
-        found = [origin for key in keys if (origin := self.origin(key.split(".")[0])) is not None]
-        return f"{max(found).source}: " if found else ""
+        """`file: ` of the last layer that wrote any of the settings (keys, dotted ones too); empty if unknown."""
+        written = []
+        for key in keys:
+            here = (*self.path, *str(key).split("."))
+            inner = [origin for path, origin in self.origins.items() if path[: len(here)] == here]
+            written += inner or [origin for origin in [origin_of(self.origins, here)] if origin]
+        return f"{max(written).source}: " if written else ""
 
     def copy(self) -> Section:
         return self | {}

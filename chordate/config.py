@@ -206,11 +206,11 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> None:
     for key in dropped:
         del node[key]
     if dropped:
-        here, origin = ".".join(path), origin_of(origins, (*path, "type"))
-        sources = sorted({origin.source for key in dropped if (origin := origin_of(origins, (*path, key)))})
+        by, *others = (origin_of(origins, (*path, key)) for key in ("type", *dropped))
         log.warning(
-            "%s: %s.type=%s takes no %s; dropped what was inherited from %s",
-            origin.source if origin else "config", here, node["type"], ", ".join(dropped), ", ".join(sources),
+            "%s: %s.type=%s does not take %s; dropped, inherited from %s",
+            by.source if by else "config", ".".join(path), node["type"], ", ".join(dropped),
+            " and ".join(dict.fromkeys(origin.source for origin in others if origin)),
         )  # fmt: skip
     for key, item in node.items():
         _drop_replaced(item, origins, (*path, str(key)))

@@ -98,9 +98,10 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
                 f"{source}: {{{{…}}}} is not filled in; write os.environ[…], __file__ or _base_.… instead"
             )
         code = ast.parse(text, str(path))
-        bases = [node for node in code.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_base_"]
+        assigned = [node for node in code.body if isinstance(node, ast.Assign)]
+        bases = [node for node in assigned if ast.unparse(node.targets[0]) == "_base_"]
         code.body = [node for node in code.body if node not in bases]
-        below = _base_layers([ast.literal_eval(node.value) for node in bases], path, inside)
+        below = _base_layers([ast.literal_eval(node.value) for node in bases], source, path, inside)
         return _layers(_run(code, path, below), source, path, inside, below)
     except ChordateError:
         raise
@@ -135,16 +136,23 @@ def _layers(
     """A layer after those that its `base` and `_base_` name."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: a config must be a dict of sections, got {type(values).__name__}")
-    below = [*below, *_base_layers([values.pop("_base_", [])], path or Path("config"), inside)]
+    below = [*below, *_base_layers([values.pop("_base_", [])], source, path or Path("config"), inside)]
     base = values.pop("base", None)
-    lowest = [] if base is None else file_layers(find_config(base), inside)
+    lowest = [] if base is None else file_layers(_find(base, source), inside)
     return once([*lowest, *below, Layer(source, path, values)])
 
 
-def _base_layers(bases: Sequence[Any], path: Path, inside: tuple[Path, ...]) -> list[Layer]:
+def _base_layers(bases: Sequence[Any], source: str, path: Path, inside: tuple[Path, ...]) -> list[Layer]:
     """The layers of the files that `_base_` names, relative to the folder of `path`."""
     names = [name for base in bases for name in ([base] if isinstance(base, str) else base)]
-    return once(layer for name in names for layer in file_layers(find_config(path.parent / name), inside))
+    return once(layer for name in names for layer in file_layers(_find(path.parent / name, source), inside))
+
+
+def _find(name: str | Path, source: str) -> Path:
+    try:
+        return find_config(name)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]:
