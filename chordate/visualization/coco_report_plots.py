@@ -1,4 +1,4 @@
-"""Plots of a CocoReport: precision-recall curves, AP by class, confusion matrix, TIDE errors; and its numbers as JSON."""
+"""Plots of a CocoReport: precision-recall curves, AP by class, confusion matrix, TIDE errors; its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def plot_coco_report(report: CocoReport, folder: str | Path) -> list[Path]:
 
 
 def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """Left the mean over classes by threshold, right each class at 0.50; the classes with the most objects are named."""
+    """Left the mean over classes by threshold, right each class at 0.50; those with the most objects are named."""
     similarity, curves = SIMILARITIES.get(iou_type, "IoU"), content["precision_recall"]
     figure = new_figure(11, 4.8)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -106,7 +106,7 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """Confusion matrix, colored by the fraction of its row; classes without ground truth and detections are left out."""
+    """Confusion matrix, colored by the fraction of its row; classes without objects and detections are left out."""
     confusion = content["confusion"]
     matrix, names = np.array(confusion["matrix"], float), np.array(confusion["classes"])
     used = (matrix.sum(axis=0) > 0) | (matrix.sum(axis=1) > 0)

@@ -1,4 +1,4 @@
-"""How a task is drawn: one function per type of prediction, of targets and of report, found by `functools.singledispatch`.
+"""How a task is drawn: one function per type of prediction, targets and report, found by `functools.singledispatch`.
 
 A new task registers its own:
 
