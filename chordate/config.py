@@ -20,8 +20,8 @@ SECTIONS = (
     "optimizer",
     "schedule",
     "train",
-    "fallback_classes",
-    "fallback_keypoints",
+    "callbacks",
+    "fallback_meta",
     "custom_imports",
     "base",
 )
@@ -36,10 +36,13 @@ ELSEWHERE = {
     "val_evaluator": "metric",
     "test_evaluator": "metric",
     "work_dir": "--work-dir",
-    "load_from": "model.backbone.pretrained",
+    "load_from": "train.load_from",
     "resume": "--resume",
     "randomness": "train.seed",
     "default_hooks": "train",
+    "custom_hooks": "callbacks",
+    "fallback_classes": "fallback_meta.classes",
+    "fallback_keypoints": "fallback_meta.keypoints",
 }
 ELSEWHERE_WITHIN = {
     "train_cfg.max_epochs": "train.epochs",

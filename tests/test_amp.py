@@ -9,10 +9,10 @@ import pytest
 import torch
 from engine_toy import OPTIMIZER, ToyMetric, ToyModel, read_log, toy_loader, toy_runner
 
+from chordate.errors import ConfigError
 from chordate.training.amp import StepWrapper, autocast
 from chordate.training.evaluate import evaluate
 from chordate.training.settings import TrainSettings
-from chordate.errors import ConfigError
 
 CPU = torch.device("cpu")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

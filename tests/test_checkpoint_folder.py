@@ -13,9 +13,9 @@ import torch
 from engine_toy import ToyModel, toy_runner
 from mmengine.hooks import EarlyStoppingHook
 
-from chordate.weights.loading import load_checkpoint
-from chordate.training.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
 from chordate.errors import CheckpointError, ChordateError
+from chordate.training.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
+from chordate.weights.loading import load_checkpoint
 
 
 def checkpoint(iteration: int) -> dict[str, Any]:

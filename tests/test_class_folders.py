@@ -12,10 +12,10 @@ import pytest
 import torch
 import torchvision.datasets
 from class_folders import write_folders
+from loading import open_loader
 
 from chordate.data import CIFAR10, ClassFolders, ImageFolder, ImageNet
 from chordate.data.image_folder import imagenet_classes
-from chordate.data.loader import build_loader
 from chordate.errors import ConfigError, DataError
 
 PIPELINE = [{"type": "RandomResizedCrop", "size": 16}, {"type": "RandomHorizontalFlip"}]
@@ -64,7 +64,7 @@ def test_a_sample_does_not_depend_on_the_workers_or_the_cache(source, request):
             "dataset": {"type": "ImageFolder", "images": "train", "cache": cache},
             "pipeline": PIPELINE, "batch_size": 4, "workers": workers,
         }  # fmt: skip
-        loader = build_loader(config, data_root=root, training=True, seed=3)
+        loader = open_loader(config, data_root=root, training=True, seed=3)
         batches.append([(batch.images, batch.targets.labels) for batch in loader])
     for other in batches[1:]:
         assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(batches[0], other, strict=True))
@@ -241,7 +241,7 @@ def test_a_damaged_or_encrypted_member_of_a_zip_is_told(folders, tmp_path):
 def test_images_of_several_sizes_in_a_batch_are_told(folders):
     config = {"dataset": {"type": "ImageFolder", "images": "train"}, "batch_size": 4, "workers": 0}
     with pytest.raises(DataError, match="CenterCrop"):
-        list(build_loader(config, data_root=folders, training=True, seed=0))
+        list(open_loader(config, data_root=folders, training=True, seed=0))
 
 
 def write_cifar(root, monkeypatch) -> np.ndarray:

@@ -15,10 +15,10 @@ from engine_ranks import TRAINING, fresh_model
 from engine_toy import ToyMetric, read_log, toy_loader, toy_runner
 from torch import nn
 
+from chordate.errors import ConfigError
 from chordate.training.evaluate import evaluate
 from chordate.training.launch import first_host, is_launched, slurm_environment, start
 from chordate.training.ranks import unreached
-from chordate.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

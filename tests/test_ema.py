@@ -11,9 +11,9 @@ from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_runner
 from mmengine.hooks import Hook
 from torch import nn
 
-from chordate.weights.loading import load_checkpoint
 from chordate.training.ema import WeightAverage
 from chordate.training.evaluate import evaluate
+from chordate.weights.loading import load_checkpoint
 
 CPU = torch.device("cpu")
 

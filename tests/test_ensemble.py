@@ -101,7 +101,7 @@ def test_a_detector_is_none(shapes, tmp_path, capsys):
     torch.save({"chordate": 1, "model": model.state_dict(), "classes": classes}, path)
     options = ["--data-root", str(shapes), "--cfg-options", "val_data.workers=0"]
     assert main(["test", config, str(path), config, str(path), *options]) == 2
-    assert "an ensemble is of classifiers" in capsys.readouterr().err
+    assert "Detections cannot be averaged" in capsys.readouterr().err
 
 
 def test_predict_writes_the_best_classes_and_draws_the_best_one(members, tmp_path):

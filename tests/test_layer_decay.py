@@ -13,9 +13,9 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import chordate
+from chordate.errors import ConfigError
 from chordate.training.layers import layer_scales
 from chordate.training.optimizer import build_optimizer
-from chordate.errors import ConfigError
 
 ADAMW = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.05}
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mmengine.hooks import Hook
 from torch import nn
 
-from chordate.training.losses import LossLog, total_loss
 from chordate.errors import TrainingError
+from chordate.training.losses import LossLog, total_loss
 
 
 def values(*numbers: float) -> dict[str, torch.Tensor]:

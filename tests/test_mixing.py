@@ -7,16 +7,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from loading import open_loader
 from tiny_coco import annotation, write_coco
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 from torchvision.tv_tensors import BoundingBoxes, Image
 
 from chordate.data import CocoDataset
-from chordate.data.rasterize import rasterise
 from chordate.data.instance_keypoints import InstanceKeypoints
-from chordate.data.loader import build_loader
 from chordate.data.polygons import Polygons, oriented
+from chordate.data.rasterize import rasterise
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import CopyPaste, DetectionMixUp, Mosaic, SanitizeInstances, build_pipeline
 from chordate.data.transforms.copy_paste import LEAST_LEFT
@@ -348,7 +348,7 @@ def test_mixed_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
     def load(workers: int = 0, epoch: int = 1, start: int = 0, seed: int = 3) -> list[Any]:
         dataset = {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "masks": True}
         config = {"dataset": dataset, "pipeline": PIPELINE, "batch_size": 3, "workers": workers}
-        loader = build_loader(config, data_root=root, training=True, seed=seed)
+        loader = open_loader(config, data_root=root, training=True, seed=seed)
         loader.batch_sampler.set_epoch(epoch, start)
         return list(loader)
 

@@ -9,8 +9,8 @@ import torch
 from engine_toy import ToyModel, read_log, toy_loader, toy_runner
 from torch import Tensor, nn
 
-from chordate.training.optimizer import build_optimizer, parameter_groups, scaled_lr
 from chordate.errors import ConfigError
+from chordate.training.optimizer import build_optimizer, parameter_groups, scaled_lr
 
 SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 

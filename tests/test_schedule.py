@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from chordate.training.schedule import build_schedule
 from chordate.errors import ConfigError
+from chordate.training.schedule import build_schedule
 
 SCHEDULES = Path(__file__).parents[1] / "configs" / "_base_" / "schedules"
 

@@ -10,8 +10,8 @@ from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_runner
 
 from chordate import checks
 from chordate.data.loader import build_loader
-from chordate.training.runner import Runner
 from chordate.errors import ConfigError
+from chordate.training.runner import Runner
 
 GOOD = {"train": {"iterations": 1, "tensorboard": False}, "optimizer": OPTIMIZER, "schedule": None}
 COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}

@@ -10,10 +10,10 @@ from chordate import checks
 from chordate.contracts import Model, check_outputs, offered
 from chordate.errors import DataError
 from chordate.models.detector import Part
-from chordate.models.views import build_views
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.models.views import build_views
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
-from chordate.structures import Batch, Classification, DatasetMeta
+from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
 
 
 @MODELS.register_module()
@@ -48,11 +48,14 @@ class ImageClassifier(Model):
         self.meta = meta
         self.preprocess = Normalize(mean, std, bgr)
         self.backbone = BACKBONES.build(backbone)
+        self.example_size = self.backbone.example_size
         check_outputs(self.backbone, in_channels=len(mean))
         self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
         with torch.device("cpu"):  # where they draw, whatever device the model is built on
             self.mix = [
-                TRANSFORMS.build({**checks.section("model.mix, each of its list,", one), "num_classes": len(meta.classes)})
+                TRANSFORMS.build(
+                    {**checks.section("model.mix, each of its list,", one), "num_classes": len(meta.classes)}
+                )
                 for one in checks.listed("model.mix", mix)
             ]
         self.views = build_views(views)
@@ -61,9 +64,11 @@ class ImageClassifier(Model):
         """Raw scores `[N, num_classes]` of normalised images `[N, 3, H, W]`."""
         return self.head(self.backbone(images))
 
-    def pooled(self, images: Tensor) -> Tensor:
-        """Features `[N, C]` of normalised images `[N, 3, H, W]`: what the last layer reads."""
-        return self.head.pool(self.backbone(images))
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocess(batch.images, batch.sizes))
+
+    def embed(self, batch: Batch) -> Tensor:
+        return self.head.pool(self.backbone_features(batch))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, and the error rate of the batch.
@@ -73,11 +78,18 @@ class ImageClassifier(Model):
         """
         if batch.targets is None:
             raise DataError("a batch without targets cannot be trained on; call model.predict to predict")
-        images, labels = self.preprocess(batch.images, batch.sizes), batch.targets.labels
-        images, truth = self.mixed(images, labels)
-        logits = self.logits(images)
-        wrong = (logits.detach().argmax(dim=1) != labels).float().mean()
-        return {**self.head.loss(logits, truth), "error": wrong}
+        augmented = self.augment_batch(batch)
+        logits = self.logits(self.preprocess(augmented.images, augmented.sizes))
+        wrong = (logits.detach().argmax(dim=1) != batch.targets.labels).float().mean()
+        return {**self.head.loss(logits, augmented.targets.labels), "error": wrong}
+
+    def augment_batch(self, batch: Batch) -> Batch:
+        """Mix the images of a batch, and weight their classes, where there is a `mix`."""
+        if not self.mix:
+            return batch
+        # Before normalization: blending commutes with it.
+        images, labels = self.mixed(batch.images.float(), batch.targets.labels)
+        return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[N, 3, H, W]` and classes `[N]` as training takes them: blended, with shares `[N, num_classes]`,

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from chordate import checks
 from chordate.contracts import FeatureSpecs, Model, check_outputs, offered
 from chordate.errors import DataError
-from chordate.models.tta import build_views
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.models.tta import build_views
 from chordate.registry import BACKBONES, NECKS
 from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo, InstanceTargets
 
@@ -63,6 +63,9 @@ class Detector(Model):
     def head_features(self) -> FeatureSpecs:
         """What the heads read."""
         return offered(self.backbone if self.neck is None else self.neck)
+
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocess(batch.images, batch.sizes))
 
     def features(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """What the heads read, from the batch's `images` `[N, 3, H, W]` and `sizes` `[N, 2]`."""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from chordate.contracts import DenseHead
 from chordate.models.detector import Detector, Part, instance_targets, to_original
-from chordate.models.tta import merged
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from chordate.models.tta import merged
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections
 

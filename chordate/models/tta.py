@@ -139,4 +139,6 @@ def build_views(settings: Mapping[str, Any] | None, size_divisor: int) -> tuple[
         checks.number("model.tta.scales", scale, above=0)
     if not scales or not isinstance(flip, bool):
         raise ConfigError("model.tta: scales is a list of at least one number, flip is True or False")
-    return tuple(View(float(scale), mirror, size_divisor) for scale in scales for mirror in ((False, True) if flip else (False,)))
+    return tuple(
+        View(float(scale), mirror, size_divisor) for scale in scales for mirror in ((False, True) if flip else (False,))
+    )

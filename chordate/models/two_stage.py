@@ -9,10 +9,10 @@ from torch import Tensor
 from chordate.contracts import InstanceHead, ProposalHead, RoIHead
 from chordate.errors import ConfigError
 from chordate.models.detector import Detector, Part, instance_targets, to_original
+from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.models.tta import Look, averaged, merged
 from chordate.ops.heatmaps import heatmap_peaks
 from chordate.ops.paste import paste_masks
-from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections
 

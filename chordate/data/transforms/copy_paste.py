@@ -9,9 +9,9 @@ from torch import Tensor
 from torchvision.tv_tensors import wrap
 
 from chordate import checks
-from chordate.data.rasterize import rasterise
 from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons, Ring
+from chordate.data.rasterize import rasterise
 from chordate.data.rle import mask_rings
 from chordate.data.transforms.mixing import Sample, draw_partners, join, same_size
 from chordate.data.transforms.sanitize import select_instances

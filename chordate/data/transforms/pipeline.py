@@ -119,7 +119,8 @@ def _from_words(cls: type[nn.Module], words: set[str]) -> Callable[..., nn.Modul
         said = {name: _WORDS[name](value) for name, value in arguments.items() if name in words}
         return cls(**{**arguments, **said})
 
-    build.__name__, build.__doc__ = cls.__name__, cls.__doc__
+    build.__name__, build.__doc__, build.__module__ = cls.__name__, cls.__doc__, cls.__module__
+    build.__signature__ = inspect.signature(cls)  # type: ignore[attr-defined]
     return build
 
 
