@@ -192,7 +192,7 @@ def test_half_a_division_is_told(tmp_path):
         ClassFolders("train", data_root=tmp_path)
     write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # trains, in folders of colours
     assert ClassFolders("train", data_root=tmp_path / "vehicles").classes == ("car", "train")
-    with pytest.raises(ConfigError, match='split must be "train" or "val", got "test"'):
+    with pytest.raises(ConfigError, match='split must be one of "train", "val", got "test"'):
         DATASETS.build({"type": "ClassFolders", "split": "test"}, data_root=tmp_path)
     with pytest.raises(ConfigError, match="held_out must be > 0 and < 1, got 1"):
         DATASETS.build({"type": "ClassFolders", "split": "val", "held_out": 1}, data_root=tmp_path)
@@ -292,7 +292,7 @@ def test_a_damaged_official_file_is_never_unpickled(tmp_path, monkeypatch):
 def test_cifar_elsewhere_is_told(tmp_path):
     with pytest.raises(DataError, match=r"neither cifar-10-batches-py/ nor train/"):
         CIFAR10("train", data_root=tmp_path)
-    with pytest.raises(ConfigError, match='split must be "train" or "test", got "val"'):
+    with pytest.raises(ConfigError, match='split must be one of "train", "test", got "val"'):
         DATASETS.build({"type": "CIFAR10", "split": "val"}, data_root=tmp_path)
 
 
