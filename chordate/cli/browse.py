@@ -51,7 +51,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     Returns:
         Number of pictures: `count`, or fewer where an epoch has fewer.
     """
-    from chordate.api import build_model
+    from chordate.models.build import build_model
     from chordate.config import section
     from chordate.data.loader import build_dataset, build_loader
     from chordate.data.seeding import seeded

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-import timm.optim
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -120,11 +119,12 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     """
     if name in OPTIMIZERS.names():
         return OPTIMIZERS.get(name)
-    classes = {
-        key: value
-        for key, value in {**vars(timm.optim), **vars(torch.optim)}.items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and key not in NOT_ALONE
-    }
+    classes = _optimizers_in(torch.optim)
+    if name in classes:
+        return classes[name]
+    import timm.optim  # seconds, and few runs need it
+
+    classes = {**_optimizers_in(timm.optim), **classes}
     if name in classes:
         return classes[name]
     taken = {key.lower() for key in (*classes, *NOT_ALONE)}  # timm's "sgd" has other defaults than torch's SGD
@@ -135,6 +135,14 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
         return timm.optim.get_optimizer_class(name)
     except (ImportError, AssertionError) as error:
         raise ConfigError(f"optimizer {name}: {error}") from error
+
+
+def _optimizers_in(module: Any) -> dict[str, Callable[..., Optimizer]]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and name not in NOT_ALONE
+    }
 
 
 def parameter_groups(

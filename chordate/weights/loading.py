@@ -110,8 +110,9 @@ def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> boo
     if not strict and (has_names(model.meta) or not model.classes):
         return False
     theirs, ours = meta.facts(), model.meta.facts()
-    same_keypoints = ours["num_keypoints"] in (None, theirs["num_keypoints"])
-    return theirs["num_classes"] == ours["num_classes"] and same_keypoints and ours.keys() <= theirs.keys()
+    same_keypoints = ours.get("num_keypoints") in (None, theirs.get("num_keypoints"))
+    same_classes = theirs.get("num_classes") == ours.get("num_classes")
+    return same_classes and same_keypoints and ours.keys() <= theirs.keys()
 
 
 def _other_classes(model: nn.Module, meta: DatasetMeta | None) -> bool:
