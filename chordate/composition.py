@@ -82,15 +82,15 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
     return value
 
 
-def located(error: Exception, config: Any) -> ConfigError:
+def located(error: Exception, config: Any, keys: Iterable[str] = ()) -> ConfigError:
     """An error about a part or section, with its file and path put before the message.
 
-    The file is the last one that wrote a setting which the message mentions, else any setting of the part.
+    The file is the last one that wrote any of `keys`, by default the settings that the message mentions, else all.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ConfigError) and error.located) or not isinstance(config, Section):
         return error if isinstance(error, ConfigError) else ConfigError(message)
-    mentioned = [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
+    mentioned = list(keys) or [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
     return ConfigError(f"{config.source(mentioned or config)}{config.name()}: {message}", located=True)
 
 
