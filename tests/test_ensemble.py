@@ -36,7 +36,7 @@ def members(tmp_path_factory) -> tuple[Path, list[str]]:
         model = chordate.build_model(config, classes=["blue", "green", "red"])
         torch.nn.init.normal_(model.head.fc.weight, std=3)
         path = root / f"{number}.pt"
-        torch.save({"chordate": 1, "model": model.state_dict(), "classes": list(model.classes)}, path)
+        torch.save({"chordate": 2, "model": model.state_dict(), "meta": model.meta.to_dict()}, path)
         names += [str(config), str(path)]
     return root, names
 
@@ -88,7 +88,7 @@ def test_what_makes_no_ensemble_is_told(members, tmp_path, capsys):
     assert "leave it out for several" in told(*names[:4], "--picture", str(tmp_path / "x.png"))
     other = tmp_path / "other.pt"
     saved = torch.load(names[1], weights_only=True)
-    torch.save({**saved, "classes": ["blue", "green", "rouge"]}, other)
+    torch.save({**saved, "meta": {**saved["meta"], "classes": ["blue", "green", "rouge"]}}, other)
     line = told(*names[:2], names[0], str(other))
     assert "blue, green, rouge" in line and "the same, in the same order" in line
 
@@ -98,7 +98,7 @@ def test_a_detector_is_none(shapes, tmp_path, capsys):
     classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
     model = chordate.build_model(config, classes=classes, pretrained=False)
     path = tmp_path / "d.pt"
-    torch.save({"chordate": 1, "model": model.state_dict(), "classes": classes}, path)
+    torch.save({"chordate": 2, "model": model.state_dict(), "meta": model.meta.to_dict()}, path)
     options = ["--data-root", str(shapes), "--cfg-options", "val_data.workers=0"]
     assert main(["test", config, str(path), config, str(path), *options]) == 2
     assert "Detections cannot be averaged" in capsys.readouterr().err

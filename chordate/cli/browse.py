@@ -51,10 +51,10 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     Returns:
         Number of pictures: `count`, or fewer where an epoch has fewer.
     """
-    from chordate.api import build_model
     from chordate.config import section
     from chordate.data.loader import build_dataset, build_loader
     from chordate.data.seeding import seeded
+    from chordate.models.build import build_model
     from chordate.training.settings import TrainSettings
     from chordate.visualization import describe_image, draw_batch, write_image
     from chordate.visualization.contact_sheet import Group, Thumbnail, contact_sheet
