@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import RenderableType
@@ -20,7 +20,6 @@ from chordate.structures import (
     Detections,
     ImageInfo,
     InstanceTargets,
-    Prediction,
     Proposals,
     SampledRoIs,
 )
@@ -189,8 +188,8 @@ class Metric:
     numbers: Mapping[str, float] = MappingProxyType({})
     lower_is_better: Sequence[str] = ()
 
-    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Take in the predictions of one batch, in the order of its images."""
+    def update(self, predictions: Sequence[Any], batch: Batch) -> None:
+        """Take in the predictions of one batch, one Prediction per image in the order of the images."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
@@ -215,6 +214,37 @@ class Metric:
     def report(self) -> Any:
         """More about the last numbers, drawn by `visualization.plot_report`; None where there is no more."""
         return None
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """How the outputs of a layer belong to classes: they are `[anchors, classes + background, values]`, flattened.
+
+    Loading a checkpoint with other classes keeps the outputs of the classes that both have, and the background's.
+
+    Attributes:
+        values: outputs per class, 4 for boxes.
+        anchors: anchors of a cell, each with outputs for all classes.
+        background: 1 if the background's outputs follow those of the classes.
+        names: what the outputs stand for: "classes" or "keypoints" of the DatasetMeta, or a list of names in its `extra`.
+    """
+
+    values: int = 1
+    anchors: int = 1
+    background: int = 0
+    names: str = "classes"
+
+
+@runtime_checkable
+class HasClassRows(Protocol):
+    """A module, most often a head, with outputs per class.
+
+    `class_rows` names its layers (or parameters) with such outputs, set in `__init__`:
+    `self.class_rows = {"cls_score": ClassRows(background=1), "bbox_pred": ClassRows(values=4)}`. A module without it
+    keeps its fresh weights wherever a checkpoint has other shapes.
+    """
+
+    class_rows: Mapping[str, ClassRows]
 
 
 class ProposalHead(Protocol):

@@ -4,6 +4,8 @@ A plug is registered in one of three ways: the decorator `@BACKBONES.register_mo
 `custom_imports`, or an installed package's entry point in the group `chordate.plugins`.
 """
 
+from __future__ import annotations
+
 import fnmatch
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ from chordate.errors import ChordateError, ConfigError, unknown
 PLUGIN_GROUP = "chordate.plugins"
 FOREIGN = ("torch", "torchvision", "timm")  # their annotations are narrower than what their code takes
 _plugins_loaded = False
+_registries: list[PlugRegistry] = []
 
 
 def load_plugins() -> None:
@@ -48,6 +51,7 @@ class PlugRegistry(Registry):
         super().__init__(kind, scope="chordate", locations=[location] if location else [])
         self.variants: dict[str, dict[str, Any]] = {}
         self.beside = tuple(beside)
+        _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
         """Name ready-made configs, so that `"resnet50"` stands wherever `dict(type="ResNet", depth=50)` does."""
@@ -129,6 +133,17 @@ class PlugRegistry(Registry):
         return built
 
 
+def settings_of(plug: Any) -> set[str] | None:
+    """The settings that a type takes, by its name in whichever registry; None if no registry has it."""
+    if not isinstance(plug, str):
+        return set(parameters_of(plug).annotations) if callable(plug) else None
+    holders = [registry for registry in _registries if plug in registry.variants or plug in registry.module_dict]
+    if not holders:
+        holders = [registry for registry in _registries if plug in registry.names()]
+    classes = [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
+    return {name for registry, cls in classes for name in {*parameters_of(cls).annotations, *registry.beside}} or None
+
+
 # Where weights come from is not the class's business: the loader reads it from the built backbone.
 BACKBONES = PlugRegistry("backbone", "chordate.backbones", beside=("pretrained", "default_weights"))
 NECKS = PlugRegistry("neck", "chordate.necks")
@@ -137,3 +152,6 @@ MODELS = PlugRegistry("model", "chordate.models")
 DATASETS = PlugRegistry("dataset", "chordate.data")
 TRANSFORMS = PlugRegistry("transform", "chordate.data.transforms")
 METRICS = PlugRegistry("metric", "chordate.evaluation")
+CALLBACKS = PlugRegistry("callback", "chordate.training.callbacks")
+OPTIMIZERS = PlugRegistry("optimizer")
+FORMATS = PlugRegistry("checkpoint format", "chordate.weights.formats")

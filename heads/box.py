@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate import checks
-from chordate.contracts import FeatureSpec, select
+from chordate.contracts import ClassRows, FeatureSpec, select
 from chordate.ops.boxes import at_least_float32, clip, decode, wide_enough
 from chordate.ops.detections import best_detections
 from chordate.ops.losses import BoxLoss, masked_mean
@@ -109,6 +109,9 @@ class BoxHead(nn.Module):
         self.nms_threshold = nms_threshold
         self.min_side = min_side
         self.detections_per_image = detections_per_image
+        self.class_rows = {"classes": ClassRows(background=1)}
+        if not class_agnostic:
+            self.class_rows["deltas"] = ClassRows(values=4)
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
         """The regions that this head, and those beside it, learn from; the true boxes are among them."""

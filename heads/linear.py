@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate import checks
-from chordate.contracts import FeatureSpec
+from chordate.contracts import ClassRows, FeatureSpec
 from chordate.errors import ConfigError, unknown
 from chordate.ops.boxes import at_least_float32
 from chordate.registry import HEADS
@@ -55,6 +55,7 @@ class ClassificationHead(nn.Module):
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
         # Binary losses start from classes that are all unlikely, else the first steps teach only that.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
+        self.class_rows = {"fc": ClassRows()}
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
         """What the classes are told by: the last map averaged over its cells, `[N, C]`, float32."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from chordate import checks
-from chordate.contracts import FeatureSpec, select
+from chordate.contracts import ClassRows, FeatureSpec, select
 from chordate.errors import ConfigError
 from chordate.ops.anchors import AnchorGenerator
 from chordate.ops.boxes import at_least_float32, clip, decode
@@ -121,6 +121,7 @@ class RetinaHead(nn.Module):
         self.topk = topk
         self.nms_threshold = nms_threshold
         self.detections_per_image = detections_per_image
+        self.class_rows = {"classes": ClassRows(anchors=self.anchors.per_cell)}
 
     def forward(self, features: Mapping[str, Tensor]) -> DenseOutputs:
         """Predict at every anchor of the maps `[N, C, H, W]`."""

@@ -14,7 +14,7 @@ from torch import nn
 
 import chordate
 from chordate.errors import ConfigError
-from chordate.training.layers import layer_scales
+from chordate.training.layer_decay import layer_scales
 from chordate.training.optimizer import build_optimizer
 
 ADAMW = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.05}

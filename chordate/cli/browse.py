@@ -61,7 +61,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
 
     seed = TrainSettings.from_config(section(cfg, "train")).seed
     # Samples do not depend on the number of workers; without workers none is loaded that is not drawn.
-    data = {**section(cfg, "train_data"), "workers": 0}
+    data = section(cfg, "train_data") | {"workers": 0}
     dataset: Any = build_dataset(data, data_root=root, training=True, seed=seed)
     model: Any = build_model(cfg, meta=dataset.meta, pretrained=False)
     loader = build_loader(dataset, data, training=True, seed=seed, size_divisor=model.size_divisor)
