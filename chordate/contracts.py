@@ -20,7 +20,6 @@ from chordate.structures import (
     Detections,
     ImageInfo,
     InstanceTargets,
-    Prediction,
     Proposals,
     SampledRoIs,
 )
@@ -189,8 +188,8 @@ class Metric:
     numbers: Mapping[str, float] = MappingProxyType({})
     lower_is_better: Sequence[str] = ()
 
-    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Take in the predictions of one batch, in the order of its images."""
+    def update(self, predictions: Sequence[Any], batch: Batch) -> None:
+        """Take in the predictions of one batch, one Prediction per image in the order of the images."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
