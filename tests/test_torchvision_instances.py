@@ -179,4 +179,4 @@ def test_a_model_for_cocos_80_classes_takes_their_masks():
         num_classes = 80
 
     found = FORMAT.convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, Eighty())
-    assert torch.equal(found["mask.masks.bias"], found["box.classes.bias"][:80])
+    assert torch.equal(found["mask.masks.bias"], found["box.cls_score.bias"][:80])
