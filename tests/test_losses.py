@@ -138,11 +138,11 @@ def test_a_weight_that_is_not_finite_is_not_saved_though_its_losses_were(tmp_pat
 def test_the_log_keeps_every_loss_at_full_precision(tmp_path: Any) -> None:
     kept: list[float] = []
 
-    class Keep(Hook):
-        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-            kept.append(outputs["fit"].item())
+    class Keep(Callback):
+        def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+            kept.append(losses["fit"].item())
 
-    toy_runner(tmp_path, hooks=[Keep()], epochs=1).train()
+    toy_trainer(tmp_path, callbacks=[Keep()], epochs=1).train()
     assert [line["fit"] for line in read_log(tmp_path)] == kept
 
 
