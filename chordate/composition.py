@@ -74,6 +74,19 @@ class Section(dict[str, Any]):
         return copied
 
 
+def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
+    """A copy of a section, or of a dict as a section at the path `where`; None is empty.
+
+    Raises:
+        ConfigError: it is no dict.
+    """
+    if isinstance(values, Section):
+        return values.copy()
+    if values is not None and not (isinstance(values, Mapping) and all(isinstance(key, str) for key in values)):
+        raise ConfigError(f"{where} must be a dict of settings, got {values!r}")
+    return Section(values or {}, (where,))
+
+
 def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any:
     if isinstance(value, dict):
         return Section(value, path, origins)
