@@ -152,14 +152,14 @@ class Model(nn.Module):
         return None
 
     def augment_batch(self, batch: Batch) -> Batch:
-        """What `loss` does to a whole batch before it learns from it, such as MixUp; `chordate browse` draws it too.
+        """Augmentation of a whole training batch, such as MixUp; training and `chordate browse` do it before `loss`.
 
         Pixels are as in the batch, 0 … 255, before normalization. By default the batch itself.
         """
         return batch
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
-        return self.loss(batch) if self.training else self.predict(batch)
+        return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of one input of this size, without the batch dimension; by default the backbone's."""
