@@ -4,7 +4,7 @@ Parameters are named as torchvision and timm name them (`conv1`, `bn1`, `downsam
 is, so that their weights load as they are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation, StochasticDepth
 
 from chordate.errors import ConfigError, unknown
-from chordate.ops.norms import make_norm
-
-Norm = str | Mapping[str, Any] | None
+from chordate.ops.norms import ConvNorm, Norm, conv_norm, make_norm
 
 
 class Block(nn.Module):
@@ -95,13 +93,13 @@ def make_shortcut(
         return ZeroPadShortcut(in_channels, out_channels, stride)
     projection = conv(in_channels, out_channels, 1, 1 if option == "D" else stride), make_norm(norm, out_channels)
     if option != "D":
-        return nn.Sequential(*projection)
+        return ConvNorm(*projection)
     pool: nn.Module = nn.Identity()
     if stride > 1:
         pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
     elif dilation > 1:
         pool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1))
-    return nn.Sequential(pool, *projection)
+    return ConvNorm(pool, *projection)
 
 
 class BasicBlock(Block):
@@ -155,8 +153,8 @@ class BasicBlock(Block):
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.drop_path(self.se(self.bn2(self.conv2(y))))
+        y = self.relu(conv_norm(self.conv1, self.bn1, x))
+        y = self.drop_path(self.se(conv_norm(self.conv2, self.bn2, y)))
         return self.relu(y if self.downsample is None else y + self.downsample(x))
 
 
@@ -210,9 +208,9 @@ class Bottleneck(Block):
         return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.drop_path(self.se(self.bn3(self.conv3(y))))
+        y = self.relu(conv_norm(self.conv1, self.bn1, x))
+        y = self.relu(conv_norm(self.conv2, self.bn2, y))
+        y = self.drop_path(self.se(conv_norm(self.conv3, self.bn3, y)))
         return self.relu(y if self.downsample is None else y + self.downsample(x))
 
 
@@ -225,13 +223,13 @@ def he_init(backbone: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNorm:
     """Three 3×3 convolutions of stride 2 in place of the 7×7 (ResNet-C: He T. et al. 2019, section 4.2).
 
     The norm and ReLU that follow the last one are the ResNet's own, as after a 7×7.
     """
     half = out_channels // 2
-    return nn.Sequential(
+    return ConvNorm(
         conv(in_channels, half, 3, 2),
         make_norm(norm, half),
         nn.ReLU(inplace=True),

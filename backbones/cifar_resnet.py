@@ -54,9 +54,8 @@ class CifarResNet(StagedBackbone):
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
-        self.add("conv1", conv(in_channels, 16, 3), 0)
-        self.add("bn1", make_norm(norm, 16), 0)
-        self.add("relu", nn.ReLU(inplace=True), 0, FeatureSpec(16, 1))
+        stem = {"conv1": conv(in_channels, 16, 3), "bn1": make_norm(norm, 16), "relu": nn.ReLU(inplace=True)}
+        self.add(0, FeatureSpec(16, 1), **stem)
         add_stages(
             self,
             BasicBlock,

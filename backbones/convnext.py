@@ -112,17 +112,17 @@ class ConvNeXt(StagedBackbone):
         strides, dilations = strides_and_dilations(self.name, output_stride)
         drops = iter(drop_rates(drop_path, sum(blocks)))
         stem = nn.Sequential(nn.Conv2d(in_channels, widths[0], 4, 4), LayerNorm2d(widths[0], eps=1e-6))
-        self.add("stem", stem, 0)
+        self.add(0, stem=stem)
         stride = 4
         for i, (count, width) in enumerate(zip(blocks, widths)):
             if not self.needs(i + 1):
                 break
             if i:
                 halve = _downsample(widths[i - 1], width, strides[i], dilations[i - 1])
-                self.add(f"downsample{i + 1}", halve, i + 1)
+                self.add(i + 1, **{f"downsample{i + 1}": halve})
                 stride *= strides[i]
             stage = nn.Sequential(*(ConvNeXtBlock(width, next(drops), dilations[i]) for _ in range(count)))
-            self.add(f"layer{i + 1}", stage, i + 1, FeatureSpec(width, stride))
+            self.add(i + 1, FeatureSpec(width, stride), **{f"layer{i + 1}": stage})
         self.out_norm = nn.ModuleDict()
         if out_norm:
             self.out_norm.update(

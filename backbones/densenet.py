@@ -12,7 +12,7 @@ from chordate.backbones.staged import StagedBackbone
 from chordate.backbones.stages import strides_and_dilations
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.ops.norms import make_norm
+from chordate.ops.norms import conv_norm, make_norm
 from chordate.registry import BACKBONES
 
 BOTTLENECK = 4  # section 3, "bottleneck layers": 1×1 convolutions of 4 growth rates
@@ -35,8 +35,8 @@ class DenseLayer(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.relu(self.norm1(x)))  # not in place: without a norm it would be in x, which is joined
-        y = self.conv2(self.relu(self.norm2(y)))
+        y = F.relu(self.norm1(x))  # not in place: without a norm it would be in x, which is joined
+        y = self.conv2(self.relu(conv_norm(self.conv1, self.norm2, y)))
         return torch.cat((x, self.dropout(y)), dim=1)
 
 
@@ -111,15 +111,13 @@ class DenseNet(StagedBackbone):
             raise ConfigError(f"{name}: output_stride={output_stride}; only networks whose stride is 32 have one")
         width = channels or 2 * growth
         stride = 1 if small_stem else 2
-        self.add("conv0", conv(in_channels, width, 3) if small_stem else conv(in_channels, width, 7, 2), 0)
+        stem: dict[str, nn.Module] = {"conv0": conv(in_channels, width, 3)}
         if not small_stem:
-            self.add("norm0", make_norm(norm, width), 0)
-            self.add("relu0", nn.ReLU(inplace=True), 0, FeatureSpec(width, stride))
-            if self.needs(1):
-                self.add("pool0", nn.MaxPool2d(3, 2, padding=1), 0)
-                stride *= 2
-        else:
-            self.add("stem", nn.Identity(), 0, FeatureSpec(width, stride))
+            stem = {"conv0": conv(in_channels, width, 7, 2), "norm0": make_norm(norm, width), "relu0": nn.ReLU(inplace=True)}
+        self.add(0, FeatureSpec(width, stride), **stem)
+        if self.needs(1) and not small_stem:
+            self.add(0, pool0=nn.MaxPool2d(3, 2, padding=1))
+            stride *= 2
         for number, layers in enumerate(blocks, 1):
             if not self.needs(number):
                 break
@@ -127,18 +125,16 @@ class DenseNet(StagedBackbone):
                 narrowed = int(width * compression)
                 step = strides[number - 1]
                 pool = nn.AvgPool2d(2, 2) if step == 2 else AtrousAvgPool2d(dilations[number - 2])
-                self.add(f"transition{number - 1}", _transition(width, narrowed, norm, pool), number)
+                self.add(number, **{f"transition{number - 1}": _transition(width, narrowed, norm, pool)})
                 width, stride = narrowed, stride * step
             block = nn.Sequential()
             for i in range(layers):
                 block.add_module(f"denselayer{i + 1}", DenseLayer(width, growth, norm, dropout, dilations[number - 1]))
                 width += growth
-            last = number == len(blocks)
-            spec = FeatureSpec(width, stride)
-            self.add(f"denseblock{number}", block, number, None if last else spec)
-            if last:
-                self.add(f"norm{number + 1}", make_norm(norm, width), number)
-                self.add("relu", nn.ReLU(inplace=True), number, spec)
+            stage: dict[str, nn.Module] = {f"denseblock{number}": block}
+            if number == len(blocks):
+                stage |= {f"norm{number + 1}": make_norm(norm, width), "relu": nn.ReLU(inplace=True)}
+            self.add(number, FeatureSpec(width, stride), **stage)
         he_init(self)
         self.freeze()
 

@@ -11,7 +11,7 @@ from chordate.backbones.staged import StagedBackbone
 from chordate.backbones.stages import add_stages
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.ops.norms import make_norm
+from chordate.ops.norms import conv_norm, make_norm
 from chordate.registry import BACKBONES
 
 GATE_BIAS = -2.0  # section 2.2: negative, so that a deep network starts by carrying its input on
@@ -37,7 +37,7 @@ class HighwayBlock(Block):
         self.gate = nn.Conv2d(in_channels, width, 3, padding=1) if same_shape else None
 
     def forward(self, x: Tensor) -> Tensor:
-        transformed = self.relu(self.bn(self.conv(x)))
+        transformed = self.relu(conv_norm(self.conv, self.bn, x))
         if self.gate is None:
             return transformed
         gate = self.gate(x).sigmoid()
@@ -78,9 +78,8 @@ class HighwayNet(StagedBackbone):
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
-        self.add("conv1", conv(in_channels, 16, 3), 0)
-        self.add("bn1", make_norm(norm, 16), 0)
-        self.add("relu", nn.ReLU(inplace=True), 0, FeatureSpec(16, 1))
+        stem = {"conv1": conv(in_channels, 16, 3), "bn1": make_norm(norm, 16), "relu": nn.ReLU(inplace=True)}
+        self.add(0, FeatureSpec(16, 1), **stem)
         counts = [depth // 3] * 3
         add_stages(self, HighwayBlock, 16, (16, 32, 64), (1, 2, 2), counts, stride=1, drop_path=0.0, norm=norm)
         he_init(self)

@@ -24,7 +24,7 @@ from chordate.backbones.staged import StagedBackbone
 from chordate.backbones.stages import add_stages, strides_and_dilations
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.ops.norms import make_norm
+from chordate.ops.norms import conv_norm, make_norm
 from chordate.registry import BACKBONES
 
 # Blocks of c2 … c5: the ResNet paper's table 1; 200: Identity Mappings, section 4.
@@ -74,7 +74,7 @@ class PreActBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.norm1(x))  # not in place: without a norm it would be in x, which is carried on
-        y = self.relu(self.norm2(self.conv1(active)))
+        y = self.relu(conv_norm(self.conv1, self.norm2, active))
         y = self.se(self.conv2(self.dropout(y)))
         return self.drop_path(y) + _carried(self.downsample, active if self.carries_active else x, active)
 
@@ -115,8 +115,8 @@ class PreActBottleneck(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.norm1(x))  # not in place: without a norm it would be in x, which is carried on
-        y = self.relu(self.norm2(self.conv1(active)))
-        y = self.se(self.conv3(self.relu(self.norm3(self.conv2(y)))))
+        y = self.relu(conv_norm(self.conv1, self.norm2, active))
+        y = self.se(self.conv3(self.relu(conv_norm(self.conv2, self.norm3, y))))
         return self.drop_path(y) + _carried(self.downsample, x, active)
 
 
@@ -179,9 +179,9 @@ class PreActResNet(StagedBackbone):
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
-        self.add("conv1", conv(in_channels, 64, 7, 2), 0, FeatureSpec(64, 2))
+        self.add(0, FeatureSpec(64, 2), conv1=conv(in_channels, 64, 7, 2))
         if self.needs(1):
-            self.add("maxpool", nn.MaxPool2d(3, 2, padding=1), 0)
+            self.add(0, maxpool=nn.MaxPool2d(3, 2, padding=1))
         add_stages(
             self,
             PreActBottleneck,
@@ -245,7 +245,7 @@ class CifarPreActResNet(StagedBackbone):
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
-        self.add("conv1", conv(in_channels, 16, 3), 0, FeatureSpec(16, 1))
+        self.add(0, FeatureSpec(16, 1), conv1=conv(in_channels, 16, 3))
         add_stages(
             self,
             PreActBottleneck if bottleneck else PreActBlock,

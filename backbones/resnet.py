@@ -25,7 +25,7 @@ from chordate.backbones.staged import StagedBackbone
 from chordate.backbones.stages import add_stages, strides_and_dilations
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.ops.norms import FrozenBatchNorm, make_norm
+from chordate.ops.norms import ConvNorm, FrozenBatchNorm, make_norm
 from chordate.registry import BACKBONES
 
 # Depth: the block, and how many of it in c2, c3, c4 and c5. To 152: table 1; 200: He et al. 2016, Identity Mappings,
@@ -145,12 +145,10 @@ class ResNet(StagedBackbone):
     def _add_stem(self, stem: str, width: int, norm: Norm) -> None:
         deep = stem != "7x7"
         first = deep_stem_conv(self.in_channels, width, norm) if deep else conv(self.in_channels, width, 7, 2)
-        self.add("conv1", first, 0)
-        self.add("bn1", make_norm(norm, width), 0)
-        self.add("relu", nn.ReLU(inplace=True), 0, FeatureSpec(width, 2))
+        self.add(0, FeatureSpec(width, 2), conv1=first, bn1=make_norm(norm, width), relu=nn.ReLU(inplace=True))
         if self.needs(1):
-            strided = nn.Sequential(conv(width, width, 3, 2), make_norm(norm, width), nn.ReLU(inplace=True))
-            self.add("maxpool", strided if stem == "deep-strided" else nn.MaxPool2d(3, 2, padding=1), 0)
+            strided = ConvNorm(conv(width, width, 3, 2), make_norm(norm, width), nn.ReLU(inplace=True))
+            self.add(0, maxpool=strided if stem == "deep-strided" else nn.MaxPool2d(3, 2, padding=1))
 
     def _init_weights(self, zero_init_last: bool) -> None:
         he_init(self)

@@ -10,12 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import ConfigError, unknown
+from chordate.ops.norms import run_layers
 
 
 class Step(NamedTuple):
-    """One module of the forward pass: its attribute's name, its stage (0 is the stem), and the map that it gives."""
+    """Part of the forward pass: its modules' names in order, its stage (0 is the stem), and the map that it returns."""
 
-    module: str
+    modules: tuple[str, ...]
     stage: int
     gives: str | None
 
@@ -74,11 +75,12 @@ class StagedBackbone(Backbone):
         """Whether a map of `out` comes from this stage or a later one."""
         return stage <= max(map(_stage, self.out))
 
-    def add(self, name: str, module: nn.Module, stage: int, spec: FeatureSpec | None = None) -> None:
-        """The next module of the forward pass, kept as `self.<name>`; with `spec`, what it gives is the stage's map."""
-        self.add_module(name, module)
+    def add(self, stage: int, spec: FeatureSpec | None = None, **modules: nn.Module) -> None:
+        """Append modules to the forward pass, kept as `self.<name>`; with `spec`, the last one gives the stage's map."""
+        for name, module in modules.items():
+            self.add_module(name, module)
         map_name = None if spec is None else f"c{stage + 1}"
-        self.steps.append(Step(name, stage, map_name))
+        self.steps.append(Step(tuple(modules), stage, map_name))
         if spec is not None and map_name in self.out:
             self.out_features[map_name] = spec
 
@@ -90,7 +92,8 @@ class StagedBackbone(Backbone):
 
     def _frozen(self) -> Iterator[nn.Module]:
         # By name, because SyncBatchNorm's conversion puts new modules in the place of old ones.
-        return (getattr(self, step.module) for step in self.steps if step.stage <= self.frozen_stages)
+        frozen = (step.modules for step in self.steps if step.stage <= self.frozen_stages)
+        return (self.get_submodule(name) for names in frozen for name in names)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -123,19 +126,24 @@ class StagedBackbone(Backbone):
         )
         part.pretrained, part.default_weights = self.pretrained, self.default_weights
         for step in [step for step in self.steps if step.stage == _stage(name)]:
-            part.add(step.module, getattr(self, step.module), step.stage, spec if step.gives else None)
-            delattr(self, step.module)
+            modules = {name: self.get_submodule(name) for name in step.modules}
+            part.add(step.stage, spec if step.gives else None, **modules)
+            for module in modules:
+                delattr(self, module)
             self.steps.remove(step)
         self.out = tuple(self.out_features)
         return part
 
     def _run(self, step: Step, x: Tensor) -> Tensor:
-        module = getattr(self, step.module)
-        blocks = step.stage > 0 and isinstance(module, nn.Sequential)
-        if not (self.checkpointing and blocks and module.training and torch.is_grad_enabled()):
-            return module(x)
-        for block in module:
-            x = recomputed(block, x)
+        modules = [self.get_submodule(name) for name in step.modules]
+        if not (self.checkpointing and step.stage > 0 and modules[0].training and torch.is_grad_enabled()):
+            return run_layers(modules, x)
+        for module in modules:
+            if isinstance(module, nn.Sequential):
+                for block in module:
+                    x = recomputed(block, x)
+            else:
+                x = module(x)
         return x
 
 

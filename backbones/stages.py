@@ -85,8 +85,7 @@ def add_stages(
                 )
             )
             channels, stride, step, before = width * block.expansion, stride * step, 1, dilation
-        spec = FeatureSpec(channels, stride)
-        closes = closing is not None and last
-        backbone.add(f"layer{number}", stage, number, None if closes else spec)
-        if closing is not None and closes:
-            backbone.add("norm", closing(channels), number, spec)
+        modules: dict[str, nn.Module] = {f"layer{number}": stage}
+        if closing is not None and last:
+            modules["norm"] = closing(channels)
+        backbone.add(number, FeatureSpec(channels, stride), **modules)

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chordate.evaluation import CocoMetric
-from chordate.structures import Batch, Detections, ImageInfo
+from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo
 
 OBJECTS = 7.3  # in an image of val2017, on average
 BATCH = 8
@@ -90,7 +90,7 @@ class Clock:
 def ours(content: dict[str, Any], found: list[Detections], clock: Clock) -> np.ndarray:
     categories = content["categories"]
     dataset = SimpleNamespace(
-        classes=tuple(c["name"] for c in categories),
+        meta=DatasetMeta(classes=tuple(c["name"] for c in categories)),
         category_ids=[c["id"] for c in categories],
         coco=hotcoco.COCO(content),
         image_ids=np.array([image["id"] for image in content["images"]]),
@@ -99,12 +99,12 @@ def ours(content: dict[str, Any], found: list[Detections], clock: Clock) -> np.n
     infos = [ImageInfo(image["id"], "", 480, 640) for image in content["images"]]
     blank, sizes = torch.empty(BATCH, 3, 0, 0), torch.empty(BATCH, 2, dtype=torch.int64)
 
-    def process() -> None:
+    def update() -> None:
         for start in range(0, len(infos), BATCH):
-            metric.process(Batch(blank, sizes, infos[start : start + BATCH]), found[start : start + BATCH])
+            metric.update(found[start : start + BATCH], Batch(blank, sizes, infos[start : start + BATCH]))
 
-    clock("collect the detections", process)
-    return np.array(list(clock("match, accumulate, summarise", metric.evaluate).values()))
+    clock("collect the detections", update)
+    return np.array(list(clock("match, accumulate, summarize", metric.compute).values()))
 
 
 def theirs(content: dict[str, Any], found: list[Detections], clock: Clock) -> np.ndarray:
@@ -125,7 +125,7 @@ def theirs(content: dict[str, Any], found: list[Detections], clock: Clock) -> np
         results = clock("collect the detections", convert)
         judge = COCOeval(truth, clock("load the results", lambda: truth.loadRes(results)), "bbox")
         clock("match", judge.evaluate)
-        clock("accumulate, summarise", lambda: (judge.accumulate(), judge.summarize()))
+        clock("accumulate, summarize", lambda: (judge.accumulate(), judge.summarize()))
     return judge.stats
 
 

@@ -9,50 +9,140 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from chordate.api import build_backbone, build_model, features, list_backbones, list_models, predict
-    from chordate.weights.loading import LoadReport, load_checkpoint
+    from chordate.api import features, list_backbones, list_models, predict
     from chordate.config import load_config
-    from chordate.contracts import Backbone, FeatureSpec, Neck
+    from chordate.contracts import Backbone, FeatureSpec, Metric, Model, Neck
+    from chordate.data.dataset import Dataset
     from chordate.errors import ChordateError
-    from chordate.registry import BACKBONES, DATASETS, HEADS, METRICS, MODELS, NECKS, TRANSFORMS
-    from chordate.structures import Batch, Detections, InstanceTargets, Proposals
+    from chordate.models.build import build_backbone, build_model
+    from chordate.registry import (
+        BACKBONES,
+        CALLBACKS,
+        DATASETS,
+        FORMATS,
+        HEADS,
+        METRICS,
+        MODELS,
+        NECKS,
+        OPTIMIZERS,
+        TRANSFORMS,
+    )
+    from chordate.structures import (
+        Batch,
+        Classification,
+        ClassTargets,
+        DatasetMeta,
+        Detections,
+        InstanceTargets,
+        Prediction,
+        Proposals,
+        Skeleton,
+        Targets,
+    )
+    from chordate.training.callbacks import Callback
+    from chordate.training.run import train
+    from chordate.visualization import draw, draw_targets
+    from chordate.weights.loading import LoadReport, load_checkpoint
 
 _HOME = {
-    "chordate.api": ("build_backbone", "build_model", "features", "list_backbones", "list_models", "predict"),
-    "chordate.weights.loading": ("LoadReport", "load_checkpoint"),
+    "chordate.api": (
+        "features",
+        "list_backbones",
+        "list_models",
+        "predict",
+    ),
     "chordate.config": ("load_config",),
-    "chordate.contracts": ("Backbone", "FeatureSpec", "Neck"),
+    "chordate.contracts": (
+        "Backbone",
+        "FeatureSpec",
+        "Metric",
+        "Model",
+        "Neck",
+    ),
+    "chordate.data.dataset": ("Dataset",),
     "chordate.errors": ("ChordateError",),
-    "chordate.registry": ("BACKBONES", "DATASETS", "HEADS", "METRICS", "MODELS", "NECKS", "TRANSFORMS"),
-    "chordate.structures": ("Batch", "Detections", "InstanceTargets", "Proposals"),
+    "chordate.models.build": (
+        "build_backbone",
+        "build_model",
+    ),
+    "chordate.registry": (
+        "BACKBONES",
+        "CALLBACKS",
+        "DATASETS",
+        "FORMATS",
+        "HEADS",
+        "METRICS",
+        "MODELS",
+        "NECKS",
+        "OPTIMIZERS",
+        "TRANSFORMS",
+    ),
+    "chordate.structures": (
+        "Batch",
+        "Classification",
+        "ClassTargets",
+        "DatasetMeta",
+        "Detections",
+        "InstanceTargets",
+        "Prediction",
+        "Proposals",
+        "Skeleton",
+        "Targets",
+    ),
+    "chordate.training.callbacks": ("Callback",),
+    "chordate.training.run": ("train",),
+    "chordate.visualization": (
+        "draw",
+        "draw_targets",
+    ),
+    "chordate.weights.loading": (
+        "LoadReport",
+        "load_checkpoint",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "BACKBONES",
+    "CALLBACKS",
     "DATASETS",
+    "FORMATS",
     "HEADS",
     "METRICS",
     "MODELS",
     "NECKS",
+    "OPTIMIZERS",
     "TRANSFORMS",
     "Backbone",
     "Batch",
+    "Callback",
     "ChordateError",
+    "ClassTargets",
+    "Classification",
+    "Dataset",
+    "DatasetMeta",
     "Detections",
     "FeatureSpec",
     "InstanceTargets",
     "LoadReport",
+    "Metric",
+    "Model",
     "Neck",
+    "Prediction",
     "Proposals",
+    "Skeleton",
+    "Targets",
     "build_backbone",
     "build_model",
+    "draw",
+    "draw_targets",
     "features",
     "list_backbones",
     "list_models",
     "load_checkpoint",
     "load_config",
     "predict",
+    "train",
 ]
 
 

@@ -1,17 +1,269 @@
-"""The types that arguments of plugs and settings are annotated with; the registry validates by them (pydantic).
+"""The types that arguments and settings are annotated with, and the check of values against annotations (pydantic).
 
-`nms_threshold: Fraction = 0.5` states and checks the range in one place, so constructors hold no checks. Plain
-`int`, `float`, `bool`, `str`, `Literal["a", "b"]`, `Sequence[int]`, `tuple[float, float]` and `X | None` are checked too.
+`nms_threshold: Fraction = 0.5` states the range in one place, so constructors hold no checks. Checked are `int`,
+`float`, `bool`, `str`, `None`, `Literal["a", "b"]`, `Sequence[int]`, `tuple[float, float]`, `Mapping[str, int]`, and
+unions and `Annotated` forms of these. Any other annotation (a tensor, a module, a class) accepts every value.
+
+Types are strict: no text or bool counts as a number; an integer counts as a float, a list as a tuple, a number or array
+of numpy or torch as the plain numbers in it.
 """
 
-from typing import Annotated
+from __future__ import annotations
 
-from pydantic import Field
+import inspect
+import math
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]  # both ends included
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]  # neither end
-ProperFraction = Annotated[float, Field(ge=0, lt=1)]  # 0, but not 1: a dropout rate
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from chordate.allowed_values import Rejection, rejection, shown
+from chordate.composition import Section, located
+from chordate.errors import ConfigError, unknown
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
+NonNegativeFloat = Annotated[float, Ge(0), Lt(math.inf)]
+Fraction = Annotated[float, Ge(0), Le(1)]  # both ends included
+OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither end
+ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 0, but not 1: a dropout rate
+NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
+
+Settings = TypeVar("Settings")
+
+
+class Parameters(NamedTuple):
+    """The parameters of a callable.
+
+    Attributes:
+        annotations: by name, reduced to what can be checked.
+        defaults: of those that have one.
+        rest: annotation of `**kwargs`; None if unknown names are errors.
+    """
+
+    annotations: dict[str, Any]
+    defaults: dict[str, Any]
+    rest: Any
+
+
+def validate_arguments(
+    target: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    where: str,
+    *,
+    inferred: Iterable[str] = (),
+    values: bool = True,
+) -> dict[str, Any]:
+    """Check arguments against the names and annotations of a callable's signature.
+
+    Args:
+        target: a class or function.
+        arguments: some or all of its arguments, by name. A `Section` makes errors name the file and the path.
+        where: what the arguments are of (`backbone ResNet`), for messages.
+        inferred: parameters that the caller fills, so that messages do not offer them.
+        values: whether to check the values too, or only the names.
+
+    Returns:
+        The arguments as annotated: a list as a tuple, an integer as a float.
+
+    Raises:
+        ConfigError: unknown names (with the nearest known ones) or values that do not fit; all of them, in one line.
+    """
+    parameters = parameters_of(target)
+    checked: dict[str, Any] = {}
+    problems = []
+    for name, value in arguments.items():
+        if name not in parameters.annotations and parameters.rest is None:
+            known = set(parameters.annotations) - set(inferred)
+            problems.append(_whole(arguments, [name], where, unknown(f"setting of {where}", str(name), known)))
+            continue
+        checked[name] = value
+        if not values or value is parameters.defaults.get(name, parameters):  # a default always fits
+            continue
+        annotation = parameters.annotations.get(name, parameters.rest)
+        try:
+            checked[name] = _validated(annotation, value)
+        except _Rejected as error:
+            problems.append(_one(arguments, name, where, error.rejection))
+    if problems:
+        raise ConfigError("; ".join(problems), located=isinstance(arguments, Section))
+    return checked
+
+
+def validate_settings(target: Callable[..., Settings], section: Mapping[str, Any] | None, where: str) -> Settings:
+    """Make an object, such as a dataclass, from a section of a config.
+
+    Args:
+        target: the class; its signature says which settings there are, and which are required.
+        section: its settings; None is an empty section.
+        where: the section's path (`train`), for messages.
+
+    Raises:
+        ConfigError: unknown, missing or unfitting settings, or the class itself rejects them.
+    """
+    if section is not None and not isinstance(section, Mapping):
+        raise ConfigError(f"{where} must be a dict of settings, got {shown(section)}")
+    settings = section if isinstance(section, Section) else Section(section or {}, (where,))
+    check_required(target, settings, where)
+    arguments = validate_arguments(target, settings, where)
+    try:
+        return target(**arguments)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise located(error, settings) from error
+
+
+def validate_value(annotation: Any, value: Any, where: str) -> Any:
+    """Check one value, such as a command's option.
+
+    Args:
+        annotation: `Fraction`, `PositiveInt | None` …
+        value: the value.
+        where: what it is (`--score-threshold`), for the message.
+
+    Returns:
+        The value as annotated.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    try:
+        return _validated(_checkable(annotation), value)
+    except _Rejected as error:
+        raise ConfigError(f"{'.'.join((where, *error.rejection.path))} {error.rejection.message}") from None
+
+
+def check_required(target: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> None:
+    """Check that no argument without a default is missing.
+
+    Raises:
+        ConfigError: some are; names them.
+    """
+    parameters = parameters_of(target)
+    missing = [name for name in parameters.annotations if name not in parameters.defaults and name not in arguments]
+    if missing:
+        text = f"{where} needs {' and '.join(missing)}"
+        raise ConfigError(_whole(arguments, arguments, where, text), located=isinstance(arguments, Section))
+
+
+@cache
+def parameters_of(target: Callable[..., Any]) -> Parameters:
+    """The parameters of a callable, their annotations reduced to what can be checked."""
+    annotations, defaults, rest = {}, {}, None
+    for parameter in inspect.signature(target).parameters.values():
+        annotation = parameter.annotation
+        if isinstance(annotation, str):
+            annotation = _resolved(annotation, _namespace(target))
+        checkable = _checkable(annotation)  # Any where there is none
+        if parameter.kind is parameter.VAR_KEYWORD:
+            rest = checkable
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            annotations[parameter.name] = checkable
+            if parameter.default is not parameter.empty:
+                defaults[parameter.name] = parameter.default
+    return Parameters(annotations, defaults, rest)
+
+
+def _one(arguments: Mapping[str, Any], name: str, where: str, rejected: Rejection) -> str:
+    """`mine.py: model.rpn.nms_threshold must be …`, or `head RPNHead: nms_threshold must be …`."""
+    key = ".".join((name, *rejected.path))
+    if isinstance(arguments, Section):
+        return f"{arguments.source([key])}{arguments.name(key)} {rejected.message}"
+    return f"{where}: {key} {rejected.message}"
+
+
+def _whole(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
+    """`mine.py: model.rpn: message`, or the message."""
+    if isinstance(arguments, Section):
+        return f"{arguments.source(keys)}{arguments.name()}: {message}"
+    return message
+
+
+class _Rejected(Exception):
+    def __init__(self, rejected: Rejection):
+        self.rejection = rejected
+
+
+def _validated(annotation: Any, value: Any) -> Any:
+    from pydantic import ValidationError
+
+    if annotation is Any:
+        return value
+    plain = value.tolist() if hasattr(value, "tolist") else list(value) if isinstance(value, range) else value
+    try:
+        return _adapter(annotation).validate_python(plain)
+    except ValidationError:
+        raise _Rejected(rejection(annotation, plain, _fits)) from None
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    from pydantic import ValidationError
+
+    try:
+        _adapter(annotation).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+@cache
+def _adapter(annotation: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(annotation, config=ConfigDict(strict=True))
+
+
+def _checkable(annotation: Any) -> Any:
+    """An annotation with everything that cannot be checked replaced by Any."""
+    from pydantic import Strict, WrapValidator
+
+    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if annotation in (int, float, bool, str) or origin is Literal:
+        return annotation
+    if annotation is None or annotation is types.NoneType:
+        return types.NoneType
+    if origin is Annotated:
+        base = _checkable(inner[0])
+        known = [item for item in inner[1:] if type(item).__module__.split(".")[0] in ("annotated_types", "pydantic")]
+        return Annotated[(base, *known)] if base is not Any and known else base
+    if origin in (Union, types.UnionType):
+        members = tuple(_checkable(member) for member in inner)
+        return Any if Any in members else Union[members]  # noqa: UP007  (of a tuple)
+    generic: dict[Any, Any] = {tuple: tuple, Sequence: Sequence, Mapping: Mapping}  # Any: no type checker reads these
+    items = tuple(item if item is Ellipsis else _checkable(item) for item in inner)
+    if origin is tuple:
+        return Annotated[generic[tuple][items or (Any, ...)], Strict(False)]
+    if origin in (list, Sequence, MutableSequence):
+        return generic[Sequence][items or Any]
+    if origin in (dict, Mapping, MutableMapping):
+        return Annotated[generic[Mapping][items or (Any, Any)], WrapValidator(_unchanged)]
+    return Any
+
+
+def _unchanged(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Check a mapping but keep the very object: it may be a Section, or have attributes of its own."""
+    validate(value)
+    return value
+
+
+def _resolved(annotation: str, namespace: dict[str, Any]) -> Any:
+    """The annotation that a string stands for; Any where its names are known to type checkers only."""
+    try:
+        return eval(annotation, namespace)
+    except Exception:
+        return Any
+
+
+@cache
+def _namespace(target: Callable[..., Any]) -> dict[str, Any]:
+    """The globals that a callable's annotations are written in."""
+    target = inspect.unwrap(getattr(target, "func", target))
+    if isinstance(target, type):
+        names: dict[str, Any] = {}
+        for cls in reversed(target.__mro__):  # a dataclass inherits fields, a class its constructor
+            names |= vars(sys.modules[cls.__module__]) if cls.__module__ in sys.modules else {}
+        return names
+    return getattr(target, "__globals__", {})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import RenderableType
@@ -19,7 +20,6 @@ from chordate.structures import (
     Detections,
     ImageInfo,
     InstanceTargets,
-    Prediction,
     Proposals,
     SampledRoIs,
 )
@@ -86,6 +86,12 @@ class Backbone(nn.Module):
         """The shape of one input of this size, without the batch dimension."""
         return self.in_channels, height, width
 
+    @property
+    def example_size(self) -> tuple[int, int]:
+        """Height and width of the images that it was designed for: 32 px (CIFAR) without coarse maps, else 224."""
+        side = 32 if list(self.out_features.values())[-1].stride < 8 else 224
+        return side, side
+
     def pop_stage(self, name: str) -> Backbone:
         """Remove the last stage, which makes the map `name`, and return it as a backbone on the map before it.
 
@@ -113,6 +119,9 @@ class Model(nn.Module):
     """
 
     meta: DatasetMeta
+    backbone: Any  # a Backbone, where the model has one
+    load_report: Any = None  # LoadReport of the checkpoint that `build_model` loaded
+    pretrained_reports: Sequence[Any] = ()  # and of the backbones' own weights
     size_divisor: int = 1  # the loader pads images to multiples of this
     example_size: tuple[int, int] = (224, 224)  # height and width that `chordate summary` counts with
     pipeline: Sequence[Any] = ()  # the test pipeline of its config, for `predict` on files
@@ -130,8 +139,27 @@ class Model(nn.Module):
         """One Prediction per image, in pixels of the original image."""
         raise NotImplementedError
 
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        """The backbone's maps for a batch, by name.
+
+        Raises:
+            ConfigError: this model gives none.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no features; define backbone_features in it")
+
+    def embed(self, batch: Batch) -> Tensor | None:
+        """One vector per image, `[N, C]`, that the last layer reads; None for a model without such."""
+        return None
+
+    def augment_batch(self, batch: Batch) -> Batch:
+        """Augmentation of a whole training batch, such as MixUp; training and `chordate browse` do it before `loss`.
+
+        Pixels are as in the batch, 0 … 255, before normalization. By default the batch itself.
+        """
+        return batch
+
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
-        return self.loss(batch) if self.training else self.predict(batch)
+        return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of one input of this size, without the batch dimension; by default the backbone's."""
@@ -151,10 +179,17 @@ class Metric:
 
     A subclass takes the data set as the keyword `dataset` first. After `compute`, the other methods describe the same
     predictions, until the next `compute`.
+
+    Attributes:
+        numbers: what the last `compute` returned; it sets them.
+        lower_is_better: names of the numbers that are better when lower, for `train.save_best` and EarlyStopping.
     """
 
-    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Take in the predictions of one batch, in the order of its images."""
+    numbers: Mapping[str, float] = MappingProxyType({})
+    lower_is_better: Sequence[str] = ()
+
+    def update(self, predictions: Sequence[Any], batch: Batch) -> None:
+        """Take in the predictions of one batch, one Prediction per image in the order of the images."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
@@ -164,7 +199,7 @@ class Metric:
     def table(self) -> RenderableType:
         """The last numbers for the terminal; a plain table by default."""
         table = Table("metric", "value")
-        for name, value in getattr(self, "numbers", {}).items():
+        for name, value in self.numbers.items():
             table.add_row(name, f"{value:.4f}")
         return table
 
@@ -179,6 +214,37 @@ class Metric:
     def report(self) -> Any:
         """More about the last numbers, drawn by `visualization.plot_report`; None where there is no more."""
         return None
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """How the outputs of a layer belong to classes: they are `[anchors, classes + background, values]`, flattened.
+
+    Loading a checkpoint with other classes keeps the outputs of the classes that both have, and the background's.
+
+    Attributes:
+        values: outputs per class, 4 for boxes.
+        anchors: anchors of a cell, each with outputs for all classes.
+        background: 1 if the background's outputs follow those of the classes.
+        names: what the outputs stand for: "classes" or "keypoints" of the DatasetMeta, or a list of names in its `extra`.
+    """
+
+    values: int = 1
+    anchors: int = 1
+    background: int = 0
+    names: str = "classes"
+
+
+@runtime_checkable
+class HasClassRows(Protocol):
+    """A module, most often a head, with outputs per class.
+
+    `class_rows` names its layers (or parameters) with such outputs, set in `__init__`:
+    `self.class_rows = {"cls_score": ClassRows(background=1), "bbox_pred": ClassRows(values=4)}`. A module without it
+    keeps its fresh weights wherever a checkpoint has other shapes.
+    """
+
+    class_rows: Mapping[str, ClassRows]
 
 
 class ProposalHead(Protocol):
@@ -288,9 +354,7 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None) -> None:
     except NotImplementedError:  # an operator without a meta kernel: nothing can be said
         return
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"{specs.source}: forward fails for images {list(shape)}: {error}"
-        ) from error
+        raise ConfigError(f"{specs.source}: forward fails for images {list(shape)}: {error}") from error
     finally:
         backbone.train(was_training)
     for name, spec in specs.items():

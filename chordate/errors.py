@@ -1,7 +1,7 @@
-"""The mistakes a user can make, each told in one line that names the file, the field and the remedy.
+"""User errors: one line each, with the file, the setting and the remedy.
 
-The commands print a `ChordateError` without a traceback and exit with status 2; anything else that escapes
-is a fault of Chordate's own and keeps its traceback.
+The commands print a `ChordateError` without a traceback and exit with status 2. Any other exception is a bug and keeps
+its traceback.
 """
 
 import difflib
@@ -9,11 +9,20 @@ from collections.abc import Iterable
 
 
 class ChordateError(Exception):
-    """Something the user can put right: the message is one line and says how."""
+    """An error that the user can fix; the message is one line and says how."""
 
 
 class ConfigError(ChordateError):
-    """A config names a type, file or setting that does not exist, or parts that do not fit together."""
+    """A config names a type, file or setting that does not exist, or parts that do not fit together.
+
+    Args:
+        message: one line.
+        located: whether the message names the setting's path, and its file where that is known.
+    """
+
+    def __init__(self, message: str, *, located: bool = False):
+        super().__init__(message)
+        self.located = located
 
 
 class DataError(ChordateError):
@@ -33,7 +42,7 @@ class TrainingError(ChordateError):
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` names of `known` that look most like `name`, best first, letter case ignored."""
+    """The `count` names of `known` that are most similar to `name`, best first, letter case ignored."""
     by_lower: dict[str, str] = {}
     for candidate in known:
         by_lower.setdefault(candidate.lower(), candidate)
@@ -42,11 +51,11 @@ def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for a misspelt name: `unknown backbone "Resnet50"; did you mean "ResNet"? Known: …`."""
+    """One line for a misspelled name: `unknown backbone "Resnet50"; did you mean "ResNet"? Known: …`."""
     known = sorted(known)
     close = near_names(name, known)
     guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "."
-    if close and len(known) > 40:  # a list that must be cut says less than the guess
+    if close and len(known) > 40:  # a truncated list says less than the guess
         return f"unknown {kind} {repr_name(name)}{guess}"
     shown = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
     return f"unknown {kind} {repr_name(name)}{guess} Known: {shown or 'none'}"

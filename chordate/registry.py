@@ -1,23 +1,28 @@
-"""The registries that plugs enter, and how a config's dict becomes an object.
+"""The registries of plugs, and how a config's dict becomes an object.
 
 A plug is registered in one of three ways: the decorator `@BACKBONES.register_module()`, a config's
 `custom_imports`, or an installed package's entry point in the group `chordate.plugins`.
 """
 
+from __future__ import annotations
+
 import fnmatch
-import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib.metadata import entry_points
 from typing import Any
 
 from mmengine.registry import Registry
 
+from chordate.arguments import check_required, parameters_of, validate_arguments
+from chordate.composition import Section, located
 from chordate.errors import ChordateError, ConfigError, unknown
 
 PLUGIN_GROUP = "chordate.plugins"
+FOREIGN = ("torch", "torchvision", "timm")  # their annotations are narrower than what their code takes
 _plugins_loaded = False
+_registries: list[PlugRegistry] = []
 
 
 def load_plugins() -> None:
@@ -29,21 +34,24 @@ def load_plugins() -> None:
     for entry in entry_points(group=PLUGIN_GROUP):
         try:
             entry.load()
-        except Exception as error:  # a stranger's package must not stop the run
+        except Exception as error:  # another's package must not stop the run
             warnings.warn(f"plug-in {entry.name} ({entry.value}) could not be imported: {error}", stacklevel=2)
 
 
 class PlugRegistry(Registry):
-    """mmengine's registry with named variants, wiring, and errors that name what was probably meant.
+    """mmengine's registry with named variants, wiring, checked arguments, and errors with the nearest names.
 
     Args:
-        kind: what it holds, as error messages say it: `backbone`, `neck` …
+        kind: of plug, for error messages: `backbone`, `neck` …
         location: the package imported at the first look-up, so that its modules register themselves.
+        beside: settings that stand beside a plug's own in its config; the built object gets them as attributes.
     """
 
-    def __init__(self, kind: str, location: str | None = None):
+    def __init__(self, kind: str, location: str | None = None, beside: Sequence[str] = ()):
         super().__init__(kind, scope="chordate", locations=[location] if location else [])
         self.variants: dict[str, dict[str, Any]] = {}
+        self.beside = tuple(beside)
+        _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
         """Name ready-made configs, so that `"resnet50"` stands wherever `dict(type="ResNet", depth=50)` does."""
@@ -64,8 +72,9 @@ class PlugRegistry(Registry):
         if isinstance(config, str):
             config = {"type": config}
         if not isinstance(config, Mapping) or "type" not in config:
-            raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object; got {config!r}")
-        config = dict(config)
+            message = f"a {self.name} must be a name, a dict with `type`, or a built object; got {config!r}"
+            raise located(ConfigError(message), config)
+        config = config.copy() if isinstance(config, Section) else dict(config)
         plug = config["type"]
         if not isinstance(plug, str):
             return config
@@ -73,9 +82,10 @@ class PlugRegistry(Registry):
         if plug not in self.variants and super().get(plug) is None:
             load_plugins()
         if plug in self.variants:
-            config = {**deepcopy(self.variants[plug]), **{k: v for k, v in config.items() if k != "type"}}
+            variant = deepcopy(self.variants[plug])
+            config |= {"type": variant.pop("type")} | {key: variant[key] for key in variant if key not in config}
         elif super().get(plug) is None:
-            raise ConfigError(unknown(self.name, plug, self.names()))
+            raise located(ConfigError(unknown(self.name, plug, self.names())), config, ["type"])
         return config
 
     def build(self, config: Any, *, facts: Mapping[str, Any] | None = None, **wiring: Any) -> Any:
@@ -89,41 +99,60 @@ class PlugRegistry(Registry):
             wiring: what the plug receives in any case (`in_features` …). A config may set neither.
 
         Raises:
-            ConfigError: unknown type, unknown or missing arguments, or arguments that the plug rejects.
+            ConfigError: unknown type, unknown or missing arguments, values that do not fit their annotation, or
+                arguments that the plug rejects. The message names file and setting if the config is a `Section`.
         """
         if not isinstance(config, str | Mapping):
             return config
-        arguments = self.expand(config)
+        try:
+            return self._build(self.expand(config), dict(facts or {}), wiring)
+        except ConfigError as error:
+            raise located(error, config) from error
+
+    def _build(self, arguments: dict[str, Any], facts: dict[str, Any], wiring: dict[str, Any]) -> Any:
         plug = arguments.pop("type")
         cls = super().get(plug) if isinstance(plug, str) else plug
-        accepted = inspect.signature(cls).parameters
-        wiring |= {name: value for name, value in (facts or {}).items() if name in accepted}
-        clash = sorted(set(arguments) & set(wiring))
+        where = f"{self.name} {getattr(cls, '__name__', plug)}"
+        accepted = parameters_of(cls).annotations
+        wiring |= {name: value for name, value in facts.items() if name in accepted}
+        clash = ", ".join(sorted(set(arguments) & set(wiring)))
         if clash:
-            raise ConfigError(f"{plug}: {', '.join(clash)} is inferred from the other parts; remove it from the config")
-        # Where weights come from is no business of the class: the loader reads it from the built backbone.
-        keys = ("pretrained", "default_weights") if self is BACKBONES else ()
-        weights = {key: arguments.pop(key) for key in keys if key in arguments}
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in accepted.values()):
-            for key in arguments:
-                if key not in accepted:
-                    free = [name for name in accepted if name not in wiring]
-                    raise ConfigError(unknown(f"setting of {self.name} {cls.__name__}", key, free))
+            raise ConfigError(f"{where}: {clash} is inferred from the other parts; remove it from the config")
+        beside = {name: arguments.pop(name) for name in self.beside if name in arguments}
+        is_foreign = getattr(cls, "__module__", "").split(".")[0] in FOREIGN
+        checked = validate_arguments(cls, arguments, where, inferred=wiring, values=not is_foreign)
+        check_required(cls, checked | wiring, where)
         try:
-            built = cls(**arguments, **wiring)
+            built = cls(**checked, **wiring)
         except ChordateError:
             raise
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{self.name} {getattr(cls, '__name__', plug)}: {error}") from error
-        for key, value in weights.items():
-            setattr(built, key, value)
+            validate_arguments(cls, arguments, where, inferred=wiring)  # which may say it better
+            raise ConfigError(f"{where}: {error}") from error
+        for name, value in beside.items():
+            setattr(built, name, value)
         return built
 
 
-BACKBONES = PlugRegistry("backbone", "chordate.backbones")
+def settings_of(plug: Any) -> set[str] | None:
+    """The settings that a type takes, by its name in whichever registry; None if no registry has it."""
+    if not isinstance(plug, str):
+        return set(parameters_of(plug).annotations) if callable(plug) else None
+    holders = [registry for registry in _registries if plug in registry.variants or plug in registry.module_dict]
+    if not holders:
+        holders = [registry for registry in _registries if plug in registry.names()]
+    classes = [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
+    return {name for registry, cls in classes for name in {*parameters_of(cls).annotations, *registry.beside}} or None
+
+
+# Where weights come from is not the class's business: the loader reads it from the built backbone.
+BACKBONES = PlugRegistry("backbone", "chordate.backbones", beside=("pretrained", "default_weights"))
 NECKS = PlugRegistry("neck", "chordate.necks")
 HEADS = PlugRegistry("head", "chordate.heads")
 MODELS = PlugRegistry("model", "chordate.models")
 DATASETS = PlugRegistry("dataset", "chordate.data")
 TRANSFORMS = PlugRegistry("transform", "chordate.data.transforms")
 METRICS = PlugRegistry("metric", "chordate.evaluation")
+CALLBACKS = PlugRegistry("callback", "chordate.training.callbacks")
+OPTIMIZERS = PlugRegistry("optimizer")
+FORMATS = PlugRegistry("checkpoint format", "chordate.weights.formats")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from chordate.contracts import FeatureSpec, select
+from chordate.contracts import ClassRows, FeatureSpec, select
 from chordate.ops.boxes import at_least_float32, clip_boxes_to_image, decode, is_nonempty
 from chordate.ops.losses import BoxLoss, BoxLossKind, masked_mean
 from chordate.ops.matching import Matcher
@@ -95,6 +95,9 @@ class BoxHead(nn.Module):
         self.nms_threshold = nms_threshold
         self.min_side = min_side
         self.detections_per_image = detections_per_image
+        self.class_rows = {"cls_score": ClassRows(background=1)}
+        if not class_agnostic:
+            self.class_rows["bbox_pred"] = ClassRows(values=4)
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
         """The regions that this head and those beside it train on; the ground-truth boxes are among them."""

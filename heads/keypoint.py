@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.contracts import FeatureSpec, select
+from chordate.contracts import ClassRows, FeatureSpec, select
 from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.heatmaps import keypoint_cells
@@ -64,6 +64,7 @@ class KeypointHead(nn.Module):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
         self.loss_weight = loss_weight
+        self.class_rows = {"heatmaps": ClassRows(names="keypoints")}
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
         """Heatmaps `[R, num_keypoints, size, size]` of `R` boxes, logits, float32.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, PositiveInt
-from chordate.contracts import FeatureSpec
+from chordate.contracts import ClassRows, FeatureSpec
 from chordate.ops.boxes import at_least_float32
 from chordate.registry import HEADS
 
@@ -44,6 +44,7 @@ class ClassificationHead(nn.Module):
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
         # With binary losses all classes start out unlikely; otherwise the first steps learn nothing else.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
+        self.class_rows = {"fc": ClassRows()}
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
         """Pooled features `[N, C]`: the mean of the last map `[N, C, ..., H, W]`, float32."""

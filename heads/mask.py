@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.contracts import FeatureSpec, select
+from chordate.contracts import ClassRows, FeatureSpec, select
 from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.losses import masked_mean
@@ -78,6 +78,7 @@ class MaskHead(nn.Module):
             assert bias is not None
             nn.init.zeros_(bias)
         self.loss_weight = loss_weight
+        self.class_rows = {} if class_agnostic else {"masks": ClassRows()}
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor, labels: Tensor) -> Tensor:
         """Mask logits `[R, M, M]` of `R` boxes, each of its own class, `M` twice the resolution, float32.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.contracts import FeatureSpec
+from chordate.contracts import ClassRows, FeatureSpec
 from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, topk_per_level
 from chordate.ops.boxes import clip_boxes_to_image, decode
 from chordate.ops.losses import BoxLossKind
@@ -83,6 +83,7 @@ class RetinaHead(AnchorHead):
         self.topk = topk
         self.nms_threshold = nms_threshold
         self.detections_per_image = detections_per_image
+        self.class_rows = {"cls_score": ClassRows(anchors=self.anchors.per_cell)}
 
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
         """Predictions at every anchor of the maps `[N, C, H, W]`."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chordate import checks
 from chordate.contracts import FeatureSpec, Neck, select
 from chordate.errors import ConfigError
-from chordate.ops.norms import make_norm
+from chordate.ops.norms import ConvNorm, make_norm
 from chordate.registry import NECKS
 
 
@@ -60,9 +60,9 @@ class FPN(Neck):
         if strides != sorted(strides):
             raise ConfigError(f"FPN: inputs={list(self.inputs)} have strides {strides}; list them fine to coarse")
 
-        def conv(in_channels: int, kernel: int) -> nn.Sequential:
+        def conv(in_channels: int, kernel: int) -> ConvNorm:
             layer = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=norm is None)
-            return nn.Sequential(layer, *([] if norm is None else [make_norm(norm, channels)]))
+            return ConvNorm(layer, *([] if norm is None else [make_norm(norm, channels)]))
 
         levels = [f"p{name[1:]}" for name in specs]
         self.lateral = nn.ModuleDict({name: conv(spec.channels, 1) for name, spec in specs.items()})

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from chordate.weights.loading import load_checkpoint
-from chordate.contracts import Backbone, FeatureSpec
+from chordate.contracts import Backbone, FeatureSpec, Model
 from chordate.errors import CheckpointError
+from chordate.structures import DatasetMeta
+from chordate.weights.loading import load_checkpoint
 
 
 class TinyBackbone(Backbone):
@@ -24,10 +25,10 @@ class TinyBackbone(Backbone):
         self.out_features = {"c2": FeatureSpec(4, 4)}
 
 
-class TinyDetector(nn.Module):
+class TinyDetector(Model):
     def __init__(self, classes=("cat", "dog"), **options):
         super().__init__()
-        self.classes = tuple(classes)
+        self.meta = DatasetMeta(tuple(classes))
         self.backbone = TinyBackbone(**options)
         self.box = nn.Linear(4, len(classes) + 1)
 
@@ -66,5 +67,7 @@ def with_hash(path: Path) -> Path:
     return path.rename(path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}"))
 
 
-def own(model: nn.Module, **more) -> dict:
-    return {"chordate": 1, "model": model.state_dict(), "classes": ["cat", "dog"], "config": "raise SystemExit", **more}
+def own(model: nn.Module, meta: DatasetMeta | None = None, **more) -> dict:
+    """A checkpoint as training writes it."""
+    meta = meta or DatasetMeta(("cat", "dog"))
+    return {"chordate": 2, "model": model.state_dict(), "meta": meta.to_dict(), "config": "raise SystemExit", **more}

@@ -14,14 +14,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from chordate.evaluation import CocoMetric
-from chordate.structures import Batch, Detections, ImageInfo
+from chordate.registry import METRICS
+from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo
 
 Found = dict[int, Detections]  # by image id
 
 
 @dataclass
 class Truth:
-    """The part of a data set that the metric looks at."""
+    """The part of a data set that the metric needs."""
 
     content: dict
     classes: tuple[str, ...] = ()
@@ -31,7 +32,7 @@ class Truth:
         self.coco = hotcoco.COCO(self.content)
         categories = sorted(self.content["categories"], key=lambda c: c["id"])
         self.image_ids = np.unique(self.coco.get_img_ids())
-        self.classes = self.classes or tuple(c["name"] for c in categories)
+        self.meta = DatasetMeta(classes=self.classes or tuple(c["name"] for c in categories))
         self.category_ids = self.category_ids or tuple(c["id"] for c in categories)
 
 
@@ -51,12 +52,12 @@ def batch_of(image_ids, truth: Truth | None = None) -> Batch:
 
 
 def measure(truth: Truth, found: Found, order=None, batch_size=3, **settings) -> tuple[CocoMetric, dict[str, float]]:
-    metric = CocoMetric(truth, **settings)
+    metric = METRICS.build({"type": "CocoMetric", **settings}, dataset=truth)
     order = list(found if order is None else order)
     for start in range(0, len(order), batch_size):
         ids = order[start : start + batch_size]
-        metric.process(batch_of(ids, truth), [found[i] for i in ids])
-    return metric, metric.evaluate()
+        metric.update([found[i] for i in ids], batch_of(ids, truth))
+    return metric, metric.compute()
 
 
 def referee(truth: Truth, found: Found, max_dets=(1, 10, 100), iou_type="bbox", sigmas=None) -> list[float]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from engine_toy import ToyMetric, toy_loader, toy_runner
-from mmengine.hooks import Hook
+from engine_toy import ToyMetric, toy_loader, toy_trainer
+
+from chordate.training.callbacks import Callback
+from chordate.training.trainer import Trainer
 
 COSINE = {"type": "cosine", "warmup_iters": 4}
 SETTINGS: dict[str, Any] = {
@@ -19,10 +21,8 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Signal(Hook):
+class Signal(Callback):
     """Sends a signal to the own process after an iteration (1 is the first)."""
-
-    priority = "LOWEST"
 
     def __init__(self, iteration: int, number: int = signal.SIGKILL, to_all: bool = False):
         self.iteration, self.number = iteration, number
@@ -30,8 +30,8 @@ class Signal(Hook):
         if to_all:
             os.setsid()  # a process group of our own: this process and the loader's workers
 
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if runner.iter + 1 == self.iteration:
+    def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+        if trainer.iteration == self.iteration:
             self.send(os.getpid(), self.number)
 
 
@@ -42,13 +42,13 @@ class Draws(ToyMetric):
         super().__init__()
         self.kill = kill
 
-    def evaluate(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         torch.rand(3)
         np.random.rand(3)
         self.kill -= 1
         if self.kill == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().evaluate()
+        return super().compute()
 
 
 def kill_when(module: Any, name: str, count: int, *, first: bool, about: str) -> None:
@@ -87,14 +87,14 @@ def write_half(count: int) -> None:
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
     """Train the toy; `kill` says where to be killed, and the how-manieth time there."""
     place, count = kill or ("", 0)
-    hooks: list[Hook] = []
+    callbacks: list[Callback] = []
     match place:
         case "iteration":
-            hooks.append(Signal(count))
+            callbacks.append(Signal(count))
         case "SIGTERM" | "SIGINT":
-            hooks.append(Signal(count, signal.Signals[place]))
+            callbacks.append(Signal(count, signal.Signals[place]))
         case "SIGTERM to all" | "SIGINT to all":
-            hooks.append(Signal(count, signal.Signals[place.split()[0]], to_all=True))
+            callbacks.append(Signal(count, signal.Signals[place.split()[0]], to_all=True))
         case "half a file":
             write_half(count)
         case "before renaming":
@@ -103,12 +103,12 @@ def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None,
             kill_when(os, "replace", count, first=False, about="_")  # a checkpoint, or last_checkpoint
         case "deleting":
             kill_when(Path, "unlink", count, first=True, about=".pt")
-    toy_runner(
+    toy_trainer(
         work_dir,
         loader=toy_loader(workers=workers),
         val_loader=toy_loader(6, training=False),
         metric=Draws(count if place == "evaluating" else 0),
-        hooks=hooks,
+        callbacks=callbacks,
         **{**SETTINGS, **options},
     ).train()
 
@@ -119,13 +119,13 @@ def train_on_a_full_disk(work_dir: Path, told: Path) -> None:
 
     from chordate.errors import ChordateError
 
-    class Limit(Hook):
-        def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
-            if runner.iter == 4:
+    class Limit(Callback):
+        def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+            if trainer.iteration == 5:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        toy_runner(work_dir, hooks=[Limit()], save_every_iterations=3).train()
+        toy_trainer(work_dir, callbacks=[Limit()], save_every_iterations=3).train()
     except ChordateError as error:
         told.write_text(str(error))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_runner
-from mmengine.dist import all_gather_object, barrier, get_dist_info
+from engine_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_trainer
 from torch import nn
 
+from chordate.distributed import all_gather_object, is_main_process
+from chordate.errors import ChordateError, ConfigError
 from chordate.training.evaluate import evaluate
 from chordate.training.launch import finish, start
-from chordate.errors import ChordateError, ConfigError
 
 SCALED = {**OPTIMIZER, "base_batch_size": 4}
 TRAINING: dict[str, Any] = {"optimizer": SCALED, "epochs": 2, "accumulate": 2, "clip_norm": 0.5, "ema": 0.9}
@@ -33,12 +33,12 @@ def main(folder: Path) -> dict[str, Any]:
 
     # 24 images in batches of 2 for each rank are the batches of 4 that one process sees.
     loader = toy_loader(24, 2, **share)
-    toy_runner(folder / "plain", model=fresh_model(), loader=loader, **TRAINING).train()
+    toy_trainer(folder / "plain", model=fresh_model(), loader=loader, **TRAINING).train()
 
     # The same with a layer that no loss reaches, such as a backbone has whose last map is not taken.
     model = fresh_model()
     model.idle = nn.Linear(2, 2)
-    toy_runner(folder / "idle", model=model, loader=toy_loader(24, 2, **share), **TRAINING).train()
+    toy_trainer(folder / "idle", model=model, loader=toy_loader(24, 2, **share), **TRAINING).train()
 
     # One checkpoint, evaluated over the ranks' shares of 7 images.
     model = fresh_model()
@@ -50,39 +50,39 @@ def main(folder: Path) -> dict[str, Any]:
         for epochs in stages:
             loader = toy_loader(24, 2, workers=0, **share)
             model = fresh_model(dropout=0.5, norm=True)
-            toy_runner(folder / name, model=model, loader=loader, epochs=epochs, resume=True).train()
-            barrier()
+            toy_trainer(folder / name, model=model, loader=loader, epochs=epochs, resume=True).train()
+            torch.distributed.barrier()
     told["draw"] = torch.rand(1).item()
 
     # BatchNorm's statistics differ between the ranks until they evaluate or save.
     for name, ema in (("norm", None), ("norm_ema", 0.9)):
-        runner = toy_runner(
+        trainer = toy_trainer(
             folder / name, model=fresh_model(norm=True), loader=toy_loader(24, 2, **share), epochs=2, ema=ema,
             val_loader=toy_loader(7, 2, training=False, **share), metric=ToyMetric(),
         )  # fmt: skip
-        runner.train()
-        told[name] = {key: value.double().sum().item() for key, value in runner.module.named_buffers()}
+        trainer.train()
+        told[name] = {key: value.double().sum().item() for key, value in trainer.module.named_buffers()}
 
     loader = toy_loader(24, 2, **share)
-    toy_runner(folder / "one_step", model=fresh_model(norm=True), loader=loader, iterations=1).train()
+    toy_trainer(folder / "one_step", model=fresh_model(norm=True), loader=loader, iterations=1).train()
 
     # A NaN that only the second rank sees.
     _, bad = list(toy_loader(24, 2, rank=1, world_size=2).batch_sampler)[3][0]
     try:
-        toy_runner(folder / "nan", model=fresh_model(), loader=toy_loader(24, 2, bad=bad, **share), epochs=1).train()
+        toy_trainer(folder / "nan", model=fresh_model(), loader=toy_loader(24, 2, bad=bad, **share), epochs=1).train()
     except ChordateError as error:
         told["nan"], told["bad"] = str(error), bad
 
     # Two machines without a common disk, of which only the first has the checkpoint.
     machine = folder / "idle" if rank == 0 else folder / "elsewhere"
     try:
-        toy_runner(machine, model=fresh_model(), loader=loader, resume=True, **TRAINING).train()
+        toy_trainer(machine, model=fresh_model(), loader=loader, resume=True, **TRAINING).train()
     except ChordateError as error:
         told["resume"] = str(error)
 
     # Batch statistics over processes exist on GPUs only.
     try:
-        toy_runner(folder / "sync", model=fresh_model(norm=True), loader=loader, sync_bn=True)
+        toy_trainer(folder / "sync", model=fresh_model(norm=True), loader=loader, sync_bn=True)
     except ConfigError as error:
         told["sync_bn"] = str(error)
     return told
@@ -90,6 +90,6 @@ def main(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     told = all_gather_object(main(Path(sys.argv[1])))
-    if get_dist_info()[0] == 0:
+    if is_main_process():
         (Path(sys.argv[1]) / "told.json").write_text(json.dumps(told))
     finish()

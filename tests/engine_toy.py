@@ -7,22 +7,20 @@ resume must get right.
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object
-from mmengine.hooks import Hook
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from chordate.contracts import Metric, Model
 from chordate.data.loader import start_worker
-from chordate.training.runner import Runner
-from chordate.structures import Batch, Detections, ImageInfo
+from chordate.distributed import all_gather_object
+from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo
+from chordate.training.trainer import Trainer
 
 torch.set_num_threads(1)
 SIDE = 8
@@ -78,39 +76,43 @@ def collate(samples: list[tuple[Tensor, int]]) -> Batch:
     return Batch(images, sizes, [ImageInfo(index, f"{index}.jpg", SIDE, SIDE) for _, index in samples])
 
 
-class ToyModel(nn.Module):
+class ToyModel(Model):
     """Two convolutions, BatchNorm and dropout, and two losses."""
 
     def __init__(self, classes: tuple[str, ...] = ("bright",), dropout: float = 0.3, norm: bool = True, width: int = 4):
         super().__init__()
-        self.classes = classes
+        self.meta = DatasetMeta(classes)
         norm_layer = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.backbone = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), norm_layer)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(width, len(classes), 1)
 
-    def forward(self, batch: Batch) -> Any:
+    def scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images = batch.images.float() / 255
-        scores = self.head(self.dropout(self.backbone(images).relu())).mean((1, 2, 3))
-        if self.training:
-            return {"fit": (scores - images.mean((1, 2, 3))).pow(2).mean(), "size": 0.01 * scores.pow(2).mean()}
-        sizes = [(batch.infos[i].width, batch.infos[i].height) for i in range(len(batch))]
+        return self.head(self.dropout(self.backbone(images).relu())).mean((1, 2, 3)), images.mean((1, 2, 3))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        scores, wanted = self.scores(batch)
+        return {"fit": (scores - wanted).pow(2).mean(), "size": 0.01 * scores.pow(2).mean()}
+
+    def predict(self, batch: Batch) -> list[Detections]:
+        sizes = [(info.width, info.height) for info in batch.infos]
         return [
             Detections(torch.tensor([[0.0, 0, w, h]]), score.reshape(1), torch.zeros(1, dtype=torch.int64))
-            for score, (w, h) in zip(scores, sizes)
+            for score, (w, h) in zip(self.scores(batch)[0], sizes)
         ]
 
 
-class ToyMetric:
+class ToyMetric(Metric):
     """The mean score, how many images were counted, and how often the most counted one."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float]] = []
 
-    def process(self, batch: Batch, detections: list[Detections]) -> None:
-        self.seen += [(info.image_id, float(d.scores[0])) for info, d in zip(batch.infos, detections)]
+    def update(self, predictions: list[Detections], batch: Batch) -> None:
+        self.seen += [(info.image_id, float(d.scores[0])) for info, d in zip(batch.infos, predictions)]
 
-    def evaluate(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         seen = sorted(pair for part in all_gather_object(self.seen) for pair in part)
         self.seen = []
         counts = [sum(1 for other, _ in seen if other == image) for image, _ in seen]
@@ -142,34 +144,26 @@ def toy_config(optimizer: dict[str, Any] | None = None, schedule: dict[str, Any]
     return {"optimizer": optimizer or OPTIMIZER, "schedule": schedule, "train": train}
 
 
-def toy_runner(work_dir: str | Path, *, model: nn.Module | None = None, loader: Any = None, **options: Any) -> Runner:
-    """A Runner over the toy; `options` are those of `toy_config` and `Runner.from_config`."""
-    known = ("resume", "hooks", "val_loader", "metric")
+def toy_trainer(work_dir: str | Path, *, model: Model | None = None, loader: Any = None, **options: Any) -> Trainer:
+    """A Trainer over the toy; `options` are those of `toy_config` and of Trainer."""
+    known = ("resume", "callbacks", "val_loader", "metric")
     given = {name: options.pop(name) for name in known if name in options}
     torch.manual_seed(0)
-    return Runner.from_config(
-        toy_config(**options),
-        model=ToyModel() if model is None else model,
+    return Trainer(
+        ToyModel() if model is None else model,
+        toy_loader() if loader is None else loader,
+        **toy_config(**options),
         work_dir=work_dir,
-        train_loader=toy_loader() if loader is None else loader,
         **given,
     )
+
+
+def log_text(trainer: Trainer) -> str:
+    """What a trainer wrote to its log file."""
+    return (trainer.log_dir / "train.log").read_text()
 
 
 def read_log(work_dir: str | Path, mode: str = "train") -> list[dict[str, Any]]:
     """The lines of `log.jsonl`, without what depends on the clock."""
     lines = [json.loads(line) for line in (Path(work_dir) / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines if line["mode"] == mode]
-
-
-class KillAfter(Hook):
-    """SIGKILL to the own process after an iteration (1 is the first)."""
-
-    priority = "LOWEST"
-
-    def __init__(self, iteration: int):
-        self.iteration = iteration
-
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if runner.iter + 1 == self.iteration:
-            os.kill(os.getpid(), signal.SIGKILL)

@@ -11,9 +11,9 @@ from backbone_referee import assert_close, randomise, referee, timms
 from torch import Tensor, nn
 
 import chordate
-from chordate.weights.loading import load_checkpoint
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
+from chordate.weights.loading import load_checkpoint
 
 # The modules of torchvision's networks that give our maps.
 TORCHVISION = {

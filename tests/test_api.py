@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from loading import checkpoint_of
 from PIL import Image
 
 import chordate
@@ -48,7 +49,7 @@ def test_unclear_classes_are_an_error(arguments, message):
 
 
 def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_path):
-    torch.save({"chordate": 1, "model": model.state_dict(), "classes": list(model.classes)}, tmp_path / "best.pt")
+    torch.save(checkpoint_of(model), tmp_path / "best.pt")
     found = chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt")
     with pytest.raises(CheckpointError, match=r"best.pt was trained on the classes .*, not on cat"):
         chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt", classes=["cat"] * len(found.classes))

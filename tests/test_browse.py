@@ -22,16 +22,16 @@ from torch import Tensor
 
 from chordate.cli.main import main
 from chordate.config import load_config, section
-from chordate.data.loader import build_loader
+from chordate.data.loader import build_dataset, build_loader
 from chordate.data.transforms import build_pipeline
-from chordate.structures import Batch, ClassTargets, ImageInfo, InstanceTargets
-from chordate.visualization import draw_batch
-from chordate.visualization.batches import STRIPES, describe
-from chordate.visualization.contact_sheet import Group, Shown, contact_sheet
-from chordate.visualization.paint import colour_of
+from chordate.structures import Batch, ClassTargets, DatasetMeta, ImageInfo, InstanceTargets
+from chordate.visualization import color_of, describe_image, draw_batch
+from chordate.visualization.batch_drawing import STRIPES
+from chordate.visualization.contact_sheet import Group, Thumbnail, contact_sheet
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
+META, NAMELESS = DatasetMeta(classes=("a",)), DatasetMeta(classes=("",))
 
 
 class Page(HTMLParser):
@@ -73,9 +73,9 @@ def browse(*arguments: str) -> int:
     return main(["browse", *map(str, arguments)])
 
 
-def one_image(height: int = 64, width: int = 64, grey: int = 128, **targets: Tensor) -> Batch:
-    """A grey picture of 48×40 in a padded batch of one."""
-    images = torch.full((1, 3, height, width), grey, dtype=torch.uint8)
+def one_image(height: int = 64, width: int = 64, gray: int = 128, **targets: Tensor) -> Batch:
+    """A gray picture of 48×40 in a padded batch of one."""
+    images = torch.full((1, 3, height, width), gray, dtype=torch.uint8)
     count = len(targets["boxes"])
     fields = {"labels": torch.zeros(count).long(), "crowd": torch.zeros(count).bool(), **targets}
     packed = {name: value[None] for name, value in fields.items()}
@@ -92,24 +92,26 @@ def test_the_pictures_are_the_loaders_first_batches(shapes: Path, tmp_path: Path
     assert f"10 picture(s): {tmp_path / 'index.html'}" in capsys.readouterr().out
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert len(page.pictures) == len(page.links) == 10
-    assert page.headings == ["Batch 1 8 pictures, 96×96 with padding", "Batch 2 8 pictures, 96×96 with padding"]
+    assert page.headings == ["Batch 1 8 images, 96×96 with padding", "Batch 2 8 images, 96×96 with padding"]
 
     cfg = load_config(CONFIG)
-    loader = build_loader(section(cfg, "train_data"), data_root=shapes, training=True, seed=0)
+    data = section(cfg, "train_data")
+    dataset = build_dataset(data, data_root=shapes, training=True, seed=0)
+    loader = build_loader(dataset, data, training=True, seed=0, size_divisor=32)
     batches = iter(loader)
     drawn = [
-        (picture, info, describe(batch, number))
+        (picture, info, describe_image(batch, number))
         for batch in (next(batches), next(batches))
-        for number, (picture, info) in enumerate(zip(draw_batch(batch, loader.dataset.classes), batch.infos))
+        for number, (picture, info) in enumerate(zip(draw_batch(batch, dataset.meta), batch.infos))
     ]
-    for (file, width, height), link, caption, (picture, info, told) in zip(
+    for (file, width, height), link, caption, (picture, info, line) in zip(
         page.pictures, page.links, page.captions, drawn
     ):
         written = np.array(Image.open(tmp_path / file))
         assert link == file
         assert written.shape == (height, width, 3) == picture.shape
         assert np.abs(written.astype(int) - picture).mean() < 4  # JPEG
-        assert caption == f"{Path(info.path).name} {told}"
+        assert caption == f"{Path(info.path).name} {line}"
 
 
 def test_wide_and_tall_pictures_are_on_the_page_in_their_own_batches(tmp_path: Path) -> None:
@@ -125,25 +127,25 @@ def test_wide_and_tall_pictures_are_on_the_page_in_their_own_batches(tmp_path: P
     assert browse(config, "--data-root", root, "--out", tmp_path / "out") == 0
     page = Page((tmp_path / "out/index.html").read_text(encoding="utf-8"))
     batches = {heading.removeprefix(f"Batch {n} ") for n, heading in enumerate(page.headings, start=1)}
-    assert batches == {"4 pictures, 64×96 with padding", "4 pictures, 96×64 with padding"}
+    assert batches == {"4 images, 64×96 with padding", "4 images, 96×64 with padding"}
     assert len(page.pictures) == 8  # all there are, though 16 were asked for
     assert all("60×90 → 60×90, 1 instance" in c or "90×60 → 90×60, 1 instance" in c for c in page.captions)
 
 
 def test_padding_is_striped_and_the_picture_is_not() -> None:
-    (picture,) = draw_batch(one_image(boxes=torch.zeros(0, 4)), ["a"], long_side=64)
+    (picture,) = draw_batch(one_image(boxes=torch.zeros(0, 4)), META, long_side=64)
     outside = np.ones((64, 64), bool)
     outside[:48, :40] = False
-    assert {tuple(colour) for colour in picture[outside]} == {tuple(colour) for colour in STRIPES.tolist()}
+    assert {tuple(color) for color in picture[outside]} == {tuple(color) for color in STRIPES.tolist()}
     assert (picture[~outside] == 128).all()
 
 
-def test_every_instance_has_its_box_in_a_colour_of_its_own_and_crowds_are_dashed() -> None:
+def test_every_instance_has_its_box_in_a_color_of_its_own_and_crowds_are_dashed() -> None:
     boxes = torch.tensor([[4.0, 24, 18, 40], [22, 26, 38, 44]])
     batch = one_image(boxes=boxes, crowd=torch.tensor([False, True]))
-    (picture,) = draw_batch(batch, ["a"], long_side=640)
-    assert (picture[270:400, 40:42] == colour_of(0)).all()
-    assert 0.3 < (picture[290:440, 220:222] == colour_of(1)).all(2).mean() < 0.7
+    (picture,) = draw_batch(batch, META, long_side=640)
+    assert (picture[270:400, 40:42] == color_of(0)).all()
+    assert 0.3 < (picture[290:440, 220:222] == color_of(1)).all(2).mean() < 0.7
 
 
 def test_masks_are_pasted_back_to_where_they_came_from() -> None:
@@ -151,7 +153,7 @@ def test_masks_are_pasted_back_to_where_they_came_from() -> None:
     row, column = torch.meshgrid(torch.arange(112), torch.arange(112), indexing="ij")
     disc = ((row - 55.5) ** 2 + (column - 55.5) ** 2 < 56**2).to(torch.uint8)
     batch = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), masks=disc[None])
-    (picture,) = draw_batch(batch, [""], long_side=640)
+    (picture,) = draw_batch(batch, NAMELESS, long_side=640)
     want = cv2.circle(np.zeros((640, 640), np.uint8), (200, 230), 150, 1, -1).astype(bool)
     painted = (picture != 128).any(2)
     inside = np.zeros_like(want)
@@ -160,21 +162,22 @@ def test_masks_are_pasted_back_to_where_they_came_from() -> None:
     assert (painted & want & inside).sum() / ((painted | want) & inside).sum() > 0.97
 
     crowd = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), masks=disc[None] * 0, crowd=torch.tensor([True]))
-    (picture,) = draw_batch(crowd, [""], long_side=640)
+    (picture,) = draw_batch(crowd, NAMELESS, long_side=640)
     assert (picture[200:260, 150:250] == 128).all()
 
 
-def test_only_labelled_keypoints_are_drawn() -> None:
+def test_only_labeled_keypoints_are_drawn() -> None:
     points = torch.tensor([[[10.0, 20, 2], [20, 20, 1], [30, 20, 0]]])
-    (picture,) = draw_batch(one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), keypoints=points), [""], long_side=640)
+    batch = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), keypoints=points)
+    (picture,) = draw_batch(batch, NAMELESS, long_side=640)
     assert [bool((picture[200, x] != 128).any()) for x in (100, 200, 300)] == [True, True, False]
 
 
 def test_a_line_tells_sizes_and_counts() -> None:
     none = one_image(boxes=torch.zeros(0, 4))
-    assert describe(none, 0) == "96×80 → 48×40, no instances"
+    assert describe_image(none, 0) == "96×80 → 48×40, no instances"
     both = one_image(boxes=torch.ones(3, 4), crowd=torch.tensor([False, False, True]))
-    assert describe(both, 0) == "96×80 → 48×40, 2 instances, 1 crowd"
+    assert describe_image(both, 0) == "96×80 → 48×40, 2 instances, 1 crowd"
 
 
 @pytest.fixture
@@ -201,15 +204,15 @@ def test_a_classifiers_pictures_have_their_class_and_blended_ones_their_shares(f
     shares = torch.tensor([[0.25, 0.0, 0.75]])
     image = (shares @ pure)[0][:, None, None].expand(1, 3, 24, 24)
     batch = Batch(image, torch.tensor([[24, 24]]), [ImageInfo(0, "x.png", 24, 24)], ClassTargets(shares))
-    (picture,) = draw_batch(batch, names)
+    (picture,) = draw_batch(batch, DatasetMeta(classes=tuple(names)))
     for label, drawn in enumerate((True, False, True)):
-        assert (picture == colour_of(label)).all(2).any() == drawn
+        assert (picture == color_of(label)).all(2).any() == drawn
     # The background is the blend: a quarter of blue and three of red.
     assert np.abs(picture[320, 320] - np.array([191, 0, 64])).max() <= 1
 
 
 def test_what_stands_on_the_page_is_text_not_markup() -> None:
-    html = contact_sheet("a<b", "x & y", [Group("<i>", "", [Shown('a "b".jpg', 3, 2, "<script>", "1 < 2")])])
+    html = contact_sheet("a<b", "x & y", [Group("<i>", "", [Thumbnail('a "b".jpg', 3, 2, "<script>", "1 < 2")])])
     page = Page(html)
     assert page.headings == ["<i> "]
     assert page.pictures == [('a "b".jpg', 3, 2)]
@@ -242,7 +245,7 @@ def heed_ctrl_c() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--count", "0"], "--count is a whole number of at least 1, not 0"),
+        (["--count", "0"], "--count must be ≥ 1, got 0"),
         (["--serve", "70000"], "--serve 70000: ports are 0 … 65535; choose another"),
         (["--data-root", "/no/such/folder"], "/no/such/folder"),
         (["--out", "a_file"], "a_file"),

@@ -11,11 +11,11 @@ from checkpoint_toys import TinyBackbone, TinyDetector, filled, is_filled, messa
 from torch import nn
 
 from chordate.backbones import ResNet
-from chordate.weights.state_dict_match import adapt_input_channels
-from chordate.weights.loading import load_checkpoint
-from chordate.weights.reading import read_state
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
+from chordate.weights.loading import load_checkpoint
+from chordate.weights.reading import read_state
+from chordate.weights.state_dict_match import adapt_input_channels
 
 # --- forms that are known ---------------------------------------------------------------------------------------
 
@@ -56,7 +56,8 @@ def test_our_own_form_brings_its_classes(tmp_path):
     model = TinyDetector(classes=("class 0", "class 1"))
     report = load_checkpoint(model, save(tmp_path / "epoch_1.pth", own(filled(TinyDetector()))))
     assert report.format == "chordate"
-    assert report.classes == model.classes == ("cat", "dog")
+    assert report.meta.classes == model.classes == ("cat", "dog")
+    assert model.meta == report.meta
     assert is_filled(model)
     assert str(report) == f"{tmp_path}/epoch_1.pth (chordate): {len(report.loaded)} tensors loaded"
 
@@ -69,7 +70,7 @@ def test_averaged_weights_are_preferred(tmp_path):
 
 def test_what_was_read_keeps_its_name_for_messages(tmp_path):
     state = read_state(save(tmp_path / "epoch_1.pth", own(TinyDetector())))
-    assert state["classes"] == ["cat", "dog"]
+    assert state["meta"]["classes"] == ["cat", "dog"]
     assert "epoch_1.pth" in message(nn.Linear(2, 2), state)
 
 
@@ -154,7 +155,8 @@ def test_another_models_checkpoint_says_whose_names_it_has(tmp_path):
     said = message(TinyDetector(), path)
     assert f"{path} is of another model: no tensor of it fits TinyDetector" in said
     assert "features.0.weight" in said
-    assert "known formats: chordate, state dict, torchvision" in said
+    known = said.partition("(known formats: ")[2].removesuffix(")").split(", ")
+    assert known[:2] == ["chordate", "state dict"] and {"timm", "torchvision"} <= {*known}
 
 
 @pytest.mark.parametrize(
@@ -205,8 +207,24 @@ def test_weights_that_are_not_finite_are_warned_of():
         load_checkpoint(TinyDetector(), state)
 
 
-@pytest.mark.parametrize("wrong", [{"model": 3}, {}, {"model": {}, "ema": 3}, {"model": {}, "classes": 5}])
+OWN = {"chordate": 2, "model": {}, "meta": {}}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model": 3}, {"meta": None}, {"ema": 3}, {"meta": 5}, {"config": {}}, {"train": [1]}]
+)
 def test_a_checkpoint_of_ours_with_something_else_in_it_is_one_line(tmp_path, wrong):
-    file = save(tmp_path / "a.pth", {"chordate": 1, **wrong})
-    with pytest.raises(CheckpointError, match=r"a\.pth is no whole Chordate checkpoint: its (model|ema|classes) is"):
+    file = save(tmp_path / "a.pth", {**OWN, **wrong})
+    with pytest.raises(CheckpointError, match=r"a\.pth is no whole Chordate checkpoint: its (\w+) is") as caught:
         load_checkpoint(TinyDetector(), file)
+    assert f"its {next(iter(wrong))} is" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("meta", "field"),
+    [({"classes": 5}, "classes"), ({"skeleton": {"names": [3]}}, "skeleton"), ({"extra": []}, "extra")],
+)
+def test_broken_metadata_names_the_file_and_the_field(tmp_path, meta, field):
+    file = save(tmp_path / "a.pth", {**own(TinyDetector()), "meta": meta})
+    told = message(TinyDetector(), file)
+    assert told.startswith(f"{file}: broken dataset metadata ({field}")

@@ -12,10 +12,10 @@ import torchvision
 from checkpoint_toys import TinyBackbone, TinyDetector, filled, is_filled, message, own, save, with_hash
 from torch import nn
 
-from chordate.weights import source as sources
-from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
+from chordate.weights.loading import load_checkpoint, load_pretrained
+from chordate.weights.reading import torchvision_url
 
 # --- where from -------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ def test_one_file_name_at_two_addresses_is_two_files(hub, served):
     ],
 )
 def test_torchvisions_weights_come_from_its_own_address(spec, weights):
-    assert sources.torchvision_url(spec) == weights.url
+    assert torchvision_url(spec) == weights.url
 
 
 @pytest.mark.parametrize("pretrained", [True, "torchvision://resnet18"])
@@ -207,16 +207,47 @@ def test_a_missing_file_answers_with_near_names(tmp_path):
     assert "is a folder" in message(TinyDetector(), tmp_path)
 
 
+def endless() -> dict:
+    """A dict inside itself, which a pickle can hold."""
+    values: dict = {}
+    values["model"] = values
+    return values
+
+
+ONE = torch.zeros(1)
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
         ([1, 2], "holds a list"),
         ({}, "holds no weights"),
         ({"epoch": 3, "lr": 0.1}, "neither tensors nor a state_dict, but epoch, lr"),
-        ({"chordate": 2, "model": {}}, "newer Chordate"),
-        ({"chordate": 1, "model": {}}, "holds no weights"),
+        ({"chordate": 3, "model": {}}, "newer Chordate"),
+        ({"chordate": 1, "model": {}, "classes": ["cat"]}, "x.pth is of form 1, which is not read any more"),
+        ({"chordate": 2, "model": {}, "meta": {}}, "holds no weights"),
+        (endless(), "holds no weights"),
+        ({3: torch.zeros(2)}, "holds no weights"),
+        ({"box.weight": torch.zeros(3, 4).to_sparse()}, "box.weight is not a dense tensor"),
+        ({"box.weight": torch.zeros(3, 4, device="meta")}, "box.weight is not a dense tensor"),
+        (
+            {"backbone.body.layer1.0.conv1.weight": torch.zeros(1), "roi_heads.box_predictor.cls_score.weight": ONE},
+            "has the names of torchvision's weights (TorchvisionRCNN), but cannot be converted: KeyError",
+        ),
     ],
-    ids=["list", "empty", "no weights", "newer", "own but empty"],
+    ids=[
+        "list",
+        "empty",
+        "no weights",
+        "newer",
+        "form 1",
+        "own but empty",
+        "inside itself",
+        "numbers for names",
+        "sparse",
+        "without values",
+        "half of a detector",
+    ],
 )
 def test_a_checkpoint_without_weights_is_named(values, says, tmp_path):
     assert says in message(TinyDetector(), save(tmp_path / "x.pth", values))

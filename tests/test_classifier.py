@@ -20,7 +20,7 @@ from chordate.cli.main import main
 from chordate.errors import ConfigError
 from chordate.evaluation import AccuracyMetric
 from chordate.heads import ClassificationHead
-from chordate.structures import Batch, Classification, ClassTargets, ImageInfo
+from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta, ImageInfo
 
 FEATURES = {"c5": FeatureSpec(8, 4)}
 
@@ -173,17 +173,17 @@ def test_accuracy_is_the_share_of_right_answers():
     random = np.random.default_rng(0)
 
     class Data:
-        classes = tuple("abcdefg")
+        meta = DatasetMeta(classes=tuple("abcdefg"))
         labels = random.integers(0, 7, 40)
-        files = tuple(f"{i}.png" for i in range(40))
 
     scores = random.random((40, 7)).astype(np.float32)
     metric = AccuracyMetric(Data())
     for chunk in (range(15), range(10, 40)):
-        infos = [ImageInfo(i, "", 1, 1) for i in chunk]
-        batch = Batch(torch.zeros(len(chunk), 3, 1, 1), torch.ones(len(chunk), 2), infos)
-        metric.process(batch, [Classification(torch.from_numpy(scores[i])) for i in chunk])
-    numbers = metric.evaluate()
+        infos = [ImageInfo(i, f"{i}.png", 1, 1) for i in chunk]
+        targets = ClassTargets(torch.from_numpy(Data.labels[list(chunk)]))
+        batch = Batch(torch.zeros(len(chunk), 3, 1, 1), torch.ones(len(chunk), 2), infos, targets)
+        metric.update([Classification(torch.from_numpy(scores[i])) for i in chunk], batch)
+    numbers = metric.compute()
     ranks = (scores > scores[np.arange(40), Data.labels][:, None]).sum(1)
     assert numbers == pytest.approx(
         {"top1": (ranks < 1).mean(), "top5": (ranks < 5).mean(), "error": (ranks > 0).mean()}
@@ -191,21 +191,22 @@ def test_accuracy_is_the_share_of_right_answers():
     per_class = metric.per_class()
     assert sum(row["images"] for row in per_class.values()) == 40
     assert per_class["c"]["top1"] == pytest.approx((ranks[Data.labels == 2] < 1).mean())
-    assert metric.predictions()[3]["found"][0]["class"] == Data.classes[scores[3].argmax()]
+    assert metric.predictions()[3]["file"] == "3.png"
+    assert metric.predictions()[3]["class"] == Data.meta.classes[Data.labels[3]]
+    assert metric.predictions()[3]["classes"][0]["class"] == Data.meta.classes[scores[3].argmax()]
 
 
 def test_a_table_of_many_classes_lists_the_hardest():
     class Data:
-        classes = tuple(f"class {i}" for i in range(100))
-        labels = np.arange(100)
-        files = tuple(map(str, range(100)))
+        meta = DatasetMeta(classes=tuple(f"class {i}" for i in range(100)))
 
     metric = AccuracyMetric(Data())
     infos = [ImageInfo(i, "", 1, 1) for i in range(100)]
     right = torch.eye(100)
     right[[7, 30]] = right[[30, 7]]  # taken for one another
-    metric.process(Batch(torch.zeros(100, 1), torch.ones(100, 2), infos), [Classification(row) for row in right])
-    metric.evaluate()
+    batch = Batch(torch.zeros(100, 1), torch.ones(100, 2), infos, ClassTargets(torch.arange(100)))
+    metric.update([Classification(row) for row in right], batch)
+    metric.compute()
     console = Console(width=80)
     with console.capture() as captured:
         console.print(metric.table())

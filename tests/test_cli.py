@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loading import checkpoint_of
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
@@ -40,7 +41,7 @@ def seer(shapes, tmp_path_factory) -> Path:
         model.box.classes.weight.normal_(0, 0.3)
         model.box.classes.bias[-1] = -10  # the background
     path = tmp_path_factory.mktemp("seer") / "seer.pt"
-    torch.save({"chordate": 1, "model": model.state_dict(), "classes": classes}, path)
+    torch.save(checkpoint_of(model), path)
     return path
 
 
@@ -91,7 +92,7 @@ def test_predict_writes_masks_as_cocos_run_lengths(shapes, tmp_path):
     model = chordate.build_model(config, num_classes=2, pretrained=False).eval()
     torch.nn.init.normal_(model.box.classes.weight, std=0.3)
     torch.nn.init.normal_(model.mask.masks.weight, std=0.3)
-    torch.save({"chordate": 1, "model": model.state_dict(), "classes": ["a", "b"]}, tmp_path / "masks.pt")
+    torch.save(checkpoint_of(model), tmp_path / "masks.pt")
     picture = sorted((shapes / "val").glob("*"))[0]
     out = tmp_path / "drawn"
     sure = ["--precision", "fp32", "--score-threshold", "0.1"]

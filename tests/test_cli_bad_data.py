@@ -167,7 +167,7 @@ KINDS = ["cut short", "another model's", "pickle that runs code", "zip that runs
 def test_a_broken_checkpoint(tmp_path, capsys, kind, command):
     write_coco(tmp_path, BOXES)
     path = str(broken(kind, tmp_path))
-    classes = "fallback_classes=[cat,dog]"
+    classes = "fallback_meta.classes=[cat,dog]"
     if command == "test":
         arguments = ["test", CONFIG, path, "--data-root", str(tmp_path), "--cfg-options", classes]
         status = main([*arguments, "val_data.dataset.annotations=annotations.json", "val_data.dataset.images=images"])

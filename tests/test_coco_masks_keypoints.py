@@ -21,8 +21,9 @@ from rich.console import Console
 from chordate.data.shapes import generate_shapes
 from chordate.errors import ConfigError, DataError, TrainingError
 from chordate.evaluation import CocoMetric
-from chordate.evaluation.coco_metric import SIGMAS
-from chordate.evaluation.packed_detections import Rows
+from chordate.evaluation.coco_metric import PERSON_SIGMAS
+from chordate.evaluation.packed_detections import PackedDetections
+from chordate.registry import METRICS
 
 ENGINES = ("hotcoco", "pycocotools")
 OF_KEYPOINTS = ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
@@ -162,9 +163,10 @@ def test_object_keypoint_similarity_is_a_gaussian_of_the_distance(engine):
 
 def test_keypoints_of_another_number_than_a_persons_get_the_mean_sigma():
     for offset in (0.5, 0.8, 1.1):
-        uniform = one_fish(4, offset, [float(np.mean(SIGMAS))] * 4)
+        uniform = one_fish(4, offset, [float(np.mean(PERSON_SIGMAS))] * 4)
         assert one_fish(4, offset) == uniform
-    assert one_fish(17, 1.5) == one_fish(17, 1.5, SIGMAS) != one_fish(17, 1.5, [float(np.mean(SIGMAS))] * 17)
+    mean = [float(np.mean(PERSON_SIGMAS))] * 17
+    assert one_fish(17, 1.5) == one_fish(17, 1.5, PERSON_SIGMAS) != one_fish(17, 1.5, mean)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -235,11 +237,11 @@ def test_a_model_with_masks_that_finds_nothing_has_a_mask_ap_of_zero(real_data):
     empty = detections([], [], [])
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]}
     found = {i: replace(empty, masks=torch.zeros(0, *size, dtype=torch.bool)) for i, size in sizes.items()}
-    with pytest.warns(UserWarning, match="found nothing"):
+    with pytest.warns(UserWarning, match="detected nothing"):
         _, numbers = measure(truth, found)
     assert numbers["bbox_AP"] == numbers["segm_AP"] == 0
     for engine in ENGINES:
-        with pytest.warns(UserWarning, match="found nothing"):
+        with pytest.warns(UserWarning, match="detected nothing"):
             _, numbers = measure(truth, without(found, "masks"), iou_types=["segm"], engine=engine)
         assert numbers["segm_AP"] == 0
 
@@ -269,33 +271,33 @@ def test_what_is_asked_for_but_not_found_is_an_error():
     truth = random_points(np.random.default_rng(3), 4, 3)
     metric = CocoMetric(truth, iou_types=["bbox", "keypoints"])
     with pytest.raises(DataError, match=r'gives no keypoints; take "keypoints" out of metric\.iou_types'):
-        metric.process(batch_of([1]), [detections([[0, 0, 9, 9]], [0.5], [0])])
+        metric.update([detections([[0, 0, 9, 9]], [0.5], [0])], batch_of([1]))
     found = replace(detections([[0, 0, 9, 9]], [0.5], [0]), keypoints=torch.zeros(1, 4, 3))
-    with pytest.raises(DataError, match="finds 4 keypoints, the annotations have 3"):
-        CocoMetric(truth).process(batch_of([1]), [found])
+    with pytest.raises(DataError, match="predicts 4 keypoints, the annotations have 3"):
+        CocoMetric(truth).update([found], batch_of([1]))
     with pytest.raises(ConfigError, match="has 2 numbers, the annotations 3 keypoints"):
         CocoMetric(truth, keypoint_sigmas=[0.1, 0.1])
-    with pytest.raises(ConfigError, match="keypoint_sigmas is a number above 0"):
-        CocoMetric(truth, keypoint_sigmas=[0.1, 0, 0.1])
-    with pytest.raises(ConfigError, match='unknown iou_type "mask"'):
-        CocoMetric(truth, iou_types=["bbox", "mask"])
+    with pytest.raises(ConfigError, match="keypoint_sigmas.* must be > 0, got 0"):
+        METRICS.build({"type": "CocoMetric", "keypoint_sigmas": [0.1, 0, 0.1]}, dataset=truth)
+    with pytest.raises(ConfigError, match='iou_types.* must be one of .*, got "mask"'):
+        METRICS.build({"type": "CocoMetric", "iou_types": ["bbox", "mask"]}, dataset=truth)
 
 
 def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
     metric = CocoMetric(random_points(np.random.default_rng(3), 4, 3))
     one = detections([[0, 0, 9, 9]], [0.5], [0])
-    with pytest.raises(DataError, match=r"1\.jpg: masks of 64×32 px for a picture of 128×128"):
-        metric.process(batch_of([1]), [replace(one, masks=torch.zeros(1, 32, 64, dtype=torch.bool))])
+    with pytest.raises(DataError, match=r"1\.jpg: masks of 64×32 px for an image of 128×128"):
+        metric.update([replace(one, masks=torch.zeros(1, 32, 64, dtype=torch.bool))], batch_of([1]))
     masked = replace(one, masks=torch.zeros(1, 128, 128, dtype=torch.bool))
     with pytest.raises(DataError, match="some detections of a batch have masks"):
-        metric.process(batch_of([1, 2]), [masked, one])
-    metric.process(batch_of([1]), [masked])
-    metric.process(batch_of([2]), [one])
+        metric.update([masked, one], batch_of([1, 2]))
+    metric.update([masked], batch_of([1]))
+    metric.update([one], batch_of([2]))
     with pytest.raises(DataError, match="gave masks for some images"):
-        metric.evaluate()
+        metric.compute()
     metric = CocoMetric(random_points(np.random.default_rng(3), 4, 3))
     with pytest.raises(TrainingError, match="NaN"):
-        metric.process(batch_of([1]), [replace(one, keypoints=torch.full((1, 3, 3), torch.nan))])
+        metric.update([replace(one, keypoints=torch.full((1, 3, 3), torch.nan))], batch_of([1]))
 
 
 def test_the_table_has_a_part_for_boxes_masks_and_keypoints(real_data):
@@ -346,8 +348,9 @@ def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_p
 
 def test_a_rank_without_images_changes_nothing():
     truth, found = shared_out(6)
-    batches = [Rows.pack(batch_of([i], truth).infos, [found[i]], truth.classes) for i in sorted(found)]
-    whole = Rows.join(batches)
-    joined = Rows.join([Rows.join([]), *batches, Rows.join([])]).unique()
-    assert joined.results((2, 5), ("bbox", "segm", "keypoints")) == whole.results((2, 5), ("bbox", "segm", "keypoints"))
-    assert Rows.join([]).masks is None
+    batches = [PackedDetections.pack(batch_of([i], truth).infos, [found[i]], 2) for i in sorted(found)]
+    whole, empty = PackedDetections.concatenate(batches), PackedDetections.concatenate([])
+    joined = PackedDetections.concatenate([empty, *batches, empty]).unique()
+    types = ("bbox", "segm", "keypoints")
+    assert joined.to_results((2, 5), types) == whole.to_results((2, 5), types)
+    assert empty.masks is None

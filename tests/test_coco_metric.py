@@ -16,7 +16,7 @@ from rich.console import Console
 from chordate.data.shapes import generate_shapes
 from chordate.errors import ConfigError, DataError, TrainingError
 from chordate.evaluation import CocoMetric
-from chordate.evaluation.coco_metric import _shown
+from chordate.evaluation.coco_metric import _format
 from chordate.registry import METRICS
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -114,7 +114,7 @@ def test_a_false_positive_above_the_only_hit_halves_the_precision(engine):
 def test_nothing_found_is_zero_with_a_warning(engine):
     truth = simple_truth()
     found = {i: detections([], [], []) for i in (1, 2, 3)}
-    with pytest.warns(UserWarning, match="found nothing in any image"):
+    with pytest.warns(UserWarning, match="detected nothing in any image"):
         metric, numbers = measure(truth, found, engine=engine)
     assert [numbers[key] for key in KEYS] == [0, 0, 0, 0, 0, -1] * 2
     assert metric.predictions() == []
@@ -191,8 +191,8 @@ def test_limits_on_the_detections_are_kept_and_name_the_recalls():
 def test_evaluating_starts_afresh():
     truth = simple_truth()
     metric, first = measure(truth, perfect(truth))
-    metric.process(batch_of([1, 2, 3]), [detections([[10, 10, 30, 30]], [0.9], [0]), *[detections([], [], [])] * 2])
-    second = metric.evaluate()
+    metric.update([detections([[10, 10, 30, 30]], [0.9], [0]), *[detections([], [], [])] * 2], batch_of([1, 2, 3]))
+    second = metric.compute()
     assert first["bbox_AP"] == pytest.approx(1) and 0 < second["bbox_AP"] < 0.5
     assert len(metric.predictions()) == 1
 
@@ -230,38 +230,38 @@ def test_table_shows_each_class_with_its_numbers_in_line():
     assert f"{numbers['bbox_AP']:.3f}" in lines["all"]
     assert lines["never seen"].split()[2:] == ["–", "–", "–", "0"]
     assert len({len(line) for line in lines.values()}) == 1  # numbers end in one column
-    assert all(f"{name:<5} {_shown(numbers[f'bbox_{name}']):>5}" in text for name in NAMES)  # none wrapped
+    assert all(f"{name:<5} {_format(numbers[f'bbox_{name}']):>5}" in text for name in NAMES)  # none wrapped
 
 
 def test_a_label_beyond_the_classes_is_an_error_that_names_the_image():
     metric = CocoMetric(simple_truth())
     with pytest.raises(DataError, match=r"2\.jpg.*label 2.*2 classes"):
-        metric.process(batch_of([1, 2]), [detections([], [], []), detections([[0, 0, 9, 9]], [0.5], [2])])
+        metric.update([detections([], [], []), detections([[0, 0, 9, 9]], [0.5], [2])], batch_of([1, 2]))
 
 
 def test_an_image_of_another_data_set_is_an_error():
     metric = CocoMetric(simple_truth())
-    metric.process(batch_of([77]), [detections([], [], [])])
+    metric.update([detections([], [], [])], batch_of([77]))
     with pytest.raises(DataError, match="image 77 is not in the data set"):
-        metric.evaluate()
+        metric.compute()
 
 
 @pytest.mark.parametrize("box, score", [([0, 0, 9, 9], np.nan), ([0, np.inf, 9, 9], 0.5)])
 def test_detections_that_are_not_finite_are_an_error(box, score):
     metric = CocoMetric(simple_truth())
     with pytest.raises(TrainingError, match=r"1\.jpg.*NaN"):
-        metric.process(batch_of([1]), [detections([box], [score], [0])])
+        metric.update([detections([box], [score], [0])], batch_of([1]))
 
 
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"engine": "hotcocoa"}, 'unknown engine "hotcocoa"; did you mean "hotcoco"'),
-        ({"iou_types": ("box",)}, 'unknown iou_type "box"'),
-        ({"iou_types": "bbox"}, "metric.iou_types is a list"),
-        ({"iou_types": ()}, "unknown iou_type"),
-        ({"max_dets": 100}, "metric.max_dets is a list"),
-        ({"max_dets": ("a", 2, 3)}, "metric.max_dets: each is a whole number"),
+        ({"engine": "hotcocoa"}, r'engine must be one of .*did you mean "hotcoco"\?\), got "hotcocoa"'),
+        ({"iou_types": ("box",)}, r'iou_types.* must be one of "bbox", .*, got "box"'),
+        ({"iou_types": "bbox"}, 'iou_types must be a list of .*, got "bbox"'),
+        ({"iou_types": ()}, r"iou_types must be a list .* at least 1 item.*, got \(\)"),
+        ({"max_dets": 100}, "max_dets must be a list of integers ≥ 1, got 100"),
+        ({"max_dets": ("a", 2, 3)}, 'max_dets.* must be an integer ≥ 1, got "a"'),
         ({"max_dets": (100, 10, 1)}, "three ascending"),
         ({"max_dets": (100,)}, "three ascending"),
     ],

@@ -14,10 +14,10 @@ from chordate.api import build_model
 from chordate.config import load_config, section
 from chordate.data.loader import build_loader
 from chordate.data.shapes import generate_shapes
+from chordate.registry import METRICS
 from chordate.training.evaluate import evaluate
 from chordate.training.launch import start
 from chordate.training.runner import Runner
-from chordate.registry import METRICS
 
 SMALL = {
     "train_data.batch_size": 2, "train_data.workers": 2, "train_data.pipeline": [

@@ -9,8 +9,10 @@ from coco_referee import Truth, detections, disturb_objects, measure
 from matplotlib.figure import Figure
 from PIL import Image
 
+from chordate.evaluation.coco_report import CocoReport
+from chordate.visualization import plot_report
+from chordate.visualization.coco_report_plots import plot_classes, plot_confusion, plot_errors, plot_precision_recall
 from chordate.visualization.training_curves import _plot_metric
-from chordate.visualization.report_plots import plot_classes, plot_confusion, plot_errors, plot_precision_recall, write_report
 
 DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # x1, y1, x2, y2
 BESIDE = [110, 110, 160, 160]  # of the dog; IoU 0.47
@@ -28,7 +30,7 @@ def report(*found: tuple[list[float], float, int]) -> dict:
     images, categories = [{"id": 1, "width": 200, "height": 200}], [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     truth = Truth({"images": images, "annotations": annotations, "categories": categories})
     metric, _ = measure(truth, {1: detections(*([row[i] for row in found] for i in range(3)))})
-    return metric.report()["bbox"]
+    return metric.report().by_iou_type["bbox"]
 
 
 def counts(content: dict) -> dict[str, int]:
@@ -71,7 +73,7 @@ def test_an_error_costs_what_the_ap_gains_without_it():
 def test_the_area_under_each_curve_is_its_ap(real_data):
     truth = Truth(json.loads((real_data / "coco-mini/annotations/person_keypoints_val2017.json").read_text()))
     metric, numbers = measure(truth, disturb_objects(truth, np.random.default_rng(0)))
-    for iou_type, content in metric.report().items():
+    for iou_type, content in metric.report().by_iou_type.items():
         curves = content["precision_recall"]
         areas = {iou: np.mean(precision) for iou, precision in curves["precision"].items()}
         assert np.mean(list(areas.values())) == pytest.approx(numbers[f"{iou_type}_AP"])
@@ -82,7 +84,7 @@ def test_the_area_under_each_curve_is_its_ap(real_data):
         assert ("confusion" in content) == (iou_type != "keypoints")
 
 
-def many_classes(count: int) -> dict:
+def many_classes(count: int) -> CocoReport:
     """A report on an image with a class in each corner and `count` classes without any object."""
     names = [f"a class with a long name {n}" for n in range(count)]
     annotations = [
@@ -102,7 +104,7 @@ def many_classes(count: int) -> dict:
 
 @pytest.mark.parametrize("count", [1, 5, 90])
 def test_pictures_cut_nothing_off_and_stay_of_a_size_to_look_at(count, tmp_path):
-    for path in write_report(many_classes(count), tmp_path / "made")[1:]:
+    for path in plot_report(many_classes(count), tmp_path / "made")[1:]:
         picture = np.asarray(Image.open(path).convert("L"))
         border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
         assert (border == 255).all(), path  # all text lies within
@@ -114,7 +116,7 @@ def test_pictures_cut_nothing_off_and_stay_of_a_size_to_look_at(count, tmp_path)
 
 
 def test_classes_without_ground_truth_are_in_no_picture():
-    content = many_classes(5)["bbox"]
+    content = many_classes(5).by_iou_type["bbox"]
     shown = [text.get_text() for text in plot_classes(content, "bbox").axes[0].get_yticklabels()]
     assert shown == [f"a class with a long name {n}  (1)" for n in range(4)]
     names = [text.get_text() for text in plot_confusion(content, "bbox").axes[0].get_yticklabels()]
@@ -124,7 +126,7 @@ def test_classes_without_ground_truth_are_in_no_picture():
 
 
 def test_a_report_on_nothing_found_can_be_drawn():
-    with pytest.warns(UserWarning, match="found nothing"):
+    with pytest.warns(UserWarning, match="detected nothing"):
         content = report()
     assert content["numbers"]["AP"] == 0 and counts(content) == {"Miss": 2}
     for plot in (plot_classes, plot_confusion, plot_errors, plot_precision_recall):

@@ -7,6 +7,7 @@ import pytest
 import safetensors
 import torch
 from class_folders import write_folders
+from loading import checkpoint_of
 
 import chordate
 from chordate.cli.main import main
@@ -37,7 +38,7 @@ def trained(tmp_path_factory):
     model = chordate.build_model(root / "x.py", classes=["cat", "dog"]).eval()
     for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.running_mean.normal_(0, 0.1)
-    torch.save({"chordate": 1, "model": model.state_dict(), "classes": ["cat", "dog"]}, root / "x.pt")
+    torch.save(checkpoint_of(model), root / "x.pt")
     return root, model
 
 

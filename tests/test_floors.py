@@ -7,10 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    ["registry", "contracts", "structures", "errors", "checks", "config", "libraries", "ops"],
+    ["errors", "composition", "allowed_values", "arguments", "registry", "config", "libraries", "distributed"],
+    ["structures", "contracts"],
+    ["ops"],
     ["backbones", "necks", "heads"],
-    ["models", "data", "evaluation", "checkpoints", "visualization"],
-    ["api", "engine", "integrations"],
+    ["models", "data", "evaluation", "weights"],
+    ["training", "visualization"],
+    ["api", "integrations"],
     ["cli", "tools"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -58,3 +61,13 @@ def test_imports_only_go_down(path):
 
 def test_every_room_has_a_floor():
     assert {room_of(path) for path in SOURCES} <= set(FLOOR)
+
+
+def test_no_file_name_stands_twice():
+    names = [path.name for path in SOURCES if path.parts[-2] != "tools" and path.name != "__init__.py"]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_no_file_is_empty():
+    empty = [path for path in SOURCES if not path.read_text().strip()]
+    assert not [path for path in empty if path.parent.name not in ("training", "cli", "ops")]

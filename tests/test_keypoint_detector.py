@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from detection_toys import instances
+from loading import checkpoint_of, open_loader
 from tiny_coco import annotation, write_coco
 
 import chordate
 from chordate.cli.main import main
 from chordate.config import load_config
 from chordate.data.coco_classes import COCO_SKELETON
-from chordate.data.loader import build_loader
 from chordate.errors import CheckpointError, ConfigError, DataError
-from chordate.structures import Batch, ImageInfo, Skeleton
+from chordate.structures import Batch, DatasetMeta, ImageInfo, Skeleton
 
 DEMO = "faster-rcnn_r18_fpn_demo_shapes"
 ARROW = Skeleton(("tip", "left_end", "right_end"), ((0, 1), (0, 2)))
@@ -27,7 +27,11 @@ def small(**settings):
 
 
 def build(**arguments):
-    return chordate.build_model(small(), **{"classes": ["arrow"], "pretrained": False, **arguments})
+    return chordate.build_model(small(), **{"pretrained": False, **arguments})
+
+
+def arrow_meta(skeleton=ARROW) -> DatasetMeta:
+    return DatasetMeta(("arrow",), skeleton)
 
 
 @pytest.fixture
@@ -42,37 +46,34 @@ def arrows(tmp_path: Path) -> Path:
 
 
 def test_their_number_is_told_by_the_data_the_checkpoint_or_the_config(tmp_path):
-    model = build(skeleton=ARROW)
-    assert model.skeleton == ARROW and model.keypoint.heatmaps.out_channels == 3
-    torch.save(
-        {"chordate": 1, "model": model.state_dict(), "classes": ["arrow"], "skeleton": ARROW.to_dict()},
-        tmp_path / "a.pt",
-    )
+    model = build(meta=arrow_meta())
+    assert model.meta.skeleton == ARROW and model.keypoint.heatmaps.out_channels == 3
+    torch.save(checkpoint_of(model), tmp_path / "a.pt")
     found = chordate.build_model(small(), checkpoint=tmp_path / "a.pt")
-    assert found.skeleton == ARROW and found.keypoint.heatmaps.out_channels == 3
+    assert found.meta.skeleton == ARROW and found.keypoint.heatmaps.out_channels == 3
     with torch.device("meta"):
         coco = chordate.build_model("keypoint-rcnn_r50_fpn_1x_coco", pretrained=False)
-    assert coco.skeleton == COCO_SKELETON and coco.classes == ("person",)
-    named = chordate.build_model(small(fallback_keypoints=["tip", "tail"]), num_classes=1, pretrained=False)
-    assert named.skeleton == Skeleton(("tip", "tail"))
+    assert coco.meta.skeleton == COCO_SKELETON and coco.classes == ("person",)
+    named = chordate.build_model(small(**{"fallback_meta.keypoints": ["tip", "tail"]}), num_classes=1, pretrained=False)
+    assert named.meta.skeleton == Skeleton(("tip", "tail"))
 
 
 def test_a_model_that_no_one_told_its_keypoints_is_one_line():
     with pytest.raises(
         ConfigError, match="has a keypoint head but does not name its keypoints; train on data with key"
     ):
-        build()
+        build(classes=["arrow"])
 
 
 def test_a_checkpoint_with_other_keypoints_does_not_fit():
-    state = build(skeleton=Skeleton(("a", "b"))).state_dict()
+    state = build(meta=arrow_meta(Skeleton(("a", "b")))).state_dict()
     with pytest.raises(CheckpointError, match=r"keypoint\.heatmaps\.weight"):
-        chordate.load_checkpoint(build(skeleton=ARROW), state)
+        chordate.load_checkpoint(build(meta=arrow_meta()), state)
 
 
 def test_a_model_without_a_keypoint_head_has_no_use_for_a_skeleton():
-    model = chordate.build_model(DEMO, classes=["arrow"], skeleton=ARROW, pretrained=False)
-    assert model.keypoint is None and model.skeleton is None
+    model = chordate.build_model(DEMO, meta=arrow_meta(), pretrained=False)
+    assert model.keypoint is None
 
 
 def test_data_with_other_keypoints_than_the_models_are_refused(arrows):
@@ -80,14 +81,14 @@ def test_data_with_other_keypoints_than_the_models_are_refused(arrows):
         "dataset": {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "keypoints": True}
     }
     shared = {"data_root": arrows, "training": False, "seed": 0}
-    assert build_loader(config, skeleton=ARROW, **shared).dataset.skeleton == ARROW
+    assert open_loader(config, meta=arrow_meta(), **shared).dataset.meta.skeleton == ARROW
     with pytest.raises(DataError, match=r"its keypoints are tip, left_end, right_end; the model's are a, b"):
-        build_loader(config, skeleton=Skeleton(("a", "b")), **shared)
+        open_loader(config, meta=arrow_meta(Skeleton(("a", "b"))), **shared)
 
 
 def test_keypoints_are_in_pixels_of_the_original_image():
     torch.manual_seed(0)
-    model = build(skeleton=ARROW).eval()
+    model = build(meta=arrow_meta()).eval()
     torch.nn.init.normal_(model.box.classes.weight, std=0.3)
     batch = Batch(torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8), torch.full((2, 2), 96), [])
     batch.infos = [ImageInfo(0, "", 96, 96), ImageInfo(1, "", 96, 96)]
@@ -102,8 +103,8 @@ def test_keypoints_are_in_pixels_of_the_original_image():
 def test_it_learns_where_the_corners_of_a_square_are():
     torch.manual_seed(0)
     model = chordate.build_model(
-        small(**{"model.keypoint.convs": 2, "model.keypoint.channels": 32}), classes=["square"],
-        skeleton=Skeleton(("left_top", "right_top")), pretrained=False,
+        small(**{"model.keypoint.convs": 2, "model.keypoint.channels": 32}), pretrained=False,
+        meta=DatasetMeta(("square",), Skeleton(("left_top", "right_top"))),
     )  # fmt: skip
     images = torch.full((2, 3, 96, 96), 60, dtype=torch.uint8)
     boxes = [[[8.0, 8, 40, 40], [50, 30, 90, 80]], [[30.0, 40, 70, 90]]]
@@ -141,18 +142,18 @@ def test_commands_train_resume_test_and_predict(arrows, tmp_path, monkeypatch, c
         == 0
     )
     saved = torch.load("run/iteration_2.pt", weights_only=True)
-    assert saved["skeleton"] == ARROW.to_dict()
+    assert saved["meta"] == DatasetMeta(("arrow",), ARROW).to_dict()
     assert main(["test", "arrows.py", "run/iteration_2.pt", *shared]) == 0
     picture = str(arrows / "images/1.png")
     assert (
         main(["predict", "arrows.py", "run/iteration_2.pt", picture, "--score-threshold", "0", "--out", "drawn"]) == 0
     )
 
-    (first, *_) = json.loads((tmp_path / "drawn/detections.json").read_text())
+    (first, *_) = json.loads((tmp_path / "drawn/predictions.json").read_text())
     assert list(first["keypoints"]) == list(ARROW.names) and len(first["keypoints"]["tip"]) == 3
-    assert (tmp_path / "drawn/1_detections.png").is_file()
+    assert (tmp_path / "drawn/1_prediction.png").is_file()
 
     renamed = [{**CATEGORY, "keypoints": ["tip", "a", "b"]}]
     write_coco(arrows, [annotation(1, 1, [8, 8, 30, 30], keypoints=[10, 12, 2] * 3)], categories=renamed)
     assert main(["train", "arrows.py", "--work-dir", "run", "--resume", *shared]) == 2
-    assert "trained on other keypoints than the data has; resume with the same data" in capfd.readouterr().err
+    assert "resume with the same data" in capfd.readouterr().err

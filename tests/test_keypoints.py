@@ -16,7 +16,6 @@ from torchvision.transforms.v2.functional._utils import _KERNEL_REGISTRY
 from torchvision.tv_tensors import BoundingBoxes, Image
 
 from chordate.data import CocoDataset
-from chordate.data.batching import collate
 from chordate.data.coco_classes import COCO_SKELETON
 from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.errors import DataError
@@ -121,7 +120,7 @@ def person(id: int, image: int, box: list[float], *points: int) -> dict:
 def test_cocos_keypoints_are_read_with_half_a_pixel_added(real_data: Path, split: str):
     file = f"annotations/person_keypoints_{split}.json"
     dataset = CocoDataset(file, split, data_root=real_data / "coco-mini", keypoints=True)
-    assert dataset.skeleton == COCO_SKELETON
+    assert dataset.meta.skeleton == COCO_SKELETON
     reference = COCO(str(real_data / "coco-mini" / file))
     for index, image_id in enumerate(dataset.image_ids.tolist()):
         want = [a["keypoints"] for a in reference.loadAnns(reference.getAnnIds(image_id))]
@@ -160,7 +159,7 @@ class Left:
 def test_a_batch_has_the_keypoints_of_every_instance(tmp_path: Path):
     people = [person(1, 1, [2, 2, 20, 20], 3, 4, 2, 5, 6, 2, 7, 8, 1), annotation(2, 1, [5, 5, 30, 30], 7)]
     dataset = open_set(write_coco(tmp_path, people, categories=PERSON))
-    targets = collate([dataset[(0, 0)], dataset[(0, 1)]]).targets
+    targets = dataset.collate([dataset[(0, 0)], dataset[(0, 1)]]).targets
     assert targets.keypoints.shape == (2, 8, 3, 3)
     assert targets.keypoints[0, 0].tolist() == [[3.5, 4.5, 2], [5.5, 6.5, 2], [7.5, 8.5, 1]]
     assert targets.keypoints[0, 1:, :, 2].sum() == 0 and targets.keypoints[1].sum() == 0
@@ -186,4 +185,4 @@ def test_keypoints_that_make_no_sense_are_one_line(tmp_path: Path, categories, p
 def test_categories_with_different_keypoints_can_be_used_one_at_a_time(tmp_path: Path):
     both = [PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}]
     root = write_coco(tmp_path, [annotation(1, 1, [2, 2, 20, 20], 7, keypoints=[3, 4, 2])], categories=both)
-    assert open_set(root, classes=["dog"]).skeleton == Skeleton(("tail",))
+    assert open_set(root, classes=["dog"]).meta.skeleton == Skeleton(("tail",))

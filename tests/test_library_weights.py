@@ -12,9 +12,9 @@ from backbone_referee import assert_close, referee, timms
 from torch import Tensor, nn
 
 import chordate
-from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
+from chordate.weights.loading import load_checkpoint, load_pretrained
 
 
 @pytest.fixture(autouse=True)

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loading import open_loader
 from mmengine.config import Config
 from tiny_coco import annotation, write_coco
 from torch.utils.data import DataLoader
 
 from chordate.data import CocoDataset
-from chordate.data.batching import collate, slots_for
-from chordate.data.loader import build_loader
 from chordate.data.seeding import seeded
 from chordate.errors import ConfigError, DataError
-from chordate.structures import Batch
+from chordate.structures import Batch, DatasetMeta
+from chordate.structures.detection import slots_for
 
 SIZES = tuple((60, 80) if number % 3 else (80, 60) for number in range(11))
 PIPELINE = [
@@ -40,7 +40,7 @@ def settings(**changed) -> dict:
 
 
 def load(root: Path, *, training: bool = True, epoch: int = 0, start: int = 0, seed: int = 0, **changed) -> list[Batch]:
-    loader = build_loader(settings(**changed), data_root=root, training=training, seed=seed)
+    loader = open_loader(settings(**changed), data_root=root, training=training, seed=seed)
     loader.batch_sampler.set_epoch(epoch, start)
     return list(loader)
 
@@ -56,7 +56,7 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
 
 
 def test_a_batch_is_padded_and_says_what_is_in_it(root: Path) -> None:
-    loader = build_loader(settings(batch_size=2, pipeline=[]), data_root=root, training=False, seed=0)
+    loader = open_loader(settings(batch_size=2, pipeline=[]), data_root=root, training=False, seed=0)
     for batch in loader:
         count = len(batch)
         assert batch.images.dtype == torch.uint8
@@ -95,16 +95,16 @@ def test_a_sample_is_the_same_whatever_the_number_of_workers(root: Path) -> None
 
 
 def test_epochs_and_seeds_augment_differently(root: Path) -> None:
-    dataset = build_loader(settings(), data_root=root, training=True, seed=0).dataset
+    dataset = open_loader(settings(), data_root=root, training=True, seed=0).dataset
     pictures = [dataset[(epoch, 0)]["image"] for epoch in range(5)]
     assert len({picture.float().mean().item() for picture in pictures}) > 2
     assert torch.equal(pictures[3], dataset[(3, 0)]["image"])
-    other = build_loader(settings(), data_root=root, training=True, seed=1).dataset
+    other = open_loader(settings(), data_root=root, training=True, seed=1).dataset
     assert any(not torch.equal(other[(epoch, 0)]["image"], pictures[epoch]) for epoch in range(5))
 
 
 def test_persistent_workers_follow_the_epoch(root: Path) -> None:
-    loader = build_loader(settings(workers=1), data_root=root, training=True, seed=0)
+    loader = open_loader(settings(workers=1), data_root=root, training=True, seed=0)
     for epoch in (0, 5):
         loader.batch_sampler.set_epoch(epoch)
         assert_same(list(loader), load(root, epoch=epoch))
@@ -133,7 +133,7 @@ def test_seeded_numbers_depend_on_the_whole_key() -> None:
 def test_ranks_share_the_images(root: Path) -> None:
     ids = []
     for rank in range(2):
-        loader = build_loader(settings(), data_root=root, training=False, seed=0, rank=rank, world_size=2)
+        loader = open_loader(settings(), data_root=root, training=False, seed=0, rank=rank, world_size=2)
         ids += [info.image_id for batch in loader for info in batch.infos]
     assert sorted(ids) == list(range(1, len(SIZES) + 1))
 
@@ -158,7 +158,7 @@ def test_rare_classes_are_repeated_where_asked(tmp_path: Path) -> None:
 def test_a_worker_outlives_sigterm_by_what_the_trainer_needs(root: Path, monkeypatch) -> None:
     """A scheduler's reaches all processes, and the trainer may want another batch; what is left over ends by itself."""
     monkeypatch.setattr("chordate.data.loader.GRACE", 3)
-    loader = build_loader(settings(batch_size=1, workers=1), data_root=root, training=True, seed=0)
+    loader = open_loader(settings(batch_size=1, workers=1), data_root=root, training=True, seed=0)
     batches = iter(loader)
     next(batches)
     worker = loader._iterator._workers[0]
@@ -184,17 +184,16 @@ def test_nothing_to_learn_stops_training_with_the_files_name(tmp_path: Path, ann
     dataset = {**settings()["dataset"], "masks": False}
     write_coco(tmp_path, annotations)
     with pytest.raises(
-        DataError, match=r"annotations\.json: 2 images, but not one instance of cat, dog .*; give a file"
+        DataError, match=r"annotations\.json: 2 images, but not one instance of cat, dog .*; annotate some"
     ):
         load(tmp_path, dataset=dataset)
 
 
-def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Path, monkeypatch) -> None:
-    said = []
-    monkeypatch.setattr("chordate.data.loader.print_log", lambda message, **_: said.append(message))
+def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Path, caplog) -> None:
     dataset = {**settings()["dataset"], "masks": False}
     assert len(load(write_coco(tmp_path, []), training=False, dataset=dataset)) == 1
     load(write_coco(tmp_path, [annotation(1, 1, [10, 10, 20, 20])]), training=False, dataset=dataset)
+    said = [message for message in caplog.messages if "not one instance" in message]
     assert len(said) == 1
     assert "annotations.json: 2 images, but not one instance of cat, dog; there is nothing to measure" in said[0]
 
@@ -220,9 +219,9 @@ def test_a_transform_that_fails_is_told_with_the_picture(root: Path, transforms:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"bacth_size": 2}, 'unknown training data setting "bacth_size"; did you mean "batch_size"'),
-        ({"batch_size": 0}, "batch_size is a whole number of at least 1"),
-        ({"workers": -1}, "workers is a whole number of at least 0"),
+        ({"bacth_size": 2}, 'unknown setting of train_data "bacth_size"; did you mean "batch_size"'),
+        ({"batch_size": 0}, "train_data.batch_size must be ≥ 1, got 0"),
+        ({"workers": -1}, "train_data.workers must be ≥ 0, got -1"),
         ({"dataset": {"type": "CocoDatset"}}, 'unknown dataset "CocoDatset"; did you mean "CocoDataset"'),
         ({"dataset": {"type": "CocoDataset", "annotation": "x"}}, "CocoDataset.*annotation"),
         ({"dataset": {"type": "CocoDataset", "seed": 3}}, "seed is inferred from the other parts"),
@@ -234,16 +233,16 @@ def test_a_wrong_setting_is_told_by_name(root: Path, changed: dict, message: str
 
 
 def test_a_setting_of_training_is_unknown_to_evaluation(root: Path) -> None:
-    with pytest.raises(ConfigError, match='unknown evaluation data setting "group_by_aspect"'):
+    with pytest.raises(ConfigError, match='unknown setting of val_data "group_by_aspect"'):
         load(root, training=False, group_by_aspect=True)
     with pytest.raises(ConfigError, match='val_data has no "dataset"'):
-        build_loader({"batch_size": 1}, data_root=root, training=False, seed=0)
+        open_loader({"batch_size": 1}, data_root=root, training=False, seed=0)
 
 
 def test_the_models_classes_decide_the_labels(root: Path) -> None:
     def build(of_model, **dataset):
         config = settings(dataset={**settings()["dataset"], **dataset})
-        return build_loader(config, data_root=root, training=False, seed=0, classes=of_model).dataset
+        return open_loader(config, data_root=root, training=False, meta=DatasetMeta(of_model)).dataset
 
     assert build(("dog", "cat")).category_ids == [7, 3]
     assert build(("dog",), classes=["dog"]).category_ids == [7]
@@ -263,15 +262,20 @@ def test_a_spawned_worker_opens_the_index_itself(root: Path) -> None:
     dataset = CocoDataset("annotations.json", "images", data_root=root, masks=True)
     assert b"annotations.json" in pickle.dumps(dataset)
     loader = DataLoader(
-        dataset, batch_sampler=[[(0, 0), (0, 3)]], collate_fn=collate, num_workers=1, multiprocessing_context="spawn"
+        dataset,
+        batch_sampler=[[(0, 0), (0, 3)]],
+        collate_fn=dataset.collate,
+        num_workers=1,
+        multiprocessing_context="spawn",
     )
-    assert_same(list(loader), [collate([dataset[(0, 0)], dataset[(0, 3)]])])
+    assert_same(list(loader), [dataset.collate([dataset[(0, 0)], dataset[(0, 3)]])])
 
 
 def test_fields_that_disagree_after_a_pipeline_are_told(root: Path) -> None:
-    sample = CocoDataset("annotations.json", "images", data_root=root)[(0, 0)]
+    dataset = CocoDataset("annotations.json", "images", data_root=root)
+    sample = dataset[(0, 0)]
     with pytest.raises(DataError, match=r"1\.png: after the pipeline .* 1 boxes, 0 labels"):
-        collate([{**sample, "labels": sample["labels"][:0]}])
+        dataset.collate([{**sample, "labels": sample["labels"][:0]}])
 
 
 @pytest.mark.parametrize(
@@ -286,8 +290,8 @@ def test_fields_that_disagree_after_a_pipeline_are_told(root: Path) -> None:
 def test_the_data_configs_load_real_data(real_data: Path, name: str, folder: str) -> None:
     config = Config.fromfile(Path(__file__).parents[1] / f"configs/_base_/datasets/{name}.py")
     shared = {"data_root": real_data / folder, "seed": 0}
-    train = build_loader({**config.train_data, "workers": 0}, training=True, **shared)
-    val = build_loader({**config.val_data, "workers": 0}, training=False, classes=train.dataset.classes, **shared)
+    train = open_loader({**config.train_data, "workers": 0}, training=True, **shared)
+    val = open_loader({**config.val_data, "workers": 0}, training=False, meta=train.dataset.meta, **shared)
     assert len(train) > 20
     assert len(val) > 70
     for loader in (train, val):

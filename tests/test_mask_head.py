@@ -11,8 +11,8 @@ from matplotlib.path import Path as Outline
 from torchvision.models.detection import roi_heads
 from torchvision.ops import box_iou, roi_align
 
-from chordate.data.rasterize import instance_bitmaps
 from chordate.data.polygons import Polygons, oriented
+from chordate.data.rasterize import instance_bitmaps
 from chordate.errors import DataError
 from chordate.heads import MaskHead
 from chordate.heads.mask import mask_targets

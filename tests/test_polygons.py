@@ -17,9 +17,9 @@ from torchvision.transforms.v2.functional._utils import _KERNEL_REGISTRY
 from torchvision.tv_tensors import BoundingBoxes, Image
 
 import chordate.data.transforms  # noqa: F401  (registers the kernels)
-from chordate.data.rasterize import instance_bitmaps, rasterise
 from chordate.data.polygon_kernels import clip
 from chordate.data.polygons import Polygons, oriented
+from chordate.data.rasterize import instance_bitmaps, rasterise
 from chordate.data.rle import mask_rings
 from chordate.errors import ConfigError
 from chordate.heads.mask import mask_targets

@@ -9,9 +9,9 @@ from torch import nn
 
 from chordate.backbones.preact_resnet import PreActBlock, PreActBottleneck
 from chordate.backbones.wide_cifar import SIZES
-from chordate.weights.formats import timm as timm_names
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
+from chordate.weights.formats import timm as timm_names
 
 
 class Theirs(nn.Module):
@@ -29,8 +29,8 @@ class Theirs(nn.Module):
         return maps
 
     def renamed(self, named):
-        found = {name.removeprefix("net."): value for name, value in named}
-        return {k: v for k, v in timm_names.FORMAT.convert(found, None).items() if not k.startswith("head.")}
+        found = timm_names.TimmPreActResNet().convert({k.removeprefix("net."): v for k, v in named}, None)
+        return {k: v for k, v in found.items() if not k.startswith("head.")}
 
     def named_parameters(self, *args, **kwargs):
         return iter(self.renamed(super().named_parameters(*args, **kwargs)).items())
@@ -62,7 +62,7 @@ def test_a_dilated_network_is_timms(output_stride):
     ours, _ = pair(50, out=["c5"], output_stride=output_stride)
     theirs = timm.create_model("resnetv2_50", output_stride=output_stride)
     state = ours.state_dict()
-    renamed = timm_names.FORMAT.convert(theirs.state_dict(), None)
+    renamed = timm_names.TimmPreActResNet().convert(theirs.state_dict(), None)
     assert {n for n in renamed if not n.startswith("head.")} == set(state)
     with torch.no_grad():
         for name, value in zip(renamed, theirs.state_dict().values()):

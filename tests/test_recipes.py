@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from class_folders import write_folders
+from loading import open_loader
 
 import chordate
 from chordate.backbones.convnext import SIZES
 from chordate.backbones.resnet_rs import RECIPES as RESNET_RS
 from chordate.config import load_config, packaged_configs, section
-from chordate.data.loader import build_loader
+from chordate.registry import METRICS
 from chordate.training.runner import Runner
 from chordate.training.schedule import build_schedule
-from chordate.registry import METRICS
 
 NAMES = [name for name, path in packaged_configs().items() if path.parent.name == "classification"]
 IMAGENET = [name for name in NAMES if name.endswith("_imagenet")]
@@ -194,11 +194,11 @@ def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str
     if cut:
         cfg.model.backbone.out = [cut]
     shared = {"data_root": photos, "seed": 0}
-    loader = build_loader(section(cfg, "train_data"), training=True, **shared)
-    val_loader: Any = build_loader(section(cfg, "val_data"), training=False, classes=loader.dataset.classes, **shared)
+    loader = open_loader(section(cfg, "train_data"), training=True, **shared)
+    val_loader: Any = open_loader(section(cfg, "val_data"), training=False, meta=loader.dataset.meta, **shared)
     runner = Runner.from_config(
         cfg,
-        model=chordate.build_model(cfg, classes=loader.dataset.classes, pretrained=False),
+        model=chordate.build_model(cfg, meta=loader.dataset.meta, pretrained=False),
         train_loader=loader,
         val_loader=val_loader,
         metric=METRICS.build(section(cfg, "metric"), dataset=val_loader.dataset),

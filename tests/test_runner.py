@@ -16,11 +16,11 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from chordate.config import load_config
+from chordate.errors import ConfigError, DataError
 from chordate.training.evaluate import evaluate
 from chordate.training.progress import ProgressBar
 from chordate.training.runner import Runner
 from chordate.training.settings import TrainSettings
-from chordate.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
 EPOCH = 6  # iterations of the toy's

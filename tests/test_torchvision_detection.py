@@ -8,8 +8,11 @@ import torch
 from torch import nn
 from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
+from chordate.contracts import Model
+from chordate.data.coco_classes import COCO_CLASSES
+from chordate.structures import DatasetMeta
+from chordate.weights.formats.torchvision import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint
-from chordate.weights.formats.torchvision import FORMAT
 
 
 @pytest.fixture(
@@ -73,7 +76,7 @@ def test_files_from_before_0_13_load_too(pair):
         if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # without norms, as all were then
             name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d|head\.conv)\.0(\.0)?\.", r"\1.", name)
         old[name] = tensor
-    now, then = (FORMAT.convert(state, model) for state in (referee.state_dict(), old))
+    now, then = (TorchvisionRCNN().convert(state, model) for state in (referee.state_dict(), old))
     assert set(now) == set(then)
     assert all(torch.equal(tensor, then[name]) for name, tensor in now.items())
 
@@ -85,10 +88,9 @@ def test_a_model_for_cocos_80_classes_takes_their_rows(real_data, pair):
     ids = sorted(category["id"] for category in data["categories"])
     assert len(ids) == 80
 
-    class Eighty:
-        num_classes = 80
-
-    state = FORMAT.convert(referee.state_dict(), Eighty())
+    eighty = Model()
+    eighty.meta = DatasetMeta(COCO_CLASSES)
+    state = TorchvisionRCNN().convert(referee.state_dict(), eighty)
     theirs = referee.roi_heads.box_predictor
     assert torch.equal(state["box.cls_score.bias"], theirs.cls_score.bias[[*ids, 0]])
     assert torch.equal(state["box.bbox_pred.bias"].view(80, 4), theirs.bbox_pred.bias.view(91, 4)[ids])

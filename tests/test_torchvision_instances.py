@@ -11,11 +11,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
-from chordate.weights.state_dict_match import fit
-from chordate.weights.loading import load_checkpoint
-from chordate.weights.formats.torchvision import FORMAT
+from chordate.contracts import Model
+from chordate.data.coco_classes import COCO_CLASSES
 from chordate.heads import mask as mask_head
 from chordate.models import two_stage
+from chordate.structures import DatasetMeta
+from chordate.weights.formats.torchvision import TorchvisionRCNN
+from chordate.weights.loading import load_checkpoint
+from chordate.weights.state_dict_match import match
 
 FEW = 60  # detections an image
 SLIM = 48  # channels of the heads under test; at full width float64 takes minutes
@@ -167,7 +170,7 @@ def test_full_size_weights_fit_too(name):
         state = torchvision.models.get_model(name, weights=None, weights_backbone=None).state_dict()
         told = (1, KEYPOINTS) if name.startswith("keypoint") else (90,)
         model = ours(PAIRS[name], *told)
-    assert fit(model, FORMAT.convert(state, model)).whole
+    assert match(model, TorchvisionRCNN().convert(state, model)).is_complete
 
 
 def test_a_model_for_cocos_80_classes_takes_their_masks():
@@ -175,8 +178,7 @@ def test_a_model_for_cocos_80_classes_takes_their_masks():
     state = {f"{name}.{suffix}": torch.arange(91.0) for name in names for suffix in ("weight", "bias")}
     state |= {f"roi_heads.box_predictor.bbox_pred.{suffix}": torch.arange(4 * 91.0) for suffix in ("weight", "bias")}
 
-    class Eighty:
-        num_classes = 80
-
-    found = FORMAT.convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, Eighty())
+    eighty = Model()
+    eighty.meta = DatasetMeta(COCO_CLASSES)
+    found = TorchvisionRCNN().convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, eighty)
     assert torch.equal(found["mask.masks.bias"], found["box.cls_score.bias"][:80])

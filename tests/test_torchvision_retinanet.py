@@ -5,8 +5,11 @@ import torch
 import torchvision
 from torchvision_referee import SIDE, as_batch, ours, pictures, scatter, train_without_norms
 
+from chordate.contracts import Model
+from chordate.data.coco_classes import COCO_CLASSES
+from chordate.structures import DatasetMeta
+from chordate.weights.formats.torchvision import TorchvisionRetinaNet
 from chordate.weights.loading import load_checkpoint
-from chordate.weights.formats.torchvision import FORMAT
 
 PAIRS = {
     "retinanet_resnet50_fpn": "retinanet_r50_fpn_torchvision",
@@ -66,12 +69,11 @@ def test_losses_equal_torchvisions(pair):
 
 
 def test_a_model_for_cocos_80_classes_takes_their_rows(pair):
-    class Eighty:
-        num_classes = 80
-
+    eighty = Model()
+    eighty.meta = DatasetMeta(COCO_CLASSES)
     theirs = torch.arange(91.0).repeat(9)
     state = {**pair[0].state_dict(), "head.classification_head.cls_logits.bias": theirs}
-    found = FORMAT.convert(state, Eighty())["head.cls_score.bias"].view(9, 80)
+    found = TorchvisionRetinaNet().convert(state, eighty)["head.cls_score.bias"].view(9, 80)
     gaps = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
     assert found[0].tolist() == [number for number in range(91) if number not in gaps]
     assert (found == found[0]).all()

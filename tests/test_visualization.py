@@ -1,10 +1,10 @@
-"""Pictures and curves: everything readable, nothing cut off, colours that keep their meaning."""
+"""Pictures and curves: everything readable, nothing cut off, colors that keep their meaning."""
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import hotcoco
 import numpy as np
 import pytest
 import torch
@@ -14,16 +14,38 @@ from matplotlib.figure import Figure
 from tiny_coco import write_coco
 
 from chordate.data import CocoDataset
-from chordate.data.shapes import CLASSES, generate_shapes
-from chordate.errors import DataError
-from chordate.structures import Detections, ImageInfo, Skeleton
-from chordate.visualization import draw, plot_training, side_by_side, write_image
+from chordate.data.shapes import generate_shapes
+from chordate.errors import ConfigError, DataError
+from chordate.structures import (
+    Batch,
+    Classification,
+    ClassTargets,
+    DatasetMeta,
+    Detections,
+    ImageInfo,
+    InstanceTargets,
+    Prediction,
+    Skeleton,
+    Targets,
+)
+from chordate.visualization import (
+    color_of,
+    draw,
+    draw_batch,
+    draw_targets,
+    plot_report,
+    plot_training,
+    side_by_side,
+    to_picture,
+    write_image,
+)
+from chordate.visualization.canvas import _place, fit_text, make_font
+from chordate.visualization.detection_drawing import instance_annotations
 from chordate.visualization.training_curves import _plot_losses, _running_mean
-from chordate.visualization.paint import _place, colour_of, fit_text, make_font
-from chordate.visualization.pictures import _truth
 
 NOTHING = {"image_id": 1, "category_id": 3, "area": 1, "iscrowd": 0}  # an annotation without geometry
-GREY = np.full((100, 160, 3), 128, np.uint8)
+GRAY = np.full((100, 160, 3), 128, np.uint8)
+ONE, TWO, FOUR = (DatasetMeta(classes=("a", "b", "c", "d")[:n]) for n in (1, 2, 4))
 
 
 def detections(*rows: tuple, **more) -> Detections:
@@ -33,43 +55,43 @@ def detections(*rows: tuple, **more) -> Detections:
 
 
 def changed(picture: np.ndarray) -> np.ndarray:
-    """`[H, W]` bool: where a drawing on grey is not grey."""
+    """`[H, W]` bool: where a drawing on gray is not gray."""
     return (picture != 128).any(-1)
 
 
 def test_small_pictures_are_enlarged_and_large_ones_keep_their_size():
-    assert draw(GREY, detections(), ["a"]).shape == (400, 640, 3)
+    assert draw(detections(), GRAY, ONE).shape == (400, 640, 3)
     large = np.zeros((900, 700, 3), np.uint8)
-    assert draw(large, detections((5, 5, 9, 9, 0.9, 0)), ["a"]).shape == large.shape
+    assert draw(detections((5, 5, 9, 9, 0.9, 0)), large, ONE).shape == large.shape
 
 
-def test_the_box_lies_where_the_detection_says_in_the_colour_of_its_class():
+def test_the_box_lies_where_the_detection_says_in_the_color_of_its_class():
     for label in (0, 3):
-        picture = draw(GREY, detections((40, 50, 120, 90, 0.9, label)), ["a", "b", "c", "d"])
+        picture = draw(detections((40, 50, 120, 90, 0.9, label)), GRAY, FOUR)
         left, right, top, bottom = 4 * 40, 4 * 120, 4 * 50, 4 * 90
         for y, x in (((top + bottom) // 2, left), ((top + bottom) // 2, right), (bottom, (left + right) // 2)):
-            assert tuple(picture[y, x]) == colour_of(label)
+            assert tuple(picture[y, x]) == color_of(label)
         inside = picture[top + 30 : bottom - 10, left + 10 : right - 10]
         assert not changed(inside).any()
 
 
 def test_the_image_given_is_not_painted_on():
     image = np.full((640, 640, 3), 128, np.uint8)
-    draw(image, detections((40, 50, 120, 90, 0.9, 0), masks=torch.ones(1, 640, 640, dtype=torch.bool)), ["a"])
+    draw(detections((40, 50, 120, 90, 0.9, 0), masks=torch.ones(1, 640, 640, dtype=torch.bool)), image, ONE)
     assert not changed(image).any()
 
 
 def test_low_scores_are_left_out():
     found = detections((10, 10, 50, 50, 0.6, 0), (60, 10, 90, 50, 0.4, 0))
-    assert changed(draw(GREY, found, ["a"], threshold=0.3))[:, 4 * 85 :].any()
-    assert not changed(draw(GREY, found, ["a"], threshold=0.5))[:, 4 * 55 :].any()
-    assert not changed(draw(GREY, found, ["a"], threshold=0.7)).any()
+    assert changed(draw(found, GRAY, ONE, score_threshold=0.3))[:, 4 * 85 :].any()
+    assert not changed(draw(found, GRAY, ONE, score_threshold=0.5))[:, 4 * 55 :].any()
+    assert not changed(draw(found, GRAY, ONE, score_threshold=0.7)).any()
 
 
-def test_any_number_of_classes_has_colours_and_the_first_ones_differ_clearly():
-    colours = np.array([colour_of(label) for label in range(300)])
-    assert colours.min() >= 0 and colours.max() <= 255
-    apart = np.abs(colours[:8, None] - colours[None, :8]).sum(-1)[~np.eye(8, dtype=bool)]
+def test_any_number_of_classes_has_colors_and_the_first_ones_differ_clearly():
+    colors = np.array([color_of(label) for label in range(300)])
+    assert colors.min() >= 0 and colors.max() <= 255
+    apart = np.abs(colors[:8, None] - colors[None, :8]).sum(-1)[~np.eye(8, dtype=bool)]
     assert apart.min() > 70
 
 
@@ -98,7 +120,8 @@ def test_a_name_too_long_is_cut_but_its_score_is_not():
     assert text.startswith("a class") and text.endswith("… 0.97")
     assert fit_text("cat", " 0.97", font, 120) == "cat 0.97"
     narrow = np.full((640, 40, 3), 128, np.uint8)
-    assert draw(narrow, detections((5, 5, 30, 30, 0.9, 0)), ["a very long name"]).shape == narrow.shape
+    meta = DatasetMeta(classes=("a very long name",))
+    assert draw(detections((5, 5, 30, 30, 0.9, 0)), narrow, meta).shape == narrow.shape
 
 
 def test_masks_tint_what_they_cover_and_keypoints_are_dots():
@@ -106,7 +129,7 @@ def test_masks_tint_what_they_cover_and_keypoints_are_dots():
     mask[:, 60:80, 60:90] = True
     points = torch.tensor([[[140.0, 90.0, 5.0]]])
     found = detections((40, 50, 120, 95, 0.9, 1), masks=mask, keypoints=points)
-    picture = changed(draw(GREY, found, ["a", "b"]))
+    picture = changed(draw(found, GRAY, TWO))
     assert picture[4 * 62 : 4 * 78, 4 * 62 : 4 * 88].all()
     assert not picture[4 * 84 : 4 * 90, 4 * 62 : 4 * 88].any()
     assert picture[4 * 90, 4 * 140] and not picture[4 * 90, 4 * 150]
@@ -117,67 +140,141 @@ def test_bones_join_the_keypoints_that_are_found():
     skeleton = Skeleton(("a", "b", "c", "d"), ((0, 1), (1, 2), (2, 3)))
     points = torch.tensor([[[130.0, 20, 5], [150, 20, 5], [150, 60, 2.5], [130, 60, 1.5]]])
     found = detections((10, 50, 60, 95, 0.9, 1), keypoints=points)
-    plain, joined = (changed(draw(GREY, found, ["a", "b"], skeleton=bones)) for bones in (None, skeleton))
+    plain, joined = (changed(draw(found, GRAY, replace(TWO, skeleton=bones))) for bones in (None, skeleton))
     assert not plain[4 * 20, 4 * 140] and joined[4 * 20, 4 * 140]
     assert not plain[4 * 40, 4 * 150] and joined[4 * 40, 4 * 150]
     assert not joined[4 * 60, 4 * 140] and not joined[4 * 60, 4 * 130]
 
 
-def test_objects_with_shapes_have_colours_of_their_own():
-    """Neighbours are often of one class; boxes alone keep their class's colour."""
+def test_objects_with_shapes_have_colors_of_their_own():
+    """Neighbours are often of one class; boxes alone keep their class's color."""
     rows = (10, 40, 60, 95, 0.9, 1), (90, 40, 150, 95, 0.8, 1)
     masks = torch.zeros(2, 100, 160, dtype=torch.bool)
-    edges = [[draw(GREY, found, ["a", "b"])[4 * 70, 4 * x + 1].tolist() for x in (10, 90)] for found in (
+    edges = [[draw(found, GRAY, TWO)[4 * 70, 4 * x + 1].tolist() for x in (10, 90)] for found in (
         detections(*rows), detections(*rows, masks=masks)
     )]  # fmt: skip
-    assert edges[0][0] == edges[0][1] == list(colour_of(1))
-    assert edges[1] == [list(colour_of(0)), list(colour_of(1))]
+    assert edges[0][0] == edges[0][1] == list(color_of(1))
+    assert edges[1] == [list(color_of(0)), list(color_of(1))]
 
 
 def test_names_outside_ascii_are_drawn():
-    plain, accented = (draw(GREY, detections((20, 50, 120, 95, 0.9, 0)), [name]) for name in ("eee", "éßЖ"))
-    unknown = draw(GREY, detections((20, 50, 120, 95, 0.9, 0)), ["???"])
+    one = detections((20, 50, 120, 95, 0.9, 0))
+    plain, accented, unknown = (draw(one, GRAY, DatasetMeta(classes=(name,))) for name in ("eee", "éßЖ", "???"))
     assert (plain != accented).any() and (accented != unknown).any()
 
 
 @pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    """A generated set of six pictures as the part of a data set that the sheet looks at, and its ImageInfos."""
+def shapes(tmp_path_factory) -> CocoDataset:
+    """A generated set of six images."""
     root = tmp_path_factory.mktemp("shapes")
     generate_shapes(root, train=0, val=6, size=96, seed=2)
+    return CocoDataset("annotations/val.json", "val", data_root=root)
 
-    class Set:
-        classes = CLASSES
-        category_ids = tuple(range(1, len(CLASSES) + 1))
-        coco = hotcoco.COCO(str(root / "annotations/val.json"))
 
-    infos = [ImageInfo(i, str(root / f"val/{i:06}.jpg"), 96, 96) for i in range(1, 7)]
-    return Set, infos
+def sheet_of(dataset: CocoDataset, indices, panel: int) -> np.ndarray:
+    """A sheet of images of a data set in which nothing was detected."""
+    samples = [dataset.read(index) for index in indices]
+    images = [to_picture(sample["image"]) for sample in samples]
+    names = [Path(sample["info"].path).name for sample in samples]
+    targets = [InstanceTargets.collate([sample], sample["image"].shape[-2:]) for sample in samples]
+    return side_by_side(images, names, [detections()] * len(images), targets, dataset.meta, panel=panel)
 
 
 def test_a_sheet_shows_each_image_twice_with_its_truth_at_the_left(shapes):
-    data, infos = shapes
-    chosen = next(info for info in infos if data.coco.get_ann_ids(img_ids=[info.image_id]))
-    (first, *_) = data.coco.load_anns(data.coco.get_ann_ids(img_ids=[chosen.image_id]))
-    sheet = side_by_side([chosen], [detections()], data, panel=384)
-    original = cv2.cvtColor(cv2.imread(chosen.path), cv2.COLOR_BGR2RGB)
+    ids = shapes.image_ids.tolist()
+    chosen = next(index for index, id in enumerate(ids) if shapes.coco.get_ann_ids(img_ids=[id]))
+    (first, *_) = shapes.coco.load_anns(shapes.coco.get_ann_ids(img_ids=[ids[chosen]]))
+    sheet = sheet_of(shapes, [chosen], panel=384)
+    original = cv2.cvtColor(cv2.imread(shapes.read(chosen)["info"].path), cv2.COLOR_BGR2RGB)
     plain = cv2.resize(original, (384, 384), interpolation=cv2.INTER_CUBIC)
     top, left, gap = 7 + 30, 14, 4
     truth = sheet[top : top + 384, left : left + 384]
     empty = sheet[top : top + 384, left + 384 + gap : left + 2 * 384 + gap]
-    np.testing.assert_array_equal(empty, plain)  # nothing was found
+    np.testing.assert_array_equal(empty, plain)  # nothing was detected
     x, y, _, h = first["bbox"]
-    colour = colour_of(first["category_id"] - 1)
+    color = color_of(first["category_id"] - 1)
     edge = truth[round(4 * (y + h / 2)) - 30 : round(4 * (y + h / 2)) + 30, round(4 * x)]
-    assert (edge == colour).all(-1).any()
+    assert (edge == color).all(-1).any()
 
 
 def test_a_sheet_has_as_many_rows_as_it_needs(shapes):
-    data, infos = shapes
-    heights = {n: side_by_side(infos[:n], [detections()] * n, data, panel=100).shape[:2] for n in (1, 2, 3, 6)}
+    heights = {n: sheet_of(shapes, range(n), panel=100).shape[:2] for n in (1, 2, 3, 6)}
     assert heights[1][0] == heights[2][0] < heights[3][0] < heights[6][0]
     assert heights[1][1] < heights[2][1] == heights[3][1] == heights[6][1]
-    assert side_by_side([], [], data).size > 0
+    assert side_by_side([], [], [], [], shapes.meta).size > 0
+
+
+def test_a_sheet_of_classifications_shows_the_true_class_and_the_predicted_one():
+    targets, prediction = ClassTargets(torch.tensor([1])), Classification(torch.tensor([0.75, 0.25]))
+    sheet = side_by_side([GRAY], ["a.png"], [prediction], [targets], TWO, panel=160)
+    top, left, gap = 7 + 30, 14, 4
+    frames = [sheet[top : top + 100, x : x + 160] for x in (left, left + 160 + gap)]
+    assert [tuple(frame[50, 0]) for frame in frames] == [color_of(1), color_of(0)]
+
+
+def test_what_is_larger_than_its_panel_is_shrunk():
+    large = np.full((900, 1200, 3), 128, np.uint8)
+    sheet = side_by_side([large], ["a.png"], [detections()], [None], ONE, panel=100)
+    assert sheet.shape == (7 + 30 + 75 + 14 + 7, 14 + 100 + 4 + 100 + 14, 3)
+
+
+@dataclass
+class Depth(Prediction):
+    """A prediction of a task that Chordate does not know."""
+
+    depth: torch.Tensor
+
+
+@dataclass
+class DepthTargets(Targets):
+    """The targets of that task."""
+
+    depth: torch.Tensor
+
+
+def test_a_task_from_outside_registers_how_it_is_drawn():
+    depth, targets = Depth(torch.zeros(2, 2)), DepthTargets(torch.tensor([3, 7]))
+    for function, value, arguments in (
+        (draw, depth, (GRAY, ONE)),
+        (draw_targets, targets, (0, GRAY, ONE)),
+        (plot_report, depth, ("folder",)),
+    ):
+        remedy = rf"register a function for it with @chordate\.visualization\.{function.__name__}\.register"
+        with pytest.raises(ConfigError, match=f"^{type(value).__name__} cannot be drawn; {remedy}$"):
+            function(value, *arguments)
+
+    @draw.register
+    def draw_depth(prediction: Depth, image, meta, *, score_threshold=0.0, long_side=None):
+        return np.zeros_like(image)
+
+    @draw_targets.register
+    def draw_depth_targets(targets: DepthTargets, index, image, meta, *, long_side=None):
+        return np.full_like(image, targets.depth[index].item())
+
+    batch = Batch(torch.zeros(2, 3, 8, 8), torch.full((2, 2), 8), [ImageInfo(0, "", 8, 8)] * 2, targets)
+    assert [picture.max() for picture in draw_batch(batch, ONE)] == [3, 7]
+    sheet = side_by_side([GRAY], [""], [depth], [targets], ONE, panel=160)
+    assert (sheet[50, 20] == 3).all() and (sheet[50, 200] == 0).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 12])
+def test_images_of_any_number_of_channels_and_clips_are_drawn(channels):
+    clips = torch.arange(3).view(1, 1, 3, 1, 1).expand(2, channels, 3, 20, 30) * 50.0
+    clips = clips + torch.arange(channels).view(1, channels, 1, 1, 1)
+    infos, sizes = [ImageInfo(0, "", 20, 30)] * 2, torch.tensor([[20, 30]] * 2)
+    color = [50, 51, 52] if channels >= 3 else [50] * 3
+    for images in (clips, clips[:, :, 1]):
+        for picture in draw_batch(Batch(images, sizes, infos), ONE):
+            assert picture.shape == (427, 640, 3)
+            assert (picture == color).all()
+
+
+def test_a_palette_replaces_the_generated_colors_of_classes():
+    meta = replace(TWO, palette=((1, 2, 3), (200, 100, 50)))
+    picture = draw(detections((40, 50, 120, 90, 0.9, 1)), GRAY, meta)
+    assert tuple(picture[4 * 70, 4 * 40]) == (200, 100, 50)
+    picture = draw_targets(ClassTargets(torch.tensor([1])), 0, GRAY, meta)
+    assert tuple(picture[200, 0]) == (200, 100, 50)
 
 
 def test_pictures_are_written_in_the_format_of_their_ending(tmp_path):
@@ -238,8 +335,10 @@ def test_annotations_without_a_box_are_drawn_by_their_outline_or_left_out(tmp_pa
     outline = {"segmentation": [[20, 20, 60, 20, 60, 50, 20, 50]], "area": 1200, "iscrowd": 0}
     write_coco(tmp_path, [{"id": 1, "image_id": 1, "category_id": 3, **outline}, {**NOTHING, "id": 2}])
     dataset = CocoDataset("annotations.json", "images", data_root=tmp_path, health="warn")
-    (mark,) = _truth(dataset, 1)
-    assert list(mark.box) == [20, 20, 60, 50]
+    sample = dataset.read(0)
+    size = sample["image"].shape[-2:]
+    (annotation,) = instance_annotations(InstanceTargets.collate([sample], size), 0, dataset.meta, size)
+    assert list(annotation.box) == [20, 20, 60, 50]
 
 
 def test_the_speed_and_the_gradients_norm_are_no_losses():

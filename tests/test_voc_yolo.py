@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+from loading import open_loader
 
 from chordate.data import VocDataset, YoloDataset
-from chordate.data.loader import build_loader
 from chordate.errors import DataError
 
 HEIGHT, WIDTH = 60, 80
@@ -71,7 +71,7 @@ def test_voc_splits_share_their_classes(voc: Path) -> None:
 
 def test_a_voc_folder_is_loaded_by_workers_from_a_config(voc: Path) -> None:
     dataset = {"type": "VocDataset", "folder": "VOC2007", "split": "train"}
-    loader = build_loader(
+    loader = open_loader(
         {"dataset": dataset, "batch_size": 2, "workers": 1}, data_root=voc.parent, training=True, seed=0
     )
     (batch,) = loader

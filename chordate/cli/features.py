@@ -1,12 +1,19 @@
-"""Write what a model sees in images to a file: one row of features an image."""
+"""Write feature vectors of images to a file: one row per image."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_config_arguments, data_root
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".npz", ".safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="path or URL of a checkpoint, Chordate's own or a foreign one")
     parser.add_argument(
         "images", nargs="*", metavar="IMAGE",
-        help="picture files, or folders of them (default: the config's validation data)",
+        help="image files, or folders of them (default: the config's validation data)",
     )  # fmt: skip
     parser.add_argument("--data", choices=["train", "val"], default="val", help="which of the config's data sets (val)")
     parser.add_argument(
@@ -30,17 +37,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     from chordate.api import features
     from chordate.cli.common import load_trained
-    from chordate.cli.predict import picture_files
+    from chordate.cli.predict import image_files
     from chordate.config import load_config, section
-    from chordate.data.loader import build_loader
+    from chordate.data.loader import build_dataset, build_loader
+    from chordate.models.feature_extraction import feature_vectors
     from chordate.training.evaluate import stop_workers
-    from chordate.training.features import batch_features, check_features_file, save_features
-    from chordate.structures import ClassTargets
 
     cfg, out = load_config(arguments.config, arguments.cfg_options), Path(arguments.out)
     check_features_file(out)
-    paths = picture_files(arguments.images)
-    model: Any = load_trained(cfg, arguments.checkpoint).eval()
+    paths = image_files(arguments.images)
+    model: Any = load_trained(cfg, arguments.checkpoint)
     rows, labels, files, classes = [], [], [], ()
     if paths:
         files = [str(path) for path in paths]
@@ -48,15 +54,45 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         # Prepared as for testing, whichever of the data sets it is; their classes need not be the model's.
         data = {**section(cfg, "val_data"), "dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
-        loader: Any = build_loader(data, data_root=data_root(arguments), training=False, seed=0)
-        classes, device = loader.dataset.classes, next(model.parameters()).device
-        with torch.inference_mode():
-            for batch in track(loader, total=len(loader), description="features"):
-                rows.append(batch_features(model, batch.to(device), arguments.map).cpu())
-                files += [info.path for info in batch.infos]
-                labels += [batch.targets.labels] if isinstance(batch.targets, ClassTargets) else []
+        dataset = build_dataset(data, data_root=data_root(arguments), training=False)
+        loader: Any = build_loader(dataset, data, training=False, size_divisor=model.size_divisor)
+        classes, device = dataset.classes, next(model.parameters()).device
+        for batch in track(loader, total=len(loader), description="features"):
+            rows.append(feature_vectors(model, batch.to(device), arguments.map).cpu())
+            files += [info.path for info in batch.infos]
+            known = None if batch.targets is None else batch.targets.image_labels()
+            labels += [] if known is None else [known]
         stop_workers(loader)
     out.parent.mkdir(parents=True, exist_ok=True)
     table = torch.cat(rows)
     save_features(out, table, files, torch.cat(labels).cpu() if labels else None, classes)
     print(f"{len(table)} rows of {table.shape[1]} features: {out}")
+
+
+def check_features_file(path: Path) -> None:
+    """Raise ConfigError unless `save_features` can write there."""
+    from chordate.errors import ConfigError
+
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: features are written as {' or '.join(SUFFIXES)}; choose one of these endings")
+    if path.is_dir():
+        raise ConfigError(f"{path}: a folder; name the file to write")
+
+
+def save_features(
+    path: Path, features: Tensor, files: Sequence[str], labels: Tensor | None = None, classes: Sequence[str] = ()
+) -> None:
+    """Write one row per image: `features` `[N, C]`, `labels` `[N]` where they are known, `files` and `classes`.
+
+    In `.safetensors`, which holds numbers only, `files` and `classes` are JSON lists in the metadata.
+    """
+    import numpy as np
+    import safetensors.torch
+
+    numbers = {"features": features} if labels is None else {"features": features, "labels": labels}
+    if path.suffix == ".npz":
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in numbers.items()}
+        np.savez(path, files=np.array(files), classes=np.array(classes, dtype=np.str_), **arrays)
+        return
+    names = {"files": json.dumps(list(files)), "classes": json.dumps(list(classes))}
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in numbers.items()}, path, names)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from chordate.contracts import Model
 
 NOTE = (
     "FLOPs are multiply-adds of convolutions and matrix products, as in the ResNet paper's table 1; other tools "
     "count a multiply-add as two. A backbone's parameters and FLOPs include a linear layer on its last map, of 1000 "
     "classes or, for 32 px, 10, so that they compare with the papers' tables. The paper's bottleneck has its stride in "
     'the first 1×1 (style="caffe"); ours and torchvision\'s have it in the 3×3 (v1.5), about 7 % more FLOPs. '
-    "A detector counts as it predicts 80 classes, a classifier's config with its data's classes and test size."
+    "A config's model has the classes of its `fallback_meta`, else 80; its input is of its test images' size, if fixed."
 )
+DEFAULT_CLASSES = 80  # COCO's
 UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
 
 
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from chordate.api import build_model, list_backbones, list_models
+    from chordate.api import list_backbones, list_models
     from chordate.config import load_config
     from chordate.errors import ConfigError, unknown
     from chordate.registry import BACKBONES
@@ -56,9 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
         if not models and not backbones:
             raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
         for name in models:
-            classes, size = usual(load_config(name))
-            model: Any = build_model(name, num_classes=classes, pretrained=False)
-            table.add_row(Path(name).name, *row(model, arguments.size or size, features_of=model))
+            model = counted_model(load_config(name))
+            table.add_row(Path(name).name, *row(model, arguments.size or model.example_size, features_of=model))
         for name in sorted(backbones, key=_by_number):
             table.add_row(name, *backbone_row(name, arguments.size))
     console = Console()
@@ -67,15 +68,28 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(table)
 
 
-def usual(cfg: Any) -> tuple[int, tuple[int, int]]:
-    """How many classes a config's model is counted with, and the height and width of the image that it sees."""
-    if cfg.model.get("type") != "ImageClassifier":
-        return 80, (800, 1344)
-    data = cfg.get("val_data") or {}
-    small = {"CIFAR10": 10, "CIFAR100": 100}.get(data.get("dataset", {}).get("type"))
-    sizes = [step["size"] for step in data.get("pipeline", []) if "size" in step]  # the last is that of the crop
-    side = sizes[-1] if sizes else 32 if small else 224
-    return small or 1000, (side, side) if isinstance(side, int) else (side[0], side[1])
+def counted_model(cfg: Any) -> Model:
+    """The model of a config without its weights; its example size is that of its test images, if these have one."""
+    from chordate.data.named_metadata import named_meta, nameless
+    from chordate.models.build import build_model
+    from chordate.structures import DatasetMeta
+
+    meta = named_meta(cfg.get("fallback_meta") or {}) or DatasetMeta(nameless(DEFAULT_CLASSES))
+    model = build_model(cfg, meta=meta, pretrained=False)
+    model.example_size = fixed_size(model.pipeline) or model.example_size
+    return model
+
+
+def fixed_size(pipeline: Sequence[Any]) -> tuple[int, int] | None:
+    """Height and width of all images after a pipeline; None where they depend on the image."""
+    import torch
+    from torchvision.tv_tensors import Image
+
+    from chordate.data.transforms import build_pipeline
+
+    blanks = [torch.zeros(3, *size, dtype=torch.uint8) for size in ((300, 400), (500, 350))]
+    sizes = {tuple(build_pipeline(pipeline)({"image": Image(blank)})["image"].shape[-2:]) for blank in blanks}
+    return sizes.pop() if len(sizes) == 1 else None  # type: ignore[return-value]
 
 
 def _by_number(name: str) -> list[str | int]:
@@ -97,8 +111,7 @@ def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str
             super().__init__()
             self.backbone = BACKBONES.build(name)
             self.last, spec = list(self.backbone.out_features.items())[-1]
-            self.small = spec.stride < 8  # made for CIFAR's pictures
-            self.fc = nn.Linear(spec.channels, 10 if self.small else 1000)
+            self.fc = nn.Linear(spec.channels, 10 if self.backbone.example_size == (32, 32) else 1000)
 
         def forward(self, images: Any) -> Any:
             return self.fc(self.backbone(images)[self.last].mean((2, 3)))
@@ -108,34 +121,28 @@ def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):  # changes no shape and counts nothing, but takes half of the time
             part.forward = nn.Identity().forward  # type: ignore[method-assign]
-    return row(model, size or ((32, 32) if model.small else (224, 224)), features_of=model.backbone)
+    return row(model, size or model.backbone.example_size, features_of=model.backbone)
 
 
-def row(model: nn.Module, shape: tuple[int, int], features_of: Any) -> tuple[str, str, str, str]:
+def row(model: Any, size: tuple[int, int], features_of: Any) -> tuple[str, str, str, str]:
     """The table's cells: input, parameters in millions, multiply-adds in billions, and the maps on offer."""
-    offered = getattr(features_of, "neck", None) or getattr(features_of, "backbone", None) or features_of
+    offered = features_of._modules.get("neck") or features_of._modules.get("backbone") or features_of
     maps = " ".join(f"{name}:{spec.channels}/{spec.stride}" for name, spec in offered.out_features.items())
     parameters = sum(p.numel() for p in model.parameters())
-    return (
-        f"{shape[0]}×{shape[1]}",
-        f"{parameters / 1e6:.2f}",
-        f"{multiply_adds(model, shape) / 1e9:.2f}",
-        maps,
-    )
+    return f"{size[0]}×{size[1]}", f"{parameters / 1e6:.2f}", f"{multiply_adds(model, size) / 1e9:.2f}", maps
 
 
-def multiply_adds(model: nn.Module, shape: tuple[int, int]) -> float:
-    """Multiply-adds of one forward pass on one image `[3, *shape]`; a detector sees a blank one."""
+def multiply_adds(model: Any, size: tuple[int, int]) -> float:
+    """Multiply-adds of one forward pass on one blank image of this height and width."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from chordate.structures import Batch, ImageInfo
+    from chordate.contracts import Model
 
-    images: Any = torch.zeros(1, 3, *shape)
-    if hasattr(model, "classes"):
-        images = Batch(images, torch.tensor([shape]), [ImageInfo(0, "blank", *shape)])
-    else:
-        images = images.to(next(model.parameters()).device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(images)
+        model.eval()
+        if isinstance(model, Model):
+            model.predict(model.example_batch(*size))
+        else:
+            model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
     return counter.get_total_flops() / 2

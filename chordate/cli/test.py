@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on the validation set of a config, or several classifiers together."""
+"""Evaluate a checkpoint on the validation set of a config, or several models together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from chordate.cli.common import add_config_arguments, data_root
 
 if TYPE_CHECKING:
-    from torch import nn
+    from chordate.contracts import Metric, Model
+    from chordate.data.dataset import Dataset
 
 PICTURED = 6  # images on the sheet that --picture writes
 
@@ -20,11 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="path or URL of a checkpoint, Chordate's own or a foreign one")
     parser.add_argument(
         "more", nargs="*", metavar="CONFIG CHECKPOINT",
-        help="further classifiers of the same classes: the probabilities of all are averaged (an ensemble)",
+        help="further models of the same classes, whose predictions are averaged (an ensemble of classifiers)",
     )  # fmt: skip
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
-    parser.add_argument("--predictions", metavar="JSON", help="write the detections there, as COCO results; or classes")
-    parser.add_argument("--picture", metavar="PNG", help="draw six images there, and what is found beside the truth")
+    parser.add_argument("--predictions", metavar="JSON", help="write the predictions there; detections as COCO results")
+    parser.add_argument("--picture", metavar="PNG", help="draw six images there, ground truth beside prediction")
     parser.add_argument(
         "--report", metavar="DIR", help="pictures there of curves, classes, confusions and errors; JSON"
     )
@@ -35,92 +36,111 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from chordate.cli.common import load_trained
+    from chordate.cli.ensemble import EnsembleMetric
     from chordate.config import load_config, section
-    from chordate.data.loader import build_loader
-    from chordate.training.evaluate import evaluate, stop_workers
-    from chordate.training.launch import finish, start
+    from chordate.data.loader import build_dataset, build_loader
     from chordate.errors import ConfigError
-    from chordate.evaluation import Ensemble
-    from chordate.registry import METRICS
-    from chordate.visualization.report_plots import write_report
+    from chordate.evaluation.build import build_metric
+    from chordate.training.launch import finish, start
+    from chordate.training.evaluate import evaluate, stop_workers
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
     if len(names) % 2:
         raise ConfigError(f"{names[-1]}: each CONFIG needs a CHECKPOINT behind it; {len(names)} names were given")
     if arguments.more and arguments.picture:
-        raise ConfigError("--picture shows what one model finds; leave it out for several")
+        raise ConfigError("--picture shows the predictions of one model; leave it out for several")
     cfgs = [load_config(name, arguments.cfg_options) for name in names[::2]]
-    for path in map(Path, filter(None, (arguments.out, arguments.predictions, arguments.picture))):
-        path.parent.mkdir(parents=True, exist_ok=True)  # now, not after an hour of evaluation
-        if path.is_dir():
-            raise ConfigError(f"{path}: a folder; name the file to write")
-    if arguments.report:
-        Path(arguments.report).mkdir(parents=True, exist_ok=True)
+    make_folders(arguments)
     rank, world_size = start()
     models = [load_trained(cfg, checkpoint) for cfg, checkpoint in zip(cfgs, names[1::2])]
-    check_same_classes(models, names[1::2])
+    check_same_meta(models, names[1::2])
     console = Console()
     metric: Any = None
-    members: Any = None
+    members: EnsembleMetric | None = None
     for cfg, model, name in zip(cfgs, models, names[1::2]):
         # The images are the first config's, in its batches; how they are prepared is each model's own.
         data = {**section(cfgs[0], "val_data"), "pipeline": section(cfg, "val_data").get("pipeline", [])}
+        dataset = build_dataset(data, data_root=data_root(arguments), training=False, meta=model.meta)
         loader: Any = build_loader(
-            data, data_root=data_root(arguments), training=False, seed=0,
-            classes=model.classes, skeleton=getattr(model, "skeleton", None), rank=rank, world_size=world_size,
-        )  # fmt: skip
+            dataset, data, training=False, size_divisor=model.size_divisor, rank=rank, world_size=world_size
+        )
         if metric is None:
-            metric = METRICS.build(section(cfgs[0], "metric"), dataset=loader.dataset)
-            members = Ensemble(metric) if arguments.more else None
-            if arguments.report and not hasattr(metric, "report"):
-                raise ConfigError(f"--report: {type(metric).__name__} gives none; CocoMetric does")
+            metric = build_metric(cfgs[0].get("metric"), dataset)
+            members = EnsembleMetric(metric) if arguments.more else None
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
         stop_workers(loader)
         if members and rank == 0:
             console.print(f"{name} alone: " + ", ".join(f"{key} {value:.4f}" for key, value in numbers.items()))
     if members:
-        numbers = members.evaluate_together()
+        numbers = members.compute_mean()
     if rank == 0:
         console.print(metric.table())
-        if arguments.out:
-            Path(arguments.out).write_text(json.dumps(numbers, indent=2) + "\n")
-        if arguments.predictions:
-            metric.save_predictions(arguments.predictions)
+        write_results(arguments, numbers, metric)
         if arguments.picture:
-            draw_sheet(models[0], loader.dataset, arguments.picture)
-        if arguments.report:
-            write_report(metric.report(), arguments.report)
+            draw_sheet(models[0], dataset, arguments.picture)
     finish()
 
 
-def check_same_classes(models: list[Any], names: list[str]) -> None:
-    """Raise DataError unless all models tell the same classes apart, in the same order."""
+def make_folders(arguments: argparse.Namespace) -> None:
+    """Make the folders of all outputs: now, not after an hour of evaluation.
+
+    Raises:
+        ConfigError: an output is a folder where a file is to be written.
+    """
+    from chordate.errors import ConfigError
+
+    for path in map(Path, filter(None, (arguments.out, arguments.predictions, arguments.picture))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise ConfigError(f"{path}: a folder; name the file to write")
+    if arguments.report:
+        Path(arguments.report).mkdir(parents=True, exist_ok=True)
+
+
+def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metric: Metric) -> None:
+    """Write --out, --predictions and --report."""
+    from chordate.errors import ConfigError
+    from chordate.visualization import plot_report
+
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(numbers, indent=2) + "\n")
+    if arguments.predictions:
+        metric.save_predictions(arguments.predictions)
+    if arguments.report:
+        report = metric.report()
+        if report is None:
+            raise ConfigError(f"--report: {type(metric).__name__} gives none; CocoMetric does")
+        plot_report(report, arguments.report)
+
+
+def check_same_meta(models: list[Any], names: list[str]) -> None:
+    """Raise DataError unless the predictions of all models mean the same."""
     from chordate.errors import DataError
 
-    first = models[0].classes
     for model, name in zip(models, names):
-        if model.classes != first:
-            kinds = [", ".join(classes[:5]) + (" …" if len(classes) > 5 else "") for classes in (first, model.classes)]
-            raise DataError(
-                f"{names[0]} has {len(first)} classes ({kinds[0]}), {name} {len(model.classes)} ({kinds[1]}); an "
-                f"ensemble's models have the same, in the same order"
-            )
+        difference = model.meta.difference(models[0].meta)
+        if difference:
+            raise DataError(f"{name} does not fit {names[0]}: {difference}; the models of an ensemble have the same")
 
 
-def draw_sheet(model: nn.Module, dataset: Any, path: str) -> None:
-    """Images from all over the data set, each with its ground truth and what the model finds."""
-    from chordate.api import predict
-    from chordate.data.image_folder import ImageFolder
-    from chordate.visualization import class_sheet, side_by_side, write_image
+def draw_sheet(model: Model, dataset: Dataset, path: str) -> None:
+    """Draw images from all over the data set, each with its ground truth and the model's prediction."""
+    import torch
 
-    step = max(1, len(dataset) // PICTURED)
-    if isinstance(dataset, ImageFolder):
-        chosen = range(0, len(dataset), step)[:PICTURED]
-        images = [dataset.decode(index) for index in chosen]
-        truth = [dataset.classes[dataset.labels[index]] for index in chosen]
-        drawn = [image.permute(1, 2, 0).numpy() for image in images]
-        write_image(path, class_sheet(drawn, predict(model, images), truth, dataset.classes))
-        return
-    infos = [dataset[0, index]["info"] for index in range(0, len(dataset), step)[:PICTURED]]
-    found = predict(model, [info.path for info in infos])
-    write_image(path, side_by_side(infos, found, dataset))
+    from chordate.visualization import side_by_side, to_picture, write_image
+
+    indices = range(0, len(dataset), max(1, len(dataset) // PICTURED))[:PICTURED]
+    originals = [dataset.original(index) for index in indices]
+    device = next(model.parameters()).device
+    predictions = []
+    with torch.inference_mode():
+        for index in indices:
+            predictions += model.predict(dataset.collate([dataset[0, index]], model.size_divisor).to(device))
+    sheet = side_by_side(
+        [to_picture(batch.images[0]) for batch in originals],
+        [Path(batch.infos[0].path).name for batch in originals],
+        [prediction.to("cpu", non_blocking=False) for prediction in predictions],
+        [batch.targets for batch in originals],
+        model.meta,
+    )
+    write_image(path, sheet)

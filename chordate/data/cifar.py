@@ -2,22 +2,21 @@
 
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision.datasets
 
-from chordate.data.zip_files import UNREADABLE, members, split_archive
 from chordate.data.image_folder import ImageFolder
+from chordate.data.zip_files import UNREADABLE, members, split_archive
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 
 
 @DATASETS.register_module()
 class CIFAR10(ImageFolder):
-    """32×32 pictures of ten classes, 50,000 to train on and 10,000 to test on, all kept in memory (180 MB).
+    """32×32 images of ten classes, 50,000 to train on and 10,000 to test on, all kept in memory (180 MB).
 
     The data root holds `cifar-10-batches-py/` (the official files, whose md5 sums torchvision checks before it opens
     them), or `train/<class>/` and `test/<class>/`. It may be a zip of either.
@@ -25,7 +24,7 @@ class CIFAR10(ImageFolder):
     Args:
         split: "train" or "test".
 
-    The others as in `ImageFolder`.
+    The others as in `ImageFolder`; all images are cached.
 
     Raises:
         DataError: neither layout is there, or an official file is damaged.
@@ -33,20 +32,10 @@ class CIFAR10(ImageFolder):
 
     official: Any = torchvision.datasets.CIFAR10
 
-    def __init__(
-        self,
-        split: str,
-        *,
-        data_root: str | Path = ".",
-        pipeline: Sequence[Any] = (),
-        classes: Sequence[str] | None = None,
-        seed: int = 0,
-    ):
+    def __init__(self, split: Literal["train", "test"], *, data_root: str | Path = ".", **settings: Any):
         self.split = split
-        if split not in ("train", "test"):
-            raise DataError(f'{type(self).__name__}: split="{split}"; it is "train" or "test"')
         self._root = Path(data_root)
-        super().__init__(split, data_root=data_root, pipeline=pipeline, classes=classes, seed=seed, cache=True)
+        super().__init__(split, data_root=data_root, cache=True, **settings)
 
     def _on_disk(self) -> dict[str, list[str]]:
         folder = self._root / self.official.base_folder
@@ -90,6 +79,6 @@ class CIFAR10(ImageFolder):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10):
-    """The same with 100 classes, 500 pictures of each to train on; officially in `cifar-100-python/`."""
+    """The same with 100 classes, 500 images of each to train on; officially in `cifar-100-python/`."""
 
     official = torchvision.datasets.CIFAR100

@@ -1,100 +1,100 @@
 """Data sets with COCO annotations: an index that forked workers share, read one image at a time."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import hotcoco
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.data.coco_annotations import Health, box_of, check_health, located, open_index
-from chordate.data.rasterize import instance_bitmaps
+from chordate.data.dataset import Dataset, model_classes
+from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.polygons import Polygons, Ring, oriented
-from chordate.data.seeding import seeded
-from chordate.data.image_io import read_image
+from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
-from chordate.data.transforms import SanitizeInstances, build_pipeline
+from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
-from chordate.structures import ImageInfo, Skeleton
+from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample
 
-Sample = dict[str, Any]
+log = logging.getLogger("chordate")
+MIN_SIDE = 0.01  # pixels; instances with a shorter side are left out
 
 
 @DATASETS.register_module()
-class CocoDataset(torch.utils.data.Dataset[Sample]):
+class CocoDataset(Dataset):
     """Images and instances of a COCO annotation file.
 
-    `dataset[(epoch, index)]` is a sample, a pure function of the key and `seed`:
-    `image` Image uint8 `[3, H, W]` RGB; `boxes` BoundingBoxes `[M, 4]` x1, y1, x2, y2 float32 pixels;
+    A sample has `image` Image uint8 `[3, H, W]` RGB; `boxes` BoundingBoxes `[M, 4]` x1, y1, x2, y2 float32 pixels;
     `labels` `[M]` int64; `crowd` `[M]` bool; with `masks` also `masks` `[M, 112, 112]` uint8 in the boxes'
     frames; with `keypoints` also `keypoints` `[M, K, 3]` float32, x, y in continuous pixels and visibility; `info`
-    ImageInfo. Boxes are clipped to the picture, those without area are left out.
+    ImageInfo. Boxes are clipped to the image, those without area are left out.
 
-    The index lies in memory that forked workers share; a spawned worker opens the file again.
+    Forked workers share the memory of the index; a spawned worker opens the file again.
 
     Args:
         annotations: the file, relative to `data_root` or absolute.
         images: the folder of the images that the file names.
-        data_root: the folder that the two are in.
-        pipeline: transforms, as dicts with `type` or built.
         classes: names of the categories to use, label 0 first; None uses all in the order of their ids.
             Annotations of other categories are left out.
-        seed: of the augmentation.
         filter_empty: leave out images without an instance (crowds do not count, nor with `keypoints` instances
-            without a labelled one).
+            without a labeled one).
         health: "error" stops at contradictions in the file, "warn" only reports them (`check_health`).
         masks: read segmentations and give bitmaps; polygons of instances go through the pipeline as
-            `polygons`. Crowds have none: they are never learnt.
+            `polygons`. Crowds have none: they are never trained on.
         keypoints: read keypoints; through the pipeline they go as InstanceKeypoints.
+        data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
-        classes: names, by label.
         category_ids: the file's category ids, by label.
-        skeleton: with `keypoints`, their names and bones; else None.
         coco: the index (hotcoco.COCO) of the whole file.
         image_ids: `[len]` of the images used, ascending.
-        sizes: `[len, 2]` height and width of each, as the file says.
-        health_report: what the health check found, a line each; empty for a healthy file.
 
     Raises:
         DataError: a file or folder is missing or broken, the annotations contradict themselves, a class is
-            unknown, there are no keypoints, or no image is left.
+            unknown, there are no keypoints or others than the model's, or no image is left.
     """
+
+    target_type = InstanceTargets
+    default_metric = "CocoMetric"
 
     def __init__(
         self,
         annotations: str | Path,
         images: str | Path,
         *,
-        data_root: str | Path = ".",
-        pipeline: Sequence[Any] = (),
         classes: Sequence[str] | None = None,
-        seed: int = 0,
         filter_empty: bool = False,
         health: Health = "error",
         masks: bool = False,
         keypoints: bool = False,
+        data_root: str | Path = ".",
+        pipeline: Sequence[Any] = (),
+        seed: int = 0,
+        meta: DatasetMeta | None = None,
     ):
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
         self.annotations = located(data_root, annotations)
         self.images = located(data_root, images)
-        self.pipeline = build_pipeline(pipeline)
-        self.seed, self.masks = seed, masks
+        self.masks, self.keypoints = masks, keypoints
         self.coco = self._open()
         if not self.images.is_dir():
-            raise DataError(f"{self.images}: no such image folder; {self.annotations.name} names pictures in it")
+            raise DataError(f"{self.images}: no such image folder; {self.annotations.name} names images in it")
         self.health_report = check_health(self.coco, str(self.annotations), health)
-        self.category_ids, self.classes = self._choose(classes)
+        self.category_ids, names = self._choose(model_classes(classes, meta))
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
-        self.skeleton: Skeleton | None = None
+        if meta is None:
+            self.meta = DatasetMeta(names)
         if keypoints:
-            self.skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))
+            self._read_skeleton(meta)
         self.image_ids = np.unique(np.array(self.coco.get_img_ids(), np.int64))
         if filter_empty:
             self.image_ids = self._with_instances()
@@ -113,6 +113,16 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         """The index; again in every process that does not share its parent's."""
         return open_index(self.annotations)
 
+    def _read_skeleton(self, meta: DatasetMeta | None) -> None:
+        skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))
+        if meta is None:
+            self.meta = replace(self.meta, skeleton=skeleton)
+        elif meta.skeleton is not None and meta.skeleton.names != skeleton.names:
+            raise DataError(
+                f"{self.annotations}: its keypoints are {', '.join(skeleton.names)}; the model's are "
+                f"{', '.join(meta.skeleton.names)}"
+            )
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "coco"}
 
@@ -123,57 +133,66 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, key: tuple[int, ...]) -> Sample:
-        """The sample of a key `(epoch, index)`, or `(epoch, index, repeat)` (see samplers)."""
-        sample = self.read(key[1])
-        with seeded(self.seed, *key):
-            sample = SanitizeInstances()(self.pipeline(sample, self._draw))
-        polygons = sample.pop("polygons", None)
-        if polygons is not None:
-            sample["masks"] = instance_bitmaps(polygons, sample["boxes"].as_subclass(Tensor))
-        if "keypoints" in sample:
-            sample["keypoints"] = sample["keypoints"].as_subclass(Tensor)
-        return sample
-
-    def _draw(self) -> Sample:
-        """A random sample before its transforms, for those that mix several pictures."""
-        return self.read(int(torch.randint(len(self), ())))
-
     def read(self, index: int) -> Sample:
         """The sample before its transforms; masks are still `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
         image = Image(read_image(path, (record["height"], record["width"])))
         size = image.shape[-2], image.shape[-1]
-        found = self._annotations(record["id"])
-        crowd = [bool(annotation.get("iscrowd", 0)) for annotation in found]
-        rings: list[list[Ring]] = []
-        if self.masks:
-            rings = [[] if group else self._rings(a) for a, group in zip(found, crowd)]
-            crowd = [not part for part in rings]  # a polygon of one or two points is no mask to learn either
+        annotations, boxes = self._annotations(record["id"], size)
+        crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]
         sample: Sample = {
             "image": image,
-            "boxes": BoundingBoxes(self._boxes(found), format=BoundingBoxFormat.XYXY, canvas_size=size),
-            "labels": torch.tensor([self.labels[a["category_id"]] for a in found], dtype=torch.int64),
-            "crowd": torch.tensor(crowd, dtype=torch.bool),
+            "boxes": BoundingBoxes(boxes, format=BoundingBoxFormat.XYXY, canvas_size=size),
+            "labels": torch.tensor([self.labels[a["category_id"]] for a in annotations], dtype=torch.int64),
             "info": ImageInfo(record["id"], str(path), *size),
         }
         if self.masks:
+            rings = [[] if group else self._rings(a) for a, group in zip(annotations, crowd)]
+            crowd = [not part for part in rings]  # a polygon of one or two points is no mask to train on either
             sample["polygons"] = Polygons.from_rings(rings, size)
-        if self.skeleton is not None:
-            sample["keypoints"] = read_keypoints(found, self.skeleton, size, str(self.annotations))
-        return SanitizeInstances()(sample)
+        sample["crowd"] = torch.tensor(crowd, dtype=torch.bool)
+        if self.keypoints and self.meta.skeleton is not None:
+            sample["keypoints"] = read_keypoints(annotations, self.meta.skeleton, size, str(self.annotations))
+        return sample
 
-    def _annotations(self, image_id: int) -> list[dict[str, Any]]:
-        """Those of our classes on an image; where a file contradicts itself, only what is surely meant."""
-        found = self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
-        return [
+    def finish(self, sample: Sample) -> Sample:
+        sample = SanitizeInstances()(sample)
+        if "polygons" in sample:
+            sample["masks"] = instance_bitmaps(sample.pop("polygons"), sample["boxes"].as_subclass(Tensor))
+        if "keypoints" in sample:
+            sample["keypoints"] = sample["keypoints"].as_subclass(Tensor)
+        return sample
+
+    def _annotations(self, image_id: int, size: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensor]:
+        """The annotations of our classes on an image that have an area within it, and their boxes.
+
+        Where a file contradicts itself, only what is surely meant.
+
+        Returns:
+            the annotations, and their boxes `[M, 4]` x1, y1, x2, y2 clipped to the image (the segmentation's if none).
+        """
+        found = [
             annotation
-            for annotation in found
+            for annotation in self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
             if annotation["category_id"] in self.labels
             and annotation["image_id"] == image_id  # of duplicate ids the index gives the last, of any image
             and (annotation.get("bbox") or annotation.get("segmentation"))
         ]
+        boxes = np.array([box_of(self.coco, annotation) for annotation in found], np.float64).reshape(-1, 4)
+        corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1).astype(np.float32)
+        corners = corners.clip(0, np.array([size[1], size[0], size[1], size[0]], np.float32))
+        kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
+        return [found[index] for index in kept], torch.from_numpy(corners[kept])
+
+    def check_annotated(self, training: bool) -> None:
+        if self.count(crowd=False):
+            return
+        what = f"{self.annotations}: {len(self)} images, but not one instance of {', '.join(self.classes)}"
+        if training:
+            raise DataError(f"{what} (crowds do not count), so there is nothing to train on; annotate some")
+        if not self.count(crowd=True):
+            log.warning(f"{what}; there is nothing to measure against")
 
     def class_images(self) -> list[NDArray[np.int64]]:
         """For each class the indices of the images that show it, for class-balanced sampling."""
@@ -188,7 +207,7 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         """Category ids and names by label."""
         categories = self.coco.load_cats(sorted(set(self.coco.get_cat_ids())))
         if not categories:
-            raise DataError(f"{self.annotations}: it has no categories, so there is nothing to learn")
+            raise DataError(f"{self.annotations}: it has no categories, so there is nothing to train on")
         by_name = {category["name"]: category["id"] for category in categories}
         if len(by_name) < len(categories):
             raise DataError(f"{self.annotations}: several categories have the same name; rename them")
@@ -199,15 +218,15 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
         if classes is None:
             return [category["id"] for category in categories], tuple(c["name"] for c in categories)
         if len(names) < len(categories):
-            print_log(f"{self.annotations}: {len(names)} of its {len(categories)} classes are used", logger="current")
+            log.info(f"{self.annotations}: {len(names)} of its {len(categories)} classes are used")
         if not names or len(set(names)) < len(names):
             raise DataError(f"classes={names}: name each class once, and at least one")
         return [by_name[name] for name in names], tuple(names)
 
     def _with_instances(self) -> NDArray[np.int64]:
-        """Of the images those with an instance of our classes, and with labelled keypoints where these are read."""
+        """Of the images those with an instance of our classes, and with labeled keypoints where these are read."""
         shown: set[int] = set()
-        if self.skeleton is not None:
+        if self.keypoints:
             for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):
                 ids = self.coco.get_ann_ids(img_ids=part.tolist(), cat_ids=self.category_ids, iscrowd=False)
                 shown.update(a["image_id"] for a in self.coco.load_anns(ids) if has_keypoints(a))
@@ -219,13 +238,6 @@ class CocoDataset(torch.utils.data.Dataset[Sample]):
             if not self.coco.get_ann_ids(img_ids=image, cat_ids=self.category_ids, iscrowd=False):
                 shown.discard(image)
         return self.image_ids[np.isin(self.image_ids, list(shown))]
-
-    def _boxes(self, annotations: list[dict[str, Any]]) -> Tensor:
-        """`[M, 4]` x1, y1, x2, y2 of COCO's x, y, width, height; of the segmentation where there is no box."""
-        boxes = [box_of(self.coco, annotation) for annotation in annotations]
-        corners = np.array(boxes, np.float64).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        return torch.from_numpy(corners.astype(np.float32))
 
     def _rings(self, annotation: dict[str, Any]) -> list[Ring]:
         """The rings of a polygon or run-length mask."""

@@ -1,14 +1,12 @@
 """Opening a COCO annotation file, and the health check that stands before training on it."""
 
-import logging
 from pathlib import Path
 from typing import Any, Literal
 
 import hotcoco
-from mmengine.logging import print_log
 
-from chordate.data.zip_files import split_archive
 from chordate.data.image_io import missing_file
+from chordate.data.zip_files import split_archive
 from chordate.errors import ConfigError, DataError, unknown
 
 Health = Literal["error", "warn"]
@@ -41,7 +39,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
             without geometry, boxes that are not in pixels and images without a size; "warn" reports them and goes on.
 
     Returns:
-        what was found and reported, a line each.
+        the problems, one line each.
 
     Raises:
         DataError: there are such errors; the message has their ids.
@@ -56,10 +54,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
             f'{source}: {"; ".join(errors)}. Mend the file, or go on regardless with health="warn" in the data set'
         )
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
-    found = [f"{source}: {message}" for message in ("; ".join(errors), _box_report(index, sorted(boxes))) if message]
-    for line in found:
-        print_log(line, logger="current", level=logging.WARNING)
-    return found
+    return [f"{source}: {message}" for message in ("; ".join(errors), _box_report(index, sorted(boxes))) if message]
 
 
 def box_of(index: hotcoco.COCO, annotation: dict[str, Any]) -> list[float]:

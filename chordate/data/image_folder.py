@@ -11,82 +11,81 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision.models
-from mmengine.logging import print_log
 from numpy.typing import NDArray
 from torchvision.tv_tensors import Image
 
 from chordate.data.coco_annotations import located
-from chordate.data.zip_files import UNREADABLE, members, split_archive
-from chordate.data.seeding import seeded
+from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import decode_image, read_image
-from chordate.data.transforms import build_pipeline
+from chordate.data.zip_files import UNREADABLE, members, split_archive
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
-from chordate.structures import ImageInfo
+from chordate.structures import ClassTargets, DatasetMeta, ImageInfo, Sample
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+log = logging.getLogger("chordate")
 WORDNET_ID = re.compile(r"n\d{8}")
 
 
 @DATASETS.register_module()
-class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
-    """Pictures in folders that are named after their classes: `images/<class>/….jpg`, at any depth below a class.
+class ImageFolder(Dataset):
+    """Images in folders that are named after their classes: `images/<class>/….jpg`, at any depth below a class.
 
-    `dataset[(epoch, index)]` is a sample, a pure function of the key and `seed`: `image` Image uint8 `[3, H, W]` RGB
-    after the pipeline, `label` int, `info` ImageInfo.
+    A sample has `image` Image uint8 `[3, H, W]` RGB, `label` int, and `info` ImageInfo.
 
     Args:
         images: the folder of the class folders, relative to `data_root` or absolute. A zip may stand anywhere on the
             way there (`photos.zip/train`), `data_root` itself among others.
-        data_root: the folder that it is in.
-        pipeline: transforms, as dicts with `type` or built.
         classes: the folders to use, label 0 first; None uses all, sorted by name, as torchvision does.
-        seed: of the augmentation.
-        cache: keep all pictures decoded in memory, which forked workers share; for small sets.
+        cache: keep all images decoded in memory, which forked workers share; for small sets.
+        data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
-        classes: names, by label.
         labels: `[len]` int64.
-        files: where each picture comes from, for messages.
+        files: the file of each image, for messages.
 
     Raises:
-        DataError: no such folder, no class folder or no picture in it, or an unknown class.
+        DataError: no such folder, no class folder or no image in it, or an unknown class.
     """
+
+    target_type = ClassTargets
+    default_metric = "AccuracyMetric"
 
     def __init__(
         self,
         images: str | Path,
         *,
+        classes: Sequence[str] | None = None,
+        cache: bool = False,
         data_root: str | Path = ".",
         pipeline: Sequence[Any] = (),
-        classes: Sequence[str] | None = None,
         seed: int = 0,
-        cache: bool = False,
+        meta: DatasetMeta | None = None,
     ):
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
         self.images = located(data_root, images)
-        self.pipeline, self.seed = build_pipeline(pipeline), seed
         self.archive, self.inner = split_archive(self.images)
         self._zips: dict[int, zipfile.ZipFile] = {}
         found = self._in_zip() if self.archive else self._on_disk()
-        self.classes = _choose(self.images, list(found), classes)
+        names = _choose(self.images, list(found), model_classes(classes, meta))
+        if meta is None:
+            self.meta = DatasetMeta(names)
         self.files = [file for name in self.classes for file in sorted(found[name])]
         counts = [len(found[name]) for name in self.classes]
         self._tell_left_out(found)
         if not self.files:
-            raise DataError(f"{self.images}: no pictures in its class folders ({', '.join(SUFFIXES)})")
+            raise DataError(f"{self.images}: no images in its class folders ({', '.join(SUFFIXES)})")
         self.labels = np.repeat(np.arange(len(self.classes)), counts)
         self._cached = [self.decode(index) for index in range(len(self))] if cache else None
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
-        """The sample of a key `(epoch, index)`, or `(epoch, index, repeat)` (see samplers)."""
-        index = key[1]
+    def read(self, index: int) -> Sample:
+        """The sample before its transforms."""
         image = Image(self.decode(index) if self._cached is None else self._cached[index])
         info = ImageInfo(index, str(self.images / self.files[index]), image.shape[-2], image.shape[-1])
-        with seeded(self.seed, *key):
-            return self.pipeline({"image": image, "label": int(self.labels[index]), "info": info})
+        return {"image": image, "label": int(self.labels[index]), "info": info}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zips": {}}  # an open file does not travel to another process
@@ -96,7 +95,7 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 
     def decode(self, index: int) -> torch.Tensor:
-        """The picture as it is in its file, `[3, H, W]` uint8 RGB."""
+        """The image as it is in its file, `[3, H, W]` uint8 RGB."""
         path = self.images / self.files[index]
         if self.archive is None:
             return read_image(path)
@@ -138,22 +137,22 @@ class ImageFolder(torch.utils.data.Dataset[dict[str, Any]]):
     def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
         """The files by class, in the order of the labels."""
         if not found:
-            raise DataError(f"{self.images}: no class folders; put the pictures of each class in a folder of its name")
+            raise DataError(f"{self.images}: no class folders; put the images of each class in a folder of its name")
         return dict(sorted(found.items()))
 
     def _tell_left_out(self, found: dict[str, list[str]]) -> None:
         left_out = [f"{name} ({len(files)})" for name, files in found.items() if files and name not in self.classes]
         if left_out:
-            what = f"{self.images}: pictures of other classes than the {len(self.classes)} of the model are left out"
-            print_log(f"{what}: {_few(left_out)}", logger="current", level=logging.WARNING)
+            what = f"{self.images}: images of other classes than the {len(self.classes)} of the model are left out"
+            log.warning(f"{what}: {_few(left_out)}")
 
 
 @DATASETS.register_module()
 class ImageNet(ImageFolder):
     """ImageNet's layout: `train/<WordNet id>/*.JPEG` and `val/<WordNet id>/*.JPEG` under the data root.
 
-    Its 1000 classes have the names of `imagenet_classes`, so that "n01440764" is told as "tench". Any photos that lie
-    in such folders do as well; their classes are the folders' names.
+    Its 1000 classes have the names of `imagenet_classes`: "n01440764" is "tench". Other images in such folders work
+    too; their classes are the folders' names.
 
     Args:
         split: "train" or "val".

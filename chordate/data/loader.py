@@ -1,28 +1,59 @@
-"""From a config's `train_data` or `val_data` to a loader of batches."""
+"""From a config's `train_data` or `val_data` to a data set and a loader of batches."""
+
+from __future__ import annotations
 
 import logging
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
-from chordate import checks
-from chordate.data.batching import collate
-from chordate.data.coco import CocoDataset
+from chordate.arguments import NonNegativeInt, PositiveFloat, PositiveInt, validate_settings
+from chordate.data.dataset import Dataset
 from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
-from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass, unknown
+from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
 from chordate.registry import DATASETS
-from chordate.structures import Batch, Skeleton
+from chordate.structures import Batch, DatasetMeta
 
-EVALUATION_SETTINGS = ("dataset", "pipeline", "batch_size", "workers")
-TRAINING_SETTINGS = (*EVALUATION_SETTINGS, "group_by_aspect", "class_balanced")
 GRACE = 30  # seconds from SIGTERM to SIGKILL under SLURM (its KillWait)
+log = logging.getLogger("chordate")
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """The section `val_data` of a config.
+
+    Attributes:
+        dataset: a dict with `type`.
+        pipeline: transforms of each sample.
+        batch_size: images per process and batch.
+        workers: processes that load; 0 loads in the main process.
+    """
+
+    dataset: Any
+    pipeline: Sequence[Any] = ()
+    batch_size: PositiveInt = 1
+    workers: NonNegativeInt = 2
+
+
+@dataclass(frozen=True)
+class TrainingData(EvaluationData):
+    """The section `train_data` of a config.
+
+    Attributes:
+        group_by_aspect: wide and tall images go into separate batches.
+        class_balanced: threshold of repeat-factor sampling (0.001 in LVIS), or None.
+    """
+
+    group_by_aspect: bool = True
+    class_balanced: PositiveFloat | None = None
 
 
 class Loader(DataLoader[Any]):
@@ -37,131 +68,101 @@ class Loader(DataLoader[Any]):
             raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
 
+def _settings(section: Mapping[str, Any], training: bool) -> TrainingData | EvaluationData:
+    where = "train_data" if training else "val_data"
+    if "dataset" not in section:
+        raise ConfigError(f'{where} has no "dataset"; give it dict(type="CocoDataset", …)')
+    return validate_settings(TrainingData if training else EvaluationData, section, where)
+
+
+def build_dataset(
+    section: Mapping[str, Any], *, data_root: str | Path, training: bool, seed: int = 0, meta: DatasetMeta | None = None
+) -> Dataset:
+    """Build the data set of a config's `train_data` or `val_data`, and log the problems found in its files.
+
+    Args:
+        section: of the config.
+        data_root: the folder that the data set's paths are relative to.
+        training: whether to train on it; an error if there is nothing to train on.
+        seed: of the augmentation.
+        meta: of the model; labels must mean the same here. None takes the data set's own.
+
+    Raises:
+        ConfigError: unknown or invalid settings.
+        DataError: missing or broken data, nothing to train on, or other classes or keypoints than the model's.
+    """
+    settings = _settings(section, training)
+    wiring = {"data_root": data_root, "pipeline": settings.pipeline, "seed": seed}
+    try:
+        dataset: Dataset = DATASETS.build(settings.dataset, **wiring, **({} if meta is None else {"meta": meta}))
+    except UnknownClass as error:
+        if meta is None:
+            raise
+        names = ", ".join(meta.classes[:5]) + (" …" if len(meta.classes) > 5 else "")
+        raise DataError(f"the model's classes are {names}, and the data must have them all: {error}") from error
+    difference = None if meta is None else dataset.meta.difference(meta)
+    if difference:
+        raise DataError(f"{type(dataset).__name__} does not fit the model: it has {difference}")
+    for line in dataset.health_report:
+        log.warning(line)
+    dataset.check_annotated(training)
+    return dataset
+
+
 def build_loader(
-    config: Mapping[str, Any],
+    dataset: Dataset,
+    section: Mapping[str, Any],
     *,
-    data_root: str | Path,
     training: bool,
-    seed: int,
-    classes: Sequence[str] | None = None,
-    skeleton: Skeleton | None = None,
+    seed: int = 0,
+    size_divisor: int = 1,
     rank: int = 0,
     world_size: int = 1,
 ) -> Loader:
-    """The loader that a config describes.
+    """Build the loader of a config's `train_data` or `val_data`.
 
     Args:
-        config: `dataset` (a dict with `type`), `pipeline` (list of transforms), `batch_size` (images a
-            process, default 1), `workers` (processes that load, default 2; 0 loads in this one). For
-            training also `group_by_aspect` (default True: wide and tall images in separate batches) and
-            `class_balanced` (None, or the threshold of repeat-factor sampling, 0.001 in LVIS).
-        data_root: the folder that the data set's paths are relative to.
+        dataset: from `build_dataset`.
+        section: of the config.
         training: shuffled, augmented by epoch, equally long on all ranks; else each image once over all
             ranks, in a fixed order.
         seed: with the epoch and the image's index, all that order and augmentation depend on.
-        classes: the model's classes, so that labels mean the same here; None takes the data set's.
-        skeleton: the model's keypoints, which the data set's must be if it reads some.
+        size_divisor: of the model: images are padded to multiples of this.
         rank, world_size: this process among those that share the work.
 
     Returns:
-        A loader; `loader.batch_sampler.set_epoch(epoch, start_batch)` chooses where it starts,
-        `loader.dataset` has `classes` and `category_ids`.
+        A loader; `loader.batch_sampler.set_epoch(epoch, start_batch)` chooses where it starts.
 
     Raises:
-        ConfigError: unknown or unfitting settings.
-        DataError: missing or broken data, nothing to train on, or classes or keypoints that are not the model's.
+        ConfigError: unknown or invalid settings.
     """
-    where = "train_data" if training else "val_data"
-    _check_settings(where, config, TRAINING_SETTINGS if training else EVALUATION_SETTINGS)
-    batch_size, workers = config.get("batch_size", 1), config.get("workers", 2)
-    described = _with_classes(f"{where}.dataset", config["dataset"], classes)
-    try:
-        dataset = DATASETS.build(described, data_root=data_root, pipeline=config.get("pipeline", []), seed=seed)
-    except UnknownClass as error:
-        if classes is None:
-            raise
-        few = ", ".join(classes[:5]) + (" …" if len(classes) > 5 else "")
-        raise DataError(f"the model's classes are {few}, and the data must have them all: {error}") from error
-    _check_annotated(dataset, training)
-    _check_keypoints(dataset, skeleton)
-    share = {"rank": rank, "world_size": world_size}
+    settings = _settings(section, training)
+    ranks = {"rank": rank, "world_size": world_size}
+    sizes = dataset.sizes
     sampler: TrainingBatches | EvaluationBatches
-    shapes = getattr(dataset, "sizes", None)  # images to classify are all cut to one size
-    if training:
-        threshold = config.get("class_balanced")
+    if isinstance(settings, TrainingData):
+        threshold = settings.class_balanced
         sampler = TrainingBatches(
             len(dataset),
-            batch_size,
+            settings.batch_size,
             seed=seed,
-            groups=None if shapes is None or not config.get("group_by_aspect", True) else shapes[:, 0] > shapes[:, 1],
+            groups=None if sizes is None or not settings.group_by_aspect else sizes[:, 0] > sizes[:, 1],
             factors=repeat_factors(dataset.class_images(), len(dataset), threshold) if threshold else None,
-            **share,
+            **ranks,
         )
     else:
-        aspects = np.ones(len(dataset)) if shapes is None else shapes[:, 0] / shapes[:, 1].clip(1)
-        sampler = EvaluationBatches(aspects, batch_size, **share)
+        aspects = np.ones(len(dataset)) if sizes is None else sizes[:, 0] / sizes[:, 1].clip(1)
+        sampler = EvaluationBatches(aspects, settings.batch_size, **ranks)
     return Loader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=workers,
+        collate_fn=partial(dataset.collate, size_divisor=size_divisor),
+        num_workers=settings.workers,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
+        persistent_workers=settings.workers > 0,
         worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
     )
-
-
-def _check_settings(where: str, config: Mapping[str, Any], known: Sequence[str]) -> None:
-    for name in config:
-        if name not in known:
-            kind = "training" if where == "train_data" else "evaluation"
-            raise ConfigError(unknown(f"{kind} data setting", name, known))
-    if "dataset" not in config:
-        raise ConfigError(f'{where} has no "dataset"; give it dict(type="CocoDataset", …)')
-    checks.listed(f"{where}.pipeline", config.get("pipeline", []))
-    checks.number(f"{where}.batch_size", config.get("batch_size", 1), least=1, whole=True)
-    checks.number(f"{where}.workers", config.get("workers", 2), least=0, whole=True)
-    checks.switch(f"{where}.group_by_aspect", config.get("group_by_aspect", True))
-    if config.get("class_balanced") is not None:
-        checks.number(f"{where}.class_balanced, where not None,", config["class_balanced"], above=0)
-
-
-def _check_annotated(dataset: Any, training: bool) -> None:
-    """Training needs an instance to learn; an evaluation without ground truth is only pointed out."""
-    if not isinstance(dataset, CocoDataset) or dataset.count(crowd=False):
-        return
-    what = f"{dataset.annotations}: {len(dataset)} images, but not one instance of {', '.join(dataset.classes)}"
-    if training:
-        raise DataError(f"{what} (crowds do not count), so nothing can be learnt; give a file with annotations")
-    if not dataset.count(crowd=True):
-        print_log(f"{what}; there is nothing to measure against", logger="current", level=logging.WARNING)
-
-
-def _check_keypoints(dataset: Any, skeleton: Skeleton | None) -> None:
-    own = getattr(dataset, "skeleton", None)
-    if own is not None and skeleton is not None and own.names != skeleton.names:
-        raise DataError(
-            f"{dataset.annotations}: its keypoints are {', '.join(own.names)}; the model's are "
-            f"{', '.join(skeleton.names)}"
-        )
-
-
-def _with_classes(where: str, dataset: Any, classes: Sequence[str] | None) -> Any:
-    """The data set's config with the model's classes, which its own must not contradict."""
-    built = not isinstance(dataset, str | Mapping)
-    if isinstance(dataset, Mapping) and dataset.get("classes") is not None:
-        checks.listed(f"{where}.classes", dataset["classes"])
-    if classes is None:
-        return dataset
-    dataset = dataset if built else DATASETS.expand(dataset)
-    own = dataset.classes if built else dataset.get("classes")
-    if own is not None and (tuple(own) != tuple(classes) if built else set(own) != set(classes)):
-        raise DataError(
-            f"the model's classes are {', '.join(classes)}, but this data set is set to {', '.join(own)}; "
-            f"train a model for those, or remove `classes` from the data set"
-        )
-    return dataset if built else {**dataset, "classes": list(classes)}
 
 
 def start_worker(worker: int) -> None:

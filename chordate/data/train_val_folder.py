@@ -1,13 +1,13 @@
 """Photos of one's own, in class folders: with a part to evaluate on, or without."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
-from chordate import checks
+from chordate.arguments import OpenFraction
 from chordate.data.coco_annotations import located
 from chordate.data.image_folder import ImageFolder, subfolders
-from chordate.errors import ConfigError, DataError
+from chordate.errors import DataError
 from chordate.registry import DATASETS
 
 SPLITS = ("train", "val")
@@ -18,23 +18,27 @@ OTHER_SPLITS = ("dev", "eval", "test", "valid", "validation")  # what others cal
 class ClassFolders(ImageFolder):
     """`train/<class>/….jpg` and `val/<class>/….jpg` under the data root; or just `<class>/….jpg`.
 
-    A lone folder around them, as in the zip of a folder, is passed through. Without `train` and `val`, a share of each
-    class's pictures is held out of the training and evaluated on: always the same ones, drawn by their names.
+    A lone folder around them, as in the zip of a folder, is passed through. Without `train` and `val`, a fraction of
+    each class's images is held out of the training and evaluated on: always the same ones, drawn by their names.
 
     Args:
         split: "train" or "val".
-        held_out: share of each class that is evaluated on, where there is no `val`.
-        data_root, pipeline, classes, seed, cache: see `ImageFolder`.
+        held_out: fraction of each class that is evaluated on, where there is no `val`.
+
+    The others as in `ImageFolder`.
 
     Raises:
-        ConfigError: another split, or a share that is none.
         DataError: as in `ImageFolder`, one of `train` and `val` is missing, or there is but one class.
     """
 
-    def __init__(self, split: str, *, data_root: str | Path = ".", held_out: float = 0.2, **arguments: Any):
-        if split not in SPLITS:
-            raise ConfigError(f'ClassFolders: split="{split}"; it is "train" or "val"')
-        checks.number("ClassFolders: held_out", held_out, above=0, below=1)
+    def __init__(
+        self,
+        split: Literal["train", "val"],
+        *,
+        data_root: str | Path = ".",
+        held_out: OpenFraction = 0.2,
+        **arguments: Any,
+    ):
         self.split, self.held_out = split, held_out
         root = _unwrapped(located(data_root, "."))
         self.divided = _is_divided(root)
@@ -75,6 +79,6 @@ def _is_divided(root: Path) -> bool:
         given = ", ".join(f"{name}/" for name in names)
         raise DataError(
             f"{root}: has {given} but no {missing[0]}/; give it train/ and val/, each with a folder for every class, "
-            f"or the class folders alone, of which a share is then held out"
+            f"or the class folders alone, of which a fraction is then held out"
         )
     return not missing

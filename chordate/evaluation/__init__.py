@@ -1,7 +1,6 @@
-"""What judges detections and classifications: metrics that gather over ranks and give plain numbers."""
+"""Metrics: they take predictions batch by batch, gather over ranks and give plain numbers."""
 
 from chordate.evaluation.accuracy import AccuracyMetric
 from chordate.evaluation.coco_metric import CocoMetric
-from chordate.evaluation.ensemble import Ensemble
 
-__all__ = ["AccuracyMetric", "CocoMetric", "Ensemble"]
+__all__ = ["AccuracyMetric", "CocoMetric"]

@@ -1,102 +1,121 @@
-"""Top-1 and top-5 accuracy of a classifier, gathered over ranks."""
+"""Top-1 and top-5 accuracy of a classifier."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import mmengine.dist
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
+from chordate.contracts import Metric
+from chordate.distributed import all_gather_object
 from chordate.errors import DataError
 from chordate.registry import METRICS
-from chordate.structures import Batch, Classification
+from chordate.structures import Batch, Classification, DatasetMeta
 
-KEPT = 5  # classes that are kept of each image, best first
-LISTED = 40  # classes in the table; of more, those with the lowest accuracy
+TOP = 5  # classes kept per image, best first
+MAX_ROWS = 40  # classes in the table; of more, those with the lowest accuracy
+
+
+class WithClasses(Protocol):
+    """What the metric needs from a data set."""
+
+    meta: DatasetMeta
 
 
 @METRICS.register_module()
-class AccuracyMetric:
+class AccuracyMetric(Metric):
     """How often the true class is the best, and among the best five (Russakovsky et al. 2015, section 4.1).
 
-    `process` every batch, then `evaluate`; after that `table` and `predictions` tell more about the same images, until
-    the next `evaluate`.
+    The true classes are the targets of the batches, ClassTargets.
 
     Args:
-        dataset: has `classes`, `labels` and `files`; an image's number in it is its `image_id`.
+        dataset: the data set of the predictions.
     """
 
-    def __init__(self, dataset: Any):
+    lower_is_better = ("error",)
+
+    def __init__(self, dataset: WithClasses):
         self.dataset = dataset
         self._pending: list[NDArray[np.float64]] = []
-        self._rows: NDArray[np.float64] = np.empty((0, 1 + 2 * KEPT))
+        self._pending_files: list[str] = []
+        # Per image: id, true label, the best labels, their scores.
+        self._rows: NDArray[np.float64] = np.empty((0, 2 + 2 * TOP))
+        self._files: list[str] = []
 
-    def process(self, batch: Batch, found: Sequence[Classification]) -> None:
-        """Keep the best classes of each image of a batch.
+    def update(self, predictions: Sequence[Classification], batch: Batch) -> None:
+        """Keep the best classes of each image of a batch, and its true class.
 
         Raises:
-            DataError: the model does not classify, or has other classes than the data set.
+            DataError: not Classifications, other classes than the data set's, or a batch without targets.
         """
-        if not all(isinstance(one, Classification) for one in found):
-            raise DataError("AccuracyMetric measures classifiers; a detector's metric is CocoMetric")
-        classes = len(self.dataset.classes)
-        for info, one in zip(batch.infos, found, strict=True):
-            if len(one.scores) != classes:
-                raise DataError(f"the model has {len(one.scores)} classes, the data set {classes}")
-            best = one.top(KEPT)
-            best += [(-1, 0.0)] * (KEPT - len(best))
-            self._pending.append(np.array([info.image_id, *(b[0] for b in best), *(b[1] for b in best)]))
+        for prediction in predictions:
+            if not isinstance(prediction, Classification):
+                raise DataError(
+                    f"AccuracyMetric measures Classifications; the model predicts {type(prediction).__name__}"
+                )
+        if batch.targets is None:
+            raise DataError(f"{batch.infos[0].path}: without a true class there is no accuracy to measure")
+        classes = len(self.dataset.meta.classes)
+        labels = batch.targets.labels.tolist()
+        for info, label, prediction in zip(batch.infos, labels, predictions, strict=True):
+            if len(prediction.scores) != classes:
+                raise DataError(f"the model has {len(prediction.scores)} classes, the data set {classes}")
+            best = prediction.top(TOP)
+            best += [(-1, 0.0)] * (TOP - len(best))
+            self._pending.append(np.array([info.image_id, label, *(b[0] for b in best), *(b[1] for b in best)]))
+            self._pending_files.append(info.path)
 
-    def evaluate(self) -> dict[str, float]:
-        """The numbers over all ranks, the same on every rank; what was processed is then put aside.
+    def compute(self) -> dict[str, float]:
+        """The numbers over all ranks, each image once, the same on every rank, and a fresh start.
 
         Returns:
-            `top1`, `top5` and `error` (1 - top1), shares of the images, 0 … 1.
+            `top1`, `top5` and `error` (1 - top1), 0 … 1.
 
         Raises:
             DataError: there was no image.
         """
         own = np.stack(self._pending) if self._pending else self._rows[:0]
-        gathered = np.concatenate(mmengine.dist.all_gather_object(own))
-        self._pending = []
-        if not len(gathered):
+        gathered = all_gather_object((own, self._pending_files))
+        self._pending, self._pending_files = [], []
+        rows, files = np.concatenate([part for part, _ in gathered]), [file for _, part in gathered for file in part]
+        if not len(rows):
             raise DataError("AccuracyMetric: no image was evaluated")
-        self._rows = gathered[np.unique(gathered[:, 0], return_index=True)[1]]  # each image once
+        first = np.unique(rows[:, 0], return_index=True)[1]
+        self._rows, self._files = rows[first], [files[number] for number in first]
         hits = self._hits()
         top1, top5 = float(hits[:, 0].mean()), float(hits.any(axis=1).mean())
-        return {"top1": top1, "top5": top5, "error": 1 - top1}
-
-    def _truth(self) -> NDArray[np.int64]:
-        return self.dataset.labels[self._rows[:, 0].astype(np.int64)]
+        self.numbers = {"top1": top1, "top5": top5, "error": 1 - top1}
+        return self.numbers
 
     def _hits(self) -> NDArray[np.bool_]:
-        """`[images, 5]`: whether each of the best five is the true class."""
-        return self._rows[:, 1 : 1 + KEPT] == self._truth()[:, None]
+        """`[N, 5]`: whether each of the best five is the true class."""
+        return self._rows[:, 2 : 2 + TOP] == self._rows[:, 1:2]
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """By class name: `top1`, `top5` (NaN without images) and `images`."""
-        truth, hits = self._truth(), self._hits()
-        found = {}
-        for label, name in enumerate(self.dataset.classes):
+        truth, hits = self._rows[:, 1], self._hits()
+        numbers = {}
+        for label, name in enumerate(self.dataset.meta.classes):
             own = hits[truth == label]
             top1, top5 = (own[:, 0].mean(), own.any(axis=1).mean()) if len(own) else (np.nan, np.nan)
-            found[name] = {"top1": float(top1), "top5": float(top5), "images": len(own)}
-        return found
+            numbers[name] = {"top1": float(top1), "top5": float(top5), "images": len(own)}
+        return numbers
 
     def table(self) -> Group:
-        """The last evaluation for the terminal: a row for each class, or for the hardest of many, and all."""
+        """A row per class, or for the hardest of many, and one for all."""
         hits, rows = self._hits(), self.per_class()
         title = None
-        if len(rows) > LISTED:
-            seen = [name for name, row in rows.items() if row["images"]]
-            hardest = sorted(seen, key=lambda name: (rows[name]["top1"], rows[name]["top5"]))[:LISTED]
+        if len(rows) > MAX_ROWS:
+            present = [name for name, row in rows.items() if row["images"]]
+            hardest = sorted(present, key=lambda name: (rows[name]["top1"], rows[name]["top5"]))[:MAX_ROWS]
             title = f"the {len(hardest)} hardest of {len(rows):,} classes"
             rows = {name: rows[name] for name in hardest}
         table = Table(box=box.SIMPLE_HEAD, show_footer=True, title=title)
@@ -105,24 +124,24 @@ class AccuracyMetric:
         table.add_column("top-5 / %", justify="right", footer=f"{100 * hits.any(axis=1).mean():.2f}")
         table.add_column("images", justify="right", footer=f"{len(hits):,}")
         for name, row in rows.items():
-            shown = [f"{100 * row[key]:.2f}" if row["images"] else "–" for key in ("top1", "top5")]
-            table.add_row(name, *shown, f"{row['images']:,}")
+            cells = [f"{100 * row[key]:.2f}" if row["images"] else "–" for key in ("top1", "top5")]
+            table.add_row(escape(name), *cells, f"{row['images']:,}")
         return Group(table)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """The last evaluation's best classes of each image, with its file and true class."""
-        names = self.dataset.classes
+        """Per image `file`, its true `class`, and the best `classes`, each with `class` and `score`."""
+        names = self.dataset.meta.classes
         return [
             {
-                "file": str(self.dataset.files[int(row[0])]),
-                "class": names[truth],
-                "found": [
+                "file": file,
+                "class": names[int(row[1])],
+                "classes": [
                     {"class": names[int(label)], "score": round(float(score), 5)}
-                    for label, score in zip(row[1 : 1 + KEPT], row[1 + KEPT :])
+                    for label, score in zip(row[2 : 2 + TOP], row[2 + TOP :])
                     if label >= 0
                 ],
             }
-            for row, truth in zip(self._rows, self._truth())
+            for file, row in zip(self._files, self._rows)
         ]
 
     def save_predictions(self, path: str | Path) -> None:

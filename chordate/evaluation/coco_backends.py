@@ -1,4 +1,4 @@
-"""The two engines that match detections to ground truth: hotcoco, and pycocotools as the reference."""
+"""The two backends that match detections to ground truth: hotcoco, and pycocotools as the reference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import hotcoco
 import numpy as np
@@ -14,49 +14,53 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from chordate.evaluation.pr_curves import Curves
-from chordate.evaluation.packed_detections import Rows
+from chordate.evaluation.packed_detections import IouType, PackedDetections
+from chordate.evaluation.pr_curves import PRCurves
 
 
 @dataclass(frozen=True)
-class Task:
-    """One thing to measure.
+class EvalSpec:
+    """What to evaluate: COCO's parameters for one IoU type.
 
     Attributes:
-        iou_type: what overlap is measured on, "bbox", "segm" or "keypoints".
-        labels: of the classes that are judged.
-        category_ids: of every label.
-        max_dets: limits on the detections of an image and class, ascending.
-        sigmas: how far off a keypoint may be, one for each, as COCO's; None where none are judged.
+        iou_type: what overlap is measured on.
+        labels: the classes to evaluate.
+        category_ids: COCO's category id of every label.
+        max_dets: limits on the detections per image and class, ascending.
+        sigmas: COCO's constant per keypoint, for IoU type "keypoints".
     """
 
-    iou_type: str
+    iou_type: IouType
     labels: tuple[int, ...]
     category_ids: tuple[int, ...]
     max_dets: tuple[int, ...]
     sigmas: tuple[float, ...] | None = None
 
     @property
-    def judged(self) -> list[int]:
+    def evaluated_ids(self) -> list[int]:
         """The category ids of `labels`."""
         return [self.category_ids[label] for label in self.labels]
 
 
-def hotcoco_judge(coco: hotcoco.COCO, rows: Rows, task: Task) -> hotcoco.COCOeval:
-    """hotcoco's evaluation of detections over all images of the ground truth, matched but not yet accumulated."""
-    boxes = task.iou_type == "bbox"  # these go in as one array, others as one dict each
-    found = rows.columns(task.category_ids) if boxes else rows.results(task.category_ids, [task.iou_type])
-    judge = hotcoco.COCOeval(coco, coco.load_res(found), task.iou_type)
-    judge.params.cat_ids = task.judged
-    judge.params.max_dets = list(task.max_dets)
-    if task.sigmas is not None:
-        judge.params.kpt_oks_sigmas = list(task.sigmas)
-    judge.evaluate()
-    return judge
+def hotcoco_evaluator(coco: hotcoco.COCO, detections: PackedDetections, spec: EvalSpec) -> hotcoco.COCOeval:
+    """hotcoco's evaluator after matching, before accumulation, over all images of the ground truth."""
+    # Boxes go in as one array, masks and keypoints as one dict per detection.
+    results = (
+        detections.to_array(spec.category_ids)
+        if spec.iou_type == "bbox"
+        else detections.to_results(spec.category_ids, [spec.iou_type])
+    )
+    evaluator = hotcoco.COCOeval(coco, coco.load_res(results), spec.iou_type)
+    evaluator.params.cat_ids = spec.evaluated_ids
+    evaluator.params.max_dets = list(spec.max_dets)
+    if spec.sigmas is not None:
+        evaluator.params.kpt_oks_sigmas = list(spec.sigmas)
+    evaluator.evaluate()
+    return evaluator
 
 
-class HotcocoEngine:
-    """The fast engine, in Rust.
+class HotcocoBackend:
+    """hotcoco, in Rust.
 
     Args:
         coco: the ground truth.
@@ -65,39 +69,42 @@ class HotcocoEngine:
     def __init__(self, coco: hotcoco.COCO):
         self.coco = coco
 
-    def __call__(self, rows: Rows, task: Task) -> Curves:
+    def __call__(self, detections: PackedDetections, spec: EvalSpec) -> PRCurves:
         """The curves of detections over all images of the ground truth."""
-        judge = hotcoco_judge(self.coco, rows, task)
-        judge.accumulate()
-        assert judge.eval is not None
-        return Curves(judge.eval["precision"], judge.eval["recall"], task.max_dets, tuple(judge.params.area_rng_lbl))
+        evaluator = hotcoco_evaluator(self.coco, detections, spec)
+        evaluator.accumulate()
+        assert evaluator.eval is not None
+        areas = tuple(evaluator.params.area_rng_lbl)
+        return PRCurves(evaluator.eval["precision"], evaluator.eval["recall"], spec.max_dets, areas)
 
 
-class PycocotoolsEngine:
-    """The reference of the field, slow. Called like HotcocoEngine."""
+class PycocotoolsBackend:
+    """pycocotools, the reference; slow. Called like HotcocoBackend."""
 
     def __init__(self, coco: hotcoco.COCO):
         self.coco = _reference_index(coco)
 
-    def __call__(self, rows: Rows, task: Task) -> Curves:
-        results = rows.results(task.category_ids, [task.iou_type])
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells its progress by print
-            found = self.coco.loadRes(results) if results else _index(self.coco.dataset, [])  # it refuses an empty list
-            judge = COCOeval(self.coco, found, task.iou_type)
-            judge.params.catIds = task.judged
-            judge.params.maxDets = list(task.max_dets)
-            if task.sigmas is not None:
-                judge.params.kpt_oks_sigmas = np.array(task.sigmas)
-            judge.evaluate()
-            judge.accumulate()
-        return Curves(judge.eval["precision"], judge.eval["recall"], task.max_dets, tuple(judge.params.areaRngLbl))
+    def __call__(self, detections: PackedDetections, spec: EvalSpec) -> PRCurves:
+        results = detections.to_results(spec.category_ids, [spec.iou_type])
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+            # loadRes refuses an empty list.
+            index = self.coco.loadRes(results) if results else _index(self.coco.dataset, [])
+            evaluator = COCOeval(self.coco, index, spec.iou_type)
+            evaluator.params.catIds = spec.evaluated_ids
+            evaluator.params.maxDets = list(spec.max_dets)
+            if spec.sigmas is not None:
+                evaluator.params.kpt_oks_sigmas = np.array(spec.sigmas)
+            evaluator.evaluate()
+            evaluator.accumulate()
+        areas = tuple(evaluator.params.areaRngLbl)
+        return PRCurves(evaluator.eval["precision"], evaluator.eval["recall"], spec.max_dets, areas)
 
 
 def _reference_index(coco: hotcoco.COCO) -> COCO:
     """The same ground truth for pycocotools.
 
-    Ids start at 1, because it takes a match with annotation 0 for no match; and what it requires but some
-    files leave out is filled in as hotcoco does.
+    Ids start at 1, because it takes a match with annotation 0 for no match; fields that it requires and some files
+    lack are filled in as hotcoco does.
     """
     content = coco.dataset
     keypoints = {category["id"]: len(category.get("keypoints", [])) for category in content["categories"]}
@@ -105,11 +112,11 @@ def _reference_index(coco: hotcoco.COCO) -> COCO:
     for number, annotation in enumerate(content["annotations"], 1):
         if "area" not in annotation:
             _, _, width, height = annotation["bbox"]
-            outlined = bool(annotation.get("segmentation"))
-            annotation["area"] = float(rle.area(coco.ann_to_rle(annotation))) if outlined else width * height
+            has_mask = bool(annotation.get("segmentation"))
+            annotation["area"] = float(rle.area(coco.ann_to_rle(annotation))) if has_mask else width * height
         points = annotation.get("keypoints") or [0, 0, 0] * keypoints.get(annotation["category_id"], 0)
-        seen = sum(visible > 0 for visible in points[2::3])
-        annotations.append({"iscrowd": 0, "num_keypoints": seen, **annotation, "keypoints": points, "id": number})
+        labeled = sum(visibility > 0 for visibility in points[2::3])
+        annotations.append({"iscrowd": 0, "num_keypoints": labeled, **annotation, "keypoints": points, "id": number})
     with contextlib.redirect_stdout(io.StringIO()):
         return _index(content, annotations)
 
@@ -121,7 +128,9 @@ def _index(content: dict[str, Any], annotations: list[dict[str, Any]]) -> COCO:
     return index
 
 
-ENGINES: dict[str, Callable[[hotcoco.COCO], Callable[[Rows, Task], Curves]]] = {
-    "hotcoco": HotcocoEngine,
-    "pycocotools": PycocotoolsEngine,
+Backend = Callable[[PackedDetections, EvalSpec], PRCurves]
+BackendName = Literal["hotcoco", "pycocotools"]
+BACKENDS: dict[BackendName, Callable[[hotcoco.COCO], Backend]] = {
+    "hotcoco": HotcocoBackend,
+    "pycocotools": PycocotoolsBackend,
 }

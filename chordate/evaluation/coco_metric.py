@@ -1,4 +1,4 @@
-"""COCO's AP of boxes, masks and keypoints: collects detections batch by batch, gathers over ranks, gives numbers."""
+"""COCO's AP of boxes, masks and keypoints."""
 
 from __future__ import annotations
 
@@ -7,267 +7,265 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import hotcoco
-import mmengine.dist
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
-from chordate import checks
-from chordate.errors import ConfigError, DataError, unknown
-from chordate.evaluation.pr_curves import Curves
-from chordate.evaluation.coco_backends import ENGINES, Task, hotcoco_judge
+from chordate.arguments import NonEmpty, PositiveFloat, PositiveInt
+from chordate.contracts import Metric
+from chordate.distributed import broadcast_object, is_main_process
+from chordate.errors import ConfigError, DataError
+from chordate.evaluation.coco_backends import BACKENDS, Backend, BackendName, EvalSpec, hotcoco_evaluator
+from chordate.evaluation.coco_report import CocoReport, describe_curves
 from chordate.evaluation.ground_truth import GroundTruth
-from chordate.evaluation.coco_report import describe
-from chordate.evaluation.packed_detections import Rows
+from chordate.evaluation.packed_detections import MEASURED_ON, IouType, PackedDetections
+from chordate.evaluation.pr_curves import PRCurves
 from chordate.registry import METRICS
-from chordate.structures import Batch, Detections
+from chordate.structures import Batch, DatasetMeta, Detections
 
-GIVEN_BY = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}  # what of Detections an IoU type measures
-SIGMAS = hotcoco.Params("keypoints").kpt_oks_sigmas  # of a person's 17 keypoints (cocodataset.org/#keypoints-eval)
-MOST_WITH_KEYPOINTS = 20  # detections of an image and class, as COCO has it
+PERSON_SIGMAS = tuple(hotcoco.Params("keypoints").kpt_oks_sigmas)  # 17 keypoints, cocodataset.org/#keypoints-eval
+MAX_KEYPOINT_DETECTIONS = 20  # per image and class, as in COCO
 
 
-class Annotated(Protocol):
-    """What the metric asks of a data set."""
+class CocoAnnotated(Protocol):
+    """What the metric needs from a data set."""
 
-    classes: tuple[str, ...]
-    category_ids: list[int]  # of each label
+    meta: DatasetMeta
+    category_ids: Sequence[int]  # by label
     coco: hotcoco.COCO
     image_ids: NDArray[np.int64]
 
 
 @METRICS.register_module()
-class CocoMetric:
+class CocoMetric(Metric):
     """Average precision and recall as COCO defines them (Lin et al. 2014; cocodataset.org/#detection-eval).
 
-    `process` every batch, then `evaluate`; after that `table`, `per_class` and `predictions` tell more about
-    the same detections, until the next `evaluate`.
-
     Args:
-        dataset: the data set that the detections are of. All its images count; objects of an image that was
-            never processed are missed ones.
-        iou_types: what overlap is measured on, of "bbox", "segm" and "keypoints". None is all that the model gives:
-            boxes, and masks and keypoints if it has such; what the annotations lack is left out with a warning.
+        dataset: the data set of the predictions. All its images count; objects of an image that was never passed to
+            `update` are missed.
+        iou_types: what overlap is measured on. None for all that the model gives: boxes, and masks and keypoints if
+            it gives them; what the annotations lack is left out with a warning.
         engine: "hotcoco" (fast), or "pycocotools", the reference; both give the same numbers.
-        max_dets: the best so many detections of an image and class count; three limits, ascending. AP is
-            under the last one. Of keypoints always the best 20, as in COCO.
-        keypoint_sigmas: how far off each keypoint may be, as a share of the object's size (half of κ in COCO's
-            object keypoint similarity). None is COCO's for a person's 17 keypoints, and their mean for any others.
+        max_dets: limits on the detections per image and class, three ascending ones, best detections first. AP is
+            under the last. For keypoints always 20, as in COCO.
+        keypoint_sigmas: per keypoint the standard deviation of annotators relative to the object's size (half of κ in
+            COCO's object keypoint similarity). None for COCO's of a person's 17 keypoints, and their mean for others.
 
     Raises:
-        ConfigError: an unknown engine or IoU type, or limits that are not three ascending numbers.
-        DataError: the annotations have not what `iou_types` asks for.
+        ConfigError: `max_dets` is not three ascending numbers, or there is not one sigma per keypoint.
+        DataError: the annotations lack what `iou_types` asks for.
     """
 
     def __init__(
         self,
-        dataset: Annotated,
-        iou_types: Sequence[str] | None = None,
-        engine: str = "hotcoco",
-        max_dets: Sequence[int] = (1, 10, 100),
-        keypoint_sigmas: Sequence[float] | None = None,
+        dataset: CocoAnnotated,
+        iou_types: Annotated[Sequence[IouType], NonEmpty] | None = None,
+        engine: BackendName = "hotcoco",
+        max_dets: Sequence[PositiveInt] = (1, 10, 100),
+        keypoint_sigmas: Sequence[PositiveFloat] | None = None,
     ):
-        if iou_types is not None:
-            wrong = [name for name in checks.listed("metric.iou_types", iou_types) if name not in GIVEN_BY]
-            if wrong or not iou_types:
-                raise ConfigError(f"CocoMetric: {unknown('iou_type', str(*wrong[:1]), GIVEN_BY)}")
-        if engine not in ENGINES:
-            raise ConfigError(f"CocoMetric: {unknown('engine', engine, ENGINES)}")
-        for limit in checks.listed("metric.max_dets", max_dets):
-            checks.number("metric.max_dets: each", limit, least=1, whole=True)
         if len(max_dets) != 3 or sorted({*max_dets}) != [*max_dets]:
-            raise ConfigError(f"CocoMetric: max_dets is {max_dets!r}; give three ascending numbers, as (1, 10, 100)")
-        for sigma in checks.listed("metric.keypoint_sigmas", keypoint_sigmas or []):
-            checks.number("metric.keypoint_sigmas", sigma, above=0)
+            raise ConfigError(f"metric.max_dets must be three ascending numbers such as (1, 10, 100), got {max_dets!r}")
         self.dataset = dataset
-        self.iou_types = iou_types
+        self.requested_types = list(iou_types or ())
         self.max_dets = tuple(max_dets)
         self.keypoint_sigmas = keypoint_sigmas
-        self._make_engine = ENGINES[engine]
-        self._engine: Any = None  # made when needed: pycocotools' index takes its time
-        self._pending: list[Rows] = []
-        self._rows = Rows.join([])
-        self._tasks: dict[str, Task] = {}
-        self._curves: dict[str, Curves] = {}
-        if "segm" in (iou_types or ()):
+        self._engine = engine
+        self._pending: list[PackedDetections] = []
+        self._detections = PackedDetections.concatenate([])
+        self._specs: dict[IouType, EvalSpec] = {}
+        self._curves: dict[IouType, PRCurves] = {}
+        if "segm" in self.requested_types:
             self.truth.check_masks()
-        if "keypoints" in (iou_types or ()) or keypoint_sigmas:
+        if "keypoints" in self.requested_types or keypoint_sigmas:
             self._sigmas()
 
     @cached_property
     def truth(self) -> GroundTruth:
-        """The annotations, read when they are needed."""
-        return GroundTruth.of(self.dataset.coco, self.dataset.category_ids)
+        """The annotations, read when first needed."""
+        return GroundTruth.from_index(self.dataset.coco, self.dataset.category_ids)
 
-    def process(self, batch: Batch, detections: list[Detections]) -> None:
-        """Keep the detections of a batch, one `Detections` an image, in pixels of the original image.
+    @cached_property
+    def _backend(self) -> Backend:
+        """Built when first needed, on the main process only: pycocotools takes long to index."""
+        return BACKENDS[self._engine](self.truth.coco)
+
+    def update(self, predictions: Sequence[Detections], batch: Batch) -> None:
+        """Keep the detections of a batch, in pixels of the original images.
 
         Raises:
-            DataError: a label beyond the data set's classes, or not what `iou_types` asks for.
-            TrainingError: boxes, scores or keypoints that are not finite.
+            DataError: not Detections, a label beyond the data set's classes, or what `iou_types` asks for is missing.
+            TrainingError: boxes, scores or keypoints are not finite.
         """
-        rows = Rows.pack(batch.infos, detections, self.dataset.classes)
-        self._judged(rows)
-        self._pending.append(rows)
+        for prediction in predictions:
+            if not isinstance(prediction, Detections):
+                raise DataError(f"CocoMetric measures Detections; the model predicts {type(prediction).__name__}")
+        packed = PackedDetections.pack(batch.infos, predictions, len(self.dataset.meta.classes))
+        self._select_types(packed)
+        self._pending.append(packed)
 
-    def evaluate(self) -> dict[str, float]:
-        """The numbers over all ranks, the same on every rank; what was processed is then put aside.
+    def compute(self) -> dict[str, float]:
+        """COCO's numbers over all ranks, the same on every rank, and a fresh start.
 
         Returns:
             `bbox_AP`, `bbox_AP50`, `bbox_AP75`, `bbox_APs`, `bbox_APm`, `bbox_APl`, `bbox_AR1`, `bbox_AR10`,
-            `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 where there is no ground truth. The same
-            of `segm`; of `keypoints` AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl.
+            `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 where there is no ground truth. The same for
+            `segm`; for `keypoints` AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl.
 
         Raises:
-            DataError: detections of an image that is not in the data set, or masks or keypoints that the annotations
-                have for some objects only.
+            DataError: detections of an image that is not in the data set, or only some annotations have the masks or
+                keypoints to measure on.
         """
-        self._rows = Rows.join(self._pending).gather()
+        self._detections = PackedDetections.concatenate(self._pending).gather()
         self._pending = []
-        strange = np.setdiff1d(self._rows.image_ids, self.dataset.image_ids)
-        if len(strange):
-            raise DataError(f"CocoMetric: image {strange[0]} is not in the data set that the metric was made for")
-        self._tasks = {iou_type: self._task(iou_type) for iou_type in self._judged(self._rows)}
-        if mmengine.dist.is_main_process():
-            self._curves = self._judge()
-        shared = [self._curves]
-        mmengine.dist.broadcast_object_list(shared)
-        self._curves = shared[0]
-        return {f"{kind}_{key}": value for kind, c in self._curves.items() for key, value in c.summary().items()}
+        foreign = np.setdiff1d(self._detections.image_ids, self.dataset.image_ids)
+        if len(foreign):
+            raise DataError(f"CocoMetric: image {foreign[0]} is not in the data set that the metric was made for")
+        self._specs = {iou_type: self._spec(iou_type) for iou_type in self._select_types(self._detections)}
+        if is_main_process():
+            self._warn()
+            self._curves = {iou_type: self._backend(self._detections, spec) for iou_type, spec in self._specs.items()}
+        self._curves = broadcast_object(self._curves)
+        self.numbers = {
+            f"{iou_type}_{name}": value
+            for iou_type, curves in self._curves.items()
+            for name, value in curves.summary().items()
+        }
+        return self.numbers
 
-    def _judged(self, rows: Rows) -> list[str]:
-        """The IoU types to measure: those asked for, or what both the model and the annotations have.
+    def _select_types(self, detections: PackedDetections) -> list[IouType]:
+        """The IoU types to measure: those requested, or what both the model and the annotations have.
 
         Raises:
-            DataError: one of the two does not have what was asked for, or they do not fit together.
+            DataError: one of the two lacks what was requested, or they do not fit together.
         """
-        given = [iou_type for iou_type, name in GIVEN_BY.items() if getattr(rows, name) is not None]
-        missing = [iou_type for iou_type in self.iou_types or () if iou_type not in given]
-        if missing and len(rows.scores):
-            name = GIVEN_BY[missing[0]]
+        predicted = detections.iou_types()
+        missing = [iou_type for iou_type in self.requested_types if iou_type not in predicted]
+        if missing and len(detections.scores):
+            name = MEASURED_ON[missing[0]]
             raise DataError(f'CocoMetric: the model gives no {name}; take "{missing[0]}" out of metric.iou_types')
-        types = list(self.iou_types or [iou_type for iou_type in given if self._annotated(iou_type)])
+        types = self.requested_types or [iou_type for iou_type in predicted if self._is_annotated(iou_type)]
         if "segm" in types:
             self.truth.check_masks()
-        if "keypoints" in types and rows.keypoints is not None and rows.keypoints.shape[1] != len(self._sigmas()):
+        keypoints = detections.keypoints
+        if "keypoints" in types and keypoints is not None and keypoints.shape[1] != len(self._sigmas()):
             raise DataError(
-                f"CocoMetric: the model finds {rows.keypoints.shape[1]} keypoints, the annotations have "
+                f"CocoMetric: the model predicts {keypoints.shape[1]} keypoints, the annotations have "
                 f"{len(self._sigmas())}"
             )
         return types
 
-    def _annotated(self, iou_type: str) -> bool:
+    def _is_annotated(self, iou_type: IouType) -> bool:
         """Whether any annotation has it."""
         if iou_type == "bbox":
-            return True  # and no need to read them yet
-        return bool(self.truth.outlined if iou_type == "segm" else self.truth.keypoints)
+            return True  # without reading the annotations
+        return bool(self.truth.with_masks if iou_type == "segm" else self.truth.keypoints)
 
-    def _task(self, iou_type: str) -> Task:
+    def _spec(self, iou_type: IouType) -> EvalSpec:
         ids = tuple(self.dataset.category_ids)
         if iou_type != "keypoints":
-            return Task(iou_type, tuple(range(len(ids))), ids, self.max_dets)
+            return EvalSpec(iou_type, tuple(range(len(ids))), ids, self.max_dets)
         labels = tuple(label for label, category in enumerate(ids) if category in self.truth.keypoints)
-        return Task(iou_type, labels, ids, (MOST_WITH_KEYPOINTS,), self._sigmas())
+        return EvalSpec(iou_type, labels, ids, (MAX_KEYPOINT_DETECTIONS,), self._sigmas())
 
     def _sigmas(self) -> tuple[float, ...]:
-        """One for each keypoint."""
+        """One per keypoint."""
         count = self.truth.count_keypoints()
-        sigmas = self.keypoint_sigmas or (SIGMAS if count == len(SIGMAS) else [float(np.mean(SIGMAS))] * count)
+        mean = float(np.mean(PERSON_SIGMAS))
+        sigmas = self.keypoint_sigmas or (PERSON_SIGMAS if count == len(PERSON_SIGMAS) else (mean,) * count)
         if len(sigmas) != count:
             raise ConfigError(f"metric.keypoint_sigmas has {len(sigmas)} numbers, the annotations {count} keypoints")
         return tuple(sigmas)
 
-    def _judge(self) -> dict[str, Curves]:
+    def _warn(self) -> None:
+        """Warn about what makes the numbers of `compute` mean less than they seem to."""
         expected = self.dataset.image_ids
-        unseen = len(expected) - len(self._rows.image_ids)
-        if unseen:
-            warnings.warn(
-                f"CocoMetric: {unseen} of {len(expected)} images were not evaluated; their objects count as missed",
-                stacklevel=3,
-            )
-        elif not self.truth.outlined + self.truth.bare:
+        missing = len(expected) - len(self._detections.image_ids)
+        if missing:
+            text = f"{missing} of {len(expected)} images were not evaluated; their objects count as missed"
+            warnings.warn(f"CocoMetric: {text}", stacklevel=3)
+        elif not self.truth.with_masks + self.truth.without_masks:
             warnings.warn("CocoMetric: the annotations have no objects, so AP is not defined: -1", stacklevel=3)
-        elif not len(self._rows.scores):
-            warnings.warn("CocoMetric: the model found nothing in any image; AP is 0", stacklevel=3)
-        for iou_type, given in GIVEN_BY.items():
-            if getattr(self._rows, given) is not None and not self._annotated(iou_type):
-                warnings.warn(f"CocoMetric: the annotations have no {given}; those found are not judged", stacklevel=3)
-        self._engine = self._engine or self._make_engine(self.truth.coco)
-        return {iou_type: self._engine(self._rows, task) for iou_type, task in self._tasks.items()}
+        elif not len(self._detections.scores):
+            warnings.warn("CocoMetric: the model detected nothing in any image; AP is 0", stacklevel=3)
+        for iou_type in self._detections.iou_types():
+            if not self._is_annotated(iou_type):
+                name = MEASURED_ON[iou_type]
+                warnings.warn(f"CocoMetric: the annotations have no {name}; the model's are not measured", stacklevel=3)
 
-    def per_class(self) -> dict[str, dict[str, dict[str, float]]]:
-        """By IoU type and class name: `AP`, `AP50`, `AR` (-1 without ground truth) and `instances`, not crowds.
+    def per_class(self) -> dict[IouType, dict[str, dict[str, float]]]:
+        """By IoU type and class name: `AP`, `AP50`, `AR` (-1 without ground truth) and `instances`, without crowds.
 
-        Of keypoints only the classes that have some, and the instances where any is annotated.
+        For keypoints only classes that have keypoints, and instances with a labeled one.
         """
-        found = {}
-        for iou_type, curves in self._curves.items():
-            task = self._tasks[iou_type]
-            found[iou_type] = {
-                self.dataset.classes[label]: {
-                    "AP": curves.average_precision(category=place),
-                    "AP50": curves.average_precision(iou=0.5, category=place),
-                    "AR": curves.average_recall(category=place),
-                    "instances": self._instances(task.category_ids[label], iou_type),
+        return {
+            iou_type: {
+                self.dataset.meta.classes[label]: {
+                    "AP": curves.average_precision(category=row),
+                    "AP50": curves.average_precision(iou=0.5, category=row),
+                    "AR": curves.average_recall(category=row),
+                    "instances": self._count_instances(self.dataset.category_ids[label], iou_type),
                 }
-                for place, label in enumerate(task.labels)
+                for row, label in enumerate(self._specs[iou_type].labels)
             }
-        return found
+            for iou_type, curves in self._curves.items()
+        }
 
-    def _instances(self, category: int, iou_type: str) -> int:
+    def _count_instances(self, category: int, iou_type: IouType) -> int:
         ids = self.dataset.coco.get_ann_ids(cat_ids=[category], iscrowd=False)
         if iou_type != "keypoints":
             return len(ids)
         return sum(any(a.get("keypoints", [])[2::3]) for a in self.dataset.coco.load_anns(ids))
 
     def table(self) -> Group:
-        """The last evaluation for the terminal: COCO's numbers, then a row for each class."""
+        """Per IoU type COCO's numbers, then a row per class."""
         parts = []
-        for kind, classes in self.per_class().items():
-            summary = self._curves[kind].summary()
+        for iou_type, classes in self.per_class().items():
+            summary = self._curves[iou_type].summary()
             grid = Table.grid(padding=(0, 2))
-            cells = [f"[dim]{key:<5}[/] {_shown(value):>5}" for key, value in summary.items()]
+            cells = [f"[dim]{key:<5}[/] {_format(value):>5}" for key, value in summary.items()]
             grid.add_row(*cells[: len(cells) // 2])
             grid.add_row(*cells[len(cells) // 2 :])
             table = Table(box=box.SIMPLE_HEAD, show_footer=True)
             total = sum(int(numbers["instances"]) for numbers in classes.values())
-            most = "AR" if kind == "keypoints" else f"AR{self.max_dets[-1]}"
-            table.add_column(f"class ({kind})", footer="all")
-            for key, footer in (("AP", summary["AP"]), ("AP50", summary["AP50"]), (most, summary[most])):
-                table.add_column(key, justify="right", footer=_shown(footer))
+            recall = "AR" if iou_type == "keypoints" else f"AR{self.max_dets[-1]}"
+            table.add_column(f"class ({iou_type})", footer="all")
+            for key, footer in (("AP", summary["AP"]), ("AP50", summary["AP50"]), (recall, summary[recall])):
+                table.add_column(key, justify="right", footer=_format(footer))
             table.add_column("instances", justify="right", footer=f"{total:,}")
             for name, n in classes.items():
-                table.add_row(name, *(_shown(n[key]) for key in ("AP", "AP50", "AR")), f"{int(n['instances']):,}")
+                cells = [_format(n[key]) for key in ("AP", "AP50", "AR")]
+                table.add_row(escape(name), *cells, f"{int(n['instances']):,}")
             parts += [grid, table]
         return Group(*parts)
 
-    def report(self) -> dict[str, Any]:
-        """By IoU type what lies behind the last evaluation's numbers (see `report.describe`), and `per_class`."""
+    def report(self) -> CocoReport:
+        """Curves, confusions and errors behind the last numbers."""
         classes = self.per_class()
-        found = {}
-        for iou_type, task in self._tasks.items():
-            judge, own = hotcoco_judge(self.truth.coco, self._rows, task), classes[iou_type]
-            found[iou_type] = {**describe(self._curves[iou_type], judge, list(own), iou_type), "per_class": own}
-        return found
+        parts = {}
+        for iou_type, spec in self._specs.items():
+            evaluator = hotcoco_evaluator(self.truth.coco, self._detections, spec)
+            parts[iou_type] = describe_curves(self._curves[iou_type], evaluator, classes[iou_type], iou_type)
+        return CocoReport(parts)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """The last evaluation's detections in COCO's results format, to 0.001 pixels and 0.00001 of score.
+        """The last detections in COCO's results format, to 0.001 pixels and 0.00001 of score.
 
-        Masks are compressed run lengths, keypoints counted in pixels as COCO does (a pixel's centre is a whole number).
-        The numbers of `evaluate` come from full precision and may differ from those of the rounded ones.
+        Masks are compressed run lengths; keypoints count from the center of the first pixel, as COCO does. `compute`
+        works at full precision, so its numbers may differ a little from those of these rounded ones.
         """
-        given = [iou_type for iou_type, name in GIVEN_BY.items() if getattr(self._rows, name) is not None]
-        return self._rows.results(self.dataset.category_ids, given, digits=3)
+        return self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)
 
     def save_predictions(self, path: str | Path) -> None:
         """Write `predictions` as JSON that COCO's tools load with `loadRes`."""
         Path(path).write_text(json.dumps(self.predictions()))
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.3f}" if value > -1 else "–"

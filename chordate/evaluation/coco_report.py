@@ -1,80 +1,98 @@
-"""What lies behind one AP: the curves, each class's share, what is taken for what, and which errors cost how much."""
+"""What is behind one AP: precision-recall curves, AP by class, confusion matrix, TIDE errors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from chordate.evaluation.pr_curves import THRESHOLDS, Curves
+from chordate.evaluation.packed_detections import IouType
+from chordate.evaluation.pr_curves import IOU_THRESHOLDS, PRCurves
 
-IOU, SCORE = 0.5, 0.5  # at which detections are sorted into hits, confusions and errors
+REPORT_IOU, REPORT_SCORE = 0.5, 0.5  # thresholds of the confusion matrix and of the errors
 
 # Bolya et al. 2020, "TIDE", section 2.2, in the order of its figures.
-ERRORS = {
-    "Cls": "wrong class",
-    "Loc": "badly placed",
-    "Both": "wrong class and badly placed",
-    "Dupe": "found twice",
-    "Bkg": "background taken for an object",
+TIDE_ERRORS = {
+    "Cls": "classification",
+    "Loc": "localization",
+    "Both": "classification and localization",
+    "Dupe": "duplicate",
+    "Bkg": "background",
     "Miss": "missed",
 }
 
 
-def describe(curves: Curves, judge: hotcoco.COCOeval, names: Sequence[str], iou_type: str) -> dict[str, Any]:
-    """Everything about one IoU type, of plain numbers and lists.
+@dataclass(frozen=True)
+class CocoReport:
+    """The report of CocoMetric, plain numbers and lists that go into JSON as they are.
+
+    Attributes:
+        by_iou_type: for "bbox", "segm" and "keypoints", those that were measured:
+            `numbers`: COCO's numbers by name.
+            `precision_recall`: `recall` (0, 0.01 … 1), `precision` at these by IoU threshold ("0.50" …), the mean over
+            classes with ground truth, and `by_class` at IoU 0.50 (None without ground truth).
+            `confusion`, not for keypoints, where hotcoco compares boxes: counts at IoU 0.5 of detections that score at
+            least 0.5. `matrix` has a row per true class and a column per predicted class, in the order of `classes`;
+            the last row and column are the background: its column counts missed objects, its row false positives
+            (members of a crowd too). Also `iou` and `score`.
+            `errors`: by TIDE's error type the AP50 that it costs (`gain`) and its `count`; `FP` and `FN`, what all
+            false positives and all misses cost; `AP50`.
+            `per_class`: as `CocoMetric.per_class`.
+    """
+
+    by_iou_type: Mapping[IouType, Mapping[str, Any]]
+
+
+def describe_curves(
+    curves: PRCurves, evaluator: hotcoco.COCOeval, per_class: Mapping[str, Mapping[str, float]], iou_type: IouType
+) -> dict[str, Any]:
+    """The report for one IoU type, see `CocoReport.by_iou_type`.
 
     Args:
         curves: from the evaluation.
-        judge: hotcoco's evaluation of the same detections, matched.
-        names: of the classes, in the order of the curves.
-        iou_type: what overlap is measured on.
-
-    Returns:
-        `numbers`: COCO's, by name.
-        `precision_recall`: `recall` (0, 0.01 … 1), and `precision` at each of these: by IoU threshold ("0.50" …) the
-            mean over classes with ground truth, and `by_class` (at IoU 0.50; null without ground truth).
-        `confusion`: at IoU 0.5, of detections that score at least 0.5: `matrix` counts, a row for what the ground
-            truth says and a column for what was found, in the order of `classes`; the last of each is the background,
-            so that its column counts missed objects, and its row things that are not there (members of a crowd too).
-            Not of keypoints: there hotcoco would compare boxes.
-        `errors`: TIDE's: by kind what AP50 would gain without it (`gain`) and how many there are (`count`); `FP` and
-            `FN`, the gain without any false positive and without any miss.
+        evaluator: hotcoco's, of the same detections, after matching.
+        per_class: numbers by class name, in the order of the curves.
+        iou_type: "bbox", "segm" or "keypoints".
     """
-    tide = judge.tide_errors(pos_thr=IOU)
-    at = {f"{iou:.2f}": _mean(curves.precision[row, :, :, 0, -1]) for row, iou in enumerate(THRESHOLDS)}
-    each = curves.precision[0, :, :, 0, -1].T
-    found: dict[str, Any] = {
+    names: Sequence[str] = list(per_class)
+    tide = evaluator.tide_errors(pos_thr=REPORT_IOU)
+    report: dict[str, Any] = {
         "numbers": curves.summary(),
         "precision_recall": {
             "recall": np.linspace(0, 1, curves.precision.shape[1]).round(2).tolist(),
-            "precision": at,
-            "by_class": {name: _plain(line) for name, line in zip(names, each, strict=True)},
+            "precision": {
+                f"{iou:.2f}": _class_mean(curves.precision[row, :, :, 0, -1]) for row, iou in enumerate(IOU_THRESHOLDS)
+            },
+            "by_class": {
+                name: _known(line) for name, line in zip(names, curves.precision[0, :, :, 0, -1].T, strict=True)
+            },
         },
         "errors": {
             "AP50": tide["ap_base"],
             "kinds": {
                 kind: {"meaning": meaning, "gain": tide["delta_ap"][kind], "count": tide["counts"][kind]}
-                for kind, meaning in ERRORS.items()
+                for kind, meaning in TIDE_ERRORS.items()
             },
             "FP": tide["delta_ap"]["FP"],
             "FN": tide["delta_ap"]["FN"],
         },
     }
     if iou_type != "keypoints":
-        matrix = judge.confusion_matrix(iou_thr=IOU, min_score=SCORE)["matrix"].tolist()
-        found["confusion"] = {"classes": [*names, "background"], "matrix": matrix, "iou": IOU, "score": SCORE}
-    return found
+        matrix = evaluator.confusion_matrix(iou_thr=REPORT_IOU, min_score=REPORT_SCORE)["matrix"].tolist()
+        classes = [*names, "background"]
+        report["confusion"] = {"classes": classes, "matrix": matrix, "iou": REPORT_IOU, "score": REPORT_SCORE}
+    return {**report, "per_class": per_class}
 
 
-def _mean(precision: NDArray[np.float64]) -> list[float] | None:
-    """Of `[R, K]` over the classes with ground truth."""
+def _class_mean(precision: NDArray[np.float64]) -> list[float] | None:
+    """`[R]`, the mean of `[R, K]` over the classes with ground truth; None if there are none."""
     known = precision[:, (precision > -1).all(axis=0)]
     return known.mean(axis=1).tolist() if known.size else None
 
 
-def _plain(line: NDArray[np.float64]) -> list[float] | None:
+def _known(line: NDArray[np.float64]) -> list[float] | None:
     return line.tolist() if (line > -1).all() else None

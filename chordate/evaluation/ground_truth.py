@@ -1,4 +1,4 @@
-"""What a data set's annotations allow to be measured, and the annotations as the engines take them."""
+"""COCO ground truth with a box for every annotation, and what its annotations allow to evaluate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 
 from chordate.errors import DataError
 
-BLOCK = 10_000  # annotations read at once; all of a large file's would need much memory
+BLOCK = 10_000  # annotations read at once; all of a large file would need much memory
 
 
 @dataclass(frozen=True)
@@ -20,43 +20,48 @@ class GroundTruth:
 
     Attributes:
         coco: the index, with a box for every annotation.
-        outlined, bare: how many annotations of our classes have a segmentation, and how many have none.
-        keypoints: by category id how many keypoints its objects have; only categories whose objects have some.
+        with_masks, without_masks: number of annotations of the evaluated categories with and without a segmentation.
+        keypoints: number of keypoints by category id, for categories that have keypoints.
     """
 
     coco: hotcoco.COCO
-    outlined: int
-    bare: int
+    with_masks: int
+    without_masks: int
     keypoints: dict[int, int]
 
     @classmethod
-    def of(cls, coco: hotcoco.COCO, category_ids: Sequence[int]) -> GroundTruth:
-        """Reads every annotation once."""
-        ours, outlined, bare, boxed = set(category_ids), 0, 0, True
+    def from_index(cls, coco: hotcoco.COCO, category_ids: Sequence[int]) -> GroundTruth:
+        """Read every annotation once.
+
+        Args:
+            coco: the index of the annotation file.
+            category_ids: of the evaluated categories.
+        """
+        evaluated, with_masks, without_masks, all_boxed = set(category_ids), 0, 0, True
         for annotation in _annotations(coco):
-            boxed = boxed and bool(annotation.get("bbox"))
-            if annotation["category_id"] in ours:
-                outlined += bool(annotation.get("segmentation"))
-                bare += not annotation.get("segmentation")
+            all_boxed = all_boxed and bool(annotation.get("bbox"))
+            if annotation["category_id"] in evaluated:
+                with_masks += bool(annotation.get("segmentation"))
+                without_masks += not annotation.get("segmentation")
         keypoints = {
             category["id"]: len(category["keypoints"])
             for category in coco.load_cats(list(category_ids))
             if category.get("keypoints")
         }
-        return cls(coco if boxed else _with_boxes(coco), outlined, bare, keypoints)
+        return cls(coco if all_boxed else _with_boxes(coco), with_masks, without_masks, keypoints)
 
     def check_masks(self) -> None:
         """Raises:
         DataError: not every annotation has a segmentation.
         """
-        if self.bare:
+        if self.without_masks:
             raise DataError(
-                f"CocoMetric: {self.bare} of {self.outlined + self.bare} annotations have no segmentation, so masks "
-                f'cannot be judged; add them, or judge boxes alone with metric.iou_types=["bbox"]'
+                f"CocoMetric: {self.without_masks} of {self.with_masks + self.without_masks} annotations have no "
+                f'segmentation, so masks cannot be evaluated; add them, or set metric.iou_types=["bbox"]'
             )
 
     def count_keypoints(self) -> int:
-        """How many keypoints an object has.
+        """Number of keypoints per object.
 
         Raises:
             DataError: no category has keypoints, or their numbers differ.
@@ -64,12 +69,12 @@ class GroundTruth:
         counts = sorted(set(self.keypoints.values()))
         if not counts:
             raise DataError(
-                'CocoMetric: no category of the annotations has "keypoints", so they cannot be judged; name them '
-                'there, or judge boxes alone with metric.iou_types=["bbox"]'
+                'CocoMetric: no category of the annotations has "keypoints", so they cannot be evaluated; name them '
+                'there, or set metric.iou_types=["bbox"]'
             )
         if len(counts) > 1:
             raise DataError(
-                f"CocoMetric: categories have {counts[0]} and {counts[1]} keypoints; use classes=[…] of one"
+                f"CocoMetric: categories have {counts[0]} and {counts[1]} keypoints; use classes=[…] with one number"
             )
         return counts[0]
 
@@ -83,7 +88,7 @@ def _annotations(coco: hotcoco.COCO) -> Iterator[dict[str, Any]]:
 def _with_boxes(coco: hotcoco.COCO) -> hotcoco.COCO:
     """A box for every annotation, from its segmentation where the file has none.
 
-    Without one hotcoco would take it for an object that nobody can find.
+    Without a box hotcoco would count the annotation as an object that cannot be detected.
     """
     content = coco.dataset
     for annotation in content["annotations"]:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import hotcoco
-import mmengine.dist
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chordate.distributed import all_gather_object
 from chordate.errors import DataError, TrainingError
 from chordate.structures import Detections, ImageInfo
 
+IouType = Literal["bbox", "segm", "keypoints"]
+MEASURED_ON: dict[IouType, str] = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}  # column by IoU type
+
 
 @dataclass(frozen=True)
-class Rows:
-    """Detections of `images` pictures, `D` in all; a picture without detections has a count of 0.
+class PackedDetections:
+    """Detections of `N` images, `D` in all; an image without detections has a count of 0.
 
     Attributes:
-        image_ids: `[images]` int64.
-        counts: `[images]` int64, detections of each.
-        sizes: `[images, 2]` int64, height and width of the original pictures.
-        boxes: `[D, 4]` float32 xyxy in pixels of the original pictures, picture after picture, best first.
+        image_ids: `[N]` int64.
+        counts: `[N]` int64, detections per image.
+        sizes: `[N, 2]` int64, height and width of the original images.
+        boxes: `[D, 4]` float32 xyxy in pixels of the original images, image after image, best first.
         scores: `[D]` float32.
         labels: `[D]` int32.
         masks: `[D]` bytes, COCO's compressed run lengths, or None.
@@ -42,111 +45,116 @@ class Rows:
     keypoints: NDArray[np.float32] | None = None
 
     @classmethod
-    def pack(cls, infos: Sequence[ImageInfo], detections: Sequence[Detections], classes: Sequence[str]) -> Rows:
-        """The rows of one batch; one copy from the device for each column, and masks encoded image by image.
+    def pack(cls, infos: Sequence[ImageInfo], predictions: Sequence[Detections], num_classes: int) -> PackedDetections:
+        """The detections of one batch; one copy from the device per column, masks encoded image by image.
 
         Raises:
-            DataError: a label that is none of `classes`, a mask of another size than the picture, or masks or
-                keypoints for some detections only.
-            TrainingError: boxes, scores or keypoints that are not finite.
+            DataError: a label is not below `num_classes`, a mask has another size than its image, or only some
+                detections have masks or keypoints.
+            TrainingError: boxes, scores or keypoints are not finite.
         """
-        masks = [_encoded(info, found.masks) for info, found in zip(infos, detections) if found.masks is not None]
-        keypoints = [found.keypoints for found in detections if found.keypoints is not None]
-        rows = cls(
+        masks = [_encode(info, one.masks) for info, one in zip(infos, predictions) if one.masks is not None]
+        keypoints = [one.keypoints for one in predictions if one.keypoints is not None]
+        packed = cls(
             np.array([info.image_id for info in infos], np.int64),
-            np.array([len(found) for found in detections], np.int64),
+            np.array([len(one) for one in predictions], np.int64),
             np.array([(info.height, info.width) for info in infos], np.int64).reshape(-1, 2),
-            _column([found.boxes for found in detections]).reshape(-1, 4),
-            _column([found.scores for found in detections]),
-            torch.cat([found.labels for found in detections]).int().cpu().numpy(),
+            _column([one.boxes for one in predictions]).reshape(-1, 4),
+            _column([one.scores for one in predictions]),
+            torch.cat([one.labels for one in predictions]).int().cpu().numpy(),
             np.concatenate(masks) if masks else None,
             _column(keypoints) if keypoints else None,
         )
-        for name, column in (("masks", rows.masks), ("keypoints", rows.keypoints)):
-            if column is not None and len(column) != len(rows.scores):
+        for name, column in (("masks", packed.masks), ("keypoints", packed.keypoints)):
+            if column is not None and len(column) != len(packed.scores):
                 raise DataError(f"{infos[0].path}: some detections of a batch have {name}, others have none")
-        wrong = (rows.labels < 0) | (rows.labels >= len(classes))
+        wrong = (packed.labels < 0) | (packed.labels >= num_classes)
         if wrong.any():
-            info, label = rows._first(wrong, infos), rows.labels[wrong][0]
+            info, label = packed._first_info(wrong, infos), packed.labels[wrong][0]
             raise DataError(
-                f"{info.path}: a detection has label {label}, but the data set has {len(classes)} classes "
-                f"(0 … {len(classes) - 1}); evaluate the model on the classes it was trained for"
+                f"{info.path}: a detection has label {label}, but the data set has {num_classes} classes "
+                f"(0 … {num_classes - 1}); evaluate the model on the classes it was trained for"
             )
-        finite = np.isfinite(rows.scores) & np.isfinite(rows.boxes).all(1)
-        if rows.keypoints is not None:
-            finite &= np.isfinite(rows.keypoints).all((1, 2))
+        finite = np.isfinite(packed.scores) & np.isfinite(packed.boxes).all(1)
+        if packed.keypoints is not None:
+            finite &= np.isfinite(packed.keypoints).all((1, 2))
         if not finite.all():
-            info = rows._first(~finite, infos)
+            info = packed._first_info(~finite, infos)
             raise TrainingError(f"{info.path}: a detection is NaN or infinite; the model's weights have diverged")
-        return rows
+        return packed
 
-    def _first(self, chosen: NDArray[np.bool_], infos: Sequence[ImageInfo]) -> ImageInfo:
-        return infos[int(np.repeat(np.arange(len(infos)), self.counts)[chosen.argmax()])]
+    def _first_info(self, selected: NDArray[np.bool_], infos: Sequence[ImageInfo]) -> ImageInfo:
+        """The image of the first detection that `selected` marks."""
+        return infos[int(np.repeat(np.arange(len(infos)), self.counts)[selected.argmax()])]
 
     @classmethod
-    def join(cls, many: Sequence[Rows]) -> Rows:
-        """All of them one after another.
+    def concatenate(cls, parts: Sequence[PackedDetections]) -> PackedDetections:
+        """All parts one after another.
 
         Raises:
             DataError: some have masks or keypoints, others do not.
         """
         columns: list[Any] = []
         for name in _COLUMNS:
-            parts = [part for rows in [_EMPTY, *many] if (part := getattr(rows, name)) is not None]
-            columns.append(np.concatenate(parts) if parts else None)
+            present = [column for part in [_EMPTY, *parts] if (column := getattr(part, name)) is not None]
+            columns.append(np.concatenate(present) if present else None)
         joined = cls(*columns)
         for name, column in (("masks", joined.masks), ("keypoints", joined.keypoints)):
             if column is not None and len(column) != len(joined.scores):
                 raise DataError(f"the model gave {name} for some images, and none for others")
         return joined
 
-    def unique(self) -> Rows:
-        """Sorted by image id, and of an image that is there more than once only the first."""
+    def unique(self) -> PackedDetections:
+        """Sorted by image id; of an image that occurs more than once only the first."""
         image_ids, first = np.unique(self.image_ids, return_index=True)
         counts = self.counts[first]
         starts = (np.cumsum(self.counts) - self.counts)[first]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        take = np.repeat(starts, counts) + within
+        rows = np.repeat(starts, counts) + within
         columns = [getattr(self, name) for name in _COLUMNS[3:]]
-        taken: list[Any] = [None if column is None else column[take] for column in columns]
-        return Rows(image_ids, counts, self.sizes[first], *taken)
+        selected: list[Any] = [None if column is None else column[rows] for column in columns]
+        return PackedDetections(image_ids, counts, self.sizes[first], *selected)
 
-    def gather(self) -> Rows:
-        """Those of all ranks, the same on each and in the same order however the images were dealt out."""
-        return Rows.join(mmengine.dist.all_gather_object(self)).unique()
+    def gather(self) -> PackedDetections:
+        """The detections of all ranks, the same on each and in the same order however the images were distributed."""
+        return PackedDetections.concatenate(all_gather_object(self)).unique()
 
-    def columns(self, category_ids: Sequence[int]) -> NDArray[np.float64]:
+    def iou_types(self) -> list[IouType]:
+        """The IoU types that these detections can be measured on."""
+        return [iou_type for iou_type, column in MEASURED_ON.items() if getattr(self, column) is not None]
+
+    def to_array(self, category_ids: Sequence[int]) -> NDArray[np.float64]:
         """`[D, 7]`: image id, x, y, width, height, score, category id, as COCO's tools load arrays."""
-        columns = np.empty((len(self.scores), 7))
-        columns[:, 0] = np.repeat(self.image_ids, self.counts)
-        columns[:, 1:5] = self.boxes
-        columns[:, 3:5] -= columns[:, 1:3]
-        columns[:, 5] = self.scores
-        columns[:, 6] = np.asarray(category_ids, np.float64)[self.labels]
-        return columns
+        array = np.empty((len(self.scores), 7))
+        array[:, 0] = np.repeat(self.image_ids, self.counts)
+        array[:, 1:5] = self.boxes
+        array[:, 3:5] -= array[:, 1:3]
+        array[:, 5] = self.scores
+        array[:, 6] = np.asarray(category_ids, np.float64)[self.labels]
+        return array
 
-    def results(
-        self, category_ids: Sequence[int], iou_types: Sequence[str], digits: int | None = None
+    def to_results(
+        self, category_ids: Sequence[int], iou_types: Sequence[IouType], digits: int | None = None
     ) -> list[dict[str, Any]]:
-        """COCO's results format, one dict a detection, with what `iou_types` are measured on.
+        """COCO's results format, one dict per detection, with what `iou_types` are measured on.
 
-        COCO's tools take a detection's size from its box where there is one. Masks and keypoints are therefore to be
-        judged from results without boxes, so that their size is that of the mask, or of the keypoints' extent.
+        COCO's tools take a detection's size from its box if it has one. Evaluate masks and keypoints from results
+        without boxes, so that their size is that of the mask, or of the keypoints' extent.
 
         Args:
-            category_ids: of each label.
-            iou_types: "bbox", "segm", "keypoints".
-            digits: of a pixel after the point, two more of a score; None is full precision.
+            category_ids: by label.
+            iou_types: of these detections.
+            digits: decimals of a pixel, two more for a score; None is full precision.
         """
         if not len(self.scores):
             return []
-        columns = self.columns(category_ids)
+        array = self.to_array(category_ids)
         fields: dict[str, list[Any]] = {
-            "image_id": columns[:, 0].astype(np.int64).tolist(),
-            "category_id": columns[:, 6].astype(np.int64).tolist(),
+            "image_id": array[:, 0].astype(np.int64).tolist(),
+            "category_id": array[:, 6].astype(np.int64).tolist(),
         }
         if "bbox" in iou_types:
-            fields["bbox"] = _rounded(columns[:, 1:5], digits).tolist()
+            fields["bbox"] = _round(array[:, 1:5], digits).tolist()
         if "segm" in iou_types:
             assert self.masks is not None
             sizes = np.repeat(self.sizes, self.counts, axis=0).tolist()
@@ -156,11 +164,11 @@ class Rows:
         if "keypoints" in iou_types:
             assert self.keypoints is not None
             points = self.keypoints.astype(np.float64)
-            # COCO counts pixels from 0, and ours have their centres at 0.5, 1.5 …
-            points[:, :, :2] = _rounded(points[:, :, :2] - 0.5, digits)
-            points[:, :, 2] = _rounded(points[:, :, 2], digits, more=2)
+            # The center of the first pixel is 0 in COCO's files and 0.5 in our coordinates.
+            points[:, :, :2] = _round(points[:, :, :2] - 0.5, digits)
+            points[:, :, 2] = _round(points[:, :, 2], digits, more=2)
             fields["keypoints"] = points.reshape(len(points), -1).tolist()
-        fields["score"] = _rounded(columns[:, 5], digits, more=2).tolist()
+        fields["score"] = _round(array[:, 5], digits, more=2).tolist()
         return [dict(zip(fields, values)) for values in zip(*fields.values())]
 
 
@@ -168,15 +176,15 @@ def _column(tensors: Sequence[Tensor]) -> NDArray[np.float32]:
     return torch.cat(list(tensors)).float().cpu().numpy()
 
 
-def _rounded(values: NDArray[np.float64], digits: int | None, more: int = 0) -> NDArray[np.float64]:
+def _round(values: NDArray[np.float64], digits: int | None, more: int = 0) -> NDArray[np.float64]:
     return values if digits is None else values.round(digits + more)
 
 
-def _encoded(info: ImageInfo, masks: Tensor) -> NDArray[np.object_]:
+def _encode(info: ImageInfo, masks: Tensor) -> NDArray[np.object_]:
     """`[D, H, W]` bool as `[D]` compressed run lengths."""
     if masks.shape[1:] != (info.height, info.width):
         raise DataError(
-            f"{info.path}: masks of {masks.shape[2]}×{masks.shape[1]} px for a picture of {info.width}×{info.height}"
+            f"{info.path}: masks of {masks.shape[2]}×{masks.shape[1]} px for an image of {info.width}×{info.height}"
         )
     encoded = np.empty(len(masks), object)
     if len(masks):
@@ -184,8 +192,8 @@ def _encoded(info: ImageInfo, masks: Tensor) -> NDArray[np.object_]:
     return encoded
 
 
-_COLUMNS = tuple(Rows.__dataclass_fields__)
-_EMPTY = Rows(
+_COLUMNS = tuple(PackedDetections.__dataclass_fields__)
+_EMPTY = PackedDetections(
     np.empty(0, np.int64),
     np.empty(0, np.int64),
     np.empty((0, 2), np.int64),

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))  # of IoU: 0.50, 0.55 … 0.95
+IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))  # 0.50, 0.55 … 0.95
 
 
 @dataclass(frozen=True)
-class Curves:
+class PRCurves:
     """What COCO's evaluation accumulates; -1 where there is no ground truth.
 
-    `T` IoU thresholds (THRESHOLDS), `R` recalls 0, 0.01 … 1, `K` categories in the order asked for,
-    `A` areas, `M` limits on the detections an image.
+    `T` IoU thresholds (IOU_THRESHOLDS), `R` recalls 0, 0.01 … 1, `K` categories in the order of the EvalSpec,
+    `A` areas, `M` limits on the detections per image.
 
     Attributes:
         precision: `[T, R, K, A, M]`.
         recall: `[T, K, A, M]`, the highest reached.
         max_dets: the limits, ascending.
-        areas: "all", "small" (up to 32² square pixels), "medium" (up to 96²), "large"; of keypoints not "small".
+        areas: "all", "small" (up to 32² square pixels), "medium" (up to 96²), "large"; for keypoints without "small".
     """
 
     precision: NDArray[np.float64]
@@ -31,17 +31,17 @@ class Curves:
 
     def average_precision(self, iou: float | None = None, area: str = "all", category: int | None = None) -> float:
         """AP at one IoU threshold or averaged over all, of one category (an index) or averaged over all."""
-        kept = self.precision[_at(iou), :, _only(category), self.areas.index(area), -1]
-        return _mean(kept)
+        selected = self.precision[_iou_rows(iou), :, _categories(category), self.areas.index(area), -1]
+        return _mean(selected)
 
     def average_recall(
         self, limit: int = -1, iou: float | None = None, area: str = "all", category: int | None = None
     ) -> float:
         """AR, averaged over IoU thresholds or at one, with the `limit`-th of `max_dets`."""
-        return _mean(self.recall[_at(iou), _only(category), self.areas.index(area), limit])
+        return _mean(self.recall[_iou_rows(iou), _categories(category), self.areas.index(area), limit])
 
     def summary(self) -> dict[str, float]:
-        """COCO's numbers in its order: twelve of boxes and masks, ten of keypoints, which have one limit only."""
+        """COCO's numbers in its order: twelve for boxes and masks, ten for keypoints, which have one limit only."""
         if len(self.max_dets) == 1:
             recalls = {
                 name: self.average_recall(iou=iou) for name, iou in (("AR", None), ("AR50", 0.5), ("AR75", 0.75))
@@ -58,18 +58,19 @@ class Curves:
         }
 
 
-def _at(iou: float | None) -> slice:
-    """The rows of one IoU threshold, or of all."""
+def _iou_rows(iou: float | None) -> slice:
+    """The rows of one IoU threshold, or all."""
     if iou is None:
         return slice(None)
-    row = THRESHOLDS.index(iou)
+    row = IOU_THRESHOLDS.index(iou)
     return slice(row, row + 1)
 
 
-def _only(category: int | None) -> slice:
+def _categories(category: int | None) -> slice:
     return slice(None) if category is None else slice(category, category + 1)
 
 
 def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of what has ground truth; -1 if nothing has."""
     known = values[values > -1]
     return float(known.mean()) if known.size else -1.0

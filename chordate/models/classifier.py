@@ -11,7 +11,7 @@ from chordate.models.classifier_tta import build_tta
 from chordate.models.parts import Part, training_targets
 from chordate.models.preprocess import Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
-from chordate.structures import Batch, Classification, DatasetMeta
+from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
 
 
 @MODELS.register_module()
@@ -43,6 +43,7 @@ class ImageClassifier(Model):
         self.meta = meta
         self.preprocess = MODELS.build({"type": Normalize, **(preprocess or {})})
         self.backbone = BACKBONES.build(backbone)
+        self.example_size = self.backbone.example_size
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
         with torch.device("cpu"):  # they draw there, whatever device the model is built on
@@ -57,34 +58,32 @@ class ImageClassifier(Model):
         """Class probabilities `[N, num_classes]` of normalized images `[N, 3, H, W]`."""
         return self.head.probabilities(self.logits(images))
 
-    def pooled(self, images: Tensor) -> Tensor:
-        """Features `[N, C]` of normalized images `[N, 3, H, W]`: the input of the last layer."""
-        return self.head.pool(self.backbone(images))
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocess(batch.images, batch.sizes))
 
-    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
-        return self.loss(batch, mix=True) if self.training else self.predict(batch)
+    def embed(self, batch: Batch) -> Tensor:
+        return self.head.pool(self.backbone_features(batch))
 
-    def loss(self, batch: Batch, mix: bool = False) -> dict[str, Tensor]:
-        """The loss, and the error rate of the batch.
-
-        Args:
-            mix: blend the images of the batch, as in training.
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, and the error rate of the batch (of mixed images against the class with the largest weight).
 
         Raises:
             DataError: a batch without targets.
         """
         labels = training_targets(batch).labels
-        images, truth = self.preprocess(batch.images, batch.sizes), labels
-        if mix and self.mix:
-            images, truth = self.mixed(images, labels)
-        logits = self.logits(images)
-        wrong = (logits.detach().argmax(dim=1) != labels).float().mean()
-        return {**self.head.loss(logits, truth), "error": wrong}
+        logits = self.logits(self.preprocess(batch.images, batch.sizes))
+        main = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        wrong = (logits.detach().argmax(dim=1) != main).float().mean()
+        return {**self.head.loss(logits, labels), "error": wrong}
 
-    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `[N, 3, H, W]` and classes `[N]` blended by one of `mix`; the classes become weights `[N, classes]`."""
+    def augment_batch(self, batch: Batch) -> Batch:
+        """Mix the images of a training batch, and weight their classes, by one of `mix`."""
+        if not self.mix:
+            return batch
         chosen = int(torch.randint(len(self.mix), ()))  # on the CPU: waits for no device
-        return self.mix[chosen](images, labels)
+        # Before normalization: blending commutes with it.
+        images, labels = self.mix[chosen](batch.images.float(), training_targets(batch).labels)
+        return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Classification]:

@@ -11,7 +11,7 @@ from chordate.models.detector_tta import DetectorTTA
 from chordate.models.parts import Part
 from chordate.models.preprocess import Normalize
 from chordate.registry import BACKBONES, MODELS, NECKS
-from chordate.structures import DatasetMeta
+from chordate.structures import Batch, DatasetMeta
 
 
 class Detector(Model):
@@ -57,6 +57,9 @@ class Detector(Model):
     def head_features(self) -> FeatureSpecs:
         """The maps that the heads read."""
         return offered(self.backbone if self.neck is None else self.neck)
+
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocess(batch.images, batch.sizes))
 
     def features(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """The maps that the heads read, from `images` `[N, 3, H, W]` and `sizes` `[N, 2]` of a batch."""

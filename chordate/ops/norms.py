@@ -1,6 +1,6 @@
-"""The normalisation layers that configs name: "BN", "SyncBN", "FrozenBN", "GN"."""
+"""Normalization layers by their names in configs ("BN", "SyncBN", "FrozenBN", "GN"), and convolutions that absorb them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,18 +9,20 @@ from torch import Tensor, nn
 
 from chordate.errors import ConfigError, unknown
 
+Norm = str | Mapping[str, Any] | None  # how configs name a norm, see `make_norm`
+
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalisation whose statistics and affine part are constants, `[N, C, H, W]` to the same.
+    """Batch normalization with constant statistics and affine parameters, `[N, C, H, W]` to the same.
 
-    What detectors put in place of BatchNorm while fine-tuning with few images a device. It has no
-    parameters: `weight`, `bias`, `running_mean` and `running_var` (`[C]` each) are buffers named as
-    `nn.BatchNorm2d` names them, so a BatchNorm's state dict loads.
+    Replaces BatchNorm when detectors are fine-tuned with few images per device. It has no parameters: `weight`,
+    `bias`, `running_mean` and `running_var` (`[C]` each) are buffers with the names of `nn.BatchNorm2d`, so the state
+    dict of a BatchNorm loads. Behind a convolution it costs nothing, see `conv_norm`.
 
     Args:
         channels: C.
-        eps: added to the variance. 1e-5 as in BatchNorm and Detectron2; torchvision's first COCO
-            detectors were trained with 0.
+        eps: added to the variance. 1e-5 as in BatchNorm and Detectron2; torchvision's first COCO detectors were
+            trained with 0.
     """
 
     weight: Tensor
@@ -36,20 +38,15 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """The layer as `x * scale + shift`, both `[C]`."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
-
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad:  # one pass over memory
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # A product with a constant keeps no activation for the backward pass, which batch_norm does.
-        scale, shift = self.folded()
+        # A product with a constant saves no activation for the backward pass; batch_norm does.
+        scale, shift = _scale_and_shift(self)
         return (x * scale.to(x.dtype)[:, None, None]).add_(shift.to(x.dtype)[:, None, None])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)  # a counter of BatchNorm's own
+        state_dict.pop(prefix + "num_batches_tracked", None)  # BatchNorm has this counter
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
@@ -69,8 +66,8 @@ NORMS: dict[str, Any] = {
 }
 
 
-def make_norm(norm: str | Mapping[str, Any] | None, channels: int) -> nn.Module:
-    """A normalisation layer for `[N, channels, H, W]`.
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """A normalization layer for `[N, channels, H, W]`.
 
     Args:
         norm: "BN", "SyncBN", "FrozenBN" or "GN"; a dict with that as `type` and the layer's arguments
@@ -78,7 +75,7 @@ def make_norm(norm: str | Mapping[str, Any] | None, channels: int) -> nn.Module:
         channels: C.
 
     Raises:
-        ConfigError: an unknown norm, or arguments that it rejects.
+        ConfigError: unknown norm, or arguments that it rejects.
     """
     if norm is None:
         return nn.Identity()
@@ -90,3 +87,71 @@ def make_norm(norm: str | Mapping[str, Any] | None, channels: int) -> nn.Module:
         return NORMS[kind](channels, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"norm {kind} for {channels} channels: {error}") from error
+
+
+def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(conv(x))`, computed as one convolution where the norm is a constant affine map: `conv(x, w·s) + t`.
+
+    That holds for FrozenBatchNorm, and for BatchNorm and SyncBatchNorm in eval mode; gradients of all parameters are
+    exact. Other pairs run one after the other, as do modules with hooks, which thus see what they always see. Nothing
+    is cached: `s` and `t` follow the state dict, and threads share no state.
+
+    Args:
+        conv: a convolution `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with one.
+        norm: a norm of C channels; any other module is applied as it is.
+        x: `[N, C_in, H, W]`.
+    """
+    if type(conv) is ConvNorm and not _has_hooks(conv):
+        *before, conv = conv
+        x = run_layers(before, x)
+    if type(conv) is not nn.Conv2d or not _is_affine(norm) or _has_hooks(conv) or _has_hooks(norm):
+        return norm(conv(x))
+    scale, shift = _scale_and_shift(norm)
+    weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
+    if conv.bias is not None:
+        shift = shift + conv.bias * scale
+    return conv._conv_forward(x, weight, shift.to(weight.dtype))
+
+
+def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Apply layers in order; each convolution absorbs the norm right behind it, see `conv_norm`."""
+    waiting = list(layers)
+    while waiting:
+        layer = waiting.pop(0)
+        absorbs = isinstance(layer, nn.Conv2d | ConvNorm) and waiting and type(waiting[0]) in FOLDABLE
+        x = conv_norm(layer, waiting.pop(0), x) if absorbs else layer(x)
+    return x
+
+
+class ConvNorm(nn.Sequential):
+    """`nn.Sequential(conv, norm, …)` whose convolutions absorb the norms behind them, see `conv_norm`.
+
+    Names in the state dict are those of `nn.Sequential`: "0", "1", …
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return run_layers(self, x)
+
+
+FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # exactly these: a subclass may compute otherwise
+
+
+def _is_affine(norm: nn.Module) -> bool:
+    """Whether a norm is the same affine map for every input."""
+    if type(norm) not in FOLDABLE:
+        return False
+    return isinstance(norm, FrozenBatchNorm) or (not norm.training and norm.running_mean is not None)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(len(hooks) > 0 for hooks in kinds)
+
+
+def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    """An affine norm as `x * scale + shift`, both `[C]`."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = norm.weight * scale
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else norm.bias + shift

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from chordate.errors import ConfigError
 from chordate.structures.metadata import DatasetMeta
 
 Sample = dict[str, Any]  # one image before collation: `image`, `info`, and the fields of its targets
@@ -54,6 +55,10 @@ class Targets(TensorStruct):
         """A few words about the targets of one image, such as "3 instances"; empty by default."""
         return ""
 
+    def image_labels(self) -> Tensor | None:
+        """`[N]` int64, one class per image, for a task that has such; None by default."""
+        return None
+
 
 class Prediction(TensorStruct):
     """Base of a model's output for one image. A subclass is a dataclass of tensors."""
@@ -70,6 +75,19 @@ class Prediction(TensorStruct):
     def above(self, score_threshold: float) -> Self:
         """Only what scores at least the threshold; by default a prediction is whole."""
         return self
+
+    def describe(self) -> str:
+        """A few words about the prediction, such as "3 detections"; empty by default."""
+        return ""
+
+    @classmethod
+    def mean(cls, predictions: Sequence[Self]) -> Self:
+        """The mean of several models' predictions for one image, for ensembles.
+
+        Raises:
+            ConfigError: predictions of this type cannot be averaged.
+        """
+        raise ConfigError(f"{cls.__name__} cannot be averaged, so there is no ensemble; test one model at a time")
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
         """The prediction as plain values for JSON, one dict per object, or one for the whole image."""

@@ -35,6 +35,9 @@ class ClassTargets(Targets):
             )
         return cls(torch.tensor([sample["label"] for sample in samples]))
 
+    def image_labels(self) -> Tensor:
+        return self.labels
+
 
 @dataclass
 class Classification(Prediction):
@@ -51,6 +54,11 @@ class Classification(Prediction):
         """The `count` best labels with their probabilities, best first."""
         scores, labels = self.scores.topk(min(count, len(self.scores)))
         return list(zip(labels.tolist(), scores.tolist()))
+
+    @classmethod
+    def mean(cls, predictions: Sequence[Self]) -> Self:
+        """The mean of the scores (Krizhevsky et al. 2012, section 6.1), in float64 on the CPU."""
+        return cls(torch.stack([prediction.scores.double().cpu() for prediction in predictions]).mean(dim=0))
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
         """One record: `classes`, the best five, each with `class` and `score`."""

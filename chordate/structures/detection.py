@@ -173,6 +173,9 @@ class Detections(Prediction):
     def above(self, score_threshold: float) -> Self:
         return self[self.scores >= score_threshold]
 
+    def describe(self) -> str:
+        return f"{len(self) or 'no'} detection{'' if len(self) == 1 else 's'}"
+
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
         """Per detection `class`, `score`, `box` in pixels; with masks `mask` as COCO's run lengths; with keypoints
         `keypoints`, x, y and score (a logit) by name."""

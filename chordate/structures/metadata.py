@@ -65,13 +65,14 @@ class DatasetMeta:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """The facts that heads ask for by argument name: `num_classes`, `num_keypoints`, `ignore_label`, and `extra`'s."""
-        return {
-            "num_classes": len(self.classes),
+        """What heads may ask for by argument name: `num_classes`, `num_keypoints`, `ignore_label`, and `extra`'s; of
+        these the known ones."""
+        facts = {
+            "num_classes": len(self.classes) or None,
             "num_keypoints": len(self.skeleton.names) if self.skeleton else None,
             "ignore_label": self.ignore_label,
-            **self.extra,
         }
+        return {**{name: value for name, value in facts.items() if value is not None}, **self.extra}
 
     def difference(self, other: DatasetMeta) -> str | None:
         """What predictions under `other` would mean differently, as a phrase; None if nothing."""

@@ -1,7 +1,7 @@
-"""The checkpoint files of a run: written whole or not at all, the newest found again, the old ones cleared.
+"""The checkpoint files of a run: written atomically, the newest found again, old ones deleted.
 
-A file is written beside its place, flushed to the disk, renamed over its place, named in `last_checkpoint`, and only
-then is an older one deleted. A process killed at any moment leaves a whole checkpoint behind.
+A file is written under a temporary name, flushed to the disk, renamed, named in `last_checkpoint`, and only then is an
+older one deleted. A process killed at any moment leaves a whole checkpoint behind.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from typing import Any, BinaryIO
 
 import torch
 
-from chordate.weights.reading import read_state
 from chordate.errors import CheckpointError
+from chordate.weights.reading import read_state
 
+VERSION = 2  # of the form of our checkpoints
 POINTER = "last_checkpoint"
 SUFFIX = ".pt"
 TEMPORARY = ".tmp"
-WRITTEN = ("epoch_*", "iteration_*", "best_*")  # what training writes; other files in the folder are the user's
+WRITTEN = ("epoch_*", "iteration_*", "best_*")  # names that training writes; other files are the user's
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Create or replace `path` with what `write` puts into the file it is given; all of it, or nothing.
+    """Create or replace `path` with what `write` writes to the file it receives; all of it, or nothing.
 
     Raises:
         OSError: it could not be written; `path` is as it was.
@@ -51,7 +52,7 @@ class CheckpointFolder:
     """The checkpoints in one folder.
 
     Args:
-        folder: made where it does not exist.
+        folder: created if it does not exist.
         keep: how many of the newest to keep; None keeps all. Only files written by this run (see `files`) are deleted.
     """
 
@@ -92,10 +93,10 @@ class CheckpointFolder:
         return path
 
     def begin(self) -> Path | None:
-        """Start a training anew: another one's checkpoints in the folder are set aside, none is deleted or overwritten.
+        """Start a new run: checkpoints of an earlier one are set aside, none is deleted or overwritten.
 
         Returns:
-            The folder `earlier_<time>` that they are in now; None where there were none.
+            The folder `earlier_<time>` that they are in now; None if there were none.
 
         Raises:
             CheckpointError: the folder is not writable.
@@ -103,7 +104,7 @@ class CheckpointFolder:
         earlier = sorted(path for stem in WRITTEN for path in self.folder.glob(f"{stem}{SUFFIX}"))
         if not earlier:
             return None
-        self._write(POINTER, lambda file: None)  # first: killed in between, nothing of theirs counts as the last
+        self._write(POINTER, lambda file: None)  # first, so that if killed in between none of them counts as the last
         stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(max(path.stat().st_mtime for path in earlier)))
         names = [f"earlier_{stamp}", *(f"earlier_{stamp}_{number}" for number in range(2, 1000))]
         aside = next(self.folder / name for name in names if not (self.folder / name).exists())
@@ -116,11 +117,11 @@ class CheckpointFolder:
         return aside
 
     def holds(self, path: str | Path) -> bool:
-        """Whether a checkpoint lies in this very folder (links followed): then its run wrote the others here too."""
+        """Whether a checkpoint is in this very folder (links followed), so that its run wrote the others here too."""
         return Path(path).resolve().parent == self.folder.resolve()
 
-    def take_over(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Count the checkpoints that this run wrote before it was resumed among those that may be deleted.
+    def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Adopt the checkpoints that this run wrote before it was resumed, so that they may be deleted.
 
         Returns:
             `best`, the record of its best evaluation, if that checkpoint is here too.
@@ -129,13 +130,13 @@ class CheckpointFolder:
         return best if best and (self.folder / best_name(best["metric"])).is_file() else None
 
     def remove_temporary(self) -> None:
-        """Delete what a killed process left half-written."""
+        """Delete the half-written files of a killed process."""
         for path in self.folder.glob(f".*{TEMPORARY}"):
             path.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
-        """The last whole checkpoint: the one that `last_checkpoint` names, else the one that got furthest; None
-        where a training was started anew and has saved nothing yet."""
+        """The last whole checkpoint: the one that `last_checkpoint` names, else the one with the most iterations; None
+        if a new run has saved nothing yet."""
         pointer = self.folder / POINTER
         if pointer.is_file():
             name = pointer.read_text().strip()
@@ -150,27 +151,27 @@ class CheckpointFolder:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that training can go on from; nothing in the file is executed.
+    """Read a checkpoint that training can resume from; nothing in the file is executed.
 
     Raises:
         CheckpointError: no such file, cut short, not Chordate's own, or without a training state.
     """
     state = read_state(path)
-    if state.get("chordate") != 1:
+    if state.get("chordate") != VERSION:
         raise CheckpointError(f"{path}: not a checkpoint of Chordate's own; --resume needs one that training wrote")
-    if not isinstance(state.get("train"), dict) or not isinstance(state.get("model"), dict):
+    if not all(isinstance(state.get(part), dict) for part in ("train", "model", "meta")):
         raise CheckpointError(f"{path}: holds weights but no training state; --resume needs one that training wrote")
     return state
 
 
 def best_name(metric: str) -> str:
-    """The file of the checkpoint that scored highest in a metric."""
+    """The file of the checkpoint with the highest value of a metric."""
     return f"best_{metric.replace('/', '_')}{SUFFIX}"
 
 
 def _iteration(path: Path) -> int | None:
-    """How far the training in a whole checkpoint had got; None for any other file. Reads no weights."""
+    """The iterations done in a whole checkpoint; None for any other file. Reads no weights."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
-    except Exception:  # cut, foreign, or not there: not one to resume from
+    except Exception:  # cut short, foreign, or absent: not one to resume from
         return None

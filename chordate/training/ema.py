@@ -1,4 +1,4 @@
-"""A moving average of a model's weights, often better than the weights themselves."""
+"""Exponential moving average of a model's weights, often better than the weights themselves."""
 
 from __future__ import annotations
 
@@ -9,28 +9,39 @@ from torch import nn
 
 
 class WeightAverage:
-    """Keeps `average = d · average + (1 - d) · weights`, updated after every iteration.
+    """Keeps `average = d · average + (1 - d) · weights`, updated after every step.
 
-    Parameters and floating-point buffers (so that BatchNorm's statistics fit the averaged weights) are averaged,
-    integers are copied. While few iterations are done, `d` is (1 + n) / (10 + n), so that the random start is soon
-    forgotten (as TensorFlow's ExponentialMovingAverage does); that depends on the iteration alone and needs no state.
+    Parameters and floating-point buffers are averaged, so that BatchNorm's statistics fit the averaged weights;
+    integers are copied. `d` warms up as (1 + n) / (10 + n) (TensorFlow's ExponentialMovingAverage), so that the random
+    start is soon forgotten. It depends on the iteration alone and needs no state.
+
+    `torch.optim.swa_utils.AveragedModel` with the same recursion gives the same numbers (tested), but copies its
+    counter to the device in every update, and that copy waits for the GPU.
 
     Args:
         model: the model to start from; it is copied.
-        decay: `d` once warmed up, 0 … 1.
+        decay: `d` once warmed up, between 0 and 1.
+
+    Attributes:
+        module: the averaged model, in evaluation mode.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.model = deepcopy(model).eval().requires_grad_(False)
+        self.module = deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, iterations: int) -> None:
-        """Take in `model`'s weights after `iterations` iterations (1 is the first)."""
-        decay = min(self.decay, (1 + iterations) / (10 + iterations))
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values()))
-        averages, weights = map(list, zip(*((mine, theirs) for mine, theirs in pairs if mine.is_floating_point())))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-        for mine, theirs in pairs:
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
+    def update(self, model: nn.Module, iteration: int) -> None:
+        """Average in `model`'s weights after `iteration` steps (1 is the first)."""
+        weight = 1 - warmed_up(self.decay, iteration)
+        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values()))
+        averages, values = map(list, zip(*(pair for pair in pairs if pair[0].is_floating_point())))
+        torch._foreach_lerp_(averages, values, weight)
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)
+
+
+def warmed_up(decay: float, iteration: int) -> float:
+    """The decay in an iteration (1 is the first): at most (1 + n) / (10 + n)."""
+    return min(decay, (1 + iteration) / (10 + iteration))

@@ -1,24 +1,26 @@
-"""Evaluation: a model over a loader into a metric; used after every epoch and by `chordate test`."""
+"""Evaluation: a model over a loader into a metric, during training and by `chordate test`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from chordate.training.amp import autocast
-from chordate.training.launch import device as default_device
-from chordate.training.progress import ProgressBar
-from chordate.training.rng import preserved_rng
+from chordate.contracts import Metric, Model
 from chordate.structures import Batch
+from chordate.training.launch import device as default_device
+from chordate.training.logging import ProgressBar
+from chordate.training.precision import autocast, to_channels_last, to_channels_last_weights
+from chordate.training.rng import preserved_rng
 
 
-@torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: Model,
     loader: Any,
-    metric: Any,
+    metric: Metric,
     *,
     device: torch.device | None = None,
     amp: str | None = None,
@@ -27,15 +29,15 @@ def evaluate(
 ) -> dict[str, float]:
     """Run a model over a data set and return the metric's numbers, the same on every rank.
 
-    The modes of the model's parts and the random number generators are afterwards as they were.
+    The modes of the model's parts and the random number generators are afterwards as before.
 
     Args:
-        model: moved to the device; in eval mode it gives a list of Detections for a Batch.
+        model: moved to the device.
         loader: gives this rank's share of the images.
-        metric: has `process(batch, detections)` and `evaluate()`, which gathers over the ranks.
+        metric: collects the predictions and gathers over the ranks.
         device: None is this process's GPU, or the CPU.
         amp: None, "bf16" or "fp16".
-        channels_last: lay images and weights out as NHWC.
+        channels_last: lay out images and weights as NHWC.
         progress: where to draw a bar; None makes one on a terminal.
 
     Raises:
@@ -44,16 +46,24 @@ def evaluate(
     device = device or default_device()
     model.to(device)
     if channels_last:
-        model.to(memory_format=torch.channels_last)
-    modes = [(module, module.training) for module in model.modules()]  # parts of a training model may be frozen
+        to_channels_last_weights(model)
+    with evaluation_mode(model), preserved_rng():
+        for batch in (progress or ProgressBar()).track(loader, "evaluating", len(loader)):
+            with autocast(device, amp):
+                predictions = model.predict(to_device(batch, device, channels_last))
+            metric.update(predictions, batch)
+        return metric.compute()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients; its parts return to their own modes afterwards, for some of
+    a training model may be frozen."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with preserved_rng():
-            for batch in (progress or ProgressBar()).track(loader, "evaluating", len(loader)):
-                with autocast(device, amp):
-                    detections = model(to_device(batch, device, channels_last))
-                metric.process(batch, detections)
-            return metric.evaluate()
+        with torch.no_grad():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
@@ -62,8 +72,8 @@ def evaluate(
 def stop_workers(loader: Any) -> None:
     """End a loader's persistent workers now; it starts new ones when it is iterated again.
 
-    Left to Python's garbage collector (a Runner and its loops refer to each other) or to the end of the process, each
-    of them is first waited for in vain for five seconds.
+    Left to Python's garbage collector or to the end of the process, each of them is first waited for in vain for five
+    seconds.
     """
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None:
@@ -72,8 +82,8 @@ def stop_workers(loader: Any) -> None:
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-    """The batch on `device`, its images in NHWC order in memory if wanted. Does not wait for a pinned batch."""
+    """The batch on `device`, its images as NHWC in memory if wanted. Does not wait for a pinned batch."""
     batch = batch.to(device)
     if channels_last:
-        batch.images = batch.images.contiguous(memory_format=torch.channels_last)
+        batch.images = to_channels_last(batch.images)
     return batch

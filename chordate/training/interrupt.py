@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end training after the iteration at hand, so that it can be saved (Ctrl-C, SLURM's preemption)."""
+"""SIGINT and SIGTERM (Ctrl-C, SLURM's preemption) end training after the current step, so that it can be saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting a process of a run: which rank it is, its device, its threads, its seed.
+"""Launching: which rank a process is, its device, its threads, its seed.
 
 One process is started by hand; several by torchrun (one machine or many) or by SLURM's srun.
 """
@@ -9,13 +9,14 @@ import atexit
 import gc
 import os
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from mmengine.runner import set_random_seed
 
+from chordate.distributed import rank, world_size
 from chordate.errors import ConfigError
+from chordate.training.rng import seed_everything
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
@@ -29,7 +30,7 @@ def start(seed: int | None = None) -> tuple[int, int]:
         Rank and number of ranks: (0, 1) for a process on its own.
 
     Raises:
-        ConfigError: the launcher's variables are incomplete or make no sense, or the processes do not meet.
+        ConfigError: the launcher's variables are incomplete or invalid, or the processes cannot reach each other.
     """
     os.environ.update(slurm_environment(os.environ))
     if not dist.is_initialized() and is_launched(os.environ):
@@ -41,18 +42,18 @@ def start(seed: int | None = None) -> tuple[int, int]:
             reason = " ".join(str(error).split())[:160]
             raise ConfigError(
                 f"the processes do not meet at MASTER_ADDR:MASTER_PORT, {address} ({reason}); start all of them, and "
-                f"see that each can reach that machine"
+                f"check that each can reach that machine"
             ) from error
     if seed is not None:
-        set_random_seed(seed)
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        seed_everything(seed)
+    return rank(), world_size()
 
 
 def is_launched(environment: Mapping[str, str]) -> bool:
     """Whether a launcher started this process, as one of several or alone.
 
     Raises:
-        ConfigError: its variables are incomplete or make no sense.
+        ConfigError: its variables are incomplete or invalid.
     """
     remedy = "start with torchrun or srun, or unset them"
     if "RANK" not in environment:
@@ -62,17 +63,17 @@ def is_launched(environment: Mapping[str, str]) -> bool:
     missing = [name for name in TORCHRUN if name not in environment]
     if missing:
         raise ConfigError(f"RANK is set, but not {', '.join(missing)}; {remedy}")
-    _check_whole(environment, [name for name in TORCHRUN if name != "MASTER_ADDR"], remedy)
-    rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    if rank >= world_size:  # it would wait for the others for ever
-        raise ConfigError(f"RANK is {rank}, but WORLD_SIZE {world_size}: ranks count from 0; {remedy}")
+    _check_numbers(environment, [name for name in TORCHRUN if name != "MASTER_ADDR"], remedy)
+    number, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    if number >= count:  # it would wait for the others for ever
+        raise ConfigError(f"RANK is {number}, but WORLD_SIZE {count}: ranks count from 0; {remedy}")
     return True
 
 
-def _check_whole(environment: Mapping[str, str], names: Sequence[str], remedy: str) -> None:
+def _check_numbers(environment: Mapping[str, str], names: Sequence[str], remedy: str) -> None:
     for name in names:
         if not environment[name].isdecimal():
-            raise ConfigError(f'{name} is "{environment[name]}", which is no whole number; {remedy}')
+            raise ConfigError(f'{name} is "{environment[name]}", which is not a whole number; {remedy}')
 
 
 def _join() -> None:
@@ -99,13 +100,11 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def share_threads(environment: MutableMapping[str, str]) -> None:
-    """Give each process its part of the machine's cores, unless OMP_NUM_THREADS says something else."""
+def share_threads(environment: Mapping[str, str]) -> None:
+    """Give each process its part of the machine's cores, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" not in environment:
-        neighbours = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # mmengine would set and warn of what is missing
-        environment.setdefault(name, str(torch.get_num_threads()))
+        neighbors = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbors))
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -114,14 +113,14 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     A batch script itself has most of SLURM's variables too, but is no task of a step.
 
     Raises:
-        ConfigError: some of SLURM's variables are missing or make no sense.
+        ConfigError: some of SLURM's variables are missing or invalid.
     """
     if "RANK" in environment or environment.get("SLURM_STEP_NUM_TASKS", "1") == "1":
         return {}
     missing = [name for name in SRUN if name not in environment]
     if missing:
         raise ConfigError(f"SLURM_STEP_NUM_TASKS is set, but not {', '.join(missing)}; start with srun")
-    _check_whole(environment, [name for name in SRUN if name != "SLURM_STEP_NODELIST"], "start with srun")
+    _check_numbers(environment, [name for name in SRUN if name != "SLURM_STEP_NODELIST"], "start with srun")
     translated = {
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],

@@ -1,33 +1,24 @@
-"""The losses of recent iterations: kept on the device, read in one copy, averaged over ranks, and checked.
+"""The losses of recent steps: kept on the device, read in one copy, averaged over ranks, and checked.
 
-Reading a loss makes the host wait for the GPU, so nothing is read between two lines of the log. The values of
-every iteration are kept until then, with the ids of its images, so that the first loss that was not finite can
-still be named exactly. Checkpoints and evaluations read first: what is saved is always from before it.
+Reading a loss makes the host wait for the GPU, so nothing is read between two lines of the log. Until then the values
+of every step are kept with the ids of its images, so that the first loss that was not finite can still be named
+exactly. Checkpoints and evaluations read first: what is saved is always from before it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
+import torch.distributed as dist
 from torch import Tensor
 
+from chordate.distributed import all_gather_object, is_active, rank, world_size
 from chordate.errors import TrainingError
-
-
-@dataclass
-class Record:
-    """Values of one batch that are still on the device."""
-
-    iteration: int
-    image_ids: list[int]
-    names: list[str]
-    values: Tensor  # [len(names)]
-    guarded: bool
 
 
 def total_loss(losses: Any) -> Tensor:
@@ -37,28 +28,39 @@ def total_loss(losses: Any) -> Tensor:
         TrainingError: the model gave something else than scalars by name.
     """
     if not isinstance(losses, Mapping) or not losses:
-        raise TrainingError(f"a model in training mode returns a dict of losses, not {type(losses).__name__}")
+        raise TrainingError(f"Model.loss must return a dict of losses, not {type(losses).__name__}")
     for name, value in losses.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise TrainingError(f'loss "{name}" is not a scalar tensor but {shape}; reduce it, for example by .mean()')
-    learnt = [value for value in losses.values() if value.requires_grad] or losses.values()
-    return torch.stack([value.float().reshape(()) for value in learnt]).sum()
+    summands = [value for value in losses.values() if value.requires_grad] or losses.values()
+    return torch.stack([value.float().reshape(()) for value in summands]).sum()
+
+
+@dataclass
+class StepValues:
+    """Values of one batch, still on the device."""
+
+    iteration: int
+    image_ids: list[int]
+    names: list[str]
+    values: Tensor  # [len(names)]
+    guarded: bool
 
 
 @dataclass(order=True)
 class BadValue:
-    """A loss that is not finite, and where it came from."""
+    """A loss that is not finite, and where it came from. The earliest is the smallest."""
 
     iteration: int
-    place: int  # among the values of that iteration
+    place: int  # among the values since the last reading
     rank: int
     name: str
     value: float
     image_ids: list[int]
 
     def error(self) -> TrainingError:
-        where = f" on rank {self.rank}" if get_world_size() > 1 else ""
+        where = f" on rank {self.rank}" if world_size() > 1 else ""
         return TrainingError(
             f"{self.name} is {self.value} in iteration {self.iteration}{where}, images {self.image_ids}: training "
             f"stops and nothing is saved from it; look at these images, lower optimizer.lr, or set train.clip_norm"
@@ -69,7 +71,7 @@ class LossLog:
     """Collects losses without waiting for the device, and stops the run at the first that is not finite."""
 
     def __init__(self) -> None:
-        self._records: list[Record] = []
+        self._unread: list[StepValues] = []
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
@@ -85,7 +87,7 @@ class LossLog:
             guarded: a value that is not finite is an error.
         """
         flat = torch.stack([value.detach().float().reshape(()) for value in values.values()])
-        self._records.append(Record(iteration, list(image_ids), list(values), flat, guarded))
+        self._unread.append(StepValues(iteration, list(image_ids), list(values), flat, guarded))
 
     def read(self, flag: bool = False) -> bool:
         """Wait for the device once, average over the ranks, and check. All ranks call it after the same iteration.
@@ -94,45 +96,49 @@ class LossLog:
             flag: travels along, so that ranks agree on something without another wait.
 
         Returns:
-            Whether any rank's flag was set (False where there was nothing to read).
+            Whether any rank's flag was set (False if there was nothing to read).
 
         Raises:
             TrainingError: a guarded value is not finite on some rank; all ranks name the earliest.
         """
-        if not self._records:
+        if not self._unread:
             return False
-        world_size = get_world_size()
-        own = torch.cat([record.values for record in self._records])
-        shared = torch.cat([own / world_size, own.new_tensor([float(flag)])])
-        all_reduce(shared, op="sum")
+        own = torch.cat([step.values for step in self._unread])
+        shared = torch.cat([own / world_size(), own.new_tensor([float(flag)])])
+        if is_active():
+            dist.all_reduce(shared)
         *values, flags = shared.tolist()
         if not all(math.isfinite(value) for value in values):
-            found = [bad for bad in all_gather_object(self._first_bad(own.tolist())) if bad is not None]
-            if found:
-                raise min(found).error()
-        names = (name for record in self._records for name in record.names)
+            bad = [value for value in all_gather_object(self._first_bad(own.tolist())) if value is not None]
+            if bad:
+                raise min(bad).error()
+        names = (name for step in self._unread for name in step.names)
         for name, value in zip(names, values):
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
-        self._records.clear()
+        self._unread.clear()
         return flags > 0
 
-    def check(self) -> None:
-        """Look at this rank's values only, without the other ranks: for when something else has already gone wrong.
-
-        Raises:
-            TrainingError: a guarded value is not finite.
-        """
-        bad = self._first_bad([value for record in self._records for value in record.values.tolist()])
-        if bad is not None:
-            raise bad.error()
+    @contextmanager
+    def explaining_errors(self) -> Iterator[None]:
+        """Within it, an error that follows from a NaN is raised as a TrainingError about the NaN. Looks at this rank's
+        values only, since the others may have stopped."""
+        try:
+            yield
+        except TrainingError:
+            raise
+        except Exception as error:
+            bad = self._first_bad([value for step in self._unread for value in step.values.tolist()])
+            if bad is not None:
+                raise bad.error() from error
+            raise
 
     def _first_bad(self, values: list[float]) -> BadValue | None:
         place = 0
-        for record in self._records:
-            for name in record.names:
-                if record.guarded and not math.isfinite(values[place]):
-                    return BadValue(record.iteration, place, get_rank(), name, values[place], record.image_ids)
+        for step in self._unread:
+            for name in step.names:
+                if step.guarded and not math.isfinite(values[place]):
+                    return BadValue(step.iteration, place, rank(), name, values[place], step.image_ids)
                 place += 1
         return None
 
@@ -143,7 +149,7 @@ class LossLog:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """What was read and not yet asked for."""
+        """What was read and is not in any mean yet."""
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,9 +1,10 @@
-"""Optimisers: which parameters learn at which rate and decay, and the rate for the batch size at hand."""
+"""Optimizers: which parameters train at which learning rate and weight decay, scaled to the batch size at hand."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,88 +13,162 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from chordate import checks
-from chordate.training.layers import layer_scales
+from chordate.arguments import NonNegativeFloat, PositiveFloat, PositiveInt, validate_arguments, validate_settings
+from chordate.composition import located
 from chordate.errors import ConfigError, unknown
+from chordate.registry import OPTIMIZERS
+from chordate.training.layer_decay import layer_scales
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-FUSED = ({"cuda"}, {"cpu"})  # where the weights lie for which torch has fused optimisers
-PART_KEYS = ("lr_mult", "decay_mult")
-OWN_KEYS = ("type", "lr", "weight_decay", "base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks")
+FUSED = ({"cuda"}, {"cpu"})  # devices of the weights for which torch has fused optimizers
+NOT_ALONE = ("Optimizer", "Lookahead", "Adahessian")  # a base, a wrapper, and one that needs second derivatives
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    """Factors on the learning rate and the weight decay of one part of the model."""
+
+    lr_mult: NonNegativeFloat = 1.0
+    decay_mult: NonNegativeFloat = 1.0
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The `optimizer` section of a config, apart from the arguments of the optimizer's class.
+
+    Attributes:
+        type: a class in OPTIMIZERS, in torch.optim or in timm.optim, or one of `timm.optim.list_optimizers()`.
+        lr: learning rate for a batch of `base_batch_size` images; it is scaled linearly to the batch size at hand
+            (Goyal et al. 2017, section 2.1), or not if that is None.
+        no_decay: parameters without weight decay: "norm" (of normalization layers), "bias", or patterns of full names
+            such as "*.cls_token".
+        parts: by prefix `dict(lr_mult=…, decay_mult=…)`; the longest prefix of a parameter's name counts.
+        layer_decay, layer_blocks: see `layer_scales`.
+    """
+
+    type: str
+    lr: NonNegativeFloat
+    weight_decay: NonNegativeFloat = 0.0
+    base_batch_size: PositiveInt | None = None
+    no_decay: Sequence[str] | None = None
+    parts: Mapping[str, Any] | None = None
+    layer_decay: PositiveFloat | None = None
+    layer_blocks: PositiveInt = 1
+
+    def scaled_lr(self, batch_size: int) -> float:
+        """The learning rate for batches of `batch_size` images."""
+        return self.lr if self.base_batch_size is None else self.lr * batch_size / self.base_batch_size
+
+
+SETTINGS = [field.name for field in fields(OptimizerSettings)]
+
+
+def optimizer_settings(config: Mapping[str, Any]) -> OptimizerSettings:
+    """The settings of a config's `optimizer` section that are not arguments of the optimizer's class.
+
+    Raises:
+        ConfigError: a value out of its range, or no type or learning rate.
+    """
+    own = config.copy() if isinstance(config, dict) else config  # a Section, whose copy knows its file
+    for key in set(own if isinstance(own, dict) else ()) - set(SETTINGS):
+        del own[key]
+    return validate_settings(OptimizerSettings, own, "optimizer")
 
 
 def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int) -> Optimizer:
-    """The optimiser that a config's `optimizer` section describes.
+    """The optimizer that a config's `optimizer` section describes.
 
     Args:
         model: frozen parameters (`requires_grad` false) are left out.
-        config: `type` any class of torch.optim, its arguments, and
-            `base_batch_size`: the batch size that `lr` is meant for; it is scaled linearly to `batch_size` (Goyal
-            et al. 2017, section 2.1). None leaves it alone.
-            `no_decay`: parameters without weight decay: "norm" (of normalisation layers), "bias", or a
-            pattern of their full names such as "*.cls_token".
-            `parts`: `{prefix: dict(lr_mult=…, decay_mult=…)}`; the longest prefix that fits a parameter's name rules.
-            `layer_decay`, `layer_blocks`: the backbone's rates fall from layer to layer towards the image, see
-            `layer_scales`.
+        config: OptimizerSettings, and the arguments of the optimizer's class.
         batch_size: images in one iteration, over all ranks and accumulated batches.
 
     Returns:
-        An optimiser whose groups have a `name` and an `initial_lr`, which schedules start from.
+        An optimizer whose groups have a `name`, and an `initial_lr` that schedules start from.
 
     Raises:
-        ConfigError: unknown type or argument, a prefix or pattern that fits no parameter, or nothing to train.
+        ConfigError: an unknown type or argument, a value out of its range, a prefix or pattern that matches no
+            parameter, or nothing to train.
     """
-    config = checks.section("optimizer", config)
-    cls = _optimizer_class(config.get("type"))
-    arguments = {key: value for key, value in config.items() if key not in OWN_KEYS}
-    if "lr" not in config:
-        raise ConfigError("optimizer has no learning rate; add lr=…")
-    checks.number("optimizer.lr", config["lr"], least=0)
-    checks.number("optimizer.weight_decay", config.get("weight_decay", 0.0), least=0)
-    if config.get("base_batch_size") is not None:
-        checks.number("optimizer.base_batch_size, where not None,", config["base_batch_size"], least=1, whole=True)
-    lr = scaled_lr(config["lr"], config.get("base_batch_size"), batch_size)
-    no_decay = checks.listed("optimizer.no_decay", config.get("no_decay") or [])
-    parts = checks.section("optimizer.parts", config.get("parts"))
-    scales = _layer_scales(model, config)
-    groups = parameter_groups(model, lr, config.get("weight_decay", 0.0), no_decay, parts, scales)
-    accepted = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr", "weight_decay")]
-    for key in arguments:
-        if key not in accepted:
-            raise ConfigError(unknown(f"argument of {config['type']}", key, [*accepted, *OWN_KEYS]))
-    devices = {p.device.type for group in groups for p in group["params"]}
-    if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
-        arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
+    settings = optimizer_settings(config)
+    lr = settings.scaled_lr(batch_size)
+    scales = None
+    if settings.layer_decay is not None:
+        scales = layer_scales(model, settings.layer_decay, settings.layer_blocks)
+    rules = {"no_decay": settings.no_decay or (), "parts": settings.parts, "scales": scales}
+    groups = parameter_groups(model, lr, settings.weight_decay, **rules)
+    cls = optimizer_class(settings.type)
+    accepted = set(inspect.signature(cls).parameters) - {"params"}
+    for key in set(config) - accepted - set(SETTINGS):
+        raise located(ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS))), config)
     try:
+        arguments = validate_arguments(cls, {key: config[key] for key in config if key not in SETTINGS}, "optimizer")
+        devices = {p.device.type for group in groups for p in group["params"]}
+        if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
+            arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
         return cls(groups, lr=lr, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"optimizer {config['type']}: {error}") from error
+    except (ConfigError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise located(error, config) from error
 
 
-def scaled_lr(lr: float, base_batch_size: int | None, batch_size: int) -> float:
-    """`lr`, meant for batches of `base_batch_size` images, for batches of `batch_size`."""
-    return lr if base_batch_size is None else lr * batch_size / base_batch_size
+def optimizer_class(name: str) -> Callable[..., Optimizer]:
+    """An optimizer's class by its name: from OPTIMIZERS, else torch.optim, else timm.optim (classes, then its list).
+
+    Raises:
+        ConfigError: no such optimizer (with near names), or one whose library is not installed.
+    """
+    if name in OPTIMIZERS.names():
+        return OPTIMIZERS.get(name)
+    classes = _optimizers_in(torch.optim)
+    if name in classes:
+        return classes[name]
+    import timm.optim  # seconds, and few runs need it
+
+    classes = {**_optimizers_in(timm.optim), **classes}
+    if name in classes:
+        return classes[name]
+    taken = {key.lower() for key in (*classes, *NOT_ALONE)}  # timm's "sgd" has other defaults than torch's SGD
+    listed = [key for key in timm.optim.list_optimizers() if key not in taken]
+    if name not in listed:
+        raise ConfigError(unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
+    try:
+        return timm.optim.get_optimizer_class(name)
+    except (ImportError, AssertionError) as error:
+        raise ConfigError(f"optimizer {name}: {error}") from error
+
+
+def _optimizers_in(module: Any) -> dict[str, Callable[..., Optimizer]]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and name not in NOT_ALONE
+    }
 
 
 def parameter_groups(
     model: nn.Module,
     lr: float,
     weight_decay: float,
+    *,
     no_decay: Iterable[str] = (),
     parts: Mapping[str, Mapping[str, float]] | None = None,
     scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters, grouped by learning rate and weight decay (one group where all are alike).
+    """Trainable parameters, grouped by learning rate and weight decay (one group if all are alike).
 
     Args:
-        scales: factors on the learning rate, by parameter; 1 where there is none.
+        model: whose parameters.
+        lr, weight_decay: of a parameter without rules.
+        no_decay, parts: as in OptimizerSettings.
+        scales: factors on the learning rate, by parameter name; 1 for the others.
 
     Raises:
-        ConfigError: a prefix of `parts` or a pattern of `no_decay` fits no parameter, or nothing is trainable.
+        ConfigError: a prefix of `parts` or a pattern of `no_decay` matches no parameter, or nothing is trainable.
     """
-    parts, no_decay, scales = parts or {}, list(no_decay), scales or {}
+    scales, no_decay = scales or {}, list(no_decay)
     names = [name for name, _ in model.named_parameters()]
-    _check_rules(names, no_decay, parts)
+    rules = _part_settings(names, parts or {})
+    _check_patterns(names, no_decay)
     norms = {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
@@ -109,10 +184,10 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        fitting = [prefix for prefix in parts if _within(name, prefix)]
-        rule = parts[max(fitting, key=len)] if fitting else {}
-        rate = lr * rule.get("lr_mult", 1.0) * scales.get(name, 1.0)
-        decay = weight_decay * rule.get("decay_mult", 1.0) if decays(name) else 0.0
+        prefixes = [prefix for prefix in rules if _is_within(name, prefix)]
+        rule = rules[max(prefixes, key=len)] if prefixes else PartSettings()
+        rate = lr * rule.lr_mult * scales.get(name, 1.0)
+        decay = weight_decay * rule.decay_mult if decays(name) else 0.0
         label = f"lr {rate:g}, weight decay {decay:g}"
         group = groups.setdefault(
             (rate, decay), {"params": [], "lr": rate, "initial_lr": rate, "weight_decay": decay, "name": label}
@@ -123,43 +198,22 @@ def parameter_groups(
     return list(groups.values())
 
 
-def _layer_scales(model: nn.Module, config: Mapping[str, Any]) -> dict[str, float]:
-    decay, blocks = config.get("layer_decay"), config.get("layer_blocks", 1)
-    checks.number("optimizer.layer_blocks", blocks, least=1, whole=True)
-    if decay is None:
-        return {}
-    checks.number("optimizer.layer_decay, where not None,", decay, above=0)
-    return layer_scales(model, decay, blocks)
-
-
-def _check_rules(names: list[str], no_decay: Iterable[str], parts: Mapping[str, Mapping[str, float]]) -> None:
+def _part_settings(names: Sequence[str], parts: Mapping[str, Any]) -> dict[str, PartSettings]:
     modules = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
-    for prefix, rule in parts.items():
-        if not any(_within(name, prefix) for name in names):
+    for prefix in parts:
+        if not any(_is_within(name, prefix) for name in names):
             raise ConfigError("optimizer.parts: " + unknown("part", prefix, modules))
-        for key, factor in checks.section(f"optimizer.parts.{prefix}", rule).items():
-            if key not in PART_KEYS:
-                raise ConfigError(f"optimizer.parts.{prefix}: {unknown('key', key, PART_KEYS)}")
-            checks.number(f"optimizer.parts.{prefix}.{key}", factor, least=0)
+    return {prefix: validate_settings(PartSettings, rule or {}, f"optimizer.parts.{prefix}") for prefix, rule in parts.items()}
+
+
+def _check_patterns(names: Sequence[str], no_decay: Sequence[str]) -> None:
     for pattern in no_decay:
-        if not isinstance(pattern, str):
-            raise ConfigError(f"optimizer.no_decay is a list of names and patterns, and {pattern!r} is neither")
         if pattern not in ("norm", "bias") and not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(
-                f'optimizer.no_decay: "{pattern}" fits no parameter; use "norm", "bias" or a pattern such as "*.bias"'
+                f'optimizer.no_decay: "{pattern}" matches no parameter; use "norm", "bias" or a pattern such as '
+                f'"*.bias"'
             )
 
 
-def _within(name: str, prefix: str) -> bool:
+def _is_within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
-
-
-def _optimizer_class(name: Any) -> Callable[..., Optimizer]:
-    known = {
-        key: value
-        for key, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
-    }
-    if not isinstance(name, str) or name not in known:
-        raise ConfigError(unknown("optimizer", str(name), known))
-    return known[name]

@@ -1,4 +1,4 @@
-"""The random number generators of a process: saved in plain form, and kept still while something else draws."""
+"""The random number generators of a process: seeded, saved as plain values, preserved while other code draws."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ import numpy as np
 import torch
 
 State = dict[str, Any]  # tensors and plain numbers only, so that it loads without unpickling anything
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators (and those of all CUDA devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def rng_state() -> State:
@@ -40,7 +47,7 @@ def set_rng_state(state: State) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Whatever is drawn within moves no generator of this process: evaluation leaves training as it was."""
+    """Within it, drawing random numbers does not change the state of this process's generators afterwards."""
     state = rng_state()
     try:
         yield

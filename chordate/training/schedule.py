@@ -1,7 +1,7 @@
 """Learning-rate schedules: the factor on the learning rate as a pure function of the iteration.
 
-Nothing is remembered between iterations, so a resumed run that trains longer than first planned simply follows
-the longer schedule. (mmengine's schedulers store where they end; raising the epochs on a resume freezes them.)
+Nothing is remembered between iterations, so a resumed run that trains longer than first planned simply follows the
+longer schedule. (torch's schedulers store where they end; more epochs on a resume leave them frozen.)
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from chordate import checks
+from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveFloat, validate_settings
 from chordate.errors import ConfigError, unknown
-
-Decay = Callable[[int], float]
 
 
 @dataclass(frozen=True)
 class StepDecay:
-    """The factor falls to `gamma` of itself at every milestone (iterations, ascending)."""
+    """The factor is multiplied by `gamma` at every milestone (iterations, ascending)."""
 
     milestones: Sequence[int]
     gamma: float
@@ -51,19 +49,19 @@ class Schedule:
     """Warm-up (Goyal et al. 2017, section 2.2) times a decay.
 
     Attributes:
-        decay: factor by iteration after, and together with, the warm-up.
-        warmup_iters: iterations until the factor is whole.
-        warmup_factor: what the warm-up starts from.
-        warmup: "linear", or "constant": `warmup_factor` to the end of the warm-up, then the whole rate at once.
+        decay: factor by iteration, after and during the warm-up.
+        warmup_iters: iterations of the warm-up.
+        warmup_factor: the factor that the warm-up starts from.
+        warmup: "linear", or "constant": `warmup_factor` to the end of the warm-up, then 1 at once.
     """
 
-    decay: Decay
+    decay: Callable[[int], float]
     warmup_iters: int = 0
     warmup_factor: float = 0.001
     warmup: str = "linear"
 
     def factor(self, iteration: int) -> float:
-        """What the learning rate is multiplied by in `iteration` (0 is the first)."""
+        """The factor on the learning rate in `iteration` (0 is the first)."""
         warmup = 1.0
         if iteration < self.warmup_iters:
             done = iteration / self.warmup_iters if self.warmup == "linear" else 0.0
@@ -77,13 +75,44 @@ class Schedule:
             group["lr"] = group["initial_lr"] * factor
 
 
-WARMUPS = ("linear", "constant")
-WARMUP_KEYS = {"warmup_iters": 0, "warmup_epochs": 0, "warmup_factor": 0.001, "warmup": "linear"}
-KEYS: dict[str, dict[str, Any]] = {
-    "step": {"milestones": (), "gamma": 0.1},
-    "cosine": {"min_factor": 0.0},
-    "constant": {},
-}
+@dataclass(frozen=True)
+class ConstantSettings:
+    """`type="constant"`, and the warm-up of all types: at most one of `warmup_iters` and `warmup_epochs` is set."""
+
+    warmup_iters: NonNegativeInt = 0
+    warmup_epochs: NonNegativeFloat = 0
+    warmup_factor: NonNegativeFloat = 0.001
+    warmup: Literal["linear", "constant"] = "linear"
+
+    def decay(self, warmup: int, total: int, steps_per_unit: int) -> Callable[[int], float]:
+        """The decay after a warm-up of so many iterations of `total`."""
+        return StepDecay((), 1.0)
+
+
+@dataclass(frozen=True)
+class StepSettings(ConstantSettings):
+    """`type="step"`: milestones in the unit that training is measured in, epochs or iterations."""
+
+    milestones: Sequence[PositiveFloat] = ()
+    gamma: NonNegativeFloat = 0.1
+
+    def decay(self, warmup: int, total: int, steps_per_unit: int) -> Callable[[int], float]:
+        if any(later <= earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
+            raise ConfigError(f"schedule.milestones must ascend, got {self.milestones}")
+        return StepDecay([round(milestone * steps_per_unit) for milestone in self.milestones], self.gamma)
+
+
+@dataclass(frozen=True)
+class CosineSettings(ConstantSettings):
+    """`type="cosine"`."""
+
+    min_factor: NonNegativeFloat = 0.0
+
+    def decay(self, warmup: int, total: int, steps_per_unit: int) -> Callable[[int], float]:
+        return CosineDecay(warmup, total, self.min_factor)
+
+
+SCHEDULES = {"step": StepSettings, "cosine": CosineSettings, "constant": ConstantSettings}
 
 
 def build_schedule(
@@ -92,42 +121,24 @@ def build_schedule(
     """The schedule that a config's `schedule` section describes.
 
     Args:
-        config: `type` "step" (`milestones`, `gamma`), "cosine" (`min_factor`) or "constant", and `warmup_iters` or
-            `warmup_epochs`, `warmup_factor`, `warmup`. None is constant.
+        config: `type` "step", "cosine" or "constant", and the settings of that type above. None is constant.
         total: iterations of the whole training.
         steps_per_unit: iterations in the unit that milestones count in: those of an epoch, or 1.
         steps_per_epoch: iterations of an epoch; None is `steps_per_unit`.
 
     Raises:
-        ConfigError: an unknown type or key (with near names), or milestones that do not ascend.
+        ConfigError: an unknown type or setting (with near names), a value out of its range, or milestones that do not
+            ascend.
     """
-    given = {"type": "constant", **checks.section("schedule", config)}
-    kind = given.pop("type")
-    if not isinstance(kind, str) or kind not in KEYS:
-        raise ConfigError(unknown("schedule", str(kind), KEYS))
-    known: dict[str, Any] = {**KEYS[kind], **WARMUP_KEYS}
-    for key in given:
-        if key not in known:
-            raise ConfigError(unknown(f'key of a "{kind}" schedule', key, known))
-    values = {**known, **given}
-    checks.number("schedule.warmup_iters", values["warmup_iters"], least=0, whole=True)
-    checks.number("schedule.warmup_epochs", values["warmup_epochs"], least=0)
-    if values["warmup_iters"] and values["warmup_epochs"]:
+    if not isinstance(config, Mapping | None):
+        raise ConfigError(f"schedule must be a dict of settings, got {config!r}")
+    values = {"type": "constant", **(config or {})}
+    kind = values.pop("type")
+    if not isinstance(kind, str) or kind not in SCHEDULES:
+        raise ConfigError(unknown("schedule", str(kind), SCHEDULES))
+    settings = validate_settings(SCHEDULES[kind], values, "schedule")
+    if settings.warmup_iters and settings.warmup_epochs:
         raise ConfigError("schedule: set either warmup_iters or warmup_epochs, and the other to 0")
-    if values["warmup"] not in WARMUPS:
-        raise ConfigError(unknown("schedule.warmup", str(values["warmup"]), WARMUPS))
-    warmup = values["warmup_iters"] or round(values["warmup_epochs"] * (steps_per_epoch or steps_per_unit))
-    for key in ("warmup_factor", "gamma", "min_factor"):
-        if key in values:
-            checks.number(f"schedule.{key}", values[key], least=0)
-    decay: Decay = StepDecay((), 1.0)
-    if kind == "step":
-        milestones = checks.listed("schedule.milestones", values["milestones"])
-        for milestone in milestones:
-            checks.number("schedule.milestones: each", milestone)
-        if any(later <= earlier for earlier, later in zip([0, *milestones], milestones)):
-            raise ConfigError(f"schedule.milestones ascend and start above 0, not {milestones}")
-        decay = StepDecay([round(milestone * steps_per_unit) for milestone in milestones], values["gamma"])
-    elif kind == "cosine":
-        decay = CosineDecay(warmup, total, values["min_factor"])
-    return Schedule(decay, warmup, values["warmup_factor"], values["warmup"])
+    warmup = settings.warmup_iters or round(settings.warmup_epochs * (steps_per_epoch or steps_per_unit))
+    decay = settings.decay(warmup, total, steps_per_unit)
+    return Schedule(decay, warmup, settings.warmup_factor, settings.warmup)

@@ -1,7 +1,33 @@
-"""Pictures for people: detections and classes drawn on images, ground truth beside them, the curves of a training."""
+"""Pictures for people: predictions, targets, batches and sheets of both; the plots of a training and of a report.
 
-from chordate.visualization.batches import draw_batch
+Importing the package registers how each task that comes with Chordate is drawn.
+"""
+
+from chordate.visualization.batch_drawing import describe_image, draw_batch
+from chordate.visualization.canvas import Annotation, color_of, draw_annotations, to_picture, write_image
+from chordate.visualization.classification_drawing import draw_class_targets, draw_classification
+from chordate.visualization.coco_report_plots import plot_coco_report
+from chordate.visualization.detection_drawing import draw_detections, draw_instance_targets
+from chordate.visualization.side_by_side import side_by_side
+from chordate.visualization.task_drawing import draw, draw_targets, plot_report
 from chordate.visualization.training_curves import plot_training
-from chordate.visualization.pictures import class_sheet, draw, draw_class, side_by_side, write_image
 
-__all__ = ["class_sheet", "draw", "draw_batch", "draw_class", "plot_training", "side_by_side", "write_image"]
+__all__ = [
+    "Annotation",
+    "color_of",
+    "describe_image",
+    "draw",
+    "draw_annotations",
+    "draw_batch",
+    "draw_class_targets",
+    "draw_classification",
+    "draw_detections",
+    "draw_instance_targets",
+    "draw_targets",
+    "plot_coco_report",
+    "plot_report",
+    "plot_training",
+    "side_by_side",
+    "to_picture",
+    "write_image",
+]

@@ -1,4 +1,4 @@
-"""A web page of pictures in groups: one plain file that any browser opens."""
+"""A web page of pictures in groups: one HTML file without scripts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ figcaption { margin-top: .25rem; overflow-wrap: anywhere } small { font-weight: 
 
 
 @dataclass
-class Shown:
-    """A picture of the page.
+class Thumbnail:
+    """A picture on the page.
 
     Attributes:
-        file: its file, relative to the page's.
+        file: path relative to the page.
         width, height: in pixels.
-        name, note: what is written below it.
+        name, note: the caption.
     """
 
     file: str
@@ -35,15 +35,15 @@ class Shown:
 
 @dataclass
 class Group:
-    """Pictures that belong together, under a heading with a note."""
+    """Pictures under one heading, with a note."""
 
     name: str
     note: str
-    pictures: Sequence[Shown]
+    thumbnails: Sequence[Thumbnail]
 
 
 def contact_sheet(title: str, note: str, groups: Sequence[Group]) -> str:
-    """The page as HTML; each picture leads to its file, in full size."""
+    """The page as HTML; each picture links to its file, in full size."""
     head = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
@@ -53,15 +53,15 @@ def contact_sheet(title: str, note: str, groups: Sequence[Group]) -> str:
 
 
 def _section(group: Group) -> str:
-    figures = "".join(map(_figure, group.pictures))
+    figures = "".join(map(_figure, group.thumbnails))
     heading = f"<h2>{escape(group.name)} <small>{escape(group.note)}</small></h2>"
     return f"<section>\n{heading}\n<div>\n{figures}</div>\n</section>\n"
 
 
-def _figure(shown: Shown) -> str:
-    file, name = quote(shown.file), escape(shown.name)
-    size = f'width="{shown.width}" height="{shown.height}"'
+def _figure(thumbnail: Thumbnail) -> str:
+    file, name = quote(thumbnail.file), escape(thumbnail.name)
+    size = f'width="{thumbnail.width}" height="{thumbnail.height}"'
     return (
         f'<figure><a href="{file}"><img src="{file}" {size} loading="lazy" alt="{name}"></a>'
-        f"<figcaption>{name} <small>{escape(shown.note)}</small></figcaption></figure>\n"
+        f"<figcaption>{name} <small>{escape(thumbnail.note)}</small></figcaption></figure>\n"
     )

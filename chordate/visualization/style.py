@@ -1,4 +1,4 @@
-"""The look that all our plots share."""
+"""Style that all plots share: colors, figure size, grid, writing to a file."""
 
 from pathlib import Path
 
@@ -12,22 +12,22 @@ FIRST, OTHERS = "#1f4e9c", ["#e08214", "#3a9d5d", "#c0392b", "#8e63b5", "#7f7f7f
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches."""
+    """An empty figure; `width` and `height` in inches."""
     return Figure(figsize=(width, height), dpi=130, layout=ConstrainedLayoutEngine(wspace=0.04))
 
 
 def tidy(axis: Axes, lines: str = "both") -> None:
-    """A faint grid behind the data, along one direction ("x", "y") or both, and no frame."""
+    """Give a plot a faint grid behind the data ("x", "y" or "both" directions) and no frame."""
     axis.grid(axis=lines, color="0.92", lw=0.8)  # type: ignore[arg-type]
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Figure, out: str | Path) -> None:
-    """Write a figure; the file's ending says the format.
+    """Write a figure; the file's extension chooses the format.
 
     Raises:
-        DataError: the folder is not there or the ending is not known.
+        DataError: the folder does not exist or the extension is unknown.
     """
     try:
         figure.savefig(out)

@@ -1,4 +1,4 @@
-"""A training in one picture: losses, learning rate and metrics over iterations."""
+"""Training curves: losses, learning rate and metrics over iterations."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _NOT_A_LOSS = {"mode", "epoch", "iteration", "lr", "error", "grad_norm", "images
 
 
 def plot_training(log: str | Path, out: str | Path) -> None:
-    """Draw a run's `log.jsonl`: the losses and the learning rate, and the metric, over iterations.
+    """Plot a run's `log.jsonl`: losses, learning rate and metrics over iterations.
 
     Args:
         log: JSON lines, `{"mode": "train", "iteration", "lr", "loss", …}` with every part of the loss, and
             `{"mode": "val", "iteration", "bbox_AP", …}`.
-        out: the picture; its ending says the format.
+        out: the file to write; its extension chooses the format.
 
     Raises:
-        DataError: no such log, or nothing of a training in it.
+        DataError: no such log, or it holds no training records.
     """
     training, evaluations = _read_log(Path(log))
     figure = new_figure(11 if evaluations else 6.5, 4.6)
@@ -50,42 +50,42 @@ def plot_training(log: str | Path, out: str | Path) -> None:
 
 
 def _read_log(path: Path) -> tuple[Records, Records]:
-    """Training and evaluation records; a last line that was cut off is left out."""
+    """Training and evaluation records; a truncated last line is dropped."""
     try:
         records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a training log: {error}") from error
     training = [r for r in records if r.get("mode") == "train"]
     if not training:
-        raise DataError(f"{path}: has no record of a training; give a run's log.jsonl")
+        raise DataError(f"{path}: no record of a training; expected a run's log.jsonl")
     return training, [r for r in records if r.get("mode") == "val"]
 
 
 def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]]:
-    """Iterations and values; null, as a log has it for what was not finite, is a gap."""
+    """Iterations and values; null, which the log writes for a value that is not finite, becomes NaN."""
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 
 def _plot_losses(axis: Axes, training: Records) -> None:
-    """Each part thin and the sum bold, smoothed over the raw values where there are many."""
+    """Each part thin and the sum bold, smoothed; from 50 records on the raw values behind."""
     parts = [name for name in training[-1] if name not in _NOT_A_LOSS | {"loss"}]
     for number, name in enumerate(["loss", *parts]):
         steps, values = _series(training, name)
-        colour = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
+        color = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
         smooth = _running_mean(values, len(values) // 25)
         if len(values) >= 50:
-            axis.plot(steps, values, color=colour, lw=0.7, alpha=0.25)
-        axis.plot(steps, smooth, color=colour, lw=1.3 if number else 2.2, label=name.replace("_", " "))
+            axis.plot(steps, values, color=color, lw=0.7, alpha=0.25)
+        axis.plot(steps, smooth, color=color, lw=1.3 if number else 2.2, label=name.replace("_", " "))
     total = _series(training, "loss")[1]
     total = total[np.isfinite(total)]
-    if total.size:  # the first steps may lie far above all that follows
+    if total.size:  # the first steps may lie far above all others
         axis.set_ylim(0, 1.1 * max(np.percentile(total, 98), 1e-9))
     axis.set_title("training loss", loc="left", fontsize=11)
     axis.legend(frameon=False, fontsize=9)
 
 
 def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Of `reach` values to either side, fewer at the ends; gaps are left out."""
+    """Mean over `reach` values to either side, fewer at the ends; NaN is left out."""
     finite, ones = np.isfinite(values), np.ones(2 * reach + 1)
     sums = np.convolve(np.where(finite, values, 0), ones)[reach : reach + len(values)]
     counts = np.convolve(finite, ones)[reach : reach + len(values)]
@@ -93,17 +93,17 @@ def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64
 
 
 def _plot_metric(axis: Axes, evaluations: Records) -> None:
-    """AP of boxes, masks, keypoints, and AP50 and AP75 of the first of these, where there are such; else the first few
-    numbers. The best of the first is written."""
+    """Every `…_AP`, with AP50 and AP75 of the first one; without any AP the first four metrics. The best value of the
+    first curve is annotated."""
     aps = [name for name in evaluations[-1] if name.endswith("_AP")]
     names = [name for ap in aps[:1] for name in (ap, f"{ap}50", f"{ap}75") if name in evaluations[-1]] + aps[1:]
     names = names or [name for name in evaluations[-1] if name not in _NOT_A_LOSS][:4]
     for number, name in reversed([*enumerate(names)]):
         steps, values = _series(evaluations, name)
         values[values < 0] = np.nan  # no ground truth
-        colour = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
+        color = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
         label = name.replace("_", " ")
-        axis.plot(steps, values, color=colour, lw=1.3 if number else 2.2, marker="o", ms=4, label=label)
+        axis.plot(steps, values, color=color, lw=1.3 if number else 2.2, marker="o", ms=4, label=label)
         if number == 0 and np.isfinite(values).any():
             best = int(np.nanargmax(values))
             axis.annotate(
@@ -112,7 +112,7 @@ def _plot_metric(axis: Axes, evaluations: Records) -> None:
                 (0, -16),
                 textcoords="offset points",
                 ha="right" if best else "left",
-                color=colour,
+                color=color,
                 fontweight="bold",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )

@@ -1,27 +1,43 @@
-"""What became of a checkpoint's tensors when it was loaded."""
+"""LoadReport: what became of a checkpoint's tensors, as one line and as a table."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rich.table import Table
+from rich.text import Text
 
-def some(names: Sequence[str], count: int = 3) -> str:
+from chordate.structures import DatasetMeta
+
+_COLUMNS = ("loaded", "adapted", "remade", "skipped")
+_MOST_LAYERS = 12  # of one part that have rows of their own in the table
+
+
+def abbreviate(names: Sequence[str], count: int = 3) -> str:
     """The first names and how many more there are: `fc.weight, fc.bias`, `a, b, c … 57 more`."""
     rest = len(names) - count
-    return ", ".join(names[:count]) + (f" … {rest} more" if rest > 0 else "")
+    return ", ".join(map(_printable, names[:count])) + (f" … {rest} more" if rest > 0 else "")
+
+
+def _printable(name: str) -> str:
+    """The name on one line: it may come from a stranger's file."""
+    return "".join(char if char.isprintable() else "�" for char in name)
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Prints as one line.
+    """What became of a checkpoint's tensors. Prints as one line; `table()` has a row per part of the model.
 
     Attributes:
-        source: the path or URL, or "a state dict".
-        format: whose names the checkpoint used: "chordate", "state dict", "torchvision" …
+        source: the path or URL, or "the state dict".
+        format: whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
         loaded: the model's tensors that were filled as they were.
-        adapted: those filled after a change of shape (a 3-channel stem for other input channels).
-        skipped: tensors of the checkpoint that were not used, in the model's names where they have one.
+        adapted: those filled after a change: the outputs of equal class names, a 3-channel stem for other channels.
+        skipped: tensors of the checkpoint that were not used, by the model's names where they have one.
         missing: the model's tensors that kept their values.
-        classes: the class names that the checkpoint was trained on, where it says.
+        meta: of the data set that the checkpoint was trained on, where it is known.
+        notes: by tensor, what was changed or why it does not fit.
     """
 
     source: str
@@ -30,11 +46,50 @@ class LoadReport:
     adapted: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    classes: tuple[str, ...] | None = None
+    meta: DatasetMeta | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
         for word, names in (("adapted", self.adapted), ("skipped", self.skipped), ("missing", self.missing)):
             if names:
-                parts.append(f"{len(names)} {word} ({some(names)})")
+                changes = dict.fromkeys(self.notes[name] for name in names if word == "adapted" and name in self.notes)
+                parts.append(f"{len(names)} {word} ({'; '.join([abbreviate(names), *changes])})")
         return f"{self.source} ({self.format}): " + ", ".join(parts)
+
+    def table(self) -> Table:
+        """Per part of the model the number of tensors loaded, adapted, remade (kept as initialized) and skipped.
+
+        A layer that fared differently from the rest of its part has a row of its own.
+        """
+        table = Table("part", title=Text(f"{self.source} ({self.format})"))
+        for column in _COLUMNS:
+            table.add_column(column, justify="right")
+        table.add_column("note")
+        fate_of = self._fates()
+        for part, names in self._parts(fate_of).items():
+            fates = [fate_of[name] for name in names]
+            counts = [fates.count(column) for column in _COLUMNS]
+            notes = dict.fromkeys(self.notes[name] for name in names if name in self.notes)
+            cells = [part, *(str(count) if count else "" for count in counts), abbreviate(list(notes), 2)]
+            table.add_row(*map(Text, cells))  # as text: rich would interpret brackets in class names
+        return table
+
+    def _fates(self) -> dict[str, str]:
+        groups = (self.skipped, self.missing, self.adapted, self.loaded)
+        return {name: fate for fate, names in zip(("skipped", "remade", "adapted", "loaded"), groups) for name in names}
+
+    def _parts(self, fates: Mapping[str, str]) -> dict[str, list[str]]:
+        """Tensor names by the row that counts them."""
+        by_part: dict[str, dict[str, list[str]]] = {}
+        for name in dict.fromkeys([*self.loaded, *self.adapted, *self.missing, *self.skipped]):
+            by_part.setdefault(name.split(".")[0], {}).setdefault(name.rpartition(".")[0] or name, []).append(name)
+        rows: dict[str, list[str]] = {}
+        for part, layers in by_part.items():
+            fate_of = {layer: fates[names[0]] for layer, names in layers.items()}
+            common = max(_COLUMNS, key=list(fate_of.values()).count)
+            apart = [layer for layer, fate in fate_of.items() if fate != common]
+            for layer, names in layers.items():
+                row = layer if layer in apart and len(apart) <= _MOST_LAYERS else part
+                rows.setdefault(row, []).extend(names)
+        return rows

@@ -1,82 +1,97 @@
-"""Holds a state dict against a model: what fits, what can be made to fit, and what belongs elsewhere."""
+"""StateDictMatch: a state dict compared with a model: what fits, what can be made to fit, and what does not belong."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from chordate.weights.load_report import some
 from chordate.contracts import Backbone
+from chordate.weights.class_rows import RowMatcher
+from chordate.weights.load_report import abbreviate
 
 _COUNTER = "num_batches_tracked"  # BatchNorm's own, in some checkpoints and not in others; never of use here
 
 
 @dataclass
-class Fit:
-    """The result of `fit`.
+class StateDictMatch:
+    """The result of `match`.
 
     Attributes:
         loaded, adapted: tensors for the model, by its names.
-        misshapen: name to the shapes in the checkpoint and in the model.
-        missing: tensors of the model that the checkpoint has not.
-        foreign: tensors that contradict the model: a part that both have has more of them.
-        elsewhere: tensors of whole parts that the model has not, such as a classifier's `fc` for a backbone.
+        mismatched: name to the shapes in the checkpoint and in the model; equal shapes have no class in common.
+        missing: tensors of the model that the checkpoint does not have.
+        unexpected: tensors that contradict the model: a part that both have has more of them.
+        skipped: tensors of whole parts that the model does not have, such as a classifier's `fc` for a backbone.
+        notes: by adapted tensor, what was changed.
     """
 
     loaded: dict[str, Tensor] = field(default_factory=dict)
     adapted: dict[str, Tensor] = field(default_factory=dict)
-    misshapen: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    mismatched: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-    elsewhere: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         return len(self.loaded) + len(self.adapted)
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Every tensor of the model is filled, and nothing speaks of another model."""
-        return not (self.misshapen or self.missing or self.foreign)
+        return not (self.mismatched or self.missing or self.unexpected)
 
     def problems(self) -> str:
         """What does not fit, in one line."""
-        said = []
-        if self.misshapen:
-            shapes = [f"{name} {theirs} for the model's {ours}" for name, (theirs, ours) in self.misshapen.items()]
-            said.append(f"other shapes: {some(shapes, 2)}")
+        problems = []
+        if self.mismatched:
+            shapes = [f"{name} {theirs} for the model's {ours}" for name, (theirs, ours) in self.mismatched.items()]
+            problems.append(f"other shapes: {abbreviate(shapes, 2)}")
         if self.missing:
-            said.append(f"not in the checkpoint: {some(self.missing, 2)}")
-        if self.foreign:
-            said.append(f"not in the model: {some(self.foreign, 2)}")
-        return "; ".join(said)
+            problems.append(f"not in the checkpoint: {abbreviate(self.missing, 2)}")
+        if self.unexpected:
+            problems.append(f"not in the model: {abbreviate(self.unexpected, 2)}")
+        return "; ".join(problems)
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
-    """Compare names and shapes; nothing is loaded yet."""
-    result = Fit()
+def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None = None) -> StateDictMatch:
+    """Compare names and shapes; nothing is loaded yet.
+
+    Args:
+        model: whole, or a backbone.
+        state: by the model's names.
+        rows: fills outputs by class name where the model has other classes; None compares shapes only.
+    """
+    result = StateDictMatch()
     target = model.state_dict()
     stems = _stems(model)
     for name, tensor in state.items():
         if name not in target:
             if not name.endswith(_COUNTER):
-                (result.elsewhere if _is_elsewhere(model, name) else result.foreign).append(name)
-        elif tensor.shape == target[name].shape:
+                (result.skipped if _is_of_absent_part(model, name) else result.unexpected).append(name)
+        elif tensor.shape == target[name].shape and not (rows and rows.is_reordered(name)):
             result.loaded[name] = tensor
+        elif rows and (kept := rows.adapt(name, tensor, target[name])):
+            result.adapted[name], result.notes[name] = kept.tensor, kept.note
         elif name in stems and _differs_in_input_channels(tensor, target[name]):
-            result.adapted[name] = adapt_input_channels(tensor, target[name].shape[1])
+            channels = target[name].shape[1]
+            result.adapted[name] = adapt_input_channels(tensor, channels)
+            result.notes[name] = f"from 3 input channels to {channels}"
         else:
-            result.misshapen[name] = (list(tensor.shape), list(target[name].shape))
+            result.mismatched[name] = (list(tensor.shape), list(target[name].shape))
     result.missing = [name for name in target if name not in state and not name.endswith(_COUNTER)]
     return result
 
 
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
-    """A stem's weight `[O, 3, kH, kW]` for images of `channels` channels, as timm does it.
+    """Adapt a stem's weight `[O, 3, kH, kW]` to images of `channels` channels, as timm does.
 
-    One channel takes the sum, so that a gray image gives what it gave as RGB; more take the three in turn,
+    One channel takes the sum, so that a gray image gives the same output as its RGB copy; more take the three in turn,
     scaled by 3 / channels so that the activations keep their size.
     """
     if channels == 1:
@@ -90,15 +105,20 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     return [name for name, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
 
 
+def find_backbones(model: nn.Module) -> Iterator[tuple[str, Backbone]]:
+    """Every backbone in the model with its path; the model itself has the path ""."""
+    for path, module in model.named_modules():
+        if isinstance(module, Backbone):
+            yield path, module
+
+
 def _stems(model: nn.Module) -> set[str]:
-    """The weight that sees the image, of every backbone in the model."""
+    """The weight that reads the image, of every backbone in the model."""
     stems = set()
-    for prefix, backbone in model.named_modules():
-        if isinstance(backbone, Backbone):
-            convs = (name for name, part in backbone.named_modules() if isinstance(part, nn.Conv2d))
-            first = next(convs, None)
-            if first is not None:
-                stems.add(f"{prefix}.{first}.weight" if prefix else f"{first}.weight")
+    for path, backbone in find_backbones(model):
+        first = next((name for name, part in backbone.named_modules() if isinstance(part, nn.Conv2d)), None)
+        if first is not None:
+            stems.add(f"{path}.{first}.weight" if path else f"{first}.weight")
     return stems
 
 
@@ -106,11 +126,11 @@ def _differs_in_input_channels(theirs: Tensor, ours: Tensor) -> bool:
     return theirs.dim() == 4 and theirs.shape[1] == 3 and theirs[:, :1].shape == ours[:, :1].shape
 
 
-def _is_elsewhere(model: nn.Module, name: str) -> bool:
+def _is_of_absent_part(model: nn.Module, name: str) -> bool:
     """Whether `name` is of a part that the model, or the backbone in it, does not have at all.
 
-    `fc.weight` beside a ResNet is; the 23rd block of a stage that here has six is not: it says that the
-    checkpoint is of a deeper network, even if all that is here would be filled.
+    `fc.weight` beside a ResNet is; the 23rd block of a stage with six blocks here is not: it says that the
+    checkpoint is of a deeper network, even if every tensor of the model would be filled.
     """
     module = model
     for part in name.split(".")[:-1]:

@@ -6,7 +6,7 @@ stay as ImageNet made them, the other stages learn at a tenth of the head's rate
 
 _base_ = ["../_base_/models/imagenet_classifier.py"]
 
-fallback_classes = "imagenet"  # of torchvision's own classifier, before it is fine-tuned
+fallback_meta = dict(classes="imagenet")  # of torchvision's own classifier, before it is fine-tuned
 model = dict(
     backbone=dict(pretrained=True, frozen_stages=1),
     head=dict(label_smoothing=0.1),

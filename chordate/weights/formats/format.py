@@ -1,46 +1,72 @@
-"""What a foreign format of checkpoints is: families of models, each known by its names, and how these become ours."""
+"""Format: the state dicts of a foreign library's architecture, and how they become ours."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from chordate.structures import DatasetMeta
 
 State = dict[str, Tensor]
-# Pattern and replacement, the first that matches counts.
 Names = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
-class Family(NamedTuple):
-    """How to know a family's state dict by its names, and how to turn it into one for `model`."""
+class Format:
+    r"""The state dicts of one architecture of a foreign library, and their conversion to our names.
 
-    recognise: Callable[[State], bool]
-    convert: Callable[[State, Any], State]
+    `load_checkpoint` asks every registered format; of all conversions, the one with the most tensors that fit the
+    model is loaded. A format from outside, imported by `custom_imports` or an entry point:
 
+        from chordate.registry import FORMATS
+        from chordate.weights.formats.format import Format, rename_all
 
-class Format(NamedTuple):
-    """A library's state dicts; at most one of its families recognises each."""
+        @FORMATS.register_module()
+        class MyLibraryResNet(Format):
+            library = "mylibrary"
 
-    name: str
-    families: tuple[Family, ...]
+            def recognizes(self, state):
+                return "trunk.stage1.0.conv1.weight" in state
 
-    def recognise(self, state: State) -> bool:
-        """Looks at names only."""
-        return any(family.recognise(state) for family in self.families)
+            def convert(self, state, model):
+                return rename_all(state, ((r"trunk\.stage(\d)\.", r"backbone.layer\1."), (r"trunk\.", "backbone.")))
+
+    Attributes:
+        library: its name in reports and messages.
+        stride_in_3x3: the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5), so a model
+            with the stride in the 1×1 computes other features from the same weights, and a warning says so.
+    """
+
+    library: str
+    stride_in_3x3: bool = False
+
+    def recognizes(self, state: State) -> bool:
+        """Whether a state dict is of this format. Looks at names only."""
+        raise NotImplementedError
 
     def convert(self, state: State, model: Any) -> State:
-        """The state dict in the names of `model`.
+        """The state dict in the names and layout of `model`, a whole model or a backbone.
 
-        What stands for nothing of ours keeps its name, and is reported as skipped or as not fitting.
+        Tensors with no counterpart in ours keep their name; they are reported as skipped or as unexpected.
         """
-        family = next(family for family in self.families if family.recognise(state))
-        return family.convert(state, model)
+        raise NotImplementedError
+
+    def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
+        """What the class outputs of the converted state dict stand for, in order; None if unknown."""
+        return None
 
 
-def renamed(name: str, names: Names) -> str:
-    """The name by the first pattern that matches its beginning; as it is where none does."""
+def rename(name: str, names: Names) -> str:
+    """Replace the beginning of `name` by the first pattern that matches there; as it is where none does."""
     for pattern, replacement in names:
         ours, count = re.subn(rf"^{pattern}", replacement, name)
         if count:
             return ours
     return name
+
+
+def rename_all(state: State, names: Names) -> State:
+    """The same tensors under the names that `rename` gives."""
+    return {rename(name, names): tensor for name, tensor in state.items()}

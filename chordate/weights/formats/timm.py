@@ -1,25 +1,25 @@
-"""timm's state dicts in Chordate's names, one pair of functions a family of models, as in `torchvision.py`."""
+"""timm's state dicts, one class an architecture."""
 
 from typing import Any
 
-from chordate.weights.formats.format import Family, Format, Names, State, renamed
+from chordate.registry import FORMATS
+from chordate.weights.formats.format import Format, Names, State, rename_all
 
 
-def is_resnet(state: State) -> bool:
-    """A ResNet as torchvision has none: with a deep stem, or with squeeze-and-excitation."""
-    return {"layer1.0.conv1.weight", "fc.weight"} <= state.keys() and (
-        "conv1.0.weight" in state or "layer1.0.se.fc1.weight" in state
-    )
+@FORMATS.register_module()
+class TimmResNet(Format):
+    """A ResNet that torchvision does not have: with a deep stem, or with squeeze-and-excitation."""
 
+    library = "timm"
+    stride_in_3x3 = True
 
-def resnet(state: State, model: Any) -> State:
-    """Nothing to rename: our ResNet has timm's names for what torchvision has not."""
-    return state
+    def recognizes(self, state: State) -> bool:
+        return {"layer1.0.conv1.weight", "fc.weight"} <= state.keys() and (
+            "conv1.0.weight" in state or "layer1.0.se.fc1.weight" in state
+        )
 
-
-def is_preact(state: State) -> bool:
-    """A pre-activation ResNet, `resnetv2_*`."""
-    return {"stem.conv.weight", "stages.0.blocks.0.norm1.weight"} <= state.keys()
+    def convert(self, state: State, model: Any) -> State:
+        return state  # our ResNet uses timm's names here
 
 
 _PREACT_NAMES: Names = (
@@ -30,12 +30,17 @@ _PREACT_NAMES: Names = (
 )
 
 
-def preact(state: State, model: Any) -> State:
-    return {renamed(name, _PREACT_NAMES): tensor for name, tensor in state.items()}
+@FORMATS.register_module()
+class TimmPreActResNet(Format):
+    """A pre-activation ResNet, `resnetv2_*`."""
 
+    library = "timm"
 
-def is_convnext(state: State) -> bool:
-    return {"stem.0.weight", "stages.0.blocks.0.conv_dw.weight", "stages.0.blocks.0.gamma"} <= state.keys()
+    def recognizes(self, state: State) -> bool:
+        return {"stem.conv.weight", "stages.0.blocks.0.norm1.weight"} <= state.keys()
+
+    def convert(self, state: State, model: Any) -> State:
+        return rename_all(state, _PREACT_NAMES)
 
 
 _CONVNEXT_NAMES: Names = (
@@ -46,8 +51,12 @@ _CONVNEXT_NAMES: Names = (
 )
 
 
-def convnext(state: State, model: Any) -> State:
-    return {renamed(name, _CONVNEXT_NAMES): tensor for name, tensor in state.items()}
+@FORMATS.register_module()
+class TimmConvNeXt(Format):
+    library = "timm"
 
+    def recognizes(self, state: State) -> bool:
+        return {"stem.0.weight", "stages.0.blocks.0.conv_dw.weight", "stages.0.blocks.0.gamma"} <= state.keys()
 
-FORMAT = Format("timm", (Family(is_resnet, resnet), Family(is_preact, preact), Family(is_convnext, convnext)))
+    def convert(self, state: State, model: Any) -> State:
+        return rename_all(state, _CONVNEXT_NAMES)

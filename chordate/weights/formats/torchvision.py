@@ -1,34 +1,87 @@
-"""Torchvision's state dicts in Chordate's names, one pair of functions a family of models."""
+"""Torchvision's state dicts, one class an architecture."""
 
-import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, KeypointRCNN_ResNet50_FPN_Weights
 
-from chordate.weights.formats.format import Family, Format, Names, State, renamed
-
-
-def is_resnet(state: State) -> bool:
-    """An ImageNet classifier: a ResNet with its `fc`, and without the squeezes that timm's may have."""
-    wanted = {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"}
-    return wanted <= state.keys() and "layer1.0.se.fc1.weight" not in state
+from chordate.contracts import Model
+from chordate.registry import FORMATS
+from chordate.structures import DatasetMeta, Skeleton
+from chordate.weights.formats.format import Format, Names, State, rename_all
 
 
-def resnet(state: State, model: Any) -> State:
-    """Nothing to rename: our ResNet has torchvision's names. `fc` stays over for whoever has a use for it."""
-    if getattr(model, "style", None) == "caffe":
-        warnings.warn(
-            f"{model.name}: torchvision trained these weights with the stride in the 3×3 convolution; "
-            f'they fit, but features are off unless style="pytorch"',
-            stacklevel=2,
+@FORMATS.register_module()
+class TorchvisionResNet(Format):
+    """An ImageNet classifier: a ResNet with its `fc`, and without the squeeze-and-excitation that timm's may have."""
+
+    library = "torchvision"
+    stride_in_3x3 = True
+
+    def recognizes(self, state: State) -> bool:
+        wanted = {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"}
+        return wanted <= state.keys() and "layer1.0.se.fc1.weight" not in state
+
+    def convert(self, state: State, model: Any) -> State:
+        return state  # our ResNet has torchvision's names
+
+
+_DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.)", r"\1"), (r"features\.", ""))
+
+
+@FORMATS.register_module()
+class TorchvisionDenseNet(Format):
+    library = "torchvision"
+
+    def recognizes(self, state: State) -> bool:
+        return "features.denseblock1.denselayer1.norm1.weight" in state or (
+            "features.denseblock1.denselayer1.norm.1.weight" in state  # in the published files
         )
-    return state
+
+    def convert(self, state: State, model: Any) -> State:
+        return rename_all(state, _DENSENET_NAMES)
 
 
-def is_rcnn(state: State) -> bool:
-    """Faster R-CNN on a ResNet with FPN, or one of its kin."""
-    return {"backbone.body.layer1.0.conv1.weight", "roi_heads.box_predictor.cls_score.weight"} <= state.keys()
+# Its `features` are the stem, then by turns the stages and the downsampling layers between them.
+_CONVNEXT_NAMES: Names = (
+    (r"features\.0\.", "stem."),
+    (r"features\.([1357])\.(\d+)\.layer_scale$", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.gamma"),
+    (r"features\.([1357])\.(\d+)\.block\.0\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.dwconv."),
+    (r"features\.([1357])\.(\d+)\.block\.2\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.norm."),
+    (r"features\.([1357])\.(\d+)\.block\.3\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.pwconv1."),
+    (r"features\.([1357])\.(\d+)\.block\.5\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.pwconv2."),
+    (r"features\.([246])\.", lambda m: f"downsample{int(m[1]) // 2 + 1}."),
+)
+
+
+@FORMATS.register_module()
+class TorchvisionConvNeXt(Format):
+    library = "torchvision"
+
+    def recognizes(self, state: State) -> bool:
+        return {"features.0.0.weight", "features.1.0.layer_scale"} <= state.keys()
+
+    def convert(self, state: State, model: Any) -> State:
+        ours = rename_all(state, _CONVNEXT_NAMES)
+        return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in ours.items()}
+
+
+# Torchvision's COCO detectors have an output for each category id up to 90; the ids named "N/A" were never given out.
+_COCO_IDS: tuple[str, ...] = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
+_GAP = "N/A"
+_KEYPOINTS: tuple[str, ...] = tuple(KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"])
+
+
+def _class_rows(outputs: int, model: Any) -> list[int]:
+    """The rows of torchvision's predictor that stand for classes, in the order of ours.
+
+    A model with COCO's 80 classes takes the rows of these.
+    """
+    rows = list(range(1, outputs))
+    if outputs == len(_COCO_IDS) and isinstance(model, Model) and len(model.classes) == 80:
+        rows = [row for row in rows if _COCO_IDS[row] != _GAP]
+    return rows
 
 
 # Files from before torchvision 0.13 lack one `.0` in the FPN and the RPN.
@@ -55,34 +108,37 @@ _RCNN_NAMES: Names = (
     (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.", "keypoint.heatmaps."),
 )
 
-# Torchvision's COCO detectors have an output for each category id up to 90; these ids were never given out.
-_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
+@FORMATS.register_module()
+class TorchvisionRCNN(Format):
+    """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Its background is class 0, ours the last."""
 
-def rcnn(state: State, model: Any) -> State:
-    """Their background is class 0, ours the last. A model with COCO's 80 classes takes the rows of those."""
-    ours = {renamed(name, _RCNN_NAMES): tensor for name, tensor in state.items()}
-    rows = _class_rows(len(state["roi_heads.box_predictor.cls_score.weight"]), getattr(model, "num_classes", None))
-    for suffix in ("weight", "bias"):
-        logits = ours[f"box.cls_score.{suffix}"]
-        ours[f"box.cls_score.{suffix}"] = torch.cat((logits[rows], logits[:1]))
-        deltas = ours[f"box.bbox_pred.{suffix}"].unflatten(0, (-1, 4))
-        ours[f"box.bbox_pred.{suffix}"] = deltas[rows].flatten(0, 1)
-        if f"mask.masks.{suffix}" in ours:
-            ours[f"mask.masks.{suffix}"] = ours[f"mask.masks.{suffix}"][rows]
-    return ours
+    library = "torchvision"
+    stride_in_3x3 = True
 
+    def recognizes(self, state: State) -> bool:
+        return {"backbone.body.layer1.0.conv1.weight", "roi_heads.box_predictor.cls_score.weight"} <= state.keys()
 
-def _class_rows(outputs: int, num_classes: int | None) -> list[int]:
-    """Which rows of torchvision's predictor stand for the model's classes, in order."""
-    rows = list(range(1, outputs))
-    if outputs == 91 and num_classes == 80:
-        rows = [row for row in rows if row not in _COCO_GAPS]
-    return rows
+    def convert(self, state: State, model: Any) -> State:
+        ours = rename_all(state, _RCNN_NAMES)
+        rows = _class_rows(len(state["roi_heads.box_predictor.cls_score.weight"]), model)
+        for suffix in ("weight", "bias"):
+            logits = ours[f"box.cls_score.{suffix}"]
+            ours[f"box.cls_score.{suffix}"] = torch.cat((logits[rows], logits[:1]))
+            deltas = ours[f"box.bbox_pred.{suffix}"].unflatten(0, (-1, 4))
+            ours[f"box.bbox_pred.{suffix}"] = deltas[rows].flatten(0, 1)
+            if f"mask.masks.{suffix}" in ours:
+                ours[f"mask.masks.{suffix}"] = ours[f"mask.masks.{suffix}"][rows]
+        return ours
 
-
-def is_retinanet(state: State) -> bool:
-    return {"backbone.body.layer1.0.conv1.weight", "head.classification_head.cls_logits.weight"} <= state.keys()
+    def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
+        outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
+        if outputs == len(_COCO_IDS):
+            return DatasetMeta(tuple(_COCO_IDS[row] for row in _class_rows(outputs, model)))
+        keypoints = state.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
+        if outputs == 2 and keypoints is not None and len(keypoints) == len(_KEYPOINTS):
+            return DatasetMeta(("person",), Skeleton(_KEYPOINTS))
+        return None
 
 
 _RETINANET_NAMES: Names = (
@@ -97,73 +153,48 @@ _RETINANET_NAMES: Names = (
     (r"head\.regression_head\.conv\.(\d)\.", lambda m: f"head.box_tower.{int(m[1]) // 2}.0."),
     (r"head\.regression_head\.bbox_reg\.", "head.bbox_pred."),
 )
+_RATIOS = 3  # aspect ratios of anchors
 
 
-_RATIOS = 3  # shapes of anchors
-
-
-def retinanet(state: State, model: Any) -> State:
-    """Its classes are COCO's ids as they are, 0 among them. A model with COCO's 80 classes takes the rows of those.
+@FORMATS.register_module()
+class TorchvisionRetinaNet(Format):
+    """RetinaNet. Its classes are COCO's ids as they are, 0 among them, which a model of 91 classes takes over.
 
     Its anchors of a cell are ordered by ratio, then by size; ours by size, then by ratio, as Detectron2's.
     """
-    ours = {renamed(name, _RETINANET_NAMES): tensor for name, tensor in state.items()}
-    per_cell = len(ours["head.bbox_pred.bias"]) // 4
-    for suffix in ("weight", "bias"):
-        scores = _by_size(ours[f"head.cls_score.{suffix}"], per_cell)
-        if getattr(model, "num_classes", None) != scores.shape[1]:
-            scores = scores[:, _class_rows(scores.shape[1], getattr(model, "num_classes", None))]
-        ours[f"head.cls_score.{suffix}"] = scores.flatten(0, 1)
-        ours[f"head.bbox_pred.{suffix}"] = _by_size(ours[f"head.bbox_pred.{suffix}"], per_cell).flatten(0, 1)
-    return ours
+
+    library = "torchvision"
+    stride_in_3x3 = True
+
+    def recognizes(self, state: State) -> bool:
+        wanted = {"backbone.body.layer1.0.conv1.weight", "head.classification_head.cls_logits.weight"}
+        return wanted <= state.keys()
+
+    def convert(self, state: State, model: Any) -> State:
+        ours = rename_all(state, _RETINANET_NAMES)
+        per_cell = len(ours["head.bbox_pred.bias"]) // 4
+        rows = self._rows(state, model)
+        for suffix in ("weight", "bias"):
+            scores = _by_size(ours[f"head.cls_score.{suffix}"], per_cell)
+            ours[f"head.cls_score.{suffix}"] = scores[:, rows].flatten(0, 1)
+            ours[f"head.bbox_pred.{suffix}"] = _by_size(ours[f"head.bbox_pred.{suffix}"], per_cell).flatten(0, 1)
+        return ours
+
+    def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
+        if self._outputs(state) != len(_COCO_IDS):
+            return None
+        return DatasetMeta(tuple(_COCO_IDS[row] for row in self._rows(state, model)))
+
+    def _outputs(self, state: State) -> int:
+        per_cell = len(state["head.regression_head.bbox_reg.bias"]) // 4
+        return len(state["head.classification_head.cls_logits.bias"]) // per_cell
+
+    def _rows(self, state: State, model: Any) -> list[int]:
+        outputs = self._outputs(state)
+        whole = not isinstance(model, Model) or len(model.classes) == outputs
+        return list(range(outputs)) if whole else _class_rows(outputs, model)
 
 
 def _by_size(rows: Tensor, per_cell: int) -> Tensor:
     """A predictor's outputs `[per_cell * K, ...]` as `[per_cell, K, ...]`, anchors ordered by size."""
     return rows.unflatten(0, (_RATIOS, per_cell // _RATIOS, -1)).transpose(0, 1).flatten(0, 1)
-
-
-def is_densenet(state: State) -> bool:
-    return "features.denseblock1.denselayer1.norm1.weight" in state or (
-        "features.denseblock1.denselayer1.norm.1.weight" in state  # as the published files have it
-    )
-
-
-_DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.)", r"\1"), (r"features\.", ""))
-
-
-def densenet(state: State, model: Any) -> State:
-    return {renamed(name, _DENSENET_NAMES): tensor for name, tensor in state.items()}
-
-
-def is_convnext(state: State) -> bool:
-    return {"features.0.0.weight", "features.1.0.layer_scale"} <= state.keys()
-
-
-# Its `features` are the stem, then stages and, between them, what halves the map.
-_CONVNEXT_NAMES: Names = (
-    (r"features\.0\.", "stem."),
-    (r"features\.([1357])\.(\d+)\.layer_scale$", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.gamma"),
-    (r"features\.([1357])\.(\d+)\.block\.0\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.dwconv."),
-    (r"features\.([1357])\.(\d+)\.block\.2\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.norm."),
-    (r"features\.([1357])\.(\d+)\.block\.3\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.pwconv1."),
-    (r"features\.([1357])\.(\d+)\.block\.5\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.pwconv2."),
-    (r"features\.([246])\.", lambda m: f"downsample{int(m[1]) // 2 + 1}."),
-)
-
-
-def convnext(state: State, model: Any) -> State:
-    ours = {renamed(name, _CONVNEXT_NAMES): tensor for name, tensor in state.items()}
-    return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in ours.items()}
-
-
-FORMAT = Format(
-    "torchvision",
-    (
-        Family(is_resnet, resnet),
-        Family(is_densenet, densenet),
-        Family(is_convnext, convnext),
-        Family(is_rcnn, rcnn),
-        Family(is_retinanet, retinanet),
-    ),
-)

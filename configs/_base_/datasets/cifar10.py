@@ -3,6 +3,7 @@
 The data root holds `cifar-10-batches-py/`, or `train/` and `test/` with a folder for each class; it may be a zip.
 """
 
+fallback_meta = dict(classes="cifar10")
 train_data = dict(
     dataset=dict(type="CIFAR10", split="train"),
     pipeline=[dict(type="RandomCrop", size=32, padding=4), dict(type="RandomHorizontalFlip", p=0.5)],

@@ -3,7 +3,7 @@
 The data root holds annotations/, train2017/ and val2017/.
 """
 
-fallback_classes = "coco"
+fallback_meta = dict(classes="coco")
 train_data = dict(
     dataset=dict(
         type="CocoDataset",

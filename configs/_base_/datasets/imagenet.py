@@ -4,7 +4,7 @@ The data root holds train/ and val/ with a folder for each class; any photos in 
 central 224 px of the picture whose shorter side is 256.
 """
 
-fallback_classes = "imagenet"
+fallback_meta = dict(classes="imagenet")
 train_data = dict(
     dataset=dict(type="ImageNet", split="train"),
     pipeline=[dict(type="RandomResizedCrop", size=224), dict(type="RandomHorizontalFlip", p=0.5)],

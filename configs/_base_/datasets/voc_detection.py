@@ -3,28 +3,30 @@
 The data root is the folder VOCdevkit. 600 and 1000 pixels are the Faster R-CNN paper's (Ren et al. 2015).
 """
 
-fallback_classes = [
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-]
+fallback_meta = dict(
+    classes=[
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ]
+)
 train_data = dict(
     dataset=dict(type="VocDataset", folder="VOC2007", split="trainval"),
     pipeline=[

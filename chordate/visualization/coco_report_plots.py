@@ -1,4 +1,4 @@
-"""A report on an evaluation as pictures: curves, classes, confusions and errors, and the numbers as JSON."""
+"""Plots of a CocoReport: precision-recall curves, AP by class, confusion matrix, TIDE errors; its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from chordate.evaluation.coco_report import CocoReport
 from chordate.visualization.style import FIRST, OTHERS, new_figure, save, tidy
+from chordate.visualization.task_drawing import plot_report
 
-NAMED = 6  # classes that have a colour of their own among the curves: those with the most objects
+COLORED_CLASSES = 6  # curves with a color and a legend entry: the classes with the most objects
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
-OVERLAPS = {"keypoints": "OKS"}  # what a threshold is on; else IoU
+SIMILARITIES = {"keypoints": "OKS"}  # what a threshold is on; else IoU
 
 
-def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """Write `report.json`, and the pictures of boxes, masks and keypoints, named after the IoU type.
+@plot_report.register
+def plot_coco_report(report: CocoReport, folder: str | Path) -> list[Path]:
+    """Write `report.json`, and per IoU type `<iou_type>_precision_recall.png`, `…_classes.png`, `…_confusion.png` (not
+    for keypoints) and `…_errors.png`.
 
     Args:
         report: from `CocoMetric.report`.
-        folder: made if it is not there.
+        folder: made if it does not exist.
 
     Returns:
-        the files.
+        The files written.
 
     Raises:
         DataError: the folder cannot be written to.
@@ -34,15 +38,15 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "report.json"]
-    written[0].write_text(json.dumps(report, indent=1) + "\n")
-    parts = {
+    written[0].write_text(json.dumps(report.by_iou_type, indent=1) + "\n")
+    plots = {
         "precision_recall": plot_precision_recall,
         "classes": plot_classes,
         "confusion": plot_confusion,
         "errors": plot_errors,
     }
-    for iou_type, content in report.items():
-        for name, plot in parts.items():
+    for iou_type, content in report.by_iou_type.items():
+        for name, plot in plots.items():
             if name == "confusion" and name not in content:
                 continue
             written.append(folder / f"{iou_type}_{name}.png")
@@ -51,8 +55,8 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
 
 
 def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """Left the mean over the classes by threshold, right each class at 0.50; those with most objects are named."""
-    overlap, curves = OVERLAPS.get(iou_type, "IoU"), content["precision_recall"]
+    """Left the mean over classes by threshold, right each class at 0.50; those with the most objects are named."""
+    similarity, curves = SIMILARITIES.get(iou_type, "IoU"), content["precision_recall"]
     figure = new_figure(11, 4.8)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     shades = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.9, len(curves["precision"])))
@@ -60,16 +64,16 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
         if precision is not None:
             label = f"{threshold}   AP {np.mean(precision):.3f}"
             left.plot(curves["recall"], precision, color=shade, lw=1.5, label=label)
-    left.set_title(f"{TITLES[iou_type]}: mean over classes, by {overlap}", loc="left", fontsize=11)
+    left.set_title(f"{TITLES[iou_type]}: mean over classes, by {similarity}", loc="left", fontsize=11)
     known = {name: line for name, line in curves["by_class"].items() if line is not None}
     order = sorted(known, key=lambda name: -content["per_class"][name]["instances"])
-    for name in order[NAMED:]:
+    for name in order[COLORED_CLASSES:]:
         right.plot(curves["recall"], known[name], color="0.85", lw=0.7)
-    for name, colour in zip(order[:NAMED], [FIRST, *OTHERS]):
+    for name, color in zip(order[:COLORED_CLASSES], [FIRST, *OTHERS]):
         label = f"{name}   AP50 {np.mean(known[name]):.3f}"
-        right.plot(curves["recall"], known[name], color=colour, lw=1.6, label=label)
-    which = "each class" if len(order) <= NAMED else f"the {NAMED} largest of {len(order)} classes"
-    right.set_title(f"{which}, at {overlap} 0.50", loc="left", fontsize=11)
+        right.plot(curves["recall"], known[name], color=color, lw=1.6, label=label)
+    which = "each class" if len(order) <= COLORED_CLASSES else f"the {COLORED_CLASSES} largest of {len(order)} classes"
+    right.set_title(f"{which}, at {similarity} 0.50", loc="left", fontsize=11)
     left.set(ylabel="precision", xlim=(0, 1), ylim=(0, 1.03))
     for axis in (left, right):
         axis.set_xlabel("recall")
@@ -80,13 +84,13 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """A bar for each class with ground truth, best first: AP, and AP50 behind it."""
+    """One bar per class with ground truth, best first: AP, and AP50 behind it."""
     known = {name: row for name, row in content["per_class"].items() if row["AP"] > -1}
     order = sorted(known, key=lambda name: known[name]["AP"])
     figure = new_figure(7.5, 1.3 + 0.21 * max(len(order), 3))
     axis = figure.subplots()
-    for key, colour in (("AP50", "#c9d6ea"), ("AP", FIRST)):
-        axis.barh(order, [known[name][key] for name in order], color=colour, height=0.72, label=key)
+    for key, color in (("AP50", "#c9d6ea"), ("AP", FIRST)):
+        axis.barh(order, [known[name][key] for name in order], color=color, height=0.72, label=key)
     for place, name in enumerate(order):
         row = known[name]
         ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
@@ -102,45 +106,47 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """What the objects of each class were taken for, as shares of the row; classes without any are left out."""
+    """Confusion matrix, colored by the fraction of its row; classes without objects and detections are left out."""
     confusion = content["confusion"]
     matrix, names = np.array(confusion["matrix"], float), np.array(confusion["classes"])
     used = (matrix.sum(axis=0) > 0) | (matrix.sum(axis=1) > 0)
     used[-1] = True
     matrix, names = matrix[used][:, used], names[used]
     count = len(names)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     cell = 0.55 if count <= 20 else 0.17  # inches
     side = max(cell * count, 2.5)
     figure = new_figure(side + 2.6, side + 1.6)
     axis = figure.subplots()
-    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     size = 9 if count <= 20 else 7
     axis.set_xticks(range(count), names, rotation=90, fontsize=size)
     axis.set_yticks(range(count), names, fontsize=size)
     if count <= 20:
         for row, column in np.argwhere(matrix > 0):
-            light = shares[row, column] > 0.5
+            dark = fractions[row, column] > 0.5
             text = f"{int(matrix[row, column]):,}"
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if light else "0.2")
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if dark else "0.2")
     for edge in (axis.axhline, axis.axvline):
-        edge(count - 1.5, color="0.6", lw=0.8)  # background apart
-    axis.set(xlabel="found", ylabel="ground truth")
+        edge(count - 1.5, color="0.6", lw=0.8)  # sets the background apart
+    axis.set(xlabel="predicted", ylabel="ground truth")
     at = f"score ≥ {confusion['score']:g}, IoU ≥ {confusion['iou']:g}"
-    axis.set_title(f"{TITLES[iou_type]}: what was taken for what\n{at}", loc="left", fontsize=11)
+    axis.set_title(f"{TITLES[iou_type]}: confusion matrix\n{at}", loc="left", fontsize=11)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axis, label="share of the row", fraction=0.25 / side, pad=0.2 / side, anchor=(0, 1))
+    bar = figure.colorbar(
+        image, ax=axis, label="fraction of the row", fraction=0.25 / side, pad=0.2 / side, anchor=(0, 1)
+    )
     bar.outline.set_visible(False)  # type: ignore[operator]
     return figure
 
 
 def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """TIDE's kinds of errors: what AP50 would gain without each, and how many there are."""
+    """TIDE's error types (Bolya et al. 2020, section 2.2): the AP50 that each costs, and their number."""
     errors = content["errors"]
     rows = [(f"{k['meaning']}  ({name})", k["gain"], f"{k['count']:,}") for name, k in errors["kinds"].items()]
     rows += [("all false positives  (FP)", errors["FP"], ""), ("all misses  (FN)", errors["FN"], "")]
-    places = [place + (place >= len(rows) - 2) * 0.5 for place in range(len(rows))]  # the last two are sums, set apart
+    places = [place + (place >= len(rows) - 2) * 0.5 for place in range(len(rows))]  # the last two are sums
     figure = new_figure(7.5, 3.6)
     axis = figure.subplots()
     gains = [gain for _, gain, _ in rows]
@@ -149,7 +155,7 @@ def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
     for place, (_, gain, count) in zip(places, rows):
         axis.text(gain + 0.015 * reach, place, f"{gain:.3f}", va="center", fontsize=9)
         axis.text(1.3 * reach, place, count, va="center", ha="right", fontsize=9, color="0.35")
-    axis.text(1.3 * reach, -0.85, "how many", ha="right", fontsize=9, color="0.35")
+    axis.text(1.3 * reach, -0.85, "count", ha="right", fontsize=9, color="0.35")
     axis.set_yticks(places, [name for name, _, _ in rows], fontsize=9)
     axis.invert_yaxis()
     axis.set(xlim=(0, 1.3 * reach), xlabel="AP50 gained without them")

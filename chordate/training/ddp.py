@@ -1,4 +1,4 @@
-"""What the ranks of a training share: gradients, and the buffers that each kept for itself."""
+"""Training on several ranks: gradients averaged by DistributedDataParallel, buffers averaged now and then."""
 
 from __future__ import annotations
 
@@ -8,46 +8,50 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import all_reduce
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from chordate.distributed import is_active, world_size
 from chordate.training.rng import preserved_rng
 
 
-def share_gradients(model: nn.Module, device: torch.device, *, search: bool = False) -> DistributedDataParallel:
-    """The model, wrapped to average gradients over the ranks; each rank keeps its own BatchNorm statistics until
+def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = False) -> DistributedDataParallel:
+    """The model, wrapped to average gradients over the ranks. Each rank keeps its own BatchNorm statistics until
     `average_buffers`.
 
     Args:
-        search: look in every iteration for parameters that the loss does not reach; otherwise each must get a gradient.
+        model: on `device`.
+        device: of this rank.
+        find_unused: search in every step for parameters that the loss does not reach; otherwise each must receive a
+            gradient.
     """
     known = inspect.signature(DistributedDataParallel).parameters  # one of the two, by torch's version
     buffers: dict[str, Any] = {
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
     }
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=search, **buffers)
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=find_unused, **buffers)
 
 
-def unreached(model: nn.Module, loss: Callable[[], Tensor]) -> list[str]:
-    """Names of the trainable parameters that `loss()` reaches on no rank, such as those of a backbone's map that the
-    neck does not take. All ranks call it.
+def find_unused_parameters(model: nn.Module, loss: Callable[[], Tensor]) -> list[str]:
+    """Names of the trainable parameters that `loss()` reaches on no rank, such as those of a backbone stage whose map
+    the neck does not take. All ranks call it.
 
-    Found out by a backward pass; gradients, buffers (BatchNorm's statistics) and random numbers are afterwards as they
-    were.
+    Runs one backward pass; gradients, buffers (BatchNorm's statistics) and random numbers are afterwards as before.
     """
     before = [buffer.clone() for buffer in model.buffers()]
     with preserved_rng():
         loss().backward()
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     reached = torch.tensor([int(parameter.grad is not None) for _, parameter in trainable])
-    all_reduce(reached, op="max")
+    if is_active():
+        reached = reached.to(trainable[0][1].device)  # NCCL reduces on the GPU only
+        dist.all_reduce(reached, op=dist.ReduceOp.MAX)
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
         for buffer, value in zip(model.buffers(), before):
             buffer.copy_(value)
-    return [name for (name, _), found in zip(trainable, reached.tolist()) if not found]
+    return [name for (name, _), is_reached in zip(trainable, reached.tolist()) if not is_reached]
 
 
 @torch.no_grad()
@@ -57,7 +61,7 @@ def average_buffers(model: nn.Module) -> None:
     BatchNorm's running statistics are linear in the batches, so their mean over the ranks is what each rank would have
     after seeing all ranks' batch statistics. Buffers that are equal already stay as they are, bit by bit.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if world_size() == 1:
         return
     groups: dict[torch.dtype, list[Tensor]] = {}
     for buffer in model.buffers():
@@ -67,8 +71,8 @@ def average_buffers(model: nn.Module) -> None:
         first = flat.clone()
         dist.broadcast(first, 0)
         if dtype.is_floating_point:
-            difference = flat - first  # and not the plain sum, whose rounding would move equal buffers
+            difference = flat - first  # not the plain sum, whose rounding would move equal buffers
             dist.all_reduce(difference)
-            first += difference / dist.get_world_size()
+            first += difference / world_size()
         for buffer, value in zip(buffers, first.split([buffer.numel() for buffer in buffers])):
             buffer.copy_(value.view_as(buffer))

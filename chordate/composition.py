@@ -1,0 +1,193 @@
+"""Merges the layers of a config (files, then options), and remembers which layer each setting came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from chordate.errors import ConfigError
+
+DELETE = "_delete_"
+KeyPath = tuple[str, ...]  # keys and list indices from the top of the config
+
+
+class Origin(NamedTuple):
+    """The layer that a setting was written in.
+
+    Attributes:
+        rank: position among the layers; a later layer overrides.
+        source: the file as messages name it, or `--cfg-options`.
+    """
+
+    rank: int
+    source: str
+
+
+Origins = dict[KeyPath, Origin]
+
+
+def origin_of(origins: Mapping[KeyPath, Origin], path: KeyPath) -> Origin | None:
+    """The origin of a setting: its own, else that of the nearest dict or list around it."""
+    for end in range(len(path), 0, -1):
+        if path[:end] in origins:
+            return origins[path[:end]]
+    return None
+
+
+class Section(dict[str, Any]):
+    """A dict of settings that knows its place in the config; the dicts in it are sections too.
+
+    Copies by `copy()` and `|` keep the place; `dict(section)` and `{**section}` lose it, and errors about them name no
+    file.
+
+    Args:
+        values: the settings.
+        path: keys from the top of the config to this dict.
+        origins: of the settings of the whole config.
+    """
+
+    def __init__(self, values: Mapping[str, Any], path: KeyPath = (), origins: Mapping[KeyPath, Origin] | None = None):
+        self.path, self.origins = path, origins or {}
+        super().__init__({key: _placed(value, (*path, str(key)), self.origins) for key, value in values.items()})
+
+    def name(self, key: str | None = None) -> str:
+        """The dotted path of a setting (`model.rpn.nms_threshold`), or of the section itself."""
+        return ".".join(self.path if key is None else (*self.path, key))
+
+    def source(self, keys: Iterable[str]) -> str:
+        """`file: ` of the last layer that wrote any of the settings (keys, dotted ones too); empty if unknown."""
+        written = []
+        for key in keys:
+            here = (*self.path, *str(key).split("."))
+            inner = [origin for path, origin in self.origins.items() if path[: len(here)] == here]
+            written += inner or [origin for origin in [origin_of(self.origins, here)] if origin]
+        return f"{max(written).source}: " if written else ""
+
+    def copy(self) -> Section:
+        return self | {}
+
+    def __or__(self, other: Mapping[str, Any]) -> Section:  # type: ignore[override]
+        copied = Section({}, self.path, self.origins)
+        copied.update(self)
+        copied.update(other)
+        return copied
+
+
+def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any:
+    if isinstance(value, dict):
+        return Section(value, path, origins)
+    if type(value) in (list, tuple):
+        return type(value)(_placed(item, (*path, str(index)), origins) for index, item in enumerate(value))
+    return value
+
+
+def located(error: Exception, config: Any, keys: Iterable[str] = ()) -> ConfigError:
+    """An error about a part or section, with its file and path put before the message.
+
+    The file is the last one that wrote any of `keys`, by default the settings that the message mentions, else all.
+    """
+    message = " ".join(str(error).split())
+    if (isinstance(error, ConfigError) and error.located) or not isinstance(config, Section):
+        return error if isinstance(error, ConfigError) else ConfigError(message)
+    mentioned = list(keys) or [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
+    return ConfigError(f"{config.source(mentioned or config)}{config.name()}: {message}", located=True)
+
+
+def merge(
+    tree: dict[Any, Any],
+    layer: Mapping[Any, Any],
+    origin: Origin,
+    origins: Origins,
+    *,
+    path: KeyPath = (),
+    into_lists: bool = False,
+) -> None:
+    """Merge a layer into what the layers before it gave, in place.
+
+    Dicts merge; anything else replaces. A dict with `_delete_=True` replaces too. Where a plug is given by its name,
+    the name counts as `dict(type=name)`.
+
+    Args:
+        tree: the settings so far.
+        layer: settings that override them.
+        origin: of the layer.
+        origins: of the settings so far; kept up to date.
+        path: of `tree` in the config.
+        into_lists: a dict whose keys are indices changes items of a list (options: `pipeline.0.size=640`).
+
+    Raises:
+        ConfigError: an index past the end of a list.
+    """
+    for key, value in layer.items():
+        here, old = (*path, str(key)), tree.get(key)
+        if key == "type" and key in tree and _equal(old, value):
+            continue  # repeated, not overridden: it keeps its origin
+        if not isinstance(value, Mapping):
+            _set(tree, key, _copied(value), origin, origins, here)
+            continue
+        if isinstance(old, list | tuple) and into_lists and value and all(str(index).isdigit() for index in value):
+            items = {str(index): item for index, item in enumerate(old)}
+            merge(items, value, origin, origins, path=here, into_lists=True)
+            if len(items) > len(old):
+                name, index = ".".join(here), max(value, key=int)
+                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, the first is 0; there is no {index}")
+            tree[key] = list(items.values())
+            continue
+        if isinstance(old, str):
+            tree[key] = old = {"type": old}
+            origins[(*here, "type")] = origin_of(origins, here) or origin
+        if value.get(DELETE) or not isinstance(old, dict):
+            _set(tree, key, {}, origin, origins, here)
+        rest = {name: item for name, item in value.items() if name != DELETE}
+        merge(tree[key], rest, origin, origins, path=here, into_lists=into_lists)
+
+
+def _set(tree: dict[Any, Any], key: Any, value: Any, origin: Origin, origins: Origins, here: KeyPath) -> None:
+    for path in [path for path in origins if path[: len(here)] == here]:
+        del origins[path]
+    tree[key], origins[here] = value, origin
+
+
+def _copied(value: Any) -> Any:
+    """Lists and the dicts in them are copied, so that layers share none; other values are taken as they are."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+
+
+def unchanged(origins: Mapping[KeyPath, Origin], then: Any, now: Any) -> Origins:
+    """The origins of settings that are the same now as when they were composed."""
+    return {path: origin for path, origin in origins.items() if _equal(_at(then, path), _at(now, path))}
+
+
+def _at(tree: Any, path: KeyPath) -> Any:
+    for key in path:
+        try:
+            tree = tree[int(key)] if isinstance(tree, list | tuple) else tree[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return None
+    return tree
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Equality of settings; of tensors and other objects, identity."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    return one is other or (type(one) is type(other) and isinstance(one, str | int | float) and one == other)
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"optimizer.lr": 0.01}` as `{"optimizer": {"lr": 0.01}}`."""
+    tree: dict[str, Any] = {}
+    for dotted, value in options.items():
+        *parents, last = dotted.split(".")
+        inner = tree
+        for key in parents:
+            if not isinstance(inner.get(key), dict):
+                inner[key] = {}
+            inner = inner[key]
+        inner[last] = _copied(value)
+    return tree

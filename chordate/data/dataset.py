@@ -1,0 +1,116 @@
+"""The contract of a data set: samples as pure functions of a key, and the facts that models and metrics need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chordate.data.seeding import seeded
+from chordate.data.transforms.pipeline import build_pipeline
+from chordate.errors import DataError
+from chordate.structures import Batch, DatasetMeta, Sample, Targets, collate_images
+
+
+class Dataset(torch.utils.data.Dataset[Sample]):
+    """Base of all data sets. A subclass sets `meta` and `target_type`, and implements `__len__` and `read`.
+
+    `dataset[(epoch, index)]` is a sample, a pure function of the key and `seed`: `image`, `info` (ImageInfo), and the
+    fields that `target_type.collate` reads.
+
+    Args:
+        data_root: the folder that relative paths start from.
+        pipeline: transforms, as dicts with `type` or built.
+        seed: of the augmentation.
+        meta: of the model, for a data set that it is evaluated on: labels must mean the same here.
+
+    Attributes:
+        meta: facts for the model, the checkpoint and the predictions.
+        target_type: the class of a batch's targets; None for a data set without ground truth.
+        default_metric: the metric of configs that name none, as METRICS builds it.
+        sizes: `[len, 2]` height and width of each image, where they differ; batches are then grouped by shape.
+        health_report: problems found when the data set was opened, one line each.
+    """
+
+    meta: DatasetMeta
+    target_type: type[Targets] | None = None
+    default_metric: str | Mapping[str, Any] | None = None
+    sizes: NDArray[np.int64] | None = None
+    health_report: Sequence[str] = ()
+
+    def __init__(
+        self,
+        *,
+        data_root: str | Path = ".",
+        pipeline: Sequence[Any] = (),
+        seed: int = 0,
+        meta: DatasetMeta | None = None,
+    ):
+        self.data_root = Path(data_root)
+        self.pipeline, self.seed = build_pipeline(pipeline), seed
+        if meta is not None:
+            self.meta = meta
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of `meta`, by label."""
+        return self.meta.classes
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, index: int) -> Sample:
+        """The sample before its transforms."""
+        raise NotImplementedError
+
+    def finish(self, sample: Sample) -> Sample:
+        """What remains to be done after the transforms, such as masks from polygons; by default nothing."""
+        return sample
+
+    def __getitem__(self, key: tuple[int, ...]) -> Sample:
+        """The sample of a key `(epoch, index)`, or `(epoch, index, repeat)` (see samplers)."""
+        with seeded(self.seed, *key):
+            return self.finish(self.pipeline(self.read(key[1]), self._partner))
+
+    def _partner(self) -> Sample:
+        """A random sample before its transforms, for transforms that mix several images."""
+        return self.read(int(torch.randint(len(self), ())))
+
+    def original(self, index: int) -> Batch:
+        """A batch of one sample without its transforms: the image and its targets in its own pixels."""
+        return self.collate([self.finish(self.read(index))])
+
+    def collate(self, samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
+        """Collate samples into a batch; images are padded to multiples of `size_divisor` pixels."""
+        return collate_images(samples, self.target_type, size_divisor)
+
+    def class_images(self) -> list[NDArray[np.int64]]:
+        """For each class the indices of the images that contain it, for class-balanced sampling.
+
+        Raises:
+            DataError: the data set does not know.
+        """
+        raise DataError(f"{type(self).__name__} has no class_images, so train_data.class_balanced must be None")
+
+    def check_annotated(self, training: bool) -> None:
+        """Called once before the data set is used. Raises DataError where there is nothing to train on."""
+
+
+def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Sequence[str] | None:
+    """The classes that a data set should use: the model's, else those of its config.
+
+    Raises:
+        DataError: the two contradict each other.
+    """
+    if meta is None:
+        return classes
+    if classes is not None and set(classes) != set(meta.classes):
+        raise DataError(
+            f"the model's classes are {', '.join(meta.classes)}, but this data set is set to {', '.join(classes)}; "
+            f"train a model for those, or remove `classes` from the data set"
+        )
+    return meta.classes

@@ -1,0 +1,23 @@
+"""The metric of a config, or the data set's default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from chordate.contracts import Metric
+from chordate.data.dataset import Dataset
+from chordate.errors import ConfigError
+from chordate.registry import METRICS
+
+
+def build_metric(section: str | Mapping[str, Any] | None, dataset: Dataset) -> Metric:
+    """Build the metric of a config's `metric`, or the default of the data set where there is none.
+
+    Raises:
+        ConfigError: unknown or invalid settings, or no metric at all.
+    """
+    config = section or dataset.default_metric
+    if not config:
+        raise ConfigError(f"{type(dataset).__name__} has no default metric; add metric = dict(type=…) to the config")
+    return METRICS.build(config, dataset=dataset)

@@ -1,0 +1,142 @@
+"""Builds backbones and whole models from configs: wires their parts, and loads their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from chordate.arguments import PositiveInt, validate_arguments
+from chordate.config import load_config, section
+from chordate.contracts import Backbone, Model, check_outputs
+from chordate.data.named_metadata import named_meta, nameless
+from chordate.errors import CheckpointError, ConfigError
+from chordate.registry import BACKBONES, MODELS
+from chordate.structures import DatasetMeta
+from chordate.weights.loading import load_checkpoint, load_pretrained
+from chordate.weights.reading import read_state
+
+DEFAULT_PIPELINE = [  # of a model without a config of its data
+    {"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}
+]
+
+
+def build_backbone(
+    backbone: str | Mapping[str, Any], *, pretrained: str | bool | None = None, **options: Any
+) -> Backbone:
+    """Build a backbone, in evaluation mode.
+
+    Args:
+        backbone: a variant's name (`"resnet50"`), or a dict with `type` and arguments.
+        pretrained: weights to load: True for the variant's own, `"torchvision://resnet50"`, a path or a URL.
+        options: further arguments, such as `out=["c3", "c4", "c5"]`, which override the variant's.
+
+    Returns:
+        A module from normalized images `[N, 3, H, W]` to a dict of the maps in its `out_features`.
+
+    Raises:
+        ConfigError: unknown name or argument, or a forward pass does not give what `out_features` says.
+        CheckpointError: the weights cannot be read or do not fit.
+    """
+    config: dict[str, Any] = {"type": backbone} if isinstance(backbone, str) else dict(backbone)
+    if pretrained is not None:
+        config["pretrained"] = pretrained
+    built: Backbone = BACKBONES.build({**config, **options})
+    check_outputs(built)
+    load_pretrained(built)
+    return built.eval()
+
+
+def build_model(
+    config: str | Path | Mapping[str, Any] | Config,
+    *,
+    meta: DatasetMeta | None = None,
+    classes: Sequence[str] | None = None,
+    num_classes: PositiveInt | None = None,
+    checkpoint: str | Path | Mapping[str, Any] | None = None,
+    pretrained: bool = True,
+) -> Model:
+    """Build a whole model in evaluation mode, ready to predict: wire its parts and load weights.
+
+    Args:
+        config: a packaged config's name (`"faster-rcnn_r50_fpn_1x_coco"`), a file's path, a Config, or a dict:
+            a whole config or just its `model` part.
+        meta: metadata of the data set. Without it: the checkpoint's, else the config's `fallback_meta`.
+        classes: class names, in place of the metadata's.
+        num_classes: a number of classes, where their names do not matter.
+        checkpoint: of a trained model: a path, a URL, or what `read_state` returned. `model.load_report` then says
+            which tensors were loaded.
+        pretrained: whether to load the weights that the backbone's config names; a checkpoint overrides them.
+
+    Returns:
+        The model, with the test pipeline of its config in `model.pipeline`. `model.pretrained_reports` says which
+        tensors of its backbones were loaded.
+
+    Raises:
+        ConfigError: unknown names, parts that do not fit together, or no way to know the classes.
+        CheckpointError: weights cannot be read, or are another model's.
+    """
+    validate_arguments(build_model, {"num_classes": num_classes}, "build_model")
+    if isinstance(config, Mapping) and "type" in config and "model" not in config:
+        config = {"model": config}
+    cfg = load_config(config)
+    parts = section(cfg, "model")
+    state = checkpoint if checkpoint is None or isinstance(checkpoint, Mapping) else read_state(checkpoint)
+    trained = _trained_meta(state)
+    meta = meta or _meta(cfg, classes, num_classes, trained, state)
+    difference = None if trained is None else meta.difference(trained)
+    if difference:
+        raise CheckpointError(f"{_source(state)} was trained on other data than asked for: {difference}")
+    model: Model = MODELS.build(parts, meta=meta)
+    model.pipeline = cfg.val_data.get("pipeline", []) if cfg.get("val_data") else DEFAULT_PIPELINE
+    if state is not None:
+        model.load_report = load_checkpoint(model, state)
+    elif pretrained:
+        model.pretrained_reports = load_pretrained(model)
+    return model.eval()
+
+
+def _trained_meta(state: Mapping[str, Any] | None) -> DatasetMeta | None:
+    """The metadata in a checkpoint of our own form."""
+    if state is None or "chordate" not in state or not state.get("meta"):
+        return None
+    return DatasetMeta.from_dict(state["meta"], _source(state))
+
+
+def _source(state: Any) -> str:
+    return getattr(state, "source", "the checkpoint")
+
+
+def _meta(
+    cfg: Config,
+    classes: Sequence[str] | None,
+    num_classes: int | None,
+    trained: DatasetMeta | None,
+    state: Mapping[str, Any] | None,
+) -> DatasetMeta:
+    """The metadata by the arguments, else by the checkpoint, else by the config."""
+    fallback = named_meta(cfg.get("fallback_meta") or {})
+    if classes is not None or num_classes is not None:
+        if isinstance(classes, str):
+            raise ConfigError(f'classes must be a list of names, got the text "{classes}"')
+        if classes is not None and num_classes not in (None, len(classes)):
+            raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; give one of them")
+        base = trained or fallback or DatasetMeta()
+        if classes is None and num_classes == len(base.classes):
+            return base
+        names = nameless(num_classes) if classes is None and num_classes is not None else tuple(classes or ())
+        return DatasetMeta(names, base.skeleton, ignore_label=base.ignore_label, extra=base.extra)
+    if trained is not None:
+        return trained
+    configured = (cfg.get("train_data") or {}).get("dataset", {}).get("classes")
+    if configured:
+        return DatasetMeta(tuple(configured), fallback.skeleton if fallback else None)
+    if fallback is not None:
+        return fallback
+    neither = "" if state is None else f", nor does {_source(state)}"
+    raise ConfigError(
+        f"this config does not name its classes{neither}; give classes=[…] or num_classes=…, or on the command line "
+        f"--cfg-options 'fallback_meta.classes=[cat,dog]'"
+    )

@@ -1,0 +1,242 @@
+"""Callbacks: what a run does beside training. The base class is the contract; the first ones follow.
+
+A config lists them as `callbacks = [dict(type="EarlyStopping", monitor="bbox_AP")]`; your own register with
+`@CALLBACKS.register_module()`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from chordate.arguments import NonNegativeFloat, PositiveInt
+from chordate.distributed import all_gather_object, is_main_process
+from chordate.errors import ConfigError, TrainingError, unknown
+from chordate.registry import CALLBACKS
+from chordate.training.checkpoint_folder import write_atomically
+from chordate.training.evaluate import evaluation_mode, to_device
+from chordate.training.rng import preserved_rng
+
+if TYPE_CHECKING:
+    from chordate.training.trainer import Trainer
+
+Record = Mapping[str, Any]
+
+
+class Callback:
+    """Base of all callbacks. Its five methods do nothing; a subclass overrides those it needs.
+
+    The trainer calls them on every rank, in the order of the list, with itself as the first argument. Of the trainer
+    they read `iteration` (steps done), `epoch` (epochs done), `steps_per_epoch`, `max_iterations`, `module` (the
+    model), `ema`, `optimizer`, `settings`, `work_dir`, `log_dir` (of this start), `resumed` and `history`; they may
+    call `stop(reason)` (on all ranks alike) and `save()`, and add to `lower_is_better`. An epoch has ended when `iteration % steps_per_epoch == 0`.
+
+    A callback that computes its state from `trainer.history` resumes exactly: checkpoints hold the history.
+    """
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Before the first step. Where a run is resumed, its state is restored already."""
+
+    def on_step_end(self, trainer: Trainer, losses: dict[str, Tensor]) -> None:
+        """After every step of the optimizer, before a checkpoint. Reading `losses` (of the step's last batch on this
+        rank) waits for the GPU."""
+
+    def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """After every evaluation, before it is logged. What is added to `metrics` counts as the metric's own; it must
+        be the same on all ranks."""
+
+    def on_log(self, trainer: Trainer, record: Record) -> None:
+        """After every new record of `trainer.history`, every `train.log_every` iterations and every evaluation:
+        `mode` ("train" or "val"), `epoch`, `iteration`, and numbers by name. The same on all ranks but for speed."""
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """When training ends, also by an error."""
+
+
+@CALLBACKS.register_module()
+class EarlyStopping(Callback):
+    """Stops training when a metric has not improved for some evaluations.
+
+    Args:
+        monitor: the metric, such as "bbox_AP", or "val_loss" with the callback ValidationLoss.
+        patience: evaluations without improvement, until training stops.
+        mode: "max" if higher is better, "min" if lower is; None is what the metric says of itself.
+        min_delta: a smaller change does not count as an improvement.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        patience: PositiveInt = 5,
+        mode: Literal["max", "min"] | None = None,
+        min_delta: NonNegativeFloat = 0.0,
+    ):
+        self.monitor, self.patience, self.mode, self.min_delta = monitor, patience, mode, min_delta
+
+    def on_log(self, trainer: Trainer, record: Record) -> None:
+        if record["mode"] != "val":
+            return
+        if self.monitor not in record:
+            names = [name for name in record if name not in ("mode", "epoch", "iteration")]
+            raise ConfigError(f"EarlyStopping: {unknown('metric', self.monitor, names)}")
+        lower = self.mode == "min" or (self.mode is None and self.monitor in trainer.lower_is_better)
+        sign = -1 if lower else 1
+        best, waited = -math.inf, 0
+        for past in trainer.history:
+            if past["mode"] == "val":
+                score = sign * past.get(self.monitor, math.nan)
+                best, waited = (score, 0) if score > best + self.min_delta else (best, waited + 1)
+        if waited >= self.patience:
+            trainer.stop(f"early: {self.monitor} has not improved on {sign * best:.4g} for {waited} evaluations")
+
+
+@CALLBACKS.register_module()
+class ValidationLoss(Callback):
+    """Adds the losses on the validation data to the metrics: `val_loss`, and `val_<name>` of each part.
+
+    The mean over all images, of the model in evaluation mode (the averaged one, if averages are kept), in full
+    precision. Losses that sample at random sample the same in every evaluation. Runs the validation data once more.
+    """
+
+    def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        model, loader, images = trainer.evaluated_model, trainer.val_loader, 0
+        sums: dict[str, Tensor] = {}
+        with evaluation_mode(model), evaluation_mode(trainer.module), preserved_rng():
+            torch.manual_seed(trainer.settings.seed)
+            for batch in trainer.progress.track(loader, "validation loss", len(loader)):
+                batch = to_device(batch, trainer.device, trainer.channels_last)
+                if not images:  # values without a gradient are no part of the loss; averaged weights have none at all
+                    with torch.enable_grad():
+                        losses = trainer.module.loss(batch)
+                    summed = [name for name, value in losses.items() if value.requires_grad] or list(losses)
+                losses = model.loss(batch)
+                losses = {**losses, "loss": torch.stack([losses[name].float().reshape(()) for name in summed]).sum()}
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value.double() * len(batch)
+                images += len(batch)
+        shares = all_gather_object(({name: value.item() for name, value in sums.items()}, images))
+        total = sum(count for _, count in shares)
+        for name in dict.fromkeys(name for share, _ in shares for name in share):
+            metrics[f"val_{name}"] = sum(share.get(name, 0.0) for share, _ in shares) / total
+            trainer.lower_is_better.add(f"val_{name}")
+
+
+class FileLogger(Callback):
+    """Base of loggers that keep the history of a run, over all its resumes, in one file of its work dir.
+
+    A new run sets an earlier one's file aside under the time it was last written. A resumed run writes the file anew
+    from the history in its checkpoint, so that nothing after the checkpoint is in it twice.
+
+    Args:
+        file: its name.
+    """
+
+    def __init__(self, file: str):
+        self.file = file
+
+    def text(self, history: Sequence[Record]) -> str:
+        """The whole file."""
+        raise NotImplementedError
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        self.path = Path(trainer.work_dir) / self.file
+        if trainer.resumed:
+            self._write(self.text(trainer.history))
+        elif is_main_process() and self.path.exists():
+            stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.path.stat().st_mtime))
+            os.replace(self.path, self.path.with_stem(f"{self.path.stem}_{stamp}"))
+
+    def _write(self, text: str, append: bool = False) -> None:
+        """Write the file, or append to it, on the first rank.
+
+        Raises:
+            TrainingError: the disk is full or the folder not writable.
+        """
+        if not is_main_process():
+            return
+        try:
+            if append:
+                with open(self.path, "a") as file:
+                    file.write(text)
+            else:
+                write_atomically(self.path, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise TrainingError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+
+
+@CALLBACKS.register_module()
+class JSONLogger(FileLogger):
+    """`log.jsonl`: a JSON object per record, at full precision; numbers that JSON lacks (NaN, Inf) become null.
+
+    The trainer always has one.
+    """
+
+    def __init__(self, file: str = "log.jsonl"):
+        super().__init__(file)
+
+    def text(self, history: Sequence[Record]) -> str:
+        plain = (
+            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+            for record in history
+        )
+        return "".join(json.dumps(record) + "\n" for record in plain)
+
+    def on_log(self, trainer: Trainer, record: Record) -> None:
+        self._write(self.text([record]), append=True)
+
+
+@CALLBACKS.register_module()
+class CSVLogger(FileLogger):
+    """`log.csv`: a row per record, with a column for every number that any record has."""
+
+    def __init__(self, file: str = "log.csv"):
+        super().__init__(file)
+        self._columns: list[str] = []
+
+    def text(self, history: Sequence[Record]) -> str:
+        self._columns = list(dict.fromkeys(name for record in history for name in record))
+        return self._rows([dict(zip(self._columns, self._columns)), *history])
+
+    def _rows(self, records: Sequence[Record]) -> str:
+        buffer = io.StringIO()
+        csv.DictWriter(buffer, self._columns, lineterminator="\n").writerows(records)
+        return buffer.getvalue()
+
+    def on_log(self, trainer: Trainer, record: Record) -> None:
+        if set(record) <= set(self._columns):
+            self._write(self._rows([record]), append=True)
+        else:
+            self._write(self.text(trainer.history))
+
+
+@CALLBACKS.register_module()
+class TensorBoardLogger(Callback):
+    """TensorBoard event files in the folder `tensorboard` of this start's log dir. `train.tensorboard` adds one."""
+
+    _writer: Any = None
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # a second to import
+
+        if is_main_process():
+            self._writer = SummaryWriter(str(trainer.log_dir / "tensorboard"))
+
+    def on_log(self, trainer: Trainer, record: Record) -> None:
+        if self._writer is not None:
+            for name, value in record.items():
+                if name not in ("mode", "epoch", "iteration"):
+                    self._writer.add_scalar(f"{record['mode']}/{name}", value, record["iteration"])
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,87 @@
+"""Layer-wise learning-rate decay: early layers of a pretrained backbone change least (BEiT: Bao et al. 2022, appendix).
+
+timm's `param_groups_layer_decay` does this for models with a `group_matcher`, patterns of names written per
+architecture; for any other model it makes groups of twelve tensors. Ours counts the blocks of any backbone, also of a
+user's own, and gives timm's numbers for timm's models (tested). timm also decides the weight decay by a parameter's
+number of dimensions, where ours keeps to `no_decay`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import nn
+
+from chordate.errors import ConfigError
+
+AFTER_LAST_BLOCK = ("", 1)
+STEM = ("", 0)
+
+
+class ParamGroup(NamedTuple):
+    """Parameters of a backbone that train at one rate: their names, and if they are a block, its sequence and its
+    index in it."""
+
+    parameters: list[str]
+    block: tuple[str, int] | None
+
+
+def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, float]:
+    """Factors on the learning rate by name, for all parameters of the model's backbone.
+
+    Layer 0 is the stem, all before the first block; then every block of every stage is a layer, or `blocks` of one
+    stage together; what stands between two stages belongs to the block after it. After the last block, and
+    everywhere outside the backbone, the factor is 1; each layer further down has `decay` times the next one's.
+
+    Args:
+        model: has a `backbone`.
+        decay: usually below 1.
+        blocks: neighbors of one stage that make a layer: 1 in BEiT and timm, 3 in ConvNeXt's recipes.
+
+    Raises:
+        ConfigError: there is no backbone, or no sequence of blocks in it.
+    """
+    backbone = getattr(model, "backbone", None)
+    groups = list(_param_groups(backbone, "backbone")) if isinstance(backbone, nn.Module) else []
+    first = next((number for number, group in enumerate(groups) if group.block), None)
+    if first is None:
+        what = getattr(backbone, "name", type(model).__name__)
+        raise ConfigError(f"optimizer.layer_decay: {what} has no sequence of blocks to count as layers; leave it out")
+    layers, layer = [], AFTER_LAST_BLOCK
+    for group in reversed(groups):
+        if group.block is not None:
+            layer = (group.block[0], group.block[1] // blocks)
+        layers.append(layer)
+    layers = [STEM] * first + layers[::-1][first:]
+    order = list(dict.fromkeys([*layers, AFTER_LAST_BLOCK]))
+    scales = {layer: decay ** (len(order) - 1 - number) for number, layer in enumerate(order)}
+    return {name: scales[layer] for group, layer in zip(groups, layers) for name in group.parameters}
+
+
+def _param_groups(module: nn.Module, prefix: str) -> Iterator[ParamGroup]:
+    """A module's parameters in order, each block of a sequence by itself."""
+    yield ParamGroup([f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)], None)
+    for name, child in module.named_children():
+        full = f"{prefix}.{name}"
+        if _is_sequence(child):
+            yield from (
+                ParamGroup([key for key, _ in block.named_parameters(f"{full}.{number}")], (full, index))
+                for index, (number, block) in enumerate(child.named_children())
+            )
+        elif _has_sequence(child):
+            yield from _param_groups(child, full)
+        else:
+            yield ParamGroup([key for key, _ in child.named_parameters(full)], None)
+
+
+def _is_sequence(module: nn.Module) -> bool:
+    """Whether a module is a sequence of blocks: numbered or sequential children that have children of their own."""
+    members = dict(module.named_children())
+    in_sequence = isinstance(module, nn.Sequential | nn.ModuleList) or all(name.isdigit() for name in members)
+    blocks = all(any(True for _ in member.children()) for member in members.values())
+    return bool(members) and in_sequence and blocks and not any(map(_has_sequence, members.values()))
+
+
+def _has_sequence(module: nn.Module) -> bool:
+    return any(map(_is_sequence, module.modules()))

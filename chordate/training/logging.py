@@ -1,0 +1,120 @@
+"""What a run shows on the terminal and keeps in its log file: Python's logging, and rich's progress bar."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from chordate.distributed import is_main_process
+
+T = TypeVar("T")
+REFRESH_SECONDS = 0.1
+logger = logging.getLogger("chordate")
+
+
+class RunHandler(logging.StreamHandler[TextIO]):
+    """Log lines of one run on whatever `sys.stdout` is now, so that they go above a live bar."""
+
+    def __init__(self, work_dir: Path, folder: Path):
+        logging.Handler.__init__(self)  # StreamHandler's own would fix the stream
+        self.work_dir, self.folder = work_dir, folder
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stdout
+
+
+@contextmanager
+def run_log(work_dir: str | Path) -> Iterator[Path]:
+    """Within it, what is logged under "chordate" goes to the terminal and to `<work_dir>/<time of the start>/train.log`
+    (written by the first rank; the others show errors only). Yields that folder.
+
+    Nested, for the same `work_dir`, it yields the folder of the outer one and changes nothing.
+    """
+    work_dir = Path(work_dir)
+    for handler in logger.handlers:
+        if isinstance(handler, RunHandler) and handler.work_dir == work_dir:
+            yield handler.folder
+            return
+    folder = work_dir / time.strftime("%Y%m%d_%H%M%S")
+    handlers: list[logging.Handler] = [RunHandler(work_dir, folder)]
+    if is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(folder / "train.log"))
+    level = logger.level
+    logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logger.addHandler(handler)
+    try:
+        yield folder
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+class ProgressBar:
+    """One bar per task, with a status beside it; drawn by the first rank, and only on a terminal.
+
+    While it is live, what is printed or logged goes above it.
+
+    Args:
+        console: where to draw; None is the standard output.
+    """
+
+    def __init__(self, console: Console | None = None):
+        console = console or Console()
+        self.visible = console.is_terminal and is_main_process()
+        self._drawn = 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("<"),
+            TimeRemainingColumn(),
+            console=console,
+            expand=True,
+            auto_refresh=False,  # its thread could hold a lock just when the loader forks its workers
+        )
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+        """A bar of `total` steps, of which `done` are done; yields `update(advance=1, description=…, status=…)`."""
+        if not self.visible:
+            yield lambda advance=1, **fields: None
+            return
+        outermost = not self._progress.live.is_started
+        if outermost:
+            self._progress.start()
+        task = self._progress.add_task(description, total=total, completed=done, status="")
+
+        def update(advance: int = 1, **fields: Any) -> None:
+            self._progress.update(task, advance=advance, **fields)
+            if time.monotonic() - self._drawn > REFRESH_SECONDS:
+                self._progress.refresh()
+                self._drawn = time.monotonic()
+
+        try:
+            yield update
+        finally:
+            self._progress.refresh()
+            self._progress.remove_task(task) if not outermost else self._progress.stop()
+
+    def track(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
+        """The items, with a bar of how many of `total` are done."""
+        with self.task(description, total) as update:
+            for item in items:
+                yield item
+                update()

@@ -1,0 +1,49 @@
+"""Training batches as pictures: what a model gets, after augmentation and collation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from chordate.structures import Batch, DatasetMeta
+from chordate.visualization.canvas import LONG_SIDE, Picture, to_picture
+from chordate.visualization.task_drawing import draw_targets
+
+STRIPE = 8  # pixels of the stripes that mark padding
+STRIPES = np.array([[225, 225, 225], [190, 190, 190]], np.uint8)
+
+
+def draw_batch(batch: Batch, meta: DatasetMeta, long_side: int = LONG_SIDE) -> list[Picture]:
+    """Each image of a batch with its targets, its padding striped; of a clip the middle frame.
+
+    Args:
+        batch: from a training loader, on the CPU.
+        meta: of its data set.
+        long_side: smaller images are enlarged to this side in pixels, so that names can be read.
+
+    Returns:
+        One picture `[H', W', 3]` per image.
+
+    Raises:
+        ConfigError: nothing is registered in `draw_targets` for the type of the targets.
+    """
+    pictures = []
+    for index, image in enumerate(batch.images):
+        picture = to_picture(image)
+        _stripe_padding(picture, *batch.sizes[index].tolist())
+        side = max(long_side, *picture.shape[:2])
+        pictures.append(draw_targets(batch.targets, index, picture, meta, long_side=side))
+    return pictures
+
+
+def describe_image(batch: Batch, index: int) -> str:
+    """One line about an image of a batch: its size before and after the transforms, and its targets."""
+    info, (height, width) = batch.infos[index], batch.sizes[index].tolist()
+    targets = "" if batch.targets is None else batch.targets.describe(index)
+    return f"{info.height}×{info.width} → {height}×{width}" + (f", {targets}" if targets else "")
+
+
+def _stripe_padding(picture: Picture, height: int, width: int) -> None:
+    """Draw diagonal stripes below `height` and right of `width`. Changes `picture`."""
+    row, column = np.ogrid[: picture.shape[0], : picture.shape[1]]
+    outside = (row >= height) | (column >= width)
+    picture[outside] = STRIPES[(row + column) // STRIPE % 2][outside]

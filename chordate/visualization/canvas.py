@@ -1,0 +1,207 @@
+"""Annotations drawn on an image: boxes, labels that stay readable, masks, keypoints and bones."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from chordate.errors import DataError
+
+Picture = NDArray[np.uint8]  # [H, W, 3] RGB
+Color = tuple[int, int, int]
+Pixels = tuple[int, int, int, int]  # left, top, right, bottom of a box, both ends included
+
+LONG_SIDE = 640  # smaller images are enlarged to it by default
+PADDING = 3  # pixels around the text of a label
+MASK_OPACITY = 0.35
+
+
+@dataclass
+class Annotation:
+    """One object to draw, in pixels of the image.
+
+    Attributes:
+        box: x1, y1, x2, y2.
+        name, note: the label is `name` + `note`; only the name is cut where the label is too long.
+        color: RGB 0 … 255 of the box, the label, the mask and the keypoints.
+        dashed: draws the box dashed.
+        mask: `[H, W]` bool, or None.
+        keypoints: x, y each, or None for one that is not drawn.
+        bones: pairs of keypoints joined by a line where both are drawn.
+    """
+
+    box: Sequence[float]
+    name: str
+    note: str
+    color: Color
+    dashed: bool = False
+    mask: NDArray[np.bool_] | None = None
+    keypoints: Sequence[Sequence[float] | None] = ()
+    bones: Sequence[tuple[int, int]] = ()
+
+
+def color_of(number: int, palette: Sequence[Color] | None = None) -> Color:
+    """The palette's color, or a bright one; neighbors lie far apart on the color circle (golden angle)."""
+    if palette is not None and number < len(palette):
+        return palette[number]
+    hue = (0.55 + number * 0.618034) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 1.0)[number % 3], 1.0 if number % 2 else 0.9)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def to_picture(image: Tensor) -> Picture:
+    """A tensor as it is drawn on: `[C, H, W]`, or `[C, T, H, W]` of which the middle frame is taken, 0 … 255.
+
+    One or two channels become gray (the first), of more than three the first three count as RGB.
+    """
+    while image.ndim > 3:
+        image = image[:, image.shape[1] // 2]
+    image = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    return image.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy().copy()
+
+
+def write_image(path: str | Path, image: Picture) -> None:
+    """Write an RGB picture `[H, W, 3]` uint8; the file's extension chooses the format.
+
+    Raises:
+        DataError: the folder does not exist or the extension is unknown.
+    """
+    try:
+        Image.fromarray(image).save(path, quality=92)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be written: {error}") from error
+
+
+@cache
+def make_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib, so that it is the same everywhere; `size` in pixels."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_side: int | None = None) -> Picture:
+    """Resize an image to `long_side` pixels and draw annotations on it, the first one on top.
+
+    Args:
+        image: `[H, W, 3]` uint8 RGB; stays as it is.
+        annotations: in pixels of `image`.
+        long_side: None for the image's own, but at least 640.
+
+    Returns:
+        A new picture `[H', W', 3]`.
+    """
+    long_side = long_side or max(LONG_SIDE, *image.shape[:2])
+    scale = long_side / max(image.shape[:2])
+    size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
+    resized = resize(image, size)
+    line, font = max(2, round(long_side / 320)), make_font(max(12, round(long_side / 52)))
+    for annotation in reversed(annotations):
+        if annotation.mask is not None:
+            _draw_mask(resized, annotation.mask, annotation.color, line)
+    canvas = Image.fromarray(resized)
+    pen = ImageDraw.Draw(canvas)
+    for annotation in reversed(annotations):
+        _draw_box(pen, _to_canvas(annotation.box, scale, size), annotation, line)
+        _draw_keypoints(pen, annotation, scale, line)
+    taken: list[Pixels] = []
+    for annotation in annotations:
+        text = fit_text(annotation.name, annotation.note, font, size[0] - 2 * PADDING)
+        width = math.ceil(font.getlength(text)) + 2 * PADDING
+        tag = _place(_to_canvas(annotation.box, scale, size), width, round(font.size) + 2 * PADDING, size, taken)
+        taken.append(tag)
+        pen.rectangle(tag, fill=annotation.color)
+        bright = np.dot(annotation.color, (0.299, 0.587, 0.114)) > 140  # luma, ITU-R BT.601
+        middle = (tag[1] + tag[3] + 1) / 2
+        pen.text((tag[0] + PADDING, middle), text, "black" if bright else "white", font, anchor="lm")
+    return np.array(canvas)
+
+
+def resize(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Resize to `size`, width and height: cubic to a larger one, by area to a smaller one."""
+    interpolation = cv2.INTER_CUBIC if size[0] > picture.shape[1] else cv2.INTER_AREA
+    return cv2.resize(picture, size, interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def _to_canvas(box: Sequence[float], scale: float, size: tuple[int, int]) -> Pixels:
+    """A box in whole pixels of the canvas, clipped to it."""
+    (x1, x2), (y1, y2) = (
+        (min(max(round(low * scale), 0), last), min(max(round(high * scale), 0), last))
+        for low, high, last in ((box[0], box[2], size[0] - 1), (box[1], box[3], size[1] - 1))
+    )
+    return x1, y1, max(x2, x1), max(y2, y1)
+
+
+def _draw_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, line: int) -> None:
+    """A tint, and its outline. Changes `picture`."""
+    size = picture.shape[1], picture.shape[0]
+    resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    inside = resized > 0
+    picture[inside] = ((1 - MASK_OPACITY) * picture[inside] + MASK_OPACITY * np.array(color)).astype(np.uint8)
+    outlines, _ = cv2.findContours(resized, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, color, line // 2)
+
+
+def _draw_box(pen: ImageDraw.ImageDraw, box: Pixels, annotation: Annotation, line: int) -> None:
+    """A box, with a thin edge of a darker shade that keeps it visible on any background."""
+    x1, y1, x2, y2 = box
+    red, green, blue = (part // 3 for part in annotation.color)
+    pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(red, green, blue))
+    if not annotation.dashed:
+        pen.rectangle(box, outline=annotation.color, width=line)
+        return
+    dash = 5 * line
+    for x in range(x1, x2, 2 * dash):
+        for y in (y1, y2 - line + 1):
+            pen.rectangle((x, y, min(x + dash, x2), y + line - 1), fill=annotation.color)
+    for y in range(y1, y2, 2 * dash):
+        for x in (x1, x2 - line + 1):
+            pen.rectangle((x, y, x + line - 1, min(y + dash, y2)), fill=annotation.color)
+
+
+def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: float, line: int) -> None:
+    """Keypoints and bones, both with a dark edge."""
+    points = [None if point is None else (point[0] * scale, point[1] * scale) for point in annotation.keypoints]
+    for first, second in annotation.bones:
+        ends = points[first], points[second]
+        if ends[0] is not None and ends[1] is not None:
+            pen.line((*ends[0], *ends[1]), "black", 2 * line)
+            pen.line((*ends[0], *ends[1]), annotation.color, line)
+    for point in points:
+        if point is not None:
+            pen.circle(point, 1.5 * line, fill=annotation.color, outline="black")
+
+
+def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """`name` + `note`, the name cut so that both fit in `width` pixels."""
+    text, kept = name + note, len(name)
+    while kept and font.getlength(text) > width:
+        kept -= 1
+        text = f"{name[:kept]}…{note}"
+    return text
+
+
+def _place(box: Pixels, width: int, height: int, size: tuple[int, int], taken: Sequence[Pixels]) -> Pixels:
+    """The place of a label: at its box, within the picture, where it covers least of the labels before it."""
+    x1, y1, x2, y2 = box
+    left, right = x1, x2 - width + 1
+    above, below = y1 - height, y2 + 1
+    corners = [(left, above), (right, above), (left, below), (right, below), (left, y1), (left, y2 - height + 1)]
+    tags = []
+    for x, y in corners:
+        x, y = max(min(x, size[0] - width), 0), max(min(y, size[1] - height), 0)
+        tags.append((x, y, x + width - 1, y + height - 1))
+    return min(tags, key=lambda tag: sum(_overlap(tag, other) for other in taken))
+
+
+def _overlap(a: Pixels, b: Pixels) -> int:
+    return max(0, min(a[2], b[2]) - max(a[0], b[0]) + 1) * max(0, min(a[3], b[3]) - max(a[1], b[1]) + 1)

@@ -1,0 +1,91 @@
+"""A sheet of images, each with its ground truth beside the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from chordate.structures import DatasetMeta, Prediction
+from chordate.visualization.canvas import Picture, fit_text, make_font, resize
+from chordate.visualization.task_drawing import draw, draw_targets
+
+MARGIN = 14  # pixels around the images of a sheet
+CAPTION = 15  # size of a sheet's captions in pixels
+
+
+def side_by_side(
+    images: Sequence[Picture],
+    names: Sequence[str],
+    predictions: Sequence[Prediction],
+    targets: Sequence[Any],
+    meta: DatasetMeta,
+    score_threshold: float = 0.5,
+    columns: int = 2,
+    panel: int = 360,
+) -> Picture:
+    """A sheet of images, each twice: its ground truth at the left, the prediction at the right.
+
+    Args:
+        images: `[H, W, 3]` uint8 RGB each.
+        names: a caption for each image, such as its file's name.
+        predictions: one per image, in its pixels.
+        targets: the Targets of each image, a batch of one, in its pixels; None for an image without.
+        meta: class names, skeleton and palette.
+        score_threshold: what scores lower is not drawn.
+        columns: images in a row.
+        panel: long side of each picture in pixels.
+
+    Returns:
+        The sheet, `[H', W', 3]` uint8 RGB.
+
+    Raises:
+        ConfigError: a type of prediction or targets has no function registered in `draw` or `draw_targets`.
+    """
+    rows: list[list[tuple[Picture, str]]] = []
+    for number, (image, name, prediction, truth) in enumerate(zip(images, names, predictions, targets, strict=True)):
+        if number % columns == 0:
+            rows.append([])
+        left = draw_targets(truth, 0, image, meta, long_side=panel)
+        right = draw(prediction, image, meta, score_threshold=score_threshold, long_side=panel)
+        rows[-1] += [
+            (_fit(left, panel), _caption(name, "" if truth is None else truth.describe(0))),
+            (_fit(right, panel), _caption("prediction", _describe(prediction, score_threshold))),
+        ]
+    return _compose(rows, panel)
+
+
+def _caption(name: str, description: str) -> str:
+    return f"{name}: {description}" if description else name
+
+
+def _describe(prediction: Prediction, score_threshold: float) -> str:
+    """What is drawn, and the threshold where the prediction has one."""
+    drawn = prediction.above(score_threshold)
+    return drawn.describe() if drawn is prediction else f"{drawn.describe()}, score ≥ {score_threshold:g}"
+
+
+def _fit(picture: Picture, panel: int) -> Picture:
+    """Shrink a picture that is larger than its panel."""
+    scale = panel / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    size = max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)
+    return resize(picture, size)
+
+
+def _compose(rows: Sequence[Sequence[tuple[Picture, str]]], panel: int) -> Picture:
+    """Captioned pictures in rows, in pairs close together; each row is as high as its highest picture."""
+    font, strip, gap = make_font(CAPTION), 2 * CAPTION, MARGIN // 3
+    lefts = [MARGIN + i * (panel + gap) + i // 2 * (2 * MARGIN - gap) for i in range(max(map(len, rows), default=0))]
+    heights = [strip + max(picture.shape[0] for picture, _ in row) + MARGIN for row in rows]
+    sheet = Image.new("RGB", (max(lefts, default=0) + panel + MARGIN, sum(heights) + MARGIN), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, top in zip(rows, np.cumsum([MARGIN // 2, *heights]).tolist()):
+        for (picture, caption), left in zip(row, lefts):
+            text = fit_text(caption, "", font, panel)
+            pen.text((left, top + strip // 2), text, "black", font, anchor="lm")
+            sheet.paste(Image.fromarray(picture), (left, top + strip))
+    return np.array(sheet)

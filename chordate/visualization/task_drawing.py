@@ -1,0 +1,101 @@
+"""How a task is drawn: one function per type of prediction, targets and report, found by `functools.singledispatch`.
+
+A new task registers its own:
+
+    @draw.register
+    def draw_depth(prediction: Depth, image, meta, *, score_threshold=0.0, long_side=None): ...
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+from chordate.errors import ConfigError
+from chordate.structures import DatasetMeta
+from chordate.visualization.canvas import Picture, draw_annotations
+
+
+@singledispatch
+def draw(
+    prediction: Any,
+    image: Picture,
+    meta: DatasetMeta,
+    *,
+    score_threshold: float = 0.0,
+    long_side: int | None = None,
+) -> Picture:
+    """Draw a prediction on its image.
+
+    Args:
+        prediction: in pixels of `image`; its type chooses the function.
+        image: `[H, W, 3]` uint8 RGB; stays as it is.
+        meta: class names, skeleton and palette.
+        score_threshold: what scores lower is not drawn.
+        long_side: of the result, in pixels; None for the image's own, but at least 640, so that names can be read.
+
+    Returns:
+        A new picture `[H', W', 3]` uint8 RGB.
+
+    Raises:
+        ConfigError: no function is registered for the prediction's type.
+    """
+    raise ConfigError(_unregistered("draw", prediction))
+
+
+@singledispatch
+def draw_targets(
+    targets: Any, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
+) -> Picture:
+    """Draw the ground truth of one image; the counterpart of `draw`.
+
+    Args:
+        targets: of a batch, in pixels of `image`; their type chooses the function. None draws the image alone.
+        index: of the image in the batch.
+        image: `[H, W, 3]` uint8 RGB, with the padding of the batch; stays as it is.
+        meta, long_side: as in `draw`.
+
+    Returns:
+        A new picture `[H', W', 3]` uint8 RGB.
+
+    Raises:
+        ConfigError: no function is registered for the type of the targets.
+    """
+    raise ConfigError(_unregistered("draw_targets", targets))
+
+
+@draw_targets.register
+def draw_no_targets(
+    targets: None, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
+) -> Picture:
+    """The image alone."""
+    return draw_annotations(image, [], long_side)
+
+
+@singledispatch
+def plot_report(report: Any, folder: str | Path) -> list[Path]:
+    """Write what a metric's `report()` gave, as plots and JSON.
+
+    Args:
+        report: its type chooses the function.
+        folder: made if it does not exist.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError: no function is registered for the report's type.
+        DataError: the folder cannot be written to.
+    """
+    raise ConfigError(_unregistered("plot_report", report))
+
+
+@plot_report.register
+def plot_no_report(report: None, folder: str | Path) -> list[Path]:
+    raise ConfigError("--report: this metric gives none; CocoMetric does")
+
+
+def _unregistered(function: str, value: Any) -> str:
+    kind = type(value).__name__
+    return f"{kind} cannot be drawn; register a function for it with @chordate.visualization.{function}.register"

@@ -1,0 +1,114 @@
+"""The ways in which a state dict may be read for a model: by each format, whole or in part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from chordate.contracts import Backbone, Library
+from chordate.errors import CheckpointError
+from chordate.registry import FORMATS
+from chordate.structures import DatasetMeta
+from chordate.weights.checkpoint_form import Weights
+from chordate.weights.class_rows import RowMatcher
+from chordate.weights.formats.classifiers import as_classifier, classifier_meta
+from chordate.weights.formats.format import Format, State
+from chordate.weights.state_dict_match import StateDictMatch, match
+
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A state dict in the names of a model.
+
+    Attributes:
+        format: the name of its format in reports.
+        state: tensors by the model's names.
+        meta: what the class outputs stand for, where it is known.
+        left_out: names in the checkpoint of tensors that were not taken over.
+        conversion: the foreign format; None where the names are ours.
+    """
+
+    format: str
+    state: State
+    meta: DatasetMeta | None = None
+    left_out: list[str] = field(default_factory=list)
+    conversion: Format | None = None
+
+
+def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
+    """The reading with the most tensors that fit the model.
+
+    Args:
+        by_name: outputs of equal class names count as fitting where the model has other classes.
+
+    Raises:
+        CheckpointError: a format recognizes the state dict and cannot convert it.
+    """
+    matches = []
+    for candidate in _candidates(weights, model):
+        rows = RowMatcher(model, candidate.meta) if by_name else None
+        matches.append((candidate, match(model, candidate.state, rows)))
+    return max(matches, key=lambda pair: pair[1].count)
+
+
+def formats() -> list[Format]:
+    """Every registered format."""
+    return [FORMATS.build(name) for name in FORMATS.names()]
+
+
+def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
+    state = _without_prefix(weights.state, model)
+    for format in formats():
+        if format.recognizes(state):
+            yield from _placed(_converted(format, state, weights, model), model)
+    yield from _placed(Candidate("chordate" if weights.is_own else "state dict", state, weights.meta), model)
+
+
+def _converted(format: Format, state: State, weights: Weights, model: nn.Module) -> Candidate:
+    try:
+        meta = weights.meta or format.meta(state, model)
+        return Candidate(format.library, format.convert(state, model), meta, conversion=format)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise CheckpointError(
+            f"{weights.source} has the names of {format.library}'s weights ({type(format).__name__}), but cannot be "
+            f"converted: {reason}"
+        ) from error
+
+
+def _placed(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
+    """The candidate for the whole model, as a classifier for a model with backbone and head, as a part of a backbone's
+    library, and as the backbone in a whole model."""
+    yield candidate
+    state, backbone = candidate.state, model._modules.get("backbone")
+    if isinstance(backbone, Backbone) and "head.fc.weight" in model.state_dict():
+        trunk = f"backbone.{backbone.library.prefix if backbone.library else ''}"
+        yield replace(candidate, state=as_classifier(state, trunk), meta=candidate.meta or classifier_meta(state))
+    if isinstance(model, Backbone):
+        if model.library is not None:
+            yield _in_library(candidate, model, model.library)
+        part = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
+        if part:
+            left_out = [name for name in state if not name.startswith("backbone.")]
+            yield replace(candidate, state=part, left_out=left_out)
+
+
+def _in_library(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:
+    """The library's own state dict for a backbone that has a part of its network, under a prefix."""
+    ours, state = backbone.state_dict(), candidate.state
+    left_out = [name for name in state if name in library.tensors and library.prefix + name not in ours]
+    part = {library.prefix + name: state[name] for name in state if name not in left_out}
+    return replace(candidate, format=library.name, state=part, left_out=left_out)
+
+
+def _without_prefix(state: State, model: nn.Module) -> State:
+    """Remove the prefix that a wrapper put before every name, unless the model's names begin with it too."""
+    ours = model.state_dict()
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in ours):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state

@@ -1,0 +1,120 @@
+"""Outputs per class: which of a checkpoint's fit a model with other classes, by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from chordate.contracts import ClassRows, HasClassRows, Model
+from chordate.data.named_metadata import nameless
+from chordate.structures import DatasetMeta
+from chordate.weights.load_report import abbreviate
+
+
+@dataclass(frozen=True)
+class AdaptedRows:
+    """A tensor for the model that has some of its rows from the checkpoint.
+
+    Attributes:
+        tensor: in the model's shape.
+        note: which rows, for the report.
+    """
+
+    tensor: Tensor
+    note: str
+
+
+class RowMatcher:
+    """Fills the outputs of equal names from a checkpoint, and leaves the others of the model as they are.
+
+    Args:
+        model: its modules say by `class_rows` which of their layers have outputs per class.
+        meta: of the checkpoint; None if unknown. Then only the background is recognized.
+    """
+
+    def __init__(self, model: nn.Module, meta: DatasetMeta | None):
+        self._layouts = _find_layouts(model)
+        self._theirs = meta or DatasetMeta()
+        self._ours = model.meta if isinstance(model, Model) else DatasetMeta()
+
+    def is_reordered(self, name: str) -> bool:
+        """Whether the tensor `name` has outputs per class, and the model other names for them than the checkpoint."""
+        if name not in self._layouts:
+            return False
+        theirs, ours = self._names(self._layouts[name][0])
+        return bool(theirs and ours and theirs != ours)
+
+    def adapt(self, name: str, theirs: Tensor, ours: Tensor) -> AdaptedRows | None:
+        """The model's tensor `name`, `ours`, with the checkpoint's rows of equal names; None if it has none."""
+        if name not in self._layouts or theirs.dim() != ours.dim():
+            return None
+        layout, dim = self._layouts[name]
+        result = ours.detach().clone()
+        into, source = _by_class(result, layout, dim), _by_class(theirs.detach(), layout, dim)
+        if into is None or source is None or into.shape[3:] != source.shape[3:]:
+            return None
+        their_names, our_names = self._names(layout)
+        counts = [rows.shape[1] - layout.background for rows in (source, into)]
+        pairs = _equal_names(their_names, our_names) if (len(their_names), len(our_names)) == tuple(counts) else {}
+        kept = {**pairs, **{counts[0] + number: counts[1] + number for number in range(layout.background)}}
+        if not kept:
+            return None
+        into[:, list(kept.values())] = source[:, list(kept)].to(into)
+        which = abbreviate([their_names[row] for row in pairs]) or "only the background"
+        note = f"{len(pairs)} of {counts[1]} {layout.names} by name: {which}"
+        return AdaptedRows(result, note)
+
+    def _names(self, layout: ClassRows) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return row_names(self._theirs, layout.names), row_names(self._ours, layout.names)
+
+
+def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
+    """What outputs stand for, in order: "classes", "keypoints", or a list in `meta.extra`; empty if unnamed."""
+    if kind == "classes":
+        return meta.classes if has_names(meta) else ()
+    if kind == "keypoints":
+        return meta.skeleton.names if meta.skeleton else ()
+    names = meta.extra.get(kind)
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+
+
+def has_names(meta: DatasetMeta) -> bool:
+    """Whether the classes have names of their own, not only numbers."""
+    return meta.classes != nameless(len(meta.classes))
+
+
+def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:
+    """By tensor of the model: the layout of its outputs, and their dimension."""
+    layouts = {}
+    names = list(model.state_dict())
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        if not isinstance(module, HasClassRows):
+            continue
+        for key, layout in module.class_rows.items():
+            full = f"{path}.{key}" if path else key
+            layer = modules.get(full)
+            for name in names:
+                if name == full or name.startswith(f"{full}."):
+                    transposed = isinstance(layer, _ConvTransposeNd) and name == f"{full}.weight"
+                    layouts[name] = (layout, 1 if transposed else 0)
+    return layouts
+
+
+def _by_class(tensor: Tensor, layout: ClassRows, dim: int) -> Tensor | None:
+    """A view `[anchors, classes + background, values, …]` of a tensor; None if it cannot be divided so."""
+    rows = tensor.movedim(dim, 0) if dim < tensor.dim() else tensor
+    if rows.dim() == 0 or not len(rows) or len(rows) % (layout.anchors * layout.values):
+        return None
+    view = rows.unflatten(0, (layout.anchors, -1, layout.values))
+    return view if view.shape[1] > layout.background else None
+
+
+def _equal_names(theirs: tuple[str, ...], ours: tuple[str, ...]) -> dict[int, int]:
+    """The checkpoint's rows and the model's of equal names. A name that stands twice says nothing."""
+    unique = [{name for name, count in Counter(names).items() if count == 1} for names in (theirs, ours)]
+    places = {name: row for row, name in enumerate(ours)}
+    return {row: places[name] for row, name in enumerate(theirs) if name in unique[0] & unique[1]}

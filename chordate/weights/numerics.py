@@ -1,0 +1,48 @@
+"""Warnings where a model computes something else from weights than the network they were trained in."""
+
+import warnings
+
+import torch
+from torch import nn
+
+from chordate.contracts import Backbone
+from chordate.libraries import timm_for
+from chordate.models.preprocess import Normalize
+from chordate.weights.formats.format import Format
+from chordate.weights.state_dict_match import find_backbones
+
+
+def warn_of_stride(model: nn.Module, format: Format | None) -> None:
+    """Warn where a bottleneck has its stride in another convolution than in the format's networks."""
+    for _, backbone in find_backbones(model):
+        if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
+            warnings.warn(
+                f"{backbone.name}: {format.library} trained these weights with the stride in the 3×3 convolution; "
+                f'they fit, but features are off unless style="pytorch"',
+                stacklevel=3,
+            )
+
+
+def _has_stride_in_1x1(backbone: Backbone) -> bool:
+    """Whether the first bottleneck of a later stage of a ResNet has the paper's stride (He et al. 2016, "caffe")."""
+    return any(
+        isinstance(part, nn.Conv2d) and name == "layer2.0.conv1" and (part.kernel_size, part.stride) == ((1, 1), (2, 2))
+        for name, part in backbone.named_modules()
+    )
+
+
+def warn_of_colors(model: nn.Module, source: str) -> None:
+    """Warn where timm's weights were trained with another mean or deviation than the model normalizes with."""
+    if not source.startswith("timm://"):
+        return
+    name = source.removeprefix("timm://")
+    for normalize in (part for part in model.modules() if isinstance(part, Normalize)):
+        cfg = timm_for(name, source).get_pretrained_cfg(name)
+        for what, values, ours in (("mean", cfg.mean, normalize.mean), ("std", cfg.std, normalize.std)):
+            wanted, ours = [round(255 * value, 3) for value in values], ours.flatten().cpu()
+            if len(ours) == len(wanted) and not torch.allclose(ours, torch.tensor(wanted).to(ours), atol=0.5):
+                given = ", ".join(f"{value:g}" for value in ours.tolist())
+                warnings.warn(
+                    f"{source} was trained with {what}={wanted}; the model has [{given}]: set model.{what}",
+                    stacklevel=3,
+                )

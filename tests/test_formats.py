@@ -1,0 +1,63 @@
+"""Formats of checkpoints are plugs: one from outside is recognized like those of the package."""
+
+import pytest
+import torch
+from checkpoint_toys import TinyDetector, filled, is_filled, message
+
+from chordate.registry import FORMATS
+from chordate.structures import DatasetMeta
+from chordate.weights.candidates import formats
+from chordate.weights.formats.format import Format, rename_all
+from chordate.weights.loading import load_checkpoint
+
+
+@pytest.fixture
+def paddle():
+    @FORMATS.register_module()
+    class PaddleDetector(Format):
+        library = "paddle"
+
+        def recognizes(self, state):
+            return "net.trunk.conv1.weight" in state
+
+        def convert(self, state, model):
+            ours = rename_all(state, ((r"net\.trunk\.", "backbone."), (r"net\.head\.", "box.")))
+            return {**ours, "box.weight": ours["box.weight"].T}
+
+        def meta(self, state, model):
+            return DatasetMeta(("cat", "dog"))
+
+    yield
+    FORMATS.module_dict.pop("PaddleDetector")
+
+
+def in_paddles_names(model) -> dict[str, torch.Tensor]:
+    state = {
+        name.replace("backbone.", "net.trunk.").replace("box.", "net.head."): value
+        for name, value in model.state_dict().items()
+    }
+    return {**state, "net.head.weight": state["net.head.weight"].T}
+
+
+def test_a_format_from_outside_is_recognized(paddle):
+    model = TinyDetector()
+    report = load_checkpoint(model, in_paddles_names(filled(TinyDetector())))
+    assert report.format == "paddle" and not report.missing and not report.skipped
+    assert report.meta.classes == ("cat", "dog")
+    assert is_filled(model)
+
+
+def test_messages_name_it_among_the_known(paddle):
+    assert "paddle" in message(TinyDetector(), {"x": torch.zeros(1)})
+
+
+def test_a_file_that_it_cannot_convert_is_one_line(paddle):
+    told = message(TinyDetector(), {"net.trunk.conv1.weight": torch.zeros(1)})
+    assert told.startswith("the state dict has the names of paddle's weights (PaddleDetector), but cannot be converted")
+
+
+def test_every_format_of_the_package_is_registered_once():
+    kinds = [type(format) for format in formats()]
+    assert len(kinds) == len({*kinds}) >= 8
+    assert {format.library for format in formats()} >= {"torchvision", "timm"}
+    assert not any(format.recognizes(TinyDetector().state_dict()) for format in formats())

@@ -1,0 +1,154 @@
+"""Whole tasks from outside the package: every command runs on them through `custom_imports` alone."""
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from chordate.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+OUTSIDE = Path(__file__).parent / "outside"
+
+CONFIG = """
+custom_imports = dict(imports=["{module}"])
+fallback_meta = dict(extra={extra})
+model = dict(type="{model}", backbone={backbone})
+train_data = dict(dataset=dict(type="{dataset}", count=48), batch_size=8, workers=0{pipeline})
+val_data = dict(dataset=dict(type="{dataset}", count=12, first=1000), batch_size=4, workers=0)
+optimizer = dict(type="AdamW", lr=5e-3)
+train = dict(epochs={epochs}, log_every=4, save_best="{best}")
+"""
+TASKS = {
+    "depth": {
+        "module": "depth_task", "model": "DepthEstimator", "dataset": "Balls", "epochs": 6,
+        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "mean_error", "extra": {},
+        "pipeline": ', pipeline=[dict(type="RandomHorizontalFlip", p=0.5)]',
+    },
+    "landmarks": {
+        "module": "landmark_task", "model": "LandmarkDetector", "dataset": "ThreeDots", "epochs": 8,
+        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "distance",
+        "extra": {"num_landmarks": 3, "heatmap_sigma": 1.0},
+        "pipeline": "",
+    },
+    "clips": {
+        "module": "clip_task", "model": "ClipClassifier", "dataset": "MovingDots", "epochs": 8,
+        "backbone": 'dict(type="ClipNet")', "best": "top1", "extra": {}, "pipeline": "",
+    },
+}  # fmt: skip
+# What a model that has learned nothing reaches: the wall's depth everywhere, the image's center, one class always.
+UNTRAINED = {"depth": ("mean_error", 3.0, -1), "landmarks": ("distance", 19.0, -1), "clips": ("top1", 0.25, 1)}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def trained(request, tmp_path_factory):
+    """The task's name, its folder with config and task file, and its checkpoint."""
+    folder = tmp_path_factory.mktemp(request.param)
+    task = TASKS[request.param]
+    shutil.copy(OUTSIDE / f"{task['module']}.py", folder)
+    config = folder / f"{request.param}.py"
+    config.write_text(CONFIG.format(**task))
+    assert main(["train", str(config), "--work-dir", str(folder / "run")]) == 0
+    return request.param, folder, config, folder / "run" / f"best_{task['best']}.pt"
+
+
+def evaluate(config, checkpoint, out, *more):
+    assert main(["test", str(config), str(checkpoint), "--out", str(out), *more]) == 0
+    return json.loads(Path(out).read_text())
+
+
+def test_training_learns_and_test_says_so(trained, tmp_path):
+    name, _folder, config, checkpoint = trained
+    metric, untrained, sign = UNTRAINED[name]
+    numbers = evaluate(config, checkpoint, tmp_path / "numbers.json", "--picture", str(tmp_path / "sheet.png"))
+    assert sign * (numbers[metric] - untrained) > 0.3 * untrained
+    sheet = np.array(Image.open(tmp_path / "sheet.png"))
+    assert sheet.std() > 10
+
+
+def test_metadata_travels_from_the_data_to_the_checkpoint(trained):
+    name, _folder, _config, checkpoint = trained
+    meta = torch.load(checkpoint, weights_only=True)["meta"]
+    expected = {"depth": {"unit": "m"}, "clips": {}}
+    if name == "landmarks":
+        assert meta["extra"]["num_landmarks"] == 3 and meta["extra"]["landmarks"] == ["red", "green", "blue"]
+    else:
+        assert meta["extra"] == expected[name]
+    assert meta["classes"] == (["right", "left", "down", "up"] if name == "clips" else [])
+
+
+def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
+    _name, _folder, config, _checkpoint = trained
+    work = tmp_path / "work"
+    common = ["train", str(config), "--work-dir", str(work), "--cfg-options", "train.keep=None"]
+    assert main(common) == 0
+    last = sorted(work.glob("epoch_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
+    whole = torch.load(last[-1], weights_only=True)["model"]
+    shutil.copy(last[1], tmp_path / "middle.pt")
+    assert main([*common[:3], str(tmp_path / "again"), "--resume", str(tmp_path / "middle.pt")]) == 0
+    resumed = torch.load(tmp_path / "again" / last[-1].name, weights_only=True)["model"]
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_predict_draws_and_writes_records(trained, tmp_path):
+    name, _folder, config, checkpoint = trained
+    if name == "clips":
+        pytest.skip("clips are not image files")
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 255, (50, 60, 3), dtype=np.uint8)).save(tmp_path / "x.png")
+    out = tmp_path / "out"
+    assert main(["predict", str(config), str(checkpoint), str(tmp_path / "x.png"), "--out", str(out)]) == 0
+    (record,) = json.loads((out / "predictions.json").read_text())
+    assert (
+        record.keys() - {"file"}
+        == {
+            "depth": {"nearest", "farthest", "unit"},
+            "landmarks": {"red", "green", "blue"},
+        }[name]
+    )
+    assert len(list(out.glob("*.png"))) == 1
+
+
+def test_browse_shows_the_training_samples(trained, tmp_path):
+    name, _folder, config, _checkpoint = trained
+    assert main(["browse", str(config), "--count", "5", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<img") == 5 and len(list(tmp_path.glob("*.jpg"))) == 5
+    if name == "depth":
+        assert "up to 10.0 m" in page
+
+
+def test_summary_counts_the_model(trained, capsys):
+    _name, _folder, config, checkpoint = trained
+    assert main(["summary", str(config)]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if config.name in line)
+    count = sum(t.numel() for k, t in torch.load(checkpoint, weights_only=True)["model"].items() if "running" not in k)
+    millions = float(row.split("│")[3])
+    assert millions == pytest.approx(count / 1e6, abs=0.01)
+
+
+TASK_TYPES = {"Detections", "Classification", "InstanceTargets", "ClassTargets", "CocoDataset", "ImageFolder"}
+OPEN = [
+    *("cli", "api.py", "data/loader.py", "data/dataset.py", "structures/batch.py", "visualization"),
+    *("evaluation/build.py", "training", "models/build.py"),
+]
+
+
+def test_no_file_of_the_frame_asks_which_task_it_is():
+    """No `isinstance` or `hasattr` on the types of tasks in the files that serve all of them."""
+    files = [path for part in OPEN for path in _files(ROOT / "chordate" / part)]
+    assert len(files) > 20
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+                names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+                assert not names & TASK_TYPES, f"{path}:{node.lineno}"
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
