@@ -74,6 +74,19 @@ class Section(dict[str, Any]):
         return copied
 
 
+def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
+    """A copy of a section, or of a dict as a section at the path `where`; None is empty.
+
+    Raises:
+        ConfigError: it is no dict.
+    """
+    if isinstance(values, Section):
+        return values.copy()
+    if values is not None and not (isinstance(values, Mapping) and all(isinstance(key, str) for key in values)):
+        raise ConfigError(f"{where} must be a dict of settings, got {values!r}")
+    return Section(values or {}, (where,))
+
+
 def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any:
     if isinstance(value, dict):
         return Section(value, path, origins)
@@ -82,15 +95,15 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
     return value
 
 
-def located(error: Exception, config: Any) -> ConfigError:
+def located(error: Exception, config: Any, keys: Iterable[str] = ()) -> ConfigError:
     """An error about a part or section, with its file and path put before the message.
 
-    The file is the last one that wrote a setting which the message mentions, else any setting of the part.
+    The file is the last one that wrote any of `keys`, by default the settings that the message mentions, else all.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ConfigError) and error.located) or not isinstance(config, Section):
         return error if isinstance(error, ConfigError) else ConfigError(message)
-    mentioned = [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
+    mentioned = list(keys) or [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
     return ConfigError(f"{config.source(mentioned or config)}{config.name()}: {message}", located=True)
 
 

@@ -72,7 +72,8 @@ class PlugRegistry(Registry):
         if isinstance(config, str):
             config = {"type": config}
         if not isinstance(config, Mapping) or "type" not in config:
-            raise ConfigError(f"a {self.name} must be a name, a dict with `type`, or a built object; got {config!r}")
+            message = f"a {self.name} must be a name, a dict with `type`, or a built object; got {config!r}"
+            raise located(ConfigError(message), config)
         config = config.copy() if isinstance(config, Section) else dict(config)
         plug = config["type"]
         if not isinstance(plug, str):
@@ -84,7 +85,7 @@ class PlugRegistry(Registry):
             variant = deepcopy(self.variants[plug])
             config |= {"type": variant.pop("type")} | {key: variant[key] for key in variant if key not in config}
         elif super().get(plug) is None:
-            raise ConfigError(unknown(self.name, plug, self.names()))
+            raise located(ConfigError(unknown(self.name, plug, self.names())), config, ["type"])
         return config
 
     def build(self, config: Any, *, facts: Mapping[str, Any] | None = None, **wiring: Any) -> Any:
@@ -153,5 +154,10 @@ DATASETS = PlugRegistry("dataset", "chordate.data")
 TRANSFORMS = PlugRegistry("transform", "chordate.data.transforms")
 METRICS = PlugRegistry("metric", "chordate.evaluation")
 CALLBACKS = PlugRegistry("callback", "chordate.training.callbacks")
-OPTIMIZERS = PlugRegistry("optimizer")
+OPTIMIZERS = PlugRegistry(
+    "optimizer",
+    "chordate.training.optimizer",
+    beside=("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"),  # see OptimizerSettings
+)
+SCHEDULES = PlugRegistry("schedule", "chordate.training.schedule")
 FORMATS = PlugRegistry("checkpoint format", "chordate.weights.formats")

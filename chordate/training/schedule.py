@@ -15,7 +15,9 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 
 from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveFloat, validate_settings
+from chordate.composition import as_section, located
 from chordate.errors import ConfigError, unknown
+from chordate.registry import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Span:
     unit: int
 
 
+@SCHEDULES.register_module("constant")
 @dataclass(frozen=True)
 class Constant:
     """`type="constant"`, and the warm-up of every type (Goyal et al. 2017, section 2.2).
@@ -44,13 +47,14 @@ class Constant:
 
     def __post_init__(self) -> None:
         if self.warmup_iters and self.warmup_epochs:
-            raise ConfigError("schedule: set either warmup_iters or warmup_epochs, and the other to 0")
+            raise ConfigError("set either warmup_iters or warmup_epochs, and the other to 0")
 
     def decay(self, iteration: int, span: Span) -> float:
         """The factor without the warm-up."""
         return 1.0
 
 
+@SCHEDULES.register_module("step")
 @dataclass(frozen=True)
 class Step(Constant):
     """`type="step"`: times `gamma` at each milestone, which count in epochs or iterations like training itself."""
@@ -61,12 +65,13 @@ class Step(Constant):
     def __post_init__(self) -> None:
         super().__post_init__()
         if any(later <= earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
-            raise ConfigError(f"schedule.milestones must ascend, got {self.milestones}")
+            raise ConfigError(f"milestones must ascend, got {list(self.milestones)}")
 
     def decay(self, iteration: int, span: Span) -> float:
         return self.gamma ** bisect_right([round(milestone * span.unit) for milestone in self.milestones], iteration)
 
 
+@SCHEDULES.register_module("cosine")
 @dataclass(frozen=True)
 class Cosine(Constant):
     """`type="cosine"`: half a cosine from 1 after the warm-up to `min_factor` at the end (SGDR, Loshchilov & Hutter
@@ -78,9 +83,6 @@ class Cosine(Constant):
         progress = (iteration - span.warmup) / max(1, span.total - span.warmup)
         wave = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
         return self.min_factor + (1 - self.min_factor) * wave
-
-
-SCHEDULES = {"step": Step, "cosine": Cosine, "constant": Constant}
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Schedule:
 def build_schedule(
     config: Mapping[str, Any] | None, total: int, steps_per_unit: int, steps_per_epoch: int | None = None
 ) -> Schedule:
-    """The schedule that a config's `schedule` section describes: `type` and the settings of that type; None is constant.
+    """The schedule of a config's `schedule` section: `type`, and the settings of that type; None is constant.
 
     Args:
         config: the section.
@@ -119,10 +121,10 @@ def build_schedule(
     Raises:
         ConfigError: an unknown type or setting (with near names), or an invalid value.
     """
-    settings = config.copy() if isinstance(config, dict) else config or {}
-    kind = settings.pop("type", "constant") if isinstance(settings, dict) else "constant"
-    if not isinstance(kind, str) or kind not in SCHEDULES:
-        raise ConfigError(unknown("schedule", str(kind), SCHEDULES))
-    checked = validate_settings(SCHEDULES[kind], settings, "schedule")
-    warmup = checked.warmup_iters or round(checked.warmup_epochs * (steps_per_epoch or steps_per_unit))
-    return Schedule(checked, Span(warmup, total, steps_per_unit))
+    section = as_section(config, "schedule")
+    kind = section.pop("type", "constant")
+    if not isinstance(kind, str) or kind not in SCHEDULES.names():
+        raise located(ConfigError(unknown("schedule", str(kind), SCHEDULES.names())), section, ["type"])
+    settings = validate_settings(SCHEDULES.get(kind), section, "schedule")
+    warmup = settings.warmup_iters or round(settings.warmup_epochs * (steps_per_epoch or steps_per_unit))
+    return Schedule(settings, Span(warmup, total, steps_per_unit))
