@@ -1,6 +1,7 @@
 """The Python face: building by name, and predicting on every form a picture comes in."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -151,9 +152,9 @@ def test_eight_threads_at_once_predict_what_one_does():
         alone = [chordate.predict(model, image)[0] for image in images]
         vectors = [chordate.features(model, image, map="c4") for image in images]
         with ThreadPoolExecutor(8) as pool:
-            together = [*pool.map(lambda number: chordate.predict(model, images[number % 4])[0], range(32))]
-            mapped = [*pool.map(lambda number: chordate.features(model, images[number % 4], map="c4"), range(32))]
-        for number, (found, vector) in enumerate(zip(together, mapped)):
+            together = [*pool.map(partial(chordate.predict, model), 8 * images)]
+            mapped = [*pool.map(partial(chordate.features, model, map="c4"), 8 * images)]
+        for number, ((found,), vector) in enumerate(zip(together, mapped)):
             assert torch.equal(found.scores, alone[number % 4].scores) and len(found.scores)
             assert torch.equal(vector, vectors[number % 4])
         assert not model.training
