@@ -60,7 +60,7 @@ class MultiScale:
 TTA: Mapping[str, type] = {"ten_crop": TenCrop, "multi_scale": MultiScale}
 
 
-def build_tta(settings: Mapping[str, Any]) -> Callable[[Tensor, Score], Tensor]:
+def build_tta(settings: dict[str, Any]) -> Callable[[Tensor, Score], Tensor]:
     """The augmentation that a config's `tta` describes.
 
     Args:
@@ -72,4 +72,4 @@ def build_tta(settings: Mapping[str, Any]) -> Callable[[Tensor, Score], Tensor]:
     kind = settings.get("type")
     if kind not in TTA:
         raise ConfigError(unknown("type of model.tta", str(kind), TTA))
-    return MODELS.build({**settings, "type": TTA[kind]})
+    return MODELS.build(settings | {"type": TTA[kind]})
