@@ -30,9 +30,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, counts: Sequence[
     """
     keep = torch.zeros_like(groups, dtype=torch.bool)
     suppress = _one_call if boxes.is_cuda else _compacted
-    rows = (boxes.double(), scores.double(), groups, keep)  # torchvision's nms wants one dtype
-    for image in zip(*(values.split(counts) for values in rows)):
-        suppress(*image, threshold)
+    boxes, scores = boxes.double(), scores.double()  # torchvision's nms wants one dtype
+    for image in zip(*(values.split(counts) for values in (boxes, scores, groups, keep))):
+        suppress(*image, threshold)  # type: ignore[call-arg]
     return keep
 
 
