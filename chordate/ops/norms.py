@@ -1,4 +1,4 @@
-"""Normalization layers by their names in configs ("BN", "SyncBN", "FrozenBN", "GN"), and convolutions that absorb them."""
+"""Normalization layers by their names in configs ("BN", "SyncBN", "FrozenBN", "GN"), folded into convolutions."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
