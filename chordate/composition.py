@@ -55,14 +55,14 @@ class Section(dict[str, Any]):
         """The dotted path of a setting (`model.rpn.nms_threshold`), or of the section itself."""
         return ".".join(self.path if key is None else (*self.path, key))
 
-    def origin(self, key: str) -> Origin | None:
-        """Where a setting was written; None if that is unknown."""
-        return origin_of(self.origins, (*self.path, key))
-
     def source(self, keys: Iterable[str]) -> str:
-        """`file: ` of the last layer that wrote one of the keys; empty if that is unknown."""
-        found = [origin for key in keys if (origin := self.origin(key.split(".")[0])) is not None]
-        return f"{max(found).source}: " if found else ""
+        """`file: ` of the last layer that wrote any of the settings (keys, dotted ones too); empty if unknown."""
+        written = []
+        for key in keys:
+            here = (*self.path, *str(key).split("."))
+            inner = [origin for path, origin in self.origins.items() if path[: len(here)] == here]
+            written += inner or [origin for origin in [origin_of(self.origins, here)] if origin]
+        return f"{max(written).source}: " if written else ""
 
     def copy(self) -> Section:
         return self | {}
@@ -74,6 +74,19 @@ class Section(dict[str, Any]):
         return copied
 
 
+def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
+    """A copy of a section, or of a dict as a section at the path `where`; None is empty.
+
+    Raises:
+        ConfigError: it is no dict.
+    """
+    if isinstance(values, Section):
+        return values.copy()
+    if values is not None and not (isinstance(values, Mapping) and all(isinstance(key, str) for key in values)):
+        raise ConfigError(f"{where} must be a dict of settings, got {values!r}")
+    return Section(values or {}, (where,))
+
+
 def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any:
     if isinstance(value, dict):
         return Section(value, path, origins)
@@ -82,15 +95,15 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
     return value
 
 
-def located(error: Exception, config: Any) -> ConfigError:
+def located(error: Exception, config: Any, keys: Iterable[str] = ()) -> ConfigError:
     """An error about a part or section, with its file and path put before the message.
 
-    The file is the last one that wrote a setting which the message mentions, else any setting of the part.
+    The file is the last one that wrote any of `keys`, by default the settings that the message mentions, else all.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ConfigError) and error.located) or not isinstance(config, Section):
         return error if isinstance(error, ConfigError) else ConfigError(message)
-    mentioned = [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
+    mentioned = list(keys) or [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
     return ConfigError(f"{config.source(mentioned or config)}{config.name()}: {message}", located=True)
 
 
@@ -121,8 +134,8 @@ def merge(
     """
     for key, value in layer.items():
         here, old = (*path, str(key)), tree.get(key)
-        if key == "type" and isinstance(old, str) and old == value:
-            continue  # said again, not overridden: what was written beside it first is still beside it
+        if key == "type" and key in tree and _equal(old, value):
+            continue  # repeated, not overridden: it keeps its origin
         if not isinstance(value, Mapping):
             _set(tree, key, _copied(value), origin, origins, here)
             continue
@@ -154,6 +167,29 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+
+
+def unchanged(origins: Mapping[KeyPath, Origin], then: Any, now: Any) -> Origins:
+    """The origins of settings that are the same now as when they were composed."""
+    return {path: origin for path, origin in origins.items() if _equal(_at(then, path), _at(now, path))}
+
+
+def _at(tree: Any, path: KeyPath) -> Any:
+    for key in path:
+        try:
+            tree = tree[int(key)] if isinstance(tree, list | tuple) else tree[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return None
+    return tree
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Equality of settings; of tensors and other objects, identity."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    return one is other or (type(one) is type(other) and isinstance(one, str | int | float) and one == other)
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:

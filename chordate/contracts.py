@@ -20,7 +20,6 @@ from chordate.structures import (
     Detections,
     ImageInfo,
     InstanceTargets,
-    Prediction,
     Proposals,
     SampledRoIs,
 )
@@ -153,14 +152,14 @@ class Model(nn.Module):
         return None
 
     def augment_batch(self, batch: Batch) -> Batch:
-        """What `loss` does to a whole batch before it learns from it, such as MixUp; `chordate browse` draws it too.
+        """Augmentation of a whole training batch, such as MixUp; training and `chordate browse` do it before `loss`.
 
         Pixels are as in the batch, 0 … 255, before normalization. By default the batch itself.
         """
         return batch
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
-        return self.loss(batch) if self.training else self.predict(batch)
+        return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of one input of this size, without the batch dimension; by default the backbone's."""
@@ -189,8 +188,8 @@ class Metric:
     numbers: Mapping[str, float] = MappingProxyType({})
     lower_is_better: Sequence[str] = ()
 
-    def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Take in the predictions of one batch, in the order of its images."""
+    def update(self, predictions: Sequence[Any], batch: Batch) -> None:
+        """Take in the predictions of one batch, one Prediction per image in the order of the images."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:

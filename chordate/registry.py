@@ -4,6 +4,8 @@ A plug is registered in one of three ways: the decorator `@BACKBONES.register_mo
 `custom_imports`, or an installed package's entry point in the group `chordate.plugins`.
 """
 
+from __future__ import annotations
+
 import fnmatch
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ from chordate.errors import ChordateError, ConfigError, unknown
 PLUGIN_GROUP = "chordate.plugins"
 FOREIGN = ("torch", "torchvision", "timm")  # their annotations are narrower than what their code takes
 _plugins_loaded = False
+_registries: list[PlugRegistry] = []
 
 
 def load_plugins() -> None:
@@ -48,6 +51,7 @@ class PlugRegistry(Registry):
         super().__init__(kind, scope="chordate", locations=[location] if location else [])
         self.variants: dict[str, dict[str, Any]] = {}
         self.beside = tuple(beside)
+        _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
         """Name ready-made configs, so that `"resnet50"` stands wherever `dict(type="ResNet", depth=50)` does."""
@@ -68,7 +72,8 @@ class PlugRegistry(Registry):
         if isinstance(config, str):
             config = {"type": config}
         if not isinstance(config, Mapping) or "type" not in config:
-            raise ConfigError(f"a {self.name} must be a name, a dict with `type`, or a built object; got {config!r}")
+            message = f"a {self.name} must be a name, a dict with `type`, or a built object; got {config!r}"
+            raise located(ConfigError(message), config)
         config = config.copy() if isinstance(config, Section) else dict(config)
         plug = config["type"]
         if not isinstance(plug, str):
@@ -80,7 +85,7 @@ class PlugRegistry(Registry):
             variant = deepcopy(self.variants[plug])
             config |= {"type": variant.pop("type")} | {key: variant[key] for key in variant if key not in config}
         elif super().get(plug) is None:
-            raise ConfigError(unknown(self.name, plug, self.names()))
+            raise located(ConfigError(unknown(self.name, plug, self.names())), config, ["type"])
         return config
 
     def build(self, config: Any, *, facts: Mapping[str, Any] | None = None, **wiring: Any) -> Any:
@@ -129,6 +134,17 @@ class PlugRegistry(Registry):
         return built
 
 
+def settings_of(plug: Any) -> set[str] | None:
+    """The settings that a type takes, by its name in whichever registry; None if no registry has it."""
+    if not isinstance(plug, str):
+        return set(parameters_of(plug).annotations) if callable(plug) else None
+    holders = [registry for registry in _registries if plug in registry.variants or plug in registry.module_dict]
+    if not holders:
+        holders = [registry for registry in _registries if plug in registry.names()]
+    classes = [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
+    return {name for registry, cls in classes for name in {*parameters_of(cls).annotations, *registry.beside}} or None
+
+
 # Where weights come from is not the class's business: the loader reads it from the built backbone.
 BACKBONES = PlugRegistry("backbone", "chordate.backbones", beside=("pretrained", "default_weights"))
 NECKS = PlugRegistry("neck", "chordate.necks")
@@ -138,5 +154,10 @@ DATASETS = PlugRegistry("dataset", "chordate.data")
 TRANSFORMS = PlugRegistry("transform", "chordate.data.transforms")
 METRICS = PlugRegistry("metric", "chordate.evaluation")
 CALLBACKS = PlugRegistry("callback", "chordate.training.callbacks")
-OPTIMIZERS = PlugRegistry("optimizer")
+OPTIMIZERS = PlugRegistry(
+    "optimizer",
+    "chordate.training.optimizer",
+    beside=("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"),  # see OptimizerSettings
+)
+SCHEDULES = PlugRegistry("schedule", "chordate.training.schedule")
 FORMATS = PlugRegistry("checkpoint format", "chordate.weights.formats")

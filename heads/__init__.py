@@ -1,13 +1,13 @@
-"""Heads: what is read from feature maps. Importing the package registers every one in HEADS."""
+"""Heads: predictions from feature maps. Importing the package registers every one in HEADS."""
 
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead
-from chordate.heads.linear import ClassificationHead
 from chordate.heads.keypoint import KeypointHead
+from chordate.heads.linear import ClassificationHead
 from chordate.heads.mask import MaskHead
 from chordate.heads.retina import RetinaHead
 from chordate.heads.rpn import RPNHead
-from chordate.heads.trunk import ConvFC
+from chordate.heads.trunk import ConvFC, StageTrunk
 
 __all__ = [
     "BoxHead",
@@ -18,4 +18,5 @@ __all__ = [
     "MaskHead",
     "RPNHead",
     "RetinaHead",
+    "StageTrunk",
 ]

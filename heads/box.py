@@ -7,95 +7,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate import checks
+from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from chordate.contracts import ClassRows, FeatureSpec, select
-from chordate.ops.boxes import at_least_float32, clip, decode, wide_enough
-from chordate.ops.detections import best_detections
-from chordate.ops.losses import BoxLoss, masked_mean
+from chordate.ops.boxes import at_least_float32, clip_boxes_to_image, decode, is_nonempty
+from chordate.ops.losses import BoxLoss, BoxLossKind, masked_mean
 from chordate.ops.matching import Matcher
+from chordate.ops.nms import select_detections
+from chordate.ops.padded_index import PaddedIndex
 from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.ops.sampling import sample_rois
-from chordate.ops.padded_index import Slots
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
+
+BoxWeights = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 @HEADS.register_module()
 class BoxHead(nn.Module):
-    """Pools regions, passes them through a trunk, and predicts a class and, for each class, a better box.
+    """Pools regions, passes them through a trunk, and predicts a class and, for each class, a refined box.
 
-    The last of the `num_classes + 1` class scores is the background's. Defaults are Detectron2's for a
-    pyramid (`Base-RCNN-FPN.yaml`).
+    The last of the `num_classes + 1` class scores is the background's. Defaults are Detectron2's for a pyramid
+    (`Base-RCNN-FPN.yaml`).
 
     Args:
         in_features: the maps on offer.
-        num_classes: without the background.
+        num_classes: without background.
         levels: the names of the maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`.
-        trunk: from `[R, C, resolution, resolution]` to vectors `[R, out_channels]`, or to maps, which are
-            then averaged; built with `in_channels` and `resolution`.
-        class_agnostic: predict one box a region, for whatever class.
-        batch_size_per_image: regions that the loss is computed on, in each image.
-        positive_fraction: of these, at most so many are positive.
-        iou_threshold: from this IoU with an object on a region is positive, below it is negative.
-        box_weights: of the box coding, see `ops.boxes.encode`.
+        trunk: from `[R, C, resolution, resolution]` to vectors `[R, out_channels]`, or to maps, which are then
+            averaged; built with `in_channels` and `resolution`.
+        class_agnostic: predict one box per region, for any class.
+        batch_size_per_image: regions per image that the loss samples.
+        positive_fraction: upper bound on the fraction of positives among them.
+        iou_threshold: a region is positive from this IoU with an object on, negative below it.
+        box_weights: of the box encoding, see `ops.boxes.encode`.
         box_loss, smooth_l1_beta: see `BoxLoss`.
-        box_loss_weight: multiplies the box loss.
+        box_loss_weight: factor of the box loss.
         score_threshold: detections have scores above this.
         nms_threshold: IoU, within a class.
-        min_side: detections with a side below this many pixels go.
+        min_side: detections with a side shorter than this many pixels are dropped.
         detections_per_image: the best so many are kept.
 
     Raises:
-        ConfigError: the levels are not on offer, or do not form a pyramid, or a setting is out of its range.
+        ConfigError: the levels are not on offer, or do not form a pyramid.
     """
 
     def __init__(
         self,
         in_features: Mapping[str, FeatureSpec],
-        num_classes: int,
+        num_classes: PositiveInt,
         levels: Sequence[str] | None = None,
-        resolution: int = 7,
-        sampling_ratio: int = 0,
+        resolution: PositiveInt = 7,
+        sampling_ratio: NonNegativeInt = 0,
         aligned: bool = True,
         trunk: str | Mapping[str, Any] | nn.Module = "ConvFC",
         class_agnostic: bool = False,
-        batch_size_per_image: int = 512,
-        positive_fraction: float = 0.25,
-        iou_threshold: float = 0.5,
-        box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
-        box_loss: str = "smooth_l1",
-        smooth_l1_beta: float = 0.0,
-        box_loss_weight: float = 1.0,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
-        min_side: float = 1e-2,
-        detections_per_image: int = 100,
+        batch_size_per_image: PositiveInt = 512,
+        positive_fraction: Fraction = 0.25,
+        iou_threshold: Fraction = 0.5,
+        box_weights: BoxWeights = (10.0, 10.0, 5.0, 5.0),
+        box_loss: BoxLossKind = "smooth_l1",
+        smooth_l1_beta: NonNegativeFloat = 0.0,
+        box_loss_weight: NonNegativeFloat = 1.0,
+        score_threshold: Fraction = 0.05,
+        nms_threshold: Fraction = 0.5,
+        min_side: NonNegativeFloat = 1e-2,
+        detections_per_image: PositiveInt = 100,
     ):
         super().__init__()
-        checks.whole("BoxHead", 0, sampling_ratio=sampling_ratio)
-        checks.whole(
-            "BoxHead",
-            1,
-            num_classes=num_classes,
-            resolution=resolution,
-            batch_size_per_image=batch_size_per_image,
-            detections_per_image=detections_per_image,
-        )
-        checks.share(
-            "BoxHead",
-            positive_fraction=positive_fraction,
-            iou_threshold=iou_threshold,
-            score_threshold=score_threshold,
-            nms_threshold=nms_threshold,
-        )
         chosen = select(in_features, levels or pyramid_levels(in_features), "BoxHead")
         self.num_classes = num_classes
         self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
         self.trunk = HEADS.build(trunk, in_channels=self.pooler.channels, resolution=resolution)
-        self.classes = nn.Linear(self.trunk.out_channels, num_classes + 1)
-        self.deltas = nn.Linear(self.trunk.out_channels, 4 if class_agnostic else 4 * num_classes)
-        for predictor, std in ((self.classes, 0.01), (self.deltas, 0.001)):
+        self.cls_score = nn.Linear(self.trunk.out_channels, num_classes + 1)
+        self.bbox_pred = nn.Linear(self.trunk.out_channels, 4 if class_agnostic else 4 * num_classes)
+        for predictor, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(predictor.weight, std=std)
             nn.init.zeros_(predictor.bias)
 
@@ -109,12 +95,12 @@ class BoxHead(nn.Module):
         self.nms_threshold = nms_threshold
         self.min_side = min_side
         self.detections_per_image = detections_per_image
-        self.class_rows = {"classes": ClassRows(background=1)}
+        self.class_rows = {"cls_score": ClassRows(background=1)}
         if not class_agnostic:
-            self.class_rows["deltas"] = ClassRows(values=4)
+            self.class_rows["bbox_pred"] = ClassRows(values=4)
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that this head, and those beside it, learn from; the true boxes are among them."""
+        """The regions that this head and those beside it train on; the ground-truth boxes are among them."""
         return sample_rois(
             proposals, targets, self.matcher, self.batch_size_per_image, self.positive_fraction, self.num_classes
         )
@@ -126,81 +112,86 @@ class BoxHead(nn.Module):
             boxes: `[R, 4]` in pixels of the padded batch.
             image: `[R]` int64, the image of each.
         """
-        return self.predictions(self.regions(features, boxes, image))
+        return self.predictions(self.roi_features(features, boxes, image))
 
-    def regions(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
-        """What the trunk makes of `R` boxes, `[R, C]` or `[R, C, S, S]`."""
+    def roi_features(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+        """The trunk's output for `R` boxes, `[R, C]` or `[R, C, S, S]`."""
         return self.trunk(self.pooler(features, boxes, image))
 
     def predictions(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and deltas, as of `forward`, from what the trunk made."""
+        """Logits and deltas, as of `forward`, from `roi_features`."""
         if x.ndim == 4:
             x = x.mean(dim=(2, 3))
-        logits, deltas = at_least_float32(self.classes(x)), at_least_float32(self.deltas(x))
+        logits, deltas = at_least_float32(self.cls_score(x)), at_least_float32(self.bbox_pred(x))
         return logits, deltas.reshape(len(x), deltas.shape[1] // 4, 4)
 
-    def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Cross-entropy over all sampled regions, and box loss of the positive ones over the number of all.
+    def loss(
+        self,
+        features: Mapping[str, Tensor],
+        rois: SampledRoIs,
+        targets: InstanceTargets,
+        roi_features: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of all sampled regions, and box loss of the positive ones over the number of all.
 
-        Leaves what its trunk made of the regions in `rois`, if that is maps.
+        Args:
+            roi_features: of the rows of `PaddedIndex(rois.valid)`, if they were computed before.
         """
-        slots = Slots(rois.valid)
-        boxes, labels, index, positive = map(slots, (rois.boxes, rois.labels, rois.gt_index, rois.is_foreground))
-        regions = self.regions(features, boxes, slots.image)
-        rois.regions = regions if regions.ndim == 4 else None
-        logits, deltas = self.predictions(regions)
-        return self.losses(logits, deltas, boxes, labels, positive, targets.boxes[slots.image, index], slots.present)
+        index = PaddedIndex(rois.valid)
+        boxes = index.flatten(rois.boxes)
+        if roi_features is None:
+            roi_features = self.roi_features(features, boxes, index.image)
+        logits, deltas = self.predictions(roi_features)
+        return self.losses(logits, deltas, boxes, index, rois, targets)
 
     def losses(
         self,
         logits: Tensor,
         deltas: Tensor,
         boxes: Tensor,
-        labels: Tensor,
-        positive: Tensor,
-        truth: Tensor,
-        present: Tensor,
+        index: PaddedIndex,
+        rois: SampledRoIs,
+        targets: InstanceTargets,
     ) -> dict[str, Tensor]:
         """The losses of `R` predictions.
 
         Args:
             logits, deltas: from `forward`.
-            boxes, labels, positive: `[R, 4]`, `[R]`, `[R]` as in SampledRoIs.
-            truth: `[R, 4]` the box of the object that a positive region answers for.
-            present: `[R]` bool, whether the row holds a region at all.
+            boxes: `[R, 4]`, the regions of `rois` that `index` flattens.
         """
+        labels, gt_index, positive = map(index.flatten, (rois.labels, rois.gt_index, rois.is_foreground))
         classification = F.cross_entropy(logits, labels, reduction="none")
-        # Background has no deltas of its own; whatever is read for it is left out below.
+        # Background has no deltas; whatever is read for it is masked below.
         column = torch.where(positive, labels, 0) if deltas.shape[1] > 1 else torch.zeros_like(labels)
-        deltas = deltas.gather(1, column[:, None, None].expand(-1, 1, 4))[:, 0]
-        distance = self.box_loss(deltas, boxes, truth)
-        box = torch.where(positive, distance, 0.0).sum() / present.sum().clamp(min=1)
-        return {"box_cls": masked_mean(classification, present), "box_reg": self.box_loss_weight * box}
+        deltas = deltas.take_along_dim(column[:, None, None], dim=1)[:, 0]
+        distance = self.box_loss(deltas, boxes, targets.boxes[index.image, gt_index])
+        box = torch.where(positive, distance, 0.0).sum() / index.present.sum().clamp(min=1)
+        return {"box_cls": masked_mean(classification, index.present), "box_reg": self.box_loss_weight * box}
 
     @torch.no_grad()
     def predict(self, features: Mapping[str, Tensor], proposals: Proposals) -> list[Detections]:
-        """Detections of each image, boxes in pixels of the padded batch and cut to the image."""
-        slots = Slots(proposals.valid)
-        boxes = slots(proposals.boxes)
-        logits, deltas = self(features, boxes, slots.image)
-        return self.detections(logits.softmax(dim=1), deltas, boxes, slots, proposals.sizes)
+        """Detections of each image, boxes in pixels of the padded batch, clipped to the image."""
+        index = PaddedIndex(proposals.valid)
+        boxes = index.flatten(proposals.boxes)
+        logits, deltas = self(features, boxes, index.image)
+        return self.detections(logits.softmax(dim=1), deltas, boxes, index, proposals.sizes)
 
     def detections(
-        self, scores: Tensor, deltas: Tensor, boxes: Tensor, slots: Slots, sizes: Tensor
+        self, scores: Tensor, deltas: Tensor, boxes: Tensor, index: PaddedIndex, sizes: Tensor
     ) -> list[Detections]:
-        """What `R` regions `boxes` show, given their class probabilities `[R, num_classes + 1]` and deltas."""
+        """Detections from class probabilities `[R, num_classes + 1]` and deltas of the regions `boxes` `[R, 4]`."""
         scores = scores[:, : self.num_classes]
-        row, label = ((scores > self.score_threshold) & slots.present[:, None]).nonzero(as_tuple=True)
-        image = slots.image[row]
-        found = decode(deltas[row, label if deltas.shape[1] > 1 else 0], boxes[row], self.box_weights)
-        found = clip(found, sizes[image])
-        wide = wide_enough(found, self.min_side).nonzero()[:, 0]
-        return best_detections(
-            found[wide],
-            scores[row, label][wide],
-            label[wide],
-            image[wide],
-            images=len(sizes),
+        row, labels = ((scores > self.score_threshold) & index.present[:, None]).nonzero(as_tuple=True)
+        image = index.image[row]
+        refined = decode(deltas[row, labels if deltas.shape[1] > 1 else 0], boxes[row], self.box_weights)
+        refined = clip_boxes_to_image(refined, sizes[image])
+        kept = is_nonempty(refined, self.min_side).nonzero()[:, 0]
+        return select_detections(
+            refined[kept],
+            scores[row, labels][kept],
+            labels[kept],
+            image[kept],
+            num_images=len(sizes),
             nms_threshold=self.nms_threshold,
-            most=self.detections_per_image,
+            topk=self.detections_per_image,
         )

@@ -6,49 +6,51 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from chordate.arguments import Fraction, PositiveInt
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.heads.box import BoxHead
-from chordate.ops.boxes import clip, decode, wide_enough
-from chordate.ops.padded_index import Slots
+from chordate.heads.box import BoxHead, BoxWeights
+from chordate.ops.boxes import clip_boxes_to_image, decode, is_nonempty
+from chordate.ops.padded_index import PaddedIndex
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
 
 # Table 1 of the paper's journal version (2019), and Detectron2's ROI_BOX_CASCADE_HEAD: later stages see better boxes,
-# so they ask for more overlap, and their deltas are smaller.
+# so they require more overlap, and their deltas are smaller.
 IOU_THRESHOLDS = (0.5, 0.6, 0.7)
 BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+MIN_SIDE = 1e-3  # pixels: smaller regions are not trained on
 
 
 @HEADS.register_module()
 class CascadeHead(nn.Module):
-    """Box heads in a row: each classifies the regions, and moves them to where the next one looks.
+    """A sequence of box heads: each classifies the regions, and refines their boxes for the next one.
 
-    Boxes are class-agnostic. In training the first stage's sample goes through all of them, matched anew before each;
+    Boxes are class-agnostic. In training the first stage's sample goes through all stages, matched anew before each;
     in testing the class probabilities of all stages are averaged, at the last one's boxes (section 4.1).
 
     Args:
         in_features, num_classes: see `BoxHead`.
-        iou_thresholds, box_weights: one entry a stage.
-        stage: the settings that all stages share, those of `BoxHead`.
+        iou_thresholds, box_weights: one entry per stage.
+        stage: settings of `BoxHead`, the same for all stages.
 
     Raises:
-        ConfigError: not as many weights as thresholds, or settings that `BoxHead` refuses.
+        ConfigError: not as many weights as thresholds, or settings that `BoxHead` rejects.
     """
 
     def __init__(
         self,
         in_features: Mapping[str, FeatureSpec],
-        num_classes: int,
-        iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
-        box_weights: Sequence[tuple[float, float, float, float]] = BOX_WEIGHTS,
+        num_classes: PositiveInt,
+        iou_thresholds: Sequence[Fraction] = IOU_THRESHOLDS,
+        box_weights: Sequence[BoxWeights] = BOX_WEIGHTS,
         stage: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         if not iou_thresholds or len(iou_thresholds) != len(box_weights):
             raise ConfigError(
                 f"CascadeHead: {len(iou_thresholds)} iou_thresholds and {len(box_weights)} box_weights; "
-                f"give one of each a stage"
+                f"give one of each per stage"
             )
         own = {"iou_threshold", "box_weights", "class_agnostic"} & set(stage or {})
         if own:
@@ -64,76 +66,69 @@ class CascadeHead(nn.Module):
             )
             for threshold, weights in zip(iou_thresholds, box_weights)
         )
-
-    @property
-    def nms_threshold(self) -> float:
-        return self._stage(-1).nms_threshold
-
-    @property
-    def detections_per_image(self) -> int:
-        return self._stage(-1).detections_per_image
+        self.nms_threshold = self._stage(-1).nms_threshold
+        self.detections_per_image = self._stage(-1).detections_per_image
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that the first stage, and the heads beside this one, learn from."""
+        """The regions that the first stage, and the heads beside this one, train on."""
         return self._stage(0).sample(proposals, targets)
 
     def _stage(self, number: int) -> BoxHead:
         return cast(BoxHead, self.stages[number])
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Each stage's losses, as of `BoxHead`, with the stage's number behind their names."""
-        # The backbone should not learn three times as fast for three stages, each of which counts whole.
-        features = {name: _scaled_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
+        """The losses of each stage, as of `BoxHead`, with the stage's number appended to their names."""
+        # Each stage's loss has weight 1, but the backbone should not learn three times as fast for three stages.
+        features = {name: _scale_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
         losses: dict[str, Tensor] = {}
         for number in range(len(self.stages)):
             stage = self._stage(number)
-            slots = Slots(rois.valid)
-            boxes, labels, index, positive = map(slots, (rois.boxes, rois.labels, rois.gt_index, rois.is_foreground))
-            logits, deltas = stage(features, boxes, slots.image)
-            truth = targets.boxes[slots.image, index]
-            found = stage.losses(logits, deltas, boxes, labels, positive, truth, slots.present)
-            losses |= {f"{name}_{number}": value for name, value in found.items()}
+            index = PaddedIndex(rois.valid)
+            boxes = index.flatten(rois.boxes)
+            logits, deltas = stage(features, boxes, index.image)
+            stage_losses = stage.losses(logits, deltas, boxes, index, rois, targets)
+            losses |= {f"{name}_{number}": value for name, value in stage_losses.items()}
             if number + 1 < len(self.stages):
-                moved = self._moved(number, boxes, deltas, slots, rois.sizes)
-                rois = self._matched(number + 1, slots.back(moved, rois.boxes), rois, targets)
+                boxes = self._refine(number, boxes, deltas, rois.sizes[index.image])
+                rois = self._match(number + 1, index.unflatten(boxes, rois.boxes), rois, targets)
         return losses
 
     @torch.no_grad()
     def predict(self, features: Mapping[str, Tensor], proposals: Proposals) -> list[Detections]:
-        """Detections of each image, boxes in pixels of the padded batch and cut to the image."""
-        slots = Slots(proposals.valid)
-        boxes = slots(proposals.boxes)
+        """Detections of each image, boxes in pixels of the padded batch, clipped to the image."""
+        index = PaddedIndex(proposals.valid)
+        boxes = index.flatten(proposals.boxes)
         scores = []
         for number, stage in enumerate(self.stages):
-            logits, deltas = stage(features, boxes, slots.image)
+            logits, deltas = stage(features, boxes, index.image)
             scores.append(logits.softmax(dim=1))
             if number + 1 < len(self.stages):
-                boxes = self._moved(number, boxes, deltas, slots, proposals.sizes)
-        return self._stage(-1).detections(torch.stack(scores).mean(dim=0), deltas, boxes, slots, proposals.sizes)
+                boxes = self._refine(number, boxes, deltas, proposals.sizes[index.image])
+        return self._stage(-1).detections(torch.stack(scores).mean(dim=0), deltas, boxes, index, proposals.sizes)
 
-    def _moved(self, number: int, boxes: Tensor, deltas: Tensor, slots: Slots, sizes: Tensor) -> Tensor:
-        """Where a stage says that the boxes `[R, 4]` should be."""
-        found = decode(deltas[:, 0].detach(), boxes, self._stage(number).box_weights)
-        return clip(found, sizes[slots.image])
+    def _refine(self, number: int, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:
+        """The boxes `[R, 4]` that a stage predicts, given the sizes of their images `[R, 2]`."""
+        refined = decode(deltas[:, 0].detach(), boxes, self._stage(number).box_weights)
+        return clip_boxes_to_image(refined, sizes)
 
     @torch.no_grad()
-    def _matched(self, number: int, boxes: Tensor, before: SampledRoIs, targets: InstanceTargets) -> SampledRoIs:
-        """The regions `[N, S, 4]` matched by a stage's threshold; none is drawn anew, those without extent go."""
+    def _match(self, number: int, boxes: Tensor, before: SampledRoIs, targets: InstanceTargets) -> SampledRoIs:
+        """The regions `[N, S, 4]` matched at a stage's threshold; none is sampled anew, empty ones are dropped."""
         stage = self._stage(number)
         matches = stage.matcher(boxes, targets)
         positive = matches.positive & before.valid
         return SampledRoIs(
             boxes=boxes,
-            labels=torch.where(positive, targets.labels.gather(1, matches.index), stage.num_classes),
-            gt_index=matches.index,
+            labels=torch.where(positive, targets.labels.gather(1, matches.gt_index), stage.num_classes),
+            gt_index=matches.gt_index,
             is_foreground=positive,
-            # A region that is mostly crowd is neither positive nor negative, and not learnt from.
-            valid=before.valid & (positive | matches.negative) & wide_enough(boxes, 1e-3),
+            # A region that is mostly crowd is neither positive nor negative, and not trained on.
+            valid=before.valid & (positive | matches.negative) & is_nonempty(boxes, MIN_SIDE),
             sizes=before.sizes,
             max_positives=boxes.shape[1],
         )
 
 
-def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
-    """`x` itself, whose gradient is `factor` of what comes back."""
+def _scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """`x` itself; its gradient is multiplied by `factor`."""
     return torch.lerp(x.detach(), x, factor)

@@ -1,4 +1,4 @@
-"""The mask head of Mask R-CNN (He et al. 2017, section 3): a small bitmap for each region."""
+"""The mask head of Mask R-CNN (He et al. 2017, section 3): one small mask per region."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,64 +7,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate import checks
-from chordate.contracts import ClassRows, FeatureSpec, RegionHead, select
+from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
+from chordate.contracts import ClassRows, FeatureSpec, select
 from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
+from chordate.ops.losses import masked_mean
 from chordate.ops.norms import make_norm
+from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.pooling import RoIPooler, pyramid_levels
-from chordate.ops.padded_index import Slots, rows_of
+from chordate.ops.resampling import area_weights
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
 
 @HEADS.register_module()
 class MaskHead(nn.Module):
-    """Pools regions, convolves them, doubles their size, and says of each cell whether it belongs to the object.
+    """Pools regions, applies convolutions, upsamples twice, and predicts for each cell whether it belongs to the object.
 
     Defaults are Detectron2's for a pyramid (`Base-RCNN-FPN.yaml`, `MaskRCNNConvUpsampleHead`).
 
     Args:
         in_features: the maps on offer.
-        num_classes: without the background.
+        num_classes: without background.
         levels: the names of the maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`; a mask has twice the resolution.
-        convs, channels: 3 x 3 convolutions before the deconvolution, and how wide all are.
+        convs, channels: number of 3 x 3 convolutions before the deconvolution, and width of all.
         norm: after each convolution, see `make_norm`.
-        class_agnostic: predict one mask a region, for whatever class.
-        loss_weight: multiplies the loss.
-        shared: the box head, if its trunk gives maps that masks are drawn from too (the C4 layout): regions are then
-            pooled by it, and the settings above that are of pooling have no meaning.
+        class_agnostic: predict one mask per region, for any class.
+        loss_weight: factor of the loss.
+        roi_channels: of the `roi_features` that `loss` and `predict` receive where the box head's trunk is shared (the
+            C4 layout); the settings of pooling then have no meaning. None: this head pools by itself.
 
     Raises:
-        ConfigError: the levels are not on offer, or do not form a pyramid, or a setting is out of its range.
+        ConfigError: the levels are not on offer, or do not form a pyramid.
     """
 
     def __init__(
         self,
         in_features: Mapping[str, FeatureSpec],
-        num_classes: int,
+        num_classes: PositiveInt,
         levels: Sequence[str] | None = None,
-        resolution: int = 14,
-        sampling_ratio: int = 0,
+        resolution: PositiveInt = 14,
+        sampling_ratio: NonNegativeInt = 0,
         aligned: bool = True,
-        convs: int = 4,
-        channels: int = 256,
+        convs: NonNegativeInt = 4,
+        channels: PositiveInt = 256,
         norm: str | Mapping[str, Any] | None = None,
         class_agnostic: bool = False,
-        loss_weight: float = 1.0,
-        shared: RegionHead | None = None,
+        loss_weight: NonNegativeFloat = 1.0,
+        roi_channels: PositiveInt | None = None,
     ):
         super().__init__()
-        checks.whole("MaskHead", 0, convs=convs, sampling_ratio=sampling_ratio)
-        checks.whole("MaskHead", 1, num_classes=num_classes, resolution=resolution, channels=channels)
-        self._shared = (shared,)  # in a tuple, since its weights are not this head's
-        if shared is None:
+        if roi_channels is None:
             chosen = select(in_features, levels or pyramid_levels(in_features), "MaskHead")
             self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
-            width = self.pooler.channels
-        else:
-            width = shared.trunk.out_channels
+        width = self.pooler.channels if roi_channels is None else roi_channels
         self.convs = nn.Sequential()
         for _ in range(convs):
             conv = nn.Conv2d(width, channels, 3, padding=1, bias=norm is None)
@@ -91,85 +88,88 @@ class MaskHead(nn.Module):
             image: `[R]` int64, the image of each.
             labels: `[R]` int64, the class of each; the background's gives any class.
         """
-        (shared,) = self._shared
-        pool = self.pooler if shared is None else shared.regions
-        return self.logits(pool(features, boxes, image), labels)
+        return self.logits(self.pooler(features, boxes, image), labels)
 
-    def logits(self, regions: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits, as of `forward`, from pooled regions.
+    def logits(self, roi_features: Tensor, labels: Tensor) -> Tensor:
+        """Mask logits, as of `forward`, from pooled regions `[R, C, S, S]`.
 
-        Of the last convolution only the row of a region's own class is computed: the others are neither learnt from
-        nor looked at.
+        Only the last convolution's row of a region's own class is computed: the others are not used.
         """
-        x = F.relu(self.upsample(self.convs(regions)), inplace=True)
+        x = F.relu(self.upsample(self.convs(roi_features)), inplace=True)
         row = labels.clamp(max=self.masks.out_channels - 1)
         weight, bias = self.masks.weight.flatten(1)[row], self.masks.bias[row]  # type: ignore[index]
-        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # gives a gradient in NHWC, the convolutions' layout
+        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # the gradient stays NHWC, the layout of the convolutions
         logits = torch.baddbmm(bias[:, None, None], cells, weight[:, :, None])
         return at_least_float32(logits.view(-1, *x.shape[2:]))
 
-    def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Binary cross-entropy a cell, on the positive regions and of their own class only (section 3, "decouples").
+    def loss(
+        self,
+        features: Mapping[str, Tensor],
+        rois: SampledRoIs,
+        targets: InstanceTargets,
+        roi_features: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Mean binary cross-entropy of the cells of positive regions, for their own class only (section 3, "decouples").
+
+        Args:
+            roi_features: of the rows of `PaddedIndex(rois.valid)`, if the box head's trunk is shared.
 
         Raises:
             DataError: the data has no masks.
         """
         if targets.masks is None:
             raise DataError("MaskHead: the training data has no masks; set train_data.dataset.masks=True")
-        some = slice(rois.max_positives)
-        slots = Slots(rois.is_foreground[:, some])
-        boxes, labels, index = (slots(values[:, some]) for values in (rois.boxes, rois.labels, rois.gt_index))
-        if rois.regions is None or self._shared == (None,):
-            logits = self(features, boxes, slots.image, labels)
+        index = PaddedIndex(rois.is_foreground, rois.max_positives)
+        boxes, labels, gt_index = map(index.flatten, (rois.boxes, rois.labels, rois.gt_index))
+        if roi_features is None:
+            logits = self(features, boxes, index.image, labels)
         else:
-            logits = self.logits(Slots(rois.valid).of_leading(rois.regions, slots), labels)
-        frames = targets.boxes[slots.image, index]
-        truth = mask_targets(targets.masks, frames, slots.image, index, boxes, logits.shape[-1])
+            logits = self.logits(PaddedIndex(rois.valid).select(roi_features, index), labels)
+        frames = targets.boxes[index.image, gt_index]
+        truth = mask_targets(targets.masks, frames, index.image, gt_index, boxes, logits.shape[-1])
         per_region = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
-        total = torch.where(slots.present, per_region, 0.0).sum()
-        return {"mask": self.loss_weight * total / slots.present.sum().clamp(min=1)}
+        return {"mask": self.loss_weight * masked_mean(per_region, index.present)}
 
     @torch.no_grad()
-    def predict(self, features: Mapping[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
-        """Probabilities `[D, M, M]` in the frame of each detection's box (pixels of the padded batch)."""
-        boxes, image = rows_of(detections)
+    def predict(
+        self,
+        features: Mapping[str, Tensor],
+        detections: Sequence[Detections],
+        roi_features: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Probabilities `[D, M, M]` in the frame of each detection's box (pixels of the padded batch).
+
+        Args:
+            roi_features: of all detections, one image after the other, if the box head's trunk is shared.
+        """
         labels = torch.cat([found.labels for found in detections])
-        masks = self(features, boxes, image, labels).sigmoid()
-        return list(masks.split([len(found) for found in detections]))
+        if roi_features is None:
+            logits = self(features, *cat_boxes(detections), labels)
+        else:
+            logits = self.logits(roi_features, labels)
+        return list(logits.sigmoid().split([len(found) for found in detections]))
 
 
 @torch.no_grad()
-def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, index: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """What the mask of each region should be: its object's bitmap cut to the region, `[R, size, size]` 0 or 1.
+def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, gt_index: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """The target mask of each region: its object's bitmap cropped to the region, `[R, size, size]` 0 or 1.
 
-    A cell is set where the bitmap, interpolated bilinearly in a border of zeros, averages at least a half over it: what
-    RoIAlign comes to with ever more samples, as two small matrix products a region.
+    A cell is 1 where the mean over it of the bitmap, interpolated bilinearly with zeros outside, is at least a half.
+    This is the limit of RoIAlign with many samples, as two small matrix products per region.
 
     Args:
-        masks: `[N, G, 112, 112]` the objects' bitmaps.
-        frames: `[R, 4]` the box that the bitmap of each region's object fills.
-        image, index: `[R]` int64, the image and the target slot of each region.
+        masks: `[N, G, 112, 112]`, bitmaps of the objects.
+        frames: `[R, 4]`, the box that the bitmap of each region's object fills.
+        image, gt_index: `[R]` int64, the image and the target slot of each region.
         boxes: `[R, 4]` the regions, in pixels of the padded batch.
-        size: cells a side.
+        size: cells per side.
     """
     slots, side = masks.shape[1], masks.shape[-1]
     corner = frames[:, :2].repeat(1, 2)
     extent = (frames[:, 2:] - frames[:, :2]).clamp(min=1e-3).repeat(1, 2)
     inside = at_least_float32((boxes - corner) / extent * side)  # in pixels of the bitmap
-    bitmaps = masks.flatten(0, 1)[image * slots + index].to(inside.dtype)
-    with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's place
-        rows = _shares(inside[:, 1], inside[:, 3], size, side)
-        columns = _shares(inside[:, 0], inside[:, 2], size, side)
+    bitmaps = masks.flatten(0, 1)[image * slots + gt_index].to(inside.dtype)
+    with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's position
+        rows = area_weights(inside[:, 1], inside[:, 3], size, side)
+        columns = area_weights(inside[:, 0], inside[:, 2], size, side)
         return (rows @ bitmaps @ columns.mT >= 0.5).to(inside.dtype)
-
-
-def _shares(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
-    """`[R, cells, pixels]`: how much each pixel counts in the mean over each cell from `low` to `high`, along one axis.
-
-    Interpolated, a pixel counts 1 - |u| at the distance u ≤ 1 from its centre; the integral of it is u - u|u| / 2.
-    """
-    width = (high - low).clamp(min=1e-3)[:, None] / cells
-    edges = low[:, None] + width * torch.arange(cells + 1, device=low.device, dtype=low.dtype)
-    centres = torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
-    u = (edges[:, :, None] - centres).clamp(-1, 1)
-    return (u - u * u.abs() / 2).diff(dim=1) / width[:, :, None]

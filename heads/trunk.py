@@ -1,4 +1,4 @@
-"""Trunks: what an RoI head does to a pooled region before it predicts from it."""
+"""Trunks: the layers of an RoI head between pooling and predictors."""
 
 import itertools
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate import checks
+from chordate.arguments import NonNegativeInt, PositiveInt
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.ops.norms import make_norm
 from chordate.registry import HEADS
@@ -18,32 +18,27 @@ class ConvFC(nn.Module):
     """3 x 3 convolutions, then fully connected layers, each with a ReLU: `[R, C, S, S]` to `[R, out_channels]`.
 
     Two fully connected layers of 1024 are the box head of FPN (Lin et al. 2017, section 5.2); four
-    convolutions and one fully connected layer that of Group Normalization (Wu & He 2018, section 4.2).
+    convolutions and one fully connected layer are that of Group Normalization (Wu & He 2018, section 4.2).
 
     Args:
         in_channels: C.
         resolution: S.
-        convs, conv_channels: how many, and how wide.
-        fcs, fc_channels: how many, and how wide.
+        convs, conv_channels: number and width of the convolutions.
+        fcs, fc_channels: number and width of the fully connected layers.
         norm: after each convolution, see `make_norm`.
-
-    Raises:
-        ConfigError: a number of layers or channels is out of its range.
     """
 
     def __init__(
         self,
-        in_channels: int,
-        resolution: int,
-        convs: int = 0,
-        conv_channels: int = 256,
-        fcs: int = 2,
-        fc_channels: int = 1024,
+        in_channels: PositiveInt,
+        resolution: PositiveInt,
+        convs: NonNegativeInt = 0,
+        conv_channels: PositiveInt = 256,
+        fcs: NonNegativeInt = 2,
+        fc_channels: PositiveInt = 1024,
         norm: str | Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        checks.whole("ConvFC", 0, convs=convs, fcs=fcs)
-        checks.whole("ConvFC", 1, conv_channels=conv_channels, fc_channels=fc_channels)
         widths = [in_channels] + [conv_channels] * convs
         self.convs = nn.Sequential()
         for before, after in itertools.pairwise(widths):
@@ -68,11 +63,11 @@ class ConvFC(nn.Module):
 
 @HEADS.register_module()
 class StageTrunk(nn.Module):
-    """The last stage of a backbone, applied to regions and not to whole images: `[R, C, S, S]` to `[R, out_channels,
+    """The last stage of a backbone, applied to regions instead of whole images: `[R, C, S, S]` to `[R, out_channels,
     S / 2, S / 2]` (He et al. 2016, appendix A; the C4 layout of Mask R-CNN).
 
     Args:
-        stage: taken out of the backbone by `Backbone.split`.
+        stage: from `Backbone.pop_stage`.
     """
 
     def __init__(self, stage: Backbone):

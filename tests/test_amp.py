@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import OPTIMIZER, ToyMetric, ToyModel, read_log, toy_loader, toy_runner
+from engine_toy import OPTIMIZER, ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
 
 from chordate.errors import ConfigError
-from chordate.training.amp import StepWrapper, autocast
-from chordate.training.evaluate import evaluate
-from chordate.training.settings import TrainSettings
+from chordate.structures import Batch
+from chordate.training.evaluate import evaluate, to_device
+from chordate.training.precision import autocast, gradient_scaler, to_channels_last_weights, use_channels_last
 
 CPU = torch.device("cpu")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -34,7 +34,7 @@ class Watched(ToyModel):
 def losses(folder: Path, **options: Any) -> tuple[list[float], Watched]:
     torch.manual_seed(1)
     model = Watched()
-    toy_runner(folder, model=model, epochs=1, **options).train()
+    toy_trainer(folder, model=model, epochs=1, **options).train()
     return [line["loss"] for line in read_log(folder)], model
 
 
@@ -55,10 +55,11 @@ def test_evaluation_is_in_full_precision_unless_asked_for_otherwise(tmp_path: Pa
     assert model.seen == [(torch.float32, False), (torch.bfloat16, True)]
 
 
-def test_fp16_on_the_cpu_is_refused_with_the_remedy() -> None:
-    model = ToyModel()
+def test_fp16_on_the_cpu_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='use amp="bf16"'):
-        StepWrapper(torch.optim.SGD(model.parameters(), lr=0.1), CPU, "fp16", None)
+        toy_trainer(tmp_path, amp="fp16")
+    with pytest.raises(ConfigError, match='use amp="bf16"'):
+        gradient_scaler(CPU, "fp16")
     with pytest.raises(ConfigError, match='use amp="bf16"'):
         autocast(CPU, "fp16")
 
@@ -79,7 +80,15 @@ def test_the_layout_is_by_itself_that_in_which_the_processor_trains_faster(
     _, model = losses(tmp_path, channels_last="auto")
     assert {is_channels_last for _, is_channels_last in model.seen} == {wanted}
     assert model.backbone[0].weight.is_contiguous(memory_format=torch.channels_last) == wanted
-    assert TrainSettings(epochs=1, channels_last="auto").lays_channels_last(torch.device("cuda"))
+    assert use_channels_last("auto", torch.device("cuda"))
+
+
+def test_clips_are_left_in_their_layout_and_so_are_the_weights_over_them() -> None:
+    batch = Batch(torch.zeros(2, 3, 4, 8, 8), torch.full((2, 2), 8), [])
+    assert to_device(batch, CPU, channels_last=True).images.is_contiguous()
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 3), torch.nn.Conv2d(3, 4, 3))
+    to_channels_last_weights(model)
+    assert model[0].weight.is_contiguous() and model[1].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_compiled_model_trains_the_same_and_its_weights_keep_their_names(tmp_path: Path) -> None:
@@ -99,36 +108,43 @@ def test_a_compiled_model_trains_the_same_and_its_weights_keep_their_names(tmp_p
 @pytest.mark.parametrize("kind", ["SGD", "AdamW"])
 def test_an_iteration_on_the_gpu_never_waits_for_it(tmp_path: Path, amp: str | None, kind: str) -> None:
     optimizer = OPTIMIZER if kind == "SGD" else {"type": "AdamW", "lr": 1e-3}
-    runner = toy_runner(
+    trainer = toy_trainer(
         tmp_path, optimizer=optimizer, amp=amp, clip_norm=1.0, ema=0.9, accumulate=2, channels_last=True,
         log_every=100, epochs=3,
     )  # fmt: skip
-    runner.train()  # everything is set up now
-    loop = runner.train_loop
+    trainer.train()  # everything is set up now
     batches = [batch.pin_memory() for batch in list(toy_loader())[:2]]
-    runner.model.train()
+    trainer.model.train()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            loop._optimise(batches)
+            trainer.train_step(batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    loop.losses.read()
-    assert loop.losses.means()["loss"] > 0
+    trainer.losses.read()
+    assert trainer.losses.means()["loss"] > 0
 
 
 @pytest.mark.gpu
 @gpu
-def test_fp16_leaves_out_a_step_that_overflows_and_lowers_its_scale() -> None:
-    weight = torch.nn.Parameter(torch.ones(1, device="cuda"))
-    wrapper = StepWrapper(torch.optim.SGD([weight], lr=0.1), torch.device("cuda"), "fp16", 1.0)
-    scale = wrapper.scaler.get_scale()
-    wrapper.backward((weight * torch.inf).sum())
-    wrapper.step()
-    assert (weight.item(), wrapper.scaler.get_scale()) == (1.0, scale / 2)
-    wrapper.backward((weight * 0.5).sum())
-    wrapper.step()
-    assert weight.item() == pytest.approx(0.95)
+def test_fp16_leaves_out_a_step_that_overflows_and_lowers_its_scale(tmp_path: Path) -> None:
+    class Weight(ToyModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.factor = torch.nn.Parameter(torch.ones(1)), torch.inf
+
+        def loss(self, batch: Any) -> dict[str, torch.Tensor]:
+            return {"fit": (self.weight * self.factor).sum()}
+
+    model = Weight()
+    sgd = {"type": "SGD", "lr": 0.1}
+    trainer = toy_trainer(tmp_path, model=model, optimizer=sgd, amp="fp16", clip_norm=1.0)
+    batches, scale = [next(iter(toy_loader()))], trainer.scaler.get_scale()
+    trainer.train_step(batches)
+    assert (model.weight.item(), trainer.scaler.get_scale()) == (1.0, scale / 2)
+    model.factor = 0.5
+    trainer.train_step(batches)
+    assert model.weight.item() == pytest.approx(0.95)
 
 
 @pytest.mark.gpu
@@ -136,6 +152,6 @@ def test_fp16_leaves_out_a_step_that_overflows_and_lowers_its_scale() -> None:
 def test_a_resume_on_the_gpu_restores_its_generator_and_scale(tmp_path: Path) -> None:
     for folder, stages in (("whole", [12]), ("resumed", [5, 12])):
         for iterations in stages:
-            toy_runner(tmp_path / folder, amp="fp16", iterations=iterations, resume=True).train()
+            toy_trainer(tmp_path / folder, amp="fp16", iterations=iterations, resume=True).train()
     whole, resumed = (read_log(tmp_path / folder) for folder in ("whole", "resumed"))
     assert [line["loss"] for line in resumed] == pytest.approx([line["loss"] for line in whole], rel=1e-3)

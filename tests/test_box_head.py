@@ -34,7 +34,7 @@ class Scripted(BoxHead):
         self.answer = torch.tensor(logits), torch.zeros(len(logits), 1, 4) if deltas is None else deltas
         return self
 
-    def regions(self, features, boxes, image):
+    def roi_features(self, features, boxes, image):
         return boxes
 
     def predictions(self, x):
@@ -46,7 +46,7 @@ def test_outputs_have_a_row_for_each_class_and_the_background_last():
     head = head_of()
     logits, deltas = head(feature_maps(SIDE), torch.tensor([[0.0, 0, 40, 40]]), torch.tensor([0]))
     assert logits.shape == (1, CLASSES + 1) and deltas.shape == (1, CLASSES, 4)
-    assert head_of(class_agnostic=True).deltas.out_features == 4
+    assert head_of(class_agnostic=True).bbox_pred.out_features == 4
 
 
 def test_a_perfect_head_has_no_loss():

@@ -22,8 +22,8 @@ def head_of(**stage) -> CascadeHead:
     settings = {"trunk": {"type": "ConvFC", "fc_channels": 32}, "batch_size_per_image": 32, **stage}
     head = CascadeHead(pyramid(), CLASSES, stage=settings)
     for stage in head.stages:
-        torch.nn.init.normal_(stage.deltas.weight, std=0.5)
-        torch.nn.init.normal_(stage.classes.weight, std=0.5)
+        torch.nn.init.normal_(stage.bbox_pred.weight, std=0.5)
+        torch.nn.init.normal_(stage.cls_score.weight, std=0.5)
     return head
 
 
@@ -64,7 +64,9 @@ def test_each_stage_learns_from_the_boxes_of_the_one_before_at_its_own_threshold
     before = rois.boxes[rois.valid]
     image = torch.repeat_interleave(torch.arange(2), torch.tensor(counts))
     changed = False
-    for number, (_, deltas, boxes, labels, positive, truth, _) in enumerate(seen):
+    for number, (_, deltas, boxes, index, matched, _) in enumerate(seen):
+        labels, gt_index, positive = map(index.flatten, (matched.labels, matched.gt_index, matched.is_foreground))
+        truth = targets.boxes[index.image, gt_index]
         if number:  # those that are mostly crowd, or have no extent left, are gone
             wanted = torch.stack([clip_boxes_to_image(b, tuple(SIZES[i].tolist())) for b, i in zip(before, image)])
             iou_crowd = crowd_share(wanted, targets.boxes[0, 2]) * (image == 0)
@@ -132,10 +134,10 @@ def test_stages_count_whole_for_themselves_and_a_third_for_the_maps(monkeypatch)
         maps = {name: x.requires_grad_() for name, x in feature_maps(SIDE).items()}
         head.zero_grad()
         sum(head.loss(maps, rois, targets).values()).backward()
-        return maps["p2"].grad, [stage.classes.weight.grad.clone() for stage in head.stages]
+        return maps["p2"].grad, [stage.cls_score.weight.grad.clone() for stage in head.stages]
 
     third, weights = gradients()
-    monkeypatch.setattr(cascade, "_scaled_gradient", lambda x, _: x)
+    monkeypatch.setattr(cascade, "_scale_gradient", lambda x, _: x)
     whole, same = gradients()
     assert whole.abs().sum() > 0
     torch.testing.assert_close(third, whole / 3)
@@ -156,7 +158,7 @@ def test_losses_are_the_same_in_static_slots(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; give one of each a stage"),
+        ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; give one of each per stage"),
         ({"iou_thresholds": (), "box_weights": ()}, "0 iou_thresholds"),
         ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by the cascade; remove it"),
         ({"stage": {"resolutoin": 7}}, 'unknown setting of head BoxHead "resolutoin"; did you mean "resolution"'),

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyModel, toy_runner
-from mmengine.hooks import EarlyStoppingHook
+from engine_toy import ToyModel, toy_trainer
 
 from chordate.errors import CheckpointError, ChordateError
+from chordate.structures import DatasetMeta
 from chordate.training.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
 from chordate.weights.loading import load_checkpoint
 
 
 def checkpoint(iteration: int) -> dict[str, Any]:
-    return {"chordate": 1, "model": {"weight": torch.ones(1000)}, "classes": [], "train": {"iteration": iteration}}
+    return {"chordate": 2, "model": {"weight": torch.ones(1000)}, "meta": {}, "train": {"iteration": iteration}}
 
 
 def names(folder: Path) -> set[str]:
@@ -91,7 +91,7 @@ def test_a_folder_without_whole_checkpoints_has_no_newest(tmp_path: Path) -> Non
 
 def test_half_written_files_are_removed_at_the_start_of_a_training(tmp_path: Path) -> None:
     (tmp_path / ".epoch_3.pt.tmp").write_bytes(b"half")
-    toy_runner(tmp_path, iterations=1).train()
+    toy_trainer(tmp_path, iterations=1).train()
     assert not list(tmp_path.glob(".*"))
 
 
@@ -105,7 +105,7 @@ class Bomb:
 
 def broken(tmp_path: Path, kind: str) -> Path:
     """A checkpoint with something wrong."""
-    toy_runner(tmp_path / "run", iterations=1).train()
+    toy_trainer(tmp_path / "run", iterations=1).train()
     path = tmp_path / "run" / "iteration_1.pt"
     state = torch.load(path, weights_only=True)
     match kind:
@@ -116,7 +116,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         case "missing":
             path.unlink()
         case "pickle":
-            path.write_bytes(pickle.dumps({"chordate": 1, "model": Bomb(tmp_path / "ran")}))
+            path.write_bytes(pickle.dumps({"chordate": 2, "model": Bomb(tmp_path / "ran")}))
         case "pickle in a checkpoint":
             torch.save({**state, "train": Bomb(tmp_path / "ran")}, path)
         case "foreign":
@@ -131,7 +131,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         case "other model":
             torch.save({**state, "model": {"body.weight": torch.ones(1)}}, path)
         case "other classes":
-            torch.save({**state, "classes": ["dark"]}, path)
+            torch.save({**state, "meta": DatasetMeta(("dark",)).to_dict()}, path)
         case "other optimiser":
             state["train"]["optimizer"]["type"] = "AdamW"
             torch.save(state, path)
@@ -151,14 +151,14 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("half a state", "training state does not fit"),
         ("wider model", "backbone.0.weight is [5, 3, 3, 3] there and [4, 3, 3, 3] here"),
         ("other model", "checkpoint of another model"),
-        ("other classes", "trained on the classes 1 [dark], but the data has 1 [bright]"),
+        ("other classes", "trained on classes 1 [dark] instead of 1 [bright]"),
         ("other optimiser", "trained with AdamW, but optimizer.type is SGD"),
     ],
 )
 def test_resuming_from_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, kind: str, told: str) -> None:
     path = broken(tmp_path, kind)
     with pytest.raises(ChordateError) as error:
-        toy_runner(tmp_path / "run", resume=path, iterations=2).train()
+        toy_trainer(tmp_path / "run", resume=path, iterations=2).train()
     assert told in str(error.value)
     assert path.name in str(error.value)
     assert "\n" not in str(error.value)
@@ -166,20 +166,20 @@ def test_resuming_from_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, 
 
 
 def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_executed(tmp_path: Path) -> None:
-    runner = toy_runner(tmp_path, iterations=1, ema=0.9, hooks=[EarlyStoppingHook("toy_AP", rule="greater")])
-    runner.train()
+    trainer = toy_trainer(tmp_path, iterations=1, ema=0.9, callbacks=[{"type": "EarlyStopping", "monitor": "toy_AP"}])
+    trainer.train()
     path = tmp_path / "iteration_1.pt"
     allowed = torch.serialization.get_safe_globals()  # torch.distributed adds some of its own
     torch.serialization.clear_safe_globals()
     state = torch.load(path, weights_only=True)
     torch.serialization.add_safe_globals(allowed)
-    assert set(state) == {"chordate", "model", "classes", "skeleton", "config", "ema", "train"}
+    assert set(state) == {"chordate", "model", "meta", "config", "ema", "train"}
     assert "lr=0.05" in state["config"]
 
     state["config"] = f"import os\nos.mkdir({str(tmp_path / 'ran')!r})"
     torch.save(state, path)
-    resumed = toy_runner(tmp_path, iterations=2, ema=0.9, resume=path)
+    resumed = toy_trainer(tmp_path, iterations=2, ema=0.9, resume=path)
     resumed.train()
     load_checkpoint(ToyModel(), path)
-    assert resumed.iter == 2
+    assert resumed.iteration == 2
     assert not (tmp_path / "ran").exists()

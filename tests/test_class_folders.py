@@ -17,6 +17,7 @@ from loading import open_loader
 from chordate.data import CIFAR10, ClassFolders, ImageFolder, ImageNet
 from chordate.data.image_folder import imagenet_classes
 from chordate.errors import ConfigError, DataError
+from chordate.registry import DATASETS
 
 PIPELINE = [{"type": "RandomResizedCrop", "size": 16}, {"type": "RandomHorizontalFlip"}]
 
@@ -64,7 +65,7 @@ def test_a_sample_does_not_depend_on_the_workers_or_the_cache(source, request):
             "dataset": {"type": "ImageFolder", "images": "train", "cache": cache},
             "pipeline": PIPELINE, "batch_size": 4, "workers": workers,
         }  # fmt: skip
-        loader = open_loader(config, data_root=root, training=True, seed=3)
+        loader = open_loader(config, data_root=root, training=True, seed=3, size_divisor=1)
         batches.append([(batch.images, batch.targets.labels) for batch in loader])
     for other in batches[1:]:
         assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(batches[0], other, strict=True))
@@ -176,14 +177,12 @@ def test_one_class_is_told(tmp_path):
         ClassFolders("train", data_root=tmp_path)
 
 
-def test_pictures_of_classes_that_the_model_lacks_are_left_out_with_a_word(folders, monkeypatch):
-    told: list[str] = []
-    monkeypatch.setattr("chordate.data.image_folder.print_log", lambda message, **_: told.append(message))
+def test_pictures_of_classes_that_the_model_lacks_are_left_out_with_a_word(folders, caplog):
     ImageFolder("train", data_root=folders)
-    assert not told
+    assert not caplog.messages
     ImageFolder("train", data_root=folders, classes=["red"])
-    assert told == [
-        f"{folders}/train: pictures of other classes than the 1 of the model are left out: blue (4), green (4)"
+    assert caplog.messages == [
+        f"{folders}/train: images of other classes than the 1 of the model are left out: blue (4), green (4)"
     ]
 
 
@@ -193,10 +192,10 @@ def test_half_a_division_is_told(tmp_path):
         ClassFolders("train", data_root=tmp_path)
     write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # trains, in folders of colours
     assert ClassFolders("train", data_root=tmp_path / "vehicles").classes == ("car", "train")
-    with pytest.raises(ConfigError, match='it is "train" or "val"'):
-        ClassFolders("test", data_root=tmp_path)
-    with pytest.raises(ConfigError, match="held_out"):
-        ClassFolders("val", data_root=tmp_path, held_out=1)
+    with pytest.raises(ConfigError, match='split must be one of "train", "val", got "test"'):
+        DATASETS.build({"type": "ClassFolders", "split": "test"}, data_root=tmp_path)
+    with pytest.raises(ConfigError, match="held_out must be > 0 and < 1, got 1"):
+        DATASETS.build({"type": "ClassFolders", "split": "val", "held_out": 1}, data_root=tmp_path)
 
 
 def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):
@@ -205,7 +204,7 @@ def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):
     with pytest.raises(DataError, match=r"no class folders; .*photos\.zip has train, val"):
         ImageFolder("test", data_root=archive)
     (tmp_path / "empty/cat").mkdir(parents=True)
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         ImageFolder("empty", data_root=tmp_path)
     cut = tmp_path / "cut.zip"
     cut.write_bytes(Path(archive).read_bytes()[:500])
@@ -293,8 +292,8 @@ def test_a_damaged_official_file_is_never_unpickled(tmp_path, monkeypatch):
 def test_cifar_elsewhere_is_told(tmp_path):
     with pytest.raises(DataError, match=r"neither cifar-10-batches-py/ nor train/"):
         CIFAR10("train", data_root=tmp_path)
-    with pytest.raises(DataError, match='it is "train" or "test"'):
-        CIFAR10("val", data_root=tmp_path)
+    with pytest.raises(ConfigError, match='split must be one of "train", "test", got "val"'):
+        DATASETS.build({"type": "CIFAR10", "split": "val"}, data_root=tmp_path)
 
 
 def test_the_real_cifar_as_a_zip_has_all_pictures(real_data):

@@ -193,7 +193,7 @@ def test_accuracy_is_the_share_of_right_answers():
     assert per_class["c"]["top1"] == pytest.approx((ranks[Data.labels == 2] < 1).mean())
     assert metric.predictions()[3]["file"] == "3.png"
     assert metric.predictions()[3]["class"] == Data.meta.classes[Data.labels[3]]
-    assert metric.predictions()[3]["found"][0]["class"] == Data.meta.classes[scores[3].argmax()]
+    assert metric.predictions()[3]["classes"][0]["class"] == Data.meta.classes[scores[3].argmax()]
 
 
 def test_a_table_of_many_classes_lists_the_hardest():

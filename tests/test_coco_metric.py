@@ -256,12 +256,12 @@ def test_detections_that_are_not_finite_are_an_error(box, score):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"engine": "hotcocoa"}, 'unknown engine "hotcocoa"; did you mean "hotcoco"'),
-        ({"iou_types": ("box",)}, 'unknown iou_type "box"'),
-        ({"iou_types": "bbox"}, "metric.iou_types is a list"),
-        ({"iou_types": ()}, "unknown iou_type"),
-        ({"max_dets": 100}, "metric.max_dets is a list"),
-        ({"max_dets": ("a", 2, 3)}, "metric.max_dets: each is a whole number"),
+        ({"engine": "hotcocoa"}, r'engine must be one of .*did you mean "hotcoco"\?\), got "hotcocoa"'),
+        ({"iou_types": ("box",)}, r'iou_types.* must be one of "bbox", .*, got "box"'),
+        ({"iou_types": "bbox"}, 'iou_types must be a list of .*, got "bbox"'),
+        ({"iou_types": ()}, r"iou_types must be a list .* at least 1 item.*, got \(\)"),
+        ({"max_dets": 100}, "max_dets must be a list of integers ≥ 1, got 100"),
+        ({"max_dets": ("a", 2, 3)}, 'max_dets.* must be an integer ≥ 1, got "a"'),
         ({"max_dets": (100, 10, 1)}, "three ascending"),
         ({"max_dets": (100,)}, "three ascending"),
     ],

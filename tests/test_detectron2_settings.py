@@ -86,7 +86,7 @@ def test_the_cascade_asks_for_more_overlap_from_stage_to_stage():
     assert [stage.matcher.positive for stage in stages] == [0.5, 0.6, 0.7]
     weights = [(10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15)]
     assert [tuple(stage.box_weights) for stage in stages] == weights
-    assert all(stage.deltas.out_features == 4 for stage in stages)
+    assert all(stage.bbox_pred.out_features == 4 for stage in stages)
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if "keypoint" in name or "3x" in name or "c4" in name])

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from engine_ranks import TRAINING, fresh_model
-from engine_toy import ToyMetric, read_log, toy_loader, toy_runner
+from engine_toy import ToyMetric, read_log, toy_loader, toy_trainer
 from torch import nn
 
 from chordate.errors import ConfigError
 from chordate.training.evaluate import evaluate
 from chordate.training.launch import first_host, is_launched, slurm_environment, start
-from chordate.training.ranks import unreached
+from chordate.training.ddp import find_unused_parameters
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training in one process, on the whole batches."""
     folder = tmp_path_factory.mktemp("alone")
-    toy_runner(folder, model=fresh_model(), loader=toy_loader(24, 4), **TRAINING).train()
+    toy_trainer(folder, model=fresh_model(), loader=toy_loader(24, 4), **TRAINING).train()
     return folder
 
 
@@ -77,7 +77,7 @@ def test_parameters_that_no_loss_reaches_are_named_and_the_model_is_as_before() 
     model[3].requires_grad_(False)  # frozen: it waits for no gradient
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    assert unreached(model, lambda: model[:3](torch.ones(4, 2)).sum()) == ["4.weight", "4.bias"]
+    assert find_unused_parameters(model, lambda: model[:3](torch.ones(4, 2)).sum()) == ["4.weight", "4.bias"]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(state, torch.get_rng_state())

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_runner
-from mmengine.hooks import Hook
+from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from chordate.training.ema import WeightAverage
+from chordate.training.callbacks import Callback
+from chordate.training.ema import WeightAverage, warmed_up
 from chordate.training.evaluate import evaluate
+from chordate.training.trainer import Trainer
 from chordate.weights.loading import load_checkpoint
 
 CPU = torch.device("cpu")
@@ -27,7 +29,28 @@ def test_the_average_follows_its_recursion_and_forgets_the_start_sooner_at_first
         average.update(model, iteration)
         decay = min(0.9, (1 + iteration) / (10 + iteration))
         expected = decay * expected + (1 - decay) * iteration
-        assert average.model.weight.item() == pytest.approx(expected, rel=1e-12)
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_average_is_torchs_with_the_same_decay() -> None:
+    model = ToyModel()
+    average = WeightAverage(model, 0.9)
+
+    def lerp(averages: Any, values: Any, iteration: Any) -> None:
+        for mine, theirs in zip(averages, values):
+            mine.lerp_(theirs, 1 - warmed_up(0.9, int(iteration))) if mine.is_floating_point() else mine.copy_(theirs)
+
+    reference = AveragedModel(model, multi_avg_fn=lerp, use_buffers=True)
+    reference.n_averaged.fill_(1)  # the start counts as an average; without this it would be overwritten
+    for iteration in range(1, 20):
+        model.loss(next(iter(toy_loader())))["fit"].backward()  # moves BatchNorm's statistics
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average.update(model, iteration)
+        reference.update_parameters(model)
+    for mine, theirs in zip(average.module.state_dict().values(), reference.module.state_dict().values()):
+        assert torch.equal(mine, theirs)
 
 
 def test_statistics_are_averaged_counters_copied_and_frozen_weights_left_alone() -> None:
@@ -36,31 +59,31 @@ def test_statistics_are_averaged_counters_copied_and_frozen_weights_left_alone()
     model[0].running_mean.fill_(1.0)
     model[0].num_batches_tracked.fill_(7)
     average.update(model, 100)
-    assert average.model[0].running_mean.tolist() == [0.5, 0.5]
-    assert average.model[0].num_batches_tracked == 7
-    assert torch.equal(average.model[1].weight, model[1].weight)
+    assert average.module[0].running_mean.tolist() == [0.5, 0.5]
+    assert average.module[0].num_batches_tracked == 7
+    assert torch.equal(average.module[1].weight, model[1].weight)
 
 
 def test_the_average_is_a_copy_that_gradients_and_training_do_not_touch() -> None:
     model = ToyModel()
     average = WeightAverage(model, 0.9)
-    assert not average.model.training
-    assert not any(parameter.requires_grad for parameter in average.model.parameters())
+    assert not average.module.training
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
     nn.init.zeros_(model.head.weight)
-    assert average.model.head.weight.abs().sum() > 0
+    assert average.module.head.weight.abs().sum() > 0
 
 
 def test_training_evaluates_and_saves_the_average(tmp_path: Path) -> None:
     kept: list[dict[str, Any]] = []
 
-    class Keep(Hook):
-        def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
-            kept.append({name: value.clone() for name, value in runner.module.state_dict().items()})
+    class Keep(Callback):
+        def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+            kept.append({name: value.clone() for name, value in trainer.module.state_dict().items()})
 
     loader = toy_loader(6, training=False)
-    runner = toy_runner(tmp_path, val_loader=loader, metric=ToyMetric(), hooks=[Keep()], iterations=3, ema=0.6)
-    start = {name: value.clone() for name, value in runner.module.state_dict().items()}
-    runner.train()
+    trainer = toy_trainer(tmp_path, val_loader=loader, metric=ToyMetric(), callbacks=[Keep()], iterations=3, ema=0.6)
+    start = {name: value.clone() for name, value in trainer.module.state_dict().items()}
+    trainer.train()
 
     expected = start["head.weight"]
     for iteration, state in enumerate(kept, 1):
@@ -78,11 +101,11 @@ def test_training_evaluates_and_saves_the_average(tmp_path: Path) -> None:
 
 
 def test_an_average_begun_on_a_resume_starts_from_the_weights(tmp_path: Path) -> None:
-    toy_runner(tmp_path, iterations=2).train()
-    runner = toy_runner(tmp_path, iterations=3, ema=0.999, resume=True)
-    runner.train()
+    toy_trainer(tmp_path, iterations=2).train()
+    trainer = toy_trainer(tmp_path, iterations=3, ema=0.999, resume=True)
+    trainer.train()
     weights = torch.load(tmp_path / "iteration_2.pt", weights_only=True)["model"]["head.weight"]
     decay = (1 + 3) / (10 + 3)
-    assert runner.ema is not None
-    expected = decay * weights + (1 - decay) * runner.module.head.weight
-    assert torch.allclose(runner.ema.model.head.weight, expected, atol=1e-6)
+    assert trainer.ema is not None
+    expected = decay * weights + (1 - decay) * trainer.module.head.weight
+    assert torch.allclose(trainer.ema.module.head.weight, expected, atol=1e-6)

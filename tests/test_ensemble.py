@@ -36,7 +36,7 @@ def members(tmp_path_factory) -> tuple[Path, list[str]]:
         model = chordate.build_model(config, classes=["blue", "green", "red"])
         torch.nn.init.normal_(model.head.fc.weight, std=3)
         path = root / f"{number}.pt"
-        torch.save({"chordate": 1, "model": model.state_dict(), "classes": list(model.classes)}, path)
+        torch.save({"chordate": 2, "model": model.state_dict(), "meta": model.meta.to_dict()}, path)
         names += [str(config), str(path)]
     return root, names
 
@@ -59,8 +59,8 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(members, tmp_path,
     for row, file, scores in zip(json.loads(found.read_text()), files, mean, strict=True):
         assert (root / "val" / row["file"]) == file
         best, labels = scores.sort(descending=True)
-        assert [one["class"] for one in row["found"]] == [("blue", "green", "red")[label] for label in labels]
-        assert [one["score"] for one in row["found"]] == pytest.approx(best.tolist(), abs=2e-4)
+        assert [one["class"] for one in row["classes"]] == [("blue", "green", "red")[label] for label in labels]
+        assert [one["score"] for one in row["classes"]] == pytest.approx(best.tolist(), abs=2e-4)
     alone = capsys.readouterr().out.replace("\n", "")
     for checkpoint, scores in zip(names[1::2], singles):
         assert f"{Path(checkpoint).name} alone: top1 {(scores.argmax(1) == truth).float().mean():.4f}" in alone
@@ -88,9 +88,9 @@ def test_what_makes_no_ensemble_is_told(members, tmp_path, capsys):
     assert "leave it out for several" in told(*names[:4], "--picture", str(tmp_path / "x.png"))
     other = tmp_path / "other.pt"
     saved = torch.load(names[1], weights_only=True)
-    torch.save({**saved, "classes": ["blue", "green", "rouge"]}, other)
+    torch.save({**saved, "meta": {**saved["meta"], "classes": ["blue", "green", "rouge"]}}, other)
     line = told(*names[:2], names[0], str(other))
-    assert "blue, green, rouge" in line and "the same, in the same order" in line
+    assert "blue, green, rouge" in line and "the models of an ensemble have the same" in line
 
 
 def test_a_detector_is_none(shapes, tmp_path, capsys):
@@ -98,7 +98,7 @@ def test_a_detector_is_none(shapes, tmp_path, capsys):
     classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
     model = chordate.build_model(config, classes=classes, pretrained=False)
     path = tmp_path / "d.pt"
-    torch.save({"chordate": 1, "model": model.state_dict(), "classes": classes}, path)
+    torch.save({"chordate": 2, "model": model.state_dict(), "meta": model.meta.to_dict()}, path)
     options = ["--data-root", str(shapes), "--cfg-options", "val_data.workers=0"]
     assert main(["test", config, str(path), config, str(path), *options]) == 2
     assert "Detections cannot be averaged" in capsys.readouterr().err
@@ -108,14 +108,14 @@ def test_predict_writes_the_best_classes_and_draws_the_best_one(members, tmp_pat
     root, names = members
     picture, out = root / "val/red/0.png", tmp_path / "drawn"
     assert main(["predict", *names[:2], str(picture), "--out", str(out), "--precision", "fp32"]) == 0
-    (row,) = json.loads((out / "classes.json").read_text())
+    (row,) = json.loads((out / "predictions.json").read_text())
     model = chordate.build_model(names[0], checkpoint=names[1])
     (one,) = chordate.predict(model, picture, precision="fp32")
-    assert row["file"] == str(picture) and [found["class"] for found in row["found"]] == [
+    assert row["file"] == str(picture) and [found["class"] for found in row["classes"]] == [
         model.classes[label] for label, _ in one.top(5)
     ]
-    assert sum(found["score"] for found in row["found"]) == pytest.approx(1, abs=1e-3)
-    drawn = cv2.imread(str(out / "0_class.png"))
+    assert sum(found["score"] for found in row["classes"]) == pytest.approx(1, abs=1e-3)
+    drawn = cv2.imread(str(out / "0_prediction.png"))
     assert max(drawn.shape[:2]) == 640  # enlarged, so that the name can be read
     assert not (out / "detections.json").exists()
 

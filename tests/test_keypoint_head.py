@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 from detection_toys import feature_maps, instances, pyramid
-from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypointrcnn_loss, keypoints_to_heatmap
+from torchvision.models.detection import roi_heads
+from torchvision.models.detection.roi_heads import keypointrcnn_loss, keypoints_to_heatmap
 
 from chordate.errors import ConfigError, DataError
 from chordate.heads import KeypointHead
 from chordate.ops import heatmaps
-from chordate.ops.heatmaps import heatmap_peaks, keypoint_cells
+from chordate.ops.heatmaps import heatmaps_to_keypoints, keypoint_cells
 from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
 KEYPOINTS = 5
@@ -40,8 +41,8 @@ def scene() -> tuple[SampledRoIs, InstanceTargets]:
     rois = SampledRoIs(
         boxes=torch.tensor(boxes, dtype=torch.float32),
         labels=torch.zeros(2, 4, dtype=torch.int64),
-        index=torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0]]),
-        positive=torch.tensor([[True, True, True, False], [True, False, False, False]]),
+        gt_index=torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0]]),
+        is_foreground=torch.tensor([[True, True, True, False], [True, False, False, False]]),
         valid=torch.tensor([[True, True, True, True], [True, True, True, False]]),
         sizes=torch.tensor([[SIDE, SIDE]] * 2),
         max_positives=3,
@@ -131,8 +132,8 @@ def test_peaks_are_torchvisions(monkeypatch, together):
     monkeypatch.setattr(heatmaps, "_groups", lambda pixels, _: plain(pixels, together))
     boxes = regions(40)
     maps = torch.randn(40, KEYPOINTS, 56, 56, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    places, scores = heatmaps_to_keypoints(maps, boxes)
-    found = heatmap_peaks(maps, boxes)
+    places, scores = roi_heads.heatmaps_to_keypoints(maps, boxes)
+    found = heatmaps_to_keypoints(maps, boxes)
     torch.testing.assert_close(found[..., :2], places[..., :2].double(), atol=1e-4, rtol=0)
     torch.testing.assert_close(found[..., 2], scores.double(), atol=1e-5, rtol=1e-6)
 
@@ -156,7 +157,7 @@ def test_a_peak_is_found_to_the_pixel_whatever_the_boxes_size():
     top = 8 + torch.rand(40, 2, generator=generator, dtype=torch.float64) * 40  # in cells
     x, y = torch.arange(56) + 0.5, torch.arange(56) + 0.5
     hill = -((x - top[:, :1])[:, None] ** 2 + ((y - top[:, 1:]) ** 2)[:, :, None]) / 18
-    found = heatmap_peaks(hill[:, None], boxes)[:, 0]
+    found = heatmaps_to_keypoints(hill[:, None], boxes)[:, 0]
     side = boxes[:, 2:] - boxes[:, :2]
     wanted = boxes[:, :2] + top / 56 * side
     assert ((found[:, :2] - wanted).abs() <= torch.maximum(side / 56, torch.ones(())) / 2 + 1e-6).all()
@@ -164,9 +165,9 @@ def test_a_peak_is_found_to_the_pixel_whatever_the_boxes_size():
 
 def test_peaks_keep_their_precision_under_autocast():
     boxes, maps = regions(10).float(), torch.randn(10, KEYPOINTS, 56, 56)
-    plain = heatmap_peaks(maps, boxes)
+    plain = heatmaps_to_keypoints(maps, boxes)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(heatmap_peaks(maps, boxes), plain)
+        assert torch.equal(heatmaps_to_keypoints(maps, boxes), plain)
 
 
 def test_predictions_are_in_the_order_of_the_detections():

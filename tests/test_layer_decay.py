@@ -14,7 +14,7 @@ from torch import nn
 
 import chordate
 from chordate.errors import ConfigError
-from chordate.training.layers import layer_scales
+from chordate.training.layer_decay import layer_scales
 from chordate.training.optimizer import build_optimizer
 
 ADAMW = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.05}
@@ -87,9 +87,9 @@ def test_parts_and_layers_multiply_and_frozen_layers_still_count() -> None:
 @pytest.mark.parametrize(
     ("model", "changed", "told"),
     [
-        (nn.Linear(2, 2), {"layer_decay": 0.5}, "has no row of blocks"),
-        (nn.Linear(2, 2), {"layer_decay": 0}, "layer_decay, where not None, is a number above 0"),
-        (nn.Linear(2, 2), {"layer_decay": 0.5, "layer_blocks": 0}, "layer_blocks is a whole number of at least 1"),
+        (nn.Linear(2, 2), {"layer_decay": 0.5}, "has no sequence of blocks"),
+        (nn.Linear(2, 2), {"layer_decay": 0}, "layer_decay must be > 0 or None, got 0"),
+        (nn.Linear(2, 2), {"layer_decay": 0.5, "layer_blocks": 0}, "layer_blocks must be ≥ 1, got 0"),
     ],
 )
 def test_a_decay_that_makes_no_sense_is_told_in_one_line(model: nn.Module, changed: dict[str, Any], told: str) -> None:

@@ -184,17 +184,16 @@ def test_nothing_to_learn_stops_training_with_the_files_name(tmp_path: Path, ann
     dataset = {**settings()["dataset"], "masks": False}
     write_coco(tmp_path, annotations)
     with pytest.raises(
-        DataError, match=r"annotations\.json: 2 images, but not one instance of cat, dog .*; give a file"
+        DataError, match=r"annotations\.json: 2 images, but not one instance of cat, dog .*; annotate some"
     ):
         load(tmp_path, dataset=dataset)
 
 
-def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Path, monkeypatch) -> None:
-    said = []
-    monkeypatch.setattr("chordate.data.loader.print_log", lambda message, **_: said.append(message))
+def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Path, caplog) -> None:
     dataset = {**settings()["dataset"], "masks": False}
     assert len(load(write_coco(tmp_path, []), training=False, dataset=dataset)) == 1
     load(write_coco(tmp_path, [annotation(1, 1, [10, 10, 20, 20])]), training=False, dataset=dataset)
+    said = [message for message in caplog.messages if "not one instance" in message]
     assert len(said) == 1
     assert "annotations.json: 2 images, but not one instance of cat, dog; there is nothing to measure" in said[0]
 
@@ -220,9 +219,9 @@ def test_a_transform_that_fails_is_told_with_the_picture(root: Path, transforms:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"bacth_size": 2}, 'unknown training data setting "bacth_size"; did you mean "batch_size"'),
-        ({"batch_size": 0}, "batch_size is a whole number of at least 1"),
-        ({"workers": -1}, "workers is a whole number of at least 0"),
+        ({"bacth_size": 2}, 'unknown setting of train_data "bacth_size"; did you mean "batch_size"'),
+        ({"batch_size": 0}, "train_data.batch_size must be ≥ 1, got 0"),
+        ({"workers": -1}, "train_data.workers must be ≥ 0, got -1"),
         ({"dataset": {"type": "CocoDatset"}}, 'unknown dataset "CocoDatset"; did you mean "CocoDataset"'),
         ({"dataset": {"type": "CocoDataset", "annotation": "x"}}, "CocoDataset.*annotation"),
         ({"dataset": {"type": "CocoDataset", "seed": 3}}, "seed is inferred from the other parts"),
@@ -234,7 +233,7 @@ def test_a_wrong_setting_is_told_by_name(root: Path, changed: dict, message: str
 
 
 def test_a_setting_of_training_is_unknown_to_evaluation(root: Path) -> None:
-    with pytest.raises(ConfigError, match='unknown evaluation data setting "group_by_aspect"'):
+    with pytest.raises(ConfigError, match='unknown setting of val_data "group_by_aspect"'):
         load(root, training=False, group_by_aspect=True)
     with pytest.raises(ConfigError, match='val_data has no "dataset"'):
         open_loader({"batch_size": 1}, data_root=root, training=False, seed=0)

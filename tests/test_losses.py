@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_runner
+from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
 from hypothesis import given
 from hypothesis import strategies as st
-from mmengine.hooks import Hook
 from torch import nn
 
 from chordate.errors import TrainingError
+from chordate.training.callbacks import Callback
 from chordate.training.losses import LossLog, total_loss
+from chordate.training.trainer import Trainer
 
 
 def values(*numbers: float) -> dict[str, torch.Tensor]:
@@ -97,9 +98,9 @@ def batch_with(image: int) -> tuple[int, list[int]]:
 @pytest.mark.parametrize("log_every", [1, 50])
 def test_a_nan_loss_stops_the_run_and_nothing_is_saved_from_it(tmp_path: Any, log_every: int) -> None:
     iteration, images = batch_with(5)
-    runner = toy_runner(tmp_path, loader=toy_loader(bad=5), save_every_iterations=1, log_every=log_every)
+    trainer = toy_trainer(tmp_path, loader=toy_loader(bad=5), save_every_iterations=1, log_every=log_every)
     with pytest.raises(TrainingError) as error:
-        runner.train()
+        trainer.train()
     assert f"fit is nan in iteration {iteration}, images {images}" in str(error.value)
     if iteration > 1:
         saved = torch.load(tmp_path / f"iteration_{iteration - 1}.pt", weights_only=True)
@@ -111,45 +112,45 @@ def test_an_error_that_follows_from_a_nan_is_told_as_the_nan(tmp_path: Any) -> N
     """As on a GPU, where a later iteration may fall over a NaN before it was read."""
 
     class Falls(ToyModel):
-        def forward(self, batch: Any) -> Any:
+        def loss(self, batch: Any) -> Any:
             raise IndexError("index out of range")
 
-    runner = toy_runner(tmp_path, model=Falls())
-    runner.train_loop.losses.record(7, {"fit": torch.tensor(math.nan)}, [3, 4])
+    trainer = toy_trainer(tmp_path, model=Falls())
+    trainer.losses.record(7, {"fit": torch.tensor(math.nan)}, [3, 4])
     with pytest.raises(TrainingError, match=r"fit is nan in iteration 7, images \[3, 4\]"):
-        runner.train()
+        trainer.train()
 
     with pytest.raises(IndexError):
-        toy_runner(tmp_path, model=Falls()).train()
+        toy_trainer(tmp_path, model=Falls()).train()
 
 
 def test_a_weight_that_is_not_finite_is_not_saved_though_its_losses_were(tmp_path: Any) -> None:
-    class Poison(Hook):
-        def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
-            nn.init.constant_(runner.module.head.bias, math.inf)
+    class Poison(Callback):
+        def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+            nn.init.constant_(trainer.module.head.bias, math.inf)
 
-    runner = toy_runner(tmp_path, hooks=[Poison()], iterations=1)
+    trainer = toy_trainer(tmp_path, callbacks=[Poison()], iterations=1)
     with pytest.raises(TrainingError, match=r"head\.bias holds a NaN or Inf after iteration 1"):
-        runner.train()
+        trainer.train()
     assert not list(tmp_path.glob("*.pt"))
 
 
 def test_the_log_keeps_every_loss_at_full_precision(tmp_path: Any) -> None:
     kept: list[float] = []
 
-    class Keep(Hook):
-        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-            kept.append(outputs["fit"].item())
+    class Keep(Callback):
+        def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+            kept.append(losses["fit"].item())
 
-    toy_runner(tmp_path, hooks=[Keep()], epochs=1).train()
+    toy_trainer(tmp_path, callbacks=[Keep()], epochs=1).train()
     assert [line["fit"] for line in read_log(tmp_path)] == kept
 
 
 def test_an_evaluation_before_any_loss_was_read_reads_it(tmp_path: Any) -> None:
-    runner = toy_runner(
+    trainer = toy_trainer(
         tmp_path, loader=toy_loader(bad=5), val_loader=toy_loader(4, training=False), metric=ToyMetric(),
         iterations=6, eval_every=6, log_every=100,
     )  # fmt: skip
     with pytest.raises(TrainingError, match="fit is nan"):
-        runner.train()
+        trainer.train()
     assert not (tmp_path / "log.jsonl").exists() or read_log(tmp_path, "val") == []

@@ -108,8 +108,8 @@ def rois_of(boxes: list[list[float]], labels: list[int], positive: int, index: l
     return SampledRoIs(
         boxes=torch.tensor([boxes]),
         labels=torch.tensor([labels]),
-        index=torch.tensor([index]),
-        positive=is_positive,
+        gt_index=torch.tensor([index]),
+        is_foreground=is_positive,
         valid=torch.ones(1, slots, dtype=torch.bool),
         sizes=torch.tensor([[128, 128]]),
         max_positives=slots,

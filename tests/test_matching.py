@@ -39,7 +39,7 @@ def test_matches_are_torchvisions(seed, counts, thresholds, low_quality, whole_p
         wanted = TorchvisionMatcher(*thresholds, allow_low_quality_matches=low_quality)(overlap)
         assert torch.equal(matches.positive[image], wanted >= 0)
         assert torch.equal(matches.negative[image], wanted == TorchvisionMatcher.BELOW_LOW_THRESHOLD)
-        assert torch.equal(matches.index[image][wanted >= 0], wanted[wanted >= 0])
+        assert torch.equal(matches.gt_index[image][wanted >= 0], wanted[wanted >= 0])
 
 
 def test_an_object_that_touches_no_anchor_makes_none_positive():
@@ -59,7 +59,7 @@ def test_padding_changes_nothing():
         for slots in (5, 32)
     )
     assert torch.equal(few.positive, many.positive) and torch.equal(few.negative, many.negative)
-    assert torch.equal(few.index, many.index)
+    assert torch.equal(few.gt_index, many.gt_index)
 
 
 def test_whatever_stands_in_empty_slots_changes_nothing():
@@ -82,7 +82,7 @@ def test_an_object_within_a_crowd_is_still_learnt():
     candidates = torch.tensor([[[10.0, 10, 20, 20], [30, 30, 40, 40]]])
     targets = instances([[[0, 0, 60, 60], [10, 10, 20, 20]]], crowd=[[True, False]])
     matches = Matcher(0.5, 0.5)(candidates, targets)
-    assert matches.positive.tolist() == [[True, False]] and matches.index[0, 0] == 1
+    assert matches.positive.tolist() == [[True, False]] and matches.gt_index[0, 0] == 1
     assert not matches.negative.any()
 
 

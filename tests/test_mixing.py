@@ -19,7 +19,7 @@ from chordate.data.polygons import Polygons, oriented
 from chordate.data.rasterize import rasterise
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import CopyPaste, DetectionMixUp, Mosaic, SanitizeInstances, build_pipeline
-from chordate.data.transforms.copy_paste import LEAST_LEFT
+from chordate.data.transforms.copy_paste import MIN_VISIBLE
 from chordate.data.transforms.mixing import FILL
 from chordate.errors import ConfigError
 from chordate.models.preprocess import Normalize
@@ -98,7 +98,7 @@ def test_copy_paste_does_to_polygons_what_it_does_to_bitmaps(seed: int) -> None:
             assert torch.equal(result[name][place[label]], above[name][label - 50])
     for label, mask in enumerate(masks_below[:6]):
         left = mask & ~cover
-        assert (label in place) == bool(left.sum() >= LEAST_LEFT * mask.sum())
+        assert (label in place) == bool(left.sum() >= MIN_VISIBLE * mask.sum())
         if label not in place:
             continue
         assert torch.equal(got[place[label]], left)
@@ -317,7 +317,7 @@ def test_a_classifiers_mixup_in_a_pipeline_is_answered_with_the_detectors(name: 
     [{"type": "CopyPaste", "p": 2}, {"type": "Mosaic", "size": 0}, {"type": "DetectionMixUp", "alpha": 0}],
 )
 def test_impossible_settings_are_refused(transform: dict) -> None:
-    with pytest.raises(ConfigError, match=f"^{transform['type']}"):
+    with pytest.raises(ConfigError, match=f"^transform {transform['type']}: "):
         build_pipeline([transform])
 
 

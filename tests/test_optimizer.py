@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyModel, read_log, toy_loader, toy_runner
+from engine_toy import ToyModel, log_text, read_log, toy_loader, toy_trainer
 from torch import Tensor, nn
 
 from chordate.errors import ConfigError
-from chordate.training.optimizer import build_optimizer, parameter_groups, scaled_lr
+from chordate.training.optimizer import build_optimizer, optimizer_settings, parameter_groups
 
 SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 
@@ -78,16 +78,17 @@ def test_one_step_equals_the_formula_of_sgd_with_decay() -> None:
 
 
 def test_the_rate_is_linear_in_ranks_times_batch_times_accumulation() -> None:
-    assert scaled_lr(0.02, 16, 2) == pytest.approx(0.0025)
-    assert scaled_lr(0.02, None, 2) == 0.02
+    sgd = {**SGD, "lr": 0.02}
+    assert optimizer_settings({**sgd, "base_batch_size": 16}).scaled_lr(2) == pytest.approx(0.0025)
+    assert optimizer_settings(sgd).scaled_lr(2) == 0.02
     assert build_optimizer(Model(), {**SGD, "base_batch_size": 16}, 64).param_groups[0]["lr"] == pytest.approx(0.4)
 
 
-def test_the_runner_counts_accumulated_batches_into_the_rate(tmp_path: Any) -> None:
-    runner = toy_runner(tmp_path, optimizer={**SGD, "base_batch_size": 16}, accumulate=3, iterations=1)
-    runner.train()
+def test_the_trainer_counts_accumulated_batches_into_the_rate(tmp_path: Any) -> None:
+    trainer = toy_trainer(tmp_path, optimizer={**SGD, "base_batch_size": 16}, accumulate=3, iterations=1)
+    trainer.train()
     assert read_log(tmp_path)[0]["lr"] == pytest.approx(0.1 * 4 * 3 / 16)
-    text = next((tmp_path / runner.timestamp).glob("*.log")).read_text()
+    text = log_text(trainer)
     assert "learning rate 0.075 (config: 0.1 for 16 images) for 12 images" in text
 
 
@@ -105,8 +106,8 @@ def test_adamw_takes_its_own_arguments() -> None:
         ({"momentun": 0.9}, 'did you mean "momentum"'),
         ({"parts": {"bakbone": {"lr_mult": 0.1}}}, 'did you mean "backbone"'),
         ({"parts": {"backbone": {"lr_mul": 0.1}}}, 'did you mean "lr_mult"'),
-        ({"no_decay": ["*.positions"]}, "fits no parameter"),
-        ({"lr": -1.0}, "optimizer.lr is a number of at least 0"),
+        ({"no_decay": ["*.positions"]}, "matches no parameter"),
+        ({"lr": -1.0}, "lr must be ≥ 0, got -1.0"),
     ],
 )
 def test_a_rule_that_fits_nothing_is_told_in_one_line(changed: dict[str, Any], told: str) -> None:
@@ -123,7 +124,7 @@ def test_a_model_that_is_frozen_through_and_through_cannot_be_trained() -> None:
 
 def gradient(model: ToyModel, batches: list[Any]) -> list[Tensor]:
     model.train()
-    loss = sum(sum(model(batch).values()) for batch in batches) / len(batches)
+    loss = sum(sum(model.loss(batch).values()) for batch in batches) / len(batches)
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
 
@@ -134,7 +135,7 @@ def test_clipping_shortens_the_step_to_the_norm_and_logs_the_norm_before(tmp_pat
     loader = toy_loader(4)
     loader.batch_sampler.set_epoch(0)
     norm = torch.cat([g.flatten() for g in gradient(model, list(loader))]).norm()
-    toy_runner(tmp_path, model=model, loader=loader, optimizer=plain, clip_norm=1e-2, iterations=1).train()
+    toy_trainer(tmp_path, model=model, loader=loader, optimizer=plain, clip_norm=1e-2, iterations=1).train()
     step = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before)]).norm()
     assert norm > 1e-2
     assert read_log(tmp_path)[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
@@ -148,7 +149,7 @@ def test_accumulated_small_batches_equal_one_large_batch_also_at_the_end_of_an_e
         torch.manual_seed(3)
         model = ToyModel(dropout=0, norm=False)
         loader = toy_loader(22, batch_size)
-        toy_runner(tmp_path / name, model=model, loader=loader, accumulate=accumulate, epochs=2).train()
+        toy_trainer(tmp_path / name, model=model, loader=loader, accumulate=accumulate, epochs=2).train()
         models.append(model)
     small, large = (read_log(tmp_path / name) for name in ("small", "large"))
     assert len(small) == len(large) == 6

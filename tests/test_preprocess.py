@@ -1,10 +1,11 @@
-"""What the backbone is fed: normalised pictures with nothing but zeros around them."""
+"""The input of the backbone: normalized images with zeros in the padding."""
 
 import pytest
 import torch
 
 from chordate.errors import ConfigError
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from chordate.structures import ImageInfo, collate_images
 
 IMAGES = torch.randint(0, 256, (2, 3, 50, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SIZES = torch.tensor([[50, 40], [30, 70]])
@@ -20,8 +21,10 @@ def test_pictures_are_normalised_and_their_padding_is_zero():
 
 
 def test_any_size_is_padded_to_the_divisor():
-    assert Normalize(divisor=32)(IMAGES, SIZES).shape == (2, 3, 64, 96)
-    assert Normalize(divisor=10)(IMAGES, SIZES).shape == (2, 3, 50, 70)
+    """By collation; the model only blanks the padding."""
+    samples = [{"image": image, "info": ImageInfo(i, "", 50, 70)} for i, image in enumerate(IMAGES)]
+    assert collate_images(samples, None, 32).images.shape == (2, 3, 64, 96)
+    assert collate_images(samples, None, 10).images.shape == (2, 3, 50, 70)
 
 
 def test_floats_of_the_same_range_give_the_same():
@@ -45,7 +48,7 @@ def test_constants_are_not_weights():
 
 @pytest.mark.parametrize("mean, std", [((1.0, 2.0), (1.0,)), ((1.0,), (0.0,))])
 def test_constants_that_make_no_sense_are_refused(mean, std):
-    with pytest.raises(ConfigError, match="one number a channel"):
+    with pytest.raises(ConfigError, match="one number per channel"):
         Normalize(mean, std)
 
 

@@ -12,7 +12,7 @@ import engine_kills
 import pytest
 import torch
 from engine_kills import COSINE, train, train_on_a_full_disk
-from engine_toy import ToyMetric, read_log, toy_loader, toy_runner
+from engine_toy import ToyMetric, log_text, read_log, toy_loader, toy_trainer
 
 from chordate.errors import CheckpointError
 from chordate.training.checkpoint_folder import CheckpointFolder, read_checkpoint
@@ -24,7 +24,7 @@ ITERATIONS = 8
 def in_process(function: Callable[..., None], *arguments: Any, **options: Any) -> int | None:
     """Run a function in a process of its own (forked from one that has imported everything); its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["chordate.training.runner"])  # seconds to import, once for all
+    context.set_forkserver_preload(["chordate.training.trainer"])  # seconds to import, once for all
     process = context.Process(target=function, args=arguments, kwargs=options)
     process.start()
     process.join(120)
@@ -58,7 +58,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     a, b = (read_checkpoint(folder / "epoch_4.pt") for folder in (one, other))
     for state in (a, b):
         del state["config"]
-        state["train"]["history"] = {k: v for k, v in state["train"]["history"].items() if "images_per_s" not in k}
+        for record in state["train"]["history"]:
+            record.pop("images_per_s", None)
     assert same(a, b)
     best = [read_checkpoint(folder / "best_toy_AP.pt") for folder in (one, other)]
     assert same(best[0]["model"], best[1]["model"])
@@ -141,9 +142,9 @@ def test_a_full_disk_stops_training_and_leaves_a_whole_checkpoint(tmp_path: Path
 
 
 def test_raising_the_epochs_on_a_resume_follows_the_longer_schedule(tmp_path: Path) -> None:
-    toy_runner(tmp_path, schedule=COSINE, epochs=2).train()
-    toy_runner(tmp_path, schedule=COSINE, epochs=4, resume=True).train()
-    toy_runner(tmp_path / "long", schedule=COSINE, epochs=4).train()
+    toy_trainer(tmp_path, schedule=COSINE, epochs=2).train()
+    toy_trainer(tmp_path, schedule=COSINE, epochs=4, resume=True).train()
+    toy_trainer(tmp_path / "long", schedule=COSINE, epochs=4).train()
     resumed, long = ([line["lr"] for line in read_log(path)] for path in (tmp_path, tmp_path / "long"))
     assert len(resumed) == 24
     assert resumed[12:] == long[12:]
@@ -152,48 +153,48 @@ def test_raising_the_epochs_on_a_resume_follows_the_longer_schedule(tmp_path: Pa
 
 def test_the_rate_and_the_decay_of_a_resume_are_the_configs(tmp_path: Path) -> None:
     sgd = {"type": "SGD", "lr": 0.05, "momentum": 0.9}
-    toy_runner(tmp_path, optimizer=sgd, epochs=1).train()
-    runner = toy_runner(tmp_path, optimizer={**sgd, "lr": 0.01, "weight_decay": 0.1}, epochs=2, resume=True)
-    runner.train()
-    group = runner.optim_wrapper.optimizer.param_groups[0]
+    toy_trainer(tmp_path, optimizer=sgd, epochs=1).train()
+    trainer = toy_trainer(tmp_path, optimizer={**sgd, "lr": 0.01, "weight_decay": 0.1}, epochs=2, resume=True)
+    trainer.train()
+    group = trainer.optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
     assert read_log(tmp_path)[-1]["lr"] == 0.01
 
 
 def test_resuming_a_finished_training_changes_nothing(tmp_path: Path) -> None:
-    toy_runner(tmp_path, epochs=1).train()
+    toy_trainer(tmp_path, epochs=1).train()
     before = read_log(tmp_path)
-    toy_runner(tmp_path, epochs=1, resume=True).train()
+    toy_trainer(tmp_path, epochs=1, resume=True).train()
     assert read_log(tmp_path) == before
 
 
 def test_resuming_where_there_is_nothing_starts_from_the_beginning_and_says_so(tmp_path: Path) -> None:
-    runner = toy_runner(tmp_path, epochs=1, resume=True)
-    runner.train()
+    trainer = toy_trainer(tmp_path, epochs=1, resume=True)
+    trainer.train()
     assert read_log(tmp_path)[0]["iteration"] == 1
-    assert "no checkpoint in" in next((tmp_path / runner.timestamp).glob("*.log")).read_text()
+    assert "no checkpoint in" in log_text(trainer)
 
 
 def test_a_training_started_anew_sets_the_old_log_aside(tmp_path: Path) -> None:
     for _ in range(2):
-        toy_runner(tmp_path, epochs=1).train()
+        toy_trainer(tmp_path, epochs=1).train()
     assert len(read_log(tmp_path)) == 6
     assert len(list(tmp_path.glob("log_*.jsonl"))) == 1
 
 
 def test_a_training_started_anew_that_saved_nothing_yet_does_not_resume_the_one_before(tmp_path: Path) -> None:
-    toy_runner(tmp_path, epochs=1).train()
+    toy_trainer(tmp_path, epochs=1).train()
     assert in_process(train, tmp_path, 0, ("iteration", 1)) == -signal.SIGKILL
-    toy_runner(tmp_path, epochs=1, resume=True).train()
+    toy_trainer(tmp_path, epochs=1, resume=True).train()
     assert [line["iteration"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_resume_with_another_batch_size_goes_on_from_the_start_of_the_epoch_and_says_so(tmp_path: Path) -> None:
-    toy_runner(tmp_path, iterations=8).train()  # 6 an epoch: in the second
-    runner = toy_runner(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)
-    runner.train()
+    toy_trainer(tmp_path, iterations=8).train()  # 6 an epoch: in the second
+    trainer = toy_trainer(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)
+    trainer.train()
     assert [line["iteration"] for line in read_log(tmp_path)] == [*range(1, 9), *range(12, 23)]
-    assert "other data, batch size" in next((tmp_path / runner.timestamp).glob("*.log")).read_text()
+    assert "other data, batch size" in log_text(trainer)
 
 
 def test_an_evaluation_moves_no_random_number_generator(tmp_path: Path) -> None:
@@ -201,22 +202,22 @@ def test_an_evaluation_moves_no_random_number_generator(tmp_path: Path) -> None:
         ("with", {"val_loader": toy_loader(6, training=False), "metric": engine_kills.Draws()}),
         ("without", {}),
     ):
-        toy_runner(tmp_path / name, epochs=2, **kwargs).train()
+        toy_trainer(tmp_path / name, epochs=2, **kwargs).train()
     assert read_log(tmp_path / "with") == read_log(tmp_path / "without")
 
 
 def test_a_resume_into_another_folder_touches_neither_run_there_nor_mixes_their_logs(tmp_path: Path) -> None:
     evaluated: dict[str, Any] = {"val_loader": toy_loader(6, training=False), "save_best": "toy_AP", "keep": 1}
     a, b = tmp_path / "a", tmp_path / "b"
-    toy_runner(a, metric=ToyMetric(), epochs=2, **{**evaluated, "keep": None}).train()
-    toy_runner(b, metric=ToyMetric(), epochs=3, optimizer={"type": "SGD", "lr": 0.01}, **evaluated).train()
+    toy_trainer(a, metric=ToyMetric(), epochs=2, **{**evaluated, "keep": None}).train()
+    toy_trainer(b, metric=ToyMetric(), epochs=3, optimizer={"type": "SGD", "lr": 0.01}, **evaluated).train()
     (b / "pretrained.pt").write_bytes(b"the user's")
     before = {path: path.read_bytes() for path in a.glob("*") if path.is_file()}
     others = {path.name: path.read_bytes() for path in b.glob("[eb]*.pt")}
     assert set(others) == {"epoch_3.pt", "best_toy_AP.pt"}
 
-    runner = toy_runner(b, metric=ToyMetric(), epochs=3, resume=a / "epoch_1.pt", **evaluated)
-    runner.train()
+    trainer = toy_trainer(b, metric=ToyMetric(), epochs=3, resume=a / "epoch_1.pt", **evaluated)
+    trainer.train()
 
     assert before == {path: path.read_bytes() for path in a.glob("*") if path.is_file()}
     [aside] = b.glob("earlier_*")
@@ -226,27 +227,27 @@ def test_a_resume_into_another_folder_touches_neither_run_there_nor_mixes_their_
     assert len(list(b.glob("log_*.jsonl"))) == 1
     assert read_log(b)[:6] == read_log(a)[6:]  # the same training as it went on in its own folder
     best = read_checkpoint(b / "best_toy_AP.pt")["train"]
-    assert runner.best == best["best"]  # found by this run, whose first evaluation is the one that was still to come
+    assert trainer.best == best["best"]  # found by this run, whose first evaluation is the one that was still to come
     assert best["iteration"] >= 6
     assert read_checkpoint(b / "epoch_3.pt")["train"]["files"] == ["epoch_2.pt", "epoch_3.pt"]
-    text = next((b / runner.timestamp).glob("*.log")).read_text()
+    text = log_text(trainer)
     assert f"epoch_1.pt is not in {b}" in text
     assert f"set aside in {aside.name}/" in text
 
 
 def test_a_resume_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        toy_runner(tmp_path / name, epochs=1).train()
+        toy_trainer(tmp_path / name, epochs=1).train()
     files = [tmp_path / "b" / name for name in ("epoch_1.pt", "last_checkpoint", "log.jsonl")]
     before = [path.read_bytes() for path in files]
     adam = {"type": "AdamW", "lr": 0.01}
     with pytest.raises(CheckpointError, match="resume with that"):
-        toy_runner(tmp_path / "b", optimizer=adam, epochs=2, resume=tmp_path / "a" / "epoch_1.pt").train()
+        toy_trainer(tmp_path / "b", optimizer=adam, epochs=2, resume=tmp_path / "a" / "epoch_1.pt").train()
     assert before == [path.read_bytes() for path in files]
 
 
 def test_a_training_started_anew_overwrites_no_checkpoint_of_the_one_before(tmp_path: Path) -> None:
-    toy_runner(tmp_path, epochs=1).train()
+    toy_trainer(tmp_path, epochs=1).train()
     first = (tmp_path / "epoch_1.pt").read_bytes()
-    toy_runner(tmp_path, epochs=1).train()
+    toy_trainer(tmp_path, epochs=1).train()
     assert next(tmp_path.glob("earlier_*/epoch_1.pt")).read_bytes() == first

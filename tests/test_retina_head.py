@@ -19,7 +19,7 @@ SIZES = torch.tensor([[SIDE, SIDE], [100, 90]])
 def head_of(**settings) -> RetinaHead:
     torch.manual_seed(0)
     head = RetinaHead(pyramid(), CLASSES, **{"convs": 1, **settings})
-    for predictor in (head.classes, head.deltas):
+    for predictor in (head.cls_score, head.bbox_pred):
         torch.nn.init.normal_(predictor.weight, std=0.2)
     return head
 

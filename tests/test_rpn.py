@@ -7,24 +7,25 @@ from torchvision.ops import box_iou
 
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.heads.rpn import BOX_WEIGHTS, RPNHead, RPNOutputs
+from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorOutputs
+from chordate.heads.rpn import RPNHead
 from chordate.ops.boxes import encode
 
 SIDE = 128
 SIZES = torch.tensor([[SIDE, SIDE], [100, 90]])
 
 
-def dense(head: RPNHead, images: int = 2) -> RPNOutputs:
+def dense(head: RPNHead, images: int = 2) -> AnchorOutputs:
     """Outputs for silent maps: every anchor as it is, with equal scores."""
     outputs = head({name: torch.zeros_like(x) for name, x in feature_maps(SIDE, images=images).items()})
-    return RPNOutputs(outputs.logits.detach(), outputs.deltas.detach(), outputs.anchors, outputs.counts)
+    return AnchorOutputs(outputs.logits.detach(), outputs.deltas.detach(), outputs.anchors, outputs.counts)
 
 
 def test_outputs_follow_the_anchors_cell_by_cell():
     """A bias on one anchor shape, and a hot cell, must come out at that shape and that place."""
     head = RPNHead(pyramid(levels=1), convs=0)
-    torch.nn.init.zeros_(head.objectness.weight)
-    torch.nn.init.ones_(head.objectness.weight[1])
+    torch.nn.init.zeros_(head.objectness_logits.weight)
+    torch.nn.init.ones_(head.objectness_logits.weight[1])
     maps = {"p2": torch.zeros(1, 16, 4, 5)}
     maps["p2"][0, :, 2, 3] = 1.0
     outputs = head(maps)
@@ -60,7 +61,7 @@ def test_proposals_lie_in_their_image_best_first_and_apart():
         assert (boxes >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
         assert (boxes[:, 2:] > boxes[:, :2]).all()
         assert (scores.diff() <= 0).all()
-    assert head.train().predict(outputs, SIZES).boxes.shape == (2, 300, 4)
+    assert head.predict(outputs, SIZES, training=True).boxes.shape == (2, 300, 4)
 
 
 def test_no_two_proposals_of_a_level_overlap_beyond_the_threshold():
@@ -80,7 +81,7 @@ def test_a_perfect_network_has_no_loss():
     outputs = dense(head)
     matches = head.matcher(outputs.anchors[None], targets)
     outputs.logits[:] = torch.where(matches.positive, 50.0, -50.0)
-    truth = targets.boxes.gather(1, matches.index[..., None].expand(-1, -1, 4))
+    truth = targets.boxes.gather(1, matches.gt_index[..., None].expand(-1, -1, 4))
     outputs.deltas[:] = encode(truth, outputs.anchors, BOX_WEIGHTS)
     losses = head.loss(outputs, SIZES, targets)
     assert losses["rpn_cls"] < 1e-6 and losses["rpn_box"] < 1e-6
@@ -99,7 +100,7 @@ def test_images_without_objects_teach_the_background_and_no_box():
     assert losses["rpn_cls"] > 0 and losses["rpn_box"] == 0
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
-    assert not head.deltas.weight.grad.any()
+    assert not head.anchor_deltas.weight.grad.any()
 
 
 def test_anchors_in_a_crowd_are_not_background():

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_runner
+from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_trainer
 
-from chordate import checks
-from chordate.data.loader import build_loader
+from chordate.arguments import OpenFraction, validate_value
+from chordate.data.loader import build_dataset
 from chordate.errors import ConfigError
-from chordate.training.runner import Runner
+from chordate.training.trainer import Trainer
 
 GOOD = {"train": {"iterations": 1, "tensorboard": False}, "optimizer": OPTIMIZER, "schedule": None}
 COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
@@ -69,9 +69,7 @@ COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
 def test_a_value_of_the_wrong_kind_is_told_in_one_line(tmp_path: Path, section: str, changes: Any, named: str) -> None:
     value = {**(GOOD[section] or {}), **changes} if isinstance(changes, dict) else changes
     with pytest.raises(ConfigError) as error:
-        Runner.from_config(
-            {**GOOD, section: value}, model=ToyModel(), work_dir=tmp_path, train_loader=toy_loader()
-        ).train()
+        Trainer(ToyModel(), toy_loader(), work_dir=tmp_path, **{**GOOD, section: value}).train()
     assert named in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -79,34 +77,34 @@ def test_a_value_of_the_wrong_kind_is_told_in_one_line(tmp_path: Path, section: 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"batch_size": True}, "train_data.batch_size is a whole number of at least 1"),
+        ({"batch_size": True}, "train_data.batch_size must be an integer ≥ 1"),
         ({"batch_size": 0}, "train_data.batch_size"),
-        ({"workers": "two"}, "train_data.workers is a whole number of at least 0"),
-        ({"group_by_aspect": "no"}, "train_data.group_by_aspect is True or False"),
+        ({"workers": "two"}, "train_data.workers must be an integer ≥ 0"),
+        ({"group_by_aspect": "no"}, "train_data.group_by_aspect must be True or False"),
         *(({"class_balanced": value}, "train_data.class_balanced") for value in (True, "yes", -0.1, 0)),
-        ({"pipeline": None}, "train_data.pipeline is a list"),
-        ({"pipeline": {"type": "RandomCrop"}}, "train_data.pipeline is a list"),
-        ({"dataset": {"type": "CocoDataset", "classes": "cat"}}, "train_data.dataset.classes is a list"),
+        ({"pipeline": None}, "train_data.pipeline must be a list"),
+        ({"pipeline": {"type": "RandomCrop"}}, "train_data.pipeline must be a list"),
+        ({"dataset": {"type": "CocoDataset", "classes": "cat"}}, "classes must be a list"),
     ],
     ids=str,
 )
 def test_a_value_of_the_wrong_kind_for_the_loader_is_told_before_any_data_are_read(changes: Any, named: str) -> None:
     data = {"dataset": {"type": "CocoDataset", "annotations": "nothing.json", "images": "nowhere"}}
     with pytest.raises(ConfigError, match=named):
-        build_loader({**data, **changes}, data_root="nowhere", training=True, seed=0)
+        build_dataset({**data, **changes}, data_root="nowhere", training=True)
 
 
 def test_none_is_allowed_where_it_has_a_meaning(tmp_path: Path) -> None:
     nothing = ("epochs", "keep", "amp", "clip_norm", "ema", "eval_every", "save_every", "save_best")
     optimizer = {**OPTIMIZER, "base_batch_size": None, "parts": None, "no_decay": None}
-    toy_runner(tmp_path, optimizer=optimizer, iterations=1, **dict.fromkeys(nothing)).train()
+    toy_trainer(tmp_path, optimizer=optimizer, iterations=1, **dict.fromkeys(nothing)).train()
     assert (tmp_path / "iteration_1.pt").exists()
 
 
 @pytest.mark.parametrize(("value", "good"), [(1, True), (0, False), (0.5, True), (2, False), (1.999, True)])
 def test_the_bounds_above_and_below_are_themselves_outside(value: float, good: bool) -> None:
     if good:
-        checks.number("x", value, above=0, below=2)
+        validate_value(OpenFraction, value / 2, "x")
     else:
-        with pytest.raises(ConfigError, match="x is a number above 0 and below 2, not"):
-            checks.number("x", value, above=0, below=2)
+        with pytest.raises(ConfigError, match="x must be > 0 and < 1, got"):
+            validate_value(OpenFraction, value / 2, "x")

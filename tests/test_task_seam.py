@@ -17,6 +17,7 @@ OUTSIDE = Path(__file__).parent / "outside"
 
 CONFIG = """
 custom_imports = dict(imports=["{module}"])
+fallback_meta = dict(extra={extra})
 model = dict(type="{model}", backbone={backbone})
 train_data = dict(dataset=dict(type="{dataset}", count=48), batch_size=8, workers=0{pipeline})
 val_data = dict(dataset=dict(type="{dataset}", count=12, first=1000), batch_size=4, workers=0)
@@ -26,17 +27,18 @@ train = dict(epochs={epochs}, log_every=4, save_best="{best}")
 TASKS = {
     "depth": {
         "module": "depth_task", "model": "DepthEstimator", "dataset": "Balls", "epochs": 6,
-        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "mean_error",
+        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "mean_error", "extra": {},
         "pipeline": ', pipeline=[dict(type="RandomHorizontalFlip", p=0.5)]',
     },
     "landmarks": {
         "module": "landmark_task", "model": "LandmarkDetector", "dataset": "ThreeDots", "epochs": 8,
         "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "distance",
+        "extra": {"num_landmarks": 3, "heatmap_sigma": 1.0},
         "pipeline": "",
     },
     "clips": {
         "module": "clip_task", "model": "ClipClassifier", "dataset": "MovingDots", "epochs": 8,
-        "backbone": 'dict(type="ClipNet")', "best": "top1", "pipeline": "",
+        "backbone": 'dict(type="ClipNet")', "best": "top1", "extra": {}, "pipeline": "",
     },
 }  # fmt: skip
 # What a model that has learned nothing reaches: the wall's depth everywhere, the image's center, one class always.

@@ -92,5 +92,5 @@ def test_a_model_for_cocos_80_classes_takes_their_rows(real_data, pair):
     eighty.meta = DatasetMeta(COCO_CLASSES)
     state = TorchvisionRCNN().convert(referee.state_dict(), eighty)
     theirs = referee.roi_heads.box_predictor
-    assert torch.equal(state["box.classes.bias"], theirs.cls_score.bias[[*ids, 0]])
-    assert torch.equal(state["box.deltas.bias"].view(80, 4), theirs.bbox_pred.bias.view(91, 4)[ids])
+    assert torch.equal(state["box.cls_score.bias"], theirs.cls_score.bias[[*ids, 0]])
+    assert torch.equal(state["box.bbox_pred.bias"].view(80, 4), theirs.bbox_pred.bias.view(91, 4)[ids])

@@ -181,4 +181,4 @@ def test_a_model_for_cocos_80_classes_takes_their_masks():
     eighty = Model()
     eighty.meta = DatasetMeta(COCO_CLASSES)
     found = TorchvisionRCNN().convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, eighty)
-    assert torch.equal(found["mask.masks.bias"], found["box.classes.bias"][:80])
+    assert torch.equal(found["mask.masks.bias"], found["box.cls_score.bias"][:80])

@@ -73,7 +73,7 @@ def test_a_model_for_cocos_80_classes_takes_their_rows(pair):
     eighty.meta = DatasetMeta(COCO_CLASSES)
     theirs = torch.arange(91.0).repeat(9)
     state = {**pair[0].state_dict(), "head.classification_head.cls_logits.bias": theirs}
-    found = TorchvisionRetinaNet().convert(state, eighty)["head.classes.bias"].view(9, 80)
+    found = TorchvisionRetinaNet().convert(state, eighty)["head.cls_score.bias"].view(9, 80)
     gaps = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
     assert found[0].tolist() == [number for number in range(91) if number not in gaps]
     assert (found == found[0]).all()

@@ -169,7 +169,7 @@ def test_large_scale_jitter_keeps_boxes_on_their_objects() -> None:
 )
 def test_impossible_resizes_are_refused(arguments: dict) -> None:
     with pytest.raises(ConfigError, match="ResizeShortestEdge"):
-        ResizeShortestEdge(**arguments)
+        TRANSFORMS.build({"type": "ResizeShortestEdge", **arguments})
 
 
 def test_an_instance_leaves_in_all_its_fields() -> None:

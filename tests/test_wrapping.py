@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from chordate.training.wrapping import compiled
+from chordate.training.prepare import compile_model
 
 
 def test_more_sizes_than_torch_compiles_by_default_are_all_compiled() -> None:
@@ -18,7 +18,7 @@ def test_more_sizes_than_torch_compiles_by_default_are_all_compiled() -> None:
         return graph.forward
 
     torch._dynamo.reset()
-    model = compiled(nn.Linear(2, 2), {"backend": backend, "dynamic": False})
+    model = compile_model(nn.Linear(2, 2), {"backend": backend, "dynamic": False})
     for size in range(2, 22):
         model(torch.zeros(size, 2))
     assert len(graphs) == 20

@@ -51,17 +51,17 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     Returns:
         Number of pictures: `count`, or fewer where an epoch has fewer.
     """
-    from chordate.api import build_model
     from chordate.config import section
     from chordate.data.loader import build_dataset, build_loader
     from chordate.data.seeding import seeded
+    from chordate.models.build import build_model
     from chordate.training.settings import TrainSettings
     from chordate.visualization import describe_image, draw_batch, write_image
     from chordate.visualization.contact_sheet import Group, Thumbnail, contact_sheet
 
     seed = TrainSettings.from_config(section(cfg, "train")).seed
     # Samples do not depend on the number of workers; without workers none is loaded that is not drawn.
-    data = {**section(cfg, "train_data"), "workers": 0}
+    data = section(cfg, "train_data") | {"workers": 0}
     dataset: Any = build_dataset(data, data_root=root, training=True, seed=seed)
     model: Any = build_model(cfg, meta=dataset.meta, pretrained=False)
     loader = build_loader(dataset, data, training=True, seed=seed, size_divisor=model.size_divisor)

@@ -7,8 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmengine.config import DictAction
-
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -28,15 +26,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-class Options(DictAction):
-    """mmengine's KEY=VALUE pairs; one without a value is a usage error, not a traceback."""
+class Options(argparse.Action):
+    """KEY=VALUE pairs; values are numbers, True, False, None, words, and lists of these."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        from mmengine.config import DictAction  # which takes a third of a second
+
         for value in values:
             if "=" not in value:
                 parser.error(f"{option_string} {value}: give KEY=VALUE")
         try:
-            super().__call__(parser, namespace, values, option_string)
+            DictAction([], self.dest)(parser, namespace, values, option_string)
         except (RecursionError, ValueError, AssertionError):  # it reads lists of plain values, not of dicts
             parser.error(f"{option_string} {' '.join(values)}: write numbers, words and lists of these as values")
 

@@ -40,6 +40,8 @@ class AccuracyMetric(Metric):
         dataset: the data set of the predictions.
     """
 
+    lower_is_better = ("error",)
+
     def __init__(self, dataset: WithClasses):
         self.dataset = dataset
         self._pending: list[NDArray[np.float64]] = []
@@ -127,13 +129,13 @@ class AccuracyMetric(Metric):
         return Group(table)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Per image `file`, its true `class`, and `found`: the best classes, each with `class` and `score`."""
+        """Per image `file`, its true `class`, and the best `classes`, each with `class` and `score`."""
         names = self.dataset.meta.classes
         return [
             {
                 "file": file,
                 "class": names[int(row[1])],
-                "found": [
+                "classes": [
                     {"class": names[int(label)], "score": round(float(score), 5)}
                     for label, score in zip(row[2 : 2 + TOP], row[2 + TOP :])
                     if label >= 0

@@ -12,13 +12,12 @@ from typing import Annotated, Any, Protocol
 import hotcoco
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from rich import box
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from chordate.arguments import PositiveFloat, PositiveInt
+from chordate.arguments import NonEmpty, PositiveFloat, PositiveInt
 from chordate.contracts import Metric
 from chordate.distributed import broadcast_object, is_main_process
 from chordate.errors import ConfigError, DataError
@@ -66,7 +65,7 @@ class CocoMetric(Metric):
     def __init__(
         self,
         dataset: CocoAnnotated,
-        iou_types: Annotated[Sequence[IouType], Field(min_length=1)] | None = None,
+        iou_types: Annotated[Sequence[IouType], NonEmpty] | None = None,
         engine: BackendName = "hotcoco",
         max_dets: Sequence[PositiveInt] = (1, 10, 100),
         keypoint_sigmas: Sequence[PositiveFloat] | None = None,

@@ -10,6 +10,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
+from chordate.evaluation.packed_detections import IouType
 from chordate.evaluation.pr_curves import IOU_THRESHOLDS, PRCurves
 
 REPORT_IOU, REPORT_SCORE = 0.5, 0.5  # thresholds of the confusion matrix and of the errors
@@ -43,11 +44,11 @@ class CocoReport:
             `per_class`: as `CocoMetric.per_class`.
     """
 
-    by_iou_type: Mapping[str, Mapping[str, Any]]
+    by_iou_type: Mapping[IouType, Mapping[str, Any]]
 
 
 def describe_curves(
-    curves: PRCurves, evaluator: hotcoco.COCOeval, per_class: Mapping[str, Mapping[str, float]], iou_type: str
+    curves: PRCurves, evaluator: hotcoco.COCOeval, per_class: Mapping[str, Mapping[str, float]], iou_type: IouType
 ) -> dict[str, Any]:
     """The report for one IoU type, see `CocoReport.by_iou_type`.
 

@@ -18,7 +18,9 @@ from chordate.structures import DatasetMeta
 from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.reading import read_state
 
-DEFAULT_PIPELINE = [{"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}]
+DEFAULT_PIPELINE = [  # of a model without a config of its data
+    {"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}
+]
 
 
 def build_backbone(
@@ -88,7 +90,7 @@ def build_model(
     if difference:
         raise CheckpointError(f"{_source(state)} was trained on other data than asked for: {difference}")
     model: Model = MODELS.build(parts, meta=meta)
-    model.pipeline = (cfg.get("val_data") or {}).get("pipeline", DEFAULT_PIPELINE)
+    model.pipeline = cfg.val_data.get("pipeline", []) if cfg.get("val_data") else DEFAULT_PIPELINE
     if state is not None:
         model.load_report = load_checkpoint(model, state)
     elif pretrained:

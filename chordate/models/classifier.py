@@ -6,12 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chordate import checks
 from chordate.contracts import Model, check_outputs, offered
-from chordate.errors import DataError
-from chordate.models.detector import Part
-from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from chordate.models.views import build_views
+from chordate.models.classifier_tta import build_tta
+from chordate.models.parts import Part, training_targets
+from chordate.models.preprocess import Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
 from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
 
@@ -23,14 +21,13 @@ class ImageClassifier(Model):
     Args:
         meta: of the data set.
         backbone, head: a variant's name, a dict with `type` and the part's own arguments, or a built module.
-        mean, std, bgr: see `Normalize`; the backbone's weights decide.
+        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
         mix: transforms of whole training batches, `MixUp` and `CutMix` of torchvision.transforms.v2, as dicts with
             `type`; one of them is drawn for each batch.
-        views: how an image is looked at in testing, a dict with `type`, see `models/views.py`; None is once, as it
-            comes.
+        tta: test-time augmentation, a dict with `type`, see `classifier_tta.py`; None for none.
 
     Raises:
-        ConfigError: two parts do not fit together, or a setting is out of its range.
+        ConfigError: two parts do not fit together.
     """
 
     def __init__(
@@ -38,31 +35,28 @@ class ImageClassifier(Model):
         meta: DatasetMeta,
         backbone: Part,
         head: Part = "ClassificationHead",
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        bgr: bool = False,
+        preprocess: Mapping[str, Any] | None = None,
         mix: Sequence[Mapping[str, Any]] = (),
-        views: Mapping[str, Any] | None = None,
+        tta: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.meta = meta
-        self.preprocess = Normalize(mean, std, bgr)
+        self.preprocess = MODELS.build({"type": Normalize, **(preprocess or {})})
         self.backbone = BACKBONES.build(backbone)
         self.example_size = self.backbone.example_size
-        check_outputs(self.backbone, in_channels=len(mean))
+        check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
-        with torch.device("cpu"):  # where they draw, whatever device the model is built on
-            self.mix = [
-                TRANSFORMS.build(
-                    {**checks.section("model.mix, each of its list,", one), "num_classes": len(meta.classes)}
-                )
-                for one in checks.listed("model.mix", mix)
-            ]
-        self.views = build_views(views)
+        with torch.device("cpu"):  # they draw there, whatever device the model is built on
+            self.mix = [TRANSFORMS.build({**one, "num_classes": len(meta.classes)}) for one in mix]
+        self.tta = None if tta is None else build_tta(tta)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Raw scores `[N, num_classes]` of normalised images `[N, 3, H, W]`."""
+        """Logits `[N, num_classes]` of normalized images `[N, 3, H, W]`."""
         return self.head(self.backbone(images))
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities `[N, num_classes]` of normalized images `[N, 3, H, W]`."""
+        return self.head.probabilities(self.logits(images))
 
     def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
         return self.backbone(self.preprocess(batch.images, batch.sizes))
@@ -71,36 +65,28 @@ class ImageClassifier(Model):
         return self.head.pool(self.backbone_features(batch))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and the error rate of the batch.
+        """The loss, and the error rate of the batch (of mixed images against the class with the largest weight).
 
         Raises:
-            DataError: a training batch without labels.
+            DataError: a batch without targets.
         """
-        if batch.targets is None:
-            raise DataError("a batch without targets cannot be trained on; call model.predict to predict")
-        augmented = self.augment_batch(batch)
-        logits = self.logits(self.preprocess(augmented.images, augmented.sizes))
-        wrong = (logits.detach().argmax(dim=1) != batch.targets.labels).float().mean()
-        return {**self.head.loss(logits, augmented.targets.labels), "error": wrong}
+        labels = training_targets(batch).labels
+        logits = self.logits(self.preprocess(batch.images, batch.sizes))
+        main = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        wrong = (logits.detach().argmax(dim=1) != main).float().mean()
+        return {**self.head.loss(logits, labels), "error": wrong}
 
     def augment_batch(self, batch: Batch) -> Batch:
-        """Mix the images of a batch, and weight their classes, where there is a `mix`."""
+        """Mix the images of a training batch, and weight their classes, by one of `mix`."""
         if not self.mix:
             return batch
-        # Before normalization: blending commutes with it.
-        images, labels = self.mixed(batch.images.float(), batch.targets.labels)
-        return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
-
-    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `[N, 3, H, W]` and classes `[N]` as training takes them: blended, with shares `[N, num_classes]`,
-        where there is a `mix`."""
-        if not self.mix:
-            return images, labels
         chosen = int(torch.randint(len(self.mix), ()))  # on the CPU: waits for no device
-        return self.mix[chosen](images, labels)
+        # Before normalization: blending commutes with it.
+        images, labels = self.mix[chosen](batch.images.float(), training_targets(batch).labels)
+        return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Classification]:
         images = self.preprocess(batch.images, batch.sizes)
-        scores = self.views(images, lambda view: self.head.probabilities(self.logits(view)))
+        scores = self.probabilities(images) if self.tta is None else self.tta(images, self.probabilities)
         return [Classification(row) for row in scores]

@@ -1,15 +1,16 @@
-"""The one-stage detector (RetinaNet, Lin et al. 2017): objects straight from the pyramid's cells."""
+"""The one-stage detector (RetinaNet, Lin et al. 2017): detections directly from the cells of the pyramid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from chordate.arguments import PositiveInt
 from chordate.contracts import DenseHead
-from chordate.models.detector import Detector, Part, instance_targets, to_original
-from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from chordate.models.tta import merged
+from chordate.models.detector import Detector
+from chordate.models.detector_tta import DetectorTTA, merge_detections
+from chordate.models.parts import Part, training_targets
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections
 
@@ -19,9 +20,9 @@ class OneStageDetector(Detector):
     """Backbone, neck and a dense head, wired to one another.
 
     Args:
-        head: finds objects at every anchor.
+        head: a `DenseHead`.
 
-    The others as in `Detector`.
+    The others are those of `Detector`.
     """
 
     def __init__(
@@ -30,25 +31,32 @@ class OneStageDetector(Detector):
         backbone: Part,
         head: Part,
         neck: Part | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        bgr: bool = False,
-        size_divisor: int = 32,
+        preprocess: Mapping[str, Any] | None = None,
+        size_divisor: PositiveInt = 32,
         tta: Mapping[str, Any] | None = None,
     ):
-        super().__init__(meta, backbone, neck, mean, std, bgr, size_divisor, tta)
+        super().__init__(meta, backbone, neck, preprocess, size_divisor, tta)
         self.head: DenseHead = HEADS.build(head, facts=meta.facts(), in_features=self.head_features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        targets = instance_targets(batch)
-        return self.head.loss(self.head(self.features(batch.images, batch.sizes)), batch.sizes, targets)
+        targets = training_targets(batch)
+        outputs = self.head(self.features(batch.images, batch.sizes))
+        return self.head.loss(outputs, batch.sizes, targets)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:
-        found = []
-        for look in [view.of(batch) for view in self.views]:
-            outputs = self.head(self.features(look.images, look.sizes))
-            found.append(look.back(self.head.predict(outputs, look.sizes)))
-        detections = merged(found, self.head)
-        to_original(detections, batch.sizes, batch.infos)
-        return detections
+        if self.tta is not None:
+            detections = self._detect_augmented(self.tta, batch)
+        else:
+            detections = self._detect(batch.images, batch.sizes)
+        return [found.to_original(*source) for found, *source in zip(detections, batch.infos, batch.sizes)]
+
+    def _detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """Detections in pixels of the padded images."""
+        return self.head.predict(self.head(self.features(images, sizes)), sizes)
+
+    def _detect_augmented(self, tta: DetectorTTA, batch: Batch) -> list[Detections]:
+        """Detections of all augmented batches, merged."""
+        views = tta.augment(batch, self.size_divisor)
+        detections = [view.inverse_boxes(self._detect(view.images, view.sizes)) for view in views]
+        return merge_detections(detections, self.head.nms_threshold, self.head.detections_per_image)

@@ -1,4 +1,4 @@
-"""From the loader's bytes to what the backbone eats: normalised on the device, with zeros in the padding."""
+"""From the loader's bytes to the backbone's input: normalized on the device, with zeros in the padding."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -6,25 +6,26 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from chordate.arguments import NonNegativeFloat
 from chordate.errors import ConfigError
 
-# Of ImageNet's training images, RGB, 0 … 255: what torchvision's and timm's classifiers were trained with.
+# Of ImageNet's training images, RGB, 0 … 255: torchvision's and timm's classifiers were trained with them.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class Normalize(nn.Module):
-    """Subtracts a mean and divides by a standard deviation, channel by channel, and blanks the padding.
+    """Subtracts a mean and divides by a standard deviation, per channel, and sets the padding to zero.
 
-    The zeros must come after the normalisation: a zero byte in the padding would become -mean / std, an edge
-    that no picture has.
+    The zeros must come after normalization: a zero byte in the padding would become -mean / std, an edge that no image
+    has.
 
     Args:
-        mean, std: one number a channel, on the scale of 0 … 255.
-        bgr: reverse the channels first (for weights from Caffe), `mean` and `std` being in that order.
+        mean, std: one number per channel, on the scale of 0 … 255. The backbone's weights decide them.
+        bgr: reverse the channels first (for weights from Caffe); `mean` and `std` are in that order.
 
     Raises:
-        ConfigError: mean and std have different lengths, a std is 0, or they are those of pixels of 0 … 1.
+        ConfigError: mean and std have different lengths, a std is 0, or they are for pixels of 0 … 1.
     """
 
     mean: Tensor
@@ -33,41 +34,49 @@ class Normalize(nn.Module):
     def __init__(
         self,
         mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        std: Sequence[NonNegativeFloat] = IMAGENET_STD,
         bgr: bool = False,
     ):
         super().__init__()
         if len(mean) != len(std) or not all(std):
-            raise ConfigError(f"mean {list(mean)} and std {list(std)}: give one number a channel, and no std of 0")
+            raise ConfigError(f"mean {list(mean)} and std {list(std)}: give one number per channel, and no std of 0")
         if max(std) <= 1 and 0 < max(mean) <= 1:
             raise ConfigError(
                 f"mean {list(mean)} and std {list(std)} are of 0 … 1; pixels are 0 … 255, so give 255 times"
             )
         self.bgr = bgr
         self._exact = tuple(mean), tuple(std)
-        self.register_buffer("mean", _column(mean).float(), persistent=False)
-        self.register_buffer("std", _column(std).float(), persistent=False)
+        self.register_buffer("mean", _per_channel(mean).float(), persistent=False)
+        self.register_buffer("std", _per_channel(std).float(), persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Move or cast; a cast to float64 gets the numbers as they were given, not as float32 rounded them."""
+        """Move or cast; a cast to float64 gets the given numbers, not their float32 roundings."""
         super()._apply(fn, recurse)
         mean, std = self._exact
-        self.mean, self.std = _column(mean).to(self.mean), _column(std).to(self.std)
+        self.mean, self.std = _per_channel(mean).to(self.mean), _per_channel(std).to(self.std)
         return self
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """`[N, C, H, W]` uint8 or float, 0 … 255, and true heights and widths `[N, 2]`, to float `[N, C, H, W]`."""
+        """Normalize images.
+
+        Args:
+            images: `[N, C, H, W]` uint8 or float, 0 … 255.
+            sizes: `[N, 2]`, heights and widths without padding.
+
+        Returns:
+            float `[N, C, H, W]`.
+        """
         if self.bgr:
             images = images.flip(1)
-        normalised = (images.to(self.mean.dtype) - self.mean) / self.std
+        normalized = (images.to(self.mean.dtype) - self.mean) / self.std
         height, width = images.shape[-2:]
         row = torch.arange(height, device=images.device)
         column = torch.arange(width, device=images.device)
         inside_y = (row < sizes[:, :1])[:, None, :, None]
         inside_x = (column < sizes[:, 1:])[:, None, None, :]
-        return normalised * (inside_y & inside_x)
+        return normalized * (inside_y & inside_x)
 
 
-def _column(numbers: Sequence[float]) -> Tensor:
-    """One number a channel, `[C, 1, 1]` float64."""
+def _per_channel(numbers: Sequence[float]) -> Tensor:
+    """`[C, 1, 1]` float64."""
     return torch.tensor(numbers, dtype=torch.float64)[:, None, None]

@@ -1,36 +1,40 @@
-"""The two-stage detector (Faster R-CNN, Ren et al. 2015): proposals first, then a closer look at each."""
+"""The two-stage detector (Faster R-CNN, Ren et al. 2015): proposals, then detections, masks and keypoints from them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chordate.contracts import InstanceHead, ProposalHead, RoIHead
+from chordate.arguments import PositiveInt
+from chordate.contracts import InstanceHead, ProposalHead
 from chordate.errors import ConfigError
-from chordate.models.detector import Detector, Part, instance_targets, to_original
-from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from chordate.models.tta import Look, averaged, merged
-from chordate.ops.heatmaps import heatmap_peaks
+from chordate.models.detector import Detector
+from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
+from chordate.models.parts import Part, training_targets
+from chordate.ops.heatmaps import heatmaps_to_keypoints
+from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.paste import paste_masks
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections
 
+Maps = list[Tensor] | None  # `[D, …, S, S]` over the boxes of each image's detections; None without such a head
+
 
 @MODELS.register_module()
 class TwoStageDetector(Detector):
-    """Backbone, neck, proposal head and box head, wired to one another; and heads that look at what was found.
+    """Backbone, neck, proposal head, box head, and heads for masks and keypoints of the detections.
 
     Args:
-        rpn: proposes boxes.
-        box: classifies and refines them.
-        mask: draws each object's mask (Mask R-CNN, He et al. 2017), or None.
-        keypoint: finds each object's keypoints (its section 5), or None.
-        trunk: a map of the backbone, "c5": its stage is taken out of the backbone, and applied to each region for the
-            box and the mask head together (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None: each head has its
-            own.
+        rpn: a `ProposalHead`.
+        box: an `RoIHead`: classifies and refines the proposals.
+        mask: an `InstanceHead` that predicts masks (Mask R-CNN, He et al. 2017), or None.
+        keypoint: an `InstanceHead` that predicts keypoint heatmaps (its section 5), or None.
+        trunk: a map of the backbone, "c5", whose stage is removed from the backbone and becomes the trunk that the box
+            and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None: each head has its own.
 
-    The others as in `Detector`.
+    The others are those of `Detector`.
     """
 
     def __init__(
@@ -43,81 +47,99 @@ class TwoStageDetector(Detector):
         mask: Part | None = None,
         keypoint: Part | None = None,
         trunk: str | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        bgr: bool = False,
-        size_divisor: int = 32,
+        preprocess: Mapping[str, Any] | None = None,
+        size_divisor: PositiveInt = 32,
         tta: Mapping[str, Any] | None = None,
     ):
-        super().__init__(meta, backbone, neck, mean, std, bgr, size_divisor, tta)
+        super().__init__(meta, backbone, neck, preprocess, size_divisor, tta)
+        shared: dict[str, int] = {}
         if trunk is not None:
             box = HEADS.expand(box)
             if neck is not None or "trunk" in box:
                 other = "neck" if neck is not None else "box.trunk"
                 raise ConfigError(f'TwoStageDetector: trunk="{trunk}" takes the place of {other}; remove one of them')
             box["trunk"] = HEADS.build("StageTrunk", stage=self.backbone.pop_stage(trunk))
+            shared["roi_channels"] = box["trunk"].out_channels
+        self.shares_trunk = trunk is not None
         features, facts = self.head_features, meta.facts()
         self.rpn: ProposalHead = HEADS.build(rpn, facts=facts, in_features=features)
-        self.box: RoIHead = HEADS.build(box, facts=facts, in_features=features)
+        self.box: Any = HEADS.build(box, facts=facts, in_features=features)  # a RoIHead; a RegionHead with `trunk`
         self.mask: InstanceHead | None = None
         if mask is not None:
-            shared = {} if trunk is None else {"shared": self.box}
             self.mask = HEADS.build(mask, facts=facts, in_features=features, **shared)
         self.keypoint: InstanceHead | None = None
         if keypoint is not None:
             self.keypoint = HEADS.build(keypoint, facts=facts, in_features=features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        targets = instance_targets(batch)
+        targets = training_targets(batch)
         features = self.features(batch.images, batch.sizes)
-        dense = self.rpn(features)
-        losses = self.rpn.loss(dense, batch.sizes, targets)
-        rois = self.box.sample(self.rpn.predict(dense, batch.sizes), targets)
-        for head in (self.box, self.mask, self.keypoint):
-            if head is not None:
-                losses |= head.loss(features, rois, targets)
+        outputs = self.rpn(features)
+        losses = self.rpn.loss(outputs, batch.sizes, targets)
+        rois = self.box.sample(self.rpn.predict(outputs, batch.sizes, training=True), targets)
+        shared: dict[str, Any] = {}
+        if self.shares_trunk:
+            index = PaddedIndex(rois.valid)
+            shared["roi_features"] = self.box.roi_features(features, index.flatten(rois.boxes), index.image)
+        losses |= self.box.loss(features, rois, targets, **shared)
+        if self.mask is not None:
+            losses |= self.mask.loss(features, rois, targets, **shared)
+        if self.keypoint is not None:
+            losses |= self.keypoint.loss(features, rois, targets)
         return losses
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:
-        looks = [view.of(batch) for view in self.views]
-        features = [self.features(look.images, look.sizes) for look in looks]
-        of_views = []
-        for look, maps in zip(looks, features):
-            proposals = self.rpn.predict(self.rpn(maps), look.sizes)
-            of_views.append(look.back(self.box.predict(maps, proposals)))
-        detections = merged(of_views, self.box)
-        masks, keypoints = None, None
-        if self.mask is not None:
-            masks = self._look_closer(self.mask, looks, features, detections)
-        if self.keypoint is not None:
-            heatmaps = self._look_closer(self.keypoint, looks, features, detections, self._mirrored())
-            keypoints = [heatmap_peaks(maps, found.boxes) for maps, found in zip(heatmaps, detections)]
-        scales = to_original(detections, batch.sizes, batch.infos)
-        for i, (found, info) in enumerate(zip(detections, batch.infos)):
+        if self.tta is not None:
+            detections, masks, heatmaps = self._detect_augmented(self.tta, batch)
+        else:
+            features = self.features(batch.images, batch.sizes)
+            detections = self._detect(features, batch.sizes)
+            masks, heatmaps = self._instance_maps(features, detections)
+        predictions = []
+        for i, (found, info, size) in enumerate(zip(detections, batch.infos, batch.sizes)):
+            if heatmaps is not None:
+                found = replace(found, keypoints=heatmaps_to_keypoints(heatmaps[i], found.boxes))
+            found = found.to_original(info, size)
             if masks is not None:
-                found.masks = paste_masks(masks[i], found.boxes, info.height, info.width)
-            if keypoints is not None:
-                scale = torch.cat((scales[i][:2], scales[i].new_ones(1))).to(keypoints[i].dtype)  # the score stays
-                found.keypoints = keypoints[i] * scale
-        return detections
+                found = replace(found, masks=paste_masks(masks[i], found.boxes, info.height, info.width))
+            predictions.append(found)
+        return predictions
 
-    def _look_closer(
-        self,
-        head: InstanceHead,
-        looks: Sequence[Look],
-        features: Sequence[dict[str, Tensor]],
-        detections: Sequence[Detections],
-        mirrored: Sequence[int] | None = None,
-    ) -> list[Tensor]:
-        """What a head says of each image's detections, `[D, …, S, S]` over their boxes, averaged over the views."""
-        maps = [head.predict(of_view, look.there(detections)) for look, of_view in zip(looks, features)]
-        return averaged(maps, looks, mirrored)
+    def _detect(self, features: dict[str, Tensor], sizes: Tensor) -> list[Detections]:
+        """Boxes in pixels of the padded images."""
+        return self.box.predict(features, self.rpn.predict(self.rpn(features), sizes))
 
-    def _mirrored(self) -> tuple[int, ...] | None:
-        """The keypoint that each becomes in a mirror, if a view is one."""
-        if not any(view.flip for view in self.views):
-            return None
-        if self.meta.skeleton is None:
-            raise ConfigError("model.tta.flip: the keypoints' names must be known, to exchange left and right")
-        return self.meta.skeleton.mirrored
+    def _instance_maps(self, features: dict[str, Tensor], detections: Sequence[Detections]) -> tuple[Maps, Maps]:
+        """Masks and keypoint heatmaps of detections, whose boxes are in pixels of the padded images."""
+        masks, heatmaps, shared = None, None, {}
+        if self.mask is not None:
+            if self.shares_trunk:
+                shared["roi_features"] = self.box.roi_features(features, *cat_boxes(detections))
+            masks = self.mask.predict(features, detections, **shared)
+        if self.keypoint is not None:
+            heatmaps = self.keypoint.predict(features, detections)
+        return masks, heatmaps
+
+    def _detect_augmented(self, tta: DetectorTTA, batch: Batch) -> tuple[list[Detections], Maps, Maps]:
+        """Detections of all augmented batches merged, their masks and heatmaps averaged; in pixels of the batch.
+
+        Raises:
+            ConfigError: keypoints are mirrored whose names are unknown.
+        """
+        mirrored = None
+        if self.keypoint is not None and tta.flip:
+            if self.meta.skeleton is None:
+                raise ConfigError("model.tta.flip: the keypoints' names must be known, to exchange left and right")
+            mirrored = self.meta.skeleton.mirrored
+        views = tta.augment(batch, self.size_divisor)
+        features = [self.features(view.images, view.sizes) for view in views]
+        found = [view.inverse_boxes(self._detect(maps, view.sizes)) for view, maps in zip(views, features)]
+        detections = merge_detections(found, self.box.nms_threshold, self.box.detections_per_image)
+        maps = [self._instance_maps(maps, view.transform_boxes(detections)) for view, maps in zip(views, features)]
+        masks, heatmaps = zip(*maps)
+        return (
+            detections,
+            None if self.mask is None else average_maps(masks, views),
+            None if self.keypoint is None else average_maps(heatmaps, views, mirrored),
+        )

@@ -1,7 +1,7 @@
-"""Box arithmetic on padded batches: sizes, clipping, and the coding of boxes as deltas from reference boxes.
+"""Box arithmetic on padded batches: areas, clipping, and the encoding of boxes as deltas from reference boxes.
 
-Boxes are `x1, y1, x2, y2` in pixels, continuous coordinates, in the last dimension. Whatever comes in half
-precision is computed in float32; float64 stays float64.
+Boxes are `x1, y1, x2, y2` in pixels, continuous coordinates, in the last dimension. Half precision is computed in
+float32; float64 stays float64.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-# Ratios beyond this are not predicted, so that exp() stays finite: a stride-16 cell grown to 1000 px
+# The largest predicted ratio, so that exp() stays finite: a stride-16 cell grown to 1000 px
 # (Detectron's BBOX_XFORM_CLIP).
 MAX_LOG_RATIO = math.log(1000.0 / 16)
 
@@ -24,31 +24,31 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def wide_enough(boxes: Tensor, side: float) -> Tensor:
-    """`[..., 4]` to `[...]` bool: both sides are `side` pixels or more (false where a coordinate is NaN)."""
-    return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(dim=-1)
+def is_nonempty(boxes: Tensor, min_side: float) -> Tensor:
+    """`[..., 4]` to `[...]` bool: both sides are at least `min_side` pixels (false where a coordinate is NaN)."""
+    return ((boxes[..., 2:] - boxes[..., :2]) >= min_side).all(dim=-1)
 
 
-def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Cut boxes `[..., 4]` to images whose heights and widths `[..., 2]` broadcast to them."""
+def clip_boxes_to_image(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Clip boxes `[..., 4]` to images whose heights and widths `[..., 2]` broadcast to them."""
     limits = sizes.flip(-1).to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), torch.cat((limits, limits), dim=-1))
 
 
 def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
-    """The deltas that lead from `references` to `boxes`, both `[..., 4]` (R-CNN, Girshick et al. 2014, appendix C).
+    """The deltas from `references` to `boxes`, both `[..., 4]` (R-CNN, Girshick et al. 2014, appendix C).
 
     Args:
-        weights: what dx, dy, dw, dh are multiplied by, so that their variances come near 1.
+        weights: factors of dx, dy, dw, dh that bring their variances near 1.
 
-    A side of zero length (a padded slot) counts as one of 1e-6 px, so that every delta is finite.
+    A side of zero length (a padded slot) counts as 1e-6 px, so that every delta is finite.
     """
     boxes, references = at_least_float32(boxes), at_least_float32(references)
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)
     reference_size = (references[..., 2:] - references[..., :2]).clamp(min=1e-6)
-    centre = boxes[..., :2] + 0.5 * size
-    reference_centre = references[..., :2] + 0.5 * reference_size
-    shift = (centre - reference_centre) / reference_size
+    center = boxes[..., :2] + 0.5 * size
+    reference_center = references[..., :2] + 0.5 * reference_size
+    shift = (center - reference_center) / reference_size
     growth = torch.log(size / reference_size)
     dx, dy = shift.unbind(-1)
     dw, dh = growth.unbind(-1)
@@ -56,9 +56,9 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
 
 
 def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
-    """The boxes that `deltas` `[..., 4]` lead to from `references` `[..., 4]`: the inverse of `encode`.
+    """Apply `deltas` `[..., 4]` to `references` `[..., 4]`: the inverse of `encode`.
 
-    dw and dh are cut at log(1000 / 16); the leading dimensions broadcast.
+    dw and dh are clamped to log(1000 / 16); the leading dimensions broadcast.
     """
     deltas, references = at_least_float32(deltas), at_least_float32(references)
     width = references[..., 2] - references[..., 0]

@@ -1,4 +1,4 @@
-"""Matching: which ground-truth box each anchor or proposal answers for, for a whole padded batch at once."""
+"""Matching anchors or proposals to ground-truth boxes, for a whole padded batch at once."""
 
 from dataclasses import dataclass
 
@@ -8,38 +8,38 @@ from torch import Tensor
 from chordate.ops.boxes import area, at_least_float32
 from chordate.structures import InstanceTargets
 
-# Ground-truth boxes compared with all candidates at a time: more at once would be fewer kernels on a GPU, but
-# all at once, images x ground truth x anchors, is gigabytes.
+# Ground-truth boxes compared with all candidates at a time. More would take fewer kernels on a GPU, but all of them,
+# images x ground truth x anchors, take gigabytes.
 GROUP = 8
 
 
 @dataclass
 class Matches:
-    """What `N x A` candidates answer for; one that is neither positive nor negative is ignored.
+    """The matches of `N x A` candidates; those neither positive nor negative are ignored.
 
     Attributes:
-        index: `[N, A]` int64, the slot of the ground truth that overlaps most (0 where none does).
-        positive: `[N, A]` bool, learns the class and box of that ground truth.
-        negative: `[N, A]` bool, learns that there is nothing.
+        gt_index: `[N, A]` int64, the target slot with the highest IoU (0 where none overlaps).
+        positive: `[N, A]` bool, trains on the class and box of that target.
+        negative: `[N, A]` bool, trains as background.
     """
 
-    index: Tensor
+    gt_index: Tensor
     positive: Tensor
     negative: Tensor
 
 
 @dataclass(frozen=True)
 class Matcher:
-    """Divides candidates by their best overlap (IoU) with the ground truth of their image.
+    """Labels candidates by their highest overlap (IoU) with the ground truth of their image.
 
     Args:
         positive: from this IoU on a candidate is positive.
         negative: below this IoU a candidate is negative; between the two it is ignored.
-        low_quality: the candidates with the highest IoU of a ground truth (all that tie, and above 0) are
-            positive too, whatever that IoU is. Each answers for *its own* best ground truth (Faster R-CNN,
-            section 3.1.2, in the reading of Detectron2 and torchvision).
-        crowd: a candidate that lies in a crowd region to at least this part of its area is not negative
-            (Detectron's CROWD_FILTER_THRESH). No candidate is ever positive for a crowd.
+        low_quality: the candidates with the highest IoU of a target (all that tie, and above 0) are positive too,
+            whatever that IoU is. Each is matched to *its own* best target (Faster R-CNN, section 3.1.2, as Detectron2
+            and torchvision read it).
+        crowd: a candidate with at least this fraction of its area in a crowd region is not negative (Detectron's
+            CROWD_FILTER_THRESH). No candidate is ever positive for a crowd.
     """
 
     positive: float
@@ -54,40 +54,35 @@ class Matcher:
         boxes = at_least_float32(boxes).to(candidates.dtype)
         has_crowd = True
         if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Looking at the data costs nothing here, and saves the work on slots that hold nothing.
+            # Reading the data is free here, and saves the work on empty slots.
             used = int(targets.valid.any(dim=0).nonzero().amax()) + 1 if bool(targets.valid.any()) else 0
             boxes, single, crowd = boxes[:, :used], single[:, :used], crowd[:, :used]
             has_crowd = bool(crowd.any())
 
         shape = (boxes.shape[0], candidates.shape[1])
         best = candidates.new_zeros(shape)
-        index = torch.zeros(shape, dtype=torch.int64, device=candidates.device)
+        gt_index = torch.zeros(shape, dtype=torch.int64, device=candidates.device)
         low = torch.zeros(shape, dtype=torch.bool, device=candidates.device)
         covered = torch.zeros_like(low)
         candidate_area = area(candidates)[:, None]
         for start in range(0, boxes.shape[1], GROUP):
-            some = slice(start, start + GROUP)
-            shared = _intersection(boxes[:, some], candidates)
-            union = area(boxes[:, some])[:, :, None] + candidate_area - shared
-            iou = torch.where(single[:, some, None] & (shared > 0), shared / union, 0.0)
+            group = slice(start, start + GROUP)
+            x1, y1, x2, y2 = boxes[:, group, None].unbind(-1)
+            a1, b1, a2, b2 = candidates[:, None].unbind(-1)
+            width = (torch.minimum(x2, a2) - torch.maximum(x1, a1)).clamp(min=0)
+            height = (torch.minimum(y2, b2) - torch.maximum(y1, b1)).clamp(min=0)
+            shared = width * height  # [N, GROUP, A]
+            union = area(boxes[:, group])[:, :, None] + candidate_area - shared
+            iou = torch.where(single[:, group, None] & (shared > 0), shared / union, 0.0)
             iou_here, index_here = iou.max(dim=1)
-            index = torch.where(iou_here > best, index_here + start, index)
+            gt_index = torch.where(iou_here > best, index_here + start, gt_index)
             best = torch.maximum(best, iou_here)
             if self.low_quality:
                 peak = iou.amax(dim=2, keepdim=True)
                 low |= ((iou == peak) & (peak > 0)).any(dim=1)
             if has_crowd:
                 inside = (shared >= self.crowd * candidate_area) & (shared > 0)
-                covered |= (inside & crowd[:, some, None]).any(dim=1)
+                covered |= (inside & crowd[:, group, None]).any(dim=1)
 
         positive = ((best >= self.positive) & (best > 0)) | low
-        return Matches(index, positive, (best < self.negative) & ~positive & ~covered)
-
-
-def _intersection(boxes: Tensor, candidates: Tensor) -> Tensor:
-    """Areas shared by `[N, G, 4]` and `[N, A, 4]`, `[N, G, A]` in pixels squared."""
-    x1, y1, x2, y2 = boxes[:, :, None].unbind(-1)
-    a1, b1, a2, b2 = candidates[:, None].unbind(-1)
-    width = torch.minimum(x2, a2) - torch.maximum(x1, a1)
-    height = torch.minimum(y2, b2) - torch.maximum(y1, b1)
-    return width.clamp(min=0) * height.clamp(min=0)
+        return Matches(gt_index, positive, (best < self.negative) & ~positive & ~covered)

@@ -1,63 +1,98 @@
-"""Non-maximum suppression within groups (levels or classes), one opaque operator that compiled graphs keep whole."""
+"""Non-maximum suppression within the groups (levels or classes) of each image, and the detections that remain."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-# Below this many boxes one call with the groups shifted apart beats a call a group on the CPU.
-FEW = 1000
+from chordate.structures import Detections
+
+# Up to this many boxes per image, one call with the groups moved apart is faster on the CPU than one call per group.
+ONE_CALL_BOXES = 1000
 
 
-@torch.library.custom_op("chordate::grouped_nms", mutates_args=())
-def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
-    """Greedy NMS for each image and group: a box that overlaps a better one by more than `threshold` goes.
+# An opaque operator, so that compiled graphs stay whole.
+@torch.library.custom_op("chordate::batched_nms", mutates_args=())
+def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, counts: Sequence[int], threshold: float) -> Tensor:
+    """Greedy NMS within each group of each image: removes boxes that overlap a better one by more than `threshold`.
 
     Args:
-        boxes: `[N, K, 4]`; compared in float64, since groups are told apart by moving them far apart, and
-            float32 would then round boxes until the wrong ones overlap.
-        scores: `[N, K]`, the higher the better.
-        groups: `[N, K]` int64, 0 and up; boxes of different groups do not suppress each other.
-        valid: `[N, K]` bool, false for slots that hold nothing.
+        boxes: `[M, 4]`, ordered by image; compared in float64, because groups are separated by moving them far apart,
+            where float32 would round boxes until the wrong ones overlap.
+        scores: `[M]`, higher is better.
+        groups: `[M]` int64; boxes of different groups do not suppress each other, rows with a negative group are empty.
+        counts: rows of each image; they sum to `M`.
         threshold: IoU, 0 … 1.
 
     Returns:
-        `[N, K]` bool, the valid boxes that stay.
+        `[M]` bool, the boxes that stay.
     """
-    boxes, scores = boxes.double(), scores.double()  # torchvision's nms wants one type
+    keep = torch.zeros_like(groups, dtype=torch.bool)
     suppress = _one_call if boxes.is_cuda else _compacted
-    keep = torch.zeros_like(valid)
-    for image in range(len(boxes)):
-        suppress(boxes[image], scores[image], groups[image], valid[image], threshold, keep[image])
+    rows = (boxes.double(), scores.double(), groups, keep)  # torchvision's nms wants one dtype
+    for image in zip(*(values.split(counts) for values in rows)):
+        suppress(*image, threshold)
     return keep
 
 
-@grouped_nms.register_fake
-def _(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
-    return torch.empty_like(valid)
+@batched_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, counts: Sequence[int], threshold: float) -> Tensor:
+    return torch.empty_like(groups, dtype=torch.bool)
 
 
-def _one_call(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, keep: Tensor) -> None:
-    """For GPUs: one kernel an image, and no indexing that waits for the device. Fills `keep`, `[K]`."""
-    groups = torch.where(valid, groups + 1, 0)  # empty slots are a group of their own
+def select_detections(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    image: Tensor,
+    num_images: int,
+    nms_threshold: float,
+    topk: int,
+) -> list[Detections]:
+    """NMS within each class, then the best `topk` detections of each image.
+
+    Args:
+        boxes, scores, labels: `[M, 4]`, `[M]`, `[M]`.
+        image: `[M]` int64 in ascending order, the image of each box.
+        nms_threshold: IoU above which the worse of two boxes of a class is removed.
+
+    Returns:
+        One Detections per image, best first.
+    """
+    counts = torch.bincount(image, minlength=num_images).tolist()
+    kept = batched_nms(boxes, scores, labels, counts, nms_threshold).nonzero()[:, 0]
+    detections = []
+    for rows in kept.split(torch.bincount(image[kept], minlength=num_images).tolist()):
+        best, order = scores[rows].topk(min(topk, len(rows)))
+        rows = rows[order]
+        detections.append(Detections(boxes[rows], best, labels[rows]))
+    return detections
+
+
+def _one_call(boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor, threshold: float) -> None:
+    """For GPUs: one kernel per image, without indexing that waits for the device. Fills `keep`, `[K]`."""
+    valid = groups >= 0
+    groups = torch.where(valid, groups + 1, 0)  # empty rows are a group of their own
     boxes = torch.where(valid[:, None], boxes, 0.0)
-    keep.index_fill_(0, nms(_apart(boxes, groups), scores, threshold), True)
+    keep.index_fill_(0, nms(_separate(boxes, groups), scores, threshold), True)
     keep &= valid
 
 
-def _compacted(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, keep: Tensor) -> None:
-    """For CPUs: valid boxes alone, and if they are many a call a group, as the cost grows with the square."""
-    slots = valid.nonzero()[:, 0]
-    parts = [slots]
-    if len(slots) > FEW:
-        of_slots = groups[slots]
-        parts = list(slots[of_slots.argsort(stable=True)].split(of_slots.bincount().tolist()))
+def _compacted(boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor, threshold: float) -> None:
+    """For CPUs: valid rows only, and one call per group if they are many, since the cost grows with the square."""
+    rows = (groups >= 0).nonzero()[:, 0]
+    parts = [rows]
+    if len(rows) > ONE_CALL_BOXES:
+        groups_of_rows = groups[rows]
+        parts = list(rows[groups_of_rows.argsort(stable=True)].split(groups_of_rows.bincount().tolist()))
     for part in parts:
-        kept = nms(_apart(boxes[part], groups[part]), scores[part], threshold)
+        kept = nms(_separate(boxes[part], groups[part]), scores[part], threshold)
         keep[part[kept]] = True
 
 
-def _apart(boxes: Tensor, groups: Tensor) -> Tensor:
-    """`[K, 4]` boxes moved so that no two groups touch."""
+def _separate(boxes: Tensor, groups: Tensor) -> Tensor:
+    """`[K, 4]` boxes moved so that boxes of different groups do not touch."""
     if not len(boxes):
         return boxes
     return boxes + (boxes.abs().amax() * 2 + 1) * groups[:, None]

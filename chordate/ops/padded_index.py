@@ -1,4 +1,6 @@
-"""How a head passes from a padded batch, or from each image's detections, to the rows that its layers work on."""
+"""Rows for a head's layers, from a padded batch or from each image's detections."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -8,23 +10,28 @@ from torch import Tensor
 from chordate.structures import Detections
 
 
-class Slots:
-    """The rows that stand for `[N, S]` slots: on the CPU those that hold something, on a device all of them.
+class PaddedIndex:
+    """Maps `[N, S]` slots to rows `[R]`: the occupied slots on the CPU, all slots elsewhere.
 
-    Empty slots cost time, but to leave them out is to know how many there are: on a CPU that is free, on a
-    GPU it would stop the queue of work, and in a compiled graph it would make every shape depend on data.
-    (A BatchNorm behind them takes them into its statistics there; they are few, as samples are mostly full.)
+    Empty slots cost time. Dropping them needs a data-dependent shape, which is free on the CPU; on a GPU it is a host
+    sync, and in a compiled graph it makes every later shape depend on data. (There, BatchNorm layers see empty slots
+    too; they are few, since samples are mostly full.)
+
+    Args:
+        occupied: `[N, S]` bool.
+        leading: only the first so many slots of each image count; None for all.
 
     Attributes:
         image: `[R]` int64, the image of each row.
-        present: `[R]` bool, whether the row holds something; where it does not, losses must leave it out.
+        present: `[R]` bool, whether the row is an occupied slot; losses leave out the others.
     """
 
-    def __init__(self, occupied: Tensor):
-        images, count = occupied.shape
-        image = torch.arange(images, device=occupied.device).repeat_interleave(count, output_size=images * count)
+    def __init__(self, occupied: Tensor, leading: int | None = None):
+        occupied = occupied[:, :leading]
+        images, slots = occupied.shape
+        image = torch.arange(images, device=occupied.device).repeat_interleave(slots, output_size=images * slots)
         present = occupied.flatten()
-        self._shape = images, count
+        self._shape = images, slots
         self._rows: Tensor | None = None
         if occupied.device.type == "cpu" and not torch.compiler.is_compiling():
             self._rows = present.nonzero()[:, 0]
@@ -32,29 +39,30 @@ class Slots:
         self.image = image
         self.present = present
 
-    def __call__(self, values: Tensor) -> Tensor:
-        """The rows of `values` `[N, S, ...]`, as `[R, ...]`."""
-        rows = values.flatten(0, 1)
+    def flatten(self, values: Tensor) -> Tensor:
+        """`[N, S, ...]` to the rows `[R, ...]`."""
+        rows = values[:, : self._shape[1]].flatten(0, 1)
         return rows if self._rows is None else rows[self._rows]
 
-    def back(self, rows: Tensor, values: Tensor) -> Tensor:
-        """The reverse: `values` `[N, S, ...]` with `rows` `[R, ...]` in the places that they came from."""
+    def unflatten(self, rows: Tensor, padded: Tensor) -> Tensor:
+        """The inverse: `padded` `[N, S, ...]` with `rows` `[R, ...]` written to their slots."""
         if self._rows is None:
-            return rows.view_as(values)
-        flat = values.flatten(0, 1).clone()
+            return rows.view_as(padded)
+        flat = padded.flatten(0, 1).clone()
         flat[self._rows] = rows
-        return flat.view_as(values)
+        return flat.view_as(padded)
 
-    def of_leading(self, rows: Tensor, leading: "Slots") -> Tensor:
-        """Of `rows` `[R, ...]` those that `leading`, which is of each image's first slots alone, works on."""
-        if self._rows is None or leading._rows is None:
-            return rows.unflatten(0, self._shape)[:, : leading._shape[1]].flatten(0, 1)
-        place = leading.image * self._shape[1] + leading._rows % leading._shape[1]
+    def select(self, rows: Tensor, subset: PaddedIndex) -> Tensor:
+        """Those of `rows` `[R, ...]` that belong to `subset`, an index of some of the slots of this one."""
+        slots = subset._shape[1]
+        if self._rows is None or subset._rows is None:
+            return rows.unflatten(0, self._shape)[:, :slots].flatten(0, 1)
+        place = subset.image * self._shape[1] + subset._rows % slots
         return rows[torch.searchsorted(self._rows, place)]
 
 
-def rows_of(detections: Sequence[Detections]) -> tuple[Tensor, Tensor]:
-    """The boxes of all images' detections as rows, `[R, 4]`, and the image of each, `[R]` int64."""
+def cat_boxes(detections: Sequence[Detections]) -> tuple[Tensor, Tensor]:
+    """The boxes of all images `[R, 4]`, and the image of each `[R]` int64."""
     boxes = torch.cat([found.boxes for found in detections])
     image = torch.cat([found.labels.new_full((len(found),), number) for number, found in enumerate(detections)])
     return boxes, image

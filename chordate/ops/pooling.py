@@ -1,4 +1,4 @@
-"""RoIAlign over the levels of a feature pyramid: each region is pooled from the level that fits its size."""
+"""RoIAlign over a feature pyramid: each region is pooled from the level that fits its size."""
 
 import itertools
 import math
@@ -17,24 +17,23 @@ from chordate.ops.roi_align_cpu import pyramid_roi_align
 CANONICAL_SIZE = 224
 CANONICAL_STAGE = 4
 COARSEST_STRIDE = 32  # section 4.2: regions are pooled from p2 … p5
-FAR_AWAY = -1e5  # pixels: where RoIAlign reads zeros without reading the map
+FAR_AWAY = -1e5  # pixels: there RoIAlign gives zeros without reading the map
 
 
 def pyramid_levels(in_features: Mapping[str, FeatureSpec]) -> list[str]:
-    """The maps that regions are pooled from where a config does not say: all up to stride 32."""
+    """The maps that regions are pooled from by default: all up to stride 32."""
     return [name for name, spec in in_features.items() if spec.stride <= COARSEST_STRIDE]
 
 
 class RoIPooler(nn.Module):
-    """Cuts regions out of feature maps and resamples each to `resolution` x `resolution` (Mask R-CNN, section 3).
+    """Crops regions from feature maps and resamples each to `resolution` x `resolution` (Mask R-CNN, section 3).
 
     Args:
-        in_features: the maps to pool from, fine to coarse, each stride twice the one before, and all with
-            the same number of channels.
-        resolution: cells a side of what comes out.
-        sampling_ratio: samples a side in each cell; 0 takes as many as the cell has pixels of the map.
-        aligned: pixel centres lie at half coordinates, as in Detectron2. torchvision's detectors were
-            trained half a pixel off, without it.
+        in_features: the maps to pool from, fine to coarse, each stride twice the one before, with equal channels.
+        resolution: cells per side of the output.
+        sampling_ratio: samples per side and cell; 0 takes as many as the cell has pixels of the map.
+        aligned: pixel centers lie at half coordinates, as in Detectron2. torchvision's detectors were trained without
+            it, half a pixel off.
 
     Raises:
         ConfigError: the maps do not form such a pyramid.
@@ -77,7 +76,7 @@ class RoIPooler(nn.Module):
         Args:
             features: `[N, C, H, W]` each.
             boxes: `[R, 4]` in pixels of the padded batch.
-            image: `[R]` int64, which image of the batch each box lies in.
+            image: `[R]` int64, the image of each box in the batch.
 
         Returns:
             `[R, C, resolution, resolution]`, float32 at least.
@@ -92,8 +91,8 @@ class RoIPooler(nn.Module):
         rois = torch.cat((image[:, None], boxes), dim=1)
         if len(maps) == 1:
             return self._align(maps[0], rois, self.strides[0])
-        # Waiting for the device to learn how many boxes each level has would cost more than this: every level
-        # sees all boxes, those of other levels moved to where there is nothing to read.
+        # Splitting the boxes by level would wait for the device, which costs more than this: every level pools all
+        # boxes, with those of other levels moved to where there is nothing to read.
         away = torch.cat((rois[:, :1], torch.full_like(boxes, FAR_AWAY)), dim=1)
         pooled = self._align(maps[0], torch.where((levels == 0)[:, None], rois, away), self.strides[0])
         for level in range(1, len(maps)):

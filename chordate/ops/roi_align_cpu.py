@@ -1,8 +1,8 @@
 """RoIAlign for CPUs: every output cell is a weighted sum of a few pixels, all cells of all levels in one lookup.
 
-torchvision's operator reads one channel after the other and its backward pass runs on one core. Here a
-pixel's channels lie together and are read at once, and neighbouring samples share the pixels between them:
-3 to 6 times faster forward and backward, with the same result up to rounding.
+torchvision's operator reads one channel after the other, and its backward pass runs on one core. Here the channels of
+a pixel lie together and are read at once, and neighboring samples share the pixels between them: 3 to 6 times faster
+forward and backward, with the same result up to rounding.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from chordate.ops.resampling import bilinear_taps
 
 
 def pyramid_roi_align(
@@ -25,8 +27,8 @@ def pyramid_roi_align(
     """Pool `R` boxes, each from its own image and level, as `torchvision.ops.roi_align` would.
 
     Args:
-        maps: `[N, C, H, W]` a level.
-        strides: pixels per cell, one a level.
+        maps: `[N, C, H, W]`, one per level.
+        strides: pixels per cell, one per level.
         boxes: `[R, 4]` in pixels.
         image, level: `[R]` int64.
         resolution, sampling_ratio, aligned: as in `RoIPooler`.
@@ -37,7 +39,7 @@ def pyramid_roi_align(
     channels = maps[0].shape[1]
     if not len(boxes):
         return maps[0].new_zeros(0, channels, resolution, resolution)
-    table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # a pixel a row
+    table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # one pixel per row
     with torch.no_grad():
         rows, weights, starts, order = _bags(maps, strides, boxes, image, level, resolution, sampling_ratio, aligned)
     pooled = F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights)
@@ -70,13 +72,14 @@ def _bags(
     else:
         samples = (span / resolution).ceil().long().clamp(min=0)
 
-    # Boxes with as many samples in each cell make sums of as many terms: they are handled together.
+    # Boxes with equally many samples per cell have sums of equally many terms: they are handled together.
     kinds, kind = samples.unique(dim=0, return_inverse=True)
+    sparse = sampling_ratio > 0
     rows, weights, lengths, order = [], [], [], []
     for number, (samples_y, samples_x) in enumerate(kinds.tolist()):
         some = (kind == number).nonzero()[:, 0]
-        y, weight_y = _taps(low[some, 0], span[some, 0], size[some, 0], resolution, samples_y, sampling_ratio > 0)
-        x, weight_x = _taps(low[some, 1], span[some, 1], size[some, 1], resolution, samples_x, sampling_ratio > 0)
+        y, weight_y = bilinear_taps(low[some, 0], span[some, 0], size[some, 0], resolution, samples_y, sparse)
+        x, weight_x = bilinear_taps(low[some, 1], span[some, 1], size[some, 1], resolution, samples_x, sparse)
         start = base[some, None, None] + y * size[some, 1, None, None]  # [r, resolution, terms]
         terms = y.shape[2] * x.shape[2]
         rows.append((start[:, :, None, :, None] + x[:, None, :, None, :]).flatten())
@@ -85,34 +88,3 @@ def _bags(
         order.append(some)
     length = torch.cat(lengths)
     return torch.cat(rows), torch.cat(weights).to(maps[0].dtype), length.cumsum(0) - length, torch.cat(order)
-
-
-def _taps(low: Tensor, span: Tensor, size: Tensor, resolution: int, samples: int, apart: bool) -> tuple[Tensor, Tensor]:
-    """Along one axis, the pixels that each output cell reads and their weights, `[r, resolution, terms]` each.
-
-    Args:
-        low, span: `[r]`, where each box starts and how long it is, in pixels of its map.
-        size: `[r]`, pixels of its map.
-        samples: per cell, equally spaced.
-        apart: samples may lie more than a pixel apart; otherwise those of a cell read a run of
-            `samples + 1` pixels at most.
-    """
-    if samples == 0:  # a box without extent reads nothing
-        nothing = low.new_zeros(len(low), resolution, 1)
-        return nothing.long(), nothing
-    step = span[:, None, None] / (resolution * samples)
-    place = torch.arange(resolution * samples, dtype=low.dtype).view(resolution, samples) + 0.5
-    position = low[:, None, None] + place * step  # [r, resolution, samples]
-    last = size[:, None, None] - 1
-    inside = (position >= -1) & (position <= last + 1)
-    position = position.clamp(min=0).minimum(last)
-    if apart:
-        first = position.floor()
-        pixel = torch.stack((first, first + 1), dim=-1)
-        weight = (1 - (position[..., None] - pixel).abs()) * inside[..., None]
-        pixel, weight = pixel.flatten(2), weight.flatten(2)
-    else:
-        pixel = position[..., :1].floor() + torch.arange(samples + 1)
-        near = (1 - (position[..., None] - pixel[..., None, :]).abs()).clamp(min=0)
-        weight = (near * inside[..., None]).sum(dim=2)
-    return pixel.long().minimum(last), weight / samples

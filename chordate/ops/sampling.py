@@ -1,4 +1,4 @@
-"""Sampling: a fixed number of anchors or RoIs an image to learn from, by top-k over masked random keys."""
+"""Sampling a fixed number of anchors or RoIs per image for the losses, by top-k over masked random keys."""
 
 import torch
 from torch import Tensor
@@ -11,24 +11,23 @@ from chordate.structures import InstanceTargets, Proposals, SampledRoIs
 def sample_balanced(
     positive: Tensor, negative: Tensor, count: int, positive_fraction: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw up to `count` of `A` candidates an image, at most `positive_fraction` of them positive.
+    """Sample up to `count` of `A` candidates per image, at most `positive_fraction` of them positive.
 
-    Places that positives leave are filled with negatives, where there are enough (Faster R-CNN, section
-    3.1.3; Fast R-CNN, section 2.3).
+    Negatives fill up the rest, where there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
 
     Args:
         positive, negative: `[N, A]` bool, disjoint.
 
     Returns:
-        `[N, S]` each, with S = min(count, A): the index of a candidate, whether it is a positive one, and
-        whether the slot holds anything. Positives come first, in the leading `int(count * positive_fraction)`
-        slots; empty slots come last and point at some candidate.
+        `[N, S]` each, with S = min(count, A): the index of a candidate, whether it is positive, and whether the slot
+        is occupied. Positives come first, in the leading `int(count * positive_fraction)` slots; empty slots come last
+        and hold any index.
     """
     candidates = positive.shape[1]
     slots = min(count, candidates)
-    most = min(int(count * positive_fraction), slots)
+    max_positives = min(int(count * positive_fraction), slots)
     keys = torch.rand(positive.shape, device=positive.device)
-    best_positive, positives = torch.where(positive, keys, -1.0).topk(most, dim=1)
+    best_positive, positives = torch.where(positive, keys, -1.0).topk(max_positives, dim=1)
     best_negative, negatives = torch.where(negative, keys, -1.0).topk(slots, dim=1)
     found = (best_positive >= 0).sum(dim=1, keepdim=True)
     available = (best_negative >= 0).sum(dim=1, keepdim=True)
@@ -36,7 +35,7 @@ def sample_balanced(
     slot = torch.arange(slots, device=positive.device)[None]
     is_positive = slot < found
     valid = slot < found + available
-    rank = torch.where(is_positive, slot, slot - found + most)  # in positives and negatives laid end to end
+    rank = torch.where(is_positive, slot, slot - found + max_positives)  # in positives, then negatives
     return torch.cat((positives, negatives), dim=1).gather(1, rank), is_positive, valid
 
 
@@ -49,11 +48,11 @@ def sample_rois(
     positive_fraction: float,
     background: int,
 ) -> SampledRoIs:
-    """Match the proposals, and the ground-truth boxes themselves, and draw the RoIs that the heads learn from.
+    """Match the proposals and the ground-truth boxes themselves, and sample the RoIs that the heads train on.
 
     Args:
-        count: RoIs an image.
-        background: the label that negatives get.
+        count: RoIs per image.
+        background: the label of negatives.
     """
     single = targets.valid & ~targets.crowd
     boxes = torch.cat((proposals.boxes, targets.boxes.to(proposals.boxes.dtype)), dim=1)
@@ -62,11 +61,11 @@ def sample_rois(
     chosen, positive, valid = sample_balanced(
         matches.positive & present, matches.negative & present, count, positive_fraction
     )
-    index = matches.index.gather(1, chosen)
+    gt_index = matches.gt_index.gather(1, chosen)
     return SampledRoIs(
-        boxes=boxes.gather(1, chosen[..., None].expand(-1, -1, 4)),
-        labels=torch.where(positive, targets.labels.gather(1, index), background),
-        gt_index=index,
+        boxes=boxes.take_along_dim(chosen[..., None], dim=1),
+        labels=torch.where(positive, targets.labels.gather(1, gt_index), background),
+        gt_index=gt_index,
         is_foreground=positive,
         valid=valid,
         sizes=proposals.sizes,

@@ -134,7 +134,6 @@ class SampledRoIs(TensorStruct):
     valid: Tensor
     sizes: Tensor
     max_positives: int
-    regions: Tensor | None = None
 
 
 @dataclass

@@ -39,7 +39,7 @@ class Callback:
     The trainer calls them on every rank, in the order of the list, with itself as the first argument. Of the trainer
     they read `iteration` (steps done), `epoch` (epochs done), `steps_per_epoch`, `max_iterations`, `module` (the
     model), `ema`, `optimizer`, `settings`, `work_dir`, `log_dir` (of this start), `resumed` and `history`; they may
-    call `stop(reason)` (on all ranks alike) and `save()`. An epoch has ended when `iteration % steps_per_epoch == 0`.
+    call `stop(reason)` (on all ranks alike) and `save()`, and add to `lower_is_better`. An epoch has ended when `iteration % steps_per_epoch == 0`.
 
     A callback that computes its state from `trainer.history` resumes exactly: checkpoints hold the history.
     """
@@ -70,7 +70,7 @@ class EarlyStopping(Callback):
     Args:
         monitor: the metric, such as "bbox_AP", or "val_loss" with the callback ValidationLoss.
         patience: evaluations without improvement, until training stops.
-        mode: "max" if higher is better, "min" if lower is.
+        mode: "max" if higher is better, "min" if lower is; None is what the metric says of itself.
         min_delta: a smaller change does not count as an improvement.
     """
 
@@ -78,7 +78,7 @@ class EarlyStopping(Callback):
         self,
         monitor: str,
         patience: PositiveInt = 5,
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min"] | None = None,
         min_delta: NonNegativeFloat = 0.0,
     ):
         self.monitor, self.patience, self.mode, self.min_delta = monitor, patience, mode, min_delta
@@ -89,7 +89,8 @@ class EarlyStopping(Callback):
         if self.monitor not in record:
             names = [name for name in record if name not in ("mode", "epoch", "iteration")]
             raise ConfigError(f"EarlyStopping: {unknown('metric', self.monitor, names)}")
-        sign = 1 if self.mode == "max" else -1
+        lower = self.mode == "min" or (self.mode is None and self.monitor in trainer.lower_is_better)
+        sign = -1 if lower else 1
         best, waited = -math.inf, 0
         for past in trainer.history:
             if past["mode"] == "val":
@@ -127,6 +128,7 @@ class ValidationLoss(Callback):
         total = sum(count for _, count in shares)
         for name in dict.fromkeys(name for share, _ in shares for name in share):
             metrics[f"val_{name}"] = sum(share.get(name, 0.0) for share, _ in shares) / total
+            trainer.lower_is_better.add(f"val_{name}")
 
 
 class FileLogger(Callback):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-import timm.optim
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -113,21 +112,21 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
 
 
 def optimizer_class(name: str) -> Callable[..., Optimizer]:
-    """An optimizer's class by its name: from OPTIMIZERS, else torch.optim, else timm.optim (classes, then its list).
+    """An optimizer's class by its name: from OPTIMIZERS (torch.optim's too), else timm.optim (classes, then its list).
 
     Raises:
         ConfigError: no such optimizer (with near names), or one whose library is not installed.
     """
     if name in OPTIMIZERS.names():
         return OPTIMIZERS.get(name)
-    classes = {
-        key: value
-        for key, value in {**vars(timm.optim), **vars(torch.optim)}.items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and key not in NOT_ALONE
-    }
+    import timm.optim  # seconds, and few runs need it
+
+    classes = _optimizers_in(timm.optim)
     if name in classes:
         return classes[name]
-    taken = {key.lower() for key in (*classes, *NOT_ALONE)}  # timm's "sgd" has other defaults than torch's SGD
+    taken = {
+        key.lower() for key in (*OPTIMIZERS.names(), *classes, *NOT_ALONE)
+    }  # timm's "sgd" has other defaults than torch's SGD
     listed = [key for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
         raise ConfigError(unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
@@ -135,6 +134,19 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
         return timm.optim.get_optimizer_class(name)
     except (ImportError, AssertionError) as error:
         raise ConfigError(f"optimizer {name}: {error}") from error
+
+
+def _optimizers_in(module: Any) -> dict[str, Callable[..., Optimizer]]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and name not in NOT_ALONE
+    }
+
+
+for _name, _cls in _optimizers_in(torch.optim).items():
+    if _name not in OPTIMIZERS.module_dict:
+        OPTIMIZERS.register_module(name=_name, module=_cls)
 
 
 def parameter_groups(
@@ -195,7 +207,10 @@ def _part_settings(names: Sequence[str], parts: Mapping[str, Any]) -> dict[str, 
     for prefix in parts:
         if not any(_is_within(name, prefix) for name in names):
             raise ConfigError("optimizer.parts: " + unknown("part", prefix, modules))
-    return {prefix: validate_settings(PartSettings, rule or {}, f"optimizer.parts.{prefix}") for prefix, rule in parts.items()}
+    return {
+        prefix: validate_settings(PartSettings, rule or {}, f"optimizer.parts.{prefix}")
+        for prefix, rule in parts.items()
+    }
 
 
 def _check_patterns(names: Sequence[str], no_decay: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from mmengine.config import Config
 
 from chordate.config import load_config, section
-from chordate.contracts import Model
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build import build_metric
@@ -31,7 +30,7 @@ def train(
     resume: bool | str | Path | None = None,
     load_from: str | Path | None = None,
     callbacks: Sequence[Callback | Mapping[str, Any]] = (),
-) -> Model:
+) -> Trainer:
     """Train the model of a config to the end.
 
     Args:
@@ -45,7 +44,8 @@ def train(
         callbacks: in addition to those of the config.
 
     Returns:
-        The trained model.
+        The trainer, after training: its `module` is the trained model, `ema` the average of its weights, `history` the
+        log, `best` the best evaluation.
 
     Raises:
         ChordateError: a config, data or a checkpoint that does not fit; a loss that is not finite.
@@ -96,4 +96,5 @@ def train(
             resume=resume,
             config=cfg,
         )
-        return trainer.train()
+        trainer.train()
+    return trainer

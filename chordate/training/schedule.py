@@ -15,7 +15,9 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 
 from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveFloat, validate_settings
+from chordate.composition import as_section, located
 from chordate.errors import ConfigError, unknown
+from chordate.registry import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Schedule:
             group["lr"] = group["initial_lr"] * factor
 
 
+@SCHEDULES.register_module("constant")
 @dataclass(frozen=True)
 class ConstantSettings:
     """`type="constant"`, and the warm-up of all types: at most one of `warmup_iters` and `warmup_epochs` is set."""
@@ -84,11 +87,16 @@ class ConstantSettings:
     warmup_factor: NonNegativeFloat = 0.001
     warmup: Literal["linear", "constant"] = "linear"
 
+    def __post_init__(self) -> None:
+        if self.warmup_iters and self.warmup_epochs:
+            raise ConfigError("set either warmup_iters or warmup_epochs, and the other to 0")
+
     def decay(self, warmup: int, total: int, steps_per_unit: int) -> Callable[[int], float]:
         """The decay after a warm-up of so many iterations of `total`."""
         return StepDecay((), 1.0)
 
 
+@SCHEDULES.register_module("step")
 @dataclass(frozen=True)
 class StepSettings(ConstantSettings):
     """`type="step"`: milestones in the unit that training is measured in, epochs or iterations."""
@@ -96,12 +104,16 @@ class StepSettings(ConstantSettings):
     milestones: Sequence[PositiveFloat] = ()
     gamma: NonNegativeFloat = 0.1
 
-    def decay(self, warmup: int, total: int, steps_per_unit: int) -> Callable[[int], float]:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if any(later <= earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
-            raise ConfigError(f"schedule.milestones must ascend, got {self.milestones}")
+            raise ConfigError(f"milestones must ascend, got {list(self.milestones)}")
+
+    def decay(self, warmup: int, total: int, steps_per_unit: int) -> Callable[[int], float]:
         return StepDecay([round(milestone * steps_per_unit) for milestone in self.milestones], self.gamma)
 
 
+@SCHEDULES.register_module("cosine")
 @dataclass(frozen=True)
 class CosineSettings(ConstantSettings):
     """`type="cosine"`."""
@@ -110,9 +122,6 @@ class CosineSettings(ConstantSettings):
 
     def decay(self, warmup: int, total: int, steps_per_unit: int) -> Callable[[int], float]:
         return CosineDecay(warmup, total, self.min_factor)
-
-
-SCHEDULES = {"step": StepSettings, "cosine": CosineSettings, "constant": ConstantSettings}
 
 
 def build_schedule(
@@ -130,15 +139,11 @@ def build_schedule(
         ConfigError: an unknown type or setting (with near names), a value out of its range, or milestones that do not
             ascend.
     """
-    if not isinstance(config, Mapping | None):
-        raise ConfigError(f"schedule must be a dict of settings, got {config!r}")
-    values = {"type": "constant", **(config or {})}
-    kind = values.pop("type")
-    if not isinstance(kind, str) or kind not in SCHEDULES:
-        raise ConfigError(unknown("schedule", str(kind), SCHEDULES))
-    settings = validate_settings(SCHEDULES[kind], values, "schedule")
-    if settings.warmup_iters and settings.warmup_epochs:
-        raise ConfigError("schedule: set either warmup_iters or warmup_epochs, and the other to 0")
+    section = as_section(config, "schedule")
+    kind = section.pop("type", "constant")
+    if not isinstance(kind, str) or kind not in SCHEDULES.names():
+        raise located(ConfigError(unknown("schedule", str(kind), SCHEDULES.names())), section, ["type"])
+    settings = validate_settings(SCHEDULES.get(kind), section, "schedule")
     warmup = settings.warmup_iters or round(settings.warmup_epochs * (steps_per_epoch or steps_per_unit))
     decay = settings.decay(warmup, total, steps_per_unit)
     return Schedule(decay, warmup, settings.warmup_factor, settings.warmup)

@@ -29,7 +29,7 @@ class TrainSettings:
         eval_every, save_every: None is once an epoch and at the end; 0 is never but at the end.
         save_every_iterations: save in mid-epoch too, every so many iterations.
         keep: how many of the newest checkpoints to keep (the best one apart); None keeps all.
-        save_best: a metric; the checkpoint with its highest value is kept as `best_<metric>.pt`.
+        save_best: a metric; the checkpoint with its best value is kept as `best_<metric>.pt`.
         log_every: iterations between two lines of the log.
         tensorboard: write TensorBoard event files (the callback TensorBoardLogger).
         load_from: a checkpoint of any known format to start the whole model from, also with other classes.

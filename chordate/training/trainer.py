@@ -38,7 +38,7 @@ from chordate.training.prepare import compile_model, prepare_model
 from chordate.training.rng import seed_everything
 from chordate.training.schedule import build_schedule
 from chordate.training.settings import TrainSettings
-from chordate.weights.load_report import some
+from chordate.weights.load_report import abbreviate
 
 
 class Trainer:
@@ -67,6 +67,7 @@ class Trainer:
         iteration: iterations done.
         history: all records of the log, over all resumes: dicts with `mode`, `epoch`, `iteration` and numbers.
         best: `metric`, `score` and `iteration` of the best evaluation, or None.
+        lower_is_better: names of the metrics that are better when lower; callbacks add theirs.
         resumed: whether this start goes on with the run in `work_dir`.
 
     Raises:
@@ -134,6 +135,7 @@ class Trainer:
         self.evaluated = 0  # iterations done at the last evaluation
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+        self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self._stop_reason: str | None = None
 
     # ------------------------------------------------------------------------------------------------ the loop
@@ -316,7 +318,7 @@ class Trainer:
         if unused:
             self.model = wrap_ddp(self.model.module, self.device, find_unused=True)  # type: ignore[arg-type]
             logger.warning(
-                f"no loss reaches {some(unused)}, which stay as they are; training is a little faster without them, "
+                f"no loss reaches {abbreviate(unused)}, which stay as they are; training is a little faster without them, "
                 f"for example with a backbone that makes only the maps that are used"
             )
 
@@ -397,10 +399,9 @@ class Trainer:
             return
         if key not in metrics:
             raise ConfigError(f"train.save_best: {unknown('metric', key, metrics)}; correct it, and --resume goes on")
-        score = float(metrics[key])
-        sign = -1 if self.metric is not None and key in self.metric.lower_is_better else 1
-        same = self.best is not None and self.best["metric"] == key
-        if sign * score > (sign * self.best["score"] if same and self.best else float("-inf")):
+        score, sign = float(metrics[key]), -1 if key in self.lower_is_better else 1
+        before = self.best["score"] if self.best and self.best["metric"] == key else -sign * float("inf")
+        if sign * score > sign * before:
             self.best = {"metric": key, "score": score, "iteration": self.iteration}
             self._write(lambda state: self.folder.write(best_name(key), state), self.folder.files)
             logger.info(f"best {key} so far: {score:.4f}")

@@ -103,7 +103,7 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
     long_side = long_side or max(LONG_SIDE, *image.shape[:2])
     scale = long_side / max(image.shape[:2])
     size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    resized = resize(image, size)
     line, font = max(2, round(long_side / 320)), make_font(max(12, round(long_side / 52)))
     for annotation in reversed(annotations):
         if annotation.mask is not None:
@@ -124,6 +124,12 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
         middle = (tag[1] + tag[3] + 1) / 2
         pen.text((tag[0] + PADDING, middle), text, "black" if bright else "white", font, anchor="lm")
     return np.array(canvas)
+
+
+def resize(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Resize to `size`, width and height: cubic to a larger one, by area to a smaller one."""
+    interpolation = cv2.INTER_CUBIC if size[0] > picture.shape[1] else cv2.INTER_AREA
+    return cv2.resize(picture, size, interpolation=interpolation).astype(np.uint8, copy=False)
 
 
 def _to_canvas(box: Sequence[float], scale: float, size: tuple[int, int]) -> Pixels:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from chordate.structures import DatasetMeta, Prediction
-from chordate.visualization.canvas import Picture, fit_text, make_font
+from chordate.visualization.canvas import Picture, fit_text, make_font, resize
 from chordate.visualization.task_drawing import draw, draw_targets
 
 MARGIN = 14  # pixels around the images of a sheet
@@ -74,7 +73,7 @@ def _fit(picture: Picture, panel: int) -> Picture:
     if scale >= 1:
         return picture
     size = max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return resize(picture, size)
 
 
 def _compose(rows: Sequence[Sequence[tuple[Picture, str]]], panel: int) -> Picture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -10,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from chordate.contracts import ClassRows, HasClassRows, Model
+from chordate.data.named_metadata import nameless
 from chordate.structures import DatasetMeta
 from chordate.weights.load_report import abbreviate
-
-_PLACEHOLDER = re.compile(r"class \d+")  # names that `build_model(num_classes=…)` invents
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
 
 def has_names(meta: DatasetMeta) -> bool:
     """Whether the classes have names of their own, not only numbers."""
-    return not all(_PLACEHOLDER.fullmatch(name) for name in meta.classes)
+    return meta.classes != nameless(len(meta.classes))
 
 
 def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:

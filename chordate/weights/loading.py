@@ -42,10 +42,10 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     model = _unwrap_model(model)
     weights = find_weights(source if isinstance(source, Mapping) else read_state(source))
     by_name = not strict and not _takes_meta(model, weights.meta, strict)
-    candidate, found = best_candidate(weights, model, by_name)
-    if found.count == 0 or (strict and (_other_classes(model, weights.meta) or not found.is_complete)):
-        raise CheckpointError(_misfit(weights, candidate, found, model))
-    tensors = {**found.loaded, **found.adapted}
+    candidate, matched = best_candidate(weights, model, by_name)
+    if matched.count == 0 or (strict and (_other_classes(model, weights.meta) or not matched.is_complete)):
+        raise CheckpointError(_misfit(weights, candidate, matched, model))
+    tensors = {**matched.loaded, **matched.adapted}
     broken = not_finite(tensors)
     if broken:
         warnings.warn(
@@ -59,12 +59,12 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     return LoadReport(
         source=weights.source,
         format=candidate.format,
-        loaded=list(found.loaded),
-        adapted=list(found.adapted),
-        skipped=[*found.mismatched, *found.unexpected, *found.skipped, *candidate.left_out],
-        missing=[*found.missing, *found.mismatched],
+        loaded=list(matched.loaded),
+        adapted=list(matched.adapted),
+        skipped=[*matched.mismatched, *matched.unexpected, *matched.skipped, *candidate.left_out],
+        missing=[*matched.missing, *matched.mismatched],
         meta=candidate.meta,
-        notes={**found.notes, **{name: _note(*shapes) for name, shapes in found.mismatched.items()}},
+        notes={**matched.notes, **{name: _note(*shapes) for name, shapes in matched.mismatched.items()}},
     )
 
 
@@ -110,8 +110,9 @@ def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> boo
     if not strict and (has_names(model.meta) or not model.classes):
         return False
     theirs, ours = meta.facts(), model.meta.facts()
-    same_keypoints = ours["num_keypoints"] in (None, theirs["num_keypoints"])
-    return theirs["num_classes"] == ours["num_classes"] and same_keypoints and ours.keys() <= theirs.keys()
+    same_keypoints = ours.get("num_keypoints") in (None, theirs.get("num_keypoints"))
+    same_classes = theirs.get("num_classes") == ours.get("num_classes")
+    return same_classes and same_keypoints and ours.keys() <= theirs.keys()
 
 
 def _other_classes(model: nn.Module, meta: DatasetMeta | None) -> bool:
@@ -123,7 +124,7 @@ def _title(model: nn.Module) -> str:
     return (model.name if isinstance(model, Backbone) else "") or type(model).__name__
 
 
-def _misfit(weights: Weights, candidate: Candidate, found: StateDictMatch, model: nn.Module) -> str:
+def _misfit(weights: Weights, candidate: Candidate, matched: StateDictMatch, model: nn.Module) -> str:
     """One line that says why the checkpoint is not for this model, and what to do."""
     title, source = _title(model), weights.source
     for path, backbone in find_backbones(model):
@@ -135,16 +136,16 @@ def _misfit(weights: Weights, candidate: Candidate, found: StateDictMatch, model
                 f"{source} has weights for the backbone of {title} only, not for the rest; set the backbone's "
                 f"pretrained=… or call load_checkpoint(model.{path}, …)"
             )
-    if found.count == 0:
+    if matched.count == 0:
         known = ", ".join(dict.fromkeys(["chordate", "state dict", *(format.library for format in formats())]))
         return (
             f"{source} is of another model: no tensor of it fits {title}; it has {abbreviate(list(weights.state))}, "
             f"the model {abbreviate(list(model.state_dict()))} (known formats: {known})"
         )
-    total = found.count + len(found.missing) + len(found.mismatched)
+    total = matched.count + len(matched.missing) + len(matched.mismatched)
     problems = [
-        f"{found.count} of {total} tensors fit",
-        found.problems(),
+        f"{matched.count} of {total} tensors fit",
+        matched.problems(),
         "strict=False would load only those that fit",
     ]
     if isinstance(model, Model) and weights.meta and _other_classes(model, weights.meta):

@@ -167,8 +167,8 @@ def _read_torch(path: Path) -> Any:
     except UnpicklingError as error:
         if not head.startswith(b"PK") and not _is_whole_pickle(path):
             raise CheckpointError(f"{path} is cut short; copy or download it again") from error
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"holds more than tensors ({found[1]})" if found else "is a pickle of more than tensors"
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"holds more than tensors ({forbidden[1]})" if forbidden else "is a pickle of more than tensors"
         raise CheckpointError(
             f"{path} {what} and could run code, so it was not opened; save its state_dict() alone, best as .safetensors"
         ) from error

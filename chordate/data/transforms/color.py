@@ -1,6 +1,5 @@
-"""Random colours in training on ImageNet: AlexNet's lighting noise, and erased patches full of noise."""
+"""Color augmentation of ImageNet recipes: AlexNet's lighting noise, and patches erased with noise."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,31 +7,27 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.tv_tensors import Image, wrap
 
-from chordate import checks
+from chordate.arguments import Fraction, NonNegativeFloat, PositiveFloat
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.registry import TRANSFORMS
 
-# Of the covariance of RGB over ImageNet's training pixels, 0 … 1, as fb.resnet.torch has them; vectors are columns.
+# Of the covariance of RGB over ImageNet's training pixels, 0 … 1, from fb.resnet.torch; vectors are columns.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 
 @TRANSFORMS.register_module()
 class Lighting(v2.Transform):
-    """Add one random colour to all pixels, as light changes (Krizhevsky et al. 2012, section 4.1).
+    """Add one random color to all pixels (PCA color augmentation, Krizhevsky et al. 2012, section 4.1).
 
-    Each principal component of ImageNet's colours is added in a random amount: a Gaussian times its eigenvalue.
+    Each principal component of ImageNet's colors is added, times a Gaussian and its eigenvalue.
 
     Args:
         std: of the Gaussian.
-
-    Raises:
-        ConfigError: a negative `std`.
     """
 
-    def __init__(self, std: float = 0.1):
+    def __init__(self, std: NonNegativeFloat = 0.1):
         super().__init__()
-        checks.number("Lighting: std", std, least=0)
         self.std = std
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -49,17 +44,22 @@ class Lighting(v2.Transform):
 
 @TRANSFORMS.register_module()
 class NoiseErasing(v2.RandomErasing):
-    """Fill a random rectangle with noise (Zhong et al. 2020, Random Erasing, section 3), of ImageNet's colours.
+    """Fill a random rectangle with noise (Zhong et al. 2020, Random Erasing, section 3) in ImageNet's colors.
 
-    RandomErasing's `value="random"` is for images that are normalised already; pipelines here leave them at 0 … 255.
+    RandomErasing's `value="random"` is for images that are normalized already; pipelines here leave them at 0 … 255.
 
     Args:
-        p: share of the images.
-        scale: of the rectangle's area, least and most, as shares of the image.
-        ratio: of its height to its width, least and most.
+        p: probability per image.
+        scale: smallest and largest area of the rectangle, as fractions of the image.
+        ratio: smallest and largest ratio of its height to its width.
     """
 
-    def __init__(self, p: float = 0.25, scale: Sequence[float] = (0.02, 1 / 3), ratio: Sequence[float] = (0.3, 10 / 3)):
+    def __init__(
+        self,
+        p: Fraction = 0.25,
+        scale: tuple[Fraction, Fraction] = (0.02, 1 / 3),
+        ratio: tuple[PositiveFloat, PositiveFloat] = (0.3, 10 / 3),
+    ):
         super().__init__(p, scale, ratio, value="random")
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:

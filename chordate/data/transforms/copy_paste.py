@@ -1,4 +1,4 @@
-"""Simple copy-paste: another picture's objects on top of this one's (Ghiasi et al. 2021)."""
+"""Simple copy-paste: instances of another image on top of this one's (Ghiasi et al. 2021)."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import wrap
 
-from chordate import checks
+from chordate.arguments import Fraction
 from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons, Ring
 from chordate.data.rasterize import rasterise
@@ -18,30 +18,29 @@ from chordate.data.transforms.sanitize import select_instances
 from chordate.errors import ConfigError
 from chordate.registry import TRANSFORMS
 
-Window = tuple[slice, slice]  # rows and columns of a picture
-LEAST_LEFT = 0.1  # of an object's visible area; the authors' code has a number of pixels, which depends on the scale
+Window = tuple[slice, slice]  # rows and columns of an image
+MIN_VISIBLE = 0.1  # of an instance's area; the authors' code has a number of pixels, which depends on the scale
 
 
 @TRANSFORMS.register_module()
 class CopyPaste:
-    """Paste a random subset of another picture's instances onto this one (section 3 of the paper).
+    """Paste a random subset of another image's instances onto an image (section 3 of the paper).
 
-    How many is drawn evenly from none to all, as in the authors' code; nothing is blended at the edges. What lies
-    beneath loses the covered pixels of its mask and its box becomes that of what is left; keypoints there are hidden
-    (visibility 1); an instance of which less than a tenth is left goes. Crowds are not pasted, and stay what they
-    are. The smaller picture is padded to the size of the larger one.
+    Their number is uniform from none to all, as in the authors' code; edges are not blended. Instances below lose the
+    covered pixels of their mask, and their box becomes the bounds of the rest; covered keypoints become hidden
+    (visibility 1); an instance with less than a tenth of its area visible is dropped. Crowds are neither pasted nor
+    changed. The smaller image is padded to the size of the larger one.
 
-    The other picture has gone through the transforms before this one; in the paper, a flip and large-scale jitter.
+    The other image has gone through the transforms before this one; in the paper, a flip and large-scale jitter.
 
     Args:
-        p: share of the samples that are pasted onto.
+        p: probability per sample.
 
     Raises:
         ConfigError: the samples have no masks.
     """
 
-    def __init__(self, p: float = 1.0):
-        checks.share("CopyPaste", p=p)
+    def __init__(self, p: Fraction = 1.0):
         self.p = p
 
     def __call__(self, sample: Sample) -> Sample:
@@ -71,7 +70,7 @@ def paste(source: Sample, onto: Sample) -> Sample:
 
 
 def occlude(sample: Sample, cover: NDArray[np.bool_]) -> Sample:
-    """The sample's instances without what lies under `cover` `[H, W]`; polygons along the pixels' borders there."""
+    """The sample's instances without the pixels of `cover` `[H, W]`; their new polygons follow pixel borders."""
     polygons: Polygons = sample["polygons"]
     rings, touched, kept = polygons.rings(), torch.zeros(polygons.count).bool(), torch.ones(polygons.count).bool()
     for number, own in enumerate(rings):
@@ -80,23 +79,23 @@ def occlude(sample: Sample, cover: NDArray[np.bool_]) -> Sample:
         if visible.sum() < mask.sum():
             corner = np.array([window[1].start, window[0].start], np.float32)
             rings[number] = [ring + corner for ring in mask_rings(visible.view(np.uint8))]
-            touched[number], kept[number] = True, bool(visible.sum() >= LEAST_LEFT * mask.sum())
-    left = Polygons.from_rings(rings, polygons.canvas_size)
-    boxes = torch.where(touched[:, None], left.bounds(), sample["boxes"].as_subclass(Tensor))
-    sample = {**sample, "polygons": left, "boxes": wrap(boxes, like=sample["boxes"])}
+            touched[number], kept[number] = True, bool(visible.sum() >= MIN_VISIBLE * mask.sum())
+    visible_polygons = Polygons.from_rings(rings, polygons.canvas_size)
+    boxes = torch.where(touched[:, None], visible_polygons.bounds(), sample["boxes"].as_subclass(Tensor))
+    sample = {**sample, "polygons": visible_polygons, "boxes": wrap(boxes, like=sample["boxes"])}
     if "keypoints" in sample:
-        found = sample["keypoints"].as_subclass(Tensor).clone()
-        column, row = found[..., 0].long(), found[..., 1].long()
+        keypoints = sample["keypoints"].as_subclass(Tensor).clone()
+        column, row = keypoints[..., 0].long(), keypoints[..., 1].long()
         hidden = torch.from_numpy(cover)[row.clamp(0, cover.shape[0] - 1), column.clamp(0, cover.shape[1] - 1)]
-        found[..., 2][hidden] = found[..., 2][hidden].clamp(max=1)
+        keypoints[..., 2][hidden] = keypoints[..., 2][hidden].clamp(max=1)
         sample["keypoints"] = InstanceKeypoints(
-            found, mirrored=sample["keypoints"].mirrored, canvas_size=polygons.canvas_size
+            keypoints, mirrored=sample["keypoints"].mirrored, canvas_size=polygons.canvas_size
         )
     return select_instances(sample, kept)
 
 
 def _pixels(rings: Sequence[Ring], canvas: tuple[int, ...]) -> tuple[Window, NDArray[np.bool_]]:
-    """The pixels of an instance: a window of the picture, and which of its pixels are set."""
+    """The pixels of an instance: a window of the image, and a bitmap of the window."""
     vertices = np.concatenate([*rings, np.zeros((0, 2), np.float32)])
     limit = np.array([canvas[1], canvas[0]])
     low = np.floor(vertices.min(0, initial=np.inf)).clip(0, limit)

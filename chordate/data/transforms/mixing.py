@@ -1,4 +1,4 @@
-"""What transforms of several pictures share: other samples, one size for all, and one list of instances."""
+"""Shared steps of transforms that mix images: draw other samples, pad to one size, join their instances."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,24 +14,24 @@ from chordate.errors import ConfigError
 from chordate.models.preprocess import IMAGENET_MEAN
 
 Sample = dict[str, Any]
-FILL = [round(mean) for mean in IMAGENET_MEAN]  # where there is no picture: about 0 once it is normalised
+FILL = [round(mean) for mean in IMAGENET_MEAN]  # of padding: about 0 once it is normalized
 
 
 def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
-    """`count` random samples of the same data set, each after the transforms that stand before this one.
+    """Draw `count` random samples of the same data set, each after the transforms before this one.
 
-    A partner is not mixed with others itself: for one, there are none.
+    Partners get no partners of their own, so mixing does not recurse.
 
     Args:
-        sample: its `partner` is what the pipeline offers: a function that draws one, or None.
-        count: how many.
+        sample: its `partner` is a function that draws a sample, or None in a partner.
+        count: number of samples.
         name: of the transform, for messages.
 
     Raises:
-        ConfigError: the sample has no instances, or nothing offers others.
+        ConfigError: the sample has no instances, or no `partner`.
     """
     if "boxes" not in sample:
-        raise ConfigError(f"{name}: it joins the instances of several pictures, but these have none, only a class")
+        raise ConfigError(f"{name}: it joins the instances of several images, but these have none, only a class")
     if "partner" not in sample:
         raise ConfigError(f"{name}: its data set offers no other samples; it must call its pipeline with `draw`")
     draw: Callable[[], Sample] | None = sample["partner"]
@@ -39,14 +39,14 @@ def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
 
 
 def moved(sample: Sample, functional: Callable[..., Any], *arguments: Any) -> Sample:
-    """The picture and all that lies in it, moved by a functional of v2."""
+    """Apply a functional of v2 to the image and its targets."""
     return {
         name: functional(value, *arguments) if isinstance(value, TVTensor) else value for name, value in sample.items()
     }
 
 
 def same_size(samples: Sequence[Sample]) -> list[Sample]:
-    """All with the greatest height and the greatest width among them, padded at the bottom and the right."""
+    """Pad all samples at the bottom and the right to the largest height and the largest width."""
     sizes = [sample["image"].shape[-2:] for sample in samples]
     height, width = (max(sides) for sides in zip(*sizes))
     fill = {Image: FILL, "others": 0}
@@ -54,7 +54,7 @@ def same_size(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def join(image: Tensor, samples: Sequence[Sample]) -> Sample:
-    """The instances of all samples on one picture of the same size; what else there is comes from the first."""
+    """A sample with this image and the instances of all samples; other fields come from the first."""
     first, size = samples[0], (image.shape[-2], image.shape[-1])
 
     def together(name: str) -> Tensor:

@@ -1,11 +1,11 @@
-"""Mosaic: four pictures in one (Bochkovskiy et al. 2020, YOLOv4, section 3.3)."""
+"""Mosaic: four images in one (Bochkovskiy et al. 2020, YOLOv4, section 3.3)."""
 
 from typing import Any
 
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from chordate import checks
+from chordate.arguments import Fraction, PositiveInt
 from chordate.data.transforms.mixing import FILL, Sample, draw_partners, join, moved
 from chordate.data.transforms.sanitize import SanitizeInstances
 from chordate.registry import TRANSFORMS
@@ -13,19 +13,17 @@ from chordate.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class Mosaic:
-    """This picture and three others around a random point, on a canvas of twice `size` (Ge et al. 2021, YOLOX).
+    """Place an image and three others around a random point, on a canvas of side 2 · `size` (Ge et al. 2021, YOLOX).
 
-    Each is scaled to fit into a square of `size` and touches the point with a corner; what leaves the canvas is cut
-    off. In YOLOX a random affine transform and a crop to `size` follow: `RandomAffine`, then `CenterCrop`.
+    Each is scaled to fit into a square of side `size` and touches the point with a corner; it is cropped at the
+    canvas. In YOLOX a random affine transform and a crop to `size` follow: `RandomAffine`, then `CenterCrop`.
 
     Args:
-        size: of a tile, in pixels.
-        p: share of the samples that become mosaics.
+        size: side of a tile, in pixels.
+        p: probability per sample.
     """
 
-    def __init__(self, size: int = 640, p: float = 1.0):
-        checks.whole("Mosaic", 1, size=size)
-        checks.share("Mosaic", p=p)
+    def __init__(self, size: PositiveInt = 640, p: Fraction = 1.0):
         self.size, self.p = size, p
 
     def __call__(self, sample: Sample) -> Sample:
@@ -47,7 +45,7 @@ class Mosaic:
         return join(canvas, parts)
 
     def _place(self, tile: Sample, point: list[int], *, below: int, right: int) -> tuple[Sample, int, int]:
-        """What the canvas shows of a tile, and the canvas's row and column that it begins at."""
+        """The part of a tile that lies on the canvas, and its top row and left column there."""
         height, width = tile["image"].shape[-2:]
         scale = min(self.size / height, self.size / width)
         fitted = [max(1, round(height * scale)), max(1, round(width * scale))]
@@ -56,5 +54,5 @@ class Mosaic:
         high = [min(first + length, 2 * self.size) for first, length in zip(start, fitted)]
         window: list[Any] = [*(a - first for a, first in zip(low, start)), *(b - a for a, b in zip(low, high))]
         part = moved(moved(tile, F.resize, fitted), F.crop, *window)
-        # Now: a box with nothing left could have an area again after a rotation.
+        # Here, not later: a box with no area could have one again after a rotation.
         return SanitizeInstances()(part), low[0], low[1]

@@ -1,4 +1,4 @@
-"""A config's list of transforms made into one; and torchvision's v2 transforms in the registry."""
+"""Pipelines: a config's list of transforms as one; and torchvision's v2 transforms in the registry."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ Sample = dict[str, Any]
 class Pipeline:
     """Transforms of a sample, one after another.
 
-    Between them, boxes are told the picture's size again: v2 forgets to for a picture without any, and rounds an
-    expanded rotation's otherwise, and its next transform would stop at the contradiction.
+    After each, boxes get the image's size as their canvas: v2 does not update it where there are no boxes, and rounds
+    it differently in an expanded rotation, and its next transform would fail on the mismatch.
 
     Raises:
-        DataError: a transform fails; the message names it and the picture.
+        DataError: a transform fails; the message names it and the image.
     """
 
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]):
@@ -34,8 +34,8 @@ class Pipeline:
 
         Args:
             sample: of a data set.
-            draw: reads another sample at random, for transforms that mix several. They find it as
-                `sample["partner"]()`, after the transforms that stand before them.
+            draw: reads another sample at random, for transforms that mix several. They call it as
+                `sample["partner"]()`, which applies the transforms before them.
         """
         for number, transform in enumerate(self.transforms):
             if draw is not None:
@@ -44,7 +44,7 @@ class Pipeline:
         return {name: value for name, value in sample.items() if name != "partner"}
 
     def _partner(self, count: int, draw: Callable[[], Sample]) -> Sample:
-        """Another sample after the first `count` transforms; it has no partners itself, so that few are read."""
+        """Another sample after the first `count` transforms; it gets no partners itself, so mixing does not recurse."""
         sample = draw()
         for transform in self.transforms[:count]:
             sample = _applied(transform, {**sample, "partner": None})
@@ -61,20 +61,20 @@ def _applied(transform: Callable[[Any], Any], sample: Sample) -> Sample:
         raise
     except Exception as error:
         where = f"{sample['info'].path}: " if "info" in sample else ""
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{where}{type(transform).__name__} failed: {told}") from error
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{where}{type(transform).__name__} failed: {message}") from error
     return sample
 
 
 def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
-    """The transforms of a config one after another, as one.
+    """Build the pipeline of a config.
 
     Args:
         transforms: dicts with `type`, names, or built transforms.
 
     Raises:
         ConfigError: an unknown transform or argument, one that blends whole batches, or one that scales or
-            normalises the image: models do that themselves, on the device, from 0 … 255.
+            normalizes the image: models do that themselves, on the device, from 0 … 255.
     """
     built = [TRANSFORMS.build(transform) for transform in transforms]
     for transform in built:
@@ -82,11 +82,11 @@ def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
         if scales or isinstance(transform, v2.Normalize | v2.ConvertImageDtype | v2.ToTensor):
             raise ConfigError(
                 f"{type(transform).__name__}: leave it out of the pipeline; the model takes images of 0 … 255 "
-                f"and normalises them itself"
+                f"and normalizes them itself"
             )
         if isinstance(transform, v2.MixUp | v2.CutMix):
             raise ConfigError(
-                f"{type(transform).__name__}: it blends batches, not single pictures; write it into the `mix` of a "
+                f"{type(transform).__name__}: it blends batches, not single images; write it into the `mix` of a "
                 f"classifier's model. A detector's pipeline takes DetectionMixUp, Mosaic and CopyPaste"
             )
     return Pipeline(built)
@@ -106,18 +106,18 @@ def _interpolation(name: str) -> v2.InterpolationMode:
     return v2.InterpolationMode(name)
 
 
-# What a config file says in words, and the object that v2 wants.
-_WORDS: dict[str, Callable[[Any], Any]] = {
+# Arguments that a config writes as names, and the objects that v2 wants.
+_FROM_NAMES: dict[str, Callable[[Any], Any]] = {
     "dtype": lambda value: _dtype(value) if isinstance(value, str) else value,
     "interpolation": lambda value: _interpolation(value) if isinstance(value, str) else value,
     "transforms": lambda value: [TRANSFORMS.build(transform) for transform in value],
 }
 
 
-def _from_words(cls: type[nn.Module], words: set[str]) -> Callable[..., nn.Module]:
+def _with_names(cls: type[nn.Module], named: set[str]) -> Callable[..., nn.Module]:
     def build(**arguments: Any) -> nn.Module:
-        said = {name: _WORDS[name](value) for name, value in arguments.items() if name in words}
-        return cls(**{**arguments, **said})
+        objects = {name: _FROM_NAMES[name](value) for name, value in arguments.items() if name in named}
+        return cls(**{**arguments, **objects})
 
     build.__name__, build.__doc__, build.__module__ = cls.__name__, cls.__doc__, cls.__module__
     build.__signature__ = inspect.signature(cls)  # type: ignore[attr-defined]
@@ -126,5 +126,5 @@ def _from_words(cls: type[nn.Module], words: set[str]) -> Callable[..., nn.Modul
 
 for _name, _cls in vars(v2).items():
     if isinstance(_cls, type) and issubclass(_cls, v2.Transform) and _cls is not v2.Transform:
-        _words = _WORDS.keys() & inspect.signature(_cls).parameters.keys()
-        TRANSFORMS.register_module(name=_name, module=_from_words(_cls, _words) if _words else _cls)
+        _named = _FROM_NAMES.keys() & inspect.signature(_cls).parameters.keys()
+        TRANSFORMS.register_module(name=_name, module=_with_names(_cls, _named) if _named else _cls)

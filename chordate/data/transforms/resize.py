@@ -1,7 +1,7 @@
-"""Resizing as detectors are trained: shortest edge with a limit on the longest, and large-scale jitter."""
+"""Resizing for detectors: shortest edge with a limit on the longest, and large-scale jitter."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,11 +10,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image
 
+from chordate.arguments import NonEmpty, PositiveFloat, PositiveInt
 from chordate.errors import ConfigError
 from chordate.registry import TRANSFORMS
 
 
-def _picture_size(flat_inputs: list[Any]) -> tuple[int, int]:
+def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:
     height, width = F.get_size(next(value for value in flat_inputs if isinstance(value, Image)))
     return height, width
 
@@ -27,29 +28,25 @@ class ResizeShortestEdge(v2.Transform):
     from uniformly (multi-scale training: 640, 672, … 800).
 
     Args:
-        size: pixels, or several to draw from.
+        size: pixels; of several, one is drawn per image.
         max_size: of the longer edge, in pixels.
         rounding: "detectron2" rounds the new size and filters like Pillow (antialiased, uint8 stays uint8).
-            "torchvision" does what its detectors do, bit for bit: the size rounded down, plain bilinear
-            sampling of floats; the image stays float32, 0 … 255.
+            "torchvision" is bit-identical to its detectors: the size rounded down, plain bilinear sampling of
+            floats; the image stays float32, 0 … 255.
     """
 
     def __init__(
         self,
-        size: int | Sequence[int],
-        max_size: int = 1333,
+        size: PositiveInt | Annotated[Sequence[PositiveInt], NonEmpty],
+        max_size: PositiveInt = 1333,
         rounding: Literal["detectron2", "torchvision"] = "detectron2",
     ):
         super().__init__()
         self.sizes = [size] if isinstance(size, int) else list(size)
-        if not self.sizes or min(self.sizes) < 1 or max_size < 1:
-            raise ConfigError(f"ResizeShortestEdge: sizes are at least 1 pixel; got size={size}, max_size={max_size}")
-        if rounding not in ("detectron2", "torchvision"):
-            raise ConfigError(f'ResizeShortestEdge: rounding is "detectron2" or "torchvision", not {rounding!r}')
         self.max_size, self.rounding = max_size, rounding
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = _picture_size(flat_inputs)
+        height, width = _image_size(flat_inputs)
         short = self.sizes[int(torch.randint(len(self.sizes), ()))]
         scale = min(short / min(height, width), self.max_size / max(height, width))
         add = 0.5 if self.rounding == "detectron2" else 0.0
@@ -67,27 +64,32 @@ class ResizeShortestEdge(v2.Transform):
 
 @TRANSFORMS.register_module()
 class LargeScaleJitter(v2.Transform):
-    """Scale by a random factor and cut out a random window (Ghiasi et al. 2021, section 3).
+    """Scale by a random factor and crop at random (Ghiasi et al. 2021, section 3).
 
-    The picture is scaled to fit into `factor × size`, where `factor` is uniform in `scale`; where it is then
-    larger than `size`, a window of that size is cut at a random place. Smaller ones are padded with the batch.
+    The image is scaled to fit into `factor × size`, where `factor` is uniform in `scale`, and cropped at random to
+    `size` where it is larger. Smaller images are padded with the batch.
 
     Args:
-        size: of the window, pixels: a side, or height and width (1024 in the paper).
+        size: of the crop, pixels: a side, or height and width (1024 in the paper).
         scale: smallest and largest factor.
+
+    Raises:
+        ConfigError: the smallest factor is larger than the largest.
     """
 
-    def __init__(self, size: int | Sequence[int] = 1024, scale: Sequence[float] = (0.1, 2.0)):
+    def __init__(
+        self,
+        size: PositiveInt | tuple[PositiveInt, PositiveInt] = 1024,
+        scale: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0),
+    ):
         super().__init__()
         self.size = [size, size] if isinstance(size, int) else list(size)
         self.scale = tuple(scale)
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ConfigError(f"LargeScaleJitter: size is one side or height and width in pixels, not {size!r}")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(f"LargeScaleJitter: scale is the smallest and the largest factor, not {scale!r}")
+        if scale[0] > scale[1]:
+            raise ConfigError(f"LargeScaleJitter: scale must be the smallest and the largest factor, got {list(scale)}")
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = _picture_size(flat_inputs)
+        height, width = _image_size(flat_inputs)
         factor = float(torch.empty(()).uniform_(*self.scale))
         scale = factor * min(self.size[0] / height, self.size[1] / width)
         scaled = [max(1, round(height * scale)), max(1, round(width * scale))]

@@ -1,4 +1,4 @@
-"""Dropping instances that a transform has left nothing of, in all their fields together."""
+"""Drops instances without area, in all fields of a sample together."""
 
 from typing import Any
 
@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, wrap
 
+from chordate.arguments import NonNegativeFloat
 from chordate.errors import DataError
 from chordate.registry import TRANSFORMS
 
-INSTANCE_FIELDS = ("labels", "crowd")  # plain tensors with one row an instance
+INSTANCE_FIELDS = ("labels", "crowd")  # plain tensors with one row per instance
 
 
 def count_instances(sample: dict[str, Any]) -> int:
-    """The number of instances, in which all fields of a sample agree.
+    """The number of instances, the same in all fields of a sample.
 
     Raises:
         DataError: they do not.
@@ -33,7 +34,7 @@ def count_instances(sample: dict[str, Any]) -> int:
 
 
 def select_instances(sample: dict[str, Any], keep: Tensor) -> dict[str, Any]:
-    """The sample with only the instances where `keep` `[M]` is true."""
+    """Keep the instances where `keep` `[M]` is true."""
     boxes: BoundingBoxes = sample["boxes"]
     selected = {**sample, "boxes": wrap(boxes.as_subclass(Tensor)[keep], like=boxes)}
     selected.update({name: sample[name][keep] for name in INSTANCE_FIELDS if name in sample})
@@ -43,25 +44,24 @@ def select_instances(sample: dict[str, Any], keep: Tensor) -> dict[str, Any]:
 
 @TRANSFORMS.register_module()
 class SanitizeInstances:
-    """Clip boxes to the picture and drop the instances without area, with their labels, polygons and so on.
+    """Clip boxes to the image and drop the instances without area, with their labels, polygons and keypoints.
 
-    Each data set does this after its pipeline. (v2's SanitizeBoundingBoxes leaves polygons and keypoints
-    behind, so that they belong to other instances.)
+    Each data set does this after its pipeline. (v2's SanitizeBoundingBoxes keeps the polygons and keypoints of dropped
+    boxes, so that they belong to other instances.)
 
-    After a crop an instance's box is what v2 makes of it: the old box, clipped, which may be larger than
-    what is left of the object. `tighten` takes the bounds of the polygons instead, as Detectron2 does after
-    crops when it trains masks; it needs them.
+    v2 crops an instance's box, which may then be larger than the visible part of the object. `tighten` takes the bounds
+    of the polygons instead, as Detectron2 does after crops when it trains masks.
 
     Args:
         min_size: pixels; a box with a shorter side is dropped, and an instance whose polygons have less area
             than its square.
-        tighten: boxes become the bounds of the polygons, where an instance has some.
+        tighten: replace boxes by the bounds of the polygons, where an instance has some.
 
     Raises:
-        DataError: a transform before has dropped instances in some of the fields only.
+        DataError: an earlier transform dropped instances in some of the fields only.
     """
 
-    def __init__(self, min_size: float = 0.01, tighten: bool = False):
+    def __init__(self, min_size: NonNegativeFloat = 0.01, tighten: bool = False):
         self.min_size, self.tighten = min_size, tighten
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -69,9 +69,9 @@ class SanitizeInstances:
             return sample
         count_instances(sample)
         sample = dict(sample)
-        found: BoundingBoxes = sample["boxes"]
+        unclipped: BoundingBoxes = sample["boxes"]
         height, width = sample["image"].shape[-2:]
-        boxes, polygons = found.as_subclass(Tensor), sample.get("polygons")
+        boxes, polygons = unclipped.as_subclass(Tensor), sample.get("polygons")
         if polygons is not None and self.tighten:
             bounds = polygons.bounds()
             boxes = torch.where(bounds.isfinite().all(1, keepdim=True), bounds, boxes)
@@ -80,5 +80,5 @@ class SanitizeInstances:
         keep = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(1)
         if polygons is not None:
             keep &= sample["crowd"] | (polygons.areas() >= self.min_size**2)
-        sample["boxes"] = wrap(boxes, like=found, canvas_size=(height, width))
+        sample["boxes"] = wrap(boxes, like=unclipped, canvas_size=(height, width))
         return sample if keep.all() else select_instances(sample, keep)

@@ -93,13 +93,13 @@ _RCNN_NAMES: Names = (
     (r"backbone\.fpn\.layer_blocks\.(\d)\.", lambda m: f"neck.output.p{int(m[1]) + 2}.0."),
     (r"rpn\.head\.conv\.(\d)\.0\.", r"rpn.convs.\1."),
     (r"rpn\.head\.conv\.", "rpn.convs.0."),
-    (r"rpn\.head\.cls_logits\.", "rpn.objectness."),
-    (r"rpn\.head\.bbox_pred\.", "rpn.deltas."),
+    (r"rpn\.head\.cls_logits\.", "rpn.objectness_logits."),
+    (r"rpn\.head\.bbox_pred\.", "rpn.anchor_deltas."),
     (r"roi_heads\.box_head\.fc([67])\.", lambda m: f"box.trunk.fcs.{int(m[1]) - 6}."),
     (r"roi_heads\.box_head\.(\d)\.(?=\d)", r"box.trunk.convs.\1."),
     (r"roi_heads\.box_head\.\d\.", "box.trunk.fcs.0."),  # the only one, after as many convolutions
-    (r"roi_heads\.box_predictor\.cls_score\.", "box.classes."),
-    (r"roi_heads\.box_predictor\.bbox_pred\.", "box.deltas."),
+    (r"roi_heads\.box_predictor\.cls_score\.", "box.cls_score."),
+    (r"roi_heads\.box_predictor\.bbox_pred\.", "box.bbox_pred."),
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.", lambda m: f"mask.convs.{int(m[1]) - 1}.0."),
     (r"roi_heads\.mask_head\.(\d)\.", r"mask.convs.\1."),
     (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask.upsample."),
@@ -123,10 +123,10 @@ class TorchvisionRCNN(Format):
         ours = rename_all(state, _RCNN_NAMES)
         rows = _class_rows(len(state["roi_heads.box_predictor.cls_score.weight"]), model)
         for suffix in ("weight", "bias"):
-            logits = ours[f"box.classes.{suffix}"]
-            ours[f"box.classes.{suffix}"] = torch.cat((logits[rows], logits[:1]))
-            deltas = ours[f"box.deltas.{suffix}"].unflatten(0, (-1, 4))
-            ours[f"box.deltas.{suffix}"] = deltas[rows].flatten(0, 1)
+            logits = ours[f"box.cls_score.{suffix}"]
+            ours[f"box.cls_score.{suffix}"] = torch.cat((logits[rows], logits[:1]))
+            deltas = ours[f"box.bbox_pred.{suffix}"].unflatten(0, (-1, 4))
+            ours[f"box.bbox_pred.{suffix}"] = deltas[rows].flatten(0, 1)
             if f"mask.masks.{suffix}" in ours:
                 ours[f"mask.masks.{suffix}"] = ours[f"mask.masks.{suffix}"][rows]
         return ours
@@ -148,10 +148,10 @@ _RETINANET_NAMES: Names = (
     (r"backbone\.fpn\.extra_blocks\.", "neck.extra."),
     (r"head\.classification_head\.conv\.(\d)\.(?=\d)", r"head.class_tower.\1."),
     (r"head\.classification_head\.conv\.(\d)\.", lambda m: f"head.class_tower.{int(m[1]) // 2}.0."),
-    (r"head\.classification_head\.cls_logits\.", "head.classes."),
+    (r"head\.classification_head\.cls_logits\.", "head.cls_score."),
     (r"head\.regression_head\.conv\.(\d)\.(?=\d)", r"head.box_tower.\1."),
     (r"head\.regression_head\.conv\.(\d)\.", lambda m: f"head.box_tower.{int(m[1]) // 2}.0."),
-    (r"head\.regression_head\.bbox_reg\.", "head.deltas."),
+    (r"head\.regression_head\.bbox_reg\.", "head.bbox_pred."),
 )
 _RATIOS = 3  # aspect ratios of anchors
 
@@ -172,12 +172,12 @@ class TorchvisionRetinaNet(Format):
 
     def convert(self, state: State, model: Any) -> State:
         ours = rename_all(state, _RETINANET_NAMES)
-        per_cell = len(ours["head.deltas.bias"]) // 4
+        per_cell = len(ours["head.bbox_pred.bias"]) // 4
         rows = self._rows(state, model)
         for suffix in ("weight", "bias"):
-            scores = _by_size(ours[f"head.classes.{suffix}"], per_cell)
-            ours[f"head.classes.{suffix}"] = scores[:, rows].flatten(0, 1)
-            ours[f"head.deltas.{suffix}"] = _by_size(ours[f"head.deltas.{suffix}"], per_cell).flatten(0, 1)
+            scores = _by_size(ours[f"head.cls_score.{suffix}"], per_cell)
+            ours[f"head.cls_score.{suffix}"] = scores[:, rows].flatten(0, 1)
+            ours[f"head.bbox_pred.{suffix}"] = _by_size(ours[f"head.bbox_pred.{suffix}"], per_cell).flatten(0, 1)
         return ours
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:

@@ -3,6 +3,5 @@
 model = dict(
     type="ImageClassifier",
     head=dict(type="ClassificationHead"),
-    mean=(125.3, 123.0, 113.9),
-    std=(63.0, 62.1, 66.7),
+    preprocess=dict(mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7)),
 )

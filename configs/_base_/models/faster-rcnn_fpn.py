@@ -30,6 +30,5 @@ model = dict(
         nms_threshold=0.5,
         detections_per_image=100,
     ),
-    mean=(123.675, 116.28, 103.53),
-    std=(58.395, 57.12, 57.375),
+    preprocess=dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
 )

@@ -4,6 +4,5 @@ model = dict(
     type="ImageClassifier",
     backbone=dict(type="resnet50"),
     head=dict(type="ClassificationHead"),
-    mean=(123.675, 116.28, 103.53),
-    std=(58.395, 57.12, 57.375),
+    preprocess=dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
 )

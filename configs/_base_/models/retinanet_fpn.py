@@ -16,6 +16,5 @@ model = dict(
         detections_per_image=100,
     ),
     size_divisor=128,  # of p7
-    mean=(123.675, 116.28, 103.53),
-    std=(58.395, 57.12, 57.375),
+    preprocess=dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
 )

@@ -7,9 +7,10 @@ from torchvision.tv_tensors import Image
 
 from chordate.data.transforms import Lighting, NoiseErasing
 from chordate.errors import ConfigError
+from chordate.registry import TRANSFORMS
 
 
-def test_lighting_adds_colours_with_imagenets_covariance():
+def test_lighting_adds_colors_with_imagenets_covariance():
     """Krizhevsky et al. 2012: [p1, p2, p3] [a1 l1, a2 l2, a3 l3], so the covariance is P diag((0.1 l)²) Pᵀ."""
     torch.manual_seed(0)
     image = Image(torch.full((3, 2, 2), 100.0))
@@ -22,7 +23,7 @@ def test_lighting_adds_colours_with_imagenets_covariance():
     torch.testing.assert_close(torch.cov(added.T), wanted, rtol=0.1, atol=0.1)
 
 
-def test_lighting_is_one_colour_for_the_whole_picture_and_stays_in_range():
+def test_lighting_is_one_color_for_the_whole_image_and_stays_in_range():
     torch.manual_seed(1)
     image = Image(torch.randint(0, 256, (3, 8, 9), dtype=torch.uint8))
     lit, label = Lighting(1.0)(image, 3)
@@ -33,25 +34,25 @@ def test_lighting_is_one_colour_for_the_whole_picture_and_stays_in_range():
         assert channel[inside].unique().numel() == 1
     assert torch.equal(Lighting(0.0)(image), image)
     with pytest.raises(ConfigError, match="std"):
-        Lighting(-1)
+        TRANSFORMS.build({"type": "Lighting", "std": -1})
 
 
-def test_an_erased_patch_is_noise_of_mean_0_and_deviation_1_once_normalised():
-    """timm's "pixel" mode, which works on normalised images."""
+def test_an_erased_patch_is_noise_of_mean_0_and_deviation_1_once_normalized():
+    """timm's "pixel" mode, which works on normalized images."""
     torch.manual_seed(2)
     erase = NoiseErasing(p=1, scale=(0.3, 0.3), ratio=(1, 1))
     image = Image(torch.zeros(3, 100, 100, dtype=torch.uint8))
     found = torch.stack([erase(image) for _ in range(20)])
     patch = found.amax(1) > 0
     assert patch.float().mean() == pytest.approx(0.3, abs=0.02)
-    normalised = v2.functional.normalize(found / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    for channel in normalised.transpose(0, 1):
+    normalized = v2.functional.normalize(found / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    for channel in normalized.transpose(0, 1):
         noise = channel[patch]
         assert noise.mean().item() == pytest.approx(0, abs=0.1)  # what is darker than black is clipped
         assert noise.std().item() == pytest.approx(1, abs=0.1)
 
 
-def test_erasing_leaves_most_pictures_alone():
+def test_erasing_leaves_most_images_alone():
     torch.manual_seed(3)
     image = Image(torch.zeros(3, 32, 32, dtype=torch.uint8))
     erased = sum(bool(NoiseErasing(p=0.25)(image).any()) for _ in range(400))

@@ -1,0 +1,92 @@
+"""How many of our functions stand between COCO's JSON and a detector's loss: the length of the road a reader walks.
+
+Counts the distinct functions of this project that one training sample and one training step enter (`sys.setprofile`):
+`dataset[key]`, collation and `model.loss`, for a Faster R-CNN with ResNet-50 and FPN on small generated images. What is
+done once, when parts are built, does not count. DETR's road, counted the same way, has 60.
+
+    python benchmarks/functions.py
+"""
+
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+
+from chordate.config import load_config
+from chordate.data.coco import CocoDataset
+from chordate.data.shapes import generate_shapes
+from chordate.registry import MODELS
+from chordate.structures import DatasetMeta, InstanceTargets, collate_images
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("chordate", "backbones", "necks", "heads")
+GENERATED = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>", "<module>")  # part of what is around them
+
+
+def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:
+    """The functions that one sample and one batch enter, in the order of their first call."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        generate_shapes(folder, train=2, val=1, size=64, seed=0)
+        dataset = CocoDataset("annotations/train.json", "train", data_root=folder, pipeline=PIPELINE)
+        spec: Any = load_config(config).model.to_dict()
+        spec["backbone"]["pretrained"] = None
+        meta = DatasetMeta(classes=tuple(dataset.classes))
+        model = MODELS.build(spec, meta=meta)
+
+        def train() -> None:
+            batch = collate_images([dataset[0, 0]], InstanceTargets, model.size_divisor)
+            sum(model.loss(batch).values())
+
+        train()  # what is imported or cached at the first use
+        return entered(train)
+
+
+PIPELINE = [
+    {"type": "ResizeShortestEdge", "size": 128, "max_size": 200},
+    {"type": "RandomHorizontalFlip", "p": 1.0},
+]
+
+
+def entered(run: Callable[[], Any]) -> list[CodeType]:
+    """The distinct functions of the project that a call enters, in the order of their first call."""
+    codes: dict[CodeType, None] = {}
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            codes.setdefault(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return [code for code in codes if code.co_name not in GENERATED and is_ours(code.co_filename)]
+
+
+def is_ours(file: str) -> bool:
+    path = Path(file).resolve()
+    return path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ROOMS
+
+
+def main() -> None:
+    rooms: dict[str, list[str]] = defaultdict(list)
+    codes = road()
+    for code in codes:
+        path = Path(code.co_filename).resolve().relative_to(ROOT)
+        room = "/".join(path.parts[:2] if path.parts[0] == "chordate" else path.parts[:1])
+        rooms[room].append(f"{path.stem}.{code.co_qualname}")
+    for room, names in rooms.items():
+        print(f"{room}: {len(names)}")
+        for name in names:
+            print(f"    {name}")
+    print(f"{len(codes)} functions from JSON to loss")
+
+
+if __name__ == "__main__":
+    main()

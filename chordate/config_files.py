@@ -1,0 +1,182 @@
+"""Finds configs and reads them as layers: what each file says itself, in the order of inheritance."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from mmengine.config import ConfigDict
+
+from chordate.composition import Origin, merge
+from chordate.errors import ChordateError, ConfigError, near_names, repr_name, unknown
+
+TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$\w|file\w|_base_)")  # of mmengine
+
+
+class Layer(NamedTuple):
+    """What one file says itself, without what it inherits.
+
+    Attributes:
+        source: the file as messages name it; `config` for a dict.
+        path: the file, or None.
+        values: its settings.
+    """
+
+    source: str
+    path: Path | None
+    values: dict[str, Any]
+
+
+def packaged_configs() -> dict[str, Path]:
+    """Every config in the package, by its name (the file's name without `.py`)."""
+    root = _package_root()
+    paths = (path for path in sorted(root.rglob("*.py")) if path.name != "__init__.py")
+    return {path.stem: path for path in paths if "_base_" not in path.relative_to(root).parts}
+
+
+def list_configs(pattern: str = "*") -> list[str]:
+    """The names of the packaged configs that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(packaged_configs(), pattern))
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of a config given by path or by its packaged name.
+
+    Raises:
+        ConfigError: neither a file nor a packaged name; names near ones.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = packaged_configs()
+    if str(name) in known:
+        return known[str(name)]
+    if path.suffix == ".py" and path.stem in known and not path.parent.is_dir():
+        return known[path.stem]  # configs/faster-rcnn/x.py, asked for from another folder
+    if path.suffix or len(path.parts) > 1:
+        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        close = near_names(path.name, beside) or near_names(path.stem, known)
+        raise ConfigError(
+            f"{path}: no such config file" + (f"; did you mean {' or '.join(map(repr_name, close))}?" if close else "")
+        )
+    raise ConfigError(unknown("config", str(name), known))
+
+
+def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
+    """A file's own layer, last, after those that it inherits.
+
+    Args:
+        path: of the file.
+        inside: the files that inherit from it.
+
+    Raises:
+        ConfigError: a file does not exist, does not run, or inherits from itself.
+    """
+    source = _source(path)
+    if path.resolve() in inside:
+        raise ConfigError(f"{source}: it inherits from itself")
+    inside = (*inside, path.resolve())
+    if path.suffix not in (".py", ".json"):
+        raise ConfigError(f"{source}: configs are Python or JSON files (reading YAML may run code)")
+    for folder in (str(Path.cwd()), str(path.parent.resolve())):
+        if folder not in sys.path:  # so that custom_imports finds a user's own modules
+            sys.path.append(folder)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return _layers(json.loads(text), source, path, inside)
+        if TEMPLATE.search(text):
+            raise ConfigError(
+                f"{source}: {{{{…}}}} is not filled in; write os.environ[…], __file__ or _base_.… instead"
+            )
+        code = ast.parse(text, str(path))
+        assigned = [node for node in code.body if isinstance(node, ast.Assign)]
+        bases = [node for node in assigned if ast.unparse(node.targets[0]) == "_base_"]
+        code.body = [node for node in code.body if node not in bases]
+        below = _base_layers([ast.literal_eval(node.value) for node in bases], source, path, inside)
+        return _layers(_run(code, path, below), source, path, inside, below)
+    except ChordateError:
+        raise
+    except Exception as error:  # a config is code: whatever it raises is the config's own mistake
+        raise ConfigError(one_line(source, error)) from error
+
+
+def dict_layers(values: Mapping[str, Any], source: str = "config") -> list[Layer]:
+    """The layer of a dict, last, after those that it inherits."""
+    return once(_layers(dict(values), source, None, ()))
+
+
+def once(layers: Iterable[Layer]) -> list[Layer]:
+    """The layers without repetitions: of a file that is inherited twice, the first counts."""
+    seen: set[Path] = set()
+    kept = []
+    for layer in layers:
+        if layer.path is None or layer.path.resolve() not in seen:
+            kept.append(layer)
+            seen |= {layer.path.resolve()} if layer.path else set()
+    return kept
+
+
+def one_line(source: str, error: Exception) -> str:
+    """`mine.py: NameError: name 'x' is not defined`."""
+    return f"{source}: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _layers(
+    values: dict[str, Any], source: str, path: Path | None, inside: tuple[Path, ...], below: Sequence[Layer] = ()
+) -> list[Layer]:
+    """A layer after those that its `base` and `_base_` name."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: a config must be a dict of sections, got {type(values).__name__}")
+    below = [*below, *_base_layers([values.pop("_base_", [])], source, path or Path("config"), inside)]
+    base = values.pop("base", None)
+    lowest = [] if base is None else file_layers(_find(base, source), inside)
+    return once([*lowest, *below, Layer(source, path, values)])
+
+
+def _base_layers(bases: Sequence[Any], source: str, path: Path, inside: tuple[Path, ...]) -> list[Layer]:
+    """The layers of the files that `_base_` names, relative to the folder of `path`."""
+    names = [name for base in bases for name in ([base] if isinstance(base, str) else base)]
+    return once(layer for name in names for layer in file_layers(_find(path.parent / name, source), inside))
+
+
+def _find(name: str | Path, source: str) -> Path:
+    try:
+        return find_config(name)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]:
+    """The names that a Python config defines; `_base_` is what it inherits from its `_base_` files."""
+    inherited: dict[str, Any] = {}
+    for rank, layer in enumerate(below):
+        merge(inherited, layer.values, Origin(rank, layer.source), {})
+    names: dict[str, Any] = {"_base_": ConfigDict(inherited), "__file__": str(path), "__name__": path.stem}
+    exec(compile(code, str(path), "exec"), names)
+    return {
+        name: value
+        for name, value in names.items()
+        if name != "_base_" and name[:2] != "__" and not isinstance(value, ModuleType | FunctionType | type)
+    }
+
+
+def _package_root() -> Path:
+    return Path(str(files("chordate.configs")))
+
+
+def _source(path: Path) -> str:
+    """A file as messages name it: packaged ones as `configs/…`, others from the current folder if they are in it."""
+    full = path.resolve()
+    for folder, prefix in ((_package_root().resolve(), "configs/"), (Path.cwd().resolve(), "")):
+        if full.is_relative_to(folder):
+            return f"{prefix}{full.relative_to(folder).as_posix()}"
+    return str(path)

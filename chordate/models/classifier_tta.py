@@ -1,0 +1,75 @@
+"""Test-time augmentation of classifiers: ten crops, or several scales."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transform
+
+from chordate.arguments import PositiveInt
+from chordate.errors import ConfigError, unknown
+from chordate.registry import MODELS
+
+Score = Callable[[Tensor], Tensor]  # normalized images [N, 3, H, W] to probabilities [N, classes]
+
+
+class TenCrop:
+    """Averages the probabilities of the four corners, the center, and all five mirrored (Krizhevsky et al. 2012, 4.1).
+
+    Args:
+        size: of the square crops, in pixels; the pipeline leaves the images larger.
+    """
+
+    def __init__(self, size: PositiveInt):
+        self.size = size
+
+    def __call__(self, images: Tensor, score: Score) -> Tensor:
+        height, width = images.shape[-2:]
+        if min(height, width) < self.size:
+            raise ConfigError(
+                f"model.tta: crops of {self.size} px from images of {width}×{height}; resize them to more"
+            )
+        return torch.stack([score(crop) for crop in transform.ten_crop(images, [self.size])]).mean(dim=0)
+
+
+class MultiScale:
+    """Averages the probabilities of the whole image at several sizes, and mirrored, fully convolutionally.
+
+    He et al. 2016, section 3.4: "the fully-convolutional form", shorter sides of 224, 256, 384, 480 and 640. Global
+    pooling and a linear layer are linear, so the head on a larger map computes the average over positions.
+
+    Args:
+        sizes: shorter sides in pixels.
+    """
+
+    def __init__(self, sizes: Sequence[PositiveInt]):
+        self.sizes = tuple(sizes)
+
+    def __call__(self, images: Tensor, score: Score) -> Tensor:
+        scores = []
+        for size in self.sizes:
+            factor = size / min(images.shape[-2:])
+            shape = [round(side * factor) for side in images.shape[-2:]]
+            resized = F.interpolate(images, shape, mode="bilinear", antialias=True, align_corners=False)
+            scores += [score(resized), score(resized.flip(-1))]
+        return torch.stack(scores).mean(dim=0)
+
+
+TTA: Mapping[str, type] = {"ten_crop": TenCrop, "multi_scale": MultiScale}
+
+
+def build_tta(settings: Mapping[str, Any]) -> Callable[[Tensor, Score], Tensor]:
+    """The augmentation that a config's `tta` describes.
+
+    Args:
+        settings: `dict(type="ten_crop", size=224)` or `dict(type="multi_scale", sizes=[224, 256, 384, 480, 640])`.
+
+    Raises:
+        ConfigError: an unknown type or setting.
+    """
+    kind = settings.get("type")
+    if kind not in TTA:
+        raise ConfigError(unknown("type of model.tta", str(kind), TTA))
+    return MODELS.build({**settings, "type": TTA[kind]})

@@ -1,0 +1,134 @@
+"""Test-time augmentation of detectors: several scales and mirror images of a batch, merged.
+
+Boxes are merged by NMS, masks and heatmaps of each box averaged over the augmented batches (Mask R-CNN's entry to the
+COCO challenge: He et al. 2017, appendix B; as in Detectron2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transform
+
+from chordate.arguments import PositiveFloat
+from chordate.errors import ConfigError
+from chordate.ops.nms import select_detections
+from chordate.structures import Batch, Detections
+
+
+@dataclass
+class AugmentedBatch:
+    """A resized and mirrored batch.
+
+    Attributes:
+        images: `[N, 3, H, W]`, padded at the right and the bottom.
+        sizes: `[N, 2]` height and width of each image without padding.
+        factors: `[N, 4]`, from x1, y1, x2, y2 in the original batch to this one, before mirroring.
+        flip: mirrored, left and right exchanged.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    factors: Tensor
+    flip: bool
+
+    def transform_boxes(self, detections: Sequence[Detections]) -> list[Detections]:
+        """Boxes in pixels of the original batch to pixels of this one."""
+        return [
+            Detections(self._mirror(found.boxes * factor.to(found.boxes.dtype), size), found.scores, found.labels)
+            for found, factor, size in zip(detections, self.factors, self.sizes, strict=True)
+        ]
+
+    def inverse_boxes(self, detections: Sequence[Detections]) -> list[Detections]:
+        """Boxes in pixels of this batch to pixels of the original one."""
+        return [
+            Detections(self._mirror(found.boxes, size) / factor.to(found.boxes.dtype), found.scores, found.labels)
+            for found, factor, size in zip(detections, self.factors, self.sizes, strict=True)
+        ]
+
+    def _mirror(self, boxes: Tensor, size: Tensor) -> Tensor:
+        if not self.flip:
+            return boxes
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        return torch.stack((size[1] - x2, y1, size[1] - x1, y2), dim=-1)
+
+
+class DetectorTTA:
+    """Which augmented batches a detector predicts on.
+
+    Args:
+        scales: factors of the images' sides.
+        flip: mirror each scale too.
+
+    Raises:
+        ConfigError: no scales.
+    """
+
+    def __init__(self, scales: Sequence[PositiveFloat] = (1.0,), flip: bool = False):
+        if not scales:
+            raise ConfigError("model.tta.scales must have at least one number")
+        self.scales, self.flip = tuple(scales), flip
+
+    def augment(self, batch: Batch, size_divisor: int) -> list[AugmentedBatch]:
+        """The batch at every scale, and with `flip` each of them mirrored too.
+
+        Args:
+            size_divisor: height and width are padded to multiples of this.
+        """
+        flips = (False, True) if self.flip else (False,)
+        return [augment(batch, scale, flip, size_divisor) for scale in self.scales for flip in flips]
+
+
+def augment(batch: Batch, scale: float, flip: bool, size_divisor: int) -> AugmentedBatch:
+    """Resize the images of a batch bilinearly, antialiased, and mirror them."""
+    ones = torch.ones(len(batch), 4, dtype=torch.float64, device=batch.sizes.device)
+    if scale == 1 and not flip:
+        return AugmentedBatch(batch.images, batch.sizes, ones, False)
+    augmented = []
+    for padded, (height, width) in zip(batch.images, batch.sizes.tolist()):
+        image = padded[:, :height, :width]
+        if scale != 1:
+            image = transform.resize(image, [max(1, round(side * scale)) for side in (height, width)], antialias=True)
+        augmented.append(image.flip(-1) if flip else image)
+    sizes = batch.sizes.new_tensor([image.shape[-2:] for image in augmented])
+    sides = [-(-side // size_divisor) * size_divisor for side in sizes.amax(0).tolist()]
+    images = batch.images.new_zeros(*batch.images.shape[:2], *sides)
+    for image, out in zip(augmented, images):
+        out[:, : image.shape[-2], : image.shape[-1]] = image
+    return AugmentedBatch(images, sizes, ones * (sizes / batch.sizes).flip(-1).repeat(1, 2), flip)
+
+
+def merge_detections(views: Sequence[list[Detections]], nms_threshold: float, topk: int) -> list[Detections]:
+    """Merge the detections of several augmented batches, all in pixels of the original one, by NMS within classes.
+
+    Args:
+        views: one Detections per image, for each augmented batch; a single one is returned as it is.
+        nms_threshold: IoU.
+        topk: the best so many of each image are kept.
+    """
+    if len(views) == 1:
+        return views[0]
+    parts = [detections for image in zip(*views, strict=True) for detections in image]
+    boxes, scores, labels = (torch.cat([getattr(d, name) for d in parts]) for name in ("boxes", "scores", "labels"))
+    counts = torch.tensor([len(d) for d in parts], device=boxes.device)
+    image = torch.arange(len(views[0]), device=boxes.device).repeat_interleave(len(views)).repeat_interleave(counts)
+    return select_detections(boxes, scores, labels, image, len(views[0]), nms_threshold, topk)
+
+
+def average_maps(
+    maps: Sequence[Sequence[Tensor]], views: Sequence[AugmentedBatch], mirrored: Sequence[int] | None = None
+) -> list[Tensor]:
+    """The mean over augmented batches of maps `[D, …, S, S]` over the boxes of each image.
+
+    Args:
+        maps: one tensor per image, for each augmented batch.
+        views: the augmented batches; maps of mirrored ones are mirrored back.
+        mirrored: the channel of `[D, K, S, S]` that each channel becomes in a mirror image; None where they stay.
+    """
+    restored = []
+    for of_view, view in zip(maps, views, strict=True):
+        if view.flip:
+            of_view = [one.flip(-1) if mirrored is None else one[:, list(mirrored)].flip(-1) for one in of_view]
+        restored.append(of_view)
+    return [torch.stack(image).mean(dim=0) if len(maps) > 1 else image[0] for image in zip(*restored, strict=True)]

@@ -1,0 +1,86 @@
+"""Interpolation weights along one axis, for resampling masks, heatmaps and feature maps by matrix products.
+
+Cells and pixels are squares: cell `i` covers `i … i + 1`, and its center lies at `i + 0.5`. A map `[..., H, W]` is
+resampled by `rows @ map @ columns.mT`, with weights for its rows `[..., h, H]` and for its columns `[..., w, W]`.
+"""
+
+import torch
+from torch import Tensor
+
+CUBIC = -0.75  # the parameter of bicubic interpolation in torch and OpenCV (Keys 1981, equation 4)
+
+
+def bilinear_weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cells: int) -> Tensor:
+    """Weights `[D, pixels, cells]` to sample `cells` that fill `low` … `high` at pixel centers; zeros lie outside.
+
+    Args:
+        low, high: `[D]` in pixels.
+        first: `[D]`, the pixel that each output starts with.
+    """
+    centers = first[:, None] + torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
+    extent = (high - low).clamp(min=1e-6)
+    position = (centers - low[:, None]) / extent[:, None] * cells - 0.5
+    cell = torch.arange(cells, device=low.device, dtype=low.dtype)
+    return (1 - (position[:, :, None] - cell).abs()).clamp(min=0)
+
+
+def bicubic_weights(pixels: Tensor, max_pixels: int, cells: int) -> Tensor:
+    """Weights `[D, max_pixels, cells]` to resize `cells` to `pixels` `[D]`; as in torch's `interpolate`, border cells
+    repeat outside. Rows beyond `pixels` have no meaning."""
+    centers = torch.arange(max_pixels, device=pixels.device, dtype=pixels.dtype) + 0.5
+    position = centers * (cells / pixels[:, None]) - 0.5
+    below = position.floor()
+    weights = pixels.new_zeros((len(pixels), max_pixels, cells))
+    for offset in (-1, 0, 1, 2):
+        cell = below + offset
+        distance = (position - cell).abs()
+        near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
+        far = CUBIC * (((distance - 5) * distance + 8) * distance - 4)
+        weight = torch.where(distance <= 1, near, far)
+        weights.scatter_add_(2, cell.long().clamp(0, cells - 1)[..., None], weight[..., None])
+    return weights
+
+
+def area_weights(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
+    """Weights `[R, cells, pixels]` for the mean over each of `cells` cells from `low` to `high` `[R]`, in pixels of a
+    bilinearly interpolated map with zeros outside.
+
+    A pixel has the weight 1 - |u| at the distance u ≤ 1 from its center; the integral of it is u - u|u| / 2.
+    """
+    width = (high - low).clamp(min=1e-3)[:, None] / cells
+    edges = low[:, None] + width * torch.arange(cells + 1, device=low.device, dtype=low.dtype)
+    centers = torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
+    u = (edges[:, :, None] - centers).clamp(-1, 1)
+    return (u - u * u.abs() / 2).diff(dim=1) / width[:, :, None]
+
+
+def bilinear_taps(
+    low: Tensor, span: Tensor, size: Tensor, cells: int, samples: int, sparse: bool
+) -> tuple[Tensor, Tensor]:
+    """RoIAlign along one axis: the pixels that each output cell reads and their weights, `[R, cells, terms]` each.
+
+    Args:
+        low, span: `[R]`, start and length of each region, in pixels of its map.
+        size: `[R]`, pixels of its map.
+        samples: per cell, equally spaced.
+        sparse: samples may lie more than a pixel apart; otherwise a cell reads at most `samples + 1` pixels in a row.
+    """
+    if samples == 0:  # a region without extent reads nothing
+        nothing = low.new_zeros(len(low), cells, 1)
+        return nothing.long(), nothing
+    step = span[:, None, None] / (cells * samples)
+    place = torch.arange(cells * samples, dtype=low.dtype).view(cells, samples) + 0.5
+    position = low[:, None, None] + place * step  # [R, cells, samples]
+    last = size[:, None, None] - 1
+    inside = (position >= -1) & (position <= last + 1)
+    position = position.clamp(min=0).minimum(last)
+    if sparse:
+        below = position.floor()
+        pixel = torch.stack((below, below + 1), dim=-1)
+        weight = (1 - (position[..., None] - pixel).abs()) * inside[..., None]
+        pixel, weight = pixel.flatten(2), weight.flatten(2)
+    else:
+        pixel = position[..., :1].floor() + torch.arange(samples + 1)
+        near = (1 - (position[..., None] - pixel[..., None, :]).abs()).clamp(min=0)
+        weight = (near * inside[..., None]).sum(dim=2)
+    return pixel.long().minimum(last), weight / samples

@@ -1,0 +1,115 @@
+"""The base of heads that predict at every anchor of a pyramid (RPN, RetinaNet)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chordate.contracts import FeatureSpec, select
+from chordate.errors import ConfigError
+from chordate.ops.anchors import AnchorGenerator
+from chordate.ops.boxes import at_least_float32
+from chordate.ops.losses import BoxLoss, BoxLossKind
+from chordate.ops.matching import Matcher
+from chordate.registry import HEADS
+
+BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # of the box encoding: the network predicts plain deltas
+
+
+@dataclass
+class AnchorOutputs:
+    """Predictions at all `A` anchors, one level after the other.
+
+    Attributes:
+        logits: `[N, A, K]` float32, one per class; `[N, A]` objectness in an RPN.
+        deltas: `[N, A, 4]` float32, from the anchors to the predicted boxes.
+        anchors: `[A, 4]` in pixels, the same for all images.
+        counts: anchors per level.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    counts: tuple[int, ...]
+
+
+class AnchorHead(nn.Module):
+    """Levels, anchors, matching and box loss. A subclass adds layers, `forward`, `loss` and `predict`.
+
+    Args:
+        in_features: the maps on offer.
+        levels: the names of those to use; None for all.
+        anchors: arguments of `AnchorGenerator` besides the strides.
+        iou_thresholds, box_loss, smooth_l1_beta: see the subclasses.
+
+    Attributes:
+        channels: of every map.
+
+    Raises:
+        ConfigError: a level is not on offer, levels have different numbers of channels, or thresholds fall.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        levels: Sequence[str] | None,
+        anchors: Mapping[str, Any],
+        iou_thresholds: tuple[float, float],
+        box_loss: BoxLossKind,
+        smooth_l1_beta: float,
+    ):
+        super().__init__()
+        name = type(self).__name__
+        negative, positive = iou_thresholds
+        if negative > positive:
+            raise ConfigError(f"{name}: iou_thresholds must be (lower, upper), got {tuple(iou_thresholds)}")
+        chosen = select(in_features, levels or in_features, name)
+        channels = {spec.channels for spec in chosen.values()}
+        if len(channels) != 1:
+            offer = ", ".join(f"{level} ({spec})" for level, spec in chosen.items())
+            raise ConfigError(f"{name} is shared by its levels, which must have equal channels; got {offer}")
+        self.levels = tuple(chosen)
+        self.channels = channels.pop()
+        strides = [spec.stride for spec in chosen.values()]
+        self.anchors = HEADS.build({"type": AnchorGenerator, **anchors}, strides=strides)
+        self.matcher = Matcher(positive, negative, low_quality=True)
+        self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)
+
+    def concatenate(self, levels: Iterable[tuple[Tensor, Tensor]]) -> AnchorOutputs:
+        """The outputs of all levels, given logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of
+        each, both with anchors outermost in the channels."""
+        logits, deltas, grids = [], [], []
+        for level_logits, level_deltas in levels:
+            grids.append(level_logits.shape[2:])
+            images, classes = len(level_logits), level_logits.shape[1] // self.anchors.per_cell
+            logits.append(at_least_float32(level_logits).permute(0, 2, 3, 1).reshape(images, -1, classes))
+            deltas.append(at_least_float32(level_deltas).permute(0, 2, 3, 1).reshape(images, -1, 4))
+        image_size = [side * self.anchors.strides[0] for side in grids[0]]
+        return AnchorOutputs(
+            torch.cat(logits, dim=1),
+            torch.cat(deltas, dim=1),
+            torch.cat(self.anchors(grids, image_size)),
+            tuple(level.shape[1] for level in logits),
+        )
+
+
+def topk_per_level(scores: Tensor, counts: Sequence[int], topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `topk` best scores of each level, or all where it has fewer.
+
+    Args:
+        scores: `[N, M]`, one level after the other.
+        counts: scores per level; they sum to `M`.
+
+    Returns:
+        `[N, K]` each: scores, their indices in `M`, and their levels; best first within each level.
+    """
+    best, indices, levels, offset = [], [], [], 0
+    for level, level_scores in enumerate(scores.split(counts, dim=1)):
+        score, index = level_scores.topk(min(topk, level_scores.shape[1]), dim=1)
+        best.append(score)
+        indices.append(index + offset)
+        levels.append(torch.full_like(index, level))
+        offset += level_scores.shape[1]
+    return torch.cat(best, dim=1), torch.cat(indices, dim=1), torch.cat(levels, dim=1)
