@@ -62,13 +62,13 @@ class FPN(Neck):
                 f"FPN: inputs must be ordered fine to coarse, got {list(self.inputs)} of strides {strides}"
             )
 
-        def conv_norm(in_channels: int, kernel: int) -> ConvNorm:
+        def make_conv(in_channels: int, kernel: int) -> ConvNorm:
             layer = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=norm is None)
             return ConvNorm(layer, *([] if norm is None else [make_norm(norm, channels)]))
 
         levels = [f"p{name[1:]}" for name in specs]
-        self.lateral = nn.ModuleDict({name: conv_norm(spec.channels, 1) for name, spec in specs.items()})
-        self.output = nn.ModuleDict({level: conv_norm(channels, 3) for level in levels})
+        self.lateral = nn.ModuleDict({name: make_conv(spec.channels, 1) for name, spec in specs.items()})
+        self.output = nn.ModuleDict({level: make_conv(channels, 3) for level in levels})
         self.out_features = dict(zip(levels, (FeatureSpec(channels, stride) for stride in strides), strict=True))
 
         last_in, last_out = self.inputs[-1], levels[-1]
