@@ -68,6 +68,9 @@ class Section(dict[str, Any]):
     def copy(self) -> Section:
         return self | {}
 
+    def __ror__(self, other: Mapping[str, Any]) -> Section:  # type: ignore[override]
+        return self | other | self
+
     def __or__(self, other: Mapping[str, Any]) -> Section:  # type: ignore[override]
         copied = Section({}, self.path, self.origins)
         copied.update(self)
