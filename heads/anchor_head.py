@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chordate.composition import as_section
 from chordate.contracts import FeatureSpec, select
 from chordate.errors import ConfigError
 from chordate.ops.anchors import AnchorGenerator
@@ -74,7 +73,7 @@ class AnchorHead(nn.Module):
         self.levels = tuple(chosen)
         self.channels = channels.pop()
         strides = [spec.stride for spec in chosen.values()]
-        self.anchors = HEADS.build(as_section(anchors, "anchors") | {"type": AnchorGenerator}, strides=strides)
+        self.anchors = HEADS.build({"type": AnchorGenerator, **anchors}, strides=strides)
         self.matcher = Matcher(positive, negative, low_quality=True)
         self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)
 

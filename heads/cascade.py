@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, PositiveInt
-from chordate.composition import as_section
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.heads.box import BoxHead, BoxWeights
@@ -58,7 +57,7 @@ class CascadeHead(nn.Module):
             raise ConfigError(f"CascadeHead: {', '.join(sorted(own))} in `stage` is set by the cascade; remove it")
         self.stages = nn.ModuleList(
             HEADS.build(
-                as_section(stage, "stage") | {"type": BoxHead},
+                {"type": BoxHead, **(stage or {})},
                 in_features=in_features,
                 num_classes=num_classes,
                 class_agnostic=True,

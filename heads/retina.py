@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.composition import as_section
 from chordate.contracts import ClassRows, FeatureSpec
 from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, topk_per_level
 from chordate.ops.boxes import clip_boxes_to_image, decode
@@ -66,7 +65,7 @@ class RetinaHead(AnchorHead):
         nms_threshold: Fraction = 0.5,
         detections_per_image: PositiveInt = 100,
     ):
-        anchors = {"sizes_per_stride": SIZES_PER_STRIDE} | as_section(anchors, "anchors")
+        anchors = {"sizes_per_stride": SIZES_PER_STRIDE, **(anchors or {})}
         super().__init__(in_features, levels, anchors, iou_thresholds, box_loss, smooth_l1_beta)
         self.num_classes = num_classes
         self.class_tower, self.box_tower = _tower(self.channels, convs, norm), _tower(self.channels, convs, norm)
@@ -89,7 +88,9 @@ class RetinaHead(AnchorHead):
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
         """Predictions at every anchor of the maps `[N, C, H, W]`."""
         maps = [features[name] for name in self.levels]
-        return self.concatenate((self.cls_score(self.class_tower(x)), self.bbox_pred(self.box_tower(x))) for x in maps)
+        return self.concatenate(
+            (self.cls_score(self.class_tower(x)), self.bbox_pred(self.box_tower(x))) for x in maps
+        )
 
     def loss(self, outputs: AnchorOutputs, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
         """Focal loss of all anchors except ignored ones, and box loss of the positive ones, over the number of these."""

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chordate.composition import as_section
 from chordate.contracts import Model, check_outputs, offered
 from chordate.models.classifier_tta import build_tta
 from chordate.models.parts import Part, training_targets
@@ -42,13 +41,13 @@ class ImageClassifier(Model):
     ):
         super().__init__()
         self.meta = meta
-        self.preprocess = MODELS.build(as_section(preprocess, "preprocess") | {"type": Normalize})
+        self.preprocess = MODELS.build({"type": Normalize, **(preprocess or {})})
         self.backbone = BACKBONES.build(backbone)
         self.example_size = self.backbone.example_size
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
         with torch.device("cpu"):  # they draw there, whatever device the model is built on
-            self.mix = [TRANSFORMS.build(as_section(one, "mix") | {"num_classes": len(meta.classes)}) for one in mix]
+            self.mix = [TRANSFORMS.build({**one, "num_classes": len(meta.classes)}) for one in mix]
         self.tta = None if tta is None else build_tta(tta)
 
     def logits(self, images: Tensor) -> Tensor:

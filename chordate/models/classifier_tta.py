@@ -9,7 +9,6 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 
 from chordate.arguments import PositiveInt
-from chordate.composition import as_section
 from chordate.errors import ConfigError, unknown
 from chordate.registry import MODELS
 
@@ -73,4 +72,4 @@ def build_tta(settings: Mapping[str, Any]) -> Callable[[Tensor, Score], Tensor]:
     kind = settings.get("type")
     if kind not in TTA:
         raise ConfigError(unknown("type of model.tta", str(kind), TTA))
-    return MODELS.build(as_section(settings, "tta") | {"type": TTA[kind]})
+    return MODELS.build({**settings, "type": TTA[kind]})

@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor
 
 from chordate.arguments import PositiveInt
-from chordate.composition import as_section
 from chordate.contracts import FeatureSpecs, Model, check_outputs, offered
 from chordate.models.detector_tta import DetectorTTA
 from chordate.models.parts import Part
@@ -48,13 +47,11 @@ class Detector(Model):
     ):
         super().__init__()
         self.meta, self.size_divisor = meta, size_divisor
-        self.preprocess = MODELS.build(as_section(preprocess, "preprocess") | {"type": Normalize})
+        self.preprocess = MODELS.build({"type": Normalize, **(preprocess or {})})
         self.backbone = BACKBONES.build(backbone)
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.neck = None if neck is None else NECKS.build(neck, in_features=offered(self.backbone))
-        self.tta: DetectorTTA | None = (
-            None if tta is None else MODELS.build(as_section(tta, "tta") | {"type": DetectorTTA})
-        )
+        self.tta: DetectorTTA | None = None if tta is None else MODELS.build({"type": DetectorTTA, **tta})
 
     @property
     def head_features(self) -> FeatureSpecs:
