@@ -15,7 +15,7 @@ from loading import open_loader
 
 import chordate
 from chordate.backbones.convnext import SIZES
-from chordate.backbones.resnet_rs import RECIPES as RESNET_RS
+from chordate.backbones.resnet_variants import RECIPES as RESNET_RS
 from chordate.config import load_config, packaged_configs, section
 from chordate.registry import METRICS
 from chordate.training.runner import Runner
