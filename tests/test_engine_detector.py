@@ -16,7 +16,7 @@ from chordate.data.loader import build_loader
 from chordate.data.shapes import generate_shapes
 from chordate.registry import METRICS
 from chordate.training.evaluate import evaluate
-from chordate.training.launch import start
+from chordate.launch import start
 from chordate.training.runner import Runner
 
 SMALL = {

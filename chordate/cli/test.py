@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.data.loader import build_dataset, build_loader
     from chordate.errors import ConfigError
     from chordate.evaluation.build import build_metric
+    from chordate.launch import finish, start
     from chordate.training.evaluate import evaluate, stop_workers
-    from chordate.training.launch import finish, start
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
     if len(names) % 2:
