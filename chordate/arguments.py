@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from chordate.allowed_values import Rejection, rejection, shown
-from chordate.composition import Section, located
+from chordate.allowed_values import Rejection, rejection
+from chordate.composition import Section, as_section, located
 from chordate.errors import ConfigError, unknown
 
 PositiveInt = Annotated[int, Ge(1)]
@@ -105,9 +105,7 @@ def validate_settings(target: Callable[..., Settings], section: Mapping[str, Any
     Raises:
         ConfigError: unknown, missing or unfitting settings, or the class itself rejects them.
     """
-    if section is not None and not isinstance(section, Mapping):
-        raise ConfigError(f"{where} must be a dict of settings, got {shown(section)}")
-    settings = section if isinstance(section, Section) else Section(section or {}, (where,))
+    settings = as_section(section, where)
     check_required(target, settings, where)
     arguments = validate_arguments(target, settings, where)
     try:

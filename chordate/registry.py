@@ -154,5 +154,10 @@ DATASETS = PlugRegistry("dataset", "chordate.data")
 TRANSFORMS = PlugRegistry("transform", "chordate.data.transforms")
 METRICS = PlugRegistry("metric", "chordate.evaluation")
 CALLBACKS = PlugRegistry("callback", "chordate.training.callbacks")
-OPTIMIZERS = PlugRegistry("optimizer")
+OPTIMIZERS = PlugRegistry(
+    "optimizer",
+    "chordate.training.optimizer",
+    beside=("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"),  # see OptimizerSettings
+)
+SCHEDULES = PlugRegistry("schedule", "chordate.training.schedule")
 FORMATS = PlugRegistry("checkpoint format", "chordate.weights.formats")

@@ -7,9 +7,10 @@ from checkpoint_toys import own
 from rich.console import Console
 from torch import Tensor, nn
 
+from chordate.config import load_config
 from chordate.contracts import ClassRows, FeatureSpec, Model
 from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
-from chordate.registry import BACKBONES, HEADS
+from chordate.registry import BACKBONES, HEADS, MODELS
 from chordate.structures import DatasetMeta, Skeleton
 from chordate.weights.loading import load_checkpoint
 
@@ -134,10 +135,10 @@ def test_without_class_names_only_the_background_is_kept(names):
     trained, model = OneHead(OLD, "BoxHead"), OneHead(NEW, "BoxHead")
     source = own(trained, DatasetMeta(names)) if names else trained.state_dict()
     report = load_checkpoint(model, source, strict=False)
-    assert report.adapted == ["head.classes.weight", "head.classes.bias"]
-    assert report.missing == ["head.deltas.weight", "head.deltas.bias"]
-    assert torch.equal(model.head.classes.weight[-1], trained.head.classes.weight[-1])
-    assert report.notes["head.classes.bias"] == "0 of 3 classes by name: only the background"
+    assert report.adapted == ["head.cls_score.weight", "head.cls_score.bias"]
+    assert report.missing == ["head.bbox_pred.weight", "head.bbox_pred.bias"]
+    assert torch.equal(model.head.cls_score.weight[-1], trained.head.cls_score.weight[-1])
+    assert report.notes["head.cls_score.bias"] == "0 of 3 classes by name: only the background"
 
 
 def test_a_model_without_class_names_takes_the_checkpoints_of_the_same_number():
@@ -176,6 +177,70 @@ def test_torchvisions_categories_are_cocos():
     assert tuple(points) == COCO_SKELETON.names
 
 
+def detector(config: str, meta: DatasetMeta) -> Model:
+    parts = load_config(config).model.to_dict()
+    parts["backbone"].update(pretrained=None)
+    return MODELS.build(parts, meta=meta)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "total"),
+    [
+        ("fasterrcnn_resnet50_fpn", "faster-rcnn_r50_fpn_torchvision", 295),
+        ("maskrcnn_resnet50_fpn", "mask-rcnn_r50_fpn_torchvision", 307),
+        ("retinanet_resnet50_fpn", "retinanet_r50_fpn_torchvision", 301),
+    ],
+)
+def test_torchvisions_coco_detectors_keep_the_classes_of_equal_names(name, config, total):
+    theirs = torchvision.models.get_model(name, weights=None, weights_backbone=None).state_dict()
+    model = detector(config, DatasetMeta(("person", "zebra", "widget")))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = load_checkpoint(model, theirs, strict=False)
+    after = model.state_dict()
+    assert report.format == "torchvision" and not report.missing and not report.skipped
+    assert len(report.loaded) + len(report.adapted) == total and len(report.loaded) / total > 0.9
+    person, zebra = 1, 24  # their ids in COCO
+
+    if name.startswith("retinanet"):  # 9 anchors of 3 ratios and 3 sizes each, which ours counts the other way round
+        old = (
+            theirs["head.classification_head.cls_logits.weight"].view(3, 3, 91, 256, 3, 3).transpose(0, 1).flatten(0, 1)
+        )
+        new, fresh = (state["head.cls_score.weight"].view(9, 3, 256, 3, 3) for state in (after, before))
+        assert torch.equal(new[:, :2], old[:, [person, zebra]]) and torch.equal(new[:, 2], fresh[:, 2])
+        return
+    parts = {
+        "box.cls_score": ("roi_heads.box_predictor.cls_score", 1),
+        "box.bbox_pred": ("roi_heads.box_predictor.bbox_pred", 4),
+        "mask.masks": ("roi_heads.mask_predictor.mask_fcn_logits", 1),
+    }
+    for ours, (their_name, values) in parts.items():
+        for suffix in ("weight", "bias"):
+            if f"{ours}.{suffix}" not in after:
+                continue
+            old, new, fresh = (
+                state[f"{layer}.{suffix}"].unflatten(0, (-1, values))
+                for layer, state in ((their_name, theirs), (ours, after), (ours, before))
+            )
+            assert torch.equal(new[:2], old[[person, zebra]]) and torch.equal(new[2], fresh[2])
+            if ours == "box.cls_score":
+                assert torch.equal(new[3], old[0])
+
+
+def test_torchvisions_people_keep_the_keypoints_of_equal_names():
+    theirs = torchvision.models.get_model("keypointrcnn_resnet50_fpn", weights=None, weights_backbone=None).state_dict()
+    meta = DatasetMeta(("rider", "person"), Skeleton(("tail", "right_ear", "nose")))
+    model = detector("keypoint-rcnn_r50_fpn_torchvision", meta)
+    fresh = model.state_dict()["keypoint.heatmaps.weight"][:, 0].clone()
+    report = load_checkpoint(model, theirs, strict=False)
+    assert not report.missing and not report.skipped
+    layer = "roi_heads.keypoint_predictor.kps_score_lowres"
+    assert torch.equal(model.state_dict()["keypoint.heatmaps.weight"][:, 1:], theirs[f"{layer}.weight"][:, [4, 0]])
+    assert torch.equal(model.state_dict()["keypoint.heatmaps.weight"][:, 0], fresh)
+    assert torch.equal(model.state_dict()["keypoint.heatmaps.bias"][1:], theirs[f"{layer}.bias"][[4, 0]])
+    scores = theirs["roi_heads.box_predictor.cls_score.weight"]
+    assert torch.equal(model.state_dict()["box.cls_score.weight"][1:], scores[[1, 0]])
+
+
 class Classifier(Model):
     def __init__(self, meta: DatasetMeta):
         super().__init__()
@@ -210,8 +275,8 @@ def test_the_table_has_a_row_per_part_and_per_layer_that_differs():
     report = load_checkpoint(model, own(trained, OLD), strict=False)
     assert printed(report) == [
         ["head", "4", "", "", "", ""],
-        ["head.classes", "", "2", "", "", "2 of 3 classes by name: person, zebra"],
-        ["head.deltas", "", "2", "", "", "2 of 3 classes by name: person, zebra"],
+        ["head.cls_score", "", "2", "", "", "2 of 3 classes by name: person, zebra"],
+        ["head.bbox_pred", "", "2", "", "", "2 of 3 classes by name: person, zebra"],
         ["mask", "", "", "2", "", ""],
         ["neck", "", "", "", "2", ""],
     ]

@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 import torchvision
-from test_two_stage import Tiny, batch_of
+from test_two_stage import META, Tiny, batch_of
 from torch import nn
 from torchvision.ops import roi_align
 
 import chordate
 from chordate.errors import ConfigError
+from chordate.ops.padded_index import PaddedIndex
 from chordate.registry import BACKBONES, MODELS
 from chordate.structures import Detections
 
@@ -28,7 +29,7 @@ def c4(**changes) -> nn.Module:
         "box": {"type": "BoxHead", "resolution": 14, "batch_size_per_image": 32, "positive_fraction": 0.5},
         "mask": {"type": "MaskHead", "convs": 0, "channels": 16},
     }
-    return MODELS.build({**parts, **changes}, num_classes=3)
+    return MODELS.build({**parts, **changes}, meta=META)
 
 
 def batch(*counts: int, **settings):
@@ -40,7 +41,7 @@ def batch(*counts: int, **settings):
 def test_c5_is_taken_out_of_the_backbone_and_computes_what_it_did():
     whole = BACKBONES.build({"type": "resnet18"})
     divided = copy.deepcopy(whole)
-    part = divided.split("c5")
+    part = divided.pop_stage("c5")
     assert list(divided.out_features) == ["c2", "c3", "c4"] and list(part.out_features) == ["c5"]
     assert divided.state_dict().keys() | part.state_dict().keys() == whole.state_dict().keys()
     assert not divided.state_dict().keys() & part.state_dict().keys()
@@ -56,7 +57,7 @@ def test_c5_is_taken_out_of_any_of_our_backbones(name):
         whole = BACKBONES.build({"type": name, "out": ["c4", "c5"]})
         images = torch.empty(1, 3, 64, 64)
         shape = whole(images)["c5"].shape
-        part = whole.split("c5")
+        part = whole.pop_stage("c5")
         assert part(whole(images)["c4"])["c5"].shape == shape
 
 
@@ -68,12 +69,12 @@ def test_regions_are_14_cells_of_c4_that_c5_halves():
     pooled = roi_align(maps["c4"], torch.cat((image[:, None], boxes), 1), 14, 1 / 16, 0, aligned=True)
     regions = model.box.trunk.stage.layer4(pooled)
     assert regions.shape == (3, 512, 7, 7)
-    torch.testing.assert_close(model.box.regions(maps, boxes, image), regions)
+    torch.testing.assert_close(model.box.roi_features(maps, boxes, image), regions)
     logits, deltas = model.box(maps, boxes, image)
-    torch.testing.assert_close(logits, model.box.classes(regions.mean((2, 3))))
-    torch.testing.assert_close(deltas.flatten(1), model.box.deltas(regions.mean((2, 3))))
+    torch.testing.assert_close(logits, model.box.cls_score(regions.mean((2, 3))))
+    torch.testing.assert_close(deltas.flatten(1), model.box.bbox_pred(regions.mean((2, 3))))
     labels = torch.tensor([2, 0, 1])
-    masks = model.mask(maps, boxes, image, labels)
+    masks = model.mask.logits(model.box.roi_features(maps, boxes, image), labels)
     torch.testing.assert_close(masks, model.mask.masks(model.mask.upsample(regions).relu())[range(3), labels])
     assert masks.shape == (3, 14, 14)
 
@@ -83,15 +84,19 @@ def test_training_computes_regions_once_for_boxes_and_masks(monkeypatch, static)
     if static:
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     model, made = c4(), batch(3, 1)
-    features = model.features(made.images, made.sizes)
-    rois = model.box.sample(model.rpn.predict(model.rpn(features), made.sizes), made.targets)
     calls = []
     model.box.trunk.register_forward_hook(lambda *_: calls.append(1))
-    model.box.loss(features, rois, made.targets)
-    shared = model.mask.loss(features, rois, made.targets)["mask"]
+    torch.manual_seed(1)
+    shared = model.loss(made)["mask"]
     assert len(calls) == 1
-    rois.regions = None
-    own = model.mask.loss(features, rois, made.targets)["mask"]
+
+    torch.manual_seed(1)
+    features = model.features(made.images, made.sizes)
+    rois = model.box.sample(model.rpn.predict(model.rpn(features), made.sizes, training=True), made.targets)
+    positive = PaddedIndex(rois.is_foreground, rois.max_positives)
+    own = model.box.roi_features(features, positive.flatten(rois.boxes), positive.image)
+    monkeypatch.setattr(PaddedIndex, "select", lambda *_: own)
+    own = model.mask.loss(features, rois, made.targets, own)["mask"]
     assert len(calls) == 2 and shared > 0.1
     torch.testing.assert_close(shared, own)
 
@@ -103,8 +108,9 @@ def test_every_part_learns_and_a_copy_shares_its_own_trunk():
     assert set(losses) == {"rpn_cls", "rpn_box", "box_cls", "box_reg", "mask"}
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
-    (shared,) = twin.mask._shared
-    assert shared is twin.box
+    sum(twin(batch(3, 1)).values()).backward()
+    assert twin.box.trunk is not model.box.trunk
+    assert all(parameter.grad is not None for parameter in twin.parameters() if parameter.requires_grad)
     assert not any(name.startswith("mask.") and "layer4" in name for name in model.state_dict())
 
 
@@ -112,10 +118,10 @@ def test_masks_are_drawn_of_the_detected_boxes():
     model = c4().eval()
     maps = {"c4": torch.randn(1, 256, 6, 6)}
     found = [Detections(torch.tensor([[3.0, 8, 60, 70]]), torch.ones(1), torch.tensor([2]))]
-    (masks,) = model.mask.predict(maps, found)
-    regions = model.box.regions(maps, found[0].boxes, torch.tensor([0]))
+    regions = model.box.roi_features(maps, found[0].boxes, torch.tensor([0]))
+    (masks,) = model.mask.predict(maps, found, regions)
     torch.testing.assert_close(masks, model.mask.masks(model.mask.upsample(regions).relu())[:, 2].sigmoid())
-    nn.init.normal_(model.box.classes.weight, std=0.5)
+    nn.init.normal_(model.box.cls_score.weight, std=0.5)
     (whole,) = model(batch_of(0))
     assert len(whole) and whole.masks.shape == (len(whole), 96, 96)
 
@@ -143,7 +149,7 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
         ({"trunk": "c4"}, "ResNet-18: c4 cannot be taken out of a backbone that gives c4, c5"),
         ({"neck": {"type": "FPN"}}, 'trunk="c5" takes the place of neck; remove one of them'),
         ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" takes the place of box.trunk; remove one'),
-        ({"backbone": Tiny()}, "Tiny has no stage that can be taken out of it; resnet50 has"),
+        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; resnet50 has"),
     ],
 )
 def test_what_cannot_be_divided_is_told_in_one_line(changes, message):

@@ -128,7 +128,7 @@ def test_weights_with_a_tag_are_those_of_the_tag(hub):
     assert same(model, "net.model.", hub["resnet18.gluon_in1k"])
 
 
-def test_weights_trained_on_other_colours_are_told(hub):
+def test_weights_trained_on_other_colors_are_told(hub):
     """Timm's own notes of its weights say which; within half a level, which is rounding, they are the same."""
     hub["resnetv2_50.a1h_in1k"] = timms("resnetv2_50.a1h_in1k").state_dict()
     hub["resnet18.a1_in1k"] = timms("resnet18.a1_in1k").state_dict()

@@ -1,9 +1,11 @@
 """The training step of every kind of detector is one graph for any number of objects, and gives eager's losses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from detection_toys import assert_never_waits
-from test_two_stage import Tiny, batch_of
+from test_two_stage import META, Tiny, batch_of
 
 from chordate.registry import MODELS
 
@@ -23,7 +25,7 @@ class Last(Tiny):
         return {"c5": x}
 
 
-CLASSES, KEYPOINTS = 3, 4
+KEYPOINTS = 4
 EVERYTHING = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}  # so that chance has no say in the losses
 RPN = {"type": "RPNHead", "pre_nms_topk": (30, 30), "post_nms_topk": (30, 20), **EVERYTHING}
 ONE_MAP = {**RPN, "anchors": {"sizes": [[16, 32, 64]]}}
@@ -64,8 +66,7 @@ def detector(kind: str) -> torch.nn.Module:
     parts = {"backbone": Tiny, **MODELS_OF[kind]}
     if isinstance(parts["backbone"], type):
         parts["backbone"] = parts["backbone"]()
-    told = {"num_keypoints": KEYPOINTS} if "keypoint" in parts else {}
-    return MODELS.build(parts, num_classes=CLASSES, **told)
+    return MODELS.build(parts, meta=replace(META, extra={"num_keypoints": KEYPOINTS}))
 
 
 def batch(*counts: int, seed: int):

@@ -1,18 +1,20 @@
 """Test-time augmentation: what views find is brought back to the image, merged by NMS, and averaged."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from test_two_stage import batch_of, config, detector
+from test_two_stage import META, batch_of, config, detector
 from torch import nn
 from torchvision.ops import nms, roi_align
 from torchvision.transforms.v2 import functional as transform
 
-from chordate.api import predict
+import chordate
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import ConfigError
-from chordate.models.tta import View, averaged, build_views, merged
+from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
 from chordate.registry import MODELS
-from chordate.structures import Batch, Detections, ImageInfo, Skeleton
+from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo, Skeleton
 
 SKELETON = Skeleton(("nose", "left_eye", "right_eye"))
 HEADS = {
@@ -51,27 +53,26 @@ def mirror(batch: Batch) -> Batch:
     return Batch(images, batch.sizes, batch.infos)
 
 
-def seer(tta=None, **changes) -> nn.Module:
+def seer(tta=None, skeleton=SKELETON, **changes) -> nn.Module:
     """A random Mask and Keypoint R-CNN that finds much in anything."""
     torch.manual_seed(0)
     box = {"type": "BoxHead", "trunk": {"type": "ConvFC", "fc_channels": 32}, "detections_per_image": 20}
-    settings = {**config(), "box": box, **HEADS, "num_keypoints": 3, "tta": tta, **changes}
-    model = MODELS.build(settings, num_classes=3).double().eval()
-    model.skeleton = SKELETON
+    settings = {**config(), "box": box, **HEADS, "tta": tta, **changes}
+    meta = replace(META, skeleton=skeleton, extra={"num_keypoints": 3})
+    model = MODELS.build(settings, meta=meta).double().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith(("box.classes.weight", "rpn.", "mask.", "keypoint.")):
+            if name.startswith(("box.cls_score.weight", "rpn.", "mask.", "keypoint.")):
                 parameter.mul_(30 if "box" in name else 2)
     return model
 
 
 def test_the_plain_view_changes_nothing():
     batch = pictures((96, 128), (128, 80))
-    for tta in (None, {}, {"scales": [1]}, {"flip": False}):
-        views = build_views(tta)
-        assert views == (View(),)
-        look = views[0].of(batch)
-        assert look.images is batch.images and look.sizes is batch.sizes
+    for tta in ({}, {"scales": [1]}, {"flip": False}):
+        (view,) = DetectorTTA(**tta).augment(batch, 32)
+        assert view.images is batch.images and view.sizes is batch.sizes
+    assert seer().tta is None
     plain, same = seer()(batch), seer({})(batch)
     for one, other in zip(plain, same):
         assert len(one) > 5
@@ -125,7 +126,7 @@ class NoProposals(nn.Module):
     def forward(self, features):
         return features
 
-    def predict(self, outputs, sizes):
+    def predict(self, outputs, sizes, training=False):
         return sizes
 
 
@@ -160,15 +161,13 @@ class Seen(nn.Module):
 
 
 def toy(tta) -> nn.Module:
-    model = MODELS.build(
+    return MODELS.build(
         {
             "type": "TwoStageDetector", "backbone": Bright(), "rpn": NoProposals(), "box": BrightBox(),
-            "mask": Ramp(), "keypoint": Seen(), "mean": [0.0] * 3, "std": [255.0] * 3, "tta": tta,
+            "mask": Ramp(), "keypoint": Seen(), "preprocess": {"mean": [0.0] * 3, "std": [255.0] * 3}, "tta": tta,
         },
-        num_classes=1,
+        meta=DatasetMeta(classes=("bright",), skeleton=SKELETON),
     ).eval()  # fmt: skip
-    model.skeleton = SKELETON
-    return model
 
 
 def bright() -> Batch:
@@ -213,9 +212,7 @@ def random_found(generator: torch.Generator, count: int) -> Detections:
 def test_merging_is_nms_within_classes_over_what_all_views_found():
     generator = torch.Generator().manual_seed(3)
     views = [[random_found(generator, count) for count in counts] for counts in ((20, 0, 7), (30, 0, 0), (25, 1, 9))]
-    head = BrightBox()
-    head.detections_per_image = 12
-    for image, found in enumerate(merged(views, head)):
+    for image, found in enumerate(merge_detections(views, 0.5, 12)):
         boxes, scores, labels = (
             torch.cat([getattr(v[image], name) for v in views]) for name in ("boxes", "scores", "labels")
         )
@@ -232,10 +229,13 @@ def test_boxes_come_back_from_every_view():
     found = [random_found(torch.Generator().manual_seed(4), 9) for _ in range(2)]
     for one in found:
         one.boxes *= 0.75  # so that they lie within the pictures
-    for view in build_views({"scales": [0.31, 1, 1.7], "flip": True}):
-        look = view.of(batch)
-        assert look.sizes.tolist() == [[round(side * view.scale) for side in size] for size in batch.sizes.tolist()]
-        for there, back, size in zip(look.there(found), look.back(look.there(found)), look.sizes):
+    scales = [0.31, 0.31, 1, 1, 1.7, 1.7]
+    views = DetectorTTA(scales=[0.31, 1, 1.7], flip=True).augment(batch, 32)
+    for view, scale, flip in zip(views, scales, [False, True] * 3, strict=True):
+        assert view.flip == flip
+        assert view.sizes.tolist() == [[round(side * scale) for side in size] for size in batch.sizes.tolist()]
+        transformed = view.transform_boxes(found)
+        for there, back, size in zip(transformed, view.inverse_boxes(transformed), view.sizes):
             assert (there.boxes[:, :2] < there.boxes[:, 2:]).all()
             assert (there.boxes >= -1e-3).all() and (there.boxes[:, 2:] <= size.flip(0) + 1e-3).all()
             torch.testing.assert_close(back.boxes, found[0].boxes)
@@ -243,9 +243,9 @@ def test_boxes_come_back_from_every_view():
 
 def test_maps_of_mirrored_views_are_mirrored_back():
     batch = pictures((64, 64))
-    looks = [View().of(batch), View(flip=True).of(batch)]
+    looks = DetectorTTA(flip=True).augment(batch, 1)
     maps = [[torch.rand(4, 3, 5, 5)], [torch.rand(4, 3, 5, 5)]]
-    (mean,) = averaged(maps, looks, mirrored=(0, 2, 1))
+    (mean,) = average_maps(maps, looks, mirrored=(0, 2, 1))
     for channel, other in enumerate((0, 2, 1)):
         expected = (maps[0][0][:, channel] + maps[1][0][:, other].flip(-1)) / 2
         torch.testing.assert_close(mean[:, channel], expected)
@@ -258,7 +258,7 @@ def test_one_stage_detectors_and_cascades_have_it_too():
     stage = {"score_threshold": 0.0, "trunk": {"type": "ConvFC", "fc_channels": 32}}
     for settings in (retina, config(box={"type": "CascadeHead", "stage": stage})):
         torch.manual_seed(0)
-        model = MODELS.build({**settings, "tta": {"flip": True}}, num_classes=3).double().eval()
+        model = MODELS.build({**settings, "tta": {"flip": True}}, meta=META).double().eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.5)  # so that scores differ
@@ -272,7 +272,7 @@ def test_predict_on_pictures_uses_it():
     model = seer({"scales": [0.5, 1.0], "flip": True}).float()
     model.pipeline = []
     image = pictures((96, 128)).images[0, :, :96]
-    (found,), (other,) = predict(model, image, precision="fp32"), predict(model, image.flip(-1), precision="fp32")
+    (found,), (other,) = chordate.predict(model, image), chordate.predict(model, image.flip(-1))
     assert len(found) > 5 and found.masks.shape[1:] == (96, 128)
     torch.testing.assert_close(found.boxes[:3, 0], 128 - other.boxes[:3, 2], atol=1e-2, rtol=0)
 
@@ -292,11 +292,11 @@ def test_training_is_as_without_it():
     "tta, message",
     [
         ({"scale": [1]}, 'unknown setting "scale"; did you mean "scales"'),
-        ({"scales": []}, "at least one number"),
-        ({"scales": [0, 1]}, r"model\.tta\.scales is a number above 0"),
-        ({"scales": 2}, r"model\.tta\.scales is a list"),
-        ({"flip": "yes"}, "flip is True or False"),
-        ([0.5], r"model\.tta is a dict"),
+        ({"scales": []}, r"scales must be a list of numbers > 0 with at least 1 item"),
+        ({"scales": [0, 1]}, r"DetectorTTA: scales\.0 must be > 0, got 0"),
+        ({"scales": 2}, r"DetectorTTA: scales must be a list of numbers > 0, got 2"),
+        ({"flip": "yes"}, "flip must be True or False"),
+        ([0.5], r"tta must be a dict or None"),
     ],
 )
 def test_settings_that_make_no_sense_are_told(tta, message):
@@ -305,7 +305,6 @@ def test_settings_that_make_no_sense_are_told(tta, message):
 
 
 def test_mirrored_keypoints_need_their_names():
-    model = seer({"flip": True})
-    model.skeleton = None
+    model = seer({"flip": True}, skeleton=None)
     with pytest.raises(ConfigError, match="names must be known"):
         model(pictures((96, 128)))

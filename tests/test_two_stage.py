@@ -11,9 +11,10 @@ from torchvision.ops import box_iou
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import ConfigError, DataError
 from chordate.registry import MODELS
-from chordate.structures import Batch, ImageInfo
+from chordate.structures import Batch, DatasetMeta, ImageInfo
 
 CLASSES = 3
+META = DatasetMeta(classes=("a", "b", "c"))
 
 
 class Tiny(Backbone):
@@ -47,7 +48,7 @@ def config(**changes) -> dict:
 
 def detector(**changes) -> nn.Module:
     torch.manual_seed(0)
-    return MODELS.build(config(**changes), num_classes=CLASSES)
+    return MODELS.build(config(**changes), meta=META)
 
 
 def batch_of(*counts: int, side: int = 96, slots: int = 8, seed: int = 0) -> Batch:
@@ -237,7 +238,8 @@ def test_a_number_that_makes_no_sense_is_one_line_with_part_and_setting(part, se
     else:
         settings[part] = {**settings[part], setting: value}
     with pytest.raises(ConfigError) as error:
-        MODELS.build(settings, num_classes=CLASSES)
+        MODELS.build(settings, meta=META)
     owner = settings[part]["type"] if part else "TwoStageDetector"
-    assert re.fullmatch(rf"{owner}: {setting} is .*, not {re.escape(repr(value))}", str(error.value))
+    shown = {"(100, 0)": "0", "[0.7, 0.3]": "(0.7, 0.3)", "'x'": '"x"'}.get(repr(value), repr(value))
+    assert re.fullmatch(rf"(.* )?{owner}: {setting}(\.1)? must be .*, got {re.escape(shown)}", str(error.value))
     assert "\n" not in str(error.value)

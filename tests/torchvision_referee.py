@@ -12,7 +12,7 @@ from torch import nn
 
 from chordate.config import load_config
 from chordate.registry import MODELS
-from chordate.structures import Batch, ImageInfo, InstanceTargets
+from chordate.structures import Batch, DatasetMeta, ImageInfo, InstanceTargets
 
 SIDE = 192  # the shorter side; small, since float64 is slow
 PROPOSALS = 100
@@ -141,8 +141,8 @@ def ours(config: str, num_classes: int = 90, num_keypoints: int | None = None, *
         model["box"].update(detections_per_image=10_000, batch_size_per_image=10**6, positive_fraction=0.5)
     for part, settings in parts.items():
         model[part].update(settings)
-    told = {} if num_keypoints is None else {"num_keypoints": num_keypoints}
-    return MODELS.build(model, num_classes=num_classes, **told)
+    classes = tuple(f"class {index}" for index in range(num_classes))
+    return MODELS.build(model, meta=DatasetMeta(classes, extra={"num_keypoints": num_keypoints}))
 
 
 def as_batch(images: list[torch.Tensor], targets: list[dict] | None = None) -> Batch:

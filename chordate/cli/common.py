@@ -53,7 +53,7 @@ def load_trained(cfg: Config, checkpoint: str) -> Any:
         CheckpointError: the checkpoint cannot be read or is another model's.
     """
     from chordate.models.build import build_model
-    from chordate.training.launch import device
+    from chordate.launch import device
 
     model: Any = build_model(cfg, checkpoint=checkpoint)
     print(model.load_report)

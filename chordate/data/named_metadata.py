@@ -43,7 +43,7 @@ def named_meta(section: Mapping[str, Any]) -> DatasetMeta | None:
         ConfigError: an unknown name or setting.
     """
     settings = validate_settings(FallbackMeta, section, "fallback_meta")
-    if settings == FallbackMeta():
+    if not (settings.classes or settings.keypoints or settings.extra):
         return None
     classes, keypoints = settings.classes, settings.keypoints
     if isinstance(classes, str):

@@ -1,4 +1,4 @@
-"""Normalization layers by their names in configs ("BN", "SyncBN", "FrozenBN", "GN"), and convolutions that absorb them."""
+"""Normalization layers by their names in configs ("BN", "SyncBN", "FrozenBN", "GN"), folded into convolutions."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -64,6 +64,7 @@ NORMS: dict[str, Any] = {
     "FrozenBN": FrozenBatchNorm,
     "GN": _group_norm,
 }
+FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # exactly these: a subclass may compute otherwise
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
@@ -94,7 +95,8 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
     That holds for FrozenBatchNorm, and for BatchNorm and SyncBatchNorm in eval mode; gradients of all parameters are
     exact. Other pairs run one after the other, as do modules with hooks, which thus see what they always see. Nothing
-    is cached: `s` and `t` follow the state dict, and threads share no state.
+    is cached: `s` and `t` follow the state dict, and threads share no state. `w·s` takes a pass over the weights in
+    place of one over the map, so maps of a few cells do not gain.
 
     Args:
         conv: a convolution `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with one.
@@ -131,9 +133,6 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return run_layers(self, x)
-
-
-FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # exactly these: a subclass may compute otherwise
 
 
 def _is_affine(norm: nn.Module) -> bool:

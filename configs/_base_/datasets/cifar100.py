@@ -1,0 +1,9 @@
+"""CIFAR-100 in place of CIFAR-10, whose recipes do for both; list it after a CIFAR-10 config.
+
+Mean and standard deviation are those of its training images.
+"""
+
+fallback_meta = dict(classes=100)
+model = dict(preprocess=dict(mean=(129.3, 124.1, 112.4), std=(68.2, 65.4, 70.4)))
+train_data = dict(dataset=dict(type="CIFAR100"))
+val_data = dict(dataset=dict(type="CIFAR100"))
