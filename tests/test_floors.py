@@ -8,16 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     [
-        "errors",
-        "allowed_values",
-        "composition",
-        "arguments",
-        "registry",
-        "config_files",
-        "config",
-        "libraries",
-        "distributed",
-        "launch",
+        *("errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config", "libraries"),
+        *("distributed", "launch"),
     ],
     ["structures", "contracts"],
     ["ops"],

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.config import load_config, section
     from chordate.data.loader import build_dataset, build_loader
     from chordate.errors import ConfigError
-    from chordate.evaluation.build import build_metric
+    from chordate.evaluation.build_metric import build_metric
     from chordate.launch import finish, start
     from chordate.training.evaluate import evaluate, stop_workers
 

@@ -69,6 +69,11 @@ class TwoStageDetector(Detector):
             self.mask = HEADS.build(mask, facts=facts, in_features=features, **shared)
         self.keypoint: InstanceHead | None = None
         if keypoint is not None:
+            if "num_keypoints" not in facts:
+                raise ConfigError(
+                    "TwoStageDetector has a keypoint head, but the data names no keypoints; train on data with "
+                    'keypoints=True, or set fallback_meta.keypoints to a list of names, or to "coco"'
+                )
             self.keypoint = HEADS.build(keypoint, facts=facts, in_features=features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
