@@ -102,8 +102,9 @@ def _built(model: nn.Module, section: Section, settings: OptimizerSettings, batc
     scales = None
     if settings.layer_decay is not None:
         scales = layer_scales(model, settings.layer_decay, settings.layer_blocks)
-    rules = {"no_decay": settings.no_decay or (), "parts": settings.parts, "scales": scales}
-    groups = parameter_groups(model, lr, settings.weight_decay, **rules)
+    groups = parameter_groups(
+        model, lr, settings.weight_decay, no_decay=settings.no_decay or (), parts=settings.parts, scales=scales
+    )
     accepted = set(inspect.signature(cls).parameters) - {"params"}
     for key in set(section) - accepted - set(SETTINGS):
         raise ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS)))
@@ -131,7 +132,7 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
         return classes[name]
     # Without timm's "sgd", which has other defaults than torch's SGD.
     taken = {key.lower() for key in (*OPTIMIZERS.names(), *classes, *NOT_ALONE)}
-    listed = [key for key in timm.optim.list_optimizers() if key not in taken]
+    listed = [str(key) for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
         raise ConfigError(unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
     try:
