@@ -17,7 +17,7 @@ from torch import nn
 
 from chordate.errors import ConfigError
 from chordate.launch import is_launched, slurm_environment, start
-from chordate.training.ddp import find_unused_parameters
+from chordate.training.prepare import find_unused_parameters
 from chordate.training.evaluate import evaluate
 
 

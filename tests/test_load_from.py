@@ -43,7 +43,7 @@ def write(path: Path, settings: dict[str, Any]) -> Path:
 def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Images of blue, green and red, and a run on them."""
     root = write_folders(tmp_path_factory.mktemp("colors"), {"train": 2, "val": 1})
-    chordate.train(config(root), data_root=root, work_dir=root / "run")
+    chordate.train(config(root, seed=1), data_root=root, work_dir=root / "run")
     return root, root / "run" / "iteration_1.pt"
 
 

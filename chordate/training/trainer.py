@@ -25,7 +25,6 @@ from chordate.structures import Batch
 from chordate.training import checkpoint
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
 from chordate.training.checkpoint_folder import CheckpointFolder
-from chordate.training.ddp import average_buffers, find_unused_parameters, wrap_ddp
 from chordate.training.ema import WeightAverage
 from chordate.training.evaluate import evaluate, stop_workers, to_device
 from chordate.training.interrupt import StopSignals
@@ -33,7 +32,13 @@ from chordate.training.logging import ProgressBar, logger, run_log
 from chordate.training.losses import LossLog, total_loss
 from chordate.training.optimizer import build_optimizer, optimizer_settings
 from chordate.training.precision import autocast, gradient_scaler, use_channels_last
-from chordate.training.prepare import compile_model, prepare_model
+from chordate.training.prepare import (
+    average_buffers,
+    compile_model,
+    find_unused_parameters,
+    prepare_model,
+    wrap_ddp,
+)
 from chordate.training.schedule import build_schedule
 from chordate.training.settings import TrainSettings
 from chordate.weights.load_report import abbreviate
@@ -109,7 +114,7 @@ class Trainer:
         self.max_iterations = settings.length(self.steps_per_epoch)
         self.max_epochs = -(-self.max_iterations // self.steps_per_epoch)
 
-        self.module: Any = prepare_model(model, settings, self.device, self.world_size)
+        self.module: Any = prepare_model(model, settings, self.device)
         self.model: nn.Module = compile_model(self.module, settings.compile)
         if self.world_size > 1:
             self.model = wrap_ddp(self.model, self.device)
