@@ -89,7 +89,7 @@ def test_a_classifier_of_other_classes_lends_its_backbone(tuned, tmp_path):
         (tmp_path / split / "red").rmdir()
     finetune(tmp_path, tmp_path / "run", str(run / "best_top1.pt"), "train.epochs=1")
     saved = torch.load(tmp_path / "run/best_top1.pt", weights_only=True)
-    assert saved["classes"] == ["sky", "wood"]
+    assert saved["meta"]["classes"] == ["sky", "wood"]
     frozen = torch.load(run / "best_top1.pt", weights_only=True)["model"]["backbone.layer1.0.conv1.weight"]
     assert torch.equal(saved["model"]["backbone.layer1.0.conv1.weight"], frozen)
 

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from chordate.arguments import NonNegativeFloat, PositiveFloat, PositiveInt, validate_arguments, validate_settings
-from chordate.composition import located
+from chordate.composition import Section, as_section, located
 from chordate.errors import ConfigError, unknown
 from chordate.registry import OPTIMIZERS
 from chordate.training.layer_decay import layer_scales
@@ -69,10 +69,10 @@ def optimizer_settings(config: Mapping[str, Any]) -> OptimizerSettings:
     Raises:
         ConfigError: a value out of its range, or no type or learning rate.
     """
-    own = config.copy() if isinstance(config, dict) else config  # a Section, whose copy knows its file
-    for key in set(own if isinstance(own, dict) else ()) - set(SETTINGS):
-        del own[key]
-    return validate_settings(OptimizerSettings, own, "optimizer")
+    section = as_section(config, "optimizer")
+    for key in set(section) - set(SETTINGS):
+        del section[key]
+    return validate_settings(OptimizerSettings, section, "optimizer")
 
 
 def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int) -> Optimizer:
@@ -90,25 +90,31 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         ConfigError: an unknown type or argument, a value out of its range, a prefix or pattern that matches no
             parameter, or nothing to train.
     """
-    settings = optimizer_settings(config)
+    try:
+        return _built(model, as_section(config, "optimizer"), optimizer_settings(config), batch_size)
+    except (ConfigError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise located(error, config) from error
+
+
+def _built(model: nn.Module, section: Section, settings: OptimizerSettings, batch_size: int) -> Optimizer:
+    cls = optimizer_class(settings.type)
     lr = settings.scaled_lr(batch_size)
     scales = None
     if settings.layer_decay is not None:
         scales = layer_scales(model, settings.layer_decay, settings.layer_blocks)
-    rules = {"no_decay": settings.no_decay or (), "parts": settings.parts, "scales": scales}
-    groups = parameter_groups(model, lr, settings.weight_decay, **rules)
-    cls = optimizer_class(settings.type)
+    groups = parameter_groups(
+        model, lr, settings.weight_decay, no_decay=settings.no_decay or (), parts=settings.parts, scales=scales
+    )
     accepted = set(inspect.signature(cls).parameters) - {"params"}
-    for key in set(config) - accepted - set(SETTINGS):
-        raise located(ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS))), config)
-    try:
-        arguments = validate_arguments(cls, {key: config[key] for key in config if key not in SETTINGS}, "optimizer")
-        devices = {p.device.type for group in groups for p in group["params"]}
-        if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
-            arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
-        return cls(groups, lr=lr, **arguments)
-    except (ConfigError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise located(error, config) from error
+    for key in set(section) - accepted - set(SETTINGS):
+        raise ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS)))
+    for key in SETTINGS:
+        section.pop(key, None)
+    arguments = validate_arguments(cls, section, settings.type)
+    devices = {p.device.type for group in groups for p in group["params"]}
+    if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
+        arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
+    return cls(groups, lr=lr, **arguments)
 
 
 def optimizer_class(name: str) -> Callable[..., Optimizer]:
@@ -124,10 +130,9 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     classes = _optimizers_in(timm.optim)
     if name in classes:
         return classes[name]
-    taken = {
-        key.lower() for key in (*OPTIMIZERS.names(), *classes, *NOT_ALONE)
-    }  # timm's "sgd" has other defaults than torch's SGD
-    listed = [key for key in timm.optim.list_optimizers() if key not in taken]
+    # Without timm's "sgd", which has other defaults than torch's SGD.
+    taken = {key.lower() for key in (*OPTIMIZERS.names(), *classes, *NOT_ALONE)}
+    listed = [str(key) for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
         raise ConfigError(unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
     try:

@@ -32,17 +32,19 @@ def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.devic
     return model
 
 
-def compile_model(model: nn.Module, options: Mapping[str, Any]) -> nn.Module:
-    """The model compiled, with room for a graph per size of images and number of boxes that batches come in.
+def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Module:
+    """The model compiled (not if False), with room for a graph per size of images and number of boxes in a batch.
 
     Raises:
         ConfigError: `options` are not torch.compile's.
     """
+    if options is False:
+        return model
     import torch._dynamo  # takes seconds, and few runs need it
 
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, COMPILED_GRAPHS)
     try:
-        return cast(nn.Module, torch.compile(model, **options))
+        return cast(nn.Module, torch.compile(model, **({} if options is True else options)))
     except (TypeError, RuntimeError, ValueError) as error:
         raise ConfigError(f"train.compile: {' '.join(str(error).split())}") from error
