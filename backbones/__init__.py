@@ -1,6 +1,11 @@
-"""Backbones: images to feature maps. Importing the package registers every one in BACKBONES."""
+"""Backbones: images to feature maps. Importing the package registers every one in BACKBONES.
 
-from chordate.backbones import resnet_rs, resnext, senet, wide_cifar, wide_resnet
+`base.py` is what our architectures derive from, `layers.py` what they consist of, `recompute.py` activation
+checkpointing, `adapters.py` the base of networks from other libraries. Every other file is one architecture; named
+variants are rows of a table at its end, or in `resnet_variants.py`.
+"""
+
+from chordate.backbones import resnet_variants
 from chordate.backbones.cifar_resnet import CifarResNet
 from chordate.backbones.convnext import ConvNeXt
 from chordate.backbones.densenet import DenseNet
@@ -20,9 +25,5 @@ __all__ = [
     "ResNet",
     "TimmBackbone",
     "TorchvisionBackbone",
-    "resnet_rs",
-    "resnext",
-    "senet",
-    "wide_cifar",
-    "wide_resnet",
+    "resnet_variants",
 ]

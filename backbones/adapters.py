@@ -1,82 +1,116 @@
-"""What makes a backbone of another library's network: its maps by our names and on our grid, frozen as asked."""
+"""AdaptedBackbone, the base class of backbones from other libraries: their maps under our names, sizes and freezing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.backbones.staged import recomputed
-from chordate.contracts import Backbone, FeatureSpec
+from chordate.arguments import PositiveInt
+from chordate.backbones.base import MapNames
+from chordate.backbones.recompute import recomputed
+from chordate.contracts import Backbone, FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 
-TRIAL = (256, 512)  # pixels, multiples of every stride: the image that a network is tried with
+PROBE_SIZE = (256, 512)  # height and width of the image that probes a network; multiples of every stride
+
+
+class Network(NamedTuple):
+    """A network of another library.
+
+    Attributes:
+        maps: the maps that it can output.
+        make: builds the network that outputs the maps of these names, as a list or dict.
+        library: where it comes from.
+        channels_last: maps that it outputs as `[N, H, W, C]`.
+        side_multiple: it takes images whose sides are multiples of this.
+    """
+
+    maps: Mapping[str, FeatureSpec]
+    make: Callable[[Sequence[str]], nn.Module]
+    library: Library
+    channels_last: frozenset[str] = frozenset()
+    side_multiple: int = 1
 
 
 class AdaptedBackbone(Backbone):
-    """What both adapters share: `net`, a library's network that gives a list or a dict of maps.
+    """A network of another library, kept as `net`. A subclass says in `_find` which.
 
-    A subclass ends with `_adopt`. Maps have `ceil(side / stride)` cells a side, as the contract says: where
-    convolutions without padding (AlexNet, Inception, SqueezeNet) or pools that round down (VGG) give fewer, the
-    outermost are repeated.
+    Maps have `ceil(side / stride)` cells per side, as the contract says: where convolutions without padding (AlexNet,
+    Inception, SqueezeNet) or pools that round down (VGG) give fewer, the border cells are repeated.
 
-    Args of both:
-        out: the maps to give; None for the last of stride 4, 8 … each.
+    Args:
+        model: its name in the library.
+        out: the maps to output; None for the last one of each stride from 4.
         in_channels: of the images. 3-channel weights are adapted when they are loaded.
-        frozen_stages: -1 trains everything; 0 freezes all that leads to c1, 1 what leads to c2 … Frozen BatchNorms keep
-            their statistics.
-        checkpointing: keep nothing of the network but its maps, and compute it again for the backward pass: the
-            network's memory and the heads' are then not needed at the same time.
+        frozen_stages: -1 trains everything; 0 freezes everything up to c1, 1 up to c2 … Frozen BatchNorms keep their
+            statistics.
+        checkpointing: keep only the maps of the network and compute it again for the backward pass, so that the memory
+            of the network and that of the heads are not needed at the same time.
+        options: further arguments of the library's constructor.
+
+    Raises:
+        ConfigError: no such model, argument or map, or a network that is no backbone.
     """
 
-    frozen: tuple[str, ...] = ()  # parts of `net` that stay in evaluation
-    channels_last: frozenset[str] = frozenset()  # maps that `net` gives as [N, H, W, C]
-    side_multiple: int = 1  # what `net` must have the images' sides padded to
+    source: str  # the library's name, which is also the scheme of its weights
 
-    def __init__(self, name: str, in_channels: int, checkpointing: bool):
-        super().__init__()
-        self.name, self.in_channels, self.checkpointing = name, in_channels, checkpointing
-
-    def _adopt(
+    def __init__(
         self,
-        offered: Mapping[str, FeatureSpec],
-        make: Callable[[Sequence[str]], nn.Module],
-        out: Sequence[str] | None,
-        frozen_stages: int,
-    ) -> None:
-        """Take the network that gives the maps `out` of those on offer: `make(names)` builds it."""
+        model: str,
+        *,
+        out: MapNames | None = None,
+        in_channels: PositiveInt = 3,
+        frozen_stages: int = -1,
+        checkpointing: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.name, self.in_channels, self.checkpointing = f"{self.source}'s {model}", in_channels, checkpointing
+        self.default_weights = f"{self.source}://{model}"
+        network = self._find(model, dict(options or {}))
+        self.library, self.channels_last = network.library, network.channels_last
+        self.side_multiple = network.side_multiple
+        maps = network.maps
         if out is None:
-            out = list({spec.stride: name for name, spec in offered.items() if spec.stride >= 4}.values())
-        if isinstance(out, str) or not out:
-            raise ConfigError(f"{self.name}: out={out!r}; give a list of at least one map")
+            out = list({spec.stride: name for name, spec in maps.items() if spec.stride >= 4}.values())
         for name in out:
-            if name not in offered:
-                raise ConfigError(unknown(f"map of {self.name}", str(name), offered))
-        self.out_features = {name: spec for name, spec in offered.items() if name in out}
-        self.net = make(list(self.out_features))
-        stages = {int(name[1:]) - 1: name for name in offered}
+            if name not in maps:
+                raise ConfigError(unknown(f"map of {self.name}", name, maps))
+        self.out_features = {name: spec for name, spec in maps.items() if name in out}
+        self.net = network.make(list(self.out_features))
+        self.frozen: tuple[str, ...] = ()  # parts of `net` that stay in eval mode
+        stages = {int(name[1:]) - 1: name for name in maps}
         if frozen_stages not in (-1, *stages):
-            known = ", ".join(f"{stage} (all that leads to {name})" for stage, name in stages.items())
-            raise ConfigError(f"{self.name}: frozen_stages={frozen_stages!r}; it is -1 (none), {known}")
+            known = ", ".join(f"{stage} (up to {name})" for stage, name in stages.items())
+            raise ConfigError(f"{self.name}: frozen_stages must be -1 (none), {known}, got {frozen_stages}")
         if frozen_stages != -1:
-            self._freeze(make, stages[frozen_stages])
+            self._freeze(network.make, stages[frozen_stages])
+
+    def _find(self, model: str, options: dict[str, Any]) -> Network:
+        """Look the network up in the library; `self.name` and `self.in_channels` are set.
+
+        Raises:
+            ConfigError: see the class.
+        """
+        raise NotImplementedError
 
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
-        """Take the gradients from every parameter on the way to a map; the meta device tells which these are."""
+        """Disable the gradients of every parameter that the map `last` depends on, found on the meta device."""
         with torch.device("meta"):
             leading = make([last])
-            (x,) = _maps(leading(torch.empty(2, self.in_channels, *TRIAL)))
+            (x,) = _listed(leading(torch.empty(2, self.in_channels, *PROBE_SIZE)))
             x.sum().backward()
         used = {name for name, parameter in leading.named_parameters() if parameter.grad is not None}
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(name not in used)
-        whole = []
+        frozen = []
         for name, part in self.net.named_modules():
             parameters = list(part.parameters())
             if parameters and not any(parameter.requires_grad for parameter in parameters):
-                whole.append(name)
-        self.frozen = tuple(whole)
+                frozen.append(name)
+        self.frozen = tuple(frozen)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
@@ -86,10 +120,10 @@ class AdaptedBackbone(Backbone):
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        down, across = (-side % self.side_multiple for side in images.shape[-2:])
-        padded = F.pad(images, (0, across, 0, down)) if down or across else images
-        again = self.checkpointing and self.training and torch.is_grad_enabled()
-        outputs = _maps(recomputed(self.net, padded) if again else self.net(padded))
+        below, right = (-side % self.side_multiple for side in images.shape[-2:])
+        padded = F.pad(images, (0, right, 0, below)) if below or right else images
+        recompute = self.checkpointing and self.training and torch.is_grad_enabled()
+        outputs = _listed(recomputed(self.net, padded) if recompute else self.net(padded))
         maps = {}
         for (name, spec), x in zip(self.out_features.items(), outputs, strict=True):
             if name in self.channels_last:
@@ -98,12 +132,12 @@ class AdaptedBackbone(Backbone):
         return maps
 
 
-def _maps(outputs: Any) -> list[Tensor]:
+def _listed(outputs: Any) -> list[Tensor]:
     return list(outputs.values() if isinstance(outputs, Mapping) else outputs)
 
 
 def _on_grid(x: Tensor, stride: int, images: Tensor) -> Tensor:
-    """Bring a map to `ceil(side / stride)` cells: repeat those at its border, or cut what is too much."""
+    """Bring a map to `ceil(side / stride)` cells per side: repeat its border cells, or crop it."""
     rows, columns = (-(-side // stride) for side in images.shape[-2:])
     down, across = max(0, rows - x.shape[2]), max(0, columns - x.shape[3])
     if down or across:
@@ -112,4 +146,5 @@ def _on_grid(x: Tensor, stride: int, images: Tensor) -> Tensor:
 
 
 def one_line(error: Exception) -> str:
+    """An exception's message in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

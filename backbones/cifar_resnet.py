@@ -1,15 +1,15 @@
-"""ResNet for CIFAR-10 (He et al. 2016, section 4.2 and table 6): 6n + 2 thin layers, and plain nets beside them."""
+"""ResNet for CIFAR-10 (He et al. 2016, section 4.2 and table 6): 6n + 2 thin layers, and plain networks beside them."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
-from chordate.backbones.blocks import BasicBlock, Norm, conv, he_init
-from chordate.backbones.staged import StagedBackbone
-from chordate.backbones.stages import add_stages
+from chordate.arguments import PositiveFloat, PositiveInt, ProperFraction
+from chordate.backbones.base import MapNames, StagedBackbone
+from chordate.backbones.layers import BasicBlock, Shortcut, conv, he_init
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.ops.norms import make_norm
+from chordate.ops.norms import Norm, make_norm
 from chordate.registry import BACKBONES
 
 WIDTHS, STRIDES = (16, 32, 64), (1, 2, 2)
@@ -17,20 +17,20 @@ WIDTHS, STRIDES = (16, 32, 64), (1, 2, 2)
 
 @BACKBONES.register_module()
 class CifarResNet(StagedBackbone):
-    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`: c1 the stem's, c2 … c4 the stages'.
+    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`: c1 the stem's, c2 … c4 the stages'.
 
     Strides are 1, 1, 2 and 4, widths 16, 16, 32 and 64.
 
     Args:
-        depth: 6n + 2 layers, 20 and more.
+        depth: 6n + 2 layers, 8 or more.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        shortcut: "A", without parameters, as in the paper; "B" or "C", see `make_shortcut`; "none" for a plain net.
+        shortcut: see `make_shortcut`: "A", without parameters, as in the paper; "none" for a plain network.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation in every block, see `squeeze_excitation`, or None.
         drop_path: see `drop_rates`.
 
     Raises:
-        ConfigError: a depth that is not 6n + 2, or another value that is none of the above.
+        ConfigError: a depth that is not 6n + 2, or arguments that contradict one another.
     """
 
     maps = ("c1", "c2", "c3", "c4")
@@ -39,36 +39,25 @@ class CifarResNet(StagedBackbone):
         self,
         depth: int,
         *,
-        out: Sequence[str] = ("c4",),
-        in_channels: int = 3,
-        shortcut: str = "A",
+        out: MapNames = ("c4",),
+        in_channels: PositiveInt = 3,
+        shortcut: Shortcut = "A",
         norm: Norm = "BN",
-        se: float | None = None,
+        se: PositiveFloat | None = None,
         frozen_stages: int = -1,
-        drop_path: float = 0.0,
+        drop_path: ProperFraction = 0.0,
         checkpointing: bool = False,
     ):
         if depth < 8 or depth % 6 != 2:
-            raise ConfigError(f"CifarResNet: depth={depth!r}; it is 6n + 2: 20, 32, 44, 56, 110, 1202")
+            raise ConfigError(f"CifarResNet: depth must be 6n + 2 (20, 32, 44, 56, 110, 1202), got {depth}")
         name = f"{'plain' if shortcut == 'none' else 'ResNet'}-{depth} (CIFAR)"
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
         stem = {"conv1": conv(in_channels, 16, 3), "bn1": make_norm(norm, 16), "relu": nn.ReLU(inplace=True)}
         self.add(0, FeatureSpec(16, 1), **stem)
-        add_stages(
-            self,
-            BasicBlock,
-            16,
-            WIDTHS,
-            STRIDES,
-            [depth // 6] * 3,
-            stride=1,
-            drop_path=drop_path,
-            shortcut=shortcut,
-            norm=norm,
-            se=se,
-        )
+        options: dict[str, Any] = {"shortcut": shortcut, "norm": norm, "se": se}
+        self.add_stages(BasicBlock, 16, WIDTHS, STRIDES, [depth // 6] * 3, stride=1, drop_path=drop_path, **options)
         he_init(self)
         self.freeze()
 

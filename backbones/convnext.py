@@ -1,23 +1,23 @@
-"""ConvNeXt (Liu et al. 2022, A ConvNet for the 2020s): a ResNet made anew with what transformers taught."""
+"""ConvNeXt (Liu et al. 2022, A ConvNet for the 2020s): a ResNet modernized with the design of transformers."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.backbones.blocks import drop_path as make_drop_path
-from chordate.backbones.staged import StagedBackbone
-from chordate.backbones.stages import drop_rates, strides_and_dilations
+from chordate.arguments import PositiveInt, ProperFraction
+from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, Stage, StagedBackbone
+from chordate.backbones.layers import drop_path as make_drop_path
+from chordate.backbones.layers import drop_rates
 from chordate.contracts import FeatureSpec
-from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
 
 LAYER_SCALE = 1e-6  # table 5 of its appendix
 
+Size = Literal["tiny", "small", "base", "large"]
 # Section 3.1 and table 9: blocks and widths of c2 … c5, and the stochastic depth of the ImageNet-1k recipe.
-SIZES: dict[str, dict[str, Any]] = {
+SIZES: dict[Size, dict[str, Any]] = {
     "tiny": {"blocks": (3, 3, 9, 3), "widths": (96, 192, 384, 768), "recipe_drop_path": 0.1},
     "small": {"blocks": (3, 3, 27, 3), "widths": (96, 192, 384, 768), "recipe_drop_path": 0.4},
     "base": {"blocks": (3, 3, 27, 3), "widths": (128, 256, 512, 1024), "recipe_drop_path": 0.5},
@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of each cell of `[N, C, H, W]`; without a copy where memory is channels-last."""
+    """Layer norm over the channels of each cell, `[N, C, H, W]` to the same; copies nothing in channels-last memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
@@ -34,7 +34,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Sequential:
-    """Norm and a 2×2 convolution of stride 2; without the stride it looks at the cells that it would look at."""
+    """Norm and a 2×2 convolution of stride 2; without the stride its dilation reads the same cells."""
     halve = nn.Sequential()
     halve.add_module("0", LayerNorm2d(in_channels, eps=1e-6))
     if stride == 1:
@@ -44,9 +44,9 @@ def _downsample(in_channels: int, out_channels: int, stride: int, dilation: int)
 
 
 class ConvNeXtBlock(nn.Module):
-    """7×7 depthwise, norm, 1×1 to four times the width, GELU, 1×1 back, scaled a channel (figure 4).
+    """7×7 depthwise, norm, 1×1 to four times the width, GELU, 1×1 back, layer scale (figure 4).
 
-    `[N, width, H, W]` to the same. The 1×1 convolutions are linear layers on cells, as in the authors' code.
+    `[N, width, H, W]` to the same. The 1×1 convolutions are linear layers, as in the authors' code.
 
     Args:
         width: channels.
@@ -71,36 +71,34 @@ class ConvNeXtBlock(nn.Module):
 
 @BACKBONES.register_module()
 class ConvNeXt(StagedBackbone):
-    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`, c2 … c5 with strides 4 … 32.
+    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`, c2 … c5 with strides 4 … 32.
 
     Args:
         size: "tiny", "small", "base" or "large".
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        out_norm: a layer norm on every map that is given, as the paper's detectors have; an ImageNet classifier's
-            norm comes after pooling (`ClassificationHead(norm="LN")`).
-        output_stride: 32, 16 or 8, see `strides_and_dilations`.
-        drop_path: see `drop_rates`; for training on ImageNet `SIZES` has the paper's.
+        out_norm: a layer norm on every output map, as in the paper's detectors; an ImageNet classifier's norm comes
+            after pooling (`ClassificationHead(norm="LN")`).
+        output_stride: 32, 16 or 8, see `STRIDES_AND_DILATIONS`.
+        drop_path: see `drop_rates`; `SIZES` has the paper's values for training on ImageNet.
 
     Raises:
-        ConfigError: a value that is not one of the above.
+        ConfigError: see `StagedBackbone`.
     """
 
     maps = ("c2", "c3", "c4", "c5")
 
     def __init__(
         self,
-        size: str,
+        size: Size,
         *,
-        out: Sequence[str] = ("c2", "c3", "c4", "c5"),
-        in_channels: int = 3,
+        out: MapNames = ("c2", "c3", "c4", "c5"),
+        in_channels: PositiveInt = 3,
         frozen_stages: int = -1,
-        output_stride: int = 32,
+        output_stride: Literal[8, 16, 32] = 32,
         out_norm: bool = False,
-        drop_path: float = 0.0,
+        drop_path: ProperFraction = 0.0,
         checkpointing: bool = False,
     ):
-        if size not in SIZES:
-            raise ConfigError(unknown("size of ConvNeXt", str(size), SIZES))
         super().__init__(
             f"ConvNeXt-{size}",
             out=out,
@@ -109,7 +107,7 @@ class ConvNeXt(StagedBackbone):
             checkpointing=checkpointing,
         )
         blocks, widths = SIZES[size]["blocks"], SIZES[size]["widths"]
-        strides, dilations = strides_and_dilations(self.name, output_stride)
+        strides, dilations = STRIDES_AND_DILATIONS[output_stride]
         drops = iter(drop_rates(drop_path, sum(blocks)))
         stem = nn.Sequential(nn.Conv2d(in_channels, widths[0], 4, 4), LayerNorm2d(widths[0], eps=1e-6))
         self.add(0, stem=stem)
@@ -119,9 +117,10 @@ class ConvNeXt(StagedBackbone):
                 break
             if i:
                 halve = _downsample(widths[i - 1], width, strides[i], dilations[i - 1])
-                self.add(i + 1, **{f"downsample{i + 1}": halve})
+                downsample: dict[str, Any] = {f"downsample{i + 1}": halve}
+                self.add(i + 1, **downsample)
                 stride *= strides[i]
-            stage = nn.Sequential(*(ConvNeXtBlock(width, next(drops), dilations[i]) for _ in range(count)))
+            stage = Stage(*(ConvNeXtBlock(width, next(drops), dilations[i]) for _ in range(count)))
             self.add(i + 1, FeatureSpec(width, stride), **{f"layer{i + 1}": stage})
         self.out_norm = nn.ModuleDict()
         if out_norm:

@@ -1,25 +1,26 @@
-"""DenseNet (Huang et al. 2017, Densely Connected Convolutional Networks): every layer sees what all before it found."""
+"""DenseNet (Huang et al. 2017, Densely Connected Convolutional Networks): each layer reads all maps before it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Gt, Le, MaxLen, MinLen
 from torch import Tensor, nn
 
-from chordate.backbones.blocks import Norm, conv, he_init
-from chordate.backbones.staged import StagedBackbone
-from chordate.backbones.stages import strides_and_dilations
+from chordate.arguments import PositiveInt, ProperFraction
+from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, Stage, StagedBackbone
+from chordate.backbones.layers import conv, he_init
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.ops.norms import conv_norm, make_norm
+from chordate.ops.norms import Norm, conv_norm, make_norm
 from chordate.registry import BACKBONES
 
 BOTTLENECK = 4  # section 3, "bottleneck layers": 1×1 convolutions of 4 growth rates
 
 
 class DenseLayer(nn.Module):
-    """1×1 and 3×3, each after norm and ReLU; what they find is joined to the input (equation 2, DenseNet-B).
+    """1×1 and 3×3 convolutions, each after norm and ReLU, concatenated to the input (equation 2, DenseNet-B).
 
     `[N, in_channels, H, W]` to `[N, in_channels + growth, H, W]`. Parameters are named as torchvision's.
     """
@@ -35,13 +36,13 @@ class DenseLayer(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(x))  # not in place: without a norm it would be in x, which is joined
+        y = F.relu(self.norm1(x))  # not in place: without a norm this would change x
         y = self.conv2(self.relu(conv_norm(self.conv1, self.norm2, y)))
         return torch.cat((x, self.dropout(y)), dim=1)
 
 
 class AtrousAvgPool2d(nn.Module):
-    """The mean of 2×2 cells that lie `dilation` apart, at every cell, `[N, C, H, W]` to the same; zeros lie beyond."""
+    """At every cell the mean of 2×2 cells `dilation` apart, zeros beyond the border, `[N, C, H, W]` to the same."""
 
     def __init__(self, dilation: int):
         super().__init__()
@@ -56,46 +57,42 @@ class AtrousAvgPool2d(nn.Module):
 
 @BACKBONES.register_module()
 class DenseNet(StagedBackbone):
-    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`.
+    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
 
     c1 is the stem's output before its max-pool, c2 … are the dense blocks' outputs before the transitions that halve
-    them; the last has the network's last norm and ReLU.
+    them; the last includes the network's last norm and ReLU.
 
     Args:
         blocks: dense layers in each block (table 1).
-        growth: channels that each layer adds (k).
-        channels: of the stem; twice the growth rate in table 1.
-        small_stem: a 3×3 convolution of stride 1 in place of 7×7 and max-pool, for CIFAR: the first block has stride 1.
-        compression: what a transition leaves of the channels (theta).
-        dropout: share of a layer's channels that are left out in training.
-        output_stride: of ImageNet's networks, 32, 16 or 8, see `strides_and_dilations`.
+        growth: growth rate k: channels that each layer adds.
+        channels: of the stem; None for twice the growth rate, as in table 1.
+        small_stem: a 3×3 convolution of stride 1 instead of 7×7 and max-pool, for CIFAR: the first block has stride 1.
+        compression: fraction of the channels that a transition keeps (theta).
+        dropout: fraction of a layer's outputs that are dropped in training.
+        output_stride: of ImageNet's networks, 32, 16 or 8, see `STRIDES_AND_DILATIONS`.
         norm: see `make_norm`.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`; the last map by default.
 
     Raises:
-        ConfigError: a value that is not one of the above.
+        ConfigError: arguments that contradict one another.
     """
 
     def __init__(
         self,
-        blocks: Sequence[int],
-        growth: int = 32,
+        blocks: Annotated[Sequence[PositiveInt], MinLen(1), MaxLen(4)],
+        growth: PositiveInt = 32,
         *,
-        channels: int | None = None,
+        channels: PositiveInt | None = None,
         small_stem: bool = False,
-        compression: float = 0.5,
-        dropout: float = 0.0,
-        output_stride: int = 32,
+        compression: Annotated[float, Gt(0), Le(1)] = 0.5,
+        dropout: ProperFraction = 0.0,
+        output_stride: Literal[8, 16, 32] = 32,
         norm: Norm = "BN",
-        out: Sequence[str] | None = None,
-        in_channels: int = 3,
+        out: MapNames | None = None,
+        in_channels: PositiveInt = 3,
         frozen_stages: int = -1,
         checkpointing: bool = False,
     ):
-        if not 1 <= len(blocks) <= 4:
-            raise ConfigError(f"DenseNet: blocks={list(blocks)}; one number for each of up to four blocks")
-        if not 0 < compression <= 1:
-            raise ConfigError(f"DenseNet: compression={compression!r}; it is above 0 and at most 1")
         self.maps = tuple(f"c{stage + 1}" for stage in range(len(blocks) + 1))
         depth = 2 * sum(blocks) + len(blocks) + 1  # convolutions, transitions, stem and classifier
         name = f"DenseNet-{depth}" + (f" (k={growth})" if small_stem else "")
@@ -106,18 +103,21 @@ class DenseNet(StagedBackbone):
             frozen_stages=frozen_stages,
             checkpointing=checkpointing,
         )
-        strides, dilations = strides_and_dilations(name, output_stride)
         if output_stride != 32 and (small_stem or len(blocks) < 4):
-            raise ConfigError(f"{name}: output_stride={output_stride}; only networks whose stride is 32 have one")
+            raise ConfigError(
+                f"{name}: output_stride can be set only for networks whose stride is 32, got {output_stride}"
+            )
+        strides, dilations = STRIDES_AND_DILATIONS[output_stride]
         width = channels or 2 * growth
         stride = 1 if small_stem else 2
-        stem: dict[str, nn.Module] = {"conv0": conv(in_channels, width, 3)}
-        if not small_stem:
-            stem = {"conv0": conv(in_channels, width, 7, 2), "norm0": make_norm(norm, width), "relu0": nn.ReLU(inplace=True)}
-        self.add(0, FeatureSpec(width, stride), **stem)
-        if self.needs(1) and not small_stem:
-            self.add(0, pool0=nn.MaxPool2d(3, 2, padding=1))
-            stride *= 2
+        if small_stem:
+            self.add(0, FeatureSpec(width, stride), conv0=conv(in_channels, width, 3))
+        else:
+            first, relu = conv(in_channels, width, 7, 2), nn.ReLU(inplace=True)
+            self.add(0, FeatureSpec(width, stride), conv0=first, norm0=make_norm(norm, width), relu0=relu)
+            if self.needs(1):
+                self.add(0, pool0=nn.MaxPool2d(3, 2, padding=1))
+                stride *= 2
         for number, layers in enumerate(blocks, 1):
             if not self.needs(number):
                 break
@@ -125,9 +125,10 @@ class DenseNet(StagedBackbone):
                 narrowed = int(width * compression)
                 step = strides[number - 1]
                 pool = nn.AvgPool2d(2, 2) if step == 2 else AtrousAvgPool2d(dilations[number - 2])
-                self.add(number, **{f"transition{number - 1}": _transition(width, narrowed, norm, pool)})
+                transition: dict[str, Any] = {f"transition{number - 1}": _transition(width, narrowed, norm, pool)}
+                self.add(number, **transition)
                 width, stride = narrowed, stride * step
-            block = nn.Sequential()
+            block = Stage()
             for i in range(layers):
                 block.add_module(f"denselayer{i + 1}", DenseLayer(width, growth, norm, dropout, dilations[number - 1]))
                 width += growth

@@ -1,6 +1,6 @@
-"""Any classification network of torchvision as a backbone, by its name there."""
+"""TorchvisionBackbone: any classification network of torchvision."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,20 +8,20 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from chordate.backbones.adapters import TRIAL, AdaptedBackbone, one_line
+from chordate.backbones.adapters import PROBE_SIZE, AdaptedBackbone, Network, one_line
 from chordate.contracts import FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
 
 STAGES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}  # the strides of their maps
-SHORT = 4  # cells that a map may lack of the trial's image, for want of padding
-HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # what its networks call the parts after the features
-# Torchvision's weights of these two want colours that are normalised in another way, which they do themselves.
+MISSING_CELLS = 4  # that a map may lack per side of the probe image, for want of padding
+HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names of the parts after the features
+# Torchvision's weights of these two expect another normalization, which the networks apply themselves.
 INCEPTIONS = ("googlenet", "inception_v3")
 
 
 class _Node(NamedTuple):
-    """A step of a traced network that gives a map: its path, what it gives, and whether as `[N, H, W, C]`."""
+    """A node of a traced network that outputs a map: its path, the map's spec, and whether it is `[N, H, W, C]`."""
 
     path: str
     spec: FeatureSpec
@@ -30,49 +30,34 @@ class _Node(NamedTuple):
 
 @BACKBONES.register_module()
 class TorchvisionBackbone(AdaptedBackbone):
-    """A classification network of torchvision: `dict(type="TorchvisionBackbone", model="vgg16")`.
+    """A network of torchvision: `dict(type="TorchvisionBackbone", model="vgg16")`; arguments: see `AdaptedBackbone`.
 
-    c1 … c5 are the last maps of stride 2 … 32, as far as it has them.
-
-    Args:
-        model: its name in `torchvision.models.list_models()`.
-        out, in_channels, frozen_stages, checkpointing: see `AdaptedBackbone`.
-        options: further arguments of torchvision's builder: `dict(stochastic_depth_prob=0.2)`.
-
-    Raises:
-        ConfigError: no such model, argument or map, or a network that does not take images of any size.
+    `model` is a name of `torchvision.models.list_models()`; `options` go to torchvision's builder
+    (`dict(stochastic_depth_prob=0.2)`). c1 … c5 are the last maps of stride 2 … 32, as far as it has them. The network
+    must accept images of any size.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        out: Sequence[str] | None = None,
-        in_channels: int = 3,
-        frozen_stages: int = -1,
-        checkpointing: bool = False,
-        options: Mapping[str, Any] | None = None,
-    ):
+    source = "torchvision"
+
+    def _find(self, model: str, options: dict[str, Any]) -> Network:
         known = torchvision.models.list_models(module=torchvision.models)
         if model not in known:
-            raise ConfigError(unknown("torchvision model", str(model), known))
-        super().__init__(f"torchvision's {model}", in_channels, checkpointing)
-        self.default_weights = f"torchvision://{model}"
+            raise ConfigError(unknown("torchvision model", model, known))
         settings: dict[str, Any] = {}
         if model in INCEPTIONS:
-            settings = {"aux_logits": False, "init_weights": True, "transform_input": in_channels == 3}
-        settings |= options or {}
+            settings = {"aux_logits": False, "init_weights": True, "transform_input": self.in_channels == 3}
+        settings |= options
 
         def build() -> nn.Module:
             try:
                 whole = torchvision.models.get_model(model, weights=None, **settings)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{self.name}: {one_line(error)}") from error
-            except NotImplementedError:  # RegNet works out its widths with tensors, which the meta device cannot
+            except NotImplementedError:  # RegNet computes its widths with tensors, which the meta device cannot
                 with torch.device("cpu"):
                     whole = torchvision.models.get_model(model, weights=None, **settings)
                 whole.to(torch.get_default_device())
-            _take_channels(whole, in_channels)
+            _replace_stem(whole, self.in_channels)
             return whole
 
         def make(names: Sequence[str]) -> nn.Module:
@@ -80,16 +65,19 @@ class TorchvisionBackbone(AdaptedBackbone):
 
         with torch.device("meta"):
             whole = build()
-            nodes = _nodes(whole, in_channels, self.name)
-            if model in INCEPTIONS:  # whose files have the auxiliary classifiers
+            nodes = _nodes(whole, self.in_channels, self.name)
+            if model in INCEPTIONS:  # whose files include the auxiliary classifiers
                 whole = torchvision.models.get_model(model, weights=None, init_weights=False)
-        self.library = Library("torchvision", "net.", frozenset(whole.state_dict()))
-        self.channels_last = frozenset(name for name, node in nodes.items() if node.channels_last)
-        self._adopt({name: node.spec for name, node in nodes.items()}, make, out, frozen_stages)
+        return Network(
+            {name: node.spec for name, node in nodes.items()},
+            make,
+            Library("torchvision", "net.", frozenset(whole.state_dict())),
+            channels_last=frozenset(name for name, node in nodes.items() if node.channels_last),
+        )
 
 
-def _take_channels(whole: nn.Module, in_channels: int) -> None:
-    """Put a first convolution for `in_channels` in the place of the one for three."""
+def _replace_stem(whole: nn.Module, in_channels: int) -> None:
+    """Replace the first convolution by one that takes `in_channels`."""
     name, stem = next((name, part) for name, part in whole.named_modules() if isinstance(part, nn.Conv2d))
     if stem.in_channels != in_channels:
         settings = {key: getattr(stem, key) for key in ("kernel_size", "stride", "padding", "dilation")}
@@ -99,24 +87,24 @@ def _take_channels(whole: nn.Module, in_channels: int) -> None:
 
 
 def _nodes(whole: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
-    """By map name the last step of each stride; the network is on the meta device.
+    """By map name, the last node of each stride; the network is on the meta device.
 
-    Only what a block gives as a whole is looked at (`relu`, `Mixed_6a`, `features.6`, `layer3.5`), not what its
-    branches give within it.
+    Considers the outputs of whole blocks (`relu`, `Mixed_6a`, `features.6`, `layer3.5`), not of branches within them.
     """
-    rows_of_blocks = {name for name, part in whole.named_children() if isinstance(part, nn.Sequential | nn.ModuleList)}
+    stages = {name for name, part in whole.named_children() if isinstance(part, nn.Sequential | nn.ModuleList)}
     try:
         paths = get_graph_node_names(whole)[1]
-        every = create_feature_extractor(whole, paths).eval()
-        outputs = every(torch.empty(2, in_channels, *TRIAL, device="meta"))
-    except Exception as error:  # what cannot be traced, or not at this size, fails in many ways
-        raise ConfigError(f"{name} does not take images of {TRIAL[0]}×{TRIAL[1]} px: {one_line(error)}") from error
+        extractor = create_feature_extractor(whole, paths).eval()
+        outputs = extractor(torch.empty(2, in_channels, *PROBE_SIZE, device="meta"))
+    except Exception as error:  # tracing fails in many ways
+        height, width = PROBE_SIZE
+        raise ConfigError(f"{name} does not take images of {height}×{width} px: {one_line(error)}") from error
     ends: dict[tuple[str, ...], str] = {}
     for path in paths:
         part, *inner = path.split(".")
         if part not in HEADS:
-            ends[part, *(inner[:1] if part in rows_of_blocks else ())] = path
-    found: dict[str, _Node] = {}
+            ends[part, *(inner[:1] if part in stages else ())] = path
+    nodes: dict[str, _Node] = {}
     for path in sorted(ends.values(), key=paths.index):
         x = outputs[path]
         if not isinstance(x, Tensor) or x.ndim != 4:
@@ -124,7 +112,7 @@ def _nodes(whole: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
         for map_name, stride in STAGES.items():
             for channels_last in (False, True):
                 rows, columns, channels = x.shape[1:] if channels_last else (*x.shape[2:], x.shape[1])
-                lacking = [side // stride - cells for side, cells in zip(TRIAL, (rows, columns))]
-                if all(0 <= cells <= SHORT for cells in lacking):
-                    found[map_name] = _Node(path, FeatureSpec(channels, stride), channels_last)
-    return {map_name: found[map_name] for map_name in STAGES if map_name in found}
+                missing = [side // stride - cells for side, cells in zip(PROBE_SIZE, (rows, columns))]
+                if all(0 <= cells <= MISSING_CELLS for cells in missing):
+                    nodes[map_name] = _Node(path, FeatureSpec(channels, stride), channels_last)
+    return {map_name: nodes[map_name] for map_name in STAGES if map_name in nodes}

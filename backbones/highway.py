@@ -1,24 +1,24 @@
-"""Highway networks (Srivastava et al. 2015): the forerunner of ResNet, whose shortcut has a learned gate."""
+"""Highway networks (Srivastava et al. 2015): the predecessor of ResNet, with a learned gate in the shortcut."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from chordate.backbones.blocks import Block, Norm, conv, he_init
-from chordate.backbones.staged import StagedBackbone
-from chordate.backbones.stages import add_stages
+from chordate.arguments import PositiveInt
+from chordate.backbones.base import MapNames, StagedBackbone
+from chordate.backbones.cifar_resnet import STRIDES, WIDTHS
+from chordate.backbones.layers import Block, conv, he_init
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.ops.norms import conv_norm, make_norm
+from chordate.ops.norms import Norm, conv_norm, make_norm
 from chordate.registry import BACKBONES
 
-GATE_BIAS = -2.0  # section 2.2: negative, so that a deep network starts by carrying its input on
+GATE_BIAS = -2.0  # section 2.2: negative, so that a deep network starts by passing its input on
 
 
 class HighwayBlock(Block):
-    """y = H(x) · T(x) + x · (1 - T(x)) (equation 3), where the shape stays; where it changes, H alone.
+    """y = H(x) · T(x) + x · (1 - T(x)) (equation 3) where the shape stays, else y = H(x).
 
     H is a 3×3 convolution, norm and ReLU; T, the transform gate, a 3×3 convolution and a sigmoid.
 
@@ -46,10 +46,10 @@ class HighwayBlock(Block):
 
 @BACKBONES.register_module()
 class HighwayNet(StagedBackbone):
-    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`, c1 … c4 with strides 1, 1, 2 and 4.
+    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`, c1 … c4 with strides 1, 1, 2 and 4.
 
-    A highway network of CIFAR's size in the frame of `CifarResNet`, to be compared with it: widths 16, 32 and 64, one
-    convolution on the way for each layer. (The paper's own CIFAR networks, its table 2, differ in their widths.)
+    A highway network with the stem, widths and strides of `CifarResNet`, to compare with it. The paper's own CIFAR
+    networks (its table 2) have other widths.
 
     Args:
         depth: 3n + 2 layers: a stem, 3n blocks and the classifier.
@@ -66,22 +66,21 @@ class HighwayNet(StagedBackbone):
         self,
         depth: int,
         *,
-        out: Sequence[str] = ("c4",),
-        in_channels: int = 3,
+        out: MapNames = ("c4",),
+        in_channels: PositiveInt = 3,
         norm: Norm = "BN",
         frozen_stages: int = -1,
         checkpointing: bool = False,
     ):
         if depth < 5 or depth % 3 != 2:
-            raise ConfigError(f"HighwayNet: depth={depth!r}; it is 3n + 2: 20, 32, 44, 56")
+            raise ConfigError(f"HighwayNet: depth must be 3n + 2 (20, 32, 44, 56), got {depth}")
         name = f"highway-{depth} (CIFAR)"
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
         stem = {"conv1": conv(in_channels, 16, 3), "bn1": make_norm(norm, 16), "relu": nn.ReLU(inplace=True)}
         self.add(0, FeatureSpec(16, 1), **stem)
-        counts = [depth // 3] * 3
-        add_stages(self, HighwayBlock, 16, (16, 32, 64), (1, 2, 2), counts, stride=1, drop_path=0.0, norm=norm)
+        self.add_stages(HighwayBlock, 16, WIDTHS, STRIDES, [depth // 3] * 3, stride=1, norm=norm)
         he_init(self)
         for module in self.modules():
             if isinstance(module, HighwayBlock) and module.gate is not None and module.gate.bias is not None:

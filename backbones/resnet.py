@@ -1,35 +1,23 @@
-"""ResNet (He et al. 2016, Deep Residual Learning for Image Recognition) and what is made of its blocks.
+"""ResNet (He et al. 2016, Deep Residual Learning for Image Recognition).
 
-ResNeXt, wide, squeeze-and-excitation and -RS networks are settings of this class: rows of the tables in `resnext.py`,
-`wide_resnet.py`, `senet.py` and `resnet_rs.py`.
+ResNeXt, Wide ResNet, SE-ResNet and ResNet-RS are settings of this class: rows of the tables in `resnet_variants.py`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from chordate import checks
-from chordate.backbones.blocks import (
-    SHORTCUTS,
-    STYLES,
-    BasicBlock,
-    Bottleneck,
-    Norm,
-    check_choice,
-    conv,
-    deep_stem_conv,
-    he_init,
-)
-from chordate.backbones.staged import StagedBackbone
-from chordate.backbones.stages import add_stages, strides_and_dilations
+from chordate.arguments import PositiveFloat, PositiveInt, ProperFraction
+from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, StagedBackbone
+from chordate.backbones.layers import BasicBlock, Bottleneck, Shortcut, Style, conv, deep_stem_conv, he_init
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.ops.norms import ConvNorm, FrozenBatchNorm, make_norm
+from chordate.ops.norms import ConvNorm, FrozenBatchNorm, Norm, make_norm
 from chordate.registry import BACKBONES
 
-# Depth: the block, and how many of it in c2, c3, c4 and c5. To 152: table 1; 200: He et al. 2016, Identity Mappings,
-# section 4; beyond: Bello et al. 2021, appendix.
+# By depth: the block, and its number in c2 … c5. Up to 152: table 1; 200: He et al. 2016, Identity Mappings, section 4;
+# above: Bello et al. 2021, appendix.
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -41,87 +29,87 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
     350: (Bottleneck, (4, 36, 72, 4)),
     420: (Bottleneck, (4, 44, 87, 4)),
 }
-STEMS = ("7x7", "deep", "deep-strided")
+Stem = Literal["7x7", "deep", "deep-strided"]
 
 
 @BACKBONES.register_module()
 class ResNet(StagedBackbone):
-    """Normalised images `[N, in_channels, H, W]` to the maps named in `out`.
+    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
 
     c1 is the stem's output before its max-pool (stride 2), c2 … c5 are the outputs of the four stages.
 
     Args:
         depth: 18, 34 (basic blocks), 50, 101, 152, 200, 270, 350 or 420 (bottlenecks).
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        style: "pytorch" has a bottleneck's stride in its 3×3 convolution, as torchvision's weights expect
-            (v1.5, ResNet-B); "caffe" in its first 1×1, as the paper (v1), and Detectron2's MSRA weights.
-        shortcut: "A" zero padding, "B" projections where the shape changes, "C" projections everywhere, "D" those of
-            B after an average pool, "none": a plain network.
-        stem: "7x7", the paper's; "deep": three 3×3 convolutions (ResNet-C: He T. et al. 2019, section 4.2);
-            "deep-strided": then a strided 3×3 in place of the max-pool (ResNet-RS: Bello et al. 2021, section 4.1).
+        style: which convolution of a bottleneck has the stride: "pytorch": the 3×3, as torchvision's weights expect
+            (v1.5, ResNet-B); "caffe": the first 1×1, as in the paper (v1) and Detectron2's MSRA weights.
+        shortcut: "A": zero padding; "B": projections where the shape changes; "C": projections everywhere; "D": those
+            of B after an average pool; "none": a plain network. See `make_shortcut`.
+        stem: "7x7": the paper's; "deep": three 3×3 convolutions (ResNet-C: He T. et al. 2019, section 4.2);
+            "deep-strided": then a strided 3×3 instead of the max-pool (ResNet-RS: Bello et al. 2021, section 4.1).
         base_channels: of the stem and of the blocks in c2, 64 in the paper; each later stage is twice as wide.
         groups, group_width: of the bottlenecks, see `Bottleneck`; 32 groups of 4 make ResNeXt-32x4d.
         se: ratio of squeeze-and-excitation in every block, or None.
         norm: "BN", "SyncBN", "FrozenBN", "GN" or a dict, see `make_norm`.
-        output_stride: 32, or 16 or 8 for dense prediction: later strides are replaced by dilation, so that
-            the network computes the same values on a finer grid (Chen et al. 2017, DeepLab v3, section 3.1);
-            not exactly so with `se`, whose means are then of more cells, and shortcut D, see `make_shortcut`.
-        dilations: of c2 … c5, in place of those that `output_stride` asks for; they hold for every block
-            of the stage, as in Detectron2 and MMDetection.
-        multi_grid: one number a block of c5, (1, 2, 4) in DeepLab v3 (its section 3.2.1): what the block's dilation
-            is multiplied by.
-        zero_init_last: start each block's last norm at zero, so that the blocks start as identities
+        output_stride: 32, or 16 or 8 for dense prediction, see `STRIDES_AND_DILATIONS`. The values are not exactly
+            those of the strided network with `se`, which then averages more cells, and with shortcut D.
+        dilations: of c2 … c5, instead of those that `output_stride` implies; they hold for every block of the stage,
+            as in Detectron2 and MMDetection.
+        multi_grid: factors of the dilation per block of c5; (1, 2, 4) in DeepLab v3 (its section 3.2.1).
+        zero_init_last: initialize each block's last norm with zero, so that the blocks start as identities
             (Goyal et al. 2017, section 5.1).
-        drop_path: stochastic depth: the share of images that skip the last block's branch; earlier ones less.
+        drop_path: stochastic depth: fraction of images that skip the last block's branch, see `drop_rates`.
 
     Raises:
-        ConfigError: a value that is not one of the above.
+        ConfigError: an unknown depth, or arguments that contradict one another.
     """
 
     def __init__(
         self,
         depth: int,
         *,
-        out: Sequence[str] = ("c2", "c3", "c4", "c5"),
-        in_channels: int = 3,
-        style: str = "pytorch",
-        shortcut: str = "B",
-        stem: str = "7x7",
-        base_channels: int = 64,
-        groups: int = 1,
-        group_width: int = 64,
-        se: float | None = None,
+        out: MapNames = ("c2", "c3", "c4", "c5"),
+        in_channels: PositiveInt = 3,
+        style: Style = "pytorch",
+        shortcut: Shortcut = "B",
+        stem: Stem = "7x7",
+        base_channels: PositiveInt = 64,
+        groups: PositiveInt = 1,
+        group_width: PositiveInt = 64,
+        se: PositiveFloat | None = None,
         norm: Norm = "BN",
         frozen_stages: int = -1,
-        output_stride: int = 32,
-        dilations: Sequence[int] | None = None,
-        multi_grid: Sequence[int] | None = None,
+        output_stride: Literal[8, 16, 32] = 32,
+        dilations: Sequence[PositiveInt] | None = None,
+        multi_grid: Sequence[PositiveInt] | None = None,
         zero_init_last: bool = False,
-        drop_path: float = 0.0,
+        drop_path: ProperFraction = 0.0,
         checkpointing: bool = False,
     ):
         if depth not in DEPTHS:
-            raise ConfigError(f"ResNet: depth={depth!r}; known depths: {', '.join(map(str, DEPTHS))}")
+            raise ConfigError(f"ResNet: depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}")
         block, counts = DEPTHS[depth]
-        check_choice("ResNet style", style, STYLES)
-        check_choice("shortcut option", shortcut, SHORTCUTS)
-        check_choice("ResNet stem", stem, STEMS)
-        checks.whole("ResNet", 1, base_channels=base_channels)
-        style = style if block is Bottleneck else "pytorch"  # both are the same for basic blocks
         name = _name(depth, style, shortcut, stem, base_channels, groups, group_width, se)
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
-        self.style = style
-        strides, derived = strides_and_dilations(name, output_stride)
+        options: dict[str, Any] = {"style": style, "groups": groups, "group_width": group_width}
+        if block is BasicBlock:  # whose two styles are the same
+            options = {}
+            if (groups, group_width) != (1, 64):
+                raise ConfigError(
+                    f"{name}: groups must be 1 and group_width 64 without bottlenecks (depth 50 and more), "
+                    f"got {groups} and {group_width}"
+                )
         if dilations is not None and len(dilations) != len(counts):
-            raise ConfigError(f"{name}: dilations={list(dilations)!r}; give four numbers, for c2 … c5")
+            raise ConfigError(f"{name}: dilations must be four numbers, for c2 … c5, got {list(dilations)}")
         if multi_grid is not None and len(multi_grid) != counts[-1]:
-            raise ConfigError(f"{name}: multi_grid={list(multi_grid)!r}; give {counts[-1]} numbers, one a block of c5")
-
+            raise ConfigError(
+                f"{name}: multi_grid must be {counts[-1]} numbers, one per block of c5, got {list(multi_grid)}"
+            )
+        strides, implied = STRIDES_AND_DILATIONS[output_stride]
         self._add_stem(stem, base_channels, norm)
-        add_stages(
-            self,
+        self.add_stages(
             block,
             base_channels,
             [base_channels * factor for factor in (1, 2, 4, 8)],
@@ -129,20 +117,20 @@ class ResNet(StagedBackbone):
             counts,
             stride=4,
             drop_path=drop_path,
-            dilations=derived if dilations is None else dilations,
+            dilations=implied if dilations is None else dilations,
             dilate_first=dilations is not None or multi_grid is not None,
             multi_grid=multi_grid,
             shortcut=shortcut,
             norm=norm,
-            style=style,
-            groups=groups,
-            group_width=group_width,
             se=se,
+            **options,
         )
-        self._init_weights(zero_init_last)
+        he_init(self)
+        if zero_init_last:
+            self._zero_last_norms()
         self.freeze()
 
-    def _add_stem(self, stem: str, width: int, norm: Norm) -> None:
+    def _add_stem(self, stem: Stem, width: int, norm: Norm) -> None:
         deep = stem != "7x7"
         first = deep_stem_conv(self.in_channels, width, norm) if deep else conv(self.in_channels, width, 7, 2)
         self.add(0, FeatureSpec(width, 2), conv1=first, bn1=make_norm(norm, width), relu=nn.ReLU(inplace=True))
@@ -150,10 +138,9 @@ class ResNet(StagedBackbone):
             strided = ConvNorm(conv(width, width, 3, 2), make_norm(norm, width), nn.ReLU(inplace=True))
             self.add(0, maxpool=strided if stem == "deep-strided" else nn.MaxPool2d(3, 2, padding=1))
 
-    def _init_weights(self, zero_init_last: bool) -> None:
-        he_init(self)
+    def _zero_last_norms(self) -> None:
         for module in self.modules():
-            if zero_init_last and isinstance(module, BasicBlock | Bottleneck):
+            if isinstance(module, BasicBlock | Bottleneck):
                 norm = module.last_norm
                 if isinstance(norm, nn.Identity | FrozenBatchNorm):
                     raise ConfigError(f"{self.name}: zero_init_last needs a norm that learns; this one would stay at 0")
@@ -163,7 +150,7 @@ class ResNet(StagedBackbone):
 def _name(
     depth: int, style: str, shortcut: str, stem: str, base: int, groups: int, group_width: int, se: float | None
 ) -> str:
-    """What papers call it."""
+    """The network's name in the papers."""
     if (stem, shortcut) == ("deep-strided", "D") and se:
         return f"ResNet-RS-{depth}"
     if groups > 1:
@@ -173,30 +160,6 @@ def _name(
     else:
         letter = {("deep", "D"): "D", ("deep", "B"): "C"}.get((stem, shortcut), "")
         name = f"plain-{depth}" if shortcut == "none" else f"ResNet-{depth}{letter}"
-    remarks = [*(["caffe"] if style == "caffe" else []), *([f"{base} wide"] if base != 64 else [])]
+    is_caffe = style == "caffe" and DEPTHS[depth][0] is Bottleneck
+    remarks = [*(["caffe"] if is_caffe else []), *([f"{base} wide"] if base != 64 else [])]
     return ("SE-" if se else "") + name + (f" ({', '.join(remarks)})" if remarks else "")
-
-
-# Torchvision's first weights were trained as the papers of this repository train; its own detectors start there too.
-# "c" and "d" are named as in GluonCV and timm: C has the deep stem, D the average pool in the shortcut besides.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "resnet18": {"depth": 18, "default_weights": "torchvision://resnet18/IMAGENET1K_V1"},
-    "resnet34": {"depth": 34, "default_weights": "torchvision://resnet34/IMAGENET1K_V1"},
-    "resnet50": {"depth": 50, "default_weights": "torchvision://resnet50/IMAGENET1K_V1"},
-    "resnet101": {"depth": 101, "default_weights": "torchvision://resnet101/IMAGENET1K_V1"},
-    "resnet152": {"depth": 152, "default_weights": "torchvision://resnet152/IMAGENET1K_V1"},
-    "resnet50_caffe": {"depth": 50, "style": "caffe"},
-    "resnet101_caffe": {"depth": 101, "style": "caffe"},
-    "resnet152_caffe": {"depth": 152, "style": "caffe"},
-    "resnet50c": {"depth": 50, "stem": "deep", "default_weights": "timm://resnet50c.gluon_in1k"},
-    "resnet101c": {"depth": 101, "stem": "deep", "default_weights": "timm://resnet101c.gluon_in1k"},
-    "resnet152c": {"depth": 152, "stem": "deep", "default_weights": "timm://resnet152c.gluon_in1k"},
-    "resnet18d": {"depth": 18, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet18d.ra2_in1k"},
-    "resnet34d": {"depth": 34, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet34d.ra2_in1k"},
-    "resnet50d": {"depth": 50, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet50d.ra2_in1k"},
-    "resnet101d": {"depth": 101, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet101d.ra2_in1k"},
-    "resnet152d": {"depth": 152, "stem": "deep", "shortcut": "D", "default_weights": "timm://resnet152d.ra2_in1k"},
-    "plain18": {"depth": 18, "shortcut": "none"},
-    "plain34": {"depth": 34, "shortcut": "none"},
-}
-BACKBONES.register_variants({name: {"type": "ResNet", **settings} for name, settings in VARIANTS.items()})

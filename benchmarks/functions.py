@@ -25,7 +25,7 @@ from chordate.structures import DatasetMeta, InstanceTargets, collate_images
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("chordate", "backbones", "necks", "heads")
-GENERATED = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>", "<module>")  # part of what is around them
+GENERATED = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>", "<module>")
 
 
 def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:

@@ -96,6 +96,8 @@ def _one_of(literals: list[Any], value: Any) -> str:
 def _plural(annotation: Any) -> str:
     members = _members(_strip(annotation))
     inner = members[0] if len(members) == 1 else None
+    if get_origin(inner) is Mapping:
+        return "dicts"
     if inner in PLURALS:
         return " ".join([PLURALS[inner], " and ".join(_bounds(annotation))]).strip()
     return "" if inner is Any else f"items, each {allowed(annotation)}"

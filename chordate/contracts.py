@@ -226,7 +226,7 @@ class ClassRows:
         values: outputs per class, 4 for boxes.
         anchors: anchors of a cell, each with outputs for all classes.
         background: 1 if the background's outputs follow those of the classes.
-        names: what the outputs stand for: "classes" or "keypoints" of the DatasetMeta, or a list of names in its `extra`.
+        names: of the outputs: "classes" or "keypoints" of the DatasetMeta, or a list of names in its `extra`.
     """
 
     values: int = 1
@@ -248,50 +248,110 @@ class HasClassRows(Protocol):
 
 
 class ProposalHead(Protocol):
-    """Finds boxes that may hold an object (an RPN). `forward` is dense, `loss` trains it, `predict` proposes."""
+    """Proposes boxes that may hold an object, such as an RPN.
 
-    def __call__(self, features: dict[str, Tensor]) -> Any: ...
-    def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]: ...
-    def predict(self, outputs: Any, sizes: Tensor) -> Proposals: ...
+    Built by the model with `in_features` (FeatureSpecs of the maps on offer) and those facts of the DatasetMeta that
+    its signature names.
+    """
+
+    def __call__(self, features: dict[str, Tensor]) -> Any:
+        """Predictions of its own form from maps `[N, C, H, W]` by name; the other methods receive them."""
+
+    def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
+        """Scalar losses by name, given heights and widths `[N, 2]` of the images without padding."""
+
+    def predict(self, outputs: Any, sizes: Tensor, training: bool = False) -> Proposals:
+        """Proposals without a gradient, clipped to the images.
+
+        Args:
+            outputs: of the call.
+            sizes: `[N, 2]` int64, heights and widths of the images without padding.
+            training: proposals to train on, of which there may be more.
+        """
 
 
 class RoIHead(Protocol):
-    """The box head: `sample` draws the regions that it and the heads beside it learn from, `loss` learns from them,
-    `predict` gives detections in pixels of the padded batch."""
+    """Classifies and refines proposals: the box head of a two-stage detector. Built like a ProposalHead.
 
-    nms_threshold: float  # IoU of two detections of a class, above which the worse one goes
-    detections_per_image: int  # the best so many are kept
+    Attributes:
+        nms_threshold: IoU, within a class; test-time augmentation merges boxes with it.
+        detections_per_image: the best so many are kept.
+    """
 
-    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]: ...
-    def predict(self, features: dict[str, Tensor], proposals: Proposals) -> list[Detections]: ...
-    def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs: ...
+    nms_threshold: float
+    detections_per_image: int
+
+    def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
+        """The regions that this head and the InstanceHeads beside it train on, without a gradient."""
+
+    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
+        """Scalar losses by name."""
+
+    def predict(self, features: dict[str, Tensor], proposals: Proposals) -> list[Detections]:
+        """Detections of each image, best first, boxes in pixels of the padded batch."""
 
 
-class RegionHead(Protocol):
-    """A box head whose trunk another head may share: `regions` is what it makes of `R` boxes, `[R, C, S, S]`."""
+class RegionHead(RoIHead, Protocol):
+    """A RoIHead whose trunk may be shared with a mask head (the C4 layout, `TwoStageDetector(trunk="c5")`).
 
-    trunk: Any  # with `out_channels`
+    Its constructor takes `trunk`, a module from pooled regions `[R, C, S, S]` to maps; its `loss` takes `roi_features`
+    that were computed before.
+    """
 
-    def regions(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor: ...
+    def roi_features(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+        """The trunk's output `[R, C, S, S]` for boxes `[R, 4]`, in pixels of the padded batch, of images `[R]`."""
+
+    def loss(
+        self,
+        features: dict[str, Tensor],
+        rois: SampledRoIs,
+        targets: InstanceTargets,
+        roi_features: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """As of RoIHead; `roi_features` belong to the rows of `PaddedIndex(rois.valid)`."""
 
 
 class InstanceHead(Protocol):
-    """Says more of what the box head found: a mask, keypoints. `loss` learns from the box head's sample; `predict`
-    gives maps `[D, …, S, S]`, laid over the boxes of the `D` detections of each image (pixels of the padded batch)."""
+    """Predicts per-detection attributes (masks, keypoints) of what the RoIHead detects. Built like a ProposalHead.
 
-    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]: ...
-    def predict(self, features: dict[str, Tensor], detections: list[Detections]) -> list[Tensor]: ...
+    Where the trunk of a RegionHead is shared, a mask head is also built with `roi_channels`, and its `loss` and
+    `predict` receive the keyword `roi_features`, of the rows of `PaddedIndex(rois.valid)` and of all detections.
+    """
+
+    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
+        """Scalar losses by name, from the regions that the RoIHead sampled."""
+
+    def predict(self, features: dict[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
+        """Maps `[D, …, S, S]` over the boxes of the `D` detections of each image.
+
+        Args:
+            features: maps `[N, C, H, W]` by name.
+            detections: one per image, boxes in pixels of the padded batch.
+
+        Returns:
+            One tensor per image: of a mask head probabilities `[D, S, S]` of each detection's own class, of a keypoint
+            head heatmaps `[D, K, S, S]`, logits.
+        """
 
 
 class DenseHead(Protocol):
-    """Finds objects at every anchor, in one stage. `forward` is dense."""
+    """Detects objects from every cell of the maps, in one stage. Built like a ProposalHead.
 
-    nms_threshold: float  # as of RoIHead
+    Attributes:
+        nms_threshold, detections_per_image: as of RoIHead.
+    """
+
+    nms_threshold: float
     detections_per_image: int
 
-    def __call__(self, features: dict[str, Tensor]) -> Any: ...
-    def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]: ...
-    def predict(self, outputs: Any, sizes: Tensor) -> list[Detections]: ...
+    def __call__(self, features: dict[str, Tensor]) -> Any:
+        """Predictions of its own form from maps `[N, C, H, W]` by name; the other methods receive them."""
+
+    def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
+        """Scalar losses by name, given heights and widths `[N, 2]` of the images without padding."""
+
+    def predict(self, outputs: Any, sizes: Tensor) -> list[Detections]:
+        """Detections of each image, best first, boxes in pixels of the padded batch and clipped to the image."""
 
 
 def offered(part: nn.Module) -> FeatureSpecs:

@@ -55,7 +55,7 @@ class AnchorHead(nn.Module):
         self,
         in_features: Mapping[str, FeatureSpec],
         levels: Sequence[str] | None,
-        anchors: Mapping[str, Any],
+        anchors: dict[str, Any],
         iou_thresholds: tuple[float, float],
         box_loss: BoxLossKind,
         smooth_l1_beta: float,
@@ -73,7 +73,7 @@ class AnchorHead(nn.Module):
         self.levels = tuple(chosen)
         self.channels = channels.pop()
         strides = [spec.stride for spec in chosen.values()]
-        self.anchors = HEADS.build({"type": AnchorGenerator, **anchors}, strides=strides)
+        self.anchors = HEADS.build(anchors | {"type": AnchorGenerator}, strides=strides)
         self.matcher = Matcher(positive, negative, low_quality=True)
         self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)
 

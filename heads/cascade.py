@@ -44,7 +44,7 @@ class CascadeHead(nn.Module):
         num_classes: PositiveInt,
         iou_thresholds: Sequence[Fraction] = IOU_THRESHOLDS,
         box_weights: Sequence[BoxWeights] = BOX_WEIGHTS,
-        stage: Mapping[str, Any] | None = None,
+        stage: dict[str, Any] | None = None,
     ):
         super().__init__()
         if not iou_thresholds or len(iou_thresholds) != len(box_weights):
@@ -57,7 +57,7 @@ class CascadeHead(nn.Module):
             raise ConfigError(f"CascadeHead: {', '.join(sorted(own))} in `stage` is set by the cascade; remove it")
         self.stages = nn.ModuleList(
             HEADS.build(
-                {"type": BoxHead, **(stage or {})},
+                (stage or {}) | {"type": BoxHead},
                 in_features=in_features,
                 num_classes=num_classes,
                 class_agnostic=True,

@@ -20,7 +20,7 @@ from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
 @HEADS.register_module()
 class KeypointHead(nn.Module):
-    """Pools regions, applies convolutions, and upsamples four times: by a deconvolution to heatmaps, then bilinearly.
+    """Pools regions, applies convolutions, and quadruples the resolution: by a deconvolution, then bilinearly.
 
     Defaults are the paper's and Detectron2's (`KRCNNConvDeconvUpsampleHead`): 14 x 14 become 56 x 56.
 

@@ -22,7 +22,7 @@ from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
 @HEADS.register_module()
 class MaskHead(nn.Module):
-    """Pools regions, applies convolutions, upsamples twice, and predicts for each cell whether it belongs to the object.
+    """Pools regions, applies convolutions, doubles the resolution, and classifies each cell as object or not.
 
     Defaults are Detectron2's for a pyramid (`Base-RCNN-FPN.yaml`, `MaskRCNNConvUpsampleHead`).
 
@@ -109,7 +109,7 @@ class MaskHead(nn.Module):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Mean binary cross-entropy of the cells of positive regions, for their own class only (section 3, "decouples").
+        """Mean binary cross-entropy of the cells of positive regions, for their own class (section 3, "decouples").
 
         Args:
             roi_features: of the rows of `PaddedIndex(rois.valid)`, if the box head's trunk is shared.

@@ -53,7 +53,7 @@ class RetinaHead(AnchorHead):
         in_features: Mapping[str, FeatureSpec],
         num_classes: PositiveInt,
         levels: Sequence[str] | None = None,
-        anchors: Mapping[str, Any] | None = None,
+        anchors: dict[str, Any] | None = None,
         convs: NonNegativeInt = 4,
         norm: str | Mapping[str, Any] | None = None,
         iou_thresholds: tuple[Fraction, Fraction] = (0.4, 0.5),
@@ -65,7 +65,8 @@ class RetinaHead(AnchorHead):
         nms_threshold: Fraction = 0.5,
         detections_per_image: PositiveInt = 100,
     ):
-        anchors = {"sizes_per_stride": SIZES_PER_STRIDE, **(anchors or {})}
+        anchors = anchors or {}
+        anchors = anchors | {"sizes_per_stride": anchors.get("sizes_per_stride", SIZES_PER_STRIDE)}
         super().__init__(in_features, levels, anchors, iou_thresholds, box_loss, smooth_l1_beta)
         self.num_classes = num_classes
         self.class_tower, self.box_tower = _tower(self.channels, convs, norm), _tower(self.channels, convs, norm)
@@ -88,12 +89,10 @@ class RetinaHead(AnchorHead):
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
         """Predictions at every anchor of the maps `[N, C, H, W]`."""
         maps = [features[name] for name in self.levels]
-        return self.concatenate(
-            (self.cls_score(self.class_tower(x)), self.bbox_pred(self.box_tower(x))) for x in maps
-        )
+        return self.concatenate((self.cls_score(self.class_tower(x)), self.bbox_pred(self.box_tower(x))) for x in maps)
 
     def loss(self, outputs: AnchorOutputs, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Focal loss of all anchors except ignored ones, and box loss of the positive ones, over the number of these."""
+        """Focal loss of all anchors except ignored ones, and box loss of positive ones, both over the positives."""
         matches = self.matcher(outputs.anchors[None], targets)
         num_positives = matches.positive.sum().clamp(min=1)
         label = torch.where(matches.positive, targets.labels.gather(1, matches.gt_index), -1)

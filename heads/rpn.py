@@ -48,7 +48,7 @@ class RPNHead(AnchorHead):
         self,
         in_features: Mapping[str, FeatureSpec],
         levels: Sequence[str] | None = None,
-        anchors: Mapping[str, Any] | None = None,
+        anchors: dict[str, Any] | None = None,
         convs: NonNegativeInt = 1,
         batch_size_per_image: PositiveInt = 256,
         positive_fraction: Fraction = 0.5,

@@ -2,76 +2,78 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate import checks
+from chordate.arguments import PositiveInt
 from chordate.contracts import FeatureSpec, Neck, select
 from chordate.errors import ConfigError
-from chordate.ops.norms import ConvNorm, make_norm
+from chordate.ops.norms import ConvNorm, Norm, make_norm
 from chordate.registry import NECKS
 
 
 @NECKS.register_module()
 class FPN(Neck):
-    """Backbone maps c2 … c5 to pyramid maps p2 … p5 of one width, and coarser ones after them.
+    """Backbone maps c2 … c5 to pyramid maps p2 … p5 of `channels` channels, and coarser ones after them.
 
-    Each map passes a 1×1 convolution, takes up the coarser level by nearest-neighbour upsampling, and
-    passes a 3×3 convolution. `pN` has the size of `cN`, whatever sizes those are.
+    Each map passes a 1×1 convolution, is added to the coarser level (nearest-neighbor upsampling), and passes a 3×3
+    convolution. `pN` has the size of `cN`, whatever those sizes are.
 
     Args:
-        in_features: what the backbone offers.
-        channels: of every map that goes out.
-        inputs: the backbone maps to use, fine to coarse; all of stride 4 and coarser when not given.
-        extra: how levels coarser than the backbone's are made, each half the size of the one before:
-            "pool" one level by subsampling the last (p6, the paper's footnote 2); the name of the last
-            backbone map ("c5") or of the last pyramid map ("p5"): two levels (p6, p7) by 3×3
-            convolutions of stride 2 from that map (Lin et al. 2017, Focal Loss, section 4); None for none.
+        in_features: maps of the backbone.
+        channels: of every output map.
+        inputs: the backbone maps to use, fine to coarse; None for all of stride 4 and coarser.
+        extra: how levels coarser than the backbone's are made, each half the size of the one before: "pool": one level
+            by subsampling the last (p6, the paper's footnote 2); the name of the last backbone map ("c5") or of the
+            last pyramid map ("p5"): two levels (p6, p7) by 3×3 convolutions of stride 2 from that map (Lin et al. 2017,
+            Focal Loss, section 4); None: no levels.
         norm: after the 1×1 and the 3×3 convolutions, see `make_norm`; not in extra levels.
 
     Raises:
-        ConfigError: the backbone does not offer a map of `inputs`, or they are not ordered fine to coarse,
-            or `extra` is none of the above, or `channels` is below 1.
+        ConfigError: the backbone does not offer a map of `inputs`, they are not ordered fine to coarse, or `extra` is
+            none of the above.
     """
 
     def __init__(
         self,
         in_features: Mapping[str, FeatureSpec],
-        channels: int = 256,
+        channels: PositiveInt = 256,
         *,
         inputs: Sequence[str] | None = None,
         extra: str | None = "pool",
-        norm: str | Mapping[str, Any] | None = None,
+        norm: Norm = None,
     ):
         super().__init__()
-        checks.whole("FPN", 1, channels=channels)
         if inputs is None:
             inputs = [name for name, spec in in_features.items() if spec.stride >= 4]
         specs = select(in_features, inputs, "FPN")
         self.inputs = tuple(specs)
         if not specs:
-            raise ConfigError("FPN: no inputs; it needs at least one backbone map of stride 4 or coarser")
+            raise ConfigError(
+                "FPN: inputs must be at least one backbone map (of stride 4 or coarser by default), got none"
+            )
         misnamed = [name for name in specs if not re.fullmatch(r"c\d+", name)]
         if misnamed:
-            raise ConfigError(f'FPN: map "{misnamed[0]}" is not named after its stage; maps are called c1 … c5')
+            raise ConfigError(f'FPN: maps must be named after their stage (c1 … c5), got "{misnamed[0]}"')
         strides = [spec.stride for spec in specs.values()]
         if strides != sorted(strides):
-            raise ConfigError(f"FPN: inputs={list(self.inputs)} have strides {strides}; list them fine to coarse")
+            raise ConfigError(
+                f"FPN: inputs must be ordered fine to coarse, got {list(self.inputs)} of strides {strides}"
+            )
 
-        def conv(in_channels: int, kernel: int) -> ConvNorm:
+        def make_conv(in_channels: int, kernel: int) -> ConvNorm:
             layer = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=norm is None)
             return ConvNorm(layer, *([] if norm is None else [make_norm(norm, channels)]))
 
         levels = [f"p{name[1:]}" for name in specs]
-        self.lateral = nn.ModuleDict({name: conv(spec.channels, 1) for name, spec in specs.items()})
-        self.output = nn.ModuleDict({level: conv(channels, 3) for level in levels})
+        self.lateral = nn.ModuleDict({name: make_conv(spec.channels, 1) for name, spec in specs.items()})
+        self.output = nn.ModuleDict({level: make_conv(channels, 3) for level in levels})
         self.out_features = dict(zip(levels, (FeatureSpec(channels, stride) for stride in strides), strict=True))
 
         last_in, last_out = self.inputs[-1], levels[-1]
         if extra not in (None, "pool", last_in, last_out):
-            raise ConfigError(f'FPN: extra="{extra}"; it is "pool", "{last_in}", "{last_out}" or None')
+            raise ConfigError(f'FPN: extra must be "pool", "{last_in}", "{last_out}" or None, got "{extra}"')
         self.extra_from = extra
         self.extra = nn.ModuleDict()
         source_channels = specs[last_in].channels if extra == last_in else channels

@@ -1,5 +1,8 @@
 """The Python face: building by name, and predicting on every form a picture comes in."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +20,8 @@ def model():
     torch.manual_seed(0)
     model = chordate.build_model(DEMO, classes=["circle", "star", "ring"], pretrained=False)
     with torch.no_grad():  # an untrained predictor scores every class alike: spread the scores
-        model.box.classes.weight.normal_(0, 0.3)
-        model.box.classes.bias[-1] = -10  # the background
+        model.box.cls_score.weight.normal_(0, 0.3)
+        model.box.cls_score.bias[-1] = -10  # the background
     return model.eval()
 
 
@@ -37,8 +40,8 @@ def test_a_model_knows_its_classes():
     ("arguments", "message"),
     [
         ({}, "does not name its classes"),
-        ({"num_classes": 0}, "num_classes is a whole number of at least 1"),
-        ({"num_classes": "3"}, "num_classes is a whole number of at least 1"),
+        ({"num_classes": 0}, "num_classes must be ≥ 1"),
+        ({"num_classes": "3"}, "num_classes must be an integer ≥ 1"),
         ({"num_classes": 2, "classes": ["a"]}, "give one of them"),
         ({"classes": "circle"}, "a list of names"),
     ],
@@ -51,7 +54,7 @@ def test_unclear_classes_are_an_error(arguments, message):
 def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_path):
     torch.save(checkpoint_of(model), tmp_path / "best.pt")
     found = chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt")
-    with pytest.raises(CheckpointError, match=r"best.pt was trained on the classes .*, not on cat"):
+    with pytest.raises(CheckpointError, match=r"best.pt was trained on other data than asked for: classes 3 .cat"):
         chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt", classes=["cat"] * len(found.classes))
     assert found.classes == ("circle", "star", "ring")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
@@ -128,11 +131,34 @@ def test_the_threshold_drops_what_is_below(model, picture):
     assert (some.scores.diff() <= 0).all()
 
 
-def test_predicting_leaves_the_model_as_it_was(model, picture):
+def test_a_model_in_training_mode_is_refused(model, picture):
     model.train()
-    chordate.predict(model, picture)
-    assert model.training
-    model.eval()
+    try:
+        with pytest.raises(ConfigError, match=r"is in training mode; call model\.eval\(\) first"):
+            chordate.predict(model, picture)
+    finally:
+        model.eval()
+
+
+def test_eight_threads_at_once_predict_what_one_does():
+    """BatchNorm's statistics and every result are those of one thread: prediction changes no state of the model."""
+    classifier = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet20_cifar"}, num_classes=10)
+    detector = chordate.build_model(DEMO, num_classes=5, pretrained=False)
+    torch.nn.init.normal_(detector.box.cls_score.weight, std=0.3)
+    images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in range(4)]
+    classifier.pipeline = detector.pipeline = []
+    for model in (classifier, detector):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        alone = [chordate.predict(model, image)[0] for image in images]
+        vectors = [chordate.features(model, image, map="c4") for image in images]
+        with ThreadPoolExecutor(8) as pool:
+            together = [*pool.map(partial(chordate.predict, model), 8 * images)]
+            mapped = [*pool.map(partial(chordate.features, model, map="c4"), 8 * images)]
+        for number, ((found,), vector) in enumerate(zip(together, mapped)):
+            assert torch.equal(found.scores, alone[number % 4].scores) and len(found.scores)
+            assert torch.equal(vector, vectors[number % 4])
+        assert not model.training
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -145,8 +171,8 @@ def test_predicting_leaves_the_model_as_it_was(model, picture):
         (np.zeros((8, 8, 3), bool), "0 … 255"),
         (np.full((8, 8, 3), 300, np.uint16), "0 … 255"),
         (torch.zeros(3, 8, 8, dtype=torch.complex64), "0 … 255"),
-        (np.array([["a.jpg"]]), "a <U5 array is no picture"),
-        (b"bytes", "a bytes is no picture"),
+        (np.array([["a.jpg"]]), "a <U5 array is no image"),
+        (b"bytes", "a bytes is no image"),
         (torch.full((3, 8, 8), float("nan")), "0 … 1"),
         ("no/such/picture.jpg", "picture.jpg"),
     ],
@@ -157,10 +183,10 @@ def test_what_is_no_picture_is_told(model, image, message):
 
 
 def test_an_unknown_precision_is_told(model, picture):
-    with pytest.raises(ConfigError, match="auto, fp32 or bf16"):
+    with pytest.raises(ConfigError, match='precision must be one of "auto", "fp32", "bf16"'):
         chordate.predict(model, picture, precision="fp8")
 
 
 def test_a_batch_holds_at_least_one_picture(model, picture):
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="batch_size must be ≥ 1, got 0"):
         chordate.predict(model, picture, batch_size=0)

@@ -43,7 +43,7 @@ def plug(
     layer: type[nn.Module] = nn.Identity,
     stranger: Unknown = None,
     bare=None,
-    wrong: int = None,  # type: ignore[assignment]
+    wrong: int = None,  # type: ignore[assignment]  # noqa: RUF013
 ) -> None: ...
 
 

@@ -5,8 +5,8 @@ import torch
 from detection_toys import random_boxes
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.models.detection._utils import BoxCoder
 from torchvision import ops
+from torchvision.models.detection._utils import BoxCoder
 
 from chordate.ops.boxes import MAX_LOG_RATIO, area, clip_boxes_to_image, decode, encode, is_nonempty
 

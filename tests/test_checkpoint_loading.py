@@ -13,6 +13,7 @@ from torch import nn
 from chordate.backbones import ResNet
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
+from chordate.structures import DatasetMeta, Skeleton
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.reading import read_state
 from chordate.weights.state_dict_match import adapt_input_channels
@@ -60,6 +61,27 @@ def test_our_own_form_brings_its_classes(tmp_path):
     assert model.meta == report.meta
     assert is_filled(model)
     assert str(report) == f"{tmp_path}/epoch_1.pth (chordate): {len(report.loaded)} tensors loaded"
+
+
+PEOPLE = DatasetMeta(("cat", "dog"), Skeleton(("nose", "tail")), palette=((1, 2, 3), (4, 5, 6)), extra={"bins": 8})
+
+
+@pytest.mark.parametrize(
+    ("ours", "is_taken"),
+    [
+        (DatasetMeta(("a", "b"), Skeleton(("x", "y")), extra={"bins": 8}), True),
+        (DatasetMeta(("a", "b")), True),  # of a model without keypoints
+        (DatasetMeta(("a", "b"), Skeleton(("x", "y", "z"))), False),
+        (DatasetMeta(("a", "b"), extra={"bands": 4}), False),
+    ],
+    ids=["other names", "no keypoints", "more keypoints", "other facts"],
+)
+def test_metadata_of_the_same_kind_come_along(ours, is_taken):
+    model = TinyDetector()
+    model.meta = ours
+    report = load_checkpoint(model, own(filled(TinyDetector()), PEOPLE))
+    assert report.meta == PEOPLE
+    assert model.meta == (PEOPLE if is_taken else ours)
 
 
 def test_averaged_weights_are_preferred(tmp_path):

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from backbone_referee import on_meta, randomise
 from torch import nn
 
-from chordate.backbones.blocks import BasicBlock
 from chordate.backbones.highway import HighwayBlock
+from chordate.backbones.layers import BasicBlock
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
 
@@ -103,5 +103,5 @@ def test_a_highway_networks_size_is_the_formulas(depth):
 
 @pytest.mark.parametrize("options", [{"type": "CifarResNet", "depth": 18}, {"type": "HighwayNet", "depth": 21}])
 def test_a_depth_that_is_none_is_told(options):
-    with pytest.raises(ConfigError, match=r"depth=\d+; it is [63]n \+ 2"):
+    with pytest.raises(ConfigError, match=r"depth must be [63]n \+ 2 .*, got \d+"):
         BACKBONES.build(options)

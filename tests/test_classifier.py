@@ -90,12 +90,12 @@ def test_mixed_batches_are_torchvisions_and_the_truth_goes_along():
     images, labels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), [0, 1, 2, 3, 0, 1]
     batch = batch_of(images, labels)
     torch.manual_seed(7)
-    loss = model.train()(batch)["cls"]
+    loss = model.train()(model.augment_batch(batch))["cls"]
     torch.manual_seed(7)
     torch.randint(1, ())
-    normalised = model.preprocess(images, batch.sizes)
-    mixed, truth = v2.MixUp(alpha=0.4, num_classes=4)(normalised, batch.targets.labels)
-    assert not torch.equal(mixed, normalised)
+    normalized = model.preprocess(images, batch.sizes)
+    mixed, truth = v2.MixUp(alpha=0.4, num_classes=4)(normalized, batch.targets.labels)
+    assert not torch.equal(mixed, normalized)
     torch.testing.assert_close(loss, F.cross_entropy(model.logits(mixed), truth))
 
 
@@ -103,14 +103,14 @@ def test_of_several_ways_to_mix_each_has_its_turn():
     """With the draw repeated by hand, a batch is torchvision's MixUp or CutMix of it; both come about equally often."""
     model = classifier(mix=[{"type": "MixUp", "alpha": 0.8}, {"type": "CutMix", "alpha": 1.0}])
     theirs = [v2.MixUp(alpha=0.8, num_classes=4), v2.CutMix(alpha=1.0, num_classes=4)]
-    images, labels, drawn = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 3, 0, 1]), []
+    batch, drawn = batch_of(torch.randn(6, 3, 16, 16), [0, 1, 2, 3, 0, 1]), []
     for seed in range(100):
         torch.manual_seed(seed)
-        mixed, truth = model.mixed(images, labels)
+        mixed = model.augment_batch(batch)
         torch.manual_seed(seed)
         drawn.append(int(torch.randint(2, ())))
-        wanted, shares = theirs[drawn[-1]](images, labels)
-        assert torch.equal(mixed, wanted) and torch.equal(truth, shares)
+        wanted, shares = theirs[drawn[-1]](batch.images, batch.targets.labels)
+        assert torch.equal(mixed.images, wanted) and torch.equal(mixed.targets.labels, shares)
     assert 35 < sum(drawn) < 65
 
 
@@ -129,7 +129,7 @@ def test_a_training_step_compiles_as_one_graph():
 
 
 def test_ten_crops_are_the_corners_the_centre_and_their_mirror_images():
-    model = classifier(views={"type": "ten_crop", "size": 16}).eval()
+    model = classifier(tta={"type": "ten_crop", "size": 16}).eval()
     images = torch.randint(0, 256, (2, 3, 20, 26), dtype=torch.uint8)
     batch = batch_of(images)
     x = model.preprocess(images, batch.sizes)
@@ -139,7 +139,7 @@ def test_ten_crops_are_the_corners_the_centre_and_their_mirror_images():
 
 
 def test_several_scales_average_over_sizes_and_mirror_images():
-    model = classifier(views={"type": "multi_scale", "sizes": [16, 24]}).eval()
+    model = classifier(tta={"type": "multi_scale", "sizes": [16, 24]}).eval()
     images = torch.randint(0, 256, (2, 3, 16, 20), dtype=torch.uint8)
     batch = batch_of(images)
     x = model.preprocess(images, batch.sizes)
@@ -151,15 +151,15 @@ def test_several_scales_average_over_sizes_and_mirror_images():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"views": {"type": "ten_crops", "size": 3}}, 'did you mean "ten_crop"'),
-        ({"views": {"type": "ten_crop", "sizes": [3]}}, "takes size and nothing else"),
-        ({"head": {"type": "ClassificationHead", "loss": "bce"}}, "unknown loss"),
-        ({"head": {"type": "ClassificationHead", "dropout": 2}}, "dropout is a number in 0 … 1"),
-        ({"views": "ten_crop"}, "model.views is a dict of settings, not 'ten_crop'"),
+        ({"tta": {"type": "ten_crops", "size": 3}}, 'did you mean "ten_crop"'),
+        ({"tta": {"type": "ten_crop", "sizes": [3]}}, 'unknown setting .*"sizes"; did you mean "size"'),
+        ({"head": {"type": "ClassificationHead", "loss": "bce"}}, r'loss must be one of "softmax", "binary".*got "bce"'),
+        ({"head": {"type": "ClassificationHead", "dropout": 2}}, r"dropout must be ≥ 0 and ≤ 1, got 2"),
+        ({"tta": "ten_crop"}, 'tta must be a dict or None, got "ten_crop"'),
         ({"mix": [{"type": "MixUpp"}]}, 'did you mean "MixUp"'),
-        ({"mix": {"type": "MixUp", "alpha": 1.0}}, "model.mix is a list"),
-        ({"mix": ["MixUp"]}, "model.mix, each of its list, is a dict of settings, not 'MixUp'"),
-        ({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, "pixels are 0 … 255, so give 255 times"),
+        ({"mix": {"type": "MixUp", "alpha": 1.0}}, "mix must be a list of dicts"),
+        ({"mix": ["MixUp"]}, 'mix.0 must be a dict, got "MixUp"'),
+        ({"preprocess": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}}, "pixels are 0 … 255, so give 255 times"),
     ],
 )
 def test_a_wrong_setting_is_one_line(settings, told):

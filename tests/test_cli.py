@@ -38,8 +38,8 @@ def seer(shapes, tmp_path_factory) -> Path:
     classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
     model = chordate.build_model(CONFIG, classes=classes, pretrained=False)
     with torch.no_grad():
-        model.box.classes.weight.normal_(0, 0.3)
-        model.box.classes.bias[-1] = -10  # the background
+        model.box.cls_score.weight.normal_(0, 0.3)
+        model.box.cls_score.bias[-1] = -10  # the background
     path = tmp_path_factory.mktemp("seer") / "seer.pt"
     torch.save(checkpoint_of(model), path)
     return path
@@ -77,8 +77,8 @@ def test_predict_draws_and_writes(seer, shapes, tmp_path):
     picture = sorted((shapes / "val").glob("*"))[0]
     out = tmp_path / "drawn"
     assert main(["predict", CONFIG, str(seer), str(picture), "--out", str(out), "--score-threshold", "0.2"]) == 0
-    assert (out / f"{picture.stem}_detections.png").is_file()
-    rows = json.loads((out / "detections.json").read_text())
+    assert (out / f"{picture.stem}_prediction.png").is_file()
+    rows = json.loads((out / "predictions.json").read_text())
     assert rows
     for row in rows:
         assert row["class"] in {"circle", "rectangle", "triangle", "star", "ring"} and row["score"] >= 0.2
@@ -90,7 +90,7 @@ def test_predict_writes_masks_as_cocos_run_lengths(shapes, tmp_path):
     config = tmp_path / "masks.py"
     config.write_text(f'base = "{CONFIG}"\nmodel = dict(mask=dict(type="MaskHead", convs=1, channels=16))\n')
     model = chordate.build_model(config, num_classes=2, pretrained=False).eval()
-    torch.nn.init.normal_(model.box.classes.weight, std=0.3)
+    torch.nn.init.normal_(model.box.cls_score.weight, std=0.3)
     torch.nn.init.normal_(model.mask.masks.weight, std=0.3)
     torch.save(checkpoint_of(model), tmp_path / "masks.pt")
     picture = sorted((shapes / "val").glob("*"))[0]
@@ -98,7 +98,7 @@ def test_predict_writes_masks_as_cocos_run_lengths(shapes, tmp_path):
     sure = ["--precision", "fp32", "--score-threshold", "0.1"]
     assert main(["predict", str(config), str(tmp_path / "masks.pt"), str(picture), "--out", str(out), *sure]) == 0
     (found,) = chordate.predict(model, picture, score_threshold=0.1, precision="fp32")
-    rows = json.loads((out / "detections.json").read_text())
+    rows = json.loads((out / "predictions.json").read_text())
     assert len(rows) == len(found) > 0 and found.masks.any()
     for row, mask in zip(rows, found.masks):
         np.testing.assert_array_equal(rle.decode(row["mask"]), mask.numpy())
@@ -111,9 +111,9 @@ def test_predict_tells_of_a_broken_picture_and_keeps_the_others(seer, shapes, tm
     files = [str(tmp_path / "cut.jpg"), str(whole)]
     assert main(["predict", CONFIG, str(seer), *files, "--out", str(out), "--score-threshold", "0.2"]) == 2
     told = capsys.readouterr()
-    assert "on 1 picture(s)" in told.out and f"{tmp_path}/cut.jpg: not an image" in told.err
-    assert {row["file"] for row in json.loads((out / "detections.json").read_text())} == {str(whole)}
-    assert [file.name for file in out.glob("*.png")] == [f"{whole.stem}_detections.png"]
+    assert "on 1 image(s)" in told.out and f"{tmp_path}/cut.jpg: not an image" in told.err
+    assert {row["file"] for row in json.loads((out / "predictions.json").read_text())} == {str(whole)}
+    assert [file.name for file in out.glob("*.png")] == [f"{whole.stem}_prediction.png"]
 
 
 def test_predict_never_overwrites_a_picture(seer, shapes, tmp_path):
@@ -126,7 +126,7 @@ def test_predict_never_overwrites_a_picture(seer, shapes, tmp_path):
     files = [str(tmp_path / "a/x.png"), str(tmp_path / "b/x.jpg")]
     assert main(["predict", CONFIG, str(seer), *files, "--out", str(tmp_path / "a")]) == 0
     assert (tmp_path / "a/x.png").read_bytes() == before
-    assert len(list((tmp_path / "a").glob("*_detections.png"))) == 2
+    assert len(list((tmp_path / "a").glob("*_prediction.png"))) == 2
 
 
 MISTAKES = [
@@ -148,7 +148,7 @@ MISTAKES = [
     (["train", CONFIG, "--cfg-options", "train_data.dataset.classes=[circel]"], 'did you mean "circle"'),
     (["test", CONFIG, "no_such_checkpoint.pth"], "no_such_checkpoint.pth"),
     (["predict", CONFIG, "no_such_checkpoint.pth", "a.jpg"], "a.jpg"),
-    (["predict", CONFIG, "a.pt", "a.jpg", "--score-threshold", "50"], "--score-threshold is a number of at least 0"),
+    (["predict", CONFIG, "a.pt", "a.jpg", "--score-threshold", "50"], "--score-threshold must be ≥ 0 and ≤ 1, got 50"),
 ]
 
 

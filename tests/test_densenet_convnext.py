@@ -8,12 +8,11 @@ from backbone_referee import assert_close, assert_same_maps, extractor, on_meta,
 from torch import nn
 
 import chordate
-from chordate.weights.candidates import formats
-from chordate.weights.loading import load_checkpoint
-
 from chordate.contracts import check_outputs
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
+from chordate.weights.candidates import formats
+from chordate.weights.loading import load_checkpoint
 
 
 def in_our_names(state):
@@ -175,8 +174,8 @@ def test_detectors_get_a_norm_on_every_map():
     ("options", "told"),
     [
         ({"type": "ConvNeXt", "size": "tini"}, 'did you mean "tiny"'),
-        ({"type": "DenseNet", "blocks": []}, "one number for each"),
-        ({"type": "densenet121", "compression": 0}, "above 0"),
+        ({"type": "DenseNet", "blocks": []}, "at least 1 item"),
+        ({"type": "densenet121", "compression": 0}, "> 0"),
         ({"type": "convnext_tiny", "out": ["c1"]}, 'unknown ConvNeXt-tiny map "c1"'),
     ],
 )

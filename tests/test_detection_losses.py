@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from detection_toys import random_boxes
+from detection_toys import pyramid, random_boxes
 from torchvision.ops import generalized_box_iou_loss
 
 from chordate.errors import ConfigError
 from chordate.ops.boxes import decode, encode
 from chordate.ops.losses import BoxLoss, giou_loss, masked_mean
+from chordate.registry import HEADS
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
@@ -73,5 +74,5 @@ def test_the_mean_over_nothing_is_zero_and_keeps_its_gradient():
 
 
 def test_an_unknown_loss_is_named():
-    with pytest.raises(ConfigError, match='"l3"; it is smooth_l1 or giou'):
-        BoxLoss("l3", 0.0, WEIGHTS)
+    with pytest.raises(ConfigError, match='box_loss must be one of "smooth_l1", "giou".*got "l3"'):
+        HEADS.build({"type": "BoxHead", "box_loss": "l3"}, in_features=pyramid(), num_classes=2)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from chordate.evaluation import CocoMetric
-from chordate.models.tta import SETTINGS
+from chordate.models.detector_tta import DetectorTTA
 
 TEXT = (Path(__file__).parents[1] / "docs/evaluation.md").read_text(encoding="utf-8")
 
@@ -13,4 +13,4 @@ TEXT = (Path(__file__).parents[1] / "docs/evaluation.md").read_text(encoding="ut
 def test_every_setting_of_the_metric_is_told():
     told = re.findall(r"^\| `(\w+)` \|", TEXT.split("| setting of `metric`")[1].split("\n\n")[0], re.MULTILINE)
     assert told == list(inspect.signature(CocoMetric).parameters)[1:]
-    assert all(f"`{name}`" in TEXT or f"model.tta.{name}" in TEXT for name in SETTINGS)
+    assert all(f"`{name}`" in TEXT or f"model.tta.{name}" in TEXT for name in inspect.signature(DetectorTTA).parameters)

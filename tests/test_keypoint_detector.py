@@ -60,7 +60,7 @@ def test_their_number_is_told_by_the_data_the_checkpoint_or_the_config(tmp_path)
 
 def test_a_model_that_no_one_told_its_keypoints_is_one_line():
     with pytest.raises(
-        ConfigError, match="has a keypoint head but does not name its keypoints; train on data with key"
+        ConfigError, match="has a keypoint head, but the data names no keypoints; train on data with key"
     ):
         build(classes=["arrow"])
 
@@ -89,7 +89,7 @@ def test_data_with_other_keypoints_than_the_models_are_refused(arrows):
 def test_keypoints_are_in_pixels_of_the_original_image():
     torch.manual_seed(0)
     model = build(meta=arrow_meta()).eval()
-    torch.nn.init.normal_(model.box.classes.weight, std=0.3)
+    torch.nn.init.normal_(model.box.cls_score.weight, std=0.3)
     batch = Batch(torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8), torch.full((2, 2), 96), [])
     batch.infos = [ImageInfo(0, "", 96, 96), ImageInfo(1, "", 96, 96)]
     plain = model(batch)
@@ -118,9 +118,9 @@ def test_it_learns_where_the_corners_of_a_square_are():
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     for _ in range(45):
         optimizer.zero_grad()
-        sum(model(batch).values()).backward()
+        sum(model.loss(batch).values()).backward()
         optimizer.step()
-    for i, found in enumerate(model.eval()(batch)):
+    for i, found in enumerate(model.predict(batch)):
         for box, truth in zip(boxes[i], targets.keypoints[i]):
             best = (found.boxes - torch.tensor(box)).abs().amax(1).argmin()
             assert ((found.keypoints[best, :, :2] - truth[:, :2]).abs() < 4).all()

@@ -12,6 +12,7 @@ from chordate.errors import ConfigError, DataError
 from chordate.heads import KeypointHead
 from chordate.ops import heatmaps
 from chordate.ops.heatmaps import heatmaps_to_keypoints, keypoint_cells
+from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
 KEYPOINTS = 5
@@ -196,10 +197,10 @@ def test_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"channels": 0}, "KeypointHead: channels is a whole number of at least 1, not 0"),
+        ({"channels": 0}, "KeypointHead: channels must be ≥ 1, got 0"),
         ({"levels": ["p9"]}, r'KeypointHead\(in=\["p9"\]\): .*no "p9"'),
     ],
 )
 def test_a_wrong_setting_is_told_by_name(settings, message):
     with pytest.raises(ConfigError, match=message):
-        head_of(**settings)
+        HEADS.build({"type": "KeypointHead", **settings}, in_features=pyramid(), num_keypoints=KEYPOINTS)

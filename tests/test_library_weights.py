@@ -141,13 +141,13 @@ def test_weights_trained_on_other_colors_are_told(hub):
         build("preact_resnet50", "resnetv2_50.a1h_in1k")
     assert [str(one.message) for one in told] == [
         "timm://resnetv2_50.a1h_in1k was trained with mean=[127.5, 127.5, 127.5]; the model has "
-        "[123.675, 116.28, 103.53]: set model.mean",
+        "[123.675, 116.28, 103.53]: set model.preprocess.mean",
         "timm://resnetv2_50.a1h_in1k was trained with std=[127.5, 127.5, 127.5]; the model has "
-        "[58.395, 57.12, 57.375]: set model.std",
+        "[58.395, 57.12, 57.375]: set model.preprocess.std",
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build("preact_resnet50", "resnetv2_50.a1h_in1k", mean=[127.5] * 3, std=[127.5] * 3)
+        build("preact_resnet50", "resnetv2_50.a1h_in1k", preprocess={"mean": [127.5] * 3, "std": [127.5] * 3})
         build("resnet18", "resnet18.a1_in1k")
 
 

@@ -56,9 +56,7 @@ def test_many_boxes_on_a_large_canvas_are_judged_exactly(on_gpu, monkeypatch):
         monkeypatch.setattr(module, "_compacted", module._one_call)
     _, scores, groups, valid = candidates(0, 1, 3 * module.ONE_CALL_BOXES, 90)
     boxes = random_boxes(1, 3 * module.ONE_CALL_BOXES, span=20) + 4000
-    assert torch.equal(
-        flat(boxes, scores, groups, valid, 0.5), one_group_at_a_time(boxes, scores, groups, valid, 0.5)
-    )
+    assert torch.equal(flat(boxes, scores, groups, valid, 0.5), one_group_at_a_time(boxes, scores, groups, valid, 0.5))
 
 
 def test_an_empty_slot_neither_stays_nor_suppresses():

@@ -14,7 +14,7 @@ from class_folders import write_folders
 
 import chordate
 from chordate.backbones.convnext import SIZES
-from chordate.backbones.resnet_rs import RECIPES as RESNET_RS
+from chordate.backbones.resnet_variants import RECIPES as RESNET_RS
 from chordate.config import load_config, packaged_configs
 from chordate.training.schedule import build_schedule
 
@@ -235,7 +235,7 @@ def test_the_documents_two_ways_of_looking_build(tmp_path):
     for name, text in blocks:
         (tmp_path / name).write_text(text)
         model = chordate.build_model(tmp_path / name, num_classes=3, pretrained=False)
-        assert model.views.__class__.__name__ in ("TenCrops", "Scales")
+        assert model.tta.__class__.__name__ in ("TenCrop", "MultiScale")
 
 
 def test_the_document_has_every_family():

@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from chordate.backbones import ResNet
-from chordate.backbones.blocks import BasicBlock, Bottleneck
-from chordate.backbones.resnet import VARIANTS
+from chordate.backbones.layers import BasicBlock, Bottleneck
+from chordate.backbones.resnet_variants import RESNET
 from chordate.contracts import FeatureSpec, check_outputs
 from chordate.errors import ConfigError
 from chordate.ops.norms import FrozenBatchNorm, conv_norm
@@ -129,7 +129,7 @@ def test_shortcuts_of_option_a_cost_nothing(depth, billions):
     assert (parameters, multiply_adds) == size(f"plain{depth}")
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("name", sorted(RESNET))
 def test_every_variant_keeps_its_promise(name):
     model = on_meta(name, out=MAPS)
     check_outputs(model)
@@ -307,20 +307,20 @@ def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth,
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"depth": 51}, "18, 34, 50, 101, 152"),
-        ({"depth": 50, "style": "tensorflow"}, 'unknown ResNet style "tensorflow"'),
-        ({"depth": 50, "shortcut": "E"}, "unknown shortcut option"),
+        ({"depth": 51}, "one of 18, 34, 50, 101, 152, .* got 51"),
+        ({"depth": 50, "style": "tensorflow"}, 'style must be one of "pytorch", "caffe", got "tensorflow"'),
+        ({"depth": 50, "shortcut": "E"}, "shortcut must be one of"),
         ({"depth": 50, "out": ["c6"]}, 'unknown ResNet-50 map "c6"'),
-        ({"depth": 50, "out": []}, "at least one map"),
-        ({"depth": 50, "frozen_stages": 5}, "frozen_stages=5"),
-        ({"depth": 50, "output_stride": 4}, "32, 16 or 8"),
-        ({"depth": 50, "dilations": (2,)}, "four numbers"),
-        ({"depth": 50, "multi_grid": (1, 2)}, "give 3 numbers"),
-        ({"depth": 18, "groups": 32, "group_width": 4}, "of bottlenecks"),
-        ({"depth": 50, "drop_path": 1.0}, "a share from 0 to below 1"),
-        ({"depth": 34, "drop_path": 0.1, "shortcut": "none"}, "plain-34: .* nothing carries"),
-        ({"depth": 50, "base_channels": 0}, "base_channels"),
-        ({"depth": 50, "stem": "9x9"}, "unknown ResNet stem"),
+        ({"depth": 50, "out": []}, "out must be a list of strings with at least 1 item"),
+        ({"depth": 50, "frozen_stages": 5}, "frozen_stages must be -1 .* got 5"),
+        ({"depth": 50, "output_stride": 4}, "output_stride must be one of 8, 16, 32, got 4"),
+        ({"depth": 50, "dilations": (2,)}, "must be four numbers"),
+        ({"depth": 50, "multi_grid": (1, 2)}, "must be 3 numbers"),
+        ({"depth": 18, "groups": 32, "group_width": 4}, "groups must be 1 .* without bottlenecks"),
+        ({"depth": 50, "drop_path": 1.0}, "drop_path must be ≥ 0 and < 1, got 1.0"),
+        ({"depth": 34, "drop_path": 0.1, "shortcut": "none"}, "plain-34: drop_path must be 0 without shortcuts"),
+        ({"depth": 50, "base_channels": 0}, "base_channels must be ≥ 1"),
+        ({"depth": 50, "stem": "9x9"}, "stem must be one of"),
         ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, "needs a norm that learns"),
     ],
     ids=str,

@@ -15,7 +15,8 @@ from backbone_referee import (
     with_weights_of,
 )
 
-from chordate.backbones.resnet_rs import DEPTHS, RECIPES
+from chordate.backbones.resnet_variants import RECIPES
+from chordate.backbones.resnet_variants import RESNET_RS_DEPTHS as DEPTHS
 from chordate.contracts import check_outputs
 
 MAPS = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, with_weights_of
 
-from chordate.backbones.resnext import VARIANTS
+from chordate.backbones.resnet_variants import RESNEXT
 from chordate.contracts import check_outputs
 
 TORCHVISION = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
@@ -43,7 +43,7 @@ def test_more_paths_are_narrower_for_the_same_cost(cardinality, width):
     assert weights == pytest.approx(70_000, rel=0.025)
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("name", sorted(RESNEXT))
 def test_every_variant_keeps_its_promise(name):
     model = on_meta(name, out=["c1", "c2", "c3", "c4", "c5"])
     check_outputs(model)

@@ -10,6 +10,7 @@ from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.heads import RetinaHead
 from chordate.ops.boxes import encode
+from chordate.registry import HEADS
 
 SIDE = 128
 CLASSES = 4
@@ -131,14 +132,14 @@ def test_each_level_sends_its_best_scores_and_no_more():
     ("settings", "message"),
     [
         ({"levels": ["p2", "p9"]}, r'RetinaHead\(in=\["p2", "p9"\]\): .*no "p9"'),
-        ({"topk": 0}, "RetinaHead: topk is a whole number of at least 1, not 0"),
-        ({"iou_thresholds": (0.5, 0.4)}, "RetinaHead: iou_thresholds is two numbers in 0 … 1, the lower first"),
-        ({"box_loss": "iou"}, 'unknown box_loss "iou"; it is smooth_l1 or giou'),
+        ({"topk": 0}, "RetinaHead: topk must be ≥ 1, got 0"),
+        ({"iou_thresholds": (0.5, 0.4)}, r"RetinaHead: iou_thresholds must be \(lower, upper\), got \(0.5, 0.4\)"),
+        ({"box_loss": "iou"}, 'RetinaHead: box_loss must be one of "smooth_l1", "giou" .*got "iou"'),
     ],
 )
 def test_a_wrong_setting_is_told_by_name(settings, message):
     with pytest.raises(ConfigError, match=message):
-        RetinaHead(pyramid(), CLASSES, **settings)
+        HEADS.build({"type": "RetinaHead", **settings}, in_features=pyramid(), num_classes=CLASSES)
 
 
 def test_levels_of_different_width_cannot_share_a_head():

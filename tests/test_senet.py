@@ -16,7 +16,7 @@ from backbone_referee import (
     with_weights_of,
 )
 
-from chordate.backbones.senet import VARIANTS
+from chordate.backbones.resnet_variants import SE_RESNET
 from chordate.contracts import check_outputs
 from chordate.registry import BACKBONES
 
@@ -44,7 +44,7 @@ def test_a_training_step_is_timms(name):
     assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 40, 40))
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("name", sorted(SE_RESNET))
 def test_every_variant_has_timms_names_and_keeps_its_promise(name):
     ours = on_meta(name, out=list(MAPS.values()))
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.ops import nms, roi_align
 from torchvision.transforms.v2 import functional as transform
 
-from chordate.api import predict
+import chordate
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import ConfigError
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
@@ -272,7 +272,7 @@ def test_predict_on_pictures_uses_it():
     model = seer({"scales": [0.5, 1.0], "flip": True}).float()
     model.pipeline = []
     image = pictures((96, 128)).images[0, :, :96]
-    (found,), (other,) = predict(model, image, precision="fp32"), predict(model, image.flip(-1), precision="fp32")
+    (found,), (other,) = chordate.predict(model, image), chordate.predict(model, image.flip(-1))
     assert len(found) > 5 and found.masks.shape[1:] == (96, 128)
     torch.testing.assert_close(found.boxes[:3, 0], 128 - other.boxes[:3, 2], atol=1e-2, rtol=0)
 
@@ -291,12 +291,12 @@ def test_training_is_as_without_it():
 @pytest.mark.parametrize(
     "tta, message",
     [
-        ({"scale": [1]}, 'unknown setting "scale"; did you mean "scales"'),
-        ({"scales": []}, "at least one number"),
-        ({"scales": [0, 1]}, r"model\.tta\.scales is a number above 0"),
-        ({"scales": 2}, r"model\.tta\.scales is a list"),
-        ({"flip": "yes"}, "flip is True or False"),
-        ([0.5], r"model\.tta is a dict"),
+        ({"scale": [1]}, 'unknown setting .* "scale"; did you mean "scales"'),
+        ({"scales": []}, r"scales must be a list of numbers > 0 with at least 1 item"),
+        ({"scales": [0, 1]}, r"DetectorTTA: scales\.0 must be > 0, got 0"),
+        ({"scales": 2}, r"DetectorTTA: scales must be a list of numbers > 0.*, got 2"),
+        ({"flip": "yes"}, "flip must be True or False"),
+        ([0.5], r"tta must be a dict or None"),
     ],
 )
 def test_settings_that_make_no_sense_are_told(tta, message):

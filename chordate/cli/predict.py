@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.progress import track
 
     from chordate.api import predict
-    from chordate.arguments import validate_arguments
+    from chordate.arguments import Fraction, validate_value
     from chordate.cli.common import load_trained
     from chordate.config import load_config
     from chordate.data.image_io import read_image
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.visualization import draw, write_image
 
     threshold = arguments.score_threshold
-    validate_arguments(predict, {"score_threshold": threshold}, "--score-threshold")
+    validate_value(Fraction, threshold, "--score-threshold")
     cfg = load_config(arguments.config, arguments.cfg_options)
     paths = image_files(arguments.images)
     model = load_trained(cfg, arguments.checkpoint)

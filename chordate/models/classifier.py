@@ -1,6 +1,6 @@
 """The image classifier: a backbone and a classification head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,19 +35,19 @@ class ImageClassifier(Model):
         meta: DatasetMeta,
         backbone: Part,
         head: Part = "ClassificationHead",
-        preprocess: Mapping[str, Any] | None = None,
-        mix: Sequence[Mapping[str, Any]] = (),
-        tta: Mapping[str, Any] | None = None,
+        preprocess: dict[str, Any] | None = None,
+        mix: Sequence[dict[str, Any]] = (),
+        tta: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.meta = meta
-        self.preprocess = MODELS.build({"type": Normalize, **(preprocess or {})})
+        self.preprocess = MODELS.build((preprocess or {}) | {"type": Normalize})
         self.backbone = BACKBONES.build(backbone)
         self.example_size = self.backbone.example_size
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
         with torch.device("cpu"):  # they draw there, whatever device the model is built on
-            self.mix = [TRANSFORMS.build({**one, "num_classes": len(meta.classes)}) for one in mix]
+            self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
         self.tta = None if tta is None else build_tta(tta)
 
     def logits(self, images: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """Test-time augmentation of classifiers: ten crops, or several scales."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 
-from chordate.arguments import PositiveInt
+from chordate.arguments import NonEmpty, PositiveInt
 from chordate.errors import ConfigError, unknown
 from chordate.registry import MODELS
 
@@ -44,7 +44,7 @@ class MultiScale:
         sizes: shorter sides in pixels.
     """
 
-    def __init__(self, sizes: Sequence[PositiveInt]):
+    def __init__(self, sizes: Annotated[Sequence[PositiveInt], NonEmpty]):
         self.sizes = tuple(sizes)
 
     def __call__(self, images: Tensor, score: Score) -> Tensor:
@@ -60,7 +60,7 @@ class MultiScale:
 TTA: Mapping[str, type] = {"ten_crop": TenCrop, "multi_scale": MultiScale}
 
 
-def build_tta(settings: Mapping[str, Any]) -> Callable[[Tensor, Score], Tensor]:
+def build_tta(settings: dict[str, Any]) -> Callable[[Tensor, Score], Tensor]:
     """The augmentation that a config's `tta` describes.
 
     Args:
@@ -69,7 +69,7 @@ def build_tta(settings: Mapping[str, Any]) -> Callable[[Tensor, Score], Tensor]:
     Raises:
         ConfigError: an unknown type or setting.
     """
-    kind = settings.get("type")
+    kind = str(settings.get("type"))
     if kind not in TTA:
-        raise ConfigError(unknown("type of model.tta", str(kind), TTA))
-    return MODELS.build({**settings, "type": TTA[kind]})
+        raise ConfigError(unknown("type of model.tta", kind, TTA))
+    return MODELS.build(settings | {"type": TTA[kind]})

@@ -1,6 +1,5 @@
 """The base of detectors: from the batch to the feature maps that the heads read."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -41,17 +40,17 @@ class Detector(Model):
         meta: DatasetMeta,
         backbone: Part,
         neck: Part | None,
-        preprocess: Mapping[str, Any] | None,
+        preprocess: dict[str, Any] | None,
         size_divisor: PositiveInt,
-        tta: Mapping[str, Any] | None,
+        tta: dict[str, Any] | None,
     ):
         super().__init__()
         self.meta, self.size_divisor = meta, size_divisor
-        self.preprocess = MODELS.build({"type": Normalize, **(preprocess or {})})
+        self.preprocess = MODELS.build((preprocess or {}) | {"type": Normalize})
         self.backbone = BACKBONES.build(backbone)
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.neck = None if neck is None else NECKS.build(neck, in_features=offered(self.backbone))
-        self.tta: DetectorTTA | None = None if tta is None else MODELS.build({"type": DetectorTTA, **tta})
+        self.tta: DetectorTTA | None = None if tta is None else MODELS.build(tta | {"type": DetectorTTA})
 
     @property
     def head_features(self) -> FeatureSpecs:

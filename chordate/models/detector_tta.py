@@ -6,13 +6,13 @@ COCO challenge: He et al. 2017, appendix B; as in Detectron2).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 
-from chordate.arguments import PositiveFloat
-from chordate.errors import ConfigError
+from chordate.arguments import NonEmpty, PositiveFloat
 from chordate.ops.nms import select_detections
 from chordate.structures import Batch, Detections
 
@@ -60,14 +60,9 @@ class DetectorTTA:
     Args:
         scales: factors of the images' sides.
         flip: mirror each scale too.
-
-    Raises:
-        ConfigError: no scales.
     """
 
-    def __init__(self, scales: Sequence[PositiveFloat] = (1.0,), flip: bool = False):
-        if not scales:
-            raise ConfigError("model.tta.scales must have at least one number")
+    def __init__(self, scales: Annotated[Sequence[PositiveFloat], NonEmpty] = (1.0,), flip: bool = False):
         self.scales, self.flip = tuple(scales), flip
 
     def augment(self, batch: Batch, size_divisor: int) -> list[AugmentedBatch]:

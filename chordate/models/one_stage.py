@@ -1,6 +1,5 @@
 """The one-stage detector (RetinaNet, Lin et al. 2017): detections directly from the cells of the pyramid."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,9 +30,9 @@ class OneStageDetector(Detector):
         backbone: Part,
         head: Part,
         neck: Part | None = None,
-        preprocess: Mapping[str, Any] | None = None,
+        preprocess: dict[str, Any] | None = None,
         size_divisor: PositiveInt = 32,
-        tta: Mapping[str, Any] | None = None,
+        tta: dict[str, Any] | None = None,
     ):
         super().__init__(meta, backbone, neck, preprocess, size_divisor, tta)
         self.head: DenseHead = HEADS.build(head, facts=meta.facts(), in_features=self.head_features)

@@ -1,6 +1,6 @@
 """The two-stage detector (Faster R-CNN, Ren et al. 2015): proposals, then detections, masks and keypoints from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,9 +47,9 @@ class TwoStageDetector(Detector):
         mask: Part | None = None,
         keypoint: Part | None = None,
         trunk: str | None = None,
-        preprocess: Mapping[str, Any] | None = None,
+        preprocess: dict[str, Any] | None = None,
         size_divisor: PositiveInt = 32,
-        tta: Mapping[str, Any] | None = None,
+        tta: dict[str, Any] | None = None,
     ):
         super().__init__(meta, backbone, neck, preprocess, size_divisor, tta)
         shared: dict[str, int] = {}
@@ -69,6 +69,11 @@ class TwoStageDetector(Detector):
             self.mask = HEADS.build(mask, facts=facts, in_features=features, **shared)
         self.keypoint: InstanceHead | None = None
         if keypoint is not None:
+            if "num_keypoints" not in facts:
+                raise ConfigError(
+                    "TwoStageDetector has a keypoint head, but the data names no keypoints; train on data with "
+                    'keypoints=True, or set fallback_meta.keypoints to a list of names, or to "coco"'
+                )
             self.keypoint = HEADS.build(keypoint, facts=facts, in_features=features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

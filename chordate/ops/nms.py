@@ -30,9 +30,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, counts: Sequence[
     """
     keep = torch.zeros_like(groups, dtype=torch.bool)
     suppress = _one_call if boxes.is_cuda else _compacted
-    rows = (boxes.double(), scores.double(), groups, keep)  # torchvision's nms wants one dtype
-    for image in zip(*(values.split(counts) for values in rows)):
-        suppress(*image, threshold)
+    boxes, scores = boxes.double(), scores.double()  # torchvision's nms wants one dtype
+    for image in zip(*(values.split(counts) for values in (boxes, scores, groups, keep))):
+        suppress(*image, threshold)  # type: ignore[call-arg]
     return keep
 
 
@@ -72,27 +72,25 @@ def select_detections(
 
 def _one_call(boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor, threshold: float) -> None:
     """For GPUs: one kernel per image, without indexing that waits for the device. Fills `keep`, `[K]`."""
+    if not len(boxes):
+        return
     valid = groups >= 0
     groups = torch.where(valid, groups + 1, 0)  # empty rows are a group of their own
     boxes = torch.where(valid[:, None], boxes, 0.0)
-    keep.index_fill_(0, nms(_separate(boxes, groups), scores, threshold), True)
+    apart = boxes + (boxes.abs().amax() * 2 + 1) * groups[:, None]  # boxes of different groups do not touch
+    keep.index_fill_(0, nms(apart, scores, threshold), True)
     keep &= valid
 
 
 def _compacted(boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor, threshold: float) -> None:
     """For CPUs: valid rows only, and one call per group if they are many, since the cost grows with the square."""
     rows = (groups >= 0).nonzero()[:, 0]
+    if not len(rows):
+        return
     parts = [rows]
     if len(rows) > ONE_CALL_BOXES:
         groups_of_rows = groups[rows]
         parts = list(rows[groups_of_rows.argsort(stable=True)].split(groups_of_rows.bincount().tolist()))
     for part in parts:
-        kept = nms(_separate(boxes[part], groups[part]), scores[part], threshold)
-        keep[part[kept]] = True
-
-
-def _separate(boxes: Tensor, groups: Tensor) -> Tensor:
-    """`[K, 4]` boxes moved so that boxes of different groups do not touch."""
-    if not len(boxes):
-        return boxes
-    return boxes + (boxes.abs().amax() * 2 + 1) * groups[:, None]
+        apart = boxes[part] + (boxes[part].abs().amax() * 2 + 1) * groups[part, None]
+        keep[part[nms(apart, scores[part], threshold)]] = True

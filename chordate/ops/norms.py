@@ -1,4 +1,4 @@
-"""Normalization layers by their names in configs ("BN", "SyncBN", "FrozenBN", "GN"), and convolutions that absorb them."""
+"""Normalization layers by their names in configs ("BN", "SyncBN", "FrozenBN", "GN"), folded into convolutions."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -64,6 +64,7 @@ NORMS: dict[str, Any] = {
     "FrozenBN": FrozenBatchNorm,
     "GN": _group_norm,
 }
+FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # exactly these: a subclass may compute otherwise
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
@@ -94,7 +95,8 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
     That holds for FrozenBatchNorm, and for BatchNorm and SyncBatchNorm in eval mode; gradients of all parameters are
     exact. Other pairs run one after the other, as do modules with hooks, which thus see what they always see. Nothing
-    is cached: `s` and `t` follow the state dict, and threads share no state.
+    is cached: `s` and `t` follow the state dict, and threads share no state. `w·s` takes a pass over the weights in
+    place of one over the map, so maps of a few cells do not gain.
 
     Args:
         conv: a convolution `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with one.
@@ -104,7 +106,9 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     if type(conv) is ConvNorm and not _has_hooks(conv):
         *before, conv = conv
         x = run_layers(before, x)
-    if type(conv) is not nn.Conv2d or not _is_affine(norm) or _has_hooks(conv) or _has_hooks(norm):
+    batch_norm = isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+    depends_on_batch = batch_norm and (norm.training or norm.running_mean is None)
+    if type(conv) is not nn.Conv2d or type(norm) not in FOLDABLE or depends_on_batch or _has_hooks(conv, norm):
         return norm(conv(x))
     scale, shift = _scale_and_shift(norm)
     weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
@@ -133,19 +137,12 @@ class ConvNorm(nn.Sequential):
         return run_layers(self, x)
 
 
-FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # exactly these: a subclass may compute otherwise
-
-
-def _is_affine(norm: nn.Module) -> bool:
-    """Whether a norm is the same affine map for every input."""
-    if type(norm) not in FOLDABLE:
-        return False
-    return isinstance(norm, FrozenBatchNorm) or (not norm.training and norm.running_mean is not None)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(len(hooks) > 0 for hooks in kinds)
+def _has_hooks(*modules: nn.Module) -> bool:
+    return any(
+        len(hooks) > 0
+        for m in modules
+        for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+    )
 
 
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:

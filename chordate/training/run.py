@@ -12,7 +12,7 @@ from chordate import launch
 from chordate.config import load_config, section
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
-from chordate.evaluation.build import build_metric
+from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model
 from chordate.training.callbacks import Callback
 from chordate.training.checkpoint_folder import CheckpointFolder

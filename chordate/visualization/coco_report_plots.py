@@ -159,7 +159,7 @@ def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
     axis.set_yticks(places, [name for name, _, _ in rows], fontsize=9)
     axis.invert_yaxis()
     axis.set(xlim=(0, 1.3 * reach), xlabel="AP50 gained without them")
-    axis.set_title(f"{TITLES[iou_type]}: errors that cost AP50 = {errors['AP50']:.3f}", loc="left", fontsize=11, pad=14)
+    axis.set_title(f"{TITLES[iou_type]}: error types, AP50 {errors['AP50']:.3f}", loc="left", fontsize=11, pad=14)
     axis.tick_params(left=False)
     tidy(axis, "x")
     return figure

@@ -1,1 +1,1 @@
-"""Checkpoints: reading files and URLs safely, and loading everybody's weights; one file a foreign format."""
+"""Reads checkpoints from files and URLs safely, and loads weights of any known format; see `docs/weights.md`."""

@@ -43,6 +43,6 @@ def warn_of_colors(model: nn.Module, source: str) -> None:
             if len(ours) == len(wanted) and not torch.allclose(ours, torch.tensor(wanted).to(ours), atol=0.5):
                 given = ", ".join(f"{value:g}" for value in ours.tolist())
                 warnings.warn(
-                    f"{source} was trained with {what}={wanted}; the model has [{given}]: set model.{what}",
+                    f"{source} was trained with {what}={wanted}; the model has [{given}]: set model.preprocess.{what}",
                     stacklevel=3,
                 )

@@ -1,0 +1,115 @@
+"""The named networks that are settings of `ResNet`: ResNet, ResNeXt, Wide ResNet, SE-ResNet and ResNet-RS.
+
+Torchvision's first weights are preferred: they were trained as the papers here train, and its detectors start there.
+"""
+
+from typing import Any, NamedTuple
+
+from chordate.registry import BACKBONES
+
+Variants = dict[str, dict[str, Any]]
+
+
+def _torchvision(name: str, **settings: Any) -> Variants:
+    return {name: {**settings, "default_weights": f"torchvision://{name}/IMAGENET1K_V1"}}
+
+
+def _timm(name: str, tag: str, **settings: Any) -> Variants:
+    return {name: {**settings, "default_weights": f"timm://{name}.{tag}"}}
+
+
+# He et al. 2016, Deep Residual Learning for Image Recognition, table 1. "c" (deep stem) and "d" (average pool in the
+# shortcut too) are named as in GluonCV and timm: He T. et al. 2019, section 4.2. "caffe": stride in the first 1×1.
+RESNET: Variants = {
+    **_torchvision("resnet18", depth=18),
+    **_torchvision("resnet34", depth=34),
+    **_torchvision("resnet50", depth=50),
+    **_torchvision("resnet101", depth=101),
+    **_torchvision("resnet152", depth=152),
+    "resnet50_caffe": {"depth": 50, "style": "caffe"},
+    "resnet101_caffe": {"depth": 101, "style": "caffe"},
+    "resnet152_caffe": {"depth": 152, "style": "caffe"},
+    **_timm("resnet50c", "gluon_in1k", depth=50, stem="deep"),
+    **_timm("resnet101c", "gluon_in1k", depth=101, stem="deep"),
+    **_timm("resnet152c", "gluon_in1k", depth=152, stem="deep"),
+    **_timm("resnet18d", "ra2_in1k", depth=18, stem="deep", shortcut="D"),
+    **_timm("resnet34d", "ra2_in1k", depth=34, stem="deep", shortcut="D"),
+    **_timm("resnet50d", "ra2_in1k", depth=50, stem="deep", shortcut="D"),
+    **_timm("resnet101d", "ra2_in1k", depth=101, stem="deep", shortcut="D"),
+    **_timm("resnet152d", "ra2_in1k", depth=152, stem="deep", shortcut="D"),
+    "plain18": {"depth": 18, "shortcut": "none"},
+    "plain34": {"depth": 34, "shortcut": "none"},
+}
+
+# Xie et al. 2017, Aggregated Residual Transformations for Deep Neural Networks, table 1: the 3×3 of each bottleneck has
+# `groups` paths (the cardinality) of `group_width` channels at c2, twice as many at each later stage; "32x4d" is
+# groups x group_width. 32x8d: Mahajan et al. 2018.
+RESNEXT: Variants = {
+    **_torchvision("resnext50_32x4d", depth=50, groups=32, group_width=4),
+    **_timm("resnext101_32x4d", "gluon_in1k", depth=101, groups=32, group_width=4),
+    **_torchvision("resnext101_32x8d", depth=101, groups=32, group_width=8),
+    **_torchvision("resnext101_64x4d", depth=101, groups=64, group_width=4),
+}
+
+# Zagoruyko & Komodakis 2016, Wide Residual Networks, table 8: "WRN-50-2-bottleneck" has twice the channels in the 3×3
+# of each bottleneck, and as many as ResNet-50 between the blocks.
+WIDE_RESNET: Variants = {
+    **_torchvision("wide_resnet50_2", depth=50, group_width=128),
+    **_torchvision("wide_resnet101_2", depth=101, group_width=128),
+}
+
+# Hu et al. 2018, Squeeze-and-Excitation Networks, figure 3 and table 1. Every ResNet takes `se`; these have a name.
+SE_RESNET: Variants = {
+    "seresnet18": {"depth": 18, "se": 1 / 16},
+    "seresnet34": {"depth": 34, "se": 1 / 16},
+    **_timm("seresnet50", "ra2_in1k", depth=50, se=1 / 16),
+    "seresnet101": {"depth": 101, "se": 1 / 16},
+    "seresnet152": {"depth": 152, "se": 1 / 16},
+    **_timm("seresnext50_32x4d", "racm_in1k", depth=50, se=1 / 16, groups=32, group_width=4),
+    **_timm("seresnext101_32x4d", "gluon_in1k", depth=101, se=1 / 16, groups=32, group_width=4),
+}
+
+# Bello et al. 2021, Revisiting ResNets: a ResNet-D with squeeze-and-excitation of ratio 1/4 and a strided convolution
+# for the stem's max-pool (section 4.1), whose depth and image size grow together (section 6, `RECIPES`).
+RESNET_RS_DEPTHS = (50, 101, 152, 200, 270, 350, 420)
+RESNET_RS: Variants = {}
+for depth in RESNET_RS_DEPTHS:
+    RESNET_RS |= _timm(f"resnetrs{depth}", "tf_in1k", depth=depth, stem="deep-strided", shortcut="D", se=1 / 4)
+
+
+class Recipe(NamedTuple):
+    """The training settings of a ResNet-RS that depend on the network.
+
+    Attributes:
+        image_size: in pixels.
+        drop_path: as in `ResNet`.
+        dropout: before the classifier.
+        randaugment: magnitude of two RandAugment operations.
+    """
+
+    image_size: int
+    drop_path: float
+    dropout: float
+    randaugment: int
+
+
+# By depth, in the order of the paper's family. From the authors' configurations (github.com/tensorflow/tpu,
+# models/official/resnet/resnet_rs/configs): 350 epochs with batches of 4096, cosine learning rate from 1.6, weight
+# decay 4e-5, label smoothing 0.1, averaged weights of decay 0.9999.
+RECIPES: dict[int, tuple[Recipe, ...]] = {
+    50: (Recipe(160, 0.0, 0.25, 10),),
+    101: (Recipe(160, 0.0, 0.25, 10), Recipe(192, 0.0, 0.25, 15)),
+    152: (Recipe(192, 0.0, 0.25, 15), Recipe(224, 0.0, 0.25, 15), Recipe(256, 0.0, 0.25, 15)),
+    200: (Recipe(256, 0.1, 0.25, 15),),
+    270: (Recipe(256, 0.1, 0.25, 15),),
+    350: (Recipe(256, 0.1, 0.25, 15), Recipe(320, 0.1, 0.4, 15)),
+    420: (Recipe(320, 0.1, 0.4, 15),),
+}
+
+BACKBONES.register_variants(
+    {
+        name: {"type": "ResNet", **settings}
+        for family in (RESNET, RESNEXT, WIDE_RESNET, SE_RESNET, RESNET_RS)
+        for name, settings in family.items()
+    }
+)

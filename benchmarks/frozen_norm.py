@@ -1,0 +1,123 @@
+"""ResNet-50 and FPN with FrozenBN against torchvision's: the same weights, statistics and images, in turns.
+
+Ours folds each norm into its convolution; "unfolded" is ours with a hook in each norm, which prevents it. Ratios are
+torchvision's median time over ours: above 1, ours is faster.
+
+    python benchmarks/frozen_norm.py [--height 800 --width 1088 --batch 1 --rounds 7]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from timing import alternate
+from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
+
+from chordate.ops.norms import FrozenBatchNorm
+from chordate.registry import BACKBONES, NECKS
+
+TOLERANCE = 1e-3  # of a map's largest value: random networks magnify the rounding of float32; float64 agrees to 1e-12
+
+
+class Ours(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        # Torchvision's trainable_layers=3 is frozen_stages=1.
+        self.backbone = BACKBONES.build({"type": "resnet50", "norm": "FrozenBN", "frozen_stages": 1})
+        self.neck = NECKS.build("FPN", in_features=self.backbone.out_features)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.neck(self.backbone(images))
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, images: Tensor) -> None:
+    """Set the statistics of every FrozenBN to those of its input: with 0 and 1, random networks overflow."""
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))  # type: ignore[operator]
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)))  # type: ignore[operator]
+
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+
+
+def sides(images: Tensor) -> tuple[Ours, nn.Module]:
+    """Ours and torchvision's with the same weights and calibrated statistics."""
+    theirs = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    ).to(images.device)
+    calibrate(theirs, images)
+    ours = Ours().to(images.device)
+    ours.backbone.load_state_dict(theirs.body.state_dict())
+    for i, (name, level) in enumerate(zip(ours.neck.lateral, ours.neck.output, strict=True)):
+        ours.neck.lateral[name].load_state_dict(theirs.fpn.inner_blocks[i].state_dict())
+        ours.neck.output[level].load_state_dict(theirs.fpn.layer_blocks[i].state_dict())
+    return ours, theirs
+
+
+@contextmanager
+def unfolded(model: nn.Module) -> Iterator[None]:
+    hooks = [m.register_forward_hook(lambda *_: None) for m in model.modules() if isinstance(m, FrozenBatchNorm)]
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+def inference(model: nn.Module, images: Tensor) -> Callable[[], dict[str, Tensor]]:
+    @torch.inference_mode()
+    def run() -> dict[str, Tensor]:
+        return model(images)
+
+    return run
+
+
+def training(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        model.zero_grad()
+        sum(x.mean() for x in model(images).values()).backward()  # type: ignore[union-attr]
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--height", type=int, default=800)
+    parser.add_argument("--width", type=int, default=1088)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = torch.randn(arguments.batch, 3, arguments.height, arguments.width, device=device)
+    ours, theirs = sides(images)
+    table = Table(title=f"R-50 FPN, FrozenBN, {device}, fp32, {'×'.join(map(str, images.shape))}")
+    for column in ("work", "layout", "ours / s", "unfolded / s", "torchvision / s", "ratio", "ratio, unfolded"):
+        table.add_column(column, justify="left" if column in ("work", "layout") else "right")
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = images.contiguous(memory_format=layout)
+        ours, theirs = ours.to(memory_format=layout), theirs.to(memory_format=layout)
+        for mine, other in zip(inference(ours, images)().values(), inference(theirs, images)().values(), strict=True):
+            assert (mine - other).abs().max() <= TOLERANCE * other.abs().max(), "the two sides differ"
+        for make in (inference, training):
+            folded = alternate(make(ours, images), make(theirs, images), arguments.rounds)
+            with unfolded(ours):
+                plain = alternate(make(ours, images), make(theirs, images), arguments.rounds)
+            times = [f"{seconds:.3f}" for seconds in (folded[0], plain[0], folded[1])]
+            ratios = [f"{other / mine:.2f}×" for mine, other in (folded, plain)]
+            table.add_row(make.__name__, str(layout).removeprefix("torch."), *times, *ratios)
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    main()
