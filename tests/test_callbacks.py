@@ -162,7 +162,7 @@ def test_the_csv_has_a_row_per_record_and_a_column_per_number_also_after_a_resum
         options = validation(*scores)
         trainer = toy_trainer(tmp_path, **options, epochs=epochs, log_every=2, callbacks=[CSVLogger()], resume=True)
         trainer.train()
-    rows = table(tmp_path / "log.csv")
+    rows = table(trainer.log_dir / "log.csv")
     assert [(row["mode"], row["iteration"]) for row in rows] == [
         *(("train", i) for i in "246"), ("val", "6"), *(("train", i) for i in ("8", "10", "12")), ("val", "12"),
     ]  # fmt: skip

@@ -107,7 +107,7 @@ def test_training_in_python_takes_callbacks_and_gives_the_trainer_back(other: Pa
     more = [{"type": "JSONLogger", "file": "more.jsonl"}]
     trainer = chordate.train(cfg, data_root=other, work_dir=other / "run", callbacks=more)
     assert trainer.module.classes == ("blue", "red", "sky")
-    assert (other / "run/log.csv").is_file()
+    assert (trainer.log_dir / "log.csv").is_file()
     lines = [json.loads(line) for line in (other / "run/more.jsonl").read_text().splitlines()]
     assert lines == trainer.history
 

@@ -7,13 +7,11 @@ A config lists them as `callbacks = [dict(type="EarlyStopping", monitor="bbox_AP
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -36,12 +34,12 @@ Record = Mapping[str, Any]
 class Callback:
     """Base of all callbacks. Its five methods do nothing; a subclass overrides those it needs.
 
-    The trainer calls them on every rank, in the order of the list, with itself as the first argument. Of the trainer
-    they read `iteration` (steps done), `epoch` (epochs done), `steps_per_epoch`, `max_iterations`, `module` (the
-    model), `ema`, `optimizer`, `settings`, `work_dir`, `log_dir` (of this start), `resumed` and `history`; they may
-    call `stop(reason)` (on all ranks alike) and `save()`, and add to `lower_is_better`. An epoch has ended when `iteration % steps_per_epoch == 0`.
+    The trainer calls them on every rank, in the order of the list, with itself as the first argument. They read its
+    attributes (see Trainer), such as `iteration` (done), `epoch` (whole ones done), `module` (the model), `settings`,
+    `log_dir` (of this start), `resumed` and `history`; they may call `stop(reason)` and `save()` (on all ranks alike)
+    and add to `lower_is_better`. An epoch has ended when `iteration % steps_per_epoch == 0`.
 
-    A callback that computes its state from `trainer.history` resumes exactly: checkpoints hold the history.
+    A callback that computes its state from `history` resumes exactly, for checkpoints hold the history.
     """
 
     def on_train_start(self, trainer: Trainer) -> None:
@@ -89,9 +87,8 @@ class EarlyStopping(Callback):
         if self.monitor not in record:
             names = [name for name in record if name not in ("mode", "epoch", "iteration")]
             raise ConfigError(f"EarlyStopping: {unknown('metric', self.monitor, names)}")
-        lower = self.mode == "min" or (self.mode is None and self.monitor in trainer.lower_is_better)
-        sign = -1 if lower else 1
-        best, waited = -math.inf, 0
+        mode = self.mode or ("min" if self.monitor in trainer.lower_is_better else "max")
+        sign, best, waited = (1 if mode == "max" else -1), -math.inf, 0
         for past in trainer.history:
             if past["mode"] == "val":
                 score = sign * past.get(self.monitor, math.nan)
@@ -131,92 +128,55 @@ class ValidationLoss(Callback):
             trainer.lower_is_better.add(f"val_{name}")
 
 
-class FileLogger(Callback):
-    """Base of loggers that keep the history of a run, over all its resumes, in one file of its work dir.
+@CALLBACKS.register_module()
+class JSONLogger(Callback):
+    """`log.jsonl` in the work dir: a JSON object per record of the whole run, over all its resumes, at full precision;
+    numbers that JSON lacks (NaN, Inf) become null. The trainer always has one.
 
     A new run sets an earlier one's file aside under the time it was last written. A resumed run writes the file anew
     from the history in its checkpoint, so that nothing after the checkpoint is in it twice.
-
-    Args:
-        file: its name.
     """
 
-    def __init__(self, file: str):
+    def __init__(self, file: str = "log.jsonl"):
         self.file = file
 
-    def text(self, history: Sequence[Record]) -> str:
-        """The whole file."""
-        raise NotImplementedError
-
     def on_train_start(self, trainer: Trainer) -> None:
-        self.path = Path(trainer.work_dir) / self.file
-        if trainer.resumed:
-            self._write(self.text(trainer.history))
+        self.path = trainer.work_dir / self.file
+        if is_main_process() and trainer.resumed:
+            write_atomically(self.path, lambda file: file.write("".join(map(self.line, trainer.history)).encode()))
         elif is_main_process() and self.path.exists():
             stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.path.stat().st_mtime))
             os.replace(self.path, self.path.with_stem(f"{self.path.stem}_{stamp}"))
 
-    def _write(self, text: str, append: bool = False) -> None:
-        """Write the file, or append to it, on the first rank.
-
-        Raises:
-            TrainingError: the disk is full or the folder not writable.
-        """
-        if not is_main_process():
-            return
-        try:
-            if append:
+    def on_log(self, trainer: Trainer, record: Record) -> None:
+        if is_main_process():
+            try:
                 with open(self.path, "a") as file:
-                    file.write(text)
-            else:
-                write_atomically(self.path, lambda file: file.write(text.encode()))
-        except OSError as error:
-            raise TrainingError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+                    file.write(self.line(record))
+            except OSError as error:
+                raise TrainingError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+
+    @staticmethod
+    def line(record: Record) -> str:
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        return json.dumps(plain) + "\n"
 
 
 @CALLBACKS.register_module()
-class JSONLogger(FileLogger):
-    """`log.jsonl`: a JSON object per record, at full precision; numbers that JSON lacks (NaN, Inf) become null.
-
-    The trainer always has one.
-    """
-
-    def __init__(self, file: str = "log.jsonl"):
-        super().__init__(file)
-
-    def text(self, history: Sequence[Record]) -> str:
-        plain = (
-            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-            for record in history
-        )
-        return "".join(json.dumps(record) + "\n" for record in plain)
+class CSVLogger(Callback):
+    """`log.csv` in this start's log dir: a row per record of the whole run, over all its resumes, with a column for
+    every number that any record has. Written at every evaluation and at the end."""
 
     def on_log(self, trainer: Trainer, record: Record) -> None:
-        self._write(self.text([record]), append=True)
+        if record["mode"] == "val":
+            self.on_train_end(trainer)
 
-
-@CALLBACKS.register_module()
-class CSVLogger(FileLogger):
-    """`log.csv`: a row per record, with a column for every number that any record has."""
-
-    def __init__(self, file: str = "log.csv"):
-        super().__init__(file)
-        self._columns: list[str] = []
-
-    def text(self, history: Sequence[Record]) -> str:
-        self._columns = list(dict.fromkeys(name for record in history for name in record))
-        return self._rows([dict(zip(self._columns, self._columns)), *history])
-
-    def _rows(self, records: Sequence[Record]) -> str:
-        buffer = io.StringIO()
-        csv.DictWriter(buffer, self._columns, lineterminator="\n").writerows(records)
-        return buffer.getvalue()
-
-    def on_log(self, trainer: Trainer, record: Record) -> None:
-        if set(record) <= set(self._columns):
-            self._write(self._rows([record]), append=True)
-        else:
-            self._write(self.text(trainer.history))
+    def on_train_end(self, trainer: Trainer) -> None:
+        if is_main_process():
+            with open(trainer.log_dir / "log.csv", "w", newline="") as file:
+                writer = csv.DictWriter(file, dict.fromkeys(name for record in trainer.history for name in record))
+                writer.writeheader()
+                writer.writerows(trainer.history)
 
 
 @CALLBACKS.register_module()

@@ -1,7 +1,5 @@
 """Exponential moving average of a model's weights, often better than the weights themselves."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import torch
@@ -15,15 +13,12 @@ class WeightAverage:
     integers are copied. `d` warms up as (1 + n) / (10 + n) (TensorFlow's ExponentialMovingAverage), so that the random
     start is soon forgotten. It depends on the iteration alone and needs no state.
 
-    `torch.optim.swa_utils.AveragedModel` with the same recursion gives the same numbers (tested), but copies its
-    counter to the device in every update, and that copy waits for the GPU.
+    `torch.optim.swa_utils.AveragedModel` gives the same numbers (tested), but copies its counter to the device in
+    every update, which waits for the GPU.
 
     Args:
-        model: the model to start from; it is copied.
+        model: the model to start from; `module` is the averaged copy, in evaluation mode.
         decay: `d` once warmed up, between 0 and 1.
-
-    Attributes:
-        module: the averaged model, in evaluation mode.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -33,10 +28,9 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, iteration: int) -> None:
         """Average in `model`'s weights after `iteration` steps (1 is the first)."""
-        weight = 1 - warmed_up(self.decay, iteration)
         pairs = list(zip(self.module.state_dict().values(), model.state_dict().values()))
         averages, values = map(list, zip(*(pair for pair in pairs if pair[0].is_floating_point())))
-        torch._foreach_lerp_(averages, values, weight)
+        torch._foreach_lerp_(averages, values, 1 - warmed_up(self.decay, iteration))
         for average, value in pairs:
             if not average.is_floating_point():
                 average.copy_(value)

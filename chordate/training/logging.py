@@ -34,12 +34,10 @@ class RunHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def run_log(work_dir: str | Path) -> Iterator[Path]:
-    """Within it, what is logged under "chordate" goes to the terminal and to `<work_dir>/<time of the start>/train.log`
-    (written by the first rank; the others show errors only). Yields that folder.
-
-    Nested, for the same `work_dir`, it yields the folder of the outer one and changes nothing.
+    """Within it, what is logged under "chordate" goes to the terminal and to `<work_dir>/<time>/train.log` (written by
+    the first rank; the others show errors only). Yields that folder; nested in one of the same `work_dir`, its folder.
     """
-    work_dir = Path(work_dir)
+    work_dir, level = Path(work_dir), logger.level
     for handler in logger.handlers:
         if isinstance(handler, RunHandler) and handler.work_dir == work_dir:
             yield handler.folder
@@ -49,7 +47,6 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(folder / "train.log"))
-    level = logger.level
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -64,30 +61,17 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
 
 
 class ProgressBar:
-    """One bar per task, with a status beside it; drawn by the first rank, and only on a terminal.
-
-    While it is live, what is printed or logged goes above it.
-
-    Args:
-        console: where to draw; None is the standard output.
-    """
+    """One bar per task, with a status beside it, drawn by the first rank and only on a terminal (`console`; None is
+    the standard output). While it is live, what is printed or logged goes above it."""
 
     def __init__(self, console: Console | None = None):
         console = console or Console()
         self.visible = console.is_terminal and is_main_process()
         self._drawn = 0.0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
-            TextColumn("<"),
-            TimeRemainingColumn(),
-            console=console,
-            expand=True,
-            auto_refresh=False,  # its thread could hold a lock just when the loader forks its workers
-        )
+        texts = [TextColumn(text) for text in ("{task.description}", "{task.fields[status]}", "<")]
+        columns = [texts[0], BarColumn(None), MofNCompleteColumn(), texts[1], TimeElapsedColumn(), texts[2]]
+        # No refreshing thread: it could hold a lock just when the loader forks its workers.
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=console, expand=True, auto_refresh=False)
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:

@@ -1,7 +1,5 @@
 """The random number generators of a process: saved as plain values, preserved while other code draws."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-State = dict[str, Any]  # tensors and plain numbers only, so that it loads without unpickling anything
 
-
-def rng_state() -> State:
-    """The states of Python's, numpy's and torch's generators (and of the current CUDA device's)."""
+def rng_state() -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's generators (and of the current CUDA device's), as tensors and plain
+    numbers, so that they load without unpickling anything."""
     version, words, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     return {
@@ -28,7 +25,7 @@ def rng_state() -> State:
     }
 
 
-def set_rng_state(state: State) -> None:
+def set_rng_state(state: dict[str, Any]) -> None:
     """Put every generator back to where `rng_state` found it."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
@@ -40,7 +37,7 @@ def set_rng_state(state: State) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Within it, drawing random numbers does not change the state of this process's generators afterwards."""
+    """Whatever is drawn within it, the generators are afterwards as before."""
     state = rng_state()
     try:
         yield

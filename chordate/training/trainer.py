@@ -29,7 +29,7 @@ from chordate.training.ema import WeightAverage
 from chordate.training.evaluate import evaluate, stop_workers, to_device
 from chordate.training.interrupt import StopSignals
 from chordate.training.logging import ProgressBar, logger, run_log
-from chordate.training.losses import LossLog, total_loss
+from chordate.training.loss_log import LossLog, total_loss
 from chordate.training.optimizer import build_optimizer, optimizer_settings
 from chordate.training.precision import autocast, gradient_scaler, use_channels_last
 from chordate.training.prepare import (

@@ -14,7 +14,7 @@ from torch import nn
 
 from chordate.errors import TrainingError
 from chordate.training.callbacks import Callback
-from chordate.training.losses import LossLog, total_loss
+from chordate.training.loss_log import LossLog, total_loss
 from chordate.training.trainer import Trainer
 
 
