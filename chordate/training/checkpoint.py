@@ -27,24 +27,14 @@ if TYPE_CHECKING:
 
 
 def save(trainer: Trainer) -> None:
-    """Save the state of training as the last checkpoint. All ranks call it.
-
-    Raises:
-        CheckpointError: the first rank cannot write it.
-        TrainingError: a loss or a weight is not finite, and such a state is never saved.
-    """
+    """Save the state of training as the last checkpoint. All ranks call it, and all raise if the first cannot write."""
     whole_epoch = trainer.settings.by_epoch and trainer.iteration % trainer.steps_per_epoch == 0
     name = f"epoch_{trainer.epoch}.pt" if whole_epoch else f"iteration_{trainer.iteration}.pt"
     _write(trainer, [*trainer.folder.files, name], lambda state: trainer.folder.save(name, state))
 
 
 def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Save as `best_<metric>.pt` if the metric `train.save_best` is better than ever before. All ranks call it.
-
-    Raises:
-        ConfigError: `train.save_best` is none of the metrics.
-        CheckpointError, TrainingError: as `save`.
-    """
+    """Save as `best_<metric>.pt` if the metric `train.save_best` is better than ever before. All ranks call it."""
     key = trainer.settings.save_best
     if key is None:
         return
@@ -63,22 +53,24 @@ def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, An
     trainer.average_buffers()
     state = training_state(trainer, files)
     failure = None
-    if is_main_process():
-        try:
+    try:
+        if is_main_process():
             write(state)
-        except CheckpointError as error:
-            failure = str(error)
-    failure = broadcast_object(failure)
-    if failure is not None:
+    except CheckpointError as error:
+        failure = str(error)
+    if failure := broadcast_object(failure):
         raise CheckpointError(failure)
 
 
 def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
-    """Everything that the rest of a training depends on. All ranks call it; the first one's result is written.
+    """Everything that the rest of a training depends on, after a whole step. All ranks call it.
 
     Args:
-        trainer: after a whole step.
+        trainer: whose state.
         files: names of this run's checkpoints, including the one to be written.
+
+    Raises:
+        TrainingError: a loss or a weight is not finite, and such a state is never saved.
     """
     trainer.losses.read()
     bad = first_not_finite(trainer.module)

@@ -36,12 +36,9 @@ def evaluate(
         loader: gives this rank's share of the images.
         metric: collects the predictions and gathers over the ranks.
         device: None is this process's GPU, or the CPU.
-        amp: None, "bf16" or "fp16".
+        amp: None, "bf16" or "fp16" (GPU).
         channels_last: lay out images and weights as NHWC.
         progress: where to draw a bar; None makes one on a terminal.
-
-    Raises:
-        ConfigError: fp16 on the CPU.
     """
     device = device or launch.device()
     model.to(device)
@@ -57,7 +54,7 @@ def evaluate(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, without gradients. Afterwards each part returns to its own mode: some are frozen."""
+    """The model in evaluation mode, without gradients; its parts then return to their own modes (some may be frozen)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,9 +1,8 @@
 """Layer-wise learning-rate decay: early layers of a pretrained backbone change least (BEiT: Bao et al. 2022, appendix).
 
-timm's `param_groups_layer_decay` does this for models with a `group_matcher`, patterns of names written per
-architecture; for any other model it makes groups of twelve tensors. Ours counts the blocks of any backbone, also of a
-user's own, and gives timm's numbers for timm's models (tested). timm also decides the weight decay by a parameter's
-number of dimensions, where ours keeps to `no_decay`.
+timm's `param_groups_layer_decay` needs a `group_matcher`, patterns of names per architecture, and groups the tensors of
+any other model by twelves. Ours counts the blocks of any backbone, also a user's own, and gives timm's numbers for
+timm's models (tested).
 """
 
 from __future__ import annotations
@@ -15,13 +14,11 @@ from torch import nn
 
 from chordate.errors import ConfigError
 
-AFTER_LAST_BLOCK = ("", 1)
-STEM = ("", 0)
+STEM, AFTER_LAST_BLOCK = ("", 0), ("", 1)
 
 
 class ParamGroup(NamedTuple):
-    """Parameters of a backbone that train at one rate: their names, and if they are a block, its sequence and its
-    index in it."""
+    """Names of parameters that train at one rate; of a block, also its sequence and its index in it."""
 
     parameters: list[str]
     block: tuple[str, int] | None
@@ -65,10 +62,8 @@ def _param_groups(module: nn.Module, prefix: str) -> Iterator[ParamGroup]:
     for name, child in module.named_children():
         full = f"{prefix}.{name}"
         if _is_sequence(child):
-            yield from (
-                ParamGroup([key for key, _ in block.named_parameters(f"{full}.{number}")], (full, index))
-                for index, (number, block) in enumerate(child.named_children())
-            )
+            for index, (number, block) in enumerate(child.named_children()):
+                yield ParamGroup([key for key, _ in block.named_parameters(f"{full}.{number}")], (full, index))
         elif _has_sequence(child):
             yield from _param_groups(child, full)
         else:

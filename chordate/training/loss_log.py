@@ -37,20 +37,20 @@ def total_loss(losses: Any) -> Tensor:
 
 
 class StepValues(NamedTuple):
-    """Values of one batch, still on the device."""
+    """Values of one batch, still on the device: `values` has one per name."""
 
     iteration: int
     image_ids: list[int]
     names: list[str]
-    values: Tensor  # [len(names)]
+    values: Tensor
     guarded: bool
 
 
 class BadValue(NamedTuple):
-    """A loss that is not finite, and where it came from. The earliest is the smallest."""
+    """A loss that is not finite, and its source. The earliest is the smallest; `place` counts since the last read."""
 
     iteration: int
-    place: int  # among the values since the last reading
+    place: int
     rank: int
     name: str
     value: float
@@ -97,12 +97,11 @@ class LossLog:
         if is_active():
             dist.all_reduce(shared)
         *values, flags = shared.tolist()
-        if not all(math.isfinite(value) for value in values):
+        if not all(map(math.isfinite, values)):
             bad = [value for value in all_gather_object(self._first_bad(own.tolist())) if value is not None]
             if bad:
                 raise min(bad).error()
-        names = (name for step in self._unread for name in step.names)
-        for name, value in zip(names, values):
+        for name, value in zip((name for step in self._unread for name in step.names), values):
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
         self._unread.clear()
@@ -123,12 +122,10 @@ class LossLog:
             raise
 
     def _first_bad(self, values: list[float]) -> BadValue | None:
-        place = 0
-        for step in self._unread:
-            for name in step.names:
-                if step.guarded and not math.isfinite(values[place]):
-                    return BadValue(step.iteration, place, rank(), name, values[place], step.image_ids)
-                place += 1
+        places = [(step, name) for step in self._unread for name in step.names]
+        for place, ((step, name), value) in enumerate(zip(places, values)):
+            if step.guarded and not math.isfinite(value):
+                return BadValue(step.iteration, place, rank(), name, value, step.image_ids)
         return None
 
     def means(self) -> dict[str, float]:

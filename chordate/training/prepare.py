@@ -58,7 +58,7 @@ def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Mod
 def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = False) -> DistributedDataParallel:
     """The model, wrapped to average gradients over the ranks. Buffers stay each rank's own until `average_buffers`.
 
-    `find_unused` searches in every step for parameters that the loss does not reach; otherwise each must get a gradient.
+    `find_unused` searches in every step for parameters that the loss does not reach; otherwise each needs a gradient.
     """
     known = inspect.signature(DistributedDataParallel).parameters  # one of the two, by torch's version
     buffers: dict[str, Any] = {
@@ -69,7 +69,7 @@ def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = Fals
 
 
 def find_unused_parameters(model: nn.Module, loss: Callable[[], Tensor]) -> list[str]:
-    """Names of the trainable parameters that `loss()` reaches on no rank, such as a backbone stage whose map is not used.
+    """Names of the trainable parameters that `loss()` reaches on no rank, such as those of a stage whose map is unused.
 
     All ranks call it. Runs one backward pass; gradients, buffers and random numbers are afterwards as before.
     """

@@ -49,9 +49,8 @@ class Trainer:
 
     `Trainer(model, loader, optimizer=dict(type="SGD", lr=0.1), train=dict(epochs=3), work_dir="run").train()`
 
-    An iteration is one step of the optimizer over `accumulate` batches. One number says how far training is, the
-    iterations done. Epoch, place in the epoch, learning rate and the next images follow from it, so a run can stop
-    after any iteration and go on exactly there.
+    An iteration is one step of the optimizer over `accumulate` batches. Epoch, learning rate and the next images follow
+    from the iterations done, so a run can stop after any iteration and go on exactly there.
 
     Args:
         model: moved to this process's device.
@@ -183,17 +182,14 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Train to the end of the epoch, from wherever in it the run is."""
         self.model.train()
-        first_step = self.iteration % self.steps_per_epoch
-        batches = self._epoch_batches(first_step * self.settings.accumulate)
-        for step in range(first_step, self.steps_per_epoch):
-            accumulated = self._take(batches, step)
-            if self.world_size > 1 and self.iteration == self._first_iteration:
-                self._find_unused_parameters(accumulated[0])
+        for batches in self._iterations():
             with self.losses.explaining_errors():
-                losses = self.train_step(accumulated)
+                if self.world_size > 1 and self.iteration == self._first_iteration:
+                    self._find_unused_parameters(batches[0])
+                losses = self.train_step(batches)
                 self.iteration += 1
                 signal_received = self._read_losses()
-            self._log(accumulated)
+            self._log(batches)
             for callback in self.callbacks:
                 callback.on_step_end(self, losses)
             saved = self._save_is_due()
@@ -308,23 +304,22 @@ class Trainer:
         every = self.settings.eval_every
         return self.val_loader is not None and self.settings.is_due(every, self.iteration, self.steps_per_epoch)
 
-    def _epoch_batches(self, start: int) -> Iterator[Batch]:
-        """This epoch's batches from the `start`-th."""
+    def _iterations(self) -> Iterator[list[Batch]]:
+        """The batches of each iteration from here to the end of the epoch; the last may have fewer."""
+        size, total = self.settings.accumulate, self.batches_per_epoch
+        start = self.iteration % self.steps_per_epoch * size
         self.train_loader.batch_sampler.set_epoch(self.epoch, start)
         # The loader draws its workers' seed from a generator of the epoch's own: drawn from the global one, it would
         # move dropout by one number more after every resume.
         key = (self.settings.seed, self.epoch, self.rank)
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         self.train_loader.generator = torch.Generator().manual_seed(seed)
-        return iter(self.train_loader)
-
-    def _take(self, batches: Iterator[Batch], step: int) -> list[Batch]:
-        """The batches of one iteration; the last of an epoch may have fewer."""
-        size = min(self.settings.accumulate, self.batches_per_epoch - step * self.settings.accumulate)
-        taken = list(islice(batches, size))
-        if len(taken) < size:
-            raise DataError(f"the loader promised {self.batches_per_epoch} batches per epoch and gave fewer")
-        return taken
+        batches = iter(self.train_loader)
+        for place in range(start, total, size):
+            accumulated = list(islice(batches, size))
+            if len(accumulated) < min(size, total - place):
+                raise DataError(f"the loader promised {total} batches per epoch and gave fewer")
+            yield accumulated
 
     def _gradient_sync(self, last: bool) -> Any:
         """The context of one batch: ranks share gradients only in the last batch of an iteration."""
