@@ -121,11 +121,11 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     classes = _optimizers_in(timm.optim)
     if name in classes:
         return classes[name]
-    known = [*OPTIMIZERS.names(), *classes]
-    taken = {key.lower() for key in (*known, *NOT_ALONE)}  # timm's "sgd" has other defaults than torch's SGD
+    # timm's "sgd" has other defaults than torch's SGD
+    taken = {key.lower() for key in (*OPTIMIZERS.names(), *NOT_ALONE)}
     listed = [key for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
-        raise ConfigError(unknown("optimizer", name, [*known, *listed]))
+        raise ConfigError(unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
     try:
         return timm.optim.get_optimizer_class(name)
     except (ImportError, AssertionError) as error:
