@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
@@ -10,7 +11,14 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from chordate.errors import near_names, repr_name
 
-NOUNS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
+NOUNS = {
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    os.PathLike: "a path",
+    NoneType: "None",
+}
 PLURALS = {int: "integers", float: "numbers", bool: "True or False", str: "strings"}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 

@@ -108,7 +108,7 @@ def _meta(
     state: Mapping[str, Any] | None,
 ) -> DatasetMeta:
     """The metadata by the arguments, else by the checkpoint, else by the config."""
-    fallback = named_meta(cfg.get("fallback_meta") or {})
+    fallback = named_meta(section(cfg, "fallback_meta", optional=True))
     if classes is not None or num_classes is not None:
         if isinstance(classes, str):
             raise ConfigError(f'classes must be a list of names, got the text "{classes}"')
