@@ -54,7 +54,7 @@ def evaluate(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, without gradients; its parts then return to their own modes (some may be frozen)."""
+    """The model in evaluation mode, without gradients; its parts then return to their own modes (some are frozen)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -92,7 +92,7 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
     settings = optimizer_settings(config)
     lr, layers = settings.scaled_lr(batch_size), (settings.layer_decay, settings.layer_blocks)
     scales = None if layers[0] is None else layer_scales(model, layers[0], layers[1])
-    rules = {"no_decay": settings.no_decay or (), "parts": settings.parts, "scales": scales}
+    rules: dict[str, Any] = {"no_decay": settings.no_decay or (), "parts": settings.parts, "scales": scales}
     groups = parameter_groups(model, lr, settings.weight_decay, **rules)
     cls = optimizer_class(settings.type)
     accepted = set(inspect.signature(cls).parameters) - {"params"}
@@ -123,7 +123,7 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
         return classes[name]
     # timm's "sgd" has other defaults than torch's SGD
     taken = {key.lower() for key in (*OPTIMIZERS.names(), *NOT_ALONE)}
-    listed = [key for key in timm.optim.list_optimizers() if key not in taken]
+    listed = [str(key) for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
         raise ConfigError(unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
     try:

@@ -105,7 +105,8 @@ class Trainer:
 
         if (val_loader is None) != (metric is None):
             raise ConfigError("evaluation needs both val_data and metric; set both, or neither")
-        self.train_loader, self.val_loader, self.metric = train_loader, val_loader, metric
+        self.train_loader, self.val_loader = train_loader, val_loader
+        self.metric: Any = metric
         self.batches_per_epoch = len(train_loader)
         if not self.batches_per_epoch:
             raise DataError("the training data gives no batch: it has fewer images than there are processes")
@@ -251,7 +252,7 @@ class Trainer:
         """The metric's numbers on the validation data, of the averaged weights if there are any, in full precision;
         the same on every rank."""
         self.average_buffers()
-        options = {"device": self.device, "channels_last": self.channels_last, "progress": self.progress}
+        options: dict[str, Any] = {"device": self.device, "channels_last": self.channels_last, "progress": self.progress}
         return evaluate(self.evaluated_model, self.val_loader, self.metric, **options)
 
     def save(self) -> None:
@@ -270,7 +271,8 @@ class Trainer:
 
     def _start(self) -> None:
         """Seed the generators, and begin a new run or go on with an earlier one."""
-        self.stop_reason, self._signal = None, None
+        self.stop_reason = None
+        self._signal: signal.Signals | None = None
         if self.rank == 0:
             self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
         on_gpu, threads = self.device.type == "cuda", f"CPU ({torch.get_num_threads()} threads)"
