@@ -107,7 +107,7 @@ def test_a_box_beyond_the_picture_or_without_area_is_counted_and_training_goes_o
         ([*BOXES, annotation(8, 1, [1, 1, 9, 9], category=44)], "(id 8)"),
         ([*BOXES, annotation(2, 1, [1, 1, 9, 9])], "(id 2)"),
         ([*BOXES, annotation(6, 99, [1, 1, 9, 9])], "(id 6)"),
-        ([], "nothing can be learnt"),
+        ([], "there is nothing to train on"),
     ],
     ids=["unknown category", "duplicate id", "annotation of no image", "no annotation"],
 )

@@ -55,9 +55,10 @@ class ResizeShortestEdge(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if self.rounding == "torchvision" and isinstance(inpt, Image):
-            pixels = inpt.as_subclass(Tensor).float()[None]
+            pixels = inpt.as_subclass(Tensor)
+            pixels = pixels if pixels.is_floating_point() else pixels.float()
             return Image(
-                interpolate(pixels, scale_factor=params["scale"], mode="bilinear", recompute_scale_factor=True)[0]
+                interpolate(pixels[None], scale_factor=params["scale"], mode="bilinear", recompute_scale_factor=True)[0]
             )
         return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
 
