@@ -32,6 +32,10 @@ class Step(NamedTuple):
     output: str | None
 
 
+class Stage(nn.Sequential):
+    """Blocks in a row, each of which can be recomputed on its own."""
+
+
 class StagedBackbone(Backbone):
     """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
 
@@ -48,7 +52,7 @@ class StagedBackbone(Backbone):
             is 4 - k.
         checkpointing: keep only each block's input for the backward pass and compute the rest again there, see
             `recomputed`: less memory, about a third more time, the same numbers. The blocks are the members of a
-            stage's `nn.Sequential`; the stem is kept whole.
+            `Stage`, and every other `nn.Sequential` after the stem.
 
     Raises:
         ConfigError: `out` names an unknown map, or `frozen_stages` is not a number of stages.
@@ -133,7 +137,7 @@ class StagedBackbone(Backbone):
                 break
             last = number == len(counts)
             grid = multi_grid if multi_grid is not None and last else [1] * count
-            stage = nn.Sequential()
+            stage = Stage()
             for dilation in (dilations[number - 1] * factor for factor in grid):
                 before = dilation if dilate_first else before
                 wiring = {"stride": step, "dilation": dilation, "dilation_before": before, "drop": next(drops)}
@@ -199,11 +203,11 @@ class StagedBackbone(Backbone):
         if not (self.checkpointing and step.stage > 0 and modules[0].training and torch.is_grad_enabled()):
             return run_layers(modules, x)
         for module in modules:
-            if isinstance(module, nn.Sequential):
-                for block in module:
-                    x = recomputed(block, x)
-            else:
+            if not isinstance(module, nn.Sequential):
                 x = module(x)
+                continue
+            for block in module if isinstance(module, Stage) else [module]:  # not its parts, which may work in place
+                x = recomputed(block, x)
         return x
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt, ProperFraction
-from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, StagedBackbone
+from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, Stage, StagedBackbone
 from chordate.backbones.layers import drop_path as make_drop_path
 from chordate.backbones.layers import drop_rates
 from chordate.contracts import FeatureSpec
@@ -120,7 +120,7 @@ class ConvNeXt(StagedBackbone):
                 downsample: dict[str, Any] = {f"downsample{i + 1}": halve}
                 self.add(i + 1, **downsample)
                 stride *= strides[i]
-            stage = nn.Sequential(*(ConvNeXtBlock(width, next(drops), dilations[i]) for _ in range(count)))
+            stage = Stage(*(ConvNeXtBlock(width, next(drops), dilations[i]) for _ in range(count)))
             self.add(i + 1, FeatureSpec(width, stride), **{f"layer{i + 1}": stage})
         self.out_norm = nn.ModuleDict()
         if out_norm:

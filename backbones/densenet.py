@@ -9,7 +9,7 @@ from annotated_types import Gt, Le, MaxLen, MinLen
 from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt, ProperFraction
-from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, StagedBackbone
+from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, Stage, StagedBackbone
 from chordate.backbones.layers import conv, he_init
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
@@ -128,7 +128,7 @@ class DenseNet(StagedBackbone):
                 transition: dict[str, Any] = {f"transition{number - 1}": _transition(width, narrowed, norm, pool)}
                 self.add(number, **transition)
                 width, stride = narrowed, stride * step
-            block = nn.Sequential()
+            block = Stage()
             for i in range(layers):
                 block.add_module(f"denselayer{i + 1}", DenseLayer(width, growth, norm, dropout, dilations[number - 1]))
                 width += growth

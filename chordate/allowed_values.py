@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
@@ -10,7 +11,14 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from chordate.errors import near_names, repr_name
 
-NOUNS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
+NOUNS = {
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    os.PathLike: "a path",
+    NoneType: "None",
+}
 PLURALS = {int: "integers", float: "numbers", bool: "True or False", str: "strings"}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -96,6 +104,8 @@ def _one_of(literals: list[Any], value: Any) -> str:
 def _plural(annotation: Any) -> str:
     members = _members(_strip(annotation))
     inner = members[0] if len(members) == 1 else None
+    if get_origin(inner) is Mapping:
+        return "dicts"
     if inner in PLURALS:
         return " ".join([PLURALS[inner], " and ".join(_bounds(annotation))]).strip()
     return "" if inner is Any else f"items, each {allowed(annotation)}"

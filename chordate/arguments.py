@@ -1,21 +1,24 @@
 """The types that arguments and settings are annotated with, and the check of values against annotations (pydantic).
 
 `nms_threshold: Fraction = 0.5` states the range in one place, so constructors hold no checks. Checked are `int`,
-`float`, `bool`, `str`, `None`, `Literal["a", "b"]`, `Sequence[int]`, `tuple[float, float]`, `Mapping[str, int]`, and
-unions and `Annotated` forms of these. Any other annotation (a tensor, a module, a class) accepts every value.
+`float`, `bool`, `str`, `None`, `Literal["a", "b"]`, `Sequence[int]`, `tuple[float, float]`, `Mapping[str, int]`,
+`Path`, and unions and `Annotated` forms of these. Any other annotation (a tensor, a module, a class) accepts every
+value.
 
-Types are strict: no text or bool counts as a number; an integer counts as a float, a list as a tuple, a number or array
-of numpy or torch as the plain numbers in it.
+Types are strict: no text or bool counts as a number; an integer counts as a float, a list as a tuple, a string as a
+path, and a number or array of numpy or torch as the plain numbers in it.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+import os
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -216,13 +219,15 @@ def _adapter(annotation: Any) -> Any:
 
 def _checkable(annotation: Any) -> Any:
     """An annotation with everything that cannot be checked replaced by Any."""
-    from pydantic import Strict, WrapValidator
+    from pydantic import InstanceOf, Strict, WrapValidator
 
     origin, inner = get_origin(annotation) or annotation, get_args(annotation)
     if annotation in (int, float, bool, str) or origin is Literal:
         return annotation
     if annotation is None or annotation is types.NoneType:
         return types.NoneType
+    if annotation in (Path, os.PathLike):
+        return str | InstanceOf[os.PathLike]
     if origin is Annotated:
         base = _checkable(inner[0])
         known = [item for item in inner[1:] if type(item).__module__.split(".")[0] in ("annotated_types", "pydantic")]

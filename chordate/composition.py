@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from chordate.allowed_values import shown
 from chordate.errors import ConfigError
 
 DELETE = "_delete_"
@@ -67,6 +68,9 @@ class Section(dict[str, Any]):
     def copy(self) -> Section:
         return self | {}
 
+    def __ror__(self, other: Mapping[str, Any]) -> Section:  # type: ignore[override]
+        return self | other | self
+
     def __or__(self, other: Mapping[str, Any]) -> Section:  # type: ignore[override]
         copied = Section({}, self.path, self.origins)
         copied.update(self)
@@ -83,7 +87,7 @@ def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
     if isinstance(values, Section):
         return values.copy()
     if values is not None and not (isinstance(values, Mapping) and all(isinstance(key, str) for key in values)):
-        raise ConfigError(f"{where} must be a dict of settings, got {values!r}")
+        raise ConfigError(f"{where} must be a dict of settings, got {shown(values)}")
     return Section(values or {}, (where,))
 
 
@@ -104,7 +108,9 @@ def located(error: Exception, config: Any, keys: Iterable[str] = ()) -> ConfigEr
     if (isinstance(error, ConfigError) and error.located) or not isinstance(config, Section):
         return error if isinstance(error, ConfigError) else ConfigError(message)
     mentioned = list(keys) or [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
-    return ConfigError(f"{config.source(mentioned or config)}{config.name()}: {message}", located=True)
+    name = config.name()
+    path = "" if re.match(rf"{re.escape(name)}[.:]", message) else f"{name}: "
+    return ConfigError(f"{config.source(mentioned or config)}{path}{message}", located=True)
 
 
 def merge(

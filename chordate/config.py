@@ -114,13 +114,20 @@ def load_config(
     return loaded
 
 
-def section(config: Config, name: str) -> Section:
+def section(config: Config, name: str, *, optional: bool = False) -> Section:
     """One section of a config; errors about its settings name the file that they come from.
 
+    Args:
+        config: from `load_config`.
+        name: of the section.
+        optional: whether a missing section is an empty one.
+
     Raises:
-        ConfigError: the config has no such section.
+        ConfigError: the config has no such section, or it is no dict.
     """
     values, origins = config.get(name), _origins(config)
+    if optional and values is None:
+        return Section({}, (name,), origins)
     if not isinstance(values, Mapping):
         where = _written_in(name, origins, config.filename or "the config")
         raise ConfigError(f"{where}: section `{name}` is {values!r}; write {name} = dict(…)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -86,6 +87,7 @@ def write_half(count: int) -> None:
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
     """Train the toy; `kill` says where to be killed, and the how-manieth time there."""
+    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as where a user starts a training
     place, count = kill or ("", 0)
     callbacks: list[Callback] = []
     match place:

@@ -13,8 +13,8 @@ from torch import nn
 
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ChordateError, ConfigError
+from chordate.launch import finish, start
 from chordate.training.evaluate import evaluate
-from chordate.training.launch import finish, start
 
 SCALED = {**OPTIMIZER, "base_batch_size": 4}
 TRAINING: dict[str, Any] = {"optimizer": SCALED, "epochs": 2, "accumulate": 2, "clip_norm": 0.5, "ema": 0.9}

@@ -62,7 +62,7 @@ def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_
 
 
 def test_a_checkpoint_that_does_not_say_its_classes_needs_them_told(model):
-    with pytest.raises(ConfigError, match="does not name its classes, nor does the checkpoint"):
+    with pytest.raises(ConfigError, match="does not name its classes, nor does the state dict"):
         chordate.build_model(DEMO, checkpoint=model.state_dict())
     assert chordate.build_model(DEMO, checkpoint=model.state_dict(), num_classes=3).classes[2] == "class 2"
 

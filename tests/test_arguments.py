@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -38,12 +39,13 @@ def plug(
     clip_norm: PositiveFloat | None = None,
     parts: Mapping[str, Mapping[str, PositiveFloat]] | None = None,
     names: Sequence[str] = (),
+    file: str | Path | None = None,
     sizes: Annotated[Sequence[PositiveInt], NonEmpty] = (1,),
     weight: torch.Tensor | None = None,
     layer: type[nn.Module] = nn.Identity,
     stranger: Unknown = None,
     bare=None,
-    wrong: int = None,  # type: ignore[assignment]
+    wrong: int = None,  # type: ignore[assignment]  # noqa: RUF013
 ) -> None: ...
 
 
@@ -66,6 +68,8 @@ def plug(
         ("clip_norm", None),
         ("parts", {"backbone": {"lr_mult": 0.1}}),
         ("names", ("a", "b")),
+        ("file", "a/b"),
+        ("file", Path("a/b")),
         ("weight", "anything"),
         ("layer", nn.Conv2d),
         ("stranger", 5),
@@ -100,6 +104,7 @@ def test_what_fits_passes(name, value):
         ("parts", {"backbone": {"lr_mult": "x"}}, 'parts.backbone.lr_mult must be a number > 0, got "x"'),
         ("parts", {"backbone": "x"}, 'parts.backbone must be a dict, got "x"'),
         ("names", "norm", 'names must be a list of strings, got "norm"'),
+        ("file", 3, "file must be a string or a path or None, got 3"),
         ("sizes", [], "sizes must be a list of integers ≥ 1 with at least 1 item(s), got []"),
         ("cons", 1, 'unknown setting of head Plug "cons"; did you mean "convs"'),
     ],

@@ -162,6 +162,16 @@ def test_checkpointing_keeps_less_and_changes_no_number(name):
     assert kept[1] < 0.8 * kept[0]
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ADAPTED])
+def test_every_map_learns_with_checkpointing(name):
+    """The last stage ends with a norm and a ReLU in some families. Without hooks, which hide what is done in place."""
+    images, maps = torch.randn(2, 3, 64, 64), shapes_of(name).maps
+    steps = [
+        train_step(build(name, out=maps, checkpointing=on).double().train(), images.double()) for on in (False, True)
+    ]
+    assert_same_results(steps[1], steps[0])
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_with_checkpointing_and_stochastic_depth_compiles_as_one_graph(name):
     options = {"drop_path": 0.5} if name in takes("drop_path") else {}

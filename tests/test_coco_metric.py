@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from coco_referee import Truth, batch_of, detections, disturb, disturbed_file, measure, random_truth, referee
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from chordate.errors import ConfigError, DataError, TrainingError
 from chordate.evaluation import CocoMetric
 from chordate.evaluation.coco_metric import _format
 from chordate.registry import METRICS
+from chordate.structures import Classification
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 KEYS = [f"bbox_{name}" for name in NAMES]
@@ -244,6 +246,17 @@ def test_an_image_of_another_data_set_is_an_error():
     metric.update([detections([], [], [])], batch_of([77]))
     with pytest.raises(DataError, match="image 77 is not in the data set"):
         metric.compute()
+
+
+def test_predictions_of_another_task_are_an_error():
+    metric = METRICS.build("CocoMetric", dataset=simple_truth())
+    with pytest.raises(DataError, match="CocoMetric measures Detections; the model predicts Classification"):
+        metric.update([Classification(torch.ones(2))], batch_of([1]))
+    metric = METRICS.build("AccuracyMetric", dataset=simple_truth())
+    with pytest.raises(DataError, match="AccuracyMetric measures Classifications; the model predicts Detections"):
+        metric.update([detections([], [], [])], batch_of([1]))
+    with pytest.raises(DataError, match=r"1\.jpg: without a true class"):
+        metric.update([Classification(torch.ones(2))], batch_of([1]))
 
 
 @pytest.mark.parametrize("box, score", [([0, 0, 9, 9], np.nan), ([0, np.inf, 9, 9], 0.5)])

@@ -18,8 +18,12 @@ from chordate.arguments import Fraction, PositiveInt, validate_settings
 from chordate.cli.main import main
 from chordate.composition import Origin, Section, merge
 from chordate.config import list_section, load_config, section
+from chordate.data.loader import build_dataset
 from chordate.errors import ConfigError
 from chordate.registry import BACKBONES, HEADS, MODELS, PlugRegistry, settings_of
+from chordate.training.optimizer import build_optimizer
+from chordate.training.schedule import build_schedule
+from chordate.training.settings import TrainSettings
 
 R50 = "faster-rcnn_r50_fpn_1x_coco"
 KEYS = st.sampled_from(["a", "b", "c", "type"])
@@ -323,3 +327,35 @@ def test_the_command_line_says_it_in_one_line(written: Path, capsys: pytest.Capt
     assert main(["summary", "a.py"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("chordate summary: a.py: model.neck")
+
+
+def test_optimizers_and_schedules_drop_what_a_new_type_does_not_take() -> None:
+    config = load_config(R50, {"optimizer.type": "AdamW", "schedule.type": "cosine", "schedule.min_factor": 0.1})
+    assert "momentum" not in config.optimizer
+    assert {"type", "lr", "weight_decay", "base_batch_size"} <= set(config.optimizer)
+    assert {"milestones", "gamma"}.isdisjoint(config.schedule)
+    assert {"type", "min_factor", "warmup_iters"} <= set(config.schedule)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"train.epochs": 0}, "train.epochs must be ≥ 1 or None, got 0"),
+        ({"optimizer.lr": -1}, "optimizer.lr must be ≥ 0, got -1"),
+        ({"optimizer.momentum": "x"}, 'optimizer.momentum must be a number, got "x"'),
+        ({"optimizer.type": "SDG"}, 'optimizer: unknown optimizer "SDG"; did you mean "SGD"'),
+        ({"schedule.warmup": "liner"}, 'schedule.warmup must be one of "linear", "constant" (did you mean "linear"?)'),
+        ({"train_data.batch_size": 0}, "train_data.batch_size must be ≥ 1, got 0"),
+        ({"train_data.pipeline.1.p": "x"}, 'train_data.pipeline.1.p must be a number, got "x"'),
+        ({"train_data.dataset.masks": 1}, "train_data.dataset.masks must be True or False, got 1"),
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_of_a_section_names_its_option(option: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config = load_config(R50, option)
+    with pytest.raises(ConfigError) as error:
+        TrainSettings.from_config(section(config, "train"))
+        build_optimizer(nn.Linear(2, 2), section(config, "optimizer"), 16)
+        build_schedule(section(config, "schedule"), 100, 10)
+        build_dataset(section(config, "train_data"), data_root=tmp_path, training=True)
+    assert str(error.value).startswith(f"--cfg-options: {message}")

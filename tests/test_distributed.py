@@ -16,9 +16,9 @@ from engine_toy import ToyMetric, read_log, toy_loader, toy_trainer
 from torch import nn
 
 from chordate.errors import ConfigError
+from chordate.launch import is_launched, slurm_environment, start
+from chordate.training.prepare import find_unused_parameters
 from chordate.training.evaluate import evaluate
-from chordate.training.launch import first_host, is_launched, slurm_environment, start
-from chordate.training.ddp import find_unused_parameters
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,11 @@ def test_other_processes_are_no_slurm_tasks(environment: dict[str, str]) -> None
     ],
 )
 def test_the_first_machine_of_a_slurm_list(nodes: str, host: str) -> None:
-    assert first_host(nodes) == host
+    task = {
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": nodes,
+        "SLURM_JOB_ID": "7",
+    }  # fmt: skip
+    assert slurm_environment(task)["MASTER_ADDR"] == host
 
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
@@ -238,7 +242,7 @@ def test_processes_that_do_not_meet_say_where(monkeypatch: pytest.MonkeyPatch) -
 
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("chordate.training.launch._join", nobody)
+    monkeypatch.setattr("chordate.launch._join", nobody)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     with pytest.raises(ConfigError, match=r"MASTER_ADDR:MASTER_PORT, localhost:29500 \(timed out\)"):

@@ -10,14 +10,11 @@ import pytest
 import torch
 from engine_toy import read_log
 
-from chordate.api import build_model
-from chordate.config import load_config, section
-from chordate.data.loader import build_loader
+import chordate
+from chordate.config import load_config
 from chordate.data.shapes import generate_shapes
-from chordate.registry import METRICS
 from chordate.training.evaluate import evaluate
-from chordate.training.launch import start
-from chordate.training.runner import Runner
+from chordate.training.trainer import Trainer
 
 SMALL = {
     "train_data.batch_size": 2, "train_data.workers": 2, "train_data.pipeline": [
@@ -36,22 +33,12 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(shapes: Path, work_dir: Path, **options: Any) -> Runner:
+def train(shapes: Path, work_dir: Path, **options: Any) -> Trainer:
     """What `chordate train` does, in 7 batches and 4 iterations an epoch."""
-    cfg = load_config("faster-rcnn_r18_fpn_demo_shapes", SMALL)
-    cfg.merge_from_dict(options)
-    start(3)
-    shared = {"data_root": shapes, "seed": 3}
-    train_loader = build_loader(section(cfg, "train_data"), training=True, **shared)
-    val_loader = build_loader(section(cfg, "val_data"), training=False, classes=train_loader.dataset.classes, **shared)
-    runner = Runner.from_config(
-        cfg, model=build_model(cfg, classes=train_loader.dataset.classes), train_loader=train_loader,
-        val_loader=val_loader, metric=METRICS.build(section(cfg, "metric"), dataset=val_loader.dataset),
-        work_dir=work_dir, resume=True,
-    )  # fmt: skip
-    runner.train()
+    cfg = load_config("faster-rcnn_r18_fpn_demo_shapes", {**SMALL, **options})
+    trainer = chordate.train(cfg, data_root=shapes, work_dir=work_dir, resume=True)
     assert not multiprocessing.active_children()  # no worker lingers, to be waited for at the end
-    return runner
+    return trainer
 
 
 def test_a_detector_resumed_in_mid_epoch_goes_on_exactly_with_workers_and_augmentation(
@@ -68,9 +55,9 @@ def test_a_detector_resumed_in_mid_epoch_goes_on_exactly_with_workers_and_augmen
 
 
 def test_the_numbers_of_training_are_those_of_a_later_evaluation(shapes: Path, tmp_path: Path) -> None:
-    runner = train(shapes, tmp_path, **{"train.iterations": 1})
+    trainer = train(shapes, tmp_path, **{"train.iterations": 1})
     logged = {k: v for k, v in read_log(tmp_path, "val")[0].items() if k not in ("mode", "epoch", "iteration")}
-    again = evaluate(runner.module, runner.val_loop.dataloader, runner.val_loop.metric, device=torch.device("cpu"))
+    again = evaluate(trainer.module, trainer.val_loader, trainer.metric, device=torch.device("cpu"))
     assert logged == {name: pytest.approx(value, nan_ok=True) for name, value in again.items() if value == value} | {
         name: None for name, value in again.items() if value != value
     }

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -9,7 +10,10 @@ import torch
 from class_folders import write_folders
 
 import chordate
+from chordate.cli.ensemble import EnsembleMetric
 from chordate.cli.main import main
+from chordate.registry import METRICS
+from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta, ImageInfo
 
 CONFIG = """
 model = dict(type="ImageClassifier", backbone=dict(type="{backbone}"))
@@ -91,6 +95,21 @@ def test_what_makes_no_ensemble_is_told(members, tmp_path, capsys):
     torch.save({**saved, "meta": {**saved["meta"], "classes": ["blue", "green", "rouge"]}}, other)
     line = told(*names[:2], names[0], str(other))
     assert "blue, green, rouge" in line and "the models of an ensemble have the same" in line
+
+
+def test_members_in_other_batches_are_averaged_by_image():
+    """And an image that comes twice counts once."""
+    random = torch.Generator().manual_seed(0)
+    scores, truth = torch.rand(3, 20, 4, generator=random), torch.randint(4, (20,), generator=random)
+    dataset = SimpleNamespace(meta=DatasetMeta(classes=tuple("abcd")))
+    metric = EnsembleMetric(METRICS.build("AccuracyMetric", dataset=dataset))
+    for member, order in zip(scores, ([*range(20), 3], reversed(range(20)), range(20))):
+        for ids in torch.tensor(list(order)).split(6):
+            infos = [ImageInfo(int(i), f"{i}.png", 1, 1) for i in ids]
+            batch = Batch(torch.zeros(len(ids), 3, 1, 1), torch.ones(len(ids), 2), infos, ClassTargets(truth[ids]))
+            metric.update([Classification(row) for row in member[ids]], batch)
+        assert metric.compute()["top1"] == pytest.approx((member.argmax(1) == truth).float().mean().item())
+    assert metric.compute_mean()["top1"] == pytest.approx((scores.mean(0).argmax(1) == truth).float().mean().item())
 
 
 def test_a_detector_is_none(shapes, tmp_path, capsys):

@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    ["errors", "composition", "allowed_values", "arguments", "registry", "config", "libraries", "distributed"],
+    [
+        *("errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config", "libraries"),
+        *("distributed", "launch"),
+    ],
     ["structures", "contracts"],
     ["ops"],
     ["backbones", "necks", "heads"],

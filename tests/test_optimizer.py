@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm.optim
 import torch
 from engine_toy import ToyModel, log_text, read_log, toy_loader, toy_trainer
 from torch import Tensor, nn
 
+from chordate.arguments import PositiveFloat
 from chordate.errors import ConfigError
+from chordate.registry import OPTIMIZERS
 from chordate.training.optimizer import build_optimizer, optimizer_settings, parameter_groups
 
 SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
@@ -156,3 +159,59 @@ def test_accumulated_small_batches_equal_one_large_batch_also_at_the_end_of_an_e
     assert [line["loss"] for line in small] == pytest.approx([line["loss"] for line in large], rel=1e-5)
     for a, b in zip(*(model.parameters() for model in models)):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("Adamax", torch.optim.Adamax),
+        ("Lamb", timm.optim.Lamb),
+        ("lamb", timm.optim.Lamb),
+        ("lion", timm.optim.Lion),
+        ("SGD", torch.optim.SGD),  # also a name of timm's
+        ("lambw", timm.optim.Lamb),
+    ],
+)
+def test_an_optimizer_is_torchs_or_timms_by_its_name(name: str, cls: type[torch.optim.Optimizer]) -> None:
+    optimizer = build_optimizer(Model(), {"type": name, "lr": 0.01, "weight_decay": 0.1, "no_decay": ["bias"]}, 16)
+    assert type(optimizer) is cls
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    if name == "lambw":  # whose defaults are bound to the name
+        assert optimizer.param_groups[0]["decoupled_decay"] is True
+
+
+def test_training_with_timms_optimizer_is_training_with_it_by_hand(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    models = [ToyModel(dropout=0) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    loader = toy_loader()
+    toy_trainer(tmp_path, model=models[0], loader=loader, optimizer={"type": "lion", "lr": 1e-3}, epochs=1).train()
+    optimizer = timm.optim.create_optimizer_v2(models[1], "lion", lr=1e-3, weight_decay=0.0)
+    loader.batch_sampler.set_epoch(0)
+    for batch in loader:
+        optimizer.zero_grad()
+        sum(models[1].loss(batch).values()).backward()
+        optimizer.step()
+    for ours, theirs in zip(*(model.parameters() for model in models)):
+        assert torch.allclose(ours, theirs, atol=1e-7)
+
+
+def test_an_optimizer_of_ones_own_is_registered_and_its_arguments_are_checked(tmp_path: Any) -> None:
+    @OPTIMIZERS.register_module(force=True)
+    class SignSGD(torch.optim.SGD):
+        def __init__(self, params: Any, lr: float, strength: PositiveFloat = 1.0):
+            super().__init__(params, lr=lr * strength)
+
+    config = {"type": "SignSGD", "lr": 0.01, "strength": 2}
+    assert isinstance(build_optimizer(Model(), config, 1), SignSGD)
+    toy_trainer(tmp_path, optimizer=config, iterations=1).train()
+    with pytest.raises(ConfigError, match="strength must be > 0, got -1"):
+        build_optimizer(Model(), {**config, "strength": -1}, 1)
+    with pytest.raises(ConfigError, match='did you mean "strength"'):
+        build_optimizer(Model(), {**config, "strenght": 1}, 1)
+
+
+@pytest.mark.parametrize("name", ["adahessian", "Adahessian", "Lookahead", "Optimizer"])
+def test_what_cannot_be_built_or_stepped_by_itself_is_not_on_offer(name: str) -> None:
+    with pytest.raises(ConfigError, match=f'unknown optimizer "{name}"'):
+        build_optimizer(Model(), {"type": name, "lr": 0.1}, 1)

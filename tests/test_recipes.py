@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 from class_folders import write_folders
-from loading import open_loader
 
 import chordate
 from chordate.backbones.convnext import SIZES
 from chordate.backbones.resnet_variants import RECIPES as RESNET_RS
-from chordate.config import load_config, packaged_configs, section
-from chordate.registry import METRICS
-from chordate.training.runner import Runner
+from chordate.config import load_config, packaged_configs
 from chordate.training.schedule import build_schedule
 
 NAMES = [name for name, path in packaged_configs().items() if path.parent.name == "classification"]
@@ -193,18 +190,8 @@ def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str
     cfg.train.update(epochs=None, iterations=steps, log_every=1, tensorboard=False, save_best=None)
     if cut:
         cfg.model.backbone.out = [cut]
-    shared = {"data_root": photos, "seed": 0}
-    loader = open_loader(section(cfg, "train_data"), training=True, **shared)
-    val_loader: Any = open_loader(section(cfg, "val_data"), training=False, meta=loader.dataset.meta, **shared)
-    runner = Runner.from_config(
-        cfg,
-        model=chordate.build_model(cfg, meta=loader.dataset.meta, pretrained=False),
-        train_loader=loader,
-        val_loader=val_loader,
-        metric=METRICS.build(section(cfg, "metric"), dataset=val_loader.dataset),
-        work_dir=out,
-    )
-    runner.train()
+    cfg.model.backbone.pretrained = None
+    chordate.train(cfg, data_root=photos, work_dir=out)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     shutil.rmtree(out)  # checkpoints are large
     assert any("top1" in line for line in lines)

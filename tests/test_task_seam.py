@@ -135,7 +135,7 @@ def test_summary_counts_the_model(trained, capsys):
 TASK_TYPES = {"Detections", "Classification", "InstanceTargets", "ClassTargets", "CocoDataset", "ImageFolder"}
 OPEN = [
     *("cli", "api.py", "data/loader.py", "data/dataset.py", "structures/batch.py", "visualization"),
-    *("evaluation/build.py", "training", "models/build.py"),
+    *("evaluation/build_metric.py", "training", "models/build.py"),
 ]
 
 

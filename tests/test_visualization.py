@@ -257,6 +257,11 @@ def test_a_task_from_outside_registers_how_it_is_drawn():
     assert (sheet[50, 20] == 3).all() and (sheet[50, 200] == 0).all()
 
 
+def test_a_metric_without_a_report_is_told():
+    with pytest.raises(ConfigError, match="--report: this metric gives none"):
+        plot_report(None, "folder")
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 12])
 def test_images_of_any_number_of_channels_and_clips_are_drawn(channels):
     clips = torch.arange(3).view(1, 1, 3, 1, 1).expand(2, channels, 3, 20, 30) * 50.0

@@ -52,8 +52,8 @@ def load_trained(cfg: Config, checkpoint: str) -> Any:
         ConfigError: neither the checkpoint nor the config says what the classes are.
         CheckpointError: the checkpoint cannot be read or is another model's.
     """
+    from chordate.launch import device
     from chordate.models.build import build_model
-    from chordate.training.launch import device
 
     model: Any = build_model(cfg, checkpoint=checkpoint)
     print(model.load_report)

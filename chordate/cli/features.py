@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         rows = [features(model, path, map=arguments.map).cpu() for path in track(paths, description="features")]
     else:
         # Prepared as for testing, whichever of the data sets it is; their classes need not be the model's.
-        data = {**section(cfg, "val_data"), "dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
+        data = section(cfg, "val_data") | {"dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False)
         loader: Any = build_loader(dataset, data, training=False, size_divisor=model.size_divisor)
         classes, device = dataset.classes, next(model.parameters()).device

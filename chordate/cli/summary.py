@@ -70,11 +70,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def counted_model(cfg: Any) -> Model:
     """The model of a config without its weights; its example size is that of its test images, if these have one."""
-    from chordate.data.named_metadata import named_meta, nameless
+    from chordate.config import section
+    from chordate.data.named_metadata import named_meta
     from chordate.models.build import build_model
     from chordate.structures import DatasetMeta
+    from chordate.structures.metadata import nameless
 
-    meta = named_meta(cfg.get("fallback_meta") or {}) or DatasetMeta(nameless(DEFAULT_CLASSES))
+    meta = named_meta(section(cfg, "fallback_meta", optional=True)) or DatasetMeta(nameless(DEFAULT_CLASSES))
     model = build_model(cfg, meta=meta, pretrained=False)
     model.example_size = fixed_size(model.pipeline) or model.example_size
     return model

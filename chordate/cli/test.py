@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.config import load_config, section
     from chordate.data.loader import build_dataset, build_loader
     from chordate.errors import ConfigError
-    from chordate.evaluation.build import build_metric
-    from chordate.training.launch import finish, start
+    from chordate.evaluation.build_metric import build_metric
+    from chordate.launch import finish, start
     from chordate.training.evaluate import evaluate, stop_workers
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     members: EnsembleMetric | None = None
     for cfg, model, name in zip(cfgs, models, names[1::2]):
         # The images are the first config's, in its batches; how they are prepared is each model's own.
-        data = {**section(cfgs[0], "val_data"), "pipeline": section(cfg, "val_data").get("pipeline", [])}
+        data = section(cfgs[0], "val_data") | {"pipeline": section(cfg, "val_data").get("pipeline", [])}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False, meta=model.meta)
         loader: Any = build_loader(
             dataset, data, training=False, size_divisor=model.size_divisor, rank=rank, world_size=world_size

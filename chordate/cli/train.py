@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.config import load_config
     from chordate.distributed import is_main_process
     from chordate.errors import DataError
-    from chordate.training.launch import finish
+    from chordate.launch import finish
     from chordate.training.logging import logger
     from chordate.training.run import train
     from chordate.visualization import plot_training

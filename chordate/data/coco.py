@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
-from chordate.data.coco_annotations import Health, box_of, check_health, located, open_index
+from chordate.data.coco_annotations import Health, check_health, located, open_index
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
@@ -26,7 +26,8 @@ from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample
 
 log = logging.getLogger("chordate")
-MIN_SIDE = 0.01  # pixels; instances with a shorter side are left out
+SANITIZE = SanitizeInstances()
+MIN_SIDE = SANITIZE.min_size  # pixels; instances with a shorter side are left out
 
 
 @DATASETS.register_module()
@@ -157,7 +158,7 @@ class CocoDataset(Dataset):
         return sample
 
     def finish(self, sample: Sample) -> Sample:
-        sample = SanitizeInstances()(sample)
+        sample = SANITIZE(sample)
         if "polygons" in sample:
             sample["masks"] = instance_bitmaps(sample.pop("polygons"), sample["boxes"].as_subclass(Tensor))
         if "keypoints" in sample:
@@ -179,7 +180,9 @@ class CocoDataset(Dataset):
             and annotation["image_id"] == image_id  # of duplicate ids the index gives the last, of any image
             and (annotation.get("bbox") or annotation.get("segmentation"))
         ]
-        boxes = np.array([box_of(self.coco, annotation) for annotation in found], np.float64).reshape(-1, 4)
+        boxes = np.array(
+            [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in found], np.float64
+        ).reshape(-1, 4)
         corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1).astype(np.float32)
         corners = corners.clip(0, np.array([size[1], size[0], size[1], size[0]], np.float32))
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))

@@ -1,7 +1,7 @@
 """Opening a COCO annotation file, and the health check that stands before training on it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import hotcoco
 
@@ -55,11 +55,6 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
         )
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
     return [f"{source}: {message}" for message in ("; ".join(errors), _box_report(index, sorted(boxes))) if message]
-
-
-def box_of(index: hotcoco.COCO, annotation: dict[str, Any]) -> list[float]:
-    """An annotation's x, y, width and height; those of its segmentation where it has no box."""
-    return annotation.get("bbox") or list(hotcoco.mask.to_bbox(index.ann_to_rle(annotation)))
 
 
 def _shares(index: hotcoco.COCO) -> list[str]:

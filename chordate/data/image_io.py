@@ -1,4 +1,4 @@
-"""Image files to RGB tensors, strictly: a file that is cut short is an error, not a grey picture."""
+"""Image files to RGB tensors, strictly: a file that is cut short is an error, not a gray picture."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
 
 
 def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Read a picture as `[3, H, W]` uint8 RGB (channels last in memory).
+    """Read an image as `[3, H, W]` uint8 RGB (channels last in memory).
 
     Grayscale, CMYK, palette, 16-bit and transparent files become 8-bit RGB (alpha is dropped, 16 bits keep
     their upper 8).
@@ -25,8 +25,8 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     Args:
         path: any format that OpenCV reads.
         size: height and width that the annotations say. They decide whether a camera's EXIF orientation
-            is applied: some tools annotate the picture as displayed, some the stored pixels. Where both
-            have that size, or none is given, the picture is as displayed.
+            is applied: some tools annotate the image as displayed, some the stored pixels. Where both
+            have that size, or none is given, the image is as displayed.
 
     Raises:
         DataError: no such file, not an image, cut short, or of another size than the annotations say.
@@ -40,8 +40,8 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
 
 
 def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """A picture from the bytes of its file, as `read_image` gives it; `path` is for messages."""
-    image = _decode(data, cv2.IMREAD_COLOR)
+    """An image from the bytes of its file, as `read_image` gives it; `path` is for messages."""
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
         raise DataError(
             f"{path}: not an image that can be read, or cut short ({len(data)} bytes); fetch it again, "
@@ -49,7 +49,7 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
         )
     _check_complete(path, data)
     if size is not None and image.shape[:2] != tuple(size):
-        stored = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        stored = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if stored is None or stored.shape[:2] != tuple(size):
             height, width = image.shape[:2]
             raise DataError(
@@ -61,7 +61,7 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
 
 
 def missing_file(path: Path, kind: str) -> str:
-    """One line about a file that is not there: the first folder missing on its way, or its nearest neighbours."""
+    """One line about a file that is not there: the first folder missing on its way, or its nearest neighbors."""
     folder = path.parent
     if path.is_dir():
         return f"{path}: a folder, where the {kind} file was expected"
@@ -77,15 +77,8 @@ def _near(path: Path) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def _decode(data: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:
-    try:
-        return cv2.imdecode(data, flags)  # type: ignore[return-value]
-    except cv2.error:  # an empty file
-        return None
-
-
 def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
-    """libjpeg fills what is missing with grey and only warns; Pillow refuses."""
+    """libjpeg fills what is missing with gray and only warns; Pillow refuses."""
     head, tail = data[:4].tobytes(), data[-64:].tobytes()
     if any(head.startswith(start) and end in tail for start, end in _ENDINGS.items()):
         return

@@ -11,6 +11,7 @@ from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
 from chordate.data.image_folder import imagenet_classes
 from chordate.errors import ConfigError, unknown
 from chordate.structures import DatasetMeta, Skeleton
+from chordate.structures.metadata import nameless
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CLASSES: dict[str, Callable[[], tuple[str, ...]]] = {
@@ -59,8 +60,3 @@ def named_meta(section: Mapping[str, Any]) -> DatasetMeta | None:
     else:
         skeleton = Skeleton(tuple(keypoints)) if keypoints else None
     return DatasetMeta(names, skeleton, extra=settings.extra or {})
-
-
-def nameless(count: int) -> tuple[str, ...]:
-    """Class names for a number of classes without any: "class 0", "class 1" …"""
-    return tuple(f"class {index}" for index in range(count))

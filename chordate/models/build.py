@@ -11,10 +11,12 @@ from mmengine.config import Config
 from chordate.arguments import PositiveInt, validate_arguments
 from chordate.config import load_config, section
 from chordate.contracts import Backbone, Model, check_outputs
-from chordate.data.named_metadata import named_meta, nameless
+from chordate.data.named_metadata import named_meta
 from chordate.errors import CheckpointError, ConfigError
 from chordate.registry import BACKBONES, MODELS
 from chordate.structures import DatasetMeta
+from chordate.structures.metadata import nameless
+from chordate.weights.checkpoint_form import checkpoint_meta, source_of
 from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.reading import read_state
 
@@ -84,11 +86,11 @@ def build_model(
     cfg = load_config(config)
     parts = section(cfg, "model")
     state = checkpoint if checkpoint is None or isinstance(checkpoint, Mapping) else read_state(checkpoint)
-    trained = _trained_meta(state)
+    trained = None if state is None else checkpoint_meta(state)
     meta = meta or _meta(cfg, classes, num_classes, trained, state)
     difference = None if trained is None else meta.difference(trained)
     if difference:
-        raise CheckpointError(f"{_source(state)} was trained on other data than asked for: {difference}")
+        raise CheckpointError(f"{source_of(state)} was trained on other data than asked for: {difference}")
     model: Model = MODELS.build(parts, meta=meta)
     model.pipeline = cfg.val_data.get("pipeline", []) if cfg.get("val_data") else DEFAULT_PIPELINE
     if state is not None:
@@ -96,17 +98,6 @@ def build_model(
     elif pretrained:
         model.pretrained_reports = load_pretrained(model)
     return model.eval()
-
-
-def _trained_meta(state: Mapping[str, Any] | None) -> DatasetMeta | None:
-    """The metadata in a checkpoint of our own form."""
-    if state is None or "chordate" not in state or not state.get("meta"):
-        return None
-    return DatasetMeta.from_dict(state["meta"], _source(state))
-
-
-def _source(state: Any) -> str:
-    return getattr(state, "source", "the checkpoint")
 
 
 def _meta(
@@ -117,7 +108,7 @@ def _meta(
     state: Mapping[str, Any] | None,
 ) -> DatasetMeta:
     """The metadata by the arguments, else by the checkpoint, else by the config."""
-    fallback = named_meta(cfg.get("fallback_meta") or {})
+    fallback = named_meta(section(cfg, "fallback_meta", optional=True))
     if classes is not None or num_classes is not None:
         if isinstance(classes, str):
             raise ConfigError(f'classes must be a list of names, got the text "{classes}"')
@@ -135,7 +126,7 @@ def _meta(
         return DatasetMeta(tuple(configured), fallback.skeleton if fallback else None)
     if fallback is not None:
         return fallback
-    neither = "" if state is None else f", nor does {_source(state)}"
+    neither = "" if state is None else f", nor does {source_of(state)}"
     raise ConfigError(
         f"this config does not name its classes{neither}; give classes=[…] or num_classes=…, or on the command line "
         f"--cfg-options 'fallback_meta.classes=[cat,dog]'"

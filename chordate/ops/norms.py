@@ -106,7 +106,9 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     if type(conv) is ConvNorm and not _has_hooks(conv):
         *before, conv = conv
         x = run_layers(before, x)
-    if type(conv) is not nn.Conv2d or not _is_affine(norm) or _has_hooks(conv) or _has_hooks(norm):
+    batch_norm = isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+    depends_on_batch = batch_norm and (norm.training or norm.running_mean is None)
+    if type(conv) is not nn.Conv2d or type(norm) not in FOLDABLE or depends_on_batch or _has_hooks(conv, norm):
         return norm(conv(x))
     scale, shift = _scale_and_shift(norm)
     weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
@@ -135,16 +137,12 @@ class ConvNorm(nn.Sequential):
         return run_layers(self, x)
 
 
-def _is_affine(norm: nn.Module) -> bool:
-    """Whether a norm is the same affine map for every input."""
-    if type(norm) not in FOLDABLE:
-        return False
-    return isinstance(norm, FrozenBatchNorm) or (not norm.training and norm.running_mean is not None)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    kinds = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(len(hooks) > 0 for hooks in kinds)
+def _has_hooks(*modules: nn.Module) -> bool:
+    return any(
+        len(hooks) > 0
+        for m in modules
+        for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+    )
 
 
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:

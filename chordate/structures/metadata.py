@@ -112,6 +112,11 @@ class DatasetMeta:
             raise DataError(f"{source}: broken dataset metadata ({where}: {first['msg']})") from error
 
 
+def nameless(count: int) -> tuple[str, ...]:
+    """Class names for a number of classes without any: "class 0", "class 1" …"""
+    return tuple(f"class {index}" for index in range(count))
+
+
 def plain(value: Any) -> Any:
     """Nested mappings and sequences as dicts and lists."""
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training run, and how a run goes on from it.
+"""What a checkpoint holds of a training run; saving it, and going on from it.
 
 Tensors, numbers, strings, lists and dicts only, so that it loads with `weights_only=True` and no safe globals. The
 config's text is for people to read and is never executed.
@@ -6,7 +6,8 @@ config's text is for people to read and is never executed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,15 +15,62 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from chordate.contracts import Model
-from chordate.distributed import all_gather_object
-from chordate.errors import CheckpointError, TrainingError
+from chordate.distributed import all_gather_object, broadcast_object, is_main_process
+from chordate.errors import CheckpointError, ConfigError, TrainingError, unknown
 from chordate.structures import DatasetMeta
-from chordate.training.checkpoint_folder import VERSION
+from chordate.training.checkpoint_folder import POINTER, VERSION, best_name, read_checkpoint
 from chordate.training.logging import logger
 from chordate.training.rng import rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer
+
+
+def save(trainer: Trainer) -> None:
+    """Save the state of training as the last checkpoint. All ranks call it.
+
+    Raises:
+        CheckpointError: the first rank cannot write it.
+        TrainingError: a loss or a weight is not finite, and such a state is never saved.
+    """
+    whole_epoch = trainer.settings.by_epoch and trainer.iteration % trainer.steps_per_epoch == 0
+    name = f"epoch_{trainer.epoch}.pt" if whole_epoch else f"iteration_{trainer.iteration}.pt"
+    _write(trainer, [*trainer.folder.files, name], lambda state: trainer.folder.save(name, state))
+
+
+def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Save as `best_<metric>.pt` if the metric `train.save_best` is better than ever before. All ranks call it.
+
+    Raises:
+        ConfigError: `train.save_best` is none of the metrics.
+        CheckpointError, TrainingError: as `save`.
+    """
+    key = trainer.settings.save_best
+    if key is None:
+        return
+    if key not in metrics:
+        raise ConfigError(f"train.save_best: {unknown('metric', key, metrics)}; correct it, and --resume goes on")
+    score, sign = float(metrics[key]), -1 if key in trainer.lower_is_better else 1
+    same = trainer.best is not None and trainer.best["metric"] == key
+    if sign * score > (sign * trainer.best["score"] if same and trainer.best else float("-inf")):
+        trainer.best = {"metric": key, "score": score, "iteration": trainer.iteration}
+        _write(trainer, trainer.folder.files, lambda state: trainer.folder.write(best_name(key), state))
+        logger.info(f"best {key} so far: {score:.4f}")
+
+
+def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, Any]], Any]) -> None:
+    """Let the first rank write the state of all; if it cannot, all stop."""
+    trainer.average_buffers()
+    state = training_state(trainer, files)
+    failure = None
+    if is_main_process():
+        try:
+            write(state)
+        except CheckpointError as error:
+            failure = str(error)
+    failure = broadcast_object(failure)
+    if failure is not None:
+        raise CheckpointError(failure)
 
 
 def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
@@ -31,9 +79,6 @@ def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     Args:
         trainer: after a whole step.
         files: names of this run's checkpoints, including the one to be written.
-
-    Raises:
-        TrainingError: a loss or a weight is not finite, and such a state is never saved.
     """
     trainer.losses.read()
     bad = first_not_finite(trainer.module)
@@ -42,7 +87,7 @@ def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
             f"{bad} holds a NaN or Inf after iteration {trainer.iteration}, though the losses were finite: nothing is "
             f"saved; lower optimizer.lr or set train.clip_norm"
         )
-    checkpoint = {
+    state = {
         "chordate": VERSION,
         "model": to_cpu(trainer.module.state_dict()),
         "meta": trainer.module.meta.to_dict(),
@@ -61,8 +106,42 @@ def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
         },
     }
     if trainer.ema is not None:
-        checkpoint["ema"] = to_cpu(trainer.ema.module.state_dict())
-    return checkpoint
+        state["ema"] = to_cpu(trainer.ema.module.state_dict())
+    return state
+
+
+def resume_or_begin(trainer: Trainer) -> None:
+    """Go on exactly where the checkpoint to resume from was, or begin a new run and set an earlier one's files aside.
+
+    Raises:
+        CheckpointError: the checkpoint is cut short, or of another model, other data or another optimizer; or ranks on
+            machines without a common disk would not resume from the same one.
+    """
+    folder, work_dir = trainer.folder, trainer.work_dir
+    if is_main_process():
+        folder.remove_temporary()
+    path = folder.newest() if trainer.resume is True else trainer.resume or None
+    names = {Path(name).name if name else "nothing" for name in all_gather_object(path)}
+    if len(names) > 1:
+        raise CheckpointError(
+            f"{work_dir}: the processes would resume from {' and '.join(sorted(names))}; copy the newest checkpoint "
+            f"and {POINTER} to every machine"
+        )
+    if path is not None:
+        checkpoint = read_checkpoint(path)
+        restore(trainer, checkpoint, str(path))
+        trainer.resumed = folder.holds(path)
+        if trainer.resumed:
+            best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
+            trainer.best = broadcast_object(best)  # without a common disk the ranks would otherwise disagree
+        else:  # its files, best score and log are in another folder, and those that are here of another run
+            logger.warning(f"{path} is not in {work_dir}: a new log and a new best score begin there")
+            trainer.history = []
+        logger.info(f"resumed from {path}: epoch {trainer.epoch}, iteration {trainer.iteration}")
+    elif trainer.resume:
+        logger.warning(f"no checkpoint in {work_dir} to resume from: training starts from the beginning")
+    if not trainer.resumed and is_main_process() and (aside := folder.begin()):
+        logger.warning(f"{work_dir}: checkpoints of an earlier run are set aside in {aside.name}/")
 
 
 def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
@@ -70,9 +149,6 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
 
     If the data, the batch size or the number of ranks has changed, training goes on (when measured in epochs, from
     the start of the interrupted epoch) with a warning.
-
-    Raises:
-        CheckpointError: another model, other dataset metadata, another optimizer, or an incomplete state.
     """
     saved = checkpoint["train"]
     check_model(trainer.module, checkpoint, path)
@@ -92,9 +168,8 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
         if len(saved["rng"]) == trainer.world_size:
             set_rng_state(saved["rng"][trainer.rank])
         else:
-            logger.warning(
-                f"saved by {len(saved['rng'])} processes, resumed by {trainer.world_size}: not the same random numbers"
-            )
+            counts = f"saved by {len(saved['rng'])} processes, resumed by {trainer.world_size}"
+            logger.warning(f"{counts}: not the same random numbers")
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from error
@@ -114,24 +189,18 @@ def _iteration(saved: Mapping[str, Any], trainer: Trainer) -> int:
 
 
 def check_model(model: Model, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Check that a checkpoint is of this very model.
-
-    Raises:
-        CheckpointError: other dataset metadata, other weights, or weights of other shapes.
-    """
+    """Raise CheckpointError unless a checkpoint is of this very model: the same metadata, names and shapes."""
     difference = DatasetMeta.from_dict(checkpoint["meta"], path).difference(model.meta)
     if difference is not None:
         raise CheckpointError(f"{path}: trained on {difference}; resume with the same data")
-    here, there = model.state_dict(), checkpoint["model"]
-    wrong = [
-        f"{name} is {list(there[name].shape) if name in there else 'absent'} there and "
-        f"{list(here[name].shape) if name in here else 'absent'} here"
-        for name in [*here, *(name for name in there if name not in here)]
-        if name not in here or name not in there or here[name].shape != there[name].shape
-    ]
+    here, there = ({n: list(t.shape) for n, t in state.items()} for state in (model.state_dict(), checkpoint["model"]))
+    wrong = [name for name in here | there if here.get(name) != there.get(name)]
     if wrong:
+        shapes = f"{there.get(wrong[0], 'absent')} there and {here.get(wrong[0], 'absent')} here"
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise CheckpointError(f"{path}: a checkpoint of another model: {wrong[0]}{more}; resume with its own config")
+        raise CheckpointError(
+            f"{path}: a checkpoint of another model: {wrong[0]} is {shapes}{more}; resume with its own config"
+        )
 
 
 def first_not_finite(model: nn.Module) -> str | None:
@@ -141,33 +210,27 @@ def first_not_finite(model: nn.Module) -> str | None:
     return next((name for (name, _), is_finite in zip(named, finite) if not is_finite), None)
 
 
-def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The optimizer's state of each parameter, by the parameter's name. Learning rates and decays are not saved: they
-    come from the config."""
+def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:
+    """The names of the optimizer's parameters, in its order."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        "type": type(optimizer).__name__,
-        "trained": [names[parameter] for group in optimizer.param_groups for parameter in group["params"]],
-        "state": {name: to_cpu(optimizer.state[p]) for p, name in names.items() if p in optimizer.state},
-    }
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """The optimizer's state by parameter name. Learning rates and decays are not saved: they come from the config."""
+    trained = trained_names(optimizer, model)
+    state = {trained[index]: to_cpu(values) for index, values in optimizer.state_dict()["state"].items()}
+    return {"type": type(optimizer).__name__, "trained": trained, "state": state}
 
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any], path: str) -> list[str]:
-    """Restore what `optimizer_state` saved.
-
-    Returns:
-        Names of parameters that were trained and are not now, or the other way round.
-
-    Raises:
-        CheckpointError: saved by another type of optimizer.
-    """
+    """Restore what `optimizer_state` saved. Returns the names of parameters that were trained and are not now, or the
+    other way round. Raises CheckpointError for another type of optimizer."""
     if saved["type"] != type(optimizer).__name__:
         raise CheckpointError(
             f"{path}: trained with {saved['type']}, but optimizer.type is {type(optimizer).__name__}; resume with that"
         )
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    trained = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-    state = optimizer.state_dict()
+    trained, state = trained_names(optimizer, model), optimizer.state_dict()
     state["state"] = {i: dict(saved["state"][name]) for i, name in enumerate(trained) if name in saved["state"]}
     optimizer.load_state_dict(state)
     return sorted(set(saved["trained"]) ^ set(trained))
@@ -179,6 +242,4 @@ def to_cpu(value: Any) -> Any:
         return value.detach().cpu()
     if isinstance(value, Mapping):
         return {key: to_cpu(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_cpu(item) for item in value]
-    return value
+    return [to_cpu(item) for item in value] if isinstance(value, list | tuple) else value

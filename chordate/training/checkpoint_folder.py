@@ -19,9 +19,7 @@ from chordate.weights.reading import read_state
 
 VERSION = 2  # of the form of our checkpoints
 POINTER = "last_checkpoint"
-SUFFIX = ".pt"
-TEMPORARY = ".tmp"
-WRITTEN = ("epoch_*", "iteration_*", "best_*")  # names that training writes; other files are the user's
+WRITTEN = ("epoch_*.pt", "iteration_*.pt", "best_*.pt")  # names that training writes; other files are the user's
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -30,7 +28,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     Raises:
         OSError: it could not be written; `path` is as it was.
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -53,55 +51,48 @@ class CheckpointFolder:
 
     Args:
         folder: created if it does not exist.
-        keep: how many of the newest to keep; None keeps all. Only files written by this run (see `files`) are deleted.
+        keep: how many of the newest to keep; None keeps all. Only files written by this run are deleted.
+
+    Attributes:
+        files: names of this run's checkpoints, oldest first.
     """
 
     def __init__(self, folder: str | Path, keep: int | None = None):
         self.folder, self.keep = Path(folder), keep
         self.folder.mkdir(parents=True, exist_ok=True)
         self.files: list[str] = []
-        """Names of this run's checkpoints, oldest first."""
 
-    def save(self, name: str, state: Mapping[str, Any]) -> Path:
+    def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Write the checkpoint `name` and make it the last; then delete what is older than `keep` allows.
 
         Raises:
             CheckpointError: the disk is full or the folder not writable. Older checkpoints are untouched.
         """
-        path = self.write(name, state)
+        self.write(name, state)
         self._write(POINTER, lambda file: file.write(f"{name}\n".encode()))
         self.files = [*(file for file in self.files if file != name), name]
         while self.keep is not None and len(self.files) > self.keep:
             (self.folder / self.files.pop(0)).unlink(missing_ok=True)
-        return path
 
-    def write(self, name: str, state: Mapping[str, Any]) -> Path:
-        """Write the checkpoint `name`, without making it the last or deleting any.
+    def write(self, name: str, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint `name`, without making it the last or deleting any. Raises as `save`."""
+        self._write(name, lambda file: torch.save(dict(state), file))
 
-        Raises:
-            CheckpointError: the disk is full or the folder not writable. A file of that name is as it was.
-        """
-        return self._write(name, lambda file: torch.save(dict(state), file))
-
-    def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> Path:
-        path = self.folder / name
+    def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
         try:
-            write_atomically(path, write)
+            write_atomically(self.folder / name, write)
         except OSError as error:
             last = f"; {self.files[-1]} is whole, --resume goes on from it" if self.files else ""
-            raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}){last}") from error
-        return path
+            reason = f"{self.folder / name}: cannot be written ({error.strerror or error})"
+            raise CheckpointError(f"{reason}{last}") from error
 
     def begin(self) -> Path | None:
         """Start a new run: checkpoints of an earlier one are set aside, none is deleted or overwritten.
 
         Returns:
             The folder `earlier_<time>` that they are in now; None if there were none.
-
-        Raises:
-            CheckpointError: the folder is not writable.
         """
-        earlier = sorted(path for stem in WRITTEN for path in self.folder.glob(f"{stem}{SUFFIX}"))
+        earlier = sorted(path for pattern in WRITTEN for path in self.folder.glob(pattern))
         if not earlier:
             return None
         self._write(POINTER, lambda file: None)  # first, so that if killed in between none of them counts as the last
@@ -121,17 +112,14 @@ class CheckpointFolder:
         return Path(path).resolve().parent == self.folder.resolve()
 
     def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Adopt the checkpoints that this run wrote before it was resumed, so that they may be deleted.
-
-        Returns:
-            `best`, the record of its best evaluation, if that checkpoint is here too.
-        """
+        """Count what this run wrote before it was resumed as its own. Returns `best`, the record of its best
+        evaluation, if that checkpoint is here too."""
         self.files = [name for name in files if (self.folder / name).is_file()]
         return best if best and (self.folder / best_name(best["metric"])).is_file() else None
 
     def remove_temporary(self) -> None:
         """Delete the half-written files of a killed process."""
-        for path in self.folder.glob(f".*{TEMPORARY}"):
+        for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
@@ -140,13 +128,10 @@ class CheckpointFolder:
         pointer = self.folder / POINTER
         if pointer.is_file():
             name = pointer.read_text().strip()
-            if not name:
-                return None
-            if _iteration(self.folder / name) is not None:
-                return self.folder / name
-        whole = [
-            (iteration, path) for path in self.folder.glob(f"*{SUFFIX}") if (iteration := _iteration(path)) is not None
-        ]
+            if not name or _iteration(self.folder / name) is not None:
+                return self.folder / name if name else None
+        iterations = {path: _iteration(path) for path in self.folder.glob("*.pt")}
+        whole = [(iteration, path) for path, iteration in iterations.items() if iteration is not None]
         return max(whole)[1] if whole else None
 
 
@@ -165,8 +150,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def best_name(metric: str) -> str:
-    """The file of the checkpoint with the highest value of a metric."""
-    return f"best_{metric.replace('/', '_')}{SUFFIX}"
+    """The file of the checkpoint with the best value of a metric."""
+    return f"best_{metric.replace('/', '_')}.pt"
 
 
 def _iteration(path: Path) -> int | None:

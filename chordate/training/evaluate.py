@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from chordate import launch
 from chordate.contracts import Metric, Model
 from chordate.structures import Batch
-from chordate.training.launch import device as default_device
 from chordate.training.logging import ProgressBar
 from chordate.training.precision import autocast, to_channels_last, to_channels_last_weights
 from chordate.training.rng import preserved_rng
@@ -43,7 +43,7 @@ def evaluate(
     Raises:
         ConfigError: fp16 on the CPU.
     """
-    device = device or default_device()
+    device = device or launch.device()
     model.to(device)
     if channels_last:
         to_channels_last_weights(model)
@@ -57,8 +57,7 @@ def evaluate(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode and without gradients; its parts return to their own modes afterwards, for some of
-    a training model may be frozen."""
+    """The model in evaluation mode, without gradients. Afterwards each part returns to its own mode: some are frozen."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -70,11 +69,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def stop_workers(loader: Any) -> None:
-    """End a loader's persistent workers now; it starts new ones when it is iterated again.
-
-    Left to Python's garbage collector or to the end of the process, each of them is first waited for in vain for five
-    seconds.
-    """
+    """End a loader's persistent workers now; it starts new ones when it is iterated again. (Left to the garbage
+    collector or the end of the process, each is first waited for in vain for five seconds.)"""
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None:
         iterator._shutdown_workers()

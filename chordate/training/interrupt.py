@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -22,15 +21,10 @@ class StopSignals:
             self._usual = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        self._restore()
-
-    def _restore(self) -> None:
+    def __exit__(self, *_: Any) -> None:
         while self._usual:
             signal.signal(*self._usual.popitem())
+
+    def _note(self, number: int, _: Any) -> None:
+        self.received = signal.Signals(number)
+        self.__exit__()

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -37,8 +36,7 @@ def total_loss(losses: Any) -> Tensor:
     return torch.stack([value.float().reshape(()) for value in summands]).sum()
 
 
-@dataclass
-class StepValues:
+class StepValues(NamedTuple):
     """Values of one batch, still on the device."""
 
     iteration: int
@@ -48,8 +46,7 @@ class StepValues:
     guarded: bool
 
 
-@dataclass(order=True)
-class BadValue:
+class BadValue(NamedTuple):
     """A loss that is not finite, and where it came from. The earliest is the smallest."""
 
     iteration: int
@@ -78,25 +75,17 @@ class LossLog:
     def record(
         self, iteration: int, values: Mapping[str, Tensor], image_ids: Sequence[int] = (), guarded: bool = True
     ) -> None:
-        """Keep the values of one batch.
-
-        Args:
-            iteration: the iteration it belongs to, 1 is the first.
-            values: scalars on the device.
-            image_ids: of the batch.
-            guarded: a value that is not finite is an error.
-        """
+        """Keep the values of one batch: scalars on the device, the batch's `iteration` (1 is the first) and images.
+        If `guarded`, a value that is not finite is an error."""
         flat = torch.stack([value.detach().float().reshape(()) for value in values.values()])
         self._unread.append(StepValues(iteration, list(image_ids), list(values), flat, guarded))
 
     def read(self, flag: bool = False) -> bool:
         """Wait for the device once, average over the ranks, and check. All ranks call it after the same iteration.
 
-        Args:
-            flag: travels along, so that ranks agree on something without another wait.
-
         Returns:
-            Whether any rank's flag was set (False if there was nothing to read).
+            Whether any rank's `flag` was set, so that ranks agree on something without another wait; False if there
+            was nothing to read.
 
         Raises:
             TrainingError: a guarded value is not finite on some rank; all ranks name the earliest.

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from chordate.arguments import NonNegativeFloat, PositiveFloat, PositiveInt, validate_arguments, validate_settings
-from chordate.composition import located
+from chordate.composition import as_section, located
 from chordate.errors import ConfigError, unknown
 from chordate.registry import OPTIMIZERS
 from chordate.training.layer_decay import layer_scales
@@ -69,8 +69,8 @@ def optimizer_settings(config: Mapping[str, Any]) -> OptimizerSettings:
     Raises:
         ConfigError: a value out of its range, or no type or learning rate.
     """
-    own = config.copy() if isinstance(config, dict) else config  # a Section, whose copy knows its file
-    for key in set(own if isinstance(own, dict) else ()) - set(SETTINGS):
+    own = as_section(config, "optimizer")
+    for key in set(own) - set(SETTINGS):
         del own[key]
     return validate_settings(OptimizerSettings, own, "optimizer")
 
@@ -87,14 +87,11 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         An optimizer whose groups have a `name`, and an `initial_lr` that schedules start from.
 
     Raises:
-        ConfigError: an unknown type or argument, a value out of its range, a prefix or pattern that matches no
-            parameter, or nothing to train.
+        ConfigError: an unknown or invalid setting, a prefix or pattern that matches no parameter, or nothing to train.
     """
     settings = optimizer_settings(config)
-    lr = settings.scaled_lr(batch_size)
-    scales = None
-    if settings.layer_decay is not None:
-        scales = layer_scales(model, settings.layer_decay, settings.layer_blocks)
+    lr, layers = settings.scaled_lr(batch_size), (settings.layer_decay, settings.layer_blocks)
+    scales = None if layers[0] is None else layer_scales(model, layers[0], layers[1])
     rules = {"no_decay": settings.no_decay or (), "parts": settings.parts, "scales": scales}
     groups = parameter_groups(model, lr, settings.weight_decay, **rules)
     cls = optimizer_class(settings.type)
@@ -124,9 +121,8 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     classes = _optimizers_in(timm.optim)
     if name in classes:
         return classes[name]
-    taken = {
-        key.lower() for key in (*OPTIMIZERS.names(), *classes, *NOT_ALONE)
-    }  # timm's "sgd" has other defaults than torch's SGD
+    # timm's "sgd" has other defaults than torch's SGD
+    taken = {key.lower() for key in (*OPTIMIZERS.names(), *NOT_ALONE)}
     listed = [key for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
         raise ConfigError(unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
@@ -137,11 +133,8 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
 
 
 def _optimizers_in(module: Any) -> dict[str, Callable[..., Optimizer]]:
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and name not in NOT_ALONE
-    }
+    classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
+    return {name: cls for name, cls in classes.items() if issubclass(cls, Optimizer) and name not in NOT_ALONE}
 
 
 for _name, _cls in _optimizers_in(torch.optim).items():
@@ -169,57 +162,49 @@ def parameter_groups(
     Raises:
         ConfigError: a prefix of `parts` or a pattern of `no_decay` matches no parameter, or nothing is trainable.
     """
-    scales, no_decay = scales or {}, list(no_decay)
     names = [name for name, _ in model.named_parameters()]
     rules = _part_settings(names, parts or {})
-    _check_patterns(names, no_decay)
-    norms = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        if isinstance(module, NORMS) or "Norm" in type(module).__name__
-        for name, _ in module.named_parameters(recurse=False)
-    }
-
-    def decays(name: str) -> bool:
-        is_norm, is_bias = "norm" in no_decay and name in norms, "bias" in no_decay and name.split(".")[-1] == "bias"
-        return not (is_norm or is_bias or any(fnmatchcase(name, pattern) for pattern in no_decay))
-
+    undecayed = _undecayed(model, names, no_decay)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         prefixes = [prefix for prefix in rules if _is_within(name, prefix)]
         rule = rules[max(prefixes, key=len)] if prefixes else PartSettings()
-        rate = lr * rule.lr_mult * scales.get(name, 1.0)
-        decay = weight_decay * rule.decay_mult if decays(name) else 0.0
-        label = f"lr {rate:g}, weight decay {decay:g}"
-        group = groups.setdefault(
-            (rate, decay), {"params": [], "lr": rate, "initial_lr": rate, "weight_decay": decay, "name": label}
-        )
-        group["params"].append(parameter)
+        rate = lr * rule.lr_mult * (scales or {}).get(name, 1.0)
+        decay = 0.0 if name in undecayed else weight_decay * rule.decay_mult
+        group = {"lr": rate, "initial_lr": rate, "weight_decay": decay, "name": f"lr {rate:g}, weight decay {decay:g}"}
+        groups.setdefault((rate, decay), {"params": [], **group})["params"].append(parameter)
     if not groups:
         raise ConfigError(f"{type(model).__name__} has no trainable parameter: everything is frozen")
     return list(groups.values())
 
 
 def _part_settings(names: Sequence[str], parts: Mapping[str, Any]) -> dict[str, PartSettings]:
-    modules = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
     for prefix in parts:
         if not any(_is_within(name, prefix) for name in names):
+            modules = {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
             raise ConfigError("optimizer.parts: " + unknown("part", prefix, modules))
-    return {
-        prefix: validate_settings(PartSettings, rule or {}, f"optimizer.parts.{prefix}")
-        for prefix, rule in parts.items()
-    }
+    where = "optimizer.parts"
+    return {prefix: validate_settings(PartSettings, rule or {}, f"{where}.{prefix}") for prefix, rule in parts.items()}
 
 
-def _check_patterns(names: Sequence[str], no_decay: Sequence[str]) -> None:
+def _undecayed(model: nn.Module, names: Sequence[str], no_decay: Iterable[str]) -> set[str]:
+    """Names of the parameters that `no_decay` exempts from weight decay."""
+    exempt: set[str] = set()
     for pattern in no_decay:
-        if pattern not in ("norm", "bias") and not any(fnmatchcase(name, pattern) for name in names):
-            raise ConfigError(
-                f'optimizer.no_decay: "{pattern}" matches no parameter; use "norm", "bias" or a pattern such as '
-                f'"*.bias"'
-            )
+        if pattern == "norm":
+            for prefix, module in model.named_modules():
+                if isinstance(module, NORMS) or "Norm" in type(module).__name__:
+                    exempt |= {name for name, _ in module.named_parameters(prefix, recurse=False)}
+        elif pattern == "bias":
+            exempt |= {name for name in names if name.split(".")[-1] == "bias"}
+        elif matching := {name for name in names if fnmatchcase(name, pattern)}:
+            exempt |= matching
+        else:
+            remedy = 'use "norm", "bias" or a pattern such as "*.bias"'
+            raise ConfigError(f'optimizer.no_decay: "{pattern}" matches no parameter; {remedy}')
+    return exempt
 
 
 def _is_within(name: str, prefix: str) -> bool:

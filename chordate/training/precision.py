@@ -10,30 +10,23 @@ from torch import Tensor, nn
 
 from chordate.errors import ConfigError
 
-Precision = Literal["bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[Any]:
-    """The context in which a model runs in mixed precision; nothing changes if `amp` is None.
+    """The context in which a model runs in mixed precision; None changes nothing.
 
     Raises:
         ConfigError: fp16 on the CPU, which has no fast kernels for it.
     """
-    if amp is None:
-        return nullcontext()
     if amp == "fp16" and device.type == "cpu":
         raise ConfigError('fp16 mixed precision needs a GPU; on the CPU use amp="bf16"')
-    return torch.autocast(device.type, dtype=DTYPES[amp])
+    return nullcontext() if amp is None else torch.autocast(device.type, dtype=DTYPES[amp])
 
 
 def gradient_scaler(device: torch.device, amp: str | None) -> torch.amp.GradScaler:
-    """The loss scaling that fp16 needs (Micikevicius et al. 2018, section 3.2); without effect for other precisions.
-
-    Raises:
-        ConfigError: fp16 on the CPU.
-    """
-    with autocast(device, amp):
+    """The loss scaling that fp16 needs (Micikevicius et al. 2018, section 3.2); does nothing in other precisions."""
+    with autocast(device, amp):  # fails now rather than in the first step
         return torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
 

@@ -1,30 +1,35 @@
-"""Prepares a model for training: device, memory layout, synchronized BatchNorm, compilation."""
+"""Prepares a model for training: device, memory layout, SyncBN, compilation, DistributedDataParallel."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from chordate.distributed import is_active, world_size
 from chordate.errors import ConfigError
 from chordate.training.precision import to_channels_last_weights, use_channels_last
+from chordate.training.rng import preserved_rng
 from chordate.training.settings import TrainSettings
 
 COMPILED_GRAPHS = 64  # per function, before torch runs it uncompiled; its default is 8
 
 
-def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.device, world_size: int) -> nn.Module:
+def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.device) -> nn.Module:
     """The model itself on the device, with the memory layout and the BatchNorm of the settings.
 
     Raises:
         ConfigError: synchronized BatchNorm over several processes on the CPU.
     """
-    if settings.sync_bn and world_size > 1:
+    if settings.sync_bn and world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    if synchronized and world_size > 1 and device.type == "cpu":
+    if synchronized and world_size() > 1 and device.type == "cpu":
         raise ConfigError("SyncBN over several processes needs GPUs; set train.sync_bn=False and norm BN or GN")
     model = model.to(device)
     if use_channels_last(settings.channels_last, device):
@@ -32,17 +37,76 @@ def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.devic
     return model
 
 
-def compile_model(model: nn.Module, options: Mapping[str, Any]) -> nn.Module:
-    """The model compiled, with room for a graph per size of images and number of boxes that batches come in.
+def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Module:
+    """The model compiled (not if False), with room for a graph per size of images and number of boxes in a batch.
 
     Raises:
         ConfigError: `options` are not torch.compile's.
     """
+    if options is False:
+        return model
     import torch._dynamo  # takes seconds, and few runs need it
 
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, COMPILED_GRAPHS)
     try:
-        return cast(nn.Module, torch.compile(model, **options))
+        return cast(nn.Module, torch.compile(model, **({} if options is True else options)))
     except (TypeError, RuntimeError, ValueError) as error:
         raise ConfigError(f"train.compile: {' '.join(str(error).split())}") from error
+
+
+def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = False) -> DistributedDataParallel:
+    """The model, wrapped to average gradients over the ranks. Buffers stay each rank's own until `average_buffers`.
+
+    `find_unused` searches in every step for parameters that the loss does not reach; otherwise each must get a gradient.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters  # one of the two, by torch's version
+    buffers: dict[str, Any] = {
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+    }
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=find_unused, **buffers)
+
+
+def find_unused_parameters(model: nn.Module, loss: Callable[[], Tensor]) -> list[str]:
+    """Names of the trainable parameters that `loss()` reaches on no rank, such as a backbone stage whose map is not used.
+
+    All ranks call it. Runs one backward pass; gradients, buffers and random numbers are afterwards as before.
+    """
+    before = [buffer.clone() for buffer in model.buffers()]
+    with preserved_rng():
+        loss().backward()
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    reached = torch.tensor([int(parameter.grad is not None) for _, parameter in trainable])
+    if is_active():
+        reached = reached.to(trainable[0][1].device)  # NCCL reduces on the GPU only
+        dist.all_reduce(reached, op=dist.ReduceOp.MAX)
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, value in zip(model.buffers(), before):
+            buffer.copy_(value)
+    return [name for (name, _), is_reached in zip(trainable, reached.tolist()) if not is_reached]
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module) -> None:
+    """Give a model the same buffers on every rank: the mean of floating-point ones, of others the first rank's.
+
+    BatchNorm's running statistics are linear in the batches, so their mean over the ranks is what each rank would have
+    after seeing all ranks' batch statistics. Buffers that are equal already stay as they are, bit by bit.
+    """
+    if world_size() == 1:
+        return
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in model.buffers():
+        groups.setdefault(buffer.dtype, []).append(buffer)
+    for dtype, buffers in groups.items():
+        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        first = flat.clone()
+        dist.broadcast(first, 0)
+        if dtype.is_floating_point:
+            difference = flat - first  # not the plain sum, whose rounding would move equal buffers
+            dist.all_reduce(difference)
+            first += difference / world_size()
+        for buffer, value in zip(buffers, first.split([buffer.numel() for buffer in buffers])):
+            buffer.copy_(value.view_as(buffer))

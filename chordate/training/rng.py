@@ -1,4 +1,4 @@
-"""The random number generators of a process: seeded, saved as plain values, preserved while other code draws."""
+"""The random number generators of a process: saved as plain values, preserved while other code draws."""
 
 from __future__ import annotations
 
@@ -11,13 +11,6 @@ import numpy as np
 import torch
 
 State = dict[str, Any]  # tensors and plain numbers only, so that it loads without unpickling anything
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's generators (and those of all CUDA devices)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def rng_state() -> State:

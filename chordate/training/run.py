@@ -8,12 +8,12 @@ from typing import Any
 
 from mmengine.config import Config
 
-from chordate.config import load_config, section
+from chordate import launch
+from chordate.config import list_section, load_config, section
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
-from chordate.evaluation.build import build_metric
+from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model
-from chordate.training import launch
 from chordate.training.callbacks import Callback
 from chordate.training.checkpoint_folder import CheckpointFolder
 from chordate.training.logging import logger, run_log
@@ -87,12 +87,12 @@ def train(
             model,
             train_loader,
             optimizer=section(cfg, "optimizer"),
-            schedule=cfg.get("schedule"),
+            schedule=section(cfg, "schedule", optional=True),
             train=section(cfg, "train"),
             work_dir=work_dir,
             val_loader=val_loader,
             metric=metric,
-            callbacks=[*(cfg.get("callbacks") or ()), *callbacks],
+            callbacks=[*list_section(cfg, "callbacks"), *callbacks],
             resume=resume,
             config=cfg,
         )

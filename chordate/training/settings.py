@@ -8,7 +8,6 @@ from typing import Any, Literal, Self
 
 from chordate.arguments import NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt, validate_settings
 from chordate.errors import ConfigError
-from chordate.training.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class TrainSettings:
     epochs: PositiveInt | None = None
     iterations: PositiveInt | None = None
     seed: NonNegativeInt = 0
-    amp: Precision | None = None
+    amp: Literal["bf16", "fp16"] | None = None
     channels_last: bool | Literal["auto"] = False
     compile: bool | Mapping[str, Any] = False
     accumulate: PositiveInt = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from itertools import islice
@@ -17,16 +17,14 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from chordate import launch
 from chordate.contracts import Metric, Model
-from chordate.distributed import all_gather_object, broadcast_object, is_main_process
-from chordate.errors import CheckpointError, ConfigError, DataError, unknown
+from chordate.errors import ConfigError, DataError
 from chordate.registry import CALLBACKS
 from chordate.structures import Batch
-from chordate.training import launch
+from chordate.training import checkpoint
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
-from chordate.training.checkpoint import restore, training_state
-from chordate.training.checkpoint_folder import POINTER, CheckpointFolder, best_name, read_checkpoint
-from chordate.training.ddp import average_buffers, find_unused_parameters, wrap_ddp
+from chordate.training.checkpoint_folder import CheckpointFolder
 from chordate.training.ema import WeightAverage
 from chordate.training.evaluate import evaluate, stop_workers, to_device
 from chordate.training.interrupt import StopSignals
@@ -34,8 +32,13 @@ from chordate.training.logging import ProgressBar, logger, run_log
 from chordate.training.losses import LossLog, total_loss
 from chordate.training.optimizer import build_optimizer, optimizer_settings
 from chordate.training.precision import autocast, gradient_scaler, use_channels_last
-from chordate.training.prepare import compile_model, prepare_model
-from chordate.training.rng import seed_everything
+from chordate.training.prepare import (
+    average_buffers,
+    compile_model,
+    find_unused_parameters,
+    prepare_model,
+    wrap_ddp,
+)
 from chordate.training.schedule import build_schedule
 from chordate.training.settings import TrainSettings
 from chordate.weights.load_report import abbreviate
@@ -52,9 +55,9 @@ class Trainer:
 
     Args:
         model: moved to this process's device.
-        train_loader: its batch sampler has `batch_size` and `set_epoch(epoch, start_batch)`; it gives as many batches
-            on every rank.
-        optimizer, train, schedule: sections of a config, see `build_optimizer`, TrainSettings, `build_schedule`.
+        train_loader: gives as many batches on every rank; its batch sampler has `batch_size` and
+            `set_epoch(epoch, start_batch)`.
+        optimizer, train, schedule: sections of a config, see OptimizerSettings, TrainSettings, `build_schedule`.
         work_dir: for checkpoints and logs.
         val_loader, metric: None for no evaluation.
         callbacks: Callbacks, or dicts that CALLBACKS builds.
@@ -76,7 +79,6 @@ class Trainer:
     """
 
     log_dir: Path
-    model: nn.Module
 
     def __init__(
         self,
@@ -94,17 +96,16 @@ class Trainer:
         config: Config | None = None,
     ):
         self.settings = settings = TrainSettings.from_config(train)
-        if (val_loader is None) != (metric is None):
-            raise ConfigError("evaluation needs both val_data and metric; set both, or neither")
         self.rank, self.world_size = launch.start()
         self.device = launch.device()
         self.channels_last = use_channels_last(settings.channels_last, self.device)
-        self.work_dir = Path(work_dir)
         self.config = config or Config({"optimizer": optimizer, "schedule": schedule, "train": train})
+        self.work_dir, self.resume, self.resumed = Path(work_dir), resume, False
         self.folder = CheckpointFolder(work_dir, settings.keep)
-        self.resume, self.resumed = resume, False
         self.progress = ProgressBar()
 
+        if (val_loader is None) != (metric is None):
+            raise ConfigError("evaluation needs both val_data and metric; set both, or neither")
         self.train_loader, self.val_loader, self.metric = train_loader, val_loader, metric
         self.batches_per_epoch = len(train_loader)
         if not self.batches_per_epoch:
@@ -113,10 +114,8 @@ class Trainer:
         self.max_iterations = settings.length(self.steps_per_epoch)
         self.max_epochs = -(-self.max_iterations // self.steps_per_epoch)
 
-        self.module: Any = prepare_model(model, settings, self.device, self.world_size)
-        self.model = self.module
-        if settings.compile:
-            self.model = compile_model(self.module, settings.compile if isinstance(settings.compile, Mapping) else {})
+        self.module: Any = prepare_model(model, settings, self.device)
+        self.model: nn.Module = compile_model(self.module, settings.compile)
         if self.world_size > 1:
             self.model = wrap_ddp(self.model, self.device)
         self.ema: WeightAverage | None = None
@@ -124,21 +123,30 @@ class Trainer:
         self.batch_size = train_loader.batch_sampler.batch_size * self.world_size * settings.accumulate
         self.optimizer = build_optimizer(self.module, optimizer, self.batch_size)
         self.optimizer_settings = optimizer_settings(optimizer)
+        self.lr = self.optimizer_settings.scaled_lr(self.batch_size)
         self.scaler = gradient_scaler(self.device, settings.amp)
         unit = self.steps_per_epoch if settings.by_epoch else 1
         self.schedule = build_schedule(schedule, self.max_iterations, unit, self.steps_per_epoch)
 
-        own = [JSONLogger(), *([TensorBoardLogger()] if settings.tensorboard else [])]
+        own = [JSONLogger(), TensorBoardLogger()] if settings.tensorboard else [JSONLogger()]
         self.callbacks: list[Callback] = [*own, *(CALLBACKS.build(callback) for callback in callbacks)]
+        self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
         self.iteration = 0
         self.evaluated = 0  # iterations done at the last evaluation
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
-        self.lower_is_better = set(metric.lower_is_better) if metric else set()
-        self._stop_reason: str | None = None
+        self.stop_reason: str | None = None
 
-    # ------------------------------------------------------------------------------------------------ the loop
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.iteration // self.steps_per_epoch
+
+    @property
+    def evaluated_model(self) -> Any:
+        """The model that is evaluated: the average of the weights if there is one."""
+        return self.module if self.ema is None else self.ema.module
 
     def train(self) -> Model:
         """Train to the end, from the start or from the checkpoint to resume from.
@@ -153,24 +161,23 @@ class Trainer:
         """
         with run_log(self.work_dir) as self.log_dir, StopSignals() as self.signals:
             self._start()
-            bar = self.progress.task("training", self.max_iterations, self.iteration)
             try:
                 for callback in self.callbacks:
                     callback.on_train_start(self)
-                with bar as self._update_bar:
+                with self.progress.task("training", self.max_iterations, self.iteration) as self._update_bar:
                     if self.iteration > self.evaluated and self._evaluation_is_due():  # killed between save and this
                         self._evaluate()
-                    while self.iteration < self.max_iterations and self._stop_reason is None:
+                    while self.iteration < self.max_iterations and self.stop_reason is None:
                         self._train_epoch()
             finally:
                 stop_workers(self.train_loader)
                 stop_workers(self.val_loader)
                 for callback in self.callbacks:
                     callback.on_train_end(self)
-            if self._stop_reason is not None:
-                logger.warning(f"stopped {self._stop_reason}")
-            if self._stopped_by_signal:
-                raise SystemExit(128 + (self.signals.received or signal.SIGTERM))  # None: another rank received it
+            if self.stop_reason is not None:
+                logger.warning(f"stopped {self.stop_reason}")
+            if self._signal is not None:
+                raise SystemExit(128 + self._signal)
         return self.module
 
     def _train_epoch(self) -> None:
@@ -185,7 +192,7 @@ class Trainer:
             with self.losses.explaining_errors():
                 losses = self.train_step(accumulated)
                 self.iteration += 1
-                self._read_losses()
+                signal_received = self._read_losses()
             self._log(accumulated)
             for callback in self.callbacks:
                 callback.on_step_end(self, losses)
@@ -194,9 +201,11 @@ class Trainer:
                 self.save()
             if self._evaluation_is_due():
                 self._evaluate()
-            if self._stop_reason is not None and not saved:
+            if signal_received or (self.world_size == 1 and self.signals.received):
+                self._stop_by_signal()
+            if self.stop_reason is not None and not saved:
                 self.save()
-            if self._stop_reason is not None or self.iteration == self.max_iterations:
+            if self.stop_reason is not None or self.iteration == self.max_iterations:
                 return
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -205,19 +214,18 @@ class Trainer:
         Returns:
             The losses of the last batch, on the device.
         """
-        iteration = self.iteration + 1
+        iteration, clip_norm, amp = self.iteration + 1, self.settings.clip_norm, self.settings.amp
         self.schedule.apply(self.optimizer, self.iteration)
         for number, batch in enumerate(batches, 1):
-            with self._gradient_sync(number == len(batches)):
+            with self._gradient_sync(last=number == len(batches)):
                 losses, loss = self._forward(self.model, batch)
                 self.losses.record(iteration, {**losses, "loss": loss}, image_ids([batch]))
                 self.scaler.scale(loss / len(batches)).backward()
-        if self.settings.clip_norm is not None:
+        if clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+            norm = nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], clip_norm)
             # fp16 overflows now and then by design, and its scaler skips that step.
-            self.losses.record(iteration, {"grad_norm": norm}, image_ids(batches), guarded=self.settings.amp != "fp16")
+            self.losses.record(iteration, {"grad_norm": norm}, image_ids(batches), guarded=amp != "fp16")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -240,54 +248,65 @@ class Trainer:
         self._record("val", self.epoch, metrics)
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         logger.info(f"evaluation after epoch {self.epoch}, iteration {self.iteration}: {numbers}")
-        self._save_best(metrics)
+        checkpoint.save_best(self, metrics)
         self._restart_clock()
 
     def evaluate(self) -> dict[str, float]:
         """The metric's numbers on the validation data, of the averaged weights if there are any, in full precision;
         the same on every rank."""
-        self._average_buffers()
-        return evaluate(
-            self.evaluated_model,
-            self.val_loader,
-            self.metric,
-            device=self.device,
-            channels_last=self.channels_last,
-            progress=self.progress,
-        )
+        self.average_buffers()
+        options = {"device": self.device, "channels_last": self.channels_last, "progress": self.progress}
+        return evaluate(self.evaluated_model, self.val_loader, self.metric, **options)
 
-    # ------------------------------------------------------------------------------------------------ where it is
-
-    @property
-    def epoch(self) -> int:
-        """Whole epochs done."""
-        return self.iteration // self.steps_per_epoch
-
-    @property
-    def evaluated_model(self) -> Any:
-        """The model that is evaluated: the average of the weights if there is one."""
-        return self.module if self.ema is None else self.ema.module
+    def save(self) -> None:
+        """Save the state of training as the last checkpoint. All ranks call it."""
+        checkpoint.save(self)
 
     def stop(self, reason: str) -> None:
-        """End training after this iteration, saved. All ranks call it.
+        """End training after this iteration, saved. All ranks call it. The reason ends the sentence "stopped …"."""
+        self.stop_reason = reason
 
-        Args:
-            reason: ends the sentence "stopped …" in the log.
-        """
-        self._stop_reason = reason
+    def average_buffers(self) -> None:
+        """Make BatchNorm's statistics those of all ranks, which then save and evaluate one model. All ranks call it."""
+        average_buffers(self.module)
+        if self.ema is not None:
+            average_buffers(self.ema.module)
+
+    def _start(self) -> None:
+        """Seed the generators, and begin a new run or go on with an earlier one."""
+        self.stop_reason, self._signal = None, None
+        if self.rank == 0:
+            self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
+        on_gpu, threads = self.device.type == "cuda", f"CPU ({torch.get_num_threads()} threads)"
+        logger.info(
+            f"torch {torch.__version__}, {torch.cuda.get_device_name(self.device) if on_gpu else threads}, "
+            f"{self.world_size} process(es), seed {self.settings.seed}"
+        )
+        logger.info(
+            f"{type(self.optimizer).__name__}: learning rate {self.lr:g} (config: {self.optimizer_settings.lr:g} for "
+            f"{self.optimizer_settings.base_batch_size or 'any number of'} images) for {self.batch_size} images per "
+            f"iteration = {self.train_loader.batch_sampler.batch_size} × {self.world_size} processes × "
+            f"{self.settings.accumulate} accumulated"
+        )
+        for group in self.optimizer.param_groups:
+            logger.info(f"  {len(group['params'])} parameters with {group['name']}")
+        launch.seed_everything(self.settings.seed + self.rank)
+        if self.settings.ema is not None:
+            self.ema = WeightAverage(self.module, self.settings.ema)
+        checkpoint.resume_or_begin(self)
+        if self.iteration >= self.max_iterations:
+            logger.warning(f"all {self.max_iterations} iterations are done already; more train.epochs would go on")
+        self._started, self._first_iteration = time.monotonic(), self.iteration
+        self._restart_clock()
 
     def _save_is_due(self) -> bool:
-        often, settings = self.settings.save_every_iterations, self.settings
-        return settings.is_due(settings.save_every, self.iteration, self.steps_per_epoch) or (
-            often is not None and self.iteration % often == 0
-        )
+        every = self.settings.save_every_iterations
+        often = every is not None and self.iteration % every == 0
+        return often or self.settings.is_due(self.settings.save_every, self.iteration, self.steps_per_epoch)
 
     def _evaluation_is_due(self) -> bool:
-        return self.val_loader is not None and (
-            self.settings.is_due(self.settings.eval_every, self.iteration, self.steps_per_epoch)
-        )
-
-    # ------------------------------------------------------------------------------------------------ data, ranks
+        every = self.settings.eval_every
+        return self.val_loader is not None and self.settings.is_due(every, self.iteration, self.steps_per_epoch)
 
     def _epoch_batches(self, start: int) -> Iterator[Batch]:
         """This epoch's batches from the `start`-th."""
@@ -308,7 +327,7 @@ class Trainer:
         return taken
 
     def _gradient_sync(self, last: bool) -> Any:
-        """The context of one batch: ranks share gradients only in the `last` batch of an iteration."""
+        """The context of one batch: ranks share gradients only in the last batch of an iteration."""
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) and not last else nullcontext()
 
     def _find_unused_parameters(self, batch: Batch) -> None:
@@ -318,31 +337,20 @@ class Trainer:
         if unused:
             self.model = wrap_ddp(self.model.module, self.device, find_unused=True)  # type: ignore[arg-type]
             logger.warning(
-                f"no loss reaches {abbreviate(unused)}, which stay as they are; training is a little faster without them, "
-                f"for example with a backbone that makes only the maps that are used"
+                f"no loss reaches {abbreviate(unused)}, which stay as they are; training is a little faster without "
+                f"them, for example with a backbone that makes only the maps that are used"
             )
 
-    def _average_buffers(self) -> None:
-        """Make BatchNorm's statistics those of all ranks, which then save and evaluate one model."""
-        average_buffers(self.module)
-        if self.ema is not None:
-            average_buffers(self.ema.module)
+    def _read_losses(self) -> bool:
+        """Read the losses where it costs nothing (CPU) or is due; whether the ranks then agree that a signal came."""
+        logs = self.iteration % self.settings.log_every == 0
+        due = self.device.type == "cpu" or logs or self._save_is_due() or self._evaluation_is_due()
+        return due and self.losses.read(self.signals.received is not None)
 
-    def _read_losses(self) -> None:
-        """Read the losses where it costs nothing (CPU) or is due; the ranks then agree on whether a signal came."""
-        due = (
-            self.device.type == "cpu"
-            or self.iteration % self.settings.log_every == 0
-            or self._save_is_due()
-            or self._evaluation_is_due()
-        )
-        came = due and self.losses.read(self.signals.received is not None)
-        if came or (self.world_size == 1 and self.signals.received):
-            name = (self.signals.received or signal.SIGTERM).name
-            self._stopped_by_signal = True
-            self.stop(f"by {name} after iteration {self.iteration}, which is saved; --resume goes on from it")
-
-    # ------------------------------------------------------------------------------------------------ the log
+    def _stop_by_signal(self) -> None:
+        self._signal = self.signals.received or signal.SIGTERM  # None: another rank received it
+        name = self._signal.name
+        self.stop(f"by {name} after iteration {self.iteration}, which is saved; --resume goes on from it")
 
     def _log(self, batches: Sequence[Batch]) -> None:
         """Record losses, learning rate and speed, every `log_every` iterations and at the end."""
@@ -352,152 +360,29 @@ class Trainer:
         if self.iteration % self.settings.log_every and self.iteration != self.max_iterations:
             return
         now = time.monotonic()
-        lr = self.optimizer_settings.scaled_lr(self.batch_size) * self.schedule.factor(self.iteration - 1)
-        speed = round(self._images / (now - self._clock), 2)
+        lr, speed = self.lr * self.schedule.factor(self.iteration - 1), round(self._images / (now - self._clock), 2)
         numbers = {"lr": lr, **self.losses.means(), "images_per_s": speed}
         if self.device.type == "cuda":
             numbers["memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         self._record("train", epoch, numbers)
         self._update_bar(0, status=f"loss {numbers['loss']:.4g}  lr {lr:.2g}  {speed} images/s")
         if not self.progress.visible:
-            done = self.iteration - self._first_iteration
-            left = (now - self._started) / done * (self.max_iterations - self.iteration)
+            per_iteration = (now - self._started) / (self.iteration - self._first_iteration)
+            left = timedelta(seconds=round(per_iteration * (self.max_iterations - self.iteration)))
             text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            logger.info(
-                f"epoch {epoch}/{self.max_epochs}  iteration {self.iteration}/{self.max_iterations}  {text}  "
-                f"ETA {timedelta(seconds=round(left))}"
-            )
+            where = f"epoch {epoch}/{self.max_epochs}  iteration {self.iteration}/{self.max_iterations}"
+            logger.info(f"{where}  {text}  ETA {left}")
         self._restart_clock()
 
     def _record(self, mode: str, epoch: int, numbers: Mapping[str, float]) -> None:
         """Add a record to the history, and tell the callbacks."""
         plain = {name: float(value) for name, value in numbers.items()}
-        record = {"mode": mode, "epoch": epoch, "iteration": self.iteration, **plain}
-        self.history.append(record)
+        self.history.append({"mode": mode, "epoch": epoch, "iteration": self.iteration, **plain})
         for callback in self.callbacks:
-            callback.on_log(self, record)
+            callback.on_log(self, self.history[-1])
 
     def _restart_clock(self) -> None:
         self._images, self._clock = 0, time.monotonic()
-
-    # ------------------------------------------------------------------------------------------------ checkpoints
-
-    def save(self) -> None:
-        """Save the state of training as the last checkpoint. All ranks call it."""
-        whole_epoch = self.settings.by_epoch and self.iteration % self.steps_per_epoch == 0
-        name = f"epoch_{self.epoch}.pt" if whole_epoch else f"iteration_{self.iteration}.pt"
-        self._write(lambda state: self.folder.save(name, state), [*self.folder.files, name])
-
-    def _save_best(self, metrics: Mapping[str, float]) -> None:
-        """Save as `best_<metric>.pt` if the metric `train.save_best` is better than ever before. All ranks call it.
-
-        Raises:
-            ConfigError: `train.save_best` is none of the metrics.
-        """
-        key = self.settings.save_best
-        if key is None:
-            return
-        if key not in metrics:
-            raise ConfigError(f"train.save_best: {unknown('metric', key, metrics)}; correct it, and --resume goes on")
-        score, sign = float(metrics[key]), -1 if key in self.lower_is_better else 1
-        before = self.best["score"] if self.best and self.best["metric"] == key else -sign * float("inf")
-        if sign * score > sign * before:
-            self.best = {"metric": key, "score": score, "iteration": self.iteration}
-            self._write(lambda state: self.folder.write(best_name(key), state), self.folder.files)
-            logger.info(f"best {key} so far: {score:.4f}")
-
-    def _write(self, write: Callable[[dict[str, Any]], Any], files: Sequence[str]) -> None:
-        """Let the first rank write the state of all; if it cannot, all stop."""
-        self._average_buffers()
-        state = training_state(self, files)
-        failure = None
-        if is_main_process():
-            try:
-                write(state)
-            except CheckpointError as error:
-                failure = str(error)
-        failure = broadcast_object(failure)
-        if failure is not None:
-            raise CheckpointError(failure)
-
-    # ------------------------------------------------------------------------------------------------ the start
-
-    def _start(self) -> None:
-        """Log the settings, seed the generators, and begin a new run or go on with an earlier one."""
-        self._stop_reason, self._stopped_by_signal = None, False
-        self._log_settings()
-        seed_everything(self.settings.seed + self.rank)
-        if self.settings.ema is not None:
-            self.ema = WeightAverage(self.module, self.settings.ema)
-        if is_main_process():
-            self.folder.remove_temporary()
-        checkpoint = self._checkpoint_to_resume()
-        if checkpoint is not None:
-            self._resume(checkpoint)
-        else:
-            self._begin()
-        if self.iteration >= self.max_iterations:
-            logger.warning(f"all {self.max_iterations} iterations are done already; more train.epochs would go on")
-        self._started, self._first_iteration = time.monotonic(), self.iteration
-        self._restart_clock()
-
-    def _log_settings(self) -> None:
-        if is_main_process():
-            self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
-        on_gpu, threads = self.device.type == "cuda", f"CPU ({torch.get_num_threads()} threads)"
-        device = torch.cuda.get_device_name(self.device) if on_gpu else threads
-        logger.info(
-            f"torch {torch.__version__}, {device}, {self.world_size} process(es), seed {self.settings.seed}"
-        )
-        settings, per_process = self.optimizer_settings, self.train_loader.batch_sampler.batch_size
-        logger.info(
-            f"{type(self.optimizer).__name__}: learning rate {settings.scaled_lr(self.batch_size):g} (config: "
-            f"{settings.lr:g} for {settings.base_batch_size or 'any number of'} images) for {self.batch_size} images "
-            f"per iteration = {per_process} × {self.world_size} processes × {self.settings.accumulate} accumulated"
-        )
-        for group in self.optimizer.param_groups:
-            logger.info(f"  {len(group['params'])} parameters with {group['name']}")
-
-    def _checkpoint_to_resume(self) -> str | None:
-        """The path of the checkpoint to resume from.
-
-        Raises:
-            CheckpointError: ranks on machines without a common disk would not resume from the same one.
-        """
-        path = self.folder.newest() if self.resume is True else self.resume or None
-        names = {Path(name).name if name else "nothing" for name in all_gather_object(path)}
-        if len(names) > 1:
-            raise CheckpointError(
-                f"{self.work_dir}: the processes would resume from {' and '.join(sorted(names))}; copy the newest "
-                f"checkpoint and {POINTER} to every machine"
-            )
-        if self.resume and path is None:
-            logger.warning(f"no checkpoint in {self.work_dir} to resume from: training starts from the beginning")
-        return None if path is None else str(path)
-
-    def _resume(self, path: str) -> None:
-        """Go on exactly where the training that wrote the checkpoint was.
-
-        Raises:
-            CheckpointError: cut short, or of another model, other data or another optimizer.
-        """
-        checkpoint = read_checkpoint(path)
-        restore(self, checkpoint, path)
-        if self.folder.holds(path):
-            self.resumed = True
-            best = self.folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
-            self.best = broadcast_object(best)  # without a common disk the ranks would otherwise disagree
-        else:  # its files, best score and log are in another folder, and those that are here of another run
-            logger.warning(f"{path} is not in {self.work_dir}: a new log and a new best score begin there")
-            self.history = []
-            self._begin()
-        logger.info(f"resumed from {path}: epoch {self.epoch}, iteration {self.iteration}")
-
-    def _begin(self) -> None:
-        """Set aside the checkpoints of an earlier run in the work dir."""
-        aside = self.folder.begin() if is_main_process() else None
-        if aside is not None:
-            logger.warning(f"{self.work_dir}: checkpoints of an earlier run are set aside in {aside.name}/")
 
 
 def image_ids(batches: Sequence[Batch]) -> list[int]:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from chordate.contracts import ClassRows, HasClassRows, Model
-from chordate.data.named_metadata import nameless
 from chordate.structures import DatasetMeta
+from chordate.structures.metadata import nameless
 from chordate.weights.load_report import abbreviate
 
 

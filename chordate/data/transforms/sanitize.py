@@ -7,30 +7,10 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, wrap
 
 from chordate.arguments import NonNegativeFloat
-from chordate.errors import DataError
 from chordate.registry import TRANSFORMS
+from chordate.structures.detection import count_instances
 
 INSTANCE_FIELDS = ("labels", "crowd")  # plain tensors with one row per instance
-
-
-def count_instances(sample: dict[str, Any]) -> int:
-    """The number of instances, the same in all fields of a sample.
-
-    Raises:
-        DataError: they do not.
-    """
-    fields = ("boxes", *INSTANCE_FIELDS, "keypoints", "masks")
-    counts = {name: len(sample[name]) for name in fields if name in sample}
-    if "polygons" in sample:
-        counts["polygons"] = sample["polygons"].count
-    if len(set(counts.values())) > 1:
-        where = f"{sample['info'].path}: " if "info" in sample else ""
-        raise DataError(
-            f"{where}after the pipeline its instances disagree: "
-            + ", ".join(f"{count} {name}" for name, count in counts.items())
-            + "; use SanitizeInstances instead of SanitizeBoundingBoxes: it keeps all fields together"
-        )
-    return counts["boxes"]
 
 
 def select_instances(sample: dict[str, Any], keep: Tensor) -> dict[str, Any]:

@@ -8,23 +8,24 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from chordate.distributed import rank, world_size
 from chordate.errors import ConfigError
-from chordate.training.rng import seed_everything
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
+WORDS = ("MASTER_ADDR", "SLURM_STEP_NODELIST")  # the others are numbers
 
 
 def start(seed: int | None = None) -> tuple[int, int]:
-    """Join the other processes, if there are any, and seed the random number generators, so that all ranks build the
-    same model.
+    """Join the other processes, if there are any, and seed the generators, so that all ranks build the same model.
 
     Returns:
         Rank and number of ranks: (0, 1) for a process on its own.
@@ -49,31 +50,11 @@ def start(seed: int | None = None) -> tuple[int, int]:
     return rank(), world_size()
 
 
-def is_launched(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process, as one of several or alone.
-
-    Raises:
-        ConfigError: its variables are incomplete or invalid.
-    """
-    remedy = "start with torchrun or srun, or unset them"
-    if "RANK" not in environment:
-        if environment.get("WORLD_SIZE", "1") != "1":  # else each process would train alone, all into one folder
-            raise ConfigError(f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set; {remedy}")
-        return False
-    missing = [name for name in TORCHRUN if name not in environment]
-    if missing:
-        raise ConfigError(f"RANK is set, but not {', '.join(missing)}; {remedy}")
-    _check_numbers(environment, [name for name in TORCHRUN if name != "MASTER_ADDR"], remedy)
-    number, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    if number >= count:  # it would wait for the others for ever
-        raise ConfigError(f"RANK is {number}, but WORLD_SIZE {count}: ranks count from 0; {remedy}")
-    return True
-
-
-def _check_numbers(environment: Mapping[str, str], names: Sequence[str], remedy: str) -> None:
-    for name in names:
-        if not environment[name].isdecimal():
-            raise ConfigError(f'{name} is "{environment[name]}", which is not a whole number; {remedy}')
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators (and those of all CUDA devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def _join() -> None:
@@ -93,7 +74,7 @@ def finish() -> None:
 
 
 def device() -> torch.device:
-    """This process's GPU where there is one, else the CPU."""
+    """This process's GPU if there is one, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # A launcher may show each process its own GPU only; it is then number 0 for all of them.
@@ -107,6 +88,24 @@ def share_threads(environment: Mapping[str, str]) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbors))
 
 
+def is_launched(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process, as one of several or alone.
+
+    Raises:
+        ConfigError: its variables are incomplete or invalid.
+    """
+    remedy = "start with torchrun or srun, or unset them"
+    if "RANK" not in environment:
+        if environment.get("WORLD_SIZE", "1") != "1":  # else each process would train alone, all into one folder
+            raise ConfigError(f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set; {remedy}")
+        return False
+    _check(environment, TORCHRUN, "RANK", remedy)
+    number, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    if number >= count:  # it would wait for the others for ever
+        raise ConfigError(f"RANK is {number}, but WORLD_SIZE {count}: ranks count from 0; {remedy}")
+    return True
+
+
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What torchrun would have set, for a task that srun started; empty for any other process.
 
@@ -117,27 +116,28 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """
     if "RANK" in environment or environment.get("SLURM_STEP_NUM_TASKS", "1") == "1":
         return {}
-    missing = [name for name in SRUN if name not in environment]
-    if missing:
-        raise ConfigError(f"SLURM_STEP_NUM_TASKS is set, but not {', '.join(missing)}; start with srun")
-    _check_numbers(environment, [name for name in SRUN if name != "SLURM_STEP_NODELIST"], "start with srun")
+    _check(environment, SRUN, "SLURM_STEP_NUM_TASKS", "start with srun")
+    # SLURM's short list of machines: "gpu[07-09,12],login" begins with gpu07.
+    first = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", environment["SLURM_STEP_NODELIST"])
+    if first is None:
+        raise ConfigError(f'SLURM_STEP_NODELIST is "{environment["SLURM_STEP_NODELIST"]}", which names no machine')
     translated = {
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
-        "MASTER_ADDR": first_host(environment["SLURM_STEP_NODELIST"]),
+        "MASTER_ADDR": "".join(group or "" for group in first.groups()),
         # Any port will do, if all tasks choose the same one and two jobs on a machine do not.
         "MASTER_PORT": str(20000 + int(environment["SLURM_JOB_ID"]) % 20000),
     }
-    tasks = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    if tasks:
+    if tasks := re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "")):
         translated["LOCAL_WORLD_SIZE"] = tasks[0]
     return {name: environment.get(name, value) for name, value in translated.items()}
 
 
-def first_host(nodes: str) -> str:
-    """The first machine of SLURM's short list: "gpu[07-09,12],login" gives "gpu07"."""
-    match = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
-    if match is None:
-        raise ConfigError(f'SLURM_STEP_NODELIST is "{nodes}", which names no machine')
-    return "".join(group or "" for group in match.groups())
+def _check(environment: Mapping[str, str], names: tuple[str, ...], given: str, remedy: str) -> None:
+    missing = [name for name in names if name not in environment]
+    if missing:
+        raise ConfigError(f"{given} is set, but not {', '.join(missing)}; {remedy}")
+    for name in names:
+        if name not in WORDS and not environment[name].isdecimal():
+            raise ConfigError(f'{name} is "{environment[name]}", which is not a whole number; {remedy}')

@@ -1,0 +1,118 @@
+"""`--load-from` and `chordate.train`: a whole model from a checkpoint, also one of other classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from class_folders import write_folders
+
+import chordate
+from chordate.cli.main import main
+from chordate.errors import ConfigError
+
+CONFIG = {
+    "model": {
+        "type": "ImageClassifier", "backbone": {"type": "resnet20_cifar", "out": ["c3"]},
+        "head": {"type": "ClassificationHead"},
+    },
+    "optimizer": {"type": "SGD", "lr": 0.0},
+    "train": {"iterations": 1, "tensorboard": False, "log_every": 1},
+}  # fmt: skip
+
+
+def config(folder: Path, **train: Any) -> dict[str, Any]:
+    """A small classifier of the folder's classes, trained at rate 0, so that its weights stay as they began."""
+    data = {"dataset": {"type": "ClassFolders"}, "batch_size": 4, "workers": 0}
+    data["pipeline"] = [{"type": "CenterCrop", "size": 16}]
+    data = {split: {**data, "dataset": {"type": "ClassFolders", "split": split}} for split in ("train", "val")}
+    return {
+        **CONFIG, "train_data": data["train"], "val_data": data["val"], "train": {**CONFIG["train"], **train},
+    }  # fmt: skip
+
+
+def write(path: Path, settings: dict[str, Any]) -> Path:
+    path.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Images of blue, green and red, and a run on them."""
+    root = write_folders(tmp_path_factory.mktemp("colors"), {"train": 2, "val": 1})
+    chordate.train(config(root, seed=1), data_root=root, work_dir=root / "run")
+    return root, root / "run" / "iteration_1.pt"
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Images of blue, red and sky: one class gone, one new."""
+    write_folders(tmp_path, {"train": 2, "val": 1})
+    for split in ("train", "val"):
+        (tmp_path / split / "green").rename(tmp_path / split / "sky")
+    return tmp_path
+
+
+def state(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def test_the_rows_of_equal_class_names_are_kept_and_the_others_begin_anew(
+    colors: tuple[Path, Path], other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(other / "classifier.py", config(other))
+    arguments = ["--data-root", str(other), "--work-dir", str(other / "run"), "--load-from", str(colors[1])]
+    assert main(["train", str(file), *arguments]) == 0
+    before, after = state(colors[1]), state(other / "run/iteration_1.pt")
+    assert before["meta"]["classes"] == ["blue", "green", "red"]
+    assert after["meta"]["classes"] == ["blue", "red", "sky"]
+    theirs, ours = before["model"]["head.fc.weight"], after["model"]["head.fc.weight"]
+    assert torch.equal(ours[:2], theirs[[0, 2]])
+    assert not any(torch.equal(ours[2], row) for row in theirs)
+    trunk = [name for name in ours_parameters(after) if name.startswith("backbone.")]
+    assert all(torch.equal(before["model"][name], after["model"][name]) for name in trunk)
+    log = next((other / "run").glob("*/train.log")).read_text()
+    assert str(colors[1]) in log and "(chordate)" in log
+    assert log in capsys.readouterr().out
+
+
+def ours_parameters(checkpoint: dict[str, Any]) -> list[str]:
+    """The names of what is trained, and not counted like BatchNorm's statistics."""
+    return [name for name in checkpoint["model"] if name.endswith((".weight", ".bias"))]
+
+
+def test_the_config_may_name_the_checkpoint_and_a_resume_does_not_load_it_again(
+    colors: tuple[Path, Path], other: Path
+) -> None:
+    settings = {"data_root": other, "work_dir": other / "run", "resume": True}
+    cfg = {**config(other, load_from=str(colors[1])), "optimizer": {"type": "SGD", "lr": 0.1}}
+    trained = chordate.train(cfg, **settings).module.state_dict()
+    assert not torch.equal(trained["backbone.conv1.weight"], state(colors[1])["model"]["backbone.conv1.weight"])
+    cfg = config(other, load_from=str(colors[1]), iterations=2)
+    resumed = chordate.train(cfg, **settings).module.state_dict()
+    assert torch.equal(resumed["head.fc.weight"], trained["head.fc.weight"])
+
+
+def test_a_checkpoint_to_resume_and_one_to_load_from_exclude_each_other(colors: tuple[Path, Path], other: Path) -> None:
+    with pytest.raises(ConfigError, match=r"leave out load_from=x\.pt"):
+        chordate.train(config(other), data_root=other, work_dir=other / "run", resume=colors[1], load_from="x.pt")
+
+
+def test_training_in_python_takes_callbacks_and_gives_the_trainer_back(other: Path) -> None:
+    """And the section `callbacks` of the config, too."""
+    cfg = {**config(other), "callbacks": [{"type": "CSVLogger"}]}
+    more = [{"type": "JSONLogger", "file": "more.jsonl"}]
+    trainer = chordate.train(cfg, data_root=other, work_dir=other / "run", callbacks=more)
+    assert trainer.module.classes == ("blue", "red", "sky")
+    assert (other / "run/log.csv").is_file()
+    lines = [json.loads(line) for line in (other / "run/more.jsonl").read_text().splitlines()]
+    assert lines == trainer.history
+
+
+def test_resuming_with_the_data_of_other_classes_is_one_line(colors: tuple[Path, Path], other: Path) -> None:
+    with pytest.raises(chordate.ChordateError, match="trained on classes 3 .*green.* instead of 3 ") as error:
+        chordate.train(config(other), data_root=other, work_dir=other / "run", resume=colors[1])
+    assert "\n" not in str(error.value)
