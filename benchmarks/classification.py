@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import chordate
-from chordate.data.loader import build_loader
+from chordate.data.loader import build_dataset, build_loader
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.structures import Batch, ClassTargets, ImageInfo
 
@@ -90,7 +90,8 @@ def loaders(root: Path, batch: int, workers: int) -> tuple[Iterable[Any], Iterab
         "batch_size": batch,
         "workers": workers,
     }
-    ours = build_loader(config, data_root=root, training=True, seed=0)
+    dataset = build_dataset(config, data_root=root, training=True, seed=0)
+    ours = build_loader(dataset, config, training=True)
     transform = v2.Compose([v2.PILToTensor(), v2.RandomResizedCrop(SIDE, antialias=True), v2.RandomHorizontalFlip()])
     folder = torchvision.datasets.ImageFolder(str(root / "train"), transform)
     theirs: Any = DataLoader(

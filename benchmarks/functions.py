@@ -18,13 +18,20 @@ from typing import Any
 import torch
 
 from chordate.config import load_config
-from chordate.data.coco import CocoDataset
+from chordate.data.loader import build_dataset
 from chordate.data.shapes import generate_shapes
 from chordate.registry import MODELS
-from chordate.structures import DatasetMeta, InstanceTargets, collate_images
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("chordate", "backbones", "necks", "heads")
+TRAIN_DATA = {
+    "dataset": {"type": "CocoDataset", "annotations": "annotations/train.json", "images": "train"},
+    "pipeline": [
+        {"type": "ResizeShortestEdge", "size": 128, "max_size": 200},
+        {"type": "RandomHorizontalFlip", "p": 1.0},
+    ],
+}
+# Comprehensions and lambdas are part of the function around them.
 GENERATED = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>", "<module>")
 
 
@@ -33,24 +40,17 @@ def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         generate_shapes(folder, train=2, val=1, size=64, seed=0)
-        dataset = CocoDataset("annotations/train.json", "train", data_root=folder, pipeline=PIPELINE)
+        dataset = build_dataset(TRAIN_DATA, data_root=folder, training=True)
         spec: Any = load_config(config).model.to_dict()
         spec["backbone"]["pretrained"] = None
-        meta = DatasetMeta(classes=tuple(dataset.classes))
-        model = MODELS.build(spec, meta=meta)
+        model = MODELS.build(spec, meta=dataset.meta)
 
         def train() -> None:
-            batch = collate_images([dataset[0, 0]], InstanceTargets, model.size_divisor)
+            batch = dataset.collate([dataset[0, 0]], model.size_divisor)
             sum(model.loss(batch).values())
 
         train()  # what is imported or cached at the first use
         return entered(train)
-
-
-PIPELINE = [
-    {"type": "ResizeShortestEdge", "size": 128, "max_size": 200},
-    {"type": "RandomHorizontalFlip", "p": 1.0},
-]
 
 
 def entered(run: Callable[[], Any]) -> list[CodeType]:

@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN R-50 FPN against torchvision's: training step and inference, same weights, same pictures.
+"""Faster and Mask R-CNN R-50 FPN against torchvision's: training step and inference, same weights, same images.
 
 Both sides run in one process and take turns, so that what else the machine does falls on both. Ratios are
 torchvision's median time over ours: above 1, ours is faster. "Like for like" gives both sides the same memory layout
@@ -24,8 +24,7 @@ from timing import Clock, alternate, gpu_calls
 from torch import Tensor
 
 import chordate
-from chordate.ops.bfloat16 import has_fast_bfloat16
-from chordate.training.memory_format import trains_faster_channels_last
+from chordate.training.precision import use_channels_last
 
 
 def trainer(
@@ -41,7 +40,7 @@ def trainer(
         optimizer.zero_grad(set_to_none=True)
         with part("backward"):
             total.backward()  # type: ignore[union-attr]
-        with part("optimiser"):
+        with part("optimizer"):
             optimizer.step()
 
     return step
@@ -54,6 +53,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--bf16", action="store_true", help="also in bfloat16 on a CPU; always done on a GPU")
     parser.add_argument("--profile", action="store_true", help="print where our training step and inference spend time")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -101,11 +101,11 @@ def main() -> None:
     row("inference", "as shipped: chordate.predict, torchvision's model", shipped, detect(theirs, their_images))
     ours.train(), theirs.train()
     row("training step", "like for like: contiguous, fp32", our_step(), their_step())
-    if trains_faster_channels_last(device):  # else both train as above
+    if use_channels_last("auto", device):  # else both train as above
         layout(torch.channels_last, ours)
         row("training step", "as shipped: fp32, ours channels-last", our_step(), their_step())
     layout(torch.channels_last, ours, theirs)
-    for precision in ("fp32", "bf16") if has_fast_bfloat16(device) else ("fp32",):
+    for precision in ("fp32", "bf16") if arguments.bf16 or device.type == "cuda" else ("fp32",):
         how = f"like for like: channels-last, {precision}"
         ours.train(), theirs.train()
         row("training step", how, our_step(precision), their_step(precision))
@@ -153,7 +153,7 @@ def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precisio
     table = Table(title=f"Parts of a training step, channels-last, {precision}, mean of {rounds}")
     for column in ("part", "ours / ms", "torchvision / ms", "ratio"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    for part in [*parts[1], "backward", "optimiser"]:
+    for part in [*parts[1], "backward", "optimizer"]:
         mine, other = (1000 * clock.seconds[part] / rounds for clock in clocks)
         table.add_row(part, f"{mine:.1f}", f"{other:.1f}", f"{other / mine:.2f}×" if mine else "")
     if torch.cuda.is_available():

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from chordate.contracts import Model, check_outputs, offered
+from chordate.errors import DataError
 from chordate.models.classifier_tta import build_tta
-from chordate.models.parts import Part, training_targets
+from chordate.models.parts import NO_TARGETS, Part
 from chordate.models.preprocess import Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
 from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
@@ -70,7 +71,9 @@ class ImageClassifier(Model):
         Raises:
             DataError: a batch without targets.
         """
-        labels = training_targets(batch).labels
+        if batch.targets is None:
+            raise DataError(NO_TARGETS)
+        labels = batch.targets.labels
         logits = self.logits(self.preprocess(batch.images, batch.sizes))
         main = labels if labels.ndim == 1 else labels.argmax(dim=1)
         wrong = (logits.detach().argmax(dim=1) != main).float().mean()
@@ -78,11 +81,11 @@ class ImageClassifier(Model):
 
     def augment_batch(self, batch: Batch) -> Batch:
         """Mix the images of a training batch, and weight their classes, by one of `mix`."""
-        if not self.mix:
+        if not self.mix or batch.targets is None:
             return batch
         chosen = int(torch.randint(len(self.mix), ()))  # on the CPU: waits for no device
         # Before normalization: blending commutes with it.
-        images, labels = self.mix[chosen](batch.images.float(), training_targets(batch).labels)
+        images, labels = self.mix[chosen](batch.images.float(), batch.targets.labels)
         return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
 
     @torch.no_grad()

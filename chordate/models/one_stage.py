@@ -7,9 +7,10 @@ from torch import Tensor
 
 from chordate.arguments import PositiveInt
 from chordate.contracts import DenseHead
+from chordate.errors import DataError
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, merge_detections
-from chordate.models.parts import Part, training_targets
+from chordate.models.parts import NO_TARGETS, Part
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections
 
@@ -38,9 +39,10 @@ class OneStageDetector(Detector):
         self.head: DenseHead = HEADS.build(head, facts=meta.facts(), in_features=self.head_features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        targets = training_targets(batch)
+        if batch.targets is None:
+            raise DataError(NO_TARGETS)
         outputs = self.head(self.features(batch.images, batch.sizes))
-        return self.head.loss(outputs, batch.sizes, targets)
+        return self.head.loss(outputs, batch.sizes, batch.targets)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:

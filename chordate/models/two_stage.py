@@ -9,10 +9,10 @@ from torch import Tensor
 
 from chordate.arguments import PositiveInt
 from chordate.contracts import InstanceHead, ProposalHead
-from chordate.errors import ConfigError
+from chordate.errors import ConfigError, DataError
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
-from chordate.models.parts import Part, training_targets
+from chordate.models.parts import NO_TARGETS, Part
 from chordate.ops.heatmaps import heatmaps_to_keypoints
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.paste import paste_masks
@@ -77,20 +77,21 @@ class TwoStageDetector(Detector):
             self.keypoint = HEADS.build(keypoint, facts=facts, in_features=features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        targets = training_targets(batch)
+        if batch.targets is None:
+            raise DataError(NO_TARGETS)
         features = self.features(batch.images, batch.sizes)
         outputs = self.rpn(features)
-        losses = self.rpn.loss(outputs, batch.sizes, targets)
-        rois = self.box.sample(self.rpn.predict(outputs, batch.sizes, training=True), targets)
+        losses = self.rpn.loss(outputs, batch.sizes, batch.targets)
+        rois = self.box.sample(self.rpn.predict(outputs, batch.sizes, training=True), batch.targets)
         shared: dict[str, Any] = {}
         if self.shares_trunk:
             index = PaddedIndex(rois.valid)
             shared["roi_features"] = self.box.roi_features(features, index.flatten(rois.boxes), index.image)
-        losses |= self.box.loss(features, rois, targets, **shared)
+        losses |= self.box.loss(features, rois, batch.targets, **shared)
         if self.mask is not None:
-            losses |= self.mask.loss(features, rois, targets, **shared)
+            losses |= self.mask.loss(features, rois, batch.targets, **shared)
         if self.keypoint is not None:
-            losses |= self.keypoint.loss(features, rois, targets)
+            losses |= self.keypoint.loss(features, rois, batch.targets)
         return losses
 
     @torch.no_grad()
