@@ -25,7 +25,7 @@ from torch import Tensor
 
 import chordate
 from chordate.ops.bfloat16 import has_fast_bfloat16
-from chordate.training.memory_format import trains_faster_channels_last
+from chordate.training.precision import use_channels_last
 
 
 def trainer(
@@ -101,7 +101,7 @@ def main() -> None:
     row("inference", "as shipped: chordate.predict, torchvision's model", shipped, detect(theirs, their_images))
     ours.train(), theirs.train()
     row("training step", "like for like: contiguous, fp32", our_step(), their_step())
-    if trains_faster_channels_last(device):  # else both train as above
+    if use_channels_last("auto", device):  # else both train as above
         layout(torch.channels_last, ours)
         row("training step", "as shipped: fp32, ours channels-last", our_step(), their_step())
     layout(torch.channels_last, ours, theirs)
