@@ -59,6 +59,12 @@ def test_many_boxes_on_a_large_canvas_are_judged_exactly(on_gpu, monkeypatch):
     assert torch.equal(flat(boxes, scores, groups, valid, 0.5), one_group_at_a_time(boxes, scores, groups, valid, 0.5))
 
 
+def test_groups_without_a_box_cost_nothing_and_break_nothing():
+    boxes, scores, groups, valid = candidates(0, 1, 3 * module.ONE_CALL_BOXES, 5)
+    sparse = groups * 17  # of 80 groups only five have boxes
+    assert torch.equal(flat(boxes, scores, sparse, valid, 0.5), flat(boxes, scores, groups, valid, 0.5))
+
+
 def test_an_empty_slot_neither_stays_nor_suppresses():
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10]]])
     scores, groups = torch.tensor([[0.9, 0.1]]), torch.zeros(1, 2, dtype=torch.int64)

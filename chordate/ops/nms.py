@@ -90,7 +90,8 @@ def _compacted(boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor, thre
     parts = [rows]
     if len(rows) > ONE_CALL_BOXES:
         groups_of_rows = groups[rows]
-        parts = list(rows[groups_of_rows.argsort(stable=True)].split(groups_of_rows.bincount().tolist()))
+        counts = groups_of_rows.unique(return_counts=True)[1].tolist()
+        parts = list(rows[groups_of_rows.argsort(stable=True)].split(counts))
     for part in parts:
         apart = boxes[part] + (boxes[part].abs().amax() * 2 + 1) * groups[part, None]
         keep[part[nms(apart, scores[part], threshold)]] = True

@@ -252,8 +252,8 @@ class Trainer:
         """The metric's numbers on the validation data, of the averaged weights if there are any, in full precision;
         the same on every rank."""
         self.average_buffers()
-        options: dict[str, Any] = {"device": self.device, "channels_last": self.channels_last, "progress": self.progress}
-        return evaluate(self.evaluated_model, self.val_loader, self.metric, **options)
+        model, layout = self.evaluated_model, {"device": self.device, "channels_last": self.channels_last}
+        return evaluate(model, self.val_loader, self.metric, progress=self.progress, **layout)
 
     def save(self) -> None:
         """Save the state of training as the last checkpoint. All ranks call it."""
