@@ -178,7 +178,7 @@ class StagedBackbone(Backbone):
         if name != last or not before or _stage(before[0]) != _stage(name) - 1:
             raise ConfigError(
                 f"{self.name}: {name} cannot be taken out of a backbone that gives {', '.join(self.out_features)}; "
-                f"its `out` must end with the map before {name} and {name}"
+                f"its `out` ends with {name}, and has the map before it too"
             )
         spec = self.out_features.pop(name)
         popped = StagedBackbone(
