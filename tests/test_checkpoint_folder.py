@@ -14,7 +14,7 @@ from engine_toy import ToyModel, toy_trainer
 
 from chordate.errors import CheckpointError, ChordateError
 from chordate.structures import DatasetMeta
-from chordate.training.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
+from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
 from chordate.weights.loading import load_checkpoint
 
 

@@ -153,13 +153,22 @@ def test_several_scales_average_over_sizes_and_mirror_images():
     [
         ({"tta": {"type": "ten_crops", "size": 3}}, 'did you mean "ten_crop"'),
         ({"tta": {"type": "ten_crop", "sizes": [3]}}, 'unknown setting .*"sizes"; did you mean "size"'),
-        ({"head": {"type": "ClassificationHead", "loss": "bce"}}, r'loss must be one of "softmax", "binary".*got "bce"'),
+        (
+            {"head": {"type": "ClassificationHead", "loss": "bce"}},
+            r'loss must be one of "softmax", "binary".*got "bce"',
+        ),
+            {"head": {"type": "ClassificationHead", "loss": "bce"}},
+            r'loss must be one of "softmax", "binary".*got "bce"',
+        ),
         ({"head": {"type": "ClassificationHead", "dropout": 2}}, r"dropout must be ≥ 0 and ≤ 1, got 2"),
         ({"tta": "ten_crop"}, 'tta must be a dict or None, got "ten_crop"'),
         ({"mix": [{"type": "MixUpp"}]}, 'did you mean "MixUp"'),
         ({"mix": {"type": "MixUp", "alpha": 1.0}}, "mix must be a list of dicts"),
         ({"mix": ["MixUp"]}, 'mix.0 must be a dict, got "MixUp"'),
-        ({"preprocess": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}}, "pixels are 0 … 255, so give 255 times"),
+        (
+            {"preprocess": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}},
+            "pixels are 0 … 255, so give 255 times",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line(settings, told):

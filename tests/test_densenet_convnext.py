@@ -105,9 +105,7 @@ def test_one_training_step_is_torchvisions(name):
                     part.p = 0.0
         model.double().train()(images)["c5"].square().mean().backward()
         named = {key.removeprefix("net."): p.grad for key, p in model.named_parameters() if p.grad is not None}
-        state[model is ours] = (
-            named if model is ours else in_our_names(named)
-        )
+        state[model is ours] = named if model is ours else in_our_names(named)
     for key, gradient in state[True].items():
         assert_close(gradient, state[False][key], key, 1e-4)
     assert len(state[True]) == len(list(ours.parameters()))

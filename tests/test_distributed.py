@@ -17,8 +17,8 @@ from torch import nn
 
 from chordate.errors import ConfigError
 from chordate.launch import is_launched, slurm_environment, start
-from chordate.training.prepare import find_unused_parameters
 from chordate.training.evaluate import evaluate
+from chordate.training.prepare import find_unused_parameters
 
 
 @pytest.fixture(scope="module")

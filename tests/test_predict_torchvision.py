@@ -26,7 +26,7 @@ def pair(files):
             "model.box.detections_per_image": 10_000,
             "val_data.pipeline": [
                 {"type": "ToDtype", "dtype": "float64"},  # float32 pixels move the boxes by more than the bounds
-                {"type": "ResizeShortestEdge", "size": SIDE, "max_size": 10_000, "rounding": "torchvision"}
+                {"type": "ResizeShortestEdge", "size": SIDE, "max_size": 10_000, "rounding": "torchvision"},
             ],
         },
     )

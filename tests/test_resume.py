@@ -15,7 +15,7 @@ from engine_kills import COSINE, train, train_on_a_full_disk
 from engine_toy import ToyMetric, log_text, read_log, toy_loader, toy_trainer
 
 from chordate.errors import CheckpointError
-from chordate.training.checkpoint_folder import CheckpointFolder, read_checkpoint
+from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint
 
 # Six batches of the toy in groups of four and two: two iterations an epoch, eight in all.
 ITERATIONS = 8

@@ -15,10 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from chordate.config import load_config
 from chordate.errors import ConfigError, DataError
+from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.training.callbacks import Callback
 from chordate.training.evaluate import evaluate
-from chordate.training.logging import ProgressBar, RunHandler
+from chordate.training.logging import RunHandler
 from chordate.training.run import train
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer

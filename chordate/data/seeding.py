@@ -1,8 +1,9 @@
-"""The one source of an augmentation's randomness: a key."""
+"""Random number generators of a process: seeded by a key, saved as plain values, preserved while other code draws."""
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,3 +33,39 @@ def seeded(*key: int) -> Iterator[None]:
         mtrand.set_bit_generator(numpy_generator)
         _spare.append(own)
         random.setstate(python_state)
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's generators (and of the current CUDA device's), as tensors and plain
+    numbers, so that they load without unpickling anything."""
+    version, words, gauss = random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    return {
+        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+        "numpy": {
+            "key": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+            "rest": [int(numpy["state"]["pos"]), int(numpy["has_gauss"]), float(numpy["gauss"])],
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put every generator back to where `rng_state` found it."""
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    np.random.set_state(("MT19937", numpy["key"].numpy().astype(np.uint32), *numpy["rest"]))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Whatever is drawn within it, the generators are afterwards as before."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)

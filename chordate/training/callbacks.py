@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import NonNegativeFloat, PositiveInt
+from chordate.data.seeding import preserved_rng
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ConfigError, TrainingError, unknown
 from chordate.registry import CALLBACKS
-from chordate.training.checkpoint_folder import write_atomically
 from chordate.training.evaluate import evaluation_mode, to_device
-from chordate.training.rng import preserved_rng
+from chordate.weights.checkpoint_folder import write_atomically
 
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer

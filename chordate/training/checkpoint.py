@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from chordate.contracts import Model
+from chordate.data.seeding import rng_state, set_rng_state
 from chordate.distributed import all_gather_object, broadcast_object, is_main_process
 from chordate.errors import CheckpointError, ConfigError, TrainingError, unknown
 from chordate.structures import DatasetMeta
-from chordate.training.checkpoint_folder import POINTER, VERSION, best_name, read_checkpoint
 from chordate.training.logging import logger
-from chordate.training.rng import rng_state, set_rng_state
+from chordate.weights.checkpoint_folder import POINTER, VERSION, best_name, read_checkpoint
 
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer

@@ -11,10 +11,10 @@ from torch import nn
 
 from chordate import launch
 from chordate.contracts import Metric, Model
+from chordate.data.seeding import preserved_rng
+from chordate.progress import ProgressBar
 from chordate.structures import Batch
-from chordate.training.logging import ProgressBar
 from chordate.training.precision import autocast, to_channels_last, to_channels_last_weights
-from chordate.training.rng import preserved_rng
 
 
 def evaluate(

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from chordate.data.seeding import preserved_rng
 from chordate.distributed import is_active, world_size
 from chordate.errors import ConfigError
 from chordate.training.precision import to_channels_last_weights, use_channels_last
-from chordate.training.rng import preserved_rng
 from chordate.training.settings import TrainSettings
 
 COMPILED_GRAPHS = 64  # per function, before torch runs it uncompiled; its default is 8

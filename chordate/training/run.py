@@ -15,10 +15,10 @@ from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model
 from chordate.training.callbacks import Callback
-from chordate.training.checkpoint_folder import CheckpointFolder
 from chordate.training.logging import logger, run_log
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
+from chordate.weights.checkpoint_folder import CheckpointFolder
 from chordate.weights.loading import load_checkpoint
 
 

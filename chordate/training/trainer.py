@@ -20,15 +20,15 @@ from torch.nn.parallel import DistributedDataParallel
 from chordate import launch
 from chordate.contracts import Metric, Model
 from chordate.errors import ConfigError, DataError
+from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.structures import Batch
 from chordate.training import checkpoint
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
-from chordate.training.checkpoint_folder import CheckpointFolder
 from chordate.training.ema import WeightAverage
 from chordate.training.evaluate import evaluate, stop_workers, to_device
 from chordate.training.interrupt import StopSignals
-from chordate.training.logging import ProgressBar, logger, run_log
+from chordate.training.logging import logger, run_log
 from chordate.training.loss_log import LossLog, total_loss
 from chordate.training.optimizer import build_optimizer, optimizer_settings
 from chordate.training.precision import autocast, gradient_scaler, use_channels_last
@@ -41,6 +41,7 @@ from chordate.training.prepare import (
 )
 from chordate.training.schedule import build_schedule
 from chordate.training.settings import TrainSettings
+from chordate.weights.checkpoint_folder import CheckpointFolder
 from chordate.weights.load_report import abbreviate
 
 

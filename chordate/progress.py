@@ -1,0 +1,60 @@
+"""A progress bar on a terminal, by rich."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from chordate.distributed import is_main_process
+
+T = TypeVar("T")
+REFRESH_SECONDS = 0.1
+
+
+class ProgressBar:
+    """One bar per task, with a status beside it, drawn by the first rank and only on a terminal (`console`; None is
+    the standard output). While it is live, what is printed or logged goes above it."""
+
+    def __init__(self, console: Console | None = None):
+        console = console or Console()
+        self.visible = console.is_terminal and is_main_process()
+        self._drawn = 0.0
+        texts = [TextColumn(text) for text in ("{task.description}", "{task.fields[status]}", "<")]
+        columns = [texts[0], BarColumn(None), MofNCompleteColumn(), texts[1], TimeElapsedColumn(), texts[2]]
+        # No refreshing thread: it could hold a lock just when the loader forks its workers.
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=console, expand=True, auto_refresh=False)
+
+    @contextmanager
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+        """A bar of `total` steps, of which `done` are done; yields `update(advance=1, description=…, status=…)`."""
+        if not self.visible:
+            yield lambda advance=1, **fields: None
+            return
+        outermost = not self._progress.live.is_started
+        if outermost:
+            self._progress.start()
+        task = self._progress.add_task(description, total=total, completed=done, status="")
+
+        def update(advance: int = 1, **fields: Any) -> None:
+            self._progress.update(task, advance=advance, **fields)
+            if time.monotonic() - self._drawn > REFRESH_SECONDS:
+                self._progress.refresh()
+                self._drawn = time.monotonic()
+
+        try:
+            yield update
+        finally:
+            self._progress.refresh()
+            self._progress.remove_task(task) if not outermost else self._progress.stop()
+
+    def track(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
+        """The items, with a bar of how many of `total` are done."""
+        with self.task(description, total) as update:
+            for item in items:
+                yield item
+                update()
