@@ -39,9 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.common import load_trained
     from chordate.cli.predict import image_files
     from chordate.config import load_config, section
-    from chordate.data.loader import build_dataset, build_loader
+    from chordate.data.loader import build_dataset, build_loader, stop_workers
     from chordate.models.feature_extraction import feature_vectors
-    from chordate.training.evaluate import stop_workers
 
     cfg, out = load_config(arguments.config, arguments.cfg_options), Path(arguments.out)
     check_features_file(out)

@@ -38,11 +38,11 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.common import load_trained
     from chordate.cli.ensemble import EnsembleMetric
     from chordate.config import load_config, section
-    from chordate.data.loader import build_dataset, build_loader
+    from chordate.data.loader import build_dataset, build_loader, stop_workers
     from chordate.errors import ConfigError
     from chordate.evaluation.build_metric import build_metric
     from chordate.launch import finish, start
-    from chordate.training.evaluate import evaluate, stop_workers
+    from chordate.training.evaluate import evaluate
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
     if len(names) % 2:

@@ -175,3 +175,12 @@ def start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+
+
+def stop_workers(loader: Any) -> None:
+    """End a loader's persistent workers now; it starts new ones when it is iterated again. (Left to the garbage
+    collector or the end of the process, each is first waited for in vain for five seconds.)"""
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None

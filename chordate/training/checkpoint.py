@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from chordate.contracts import Model
@@ -20,7 +20,10 @@ from chordate.distributed import all_gather_object, broadcast_object, is_main_pr
 from chordate.errors import CheckpointError, ConfigError, TrainingError, unknown
 from chordate.structures import DatasetMeta
 from chordate.training.logging import logger
-from chordate.weights.checkpoint_folder import POINTER, VERSION, best_name, read_checkpoint
+from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
+from chordate.weights.checkpoint_form import FORM
+from chordate.weights.load_report import abbreviate
+from chordate.weights.state_dict_match import match
 
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer
@@ -80,8 +83,8 @@ def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
             f"saved; lower optimizer.lr or set train.clip_norm"
         )
     state = {
-        "chordate": VERSION,
-        "model": to_cpu(trainer.module.state_dict()),
+        "chordate": FORM,
+        "model": trainer.module.state_dict(),
         "meta": trainer.module.meta.to_dict(),
         "config": trainer.config.pretty_text,
         "train": {
@@ -98,7 +101,7 @@ def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
         },
     }
     if trainer.ema is not None:
-        state["ema"] = to_cpu(trainer.ema.module.state_dict())
+        state["ema"] = trainer.ema.module.state_dict()
     return state
 
 
@@ -185,14 +188,10 @@ def check_model(model: Model, checkpoint: Mapping[str, Any], path: str) -> None:
     difference = DatasetMeta.from_dict(checkpoint["meta"], path).difference(model.meta)
     if difference is not None:
         raise CheckpointError(f"{path}: trained on {difference}; resume with the same data")
-    here, there = ({n: list(t.shape) for n, t in state.items()} for state in (model.state_dict(), checkpoint["model"]))
-    wrong = [name for name in here | there if here.get(name) != there.get(name)]
-    if wrong:
-        shapes = f"{there.get(wrong[0], 'absent')} there and {here.get(wrong[0], 'absent')} here"
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise CheckpointError(
-            f"{path}: a checkpoint of another model: {wrong[0]} is {shapes}{more}; resume with its own config"
-        )
+    found = match(model, checkpoint["model"])
+    if not found.is_complete or found.skipped:
+        problems = found.problems() or f"not in the model: {abbreviate(found.skipped)}"
+        raise CheckpointError(f"{path}: a checkpoint of another model: {problems}; resume with its own config")
 
 
 def first_not_finite(model: nn.Module) -> str | None:
@@ -211,7 +210,7 @@ def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     """The optimizer's state by parameter name. Learning rates and decays are not saved: they come from the config."""
     trained = trained_names(optimizer, model)
-    state = {trained[index]: to_cpu(values) for index, values in optimizer.state_dict()["state"].items()}
+    state = {trained[index]: values for index, values in optimizer.state_dict()["state"].items()}
     return {"type": type(optimizer).__name__, "trained": trained, "state": state}
 
 
@@ -226,12 +225,3 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
     state["state"] = {i: dict(saved["state"][name]) for i, name in enumerate(trained) if name in saved["state"]}
     optimizer.load_state_dict(state)
     return sorted(set(saved["trained"]) ^ set(trained))
-
-
-def to_cpu(value: Any) -> Any:
-    """The same nested structure with every tensor detached and on the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, Mapping):
-        return {key: to_cpu(item) for key, item in value.items()}
-    return [to_cpu(item) for item in value] if isinstance(value, list | tuple) else value

@@ -65,15 +65,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def stop_workers(loader: Any) -> None:
-    """End a loader's persistent workers now; it starts new ones when it is iterated again. (Left to the garbage
-    collector or the end of the process, each is first waited for in vain for five seconds.)"""
-    iterator = getattr(loader, "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
-        loader._iterator = None
-
-
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
     """The batch on `device`, its images as NHWC in memory if wanted. Does not wait for a pinned batch."""
     batch = batch.to(device)

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from chordate import launch
 from chordate.contracts import Metric, Model
+from chordate.data.loader import stop_workers
 from chordate.errors import ConfigError, DataError
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
@@ -26,7 +27,7 @@ from chordate.structures import Batch
 from chordate.training import checkpoint
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
 from chordate.training.ema import WeightAverage
-from chordate.training.evaluate import evaluate, stop_workers, to_device
+from chordate.training.evaluate import evaluate, to_device
 from chordate.training.interrupt import StopSignals
 from chordate.training.logging import logger, run_log
 from chordate.training.loss_log import LossLog, total_loss

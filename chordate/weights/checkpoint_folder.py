@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from chordate.errors import CheckpointError
+from chordate.weights.checkpoint_form import FORM
 from chordate.weights.reading import read_state
 
-VERSION = 2  # of the form of our checkpoints
 POINTER = "last_checkpoint"
 WRITTEN = ("epoch_*.pt", "iteration_*.pt", "best_*.pt")  # names that training writes; other files are the user's
 
@@ -76,7 +77,7 @@ class CheckpointFolder:
 
     def write(self, name: str, state: Mapping[str, Any]) -> None:
         """Write the checkpoint `name`, without making it the last or deleting any. Raises as `save`."""
-        self._write(name, lambda file: torch.save(dict(state), file))
+        self._write(name, lambda file: torch.save(to_cpu(state), file))
 
     def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
         try:
@@ -142,7 +143,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: no such file, cut short, not Chordate's own, or without a training state.
     """
     state = read_state(path)
-    if state.get("chordate") != VERSION:
+    if state.get("chordate") != FORM:
         raise CheckpointError(f"{path}: not a checkpoint of Chordate's own; --resume needs one that training wrote")
     if not all(isinstance(state.get(part), dict) for part in ("train", "model", "meta")):
         raise CheckpointError(f"{path}: holds weights but no training state; --resume needs one that training wrote")
@@ -160,3 +161,12 @@ def _iteration(path: Path) -> int | None:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
     except Exception:  # cut short, foreign, or absent: not one to resume from
         return None
+
+
+def to_cpu(value: Any) -> Any:
+    """The same nested structure of plain dicts and lists, every tensor detached and on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: to_cpu(item) for key, item in value.items()}
+    return [to_cpu(item) for item in value] if isinstance(value, list | tuple) else value
