@@ -46,7 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
     check_features_file(out)
     paths = image_files(arguments.images)
     model: Any = load_trained(cfg, arguments.checkpoint)
-    rows, labels, files, classes = [], [], [], ()
+    rows: list[Any] = []
+    labels: list[Any] = []
+    files: list[str] = []
+    classes: tuple[str, ...] = ()
     if paths:
         files = [str(path) for path in paths]
         rows = [features(model, path, map=arguments.map).cpu() for path in track(paths, description="features")]

@@ -92,9 +92,11 @@ def build_dataset(
         DataError: missing or broken data, nothing to train on, or other classes or keypoints than the model's.
     """
     settings = _settings(section, training)
-    wiring = {"data_root": data_root, "pipeline": settings.pipeline, "seed": seed}
+    wiring: dict[str, Any] = {"data_root": data_root, "pipeline": settings.pipeline, "seed": seed}
+    if meta is not None:
+        wiring["meta"] = meta
     try:
-        dataset: Dataset = DATASETS.build(settings.dataset, **wiring, **({} if meta is None else {"meta": meta}))
+        dataset: Dataset = DATASETS.build(settings.dataset, **wiring)
     except UnknownClass as error:
         if meta is None:
             raise

@@ -89,7 +89,7 @@ def build_model(
     trained = None if state is None else checkpoint_meta(state)
     meta = meta or _meta(cfg, classes, num_classes, trained, state)
     difference = None if trained is None else meta.difference(trained)
-    if difference:
+    if difference and state is not None:
         raise CheckpointError(f"{source_of(state)} was trained on other data than asked for: {difference}")
     model: Model = MODELS.build(parts, meta=meta)
     model.pipeline = cfg.val_data.get("pipeline", []) if cfg.get("val_data") else DEFAULT_PIPELINE

@@ -254,8 +254,8 @@ class Trainer:
         """The metric's numbers on the validation data, of the averaged weights if there are any, in full precision;
         the same on every rank."""
         self.average_buffers()
-        model, layout = self.evaluated_model, {"device": self.device, "channels_last": self.channels_last}
-        return evaluate(model, self.val_loader, self.metric, progress=self.progress, **layout)
+        data = self.val_loader, self.metric, self.device
+        return evaluate(self.evaluated_model, *data, channels_last=self.channels_last, progress=self.progress)
 
     def save(self) -> None:
         """Save the state of training as the last checkpoint. All ranks call it."""
