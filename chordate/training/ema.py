@@ -28,14 +28,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, iteration: int) -> None:
         """Average in `model`'s weights after `iteration` steps (1 is the first)."""
+        decay = min(self.decay, (1 + iteration) / (10 + iteration))
         pairs = list(zip(self.module.state_dict().values(), model.state_dict().values()))
         averages, values = map(list, zip(*(pair for pair in pairs if pair[0].is_floating_point())))
-        torch._foreach_lerp_(averages, values, 1 - warmed_up(self.decay, iteration))
+        torch._foreach_lerp_(averages, values, 1 - decay)
         for average, value in pairs:
             if not average.is_floating_point():
                 average.copy_(value)
-
-
-def warmed_up(decay: float, iteration: int) -> float:
-    """The decay in an iteration (1 is the first): at most (1 + n) / (10 + n)."""
-    return min(decay, (1 + iteration) / (10 + iteration))

@@ -86,27 +86,3 @@ def find_unused_parameters(model: nn.Module, loss: Callable[[], Tensor]) -> list
         for buffer, value in zip(model.buffers(), before):
             buffer.copy_(value)
     return [name for (name, _), is_reached in zip(trainable, reached.tolist()) if not is_reached]
-
-
-@torch.no_grad()
-def average_buffers(model: nn.Module) -> None:
-    """Give a model the same buffers on every rank: the mean of floating-point ones, of others the first rank's.
-
-    BatchNorm's running statistics are linear in the batches, so their mean over the ranks is what each rank would have
-    after seeing all ranks' batch statistics. Buffers that are equal already stay as they are, bit by bit.
-    """
-    if world_size() == 1:
-        return
-    groups: dict[torch.dtype, list[Tensor]] = {}
-    for buffer in model.buffers():
-        groups.setdefault(buffer.dtype, []).append(buffer)
-    for dtype, buffers in groups.items():
-        flat = torch.cat([buffer.flatten() for buffer in buffers])
-        first = flat.clone()
-        dist.broadcast(first, 0)
-        if dtype.is_floating_point:
-            difference = flat - first  # not the plain sum, whose rounding would move equal buffers
-            dist.all_reduce(difference)
-            first += difference / world_size()
-        for buffer, value in zip(buffers, first.split([buffer.numel() for buffer in buffers])):
-            buffer.copy_(value.view_as(buffer))

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from chordate import launch
 from chordate.contracts import Metric, Model
 from chordate.data.loader import stop_workers
+from chordate.distributed import average_buffers
 from chordate.errors import ConfigError, DataError
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
@@ -33,13 +34,7 @@ from chordate.training.logging import logger, run_log
 from chordate.training.loss_log import LossLog, total_loss
 from chordate.training.optimizer import build_optimizer, optimizer_settings
 from chordate.training.precision import autocast, gradient_scaler, use_channels_last
-from chordate.training.prepare import (
-    average_buffers,
-    compile_model,
-    find_unused_parameters,
-    prepare_model,
-    wrap_ddp,
-)
+from chordate.training.prepare import compile_model, find_unused_parameters, prepare_model, wrap_ddp
 from chordate.training.schedule import build_schedule
 from chordate.training.settings import TrainSettings
 from chordate.weights.checkpoint_folder import CheckpointFolder
