@@ -50,9 +50,7 @@ class FPN(Neck):
         specs = select(in_features, inputs, "FPN")
         self.inputs = tuple(specs)
         if not specs:
-            raise ConfigError(
-                "FPN: inputs must be at least one backbone map (of stride 4 or coarser by default), got none"
-            )
+            raise ConfigError("FPN: inputs must be at least one backbone map of stride 4 or coarser, got none")
         misnamed = [name for name in specs if not re.fullmatch(r"c\d+", name)]
         if misnamed:
             raise ConfigError(f'FPN: maps must be named after their stage (c1 … c5), got "{misnamed[0]}"')
