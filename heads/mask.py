@@ -12,7 +12,7 @@ from chordate.contracts import ClassRows, FeatureSpec, select
 from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.losses import masked_mean
-from chordate.ops.norms import make_norm
+from chordate.ops.norms import ConvNorm, make_norm
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.ops.resampling import area_weights
@@ -68,7 +68,7 @@ class MaskHead(nn.Module):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
-            self.convs.append(nn.Sequential(conv, make_norm(norm, channels), nn.ReLU(inplace=True)))
+            self.convs.append(ConvNorm(conv, make_norm(norm, channels), nn.ReLU(inplace=True)))
             width = channels
         self.upsample = nn.ConvTranspose2d(width, channels, 2, stride=2)
         self.masks = nn.Conv2d(channels, 1 if class_agnostic else num_classes, 1)

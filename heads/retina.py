@@ -14,7 +14,7 @@ from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, t
 from chordate.ops.boxes import clip_boxes_to_image, decode
 from chordate.ops.losses import BoxLossKind
 from chordate.ops.nms import select_detections
-from chordate.ops.norms import make_norm
+from chordate.ops.norms import ConvNorm, make_norm
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets
 
@@ -134,5 +134,5 @@ def _tower(width: int, convs: int, norm: str | Mapping[str, Any] | None) -> nn.S
     tower = nn.Sequential()
     for _ in range(convs):
         conv = nn.Conv2d(width, width, 3, padding=1, bias=norm is None)
-        tower.append(nn.Sequential(conv, make_norm(norm, width), nn.ReLU(inplace=True)))
+        tower.append(ConvNorm(conv, make_norm(norm, width), nn.ReLU(inplace=True)))
     return tower

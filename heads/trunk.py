@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeInt, PositiveInt
 from chordate.contracts import Backbone, FeatureSpec
-from chordate.ops.norms import make_norm
+from chordate.ops.norms import ConvNorm, make_norm
 from chordate.registry import HEADS
 
 
@@ -44,7 +44,7 @@ class ConvFC(nn.Module):
         for before, after in itertools.pairwise(widths):
             conv = nn.Conv2d(before, after, 3, padding=1, bias=norm is None)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            self.convs.append(nn.Sequential(conv, make_norm(norm, after), nn.ReLU(inplace=True)))
+            self.convs.append(ConvNorm(conv, make_norm(norm, after), nn.ReLU(inplace=True)))
         widths = [widths[-1] * resolution**2] + [fc_channels] * fcs
         self.fcs = nn.ModuleList()
         for before, after in itertools.pairwise(widths):
