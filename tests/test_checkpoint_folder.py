@@ -149,7 +149,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("foreign", "not a checkpoint of Chordate's own"),
         ("weights only", "no training state"),
         ("half a state", "training state does not fit"),
-        ("wider model", "backbone.0.weight is [5, 3, 3, 3] there and [4, 3, 3, 3] here"),
+        ("wider model", "backbone.0.weight [5, 3, 3, 3] for the model's [4, 3, 3, 3]"),
         ("other model", "checkpoint of another model"),
         ("other classes", "trained on classes 1 [dark] instead of 1 [bright]"),
         ("other optimiser", "trained with AdamW, but optimizer.type is SGD"),
