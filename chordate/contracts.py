@@ -139,6 +139,11 @@ class Model(nn.Module):
         """One Prediction per image, in pixels of the original image."""
         raise NotImplementedError
 
+    def feature_specs(self) -> Mapping[str, FeatureSpec]:
+        """The maps that `chordate summary` lists; by default the backbone's, none without one."""
+        backbone = self._modules.get("backbone")
+        return backbone.out_features if isinstance(backbone, Backbone) else {}
+
     def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
         """The backbone's maps for a batch, by name.
 

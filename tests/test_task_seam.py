@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from chordate.cli.main import main
+from chordate.cli.summary import backbone_row
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = Path(__file__).parent / "outside"
 
 CONFIG = """
 custom_imports = dict(imports=["{module}"])
-fallback_meta = dict(extra={extra})
 model = dict(type="{model}", backbone={backbone})
 train_data = dict(dataset=dict(type="{dataset}", count=48), batch_size=8, workers=0{pipeline})
 val_data = dict(dataset=dict(type="{dataset}", count=12, first=1000), batch_size=4, workers=0)
@@ -27,18 +27,17 @@ train = dict(epochs={epochs}, log_every=4, save_best="{best}")
 TASKS = {
     "depth": {
         "module": "depth_task", "model": "DepthEstimator", "dataset": "Balls", "epochs": 6,
-        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "mean_error", "extra": {},
+        "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "mean_error",
         "pipeline": ', pipeline=[dict(type="RandomHorizontalFlip", p=0.5)]',
     },
     "landmarks": {
         "module": "landmark_task", "model": "LandmarkDetector", "dataset": "ThreeDots", "epochs": 8,
         "backbone": 'dict(type="resnet18", base_channels=8, out=["c2"])', "best": "distance",
-        "extra": {"num_landmarks": 3, "heatmap_sigma": 1.0},
         "pipeline": "",
     },
     "clips": {
         "module": "clip_task", "model": "ClipClassifier", "dataset": "MovingDots", "epochs": 8,
-        "backbone": 'dict(type="ClipNet")', "best": "top1", "extra": {}, "pipeline": "",
+        "backbone": 'dict(type="ClipNet")', "best": "top1", "pipeline": "",
     },
 }  # fmt: skip
 # What a model that has learned nothing reaches: the wall's depth everywhere, the image's center, one class always.
@@ -95,10 +94,9 @@ def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+@pytest.mark.parametrize("trained", ["depth", "landmarks"], indirect=True)  # clips are not image files
 def test_predict_draws_and_writes_records(trained, tmp_path):
     name, _folder, config, checkpoint = trained
-    if name == "clips":
-        pytest.skip("clips are not image files")
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 255, (50, 60, 3), dtype=np.uint8)).save(tmp_path / "x.png")
     out = tmp_path / "out"
@@ -130,6 +128,27 @@ def test_summary_counts_the_model(trained, capsys):
     count = sum(t.numel() for k, t in torch.load(checkpoint, weights_only=True)["model"].items() if "running" not in k)
     millions = float(row.split("│")[3])
     assert millions == pytest.approx(count / 1e6, abs=0.01)
+
+
+@pytest.mark.parametrize("trained", ["clips"], indirect=True)
+def test_data_with_other_labels_than_the_models_are_refused(trained, tmp_path, capsys):
+    _name, _folder, config, checkpoint = trained
+    state = torch.load(checkpoint, weights_only=True)
+    state["meta"]["classes"] = state["meta"]["classes"][::-1]
+    torch.save(state, tmp_path / "reversed.pt")
+    assert main(["test", str(config), str(tmp_path / "reversed.pt")]) == 2
+    assert "MovingDots does not fit the model: it has classes 4 [right, left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trained", ["clips"], indirect=True)
+def test_summary_counts_a_backbone_for_clips(trained):
+    """Its 3×3×3 convolutions by hand, at 6 frames of 224×224, and a classifier of 1000 classes."""
+    _, parameters, multiply_adds, maps = backbone_row("ClipNet", None)
+    stem, stage = 3 * 8 * 27, 8 * 16 * 27
+    assert maps == "c2:8/4 c3:16/8"
+    assert float(parameters) == pytest.approx((stem + 8 + 16 + stage + 16 + 17 * 1000) / 1e6, abs=0.006)
+    by_hand = stem * 6 * 56 * 56 + stage * 3 * 28 * 28 + 16 * 1000
+    assert float(multiply_adds) == pytest.approx(by_hand / 1e9, abs=0.006)
 
 
 TASK_TYPES = {"Detections", "Classification", "InstanceTargets", "ClassTargets", "CocoDataset", "ImageFolder"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chordate.contracts import Model
+    from chordate.contracts import FeatureSpec, Model
 
 NOTE = (
     "FLOPs are multiply-adds of convolutions and matrix products, as in the ResNet paper's table 1; other tools "
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
         for name in models:
             model = counted_model(load_config(name))
-            table.add_row(Path(name).name, *row(model, arguments.size or model.example_size, features_of=model))
+            table.add_row(Path(name).name, *row(model, arguments.size or model.example_size, model.feature_specs()))
         for name in sorted(backbones, key=_by_number):
             table.add_row(name, *backbone_row(name, arguments.size))
     console = Console()
@@ -70,13 +70,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def counted_model(cfg: Any) -> Model:
     """The model of a config without its weights; its example size is that of its test images, if these have one."""
-    from chordate.config import section
-    from chordate.data.named_metadata import named_meta
-    from chordate.models.build import build_model
+    from chordate.models.build import build_model, config_meta
     from chordate.structures import DatasetMeta
     from chordate.structures.metadata import nameless
 
-    meta = named_meta(section(cfg, "fallback_meta", optional=True)) or DatasetMeta(nameless(DEFAULT_CLASSES))
+    meta = config_meta(cfg) or DatasetMeta(nameless(DEFAULT_CLASSES))
     model = build_model(cfg, meta=meta, pretrained=False)
     model.example_size = fixed_size(model.pipeline) or model.example_size
     return model
@@ -116,20 +114,19 @@ def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str
             self.fc = nn.Linear(spec.channels, 10 if self.backbone.example_size == (32, 32) else 1000)
 
         def forward(self, images: Any) -> Any:
-            return self.fc(self.backbone(images)[self.last].mean((2, 3)))
+            return self.fc(self.backbone(images)[self.last].flatten(2).mean(2))
 
     with torch.device("meta"):
         model = Classifier()
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):  # changes no shape and counts nothing, but takes half of the time
             part.forward = nn.Identity().forward  # type: ignore[method-assign]
-    return row(model, size or model.backbone.example_size, features_of=model.backbone)
+    return row(model, size or model.backbone.example_size, model.backbone.out_features)
 
 
-def row(model: Any, size: tuple[int, int], features_of: Any) -> tuple[str, str, str, str]:
+def row(model: Any, size: tuple[int, int], specs: Mapping[str, FeatureSpec]) -> tuple[str, str, str, str]:
     """The table's cells: input, parameters in millions, multiply-adds in billions, and the maps on offer."""
-    offered = features_of._modules.get("neck") or features_of._modules.get("backbone") or features_of
-    maps = " ".join(f"{name}:{spec.channels}/{spec.stride}" for name, spec in offered.out_features.items())
+    maps = " ".join(f"{name}:{spec.channels}/{spec.stride}" for name, spec in specs.items())
     parameters = sum(p.numel() for p in model.parameters())
     return f"{size[0]}×{size[1]}", f"{parameters / 1e6:.2f}", f"{multiply_adds(model, size) / 1e9:.2f}", maps
 
@@ -146,5 +143,5 @@ def multiply_adds(model: Any, size: tuple[int, int]) -> float:
         if isinstance(model, Model):
             model.predict(model.example_batch(*size))
         else:
-            model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+            model(torch.zeros(1, *model.backbone.input_shape(*size), device=next(model.parameters()).device))
     return counter.get_total_flops() / 2

@@ -19,6 +19,8 @@ from chordate.structures import Batch, DatasetMeta, Sample, Targets, collate_ima
 class Dataset(torch.utils.data.Dataset[Sample]):
     """Base of all data sets. A subclass sets `meta` and `target_type`, and implements `__len__` and `read`.
 
+    `meta` is set on the class where it does not depend on the files, else in `__init__`.
+
     `dataset[(epoch, index)]` is a sample, a pure function of the key and `seed`: `image`, `info` (ImageInfo), and the
     fields that `target_type.collate` reads.
 
@@ -36,7 +38,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         health_report: problems found when the data set was opened, one line each.
     """
 
-    meta: DatasetMeta
+    meta: DatasetMeta = DatasetMeta()
     target_type: type[Targets] | None = None
     default_metric: str | Mapping[str, Any] | None = None
     sizes: NDArray[np.int64] | None = None
@@ -53,6 +55,9 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         self.data_root = Path(data_root)
         self.pipeline, self.seed = build_pipeline(pipeline), seed
         if meta is not None:
+            difference = self.meta.difference(meta) if self.meta != DatasetMeta() else None
+            if difference:
+                raise DataError(f"{type(self).__name__} does not fit the model: it has {difference}")
             self.meta = meta
 
     @property

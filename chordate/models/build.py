@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from mmengine.config import Config
 from chordate.arguments import PositiveInt, validate_arguments
 from chordate.config import load_config, section
 from chordate.contracts import Backbone, Model, check_outputs
+from chordate.data.dataset import Dataset
 from chordate.data.named_metadata import named_meta
 from chordate.errors import CheckpointError, ConfigError
-from chordate.registry import BACKBONES, MODELS
+from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
 from chordate.structures.metadata import nameless
 from chordate.weights.checkpoint_form import checkpoint_meta, source_of
@@ -66,7 +68,7 @@ def build_model(
         config: a packaged config's name (`"faster-rcnn_r50_fpn_1x_coco"`), a file's path, a Config, or a dict:
             a whole config or just its `model` part.
         meta: metadata of the data set. Without it: the checkpoint's, else the config's `fallback_meta`.
-        classes: class names, in place of the metadata's.
+        classes: class names, in place of those.
         num_classes: a number of classes, where their names do not matter.
         checkpoint: of a trained model: a path, a URL, or what `read_state` returned. `model.load_report` then says
             which tensors were loaded.
@@ -87,17 +89,34 @@ def build_model(
     parts = section(cfg, "model")
     state = checkpoint if checkpoint is None or isinstance(checkpoint, Mapping) else read_state(checkpoint)
     trained = None if state is None else checkpoint_meta(state)
+    if meta is not None and (classes is not None or num_classes is not None):
+        raise ConfigError("meta names the classes already; leave out classes and num_classes")
     meta = meta or _meta(cfg, classes, num_classes, trained, state)
     difference = None if trained is None else meta.difference(trained)
     if difference and state is not None:
         raise CheckpointError(f"{source_of(state)} was trained on other data than asked for: {difference}")
     model: Model = MODELS.build(parts, meta=meta)
-    model.pipeline = cfg.val_data.get("pipeline", []) if cfg.get("val_data") else DEFAULT_PIPELINE
+    model.pipeline = section(cfg, "val_data").get("pipeline", []) if cfg.get("val_data") else DEFAULT_PIPELINE
     if state is not None:
         model.load_report = load_checkpoint(model, state)
     elif pretrained:
         model.pretrained_reports = load_pretrained(model)
     return model.eval()
+
+
+def config_meta(cfg: Config) -> DatasetMeta | None:
+    """The metadata that a config knows without its data: its `fallback_meta`, else what its class of data sets says,
+    with the classes that are chosen for training; None for none."""
+    meta = named_meta(section(cfg, "fallback_meta", optional=True))
+    dataset = section(cfg, "train_data", optional=True).get("dataset")
+    if isinstance(dataset, str | Mapping):
+        config = DATASETS.expand(dataset)
+        cls = DATASETS.get(config["type"]) if isinstance(config["type"], str) else config["type"]
+        if meta is None and issubclass(cls, Dataset) and cls.meta != DatasetMeta():
+            meta = cls.meta
+        if isinstance(config.get("classes"), list | tuple):
+            meta = replace(meta or DatasetMeta(), classes=tuple(config["classes"]))
+    return meta
 
 
 def _meta(
@@ -108,7 +127,7 @@ def _meta(
     state: Mapping[str, Any] | None,
 ) -> DatasetMeta:
     """The metadata by the arguments, else by the checkpoint, else by the config."""
-    fallback = named_meta(section(cfg, "fallback_meta", optional=True))
+    fallback = config_meta(cfg)
     if classes is not None or num_classes is not None:
         if isinstance(classes, str):
             raise ConfigError(f'classes must be a list of names, got the text "{classes}"')
@@ -118,12 +137,9 @@ def _meta(
         if classes is None and num_classes == len(base.classes):
             return base
         names = nameless(num_classes) if classes is None and num_classes is not None else tuple(classes or ())
-        return DatasetMeta(names, base.skeleton, ignore_label=base.ignore_label, extra=base.extra)
+        return replace(base, classes=names, palette=None, stuff=())
     if trained is not None:
         return trained
-    configured = (cfg.get("train_data") or {}).get("dataset", {}).get("classes")
-    if configured:
-        return DatasetMeta(tuple(configured), fallback.skeleton if fallback else None)
     if fallback is not None:
         return fallback
     neither = "" if state is None else f", nor does {source_of(state)}"

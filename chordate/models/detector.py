@@ -57,6 +57,9 @@ class Detector(Model):
         """The maps that the heads read."""
         return offered(self.backbone if self.neck is None else self.neck)
 
+    def feature_specs(self) -> FeatureSpecs:
+        return self.head_features
+
     def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
         return self.backbone(self.preprocess(batch.images, batch.sizes))
 

@@ -24,15 +24,15 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
     """
     if map is None:
         embedded = model.embed(batch)
-        if embedded is None:
-            names = ", ".join(model.backbone.out_features)
-            raise ConfigError(f"{type(model).__name__} is no classifier; name the map to average: {names}")
-        return embedded.float()
-    specs = model.backbone.out_features
-    if map not in specs:
-        raise ConfigError(unknown("map of the backbone", map, specs))
-    features = model.backbone_features(batch)[map].float()
-    cells = -(-batch.sizes // specs[map].stride)  # the rest lies in the padding
-    return torch.stack(
-        [x[..., :height, :width].flatten(1).mean(1) for x, (height, width) in zip(features, cells.tolist())]
-    )
+        if embedded is not None:
+            return embedded.float()
+    features = model.backbone_features(batch)
+    if map is None:
+        names = ", ".join(features)
+        raise ConfigError(f"{type(model).__name__} is no classifier; name the map to average: {names}")
+    if map not in features:
+        raise ConfigError(unknown("map of the backbone", map, features))
+    padded, grid = (torch.tensor(x.shape[-2:], device=batch.sizes.device) for x in (batch.images, features[map]))
+    cells = -(-batch.sizes * grid // padded)  # the rest lies in the padding
+    pairs = zip(features[map].float(), cells.tolist())
+    return torch.stack([x[..., :height, :width].flatten(1).mean(1) for x, (height, width) in pairs])

@@ -64,6 +64,17 @@ class DatasetMeta:
     ignore_label: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        palette = self.palette and tuple(tuple(color) for color in self.palette)
+        for name, value in (("classes", tuple(self.classes)), ("stuff", tuple(self.stuff)), ("palette", palette)):
+            object.__setattr__(self, name, value)
+        for name, value in self.extra.items():
+            if name in ("num_classes", "num_keypoints", "ignore_label"):
+                raise DataError(f"DatasetMeta: extra must not have {name}, which follows from the other fields")
+            if not _is_plain(value):
+                kind = type(value).__name__
+                raise DataError(f"DatasetMeta: extra[{name!r}] must be plain values (checkpoints keep it), got {kind}")
+
     def facts(self) -> dict[str, Any]:
         """What heads may ask for by argument name: `num_classes`, `num_keypoints`, `ignore_label`, and `extra`'s; of
         these the known ones."""
@@ -81,8 +92,10 @@ class DatasetMeta:
         names = [meta.skeleton.names if meta.skeleton else () for meta in (self, other)]
         if names[0] != names[1]:
             return f"keypoints {_few(names[0])} instead of {_few(names[1])}"
-        if plain(self.extra) != plain(other.extra):
-            return f"{plain(self.extra)} instead of {plain(other.extra)}"
+        facts = [{"stuff": list(m.stuff), "ignore_label": m.ignore_label, **plain(m.extra)} for m in (self, other)]
+        for name in facts[0] | facts[1]:
+            if facts[0].get(name) != facts[1].get(name):
+                return f"{name}={facts[0].get(name)!r} instead of {facts[1].get(name)!r}"
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,6 +135,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is of numbers, texts, None, and lists, tuples and mappings of these."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 def _few(names: tuple[str, ...]) -> str:

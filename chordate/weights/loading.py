@@ -112,7 +112,8 @@ def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> boo
     theirs, ours = meta.facts(), model.meta.facts()
     same_keypoints = ours.get("num_keypoints") in (None, theirs.get("num_keypoints"))
     same_classes = theirs.get("num_classes") == ours.get("num_classes")
-    return same_classes and same_keypoints and ours.keys() <= theirs.keys()
+    same_facts = all(meta.extra.get(name) == value for name, value in model.meta.extra.items())
+    return same_classes and same_keypoints and same_facts
 
 
 def _other_classes(model: nn.Module, meta: DatasetMeta | None) -> bool:
