@@ -103,6 +103,8 @@ class PlugRegistry(Registry):
                 arguments that the plug rejects. The message names file and setting if the config is a `Section`.
         """
         if not isinstance(config, str | Mapping):
+            if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
+                raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
             return config
         try:
             return self._build(self.expand(config), dict(facts or {}), wiring)

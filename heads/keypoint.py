@@ -83,7 +83,7 @@ class KeypointHead(nn.Module):
             DataError: the data has no keypoints.
         """
         if targets.keypoints is None:
-            raise DataError("KeypointHead: the training data has no keypoints; set train_data.dataset.keypoints=True")
+            raise DataError("KeypointHead: the data has no keypoints; set keypoints=True in train_data.dataset")
         batch = torch.arange(len(rois.boxes), device=rois.boxes.device)[:, None]
         cells, counts = keypoint_cells(targets.keypoints[batch, rois.gt_index], rois.boxes, self.size)
         counts &= rois.is_foreground[..., None]

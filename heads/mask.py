@@ -118,7 +118,10 @@ class MaskHead(nn.Module):
             DataError: the data has no masks.
         """
         if targets.masks is None:
-            raise DataError("MaskHead: the training data has no masks; set train_data.dataset.masks=True")
+            raise DataError(
+                "MaskHead: the data has no masks; set masks=True in train_data.dataset, and for ValidationLoss in "
+                "val_data.dataset"
+            )
         index = PaddedIndex(rois.is_foreground, rois.max_positives)
         boxes, labels, gt_index = map(index.flatten, (rois.boxes, rois.labels, rois.gt_index))
         if roi_features is None:

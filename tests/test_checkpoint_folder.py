@@ -183,3 +183,16 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
     load_checkpoint(ToyModel(), path)
     assert resumed.iteration == 2
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_strangers_checkpoint_cannot_name_files_to_delete(tmp_path: Path) -> None:
+    """The list of a run's files comes from the checkpoint, which may not reach out of its folder or to other files."""
+    outside, notes = tmp_path / "precious.pt", tmp_path / "run" / "notes.txt"
+    folder = CheckpointFolder(tmp_path / "run", keep=1)
+    outside.write_text("mine")
+    notes.write_text("mine")
+    folder.adopt(["../precious.pt", str(outside), "notes.txt", "..", ""], None)
+    for number in range(3):
+        folder.save(f"epoch_{number}.pt", {"epoch": number})
+    assert outside.read_text() == notes.read_text() == "mine"
+    assert [path.name for path in (tmp_path / "run").glob("*.pt")] == ["epoch_2.pt"]

@@ -113,7 +113,7 @@ def test_data_without_keypoints_is_one_line():
     rois, targets = scene()
     targets.keypoints = None
     with pytest.raises(
-        DataError, match=r"KeypointHead: the training data has no keypoints; set train_data.dataset\.ke"
+        DataError, match=r"KeypointHead: the data has no keypoints; set keypoints=True in train_data\.dataset"
     ):
         head_of().loss(feature_maps(SIDE), rois, targets)
 

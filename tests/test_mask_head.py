@@ -277,5 +277,5 @@ def test_pasting_keeps_its_precision_under_autocast():
 def test_data_without_masks_is_one_line():
     rois, targets = scene()
     targets.masks = None
-    with pytest.raises(DataError, match=r"MaskHead: the training data has no masks; set train_data\.dataset\.masks"):
+    with pytest.raises(DataError, match=r"MaskHead: the data has no masks; set masks=True in train_data\.dataset"):
         MaskHead(pyramid(), CLASSES, channels=16).loss(feature_maps(128, images=1), rois, targets)

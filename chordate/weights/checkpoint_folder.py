@@ -114,8 +114,13 @@ class CheckpointFolder:
 
     def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
         """Count what this run wrote before it was resumed as its own. Returns `best`, the record of its best
-        evaluation, if that checkpoint is here too."""
-        self.files = [name for name in files if (self.folder / name).is_file()]
+        evaluation, if that checkpoint is here too.
+
+        The names come from a checkpoint, which may be a stranger's: only files of this folder, named as training
+        names them, are the run's own and may be deleted later.
+        """
+        here = {path.name for pattern in WRITTEN for path in self.folder.glob(pattern)}
+        self.files = [name for name in files if name in here]
         return best if best and (self.folder / best_name(best["metric"])).is_file() else None
 
     def remove_temporary(self) -> None:
