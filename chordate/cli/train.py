@@ -43,8 +43,12 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if is_main_process():
         try:
-            metrics = {"lower_is_better": trainer.lower_is_better, "first": trainer.settings.save_best}
-            plot_training(work_dir / "log.jsonl", work_dir / "training.png", **metrics)
+            plot_training(
+                work_dir / "log.jsonl",
+                work_dir / "training.png",
+                lower_is_better=trainer.lower_is_better,
+                first=trainer.settings.save_best,
+            )
         except DataError as error:  # a training that was complete already logs nothing in another folder
             logger.warning(f"no curve is drawn: {error}")
     finish()

@@ -136,6 +136,7 @@ class Trainer:
         self.evaluated = 0  # iterations done at the last evaluation
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+        self.stop_reason: str | None = None
 
     @property
     def epoch(self) -> int:
@@ -277,7 +278,7 @@ class Trainer:
 
     def _start(self) -> None:
         """Seed the generators, and begin a new run or go on with an earlier one."""
-        self.stop_reason: str | None = None
+        self.stop_reason = None
         self._signal: signal.Signals | None = None
         if self.rank == 0:
             self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
