@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
+from engine_toy import ToyMetric, ToyModel, log_text, read_log, toy_loader, toy_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from chordate.errors import ConfigError, TrainingError
-from chordate.training.callbacks import CSVLogger, EarlyStopping, JSONLogger, ValidationLoss
+from chordate.training.callbacks import Callback, CSVLogger, EarlyStopping, JSONLogger, ValidationLoss
 
 
 class Scripted(ToyMetric):
@@ -203,3 +203,40 @@ def test_a_log_that_cannot_be_written_stops_training_with_one_line(tmp_path: Pat
 class FailingLogger(JSONLogger):
     def on_train_start(self, trainer: Any) -> None:
         self.path = trainer.work_dir / self.file
+
+
+def test_a_listed_logger_takes_the_place_of_the_trainers_own(tmp_path: Path) -> None:
+    callbacks = [{"type": "JSONLogger"}, {"type": "TensorBoardLogger"}]
+    trainer = toy_trainer(tmp_path, **validation(0.5), epochs=1, tensorboard=True, callbacks=callbacks)
+    trainer.train()
+    assert [type(callback).__name__ for callback in trainer.callbacks] == ["JSONLogger", "TensorBoardLogger"]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == trainer.history
+
+
+class EndsBadly(Callback):
+    def __init__(self, message: str):
+        self.message = message
+
+    def on_train_end(self, trainer: Any) -> None:
+        raise OSError(self.message)
+
+
+class Broken(Callback):
+    def on_step_end(self, trainer: Any, losses: Any) -> None:
+        raise RuntimeError("the real error")
+
+
+def test_an_error_at_the_end_hides_no_earlier_one_and_skips_no_callback(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path / "broken", callbacks=[EndsBadly("disk full"), CSVLogger(), Broken()])
+    with pytest.raises(RuntimeError, match="the real error"):
+        trainer.train()
+    assert "EndsBadly.on_train_end: OSError('disk full')" in log_text(trainer)
+    assert (trainer.log_dir / "log.csv").exists()
+
+
+def test_without_an_earlier_error_the_first_one_at_the_end_is_raised(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, epochs=1, callbacks=[EndsBadly("first"), EndsBadly("second"), CSVLogger()])
+    with pytest.raises(OSError, match="first"):
+        trainer.train()
+    assert (trainer.log_dir / "log.csv").exists()

@@ -11,6 +11,7 @@ from engine_toy import ToyModel, log_text, read_log, toy_loader, toy_trainer
 from torch import Tensor, nn
 
 from chordate.arguments import PositiveFloat
+from chordate.config import load_config, section
 from chordate.errors import ConfigError
 from chordate.registry import OPTIMIZERS
 from chordate.training.optimizer import build_optimizer, optimizer_settings, parameter_groups
@@ -215,3 +216,22 @@ def test_an_optimizer_of_ones_own_is_registered_and_its_arguments_are_checked(tm
 def test_what_cannot_be_built_or_stepped_by_itself_is_not_on_offer(name: str) -> None:
     with pytest.raises(ConfigError, match=f'unknown optimizer "{name}"'):
         build_optimizer(Model(), {"type": name, "lr": 0.1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("parts=dict(bakbone=dict(lr_mult=0.1))", 'optimizer.parts: unknown part "bakbone"'),
+        ("parts=dict(backbone=dict(lr_mlt=0.1))", "optimizer.parts.backbone: unknown setting"),
+        ("parts=dict(backbone=dict(lr_mult=-1))", "optimizer.parts.backbone.lr_mult must be ≥ 0"),
+        ('no_decay=["nrom"]', 'optimizer.no_decay: "nrom" matches no parameter'),
+        ("layer_decay=0.5", "optimizer.layer_decay: Model has no sequence of blocks"),
+    ],
+)
+def test_an_error_about_a_rule_names_the_file_and_the_setting(tmp_path: Any, rule: str, message: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"model = dict(type='X')\noptimizer = dict(type='SGD', lr=0.1, {rule})\n")
+    with pytest.raises(ConfigError) as error:
+        build_optimizer(Model(), section(load_config(path), "optimizer"), 16)
+    assert str(error.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(error.value)

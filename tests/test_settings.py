@@ -9,8 +9,10 @@ import pytest
 from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_trainer
 
 from chordate.arguments import OpenFraction, validate_value
+from chordate.config import load_config, section
 from chordate.data.loader import build_dataset
 from chordate.errors import ConfigError
+from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
 
 GOOD = {"train": {"iterations": 1, "tensorboard": False}, "optimizer": OPTIMIZER, "schedule": None}
@@ -108,3 +110,13 @@ def test_the_bounds_above_and_below_are_themselves_outside(value: float, good: b
     else:
         with pytest.raises(ConfigError, match="x must be > 0 and < 1, got"):
             validate_value(OpenFraction, value / 2, "x")
+
+
+@pytest.mark.parametrize("train", ["epochs=3, iterations=5", "seed=1"])
+def test_an_unclear_length_of_training_names_the_file_and_the_section(tmp_path: Path, train: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"train = dict({train})\n")
+    with pytest.raises(ConfigError) as error:
+        TrainSettings.from_config(section(load_config(path), "train"))
+    assert str(error.value).startswith(f"{path}: train: set either epochs or iterations")
+    assert "\n" not in str(error.value)

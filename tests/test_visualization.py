@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,7 +42,7 @@ from chordate.visualization import (
 )
 from chordate.visualization.canvas import _place, fit_text, make_font
 from chordate.visualization.detection_drawing import instance_annotations
-from chordate.visualization.training_curves import _plot_losses, _running_mean
+from chordate.visualization.training_curves import _plot_losses, _plot_metric, _running_mean
 
 NOTHING = {"image_id": 1, "category_id": 3, "area": 1, "iscrowd": 0}  # an annotation without geometry
 GRAY = np.full((100, 160, 3), 128, np.uint8)
@@ -351,3 +352,43 @@ def test_the_speed_and_the_gradients_norm_are_no_losses():
     axis = Figure().add_subplot()
     _plot_losses(axis, [{**record, "images_per_s": 3, "memory_gb": 4}])
     assert [line.get_label() for line in axis.lines] == ["loss", "rpn cls"]
+
+
+def evaluated(**metrics: list[float]) -> list[dict[str, Any]]:
+    """The records of a log's evaluations."""
+    rows = [dict(zip(metrics, values)) for values in zip(*metrics.values(), strict=True)]
+    return [{"mode": "val", "epoch": n, "iteration": 10 * n, **row} for n, row in enumerate(rows, 1)]
+
+
+def test_the_curve_of_an_error_marks_its_lowest_value_inside_the_axis():
+    axis = Figure().add_subplot()
+    _plot_metric(axis, evaluated(mean_error=[3.0, np.nan, 2.0, 2.5]), {"mean_error"})
+    (mark,) = axis.texts
+    assert (mark.get_text(), mark.xy) == ("2.000", (30, 2.0))
+    low, high = axis.get_ylim()
+    assert low < 2.0 < 3.0 < high
+
+
+def test_the_curve_of_a_rate_marks_its_highest_value_on_an_axis_from_0_to_1():
+    axis = Figure().add_subplot()
+    _plot_metric(axis, evaluated(bbox_AP=[0.2, 0.4, 0.3], bbox_AP50=[-1, 0.6, 0.7]))
+    assert axis.texts[0].get_text() == "0.400"
+    assert axis.get_ylim() == (0, 1)
+
+
+def test_the_metric_that_chooses_the_best_checkpoint_is_drawn_first():
+    records = evaluated(bbox_AP=[0.2, 0.4], bbox_AP50=[0.5, 0.6], segm_AP=[0.3, 0.1])
+    for first, names in (
+        ("segm_AP", ["segm AP", "bbox AP", "bbox AP50"]),
+        ("absent", ["bbox AP", "bbox AP50", "segm AP"]),
+    ):
+        axis = Figure().add_subplot()
+        _plot_metric(axis, records, first=first)
+        assert [line.get_label() for line in axis.lines[::-1]] == names
+
+
+def test_a_metric_that_training_logs_too_is_no_loss(tmp_path):
+    axis = Figure().add_subplot()
+    training = [{"mode": "train", "epoch": 1, "iteration": 1, "lr": 0.1, "cls": 2.0, "error": 0.5, "loss": 2.0}]
+    _plot_losses(axis, training, {"top1", "error"})
+    assert [line.get_label() for line in axis.lines] == ["loss", "cls"]

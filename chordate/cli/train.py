@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     options = {**arguments.cfg_options, **({"train.amp": "bf16"} if arguments.amp else {})}
     cfg = load_config(arguments.config, options)
     work_dir = Path(arguments.work_dir or Path("work_dirs") / Path(cfg.filename).stem)
-    train(
+    trainer = train(
         cfg,
         data_root=data_root(arguments),
         work_dir=work_dir,
@@ -43,7 +43,12 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if is_main_process():
         try:
-            plot_training(work_dir / "log.jsonl", work_dir / "training.png")
+            plot_training(
+                work_dir / "log.jsonl",
+                work_dir / "training.png",
+                lower_is_better=trainer.lower_is_better,
+                first=trainer.settings.save_best,
+            )
         except DataError as error:  # a training that was complete already logs nothing in another folder
             logger.warning(f"no curve is drawn: {error}")
     finish()

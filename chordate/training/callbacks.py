@@ -58,7 +58,7 @@ class Callback:
         `mode` ("train" or "val"), `epoch`, `iteration`, and numbers by name. The same on all ranks but for speed."""
 
     def on_train_end(self, trainer: Trainer) -> None:
-        """When training ends, also by an error."""
+        """When training ends, also by an error. An error here is logged, and raised if there is no earlier one."""
 
 
 @CALLBACKS.register_module()
@@ -131,7 +131,7 @@ class ValidationLoss(Callback):
 @CALLBACKS.register_module()
 class JSONLogger(Callback):
     """`log.jsonl` in the work dir: a JSON object per record of the whole run, over all its resumes, at full precision;
-    numbers that JSON lacks (NaN, Inf) become null. The trainer always has one.
+    numbers that JSON lacks (NaN, Inf) become null. The trainer adds one unless one with this file is listed.
 
     A new run sets an earlier one's file aside under the time it was last written. A resumed run writes the file anew
     from the history in its checkpoint, so that nothing after the checkpoint is in it twice.

@@ -39,11 +39,11 @@ def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, f
     Raises:
         ConfigError: there is no backbone, or no sequence of blocks in it.
     """
-    backbone = getattr(model, "backbone", None)
-    groups = list(_param_groups(backbone, "backbone")) if isinstance(backbone, nn.Module) else []
+    backbone = model._modules.get("backbone")
+    groups = list(_param_groups(backbone, "backbone")) if backbone is not None else []
     first = next((number for number, group in enumerate(groups) if group.block), None)
     if first is None:
-        what = getattr(backbone, "name", type(model).__name__)
+        what = getattr(backbone, "name", "") or type(model).__name__
         raise ConfigError(f"optimizer.layer_decay: {what} has no sequence of blocks to count as layers; leave it out")
     layers, layer = [], AFTER_LAST_BLOCK
     for group in reversed(groups):

@@ -8,12 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TextIO
 
 from chordate.distributed import is_main_process
 
-T = TypeVar("T")
-REFRESH_SECONDS = 0.1
 logger = logging.getLogger("chordate")
 
 

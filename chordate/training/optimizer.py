@@ -91,14 +91,14 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
     """
     settings = optimizer_settings(config)
     lr, layers = settings.scaled_lr(batch_size), (settings.layer_decay, settings.layer_blocks)
-    scales = None if layers[0] is None else layer_scales(model, layers[0], layers[1])
-    rules: dict[str, Any] = {"no_decay": settings.no_decay or (), "parts": settings.parts, "scales": scales}
-    groups = parameter_groups(model, lr, settings.weight_decay, **rules)
-    cls = optimizer_class(settings.type)
-    accepted = set(inspect.signature(cls).parameters) - {"params"}
-    for key in set(config) - accepted - set(SETTINGS):
-        raise located(ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS))), config)
+    rules: dict[str, Any] = {"no_decay": settings.no_decay or (), "parts": settings.parts}
     try:
+        rules["scales"] = None if layers[0] is None else layer_scales(model, layers[0], layers[1])
+        groups = parameter_groups(model, lr, settings.weight_decay, **rules)
+        cls = optimizer_class(settings.type)
+        accepted = set(inspect.signature(cls).parameters) - {"params"}
+        for key in set(config) - accepted - set(SETTINGS):
+            raise ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS)))
         arguments = validate_arguments(cls, {key: config[key] for key in config if key not in SETTINGS}, "optimizer")
         devices = {p.device.type for group in groups for p in group["params"]}
         if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
@@ -185,8 +185,7 @@ def _part_settings(names: Sequence[str], parts: Mapping[str, Any]) -> dict[str, 
         if not any(_is_within(name, prefix) for name in names):
             modules = {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
             raise ConfigError("optimizer.parts: " + unknown("part", prefix, modules))
-    where = "optimizer.parts"
-    return {prefix: validate_settings(PartSettings, rule or {}, f"{where}.{prefix}") for prefix, rule in parts.items()}
+    return {name: validate_settings(PartSettings, rule, f"optimizer.parts.{name}") for name, rule in parts.items()}
 
 
 def _undecayed(model: nn.Module, names: Sequence[str], no_decay: Iterable[str]) -> set[str]:

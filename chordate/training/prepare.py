@@ -61,9 +61,8 @@ def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = Fals
     `find_unused` searches in every step for parameters that the loss does not reach; otherwise each needs a gradient.
     """
     known = inspect.signature(DistributedDataParallel).parameters  # one of the two, by torch's version
-    buffers: dict[str, Any] = {
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
-    }
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    buffers: dict[str, Any] = {name: False}
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=find_unused, **buffers)
 

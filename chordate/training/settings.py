@@ -55,15 +55,12 @@ class TrainSettings:
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None) -> Self:
-        """The settings of a config's `train` section.
+        """The settings of a config's `train` section. A ConfigError names what is unknown or out of its range."""
+        return validate_settings(cls, section, "train")
 
-        Raises:
-            ConfigError: an unknown setting (with near names), or a value out of its range.
-        """
-        settings = validate_settings(cls, section, "train")
-        if (settings.epochs is None) == (settings.iterations is None):
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.iterations is None):
             raise ConfigError("train: set either epochs or iterations, and the other to None (train.epochs=None)")
-        return settings
 
     @property
     def by_epoch(self) -> bool:

@@ -126,7 +126,10 @@ class Trainer:
         self.schedule = build_schedule(schedule, self.max_iterations, unit, self.steps_per_epoch)
 
         own = [JSONLogger(), TensorBoardLogger()] if settings.tensorboard else [JSONLogger()]
-        self.callbacks: list[Callback] = [*own, *(CALLBACKS.build(callback) for callback in callbacks)]
+        listed: list[Callback] = [CALLBACKS.build(callback) for callback in callbacks]
+        for other in listed:  # a listed one with the same settings takes the place of the trainer's own
+            own = [c for c in own if not (isinstance(other, type(c)) and vars(c).items() <= vars(other).items())]
+        self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
         self.iteration = 0
@@ -158,6 +161,7 @@ class Trainer:
         """
         with run_log(self.work_dir) as self.log_dir, StopSignals() as self.signals:
             self._start()
+            errors: list[Exception] = []
             try:
                 for callback in self.callbacks:
                     callback.on_train_start(self)
@@ -170,9 +174,15 @@ class Trainer:
                 stop_workers(self.train_loader)
                 stop_workers(self.val_loader)
                 for callback in self.callbacks:
-                    callback.on_train_end(self)
+                    try:
+                        callback.on_train_end(self)
+                    except Exception as error:  # raised here, it would hide the error that ended training
+                        logger.warning(f"{type(callback).__name__}.on_train_end: {error!r}")
+                        errors.append(error)
             if self.stop_reason is not None:
                 logger.warning(f"stopped {self.stop_reason}")
+            if errors:
+                raise errors[0]
             if self._signal is not None:
                 raise SystemExit(128 + self._signal)
         return self.module
@@ -310,9 +320,8 @@ class Trainer:
         self.train_loader.batch_sampler.set_epoch(self.epoch, start)
         # The loader draws its workers' seed from a generator of the epoch's own: drawn from the global one, it would
         # move dropout by one number more after every resume.
-        key = (self.settings.seed, self.epoch, self.rank)
-        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-        self.train_loader.generator = torch.Generator().manual_seed(seed)
+        seed = np.random.SeedSequence((self.settings.seed, self.epoch, self.rank)).generate_state(1)
+        self.train_loader.generator = torch.Generator().manual_seed(int(seed[0]))
         batches = iter(self.train_loader)
         for place in range(start, total, size):
             accumulated = list(islice(batches, size))
@@ -343,8 +352,7 @@ class Trainer:
 
     def _stop_by_signal(self) -> None:
         self._signal = self.signals.received or signal.SIGTERM  # None: another rank received it
-        name = self._signal.name
-        self.stop(f"by {name} after iteration {self.iteration}, which is saved; --resume goes on from it")
+        self.stop(f"by {self._signal.name} after iteration {self.iteration}, which is saved; --resume goes on from it")
 
     def _log(self, batches: Sequence[Batch]) -> None:
         """Record losses, learning rate and speed, every `log_every` iterations and at the end."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,21 @@ from chordate.visualization.style import FIRST, OTHERS, new_figure, save, tidy
 
 Records = Sequence[dict[str, Any]]
 
-_NOT_A_LOSS = {"mode", "epoch", "iteration", "lr", "error", "grad_norm", "images_per_s", "memory_gb"}
+# What a record holds beside losses and metrics.
+_BOOKKEEPING = {"mode", "epoch", "iteration", "lr", "grad_norm", "images_per_s", "memory_gb"}
 
 
-def plot_training(log: str | Path, out: str | Path) -> None:
+def plot_training(
+    log: str | Path, out: str | Path, *, lower_is_better: Collection[str] = (), first: str | None = None
+) -> None:
     """Plot a run's `log.jsonl`: losses, learning rate and metrics over iterations.
 
     Args:
         log: JSON lines, `{"mode": "train", "iteration", "lr", "loss", …}` with every part of the loss, and
             `{"mode": "val", "iteration", "bbox_AP", …}`.
         out: the file to write; its extension chooses the format.
+        lower_is_better: names of the metrics that are better when lower.
+        first: the metric to draw boldly and to mark the best value of, such as `train.save_best`.
 
     Raises:
         DataError: no such log, or it holds no training records.
@@ -36,13 +41,13 @@ def plot_training(log: str | Path, out: str | Path) -> None:
     losses = figure.add_subplot(grid[0, 0])
     rate = figure.add_subplot(grid[1, 0], sharex=losses)
     axes = [losses, rate]
-    _plot_losses(losses, training)
+    _plot_losses(losses, training, {*lower_is_better, *(evaluations[-1] if evaluations else ())})
     rate.plot(*_series(training, "lr"), color="0.35", lw=1.4)
     rate.set(ylabel="learning rate", xlabel="iteration", ylim=(0, None))
     losses.tick_params(labelbottom=False)
     if evaluations:
         axes.append(figure.add_subplot(grid[:, 1]))
-        _plot_metric(axes[-1], evaluations)
+        _plot_metric(axes[-1], evaluations, lower_is_better, first)
     for axis in axes:
         axis.set_xlim(0, 1.02 * training[-1]["iteration"])
         tidy(axis)
@@ -66,9 +71,10 @@ def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 
-def _plot_losses(axis: Axes, training: Records) -> None:
-    """Each part thin and the sum bold, smoothed; from 50 records on the raw values behind."""
-    parts = [name for name in training[-1] if name not in _NOT_A_LOSS | {"loss"}]
+def _plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -> None:
+    """Each part thin and the sum bold, smoothed; from 50 records on the raw values behind. Not the metrics that are
+    logged in training too, such as a classifier's error."""
+    parts = [name for name in training[-1] if name not in {*_BOOKKEEPING, *metrics, "loss"}]
     for number, name in enumerate(["loss", *parts]):
         steps, values = _series(training, name)
         color = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
@@ -92,31 +98,44 @@ def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64
     return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
-def _plot_metric(axis: Axes, evaluations: Records) -> None:
-    """Every `…_AP`, with AP50 and AP75 of the first one; without any AP the first four metrics. The best value of the
-    first curve is annotated."""
-    aps = [name for name in evaluations[-1] if name.endswith("_AP")]
-    names = [name for ap in aps[:1] for name in (ap, f"{ap}50", f"{ap}75") if name in evaluations[-1]] + aps[1:]
-    names = names or [name for name in evaluations[-1] if name not in _NOT_A_LOSS][:4]
-    for number, name in reversed([*enumerate(names)]):
+def _plot_metric(
+    axis: Axes, evaluations: Records, lower_is_better: Collection[str] = (), first: str | None = None
+) -> None:
+    """The metrics `_metric_names` chooses. The first is bold, and its best value annotated."""
+    drawn = []
+    for number, name in reversed([*enumerate(_metric_names(evaluations[-1], first))]):
         steps, values = _series(evaluations, name)
-        values[values < 0] = np.nan  # no ground truth
+        values[values == -1] = np.nan  # COCO: no ground truth
+        drawn.append(values[np.isfinite(values)])
         color = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
         label = name.replace("_", " ")
         axis.plot(steps, values, color=color, lw=1.3 if number else 2.2, marker="o", ms=4, label=label)
         if number == 0 and np.isfinite(values).any():
-            best = int(np.nanargmax(values))
+            lower = name in lower_is_better
+            finite = np.where(np.isfinite(values), values, np.inf if lower else -np.inf)
+            best = int(finite.argmin() if lower else finite.argmax())
             axis.annotate(
                 f"{values[best]:.3f}",
                 (steps[best], values[best]),
-                (0, -16),
+                (0, 8 if lower else -16),
                 textcoords="offset points",
                 ha="right" if best else "left",
                 color=color,
                 fontweight="bold",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
-    axis.set(ylim=(0, 1), xlabel="iteration")
+    if all(((values >= 0) & (values <= 1)).all() for values in drawn):
+        axis.set_ylim(0, 1)
+    axis.set_xlabel("iteration")
     axis.set_title("validation", loc="left", fontsize=11)
     handles, labels = axis.get_legend_handles_labels()
     axis.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9, loc="best")
+
+
+def _metric_names(numbers: dict[str, Any], first: str | None) -> list[str]:
+    """What to draw: `first`, if it is among the numbers; then every `…_AP`, with AP50 and AP75 of the first one, or
+    without any AP the first four metrics."""
+    metrics = [name for name in numbers if name not in _BOOKKEEPING]
+    aps = [name for name in metrics if name.endswith("_AP")]
+    names = [name for ap in aps[:1] for name in (ap, f"{ap}50", f"{ap}75") if name in metrics] + aps[1:]
+    return list(dict.fromkeys([*(name for name in metrics if name == first), *(names or metrics[:4])]))
