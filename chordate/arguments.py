@@ -19,6 +19,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -59,6 +60,7 @@ def validate_arguments(
     where: str,
     *,
     inferred: Iterable[str] = (),
+    beside: Mapping[str, Any] = MappingProxyType({}),
     values: bool = True,
 ) -> dict[str, Any]:
     """Check arguments against the names and annotations of a callable's signature.
@@ -68,6 +70,7 @@ def validate_arguments(
         arguments: some or all of its arguments, by name. A `Section` makes errors name the file and the path.
         where: what the arguments are of (`backbone ResNet`), for messages.
         inferred: parameters that the caller fills, so that messages do not offer them.
+        beside: annotations of settings that are accepted beside the callable's own.
         values: whether to check the values too, or only the names.
 
     Returns:
@@ -77,17 +80,18 @@ def validate_arguments(
         ConfigError: unknown names (with the nearest known ones) or values that do not fit; all of them, in one line.
     """
     parameters = parameters_of(target)
+    annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in beside.items()}
     checked: dict[str, Any] = {}
     problems = []
     for name, value in arguments.items():
-        if name not in parameters.annotations and parameters.rest is None:
-            known = set(parameters.annotations) - set(inferred)
+        if name not in annotations and parameters.rest is None:
+            known = set(annotations) - set(inferred)
             problems.append(_whole(arguments, [name], where, unknown(f"setting of {where}", str(name), known)))
             continue
         checked[name] = value
         if not values or value is parameters.defaults.get(name, parameters):  # a default always fits
             continue
-        annotation = parameters.annotations.get(name, parameters.rest)
+        annotation = annotations.get(name, parameters.rest)
         try:
             checked[name] = _validated(annotation, value)
         except _Rejected as error:
@@ -97,22 +101,26 @@ def validate_arguments(
     return checked
 
 
-def validate_settings(target: Callable[..., Settings], section: Mapping[str, Any] | None, where: str) -> Settings:
+def validate_settings(
+    target: Callable[..., Settings], section: Mapping[str, Any] | None, where: str, **wiring: Any
+) -> Settings:
     """Make an object, such as a dataclass, from a section of a config.
 
     Args:
         target: the class; its signature says which settings there are, and which are required.
         section: its settings; None is an empty section.
-        where: the section's path (`train`), for messages.
+        where: the path (`train`) of a plain dict, for messages; a Section knows its own.
+        wiring: arguments that come from other parts, not from the section.
 
     Raises:
         ConfigError: unknown, missing or unfitting settings, or the class itself rejects them.
     """
     settings = as_section(section, where)
-    check_required(target, settings, where)
-    arguments = validate_arguments(target, settings, where)
+    where = settings.name() or where
+    check_required(target, settings | wiring, where)
+    arguments = validate_arguments(target, settings, where, inferred=wiring)
     try:
-        return target(**arguments)
+        return target(**arguments, **wiring)
     except (ConfigError, TypeError, ValueError) as error:
         raise located(error, settings) from error
 
@@ -177,9 +185,10 @@ def _one(arguments: Mapping[str, Any], name: str, where: str, rejected: Rejectio
 
 
 def _whole(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
-    """`mine.py: model.rpn: message`, or the message."""
+    """`mine.py: model.rpn: message`, without the path if the message says it; or the message."""
     if isinstance(arguments, Section):
-        return f"{arguments.source(keys)}{arguments.name()}: {message}"
+        path = "" if where == arguments.name() else f"{arguments.name()}: "
+        return f"{arguments.source(keys)}{path}{message}"
     return message
 
 

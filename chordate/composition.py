@@ -91,6 +91,17 @@ def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
     return Section(values or {}, (where,))
 
 
+def placed_parts(section: Mapping[str, Any], key: str) -> list[Any]:
+    """The parts in a list of a section (`pipeline`); one given by its name becomes a Section too, with its place."""
+    parts = list(section.get(key) or ())
+    if not isinstance(section, Section):
+        return parts
+    return [
+        Section({"type": part}, (*section.path, key, str(index)), section.origins) if isinstance(part, str) else part
+        for index, part in enumerate(parts)
+    ]
+
+
 def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any:
     if isinstance(value, dict):
         return Section(value, path, origins)

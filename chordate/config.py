@@ -15,7 +15,7 @@ from chordate.config_files import dict_layers, file_layers, find_config, list_co
 from chordate.errors import ChordateError, ConfigError, unknown
 from chordate.registry import settings_of
 
-__all__ = ["find_config", "list_configs", "list_section", "load_config", "packaged_configs", "section"]
+__all__ = ["find_config", "list_configs", "list_section", "load_config", "packaged_configs", "part_section", "section"]
 
 SECTIONS = (
     "model",
@@ -132,6 +132,18 @@ def section(config: Config, name: str, *, optional: bool = False) -> Section:
         where = _written_in(name, origins, config.filename or "the config")
         raise ConfigError(f"{where}: section `{name}` is {values!r}; write {name} = dict(…)")
     return Section(config.to_dict()[name], (name,), origins)
+
+
+def part_section(config: Config, name: str) -> Section | None:
+    """A section that describes one part, such as `metric`, by a dict or by its name; None if the config has none.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    values = config.get(name)
+    if isinstance(values, str):
+        return Section({"type": values}, (name,), _origins(config))
+    return None if values is None else section(config, name)
 
 
 def list_section(config: Config, name: str) -> list[Any]:

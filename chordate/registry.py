@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import fnmatch
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmengine.registry import Registry
@@ -44,13 +46,14 @@ class PlugRegistry(Registry):
     Args:
         kind: of plug, for error messages: `backbone`, `neck` …
         location: the package imported at the first look-up, so that its modules register themselves.
-        beside: settings that stand beside a plug's own in its config; the built object gets them as attributes.
+        beside: annotations of settings that stand beside a plug's own in its config; the built object gets them as
+            attributes.
     """
 
-    def __init__(self, kind: str, location: str | None = None, beside: Sequence[str] = ()):
+    def __init__(self, kind: str, location: str | None = None, beside: Mapping[str, Any] = MappingProxyType({})):
         super().__init__(kind, scope="chordate", locations=[location] if location else [])
         self.variants: dict[str, dict[str, Any]] = {}
-        self.beside = tuple(beside)
+        self.beside = dict(beside)
         _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
@@ -120,16 +123,17 @@ class PlugRegistry(Registry):
         clash = ", ".join(sorted(set(arguments) & set(wiring)))
         if clash:
             raise ConfigError(f"{where}: {clash} is inferred from the other parts; remove it from the config")
-        beside = {name: arguments.pop(name) for name in self.beside if name in arguments}
         is_foreign = getattr(cls, "__module__", "").split(".")[0] in FOREIGN
-        checked = validate_arguments(cls, arguments, where, inferred=wiring, values=not is_foreign)
+        names: dict[str, Any] = {"inferred": wiring, "beside": self.beside}
+        checked = validate_arguments(cls, arguments, where, **names, values=not is_foreign)
+        beside = {name: checked.pop(name) for name in self.beside if name in checked}
         check_required(cls, checked | wiring, where)
         try:
             built = cls(**checked, **wiring)
         except ChordateError:
             raise
         except (TypeError, ValueError) as error:
-            validate_arguments(cls, arguments, where, inferred=wiring)  # which may say it better
+            validate_arguments(cls, arguments, where, **names)  # which may say it better
             raise ConfigError(f"{where}: {error}") from error
         for name, value in beside.items():
             setattr(built, name, value)
@@ -148,7 +152,8 @@ def settings_of(plug: Any) -> set[str] | None:
 
 
 # Where weights come from is not the class's business: the loader reads it from the built backbone.
-BACKBONES = PlugRegistry("backbone", "chordate.backbones", beside=("pretrained", "default_weights"))
+WEIGHTS = {"pretrained": str | Path | bool | None, "default_weights": str | None}
+BACKBONES = PlugRegistry("backbone", "chordate.backbones", beside=WEIGHTS)
 NECKS = PlugRegistry("neck", "chordate.necks")
 HEADS = PlugRegistry("head", "chordate.heads")
 MODELS = PlugRegistry("model", "chordate.models")
@@ -159,7 +164,8 @@ CALLBACKS = PlugRegistry("callback", "chordate.training.callbacks")
 OPTIMIZERS = PlugRegistry(
     "optimizer",
     "chordate.training.optimizer",
-    beside=("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"),  # see OptimizerSettings
+    # OptimizerSettings checks their values.
+    beside=dict.fromkeys(("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"), Any),
 )
 SCHEDULES = PlugRegistry("schedule", "chordate.training.schedule")
 FORMATS = PlugRegistry("checkpoint format", "chordate.weights.formats")

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chordate.arguments import validate_settings
 from chordate.contracts import FeatureSpec, select
 from chordate.errors import ConfigError
 from chordate.ops.anchors import AnchorGenerator
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.losses import BoxLoss, BoxLossKind
 from chordate.ops.matching import Matcher
-from chordate.registry import HEADS
 
 BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # of the box encoding: the network predicts plain deltas
 
@@ -73,7 +73,7 @@ class AnchorHead(nn.Module):
         self.levels = tuple(chosen)
         self.channels = channels.pop()
         strides = [spec.stride for spec in chosen.values()]
-        self.anchors = HEADS.build(anchors | {"type": AnchorGenerator}, strides=strides)
+        self.anchors = validate_settings(AnchorGenerator, anchors, "anchors", strides=strides)
         self.matcher = Matcher(positive, negative, low_quality=True)
         self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)
 

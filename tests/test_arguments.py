@@ -154,7 +154,7 @@ def test_settings_of_a_dataclass():
     for section, message in [
         ({"epochs": 1, "batch_size": 0}, "train.batch_size must be ≥ 1, got 0"),
         ({"epochs": 1, "ema": 1}, "train.ema must be ≥ 0 and < 1 or None, got 1"),
-        ({"epoch": 1}, 'train: unknown setting of train "epoch"; did you mean "epochs"'),
+        ({"epoch": 1}, 'unknown setting of train "epoch"; did you mean "epochs"'),
         (None, "train: set epochs"),
         ("x", 'train must be a dict of settings, got "x"'),
     ]:
@@ -164,7 +164,7 @@ def test_settings_of_a_dataclass():
 
 
 def test_a_required_setting_is_missed():
-    with pytest.raises(ConfigError, match=r"^val_data: val_data needs in_features$"):
+    with pytest.raises(ConfigError, match=r"^val_data needs in_features$"):
         validate_settings(plug, {"convs": 1}, "val_data")
 
 

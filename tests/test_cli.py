@@ -16,6 +16,8 @@ from pycocotools.coco import COCO
 
 import chordate
 from chordate.cli.main import main
+from chordate.contracts import Metric
+from chordate.registry import METRICS
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
 FEW = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0", "train.log_every=1"]
@@ -148,6 +150,24 @@ MISTAKES = [
     (["train", CONFIG, "--cfg-options", "train_data.dataset.classes=[circel]"], 'did you mean "circle"'),
     (["test", CONFIG, "no_such_checkpoint.pth"], "no_such_checkpoint.pth"),
     (["predict", CONFIG, "no_such_checkpoint.pth", "a.jpg"], "a.jpg"),
+    (["train", CONFIG, "--cfg-options", "metric=CocoMetrc"], '--cfg-options: metric: unknown metric "CocoMetrc"'),
+    (["train", CONFIG, "--cfg-options", "metric.typo=1", "metric.type=CocoMetric"], "--cfg-options: metric: unknown s"),
+    (["train", CONFIG, "--cfg-options", "metric=5"], "--cfg-options: section `metric` is 5"),
+    (
+        ["train", CONFIG, "--cfg-options", "train_data.pipeline=[ToImage,RandomHorizontalFlp]"],
+        '--cfg-options: train_data.pipeline.1: unknown transform "RandomHorizontalFlp"; did you mean',
+    ),
+    (
+        ["train", CONFIG, "--cfg-options", "model.backbone.pretrained=5"],
+        "--cfg-options: model.backbone.pretrained must be",
+    ),
+    (["train", CONFIG, "--cfg-options", "val_data.batch_sise=2"], '--cfg-options: unknown setting of val_data "batch_'),
+    (["train", CONFIG, "--cfg-options", "model.preprocess.men=2"], 'unknown setting of model.preprocess "men"; did'),
+    (["train", CONFIG, "--cfg-options", "model.tta.scale=2"], '--cfg-options: unknown setting of model.tta "scale"'),
+    (
+        ["train", CONFIG, "--cfg-options", "model.rpn.anchors.size=2"],
+        '--cfg-options: unknown setting of model.rpn.anchors "size"; did you mean "sizes"',
+    ),
     (["predict", CONFIG, "a.pt", "a.jpg", "--score-threshold", "50"], "--score-threshold must be ≥ 0 and ≤ 1, got 50"),
 ]
 
@@ -165,6 +185,44 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, shapes, tmp_path
     errors = [line for line in lines if line.startswith(f"chordate {arguments[0]}:")]
     assert len(errors) == 1 and message in errors[0]
     assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["browse", "x", "--count", "abc"], "chordate browse: argument --count: invalid int value: 'abc'"),
+        (["predict", "x", "y", "z", "--precision", "fp8"], "chordate predict: argument --precision: invalid choice: "),
+        (["train"], "chordate train: the following arguments are required: config"),
+        (["trian", "x"], "chordate: argument COMMAND: invalid choice: 'trian'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.startswith(message)
+
+
+@METRICS.register_module()
+class CountOnly(Metric):
+    """A metric without a report and without predictions; it is told before the first batch."""
+
+    def __init__(self, dataset):
+        pass
+
+    def update(self, predictions, batch):
+        raise AssertionError("the evaluation has begun")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--report", "--report: this metric gives none"), ("--predictions", "--predictions: CountOnly keeps none")],
+)
+def test_what_a_metric_cannot_write_is_told_before_the_evaluation(option, message, seer, shapes, tmp_path, capsys):
+    options = ["--data-root", str(shapes), "--cfg-options", "metric=CountOnly", "val_data.workers=0"]
+    assert main(["test", CONFIG, str(seer), option, str(tmp_path / "out"), *options]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chordate test:")]
+    assert line.startswith(f"chordate test: {message}")
 
 
 def test_a_mistake_loses_nothing(trained, shapes):

@@ -359,3 +359,19 @@ def test_a_wrong_setting_of_a_section_names_its_option(option: dict[str, Any], m
         build_schedule(section(config, "schedule"), 100, 10)
         build_dataset(section(config, "train_data"), data_root=tmp_path, training=True)
     assert str(error.value).startswith(f"--cfg-options: {message}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("classes", 'unknown classes "imagnet"; did you mean "imagenet"?'),
+        ("keypoints", 'unknown keypoints "imagnet". Known: coco'),
+    ],
+)
+def test_unknown_fallback_meta_is_one_line(
+    setting: str, message: str, written: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (written / "a.py").write_text(f'base = "{R50}"\nfallback_meta = dict({setting}="imagnet")\n')
+    assert main(["summary", "a.py"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"chordate summary: a.py: fallback_meta: {message}")

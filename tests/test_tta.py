@@ -293,8 +293,8 @@ def test_training_is_as_without_it():
     [
         ({"scale": [1]}, 'unknown setting .* "scale"; did you mean "scales"'),
         ({"scales": []}, r"scales must be a list of numbers > 0 with at least 1 item"),
-        ({"scales": [0, 1]}, r"DetectorTTA: scales\.0 must be > 0, got 0"),
-        ({"scales": 2}, r"DetectorTTA: scales must be a list of numbers > 0.*, got 2"),
+        ({"scales": [0, 1]}, r"tta\.scales\.0 must be > 0, got 0"),
+        ({"scales": 2}, r"tta\.scales must be a list of numbers > 0.*, got 2"),
         ({"flip": "yes"}, "flip must be True or False"),
         ([0.5], r"tta must be a dict or None"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from chordate.cli import browse, features, predict, summary, test, train
 from chordate.errors import ChordateError
@@ -19,8 +20,15 @@ COMMANDS = {
 }
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser, and its subcommands' parsers, whose errors are one line without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="chordate", description="Train, test and use models built from a config.")
+    top = OneLineParser(prog="chordate", description="Train, test and use models built from a config.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         summary_line = (module.__doc__ or "").splitlines()[0]

@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from chordate.cli.common import load_trained
     from chordate.cli.ensemble import EnsembleMetric
-    from chordate.config import load_config, section
+    from chordate.composition import placed_parts
+    from chordate.config import load_config, part_section, section
     from chordate.data.loader import build_dataset, build_loader, stop_workers
     from chordate.errors import ConfigError
     from chordate.evaluation.build_metric import build_metric
@@ -59,13 +60,14 @@ def run(arguments: argparse.Namespace) -> None:
     members: EnsembleMetric | None = None
     for cfg, model, name in zip(cfgs, models, names[1::2]):
         # The images are the first config's, in its batches; how they are prepared is each model's own.
-        data = section(cfgs[0], "val_data") | {"pipeline": section(cfg, "val_data").get("pipeline", [])}
+        data = section(cfgs[0], "val_data") | {"pipeline": placed_parts(section(cfg, "val_data"), "pipeline")}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False, meta=model.meta)
         loader: Any = build_loader(
             dataset, data, training=False, size_divisor=model.size_divisor, rank=rank, world_size=world_size
         )
         if metric is None:
-            metric = build_metric(cfgs[0].get("metric"), dataset)
+            metric = build_metric(part_section(cfgs[0], "metric"), dataset)
+            check_outputs(arguments, metric)
             members = EnsembleMetric(metric) if arguments.more else None
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
         stop_workers(loader)
@@ -97,9 +99,23 @@ def make_folders(arguments: argparse.Namespace) -> None:
         Path(arguments.report).mkdir(parents=True, exist_ok=True)
 
 
+def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
+    """Check that the metric gives what --predictions and --report write: now, not after an hour of evaluation.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    from chordate.contracts import Metric
+    from chordate.visualization import plot_report
+
+    if arguments.predictions and type(metric).save_predictions is Metric.save_predictions:
+        metric.save_predictions(arguments.predictions)  # the default raises
+    if arguments.report and type(metric).report is Metric.report:
+        plot_report(metric.report(), arguments.report)  # the default gives None, for which this raises
+
+
 def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metric: Metric) -> None:
     """Write --out, --predictions and --report."""
-    from chordate.errors import ConfigError
     from chordate.visualization import plot_report
 
     if arguments.out:
@@ -107,10 +123,7 @@ def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metr
     if arguments.predictions:
         metric.save_predictions(arguments.predictions)
     if arguments.report:
-        report = metric.report()
-        if report is None:
-            raise ConfigError(f"--report: {type(metric).__name__} gives none; CocoMetric does")
-        plot_report(report, arguments.report)
+        plot_report(metric.report(), arguments.report)
 
 
 def check_same_meta(models: list[Any], names: list[str]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from chordate.arguments import NonNegativeInt, PositiveFloat, PositiveInt, validate_settings
+from chordate.composition import placed_parts
 from chordate.data.dataset import Dataset
 from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
 from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
@@ -92,7 +93,7 @@ def build_dataset(
         DataError: missing or broken data, nothing to train on, or other classes or keypoints than the model's.
     """
     settings = _settings(section, training)
-    wiring: dict[str, Any] = {"data_root": data_root, "pipeline": settings.pipeline, "seed": seed}
+    wiring: dict[str, Any] = {"data_root": data_root, "pipeline": placed_parts(section, "pipeline"), "seed": seed}
     if meta is not None:
         wiring["meta"] = meta
     try:

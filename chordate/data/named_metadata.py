@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chordate.arguments import PositiveInt, validate_settings
+from chordate.composition import as_section, located
 from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
 from chordate.data.image_folder import imagenet_classes
 from chordate.errors import ConfigError, unknown
@@ -43,19 +44,20 @@ def named_meta(section: Mapping[str, Any]) -> DatasetMeta | None:
     Raises:
         ConfigError: an unknown name or setting.
     """
+    section = as_section(section, "fallback_meta")
     settings = validate_settings(FallbackMeta, section, "fallback_meta")
     if not (settings.classes or settings.keypoints or settings.extra):
         return None
     classes, keypoints = settings.classes, settings.keypoints
     if isinstance(classes, str):
         if classes not in CLASSES:
-            raise ConfigError(unknown("fallback_meta.classes", classes, CLASSES))
+            raise located(ConfigError(unknown("classes", classes, CLASSES)), section, ["classes"])
         names = CLASSES[classes]()
     else:
         names = nameless(classes) if isinstance(classes, int) else tuple(classes or ())
     if isinstance(keypoints, str):
         if keypoints not in KEYPOINTS:
-            raise ConfigError(unknown("fallback_meta.keypoints", keypoints, KEYPOINTS))
+            raise located(ConfigError(unknown("keypoints", keypoints, KEYPOINTS)), section, ["keypoints"])
         skeleton: Skeleton | None = KEYPOINTS[keypoints]
     else:
         skeleton = Skeleton(tuple(keypoints)) if keypoints else None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chordate.arguments import validate_settings
 from chordate.contracts import Model, check_outputs, offered
 from chordate.errors import DataError
 from chordate.models.classifier_tta import build_tta
@@ -42,7 +43,7 @@ class ImageClassifier(Model):
     ):
         super().__init__()
         self.meta = meta
-        self.preprocess = MODELS.build((preprocess or {}) | {"type": Normalize})
+        self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
         self.backbone = BACKBONES.build(backbone)
         self.example_size = self.backbone.example_size
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))

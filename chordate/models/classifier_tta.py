@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 
-from chordate.arguments import NonEmpty, PositiveInt
+from chordate.arguments import NonEmpty, PositiveInt, validate_settings
 from chordate.errors import ConfigError, unknown
-from chordate.registry import MODELS
 
 Score = Callable[[Tensor], Tensor]  # normalized images [N, 3, H, W] to probabilities [N, classes]
 
@@ -69,7 +68,8 @@ def build_tta(settings: dict[str, Any]) -> Callable[[Tensor, Score], Tensor]:
     Raises:
         ConfigError: an unknown type or setting.
     """
-    kind = str(settings.get("type"))
+    settings = settings.copy()
+    kind = str(settings.pop("type", None))
     if kind not in TTA:
         raise ConfigError(unknown("type of model.tta", kind, TTA))
-    return MODELS.build(settings | {"type": TTA[kind]})
+    return validate_settings(TTA[kind], settings, "tta")

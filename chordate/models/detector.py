@@ -4,12 +4,12 @@ from typing import Any
 
 from torch import Tensor
 
-from chordate.arguments import PositiveInt
+from chordate.arguments import PositiveInt, validate_settings
 from chordate.contracts import FeatureSpecs, Model, check_outputs, offered
 from chordate.models.detector_tta import DetectorTTA
 from chordate.models.parts import Part
 from chordate.models.preprocess import Normalize
-from chordate.registry import BACKBONES, MODELS, NECKS
+from chordate.registry import BACKBONES, NECKS
 from chordate.structures import Batch, DatasetMeta
 
 
@@ -46,11 +46,11 @@ class Detector(Model):
     ):
         super().__init__()
         self.meta, self.size_divisor = meta, size_divisor
-        self.preprocess = MODELS.build((preprocess or {}) | {"type": Normalize})
+        self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
         self.backbone = BACKBONES.build(backbone)
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.neck = None if neck is None else NECKS.build(neck, in_features=offered(self.backbone))
-        self.tta: DetectorTTA | None = None if tta is None else MODELS.build(tta | {"type": DetectorTTA})
+        self.tta: DetectorTTA | None = None if tta is None else validate_settings(DetectorTTA, tta, "tta")
 
     @property
     def head_features(self) -> FeatureSpecs:

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from chordate import launch
-from chordate.config import list_section, load_config, section
+from chordate.config import list_section, load_config, part_section, section
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
@@ -73,7 +73,7 @@ def train(
             val_data = section(cfg, "val_data")
             val_set = build_dataset(val_data, data_root=data_root, training=False, meta=dataset.meta)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
-            metric = build_metric(cfg.get("metric"), val_set)
+            metric = build_metric(part_section(cfg, "metric"), val_set)
         names = ", ".join(dataset.classes[:10]) + (", …" if len(dataset.classes) > 10 else "")
         logger.info(
             f"{len(dataset)} images to train on, {len(val_set)} to evaluate on, annotations checked; "
