@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from loading import checkpoint_of
 from torch import nn
 
-from chordate.api import build_model, predict
+from chordate import build_model, predict
 from chordate.data.shapes import CLASSES, generate_shapes
 
 ROOT = Path(__file__).parents[1]
@@ -26,12 +27,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector that was never trained, but is as sure of itself as a trained one, so that it detects a lot."""
     torch.manual_seed(0)
     model = build_model(CONFIG, classes=CLASSES, pretrained=False)
-    for name in ("classes", "deltas"):
-        predictor = getattr(model.box, name)
-        assert isinstance(predictor, nn.Linear)
-        nn.init.normal_(predictor.weight, std=1.0 if name == "classes" else 0.1)
+    nn.init.normal_(model.box.cls_score.weight, std=1.0)
+    nn.init.normal_(model.box.bbox_pred.weight, std=0.1)
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
-    torch.save({"chordate": 1, "model": model.state_dict(), "classes": list(CLASSES)}, path)
+    torch.save(checkpoint_of(model), path)
     return path
 
 

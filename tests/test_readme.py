@@ -70,6 +70,7 @@ def test_the_python_example_runs(folder, monkeypatch):
     """The block with `predict`, on random weights in torchvision's form and in ours, and a picture of noise."""
     import numpy as np
     import torch
+    from loading import checkpoint_of
     from PIL import Image
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
@@ -81,7 +82,7 @@ def test_the_python_example_runs(folder, monkeypatch):
     (trained,) = re.findall(r'"(work_dirs/cells/.*?)"', block)
     Path(trained).parent.mkdir(parents=True)
     cells = chordate.build_model("cells.py", classes=["red", "white"], pretrained=False)
-    torch.save({"chordate": 1, "model": cells.state_dict(), "classes": ["red", "white"]}, trained)
+    torch.save(checkpoint_of(cells), trained)
     names: dict = {}
     exec(block, names)
     assert list(names["backbone"].out_features) == ["c3", "c4", "c5"]
