@@ -148,8 +148,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
     saved = checkpoint["train"]
     check_model(trainer.module, checkpoint, path)
     try:
-        changed = load_optimizer_state(trainer.optimizer, trainer.module, saved["optimizer"], path)
-        if changed:
+        if changed := load_optimizer_state(trainer.optimizer, trainer.module, saved["optimizer"], path):
             logger.warning(f"{path}: {len(changed)} parameters are newly trained or newly frozen, such as {changed[0]}")
         trainer.module.load_state_dict(checkpoint["model"])
         if trainer.ema is not None:

@@ -97,9 +97,12 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         groups = parameter_groups(model, lr, settings.weight_decay, **rules)
         cls = optimizer_class(settings.type)
         accepted = set(inspect.signature(cls).parameters) - {"params"}
-        for key in set(config) - accepted - set(SETTINGS):
+        own = as_section(config, "optimizer")
+        for key in set(own) & set(SETTINGS):
+            del own[key]
+        for key in set(own) - accepted:
             raise ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS)))
-        arguments = validate_arguments(cls, {key: config[key] for key in config if key not in SETTINGS}, "optimizer")
+        arguments = validate_arguments(cls, own, "optimizer")
         devices = {p.device.type for group in groups for p in group["params"]}
         if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
             arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device

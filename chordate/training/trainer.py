@@ -132,8 +132,7 @@ class Trainer:
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
-        self.iteration = 0
-        self.evaluated = 0  # iterations done at the last evaluation
+        self.iteration = self.evaluated = 0  # iterations done, and those done at the last evaluation
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.stop_reason: str | None = None
