@@ -117,8 +117,8 @@ def validate_settings(
     """
     settings = as_section(section, where)
     where = settings.name() or where
-    check_required(target, settings | wiring, where)
     arguments = validate_arguments(target, settings, where, inferred=wiring)
+    check_required(target, settings | wiring, where)
     try:
         return target(**arguments, **wiring)
     except (ConfigError, TypeError, ValueError) as error:
