@@ -1,4 +1,4 @@
-"""Launching: which rank a process is, its device, its threads, its seed.
+"""Launching and stopping: which rank a process is, its device, threads and seed; signals that end it after a step.
 
 One process is started by hand; several by torchrun (one machine or many) or by SLURM's srun.
 """
@@ -10,7 +10,10 @@ import gc
 import os
 import random
 import re
+import signal
+import threading
 from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -141,3 +144,24 @@ def _check(environment: Mapping[str, str], names: tuple[str, ...], given: str, r
     for name in names:
         if name not in WORDS and not environment[name].isdecimal():
             raise ConfigError(f'{name} is "{environment[name]}", which is not a whole number; {remedy}')
+
+
+class StopSignals:
+    """Within it, the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) is only noted in `received`, so that the run
+    can be saved; a second one acts as usual."""
+
+    received: signal.Signals | None = None
+
+    def __enter__(self) -> Self:
+        in_main_thread = threading.current_thread() is threading.main_thread()  # Python lets no other set handlers
+        signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+        self._usual = {number: signal.signal(number, self._note) for number in signals}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        while self._usual:
+            signal.signal(*self._usual.popitem())
+
+    def _note(self, number: int, _: Any) -> None:
+        self.received = signal.Signals(number)
+        self.__exit__()

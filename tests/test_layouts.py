@@ -145,7 +145,10 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
             {"backbone": {"type": "resnet18", "out": ["c4"]}},
             "ResNet-18: c5 cannot be taken out of .* gives c4; its `out`",
         ),
-        ({"backbone": {"type": "resnet18", "out": ["c3", "c5"]}}, "must end with the map before c5 and c5"),
+        (
+            {"backbone": {"type": "resnet18", "out": ["c3", "c5"]}},
+            "its `out` ends with c5, and has the map",
+        ),
         ({"trunk": "c4"}, "ResNet-18: c4 cannot be taken out of a backbone that gives c4, c5"),
         ({"neck": {"type": "FPN"}}, 'trunk="c5" takes the place of neck; remove one of them'),
         ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" takes the place of box.trunk; remove one'),

@@ -251,3 +251,22 @@ def test_a_training_started_anew_overwrites_no_checkpoint_of_the_one_before(tmp_
     first = (tmp_path / "epoch_1.pt").read_bytes()
     toy_trainer(tmp_path, epochs=1).train()
     assert next(tmp_path.glob("earlier_*/epoch_1.pt")).read_bytes() == first
+
+
+def test_a_longer_training_keeps_the_last_evaluation_and_the_better_model(tmp_path: Path) -> None:
+    """The final evaluation of a run lies off the grid of `eval_every`; resumed with more iterations, it is not lost."""
+
+    class Falling(ToyMetric):
+        def compute(self) -> dict[str, float]:
+            super().compute()
+            return {"toy_AP": scores.pop(0)}
+
+    shared = {"val_loader": toy_loader(6, training=False), "metric": Falling(), "save_best": "toy_AP", "eval_every": 0}
+    scores = [0.9]
+    toy_trainer(tmp_path, iterations=2, **shared).train()
+    scores = [0.9, 0.1]  # the evaluation after iteration 2 is repeated, with the same weights
+    trainer = toy_trainer(tmp_path, iterations=4, resume=True, **shared)
+    trainer.train()
+    assert trainer.best == {"metric": "toy_AP", "score": 0.9, "iteration": 2}
+    assert torch.load(tmp_path / "best_toy_AP.pt", weights_only=True)["train"]["iteration"] == 2
+    assert [(line["iteration"], line["toy_AP"]) for line in read_log(tmp_path, "val")] == [(2, 0.9), (4, 0.1)]

@@ -105,6 +105,14 @@ class ValidationLoss(Callback):
     precision. Losses that sample at random sample the same in every evaluation. Runs the validation data once more.
     """
 
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Take the loss of one sample, so that data without what a loss needs (masks) are an error now."""
+        if trainer.val_loader is None:
+            raise ConfigError("ValidationLoss needs val_data; add it to the config")
+        batch = trainer.val_loader.collate_fn([trainer.val_loader.dataset[0, 0]])
+        with evaluation_mode(trainer.module), preserved_rng():
+            trainer.module.loss(to_device(batch, trainer.device, trainer.channels_last))
+
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         model, loader, images = trainer.evaluated_model, trainer.val_loader, 0
         sums: dict[str, Tensor] = {}

@@ -91,6 +91,7 @@ def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
             "iteration": trainer.iteration,
             "steps_per_epoch": trainer.steps_per_epoch,
             "evaluated": trainer.evaluated,
+            "evaluation_is_due": trainer.evaluation_is_due(),
             "losses": trainer.losses.state_dict(),
             "optimizer": optimizer_state(trainer.optimizer, trainer.module),
             "scaler": trainer.scaler.state_dict(),
@@ -156,6 +157,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
         if saved["scaler"] and trainer.scaler.is_enabled():
             trainer.scaler.load_state_dict(saved["scaler"])
         trainer.iteration = _iteration(saved, trainer)
+        trainer.evaluation_was_due = trainer.val_loader is not None and saved["evaluation_is_due"]
         trainer.evaluated = saved["evaluated"] if trainer.iteration == saved["iteration"] else trainer.iteration
         trainer.losses.load_state_dict(saved["losses"])
         trainer.history = list(saved["history"])

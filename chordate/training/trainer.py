@@ -22,6 +22,7 @@ from chordate.contracts import Metric, Model
 from chordate.data.loader import stop_workers
 from chordate.distributed import average_buffers
 from chordate.errors import ConfigError, DataError
+from chordate.launch import StopSignals
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.structures import Batch
@@ -29,7 +30,6 @@ from chordate.training import checkpoint
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
 from chordate.training.ema import WeightAverage
 from chordate.training.evaluate import evaluate, to_device
-from chordate.training.interrupt import StopSignals
 from chordate.training.logging import logger, run_log
 from chordate.training.loss_log import LossLog, total_loss
 from chordate.training.optimizer import build_optimizer, optimizer_settings
@@ -133,6 +133,7 @@ class Trainer:
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
         self.iteration = self.evaluated = 0  # iterations done, and those done at the last evaluation
+        self.evaluation_was_due = False  # after the iteration of the checkpoint that training was resumed from
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.stop_reason: str | None = None
@@ -165,7 +166,8 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_train_start(self)
                 with self.progress.task("training", self.max_iterations, self.iteration) as self._update_bar:
-                    if self.iteration > self.evaluated and self._evaluation_is_due():  # killed between save and this
+                    # Saved before its evaluation: killed in between, or the last of a shorter training.
+                    if self.iteration > self.evaluated and (self.evaluation_was_due or self.evaluation_is_due()):
                         self._evaluate()
                     while self.iteration < self.max_iterations and self.stop_reason is None:
                         self._train_epoch()
@@ -201,13 +203,13 @@ class Trainer:
                 callback.on_step_end(self, losses)
             saved = self._save_is_due()
             if saved:
-                self.save()
-            if self._evaluation_is_due():
+                checkpoint.save(self)
+            if self.evaluation_is_due():
                 self._evaluate()
             if signal_received or (self.world_size == 1 and self.signals.received):
                 self._stop_by_signal()
             if self.stop_reason is not None and not saved:
-                self.save()
+                checkpoint.save(self)
             if self.stop_reason is not None or self.iteration == self.max_iterations:
                 return
 
@@ -261,10 +263,6 @@ class Trainer:
         data = self.val_loader, self.metric, self.device
         return evaluate(self.evaluated_model, *data, channels_last=self.channels_last, progress=self.progress)
 
-    def save(self) -> None:
-        """Save the state of training as the last checkpoint. All ranks call it."""
-        checkpoint.save(self)
-
     def stop(self, reason: str) -> None:
         """End training after this iteration, saved. All ranks call it. The reason ends the sentence "stopped …"."""
         self.stop_reason = reason
@@ -308,7 +306,8 @@ class Trainer:
         often = every is not None and self.iteration % every == 0
         return often or self.settings.is_due(self.settings.save_every, self.iteration, self.steps_per_epoch)
 
-    def _evaluation_is_due(self) -> bool:
+    def evaluation_is_due(self) -> bool:
+        """Whether an evaluation follows this iteration."""
         every = self.settings.eval_every
         return self.val_loader is not None and self.settings.is_due(every, self.iteration, self.steps_per_epoch)
 
@@ -346,7 +345,7 @@ class Trainer:
     def _read_losses(self) -> bool:
         """Read the losses where it costs nothing (CPU) or is due; whether the ranks then agree that a signal came."""
         logs = self.iteration % self.settings.log_every == 0
-        due = self.device.type == "cpu" or logs or self._save_is_due() or self._evaluation_is_due()
+        due = self.device.type == "cpu" or logs or self._save_is_due() or self.evaluation_is_due()
         return due and self.losses.read(self.signals.received is not None)
 
     def _stop_by_signal(self) -> None:
