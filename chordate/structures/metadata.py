@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
@@ -65,11 +65,12 @@ class DatasetMeta:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        palette = self.palette and tuple(tuple(color) for color in self.palette)
+        palette = self.palette and tuple((int(red), int(green), int(blue)) for red, green, blue in self.palette)
         for name, value in (("classes", tuple(self.classes)), ("stuff", tuple(self.stuff)), ("palette", palette)):
             object.__setattr__(self, name, value)
+        known = replace(self, extra={}).facts() if self.extra else {}
         for name, value in self.extra.items():
-            if name in ("num_classes", "num_keypoints", "ignore_label"):
+            if name in known:
                 raise DataError(f"DatasetMeta: extra must not have {name}, which follows from the other fields")
             if not _is_plain(value):
                 kind = type(value).__name__
