@@ -58,7 +58,7 @@ def seer(tta=None, skeleton=SKELETON, **changes) -> nn.Module:
     torch.manual_seed(0)
     box = {"type": "BoxHead", "trunk": {"type": "ConvFC", "fc_channels": 32}, "detections_per_image": 20}
     settings = {**config(), "box": box, **HEADS, "tta": tta, **changes}
-    meta = replace(META, skeleton=skeleton, extra={"num_keypoints": 3})
+    meta = replace(META, skeleton=skeleton, extra={} if skeleton else {"num_keypoints": 3})
     model = MODELS.build(settings, meta=meta).double().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
