@@ -222,7 +222,7 @@ def test_what_cannot_be_built_or_stepped_by_itself_is_not_on_offer(name: str) ->
     ("rule", "message"),
     [
         ("parts=dict(bakbone=dict(lr_mult=0.1))", 'optimizer.parts: unknown part "bakbone"'),
-        ("parts=dict(backbone=dict(lr_mlt=0.1))", "optimizer.parts.backbone: unknown setting"),
+        ("parts=dict(backbone=dict(lr_mlt=0.1))", "unknown setting of optimizer.parts.backbone"),
         ("parts=dict(backbone=dict(lr_mult=-1))", "optimizer.parts.backbone.lr_mult must be ≥ 0"),
         ('no_decay=["nrom"]', 'optimizer.no_decay: "nrom" matches no parameter'),
         ("layer_decay=0.5", "optimizer.layer_decay: Model has no sequence of blocks"),
