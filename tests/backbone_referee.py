@@ -25,7 +25,7 @@ def on_meta(name: str, **options: Any) -> nn.Module:
 
 
 @torch.no_grad()
-def randomise(model: nn.Module) -> nn.Module:
+def randomize(model: nn.Module) -> nn.Module:
     """Fill every parameter and running statistic with values under which activations neither vanish nor explode.
 
     BatchNorms get means and variances as different from 0 and 1 as trained ones are, so that an `eps`, a wrong order or
@@ -50,16 +50,16 @@ def randomise(model: nn.Module) -> nn.Module:
 
 
 def referee(build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` gives, randomised; built on the meta device, since its own initialisation is of no use."""
+    """What `build` gives, randomized; built on the meta device, since its own initialisation is of no use."""
     with torch.device("meta"):
         model = build()
-    return randomise(model.to_empty(device="cpu"))
+    return randomize(model.to_empty(device="cpu"))
 
 
 def timms(name: str) -> nn.Module:
-    """timm's network, randomised."""
+    """timm's network, randomized."""
     on_meta = not name.startswith(("swin", "vit"))
-    whole = referee(lambda: timm.create_model(name)) if on_meta else randomise(timm.create_model(name))
+    whole = referee(lambda: timm.create_model(name)) if on_meta else randomize(timm.create_model(name))
     for part, value in whole.named_parameters():
         if part.endswith("gamma"):
             nn.init.uniform_(value, 0.3, 1.0)  # at 1e-6 the blocks would not be seen

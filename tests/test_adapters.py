@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from backbone_referee import assert_close, randomise, referee, timms
+from backbone_referee import assert_close, randomize, referee, timms
 from torch import Tensor, nn
 
 import chordate
@@ -42,7 +42,7 @@ def _seed():
 
 
 def torchvisions(name: str) -> nn.Module:
-    """Torchvision's network, randomised, without the classifier where that is most of it."""
+    """Torchvision's network, randomized, without the classifier where that is most of it."""
 
     def build() -> nn.Module:
         inception = {"aux_logits": False, "init_weights": False, "transform_input": True}
@@ -53,7 +53,7 @@ def torchvisions(name: str) -> nn.Module:
         return whole
 
     on_meta = not name.startswith(("swin", "regnet"))  # which compute with tensors when they are built
-    return (referee(build) if on_meta else randomise(build())).eval()
+    return (referee(build) if on_meta else randomize(build())).eval()
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import timm
 import torch
-from backbone_referee import assert_close, randomise
+from backbone_referee import assert_close, randomize
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -41,7 +41,7 @@ def takes(option: str) -> list[str]:
 
 def build(name: str, **options) -> nn.Module:
     torch.manual_seed(0)
-    model = randomise(BACKBONES.build(config(name, **options)))
+    model = randomize(BACKBONES.build(config(name, **options)))
     for part, value in model.named_parameters():
         if part.endswith("gamma"):
             nn.init.uniform_(value, 0.3, 1.0)  # at 1e-6 ConvNeXt's blocks would not be seen

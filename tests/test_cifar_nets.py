@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from backbone_referee import on_meta, randomise
+from backbone_referee import on_meta, randomize
 from torch import nn
 
 from chordate.backbones.highway import HighwayBlock
@@ -24,7 +24,7 @@ def test_depth_counts_the_layers_with_weights(kind, depth):
 def test_the_network_is_the_papers_formula(kind):
     """A stem and 3n pairs of 3×3 convolutions; the shortcut subsamples and pads with zeros, or is not there."""
     torch.manual_seed(0)
-    model = randomise(BACKBONES.build({"type": f"{kind}20_cifar", "out": ["c1", "c2", "c3", "c4"]})).eval()
+    model = randomize(BACKBONES.build({"type": f"{kind}20_cifar", "out": ["c1", "c2", "c3", "c4"]})).eval()
     images = torch.randn(2, 3, 32, 32)
 
     def layer(conv, norm, x, stride):
@@ -57,7 +57,7 @@ def test_1202_layers_learn_with_checkpointing():
 
 def highway_block() -> HighwayBlock:
     torch.manual_seed(0)
-    return randomise(HighwayBlock(8, 8)).eval()
+    return randomize(HighwayBlock(8, 8)).eval()
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from backbone_referee import randomise
+from backbone_referee import randomize
 from class_folders import write_folders
 from detection_toys import assert_never_waits
 from rich.console import Console
@@ -52,7 +52,7 @@ def batch_of(images: torch.Tensor, labels: list[int] | None = None) -> Batch:
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_torchvisions_classifiers_give_their_own_scores(name):
     theirs = torchvision.models.get_model(name, weights=None, num_classes=11)
-    randomise(theirs)
+    randomize(theirs)
     model = chordate.build_model({"type": "ImageClassifier", "backbone": name}, num_classes=11, pretrained=False)
     report = chordate.load_checkpoint(model, theirs.state_dict())
     assert not report.skipped and not report.missing

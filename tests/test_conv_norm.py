@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from backbone_referee import assert_close, randomise
+from backbone_referee import assert_close, randomize
 from torch import Tensor, nn
 
 from chordate.contracts import FeatureSpec
@@ -61,7 +61,7 @@ def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_folded_networks_have_the_same_maps_and_gradients(name, norm):
     """In float32 the maps alone: in a deep network its rounding turns a ReLU on or off, which is all or nothing."""
-    model = randomise(BACKBONES.build({"type": name, "norm": norm, "out": ["c2", "c3"]})).eval()
+    model = randomize(BACKBONES.build({"type": name, "norm": norm, "out": ["c2", "c3"]})).eval()
     images = torch.randn(1, 3, 32, 48)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
         model, images = model.to(dtype), images.to(dtype)
@@ -103,7 +103,7 @@ def test_frozen_norms_are_folded_in_training_and_batch_norms_are_not():
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", None])
 def test_fpn_has_the_same_maps_and_gradients(norm):
     specs = {f"c{i}": FeatureSpec(4 * i, 2**i) for i in range(2, 6)}
-    fpn = randomise(FPN(specs, 8, norm=norm)).double().eval()
+    fpn = randomize(FPN(specs, 8, norm=norm)).double().eval()
     maps = {f"c{i}": torch.randn(2, 4 * i, 2 ** (7 - i), 2 ** (7 - i), dtype=torch.float64) for i in range(2, 6)}
     folded = fpn(maps)
     with one_after_the_other(fpn):
@@ -125,7 +125,7 @@ def test_fpn_has_the_same_maps_and_gradients(norm):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)], ids=str)
 def test_a_pair_is_the_convolution_and_then_the_norm(norm, bias, options, dtype, tolerance):
     conv = nn.Conv2d(8, 32, 3, bias=bias, **options)
-    pair = randomise(ConvNorm(conv, make_norm(norm, 32))).to(dtype).eval()
+    pair = randomize(ConvNorm(conv, make_norm(norm, 32))).to(dtype).eval()
     x = torch.randn(2, 8, 9, 11, dtype=dtype, requires_grad=True)
     y, expected = pair(x), pair[1](pair[0](x))
     assert_close(y, expected, "output", tolerance)
@@ -172,13 +172,13 @@ def test_a_convolution_of_another_kind_computes_as_it_does():
         def forward(self, x):
             return 2 * super().forward(x)
 
-    conv, norm, x = Doubled(3, 4, 1), randomise(FrozenBatchNorm(4)), torch.randn(1, 3, 5, 5)
+    conv, norm, x = Doubled(3, 4, 1), randomize(FrozenBatchNorm(4)), torch.randn(1, 3, 5, 5)
     torch.testing.assert_close(conv_norm(conv, norm, x), norm(conv(x)))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_autocast_gives_its_own_dtype(requires_grad):
-    pair = randomise(ConvNorm(nn.Conv2d(3, 4, 3, bias=False), FrozenBatchNorm(4)))
+    pair = randomize(ConvNorm(nn.Conv2d(3, 4, 3, bias=False), FrozenBatchNorm(4)))
     x = torch.randn(2, 3, 9, 9, requires_grad=requires_grad)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = pair(x)
@@ -190,7 +190,7 @@ def test_autocast_gives_its_own_dtype(requires_grad):
 
 
 def test_half_precision_weights_keep_their_dtype():
-    pair = randomise(ConvNorm(nn.Conv2d(3, 4, 3, bias=False).bfloat16(), FrozenBatchNorm(4)))
+    pair = randomize(ConvNorm(nn.Conv2d(3, 4, 3, bias=False).bfloat16(), FrozenBatchNorm(4)))
     assert pair(torch.randn(2, 3, 9, 9, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
@@ -203,7 +203,7 @@ def test_channels_last_stays(norm):
 
 @pytest.mark.parametrize("name", ["resnet50d", "preact_resnet50", "densenet121"])
 def test_frozen_networks_compile_as_one_graph_and_are_exported(name):
-    model = randomise(BACKBONES.build({"type": name, "norm": "FrozenBN", "out": ["c2"], "frozen_stages": 0})).train()
+    model = randomize(BACKBONES.build({"type": name, "norm": "FrozenBN", "out": ["c2"], "frozen_stages": 0})).train()
     images = torch.randn(2, 3, 64, 64)
     plain = model(images)["c2"]
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -224,7 +224,7 @@ def test_frozen_networks_compile_as_one_graph_and_are_exported(name):
 
 @torch.no_grad()
 def test_eight_threads_give_what_one_gives():
-    model = randomise(BACKBONES.build({"type": "resnet18", "out": ["c2"]})).eval()
+    model = randomize(BACKBONES.build({"type": "resnet18", "out": ["c2"]})).eval()
     images = torch.randn(16, 1, 3, 32, 32)
     expected = [model(image)["c2"] for image in images]
     with ThreadPoolExecutor(8) as pool:
@@ -232,7 +232,7 @@ def test_eight_threads_give_what_one_gives():
 
 
 def test_frozen_norms_behind_convolutions_keep_no_map_for_the_backward_pass():
-    pair = ConvNorm(nn.Conv2d(4, 4, 1), randomise(FrozenBatchNorm(4)))
+    pair = ConvNorm(nn.Conv2d(4, 4, 1), randomize(FrozenBatchNorm(4)))
     x = torch.randn(2, 4, 32, 32)
     kept: dict[int, int] = {}
 

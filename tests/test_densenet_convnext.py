@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from backbone_referee import assert_close, assert_same_maps, extractor, on_meta, randomise, referee, slow
+from backbone_referee import assert_close, assert_same_maps, extractor, on_meta, randomize, referee, slow
 from torch import nn
 
 import chordate
@@ -156,7 +156,7 @@ def test_cifars_densenet_has_strides_1_2_and_4():
 
 
 def test_detectors_get_a_norm_on_every_map():
-    model = randomise(BACKBONES.build({"type": "convnext_tiny", "out": ["c2", "c3"], "out_norm": True})).eval()
+    model = randomize(BACKBONES.build({"type": "convnext_tiny", "out": ["c2", "c3"], "out_norm": True})).eval()
     bare = BACKBONES.build({"type": "convnext_tiny", "out": ["c2", "c3"]}).eval()
     bare.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("out_norm")})
     images = torch.randn(1, 3, 64, 64)

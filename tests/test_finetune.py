@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from backbone_referee import randomise
+from backbone_referee import randomize
 from class_folders import write_folders
 
 import chordate
@@ -32,7 +32,7 @@ def weights(tmp_path_factory) -> Path:
     """A file of torchvision's, of 1000 classes."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(randomise(torchvision.models.resnet18(weights=None)).state_dict(), path)
+    torch.save(randomize(torchvision.models.resnet18(weights=None)).state_dict(), path)
     return path
 
 

@@ -9,7 +9,7 @@ from chordate.errors import ConfigError
 from chordate.ops.norms import FrozenBatchNorm, make_norm
 
 
-def randomised(norm: nn.Module) -> nn.Module:
+def randomized(norm: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, tensor in norm.state_dict().items():
             if tensor.is_floating_point():
@@ -45,7 +45,7 @@ def test_a_bad_norm_is_named(norm, says):
 @pytest.mark.parametrize("eps", [1e-5, 0.0])
 @pytest.mark.parametrize("with_grad", [False, True], ids=["inference", "training"])
 def test_frozen_batch_norm_equals_torchvisions(eps, with_grad):
-    theirs = randomised(FrozenBatchNorm2d(6, eps=eps)).double()
+    theirs = randomized(FrozenBatchNorm2d(6, eps=eps)).double()
     ours = FrozenBatchNorm(6, eps=eps).double()
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 6, 5, 7, dtype=torch.float64, requires_grad=with_grad)
@@ -56,7 +56,7 @@ def test_frozen_batch_norm_equals_torchvisions(eps, with_grad):
 
 
 def test_frozen_batch_norm_is_batch_norm_in_evaluation_and_takes_its_state_dict():
-    theirs = randomised(nn.BatchNorm2d(6)).eval()
+    theirs = randomized(nn.BatchNorm2d(6)).eval()
     ours = FrozenBatchNorm(6).train()
     assert ours.load_state_dict(theirs.state_dict()).unexpected_keys == []
     x = torch.randn(2, 6, 5, 7)
@@ -65,7 +65,7 @@ def test_frozen_batch_norm_is_batch_norm_in_evaluation_and_takes_its_state_dict(
 
 
 def test_frozen_batch_norm_keeps_the_dtype_under_autocast():
-    norm = randomised(FrozenBatchNorm(6))
+    norm = randomized(FrozenBatchNorm(6))
     for requires_grad in (False, True):
         x = torch.randn(2, 6, 5, 7, dtype=torch.bfloat16, requires_grad=requires_grad)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -75,7 +75,7 @@ def test_frozen_batch_norm_keeps_the_dtype_under_autocast():
 
 
 def test_frozen_batch_norm_keeps_no_activation_for_the_backward_pass():
-    norm = randomised(FrozenBatchNorm(6))
+    norm = randomized(FrozenBatchNorm(6))
     x = torch.randn(2, 6, 32, 32, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from backbone_referee import assert_close, assert_same_maps, assert_same_step, on_meta, randomise, referee, slow
+from backbone_referee import assert_close, assert_same_maps, assert_same_step, on_meta, randomize, referee, slow
 from torch import nn
 
 from chordate.backbones.preact_resnet import WIDE_SIZES, PreActBlock, PreActBottleneck
@@ -104,7 +104,7 @@ def test_depth_counts_the_convolutions(depth, bottleneck, blocks):
 def test_a_block_is_the_formula(shortcut, stride):
     """Figure 4e of Identity Mappings: x + conv(relu(norm(conv(relu(norm(x)))))."""
     torch.manual_seed(0)
-    block = randomise(PreActBlock(8, 8 * stride, stride=stride, shortcut=shortcut)).eval()
+    block = randomize(PreActBlock(8, 8 * stride, stride=stride, shortcut=shortcut)).eval()
     x = torch.randn(2, 8, 10, 10)
 
     def active(norm, y):
@@ -126,7 +126,7 @@ def test_the_first_block_carries_the_activated_stem():
     """Identity Mappings, appendix: "the first activation right after conv1 and before splitting into two paths"."""
     torch.manual_seed(0)
     model = BACKBONES.build({"type": "CifarPreActResNet", "depth": 14, "shortcut": "A", "out": ["c1", "c2"]})
-    model = randomise(model).eval()
+    model = randomize(model).eval()
     images = torch.randn(2, 3, 32, 32)
     first, second = model.layer1
 
@@ -158,7 +158,7 @@ def test_without_norms_a_map_is_the_same_whatever_follows_it(name):
 
 
 def test_the_last_map_is_normed_and_the_others_are_bare_sums():
-    model = randomise(BACKBONES.build({"type": "wrn16_4_cifar", "out": ["c2", "c3", "c4"]})).eval()
+    model = randomize(BACKBONES.build({"type": "wrn16_4_cifar", "out": ["c2", "c3", "c4"]})).eval()
     maps = model(torch.randn(1, 3, 32, 32))
     assert (maps["c4"] >= 0).all() and (maps["c2"] < 0).any() and (maps["c3"] < 0).any()
     assert [tuple(x.shape[1:]) for x in maps.values()] == [(64, 32, 32), (128, 16, 16), (256, 8, 8)]

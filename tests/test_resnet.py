@@ -9,7 +9,7 @@ from backbone_referee import (
     assert_same_step,
     extractor,
     on_meta,
-    randomise,
+    randomize,
     referee,
     size,
     with_weights_of,
@@ -208,7 +208,7 @@ def test_a_branch_that_is_dropped_leaves_the_shortcut_and_the_others_make_up_for
     """Huang et al. 2016, equation 2, drawn for every image; what is kept is scaled so that the mean stays."""
     width = 64 // block.expansion
     always, sometimes = (block(64, width, norm="FrozenBN", drop=drop) for drop in (0.0, 0.25))
-    randomise(always)
+    randomize(always)
     sometimes.load_state_dict(always.state_dict())
     x = torch.randn(200, 64, 4, 4).relu()
     branch = []
@@ -288,7 +288,7 @@ def test_traces_as_one_graph(name, options):
 )
 def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth, stem, shortcut):
     options = {"stem": stem, "shortcut": shortcut, "out": MAPS}
-    thin = randomise(ResNet(depth, base_channels=16, **options)).eval()
+    thin = randomize(ResNet(depth, base_channels=16, **options)).eval()
     whole = ResNet(depth, **options).eval()
     weights = {key: torch.zeros_like(value) for key, value in whole.state_dict().items()}
     for key, value in thin.state_dict().items():

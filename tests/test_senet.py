@@ -9,7 +9,7 @@ from backbone_referee import (
     assert_same_step,
     extractor,
     on_meta,
-    randomise,
+    randomize,
     referee,
     size,
     slow,
@@ -92,7 +92,7 @@ def test_the_switch_adds_what_the_paper_says(name):
 def test_in_a_cifar_network_it_scales_the_branch_and_not_the_shortcut(name):
     """Hu et al. 2018, figure 3 and appendix: shut gates leave of a stage's later blocks what is carried past them."""
     torch.manual_seed(0)
-    model = randomise(BACKBONES.build({"type": name, "se": 1 / 8, "out": ["c2"]})).eval()
+    model = randomize(BACKBONES.build({"type": name, "se": 1 / 8, "out": ["c2"]})).eval()
     gated, x = model.layer1[1], torch.randn(2, model.out_features["c2"].channels, 8, 8).abs()
     assert (gated(x) - x).abs().max() > 1e-2
     squeezed = gated.se(torch.ones_like(x))[:, :, 0, 0]
