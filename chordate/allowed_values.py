@@ -44,7 +44,7 @@ def rejection(annotation: Any, value: Any, fits: Callable[[Any, Any], bool]) -> 
 
     Args:
         annotation: as `chordate.arguments` reduces it: int, float, bool, str, None, Literal, Annotated, unions,
-            Sequence, tuple and Mapping of these.
+            Sequence, tuple and Mapping of these; other classes.
         value: that does not fit it.
         fits: whether a value fits an annotation.
     """
@@ -84,13 +84,15 @@ def allowed(annotation: Any, value: Any = None) -> str:
     if get_origin(inner) is tuple and Ellipsis not in get_args(inner):
         kinds = get_args(inner)
         if len(set(kinds)) == 1:
-            return f"a list of {len(kinds)} {_plural(kinds[0])}"
+            return f"a list of {len(kinds)} {_plural(kinds[0]) or 'items'}"
         return f"a list of {len(kinds)}: {', '.join(map(allowed, kinds))}"
     if get_origin(inner) in (Sequence, tuple):
         return " ".join(["a list", *([f"of {plural}"] if (plural := _plural(get_args(inner)[0])) else []), *bounds])
     if get_origin(inner) is Mapping:
         return "a dict"
-    return NOUNS[inner]
+    if inner in NOUNS:
+        return NOUNS[inner]
+    return f"{'an' if inner.__name__[0] in 'AEIOU' else 'a'} {inner.__name__}"
 
 
 def _one_of(literals: list[Any], value: Any) -> str:

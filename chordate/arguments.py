@@ -2,8 +2,8 @@
 
 `nms_threshold: Fraction = 0.5` states the range in one place, so constructors hold no checks. Checked are `int`,
 `float`, `bool`, `str`, `None`, `Literal["a", "b"]`, `Sequence[int]`, `tuple[float, float]`, `Mapping[str, int]`,
-`Path`, and unions and `Annotated` forms of these. Any other annotation (a tensor, a module, a class) accepts every
-value.
+`Path`, classes, and unions and `Annotated` forms of these. Any other annotation (a tensor, a callable, a Protocol)
+accepts every value.
 
 Types are strict: no text or bool counts as a number; an integer counts as a float, a list as a tuple, a string as a
 path, and a number or array of numpy or torch as the plain numbers in it.
@@ -81,12 +81,14 @@ def validate_arguments(
     """
     parameters = parameters_of(target)
     annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in beside.items()}
+    unknowns = [name for name in arguments if name not in annotations and parameters.rest is None]
     checked: dict[str, Any] = {}
     problems = []
     for name, value in arguments.items():
-        if name not in annotations and parameters.rest is None:
-            known = set(annotations) - set(inferred)
-            problems.append(_whole(arguments, [name], where, unknown(f"setting of {where}", str(name), known)))
+        if name in unknowns:
+            known, last = set(annotations) - set(inferred), name == unknowns[-1]
+            message = unknown(f"setting of {where}", str(name), known, listed=last)
+            problems.append(_whole(arguments, [name], where, message))
             continue
         checked[name] = value
         if not values or value is parameters.defaults.get(name, parameters):  # a default always fits
@@ -163,10 +165,10 @@ def parameters_of(target: Callable[..., Any]) -> Parameters:
     """The parameters of a callable, their annotations reduced to what can be checked."""
     annotations, defaults, rest = {}, {}, None
     for parameter in inspect.signature(target).parameters.values():
-        annotation = parameter.annotation
+        annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
         if isinstance(annotation, str):
             annotation = _resolved(annotation, _namespace(target))
-        checkable = _checkable(annotation)  # Any where there is none
+        checkable = _checkable(annotation)
         if parameter.kind is parameter.VAR_KEYWORD:
             rest = checkable
         elif parameter.kind is not parameter.VAR_POSITIONAL:
@@ -231,7 +233,7 @@ def _checkable(annotation: Any) -> Any:
     from pydantic import InstanceOf, Strict, WrapValidator
 
     origin, inner = get_origin(annotation) or annotation, get_args(annotation)
-    if annotation in (int, float, bool, str) or origin is Literal:
+    if annotation in (int, float, bool, str, Any) or origin is Literal:
         return annotation
     if annotation is None or annotation is types.NoneType:
         return types.NoneType
@@ -249,9 +251,14 @@ def _checkable(annotation: Any) -> Any:
     if origin is tuple:
         return Annotated[generic[tuple][items or (Any, ...)], Strict(False)]
     if origin in (list, Sequence, MutableSequence):
-        return generic[Sequence][items or Any]
+        return Annotated[generic[Sequence][items or Any], WrapValidator(_no_text)]
     if origin in (dict, Mapping, MutableMapping):
         return Annotated[generic[Mapping][items or (Any, Any)], WrapValidator(_unchanged)]
+    # A tensor's or array's values are checked as plain numbers, see `_validated`.
+    if isinstance(annotation, type) and not (
+        inner or hasattr(annotation, "tolist") or getattr(annotation, "_is_protocol", False)
+    ):
+        return InstanceOf[annotation]
     return Any
 
 
@@ -259,6 +266,13 @@ def _unchanged(value: Any, validate: Callable[[Any], Any]) -> Any:
     """Check a mapping but keep the very object: it may be a Section, or have attributes of its own."""
     validate(value)
     return value
+
+
+def _no_text(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Text is no list of letters."""
+    if isinstance(value, str | bytes):
+        raise ValueError
+    return validate(value)
 
 
 def _resolved(annotation: str, namespace: dict[str, Any]) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from chordate.allowed_values import shown
-from chordate.errors import ConfigError
+from chordate.errors import ChordateError, ConfigError
 
 DELETE = "_delete_"
 KeyPath = tuple[str, ...]  # keys and list indices from the top of the config
@@ -93,13 +94,15 @@ def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
 
 def placed_parts(section: Mapping[str, Any], key: str) -> list[Any]:
     """The parts in a list of a section (`pipeline`); one given by its name becomes a Section too, with its place."""
-    parts = list(section.get(key) or ())
-    if not isinstance(section, Section):
-        return parts
-    return [
-        Section({"type": part}, (*section.path, key, str(index)), section.origins) if isinstance(part, str) else part
-        for index, part in enumerate(parts)
-    ]
+    parts = section.get(key) or ()
+    return [placed_part(section, part, key, str(index)) for index, part in enumerate(parts)]
+
+
+def placed_part(section: Mapping[str, Any], part: Any, *keys: str) -> Any:
+    """The part at `keys` of a section; one given by its name, or by another plain value, becomes a Section too."""
+    if isinstance(section, Section) and (part is None or isinstance(part, str | int | float)):
+        return Section({"type": part}, (*section.path, *keys), section.origins)
+    return part
 
 
 def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any:
@@ -110,18 +113,20 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
     return value
 
 
-def located(error: Exception, config: Any, keys: Iterable[str] = ()) -> ConfigError:
-    """An error about a part or section, with its file and path put before the message.
+def located(error: Exception, config: Any, keys: Iterable[str] = ()) -> ChordateError:
+    """An error about a part or section, with its file and path put before the message; of the same kind if it is a
+    ChordateError, else a ConfigError.
 
     The file is the last one that wrote any of `keys`, by default the settings that the message mentions, else all.
     """
     message = " ".join(str(error).split())
-    if (isinstance(error, ConfigError) and error.located) or not isinstance(config, Section):
-        return error if isinstance(error, ConfigError) else ConfigError(message)
+    if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):
+        return error if isinstance(error, ChordateError) else ConfigError(message)
     mentioned = list(keys) or [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
     name = config.name()
     path = "" if re.match(rf"{re.escape(name)}[.:]", message) else f"{name}: "
-    return ConfigError(f"{config.source(mentioned or config)}{path}{message}", located=True)
+    kind = type(error) if isinstance(error, ChordateError) else ConfigError
+    return kind(f"{config.source(mentioned or config)}{path}{message}", located=True)
 
 
 def merge(
@@ -147,15 +152,18 @@ def merge(
         into_lists: a dict whose keys are indices changes items of a list (options: `pipeline.0.size=640`).
 
     Raises:
-        ConfigError: an index past the end of a list.
+        ConfigError: an index past the end of a list, or a `_delete_` that is no bool.
     """
     for key, value in layer.items():
         here, old = (*path, str(key)), tree.get(key)
         if key == "type" and key in tree and _equal(old, value):
             continue  # repeated, not overridden: it keeps its origin
         if not isinstance(value, Mapping):
-            _set(tree, key, _copied(value), origin, origins, here)
+            _set(tree, key, plain(value), origin, origins, here)
             continue
+        if not isinstance(value.get(DELETE, False), bool):
+            name = ".".join((*here, DELETE))
+            raise ConfigError(f"{origin.source}: {name} must be True or False, got {shown(value[DELETE])}")
         if isinstance(old, list | tuple) and into_lists and value and all(str(index).isdigit() for index in value):
             items = {str(index): item for index, item in enumerate(old)}
             merge(items, value, origin, origins, path=here, into_lists=True)
@@ -179,11 +187,28 @@ def _set(tree: dict[Any, Any], key: Any, value: Any, origin: Origin, origins: Or
     tree[key], origins[here] = value, origin
 
 
-def _copied(value: Any) -> Any:
-    """Lists and the dicts in them are copied, so that layers share none; other values are taken as they are."""
+def plain(value: Any) -> Any:
+    """A copy of a setting, so that layers share none: numbers and arrays of numpy and torch as plain numbers, paths as
+    strings, other objects as they are."""
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
+
+
+def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """The values in a tree of settings that no config file could hold, with their places."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from objects(item, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from objects(item, (*path, str(index)))
+    elif value is not None and not isinstance(value, str | int | float):
+        yield path, value
 
 
 def unchanged(origins: Mapping[KeyPath, Origin], then: Any, now: Any) -> Origins:
@@ -219,5 +244,5 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(inner.get(key), dict):
                 inner[key] = {}
             inner = inner[key]
-        inner[last] = _copied(value)
+        inner[last] = plain(value)
     return tree

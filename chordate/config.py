@@ -10,8 +10,28 @@ from typing import Any
 
 from mmengine.config import Config
 
-from chordate.composition import KeyPath, Origin, Origins, Section, merge, nested, origin_of, unchanged
-from chordate.config_files import dict_layers, file_layers, find_config, list_configs, one_line, packaged_configs
+from chordate.allowed_values import shown
+from chordate.composition import (
+    KeyPath,
+    Origin,
+    Origins,
+    Section,
+    merge,
+    nested,
+    objects,
+    origin_of,
+    placed_parts,
+    unchanged,
+)
+from chordate.config_files import (
+    dict_layers,
+    file_layers,
+    find_config,
+    list_configs,
+    one_line,
+    packaged_configs,
+    read_text,
+)
 from chordate.errors import ChordateError, ConfigError, unknown
 from chordate.registry import settings_of
 
@@ -96,22 +116,35 @@ def load_config(
         layers = dict_layers(config)
     else:
         path = find_config(config)
-        filename, text, layers = str(path), path.read_text(encoding="utf-8"), file_layers(path)
+        filename, text, layers = str(path), read_text(path), file_layers(path)
     rank = max((origin.rank for origin in origins.values()), default=-1) + 1
     for layer in layers:
         merge(tree, layer.values, Origin(rank, layer.source), origins)
         rank += 1
     merge(tree, nested(options or {}), Origin(rank, source), origins, into_lists=True)
+    tree = {key: value for key, value in tree.items() if not (_is_own(key) and any(objects(value)))}
+    if not isinstance(config, Mapping | Config):
+        _check_plain(tree, origins)
     _import_modules(tree, origins)
     for key in tree:
-        if key not in SECTIONS and not key.startswith("_"):
-            raise ConfigError(f"{_written_in(key, origins)}: {_no_section(key, tree)}")
-    _drop_replaced(tree, origins, ())
+        if key not in SECTIONS and not _is_own(key):
+            raise ConfigError(f"{_written_in(key, origins)}: {_no_section(str(key), tree)}")
+    for line in _drop_replaced(tree, origins, ()):
+        log.warning("%s", line)
     loaded = Config(tree, cfg_text=text, filename=filename)
     # Config.copy() keeps these two.
     object.__setattr__(loaded, "_origins", origins)
     object.__setattr__(loaded, "_composed", loaded.to_dict())
     return loaded
+
+
+def check_plain(config: Config) -> None:
+    """Check that a config can be written to a file.
+
+    Raises:
+        ConfigError: it holds a class, a function or another object; names the setting.
+    """
+    _check_plain(config.to_dict(), _origins(config))
 
 
 def section(config: Config, name: str, *, optional: bool = False) -> Section:
@@ -156,7 +189,21 @@ def list_section(config: Config, name: str) -> list[Any]:
     if not isinstance(values, list | tuple):
         where = _written_in(name, origins, config.filename or "the config")
         raise ConfigError(f"{where}: section `{name}` is {values!r}; write {name} = [dict(type=…)]")
-    return list(Section({name: values}, (), origins)[name])
+    return placed_parts(Section({name: values}, (), origins), name)
+
+
+def _is_own(key: str) -> bool:
+    """Whether a name is a config's own and no section."""
+    return str(key).startswith("_")
+
+
+def _check_plain(tree: Mapping[str, Any], origins: Origins) -> None:
+    for path, value in objects(tree):
+        origin, setting = origin_of(origins, path), ".".join(path)
+        remedy = "a config holds numbers, strings, True, False, None, lists and dicts"
+        if isinstance(value, type):
+            remedy = f'register the class and write its name, {setting}="{value.__name__}"'
+        raise ConfigError(f"{origin.source if origin else 'config'}: {setting} is {shown(value)}; {remedy}")
 
 
 def _origins(config: Config) -> Origins:
@@ -199,26 +246,30 @@ def _import_modules(tree: Mapping[str, Any], origins: Origins) -> None:
         return
     source = _written_in("custom_imports", origins)
     modules = wanted.get("imports") if isinstance(wanted, Mapping) else None
-    if modules is None or not set(wanted) <= {"imports", "allow_failed_imports"}:
-        raise ConfigError(f'{source}: write custom_imports = dict(imports=["my_module"])')
-    for module in [modules] if isinstance(modules, str) else modules:
+    modules = [modules] if isinstance(modules, str) else modules
+    named = isinstance(modules, list | tuple) and all(isinstance(name, str) and name for name in modules)
+    if not named or not set(wanted) <= {"imports", "allow_failed_imports"}:
+        raise ConfigError(f'{source}: write custom_imports = dict(imports=["my_module"]), got {shown(wanted)}')
+    for module in modules:
+        where = f"{source}: custom_imports: {module}"
         try:
             import_module(module)
         except ChordateError:
             raise
-        except Exception as error:  # whatever a user's module raises
+        except (Exception, SystemExit) as error:  # whatever a user's module raises
             if not (wanted.get("allow_failed_imports") and isinstance(error, ImportError)):
-                raise ConfigError(one_line(source, error)) from error
-            log.warning("%s", one_line(source, error))
+                raise ConfigError(one_line(where, error)) from error
+            log.warning("%s", one_line(where, error))
 
 
-def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> None:
-    """Drop inherited settings that the type which overrides their part's does not take, in place."""
+def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
+    """Drop inherited settings that the type which overrides their part's does not take, in place; a line for each."""
+    lines: list[str] = []
     if isinstance(node, list | tuple):
         for index, item in enumerate(node):
-            _drop_replaced(item, origins, (*path, str(index)))
+            lines += _drop_replaced(item, origins, (*path, str(index)))
     if not isinstance(node, dict):
-        return
+        return lines
     inherited = _older_than_type(node, origins, path)
     accepted = settings_of(node["type"]) if inherited else None
     dropped = [key for key in inherited if accepted is not None and key not in accepted]
@@ -226,13 +277,14 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> None:
         del node[key]
     if dropped:
         by, *others = (origin_of(origins, (*path, key)) for key in ("type", *dropped))
-        log.warning(
-            "%s: %s.type=%s does not take %s; dropped, inherited from %s",
-            by.source if by else "config", ".".join(path), node["type"], ", ".join(dropped),
-            " and ".join(dict.fromkeys(origin.source for origin in others if origin)),
-        )  # fmt: skip
+        lines.append(
+            f"{by.source if by else 'config'}: {'.'.join(path)}.type={node['type']} does not take "
+            f"{', '.join(dropped)}; dropped, inherited from "
+            + " and ".join(dict.fromkeys(origin.source for origin in others if origin))
+        )
     for key, item in node.items():
-        _drop_replaced(item, origins, (*path, str(key)))
+        lines += _drop_replaced(item, origins, (*path, str(key)))
+    return lines
 
 
 def _older_than_type(node: Mapping[str, Any], origins: Origins, path: KeyPath) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import ConfigDict
 
+from chordate.allowed_values import shown
 from chordate.composition import Origin, merge
 from chordate.errors import ChordateError, ConfigError, near_names, repr_name, unknown
 
@@ -54,13 +56,15 @@ def find_config(name: str | Path) -> Path:
         ConfigError: neither a file nor a packaged name; names near ones.
     """
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # Path.is_file raises for a name that is too long
         return path
     known = packaged_configs()
     if str(name) in known:
         return known[str(name)]
     if path.suffix == ".py" and path.stem in known and not path.parent.is_dir():
         return known[path.stem]  # configs/faster-rcnn/x.py, asked for from another folder
+    if os.path.isdir(path):
+        raise ConfigError(f"{path}: a folder; name a config file or a packaged config")
     if path.suffix or len(path.parts) > 1:
         beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         close = near_names(path.name, beside) or near_names(path.stem, known)
@@ -90,7 +94,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         if folder not in sys.path:  # so that custom_imports finds a user's own modules
             sys.path.append(folder)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if path.suffix == ".json":
             return _layers(json.loads(text), source, path, inside)
         if TEMPLATE.search(text):
@@ -101,12 +105,24 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         assigned = [node for node in code.body if isinstance(node, ast.Assign)]
         bases = [node for node in assigned if ast.unparse(node.targets[0]) == "_base_"]
         code.body = [node for node in code.body if node not in bases]
-        below = _base_layers([ast.literal_eval(node.value) for node in bases], source, path, inside)
+        below = _base_layers([_literal(node.value, source) for node in bases], source, path, inside)
         return _layers(_run(code, path, below), source, path, inside, below)
     except ChordateError:
         raise
-    except Exception as error:  # a config is code: whatever it raises is the config's own mistake
+    except (Exception, SystemExit) as error:  # a config is code: whatever it raises is the config's own mistake
         raise ConfigError(one_line(source, error)) from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a config file.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{_source(path)}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
 
 
 def dict_layers(values: Mapping[str, Any], source: str = "config") -> list[Layer]:
@@ -125,7 +141,7 @@ def once(layers: Iterable[Layer]) -> list[Layer]:
     return kept
 
 
-def one_line(source: str, error: Exception) -> str:
+def one_line(source: str, error: BaseException) -> str:
     """`mine.py: NameError: name 'x' is not defined`."""
     return f"{source}: {type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -138,21 +154,34 @@ def _layers(
         raise ConfigError(f"{source}: a config must be a dict of sections, got {type(values).__name__}")
     below = [*below, *_base_layers([values.pop("_base_", [])], source, path or Path("config"), inside)]
     base = values.pop("base", None)
-    lowest = [] if base is None else file_layers(_find(base, source), inside)
+    lowest = [] if base is None else file_layers(_find("base", base, source), inside)
     return once([*lowest, *below, Layer(source, path, values)])
 
 
 def _base_layers(bases: Sequence[Any], source: str, path: Path, inside: tuple[Path, ...]) -> list[Layer]:
     """The layers of the files that `_base_` names, relative to the folder of `path`."""
-    names = [name for base in bases for name in ([base] if isinstance(base, str) else base)]
-    return once(layer for name in names for layer in file_layers(_find(path.parent / name, source), inside))
+    names = [name for base in bases for name in (base if isinstance(base, list | tuple) else [base])]
+    files = [_find("_base_", name, source, path.parent) for name in names]
+    return once(layer for file in files for layer in file_layers(file, inside))
 
 
-def _find(name: str | Path, source: str) -> Path:
+def _find(key: str, name: Any, source: str, folder: Path | None = None) -> Path:
+    """The config that `base` or `_base_` names, the latter relative to a folder."""
+    if not (isinstance(name, str | Path) and str(name)):
+        wanted = "a packaged config or a file" if folder is None else "a config file, or a list of them"
+        raise ConfigError(f"{source}: {key} must name {wanted}, got {shown(name)}")
     try:
-        return find_config(name)
+        return find_config(name if folder is None else folder / name)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def _literal(node: ast.expr, source: str) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        text = ast.unparse(node)
+        raise ConfigError(f"{source}: _base_ must be a string or a list of strings, not computed: {text}") from None
 
 
 def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]:

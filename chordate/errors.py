@@ -9,11 +9,7 @@ from collections.abc import Iterable
 
 
 class ChordateError(Exception):
-    """An error that the user can fix; the message is one line and says how."""
-
-
-class ConfigError(ChordateError):
-    """A config names a type, file or setting that does not exist, or parts that do not fit together.
+    """An error that the user can fix; the message is one line and says how.
 
     Args:
         message: one line.
@@ -23,6 +19,10 @@ class ConfigError(ChordateError):
     def __init__(self, message: str, *, located: bool = False):
         super().__init__(message)
         self.located = located
+
+
+class ConfigError(ChordateError):
+    """A config names a type, file or setting that does not exist, or parts that do not fit together."""
 
 
 class DataError(ChordateError):
@@ -50,12 +50,15 @@ def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     return [by_lower[lower] for lower in close]
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for a misspelled name: `unknown backbone "Resnet50"; did you mean "ResNet"? Known: …`."""
+def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """One line for a misspelled name: `unknown backbone "Resnet50"; did you mean "ResNet"? Known: …`.
+
+    `listed` is whether to list the known names, if the line does not get too long.
+    """
     known = sorted(known)
     close = near_names(name, known)
-    guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "."
-    if close and len(known) > 40:  # a truncated list says less than the guess
+    guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "." if listed else ""
+    if not listed or (close and len(known) > 40):  # a truncated list says less than the guess
         return f"unknown {kind} {repr_name(name)}{guess}"
     shown = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
     return f"unknown {kind} {repr_name(name)}{guess} Known: {shown or 'none'}"

@@ -7,16 +7,18 @@ A plug is registered in one of three ways: the decorator `@BACKBONES.register_mo
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, Protocol
 
 from mmengine.registry import Registry
 
+from chordate.allowed_values import shown
 from chordate.arguments import check_required, parameters_of, validate_arguments
 from chordate.composition import Section, located
 from chordate.errors import ChordateError, ConfigError, unknown
@@ -80,6 +82,9 @@ class PlugRegistry(Registry):
         config = config.copy() if isinstance(config, Section) else dict(config)
         plug = config["type"]
         if not isinstance(plug, str):
+            if not callable(plug):
+                error = ConfigError(f"type must be the name of a {self.name}, got {shown(plug)}")
+                raise located(error, config, ["type"])
             return config
         self.import_from_location()
         if plug not in self.variants and super().get(plug) is None:
@@ -91,7 +96,9 @@ class PlugRegistry(Registry):
             raise located(ConfigError(unknown(self.name, plug, self.names())), config, ["type"])
         return config
 
-    def build(self, config: Any, *, facts: Mapping[str, Any] | None = None, **wiring: Any) -> Any:
+    def build(
+        self, config: Any, *, facts: Mapping[str, Any] | None = None, contract: type | None = None, **wiring: Any
+    ) -> Any:
         """Build a plug from a config.
 
         Args:
@@ -99,20 +106,26 @@ class PlugRegistry(Registry):
                 is returned as it is.
             facts: what the plug may ask for by argument name (`num_classes`, `num_keypoints` …, see
                 `DatasetMeta.facts`); it receives those that its signature names.
+            contract: a class or Protocol with the methods and attributes that the plug must have.
             wiring: what the plug receives in any case (`in_features` …). A config may set neither.
 
         Raises:
-            ConfigError: unknown type, unknown or missing arguments, values that do not fit their annotation, or
-                arguments that the plug rejects. The message names file and setting if the config is a `Section`.
+            ConfigError: unknown type, unknown or missing arguments, values that do not fit their annotation,
+                arguments that the plug rejects, or a plug of another contract. The message names file and setting if
+                the config is a `Section`.
         """
-        if not isinstance(config, str | Mapping):
-            if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
-                raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
-            return config
         try:
-            return self._build(self.expand(config), dict(facts or {}), wiring)
+            if isinstance(config, str | Mapping):
+                built = self._build(self.expand(config), dict(facts or {}), wiring)
+            elif config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
+                raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
+            else:
+                built = config
+            if contract is not None:
+                check_contract(built, contract)
         except ConfigError as error:
             raise located(error, config) from error
+        return built
 
     def _build(self, arguments: dict[str, Any], facts: dict[str, Any], wiring: dict[str, Any]) -> Any:
         plug = arguments.pop("type")
@@ -138,6 +151,42 @@ class PlugRegistry(Registry):
         for name, value in beside.items():
             setattr(built, name, value)
         return built
+
+
+def check_contract(part: Any, contract: type) -> None:
+    """Check that a part has what a class or Protocol declares: its attributes, and its methods with their arguments.
+
+    Raises:
+        ConfigError: it lacks some.
+    """
+    lacking = []
+    for cls in contract.__mro__:
+        if cls in (Protocol, Generic, object):
+            continue
+        lacking += [name for name in inspect.get_annotations(cls) if not hasattr(part, name)]
+        for name, method in vars(cls).items():
+            if inspect.isfunction(method) and (name == "__call__" or not name.startswith("_")):
+                # A module's own __call__ takes anything.
+                own = getattr(part, "forward" if name == "__call__" and hasattr(part, "forward") else name, None)
+                if own is None or not _takes(own, method):
+                    names = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
+                    lacking.append(f"{name.replace('__call__', 'forward')}({', '.join(names)})")
+    if lacking:
+        text = f"{type(part).__name__} is no {contract.__name__}: it has no {', no '.join(dict.fromkeys(lacking))}"
+        raise ConfigError(f"{text}; choose another type")
+
+
+def _takes(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
+    """Whether a method takes the arguments of a contract's, by their names and places, and needs no others."""
+    signature = inspect.signature(method)
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+        return True
+    wanted = [name for name in inspect.signature(contract).parameters if name != "self"]
+    own = list(signature.parameters.values())
+    return [parameter.name for parameter in own[: len(wanted)]] == wanted and all(
+        parameter.default is not parameter.empty or parameter.kind is parameter.VAR_KEYWORD
+        for parameter in own[len(wanted) :]
+    )
 
 
 def settings_of(plug: Any) -> set[str] | None:

@@ -36,7 +36,7 @@ class OneStageDetector(Detector):
         tta: dict[str, Any] | None = None,
     ):
         super().__init__(meta, backbone, neck, preprocess, size_divisor, tta)
-        self.head: DenseHead = HEADS.build(head, facts=meta.facts(), in_features=self.head_features)
+        self.head: DenseHead = HEADS.build(head, facts=meta.facts(), contract=DenseHead, in_features=self.head_features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if batch.targets is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import PositiveInt
-from chordate.contracts import InstanceHead, ProposalHead
+from chordate.contracts import InstanceHead, ProposalHead, RegionHead, RoIHead
 from chordate.errors import ConfigError, DataError
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
@@ -62,11 +62,12 @@ class TwoStageDetector(Detector):
             shared["roi_channels"] = box["trunk"].out_channels
         self.shares_trunk = trunk is not None
         features, facts = self.head_features, meta.facts()
-        self.rpn: ProposalHead = HEADS.build(rpn, facts=facts, in_features=features)
-        self.box: Any = HEADS.build(box, facts=facts, in_features=features)  # a RoIHead; a RegionHead with `trunk`
+        self.rpn: ProposalHead = HEADS.build(rpn, facts=facts, contract=ProposalHead, in_features=features)
+        region = RoIHead if trunk is None else RegionHead
+        self.box: Any = HEADS.build(box, facts=facts, contract=region, in_features=features)
         self.mask: InstanceHead | None = None
         if mask is not None:
-            self.mask = HEADS.build(mask, facts=facts, in_features=features, **shared)
+            self.mask = HEADS.build(mask, facts=facts, contract=InstanceHead, in_features=features, **shared)
         self.keypoint: InstanceHead | None = None
         if keypoint is not None:
             if "num_keypoints" not in facts:
@@ -74,7 +75,7 @@ class TwoStageDetector(Detector):
                     "TwoStageDetector has a keypoint head, but the data names no keypoints; train on data with "
                     'keypoints=True, or set fallback_meta.keypoints to a list of names, or to "coco"'
                 )
-            self.keypoint = HEADS.build(keypoint, facts=facts, in_features=features)
+            self.keypoint = HEADS.build(keypoint, facts=facts, contract=InstanceHead, in_features=features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if batch.targets is None:

@@ -21,7 +21,13 @@ from chordate.training.layer_decay import layer_scales
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 FUSED = ({"cuda"}, {"cpu"})  # devices of the weights for which torch has fused optimizers
-NOT_ALONE = ("Optimizer", "Lookahead", "Adahessian")  # a base, a wrapper, and one that needs second derivatives
+UNSUITABLE = {  # what training cannot step by itself, by the name in lower case
+    "optimizer": "is the base class of all",
+    "lookahead": "wraps another optimizer",
+    "adahessian": "needs second derivatives",
+    "lbfgs": "needs a closure that computes the loss again",
+    "sparseadam": "takes sparse gradients only",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class OptimizerSettings:
     """The `optimizer` section of a config, apart from the arguments of the optimizer's class.
 
     Attributes:
-        type: a class in OPTIMIZERS, in torch.optim or in timm.optim, or one of `timm.optim.list_optimizers()`.
+        type: a class in OPTIMIZERS, in torch.optim or in timm.optim, or one of `timm.optim.list_optimizers()`. Letter
+            case counts: "SGD" is torch's, "sgd" timm's with Nesterov momentum.
         lr: learning rate for a batch of `base_batch_size` images; it is scaled linearly to the batch size at hand
             (Goyal et al. 2017, section 2.1), or not if that is None.
         no_decay: parameters without weight decay: "norm" (of normalization layers), "bias", or patterns of full names
@@ -96,15 +103,15 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         rules["scales"] = None if layers[0] is None else layer_scales(model, layers[0], layers[1])
         groups = parameter_groups(model, lr, settings.weight_decay, **rules)
         cls = optimizer_class(settings.type)
-        accepted = set(inspect.signature(cls).parameters) - {"params"}
-        own = as_section(config, "optimizer")
-        for key in set(own) & set(SETTINGS):
-            del own[key]
-        for key in set(own) - accepted:
-            raise ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS)))
-        arguments = validate_arguments(cls, own, "optimizer")
+        own, beside = as_section(config, "optimizer"), dict.fromkeys(SETTINGS, Any)  # their values are checked above
+        arguments = validate_arguments(cls, own, settings.type, inferred=["params"], beside=beside)
+        arguments = {name: value for name, value in arguments.items() if name not in SETTINGS}
         devices = {p.device.type for group in groups for p in group["params"]}
-        if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
+        if (
+            devices in FUSED
+            and "fused" in inspect.signature(cls).parameters
+            and not {"fused", "foreach"} & set(arguments)
+        ):
             arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
         return cls(groups, lr=lr, **arguments)
     except (ConfigError, TypeError, ValueError, RuntimeError, AssertionError) as error:
@@ -124,11 +131,12 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     classes = _optimizers_in(timm.optim)
     if name in classes:
         return classes[name]
-    # timm's "sgd" has other defaults than torch's SGD
-    taken = {key.lower() for key in (*OPTIMIZERS.names(), *NOT_ALONE)}
-    listed = [str(key) for key in timm.optim.list_optimizers() if key not in taken]
+    listed = [str(key) for key in timm.optim.list_optimizers() if key not in UNSUITABLE]
     if name not in listed:
-        raise ConfigError(unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
+        message = unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed])
+        if reason := UNSUITABLE.get(name.lower()):
+            message = f'unknown optimizer "{name}": it {reason}; choose another, such as "SGD" or "AdamW"'
+        raise ConfigError(message)
     try:
         return timm.optim.get_optimizer_class(name)
     except (ImportError, AssertionError) as error:
@@ -137,7 +145,7 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
 
 def _optimizers_in(module: Any) -> dict[str, Callable[..., Optimizer]]:
     classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
-    return {name: cls for name, cls in classes.items() if issubclass(cls, Optimizer) and name not in NOT_ALONE}
+    return {name: cls for name, cls in classes.items() if issubclass(cls, Optimizer) and name.lower() not in UNSUITABLE}
 
 
 for _name, _cls in _optimizers_in(torch.optim).items():

@@ -297,7 +297,8 @@ class Trainer:
             self.ema = WeightAverage(self.module, self.settings.ema)
         checkpoint.resume_or_begin(self)
         if self.iteration >= self.max_iterations:
-            logger.warning(f"all {self.max_iterations} iterations are done already; more train.epochs would go on")
+            unit = "epochs" if self.settings.by_epoch else "iterations"
+            logger.warning(f"all {self.max_iterations} iterations are done already; more train.{unit} would go on")
         self._started, self._first_iteration = time.monotonic(), self.iteration
         self._restart_clock()
 
