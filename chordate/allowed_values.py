@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from annotated_types import Predicate
+
 from chordate.errors import near_names, repr_name
 
 NOUNS = {
@@ -95,6 +97,11 @@ def allowed(annotation: Any, value: Any = None) -> str:
     return f"{'an' if inner.__name__[0] in 'AEIOU' else 'a'} {inner.__name__}"
 
 
+def are_distinct(items: Sequence[Any]) -> bool:
+    """each once"""
+    return len(set(items)) == len(items)
+
+
 def _one_of(literals: list[Any], value: Any) -> str:
     names = [shown(literal) for literal in literals]
     if len(names) == 1:
@@ -138,6 +145,8 @@ def _bounds(annotation: Any, value: Any = None) -> list[str]:
             bounds.append(f"with at least {item.min_length} item(s)")
         if getattr(item, "max_length", None) is not None:
             bounds.append(f"with at most {item.max_length} item(s)")
+        if isinstance(item, Predicate):
+            bounds.append(str(item.func.__doc__))
     return bounds
 
 

@@ -23,6 +23,7 @@ from chordate.errors import ConfigError, DataError
 from chordate.models.feature_extraction import feature_vectors
 from chordate.registry import BACKBONES
 from chordate.structures import Batch, ImageInfo, collate_images
+from chordate.training.evaluate import to_device
 
 AnyImage = str | Path | np.ndarray | Tensor | PIL.Image.Image
 
@@ -112,10 +113,8 @@ def _batches(model: Model, images: AnyImage | Sequence[AnyImage], batch_size: in
         for number, (image, path) in enumerate(_read(images))
     )
     while chunk := list(islice(samples, batch_size)):
-        batch = collate_images(chunk, None, model.size_divisor).to(device)
         # Convolutions are faster with a pixel's channels side by side; the result is the same.
-        batch.images = batch.images.contiguous(memory_format=torch.channels_last)
-        yield batch
+        yield to_device(collate_images(chunk, None, model.size_divisor), device, channels_last=True)
 
 
 def _read(images: AnyImage | Sequence[AnyImage]) -> Iterator[tuple[tv_tensors.Image, str]]:

@@ -6,7 +6,7 @@
 accepts every value.
 
 Types are strict: no text or bool counts as a number; an integer counts as a float, a list as a tuple, a string as a
-path, and a number or array of numpy or torch as the plain numbers in it.
+path, a number or array of numpy or torch as the plain numbers in it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
-from chordate.allowed_values import Rejection, rejection
+from chordate.allowed_values import Rejection, are_distinct, rejection
 from chordate.composition import Section, as_section, located
 from chordate.errors import ConfigError, unknown
 
@@ -36,6 +36,9 @@ Fraction = Annotated[float, Ge(0), Le(1)]  # both ends included
 OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither end
 ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 0, but not 1: a dropout rate
 NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
+
+
+Names = Annotated[Sequence[str], NonEmpty, Predicate(are_distinct)]
 
 Settings = TypeVar("Settings")
 
@@ -77,7 +80,7 @@ def validate_arguments(
         The arguments as annotated: a list as a tuple, an integer as a float.
 
     Raises:
-        ConfigError: unknown names (with the nearest known ones) or values that do not fit; all of them, in one line.
+        ConfigError: unknown names (with near ones) or values that do not fit; all of them, in one line.
     """
     parameters = parameters_of(target)
     annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in beside.items()}
@@ -86,8 +89,8 @@ def validate_arguments(
     problems = []
     for name, value in arguments.items():
         if name in unknowns:
-            known, last = set(annotations) - set(inferred), name == unknowns[-1]
-            message = unknown(f"setting of {where}", str(name), known, listed=last)
+            known = set(annotations) - set(inferred)
+            message = unknown(f"setting of {where}", str(name), known, listed=name == unknowns[-1])
             problems.append(_whole(arguments, [name], where, message))
             continue
         checked[name] = value

@@ -113,17 +113,18 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
     return value
 
 
-def located(error: Exception, config: Any, keys: Iterable[str] = ()) -> ChordateError:
+def located(error: Exception, config: Any, keys: Iterable[str] = (), *, setting: str | None = None) -> ChordateError:
     """An error about a part or section, with its file and path put before the message; of the same kind if it is a
     ChordateError, else a ConfigError.
 
-    The file is the last one that wrote any of `keys`, by default the settings that the message mentions, else all.
+    The file is the last one that wrote `setting`, whose path is then put before the message, or any of `keys`; by
+    default the settings that the message mentions, else all.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):
         return error if isinstance(error, ChordateError) else ConfigError(message)
-    mentioned = list(keys) or [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
-    name = config.name()
+    name, mentioned = config.name(setting), list(keys) if setting is None else [setting]
+    mentioned = mentioned or [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
     path = "" if re.match(rf"{re.escape(name)}[.:]", message) else f"{name}: "
     kind = type(error) if isinstance(error, ChordateError) else ConfigError
     return kind(f"{config.source(mentioned or config)}{path}{message}", located=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,50 +34,12 @@ from chordate.config_files import (
     packaged_configs,
     read_text,
 )
-from chordate.errors import ChordateError, ConfigError, unknown
+from chordate.errors import ChordateError, ConfigError
 from chordate.registry import settings_of
+from chordate.section_names import SECTIONS, no_section
 
 __all__ = ["find_config", "list_configs", "list_section", "load_config", "packaged_configs", "part_section", "section"]
 
-SECTIONS = (
-    "model",
-    "train_data",
-    "val_data",
-    "metric",
-    "optimizer",
-    "schedule",
-    "train",
-    "callbacks",
-    "fallback_meta",
-    "custom_imports",
-)
-# Names in MMDetection's configs, and earlier ones of ours; docs/configs.md has the whole table.
-NAMES_HERE = {
-    "train_cfg.max_epochs": "train.epochs",
-    "train_cfg.max_iters": "train.iterations",
-    "train_cfg.val_interval": "train.eval_every",
-    "train_cfg": "train",
-    "optim_wrapper.optimizer": "optimizer",
-    "optim_wrapper.clip_grad": "train.clip_norm",
-    "optim_wrapper.accumulative_counts": "train.accumulate",
-    "optim_wrapper": "optimizer",
-    "param_scheduler": "schedule",
-    "train_dataloader.num_workers": "train_data.workers",
-    "train_dataloader": "train_data",
-    "val_dataloader.num_workers": "val_data.workers",
-    "val_dataloader": "val_data",
-    "test_dataloader": "val_data",
-    "val_evaluator": "metric",
-    "test_evaluator": "metric",
-    "work_dir": "--work-dir",
-    "load_from": "train.load_from",
-    "resume": "--resume",
-    "randomness": "train.seed",
-    "default_hooks": "train",
-    "custom_hooks": "callbacks",
-    "fallback_classes": "fallback_meta.classes",
-    "fallback_keypoints": "fallback_meta.keypoints",
-}
 log = logging.getLogger("chordate")
 
 
@@ -128,7 +92,7 @@ def load_config(
     _import_modules(tree, origins)
     for key in tree:
         if key not in SECTIONS and not _is_own(key):
-            raise ConfigError(f"{_written_in(key, origins)}: {_no_section(str(key), tree)}")
+            raise ConfigError(f"{_written_in(key, origins)}: {no_section(str(key), tree)}")
     for line in _drop_replaced(tree, origins, ()):
         log.warning("%s", line)
     loaded = Config(tree, cfg_text=text, filename=filename)
@@ -145,6 +109,20 @@ def check_plain(config: Config) -> None:
         ConfigError: it holds a class, a function or another object; names the setting.
     """
     _check_plain(config.to_dict(), _origins(config))
+
+
+@contextmanager
+def naming_files(config: Config) -> Iterator[None]:
+    """Within it, an error that begins with a setting's path (`train.save_best: …`) names the file of the setting."""
+    try:
+        yield
+    except ChordateError as error:
+        setting = re.match(r"(\w+)((?:\.\w+)+|(?=:))", str(error))
+        path = tuple(setting[0].split(".")) if setting and setting[1] in SECTIONS else ()
+        origin = None if error.located else origin_of(_origins(config), path)
+        if origin is None:
+            raise
+        raise type(error)(f"{origin.source}: {error}", located=True) from error
 
 
 def section(config: Config, name: str, *, optional: bool = False) -> Section:
@@ -215,28 +193,6 @@ def _origins(config: Config) -> Origins:
 def _written_in(key: str, origins: Origins, otherwise: str = "config") -> str:
     origin = origin_of(origins, (key,))
     return origin.source if origin else otherwise
-
-
-def _no_section(key: str, tree: Mapping[str, Any]) -> str:
-    """What to write instead of a section that does not exist."""
-    written = list(_dotted(key, tree[key]))
-    for theirs, ours in NAMES_HERE.items():
-        for path in written:
-            if path == theirs or path.startswith(f"{theirs}."):
-                path, rest = (path, path.removeprefix(theirs)) if "." in theirs else (theirs, "")
-                return f"`{path}` is called `{ours}{rest}` here"
-    holders = [name for name in SECTIONS if isinstance(tree.get(name), Mapping) and key in tree[name]]
-    if holders:
-        return f"`{key}` is no section but a setting of one: write {' or '.join(f'{name}.{key}' for name in holders)}"
-    return unknown("section", key, SECTIONS)
-
-
-def _dotted(path: str, value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _dotted(f"{path}.{key}", item)
-    else:
-        yield path
 
 
 def _import_modules(tree: Mapping[str, Any], origins: Origins) -> None:

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     [
         *("errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config", "libraries"),
+        "section_names",
         *("distributed", "launch", "progress"),
     ],
     ["structures", "contracts"],

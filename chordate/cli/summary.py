@@ -16,9 +16,8 @@ NOTE = (
     "count a multiply-add as two. A backbone's parameters and FLOPs include a linear layer on its last map, of 1000 "
     "classes or, for 32 px, 10, so that they compare with the papers' tables. The paper's bottleneck has its stride in "
     'the first 1×1 (style="caffe"); ours and torchvision\'s have it in the 3×3 (v1.5), about 7 % more FLOPs. '
-    "A config's model has the classes of its `fallback_meta`, else 80; its input is of its test images' size, if fixed."
+    "A config's model has the classes that the config names, else one; its input is of its test images' size, if fixed."
 )
-DEFAULT_CLASSES = 80  # COCO's
 UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
 
 
@@ -74,7 +73,7 @@ def counted_model(cfg: Any) -> Model:
     from chordate.structures import DatasetMeta
     from chordate.structures.metadata import nameless
 
-    meta = config_meta(cfg) or DatasetMeta(nameless(DEFAULT_CLASSES))
+    meta = config_meta(cfg) or DatasetMeta(nameless(1))
     model = build_model(cfg, meta=meta, pretrained=False)
     model.example_size = fixed_size(model.pipeline) or model.example_size
     return model

@@ -21,7 +21,7 @@ from chordate.data.polygons import Polygons, Ring, oriented
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances
-from chordate.errors import DataError, UnknownClass, unknown
+from chordate.errors import ConfigError, DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample
 
@@ -223,7 +223,7 @@ class CocoDataset(Dataset):
         if len(names) < len(categories):
             log.info(f"{self.annotations}: {len(names)} of its {len(categories)} classes are used")
         if not names or len(set(names)) < len(names):
-            raise DataError(f"classes={names}: name each class once, and at least one")
+            raise ConfigError(f"classes={names}: name each class once, and at least one")
         return [by_name[name] for name in names], tuple(names)
 
     def _with_instances(self) -> NDArray[np.int64]:

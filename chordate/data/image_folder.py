@@ -18,7 +18,7 @@ from chordate.data.coco_annotations import located
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import decode_image, read_image
 from chordate.data.zip_files import UNREADABLE, members, split_archive
-from chordate.errors import DataError, UnknownClass, unknown
+from chordate.errors import ConfigError, DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import ClassTargets, DatasetMeta, ImageInfo, Sample
 
@@ -205,5 +205,5 @@ def _choose(where: Path, known: list[str], classes: Sequence[str] | None) -> tup
             raise UnknownClass(f"{where}: {unknown('class folder', name, known)}")
     chosen = tuple(known if classes is None else classes)
     if not chosen or len(set(chosen)) < len(chosen):
-        raise DataError(f"classes={list(chosen)}: name each class once, and at least one")
+        raise ConfigError(f"classes={list(chosen)}: name each class once, and at least one")
     return chosen

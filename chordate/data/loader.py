@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import torch
+from annotated_types import Gt, Le
 from torch.utils.data import DataLoader
 
-from chordate.arguments import NonNegativeInt, PositiveFloat, PositiveInt, validate_settings
-from chordate.composition import placed_parts
+from chordate.arguments import NonNegativeInt, PositiveInt, validate_settings
+from chordate.composition import Section, placed_part, placed_parts
 from chordate.data.dataset import Dataset
 from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
 from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
@@ -38,7 +39,7 @@ class EvaluationData:
         workers: processes that load; 0 loads in the main process.
     """
 
-    dataset: Any
+    dataset: str | Mapping[str, Any] | Dataset
     pipeline: Sequence[Any] = ()
     batch_size: PositiveInt = 1
     workers: NonNegativeInt = 2
@@ -54,7 +55,7 @@ class TrainingData(EvaluationData):
     """
 
     group_by_aspect: bool = True
-    class_balanced: PositiveFloat | None = None
+    class_balanced: Annotated[float, Gt(0), Le(1)] | None = None
 
 
 class Loader(DataLoader[Any]):
@@ -72,7 +73,8 @@ class Loader(DataLoader[Any]):
 def _settings(section: Mapping[str, Any], training: bool) -> TrainingData | EvaluationData:
     where = "train_data" if training else "val_data"
     if "dataset" not in section:
-        raise ConfigError(f'{where} has no "dataset"; give it dict(type="CocoDataset", …)')
+        source = section.source([""]) if isinstance(section, Section) else ""
+        raise ConfigError(f'{source}{where} has no "dataset"; write {where}.dataset = dict(type=…)')
     return validate_settings(TrainingData if training else EvaluationData, section, where)
 
 
@@ -97,7 +99,7 @@ def build_dataset(
     if meta is not None:
         wiring["meta"] = meta
     try:
-        dataset: Dataset = DATASETS.build(settings.dataset, **wiring)
+        dataset: Dataset = DATASETS.build(placed_part(section, settings.dataset, "dataset"), **wiring)
     except UnknownClass as error:
         if meta is None:
             raise

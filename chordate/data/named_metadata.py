@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chordate.arguments import PositiveInt, validate_settings
+from chordate.arguments import Names, PositiveInt, validate_settings
 from chordate.composition import as_section, located
 from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
 from chordate.data.image_folder import imagenet_classes
@@ -33,8 +33,8 @@ class FallbackMeta:
         extra: further facts by name, see `DatasetMeta`.
     """
 
-    classes: str | list[str] | PositiveInt | None = None
-    keypoints: str | list[str] | None = None
+    classes: str | Names | PositiveInt | None = None
+    keypoints: str | Names | None = None
     extra: Mapping[str, Any] | None = None
 
 

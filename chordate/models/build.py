@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from rich.console import Console
 
-from chordate.arguments import PositiveInt, validate_arguments
+from chordate.arguments import Names, PositiveInt, validate_arguments
+from chordate.composition import Section, located
 from chordate.config import load_config, section
 from chordate.contracts import Backbone, Model, check_outputs
 from chordate.data.dataset import Dataset
 from chordate.data.named_metadata import named_meta
-from chordate.errors import CheckpointError, ConfigError
+from chordate.errors import CheckpointError, ChordateError, ConfigError
 from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
 from chordate.structures.metadata import nameless
 from chordate.weights.checkpoint_form import checkpoint_meta, source_of
+from chordate.weights.load_report import LoadReport
 from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.reading import read_state
+from chordate.weights.state_dict_match import find_backbones
 
+TABLE_WIDTH = 120  # of the table of loaded tensors in the log
+HARDLY_ANY = 0.25  # of the model's tensors: a checkpoint that fits fewer is probably of another model
+log = logging.getLogger("chordate")
 DEFAULT_PIPELINE = [  # of a model without a config of its data
     {"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}
 ]
@@ -44,6 +53,7 @@ def build_backbone(
         ConfigError: unknown name or argument, or a forward pass does not give what `out_features` says.
         CheckpointError: the weights cannot be read or do not fit.
     """
+    validate_arguments(build_backbone, {"backbone": backbone, "pretrained": pretrained}, "build_backbone")
     config: dict[str, Any] = {"type": backbone} if isinstance(backbone, str) else dict(backbone)
     if pretrained is not None:
         config["pretrained"] = pretrained
@@ -57,7 +67,7 @@ def build_model(
     config: str | Path | Mapping[str, Any] | Config,
     *,
     meta: DatasetMeta | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Names | None = None,
     num_classes: PositiveInt | None = None,
     checkpoint: str | Path | Mapping[str, Any] | None = None,
     pretrained: bool = True,
@@ -82,7 +92,9 @@ def build_model(
         ConfigError: unknown names, parts that do not fit together, or no way to know the classes.
         CheckpointError: weights cannot be read, or are another model's.
     """
-    validate_arguments(build_model, {"num_classes": num_classes}, "build_model")
+    given = {"config": config, "meta": meta, "classes": classes, "num_classes": num_classes}
+    given |= {"checkpoint": checkpoint, "pretrained": pretrained}
+    validate_arguments(build_model, given, "build_model")
     if isinstance(config, Mapping) and "type" in config and "model" not in config:
         config = {"model": config}
     cfg = load_config(config)
@@ -100,8 +112,37 @@ def build_model(
     if state is not None:
         model.load_report = load_checkpoint(model, state)
     elif pretrained:
-        model.pretrained_reports = load_pretrained(model)
+        model.pretrained_reports = _load_pretrained(model, parts)
     return model.eval()
+
+
+def start_from(model: Model, source: str | Path, setting: str = "load_from") -> None:
+    """Load what fits of a checkpoint, also of other classes, and log what became of its tensors.
+
+    Raises:
+        CheckpointError: it cannot be read, or nothing of it fits; names the `setting`.
+    """
+    try:
+        report = load_checkpoint(model, source, strict=False)
+    except CheckpointError as error:
+        raise CheckpointError(f"{setting}: {error}") from error
+    console = Console(file=StringIO(), width=TABLE_WIDTH)
+    with console.capture() as table:
+        console.print(report.table())
+    log.info(f"{report}\n{table.get().rstrip()}")
+    fitting = len(report.loaded) + len(report.adapted)
+    total = fitting + len(report.missing)
+    if fitting < HARDLY_ANY * total:
+        log.warning(f"{setting}={source}: only {fitting} of the model's {total} tensors fit; is it of another model?")
+
+
+def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
+    """Load the backbones' own weights; an error names the config's file and setting."""
+    named = [f"{path}.pretrained" for path, backbone in find_backbones(model) if backbone.pretrained]
+    try:
+        return load_pretrained(model)
+    except ChordateError as error:
+        raise located(error, parts, setting=named[0] if len(named) == 1 else None) from error
 
 
 def config_meta(cfg: Config) -> DatasetMeta | None:
@@ -129,8 +170,6 @@ def _meta(
     """The metadata by the arguments, else by the checkpoint, else by the config."""
     fallback = config_meta(cfg)
     if classes is not None or num_classes is not None:
-        if isinstance(classes, str):
-            raise ConfigError(f'classes must be a list of names, got the text "{classes}"')
         if classes is not None and num_classes not in (None, len(classes)):
             raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; give one of them")
         base = trained or fallback or DatasetMeta()

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from chordate.arguments import PositiveFloat
+from chordate.arguments import NonEmpty, PositiveFloat
 from chordate.errors import ConfigError
 
 SIZES_PER_STRIDE = (8.0,)  # FPN (Lin et al. 2017, section 4.1): sides of 32 … 512 px on strides 4 … 64
@@ -39,8 +40,8 @@ class AnchorGenerator(nn.Module):
         self,
         strides: Sequence[int],
         sizes: Sequence[PositiveFloat | Sequence[PositiveFloat]] | None = None,
-        sizes_per_stride: Sequence[PositiveFloat] = SIZES_PER_STRIDE,
-        ratios: Sequence[PositiveFloat] = (0.5, 1.0, 2.0),
+        sizes_per_stride: Annotated[Sequence[PositiveFloat], NonEmpty] = SIZES_PER_STRIDE,
+        ratios: Annotated[Sequence[PositiveFloat], NonEmpty] = (0.5, 1.0, 2.0),
         rounded: bool = False,
         stride_from_grid: bool = False,
     ):

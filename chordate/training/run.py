@@ -9,17 +9,16 @@ from typing import Any
 from mmengine.config import Config
 
 from chordate import launch
-from chordate.config import list_section, load_config, part_section, section
+from chordate.config import check_plain, list_section, load_config, naming_files, part_section, section
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
-from chordate.models.build import build_model
+from chordate.models.build import build_model, start_from
 from chordate.training.callbacks import Callback
 from chordate.training.logging import logger, run_log
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
 from chordate.weights.checkpoint_folder import CheckpointFolder
-from chordate.weights.loading import load_checkpoint
 
 
 def train(
@@ -54,17 +53,22 @@ def train(
     if load_from and resume and resume is not True:
         raise ConfigError(f"resume={resume} goes on with the weights of that run; leave out load_from={load_from}")
     cfg = load_config(config)
+    check_plain(cfg)  # the log folder and the checkpoints keep it as text
     settings = TrainSettings.from_config(section(cfg, "train"))
     work_dir = Path(work_dir or Path("work_dirs") / Path(cfg.filename or "config").stem)
     rank, world_size = launch.start(settings.seed)
     ranks = {"rank": rank, "world_size": world_size}
-    with run_log(work_dir):
+    with run_log(work_dir), naming_files(cfg):
+        if settings.save_best and not cfg.get("val_data"):
+            raise ConfigError("train.save_best needs val_data to evaluate on; add it, or set train.save_best=None")
         data = section(cfg, "train_data")
         dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed)
         # A first start with resume=True has no checkpoint to go on from, and needs the pretrained weights.
         resumes = bool(CheckpointFolder(work_dir).newest() if resume is True else resume)
-        load_from = None if resumes else load_from or settings.load_from
-        model = build_model(cfg, meta=dataset.meta, pretrained=not (resumes or load_from))
+        weights = load_from or settings.load_from
+        if resumes and weights:
+            logger.info(f"{weights} is not loaded: training goes on with the weights of the resumed checkpoint")
+        model = build_model(cfg, meta=dataset.meta, pretrained=not (resumes or weights))
         padding = {"size_divisor": model.size_divisor}
         train_loader = build_loader(dataset, data, training=True, seed=settings.seed, **padding, **ranks)
         val_set: Any = ()
@@ -79,8 +83,8 @@ def train(
             f"{len(dataset)} images to train on, {len(val_set)} to evaluate on, annotations checked; "
             f"{len(dataset.classes)} classes: {names}"
         )
-        if load_from:
-            logger.info(str(load_checkpoint(model, load_from, strict=False)))
+        if weights and not resumes:
+            start_from(model, weights, "load_from" if load_from else "train.load_from")
         for report in model.pretrained_reports:
             logger.info(str(report))
         trainer = Trainer(

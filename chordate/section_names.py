@@ -1,0 +1,68 @@
+"""The sections of a config, and what MMDetection calls them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from chordate.errors import unknown
+
+SECTIONS = (
+    "model",
+    "train_data",
+    "val_data",
+    "metric",
+    "optimizer",
+    "schedule",
+    "train",
+    "callbacks",
+    "fallback_meta",
+    "custom_imports",
+)
+# Names in MMDetection's configs, and earlier ones of ours; docs/configs.md has the whole table.
+NAMES_HERE = {
+    "train_cfg.max_epochs": "train.epochs",
+    "train_cfg.max_iters": "train.iterations",
+    "train_cfg.val_interval": "train.eval_every",
+    "train_cfg": "train",
+    "optim_wrapper.optimizer": "optimizer",
+    "optim_wrapper.clip_grad": "train.clip_norm",
+    "optim_wrapper.accumulative_counts": "train.accumulate",
+    "optim_wrapper": "optimizer",
+    "param_scheduler": "schedule",
+    "train_dataloader.num_workers": "train_data.workers",
+    "train_dataloader": "train_data",
+    "val_dataloader.num_workers": "val_data.workers",
+    "val_dataloader": "val_data",
+    "test_dataloader": "val_data",
+    "val_evaluator": "metric",
+    "test_evaluator": "metric",
+    "work_dir": "--work-dir",
+    "load_from": "train.load_from",
+    "resume": "--resume",
+    "randomness": "train.seed",
+    "default_hooks": "train",
+    "custom_hooks": "callbacks",
+    "fallback_classes": "fallback_meta.classes",
+    "fallback_keypoints": "fallback_meta.keypoints",
+}
+
+
+def no_section(key: str, tree: Mapping[str, Any]) -> str:
+    """What to write instead of a section that does not exist."""
+    written = list(_dotted(key, tree[key]))
+    for theirs, ours in NAMES_HERE.items():
+        for path in written:
+            if path == theirs or path.startswith(f"{theirs}."):
+                path, rest = (path, path.removeprefix(theirs)) if "." in theirs else (theirs, "")
+                return f"`{path}` is called `{ours}{rest}` here"
+    holders = [name for name in SECTIONS if isinstance(tree.get(name), Mapping) and key in tree[name]]
+    if holders:
+        return f"`{key}` is no section but a setting of one: write {' or '.join(f'{name}.{key}' for name in holders)}"
+    return unknown("section", key, SECTIONS)
+
+
+def _dotted(path: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _dotted(f"{path}.{key}", item)
+    else:
+        yield path
