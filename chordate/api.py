@@ -68,7 +68,7 @@ def predict(
         DataError: an image cannot be read.
     """
     given = {"score_threshold": score_threshold, "batch_size": batch_size, "precision": precision}
-    validate_arguments(predict, given, "predict")
+    validate_arguments(predict, given | {"model": model}, "predict")
     first = next(model.parameters())
     half = precision == "bf16" or (precision == "auto" and first.dtype == torch.float32 and _is_ampere(first.device))
     predictions = []
@@ -93,10 +93,13 @@ def features(
 
     Raises:
         ConfigError: no such map, none named for a model that does not classify, or a model in training mode.
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or there is none.
     """
-    validate_arguments(features, {"batch_size": batch_size}, "features")
-    return torch.cat([feature_vectors(model, batch, map) for batch in _batches(model, images, batch_size)])
+    validate_arguments(features, {"model": model, "map": map, "batch_size": batch_size}, "features")
+    vectors = [feature_vectors(model, batch, map) for batch in _batches(model, images, batch_size)]
+    if not vectors:
+        raise DataError("features: no images are given")
+    return torch.cat(vectors)
 
 
 def _is_ampere(device: torch.device) -> bool:

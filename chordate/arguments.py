@@ -35,6 +35,7 @@ NonNegativeFloat = Annotated[float, Ge(0), Lt(math.inf)]
 Fraction = Annotated[float, Ge(0), Le(1)]  # both ends included
 OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither end
 ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 0, but not 1: a dropout rate
+Seed = Annotated[int, Ge(0), Lt(2**32)]
 NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from chordate.allowed_values import shown
-from chordate.errors import ChordateError, ConfigError
+from chordate.errors import ChordateError, ConfigError, repr_name
 
 DELETE = "_delete_"
 KeyPath = tuple[str, ...]  # keys and list indices from the top of the config
@@ -118,11 +118,14 @@ def located(error: Exception, config: Any, keys: Iterable[str] = (), *, setting:
     ChordateError, else a ConfigError.
 
     The file is the last one that wrote `setting`, whose path is then put before the message, or any of `keys`; by
-    default the settings that the message mentions, else all.
+    default the settings that the message mentions, else all. A string that the message quotes is the setting.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):
         return error if isinstance(error, ChordateError) else ConfigError(message)
+    if setting is None and not keys:
+        quoted = [key for key, value in config.items() if isinstance(value, str) and repr_name(value) in message]
+        setting = quoted[0] if len(quoted) == 1 and quoted != ["type"] else None
     name, mentioned = config.name(setting), list(keys) if setting is None else [setting]
     mentioned = mentioned or [key for key in config if re.search(rf"\b{re.escape(str(key))}\b", message)]
     path = "" if re.match(rf"{re.escape(name)}[.:]", message) else f"{name}: "

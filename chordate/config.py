@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from chordate.allowed_values import shown
+from chordate.arguments import validate_arguments
 from chordate.composition import (
     KeyPath,
     Origin,
@@ -69,6 +70,7 @@ def load_config(
         ConfigError: no such config, it does not run, or it has a section that does not exist (names that start
             with an underscore are a config's own).
     """
+    validate_arguments(load_config, {"config": config, "options": options}, "load_config")
     filename, text, tree, origins, layers = None, None, {}, Origins(), []
     if isinstance(config, Config):
         filename, text, origins = config.filename, config.text, _origins(config)
@@ -91,7 +93,7 @@ def load_config(
         _check_plain(tree, origins)
     _import_modules(tree, origins)
     for key in tree:
-        if key not in SECTIONS and not _is_own(key):
+        if key not in SECTIONS and (not _is_own(key) or key == "_base_"):  # an option inherits nothing
             raise ConfigError(f"{_written_in(key, origins)}: {no_section(str(key), tree)}")
     for line in _drop_replaced(tree, origins, ()):
         log.warning("%s", line)

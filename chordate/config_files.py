@@ -63,7 +63,7 @@ def find_config(name: str | Path) -> Path:
         return known[str(name)]
     if path.suffix == ".py" and path.stem in known and not path.parent.is_dir():
         return known[path.stem]  # configs/faster-rcnn/x.py, asked for from another folder
-    if os.path.isdir(path):
+    if os.path.isdir(name):
         raise ConfigError(f"{path}: a folder; name a config file or a packaged config")
     if path.suffix or len(path.parts) > 1:
         beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []

@@ -103,7 +103,8 @@ def build_model(
     trained = None if state is None else checkpoint_meta(state)
     if meta is not None and (classes is not None or num_classes is not None):
         raise ConfigError("meta names the classes already; leave out classes and num_classes")
-    meta = meta or _meta(cfg, classes, num_classes, trained, state)
+    fallback = config_meta(cfg)
+    meta = meta or _meta(fallback, classes, num_classes, trained, state)
     difference = None if trained is None else meta.difference(trained)
     if difference and state is not None:
         raise CheckpointError(f"{source_of(state)} was trained on other data than asked for: {difference}")
@@ -161,14 +162,13 @@ def config_meta(cfg: Config) -> DatasetMeta | None:
 
 
 def _meta(
-    cfg: Config,
+    fallback: DatasetMeta | None,
     classes: Sequence[str] | None,
     num_classes: int | None,
     trained: DatasetMeta | None,
     state: Mapping[str, Any] | None,
 ) -> DatasetMeta:
     """The metadata by the arguments, else by the checkpoint, else by the config."""
-    fallback = config_meta(cfg)
     if classes is not None or num_classes is not None:
         if classes is not None and num_classes not in (None, len(classes)):
             raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; give one of them")

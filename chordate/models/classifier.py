@@ -8,9 +8,8 @@ from torch import Tensor
 
 from chordate.arguments import validate_settings
 from chordate.contracts import Model, check_outputs, offered
-from chordate.errors import DataError
 from chordate.models.classifier_tta import build_tta
-from chordate.models.parts import NO_TARGETS, Part
+from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
 from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
@@ -90,8 +89,8 @@ class ImageClassifier(Model):
         Raises:
             DataError: a batch without targets.
         """
-        if batch.targets is None:
-            raise DataError(NO_TARGETS)
+        if not isinstance(batch.targets, ClassTargets):
+            raise wrong_targets(self, batch.targets, ClassTargets)
         labels = batch.targets.labels
         logits = self.logits(self.preprocess(batch.images, batch.sizes))
         main = labels if labels.ndim == 1 else labels.argmax(dim=1)

@@ -7,12 +7,11 @@ from torch import Tensor
 
 from chordate.arguments import PositiveInt
 from chordate.contracts import DenseHead
-from chordate.errors import DataError
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, merge_detections
-from chordate.models.parts import NO_TARGETS, Part
+from chordate.models.parts import Part, wrong_targets
 from chordate.registry import HEADS, MODELS
-from chordate.structures import Batch, DatasetMeta, Detections
+from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets
 
 
 @MODELS.register_module()
@@ -39,8 +38,8 @@ class OneStageDetector(Detector):
         self.head: DenseHead = HEADS.build(head, facts=meta.facts(), contract=DenseHead, in_features=self.head_features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        if batch.targets is None:
-            raise DataError(NO_TARGETS)
+        if not isinstance(batch.targets, InstanceTargets):
+            raise wrong_targets(self, batch.targets, InstanceTargets)
         outputs = self.head(self.features(batch.images, batch.sizes))
         return self.head.loss(outputs, batch.sizes, batch.targets)
 

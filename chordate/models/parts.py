@@ -1,9 +1,18 @@
-"""What whole models share: how a config names a part, and the error about a batch without targets."""
+"""What whole models share: how a config names a part, and the error about a batch with no targets for it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from chordate.errors import DataError
+
 Part = str | Mapping[str, Any] | nn.Module  # a variant's name, a dict with `type` and arguments, or a built module
-NO_TARGETS = "a batch without targets cannot be trained on; call model.predict to predict"
+
+
+def wrong_targets(model: nn.Module, targets: object, wanted: type) -> DataError:
+    """The error about a batch whose targets are missing or of another task than the model's."""
+    if targets is None:
+        return DataError("a batch without targets cannot be trained on; call model.predict to predict")
+    kinds = f"{type(model).__name__} trains on {wanted.__name__}, but the data set gives {type(targets).__name__}"
+    return DataError(f"{kinds}; choose another train_data.dataset or another model.type")

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from chordate.arguments import PositiveInt
 from chordate.contracts import InstanceHead, ProposalHead, RegionHead, RoIHead
-from chordate.errors import ConfigError, DataError
+from chordate.errors import ConfigError
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
-from chordate.models.parts import NO_TARGETS, Part
+from chordate.models.parts import Part, wrong_targets
 from chordate.ops.heatmaps import heatmaps_to_keypoints
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.paste import paste_masks
 from chordate.registry import HEADS, MODELS
-from chordate.structures import Batch, DatasetMeta, Detections
+from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets
 
 Maps = list[Tensor] | None  # `[D, …, S, S]` over the boxes of each image's detections; None without such a head
 
@@ -78,8 +78,8 @@ class TwoStageDetector(Detector):
             self.keypoint = HEADS.build(keypoint, facts=facts, contract=InstanceHead, in_features=features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        if batch.targets is None:
-            raise DataError(NO_TARGETS)
+        if not isinstance(batch.targets, InstanceTargets):
+            raise wrong_targets(self, batch.targets, InstanceTargets)
         features = self.features(batch.images, batch.sizes)
         outputs = self.rpn(features)
         losses = self.rpn.loss(outputs, batch.sizes, batch.targets)

@@ -20,7 +20,7 @@ def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[An
         ConfigError: fp16 on the CPU, which has no fast kernels for it.
     """
     if amp == "fp16" and device.type == "cpu":
-        raise ConfigError('fp16 mixed precision needs a GPU; on the CPU use amp="bf16"')
+        raise ConfigError('train.amp: fp16 mixed precision needs a GPU; on the CPU use amp="bf16"')
     return nullcontext() if amp is None else torch.autocast(device.type, dtype=DTYPES[amp])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from chordate import launch
+from chordate.arguments import validate_arguments
 from chordate.config import check_plain, list_section, load_config, naming_files, part_section, section
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
@@ -50,6 +51,8 @@ def train(
         ChordateError: a config, data or a checkpoint that does not fit; a loss that is not finite.
         SystemExit: SIGINT or SIGTERM came; the run is saved.
     """
+    given = {"config": config, "data_root": data_root, "work_dir": work_dir, "resume": resume}
+    validate_arguments(train, given | {"load_from": load_from, "callbacks": callbacks}, "train")
     if load_from and resume and resume is not True:
         raise ConfigError(f"resume={resume} goes on with the weights of that run; leave out load_from={load_from}")
     cfg = load_config(config)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from chordate.arguments import NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt, validate_settings
+from chordate.arguments import NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt, Seed, validate_settings
 from chordate.errors import ConfigError
 
 
@@ -36,7 +36,7 @@ class TrainSettings:
 
     epochs: PositiveInt | None = None
     iterations: PositiveInt | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     amp: Literal["bf16", "fp16"] | None = None
     channels_last: bool | Literal["auto"] = False
     compile: bool | Mapping[str, Any] = False
