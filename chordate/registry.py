@@ -21,7 +21,7 @@ from mmengine.registry import Registry
 from chordate.allowed_values import shown
 from chordate.arguments import check_required, parameters_of, validate_arguments
 from chordate.composition import Section, located
-from chordate.errors import ChordateError, ConfigError, unknown
+from chordate.errors import ChordateError, ConfigError, repr_name, unknown
 
 PLUGIN_GROUP = "chordate.plugins"
 FOREIGN = ("torch", "torchvision", "timm")  # their annotations are narrower than what their code takes
@@ -172,8 +172,8 @@ def check_contract(part: Any, contract: type) -> None:
                     names = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
                     lacking.append(f"{name.replace('__call__', 'forward')}({', '.join(names)})")
     if lacking:
-        text = f"{type(part).__name__} is no {contract.__name__}: it has no {', no '.join(dict.fromkeys(lacking))}"
-        raise ConfigError(f"{text}; choose another type")
+        text = f"{repr_name(type(part).__name__)} is no {contract.__name__}: it has no "
+        raise ConfigError(f"{text}{', no '.join(dict.fromkeys(lacking))}; choose another type")
 
 
 def _takes(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:

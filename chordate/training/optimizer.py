@@ -43,8 +43,7 @@ class OptimizerSettings:
     """The `optimizer` section of a config, apart from the arguments of the optimizer's class.
 
     Attributes:
-        type: a class in OPTIMIZERS, in torch.optim or in timm.optim, or one of `timm.optim.list_optimizers()`. Letter
-            case counts: "SGD" is torch's, "sgd" timm's with Nesterov momentum.
+        type: a class in OPTIMIZERS, in torch.optim or in timm.optim, or one of `timm.optim.list_optimizers()`.
         lr: learning rate for a batch of `base_batch_size` images; it is scaled linearly to the batch size at hand
             (Goyal et al. 2017, section 2.1), or not if that is None.
         no_decay: parameters without weight decay: "norm" (of normalization layers), "bias", or patterns of full names
@@ -131,7 +130,9 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     classes = _optimizers_in(timm.optim)
     if name in classes:
         return classes[name]
-    listed = [str(key) for key in timm.optim.list_optimizers() if key not in UNSUITABLE]
+    # timm's "sgd" is torch's SGD with other defaults, but its "adafactor" is a class of its own
+    taken = {*UNSUITABLE, *(key.lower() for key, cls in classes.items() if cls is OPTIMIZERS.module_dict.get(key))}
+    listed = [str(key) for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
         message = unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed])
         if reason := UNSUITABLE.get(name.lower()):

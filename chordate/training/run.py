@@ -59,8 +59,7 @@ def train(
     check_plain(cfg)  # the log folder and the checkpoints keep it as text
     settings = TrainSettings.from_config(section(cfg, "train"))
     work_dir = Path(work_dir or Path("work_dirs") / Path(cfg.filename or "config").stem)
-    rank, world_size = launch.start(settings.seed)
-    ranks = {"rank": rank, "world_size": world_size}
+    ranks: dict[str, Any] = dict(zip(("rank", "world_size"), launch.start(settings.seed)))
     with run_log(work_dir), naming_files(cfg):
         if settings.save_best and not cfg.get("val_data"):
             raise ConfigError("train.save_best needs val_data to evaluate on; add it, or set train.save_best=None")
