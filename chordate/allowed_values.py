@@ -89,6 +89,9 @@ def allowed(annotation: Any, value: Any = None) -> str:
             return f"a list of {len(kinds)} {_plural(kinds[0]) or 'items'}"
         return f"a list of {len(kinds)}: {', '.join(map(allowed, kinds))}"
     if get_origin(inner) in (Sequence, tuple):
+        for item in getattr(annotation, "__metadata__", ()):
+            if isinstance(item, Predicate):
+                return f"a list {item.func.__doc__}"
         return " ".join(["a list", *([f"of {plural}"] if (plural := _plural(get_args(inner)[0])) else []), *bounds])
     if get_origin(inner) is Mapping:
         return "a dict"
@@ -97,9 +100,9 @@ def allowed(annotation: Any, value: Any = None) -> str:
     return f"{'an' if inner.__name__[0] in 'AEIOU' else 'a'} {inner.__name__}"
 
 
-def are_distinct(items: Sequence[Any]) -> bool:
-    """each once"""
-    return len(set(items)) == len(items)
+def are_names(items: Sequence[str]) -> bool:
+    """of names, at least one and each once"""
+    return 0 < len(set(items)) == len(items)
 
 
 def _one_of(literals: list[Any], value: Any) -> str:
@@ -145,8 +148,6 @@ def _bounds(annotation: Any, value: Any = None) -> list[str]:
             bounds.append(f"with at least {item.min_length} item(s)")
         if getattr(item, "max_length", None) is not None:
             bounds.append(f"with at most {item.max_length} item(s)")
-        if isinstance(item, Predicate):
-            bounds.append(str(item.func.__doc__))
     return bounds
 
 

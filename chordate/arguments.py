@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
-from chordate.allowed_values import Rejection, are_distinct, rejection
+from chordate.allowed_values import Rejection, are_names, rejection
 from chordate.composition import Section, as_section, located
 from chordate.errors import ConfigError, unknown
 
@@ -39,7 +39,7 @@ Seed = Annotated[int, Ge(0), Lt(2**32)]
 NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
 
 
-Names = Annotated[Sequence[str], NonEmpty, Predicate(are_distinct)]
+Names = Annotated[Sequence[str], Predicate(are_names)]
 
 Settings = TypeVar("Settings")
 
@@ -262,7 +262,7 @@ def _checkable(annotation: Any) -> Any:
     if isinstance(annotation, type) and not (
         inner or hasattr(annotation, "tolist") or getattr(annotation, "_is_protocol", False)
     ):
-        return InstanceOf[annotation]
+        return Annotated[annotation, InstanceOf()]
     return Any
 
 

@@ -205,8 +205,11 @@ def _import_modules(tree: Mapping[str, Any], origins: Origins) -> None:
     source = _written_in("custom_imports", origins)
     modules = wanted.get("imports") if isinstance(wanted, Mapping) else None
     modules = [modules] if isinstance(modules, str) else modules
-    named = isinstance(modules, list | tuple) and all(isinstance(name, str) and name for name in modules)
-    if not named or not set(wanted) <= {"imports", "allow_failed_imports"}:
+    if (
+        not isinstance(modules, list | tuple)
+        or not all(isinstance(name, str) and name for name in modules)
+        or not set(wanted) <= {"imports", "allow_failed_imports"}
+    ):
         raise ConfigError(f'{source}: write custom_imports = dict(imports=["my_module"]), got {shown(wanted)}')
     for module in modules:
         where = f"{source}: custom_imports: {module}"

@@ -39,7 +39,7 @@ PARTS = {
     "model.backbone.pretrained=no.pth": r"model\.backbone\.pretrained: no checkpoint no\.pth",
     "model.rpn.anchors.ratios=[]": r"model\.rpn\.anchors\.ratios must be a list .* with at least 1 item",
     "model.rpn.anchors.sizes_per_stride=[]": r"model\.rpn\.anchors\.sizes_per_stride must be a list",
-    "fallback_meta.classes=[a,a]": r"fallback_meta\.classes must be .* each once",
+    "fallback_meta.classes=[a,a]": r"fallback_meta\.classes must be .* a list of names, at least one and each once",
     "fallback_meta.classes=[]": r"fallback_meta\.classes must be",
 }
 SETTINGS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,32 @@ def test_resuming_with_the_data_of_other_classes_is_one_line(colors: tuple[Path,
     with pytest.raises(chordate.ChordateError, match="trained on classes 3 .*green.* instead of 3 ") as error:
         chordate.train(config(other), data_root=other, work_dir=other / "run", resume=colors[1])
     assert "\n" not in str(error.value)
+
+
+def log_of(run: Path) -> str:
+    return sorted(run.glob("*/train.log"))[-1].read_text()
+
+
+def test_the_log_has_the_table_of_what_was_loaded_and_says_when_a_resume_ignores_it(
+    colors: tuple[Path, Path], other: Path
+) -> None:
+    settings = {"data_root": other, "work_dir": other / "run", "resume": True, "load_from": colors[1]}
+    chordate.train(config(other), **settings)
+    log = log_of(other / "run")
+    assert re.search(r"backbone .*│ +\d+ ", log) and re.search(r"head.*│", log)
+    assert "is not loaded" not in log and "tensors fit" not in log
+    for folder in (other / "run").glob("*/"):
+        folder.rename(other / folder.name)
+    chordate.train(config(other, iterations=2), **settings)
+    (line,) = [line for line in log_of(other / "run").splitlines() if str(colors[1]) in line]
+    assert "INFO" in line and "training goes on with the weights of the resumed checkpoint" in line
+
+
+def test_a_checkpoint_of_which_hardly_anything_fits_is_warned_of(
+    colors: tuple[Path, Path], other: Path, tmp_path: Path
+) -> None:
+    weights = {name: value for name, value in state(colors[1])["model"].items() if name.startswith("head.")}
+    torch.save(weights, tmp_path / "head.pt")
+    chordate.train(config(other, load_from=str(tmp_path / "head.pt")), data_root=other, work_dir=other / "run")
+    (line,) = [line for line in log_of(other / "run").splitlines() if "WARNING" in line]
+    assert re.search(r"train\.load_from=.*head\.pt: only \d of the model's \d+ tensors fit", line)
