@@ -239,14 +239,14 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"optimizer.lr": 0.01}` as `{"optimizer": {"lr": 0.01}}`."""
+    """`{"optimizer.lr": 0.01}` as `{"optimizer": {"lr": 0.01}}`. Settings may follow a part's name."""
     tree: dict[str, Any] = {}
     for dotted, value in options.items():
         *parents, last = dotted.split(".")
         inner = tree
         for key in parents:
             if not isinstance(inner.get(key), dict):
-                inner[key] = {}
+                inner[key] = {DELETE: True, "type": inner[key]} if isinstance(inner.get(key), str) else {}
             inner = inner[key]
         inner[last] = plain(value)
     return tree

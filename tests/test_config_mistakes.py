@@ -275,3 +275,8 @@ def test_dropped_settings_are_told_once_and_only_if_the_config_loads(
         load_config(DEMO, {**options, "modle": 1})
     assert not caplog.records
     assert section(config, "model")["backbone"]["type"] == "convnext_tiny"
+
+
+def test_an_option_may_name_a_part_and_another_set_one_of_its_settings() -> None:
+    options = {"model.backbone": "resnet34", "model.backbone.frozen_stages": 2}
+    assert load_config(DEMO, options).model.backbone == {"type": "resnet34", "frozen_stages": 2}
