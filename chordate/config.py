@@ -85,7 +85,10 @@ def load_config(
         filename, text, layers = str(path), read_text(path), file_layers(path)
     rank = max((origin.rank for origin in origins.values()), default=-1) + 1
     for layer in layers:
-        merge(tree, layer.values, Origin(rank, layer.source), origins)
+        try:
+            merge(tree, layer.values, Origin(rank, layer.source), origins)
+        except RecursionError as error:
+            raise ConfigError(f"{layer.source}: a setting contains itself") from error
         rank += 1
     merge(tree, nested(options or {}), Origin(rank, source), origins, into_lists=True)
     tree = {key: value for key, value in tree.items() if not (_is_own(key) and any(objects(value)))}
@@ -111,6 +114,12 @@ def check_plain(config: Config) -> None:
         ConfigError: it holds a class, a function or another object; names the setting.
     """
     _check_plain(config.to_dict(), _origins(config))
+
+
+def overrides(config: Config, setting: str, other: str) -> bool:
+    """Whether a later layer wrote a setting than another one (dotted paths)."""
+    written, before = (origin_of(_origins(config), tuple(path.split("."))) for path in (setting, other))
+    return written is not None and before is not None and written.rank > before.rank
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class PlugRegistry(Registry):
                 is returned as it is.
             facts: what the plug may ask for by argument name (`num_classes`, `num_keypoints` …, see
                 `DatasetMeta.facts`); it receives those that its signature names.
-            contract: a class or Protocol with the methods and attributes that the plug must have.
+            contract: a class or Protocol with the methods and attributes that a plug built here must have.
             wiring: what the plug receives in any case (`in_features` …). A config may set neither.
 
         Raises:
@@ -117,15 +117,14 @@ class PlugRegistry(Registry):
         try:
             if isinstance(config, str | Mapping):
                 built = self._build(self.expand(config), dict(facts or {}), wiring)
-            elif config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
-                raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
-            else:
-                built = config
-            if contract is not None:
-                check_contract(built, contract)
+                if contract is not None:
+                    check_contract(built, contract)
+                return built
         except ConfigError as error:
             raise located(error, config) from error
-        return built
+        if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
+            raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
+        return config
 
     def _build(self, arguments: dict[str, Any], facts: dict[str, Any], wiring: dict[str, Any]) -> Any:
         plug = arguments.pop("type")

@@ -52,8 +52,8 @@ SETTINGS = {
     "callbacks=[None]": r"callbacks\.0: type must be the name of a callback, got None",
     "train_data.dataset=None": r"train_data\.dataset must be a string or a dict or a Dataset, got None",
     "train_data.dataset.type=None": r"train_data\.dataset: type must be the name of a dataset, got None",
-    "train_data.dataset.classes=[]": r"train_data\.dataset: classes=\[\]: name each class once",
-    "train_data.dataset.classes=[circle,circle]": r"train_data\.dataset: classes=.*: name each class once",
+    "train_data.dataset.classes=[]": r"train_data\.dataset\.classes must be a list of names, at least one",
+    "train_data.dataset.classes=[circle,circle]": r"train_data\.dataset\.classes must be .* each once",
     "train_data.pipeline=[None]": r"train_data\.pipeline\.0: type must be the name of a transform, got None",
     "train_data.pipeline=RandomHorizontalFlip": r"train_data\.pipeline must be a list",
     "train_data.class_balanced=2": r"train_data\.class_balanced must be > 0 and ≤ 1 or None, got 2",
@@ -92,8 +92,8 @@ def test_training_tells_a_mistake_in_one_line(
 
 
 def test_save_best_needs_an_evaluation(shapes: Path, tmp_path: Path) -> None:
-    config = load_config(DEMO, {"val_data": None})
-    with pytest.raises(ConfigError, match=r"_demo_shapes\.py: train\.save_best needs val_data"):
+    config = load_config(DEMO, {"val_data": None, "train.save_best": "bbox_AP"})
+    with pytest.raises(ConfigError, match=r"^--cfg-options: train\.save_best needs val_data"):
         chordate.train(config, data_root=shapes, work_dir=tmp_path)
 
 
@@ -187,6 +187,7 @@ def test_a_config_of_objects_is_built_but_not_trained() -> None:
         (b"_base_ = ''", "_base_ must name"),
         (b"_base_ = '.'", "a folder; name a config file"),
         (b"_base_ = 2 * 'x'", "_base_ must be a string or a list of strings, not computed"),
+        (b"train = dict()\ntrain['x'] = train", "a setting contains itself"),
         (b"custom_imports = dict(imports=5)", r"write custom_imports = dict\(imports=\[.*got \{'imports': 5\}"),
         (b"custom_imports = dict(imports=[5])", "write custom_imports"),
         (b"custom_imports = dict(imports=['no_such'])", "custom_imports: no_such: ModuleNotFoundError"),

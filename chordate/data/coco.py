@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
+from chordate.arguments import Names
 from chordate.data.coco_annotations import Health, check_health, located, open_index
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import read_image
@@ -21,7 +22,7 @@ from chordate.data.polygons import Polygons, Ring, oriented
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances
-from chordate.errors import ConfigError, DataError, UnknownClass, unknown
+from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample
 
@@ -72,7 +73,7 @@ class CocoDataset(Dataset):
         annotations: str | Path,
         images: str | Path,
         *,
-        classes: Sequence[str] | None = None,
+        classes: Names | None = None,
         filter_empty: bool = False,
         health: Health = "error",
         masks: bool = False,
@@ -223,7 +224,7 @@ class CocoDataset(Dataset):
         if len(names) < len(categories):
             log.info(f"{self.annotations}: {len(names)} of its {len(categories)} classes are used")
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"classes={names}: name each class once, and at least one")
+            raise DataError(f"classes={names}: name each class once, and at least one")
         return [by_name[name] for name in names], tuple(names)
 
     def _with_instances(self) -> NDArray[np.int64]:

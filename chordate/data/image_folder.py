@@ -14,11 +14,12 @@ import torchvision.models
 from numpy.typing import NDArray
 from torchvision.tv_tensors import Image
 
+from chordate.arguments import Names
 from chordate.data.coco_annotations import located
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import decode_image, read_image
 from chordate.data.zip_files import UNREADABLE, members, split_archive
-from chordate.errors import ConfigError, DataError, UnknownClass, unknown
+from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import ClassTargets, DatasetMeta, ImageInfo, Sample
 
@@ -55,7 +56,7 @@ class ImageFolder(Dataset):
         self,
         images: str | Path,
         *,
-        classes: Sequence[str] | None = None,
+        classes: Names | None = None,
         cache: bool = False,
         data_root: str | Path = ".",
         pipeline: Sequence[Any] = (),
@@ -205,5 +206,5 @@ def _choose(where: Path, known: list[str], classes: Sequence[str] | None) -> tup
             raise UnknownClass(f"{where}: {unknown('class folder', name, known)}")
     chosen = tuple(known if classes is None else classes)
     if not chosen or len(set(chosen)) < len(chosen):
-        raise ConfigError(f"classes={list(chosen)}: name each class once, and at least one")
+        raise DataError(f"classes={list(chosen)}: name each class once, and at least one")
     return chosen

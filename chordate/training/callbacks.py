@@ -86,7 +86,7 @@ class EarlyStopping(Callback):
             return
         if self.monitor not in record:
             names = [name for name in record if name not in ("mode", "epoch", "iteration")]
-            raise ConfigError(f"EarlyStopping: {unknown('metric', self.monitor, names)}")
+            raise ConfigError(f"callbacks: EarlyStopping: {unknown('metric', self.monitor, names)}")
         mode = self.mode or ("min" if self.monitor in trainer.lower_is_better else "max")
         sign, best, waited = (1 if mode == "max" else -1), -math.inf, 0
         for past in trainer.history:

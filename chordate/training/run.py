@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from chordate import launch
 from chordate.arguments import validate_arguments
-from chordate.config import check_plain, list_section, load_config, naming_files, part_section, section
+from chordate.config import check_plain, list_section, load_config, naming_files, overrides, part_section, section
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
@@ -61,7 +61,7 @@ def train(
     work_dir = Path(work_dir or Path("work_dirs") / Path(cfg.filename or "config").stem)
     ranks: dict[str, Any] = dict(zip(("rank", "world_size"), launch.start(settings.seed)))
     with run_log(work_dir), naming_files(cfg):
-        if settings.save_best and not cfg.get("val_data"):
+        if settings.save_best and not cfg.get("val_data") and not overrides(cfg, "val_data", "train.save_best"):
             raise ConfigError("train.save_best needs val_data to evaluate on; add it, or set train.save_best=None")
         data = section(cfg, "train_data")
         dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed)
