@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyMetric, ToyModel, log_text, read_log, toy_loader, toy_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainer_toy import ToyMetric, ToyModel, log_text, read_log, toy_loader, toy_trainer
 
 from chordate.errors import ConfigError, TrainingError
 from chordate.training.callbacks import Callback, CSVLogger, EarlyStopping, JSONLogger, ValidationLoss

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import timm.optim
 import torch
-from engine_toy import ToyModel, log_text, read_log, toy_loader, toy_trainer
 from torch import Tensor, nn
+from trainer_toy import ToyModel, log_text, read_log, toy_loader, toy_trainer
 
 from chordate.arguments import PositiveFloat
 from chordate.config import load_config, section

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.errors import ConfigError
     from chordate.evaluation.build_metric import build_metric
     from chordate.launch import finish, start
-    from chordate.training.evaluate import evaluate
+    from chordate.training.evaluation_loop import evaluate
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
     if len(names) % 2:

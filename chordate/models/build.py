@@ -13,12 +13,12 @@ from chordate.arguments import PositiveInt, validate_arguments
 from chordate.config import load_config, section
 from chordate.contracts import Backbone, Model, check_outputs
 from chordate.data.dataset import Dataset
-from chordate.data.named_metadata import named_meta
+from chordate.data.fallback_meta import named_meta
 from chordate.errors import CheckpointError, ConfigError
 from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
 from chordate.structures.metadata import nameless
-from chordate.weights.checkpoint_form import checkpoint_meta, source_of
+from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
 from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.reading import read_state
 

@@ -22,7 +22,7 @@ from chordate.data.seeding import preserved_rng
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ConfigError, TrainingError, unknown
 from chordate.registry import CALLBACKS
-from chordate.training.evaluate import evaluation_mode, to_device
+from chordate.training.evaluation_loop import evaluation_mode, to_device
 from chordate.weights.checkpoint_folder import write_atomically
 
 if TYPE_CHECKING:

@@ -26,10 +26,10 @@ from chordate.launch import StopSignals
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.structures import Batch
-from chordate.training import checkpoint
+from chordate.training import training_state
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
 from chordate.training.ema import WeightAverage
-from chordate.training.evaluate import evaluate, to_device
+from chordate.training.evaluation_loop import evaluate, to_device
 from chordate.training.logging import logger, run_log
 from chordate.training.loss_log import LossLog, total_loss
 from chordate.training.optimizer import build_optimizer, optimizer_settings
@@ -203,13 +203,13 @@ class Trainer:
                 callback.on_step_end(self, losses)
             saved = self._save_is_due()
             if saved:
-                checkpoint.save(self)
+                training_state.save(self)
             if self.evaluation_is_due():
                 self._evaluate()
             if signal_received or (self.world_size == 1 and self.signals.received):
                 self._stop_by_signal()
             if self.stop_reason is not None and not saved:
-                checkpoint.save(self)
+                training_state.save(self)
             if self.stop_reason is not None or self.iteration == self.max_iterations:
                 return
 
@@ -253,7 +253,7 @@ class Trainer:
         self._record("val", self.epoch, metrics)
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         logger.info(f"evaluation after epoch {self.epoch}, iteration {self.iteration}: {numbers}")
-        checkpoint.save_best(self, metrics)
+        training_state.save_best(self, metrics)
         self._restart_clock()
 
     def evaluate(self) -> dict[str, float]:
@@ -295,7 +295,7 @@ class Trainer:
         launch.seed_everything(self.settings.seed + self.rank)
         if self.settings.ema is not None:
             self.ema = WeightAverage(self.module, self.settings.ema)
-        checkpoint.resume_or_begin(self)
+        training_state.resume_or_begin(self)
         if self.iteration >= self.max_iterations:
             logger.warning(f"all {self.max_iterations} iterations are done already; more train.epochs would go on")
         self._started, self._first_iteration = time.monotonic(), self.iteration

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chordate.errors import CheckpointError
-from chordate.weights.checkpoint_form import FORM
+from chordate.weights.checkpoint_schema import FORM
 from chordate.weights.reading import read_state
 
 POINTER = "last_checkpoint"

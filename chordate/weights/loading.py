@@ -13,7 +13,7 @@ from chordate.contracts import Backbone, Model
 from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
 from chordate.weights.candidates import Candidate, best_candidate, formats
-from chordate.weights.checkpoint_form import Weights, find_weights
+from chordate.weights.checkpoint_schema import Weights, find_weights
 from chordate.weights.class_rows import has_names
 from chordate.weights.load_report import LoadReport, abbreviate
 from chordate.weights.numerics import warn_of_colors, warn_of_stride

@@ -21,7 +21,7 @@ from chordate.errors import CheckpointError, ConfigError, TrainingError, unknown
 from chordate.structures import DatasetMeta
 from chordate.training.logging import logger
 from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
-from chordate.weights.checkpoint_form import FORM
+from chordate.weights.checkpoint_schema import FORM
 from chordate.weights.load_report import abbreviate
 from chordate.weights.state_dict_match import match
 
@@ -54,7 +54,7 @@ def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, Any]], Any]) -> None:
     """Let the first rank write the state of all; if it cannot, all stop."""
     trainer.average_buffers()
-    state = training_state(trainer, files)
+    state = collect(trainer, files)
     failure = None
     try:
         if is_main_process():
@@ -65,7 +65,7 @@ def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, An
         raise CheckpointError(failure)
 
 
-def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
+def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     """Everything that the rest of a training depends on, after a whole step. All ranks call it.
 
     Args:
@@ -141,7 +141,7 @@ def resume_or_begin(trainer: Trainer) -> None:
 
 
 def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Put a trainer into the state that `training_state` saved. The files in the work dir are not touched.
+    """Put a trainer into the state that `collect` gathered. The files in the work dir are not touched.
 
     If the data, the batch size or the number of ranks has changed, training goes on (when measured in epochs, from
     the start of the interrupted epoch) with a warning.

@@ -1,4 +1,4 @@
-"""A model, a data set and a metric small enough to train hundreds of times, for the tests of the engine.
+"""A model, a data set and a metric small enough to train hundreds of times, for the tests of the trainer.
 
 The model has dropout and BatchNorm, the data an augmentation that depends on (seed, epoch, index) alone: what an exact
 resume must get right.
