@@ -1,36 +1,30 @@
-"""The contracts of the plugs: backbone, neck, heads, model, metric; and the checks that two parts fit."""
+"""The contracts of backbone, neck, model and metric (heads: `head_contracts`), and the checks that plugs keep them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor, nn
 
+from chordate.arguments import PositiveInt, validate_arguments
 from chordate.errors import ConfigError
-from chordate.structures import (
-    Batch,
-    DatasetMeta,
-    Detections,
-    ImageInfo,
-    InstanceTargets,
-    Proposals,
-    SampledRoIs,
-)
+from chordate.structures import Batch, DatasetMeta, ImageInfo
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
     """One feature map: its channels, and its stride in input pixels per feature cell."""
 
-    channels: int
-    stride: int
+    channels: PositiveInt
+    stride: PositiveInt
 
     def __str__(self) -> str:
         return f"{self.channels} ch, stride {self.stride}"
@@ -221,149 +215,12 @@ class Metric:
         return None
 
 
-@dataclass(frozen=True)
-class ClassRows:
-    """How the outputs of a layer belong to classes: they are `[anchors, classes + background, values]`, flattened.
-
-    Loading a checkpoint with other classes keeps the outputs of the classes that both have, and the background's.
-
-    Attributes:
-        values: outputs per class, 4 for boxes.
-        anchors: anchors of a cell, each with outputs for all classes.
-        background: 1 if the background's outputs follow those of the classes.
-        names: of the outputs: "classes" or "keypoints" of the DatasetMeta, or a list of names in its `extra`.
-    """
-
-    values: int = 1
-    anchors: int = 1
-    background: int = 0
-    names: str = "classes"
-
-
-@runtime_checkable
-class HasClassRows(Protocol):
-    """A module, most often a head, with outputs per class.
-
-    `class_rows` names its layers (or parameters) with such outputs, set in `__init__`:
-    `self.class_rows = {"cls_score": ClassRows(background=1), "bbox_pred": ClassRows(values=4)}`. A module without it
-    keeps its fresh weights wherever a checkpoint has other shapes.
-    """
-
-    class_rows: Mapping[str, ClassRows]
-
-
-class ProposalHead(Protocol):
-    """Proposes boxes that may hold an object, such as an RPN.
-
-    Built by the model with `in_features` (FeatureSpecs of the maps on offer) and those facts of the DatasetMeta that
-    its signature names.
-    """
-
-    def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Predictions of its own form from maps `[N, C, H, W]` by name; the other methods receive them."""
-
-    def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name, given heights and widths `[N, 2]` of the images without padding."""
-
-    def predict(self, outputs: Any, sizes: Tensor, training: bool = False) -> Proposals:
-        """Proposals without a gradient, clipped to the images.
-
-        Args:
-            outputs: of the call.
-            sizes: `[N, 2]` int64, heights and widths of the images without padding.
-            training: proposals to train on, of which there may be more.
-        """
-
-
-class RoIHead(Protocol):
-    """Classifies and refines proposals: the box head of a two-stage detector. Built like a ProposalHead.
-
-    Attributes:
-        nms_threshold: IoU, within a class; test-time augmentation merges boxes with it.
-        detections_per_image: the best so many are kept.
-    """
-
-    nms_threshold: float
-    detections_per_image: int
-
-    def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that this head and the InstanceHeads beside it train on, without a gradient."""
-
-    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name."""
-
-    def predict(self, features: dict[str, Tensor], proposals: Proposals) -> list[Detections]:
-        """Detections of each image, best first, boxes in pixels of the padded batch."""
-
-
-class RegionHead(RoIHead, Protocol):
-    """A RoIHead whose trunk may be shared with a mask head (the C4 layout, `TwoStageDetector(trunk="c5")`).
-
-    Its constructor takes `trunk`, a module from pooled regions `[R, C, S, S]` to maps; its `loss` takes `roi_features`
-    that were computed before.
-    """
-
-    def roi_features(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
-        """The trunk's output `[R, C, S, S]` for boxes `[R, 4]`, in pixels of the padded batch, of images `[R]`."""
-
-    def loss(
-        self,
-        features: dict[str, Tensor],
-        rois: SampledRoIs,
-        targets: InstanceTargets,
-        roi_features: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """As of RoIHead; `roi_features` belong to the rows of `PaddedIndex(rois.valid)`."""
-
-
-class InstanceHead(Protocol):
-    """Predicts per-detection attributes (masks, keypoints) of what the RoIHead detects. Built like a ProposalHead.
-
-    Where the trunk of a RegionHead is shared, a mask head is also built with `roi_channels`, and its `loss` and
-    `predict` receive the keyword `roi_features`, of the rows of `PaddedIndex(rois.valid)` and of all detections.
-    """
-
-    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name, from the regions that the RoIHead sampled."""
-
-    def predict(self, features: dict[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
-        """Maps `[D, …, S, S]` over the boxes of the `D` detections of each image.
-
-        Args:
-            features: maps `[N, C, H, W]` by name.
-            detections: one per image, boxes in pixels of the padded batch.
-
-        Returns:
-            One tensor per image: of a mask head probabilities `[D, S, S]` of each detection's own class, of a keypoint
-            head heatmaps `[D, K, S, S]`, logits.
-        """
-
-
-class DenseHead(Protocol):
-    """Detects objects from every cell of the maps, in one stage. Built like a ProposalHead.
-
-    Attributes:
-        nms_threshold, detections_per_image: as of RoIHead.
-    """
-
-    nms_threshold: float
-    detections_per_image: int
-
-    def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Predictions of its own form from maps `[N, C, H, W]` by name; the other methods receive them."""
-
-    def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name, given heights and widths `[N, 2]` of the images without padding."""
-
-    def predict(self, outputs: Any, sizes: Tensor) -> list[Detections]:
-        """Detections of each image, best first, boxes in pixels of the padded batch and clipped to the image."""
-
-
 def offered(part: nn.Module) -> FeatureSpecs:
     """What `part` offers to the next part, with its name for error messages.
 
     Raises:
-        ConfigError: the part does not keep the contract: `out_features` is missing, empty or not FeatureSpecs.
+        ConfigError: the part does not keep the contract: `out_features` is missing, empty, or not FeatureSpecs of
+            positive numbers.
     """
     name = getattr(part, "name", None) or type(part).__name__
     specs = getattr(part, "out_features", None)
@@ -377,6 +234,8 @@ def offered(part: nn.Module) -> FeatureSpecs:
         raise ConfigError(
             f"{name}.out_features[{wrong[0]!r}] is {specs[wrong[0]]!r}, not a FeatureSpec(channels, stride)"
         )
+    for key, spec in specs.items():
+        validate_arguments(FeatureSpec, vars(spec), f"{name}.out_features[{key!r}]")
     return FeatureSpecs(specs, name)
 
 
@@ -433,3 +292,32 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None) -> None:
                 f"{specs.source} promises {name} ({spec}), so {list(want)} for images of {side} px, "
                 f"but its forward gave {list(got)}"
             )
+
+
+def check_implements(plug: object, contract: type, methods: Sequence[str]) -> None:
+    """Check that a plug is derived from the class of its contract and has its own `methods`.
+
+    Raises:
+        ConfigError: it is not, or does not implement one.
+    """
+    cls = type(plug)
+    if not isinstance(plug, contract):
+        raise ConfigError(f"{cls.__name__} is no {contract.__name__}: derive it from chordate.{contract.__name__}")
+    missing = [name for name in methods if getattr(cls, name) is getattr(contract, name)]
+    if missing:
+        raise ConfigError(f"{cls.__name__} does not implement {contract.__name__}.{missing[0]}, which it must")
+
+
+def compute_numbers(metric: Metric) -> dict[str, float]:
+    """What `metric.compute` gives.
+
+    Raises:
+        ConfigError: that is not numbers by name.
+    """
+    numbers, name = metric.compute(), type(metric).__name__
+    if not isinstance(numbers, Mapping) or not all(isinstance(key, str) for key in numbers):
+        raise ConfigError(f"{name}.compute must return numbers by name, got {type(numbers).__name__}")
+    for key, value in numbers.items():
+        if not isinstance(value, Real):
+            raise ConfigError(f"{name}.compute must return numbers, but {key} is a {type(value).__name__}; use float()")
+    return {key: float(value) for key, value in numbers.items()}

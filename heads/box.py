@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec, select
+from chordate.contracts import FeatureSpec, select
+from chordate.head_contracts import ClassRows, RoITrunk
 from chordate.ops.boxes import at_least_float32, clip_boxes_to_image, decode, is_nonempty
 from chordate.ops.losses import BoxLoss, BoxLossKind, masked_mean
 from chordate.ops.matching import Matcher
@@ -78,7 +79,7 @@ class BoxHead(nn.Module):
         chosen = select(in_features, levels or pyramid_levels(in_features), "BoxHead")
         self.num_classes = num_classes
         self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
-        self.trunk = HEADS.build(trunk, in_channels=self.pooler.channels, resolution=resolution)
+        self.trunk: RoITrunk = HEADS.build(trunk, in_channels=self.pooler.channels, resolution=resolution)
         self.cls_score = nn.Linear(self.trunk.out_channels, num_classes + 1)
         self.bbox_pred = nn.Linear(self.trunk.out_channels, 4 if class_agnostic else 4 * num_classes)
         for predictor, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec, select
+from chordate.contracts import FeatureSpec, select
 from chordate.errors import DataError
+from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.heatmaps import keypoint_cells
 from chordate.ops.losses import masked_mean

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec
+from chordate.contracts import FeatureSpec
+from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
 from chordate.registry import HEADS
 

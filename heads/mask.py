@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec, select
+from chordate.contracts import FeatureSpec, select
 from chordate.errors import DataError
+from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.losses import masked_mean
 from chordate.ops.norms import ConvNorm, make_norm

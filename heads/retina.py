@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec
+from chordate.contracts import FeatureSpec
+from chordate.head_contracts import ClassRows
 from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, topk_per_level
 from chordate.ops.boxes import clip_boxes_to_image, decode
 from chordate.ops.losses import BoxLossKind

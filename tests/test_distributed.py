@@ -124,7 +124,7 @@ def test_saved_batchnorm_statistics_are_the_mean_of_what_the_ranks_saw(ranks: An
     means, variances = [], []
     for rank in range(2):
         loader = toy_loader(24, 2, rank=rank, world_size=2)
-        loader.batch_sampler.set_epoch(0)
+        loader.start_epoch(0)
         with torch.no_grad():
             features = fresh_model(norm=True).backbone[0](next(iter(loader)).images.float() / 255)
         means.append(features.mean((0, 2, 3)))

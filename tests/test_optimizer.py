@@ -137,7 +137,7 @@ def test_clipping_shortens_the_step_to_the_norm_and_logs_the_norm_before(tmp_pat
     model = ToyModel(dropout=0)
     before = [p.detach().clone() for p in model.parameters()]
     loader = toy_loader(4)
-    loader.batch_sampler.set_epoch(0)
+    loader.start_epoch(0)
     norm = torch.cat([g.flatten() for g in gradient(model, list(loader))]).norm()
     toy_trainer(tmp_path, model=model, loader=loader, optimizer=plain, clip_norm=1e-2, iterations=1).train()
     step = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before)]).norm()
@@ -188,7 +188,7 @@ def test_training_with_timms_optimizer_is_training_with_it_by_hand(tmp_path: Any
     loader = toy_loader()
     toy_trainer(tmp_path, model=models[0], loader=loader, optimizer={"type": "lion", "lr": 1e-3}, epochs=1).train()
     optimizer = timm.optim.create_optimizer_v2(models[1], "lion", lr=1e-3, weight_decay=0.0)
-    loader.batch_sampler.set_epoch(0)
+    loader.start_epoch(0)
     for batch in loader:
         optimizer.zero_grad()
         sum(models[1].loss(batch).values()).backward()

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.ensemble import EnsembleMetric
     from chordate.composition import placed_parts
     from chordate.config import load_config, part_section, section
-    from chordate.data.loader import build_dataset, build_loader, stop_workers
+    from chordate.data.loader import build_dataset, build_loader
     from chordate.errors import ConfigError
     from chordate.evaluation.build_metric import build_metric
     from chordate.launch import finish, start
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
             check_outputs(arguments, metric)
             members = EnsembleMetric(metric) if arguments.more else None
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
-        stop_workers(loader)
+        loader.stop_workers()
         if members and rank == 0:
             console.print(f"{name} alone: " + ", ".join(f"{key} {value:.4f}" for key, value in numbers.items()))
     if members:

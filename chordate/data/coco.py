@@ -120,7 +120,7 @@ class CocoDataset(Dataset):
             self.meta = replace(self.meta, skeleton=skeleton)
         elif meta.skeleton is not None and meta.skeleton.names != skeleton.names:
             raise DataError(
-                f"{self.annotations}: its keypoints are {', '.join(skeleton.names)}; the model's are "
+                f"{self.annotations}: its keypoints are {', '.join(skeleton.names)} instead of "
                 f"{', '.join(meta.skeleton.names)}"
             )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from chordate.arguments import validate_settings
 from chordate.contracts import Model, check_outputs, offered
 from chordate.errors import DataError
+from chordate.head_contracts import ImageHead
 from chordate.models.classifier_tta import build_tta
 from chordate.models.parts import NO_TARGETS, Part
 from chordate.models.preprocess import Normalize
@@ -47,7 +48,7 @@ class ImageClassifier(Model):
         self.backbone = BACKBONES.build(backbone)
         self.example_size = self.backbone.example_size
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
-        self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
+        self.head: ImageHead = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
         with torch.device("cpu"):  # they draw there, whatever device the model is built on
             self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
         self.tta = None if tta is None else build_tta(tta)

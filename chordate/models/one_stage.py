@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import PositiveInt
-from chordate.contracts import DenseHead
 from chordate.errors import DataError
+from chordate.head_contracts import DenseHead
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, merge_detections
 from chordate.models.parts import NO_TARGETS, Part

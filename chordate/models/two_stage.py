@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import PositiveInt
-from chordate.contracts import InstanceHead, ProposalHead
 from chordate.errors import ConfigError, DataError
+from chordate.head_contracts import InstanceHead, ProposalHead
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
 from chordate.models.parts import NO_TARGETS, Part

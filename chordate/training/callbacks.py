@@ -109,7 +109,7 @@ class ValidationLoss(Callback):
         """Take the loss of one sample, so that data without what a loss needs (masks) are an error now."""
         if trainer.val_loader is None:
             raise ConfigError("ValidationLoss needs val_data; add it to the config")
-        batch = trainer.val_loader.collate_fn([trainer.val_loader.dataset[0, 0]])
+        batch = trainer.val_loader.first_batch()
         with evaluation_mode(trainer.module), preserved_rng():
             trainer.module.loss(to_device(batch, trainer.device, trainer.channels_last))
 

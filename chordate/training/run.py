@@ -15,6 +15,7 @@ from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model
 from chordate.training.callbacks import Callback
+from chordate.training.evaluation_loop import trial_evaluation
 from chordate.training.logging import logger, run_log
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
@@ -71,7 +72,8 @@ def train(
         val_loader = metric = None
         if cfg.get("val_data"):
             val_data = section(cfg, "val_data")
-            val_set = build_dataset(val_data, data_root=data_root, training=False, meta=dataset.meta)
+            common = {"meta": dataset.meta, "meta_of": "the training data"}
+            val_set = build_dataset(val_data, data_root=data_root, training=False, **common)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
         names = ", ".join(dataset.classes[:10]) + (", …" if len(dataset.classes) > 10 else "")
@@ -96,5 +98,9 @@ def train(
             resume=resume,
             config=cfg,
         )
+        if metric is not None and val_loader is not None and not resumes:
+            # A metric of its own, since this one has seen predictions.
+            trial_metric = build_metric(part_section(cfg, "metric"), val_set)
+            trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
         trainer.train()
     return trainer

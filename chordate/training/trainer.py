@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chordate import launch
-from chordate.contracts import Metric, Model
-from chordate.data.loader import stop_workers
+from chordate.contracts import Metric, Model, check_implements
+from chordate.data.loader import Loader
 from chordate.distributed import average_buffers
 from chordate.errors import ConfigError, DataError
 from chordate.launch import StopSignals
@@ -51,8 +51,7 @@ class Trainer:
 
     Args:
         model: moved to this process's device.
-        train_loader: gives as many batches on every rank; its batch sampler has `batch_size` and
-            `set_epoch(epoch, start_batch)`.
+        train_loader: gives as many batches on every rank.
         optimizer, train, schedule: sections of a config, see OptimizerSettings, TrainSettings, `build_schedule`.
         work_dir: for checkpoints and logs.
         val_loader, metric: None for no evaluation.
@@ -79,13 +78,13 @@ class Trainer:
     def __init__(
         self,
         model: Model,
-        train_loader: Any,
+        train_loader: Loader,
         *,
         optimizer: Mapping[str, Any],
         train: Mapping[str, Any],
         work_dir: str | Path,
         schedule: Mapping[str, Any] | None = None,
-        val_loader: Any = None,
+        val_loader: Loader | None = None,
         metric: Metric | None = None,
         callbacks: Sequence[Callback | Mapping[str, Any]] = (),
         resume: bool | str | Path | None = None,
@@ -102,6 +101,8 @@ class Trainer:
 
         if (val_loader is None) != (metric is None):
             raise ConfigError("evaluation needs both val_data and metric; set both, or neither")
+        for loader in (train_loader, val_loader or train_loader):
+            check_implements(loader, Loader, [])
         self.train_loader, self.val_loader = train_loader, val_loader
         self.metric: Any = metric
         self.batches_per_epoch = len(train_loader)
@@ -117,7 +118,7 @@ class Trainer:
             self.model = wrap_ddp(self.model, self.device)
         self.ema: WeightAverage | None = None
 
-        self.batch_size = train_loader.batch_sampler.batch_size * self.world_size * settings.accumulate
+        self.batch_size = train_loader.images_per_batch * self.world_size * settings.accumulate
         self.optimizer = build_optimizer(self.module, optimizer, self.batch_size)
         self.optimizer_settings = optimizer_settings(optimizer)
         self.lr = self.optimizer_settings.scaled_lr(self.batch_size)
@@ -172,8 +173,9 @@ class Trainer:
                     while self.iteration < self.max_iterations and self.stop_reason is None:
                         self._train_epoch()
             finally:
-                stop_workers(self.train_loader)
-                stop_workers(self.val_loader)
+                for loader in (self.train_loader, self.val_loader):
+                    if loader is not None:
+                        loader.stop_workers()
                 for callback in self.callbacks:
                     try:
                         callback.on_train_end(self)
@@ -287,7 +289,7 @@ class Trainer:
         logger.info(
             f"{type(self.optimizer).__name__}: learning rate {self.lr:g} (config: {self.optimizer_settings.lr:g} for "
             f"{self.optimizer_settings.base_batch_size or 'any number of'} images) for {self.batch_size} images per "
-            f"iteration = {self.train_loader.batch_sampler.batch_size} × {self.world_size} processes × "
+            f"iteration = {self.train_loader.images_per_batch} × {self.world_size} processes × "
             f"{self.settings.accumulate} accumulated"
         )
         for group in self.optimizer.param_groups:
@@ -315,11 +317,10 @@ class Trainer:
         """The batches of each iteration from here to the end of the epoch; the last may have fewer."""
         size, total = self.settings.accumulate, self.batches_per_epoch
         start = self.iteration % self.steps_per_epoch * size
-        self.train_loader.batch_sampler.set_epoch(self.epoch, start)
-        # The loader draws its workers' seed from a generator of the epoch's own: drawn from the global one, it would
-        # move dropout by one number more after every resume.
+        # The workers' seed is the epoch's own: drawn from the global generator, it would move dropout by one number
+        # more after every resume.
         seed = np.random.SeedSequence((self.settings.seed, self.epoch, self.rank)).generate_state(1)
-        self.train_loader.generator = torch.Generator().manual_seed(int(seed[0]))
+        self.train_loader.start_epoch(self.epoch, start, worker_seed=int(seed[0]))
         batches = iter(self.train_loader)
         for place in range(start, total, size):
             accumulated = list(islice(batches, size))
