@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt, validate_arguments
 from chordate.errors import ConfigError
 from chordate.structures import Batch, DatasetMeta, ImageInfo
+from chordate.text import printable
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class Metric:
         """The last numbers for the terminal; a plain table by default."""
         table = Table("metric", "value")
         for name, value in self.numbers.items():
-            table.add_row(name, f"{value:.4f}")
+            table.add_row(Text(printable(name)), f"{value:.4f}")
         return table
 
     def save_predictions(self, path: str | Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     [
-        *("errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config", "libraries"),
-        *("distributed", "launch", "progress"),
+        *("text", "errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config"),
+        *("libraries", "distributed", "launch", "progress"),
     ],
     ["structures", "contracts", "head_contracts"],
     ["ops"],

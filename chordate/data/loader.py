@@ -97,7 +97,7 @@ class Loader(DataLoader[Any]):
             yield from super().__iter__()
         except ChordateError as error:
             # torch re-raises a worker's error with its traceback as the message; ours is the last line of it.
-            last = str(error).strip().splitlines()[-1]
+            last = error.args[0].strip().splitlines()[-1]
             raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
 

@@ -13,8 +13,8 @@ import hotcoco
 import numpy as np
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from chordate.arguments import NonEmpty, PositiveFloat, PositiveInt
 from chordate.contracts import Metric
@@ -27,6 +27,7 @@ from chordate.evaluation.packed_detections import MEASURED_ON, IouType, PackedDe
 from chordate.evaluation.pr_curves import PRCurves
 from chordate.registry import METRICS
 from chordate.structures import Batch, Detections
+from chordate.text import printable
 
 PERSON_SIGMAS = tuple(hotcoco.Params("keypoints").kpt_oks_sigmas)  # 17 keypoints, cocodataset.org/#keypoints-eval
 MAX_KEYPOINT_DETECTIONS = 20  # per image and class, as in COCO
@@ -232,7 +233,7 @@ class CocoMetric(Metric):
             table.add_column("instances", justify="right", footer=f"{total:,}")
             for name, n in classes.items():
                 cells = [_format(n[key]) for key in ("AP", "AP50", "AR")]
-                table.add_row(escape(name), *cells, f"{int(n['instances']):,}")
+                table.add_row(Text(printable(name)), *cells, f"{int(n['instances']):,}")
             parts += [grid, table]
         return Group(*parts)
 

@@ -18,9 +18,9 @@ from chordate.errors import CheckpointError, ConfigError
 from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
 from chordate.structures.metadata import nameless
-from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
+from chordate.weights.checkpoint_schema import checkpoint_meta
 from chordate.weights.loading import load_checkpoint, load_pretrained
-from chordate.weights.reading import read_state
+from chordate.weights.reading import read_state, source_of
 
 DEFAULT_PIPELINE = [  # of a model without a config of its data
     {"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}
@@ -138,7 +138,9 @@ def _meta(
             return base
         names = nameless(num_classes) if classes is None and num_classes is not None else tuple(classes or ())
         return replace(base, classes=names, palette=None, stuff=())
-    if trained is not None:
+    if trained is not None and state is not None:
+        if fallback is not None and fallback.classes and not trained.classes:
+            raise CheckpointError(f"{source_of(state)}: its meta.classes is empty, but the config's model has classes")
         return trained
     if fallback is not None:
         return fallback

@@ -14,6 +14,7 @@ from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model
+from chordate.text import printable
 from chordate.training.callbacks import Callback
 from chordate.training.evaluation_loop import trial_evaluation
 from chordate.training.logging import logger, run_log
@@ -76,7 +77,7 @@ def train(
             val_set = build_dataset(val_data, data_root=data_root, training=False, **common)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
-        names = ", ".join(dataset.classes[:10]) + (", …" if len(dataset.classes) > 10 else "")
+        names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")
         logger.info(
             f"{len(dataset)} images to train on, {len(val_set)} to evaluate on, annotations checked; "
             f"{len(dataset.classes)} classes: {names}"

@@ -21,7 +21,7 @@ from chordate.errors import CheckpointError, ConfigError, TrainingError, unknown
 from chordate.structures import DatasetMeta
 from chordate.training.logging import logger
 from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
-from chordate.weights.checkpoint_schema import FORM
+from chordate.weights.checkpoint_schema import FORM, check_training_state
 from chordate.weights.load_report import abbreviate
 from chordate.weights.state_dict_match import match
 
@@ -147,6 +147,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
     the start of the interrupted epoch) with a warning.
     """
     saved = checkpoint["train"]
+    check_training_state(saved, path)
     check_model(trainer.module, checkpoint, path)
     try:
         if changed := load_optimizer_state(trainer.optimizer, trainer.module, saved["optimizer"], path):

@@ -11,8 +11,8 @@ from chordate.contracts import Backbone, Library
 from chordate.errors import CheckpointError
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
-from chordate.weights.checkpoint_schema import Weights
 from chordate.weights.class_rows import RowMatcher
+from chordate.weights.find_weights import Weights
 from chordate.weights.formats.classifiers import as_classifier, classifier_meta
 from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match

@@ -1,0 +1,76 @@
+"""The weights inside a checkpoint, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chordate.errors import CheckpointError
+from chordate.structures import DatasetMeta
+from chordate.weights.checkpoint_schema import checkpoint_meta
+from chordate.weights.load_report import abbreviate
+from chordate.weights.reading import source_of
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
+_MAX_DEPTH = 4  # of wrappers in one another
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a checkpoint.
+
+    Attributes:
+        state: tensors by name; averaged ones where the checkpoint has them.
+        meta: of the data set, if the checkpoint is our own.
+        source: the path or URL, for messages.
+    """
+
+    state: dict[str, Tensor]
+    meta: DatasetMeta | None
+    source: str
+
+    @property
+    def is_own(self) -> bool:
+        """Whether Chordate wrote the checkpoint."""
+        return self.meta is not None
+
+
+def find_weights(contents: Mapping[str, Any]) -> Weights:
+    """Validate what a checkpoint holds, which may be a stranger's, and take the weights out of it.
+
+    Args:
+        contents: what `read_state` returned, or a bare state dict.
+
+    Raises:
+        CheckpointError: a checkpoint of ours in another form or with parts of wrong types, or no usable weights.
+    """
+    source, meta = source_of(contents), checkpoint_meta(contents)
+    if meta is not None:
+        weights = {**contents["model"], **(contents.get("ema") or {})}
+    else:
+        weights = _unwrap(contents, source)
+    state = {name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"{source} holds no weights")
+    for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(f"{source}: {name} is not a dense tensor with values; save the model's state_dict()")
+    return Weights(state, meta, source)
+
+
+def _unwrap(contents: Mapping[Any, Any], source: str) -> dict[Any, Any]:
+    """The state dict inside the dicts that training scripts wrap around it."""
+    weights = dict(contents)
+    for _ in range(_MAX_DEPTH):
+        if any(isinstance(value, Tensor) for value in weights.values()):
+            return weights
+        inner = next((weights[key] for key in _WRAPPERS if isinstance(weights.get(key), Mapping)), None)
+        if inner is None:
+            break
+        weights = dict(inner)
+    keys = abbreviate([str(key) for key in weights], 5) or "nothing"
+    raise CheckpointError(f"{source} holds no weights: neither tensors nor a state_dict, but {keys}")
