@@ -11,9 +11,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from chordate.api import features, list_backbones, list_models, predict
     from chordate.config import load_config
-    from chordate.contracts import Backbone, FeatureSpec, Metric, Model, Neck
+    from chordate.contracts import Backbone, FeatureSpec, Neck
     from chordate.data.dataset import Dataset
     from chordate.errors import ChordateError
+    from chordate.model_contracts import Metric, Model
     from chordate.models.build import build_backbone, build_model
     from chordate.registry import (
         BACKBONES,
@@ -52,13 +53,8 @@ _HOME = {
         "predict",
     ),
     "chordate.config": ("load_config",),
-    "chordate.contracts": (
-        "Backbone",
-        "FeatureSpec",
-        "Metric",
-        "Model",
-        "Neck",
-    ),
+    "chordate.contracts": ("Backbone", "FeatureSpec", "Neck"),
+    "chordate.model_contracts": ("Metric", "Model"),
     "chordate.data.dataset": ("Dataset",),
     "chordate.errors": ("ChordateError",),
     "chordate.models.build": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -40,6 +40,17 @@ class HasClassRows(Protocol):
     """
 
     class_rows: Mapping[str, ClassRows]
+
+
+@runtime_checkable
+class HasFinalLayers(Protocol):
+    """A head that is the end of a whole network as other libraries ship it, so that their weights fill it too.
+
+    Attributes:
+        final_layers: its own names of their last linear layer, "linear", and of the norm before it, "norm".
+    """
+
+    final_layers: Mapping[Literal["linear", "norm"], str]
 
 
 class ProposalHead(Protocol):

@@ -46,6 +46,7 @@ class ClassificationHead(nn.Module):
         # With binary losses all classes start out unlikely; otherwise the first steps learn nothing else.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
         self.class_rows = {"fc": ClassRows()}
+        self.final_layers = {"linear": "fc", "norm": "norm"}
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
         """Pooled features `[N, C]`: the mean of the last map `[N, C, ..., H, W]`, float32."""

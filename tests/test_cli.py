@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pycocotools.coco import COCO
 
 import chordate
 from chordate.cli.main import main
-from chordate.contracts import Metric
+from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
@@ -258,3 +259,12 @@ def test_training_without_evaluation_is_a_setting(shapes, tmp_path):
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options", *FEW, "val_data=None"]
     assert main(["train", CONFIG, *arguments]) == 0
     assert (tmp_path / "epoch_1.pt").is_file()
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    assert main(["summary", "resnet20_cifar10"]) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *args, **_: print(warnings.formatwarning(*args), end="")
+        warnings.warn("the weights hold NaN", stacklevel=1)
+    assert capsys.readouterr().out.splitlines()[-1] == "chordate summary: the weights hold NaN"

@@ -11,7 +11,7 @@ FLOORS = [
         *("text", "errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config"),
         *("libraries", "distributed", "launch", "progress"),
     ],
-    ["structures", "contracts", "head_contracts"],
+    ["structures", "contracts", "head_contracts", "model_contracts"],
     ["ops"],
     ["backbones", "necks", "heads"],
     ["models", "data", "evaluation", "weights"],

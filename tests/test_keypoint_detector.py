@@ -54,7 +54,7 @@ def test_their_number_is_told_by_the_data_the_checkpoint_or_the_config(tmp_path)
     with torch.device("meta"):
         coco = chordate.build_model("keypoint-rcnn_r50_fpn_1x_coco", pretrained=False)
     assert coco.meta.skeleton == COCO_SKELETON and coco.classes == ("person",)
-    named = chordate.build_model(small(**{"fallback_meta.keypoints": ["tip", "tail"]}), num_classes=1, pretrained=False)
+    named = chordate.build_model(small(**{"fallback_meta.skeleton": ["tip", "tail"]}), num_classes=1, pretrained=False)
     assert named.meta.skeleton == Skeleton(("tip", "tail"))
 
 

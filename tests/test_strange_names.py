@@ -12,10 +12,10 @@ from PIL import Image
 from rich.console import Console
 from tiny_coco import annotation, write_coco
 
-from chordate.contracts import Metric
 from chordate.data.coco import CocoDataset
 from chordate.errors import ChordateError, unknown
 from chordate.evaluation import AccuracyMetric, CocoMetric
+from chordate.model_contracts import Metric
 from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta, Detections, ImageInfo
 from chordate.text import file_stem, printable
 from chordate.visualization import draw, plot_report

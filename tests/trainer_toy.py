@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from chordate.contracts import Metric, Model
 from chordate.data.loader import Loader, start_worker
 from chordate.distributed import all_gather_object
+from chordate.model_contracts import Metric, Model
 from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo
 from chordate.training.trainer import Trainer
 

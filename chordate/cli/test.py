@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from chordate.cli.common import add_config_arguments, data_root
 
 if TYPE_CHECKING:
-    from chordate.contracts import Metric, Model
     from chordate.data.dataset import Dataset
+    from chordate.model_contracts import Metric, Model
 
 PICTURED = 6  # images on the sheet that --picture writes
 
@@ -105,7 +105,7 @@ def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
     Raises:
         ConfigError: it does not.
     """
-    from chordate.contracts import Metric
+    from chordate.model_contracts import Metric
     from chordate.visualization import plot_report
 
     if arguments.predictions and type(metric).save_predictions is Metric.save_predictions:

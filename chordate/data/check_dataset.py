@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from chordate.arguments import validate_arguments
-from chordate.contracts import check_implements
 from chordate.data.dataset import Dataset
 from chordate.errors import ChordateError, DataError
+from chordate.model_contracts import check_implements
 from chordate.structures import Batch, DatasetMeta, ImageInfo, Targets
 from chordate.structures.layout import check_layouts, layouts_of
 

@@ -3,62 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from chordate.arguments import PositiveInt, validate_settings
-from chordate.composition import as_section, located
+from chordate.arguments import PositiveInt, validate_settings, validate_value
+from chordate.composition import Section, as_section, located
 from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
 from chordate.data.image_folder import imagenet_classes
-from chordate.errors import ConfigError, unknown
+from chordate.errors import ConfigError, DataError, unknown
 from chordate.structures import DatasetMeta, Skeleton
 from chordate.structures.metadata import nameless
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CLASSES: dict[str, Callable[[], tuple[str, ...]]] = {
-    "coco": lambda: COCO_CLASSES,
-    "imagenet": imagenet_classes,
-    "cifar10": lambda: CIFAR10_CLASSES,
+# Fields of DatasetMeta whose values have names of their own.
+NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "classes": {"coco": lambda: COCO_CLASSES, "imagenet": imagenet_classes, "cifar10": lambda: CIFAR10_CLASSES},
+    "skeleton": {"coco": lambda: COCO_SKELETON},
 }
-KEYPOINTS = {"coco": COCO_SKELETON}
 
 
-@dataclass(frozen=True)
-class FallbackMeta:
-    """The section `fallback_meta` of a config.
-
-    Attributes:
-        classes: "coco", "imagenet", "cifar10", a list of names, or a number of nameless classes.
-        keypoints: "coco" (a person's 17), or a list of names; None for none.
-        extra: further facts by name, see `DatasetMeta`.
-    """
-
-    classes: str | list[str] | PositiveInt | None = None
-    keypoints: str | list[str] | None = None
-    extra: Mapping[str, Any] | None = None
-
-
-def named_meta(section: Mapping[str, Any]) -> DatasetMeta | None:
+def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
     """The metadata that a config's `fallback_meta` describes; None where it says nothing.
 
+    Its settings are the fields of DatasetMeta. `classes` may also be "coco", "imagenet", "cifar10", or a number of
+    nameless classes; `skeleton` is "coco" (a person's 17 keypoints), a list of keypoint names, or a dict with `names`
+    and `bones`.
+
     Raises:
-        ConfigError: an unknown name or setting.
+        ConfigError: an unknown name or setting, or a value that a DatasetMeta cannot have.
     """
-    section = as_section(section, "fallback_meta")
-    settings = validate_settings(FallbackMeta, section, "fallback_meta")
-    if not (settings.classes or settings.keypoints or settings.extra):
-        return None
-    classes, keypoints = settings.classes, settings.keypoints
-    if isinstance(classes, str):
-        if classes not in CLASSES:
-            raise located(ConfigError(unknown("classes", classes, CLASSES)), section, ["classes"])
-        names = CLASSES[classes]()
-    else:
-        names = nameless(classes) if isinstance(classes, int) else tuple(classes or ())
-    if isinstance(keypoints, str):
-        if keypoints not in KEYPOINTS:
-            raise located(ConfigError(unknown("keypoints", keypoints, KEYPOINTS)), section, ["keypoints"])
-        skeleton: Skeleton | None = KEYPOINTS[keypoints]
-    else:
-        skeleton = Skeleton(tuple(keypoints)) if keypoints else None
-    return DatasetMeta(names, skeleton, extra=settings.extra or {})
+    settings = as_section(section, "fallback_meta")
+    try:
+        for key, value in [*settings.items()]:
+            if value is None:
+                del settings[key]
+            else:
+                settings[key] = _value(settings, key)
+        meta = validate_settings(DatasetMeta, settings, "fallback_meta")
+    except DataError as error:
+        raise located(error, settings) from error
+    return None if meta == DatasetMeta() else meta
+
+
+def _value(section: Section, key: str) -> Any:
+    """The value of a field, where its name, a number or a list stands for it."""
+    value = section[key]
+    if isinstance(value, str) and key in NAMED:
+        if value not in NAMED[key]:
+            raise located(ConfigError(unknown(key, value, NAMED[key])), section, [key])
+        return NAMED[key][value]()
+    if key == "classes" and isinstance(value, int):
+        return nameless(validate_value(PositiveInt, value, "fallback_meta.classes"))
+    if key == "skeleton":
+        named = value if isinstance(value, Mapping) else {"names": value}
+        return validate_settings(Skeleton, named, "fallback_meta.skeleton")
+    return value

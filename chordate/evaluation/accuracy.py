@@ -14,9 +14,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from chordate.contracts import Metric
 from chordate.distributed import all_gather_object
 from chordate.errors import DataError
+from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, Classification, DatasetMeta
 from chordate.text import printable

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chordate.contracts import Metric, check_implements
 from chordate.data.dataset import Dataset
 from chordate.errors import ConfigError
+from chordate.model_contracts import Metric, check_implements
 from chordate.registry import METRICS
 
 

@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from chordate.arguments import NonEmpty, PositiveFloat, PositiveInt
-from chordate.contracts import Metric
 from chordate.distributed import broadcast_object, is_main_process
 from chordate.errors import ConfigError, DataError
 from chordate.evaluation.coco_backends import BACKENDS, Backend, BackendName, EvalSpec, hotcoco_evaluator
@@ -25,6 +24,7 @@ from chordate.evaluation.coco_report import CocoReport, describe_curves
 from chordate.evaluation.ground_truth import CocoAnnotated, GroundTruth, check_annotated
 from chordate.evaluation.packed_detections import MEASURED_ON, IouType, PackedDetections
 from chordate.evaluation.pr_curves import PRCurves
+from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, Detections
 from chordate.text import printable

@@ -11,10 +11,11 @@ from mmengine.config import Config
 
 from chordate.arguments import PositiveInt, validate_arguments
 from chordate.config import load_config, section
-from chordate.contracts import Backbone, Model, check_outputs
+from chordate.contracts import Backbone, check_outputs
 from chordate.data.dataset import Dataset
-from chordate.data.fallback_meta import named_meta
+from chordate.data.fallback_meta import fallback_meta
 from chordate.errors import CheckpointError, ConfigError
+from chordate.model_contracts import Model
 from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
 from chordate.structures.metadata import nameless
@@ -107,7 +108,7 @@ def build_model(
 def config_meta(cfg: Config) -> DatasetMeta | None:
     """The metadata that a config knows without its data: its `fallback_meta`, else what its class of data sets says,
     with the classes that are chosen for training; None for none."""
-    meta = named_meta(section(cfg, "fallback_meta", optional=True))
+    meta = fallback_meta(section(cfg, "fallback_meta", optional=True))
     dataset = section(cfg, "train_data", optional=True).get("dataset")
     if isinstance(dataset, str | Mapping):
         config = DATASETS.expand(dataset)

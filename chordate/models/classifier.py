@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import validate_settings
-from chordate.contracts import Model, check_outputs, offered
+from chordate.contracts import check_outputs, offered
 from chordate.errors import DataError
 from chordate.head_contracts import ImageHead
+from chordate.model_contracts import Model
 from chordate.models.classifier_tta import build_tta
 from chordate.models.parts import NO_TARGETS, Part
 from chordate.models.preprocess import Normalize

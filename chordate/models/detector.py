@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from chordate.arguments import PositiveInt, validate_settings
-from chordate.contracts import FeatureSpecs, Model, check_outputs, offered
+from chordate.contracts import FeatureSpecs, check_outputs, offered
+from chordate.model_contracts import Model
 from chordate.models.detector_tta import DetectorTTA
 from chordate.models.parts import Part
 from chordate.models.preprocess import Normalize

@@ -72,7 +72,7 @@ class TwoStageDetector(Detector):
             if "num_keypoints" not in facts:
                 raise ConfigError(
                     "TwoStageDetector has a keypoint head, but the data names no keypoints; train on data with "
-                    'keypoints=True, or set fallback_meta.keypoints to a list of names, or to "coco"'
+                    'keypoints=True, or set fallback_meta.skeleton to a list of names, or to "coco"'
                 )
             self.keypoint = HEADS.build(keypoint, facts=facts, in_features=features)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import hotcoco
 import torch
@@ -36,6 +36,8 @@ class InstanceTargets(Targets):
         masks: `[N, G, 112, 112]` uint8 0/1 in the frame of the instance's box, or None.
         keypoints: `[N, G, K, 3]` float32 x, y and visibility 0/1/2, or None.
     """
+
+    legend: ClassVar[str] = "crowds are dashed, every instance has its own color"
 
     boxes: Annotated[Tensor, Layout("N", "G", 4, dtype=torch.float32)]
     labels: Annotated[Tensor, Layout("N", "G", dtype=torch.int64)]

@@ -12,12 +12,13 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from chordate.arguments import NonNegativeFloat, PositiveInt
+from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ConfigError, TrainingError, unknown
@@ -114,7 +115,7 @@ class ValidationLoss(Callback):
             trainer.module.loss(to_device(batch, trainer.device, trainer.channels_last))
 
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        model, loader, images = trainer.evaluated_model, trainer.val_loader, 0
+        model, loader, images = trainer.evaluated_model, cast(Loader, trainer.val_loader), 0
         sums: dict[str, Tensor] = {}
         with evaluation_mode(model), evaluation_mode(trainer.module), preserved_rng():
             torch.manual_seed(trainer.settings.seed)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from chordate import launch
-from chordate.contracts import Metric, Model, compute_numbers
 from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
 from chordate.errors import TrainingError
+from chordate.model_contracts import Metric, Model, compute_numbers
 from chordate.progress import ProgressBar
 from chordate.structures import Batch
 from chordate.training.precision import autocast, to_channels_last, to_channels_last_weights

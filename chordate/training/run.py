@@ -73,8 +73,8 @@ def train(
         val_loader = metric = None
         if cfg.get("val_data"):
             val_data = section(cfg, "val_data")
-            common = {"meta": dataset.meta, "meta_of": "the training data"}
-            val_set = build_dataset(val_data, data_root=data_root, training=False, **common)
+            same: dict[str, Any] = {"meta": dataset.meta, "meta_of": "the training data"}
+            val_set = build_dataset(val_data, data_root=data_root, training=False, **same)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
         names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chordate import launch
-from chordate.contracts import Metric, Model, check_implements
 from chordate.data.loader import Loader
 from chordate.distributed import average_buffers
 from chordate.errors import ConfigError, DataError
 from chordate.launch import StopSignals
+from chordate.model_contracts import Metric, Model, check_implements, total_loss
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.structures import Batch
@@ -31,7 +31,7 @@ from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
 from chordate.training.ema import WeightAverage
 from chordate.training.evaluation_loop import evaluate, to_device
 from chordate.training.logging import logger, run_log
-from chordate.training.loss_log import LossLog, total_loss
+from chordate.training.loss_log import LossLog
 from chordate.training.optimizer import build_optimizer, optimizer_settings
 from chordate.training.precision import autocast, gradient_scaler, use_channels_last
 from chordate.training.prepare import compile_model, find_unused_parameters, prepare_model, wrap_ddp
@@ -210,6 +210,9 @@ class Trainer:
                 self._evaluate()
             if signal_received or (self.world_size == 1 and self.signals.received):
                 self._stop_by_signal()
+            if self.stop_reason is not None and self._signal is None:
+                self.losses.read()
+                self._log([], stopping=True)
             if self.stop_reason is not None and not saved:
                 training_state.save(self)
             if self.stop_reason is not None or self.iteration == self.max_iterations:
@@ -353,16 +356,18 @@ class Trainer:
         self._signal = self.signals.received or signal.SIGTERM  # None: another rank received it
         self.stop(f"by {self._signal.name} after iteration {self.iteration}, which is saved; --resume goes on from it")
 
-    def _log(self, batches: Sequence[Batch]) -> None:
-        """Record losses, learning rate and speed, every `log_every` iterations and at the end."""
+    def _log(self, batches: Sequence[Batch], stopping: bool = False) -> None:
+        """Record losses, learning rate and speed, every `log_every` iterations and at the end; where a callback is
+        `stopping` training, at once (after a signal not: the resume goes on with the same means)."""
         self._images += sum(len(batch) for batch in batches) * self.world_size
         epoch = (self.iteration - 1) // self.steps_per_epoch + 1
         self._update_bar(description=f"epoch {epoch}/{self.max_epochs}")
-        if self.iteration % self.settings.log_every and self.iteration != self.max_iterations:
+        is_due = self.iteration % self.settings.log_every == 0 or self.iteration == self.max_iterations
+        if is_due is stopping:  # not yet, or already recorded
             return
         now = time.monotonic()
         lr, speed = self.lr * self.schedule.factor(self.iteration - 1), round(self._images / (now - self._clock), 2)
-        numbers = {"lr": lr, **self.losses.means(), "images_per_s": speed}
+        numbers = {"lr": lr, **self.losses.means(), **({"images_per_s": speed} if self._images else {})}
         if self.device.type == "cuda":
             numbers["memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         self._record("train", epoch, numbers)

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from chordate.contracts import Backbone, Model
+from chordate.contracts import Backbone
 from chordate.errors import CheckpointError
+from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
 from chordate.weights.candidates import Candidate, best_candidate, formats
 from chordate.weights.class_rows import has_names
@@ -48,9 +49,8 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     tensors = {**matched.loaded, **matched.adapted}
     broken = not_finite(tensors)
     if broken:
-        warnings.warn(
-            f"{weights.source}: NaN or infinite values in {len(broken)} tensors: {abbreviate(broken)}", stacklevel=2
-        )
+        text = f"NaN or infinite values in {len(broken)} tensors: {abbreviate(broken)}"
+        warnings.warn(f"{weights.source}: {text}", stacklevel=2)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, Model) and weights.meta and _takes_meta(model, weights.meta, strict):
         model.meta = weights.meta
