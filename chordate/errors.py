@@ -14,7 +14,7 @@ class ChordateError(Exception):
     """An error that the user can fix; the message is one line, whatever the names in it, and says how."""
 
     def __str__(self) -> str:
-        return printable(super().__str__(), None)
+        return printable(" ".join(super().__str__().splitlines()), None)
 
 
 class ConfigError(ChordateError):

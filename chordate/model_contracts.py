@@ -139,7 +139,8 @@ def check_implements(plug: object, contract: type, methods: Sequence[str]) -> No
     """
     cls = type(plug)
     if not isinstance(plug, contract):
-        raise ConfigError(f"{cls.__name__} is no {contract.__name__}: derive it from chordate.{contract.__name__}")
+        base = f"{contract.__module__}.{contract.__name__}"
+        raise ConfigError(f"{cls.__name__} is no {contract.__name__}: derive it from {base}")
     missing = [name for name in methods if getattr(cls, name) is getattr(contract, name)]
     if missing:
         raise ConfigError(f"{cls.__name__} does not implement {contract.__name__}.{missing[0]}, which it must")

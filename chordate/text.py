@@ -2,14 +2,14 @@
 
 import re
 
-JOINERS = "\u200c\u200d"  # which some scripts need within words
+KEPT = "\u200c\u200d\u00a0\u3000"  # joiners within words of some scripts, and spaces
 
 
 def printable(text: str, most: int | None = 60) -> str:
-    """The text on one line: white space as a space, what does not print (control characters, changes of direction) as
-    �, and cut to `most` characters."""
+    """The text on one line: what does not print (control characters, line breaks, changes of direction) as �, and cut
+    to `most` characters."""
     cut = text if most is None or len(text) <= most else f"{text[: most - 1]}…"
-    return "".join(c if c.isprintable() or c in JOINERS else " " if c.isspace() else "�" for c in cut)
+    return "".join(c if c.isprintable() or c in KEPT else "�" for c in cut)
 
 
 def file_stem(text: str) -> str:

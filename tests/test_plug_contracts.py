@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from torch.utils.data import DataLoader
 from trainer_toy import ToyMetric, toy_loader, toy_trainer
 
+from chordate import head_contracts
 from chordate.cli.main import main
 from chordate.contracts import Backbone, FeatureSpec, offered
 from chordate.errors import ConfigError
+from chordate.registry import HEADS
 
 CONFIG = """
 custom_imports = dict(imports=["broken_plugs"])
@@ -36,13 +39,13 @@ DATASETS = {
     "WideImage": "images must be [N, C, H, W] uint8 (or float32, 0 … 255), got Tensor [1, 3, 16, 16] int64",
     "OtherTargets": "targets must be InstanceTargets (its target_type), got Brightness",
     "NoRead": "NoRead does not implement Dataset.read, which it must",
-    "NoDataset": "NoDataset is no Dataset: derive it from chordate.Dataset",
+    "NoDataset": "NoDataset is no Dataset: derive it from chordate.data.dataset.Dataset",
 }  # fmt: skip
 METRICS = {
     "TextNumbers": "TextNumbers.compute must return numbers, but error is a str",
     "OneNumber": "OneNumber.compute must return numbers by name, got float",
     "NoCompute": "NoCompute does not implement Metric.compute, which it must",
-    "NoMetric": "NoMetric is no Metric: derive it from chordate.Metric",
+    "NoMetric": "NoMetric is no Metric: derive it from chordate.model_contracts.Metric",
     "CocoMetric": "CocoMetric needs a data set with COCO annotations",
     "AccuracyMetric": "AccuracyMetric measures Classifications; the model predicts Guess",
 }
@@ -89,7 +92,7 @@ def test_a_backbone_offers_positive_numbers(channels: int, stride: int, wrong: s
 def test_a_plain_data_loader_is_refused_by_the_trainer(tmp_path: Path) -> None:
     plain: Any = DataLoader(torch.zeros(4, 1))
     for loaders in ({"loader": plain}, {"val_loader": plain, "metric": ToyMetric()}):
-        with pytest.raises(ConfigError, match="DataLoader is no Loader: derive it from chordate"):
+        with pytest.raises(ConfigError, match="DataLoader is no Loader: derive it from chordate.data.loader.Loader"):
             toy_trainer(tmp_path, **loaders)
     toy_trainer(tmp_path, loader=toy_loader())
 
@@ -107,3 +110,30 @@ def test_the_data_that_differ_are_named(tmp_path: Path, capsys) -> None:
     assert main(["train", str(tmp_path / "config.py"), "--work-dir", str(tmp_path / "run")]) == 2
     line = capsys.readouterr().err
     assert "val_data: Inches does not fit the training data: it has unit='inch' instead of 'share'" in line
+
+
+@pytest.mark.parametrize(
+    ("head", "contract"),
+    [
+        ("ClassificationHead", head_contracts.ImageHead),
+        ("ConvFC", head_contracts.RoITrunk),
+        ("StageTrunk", head_contracts.RoITrunk),
+        ("RPNHead", head_contracts.ProposalHead),
+        ("BoxHead", head_contracts.RegionHead),
+        ("CascadeHead", head_contracts.RoIHead),
+        ("MaskHead", head_contracts.InstanceHead),
+        ("KeypointHead", head_contracts.InstanceHead),
+        ("RetinaHead", head_contracts.DenseHead),
+    ],
+)
+def test_our_heads_have_the_methods_of_their_contract(head: str, contract: type) -> None:
+    """By name and arguments, so that what is written down is what is called; further arguments have defaults."""
+    cls = HEADS.get(HEADS.expand(head)["type"])
+    methods = {name: m for base in contract.__mro__ for name, m in vars(base).items() if inspect.isfunction(m)}
+    methods = {name: m for name, m in methods.items() if not name.startswith("_") or name == "__call__"}
+    assert methods
+    for name, method in methods.items():
+        wanted = list(inspect.signature(method).parameters.values())
+        ours = list(inspect.signature(getattr(cls, "forward" if name == "__call__" else name)).parameters.values())
+        assert [p.name for p in ours[1 : len(wanted)]] == [p.name for p in wanted[1:]], name
+        assert all(p.default is not p.empty for p in ours[len(wanted) :]), name

@@ -23,8 +23,9 @@ def check_dataset(dataset: Any) -> None:
         ConfigError: it is no Dataset, or does not implement a method.
         DataError: an attribute, the sample or its batch is not what the contract says; names class and part.
     """
-    own_samples = type(dataset).__getitem__ is not Dataset.__getitem__ if isinstance(dataset, Dataset) else False
-    check_implements(dataset, Dataset, ["__len__"] if own_samples else ["__len__", "read"])
+    check_implements(dataset, Dataset, ["__len__"])
+    if type(dataset).__getitem__ is Dataset.__getitem__:
+        check_implements(dataset, Dataset, ["read"])
     name, target_type = type(dataset).__name__, dataset.target_type
     if not isinstance(dataset.meta, DatasetMeta):
         raise DataError(f"{name}.meta must be a DatasetMeta, got {_kind(dataset.meta)}")
@@ -55,10 +56,10 @@ def _check_sample(dataset: Dataset, name: str) -> None:
         if not isinstance(info, ImageInfo):
             raise DataError(f"{name}: sample['info'] must be an ImageInfo, got {_kind(info)}")
         validate_arguments(ImageInfo, vars(info), f"{name}: sample['info']")
-    if targets is not None and not isinstance(targets, dataset.target_type or Targets):
-        wanted = (dataset.target_type or Targets).__name__
-        raise DataError(f"{name}: targets must be {wanted} (its target_type), got {_kind(targets)}")
-    if targets is not None:
+    if dataset.target_type is not None:
+        if not isinstance(targets, dataset.target_type):
+            wanted = f"{dataset.target_type.__name__} (its target_type)"
+            raise DataError(f"{name}: targets must be {wanted}, got {_kind(targets)}")
         check_layouts(targets, name, N=len(batch))
 
 

@@ -38,6 +38,8 @@ class TensorStruct:
 class Targets(TensorStruct):
     """Base of a task's ground truth for one batch. A subclass is a dataclass of tensors and collates itself.
 
+    Where a field says its `Layout`, a data set's first sample is checked against it when a run starts.
+
     Attributes:
         legend: a phrase that explains how they are drawn, for the page of `chordate browse`; empty for none.
     """

@@ -63,6 +63,7 @@ def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch
     with warnings.catch_warnings(), suppress(TrainingError):
         warnings.simplefilter("ignore")
         evaluate(model, [loader.first_batch()], metric, device)
+        metric.table()
 
 
 @contextmanager
