@@ -39,7 +39,7 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.requires_grad:  # one pass over memory
+        if not x.requires_grad and self.eps > 0:  # one pass over memory; PyTorch wants an eps
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         # A product with a constant saves no activation for the backward pass; batch_norm does.
         scale, shift = _scale_and_shift(self)
