@@ -33,7 +33,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, th
     keep = torch.zeros_like(groups, dtype=torch.bool)
     boxes, scores = boxes.double(), scores.double()  # torchvision's nms wants one dtype
     for rows in zip(*(values.split(torch.bincount(image).tolist()) for values in (boxes, scores, groups, keep))):
-        _suppress(*rows, threshold)
+        _suppress(*rows, threshold=threshold)
     return keep
 
 
