@@ -33,7 +33,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, th
     keep = torch.zeros_like(groups, dtype=torch.bool)
     boxes, scores = boxes.double(), scores.double()  # torchvision's nms wants one dtype
     for rows in zip(*(values.split(torch.bincount(image).tolist()) for values in (boxes, scores, groups, keep))):
-        _suppress(*rows, threshold=threshold)
+        _suppress(threshold, *rows)
     return keep
 
 
@@ -70,7 +70,7 @@ def select_detections(
     return detections
 
 
-def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor, threshold: float) -> None:
+def _suppress(threshold: float, boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor) -> None:
     """NMS of one image's rows; fills `keep`, `[K]`. Groups are moved apart, in float64: float32 would round boxes until
     the wrong ones overlap. If rows are many there is one call per group, since the cost grows with the square."""
     rows = (groups >= 0).nonzero()[:, 0]
