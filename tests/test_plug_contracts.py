@@ -38,6 +38,7 @@ DATASETS = {
     "ArrayImage": "sample['image'] must be a tensor [C, H, W], got ndarray [16, 16, 3] uint8",
     "WideImage": "images must be [N, C, H, W] uint8 (or float32, 0 … 255), got Tensor [1, 3, 16, 16] int64",
     "OtherTargets": "targets must be InstanceTargets (its target_type), got Brightness",
+    "Empty": "Empty has no samples; there is nothing to load",
     "NoRead": "NoRead does not implement Dataset.read, which it must",
     "NoDataset": "NoDataset is no Dataset: derive it from chordate.data.dataset.Dataset",
 }  # fmt: skip
@@ -78,6 +79,11 @@ def test_a_metric_that_breaks_its_contract_is_told_before_training(tmp_path: Pat
     line = capsys.readouterr().err
     assert METRICS[name] in line and line.count("\n") == 1
     assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_annotations_of_another_type_are_told_before_training(tmp_path: Path, capsys) -> None:
+    assert train(tmp_path, train="HalfAnnotated", val="HalfAnnotated", metric='dict(type="CocoMetric")') == 2
+    assert "HalfAnnotated.coco must be a hotcoco.COCO, got object" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("channels", "stride", "wrong"), [(0, 4, "channels"), (8, 0, "stride"), (8, -4, "stride")])

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     # One line: without the line of code that gave the warning.
+    plain = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"chordate {arguments.command}: {message}\n"
     try:
         COMMANDS[arguments.command].run(arguments)
@@ -59,4 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"chordate {arguments.command}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = plain
     return 0

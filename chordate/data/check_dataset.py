@@ -21,7 +21,8 @@ def check_dataset(dataset: Any) -> None:
 
     Raises:
         ConfigError: it is no Dataset, or does not implement a method.
-        DataError: an attribute, the sample or its batch is not what the contract says; names class and part.
+        DataError: there is no sample, or an attribute, the sample or its batch is not what the contract says; names
+            class and part.
     """
     check_implements(dataset, Dataset, ["__len__"])
     if type(dataset).__getitem__ is Dataset.__getitem__:
@@ -33,8 +34,9 @@ def check_dataset(dataset: Any) -> None:
         raise DataError(f"{name}.target_type must be a subclass of Targets or None, got {target_type!r}")
     if dataset.sizes is not None and np.shape(dataset.sizes) != (len(dataset), 2):
         raise DataError(f"{name}.sizes must be [{len(dataset)}, 2], height and width per image, or None")
-    if len(dataset):
-        _check_sample(dataset, name)
+    if not len(dataset):
+        raise DataError(f"{name} has no samples; there is nothing to load")
+    _check_sample(dataset, name)
 
 
 def _check_sample(dataset: Dataset, name: str) -> None:

@@ -23,6 +23,7 @@ from chordate.data.samplers import EpochBatches, EvaluationBatches, TrainingBatc
 from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import Batch, DatasetMeta
+from chordate.text import printable
 
 GRACE = 30  # seconds from SIGTERM to SIGKILL under SLURM (its KillWait)
 log = logging.getLogger("chordate")
@@ -149,7 +150,7 @@ def build_dataset(
     if difference:
         raise DataError(f"{where}: {type(dataset).__name__} does not fit {meta_of}: it has {difference}")
     for line in dataset.health_report:
-        log.warning(line)
+        log.warning(printable(line, None))
     dataset.check_annotated(training)
     return dataset
 

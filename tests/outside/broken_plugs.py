@@ -121,6 +121,21 @@ class OtherTargets(Gray):
 
 
 @DATASETS.register_module()
+class Empty(Gray):
+    def __len__(self) -> int:
+        return 0
+
+
+@DATASETS.register_module()
+class HalfAnnotated(Gray):
+    """Says that it has COCO annotations, of another library's type."""
+
+    category_ids = (1,)
+    coco = object()
+    image_ids = np.arange(4)
+
+
+@DATASETS.register_module()
 class NoRead(Dataset):
     def __len__(self) -> int:
         return 1
