@@ -1,6 +1,7 @@
 """The region proposal network of Faster R-CNN (Ren et al. 2015, section 3.1), over the levels of a pyramid."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,8 +91,7 @@ class RPNHead(AnchorHead):
             # One split keeps the gradient in one piece, in the convolution's NHWC layout; slices would not.
             levels.append(F.conv2d(x, weight, bias).split([per_cell, 4 * per_cell], dim=1))
         outputs = self.concatenate(levels)
-        outputs.logits = outputs.logits.squeeze(-1)
-        return outputs
+        return replace(outputs, logits=outputs.logits.squeeze(-1))
 
     def loss(self, outputs: AnchorOutputs, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
         """Objectness loss of the sampled anchors and box loss of the positive ones, over the number sampled."""
