@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from chordate.arguments import PositiveFloat, PositiveInt, ProperFraction
 from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, StagedBackbone
 from chordate.backbones.cifar_resnet import STRIDES, WIDTHS
-from chordate.backbones.layers import ResidualBlock, ZeroPadShortcut, conv, he_init
+from chordate.backbones.layers import ResidualBlock, ZeroPadShortcut, conv
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
+from chordate.ops.convolutions import he_init
 from chordate.ops.norms import Norm, conv_norm, make_norm
 from chordate.registry import BACKBONES
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from chordate.arguments import PositiveFloat, PositiveInt, ProperFraction
 from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, StagedBackbone
-from chordate.backbones.layers import BasicBlock, Bottleneck, Shortcut, Style, conv, deep_stem_conv, he_init
+from chordate.backbones.layers import BasicBlock, Bottleneck, Shortcut, Style, conv, deep_stem_conv
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
+from chordate.ops.convolutions import he_init
 from chordate.ops.norms import ConvNorm, FrozenBatchNorm, Norm, make_norm
 from chordate.registry import BACKBONES
 

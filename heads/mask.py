@@ -1,7 +1,6 @@
 """The mask head of Mask R-CNN (He et al. 2017, section 3): one small mask per region."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +10,9 @@ from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
 from chordate.contracts import ClassRows, FeatureSpec, select
 from chordate.errors import DataError
 from chordate.ops.boxes import at_least_float32
+from chordate.ops.convolutions import conv_tower, he_init
 from chordate.ops.losses import masked_mean
-from chordate.ops.norms import ConvNorm, make_norm
+from chordate.ops.norms import Norm
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.ops.resampling import area_weights
@@ -52,7 +52,7 @@ class MaskHead(nn.Module):
         aligned: bool = True,
         convs: NonNegativeInt = 4,
         channels: PositiveInt = 256,
-        norm: str | Mapping[str, Any] | None = None,
+        norm: Norm = None,
         class_agnostic: bool = False,
         loss_weight: NonNegativeFloat = 1.0,
         roi_channels: PositiveInt | None = None,
@@ -62,21 +62,13 @@ class MaskHead(nn.Module):
             chosen = select(in_features, levels or pyramid_levels(in_features), "MaskHead")
             self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
         width = self.pooler.channels if roi_channels is None else roi_channels
-        self.convs = nn.Sequential()
-        for _ in range(convs):
-            conv = nn.Conv2d(width, channels, 3, padding=1, bias=norm is None)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
-            self.convs.append(ConvNorm(conv, make_norm(norm, channels), nn.ReLU(inplace=True)))
-            width = channels
-        self.upsample = nn.ConvTranspose2d(width, channels, 2, stride=2)
+        self.convs = conv_tower(width, channels, convs, norm)
+        self.upsample = nn.ConvTranspose2d(channels if convs else width, channels, 2, stride=2)
         self.masks = nn.Conv2d(channels, 1 if class_agnostic else num_classes, 1)
-        nn.init.kaiming_normal_(self.upsample.weight, mode="fan_out", nonlinearity="relu")
+        he_init(self.upsample)
         nn.init.normal_(self.masks.weight, std=0.001)
-        for bias in (self.upsample.bias, self.masks.bias):
-            assert bias is not None
-            nn.init.zeros_(bias)
+        assert self.masks.bias is not None
+        nn.init.zeros_(self.masks.bias)
         self.loss_weight = loss_weight
         self.class_rows = {} if class_agnostic else {"masks": ClassRows()}
 

@@ -12,9 +12,10 @@ from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, Posit
 from chordate.contracts import ClassRows, FeatureSpec
 from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, topk_per_level
 from chordate.ops.boxes import clip_boxes_to_image, decode
+from chordate.ops.convolutions import conv_tower
 from chordate.ops.losses import BoxLossKind
 from chordate.ops.nms import select_detections
-from chordate.ops.norms import ConvNorm, make_norm
+from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets
 
@@ -55,7 +56,7 @@ class RetinaHead(AnchorHead):
         levels: Sequence[str] | None = None,
         anchors: dict[str, Any] | None = None,
         convs: NonNegativeInt = 4,
-        norm: str | Mapping[str, Any] | None = None,
+        norm: Norm = None,
         iou_thresholds: tuple[Fraction, Fraction] = (0.4, 0.5),
         box_loss: BoxLossKind = "smooth_l1",
         smooth_l1_beta: NonNegativeFloat = 0.0,
@@ -69,7 +70,8 @@ class RetinaHead(AnchorHead):
         anchors = anchors | {"sizes_per_stride": anchors.get("sizes_per_stride", SIZES_PER_STRIDE)}
         super().__init__(in_features, levels, anchors, iou_thresholds, box_loss, smooth_l1_beta)
         self.num_classes = num_classes
-        self.class_tower, self.box_tower = _tower(self.channels, convs, norm), _tower(self.channels, convs, norm)
+        self.class_tower = conv_tower(self.channels, self.channels, convs, norm, init=None)
+        self.box_tower = conv_tower(self.channels, self.channels, convs, norm, init=None)
         self.cls_score = nn.Conv2d(self.channels, self.anchors.per_cell * num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(self.channels, self.anchors.per_cell * 4, 3, padding=1)
         for conv in self.modules():
@@ -128,11 +130,3 @@ class RetinaHead(AnchorHead):
             nms_threshold=self.nms_threshold,
             topk=self.detections_per_image,
         )
-
-
-def _tower(width: int, convs: int, norm: str | Mapping[str, Any] | None) -> nn.Sequential:
-    tower = nn.Sequential()
-    for _ in range(convs):
-        conv = nn.Conv2d(width, width, 3, padding=1, bias=norm is None)
-        tower.append(ConvNorm(conv, make_norm(norm, width), nn.ReLU(inplace=True)))
-    return tower
