@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from class_folders import write_folders
+from resnet_rs_recipes import RECIPES as RESNET_RS
 
 import chordate
 from chordate.backbones.convnext import SIZES
-from chordate.backbones.resnet_variants import RECIPES as RESNET_RS
 from chordate.config import load_config, packaged_configs
 from chordate.training.schedule import build_schedule
 

@@ -14,8 +14,8 @@ from backbone_referee import (
     slow,
     with_weights_of,
 )
+from resnet_rs_recipes import RECIPES
 
-from chordate.backbones.resnet_variants import RECIPES
 from chordate.backbones.resnet_variants import RESNET_RS_DEPTHS as DEPTHS
 from chordate.contracts import check_outputs
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from chordate.arguments import validate_settings
 from chordate.contracts import Model, check_outputs, offered
 from chordate.errors import DataError
-from chordate.models.classifier_tta import build_tta
+from chordate.models.classifier_tta import CLASSIFIER_TTA
 from chordate.models.parts import NO_TARGETS, Part
 from chordate.models.preprocess import Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
@@ -50,7 +50,7 @@ class ImageClassifier(Model):
         self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
         with torch.device("cpu"):  # they draw there, whatever device the model is built on
             self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
-        self.tta = None if tta is None else build_tta(tta)
+        self.tta = None if tta is None else CLASSIFIER_TTA.build(tta)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits `[N, num_classes]` of normalized images `[N, 3, H, W]`."""
