@@ -97,7 +97,7 @@ class AdaptedBackbone(Backbone):
         raise NotImplementedError
 
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
-        """Disable the gradients of every parameter that the map `last` depends on, found on the meta device."""
+        """Disable the gradients of all parameters that the map `last` depends on, as a backward pass on meta says."""
         with torch.device("meta"):
             leading = make([last])
             (x,) = _listed(leading(torch.empty(2, self.in_channels, *PROBE_SIZE)))

@@ -39,7 +39,7 @@ class TimmBackbone(AdaptedBackbone):
                 # Of timm's ways to extract features, "getter" keeps the parameters' names and outputs [N, C, H, W].
                 features = partial(build, features_only=True, feature_cls="getter", **any_size)
                 info = features().feature_info
-                whole = build()
+                network = build()
         except Exception as error:  # timm raises many kinds
             raise ConfigError(f"{self.name}: {one_line(error)}") from error
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
@@ -53,7 +53,7 @@ class TimmBackbone(AdaptedBackbone):
         return Network(
             {name: spec for name, (spec, _) in maps.items()},
             make,
-            Library("timm", "net.model.", frozenset(whole.state_dict())),
+            Library("timm", "net.model.", frozenset(network.state_dict())),
             side_multiple=specs[-1].stride if any_size else 1,
         )
 

@@ -113,7 +113,7 @@ def make_shortcut(
 
 
 class Block(nn.Module):
-    """What stages consist of: `block(in_channels, width, stride=…, …)` outputs `expansion * width` channels."""
+    """The building block of stages: `block(in_channels, width, stride=…, …)` outputs `expansion * width` channels."""
 
     expansion: int
 

@@ -183,7 +183,7 @@ class CifarPreActResNet(StagedBackbone):
         shortcut: where the shape changes, see `PreActResidualBlock`.
         dropout: between the convolutions of a basic block.
 
-    The others as in `PreActResNet`.
+    The other arguments are those of `PreActResNet`.
     """
 
     maps = ("c1", "c2", "c3", "c4")

@@ -70,14 +70,14 @@ class CascadeHead(nn.Module):
         self.detections_per_image = self._stage(-1).detections_per_image
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that the first stage, and the heads beside this one, train on."""
+        """The regions that the first stage and the mask and keypoint heads train on."""
         return self._stage(0).sample(proposals, targets)
 
     def _stage(self, number: int) -> BoxHead:
         return cast(BoxHead, self.stages[number])
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """The losses of each stage, as of `BoxHead`, with the stage's number appended to their names."""
+        """The losses of each stage as in `BoxHead`, their names with the stage's number appended."""
         # Each stage's loss has weight 1, but the backbone should not learn three times as fast for three stages.
         features = {name: _scale_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
         losses: dict[str, Tensor] = {}
@@ -107,13 +107,13 @@ class CascadeHead(nn.Module):
         return self._stage(-1).detections(torch.stack(scores).mean(dim=0), deltas, boxes, index, proposals.sizes)
 
     def _refine(self, number: int, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:
-        """The boxes `[R, 4]` that a stage predicts, given the sizes of their images `[R, 2]`."""
+        """The boxes `[R, 4]` that a stage predicts, clipped to their images' `sizes` `[R, 2]`."""
         refined = decode(deltas[:, 0].detach(), boxes, self._stage(number).box_weights)
         return clip_boxes_to_image(refined, sizes)
 
     @torch.no_grad()
     def _match(self, number: int, boxes: Tensor, before: SampledRoIs, targets: InstanceTargets) -> SampledRoIs:
-        """The regions `[N, S, 4]` matched at a stage's threshold; none is sampled anew, empty ones are dropped."""
+        """Match the regions `[N, S, 4]` at a stage's threshold, without sampling again; empty ones become invalid."""
         stage = self._stage(number)
         matches = stage.matcher(boxes, targets)
         positive = matches.positive & before.valid

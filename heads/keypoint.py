@@ -90,4 +90,4 @@ class KeypointHead(nn.Module):
     def predict(self, features: Mapping[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
         """Heatmaps `[D, num_keypoints, size, size]` over the box of each detection (see `heatmaps_to_keypoints`)."""
         boxes, image = cat_boxes(detections)
-        return list(self(features, boxes, image).split([len(found) for found in detections]))
+        return list(self(features, boxes, image).split([len(image) for image in detections]))

@@ -36,7 +36,7 @@ class MaskHead(nn.Module):
         class_agnostic: predict one mask per region, for any class.
         loss_weight: factor of the loss.
         roi_channels: of the `roi_features` that `loss` and `predict` receive where the box head's trunk is shared (the
-            C4 layout); the settings of pooling then have no meaning. None: this head pools by itself.
+            C4 layout); this head then ignores its settings of pooling. None: it pools by itself.
 
     Raises:
         ConfigError: the levels are not on offer, or do not form a pyramid.
@@ -78,14 +78,14 @@ class MaskHead(nn.Module):
         Args:
             boxes: `[R, 4]` in pixels of the padded batch.
             image: `[R]` int64, the image of each.
-            labels: `[R]` int64, the class of each; the background's gives any class.
+            labels: `[R]` int64, the class of each; for background the mask is that of any class.
         """
         return self.logits(self.pooler(features, boxes, image), labels)
 
     def logits(self, roi_features: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits, as of `forward`, from pooled regions `[R, C, S, S]`.
+        """Mask logits as in `forward`, from pooled regions `[R, C, S, S]`.
 
-        Only the last convolution's row of a region's own class is computed: the others are not used.
+        Computes the last convolution's output for each region's own class only.
         """
         x = F.relu(self.upsample(self.convs(roi_features)), inplace=True)
         row = labels.clamp(max=self.masks.out_channels - 1)
@@ -137,12 +137,12 @@ class MaskHead(nn.Module):
         Args:
             roi_features: of all detections, one image after the other, if the box head's trunk is shared.
         """
-        labels = torch.cat([found.labels for found in detections])
+        labels = torch.cat([image.labels for image in detections])
         if roi_features is None:
             logits = self(features, *cat_boxes(detections), labels)
         else:
             logits = self.logits(roi_features, labels)
-        return list(logits.sigmoid().split([len(found) for found in detections]))
+        return list(logits.sigmoid().split([len(image) for image in detections]))
 
 
 @torch.no_grad()

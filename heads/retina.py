@@ -30,23 +30,23 @@ class RetinaHead(AnchorHead):
 
     Args:
         in_features: the maps on offer, with equal channels; p3 … p7 in the paper.
-        num_classes: without background, which is where no class scores.
+        num_classes: without background; background anchors score low in every class.
         levels: the names of those to use; all by default.
         anchors: arguments of `AnchorGenerator` besides the strides; by default sides of 4 strides times 1, 2^(1/3)
             and 2^(2/3), in ratios 1:2, 1:1 and 2:1.
         convs: of each tower.
         norm: after each convolution, see `make_norm`.
-        iou_thresholds: below the first an anchor is negative, from the second on it is positive (the best anchors of
-            each object always are).
+        iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, from the upper
+            one on positive; those between are ignored. The best anchors of each object are always positive.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
         score_threshold: detections have scores above this.
         topk: candidates of each level before NMS.
         nms_threshold: IoU, within a class.
-        detections_per_image: the best so many are kept.
+        detections_per_image: at most this many are kept, the best.
 
     Raises:
-        ConfigError: the levels are not on offer, or have different numbers of channels, or thresholds fall.
+        ConfigError: a level is not on offer, levels have different numbers of channels, or iou_thresholds decrease.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class ImageClassifier(Model):
         self.example_size = self.backbone.example_size
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
-        with torch.device("cpu"):  # they draw there, whatever device the model is built on
+        with torch.device("cpu"):  # where they draw random numbers, on whatever device the model is built
             self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
         self.tta = None if tta is None else CLASSIFIER_TTA.build(tta)
 
