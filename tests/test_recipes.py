@@ -139,7 +139,7 @@ def test_resnet_rs_has_a_recipe_for_every_row_of_the_family():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_convnexts_regularisation_is_that_of_table_5(size):
+def test_convnexts_regularization_is_that_of_table_5(size):
     cfg = load_config(f"convnext_{size}_imagenet")
     assert cfg.model.backbone.drop_path == SIZES[size]["recipe_drop_path"]
     assert [(mix.type, mix.alpha) for mix in cfg.model.mix] == [("MixUp", 0.8), ("CutMix", 1.0)]

@@ -298,10 +298,10 @@ def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth,
     whole.load_state_dict(weights)
     images = torch.randn(2, 3, 65, 96)
     for name, expected in whole(images).items():
-        given = thin(images)[name]
-        assert thin.out_features[name].channels == given.shape[1] == expected.shape[1] // 4
-        torch.testing.assert_close(given, expected[:, : given.shape[1]])
-        assert given.std() > 0.01
+        x = thin(images)[name]
+        assert thin.out_features[name].channels == x.shape[1] == expected.shape[1] // 4
+        torch.testing.assert_close(x, expected[:, : x.shape[1]])
+        assert x.std() > 0.01
 
 
 @pytest.mark.parametrize(
