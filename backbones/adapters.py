@@ -21,10 +21,10 @@ class Network(NamedTuple):
 
     Attributes:
         maps: the maps that it can output.
-        make: builds the network that outputs the maps of these names, as a list or dict.
+        make: builds the network, given the names of the maps that it outputs as a list or dict.
         library: where it comes from.
         channels_last: maps that it outputs as `[N, H, W, C]`.
-        side_multiple: it takes images whose sides are multiples of this.
+        side_multiple: the sides of its images must be multiples of this.
     """
 
     maps: Mapping[str, FeatureSpec]

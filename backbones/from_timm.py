@@ -14,7 +14,7 @@ from chordate.errors import ConfigError
 from chordate.libraries import timm_for
 from chordate.registry import BACKBONES
 
-# The arguments by which timm's transformers, made for one image size, accept any.
+# Arguments that make timm's transformers of one image size accept any size.
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
 
@@ -59,7 +59,7 @@ class TimmBackbone(AdaptedBackbone):
 
 
 def _any_size(build: Callable[..., nn.Module]) -> dict[str, bool]:
-    """The argument by which a family of transformers accepts images of any size; empty if it has none."""
+    """The first of ANY_SIZE that the network accepts; empty if it accepts none."""
     for settings in ANY_SIZE:
         try:
             build(**settings)

@@ -1,6 +1,7 @@
 """The named networks that are settings of `ResNet`: ResNet, ResNeXt, Wide ResNet, SE-ResNet and ResNet-RS.
 
-Torchvision's first weights are preferred: they were trained as the papers here train, and its detectors start there.
+Default weights are torchvision's IMAGENET1K_V1 where they exist: its detectors start from them too, and they were
+trained by the papers' recipes.
 """
 
 from typing import Any

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 import chordate
 from chordate import BACKBONES, Backbone, FeatureSpec
+from chordate.arguments import PositiveInt
 from chordate.cli.main import main
 from chordate.errors import ConfigError
 from chordate.evaluation import AccuracyMetric
@@ -146,6 +147,25 @@ def test_several_scales_average_over_sizes_and_mirror_images():
     large = v2.functional.resize(x, [24, 30], antialias=True)
     wanted = torch.stack([model.logits(v).softmax(1) for v in (x, x.flip(3), large, large.flip(3))]).mean(0)
     torch.testing.assert_close(torch.stack([one.scores for one in model(batch)]), wanted, rtol=1e-4, atol=1e-5)
+
+
+class CenterCrop:
+    """A test-time augmentation from outside the package."""
+
+    def __init__(self, size: PositiveInt):
+        self.size = size
+
+    def __call__(self, images, score):
+        return score(v2.functional.center_crop(images, [self.size]))
+
+
+def test_another_augmentation_plugs_in_and_its_settings_are_checked():
+    model = classifier(tta={"type": CenterCrop, "size": 16}).eval()
+    batch = batch_of(torch.randint(0, 256, (2, 3, 20, 26), dtype=torch.uint8))
+    crop = model.preprocess(batch.images, batch.sizes)[:, :, 2:18, 5:21]
+    torch.testing.assert_close(torch.stack([one.scores for one in model(batch)]), model.logits(crop).softmax(1))
+    with pytest.raises(ConfigError, match=r"model\.tta\.size must be ≥ 1, got 0"):
+        classifier(tta={"type": CenterCrop, "size": 0})
 
 
 @pytest.mark.parametrize(

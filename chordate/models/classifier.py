@@ -18,7 +18,7 @@ from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
 
 @MODELS.register_module()
 class ImageClassifier(Model):
-    """Backbone and head, wired to one another.
+    """Backbone and classification head.
 
     Args:
         meta: of the data set.

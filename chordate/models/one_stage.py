@@ -17,7 +17,7 @@ from chordate.structures import Batch, DatasetMeta, Detections
 
 @MODELS.register_module()
 class OneStageDetector(Detector):
-    """Backbone, neck and a dense head, wired to one another.
+    """Backbone, neck and a dense head.
 
     Args:
         head: a `DenseHead`.
