@@ -235,3 +235,19 @@ def test_an_error_about_a_rule_names_the_file_and_the_setting(tmp_path: Any, rul
         build_optimizer(Model(), section(load_config(path), "optimizer"), 16)
     assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
+
+
+def test_a_first_step_that_loss_scaling_skips_leaves_no_trace() -> None:
+    """torch's fused SGD would go on with whatever was in the memory of its momentum."""
+    model = nn.Linear(3, 2)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = build_optimizer(model, {"type": "SGD", "lr": 0.1, "momentum": 0.9}, batch_size=1)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.found_inf = torch.ones(())  # as torch.amp.GradScaler sets it
+    optimizer.step()
+    assert all(map(torch.equal, model.parameters(), before))
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    for parameter, start in zip(model.parameters(), before):
+        torch.testing.assert_close(parameter.detach(), start - 0.1)
