@@ -116,10 +116,16 @@ def check_plain(config: Config) -> None:
     _check_plain(config.to_dict(), _origins(config))
 
 
-def overrides(config: Config, setting: str, other: str) -> bool:
-    """Whether a later layer wrote a setting than another one (dotted paths)."""
-    written, before = (origin_of(_origins(config), tuple(path.split("."))) for path in (setting, other))
-    return written is not None and before is not None and written.rank > before.rank
+def check_save_best(config: Config) -> None:
+    """Check that there is an evaluation for `train.save_best`; a later layer may turn it off with `val_data=None`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    best, data = (origin_of(_origins(config), path) for path in (("train", "save_best"), ("val_data",)))
+    is_off = best is not None and data is not None and data.rank > best.rank
+    if config.train.get("save_best") and not config.get("val_data") and not is_off:
+        raise ConfigError("train.save_best needs val_data to evaluate on; add it, or set train.save_best=None")
 
 
 @contextmanager

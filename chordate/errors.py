@@ -7,9 +7,11 @@ its traceback.
 import difflib
 from collections.abc import Iterable
 
+from chordate.text import printable
+
 
 class ChordateError(Exception):
-    """An error that the user can fix; the message is one line and says how.
+    """An error that the user can fix; the message is one line, whatever the names in it, and says how.
 
     Args:
         message: one line.
@@ -19,6 +21,9 @@ class ChordateError(Exception):
     def __init__(self, message: str, *, located: bool = False):
         super().__init__(message)
         self.located = located
+
+    def __str__(self) -> str:
+        return printable(" ".join(super().__str__().splitlines()), None)
 
 
 class ConfigError(ChordateError):

@@ -16,8 +16,8 @@ import chordate
 from chordate.arguments import Names, validate_arguments, validate_value
 from chordate.cli.main import main
 from chordate.config import check_plain, load_config, section
-from chordate.contracts import InstanceHead, ProposalHead, RegionHead, RoIHead
 from chordate.errors import ConfigError
+from chordate.head_contracts import InstanceHead, ProposalHead, RegionHead, RoIHead
 from chordate.registry import HEADS, check_contract
 from chordate.training.optimizer import UNSUITABLE, optimizer_class
 
@@ -39,7 +39,7 @@ PARTS = {
     "model.backbone.pretrained=no.pth": r"model\.backbone\.pretrained: no checkpoint no\.pth",
     "model.rpn.anchors.ratios=[]": r"model\.rpn\.anchors\.ratios must be a list .* with at least 1 item",
     "model.rpn.anchors.sizes_per_stride=[]": r"model\.rpn\.anchors\.sizes_per_stride must be a list",
-    "fallback_meta.classes=[a,a]": r"fallback_meta\.classes must be .* a list of names, at least one and each once",
+    "fallback_meta.classes=[a,a]": r"fallback_meta\.classes must be a list of names, at least one and each once",
     "fallback_meta.classes=[]": r"fallback_meta\.classes must be",
 }
 SETTINGS = {
@@ -61,7 +61,7 @@ SETTINGS = {
     "train.load_from=no.pth": r"train\.load_from: no checkpoint no\.pth",
     "train.seed=99999999999999999999": r"train\.seed must be",
     "train.amp=fp16": r"train\.amp: fp16",
-    "model.type=ImageClassifier": r"ImageClassifier trains on ClassTargets, but the data set gives InstanceTargets",
+    "model.type=ImageClassifier val_data=None": r"ImageClassifier trains on ClassTargets, but the data set gives",
 }
 
 
@@ -82,13 +82,13 @@ def test_training_tells_a_mistake_in_one_line(
 ) -> None:
     if option == "train.amp=fp16" and torch.cuda.is_available():
         pytest.skip("fp16 is for GPUs")
-    options = {**TRAIN, **dict([option.split("=", 1)])}
+    options = {**TRAIN, **dict(one.split("=", 1) for one in option.split())}
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options"]
     assert main(["train", DEMO, *arguments, *(f"{key}={value}" for key, value in options.items())]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chordate train: ")]
     assert len(lines) == 1
     assert re.match(rf"chordate train: (--cfg-options: )?{SETTINGS[option]}", lines[0]), lines[0]
-    assert "--cfg-options: " in lines[0] or option == "model.type=ImageClassifier"
+    assert "--cfg-options: " in lines[0] or "model.type" in option
 
 
 def test_save_best_needs_an_evaluation(shapes: Path, tmp_path: Path) -> None:

@@ -1,44 +1,30 @@
 """The image classifier: a backbone and a classification head."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from chordate.arguments import validate_settings
-from chordate.contracts import Model, check_outputs, offered
-from chordate.models.classifier_tta import build_tta
+from chordate.contracts import check_outputs, offered
+from chordate.head_contracts import ImageHead
+from chordate.model_contracts import Model
+from chordate.models.classifier_tta import CLASSIFIER_TTA
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
 from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
 
 
-class ClassifierHead(Protocol):
-    """Scores the classes of whole images. Built like a ProposalHead."""
-
-    def __call__(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits `[N, num_classes]` from maps `[N, C, H, W]` by name."""
-
-    def pool(self, features: dict[str, Tensor]) -> Tensor:
-        """What the last layer reads, `[N, C]`."""
-
-    def loss(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Scalar losses by name, given labels `[N]`, or weights `[N, num_classes]` of mixed images."""
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities `[N, num_classes]`."""
-
-
 @MODELS.register_module()
 class ImageClassifier(Model):
-    """Backbone and head, wired to one another.
+    """Backbone and classification head.
 
     Args:
         meta: of the data set.
         backbone, head: a variant's name, a dict with `type` and the part's own arguments, or a built module; the head
-            is a `ClassifierHead`.
+            is an `ImageHead`.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
         mix: transforms of whole training batches, `MixUp` and `CutMix` of torchvision.transforms.v2, as dicts with
             `type`; one of them is drawn for each batch.
@@ -64,10 +50,10 @@ class ImageClassifier(Model):
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.example_size = self.backbone.example_size
         features = offered(self.backbone)
-        self.head: Any = HEADS.build(head, facts=meta.facts(), contract=ClassifierHead, in_features=features)
-        with torch.device("cpu"):  # they draw there, whatever device the model is built on
+        self.head: ImageHead = HEADS.build(head, facts=meta.facts(), contract=ImageHead, in_features=features)
+        with torch.device("cpu"):  # where they draw random numbers, on whatever device the model is built
             self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
-        self.tta = None if tta is None else build_tta(tta)
+        self.tta = None if tta is None else CLASSIFIER_TTA.build(tta)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits `[N, num_classes]` of normalized images `[N, 3, H, W]`."""

@@ -22,12 +22,9 @@ from chordate.training.layer_decay import layer_scales
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 FUSED = ({"cuda"}, {"cpu"})  # devices of the weights for which torch has fused optimizers
 UNSUITABLE = {  # what training cannot step by itself, by the name in lower case
-    "optimizer": "is the base class of all",
-    "lookahead": "wraps another optimizer",
-    "adahessian": "needs second derivatives",
-    "lbfgs": "needs a closure that computes the loss again",
-    "sparseadam": "takes sparse gradients only",
-}
+    "optimizer": "is the base class of all", "lookahead": "wraps another", "sparseadam": "takes sparse gradients only",
+    "adahessian": "needs second derivatives", "lbfgs": "needs a closure that computes the loss again",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,13 +103,15 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         arguments = validate_arguments(cls, own, settings.type, inferred=["params"], beside=beside)
         arguments = {name: value for name, value in arguments.items() if name not in SETTINGS}
         devices = {p.device.type for group in groups for p in group["params"]}
-        if (
-            devices in FUSED
-            and "fused" in inspect.signature(cls).parameters
-            and not {"fused", "foreach"} & set(arguments)
-        ):
+        fusable = devices in FUSED and "fused" in inspect.signature(cls).parameters
+        if fusable and not {"fused", "foreach", "dampening"} & set(arguments):
             arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
-        return cls(groups, lr=lr, **arguments)
+        optimizer = cls(groups, lr=lr, **arguments)
+        if cls is torch.optim.SGD and arguments.get("momentum") and not arguments.get("dampening"):
+            # The first step would make the buffers; one that fp16's loss scaling skips leaves them uninitialized.
+            for group in groups:
+                optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]})
+        return optimizer
     except (ConfigError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise located(error, config) from error
 
@@ -134,10 +133,9 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     taken = {*UNSUITABLE, *(key.lower() for key, cls in classes.items() if cls is OPTIMIZERS.module_dict.get(key))}
     listed = [str(key) for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
-        message = unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed])
-        if reason := UNSUITABLE.get(name.lower()):
-            message = f'unknown optimizer "{name}": it {reason}; choose another, such as "SGD" or "AdamW"'
-        raise ConfigError(message)
+        reason = UNSUITABLE.get(name.lower())
+        message = f'unknown optimizer "{name}": it {reason}; choose another, such as "SGD" or "AdamW"'
+        raise ConfigError(message if reason else unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
     try:
         return timm.optim.get_optimizer_class(name)
     except (ImportError, AssertionError) as error:

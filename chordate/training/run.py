@@ -10,12 +10,14 @@ from mmengine.config import Config
 
 from chordate import launch
 from chordate.arguments import validate_arguments
-from chordate.config import check_plain, list_section, load_config, naming_files, overrides, part_section, section
+from chordate.config import check_plain, check_save_best, list_section, load_config, naming_files, part_section, section
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model, start_from
+from chordate.text import printable
 from chordate.training.callbacks import Callback
+from chordate.training.evaluation_loop import trial_evaluation
 from chordate.training.logging import logger, run_log
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
@@ -51,8 +53,7 @@ def train(
         ChordateError: a config, data or a checkpoint that does not fit; a loss that is not finite.
         SystemExit: SIGINT or SIGTERM came; the run is saved.
     """
-    given = {"config": config, "data_root": data_root, "work_dir": work_dir, "resume": resume}
-    validate_arguments(train, given | {"load_from": load_from, "callbacks": callbacks}, "train")
+    validate_arguments(train, dict(locals()), "train")
     if load_from and resume and resume is not True:
         raise ConfigError(f"resume={resume} goes on with the weights of that run; leave out load_from={load_from}")
     cfg = load_config(config)
@@ -61,8 +62,7 @@ def train(
     work_dir = Path(work_dir or Path("work_dirs") / Path(cfg.filename or "config").stem)
     ranks: dict[str, Any] = dict(zip(("rank", "world_size"), launch.start(settings.seed)))
     with run_log(work_dir), naming_files(cfg):
-        if settings.save_best and not cfg.get("val_data") and not overrides(cfg, "val_data", "train.save_best"):
-            raise ConfigError("train.save_best needs val_data to evaluate on; add it, or set train.save_best=None")
+        check_save_best(cfg)
         data = section(cfg, "train_data")
         dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed)
         # A first start with resume=True has no checkpoint to go on from, and needs the pretrained weights.
@@ -77,18 +77,17 @@ def train(
         val_loader = metric = None
         if cfg.get("val_data"):
             val_data = section(cfg, "val_data")
-            val_set = build_dataset(val_data, data_root=data_root, training=False, meta=dataset.meta)
+            same: dict[str, Any] = {"meta": dataset.meta, "meta_of": "the training data"}
+            val_set = build_dataset(val_data, data_root=data_root, training=False, **same)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
-        names = ", ".join(dataset.classes[:10]) + (", …" if len(dataset.classes) > 10 else "")
+        names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")
         logger.info(
             f"{len(dataset)} images to train on, {len(val_set)} to evaluate on, annotations checked; "
             f"{len(dataset.classes)} classes: {names}"
         )
         if weights and not resumes:
             start_from(model, weights, "load_from" if load_from else "train.load_from")
-        for report in model.pretrained_reports:
-            logger.info(str(report))
         trainer = Trainer(
             model,
             train_loader,
@@ -102,5 +101,9 @@ def train(
             resume=resume,
             config=cfg,
         )
+        if metric is not None and val_loader is not None and not resumes:
+            # A metric of its own, since this one has seen predictions.
+            trial_metric = build_metric(part_section(cfg, "metric"), val_set)
+            trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
         trainer.train()
     return trainer
