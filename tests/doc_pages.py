@@ -34,7 +34,7 @@ def commands(text: str) -> list[list[str]]:
 def with_options(command: list[str], *options: str) -> list[str]:
     """The command with more `--cfg-options`, behind its own."""
     if "--cfg-options" not in command:
-        return [*command, "--cfg-options", *options]
+        return [*command, "--cfg-options", *options] if options else command
     end = command.index("--cfg-options") + 1
     while end < len(command) and not command[end].startswith("--"):
         end += 1

@@ -51,7 +51,7 @@ def run(folder: Path, config: str, monkeypatch, *options: str, command: str = "t
     """Run the page's command line of a config, made shorter by options; gives its work dir."""
     monkeypatch.chdir(folder)
     (line,) = [words for words in COMMANDS if words[:3] == ["chordate", command, config]]
-    assert main(with_options(line, *options)[1:] if options else line[1:]) == 0
+    assert main(with_options(line, *options)[1:]) == 0
     return folder / "work_dirs" / Path(config).stem
 
 
