@@ -1,8 +1,12 @@
 """Backbones: images to feature maps. Importing the package registers every one in BACKBONES.
 
-`base.py` is what our architectures derive from, `layers.py` what they consist of, `recompute.py` activation
-checkpointing, `adapters.py` the base of networks from other libraries. Every other file is one architecture; named
-variants are rows of a table at its end, or in `resnet_variants.py`.
+The contract is `chordate.contracts.Backbone`. The files:
+
+- architectures: `resnet.py` (its named networks in `resnet_variants.py`), `preact_resnet.py`, `densenet.py`,
+  `convnext.py`, and for CIFAR `cifar_resnet.py` and `highway.py`; each ends with a table of its variants.
+- what they are made of: `base.py`, the base class (stem, stages, freezing); `layers.py`, residual blocks and shortcuts;
+  `recompute.py`, activation checkpointing.
+- networks of other libraries: `from_timm.py`, `from_torchvision.py`, and their base class in `adapters.py`.
 """
 
 from chordate.backbones import resnet_variants

@@ -21,10 +21,10 @@ class Network(NamedTuple):
 
     Attributes:
         maps: the maps that it can output.
-        make: builds the network that outputs the maps of these names, as a list or dict.
+        make: builds the network, given the names of the maps that it outputs as a list or dict.
         library: where it comes from.
         channels_last: maps that it outputs as `[N, H, W, C]`.
-        side_multiple: it takes images whose sides are multiples of this.
+        side_multiple: the sides of its images must be multiples of this.
     """
 
     maps: Mapping[str, FeatureSpec]
@@ -97,7 +97,7 @@ class AdaptedBackbone(Backbone):
         raise NotImplementedError
 
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
-        """Disable the gradients of every parameter that the map `last` depends on, found on the meta device."""
+        """Disable the gradients of all parameters that the map `last` depends on, as a backward pass on meta says."""
         with torch.device("meta"):
             leading = make([last])
             (x,) = _listed(leading(torch.empty(2, self.in_channels, *PROBE_SIZE)))

@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 class Stage(nn.Sequential):
-    """Blocks in a row, each of which can be recomputed on its own."""
+    """A sequence of blocks; `checkpointing` recomputes each on its own."""
 
 
 class StagedBackbone(Backbone):

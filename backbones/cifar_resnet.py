@@ -6,9 +6,10 @@ from torch import nn
 
 from chordate.arguments import PositiveFloat, PositiveInt, ProperFraction
 from chordate.backbones.base import MapNames, StagedBackbone
-from chordate.backbones.layers import BasicBlock, Shortcut, conv, he_init
+from chordate.backbones.layers import BasicBlock, Shortcut, conv
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
+from chordate.ops.convolutions import he_init
 from chordate.ops.norms import Norm, make_norm
 from chordate.registry import BACKBONES
 

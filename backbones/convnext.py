@@ -34,7 +34,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Sequential:
-    """Norm and a 2×2 convolution of stride 2; without the stride its dilation reads the same cells."""
+    """Norm and a 2×2 convolution of stride 2; with stride 1 it is dilated instead, and reads the same cells."""
     halve = nn.Sequential()
     halve.add_module("0", LayerNorm2d(in_channels, eps=1e-6))
     if stride == 1:

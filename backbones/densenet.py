@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt, ProperFraction
 from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, Stage, StagedBackbone
-from chordate.backbones.layers import conv, he_init
+from chordate.backbones.layers import conv
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
+from chordate.ops.convolutions import he_init
 from chordate.ops.norms import Norm, conv_norm, make_norm
 from chordate.registry import BACKBONES
 

@@ -14,7 +14,7 @@ from chordate.errors import ConfigError
 from chordate.libraries import timm_for
 from chordate.registry import BACKBONES
 
-# The arguments by which timm's transformers, made for one image size, accept any.
+# Arguments that make timm's transformers of one image size accept any size.
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
 
@@ -39,7 +39,7 @@ class TimmBackbone(AdaptedBackbone):
                 # Of timm's ways to extract features, "getter" keeps the parameters' names and outputs [N, C, H, W].
                 features = partial(build, features_only=True, feature_cls="getter", **any_size)
                 info = features().feature_info
-                whole = build()
+                network = build()
         except Exception as error:  # timm raises many kinds
             raise ConfigError(f"{self.name}: {one_line(error)}") from error
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
@@ -53,13 +53,13 @@ class TimmBackbone(AdaptedBackbone):
         return Network(
             {name: spec for name, (spec, _) in maps.items()},
             make,
-            Library("timm", "net.model.", frozenset(whole.state_dict())),
+            Library("timm", "net.model.", frozenset(network.state_dict())),
             side_multiple=specs[-1].stride if any_size else 1,
         )
 
 
 def _any_size(build: Callable[..., nn.Module]) -> dict[str, bool]:
-    """The argument by which a family of transformers accepts images of any size; empty if it has none."""
+    """The first of ANY_SIZE that the network accepts; empty if it accepts none."""
     for settings in ANY_SIZE:
         try:
             build(**settings)

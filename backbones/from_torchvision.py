@@ -14,7 +14,7 @@ from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
 
 STAGES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}  # the strides of their maps
-MISSING_CELLS = 4  # that a map may lack per side of the probe image, for want of padding
+MISSING_CELLS = 4  # per side of the probe image: as many a map without padding may lack
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names of the parts after the features
 # Torchvision's weights of these two expect another normalization, which the networks apply themselves.
 INCEPTIONS = ("googlenet", "inception_v3")
@@ -50,51 +50,51 @@ class TorchvisionBackbone(AdaptedBackbone):
 
         def build() -> nn.Module:
             try:
-                whole = torchvision.models.get_model(model, weights=None, **settings)
+                network = torchvision.models.get_model(model, weights=None, **settings)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{self.name}: {one_line(error)}") from error
             except NotImplementedError:  # RegNet computes its widths with tensors, which the meta device cannot
                 with torch.device("cpu"):
-                    whole = torchvision.models.get_model(model, weights=None, **settings)
-                whole.to(torch.get_default_device())
-            _replace_stem(whole, self.in_channels)
-            return whole
+                    network = torchvision.models.get_model(model, weights=None, **settings)
+                network.to(torch.get_default_device())
+            _replace_stem(network, self.in_channels)
+            return network
 
         def make(names: Sequence[str]) -> nn.Module:
             return create_feature_extractor(build(), {nodes[name].path: name for name in names})
 
         with torch.device("meta"):
-            whole = build()
-            nodes = _nodes(whole, self.in_channels, self.name)
+            network = build()
+            nodes = _nodes(network, self.in_channels, self.name)
             if model in INCEPTIONS:  # whose files include the auxiliary classifiers
-                whole = torchvision.models.get_model(model, weights=None, init_weights=False)
+                network = torchvision.models.get_model(model, weights=None, init_weights=False)
         return Network(
             {name: node.spec for name, node in nodes.items()},
             make,
-            Library("torchvision", "net.", frozenset(whole.state_dict())),
+            Library("torchvision", "net.", frozenset(network.state_dict())),
             channels_last=frozenset(name for name, node in nodes.items() if node.channels_last),
         )
 
 
-def _replace_stem(whole: nn.Module, in_channels: int) -> None:
+def _replace_stem(network: nn.Module, in_channels: int) -> None:
     """Replace the first convolution by one that takes `in_channels`."""
-    name, stem = next((name, part) for name, part in whole.named_modules() if isinstance(part, nn.Conv2d))
+    name, stem = next((name, part) for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
     if stem.in_channels != in_channels:
         settings = {key: getattr(stem, key) for key in ("kernel_size", "stride", "padding", "dilation")}
         parent, _, child = name.rpartition(".")
         new = nn.Conv2d(in_channels, stem.out_channels, bias=stem.bias is not None, **settings)
-        setattr(whole.get_submodule(parent), child, new)
+        setattr(network.get_submodule(parent), child, new)
 
 
-def _nodes(whole: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
+def _nodes(network: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
     """By map name, the last node of each stride; the network is on the meta device.
 
     Considers the outputs of whole blocks (`relu`, `Mixed_6a`, `features.6`, `layer3.5`), not of branches within them.
     """
-    stages = {name for name, part in whole.named_children() if isinstance(part, nn.Sequential | nn.ModuleList)}
+    stages = {name for name, part in network.named_children() if isinstance(part, nn.Sequential | nn.ModuleList)}
     try:
-        paths = get_graph_node_names(whole)[1]
-        extractor = create_feature_extractor(whole, paths).eval()
+        paths = get_graph_node_names(network)[1]
+        extractor = create_feature_extractor(network, paths).eval()
         outputs = extractor(torch.empty(2, in_channels, *PROBE_SIZE, device="meta"))
     except Exception as error:  # tracing fails in many ways
         height, width = PROBE_SIZE

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from chordate.arguments import PositiveInt
 from chordate.backbones.base import MapNames, StagedBackbone
 from chordate.backbones.cifar_resnet import STRIDES, WIDTHS
-from chordate.backbones.layers import Block, conv, he_init
+from chordate.backbones.layers import Block, conv
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
+from chordate.ops.convolutions import he_init
 from chordate.ops.norms import Norm, conv_norm, make_norm
 from chordate.registry import BACKBONES
 

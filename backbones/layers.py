@@ -49,15 +49,6 @@ def drop_rates(rate: float, blocks: int) -> list[float]:
     return [rate * i / max(1, blocks - 1) for i in range(blocks)]
 
 
-def he_init(backbone: nn.Module) -> None:
-    """Initialize every convolution by equation 14 of He et al. 2015 (Delving Deep into Rectifiers)."""
-    for module in backbone.modules():
-        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on the meta device it only costs time
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNorm:
     """Three 3×3 convolutions of total stride 2 that replace the 7×7 (ResNet-C: He T. et al. 2019, section 4.2).
 
@@ -122,7 +113,7 @@ def make_shortcut(
 
 
 class Block(nn.Module):
-    """What stages consist of: `block(in_channels, width, stride=…, …)` outputs `expansion * width` channels."""
+    """The building block of stages: `block(in_channels, width, stride=…, …)` outputs `expansion * width` channels."""
 
     expansion: int
 

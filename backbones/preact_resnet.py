@@ -13,14 +13,21 @@ from torch import Tensor, nn
 from chordate.arguments import PositiveFloat, PositiveInt, ProperFraction
 from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, StagedBackbone
 from chordate.backbones.cifar_resnet import STRIDES, WIDTHS
-from chordate.backbones.layers import ResidualBlock, ZeroPadShortcut, conv, he_init
+from chordate.backbones.layers import ResidualBlock, ZeroPadShortcut, conv
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
+from chordate.ops.convolutions import he_init
 from chordate.ops.norms import Norm, conv_norm, make_norm
 from chordate.registry import BACKBONES
 
+Depth = Literal[50, 101, 152, 200]
 # Blocks of c2 … c5: the ResNet paper's table 1; 200: Identity Mappings, section 4.
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+DEPTHS: dict[Depth, tuple[int, int, int, int]] = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
 # Wide ResNets, tables 4 and 5: depth, and width relative to a ResNet.
 WIDE_SIZES = ((16, 4), (16, 8), (28, 10), (40, 4))
 
@@ -122,12 +129,12 @@ class PreActResNet(StagedBackbone):
         drop_path: see `drop_rates`.
 
     Raises:
-        ConfigError: an unknown depth, or arguments that contradict one another.
+        ConfigError: see `StagedBackbone`.
     """
 
     def __init__(
         self,
-        depth: int,
+        depth: Depth,
         *,
         out: MapNames = ("c2", "c3", "c4", "c5"),
         in_channels: PositiveInt = 3,
@@ -138,8 +145,6 @@ class PreActResNet(StagedBackbone):
         drop_path: ProperFraction = 0.0,
         checkpointing: bool = False,
     ):
-        if depth not in DEPTHS:
-            raise ConfigError(f"PreActResNet: depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}")
         name = f"pre-activation ResNet-{depth}"
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
@@ -178,7 +183,7 @@ class CifarPreActResNet(StagedBackbone):
         shortcut: where the shape changes, see `PreActResidualBlock`.
         dropout: between the convolutions of a basic block.
 
-    The others as in `PreActResNet`.
+    The other arguments are those of `PreActResNet`.
     """
 
     maps = ("c1", "c2", "c3", "c4")

@@ -25,7 +25,7 @@ def recomputed(block: nn.Module, x: Tensor) -> Any:
 
 @contextmanager
 def _buffers_kept(block: nn.Module) -> Iterator[None]:
-    """Within it the block works on copies of its buffers: its running statistics include the batch already."""
+    """Run the block on copies of its buffers: the running statistics already include the batch."""
     kept = [(m, name, buffer) for m in block.modules() for name, buffer in m.named_buffers(recurse=False)]
     for module, name, buffer in kept:
         setattr(module, name, buffer.clone())

@@ -10,15 +10,17 @@ from torch import nn
 
 from chordate.arguments import PositiveFloat, PositiveInt, ProperFraction
 from chordate.backbones.base import STRIDES_AND_DILATIONS, MapNames, StagedBackbone
-from chordate.backbones.layers import BasicBlock, Bottleneck, Shortcut, Style, conv, deep_stem_conv, he_init
+from chordate.backbones.layers import BasicBlock, Bottleneck, Shortcut, Style, conv, deep_stem_conv
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
+from chordate.ops.convolutions import he_init
 from chordate.ops.norms import ConvNorm, FrozenBatchNorm, Norm, make_norm
 from chordate.registry import BACKBONES
 
+Depth = Literal[18, 34, 50, 101, 152, 200, 270, 350, 420]
 # By depth: the block, and its number in c2 … c5. Up to 152: table 1; 200: He et al. 2016, Identity Mappings, section 4;
 # above: Bello et al. 2021, appendix.
-DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+DEPTHS: dict[Depth, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -61,12 +63,12 @@ class ResNet(StagedBackbone):
         drop_path: stochastic depth: fraction of images that skip the last block's branch, see `drop_rates`.
 
     Raises:
-        ConfigError: an unknown depth, or arguments that contradict one another.
+        ConfigError: arguments that contradict one another.
     """
 
     def __init__(
         self,
-        depth: int,
+        depth: Depth,
         *,
         out: MapNames = ("c2", "c3", "c4", "c5"),
         in_channels: PositiveInt = 3,
@@ -80,14 +82,12 @@ class ResNet(StagedBackbone):
         norm: Norm = "BN",
         frozen_stages: int = -1,
         output_stride: Literal[8, 16, 32] = 32,
-        dilations: Sequence[PositiveInt] | None = None,
+        dilations: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None,
         multi_grid: Sequence[PositiveInt] | None = None,
         zero_init_last: bool = False,
         drop_path: ProperFraction = 0.0,
         checkpointing: bool = False,
     ):
-        if depth not in DEPTHS:
-            raise ConfigError(f"ResNet: depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}")
         block, counts = DEPTHS[depth]
         name = _name(depth, style, shortcut, stem, base_channels, groups, group_width, se)
         super().__init__(
@@ -101,8 +101,6 @@ class ResNet(StagedBackbone):
                     f"{name}: groups must be 1 and group_width 64 without bottlenecks (depth 50 and more), "
                     f"got {groups} and {group_width}"
                 )
-        if dilations is not None and len(dilations) != len(counts):
-            raise ConfigError(f"{name}: dilations must be four numbers, for c2 … c5, got {list(dilations)}")
         if multi_grid is not None and len(multi_grid) != counts[-1]:
             raise ConfigError(
                 f"{name}: multi_grid must be {counts[-1]} numbers, one per block of c5, got {list(multi_grid)}"
@@ -148,7 +146,7 @@ class ResNet(StagedBackbone):
 
 
 def _name(
-    depth: int, style: str, shortcut: str, stem: str, base: int, groups: int, group_width: int, se: float | None
+    depth: Depth, style: str, shortcut: str, stem: str, base: int, groups: int, group_width: int, se: float | None
 ) -> str:
     """The network's name in the papers."""
     if (stem, shortcut) == ("deep-strided", "D") and se:

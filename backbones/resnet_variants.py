@@ -1,9 +1,10 @@
 """The named networks that are settings of `ResNet`: ResNet, ResNeXt, Wide ResNet, SE-ResNet and ResNet-RS.
 
-Torchvision's first weights are preferred: they were trained as the papers here train, and its detectors start there.
+Default weights are torchvision's IMAGENET1K_V1 where they exist: its detectors start from them too, and they were
+trained by the papers' recipes.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from chordate.registry import BACKBONES
 
@@ -70,41 +71,11 @@ SE_RESNET: Variants = {
 }
 
 # Bello et al. 2021, Revisiting ResNets: a ResNet-D with squeeze-and-excitation of ratio 1/4 and a strided convolution
-# for the stem's max-pool (section 4.1), whose depth and image size grow together (section 6, `RECIPES`).
+# for the stem's max-pool (section 4.1), whose depth and image size grow together (section 6).
 RESNET_RS_DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 RESNET_RS: Variants = {}
 for depth in RESNET_RS_DEPTHS:
     RESNET_RS |= _timm(f"resnetrs{depth}", "tf_in1k", depth=depth, stem="deep-strided", shortcut="D", se=1 / 4)
-
-
-class Recipe(NamedTuple):
-    """The training settings of a ResNet-RS that depend on the network.
-
-    Attributes:
-        image_size: in pixels.
-        drop_path: as in `ResNet`.
-        dropout: before the classifier.
-        randaugment: magnitude of two RandAugment operations.
-    """
-
-    image_size: int
-    drop_path: float
-    dropout: float
-    randaugment: int
-
-
-# By depth, in the order of the paper's family. From the authors' configurations (github.com/tensorflow/tpu,
-# models/official/resnet/resnet_rs/configs): 350 epochs with batches of 4096, cosine learning rate from 1.6, weight
-# decay 4e-5, label smoothing 0.1, averaged weights of decay 0.9999.
-RECIPES: dict[int, tuple[Recipe, ...]] = {
-    50: (Recipe(160, 0.0, 0.25, 10),),
-    101: (Recipe(160, 0.0, 0.25, 10), Recipe(192, 0.0, 0.25, 15)),
-    152: (Recipe(192, 0.0, 0.25, 15), Recipe(224, 0.0, 0.25, 15), Recipe(256, 0.0, 0.25, 15)),
-    200: (Recipe(256, 0.1, 0.25, 15),),
-    270: (Recipe(256, 0.1, 0.25, 15),),
-    350: (Recipe(256, 0.1, 0.25, 15), Recipe(320, 0.1, 0.4, 15)),
-    420: (Recipe(320, 0.1, 0.4, 15),),
-}
 
 BACKBONES.register_variants(
     {

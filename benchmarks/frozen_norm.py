@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from rich.console import Console
 from rich.table import Table
+from rivals import calibrate
 from timing import alternate
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -35,21 +36,6 @@ class Ours(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self.neck(self.backbone(images))
-
-
-@torch.no_grad()
-def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Set the statistics of every FrozenBN to those of its input: with 0 and 1, random networks overflow."""
-
-    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))  # type: ignore[operator]
-        norm.running_var.copy_(inputs[0].var((0, 2, 3)))  # type: ignore[operator]
-
-    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
-    model(images)
-    for hook in hooks:
-        hook.remove()
 
 
 def sides(images: Tensor) -> tuple[Ours, nn.Module]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
@@ -13,27 +13,53 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 import chordate
 from chordate.structures import BITMAP_SIZE, Batch, ImageInfo, InstanceTargets
 
-OBJECTS = 8  # an image, about COCO's mean of 7.3
+OBJECTS = 8  # to train on in an image, about COCO's mean of 7.3
+OBJECTS_FOUND = 100  # in an image, the most that both sides give
 THEIRS = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
 
 
-def sides(name: str, device: torch.device, size: tuple[int, int]) -> tuple[Any, Any]:
-    """Ours and torchvision's, with one set of weights: the three last stages train, BatchNorm is frozen."""
+def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
+    """Ours and torchvision's, with one set of weights: the three last stages train, BatchNorm is frozen.
+
+    Statistics and class scores are fitted to `images` `[N, 3, H, W]` uint8, in each of which both find 100 objects.
+    """
+    height, width = images.shape[-2:]
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
     )
-    theirs = THEIRS[name](backbone, num_classes=91, min_size=min(size), max_size=max(size))
+    theirs = THEIRS[name](backbone, num_classes=91, min_size=min(height, width), max_size=max(height, width))
+    theirs.to(device).eval()
+    floats = [image.float().div(255).to(device) for image in images[:2]]
+    with torch.inference_mode():
+        calibrate(theirs.backbone, theirs.transform(floats)[0].tensors)
+        while any(len(found["boxes"]) < OBJECTS_FOUND for found in theirs(floats)):
+            theirs.roi_heads.box_predictor.cls_score.weight.mul_(1.5)
     ours = chordate.build_model(f"{name}_r50_fpn_torchvision", num_classes=90, pretrained=False)
-    with torch.no_grad():  # small weights keep the random network's activations and boxes in range
-        for key, parameter in theirs.named_parameters():
-            if key.endswith("conv3.weight"):
-                parameter.mul_(0.2)
-        theirs.roi_heads.box_predictor.cls_score.weight.mul_(3)
-    chordate.load_checkpoint(ours, theirs.state_dict())
+    chordate.load_checkpoint(ours, {key: value.cpu() for key, value in theirs.state_dict().items()})
     ours.pipeline = [
-        {"type": "ResizeShortestEdge", "size": min(size), "max_size": max(size), "rounding": "torchvision"}
+        {
+            "type": "ResizeShortestEdge",
+            "size": min(height, width),
+            "max_size": max(height, width),
+            "rounding": "torchvision",
+        }
     ]
-    return ours.to(device), theirs.to(device)
+    return ours.to(device), theirs
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, images: Tensor) -> None:
+    """Set the statistics of every FrozenBN to those of its input: with 0 and 1, random networks overflow."""
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))  # type: ignore[operator]
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)))  # type: ignore[operator]
+
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    model(images)
+    for hook in hooks:
+        hook.remove()
 
 
 def pictures(count: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -58,8 +58,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ours, theirs = sides(arguments.model, device, (arguments.height, arguments.width))
     drawn = pictures(arguments.batch, arguments.height, arguments.width, seed=0)
+    ours, theirs = sides(arguments.model, device, drawn[0])
     batch = our_batch(*drawn).to(device)
     their_images, their_targets = their_batch(*drawn, device)
     table = Table(
@@ -76,6 +76,10 @@ def main() -> None:
 
     def shipped() -> Any:
         return chordate.predict(ours, drawn[0], batch_size=arguments.batch)
+
+    @torch.inference_mode()
+    def their_shipped() -> Any:
+        return theirs([image.to(device).float().div(255) for image in drawn[0]])
 
     def detect(model: Any, inputs: Any, precision: str = "fp32") -> Callable[[], Any]:
         @torch.inference_mode()
@@ -98,7 +102,7 @@ def main() -> None:
 
     ours.eval(), theirs.eval()
     row("inference", "like for like: contiguous, fp32", detect(ours, batch), detect(theirs, their_images))
-    row("inference", "as shipped: chordate.predict, torchvision's model", shipped, detect(theirs, their_images))
+    row("inference", "as shipped: chordate.predict, torchvision's model", shipped, their_shipped)
     ours.train(), theirs.train()
     row("training step", "like for like: contiguous, fp32", our_step(), their_step())
     if use_channels_last("auto", device):  # else both train as above

@@ -16,10 +16,10 @@ from torchvision import tv_tensors
 
 from chordate.arguments import Fraction, PositiveInt, validate_arguments
 from chordate.config import list_configs
-from chordate.contracts import Model
 from chordate.data.image_io import read_image
 from chordate.data.transforms import build_pipeline
 from chordate.errors import ConfigError, DataError
+from chordate.model_contracts import Model
 from chordate.models.feature_extraction import feature_vectors
 from chordate.registry import BACKBONES
 from chordate.structures import Batch, ImageInfo, collate_images
@@ -63,7 +63,7 @@ def predict(
         One Prediction per image, such as Detections in the image's own pixels, best score first.
 
     Raises:
-        ConfigError: the model is in training mode, or an argument is out of its range.
+        ConfigError: the model or a part of it is in training mode, or an argument is out of its range.
         DataError: an image cannot be read.
     """
     given = {"score_threshold": score_threshold, "batch_size": batch_size, "precision": precision}
@@ -104,8 +104,10 @@ def _is_ampere(device: torch.device) -> bool:
 
 def _batches(model: Model, images: AnyImage | Sequence[AnyImage], batch_size: int) -> Iterator[Batch]:
     """The images after the model's test pipeline, on its device."""
-    if model.training:
-        raise ConfigError(f"{type(model).__name__} is in training mode; call model.eval() first")
+    for name, module in model.named_modules():
+        if module.training:
+            part = f".{name}" if name else ""
+            raise ConfigError(f"{type(model).__name__}{part} is in training mode; call model.eval() first")
     pipeline, device = build_pipeline(model.pipeline), next(model.parameters()).device
     samples = (
         pipeline({"image": image, "info": ImageInfo(number, path, image.shape[-2], image.shape[-1])})

@@ -54,7 +54,8 @@ NAMES_HERE = {
     "default_hooks": "train",
     "custom_hooks": "callbacks",
     "fallback_classes": "fallback_meta.classes",
-    "fallback_keypoints": "fallback_meta.keypoints",
+    "fallback_keypoints": "fallback_meta.skeleton",
+    "fallback_meta.keypoints": "fallback_meta.skeleton",
 }
 log = logging.getLogger("chordate")
 

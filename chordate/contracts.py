@@ -1,36 +1,26 @@
-"""The contracts of the plugs: backbone, neck, heads, model, metric; and the checks that two parts fit."""
+"""The contracts of backbone and neck, and the checks that they keep them and fit together.
+
+Those of heads are in `head_contracts`, those of models and metrics in `model_contracts`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
 
 import torch
-from rich.console import RenderableType
-from rich.table import Table
 from torch import Tensor, nn
 
+from chordate.arguments import PositiveInt, validate_arguments
 from chordate.errors import ConfigError
-from chordate.structures import (
-    Batch,
-    DatasetMeta,
-    Detections,
-    ImageInfo,
-    InstanceTargets,
-    Proposals,
-    SampledRoIs,
-)
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
     """One feature map: its channels, and its stride in input pixels per feature cell."""
 
-    channels: int
-    stride: int
+    channels: PositiveInt
+    stride: PositiveInt
 
     def __str__(self) -> str:
         return f"{self.channels} ch, stride {self.stride}"
@@ -110,260 +100,12 @@ class Neck(nn.Module):
         raise NotImplementedError
 
 
-class Model(nn.Module):
-    """A whole model: its losses for a training batch, its predictions for any.
-
-    A subclass takes `meta` first, then its parts, and builds them through the registries. Its `forward` is what
-    DistributedDataParallel and torch.compile wrap; everything else calls `loss` and `predict`, which depend on the
-    arguments alone and not on one another.
-    """
-
-    meta: DatasetMeta
-    backbone: Any  # a Backbone, where the model has one
-    load_report: Any = None  # LoadReport of the checkpoint that `build_model` loaded
-    pretrained_reports: Sequence[Any] = ()  # and of the backbones' own weights
-    size_divisor: int = 1  # the loader pads images to multiples of this
-    example_size: tuple[int, int] = (224, 224)  # height and width that `chordate summary` counts with
-    pipeline: Sequence[Any] = ()  # the test pipeline of its config, for `predict` on files
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names of `meta`, by label."""
-        return self.meta.classes
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalar losses by name, summed by the trainer; values without a gradient are only logged."""
-        raise NotImplementedError
-
-    def predict(self, batch: Batch) -> list[Any]:
-        """One Prediction per image, in pixels of the original image."""
-        raise NotImplementedError
-
-    def feature_specs(self) -> Mapping[str, FeatureSpec]:
-        """The maps that `chordate summary` lists; by default the backbone's, none without one."""
-        backbone = self._modules.get("backbone")
-        return backbone.out_features if isinstance(backbone, Backbone) else {}
-
-    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
-        """The backbone's maps for a batch, by name.
-
-        Raises:
-            ConfigError: this model gives none.
-        """
-        raise ConfigError(f"{type(self).__name__} gives no features; define backbone_features in it")
-
-    def embed(self, batch: Batch) -> Tensor | None:
-        """One vector per image, `[N, C]`, that the last layer reads; None for a model without such."""
-        return None
-
-    def augment_batch(self, batch: Batch) -> Batch:
-        """Augmentation of a whole training batch, such as MixUp; training and `chordate browse` do it before `loss`.
-
-        Pixels are as in the batch, 0 … 255, before normalization. By default the batch itself.
-        """
-        return batch
-
-    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
-        return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
-
-    def input_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of one input of this size, without the batch dimension; by default the backbone's."""
-        backbone = self._modules.get("backbone")
-        return backbone.input_shape(height, width) if isinstance(backbone, Backbone) else (3, height, width)
-
-    def example_batch(self, height: int, width: int) -> Batch:
-        """One blank input of this size, on the model's device."""
-        device = next(self.parameters()).device
-        images = torch.zeros(1, *self.input_shape(height, width), device=device)
-        sizes = torch.tensor([[height, width]], device=device)
-        return Batch(images, sizes, [ImageInfo(0, "blank", height, width)])
-
-
-class Metric:
-    """Collects predictions batch by batch and computes numbers from them, the same on every rank.
-
-    A subclass takes the data set as the keyword `dataset` first. After `compute`, the other methods describe the same
-    predictions, until the next `compute`.
-
-    Attributes:
-        numbers: what the last `compute` returned; it sets them.
-        lower_is_better: names of the numbers that are better when lower, for `train.save_best` and EarlyStopping.
-    """
-
-    numbers: Mapping[str, float] = MappingProxyType({})
-    lower_is_better: Sequence[str] = ()
-
-    def update(self, predictions: Sequence[Any], batch: Batch) -> None:
-        """Take in the predictions of one batch, one Prediction per image in the order of the images."""
-        raise NotImplementedError
-
-    def compute(self) -> dict[str, float]:
-        """The numbers over all ranks by name, and a fresh start."""
-        raise NotImplementedError
-
-    def table(self) -> RenderableType:
-        """The last numbers for the terminal; a plain table by default."""
-        table = Table("metric", "value")
-        for name, value in self.numbers.items():
-            table.add_row(name, f"{value:.4f}")
-        return table
-
-    def save_predictions(self, path: str | Path) -> None:
-        """Write the last predictions as JSON.
-
-        Raises:
-            ConfigError: this metric keeps none.
-        """
-        raise ConfigError(f"--predictions: {type(self).__name__} keeps none")
-
-    def report(self) -> Any:
-        """More about the last numbers, drawn by `visualization.plot_report`; None where there is no more."""
-        return None
-
-
-@dataclass(frozen=True)
-class ClassRows:
-    """How the outputs of a layer belong to classes: they are `[anchors, classes + background, values]`, flattened.
-
-    Loading a checkpoint with other classes keeps the outputs of the classes that both have, and the background's.
-
-    Attributes:
-        values: outputs per class, 4 for boxes.
-        anchors: anchors of a cell, each with outputs for all classes.
-        background: 1 if the background's outputs follow those of the classes.
-        names: of the outputs: "classes" or "keypoints" of the DatasetMeta, or a list of names in its `extra`.
-    """
-
-    values: int = 1
-    anchors: int = 1
-    background: int = 0
-    names: str = "classes"
-
-
-@runtime_checkable
-class HasClassRows(Protocol):
-    """A module, most often a head, with outputs per class.
-
-    `class_rows` names its layers (or parameters) with such outputs, set in `__init__`:
-    `self.class_rows = {"cls_score": ClassRows(background=1), "bbox_pred": ClassRows(values=4)}`. A module without it
-    keeps its fresh weights wherever a checkpoint has other shapes.
-    """
-
-    class_rows: Mapping[str, ClassRows]
-
-
-class ProposalHead(Protocol):
-    """Proposes boxes that may hold an object, such as an RPN.
-
-    Built by the model with `in_features` (FeatureSpecs of the maps on offer) and those facts of the DatasetMeta that
-    its signature names.
-    """
-
-    def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Predictions of its own form from maps `[N, C, H, W]` by name; the other methods receive them."""
-
-    def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name, given heights and widths `[N, 2]` of the images without padding."""
-
-    def predict(self, outputs: Any, sizes: Tensor, training: bool = False) -> Proposals:
-        """Proposals without a gradient, clipped to the images.
-
-        Args:
-            outputs: of the call.
-            sizes: `[N, 2]` int64, heights and widths of the images without padding.
-            training: proposals to train on, of which there may be more.
-        """
-
-
-class RoIHead(Protocol):
-    """Classifies and refines proposals: the box head of a two-stage detector. Built like a ProposalHead.
-
-    Attributes:
-        nms_threshold: IoU, within a class; test-time augmentation merges boxes with it.
-        detections_per_image: the best so many are kept.
-    """
-
-    nms_threshold: float
-    detections_per_image: int
-
-    def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that this head and the InstanceHeads beside it train on, without a gradient."""
-
-    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name."""
-
-    def predict(self, features: dict[str, Tensor], proposals: Proposals) -> list[Detections]:
-        """Detections of each image, best first, boxes in pixels of the padded batch."""
-
-
-class RegionHead(RoIHead, Protocol):
-    """A RoIHead whose trunk may be shared with a mask head (the C4 layout, `TwoStageDetector(trunk="c5")`).
-
-    Its constructor takes `trunk`, a module from pooled regions `[R, C, S, S]` to maps; its `loss` takes `roi_features`
-    that were computed before.
-    """
-
-    def roi_features(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
-        """The trunk's output `[R, C, S, S]` for boxes `[R, 4]`, in pixels of the padded batch, of images `[R]`."""
-
-    def loss(
-        self,
-        features: dict[str, Tensor],
-        rois: SampledRoIs,
-        targets: InstanceTargets,
-        roi_features: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """As of RoIHead; `roi_features` belong to the rows of `PaddedIndex(rois.valid)`."""
-
-
-class InstanceHead(Protocol):
-    """Predicts per-detection attributes (masks, keypoints) of what the RoIHead detects. Built like a ProposalHead.
-
-    Where the trunk of a RegionHead is shared, a mask head is also built with `roi_channels`, and its `loss` and
-    `predict` receive the keyword `roi_features`, of the rows of `PaddedIndex(rois.valid)` and of all detections.
-    """
-
-    def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name, from the regions that the RoIHead sampled."""
-
-    def predict(self, features: dict[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
-        """Maps `[D, …, S, S]` over the boxes of the `D` detections of each image.
-
-        Args:
-            features: maps `[N, C, H, W]` by name.
-            detections: one per image, boxes in pixels of the padded batch.
-
-        Returns:
-            One tensor per image: of a mask head probabilities `[D, S, S]` of each detection's own class, of a keypoint
-            head heatmaps `[D, K, S, S]`, logits.
-        """
-
-
-class DenseHead(Protocol):
-    """Detects objects from every cell of the maps, in one stage. Built like a ProposalHead.
-
-    Attributes:
-        nms_threshold, detections_per_image: as of RoIHead.
-    """
-
-    nms_threshold: float
-    detections_per_image: int
-
-    def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Predictions of its own form from maps `[N, C, H, W]` by name; the other methods receive them."""
-
-    def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name, given heights and widths `[N, 2]` of the images without padding."""
-
-    def predict(self, outputs: Any, sizes: Tensor) -> list[Detections]:
-        """Detections of each image, best first, boxes in pixels of the padded batch and clipped to the image."""
-
-
 def offered(part: nn.Module) -> FeatureSpecs:
     """What `part` offers to the next part, with its name for error messages.
 
     Raises:
-        ConfigError: the part does not keep the contract: `out_features` is missing, empty or not FeatureSpecs.
+        ConfigError: the part does not keep the contract: `out_features` is missing, empty, or not FeatureSpecs of
+            positive numbers.
     """
     name = getattr(part, "name", None) or type(part).__name__
     specs = getattr(part, "out_features", None)
@@ -377,6 +119,8 @@ def offered(part: nn.Module) -> FeatureSpecs:
         raise ConfigError(
             f"{name}.out_features[{wrong[0]!r}] is {specs[wrong[0]]!r}, not a FeatureSpec(channels, stride)"
         )
+    for key, spec in specs.items():
+        validate_arguments(FeatureSpec, vars(spec), f"{name}.out_features[{key!r}]")
     return FeatureSpecs(specs, name)
 
 

@@ -7,9 +7,14 @@ its traceback.
 import difflib
 from collections.abc import Iterable
 
+from chordate.text import printable
+
 
 class ChordateError(Exception):
-    """An error that the user can fix; the message is one line and says how."""
+    """An error that the user can fix; the message is one line, whatever the names in it, and says how."""
+
+    def __str__(self) -> str:
+        return printable(" ".join(super().__str__().splitlines()), None)
 
 
 class ConfigError(ChordateError):

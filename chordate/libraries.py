@@ -1,8 +1,12 @@
 """Libraries that are imported where they are used, and not before: not everybody needs them, and they are slow."""
 
+import importlib.util
 from typing import Any
 
 from chordate.errors import ConfigError, unknown
+
+# The kernels for GPUs are written in Triton, which PyTorch brings along on Linux.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def timm_for(model: str, wanted_by: str) -> Any:

@@ -48,7 +48,7 @@ class AnchorHead(nn.Module):
         channels: of every map.
 
     Raises:
-        ConfigError: a level is not on offer, levels have different numbers of channels, or thresholds fall.
+        ConfigError: a level is not on offer, levels have different numbers of channels, or iou_thresholds decrease.
     """
 
     def __init__(
@@ -78,8 +78,12 @@ class AnchorHead(nn.Module):
         self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)
 
     def concatenate(self, levels: Iterable[tuple[Tensor, Tensor]]) -> AnchorOutputs:
-        """The outputs of all levels, given logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of
-        each, both with anchors outermost in the channels."""
+        """Concatenate the outputs of all levels.
+
+        Args:
+            levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level, both with the
+                anchors outermost in the channels.
+        """
         logits, deltas, grids = [], [], []
         for level_logits, level_deltas in levels:
             grids.append(level_logits.shape[2:])

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec, select
+from chordate.contracts import FeatureSpec, select
+from chordate.head_contracts import ClassRows, RoITrunk
 from chordate.ops.boxes import at_least_float32, clip_boxes_to_image, decode, is_nonempty
 from chordate.ops.losses import BoxLoss, BoxLossKind, masked_mean
 from chordate.ops.matching import Matcher
@@ -39,14 +40,14 @@ class BoxHead(nn.Module):
         class_agnostic: predict one box per region, for any class.
         batch_size_per_image: regions per image that the loss samples.
         positive_fraction: upper bound on the fraction of positives among them.
-        iou_threshold: a region is positive from this IoU with an object on, negative below it.
+        iou_threshold: regions with at least this IoU with an object are positive, the others negative.
         box_weights: of the box encoding, see `ops.boxes.encode`.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
         score_threshold: detections have scores above this.
         nms_threshold: IoU, within a class.
         min_side: detections with a side shorter than this many pixels are dropped.
-        detections_per_image: the best so many are kept.
+        detections_per_image: at most this many are kept, the best.
 
     Raises:
         ConfigError: the levels are not on offer, or do not form a pyramid.
@@ -78,7 +79,7 @@ class BoxHead(nn.Module):
         chosen = select(in_features, levels or pyramid_levels(in_features), "BoxHead")
         self.num_classes = num_classes
         self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
-        self.trunk = HEADS.build(trunk, in_channels=self.pooler.channels, resolution=resolution)
+        self.trunk: RoITrunk = HEADS.build(trunk, in_channels=self.pooler.channels, resolution=resolution)
         self.cls_score = nn.Linear(self.trunk.out_channels, num_classes + 1)
         self.bbox_pred = nn.Linear(self.trunk.out_channels, 4 if class_agnostic else 4 * num_classes)
         for predictor, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
@@ -100,7 +101,7 @@ class BoxHead(nn.Module):
             self.class_rows["bbox_pred"] = ClassRows(values=4)
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that this head and those beside it train on; the ground-truth boxes are among them."""
+        """The regions that this head and the mask and keypoint heads train on, ground-truth boxes included."""
         return sample_rois(
             proposals, targets, self.matcher, self.batch_size_per_image, self.positive_fraction, self.num_classes
         )
@@ -119,7 +120,7 @@ class BoxHead(nn.Module):
         return self.trunk(self.pooler(features, boxes, image))
 
     def predictions(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and deltas, as of `forward`, from `roi_features`."""
+        """Logits and deltas as in `forward`, from `roi_features`."""
         if x.ndim == 4:
             x = x.mean(dim=(2, 3))
         logits, deltas = at_least_float32(self.cls_score(x)), at_least_float32(self.bbox_pred(x))
@@ -132,10 +133,10 @@ class BoxHead(nn.Module):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Cross-entropy of all sampled regions, and box loss of the positive ones over the number of all.
+        """Cross-entropy of all sampled regions, and box loss of the positive ones, both over the number of all.
 
         Args:
-            roi_features: of the rows of `PaddedIndex(rois.valid)`, if they were computed before.
+            roi_features: of the rows of `PaddedIndex(rois.valid)`, if they are computed already.
         """
         index = PaddedIndex(rois.valid)
         boxes = index.flatten(rois.boxes)
@@ -161,7 +162,7 @@ class BoxHead(nn.Module):
         """
         labels, gt_index, positive = map(index.flatten, (rois.labels, rois.gt_index, rois.is_foreground))
         classification = F.cross_entropy(logits, labels, reduction="none")
-        # Background has no deltas; whatever is read for it is masked below.
+        # Background has no deltas; those read for it are masked below.
         column = torch.where(positive, labels, 0) if deltas.shape[1] > 1 else torch.zeros_like(labels)
         deltas = deltas.take_along_dim(column[:, None, None], dim=1)[:, 0]
         distance = self.box_loss(deltas, boxes, targets.boxes[index.image, gt_index])

@@ -1,7 +1,7 @@
 """The box head of Cascade R-CNN (Cai & Vasconcelos 2018): stages that refine one another's boxes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class CascadeHead(nn.Module):
         own = {"iou_threshold", "box_weights", "class_agnostic"} & set(stage or {})
         if own:
             raise ConfigError(f"CascadeHead: {', '.join(sorted(own))} in `stage` is set by the cascade; remove it")
-        self.stages = nn.ModuleList(
+        self.stages: Any = nn.ModuleList(  # of BoxHeads
             HEADS.build(
                 (stage or {}) | {"type": BoxHead},
                 in_features=in_features,
@@ -66,31 +66,27 @@ class CascadeHead(nn.Module):
             )
             for threshold, weights in zip(iou_thresholds, box_weights)
         )
-        self.nms_threshold = self._stage(-1).nms_threshold
-        self.detections_per_image = self._stage(-1).detections_per_image
+        self.nms_threshold = self.stages[-1].nms_threshold
+        self.detections_per_image = self.stages[-1].detections_per_image
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that the first stage, and the heads beside this one, train on."""
-        return self._stage(0).sample(proposals, targets)
-
-    def _stage(self, number: int) -> BoxHead:
-        return cast(BoxHead, self.stages[number])
+        """The regions that the first stage and the mask and keypoint heads train on."""
+        return self.stages[0].sample(proposals, targets)
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """The losses of each stage, as of `BoxHead`, with the stage's number appended to their names."""
+        """The losses of each stage as in `BoxHead`, their names with the stage's number appended."""
         # Each stage's loss has weight 1, but the backbone should not learn three times as fast for three stages.
         features = {name: _scale_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
         losses: dict[str, Tensor] = {}
-        for number in range(len(self.stages)):
-            stage = self._stage(number)
+        for number, stage in enumerate(self.stages):
             index = PaddedIndex(rois.valid)
             boxes = index.flatten(rois.boxes)
             logits, deltas = stage(features, boxes, index.image)
             stage_losses = stage.losses(logits, deltas, boxes, index, rois, targets)
             losses |= {f"{name}_{number}": value for name, value in stage_losses.items()}
             if number + 1 < len(self.stages):
-                boxes = self._refine(number, boxes, deltas, rois.sizes[index.image])
-                rois = self._match(number + 1, index.unflatten(boxes, rois.boxes), rois, targets)
+                boxes = _refine(stage, boxes, deltas, rois.sizes[index.image])
+                rois = _match(self.stages[number + 1], index.unflatten(boxes, rois.boxes), rois, targets)
         return losses
 
     @torch.no_grad()
@@ -103,30 +99,31 @@ class CascadeHead(nn.Module):
             logits, deltas = stage(features, boxes, index.image)
             scores.append(logits.softmax(dim=1))
             if number + 1 < len(self.stages):
-                boxes = self._refine(number, boxes, deltas, proposals.sizes[index.image])
-        return self._stage(-1).detections(torch.stack(scores).mean(dim=0), deltas, boxes, index, proposals.sizes)
+                boxes = _refine(stage, boxes, deltas, proposals.sizes[index.image])
+        return self.stages[-1].detections(torch.stack(scores).mean(dim=0), deltas, boxes, index, proposals.sizes)
 
-    def _refine(self, number: int, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:
-        """The boxes `[R, 4]` that a stage predicts, given the sizes of their images `[R, 2]`."""
-        refined = decode(deltas[:, 0].detach(), boxes, self._stage(number).box_weights)
-        return clip_boxes_to_image(refined, sizes)
 
-    @torch.no_grad()
-    def _match(self, number: int, boxes: Tensor, before: SampledRoIs, targets: InstanceTargets) -> SampledRoIs:
-        """The regions `[N, S, 4]` matched at a stage's threshold; none is sampled anew, empty ones are dropped."""
-        stage = self._stage(number)
-        matches = stage.matcher(boxes, targets)
-        positive = matches.positive & before.valid
-        return SampledRoIs(
-            boxes=boxes,
-            labels=torch.where(positive, targets.labels.gather(1, matches.gt_index), stage.num_classes),
-            gt_index=matches.gt_index,
-            is_foreground=positive,
-            # A region that is mostly crowd is neither positive nor negative, and not trained on.
-            valid=before.valid & (positive | matches.negative) & is_nonempty(boxes, MIN_SIDE),
-            sizes=before.sizes,
-            max_positives=boxes.shape[1],
-        )
+def _refine(stage: BoxHead, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:
+    """The boxes `[R, 4]` that a stage predicts, clipped to their images' `sizes` `[R, 2]`."""
+    refined = decode(deltas[:, 0].detach(), boxes, stage.box_weights)
+    return clip_boxes_to_image(refined, sizes)
+
+
+@torch.no_grad()
+def _match(stage: BoxHead, boxes: Tensor, rois: SampledRoIs, targets: InstanceTargets) -> SampledRoIs:
+    """Match the refined boxes `[N, S, 4]` of `rois` at a stage's threshold, without sampling again."""
+    matches = stage.matcher(boxes, targets)
+    positive = matches.positive & rois.valid
+    return SampledRoIs(
+        boxes=boxes,
+        labels=torch.where(positive, targets.labels.gather(1, matches.gt_index), stage.num_classes),
+        gt_index=matches.gt_index,
+        is_foreground=positive,
+        # A region that is mostly crowd is neither positive nor negative, and not trained on.
+        valid=rois.valid & (positive | matches.negative) & is_nonempty(boxes, MIN_SIDE),
+        sizes=rois.sizes,
+        max_positives=boxes.shape[1],
+    )
 
 
 def _scale_gradient(x: Tensor, factor: float) -> Tensor:

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec, select
+from chordate.contracts import FeatureSpec, select
 from chordate.errors import DataError
+from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
+from chordate.ops.convolutions import conv_tower, he_init
 from chordate.ops.heatmaps import keypoint_cells
 from chordate.ops.losses import masked_mean
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
@@ -52,17 +54,10 @@ class KeypointHead(nn.Module):
         chosen = select(in_features, levels or pyramid_levels(in_features), "KeypointHead")
         self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
         self.size = 4 * resolution
-        self.convs = nn.Sequential()
-        width = self.pooler.channels
-        for _ in range(convs):
-            self.convs.append(nn.Sequential(nn.Conv2d(width, channels, 3, padding=1), nn.ReLU(inplace=True)))
-            width = channels
+        self.convs = conv_tower(self.pooler.channels, channels, convs, norm=None, init=None)
+        width = channels if convs else self.pooler.channels
         self.heatmaps = nn.ConvTranspose2d(width, num_keypoints, 4, stride=2, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        he_init(self)
         self.loss_weight = loss_weight
         self.class_rows = {"heatmaps": ClassRows(names="keypoints")}
 
@@ -96,4 +91,4 @@ class KeypointHead(nn.Module):
     def predict(self, features: Mapping[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
         """Heatmaps `[D, num_keypoints, size, size]` over the box of each detection (see `heatmaps_to_keypoints`)."""
         boxes, image = cat_boxes(detections)
-        return list(self(features, boxes, image).split([len(found) for found in detections]))
+        return list(self(features, boxes, image).split([len(image) for image in detections]))

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec
+from chordate.contracts import FeatureSpec
+from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
 from chordate.registry import HEADS
 
@@ -45,6 +46,7 @@ class ClassificationHead(nn.Module):
         # With binary losses all classes start out unlikely; otherwise the first steps learn nothing else.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
         self.class_rows = {"fc": ClassRows()}
+        self.final_layers = {"linear": "fc", "norm": "norm"}
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
         """Pooled features `[N, C]`: the mean of the last map `[N, C, ..., H, W]`, float32."""

@@ -1,18 +1,19 @@
 """The mask head of Mask R-CNN (He et al. 2017, section 3): one small mask per region."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec, select
+from chordate.contracts import FeatureSpec, select
 from chordate.errors import DataError
+from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
+from chordate.ops.convolutions import conv_tower, he_init
 from chordate.ops.losses import masked_mean
-from chordate.ops.norms import ConvNorm, make_norm
+from chordate.ops.norms import Norm
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.ops.resampling import area_weights
@@ -36,7 +37,7 @@ class MaskHead(nn.Module):
         class_agnostic: predict one mask per region, for any class.
         loss_weight: factor of the loss.
         roi_channels: of the `roi_features` that `loss` and `predict` receive where the box head's trunk is shared (the
-            C4 layout); the settings of pooling then have no meaning. None: this head pools by itself.
+            C4 layout); this head then ignores its settings of pooling. None: it pools by itself.
 
     Raises:
         ConfigError: the levels are not on offer, or do not form a pyramid.
@@ -52,7 +53,7 @@ class MaskHead(nn.Module):
         aligned: bool = True,
         convs: NonNegativeInt = 4,
         channels: PositiveInt = 256,
-        norm: str | Mapping[str, Any] | None = None,
+        norm: Norm = None,
         class_agnostic: bool = False,
         loss_weight: NonNegativeFloat = 1.0,
         roi_channels: PositiveInt | None = None,
@@ -62,21 +63,13 @@ class MaskHead(nn.Module):
             chosen = select(in_features, levels or pyramid_levels(in_features), "MaskHead")
             self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
         width = self.pooler.channels if roi_channels is None else roi_channels
-        self.convs = nn.Sequential()
-        for _ in range(convs):
-            conv = nn.Conv2d(width, channels, 3, padding=1, bias=norm is None)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
-            self.convs.append(ConvNorm(conv, make_norm(norm, channels), nn.ReLU(inplace=True)))
-            width = channels
-        self.upsample = nn.ConvTranspose2d(width, channels, 2, stride=2)
+        self.convs = conv_tower(width, channels, convs, norm)
+        self.upsample = nn.ConvTranspose2d(channels if convs else width, channels, 2, stride=2)
         self.masks = nn.Conv2d(channels, 1 if class_agnostic else num_classes, 1)
-        nn.init.kaiming_normal_(self.upsample.weight, mode="fan_out", nonlinearity="relu")
+        he_init(self.upsample)
         nn.init.normal_(self.masks.weight, std=0.001)
-        for bias in (self.upsample.bias, self.masks.bias):
-            assert bias is not None
-            nn.init.zeros_(bias)
+        assert self.masks.bias is not None
+        nn.init.zeros_(self.masks.bias)
         self.loss_weight = loss_weight
         self.class_rows = {} if class_agnostic else {"masks": ClassRows()}
 
@@ -86,14 +79,14 @@ class MaskHead(nn.Module):
         Args:
             boxes: `[R, 4]` in pixels of the padded batch.
             image: `[R]` int64, the image of each.
-            labels: `[R]` int64, the class of each; the background's gives any class.
+            labels: `[R]` int64, the class of each; for background the mask is that of any class.
         """
         return self.logits(self.pooler(features, boxes, image), labels)
 
     def logits(self, roi_features: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits, as of `forward`, from pooled regions `[R, C, S, S]`.
+        """Mask logits as in `forward`, from pooled regions `[R, C, S, S]`.
 
-        Only the last convolution's row of a region's own class is computed: the others are not used.
+        Computes the last convolution's output for each region's own class only.
         """
         x = F.relu(self.upsample(self.convs(roi_features)), inplace=True)
         row = labels.clamp(max=self.masks.out_channels - 1)
@@ -145,12 +138,12 @@ class MaskHead(nn.Module):
         Args:
             roi_features: of all detections, one image after the other, if the box head's trunk is shared.
         """
-        labels = torch.cat([found.labels for found in detections])
+        labels = torch.cat([image.labels for image in detections])
         if roi_features is None:
             logits = self(features, *cat_boxes(detections), labels)
         else:
             logits = self.logits(roi_features, labels)
-        return list(logits.sigmoid().split([len(found) for found in detections]))
+        return list(logits.sigmoid().split([len(image) for image in detections]))
 
 
 @torch.no_grad()

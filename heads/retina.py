@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
-from chordate.contracts import ClassRows, FeatureSpec
+from chordate.contracts import FeatureSpec
+from chordate.head_contracts import ClassRows
 from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, topk_per_level
 from chordate.ops.boxes import clip_boxes_to_image, decode
+from chordate.ops.convolutions import conv_tower
 from chordate.ops.losses import BoxLossKind
 from chordate.ops.nms import select_detections
-from chordate.ops.norms import ConvNorm, make_norm
+from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets
 
@@ -29,23 +31,23 @@ class RetinaHead(AnchorHead):
 
     Args:
         in_features: the maps on offer, with equal channels; p3 … p7 in the paper.
-        num_classes: without background, which is where no class scores.
+        num_classes: without background; background anchors score low in every class.
         levels: the names of those to use; all by default.
         anchors: arguments of `AnchorGenerator` besides the strides; by default sides of 4 strides times 1, 2^(1/3)
             and 2^(2/3), in ratios 1:2, 1:1 and 2:1.
         convs: of each tower.
         norm: after each convolution, see `make_norm`.
-        iou_thresholds: below the first an anchor is negative, from the second on it is positive (the best anchors of
-            each object always are).
+        iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, from the upper
+            one on positive; those between are ignored. The best anchors of each object are always positive.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
         score_threshold: detections have scores above this.
         topk: candidates of each level before NMS.
         nms_threshold: IoU, within a class.
-        detections_per_image: the best so many are kept.
+        detections_per_image: at most this many are kept, the best.
 
     Raises:
-        ConfigError: the levels are not on offer, or have different numbers of channels, or thresholds fall.
+        ConfigError: a level is not on offer, levels have different numbers of channels, or iou_thresholds decrease.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class RetinaHead(AnchorHead):
         levels: Sequence[str] | None = None,
         anchors: dict[str, Any] | None = None,
         convs: NonNegativeInt = 4,
-        norm: str | Mapping[str, Any] | None = None,
+        norm: Norm = None,
         iou_thresholds: tuple[Fraction, Fraction] = (0.4, 0.5),
         box_loss: BoxLossKind = "smooth_l1",
         smooth_l1_beta: NonNegativeFloat = 0.0,
@@ -69,7 +71,8 @@ class RetinaHead(AnchorHead):
         anchors = anchors | {"sizes_per_stride": anchors.get("sizes_per_stride", SIZES_PER_STRIDE)}
         super().__init__(in_features, levels, anchors, iou_thresholds, box_loss, smooth_l1_beta)
         self.num_classes = num_classes
-        self.class_tower, self.box_tower = _tower(self.channels, convs, norm), _tower(self.channels, convs, norm)
+        self.class_tower = conv_tower(self.channels, self.channels, convs, norm, init=None)
+        self.box_tower = conv_tower(self.channels, self.channels, convs, norm, init=None)
         self.cls_score = nn.Conv2d(self.channels, self.anchors.per_cell * num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(self.channels, self.anchors.per_cell * 4, 3, padding=1)
         for conv in self.modules():
@@ -128,11 +131,3 @@ class RetinaHead(AnchorHead):
             nms_threshold=self.nms_threshold,
             topk=self.detections_per_image,
         )
-
-
-def _tower(width: int, convs: int, norm: str | Mapping[str, Any] | None) -> nn.Sequential:
-    tower = nn.Sequential()
-    for _ in range(convs):
-        conv = nn.Conv2d(width, width, 3, padding=1, bias=norm is None)
-        tower.append(ConvNorm(conv, make_norm(norm, width), nn.ReLU(inplace=True)))
-    return tower

@@ -1,6 +1,7 @@
 """The region proposal network of Faster R-CNN (Ren et al. 2015, section 3.1), over the levels of a pyramid."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from chordate.structures import InstanceTargets, Proposals
 
 @HEADS.register_module()
 class RPNHead(AnchorHead):
-    """Predicts objectness and a box at every anchor, and proposes the best boxes of each image.
+    """Predicts objectness and a box at every anchor; proposes the best boxes of each image.
 
     Defaults are Detectron2's for a pyramid (`Base-RCNN-FPN.yaml`).
 
@@ -31,8 +32,8 @@ class RPNHead(AnchorHead):
         convs: 3 x 3 convolutions before the predictors; torchvision's `_v2` has 2.
         batch_size_per_image: anchors per image that the loss samples.
         positive_fraction: upper bound on the fraction of positives among them.
-        iou_thresholds: below the first an anchor is negative, from the second on it is positive (the best anchors of
-            each object always are).
+        iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, from the upper
+            one on positive; those between are ignored. The best anchors of each object are always positive.
         pre_nms_topk: proposals of each level before NMS, in training and in testing.
         post_nms_topk: proposals of an image after NMS, in training and in testing.
         nms_threshold: IoU.
@@ -41,7 +42,7 @@ class RPNHead(AnchorHead):
         box_loss_weight: factor of the box loss.
 
     Raises:
-        ConfigError: the levels are not on offer, or have different numbers of channels, or thresholds fall.
+        ConfigError: a level is not on offer, levels have different numbers of channels, or iou_thresholds decrease.
     """
 
     def __init__(
@@ -90,8 +91,7 @@ class RPNHead(AnchorHead):
             # One split keeps the gradient in one piece, in the convolution's NHWC layout; slices would not.
             levels.append(F.conv2d(x, weight, bias).split([per_cell, 4 * per_cell], dim=1))
         outputs = self.concatenate(levels)
-        outputs.logits = outputs.logits.squeeze(-1)
-        return outputs
+        return replace(outputs, logits=outputs.logits.squeeze(-1))
 
     def loss(self, outputs: AnchorOutputs, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
         """Objectness loss of the sampled anchors and box loss of the positive ones, over the number sampled."""
@@ -116,15 +116,16 @@ class RPNHead(AnchorHead):
 
         Args:
             sizes: `[N, 2]` int64, height and width of each image without padding.
-            training: as many proposals as for training, else as for testing.
+            training: whether to keep the numbers of proposals for training or those for testing.
         """
         pre_nms_topk, post_nms_topk = (topk[0 if training else 1] for topk in (self.pre_nms_topk, self.post_nms_topk))
         scores, index, level = topk_per_level(outputs.logits, outputs.counts, pre_nms_topk)
         deltas = outputs.deltas.take_along_dim(index[..., None], dim=1)
         boxes = clip_boxes_to_image(decode(deltas, outputs.anchors[index], BOX_WEIGHTS), sizes[:, None])
         groups = torch.where(is_nonempty(boxes, self.min_side), level, -1)
-        counts = [scores.shape[1]] * len(scores)
-        keep = batched_nms(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), counts, self.nms_threshold)
+        image = torch.arange(len(scores), device=scores.device)[:, None].expand_as(scores)
+        rows = boxes.flatten(0, 1), scores.flatten(), groups.flatten(), image.flatten()
+        keep = batched_nms(*rows, self.nms_threshold)
         keep = keep.view_as(scores)
         scores, best = torch.where(keep, scores, -torch.inf).topk(min(post_nms_topk, scores.shape[1]), dim=1)
         return Proposals(boxes.take_along_dim(best[..., None], dim=1), scores, keep.gather(1, best), sizes)

@@ -1,15 +1,14 @@
 """Trunks: the layers of an RoI head between pooling and predictors."""
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeInt, PositiveInt
 from chordate.contracts import Backbone, FeatureSpec
-from chordate.ops.norms import ConvNorm, make_norm
+from chordate.ops.convolutions import conv_tower
+from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 
 
@@ -36,16 +35,11 @@ class ConvFC(nn.Module):
         conv_channels: PositiveInt = 256,
         fcs: NonNegativeInt = 2,
         fc_channels: PositiveInt = 1024,
-        norm: str | Mapping[str, Any] | None = None,
+        norm: Norm = None,
     ):
         super().__init__()
-        widths = [in_channels] + [conv_channels] * convs
-        self.convs = nn.Sequential()
-        for before, after in itertools.pairwise(widths):
-            conv = nn.Conv2d(before, after, 3, padding=1, bias=norm is None)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            self.convs.append(ConvNorm(conv, make_norm(norm, after), nn.ReLU(inplace=True)))
-        widths = [widths[-1] * resolution**2] + [fc_channels] * fcs
+        self.convs = conv_tower(in_channels, conv_channels, convs, norm)
+        widths = [(conv_channels if convs else in_channels) * resolution**2] + [fc_channels] * fcs
         self.fcs = nn.ModuleList()
         for before, after in itertools.pairwise(widths):
             fc = nn.Linear(before, after)

@@ -51,9 +51,9 @@ class FPN(Neck):
         self.inputs = tuple(specs)
         if not specs:
             raise ConfigError("FPN: inputs must be at least one backbone map of stride 4 or coarser, got none")
-        misnamed = [name for name in specs if not re.fullmatch(r"c\d+", name)]
-        if misnamed:
-            raise ConfigError(f'FPN: maps must be named after their stage (c1 … c5), got "{misnamed[0]}"')
+        for name in specs:
+            if not re.fullmatch(r"c\d+", name):
+                raise ConfigError(f'FPN: maps must be named after their stage (c1 … c5), got "{name}"')
         strides = [spec.stride for spec in specs.values()]
         if strides != sorted(strides):
             raise ConfigError(

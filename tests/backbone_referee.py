@@ -50,7 +50,7 @@ def randomize(model: nn.Module) -> nn.Module:
 
 
 def referee(build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` gives, randomized; built on the meta device, since its own initialisation is of no use."""
+    """What `build` gives, randomized; built on the meta device, since its own initialization is of no use."""
     with torch.device("meta"):
         model = build()
     return randomize(model.to_empty(device="cpu"))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from chordate.contracts import Backbone, FeatureSpec, Model
+from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import CheckpointError
+from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
 from chordate.weights.loading import load_checkpoint
 

@@ -9,6 +9,14 @@ from hypothesis import settings
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
+
+
+def pytest_configure(config) -> None:
+    """Hide the GPU from all tests but those marked `gpu`: the others compare bit for bit, as CPUs compute."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 # A shared machine's clock is no judge of the code, and a run today should test what yesterday's did.
 settings.register_profile("chordate", deadline=None, derandomize=True)
 settings.load_profile("chordate")

@@ -34,10 +34,10 @@ def instances(
     valid = torch.zeros(len(boxes), slots, dtype=torch.bool)
     padded_labels = torch.zeros(len(boxes), slots, dtype=torch.int64)
     padded_crowd = torch.zeros_like(valid)
-    for i, some in enumerate(boxes):
-        count = len(some)
+    for i, image_boxes in enumerate(boxes):
+        count = len(image_boxes)
         if count:
-            padded[i, :count] = torch.tensor(some, dtype=torch.float32)
+            padded[i, :count] = torch.tensor(image_boxes, dtype=torch.float32)
         valid[i, :count] = True
         if labels is not None:
             padded_labels[i, :count] = torch.tensor(labels[i], dtype=torch.int64)

@@ -59,17 +59,17 @@ def torchvisions(name: str) -> nn.Module:
 @torch.no_grad()
 def seen(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, Tensor]:
     """What these modules give while the whole network runs."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     hooks = [
         net.get_submodule(module).register_forward_hook(
-            lambda module, args, result, name=name: found.setdefault(name, result.clone())
+            lambda module, args, result, name=name: outputs.setdefault(name, result.clone())
         )
         for name, module in modules.items()
     ]
     net(images)
     for hook in hooks:
         hook.remove()
-    return found
+    return outputs
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -82,9 +82,9 @@ def test_maps_are_torchvisions(name):
     for images in (torch.randn(2, 3, side, side + 32), torch.randn(1, 3, side + 5, side + 13)):
         wanted = seen(theirs, TORCHVISION[name], images)
         with torch.no_grad():
-            found = ours(images)
-        assert list(found) == list(ours.out_features) == list(TORCHVISION[name])
-        for key, map_ in found.items():
+            maps = ours(images)
+        assert list(maps) == list(ours.out_features) == list(TORCHVISION[name])
+        for key, map_ in maps.items():
             expected = wanted[key]
             if name == "swin_t" and key != "c5":
                 expected = expected.permute(0, 3, 1, 2)
@@ -127,10 +127,10 @@ def test_maps_are_timms(name):
     images = torch.randn(1, 3, side, side)
     strides = [stride for stride in theirs.feature_info.reduction() if stride >= 4]
     with torch.no_grad():
-        expected, found = theirs(images)[-len(strides) :], ours(images)
+        expected, maps = theirs(images)[-len(strides) :], ours(images)
     assert [spec.stride for spec in ours.out_features.values()] == strides
     assert [spec.channels for spec in ours.out_features.values()] == theirs.feature_info.channels()[-len(strides) :]
-    for (key, map_), wanted, stride in zip(found.items(), expected, strides, strict=True):
+    for (key, map_), wanted, stride in zip(maps.items(), expected, strides, strict=True):
         assert_same_cells(map_, wanted.permute(0, 3, 1, 2) if "swin" in name else wanted, images, stride, key)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import OPTIMIZER, ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
+from trainer_toy import OPTIMIZER, ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
 
 from chordate.errors import ConfigError
 from chordate.structures import Batch
-from chordate.training.evaluate import evaluate, to_device
+from chordate.training.evaluation_loop import evaluate, to_device
 from chordate.training.precision import autocast, gradient_scaler, to_channels_last_weights, use_channels_last
 
 CPU = torch.device("cpu")

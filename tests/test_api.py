@@ -140,6 +140,18 @@ def test_a_model_in_training_mode_is_refused(model, picture):
         model.eval()
 
 
+def test_a_part_in_training_mode_is_refused(model, picture):
+    """Its dropout would be random, and its BatchNorm would learn from the image."""
+    part = model.backbone
+    part.train()
+    try:
+        for call in (chordate.predict, partial(chordate.features, map="c2")):
+            with pytest.raises(ConfigError, match=r"\.backbone is in training mode; call model\.eval\(\) first"):
+                call(model, picture)
+    finally:
+        part.eval()
+
+
 def test_eight_threads_at_once_predict_what_one_does():
     """BatchNorm's statistics and every result are those of one thread: prediction changes no state of the model."""
     classifier = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet20_cifar"}, num_classes=10)

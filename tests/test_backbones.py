@@ -97,12 +97,12 @@ def test_any_maps_asked_for_are_those_of_the_whole_network_and_nothing_more_is_b
         part = shapes_of(name, out=out).eval()
         part(images.to("meta"))[max(out)].sum().backward()
         idle = [key for key, parameter in part.named_parameters() if parameter.grad is None]
-        assert not idle, f"{out} is given without {idle}"
+        assert not idle, f"{out} does not need {idle}"
         assert not part.load_state_dict(model.state_dict(), strict=False, assign=True).missing_keys
         with torch.no_grad():
-            given = part(images)
-        assert list(given) == sorted(out)  # fine to coarse, in whatever order they were asked for
-        assert all(torch.equal(given[key], full[key]) for key in given)
+            subset = part(images)
+        assert list(subset) == sorted(out)  # fine to coarse, in whatever order they were asked for
+        assert all(torch.equal(subset[key], full[key]) for key in subset)
 
 
 def test_channels_last_images_give_the_same_maps_in_that_format(whole):
@@ -292,7 +292,7 @@ def test_the_norm_is_changed_everywhere(name, norm):
     ids=str,
 )
 def test_a_dilated_network_computes_the_strided_ones_values_on_a_finer_grid(name, options, output_strides):
-    """What atrous convolution promises (Chen et al. 2017, section 3.1); every cell of the coarse map is found again."""
+    """What atrous convolution promises (Chen et al. 2017, section 3.1): the fine map contains the coarse one."""
     strided = build(name, out=["c5"], **options).eval()
     images = torch.randn(1, 3, 96, 128)
     with torch.no_grad():

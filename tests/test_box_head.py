@@ -28,7 +28,7 @@ def proposals_of(boxes: list[list[list[float]]]) -> Proposals:
 
 
 class Scripted(BoxHead):
-    """A head that says what it is told about each region, in order."""
+    """A head that predicts what it was built with for each region, in order."""
 
     def script(self, logits: list[list[float]], deltas: torch.Tensor | None = None) -> "Scripted":
         self.answer = torch.tensor(logits), torch.zeros(len(logits), 1, 4) if deltas is None else deltas
@@ -115,7 +115,7 @@ def test_nothing_to_look_at_is_no_error():
     nothing = proposals_of([[], []])
     losses = head.loss(feature_maps(SIDE), head.sample(nothing, targets), targets)
     assert sum(losses.values()) == 0
-    assert [len(found) for found in head.eval().predict(feature_maps(SIDE), nothing)] == [0, 0]
+    assert [len(detections) for detections in head.eval().predict(feature_maps(SIDE), nothing)] == [0, 0]
 
 
 def scripted() -> Scripted:
@@ -136,17 +136,17 @@ def test_detections_are_what_scores_above_the_threshold_cut_to_the_image():
 def test_boxes_suppress_only_their_own_class():
     boxes = [[[0.0, 0, 40, 40], [0, 0, 41, 40], [0, 0, 42, 40]]]
     head = scripted().script([[9.0, 0, 0, 0], [8, 0, 0, 0], [0, 7, 0, 0]])
-    (found,) = head.predict({}, proposals_of(boxes))
-    assert found.boxes.tolist() == [boxes[0][0], boxes[0][2]]
-    assert (found.scores.diff() <= 0).all()
+    (detections,) = head.predict({}, proposals_of(boxes))
+    assert detections.boxes.tolist() == [boxes[0][0], boxes[0][2]]
+    assert (detections.scores.diff() <= 0).all()
 
 
 def test_no_more_detections_than_asked_for():
     head = scripted().script([[9.0 - i, 0, 0, 0] for i in range(6)])
     head.detections_per_image = 4
     boxes = [[[20.0 * i, 0, 20 * i + 15, 20] for i in range(6)]]
-    (found,) = head.predict({}, proposals_of(boxes))
-    assert found.boxes.tolist() == boxes[0][:4]
+    (detections,) = head.predict({}, proposals_of(boxes))
+    assert detections.boxes.tolist() == boxes[0][:4]
 
 
 def test_a_trunk_that_gives_maps_is_averaged():

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyMetric, ToyModel, log_text, read_log, toy_loader, toy_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainer_toy import ToyMetric, ToyModel, log_text, read_log, toy_loader, toy_trainer
 
 from chordate.errors import ConfigError, TrainingError
 from chordate.training.callbacks import Callback, CSVLogger, EarlyStopping, JSONLogger, ValidationLoss
@@ -70,6 +70,19 @@ def test_training_stops_when_the_metric_has_not_improved_for_so_long(
 def test_what_stops_early_is_saved_also_between_checkpoints(tmp_path: Path) -> None:
     toy_trainer(tmp_path, **validation(0.5, 0.4, 0.3), epochs=9, save_every=0, callbacks=[stopping()]).train()
     assert {path.name for path in tmp_path.glob("*.pt")} == {"epoch_3.pt"}
+
+
+@pytest.mark.parametrize("log_every", [50, 4, 3])
+def test_the_losses_up_to_an_early_stop_are_recorded_once(tmp_path: Path, log_every: int) -> None:
+    """The mean over the iterations since the last record, which a run that logs every iteration has one by one."""
+    options: dict[str, Any] = {"epochs": 9, "callbacks": [stopping()], "loader": toy_loader(6, 2)}
+    toy_trainer(tmp_path / "each", **validation(0.5, 0.4, 0.3), log_every=1, **options).train()
+    toy_trainer(tmp_path / "few", **validation(0.5, 0.4, 0.3), log_every=log_every, **options).train()
+    each, few = read_log(tmp_path / "each"), read_log(tmp_path / "few")
+    assert [record["iteration"] for record in each] == list(range(1, 10))
+    assert [record["iteration"] for record in few] == [*range(log_every, 9, log_every), 9]
+    since = few[-2]["iteration"] if len(few) > 1 else 0
+    assert few[-1]["loss"] == pytest.approx(sum(record["loss"] for record in each[since:]) / (9 - since))
 
 
 def test_the_patience_of_a_resumed_training_counts_the_evaluations_before(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_scores_are_the_mean_of_all_stages_at_the_last_ones_boxes():
     maps = feature_maps(SIDE)
     boxes = torch.tensor([[[10.0, 10, 60, 70], [40, 50, 100, 110]], [[5, 5, 80, 60], [0, 0, 0, 0]]])
     valid = torch.tensor([[True, True], [True, False]])
-    found = head.predict(maps, Proposals(boxes, torch.zeros(2, 2), valid, SIZES))
+    detections = head.predict(maps, Proposals(boxes, torch.zeros(2, 2), valid, SIZES))
 
     at, image = boxes[valid], torch.tensor([0, 0, 1])
     scores = []
@@ -114,13 +114,13 @@ def test_scores_are_the_mean_of_all_stages_at_the_last_ones_boxes():
         at = moved(at, deltas[:, 0], (scale, scale, scale / 2, scale / 2))
         at = torch.stack([clip_boxes_to_image(b, tuple(SIZES[i].tolist())) for b, i in zip(at, image)])
     mean = sum(scores) / 3
-    for i, some in enumerate(found):
+    for i, result in enumerate(detections):
         rows = (image == i).nonzero()[:, 0]
-        assert len(some) == len(rows) * CLASSES  # one box for every class
+        assert len(result) == len(rows) * CLASSES  # one box for every class
         wanted, order = mean[rows].flatten().sort(descending=True)
-        torch.testing.assert_close(some.scores, wanted)
-        assert torch.equal(some.labels, order % CLASSES)
-        torch.testing.assert_close(some.boxes, at[rows[order // CLASSES]])
+        torch.testing.assert_close(result.scores, wanted)
+        assert torch.equal(result.labels, order % CLASSES)
+        torch.testing.assert_close(result.boxes, at[rows[order // CLASSES]])
 
 
 def test_stages_count_whole_for_themselves_and_a_third_for_the_maps(monkeypatch):

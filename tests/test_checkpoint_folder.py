@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyModel, toy_trainer
+from trainer_toy import ToyModel, toy_trainer
 
 from chordate.errors import CheckpointError, ChordateError
 from chordate.structures import DatasetMeta

@@ -42,10 +42,10 @@ def test_the_network_is_the_papers_formula(kind):
                 y = y + torch.cat((carried, torch.zeros(2, y.shape[1] - x.shape[1], *y.shape[2:])), 1)
             x = F.relu(y)
         wanted[f"c{number + 2}"] = x
-    found = model(images)
+    maps = model(images)
     assert [spec.stride for spec in model.out_features.values()] == [1, 1, 2, 4]
     for name, map_ in wanted.items():
-        torch.testing.assert_close(found[name], map_, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(maps[name], map_, rtol=1e-4, atol=1e-4)
 
 
 def test_1202_layers_learn_with_checkpointing():

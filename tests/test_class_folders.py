@@ -14,7 +14,7 @@ import torchvision.datasets
 from class_folders import write_folders
 from loading import open_loader
 
-from chordate.data import CIFAR10, ClassFolders, ImageFolder, ImageNet
+from chordate.data import CIFAR10, ImageFolder, ImageNet, TrainValFolder
 from chordate.data.image_folder import imagenet_classes
 from chordate.errors import ConfigError, DataError
 from chordate.registry import DATASETS
@@ -121,7 +121,7 @@ def test_what_programs_leave_behind_is_no_picture_and_no_class(folders, tmp_path
 
 def test_folders_to_train_and_to_evaluate_on_are_taken_as_they_are(folders, archive):
     for root in (folders, archive):
-        train, val = (ClassFolders(split, data_root=root) for split in ("train", "val"))
+        train, val = (TrainValFolder(split, data_root=root) for split in ("train", "val"))
         assert (len(train), len(val)) == (12, 6) and train.classes == val.classes
 
 
@@ -131,7 +131,7 @@ def test_without_them_a_share_of_every_class_is_held_out(tmp_path):
     root = tmp_path / "photos"
 
     def part(split, root=root):
-        return set(ClassFolders(split, data_root=root, held_out=0.25).files)
+        return set(TrainValFolder(split, data_root=root, held_out=0.25).files)
 
     before = part("val")
     assert len(before) == 30 and sum(file.startswith("red") for file in before) == 10
@@ -146,7 +146,7 @@ def test_the_smallest_class_still_has_a_picture_to_train_on(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(count):
             (tmp_path / f"{name}/{number}.png").touch()
-    train, val = (ClassFolders(split, data_root=tmp_path) for split in ("train", "val"))
+    train, val = (TrainValFolder(split, data_root=tmp_path) for split in ("train", "val"))
     assert train.labels.tolist() == [0, 1] and val.labels.tolist() == [1]
     assert val.classes == ("one", "two")
 
@@ -161,10 +161,10 @@ def test_a_folder_around_the_others_is_passed_through(layout, tmp_path):
     with zipfile.ZipFile(zipped, "a") as file:
         file.writestr("__MACOSX/my/._a.png", b"macOS")
     for split in ("train", "val"):
-        bare = ClassFolders(split, data_root=inner)
+        bare = TrainValFolder(split, data_root=inner)
         assert bare.classes == ("blue", "green", "red")
         for root in (tmp_path / "my", zipped, f"{zipped}/my"):
-            around = ClassFolders(split, data_root=root)
+            around = TrainValFolder(split, data_root=root)
             assert around.classes == bare.classes and all(same(around[0, i], bare[0, i]) for i in range(len(bare)))
             assert len(around) == len(bare)
 
@@ -174,7 +174,7 @@ def test_one_class_is_told(tmp_path):
     for number in range(3):
         (tmp_path / f"cat/{number}.png").touch()
     with pytest.raises(DataError, match="one class folder only, cat/; a classifier needs two or more"):
-        ClassFolders("train", data_root=tmp_path)
+        TrainValFolder("train", data_root=tmp_path)
 
 
 def test_pictures_of_classes_that_the_model_lacks_are_left_out_with_a_word(folders, caplog):
@@ -189,13 +189,13 @@ def test_pictures_of_classes_that_the_model_lacks_are_left_out_with_a_word(folde
 def test_half_a_division_is_told(tmp_path):
     write_folders(tmp_path, {"train": 1, "test": 1})
     with pytest.raises(DataError, match=r"has test/, train/ but no val/; give it train/ and val/"):
-        ClassFolders("train", data_root=tmp_path)
+        TrainValFolder("train", data_root=tmp_path)
     write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # trains, in folders of colours
-    assert ClassFolders("train", data_root=tmp_path / "vehicles").classes == ("car", "train")
+    assert TrainValFolder("train", data_root=tmp_path / "vehicles").classes == ("car", "train")
     with pytest.raises(ConfigError, match='split must be one of "train", "val", got "test"'):
-        DATASETS.build({"type": "ClassFolders", "split": "test"}, data_root=tmp_path)
+        DATASETS.build({"type": "TrainValFolder", "split": "test"}, data_root=tmp_path)
     with pytest.raises(ConfigError, match="held_out must be > 0 and < 1, got 1"):
-        DATASETS.build({"type": "ClassFolders", "split": "val", "held_out": 1}, data_root=tmp_path)
+        DATASETS.build({"type": "TrainValFolder", "split": "val", "held_out": 1}, data_root=tmp_path)
 
 
 def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):

@@ -8,8 +8,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from chordate.config import load_config
-from chordate.contracts import ClassRows, FeatureSpec, Model
+from chordate.contracts import FeatureSpec
 from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
+from chordate.head_contracts import ClassRows
+from chordate.model_contracts import Model
 from chordate.registry import BACKBONES, HEADS, MODELS
 from chordate.structures import DatasetMeta, Skeleton
 from chordate.weights.loading import load_checkpoint

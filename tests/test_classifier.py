@@ -1,4 +1,4 @@
-"""The classifier: torchvision's scores, losses by formula, views by hand, and the road from folders to accuracy."""
+"""The classifier: torchvision's scores, losses by formula, augmentation by hand, and accuracy from class folders."""
 
 import json
 
@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 import chordate
 from chordate import BACKBONES, Backbone, FeatureSpec
+from chordate.arguments import PositiveInt
 from chordate.cli.main import main
 from chordate.errors import ConfigError
 from chordate.evaluation import AccuracyMetric
@@ -26,8 +27,8 @@ FEATURES = {"c5": FeatureSpec(8, 4)}
 
 
 @BACKBONES.register_module()
-class Colours(Backbone):
-    """Two convolutions: enough to tell colours."""
+class Colors(Backbone):
+    """Two convolutions: enough to tell colors apart."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +41,7 @@ class Colours(Backbone):
 
 def classifier(**settings) -> torch.nn.Module:
     torch.manual_seed(0)
-    return chordate.build_model({"type": "ImageClassifier", "backbone": "Colours", **settings}, num_classes=4)
+    return chordate.build_model({"type": "ImageClassifier", "backbone": "Colors", **settings}, num_classes=4)
 
 
 def batch_of(images: torch.Tensor, labels: list[int] | None = None) -> Batch:
@@ -128,7 +129,7 @@ def test_a_training_step_compiles_as_one_graph():
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(batch), model(batch))
 
 
-def test_ten_crops_are_the_corners_the_centre_and_their_mirror_images():
+def test_ten_crops_are_the_corners_the_center_and_their_mirror_images():
     model = classifier(tta={"type": "ten_crop", "size": 16}).eval()
     images = torch.randint(0, 256, (2, 3, 20, 26), dtype=torch.uint8)
     batch = batch_of(images)
@@ -148,8 +149,27 @@ def test_several_scales_average_over_sizes_and_mirror_images():
     torch.testing.assert_close(torch.stack([one.scores for one in model(batch)]), wanted, rtol=1e-4, atol=1e-5)
 
 
+class CenterCrop:
+    """A test-time augmentation from outside the package."""
+
+    def __init__(self, size: PositiveInt):
+        self.size = size
+
+    def __call__(self, images, score):
+        return score(v2.functional.center_crop(images, [self.size]))
+
+
+def test_another_augmentation_plugs_in_and_its_settings_are_checked():
+    model = classifier(tta={"type": CenterCrop, "size": 16}).eval()
+    batch = batch_of(torch.randint(0, 256, (2, 3, 20, 26), dtype=torch.uint8))
+    crop = model.preprocess(batch.images, batch.sizes)[:, :, 2:18, 5:21]
+    torch.testing.assert_close(torch.stack([one.scores for one in model(batch)]), model.logits(crop).softmax(1))
+    with pytest.raises(ConfigError, match=r"model\.tta\.size must be ≥ 1, got 0"):
+        classifier(tta={"type": CenterCrop, "size": 0})
+
+
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"tta": {"type": "ten_crops", "size": 3}}, 'did you mean "ten_crop"'),
         ({"tta": {"type": "ten_crop", "sizes": [3]}}, 'unknown setting .*"sizes"; did you mean "size"'),
@@ -168,8 +188,8 @@ def test_several_scales_average_over_sizes_and_mirror_images():
         ),
     ],
 )
-def test_a_wrong_setting_is_one_line(settings, told):
-    with pytest.raises(ConfigError, match=told) as error:
+def test_a_wrong_setting_is_one_line(settings, message):
+    with pytest.raises(ConfigError, match=message) as error:
         classifier(**settings)
     assert "\n" not in str(error.value)
 
@@ -225,10 +245,10 @@ def test_a_table_of_many_classes_lists_the_hardest():
 
 def test_from_class_folders_to_accuracy_by_the_commands(tmp_path, capsys):
     write_folders(tmp_path / "photos", {"train": 12, "val": 6})
-    config = tmp_path / "colours.py"
+    config = tmp_path / "colors.py"
     config.write_text(
         """
-model = dict(type="ImageClassifier", backbone="Colours")
+model = dict(type="ImageClassifier", backbone="Colors")
 train_data = dict(
     dataset=dict(type="ImageFolder", images="train"),
     pipeline=[dict(type="RandomResizedCrop", size=16), dict(type="RandomHorizontalFlip")],
@@ -246,13 +266,13 @@ train = dict(epochs=12, eval_every=4, save_best="top1", log_every=2, tensorboard
     data, run = ["--data-root", str(tmp_path / "photos")], tmp_path / "run"
     assert main(["train", str(config), "--work-dir", str(run), *data]) == 0
     assert (run / "training.png").stat().st_size > 1000
-    out, found = tmp_path / "metrics.json", tmp_path / "found.json"
-    test = ["test", str(config), str(run / "best_top1.pt"), "--out", str(out), "--predictions", str(found), *data]
+    out, predictions = tmp_path / "metrics.json", tmp_path / "predictions.json"
+    test = ["test", str(config), str(run / "best_top1.pt"), "--out", str(out), "--predictions", str(predictions), *data]
     assert main(test) == 0
     assert "green" in capsys.readouterr().out
     assert json.loads(out.read_text())["top1"] >= 0.9
-    assert len(json.loads(found.read_text())) == 18
+    assert len(json.loads(predictions.read_text())) == 18
     model = chordate.build_model(config, checkpoint=run / "best_top1.pt")
     assert model.classes == ("blue", "green", "red")
-    (found,) = chordate.predict(model, np.full((30, 30, 3), (200, 60, 60), np.uint8))
-    assert model.classes[found.top(1)[0][0]] == "red"
+    (predictions,) = chordate.predict(model, np.full((30, 30, 3), (200, 60, 60), np.uint8))
+    assert model.classes[predictions.top(1)[0][0]] == "red"

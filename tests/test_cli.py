@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 import chordate
+from chordate.cli import summary
 from chordate.cli.main import main
-from chordate.contracts import Metric
+from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
@@ -213,6 +215,9 @@ class CountOnly(Metric):
     def update(self, predictions, batch):
         raise AssertionError("the evaluation has begun")
 
+    def compute(self):
+        raise AssertionError("the evaluation has begun")
+
 
 @pytest.mark.parametrize(
     ("option", "message"),
@@ -258,3 +263,14 @@ def test_training_without_evaluation_is_a_setting(shapes, tmp_path):
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options", *FEW, "val_data=None"]
     assert main(["train", CONFIG, *arguments]) == 0
     assert (tmp_path / "epoch_1.pt").is_file()
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "run", lambda arguments: warnings.warn("the weights hold NaN", stacklevel=1))
+    plain = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *args, **_: print(warnings.formatwarning(*args), end="")
+        assert main(["summary", "resnet20_cifar10"]) == 0
+    assert capsys.readouterr().out == "chordate summary: the weights hold NaN\n"
+    assert warnings.formatwarning is plain

@@ -365,7 +365,7 @@ def test_a_wrong_setting_of_a_section_names_its_option(option: dict[str, Any], m
     ("setting", "message"),
     [
         ("classes", 'unknown classes "imagnet"; did you mean "imagenet"?'),
-        ("keypoints", 'unknown keypoints "imagnet". Known: coco'),
+        ("skeleton", 'unknown skeleton "imagnet". Known: coco'),
     ],
 )
 def test_unknown_fallback_meta_is_one_line(

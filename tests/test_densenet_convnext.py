@@ -145,8 +145,8 @@ def test_the_published_densenet_files_have_older_names():
         for name, value in theirs.items()
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    found = in_our_names(old)
-    assert set(ours.state_dict()) <= set(found)
+    converted = in_our_names(old)
+    assert set(ours.state_dict()) <= set(converted)
 
 
 def test_cifars_densenet_has_strides_1_2_and_4():
@@ -169,7 +169,7 @@ def test_detectors_get_a_norm_on_every_map():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"type": "ConvNeXt", "size": "tini"}, 'did you mean "tiny"'),
         ({"type": "DenseNet", "blocks": []}, "at least 1 item"),
@@ -177,6 +177,6 @@ def test_detectors_get_a_norm_on_every_map():
         ({"type": "convnext_tiny", "out": ["c1"]}, 'unknown ConvNeXt-tiny map "c1"'),
     ],
 )
-def test_a_wrong_setting_is_one_line(options, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_wrong_setting_is_one_line(options, message):
+    with pytest.raises(ConfigError, match=message):
         BACKBONES.build(options)

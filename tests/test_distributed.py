@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from engine_ranks import TRAINING, fresh_model
-from engine_toy import ToyMetric, read_log, toy_loader, toy_trainer
 from torch import nn
+from trainer_ranks import TRAINING, fresh_model
+from trainer_toy import ToyMetric, read_log, toy_loader, toy_trainer
 
 from chordate.errors import ConfigError
 from chordate.launch import is_launched, slurm_environment, start
-from chordate.training.evaluate import evaluate
+from chordate.training.evaluation_loop import evaluate
 from chordate.training.prepare import find_unused_parameters
 
 
@@ -25,7 +25,7 @@ from chordate.training.prepare import find_unused_parameters
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The folder that two ranks worked in, and what each told."""
     folder = tmp_path_factory.mktemp("ranks")
-    script = Path(__file__).parent / "engine_ranks.py"
+    script = Path(__file__).parent / "trainer_ranks.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     run = subprocess.run(
         [*launcher, str(script), str(folder)],
@@ -124,7 +124,7 @@ def test_saved_batchnorm_statistics_are_the_mean_of_what_the_ranks_saw(ranks: An
     means, variances = [], []
     for rank in range(2):
         loader = toy_loader(24, 2, rank=rank, world_size=2)
-        loader.batch_sampler.set_epoch(0)
+        loader.start_epoch(0)
         with torch.no_grad():
             features = fresh_model(norm=True).backbone[0](next(iter(loader)).images.float() / 255)
         means.append(features.mean((0, 2, 3)))

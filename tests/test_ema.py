@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from trainer_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
 
 from chordate.training.callbacks import Callback
 from chordate.training.ema import WeightAverage
-from chordate.training.evaluate import evaluate
+from chordate.training.evaluation_loop import evaluate
 from chordate.training.trainer import Trainer
 from chordate.weights.loading import load_checkpoint
 

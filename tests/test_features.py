@@ -92,11 +92,11 @@ def test_a_detectors_maps_are_averaged_without_their_padding():
     model.pipeline = []
     image = torch.randint(0, 256, (3, 64, 50), dtype=torch.uint8)
     found = chordate.features(model, image, map="c2")
-    normalised = (image.float() - model.preprocess.mean) / model.preprocess.std
+    normalized = (image.float() - model.preprocess.mean) / model.preprocess.std
     with torch.no_grad():
-        cells = model.backbone(torch.nn.functional.pad(normalised, (0, 14))[None])["c2"]
+        cells = model.backbone(torch.nn.functional.pad(normalized, (0, 14))[None])["c2"]
     torch.testing.assert_close(found[0], cells[0, :, :, :13].mean((1, 2)))
-    with pytest.raises(chordate.ChordateError, match="is no classifier; name the map to average: c2, c3"):
+    with pytest.raises(chordate.ChordateError, match="gives no vectors by itself; name the map to average: c2, c3"):
         chordate.features(model, image)
 
 

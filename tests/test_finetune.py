@@ -12,7 +12,7 @@ from class_folders import write_folders
 import chordate
 from chordate.cli.main import main
 from chordate.config import load_config
-from chordate.data import ClassFolders
+from chordate.data import TrainValFolder
 
 SMALL = [
     "model.backbone.type=resnet18",
@@ -57,7 +57,7 @@ def test_a_folder_of_photos_is_learnt_in_one_command(tuned):
     sizes = {"val_data.pipeline.0.size": 36, "val_data.pipeline.1.size": 32}
     config = load_config("resnet50_finetune_folder", {"model.backbone.type": "resnet18", **sizes})
     model = chordate.build_model(config, checkpoint=run / "best_top1.pt")
-    held_out = ClassFolders("val", data_root=run.parent / "my_photos")
+    held_out = TrainValFolder("val", data_root=run.parent / "my_photos")
     files = [held_out.images / file for file in held_out.files]
     found = [model.classes[one.top(1)[0][0]] for one in chordate.predict(model, files, precision="fp32")]
     right = [name == file.parent.name for name, file in zip(found, files, strict=True)]

@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     [
-        *("errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config", "libraries"),
-        *("distributed", "launch", "progress"),
+        *("text", "errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config"),
+        *("libraries", "distributed", "launch", "progress"),
     ],
-    ["structures", "contracts"],
+    ["structures", "contracts", "head_contracts", "model_contracts"],
     ["ops"],
     ["backbones", "necks", "heads"],
     ["models", "data", "evaluation", "weights"],

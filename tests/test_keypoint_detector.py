@@ -36,25 +36,25 @@ def arrow_meta(skeleton=ARROW) -> DatasetMeta:
 
 @pytest.fixture
 def arrows(tmp_path: Path) -> Path:
-    """Two pictures with two arrows each."""
+    """Two images with two arrows each."""
     points = [[10, 12, 2, 20, 30, 1, 30, 12, 2], [40, 12, 2, 0, 0, 0, 60, 45, 2]]
     boxes = [[8, 8, 30, 30], [38, 8, 30, 40]]
-    found = [
+    objects = [
         annotation(2 * i + j, i, boxes[j], keypoints=points[j], num_keypoints=3 - j) for i in (1, 2) for j in (0, 1)
     ]
-    return write_coco(tmp_path / "arrows", found, categories=[CATEGORY], sizes=((64, 80), (64, 80)))
+    return write_coco(tmp_path / "arrows", objects, categories=[CATEGORY], sizes=((64, 80), (64, 80)))
 
 
 def test_their_number_is_told_by_the_data_the_checkpoint_or_the_config(tmp_path):
     model = build(meta=arrow_meta())
     assert model.meta.skeleton == ARROW and model.keypoint.heatmaps.out_channels == 3
     torch.save(checkpoint_of(model), tmp_path / "a.pt")
-    found = chordate.build_model(small(), checkpoint=tmp_path / "a.pt")
-    assert found.meta.skeleton == ARROW and found.keypoint.heatmaps.out_channels == 3
+    loaded = chordate.build_model(small(), checkpoint=tmp_path / "a.pt")
+    assert loaded.meta.skeleton == ARROW and loaded.keypoint.heatmaps.out_channels == 3
     with torch.device("meta"):
         coco = chordate.build_model("keypoint-rcnn_r50_fpn_1x_coco", pretrained=False)
     assert coco.meta.skeleton == COCO_SKELETON and coco.classes == ("person",)
-    named = chordate.build_model(small(**{"fallback_meta.keypoints": ["tip", "tail"]}), num_classes=1, pretrained=False)
+    named = chordate.build_model(small(**{"fallback_meta.skeleton": ["tip", "tail"]}), num_classes=1, pretrained=False)
     assert named.meta.skeleton == Skeleton(("tip", "tail"))
 
 
@@ -82,7 +82,7 @@ def test_data_with_other_keypoints_than_the_models_are_refused(arrows):
     }
     shared = {"data_root": arrows, "training": False, "seed": 0}
     assert open_loader(config, meta=arrow_meta(), **shared).dataset.meta.skeleton == ARROW
-    with pytest.raises(DataError, match=r"its keypoints are tip, left_end, right_end; the model's are a, b"):
+    with pytest.raises(DataError, match=r"its keypoints are tip, left_end, right_end instead of a, b"):
         open_loader(config, meta=arrow_meta(Skeleton(("a", "b"))), **shared)
 
 
@@ -110,8 +110,8 @@ def test_it_learns_where_the_corners_of_a_square_are():
     boxes = [[[8.0, 8, 40, 40], [50, 30, 90, 80]], [[30.0, 40, 70, 90]]]
     targets = instances(boxes)
     targets.keypoints = torch.zeros(2, 8, 2, 3)
-    for i, some in enumerate(boxes):
-        for j, (x1, y1, x2, y2) in enumerate(some):
+    for i, image_boxes in enumerate(boxes):
+        for j, (x1, y1, x2, y2) in enumerate(image_boxes):
             images[i, :, int(y1) : int(y2), int(x1) : int(x2)] = 250
             targets.keypoints[i, j] = torch.tensor([[x1 + 4, y1 + 4, 2], [x2 - 4, y1 + 4, 2]])
     batch = Batch(images, torch.full((2, 2), 96), [ImageInfo(i, "", 96, 96) for i in range(2)], targets)
@@ -120,14 +120,14 @@ def test_it_learns_where_the_corners_of_a_square_are():
         optimizer.zero_grad()
         sum(model.loss(batch).values()).backward()
         optimizer.step()
-    for i, found in enumerate(model.predict(batch)):
+    for i, detections in enumerate(model.predict(batch)):
         for box, truth in zip(boxes[i], targets.keypoints[i]):
-            best = (found.boxes - torch.tensor(box)).abs().amax(1).argmin()
-            assert ((found.keypoints[best, :, :2] - truth[:, :2]).abs() < 4).all()
+            best = (detections.boxes - torch.tensor(box)).abs().amax(1).argmin()
+            assert ((detections.keypoints[best, :, :2] - truth[:, :2]).abs() < 4).all()
 
 
 def test_commands_train_resume_test_and_predict(arrows, tmp_path, monkeypatch, capfd):
-    """From the annotations' names to a picture with bones: no command is told how many keypoints there are."""
+    """From the annotations' names to a drawn skeleton: no command takes the number of keypoints."""
     monkeypatch.chdir(tmp_path)
     data = 'dict(dataset=dict(annotations="annotations.json", images="images", keypoints=True))'
     (tmp_path / "arrows.py").write_text(
@@ -144,10 +144,8 @@ def test_commands_train_resume_test_and_predict(arrows, tmp_path, monkeypatch, c
     saved = torch.load("run/iteration_2.pt", weights_only=True)
     assert saved["meta"] == DatasetMeta(("arrow",), ARROW).to_dict()
     assert main(["test", "arrows.py", "run/iteration_2.pt", *shared]) == 0
-    picture = str(arrows / "images/1.png")
-    assert (
-        main(["predict", "arrows.py", "run/iteration_2.pt", picture, "--score-threshold", "0", "--out", "drawn"]) == 0
-    )
+    image = str(arrows / "images/1.png")
+    assert main(["predict", "arrows.py", "run/iteration_2.pt", image, "--score-threshold", "0", "--out", "drawn"]) == 0
 
     (first, *_) = json.loads((tmp_path / "drawn/predictions.json").read_text())
     assert list(first["keypoints"]) == list(ARROW.names) and len(first["keypoints"]["tip"]) == 3

@@ -32,9 +32,9 @@ def scene() -> tuple[SampledRoIs, InstanceTargets]:
     inside = (
         targets.boxes[:, :, None, :2] + places / SIDE * (targets.boxes[..., 2:] - targets.boxes[..., :2])[:, :, None]
     )
-    shown = torch.randint(0, 3, (2, 8, KEYPOINTS, 1), generator=generator).float()
-    shown[0, 1] = 0
-    targets.keypoints = torch.cat((inside, shown), -1)
+    visibility = torch.randint(0, 3, (2, 8, KEYPOINTS, 1), generator=generator).float()
+    visibility[0, 1] = 0
+    targets.keypoints = torch.cat((inside, visibility), -1)
     boxes = [
         [[12, 8, 52, 58], [55, 25, 118, 95], [20, 15, 48, 50], [0, 0, 30, 30]],
         [[35, 22, 84, 88], [90, 90, 120, 120], [0, 0, 9, 9], [0, 0, 0, 0]],
@@ -57,8 +57,8 @@ def test_cells_are_torchvisions():
     boxes = torch.cat((corner, corner + 1 + torch.rand(200, 2, generator=generator, dtype=torch.float64) * 70), 1)
     places = corner[:, None] + torch.rand(200, 6, 2, generator=generator, dtype=torch.float64) * 60 - 5
     places[:, 0], places[:, 1] = boxes[:, :2], boxes[:, 2:]  # the corners belong to the box
-    shown = torch.randint(0, 3, (200, 6, 1), generator=generator).double()
-    keypoints = torch.cat((places, shown), -1)
+    visibility = torch.randint(0, 3, (200, 6, 1), generator=generator).double()
+    keypoints = torch.cat((places, visibility), -1)
     cells, counts = keypoint_cells(keypoints, boxes, 56)
     wanted, valid = keypoints_to_heatmap(keypoints, boxes, 56)
     assert torch.equal(cells, wanted) and torch.equal(counts, valid.bool())
@@ -86,14 +86,14 @@ def test_all_slots_at_once_give_the_loss_of_the_occupied_ones():
     torch.testing.assert_close(compiled(maps, rois, targets), head.loss(maps, rois, targets))
 
 
-def test_hidden_keypoints_are_learnt_and_unlabelled_ones_are_not():
+def test_hidden_keypoints_are_learned_and_unlabeled_ones_are_not():
     rois, targets = scene()
     head, maps = head_of(), feature_maps(SIDE)
     targets.keypoints[..., 2] = 0
     targets.keypoints[0, 0, 3, 2] = 1
     head.loss(maps, rois, targets)["keypoint"].backward()
-    learnt = head.heatmaps.weight.grad.abs().sum((0, 2, 3)) > 0
-    assert learnt.tolist() == [False, False, False, True, False]
+    learned = head.heatmaps.weight.grad.abs().sum((0, 2, 3)) > 0
+    assert learned.tolist() == [False, False, False, True, False]
 
 
 @pytest.mark.parametrize("what", ["keypoints", "regions"])
@@ -128,26 +128,26 @@ def regions(count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("together", [0, 30_000, 10**9])
 def test_peaks_are_torchvisions(monkeypatch, together):
-    """Bicubic to the box's pixels, argmax, the pixel's centre, the raw logit; a GPU resamples many regions at once."""
+    """Bicubic to the box's pixels, argmax, the pixel's center, the raw logit; a GPU resamples many regions at once."""
     plain = heatmaps._groups
     monkeypatch.setattr(heatmaps, "_groups", lambda pixels, _: plain(pixels, together))
     boxes = regions(40)
     maps = torch.randn(40, KEYPOINTS, 56, 56, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     places, scores = roi_heads.heatmaps_to_keypoints(maps, boxes)
-    found = heatmaps_to_keypoints(maps, boxes)
-    torch.testing.assert_close(found[..., :2], places[..., :2].double(), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found[..., 2], scores.double(), atol=1e-5, rtol=1e-6)
+    keypoints = heatmaps_to_keypoints(maps, boxes)
+    torch.testing.assert_close(keypoints[..., :2], places[..., :2].double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(keypoints[..., 2], scores.double(), atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("most", [0, 10_000, 10**9])
 def test_regions_are_resampled_together_as_far_as_memory_allows(most):
     pixels = (regions(40)[:, 2:] - regions(40)[:, :2]).clamp(min=1).ceil()
     groups = heatmaps._groups(pixels, most)
-    assert torch.cat([some for some, _, _ in groups]).sort().values.tolist() == list(range(40))
+    assert torch.cat([rows for rows, _, _ in groups]).sort().values.tolist() == list(range(40))
     assert {0: len(groups) == 40, 10_000: 1 < len(groups) < 40, 10**9: len(groups) == 1}[most]
-    for some, width, height in groups:
-        assert (pixels[some].amax(0) == torch.tensor([width, height])).all()
-        assert len(some) == 1 or len(some) * width * height <= most
+    for rows, width, height in groups:
+        assert (pixels[rows].amax(0) == torch.tensor([width, height])).all()
+        assert len(rows) == 1 or len(rows) * width * height <= most
     assert heatmaps._groups(pixels[:0], most) == []
 
 
@@ -158,10 +158,10 @@ def test_a_peak_is_found_to_the_pixel_whatever_the_boxes_size():
     top = 8 + torch.rand(40, 2, generator=generator, dtype=torch.float64) * 40  # in cells
     x, y = torch.arange(56) + 0.5, torch.arange(56) + 0.5
     hill = -((x - top[:, :1])[:, None] ** 2 + ((y - top[:, 1:]) ** 2)[:, :, None]) / 18
-    found = heatmaps_to_keypoints(hill[:, None], boxes)[:, 0]
+    keypoints = heatmaps_to_keypoints(hill[:, None], boxes)[:, 0]
     side = boxes[:, 2:] - boxes[:, :2]
     wanted = boxes[:, :2] + top / 56 * side
-    assert ((found[:, :2] - wanted).abs() <= torch.maximum(side / 56, torch.ones(())) / 2 + 1e-6).all()
+    assert ((keypoints[:, :2] - wanted).abs() <= torch.maximum(side / 56, torch.ones(())) / 2 + 1e-6).all()
 
 
 def test_peaks_keep_their_precision_under_autocast():
@@ -174,15 +174,15 @@ def test_peaks_keep_their_precision_under_autocast():
 def test_predictions_are_in_the_order_of_the_detections():
     head, maps = head_of().eval(), feature_maps(SIDE)
     boxes = torch.tensor([[10.0, 10, 60, 70], [5, 50, 100, 100], [30, 30, 90, 50]])
-    found = [
-        Detections(some, torch.ones(len(some)), torch.zeros(len(some), dtype=torch.int64))
-        for some in (boxes[:1], boxes[1:])
+    detections = [
+        Detections(image_boxes, torch.ones(len(image_boxes)), torch.zeros(len(image_boxes), dtype=torch.int64))
+        for image_boxes in (boxes[:1], boxes[1:])
     ]
-    first, second = head.predict(maps, found)
+    first, second = head.predict(maps, detections)
     assert first.shape == (1, KEYPOINTS, 56, 56) and second.shape == (2, KEYPOINTS, 56, 56)
     torch.testing.assert_close(torch.cat((first, second)), head(maps, boxes, torch.tensor([0, 1, 1])))
-    assert [len(k) for k in head.predict(maps, [found[0], found[0][:0]])] == [1, 0]
-    assert [len(k) for k in head.predict(maps, [found[0][:0], found[0][:0]])] == [0, 0]
+    assert [len(k) for k in head.predict(maps, [detections[0], detections[0][:0]])] == [1, 0]
+    assert [len(k) for k in head.predict(maps, [detections[0][:0], detections[0][:0]])] == [0, 0]
 
 
 def test_defaults_are_the_papers():

@@ -46,9 +46,9 @@ def test_c5_is_taken_out_of_the_backbone_and_computes_what_it_did():
     assert divided.state_dict().keys() | part.state_dict().keys() == whole.state_dict().keys()
     assert not divided.state_dict().keys() & part.state_dict().keys()
     images = torch.randn(2, 3, 64, 96)
-    wanted, found = whole.eval()(images), divided.eval()(images)
-    assert torch.equal(found["c4"], wanted["c4"])
-    assert torch.equal(part.eval()(found["c4"])["c5"], wanted["c5"])
+    wanted, maps = whole.eval()(images), divided.eval()(images)
+    assert torch.equal(maps["c4"], wanted["c4"])
+    assert torch.equal(part.eval()(maps["c4"])["c5"], wanted["c5"])
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "seresnet50", "convnext_tiny", "densenet121"])
@@ -117,9 +117,9 @@ def test_every_part_learns_and_a_copy_shares_its_own_trunk():
 def test_masks_are_drawn_of_the_detected_boxes():
     model = c4().eval()
     maps = {"c4": torch.randn(1, 256, 6, 6)}
-    found = [Detections(torch.tensor([[3.0, 8, 60, 70]]), torch.ones(1), torch.tensor([2]))]
-    regions = model.box.roi_features(maps, found[0].boxes, torch.tensor([0]))
-    (masks,) = model.mask.predict(maps, found, regions)
+    detections = [Detections(torch.tensor([[3.0, 8, 60, 70]]), torch.ones(1), torch.tensor([2]))]
+    regions = model.box.roi_features(maps, detections[0].boxes, torch.tensor([0]))
+    (masks,) = model.mask.predict(maps, detections, regions)
     torch.testing.assert_close(masks, model.mask.masks(model.mask.upsample(regions).relu())[:, 2].sigmoid())
     nn.init.normal_(model.box.cls_score.weight, std=0.5)
     (whole,) = model(batch_of(0))

@@ -26,9 +26,9 @@ CONFIG = {
 
 def config(folder: Path, **train: Any) -> dict[str, Any]:
     """A small classifier of the folder's classes, trained at rate 0, so that its weights stay as they began."""
-    data = {"dataset": {"type": "ClassFolders"}, "batch_size": 4, "workers": 0}
+    data = {"dataset": {"type": "TrainValFolder"}, "batch_size": 4, "workers": 0}
     data["pipeline"] = [{"type": "CenterCrop", "size": 16}]
-    data = {split: {**data, "dataset": {"type": "ClassFolders", "split": split}} for split in ("train", "val")}
+    data = {split: {**data, "dataset": {"type": "TrainValFolder", "split": split}} for split in ("train", "val")}
     return {
         **CONFIG, "train_data": data["train"], "val_data": data["val"], "train": {**CONFIG["train"], **train},
     }  # fmt: skip

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from trainer_toy import ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
 
 from chordate.errors import TrainingError
+from chordate.model_contracts import total_loss
 from chordate.training.callbacks import Callback
-from chordate.training.loss_log import LossLog, total_loss
+from chordate.training.loss_log import LossLog
 from chordate.training.trainer import Trainer
 
 

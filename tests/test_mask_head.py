@@ -29,8 +29,8 @@ def star(random: np.random.Generator) -> np.ndarray:
     corners = random.integers(5, 25)
     angle = np.sort(random.uniform(0, 2 * np.pi, corners))
     radius = random.uniform(0.5, 1, corners) * random.uniform(8, 60)
-    centre = random.uniform(60, 140, 2)
-    return (centre + np.stack((np.cos(angle), np.sin(angle)), 1) * radius[:, None]).astype(np.float32)
+    center = random.uniform(60, 140, 2)
+    return (center + np.stack((np.cos(angle), np.sin(angle)), 1) * radius[:, None]).astype(np.float32)
 
 
 def truth_of(outline: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
@@ -63,8 +63,8 @@ def test_targets_are_the_polygons_cut_to_the_regions():
             regions, mask_targets(targets.masks, box.expand(len(regions), 4), zeros, zeros, regions, 28)
         ):
             truth = truth_of(outline, region.numpy(), 28)
-            found = target.numpy() > 0
-            overlaps.append((found & truth).sum() / max(1, (found | truth).sum()))
+            cells = target.numpy() > 0
+            overlaps.append((cells & truth).sum() / max(1, (cells | truth).sum()))
     assert len(overlaps) > 100
     assert np.mean(overlaps) >= 0.99
     assert np.percentile(overlaps, 5) >= 0.97
@@ -74,8 +74,8 @@ def test_a_region_beyond_its_object_is_empty_there():
     targets = instances([[[10, 10, 20, 20]]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     zero = torch.zeros(1, dtype=torch.int64)
-    (found,) = mask_targets(targets.masks, targets.boxes[0, :1], zero, zero, torch.tensor([[0.0, 0, 30, 30]]), 30)
-    assert found[10:20, 10:20].all() and found.sum() == 100
+    (target,) = mask_targets(targets.masks, targets.boxes[0, :1], zero, zero, torch.tensor([[0.0, 0, 30, 30]]), 30)
+    assert target[10:20, 10:20].all() and target.sum() == 100
 
 
 @given(st.lists(st.floats(-60, 60), min_size=2, max_size=2), st.lists(st.floats(4, 100), min_size=2, max_size=2))
@@ -86,11 +86,11 @@ def test_targets_are_roi_align_with_very_many_samples(corner, extent):
     frame, region = torch.tensor([[20.0, -10, 120, 40]]), torch.tensor([[x, y, x + width, y + height]])
     bitmap = F.interpolate(torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)).round(), 112)
     zero = torch.zeros(1, dtype=torch.int64)
-    found = mask_targets(bitmap.to(torch.uint8), frame, zero, zero, region, 28)[0]
+    target = mask_targets(bitmap.to(torch.uint8), frame, zero, zero, region, 28)[0]
     cells = (region - frame[:, :2].repeat(1, 2)) / torch.tensor([100, 50, 100, 50]) * 112 + 400
     mean = roi_align(F.pad(bitmap, (400,) * 4), [cells], 28, sampling_ratio=64, aligned=True)[0, 0]
     sure = (mean - 0.5).abs() > 0.02
-    assert torch.equal(found[sure], (mean >= 0.5).float()[sure])
+    assert torch.equal(target[sure], (mean >= 0.5).float()[sure])
 
 
 def test_targets_keep_their_precision_under_autocast():
@@ -192,11 +192,13 @@ def test_predictions_are_those_of_each_detections_class():
     maps = feature_maps(128)
     boxes = torch.tensor([[10.0, 10, 60, 70], [5, 50, 100, 100], [30, 30, 90, 50]])
     labels, image = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 1])
-    found = [Detections(boxes[image == i], torch.ones(int((image == i).sum())), labels[image == i]) for i in (0, 1)]
-    masks = torch.cat(head.predict(maps, found))
+    detections = [
+        Detections(boxes[image == i], torch.ones(int((image == i).sum())), labels[image == i]) for i in (0, 1)
+    ]
+    masks = torch.cat(head.predict(maps, detections))
     logits = of_all_classes(head, maps, boxes, image)
     torch.testing.assert_close(masks, torch.stack([logits[i, labels[i]] for i in range(3)]).sigmoid())
-    assert [len(m) for m in head.predict(maps, [found[0], found[0][:0]])] == [1, 0]
+    assert [len(m) for m in head.predict(maps, [detections[0], detections[0][:0]])] == [1, 0]
 
 
 def test_class_agnostic_masks_serve_every_class():
@@ -212,7 +214,7 @@ def test_class_agnostic_masks_serve_every_class():
     box=st.tuples(st.floats(-8, 20), st.floats(-8, 20), st.floats(1, 40), st.floats(1, 40)),
     seed=st.integers(0, 1000),
 )
-def test_pasting_is_bilinear_sampling_at_pixel_centres(box, seed):
+def test_pasting_is_bilinear_sampling_at_pixel_centers(box, seed):
     """torch's grid_sample with zeros outside, cells and pixels as squares."""
     height, width = 32, 40
     mask = torch.rand(1, 7, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -222,17 +224,17 @@ def test_pasting_is_bilinear_sampling_at_pixel_centres(box, seed):
     y = ((torch.arange(height) + 0.5 - y1) / h * 2 - 1)[:, None].expand(height, width)
     grid = torch.stack((x, y), -1)[None].double()
     wanted = F.grid_sample(mask[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0, 0]
-    found = paste_masks(mask, frame, height, width)[0]
+    pasted = paste_masks(mask, frame, height, width)[0]
     sure = (wanted - 0.5).abs() > 1e-9
-    assert torch.equal(found[sure], (wanted >= 0.5)[sure])
+    assert torch.equal(pasted[sure], (wanted >= 0.5)[sure])
 
 
 def test_a_full_mask_fills_its_box_to_the_pixel():
     full = torch.ones(1, 28, 28)
-    found = paste_masks(full, torch.tensor([[3.0, 4, 23, 16]]), 30, 40)[0]
+    pasted = paste_masks(full, torch.tensor([[3.0, 4, 23, 16]]), 30, 40)[0]
     wanted = torch.zeros(30, 40, dtype=torch.bool)
     wanted[4:16, 3:23] = True
-    assert torch.equal(found, wanted)
+    assert torch.equal(pasted, wanted)
 
 
 def test_pasting_and_flipping_can_be_done_in_either_order():
@@ -248,13 +250,13 @@ def test_pasting_a_disc_is_torchvisions_but_for_its_whole_pixels():
     disc = (1.2 - 10 * (cell**2 + cell[:, None] ** 2)).clamp(0, 1)
     boxes = torch.tensor([[10.3, 12.7, 90.1, 80.5], [-20.2, 5.4, 60.9, 99.2], [40.5, 30.2, 119.7, 130.9]])
     theirs = roi_heads.paste_masks_in_image(disc.expand(3, 1, 28, 28), boxes, (100, 120))[:, 0] >= 0.5
-    found = paste_masks(disc.expand(3, 28, 28), boxes, 100, 120)
-    assert ((found & theirs).sum((1, 2)) / (found | theirs).sum((1, 2)) > 0.96).all()
+    pasted = paste_masks(disc.expand(3, 28, 28), boxes, 100, 120)
+    assert ((pasted & theirs).sum((1, 2)) / (pasted | theirs).sum((1, 2)) > 0.96).all()
 
 
 @pytest.mark.parametrize("chunk", [1, 2 * 40 * 40, 2**24])
 def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
-    """A CPU pastes each mask where it is, a GPU many at once; also with boxes beyond the picture's border."""
+    """A CPU pastes each mask where it is, a GPU many at once; also with boxes beyond the image's border."""
     monkeypatch.setattr(paste, "CHUNK", chunk)
     masks = torch.rand(6, 14, 14, dtype=torch.float64)
     boxes = torch.rand(6, 4, dtype=torch.float64) * 10 + torch.tensor([0, 0, 20, 20])

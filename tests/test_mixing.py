@@ -349,7 +349,7 @@ def test_mixed_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
         dataset = {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "masks": True}
         config = {"dataset": dataset, "pipeline": PIPELINE, "batch_size": 3, "workers": workers}
         loader = open_loader(config, data_root=root, training=True, seed=seed)
-        loader.batch_sampler.set_epoch(epoch, start)
+        loader.start_epoch(epoch, start)
         return list(loader)
 
     def same(one: list[Any], other: list[Any]) -> bool:

@@ -21,10 +21,11 @@ def one_group_at_a_time(boxes, scores, groups, valid, threshold):
     return keep
 
 
-def flat(boxes, scores, groups, valid, threshold):
+def flat(boxes, scores, groups, valid, threshold, nms_rows=batched_nms, device="cpu"):
     """The rows of all images, one image after the other; empty ones have a negative group."""
-    rows = (boxes.flatten(0, 1), scores.flatten(), torch.where(valid, groups, -1).flatten())
-    return batched_nms(*rows, [valid.shape[1]] * len(valid), threshold).view_as(valid)
+    image = torch.arange(len(valid))[:, None].expand_as(valid)
+    rows = (boxes.flatten(0, 1), scores.flatten(), torch.where(valid, groups, -1).flatten(), image.flatten())
+    return nms_rows(*(values.to(device) for values in rows), threshold).view_as(valid).cpu()
 
 
 def candidates(seed: int, images: int, count: int, groups: int):
@@ -49,11 +50,44 @@ def test_groups_do_not_suppress_each_other(seed, images, count, groups, threshol
     assert torch.equal(flat(*some, threshold), one_group_at_a_time(*some, threshold))
 
 
-@pytest.mark.parametrize("on_gpu", [False, True], ids=["the CPU's way", "the GPU's way"])
-def test_many_boxes_on_a_large_canvas_are_judged_exactly(on_gpu, monkeypatch):
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The GPU's kernel, interpreted on the CPU."""
+    nms_gpu = pytest.importorskip("chordate.ops.nms_gpu", reason="needs triton")
+    pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    monkeypatch.setattr(nms_gpu, "_judge", InterpretedFunction(nms_gpu._judge.fn))
+    monkeypatch.setattr(nms_gpu, "BLOCK", 16)
+    return nms_gpu.grouped_nms
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_gpus_kernel_keeps_the_same_boxes(interpreted, seed, threshold):
+    some = candidates(seed, images=2, count=60, groups=3)
+    assert torch.equal(flat(*some, threshold, interpreted), one_group_at_a_time(*some, threshold))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("count", [0, 1, 5000])
+def test_the_gpu_keeps_the_same_boxes_without_a_wait(count):
+    some = candidates(0, images=3, count=count, groups=4)
+    flat(*some, 0.7, device="cuda")  # compiles the kernel
+
+    def watched(*rows):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return batched_nms(*rows)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    assert torch.equal(flat(*some, 0.7, watched, "cuda"), one_group_at_a_time(*some, 0.7))
+
+
+def test_many_boxes_on_a_large_canvas_are_judged_exactly():
     """Moved apart in float32, boxes this far out are rounded until the wrong ones overlap."""
-    if on_gpu:
-        monkeypatch.setattr(module, "_compacted", module._one_call)
     _, scores, groups, valid = candidates(0, 1, 3 * module.ONE_CALL_BOXES, 90)
     boxes = random_boxes(1, 3 * module.ONE_CALL_BOXES, span=20) + 4000
     assert torch.equal(flat(boxes, scores, groups, valid, 0.5), one_group_at_a_time(boxes, scores, groups, valid, 0.5))
@@ -74,4 +108,4 @@ def test_an_empty_slot_neither_stays_nor_suppresses():
 
 def test_it_is_an_operator_that_compilers_can_handle():
     boxes, scores, groups, _ = candidates(0, 1, 50, 3)
-    torch.library.opcheck(batched_nms, (boxes[0], scores[0], groups[0], [30, 20], 0.5))
+    torch.library.opcheck(batched_nms, (boxes[0], scores[0], groups[0], torch.arange(50) // 30, 0.5))

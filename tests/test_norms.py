@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from chordate.errors import ConfigError
-from chordate.ops.norms import FrozenBatchNorm, make_norm
+from chordate.ops.norms import FrozenBatchNorm, conv_norm, make_norm
 
 
 def randomized(norm: nn.Module) -> nn.Module:
@@ -81,3 +81,25 @@ def test_frozen_batch_norm_keeps_no_activation_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         norm(x)
     assert max(kept, default=0) <= 6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_folded_in_half_precision_on_the_gpu_maps_and_gradients_are_those_in_full(kernel, stride):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 32, kernel, stride, padding=kernel // 2, bias=False).cuda()
+    norm = FrozenBatchNorm(32).cuda()
+    norm.weight.uniform_(0.5, 2), norm.bias.normal_(), norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 16, 9, 11, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last)
+    results = []
+    for half in (True, False):
+        given = (x if half else x.float()).clone().requires_grad_()
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            out = conv_norm(conv, norm, given) if half else norm(conv(given))
+        out.float().square().mean().backward()
+        results.append([out.float(), given.grad.float(), conv.weight.grad])
+        conv.weight.grad = None
+    for folded, plain in zip(*results):
+        assert (folded - plain).abs().max() <= 0.02 * plain.abs().max()

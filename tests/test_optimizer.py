@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import timm.optim
 import torch
-from engine_toy import ToyModel, log_text, read_log, toy_loader, toy_trainer
 from torch import Tensor, nn
+from trainer_toy import ToyModel, log_text, read_log, toy_loader, toy_trainer
 
 from chordate.arguments import PositiveFloat
 from chordate.config import load_config, section
@@ -137,7 +137,7 @@ def test_clipping_shortens_the_step_to_the_norm_and_logs_the_norm_before(tmp_pat
     model = ToyModel(dropout=0)
     before = [p.detach().clone() for p in model.parameters()]
     loader = toy_loader(4)
-    loader.batch_sampler.set_epoch(0)
+    loader.start_epoch(0)
     norm = torch.cat([g.flatten() for g in gradient(model, list(loader))]).norm()
     toy_trainer(tmp_path, model=model, loader=loader, optimizer=plain, clip_norm=1e-2, iterations=1).train()
     step = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before)]).norm()
@@ -188,7 +188,7 @@ def test_training_with_timms_optimizer_is_training_with_it_by_hand(tmp_path: Any
     loader = toy_loader()
     toy_trainer(tmp_path, model=models[0], loader=loader, optimizer={"type": "lion", "lr": 1e-3}, epochs=1).train()
     optimizer = timm.optim.create_optimizer_v2(models[1], "lion", lr=1e-3, weight_decay=0.0)
-    loader.batch_sampler.set_epoch(0)
+    loader.start_epoch(0)
     for batch in loader:
         optimizer.zero_grad()
         sum(models[1].loss(batch).values()).backward()
@@ -235,3 +235,19 @@ def test_an_error_about_a_rule_names_the_file_and_the_setting(tmp_path: Any, rul
         build_optimizer(Model(), section(load_config(path), "optimizer"), 16)
     assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
+
+
+def test_a_first_step_that_loss_scaling_skips_leaves_no_trace() -> None:
+    """torch's fused SGD would go on with whatever was in the memory of its momentum."""
+    model = nn.Linear(3, 2)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = build_optimizer(model, {"type": "SGD", "lr": 0.1, "momentum": 0.9}, batch_size=1)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.found_inf = torch.ones(())  # as torch.amp.GradScaler sets it
+    optimizer.step()
+    assert all(map(torch.equal, model.parameters(), before))
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    for parameter, start in zip(model.parameters(), before):
+        torch.testing.assert_close(parameter.detach(), start - 0.1)

@@ -1,5 +1,6 @@
 """A wheel holds everything, installs anywhere, and the command answers at once."""
 
+import importlib
 import os
 import resource
 import shutil
@@ -47,6 +48,18 @@ def test_an_installed_wheel_builds_a_model_by_its_configs_name(installed, tmp_pa
 
 def test_a_wheel_puts_one_name_into_site_packages(installed):
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"chordate", "bin"}
+
+
+def test_the_public_names_are_those_of_their_modules_and_importing_them_is_light():
+    import chordate
+
+    assert {"build_model", "train", "Backbone", "DatasetMeta", "BACKBONES"} <= {*chordate.__all__}
+    for name in chordate.__all__:
+        assert getattr(chordate, name).__class__.__name__ != "module" and name in dir(chordate)
+    assert chordate.Backbone is importlib.import_module("chordate.contracts").Backbone
+    with pytest.raises(AttributeError, match="module 'chordate' has no attribute 'build_modle'"):
+        chordate.build_modle  # noqa: B018
+    assert run("import sys, chordate; print('torch' in sys.modules)", ROOT, ROOT).strip() == "False"
 
 
 def test_help_answers_in_under_a_second_without_torch():

@@ -76,7 +76,7 @@ def built(folder: Path, config: str) -> nn.Module:
 
 
 def test_the_backbone_trains_under_the_demos_detector(folder, monkeypatch):
-    work_dir = run(folder, "my_backbone_config.py", monkeypatch, *DETECTOR)
+    work_dir = run(folder, "three_maps_config.py", monkeypatch, *DETECTOR)
     assert_learns(work_dir, "backbone.stages.")
     assert {name.split(".")[0] for name in weights(work_dir, 1)} == {"backbone", "neck", "rpn", "box"}
     assert "bbox_AP" in records(work_dir, "val")[-1]
@@ -85,7 +85,7 @@ def test_the_backbone_trains_under_the_demos_detector(folder, monkeypatch):
 def test_its_width_is_checked_by_its_annotation(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     options = ["--data-root", "data/shapes", "--cfg-options", "model.backbone.width=0"]
-    assert main(["train", "my_backbone_config.py", *options]) == 2
+    assert main(["train", "three_maps_config.py", *options]) == 2
     assert "model.backbone.width must be ≥ 1, got 0" in capsys.readouterr().err
 
 

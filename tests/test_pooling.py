@@ -47,6 +47,19 @@ def odd_boxes() -> torch.Tensor:
     )
 
 
+def assert_equals_level_by_level(pooler, features, boxes, image, ours):
+    """The pooled regions and the gradients of the maps, against torchvision's."""
+    theirs = level_by_level(pooler, features, boxes, image)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    upstream = torch.randn_like(ours)
+    maps = list(features.values())
+    for mine, other in zip(
+        torch.autograd.grad(ours, maps, upstream, materialize_grads=True),
+        torch.autograd.grad(theirs, maps, upstream, materialize_grads=True),
+    ):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-10)
+
+
 @settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000), count=st.integers(0, 40), numerics=st.sampled_from(NUMERICS), levels=st.integers(1, 4)
@@ -57,17 +70,53 @@ def test_cpu_pooling_and_its_gradient_are_roi_aligns(seed, count, numerics, leve
     features = {k: x.double().requires_grad_() for k, x in feature_maps(SIDE, 3, levels=levels).items()}
     boxes = torch.cat((random_boxes(count, span=SIDE), odd_boxes())).double()
     image = torch.randint(0, 2, (len(boxes),))
-    ours, theirs = pooler(features, boxes, image), level_by_level(pooler, features, boxes, image)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
-    upstream = torch.randn_like(ours)
-    for mine, other in zip(
-        torch.autograd.grad(ours, list(features.values()), upstream, allow_unused=True),
-        torch.autograd.grad(theirs, list(features.values()), upstream, allow_unused=True),
-    ):
-        if mine is None or other is None:  # no box on this level
-            assert (mine is None or not mine.any()) and (other is None or not other.any())
-        else:
-            torch.testing.assert_close(mine, other, rtol=0, atol=1e-10)
+    assert_equals_level_by_level(pooler, features, boxes, image, pooler(features, boxes, image))
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_the_gpus_kernel_and_its_gradient_are_roi_aligns(numerics, monkeypatch):
+    """Interpreted on the CPU."""
+    kernels = pytest.importorskip("chordate.ops.roi_align_gpu", reason="needs triton")
+    pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    for name in ("_pool", "_spread", "_cell", "_taps"):
+        monkeypatch.setattr(kernels, name, InterpretedFunction(getattr(kernels, name).fn))
+    torch.manual_seed(0)
+    pooler = RoIPooler(pyramid(3, 4), 2, *numerics)
+    features = {k: x.double().requires_grad_() for k, x in feature_maps(SIDE, 3).items()}
+    boxes = torch.cat((random_boxes(3, span=40), odd_boxes()[1:])).double()
+    image = torch.randint(0, 2, (len(boxes),))
+    ours = kernels.pyramid_roi_align(
+        list(features.values()), pooler.strides, boxes, image, pooler.levels(boxes), 2, *numerics
+    )
+    assert_equals_level_by_level(pooler, features, boxes, image, ours)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [3, 300])
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_pooling_on_the_gpu_and_its_gradient_are_roi_aligns(numerics, channels, dtype):
+    torch.manual_seed(0)
+    pooler = RoIPooler(pyramid(channels, 4), 7, *numerics)
+    maps = {k: x.to(dtype) for k, x in feature_maps(SIDE, channels).items()}
+    exact = {k: x.double().cuda().requires_grad_() for k, x in maps.items()}
+    given = {k: x.cuda().contiguous(memory_format=torch.channels_last).requires_grad_() for k, x in maps.items()}
+    boxes = torch.cat((random_boxes(100, span=SIDE), odd_boxes())).double().cuda()
+    image = torch.randint(0, 2, (len(boxes),)).cuda()
+    pooled = pooler(given, boxes, image)
+    assert pooled.dtype == dtype
+    wanted = level_by_level(pooler, exact, boxes, image)
+    # A box is placed in float32, where the maps are half or single; a pixel of them is random.
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(pooled.double(), wanted, rtol=0, atol=tolerance)
+    upstream = torch.randn_like(pooled)
+    mine = torch.autograd.grad(pooled, list(given.values()), upstream, materialize_grads=True)
+    other = torch.autograd.grad(wanted, list(exact.values()), upstream.double(), materialize_grads=True)
+    for ours, theirs in zip(mine, other):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-2, atol=10 * tolerance)
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)

@@ -28,8 +28,8 @@ class Theirs(nn.Module):
         return maps
 
     def renamed(self, named):
-        found = timm_names.TimmPreActResNet().convert({k.removeprefix("net."): v for k, v in named}, None)
-        return {k: v for k, v in found.items() if not k.startswith("head.")}
+        converted = timm_names.TimmPreActResNet().convert({k.removeprefix("net."): v for k, v in named}, None)
+        return {k: v for k, v in converted.items() if not k.startswith("head.")}
 
     def named_parameters(self, *args, **kwargs):
         return iter(self.renamed(super().named_parameters(*args, **kwargs)).items())
@@ -140,9 +140,9 @@ def test_the_first_block_carries_the_activated_stem():
     x = active(first.norm1, stem)
     x = x + branch(first, x)
     x = x + branch(second, active(second.norm1, x))
-    found = model(images)
-    torch.testing.assert_close(found["c1"], stem)
-    torch.testing.assert_close(found["c2"], x, rtol=1e-4, atol=1e-4)
+    maps = model(images)
+    torch.testing.assert_close(maps["c1"], stem)
+    torch.testing.assert_close(maps["c2"], x, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def test_dropout_lies_between_the_convolutions():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"type": "CifarPreActResNet", "depth": 21}, "6n [+] 2"),
         ({"type": "CifarPreActResNet", "depth": 164, "bottleneck": True, "dropout": 0.3, "shortcut": "C"}, "shortcut"),
@@ -181,6 +181,6 @@ def test_dropout_lies_between_the_convolutions():
         ({"type": "PreActResNet", "depth": 50, "output_stride": 4}, "one of 8, 16, 32"),
     ],
 )
-def test_a_wrong_setting_is_one_line(options, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_wrong_setting_is_one_line(options, message):
+    with pytest.raises(ConfigError, match=message):
         BACKBONES.build(options)

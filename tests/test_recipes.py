@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from class_folders import write_folders
+from resnet_rs_recipes import RECIPES as RESNET_RS
 
 import chordate
 from chordate.backbones.convnext import SIZES
-from chordate.backbones.resnet_variants import RECIPES as RESNET_RS
 from chordate.config import load_config, packaged_configs
 from chordate.training.schedule import build_schedule
 
@@ -139,7 +139,7 @@ def test_resnet_rs_has_a_recipe_for_every_row_of_the_family():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_convnexts_regularisation_is_that_of_table_5(size):
+def test_convnexts_regularization_is_that_of_table_5(size):
     cfg = load_config(f"convnext_{size}_imagenet")
     assert cfg.model.backbone.drop_path == SIZES[size]["recipe_drop_path"]
     assert [(mix.type, mix.alpha) for mix in cfg.model.mix] == [("MixUp", 0.8), ("CutMix", 1.0)]

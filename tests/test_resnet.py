@@ -298,10 +298,10 @@ def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth,
     whole.load_state_dict(weights)
     images = torch.randn(2, 3, 65, 96)
     for name, expected in whole(images).items():
-        given = thin(images)[name]
-        assert thin.out_features[name].channels == given.shape[1] == expected.shape[1] // 4
-        torch.testing.assert_close(given, expected[:, : given.shape[1]])
-        assert given.std() > 0.01
+        x = thin(images)[name]
+        assert thin.out_features[name].channels == x.shape[1] == expected.shape[1] // 4
+        torch.testing.assert_close(x, expected[:, : x.shape[1]])
+        assert x.std() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth,
         ({"depth": 50, "out": []}, "out must be a list of strings with at least 1 item"),
         ({"depth": 50, "frozen_stages": 5}, "frozen_stages must be -1 .* got 5"),
         ({"depth": 50, "output_stride": 4}, "output_stride must be one of 8, 16, 32, got 4"),
-        ({"depth": 50, "dilations": (2,)}, "must be four numbers"),
+        ({"depth": 50, "dilations": (2,)}, "dilations must be a list of 4 integers ≥ 1 or None"),
         ({"depth": 50, "multi_grid": (1, 2)}, "must be 3 numbers"),
         ({"depth": 18, "groups": 32, "group_width": 4}, "groups must be 1 .* without bottlenecks"),
         ({"depth": 50, "drop_path": 1.0}, "drop_path must be ≥ 0 and < 1, got 1.0"),

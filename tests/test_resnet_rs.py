@@ -14,8 +14,8 @@ from backbone_referee import (
     slow,
     with_weights_of,
 )
+from resnet_rs_recipes import RECIPES
 
-from chordate.backbones.resnet_variants import RECIPES
 from chordate.backbones.resnet_variants import RESNET_RS_DEPTHS as DEPTHS
 from chordate.contracts import check_outputs
 
@@ -66,5 +66,5 @@ def test_parameters_and_flops_are_the_papers(depth, image_size, millions, billio
 
 def test_there_is_a_recipe_for_every_network_of_the_table():
     assert [(depth, recipe.image_size) for depth in DEPTHS for recipe in RECIPES[depth]] == [row[:2] for row in TABLE]
-    regularisation = [tuple(recipe[1:]) for depth in DEPTHS for recipe in RECIPES[depth]]
-    assert regularisation == sorted(regularisation)  # the larger the network, the more of it
+    regularization = [tuple(recipe[1:]) for depth in DEPTHS for recipe in RECIPES[depth]]
+    assert regularization == sorted(regularization)  # the larger the network, the more of it

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import engine_kills
 import pytest
 import torch
-from engine_kills import COSINE, train, train_on_a_full_disk
-from engine_toy import ToyMetric, log_text, read_log, toy_loader, toy_trainer
+import trainer_kills
+from trainer_kills import COSINE, train, train_on_a_full_disk
+from trainer_toy import ToyMetric, log_text, read_log, toy_loader, toy_trainer
 
 from chordate.errors import CheckpointError
 from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint
@@ -199,7 +199,7 @@ def test_a_resume_with_another_batch_size_goes_on_from_the_start_of_the_epoch_an
 
 def test_an_evaluation_moves_no_random_number_generator(tmp_path: Path) -> None:
     for name, kwargs in (
-        ("with", {"val_loader": toy_loader(6, training=False), "metric": engine_kills.Draws()}),
+        ("with", {"val_loader": toy_loader(6, training=False), "metric": trainer_kills.Draws()}),
         ("without", {}),
     ):
         toy_trainer(tmp_path / name, epochs=2, **kwargs).train()

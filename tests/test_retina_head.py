@@ -51,7 +51,7 @@ def test_losses_are_the_papers_over_the_positive_anchors(beta):
     """Focal loss (equation 5) over all anchors that count, and the boxes' loss, both by the number of positives."""
     head, targets = head_of(smooth_l1_beta=beta), scene()
     outputs = head(feature_maps(SIDE))
-    found = head.loss(outputs, SIZES, targets)
+    losses = head.loss(outputs, SIZES, targets)
     focal = boxes = positives = 0.0
     for image in range(2):
         match = matched(outputs.anchors, targets, image)
@@ -66,8 +66,8 @@ def test_losses_are_the_papers_over_the_positive_anchors(beta):
         gap = (outputs.deltas[image][objects] - wanted).abs()
         boxes += torch.where(gap < beta, gap**2 / (2 * beta or 1), gap - beta / 2).sum()
         positives += int(objects.sum())
-    torch.testing.assert_close(found["cls"], focal / positives)
-    torch.testing.assert_close(found["box"], boxes / positives)
+    torch.testing.assert_close(losses["cls"], focal / positives)
+    torch.testing.assert_close(losses["box"], boxes / positives)
 
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
@@ -83,19 +83,19 @@ def test_losses_are_torchvisions_on_the_same_matches(kind):
     regression = RetinaNetRegressionHead(16, 9)
     regression._loss_type = "l1" if kind == "smooth_l1" else "giou"
     boxes = regression.compute_loss(truth, {"bbox_regression": outputs.deltas}, [outputs.anchors], match)
-    found = head.loss(outputs, SIZES[:1], targets)
-    torch.testing.assert_close(found["cls"], classes)
-    torch.testing.assert_close(found["box"], boxes)
+    losses = head.loss(outputs, SIZES[:1], targets)
+    torch.testing.assert_close(losses["cls"], classes)
+    torch.testing.assert_close(losses["box"], boxes)
 
 
 def test_without_objects_everything_is_background_and_no_box_is_learnt():
     head = head_of()
     outputs = head(feature_maps(SIDE))
-    found = head.loss(outputs, SIZES, instances([[], []]))
+    losses = head.loss(outputs, SIZES, instances([[], []]))
     wanted = sigmoid_focal_loss(outputs.logits, torch.zeros_like(outputs.logits), 0.25, 2.0, reduction="sum")
-    torch.testing.assert_close(found["cls"], wanted)
-    assert found["box"] == 0
-    sum(found.values()).backward()
+    torch.testing.assert_close(losses["cls"], wanted)
+    assert losses["box"] == 0
+    sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
@@ -120,12 +120,12 @@ def test_anchors_are_nine_a_cell_of_three_sizes_an_octave():
 def test_each_level_sends_its_best_scores_and_no_more():
     head = head_of(topk=5, score_threshold=0.0, nms_threshold=1.0, detections_per_image=10_000).eval()
     outputs = head(feature_maps(SIDE))
-    found = head.predict(outputs, SIZES)
-    for image, some in enumerate(found):
+    detections = head.predict(outputs, SIZES)
+    for image, result in enumerate(detections):
         levels = outputs.logits[image].sigmoid().split(outputs.counts)
         best = torch.cat([level.flatten().topk(5).values for level in levels]).sort(descending=True).values
-        torch.testing.assert_close(some.scores, best)
-        assert (some.boxes >= 0).all() and (some.boxes <= SIZES[image].flip(0).repeat(2)).all()
+        torch.testing.assert_close(result.scores, best)
+        assert (result.boxes >= 0).all() and (result.boxes <= SIZES[image].flip(0).repeat(2)).all()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_toy import OPTIMIZER, ToyModel, toy_loader, toy_trainer
+from trainer_toy import OPTIMIZER, ToyModel, toy_loader, toy_trainer
 
 from chordate.arguments import OpenFraction, validate_value
 from chordate.config import load_config, section

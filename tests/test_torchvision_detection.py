@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
-from chordate.contracts import Model
 from chordate.data.coco_classes import COCO_CLASSES
+from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
 from chordate.weights.formats.torchvision import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint

@@ -11,9 +11,9 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
 
-from chordate.contracts import Model
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.heads import mask as mask_head
+from chordate.model_contracts import Model
 from chordate.models import two_stage
 from chordate.structures import DatasetMeta
 from chordate.weights.formats.torchvision import TorchvisionRCNN

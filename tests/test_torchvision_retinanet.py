@@ -5,8 +5,8 @@ import torch
 import torchvision
 from torchvision_referee import SIDE, as_batch, ours, pictures, scatter, train_without_norms
 
-from chordate.contracts import Model
 from chordate.data.coco_classes import COCO_CLASSES
+from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
 from chordate.weights.formats.torchvision import TorchvisionRetinaNet
 from chordate.weights.loading import load_checkpoint

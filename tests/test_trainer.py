@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import OPTIMIZER, ToyMetric, ToyModel, log_text, read_log, toy_config, toy_loader, toy_trainer
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainer_toy import OPTIMIZER, ToyMetric, ToyModel, log_text, read_log, toy_config, toy_loader, toy_trainer
 
 from chordate.config import load_config
 from chordate.errors import ConfigError, DataError
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.training.callbacks import Callback
-from chordate.training.evaluate import evaluate
+from chordate.training.evaluation_loop import evaluate
 from chordate.training.logging import RunHandler
 from chordate.training.run import train
 from chordate.training.settings import TrainSettings

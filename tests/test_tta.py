@@ -1,4 +1,4 @@
-"""Test-time augmentation: what views find is brought back to the image, merged by NMS, and averaged."""
+"""Test-time augmentation: detections of augmented batches are mapped back to the image, merged by NMS, and averaged."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ HEADS = {
 }
 
 
-def pictures(*sizes: tuple[int, int], side: int = 128) -> Batch:
+def noise_batch(*sizes: tuple[int, int], side: int = 128) -> Batch:
     """Noise of several sizes (height, width), padded to squares."""
     noise = torch.Generator().manual_seed(1)
     images = torch.zeros(len(sizes), 3, side, side, dtype=torch.uint8)
@@ -35,14 +35,14 @@ def pictures(*sizes: tuple[int, int], side: int = 128) -> Batch:
 
 
 def resized(batch: Batch, scale: float) -> Batch:
-    """Each picture by itself, as another pipeline would have given it."""
-    shown = []
+    """Each image resized by itself, as another pipeline would do it."""
+    scaled = []
     for image, (height, width) in zip(batch.images, batch.sizes.tolist()):
-        shown.append(transform.resize(image[:, :height, :width], [round(height * scale), round(width * scale)]))
-    sizes = torch.tensor([picture.shape[-2:] for picture in shown])
-    images = torch.zeros(len(shown), 3, *sizes.amax(0).tolist(), dtype=torch.uint8)
-    for picture, into in zip(shown, images):
-        into[:, : picture.shape[1], : picture.shape[2]] = picture
+        scaled.append(transform.resize(image[:, :height, :width], [round(height * scale), round(width * scale)]))
+    sizes = torch.tensor([image.shape[-2:] for image in scaled])
+    images = torch.zeros(len(scaled), 3, *sizes.amax(0).tolist(), dtype=torch.uint8)
+    for image, into in zip(scaled, images):
+        into[:, : image.shape[1], : image.shape[2]] = image
     return Batch(images, sizes, batch.infos)
 
 
@@ -68,10 +68,10 @@ def seer(tta=None, skeleton=SKELETON, **changes) -> nn.Module:
 
 
 def test_the_plain_view_changes_nothing():
-    batch = pictures((96, 128), (128, 80))
+    batch = noise_batch((96, 128), (128, 80))
     for tta in ({}, {"scales": [1]}, {"flip": False}):
-        (view,) = DetectorTTA(**tta).augment(batch, 32)
-        assert view.images is batch.images and view.sizes is batch.sizes
+        (augmented,) = DetectorTTA(**tta).augment(batch, 32)
+        assert augmented.images is batch.images and augmented.sizes is batch.sizes
     assert seer().tta is None
     plain, same = seer()(batch), seer({})(batch)
     for one, other in zip(plain, same):
@@ -82,34 +82,34 @@ def test_the_plain_view_changes_nothing():
 
 def test_one_scale_alone_is_the_detector_on_the_resized_picture():
     """But for keypoints, whose peaks are sought among the pixels of the batch."""
-    batch = pictures((96, 128), (128, 80))
+    batch = noise_batch((96, 128), (128, 80))
     smaller = resized(batch, 0.75)
-    for found, expected in zip(seer({"scales": [0.75]})(batch), seer()(smaller), strict=True):
-        assert len(found) == len(expected) > 5
+    for result, expected in zip(seer({"scales": [0.75]})(batch), seer()(smaller), strict=True):
+        assert len(result) == len(expected) > 5
         for name in ("boxes", "scores", "labels"):
-            torch.testing.assert_close(getattr(found, name), getattr(expected, name))
-        assert (found.masks == expected.masks).float().mean() > 0.9999
+            torch.testing.assert_close(getattr(result, name), getattr(expected, name))
+        assert (result.masks == expected.masks).float().mean() > 0.9999
 
 
 def test_with_flips_a_mirrored_picture_gives_the_mirrored_detections():
-    """Whatever the model: the views of a picture and those of its mirror image are the same."""
-    batch = pictures((96, 128), (128, 80))
+    """Whatever the model, an image and its mirror image have the same augmented batches."""
+    batch = noise_batch((96, 128), (128, 80))
     model = seer({"scales": [0.75, 1.0], "flip": True})
     assert not torch.equal(seer()(batch)[0].scores, seer()(mirror(batch))[0].scores)  # by itself it is not so
-    for found, other, info in zip(model(batch), model(mirror(batch)), batch.infos, strict=True):
-        assert len(found) == len(other) > 5
-        torch.testing.assert_close(found.scores, other.scores)
-        assert torch.equal(found.labels, other.labels)
-        torch.testing.assert_close(found.boxes[:, [0, 2]], info.width - other.boxes[:, [2, 0]])
-        torch.testing.assert_close(found.boxes[:, [1, 3]], other.boxes[:, [1, 3]])
-        assert (found.masks == other.masks.flip(-1)).float().mean() > 0.9999
+    for result, other, info in zip(model(batch), model(mirror(batch)), batch.infos, strict=True):
+        assert len(result) == len(other) > 5
+        torch.testing.assert_close(result.scores, other.scores)
+        assert torch.equal(result.labels, other.labels)
+        torch.testing.assert_close(result.boxes[:, [0, 2]], info.width - other.boxes[:, [2, 0]])
+        torch.testing.assert_close(result.boxes[:, [1, 3]], other.boxes[:, [1, 3]])
+        assert (result.masks == other.masks.flip(-1)).float().mean() > 0.9999
         swapped = other.keypoints[:, [0, 2, 1]]  # the left eye is a right one in the mirror
-        torch.testing.assert_close(found.keypoints[..., 0], info.width - swapped[..., 0])
-        torch.testing.assert_close(found.keypoints[..., 1:], swapped[..., 1:])
+        torch.testing.assert_close(result.keypoints[..., 0], info.width - swapped[..., 0])
+        torch.testing.assert_close(result.keypoints[..., 1:], swapped[..., 1:])
 
 
 class Bright(Backbone):
-    """The picture itself, averaged over cells of 4 x 4: mirrored when the picture is."""
+    """The image itself, averaged over cells of 4 x 4: mirrored when the image is."""
 
     name = "Bright"
 
@@ -136,12 +136,12 @@ class BrightBox(nn.Module):
     nms_threshold, detections_per_image = 0.5, 5
 
     def predict(self, features, sizes):
-        found = []
+        detections = []
         for cells, size in zip(features["c2"][:, 0], sizes):
             rows, columns = (cells > 0.5).any(1).nonzero()[:, 0], (cells > 0.5).any(0).nonzero()[:, 0]
             box = 4.0 * torch.stack((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-            found.append(Detections(box[None], box[None, 0] / size[1], torch.zeros(1, dtype=torch.int64)))
-        return found
+            detections.append(Detections(box[None], box[None, 0] / size[1], torch.zeros(1, dtype=torch.int64)))
+        return detections
 
 
 class Ramp(nn.Module):
@@ -152,10 +152,10 @@ class Ramp(nn.Module):
 
 
 class Seen(nn.Module):
-    """A heatmap for each colour: how bright the picture is."""
+    """A heatmap for each color: how bright the image is."""
 
     def predict(self, features, detections):
-        boxes = [found.boxes for found in detections]
+        boxes = [image.boxes for image in detections]
         maps = roi_align(features["c2"], boxes, 8, spatial_scale=0.25, aligned=True, sampling_ratio=2)
         return list(maps.split([len(b) for b in boxes]))
 
@@ -179,80 +179,84 @@ def bright() -> Batch:
 
 
 def test_boxes_are_merged_by_nms_and_masks_averaged_at_the_merged_box():
-    """The same box in both views: one detection with the better score, that in the mirror, where it lies at
+    """The same box in both batches: one detection with the better score, that in the mirror, where it lies at
     (80 - 40) / 80. A mask that rises to the right there falls to the right here; the mean is 0.6 everywhere."""
-    (plain,), (found,) = toy(None)(bright()), toy({"flip": True})(bright())
-    assert plain.boxes.tolist() == found.boxes.tolist() == [[16, 16, 40, 48]]
-    assert plain.scores.item() == pytest.approx(16 / 80) and found.scores.item() == pytest.approx(40 / 80)
+    (plain,), (augmented,) = toy(None)(bright()), toy({"flip": True})(bright())
+    assert plain.boxes.tolist() == augmented.boxes.tolist() == [[16, 16, 40, 48]]
+    assert plain.scores.item() == pytest.approx(16 / 80) and augmented.scores.item() == pytest.approx(40 / 80)
     assert not plain.masks[0, 18:46, 16:24].any() and plain.masks[0, 18:46, 28:38].all()
-    assert found.masks[0, 18:46, 18:38].all() and found.masks.sum() <= 32 * 24
+    assert augmented.masks[0, 18:46, 18:38].all() and augmented.masks.sum() <= 32 * 24
 
 
 def test_keypoints_are_read_from_averaged_heatmaps_with_left_and_right_exchanged():
     """Red (the nose) stays where it is. Green is the left eye here and the right one in the mirror: the mean of the
-    heatmaps of two colours has both their bright corners, so the eyes are found in either."""
-    (plain,), (found,) = toy(None)(bright()), toy({"flip": True})(bright())
+    heatmaps of two colors has both their bright corners, so the eyes are detected in either."""
+    (plain,), (augmented,) = toy(None)(bright()), toy({"flip": True})(bright())
     corners = {"red": (20, 20), "green": (36, 20), "blue": (36, 44)}
-    for place, colour in zip(plain.keypoints[0], corners):
-        assert (place[:2] - torch.tensor(corners[colour])).abs().max() < 4
-    assert (found.keypoints[0, 0] - plain.keypoints[0, 0]).abs().max() < 1e-3
+    for place, color in zip(plain.keypoints[0], corners):
+        assert (place[:2] - torch.tensor(corners[color])).abs().max() < 4
+    assert (augmented.keypoints[0, 0] - plain.keypoints[0, 0]).abs().max() < 1e-3
     for eye in (1, 2):
-        distance = min((found.keypoints[0, eye, :2] - torch.tensor(corners[c])).abs().max() for c in ("green", "blue"))
+        distance = min(
+            (augmented.keypoints[0, eye, :2] - torch.tensor(corners[c])).abs().max() for c in ("green", "blue")
+        )
         assert distance < 4
-        assert found.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # averaged with what is less bright there
+        assert augmented.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # averaged with what is less bright there
 
 
-def random_found(generator: torch.Generator, count: int) -> Detections:
+def random_detections(generator: torch.Generator, count: int) -> Detections:
     corner = 60 * torch.rand(count, 2, generator=generator)
     boxes = torch.cat((corner, corner + 10 + 30 * torch.rand(count, 2, generator=generator)), 1)
     labels = torch.randint(3, (count,), generator=generator)
     return Detections(boxes, torch.rand(count, generator=generator), labels)
 
 
-def test_merging_is_nms_within_classes_over_what_all_views_found():
+def test_merging_is_nms_within_classes_over_all_augmented_batches():
     generator = torch.Generator().manual_seed(3)
-    views = [[random_found(generator, count) for count in counts] for counts in ((20, 0, 7), (30, 0, 0), (25, 1, 9))]
-    for image, found in enumerate(merge_detections(views, 0.5, 12)):
+    detections = [
+        [random_detections(generator, count) for count in counts] for counts in ((20, 0, 7), (30, 0, 0), (25, 1, 9))
+    ]
+    for image, merged in enumerate(merge_detections(detections, 0.5, 12)):
         boxes, scores, labels = (
-            torch.cat([getattr(v[image], name) for v in views]) for name in ("boxes", "scores", "labels")
+            torch.cat([getattr(v[image], name) for v in detections]) for name in ("boxes", "scores", "labels")
         )
         keep = torch.cat(
             [rows[nms(boxes[rows], scores[rows], 0.5)] for k in range(3) for rows in [(labels == k).nonzero()[:, 0]]]
         )
         keep = keep[scores[keep].argsort(descending=True)][:12]
         for name, all_of_them in (("boxes", boxes), ("scores", scores), ("labels", labels)):
-            assert torch.equal(getattr(found, name), all_of_them[keep])
+            assert torch.equal(getattr(merged, name), all_of_them[keep])
 
 
-def test_boxes_come_back_from_every_view():
-    batch = pictures((90, 118), (128, 75))
-    found = [random_found(torch.Generator().manual_seed(4), 9) for _ in range(2)]
-    for one in found:
-        one.boxes *= 0.75  # so that they lie within the pictures
+def test_inverse_boxes_undo_transform_boxes():
+    batch = noise_batch((90, 118), (128, 75))
+    detections = [random_detections(torch.Generator().manual_seed(4), 9) for _ in range(2)]
+    for one in detections:
+        one.boxes *= 0.75  # so that they lie within the images
     scales = [0.31, 0.31, 1, 1, 1.7, 1.7]
-    views = DetectorTTA(scales=[0.31, 1, 1.7], flip=True).augment(batch, 32)
-    for view, scale, flip in zip(views, scales, [False, True] * 3, strict=True):
-        assert view.flip == flip
-        assert view.sizes.tolist() == [[round(side * scale) for side in size] for size in batch.sizes.tolist()]
-        transformed = view.transform_boxes(found)
-        for there, back, size in zip(transformed, view.inverse_boxes(transformed), view.sizes):
+    batches = DetectorTTA(scales=[0.31, 1, 1.7], flip=True).augment(batch, 32)
+    for augmented, scale, flip in zip(batches, scales, [False, True] * 3, strict=True):
+        assert augmented.flip == flip
+        assert augmented.sizes.tolist() == [[round(side * scale) for side in size] for size in batch.sizes.tolist()]
+        transformed = augmented.transform_boxes(detections)
+        for there, back, size in zip(transformed, augmented.inverse_boxes(transformed), augmented.sizes):
             assert (there.boxes[:, :2] < there.boxes[:, 2:]).all()
             assert (there.boxes >= -1e-3).all() and (there.boxes[:, 2:] <= size.flip(0) + 1e-3).all()
-            torch.testing.assert_close(back.boxes, found[0].boxes)
+            torch.testing.assert_close(back.boxes, detections[0].boxes)
 
 
-def test_maps_of_mirrored_views_are_mirrored_back():
-    batch = pictures((64, 64))
-    looks = DetectorTTA(flip=True).augment(batch, 1)
+def test_maps_of_mirrored_batches_are_mirrored_back():
+    batch = noise_batch((64, 64))
+    batches = DetectorTTA(flip=True).augment(batch, 1)
     maps = [[torch.rand(4, 3, 5, 5)], [torch.rand(4, 3, 5, 5)]]
-    (mean,) = average_maps(maps, looks, mirrored=(0, 2, 1))
+    (mean,) = average_maps(maps, batches, mirrored=(0, 2, 1))
     for channel, other in enumerate((0, 2, 1)):
         expected = (maps[0][0][:, channel] + maps[1][0][:, other].flip(-1)) / 2
         torch.testing.assert_close(mean[:, channel], expected)
 
 
 def test_one_stage_detectors_and_cascades_have_it_too():
-    batch = pictures((128, 128))
+    batch = noise_batch((128, 128))
     retina = {"type": "OneStageDetector", "head": {"type": "RetinaHead", "convs": 1, "score_threshold": 0.0}}
     retina |= {"backbone": config()["backbone"], "neck": {"type": "FPN", "channels": 16}}
     stage = {"score_threshold": 0.0, "trunk": {"type": "ConvFC", "fc_channels": 32}}
@@ -262,19 +266,19 @@ def test_one_stage_detectors_and_cascades_have_it_too():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.5)  # so that scores differ
-        (found,), (other,) = model(batch), model(mirror(batch))
-        assert len(found) == len(other) > 5
-        torch.testing.assert_close(found.scores, other.scores)
-        torch.testing.assert_close(found.boxes[:5, 0], batch.infos[0].width - other.boxes[:5, 2])
+        (result,), (other,) = model(batch), model(mirror(batch))
+        assert len(result) == len(other) > 5
+        torch.testing.assert_close(result.scores, other.scores)
+        torch.testing.assert_close(result.boxes[:5, 0], batch.infos[0].width - other.boxes[:5, 2])
 
 
 def test_predict_on_pictures_uses_it():
     model = seer({"scales": [0.5, 1.0], "flip": True}).float()
     model.pipeline = []
-    image = pictures((96, 128)).images[0, :, :96]
-    (found,), (other,) = chordate.predict(model, image), chordate.predict(model, image.flip(-1))
-    assert len(found) > 5 and found.masks.shape[1:] == (96, 128)
-    torch.testing.assert_close(found.boxes[:3, 0], 128 - other.boxes[:3, 2], atol=1e-2, rtol=0)
+    image = noise_batch((96, 128)).images[0, :, :96]
+    (result,), (other,) = chordate.predict(model, image), chordate.predict(model, image.flip(-1))
+    assert len(result) > 5 and result.masks.shape[1:] == (96, 128)
+    torch.testing.assert_close(result.boxes[:3, 0], 128 - other.boxes[:3, 2], atol=1e-2, rtol=0)
 
 
 def test_training_is_as_without_it():
@@ -307,4 +311,4 @@ def test_settings_that_make_no_sense_are_told(tta, message):
 def test_mirrored_keypoints_need_their_names():
     model = seer({"flip": True}, skeleton=None)
     with pytest.raises(ConfigError, match="names must be known"):
-        model(pictures((96, 128)))
+        model(noise_batch((96, 128)))

@@ -96,7 +96,7 @@ def test_detections_are_in_pixels_of_the_original_image():
     plain = model(batch)
     batch.infos = [ImageInfo(0, "", 2 * 96, 96), ImageInfo(1, "", 96, 3 * 96)]
     scaled = model(batch)
-    assert all(len(found) for found in plain)
+    assert all(len(detections) for detections in plain)
     torch.testing.assert_close(scaled[0].boxes, plain[0].boxes * torch.tensor([1.0, 2, 1, 2]))
     torch.testing.assert_close(scaled[1].boxes, plain[1].boxes * torch.tensor([3.0, 1, 3, 1]))
     assert scaled[0].boxes.dtype == torch.float32
@@ -105,8 +105,8 @@ def test_detections_are_in_pixels_of_the_original_image():
 def test_any_size_will_do():
     model = detector().eval()
     batch = Batch(torch.zeros(1, 3, 45, 77), torch.tensor([[45, 77]]), [ImageInfo(0, "", 45, 77)])
-    (found,) = model(batch)
-    assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([77.0, 45, 77, 45])).all()
+    (detections,) = model(batch)
+    assert (detections.boxes >= 0).all() and (detections.boxes <= torch.tensor([77.0, 45, 77, 45])).all()
 
 
 def test_a_neck_is_optional_when_one_map_is_used():
@@ -142,8 +142,8 @@ def test_bfloat16_autocast_keeps_boxes_and_losses_in_float32():
         losses = model(batch_of(3, 1))
         sum(losses.values()).backward()
         assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
-        (found,) = model.eval()(batch_of(0))
-    assert found.boxes.dtype == torch.float32
+        (detections,) = model.eval()(batch_of(0))
+    assert detections.boxes.dtype == torch.float32
 
 
 def test_the_step_compiles_whole_and_once_for_any_number_of_objects():
@@ -199,8 +199,8 @@ def test_it_learns_to_find_squares():
     images = torch.full((2, 3, 96, 96), 60, dtype=torch.uint8)
     boxes = [[[8.0, 8, 40, 40], [50, 30, 90, 80]], [[30.0, 40, 70, 90]]]
     labels = [[0, 1], [2]]
-    for image, some in enumerate(boxes):
-        for (x1, y1, x2, y2), label in zip(some, labels[image]):
+    for image, image_boxes in enumerate(boxes):
+        for (x1, y1, x2, y2), label in zip(image_boxes, labels[image]):
             images[image, label, int(y1) : int(y2), int(x1) : int(x2)] = 250
     infos = [ImageInfo(i, "", 96, 96) for i in range(2)]
     batch = Batch(images, torch.full((2, 2), 96), infos, instances(boxes, labels))
@@ -209,10 +209,10 @@ def test_it_learns_to_find_squares():
         optimizer.zero_grad()
         sum(model(batch).values()).backward()
         optimizer.step()
-    for found, some, classes in zip(model.eval()(batch), boxes, labels):
-        overlap, match = box_iou(torch.tensor(some), found.boxes[: len(some)]).max(dim=1)
+    for detections, image_boxes, classes in zip(model.eval()(batch), boxes, labels):
+        overlap, match = box_iou(torch.tensor(image_boxes), detections.boxes[: len(image_boxes)]).max(dim=1)
         assert (overlap > 0.7).all()
-        assert found.labels[match].tolist() == classes and (found.scores[match] > 0.7).all()
+        assert detections.labels[match].tolist() == classes and (detections.scores[match] > 0.7).all()
 
 
 @pytest.mark.parametrize(
@@ -240,6 +240,6 @@ def test_a_number_that_makes_no_sense_is_one_line_with_part_and_setting(part, se
     with pytest.raises(ConfigError) as error:
         MODELS.build(settings, meta=META)
     owner = settings[part]["type"] if part else "TwoStageDetector"
-    shown = {"(100, 0)": "0", "[0.7, 0.3]": "(0.7, 0.3)", "'x'": '"x"'}.get(repr(value), repr(value))
-    assert re.fullmatch(rf"(.* )?{owner}: {setting}(\.1)? must be .*, got {re.escape(shown)}", str(error.value))
+    text = {"(100, 0)": "0", "[0.7, 0.3]": "(0.7, 0.3)", "'x'": '"x"'}.get(repr(value), repr(value))
+    assert re.fullmatch(rf"(.* )?{owner}: {setting}(\.1)? must be .*, got {re.escape(text)}", str(error.value))
     assert "\n" not in str(error.value)

@@ -82,9 +82,10 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
         groups.append(Group(f"Batch {number}", f"{len(batch)} images, {height}×{width} with padding", thumbnails))
         if written == count:
             break
+    legend = dataset.target_type.legend if dataset.target_type is not None else ""
     note = (
         f"The first {written} images of {len(dataset)} in training, seed {seed}, as they reach the model. "
-        "Sizes are height×width. Padding is striped, crowds are dashed, every instance has its own color."
+        f"Sizes are height×width. Padding is striped{legend and ', '}{legend}."
     )
     (out / "index.html").write_text(contact_sheet(Path(cfg.filename).stem, note, groups), encoding="utf-8")
     return written

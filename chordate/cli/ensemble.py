@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rich.console import RenderableType
 
-from chordate.contracts import Metric
+from chordate.model_contracts import Metric
 from chordate.structures import Batch, Prediction
 
 

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.common import load_trained
     from chordate.cli.predict import image_files
     from chordate.config import load_config, section
-    from chordate.data.loader import build_dataset, build_loader, stop_workers
+    from chordate.data.loader import build_dataset, build_loader
     from chordate.models.feature_extraction import feature_vectors
 
     cfg, out = load_config(arguments.config, arguments.cfg_options), Path(arguments.out)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
             files += [info.path for info in batch.infos]
             known = None if batch.targets is None else batch.targets.image_labels()
             labels += [] if known is None else [known]
-        stop_workers(loader)
+        loader.stop_workers()
     out.parent.mkdir(parents=True, exist_ok=True)
     table = torch.cat(rows)
     save_features(out, table, files, torch.cat(labels).cpu() if labels else None, classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if the job was done, 2 for a user's mistake (told in one line), 130 when interrupted.
     """
     arguments = parser().parse_args(argv)
+    # One line: without the line of code that gave the warning.
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"chordate {arguments.command}: {message}\n"
     try:
         COMMANDS[arguments.command].run(arguments)
     except ChordateError as error:
@@ -56,4 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"chordate {arguments.command}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = plain
     return 0

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chordate.contracts import FeatureSpec, Model
+    from chordate.contracts import FeatureSpec
+    from chordate.model_contracts import Model
 
 NOTE = (
     "FLOPs are multiply-adds of convolutions and matrix products, as in the ResNet paper's table 1; other tools "
@@ -136,7 +137,7 @@ def multiply_adds(model: Any, size: tuple[int, int]) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from chordate.contracts import Model
+    from chordate.model_contracts import Model
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval()

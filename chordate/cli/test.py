@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from chordate.cli.common import add_config_arguments, data_root
 
 if TYPE_CHECKING:
-    from chordate.contracts import Metric, Model
     from chordate.data.dataset import Dataset
+    from chordate.model_contracts import Metric, Model
 
 PICTURED = 6  # images on the sheet that --picture writes
 
@@ -39,11 +39,11 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.ensemble import EnsembleMetric
     from chordate.composition import placed_parts
     from chordate.config import load_config, part_section, section
-    from chordate.data.loader import build_dataset, build_loader, stop_workers
+    from chordate.data.loader import build_dataset, build_loader
     from chordate.errors import ConfigError
     from chordate.evaluation.build_metric import build_metric
     from chordate.launch import finish, start
-    from chordate.training.evaluate import evaluate
+    from chordate.training.evaluation_loop import evaluate
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
     if len(names) % 2:
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
             check_outputs(arguments, metric)
             members = EnsembleMetric(metric) if arguments.more else None
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
-        stop_workers(loader)
+        loader.stop_workers()
         if members and rank == 0:
             console.print(f"{name} alone: " + ", ".join(f"{key} {value:.4f}" for key, value in numbers.items()))
     if members:
@@ -105,7 +105,7 @@ def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
     Raises:
         ConfigError: it does not.
     """
-    from chordate.contracts import Metric
+    from chordate.model_contracts import Metric
     from chordate.visualization import plot_report
 
     if arguments.predictions and type(metric).save_predictions is Metric.save_predictions:

@@ -7,18 +7,18 @@ from chordate.data.cifar import CIFAR10, CIFAR100
 from chordate.data.coco import CocoDataset
 from chordate.data.dataset import Dataset
 from chordate.data.image_folder import ImageFolder, ImageNet
-from chordate.data.train_val_folder import ClassFolders
+from chordate.data.train_val_folder import TrainValFolder
 from chordate.data.voc import VocDataset
 from chordate.data.yolo import YoloDataset
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
-    "ClassFolders",
     "CocoDataset",
     "Dataset",
     "ImageFolder",
     "ImageNet",
+    "TrainValFolder",
     "VocDataset",
     "YoloDataset",
 ]

@@ -24,6 +24,7 @@ from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample
+from chordate.text import printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
@@ -120,7 +121,7 @@ class CocoDataset(Dataset):
             self.meta = replace(self.meta, skeleton=skeleton)
         elif meta.skeleton is not None and meta.skeleton.names != skeleton.names:
             raise DataError(
-                f"{self.annotations}: its keypoints are {', '.join(skeleton.names)}; the model's are "
+                f"{self.annotations}: its keypoints are {', '.join(skeleton.names)} instead of "
                 f"{', '.join(meta.skeleton.names)}"
             )
 
@@ -195,7 +196,7 @@ class CocoDataset(Dataset):
         if training:
             raise DataError(f"{what} (crowds do not count), so there is nothing to train on; annotate some")
         if not self.count(crowd=True):
-            log.warning(f"{what}; there is nothing to measure against")
+            log.warning(f"{printable(what, None)}; there is nothing to measure against")
 
     def class_images(self) -> list[NDArray[np.int64]]:
         """For each class the indices of the images that show it, for class-balanced sampling."""

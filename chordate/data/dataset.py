@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from chordate.data.seeding import seeded
 from chordate.data.transforms.pipeline import build_pipeline
-from chordate.errors import DataError
+from chordate.errors import DataError, UnknownClass
 from chordate.structures import Batch, DatasetMeta, Sample, Targets, collate_images
 
 
@@ -28,7 +28,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         data_root: the folder that relative paths start from.
         pipeline: transforms, as dicts with `type` or built.
         seed: of the augmentation.
-        meta: of the model, for a data set that it is evaluated on: labels must mean the same here.
+        meta: of the model, for a data set that it is evaluated on: labels must mean the same here, which
+            `build_dataset` checks.
 
     Attributes:
         meta: facts for the model, the checkpoint and the predictions.
@@ -54,10 +55,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     ):
         self.data_root = Path(data_root)
         self.pipeline, self.seed = build_pipeline(pipeline), seed
-        if meta is not None:
-            difference = self.meta.difference(meta) if self.meta != DatasetMeta() else None
-            if difference:
-                raise DataError(f"{type(self).__name__} does not fit the model: it has {difference}")
+        if meta is not None and self.meta == DatasetMeta():  # whether the class's own fits, `build_dataset` checks
             self.meta = meta
 
     @property
@@ -106,16 +104,13 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
 
 def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Sequence[str] | None:
-    """The classes that a data set should use: the model's, else those of its config.
+    """The classes that a data set should use: those of `meta`, else those of its config.
 
     Raises:
-        DataError: the two contradict each other.
+        UnknownClass: the two contradict each other.
     """
     if meta is None:
         return classes
     if classes is not None and set(classes) != set(meta.classes):
-        raise DataError(
-            f"the model's classes are {', '.join(meta.classes)}, but this data set is set to {', '.join(classes)}; "
-            f"train a model for those, or remove `classes` from the data set"
-        )
+        raise UnknownClass(f"this data set is set to {', '.join(classes)}; remove `classes` from it")
     return meta.classes

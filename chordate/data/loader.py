@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader
 
 from chordate.arguments import NonNegativeInt, PositiveFloat, PositiveInt, validate_settings
 from chordate.composition import placed_parts
+from chordate.data.check_dataset import check_dataset
 from chordate.data.dataset import Dataset
-from chordate.data.samplers import EvaluationBatches, TrainingBatches, repeat_factors
+from chordate.data.samplers import EpochBatches, EvaluationBatches, TrainingBatches, repeat_factors
 from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import Batch, DatasetMeta
+from chordate.text import printable
 
 GRACE = 30  # seconds from SIGTERM to SIGKILL under SLURM (its KillWait)
 log = logging.getLogger("chordate")
@@ -58,14 +60,45 @@ class TrainingData(EvaluationData):
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader of Batches whose user errors stay one line when they come from a worker process."""
+    """A DataLoader of Batches, as the trainer needs it.
+
+    User errors stay one line when they come from a worker process. Made by `build_loader`, or from a map-style data set
+    with keys `(epoch, index)`, a `batch_sampler` that is an `EpochBatches`, and a `collate_fn` that gives Batches.
+    """
+
+    batch_sampler: EpochBatches
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images of a full batch on this rank."""
+        return self.batch_sampler.batch_size
+
+    def start_epoch(self, epoch: int, start_batch: int = 0, worker_seed: int | None = None) -> None:
+        """Iterate over this epoch from now on, the first time from batch `start_batch` of it (for a resume).
+
+        With `worker_seed`, the workers' own seed depends on it alone; otherwise it goes on from the last epoch's.
+        """
+        self.batch_sampler.set_epoch(epoch, start_batch)
+        if worker_seed is not None:
+            self.generator = torch.Generator().manual_seed(worker_seed)
+
+    def first_batch(self) -> Batch:
+        """The first sample of the data set alone, loaded in this process: to find out whether it fits."""
+        return self.collate_fn([self.dataset[0, 0]])
+
+    def stop_workers(self) -> None:
+        """End persistent workers now; iterating again starts new ones. (Left to the garbage collector or the end of the
+        process, each is first waited for in vain for five seconds.)"""
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self._iterator = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
             yield from super().__iter__()
         except ChordateError as error:
             # torch re-raises a worker's error with its traceback as the message; ours is the last line of it.
-            last = str(error).strip().splitlines()[-1]
+            last = error.args[0].strip().splitlines()[-1]
             raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
 
@@ -77,9 +110,16 @@ def _settings(section: Mapping[str, Any], training: bool) -> TrainingData | Eval
 
 
 def build_dataset(
-    section: Mapping[str, Any], *, data_root: str | Path, training: bool, seed: int = 0, meta: DatasetMeta | None = None
+    section: Mapping[str, Any],
+    *,
+    data_root: str | Path,
+    training: bool,
+    seed: int = 0,
+    meta: DatasetMeta | None = None,
+    meta_of: str = "the model",
 ) -> Dataset:
-    """Build the data set of a config's `train_data` or `val_data`, and log the problems found in its files.
+    """Build the data set of a config's `train_data` or `val_data`, hold it to its contract, and log the problems found
+    in its files.
 
     Args:
         section: of the config.
@@ -87,12 +127,14 @@ def build_dataset(
         training: whether to train on it; an error if there is nothing to train on.
         seed: of the augmentation.
         meta: of the model; labels must mean the same here. None takes the data set's own.
+        meta_of: whose it is, for messages.
 
     Raises:
-        ConfigError: unknown or invalid settings.
-        DataError: missing or broken data, nothing to train on, or other classes or keypoints than the model's.
+        ConfigError: unknown or invalid settings, or the class is no data set.
+        DataError: missing or broken data, nothing to train on, other classes or keypoints than those of `meta`, or
+            samples that are not as the contract of `Dataset` says.
     """
-    settings = _settings(section, training)
+    settings, where = _settings(section, training), "train_data" if training else "val_data"
     wiring: dict[str, Any] = {"data_root": data_root, "pipeline": placed_parts(section, "pipeline"), "seed": seed}
     if meta is not None:
         wiring["meta"] = meta
@@ -102,12 +144,13 @@ def build_dataset(
         if meta is None:
             raise
         names = ", ".join(meta.classes[:5]) + (" …" if len(meta.classes) > 5 else "")
-        raise DataError(f"the model's classes are {names}, and the data must have them all: {error}") from error
+        raise DataError(f"{meta_of}'s classes are {names}, and {where} must have them all: {error}") from error
+    check_dataset(dataset)
     difference = None if meta is None else dataset.meta.difference(meta)
     if difference:
-        raise DataError(f"{type(dataset).__name__} does not fit the model: it has {difference}")
+        raise DataError(f"{where}: {type(dataset).__name__} does not fit {meta_of}: it has {difference}")
     for line in dataset.health_report:
-        log.warning(line)
+        log.warning(printable(line, None))
     dataset.check_annotated(training)
     return dataset
 
@@ -134,7 +177,7 @@ def build_loader(
         rank, world_size: this process among those that share the work.
 
     Returns:
-        A loader; `loader.batch_sampler.set_epoch(epoch, start_batch)` chooses where it starts.
+        A loader; `start_epoch(epoch, start_batch)` chooses where it starts.
 
     Raises:
         ConfigError: unknown or invalid settings.
@@ -142,7 +185,7 @@ def build_loader(
     settings = _settings(section, training)
     ranks = {"rank": rank, "world_size": world_size}
     sizes = dataset.sizes
-    sampler: TrainingBatches | EvaluationBatches
+    sampler: EpochBatches
     if isinstance(settings, TrainingData):
         threshold = settings.class_balanced
         sampler = TrainingBatches(
@@ -178,12 +221,3 @@ def start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
-
-
-def stop_workers(loader: Any) -> None:
-    """End a loader's persistent workers now; it starts new ones when it is iterated again. (Left to the garbage
-    collector or the end of the process, each is first waited for in vain for five seconds.)"""
-    iterator = getattr(loader, "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
-        loader._iterator = None

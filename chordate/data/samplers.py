@@ -6,12 +6,32 @@ anywhere, with any number of workers, and still see the same pictures.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 Key = tuple[int, ...]
+
+
+class EpochBatches(Protocol):
+    """The batches of keys that a Loader iterates over, one epoch at a time; equally many on every rank in training.
+
+    Attributes:
+        batch_size: keys of a full batch on this rank.
+    """
+
+    batch_size: int
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Iterate over this epoch from now on, the first time from batch `start_batch` of it (for a resume)."""
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, wherever it is entered."""
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """The keys of one batch after the other."""
 
 
 def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, threshold: float) -> NDArray[np.float64]:
@@ -126,6 +146,7 @@ class EvaluationBatches(Sampler[list[Key]]):
     """
 
     def __init__(self, aspects: NDArray[np.floating], batch_size: int, *, rank: int = 0, world_size: int = 1):
+        self.batch_size = batch_size
         order = np.argsort(aspects, kind="stable") if batch_size > 1 else np.arange(len(aspects))
         keys: list[Key] = [(0, index) for index in order.tolist()]
         batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]

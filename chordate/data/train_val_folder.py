@@ -15,7 +15,7 @@ OTHER_SPLITS = ("dev", "eval", "test", "valid", "validation")  # what others cal
 
 
 @DATASETS.register_module()
-class ClassFolders(ImageFolder):
+class TrainValFolder(ImageFolder):
     """`train/<class>/….jpg` and `val/<class>/….jpg` under the data root; or just `<class>/….jpg`.
 
     A lone folder around them, as in the zip of a folder, is passed through. Without `train` and `val`, a fraction of

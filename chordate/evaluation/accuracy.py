@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from chordate.contracts import Metric
 from chordate.distributed import all_gather_object
 from chordate.errors import DataError
+from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, Classification, DatasetMeta
+from chordate.text import printable
 
 TOP = 5  # classes kept per image, best first
 MAX_ROWS = 40  # classes in the table; of more, those with the lowest accuracy
@@ -125,7 +126,7 @@ class AccuracyMetric(Metric):
         table.add_column("images", justify="right", footer=f"{len(hits):,}")
         for name, row in rows.items():
             cells = [f"{100 * row[key]:.2f}" if row["images"] else "–" for key in ("top1", "top5")]
-            table.add_row(escape(name), *cells, f"{row['images']:,}")
+            table.add_row(Text(printable(name)), *cells, f"{row['images']:,}")
         return Group(table)
 
     def predictions(self) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chordate.contracts import Metric
 from chordate.data.dataset import Dataset
 from chordate.errors import ConfigError
+from chordate.model_contracts import Metric, check_implements
 from chordate.registry import METRICS
 
 
@@ -15,9 +15,11 @@ def build_metric(section: str | Mapping[str, Any] | None, dataset: Dataset) -> M
     """Build the metric of a config's `metric`, or the default of the data set where there is none.
 
     Raises:
-        ConfigError: unknown or invalid settings, or no metric at all.
+        ConfigError: unknown or invalid settings, no metric at all, or one that does not keep the contract of `Metric`.
     """
     config = section or dataset.default_metric
     if not config:
         raise ConfigError(f"{type(dataset).__name__} has no default metric; add metric = dict(type=…) to the config")
-    return METRICS.build(config, dataset=dataset)
+    metric: Metric = METRICS.build(config, dataset=dataset)
+    check_implements(metric, Metric, ["update", "compute"])
+    return metric

@@ -7,39 +7,30 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import hotcoco
 import numpy as np
-from numpy.typing import NDArray
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from chordate.arguments import NonEmpty, PositiveFloat, PositiveInt
-from chordate.contracts import Metric
 from chordate.distributed import broadcast_object, is_main_process
 from chordate.errors import ConfigError, DataError
 from chordate.evaluation.coco_backends import BACKENDS, Backend, BackendName, EvalSpec, hotcoco_evaluator
 from chordate.evaluation.coco_report import CocoReport, describe_curves
-from chordate.evaluation.ground_truth import GroundTruth
+from chordate.evaluation.ground_truth import CocoAnnotated, GroundTruth, check_annotated
 from chordate.evaluation.packed_detections import MEASURED_ON, IouType, PackedDetections
 from chordate.evaluation.pr_curves import PRCurves
+from chordate.model_contracts import Metric
 from chordate.registry import METRICS
-from chordate.structures import Batch, DatasetMeta, Detections
+from chordate.structures import Batch, Detections
+from chordate.text import printable
 
 PERSON_SIGMAS = tuple(hotcoco.Params("keypoints").kpt_oks_sigmas)  # 17 keypoints, cocodataset.org/#keypoints-eval
 MAX_KEYPOINT_DETECTIONS = 20  # per image and class, as in COCO
-
-
-class CocoAnnotated(Protocol):
-    """What the metric needs from a data set."""
-
-    meta: DatasetMeta
-    category_ids: Sequence[int]  # by label
-    coco: hotcoco.COCO
-    image_ids: NDArray[np.int64]
 
 
 @METRICS.register_module()
@@ -59,7 +50,7 @@ class CocoMetric(Metric):
 
     Raises:
         ConfigError: `max_dets` is not three ascending numbers, or there is not one sigma per keypoint.
-        DataError: the annotations lack what `iou_types` asks for.
+        DataError: the data set is not `CocoAnnotated`, or the annotations lack what `iou_types` asks for.
     """
 
     def __init__(
@@ -72,6 +63,7 @@ class CocoMetric(Metric):
     ):
         if len(max_dets) != 3 or sorted({*max_dets}) != [*max_dets]:
             raise ConfigError(f"metric.max_dets must be three ascending numbers such as (1, 10, 100), got {max_dets!r}")
+        check_annotated(dataset, "CocoMetric")
         self.dataset = dataset
         self.requested_types = list(iou_types or ())
         self.max_dets = tuple(max_dets)
@@ -241,7 +233,7 @@ class CocoMetric(Metric):
             table.add_column("instances", justify="right", footer=f"{total:,}")
             for name, n in classes.items():
                 cells = [_format(n[key]) for key in ("AP", "AP50", "AR")]
-                table.add_row(escape(name), *cells, f"{int(n['instances']):,}")
+                table.add_row(Text(printable(name)), *cells, f"{int(n['instances']):,}")
             parts += [grid, table]
         return Group(*parts)
 

@@ -4,14 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import hotcoco
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as rle
 
 from chordate.errors import DataError
+from chordate.structures import DatasetMeta
 
 BLOCK = 10_000  # annotations read at once; all of a large file would need much memory
+
+
+@runtime_checkable
+class CocoAnnotated(Protocol):
+    """What a metric by COCO's rules needs from a data set.
+
+    Attributes:
+        meta: its class names, by label.
+        category_ids: COCO's id of each class, by label.
+        coco: the index of the annotations, boxes in pixels of the original images.
+        image_ids: `[len]` int64, of the images that are evaluated.
+    """
+
+    meta: DatasetMeta
+    category_ids: Sequence[int]
+    coco: hotcoco.COCO
+    image_ids: NDArray[np.int64]
+
+
+def check_annotated(dataset: object, metric: str) -> None:
+    """Check that a data set is CocoAnnotated.
+
+    Raises:
+        DataError: it is not; says what `metric` wants.
+    """
+    name, members = type(dataset).__name__, ", ".join(CocoAnnotated.__annotations__)
+    if not isinstance(dataset, CocoAnnotated):
+        raise DataError(f"{metric} needs a data set with COCO annotations (attributes {members}), which {name} is not")
+    if not isinstance(dataset.coco, hotcoco.COCO):
+        raise DataError(f"{metric}: {name}.coco must be a hotcoco.COCO, got {type(dataset.coco).__name__}")
+    if len(dataset.category_ids) != len(dataset.meta.classes):
+        counts = f"{len(dataset.category_ids)} category_ids for {len(dataset.meta.classes)} classes"
+        raise DataError(f"{metric}: {name} has {counts}; give one per class, by label")
 
 
 @dataclass(frozen=True)

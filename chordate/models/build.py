@@ -11,16 +11,17 @@ from mmengine.config import Config
 
 from chordate.arguments import PositiveInt, validate_arguments
 from chordate.config import load_config, section
-from chordate.contracts import Backbone, Model, check_outputs
+from chordate.contracts import Backbone, check_outputs
 from chordate.data.dataset import Dataset
-from chordate.data.named_metadata import named_meta
+from chordate.data.fallback_meta import fallback_meta
 from chordate.errors import CheckpointError, ConfigError
+from chordate.model_contracts import Model
 from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
 from chordate.structures.metadata import nameless
-from chordate.weights.checkpoint_form import checkpoint_meta, source_of
+from chordate.weights.checkpoint_schema import checkpoint_meta
 from chordate.weights.loading import load_checkpoint, load_pretrained
-from chordate.weights.reading import read_state
+from chordate.weights.reading import read_state, source_of
 
 DEFAULT_PIPELINE = [  # of a model without a config of its data
     {"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}
@@ -107,7 +108,7 @@ def build_model(
 def config_meta(cfg: Config) -> DatasetMeta | None:
     """The metadata that a config knows without its data: its `fallback_meta`, else what its class of data sets says,
     with the classes that are chosen for training; None for none."""
-    meta = named_meta(section(cfg, "fallback_meta", optional=True))
+    meta = fallback_meta(section(cfg, "fallback_meta", optional=True))
     dataset = section(cfg, "train_data", optional=True).get("dataset")
     if isinstance(dataset, str | Mapping):
         config = DATASETS.expand(dataset)
@@ -138,7 +139,9 @@ def _meta(
             return base
         names = nameless(num_classes) if classes is None and num_classes is not None else tuple(classes or ())
         return replace(base, classes=names, palette=None, stuff=())
-    if trained is not None:
+    if trained is not None and state is not None:
+        if fallback is not None and fallback.classes and not trained.classes:
+            raise CheckpointError(f"{source_of(state)}: its meta.classes is empty, but the config's model has classes")
         return trained
     if fallback is not None:
         return fallback

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import validate_settings
-from chordate.contracts import Model, check_outputs, offered
+from chordate.contracts import check_outputs, offered
 from chordate.errors import DataError
-from chordate.models.classifier_tta import build_tta
+from chordate.head_contracts import ImageHead
+from chordate.model_contracts import Model
+from chordate.models.classifier_tta import CLASSIFIER_TTA
 from chordate.models.parts import NO_TARGETS, Part
 from chordate.models.preprocess import Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
@@ -18,7 +20,7 @@ from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
 
 @MODELS.register_module()
 class ImageClassifier(Model):
-    """Backbone and head, wired to one another.
+    """Backbone and classification head.
 
     Args:
         meta: of the data set.
@@ -47,10 +49,10 @@ class ImageClassifier(Model):
         self.backbone = BACKBONES.build(backbone)
         self.example_size = self.backbone.example_size
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
-        self.head: Any = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
-        with torch.device("cpu"):  # they draw there, whatever device the model is built on
+        self.head: ImageHead = HEADS.build(head, facts=meta.facts(), in_features=offered(self.backbone))
+        with torch.device("cpu"):  # where they draw random numbers, on whatever device the model is built
             self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
-        self.tta = None if tta is None else build_tta(tta)
+        self.tta = None if tta is None else CLASSIFIER_TTA.build(tta)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits `[N, num_classes]` of normalized images `[N, 3, H, W]`."""

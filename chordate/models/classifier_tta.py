@@ -1,19 +1,22 @@
 """Test-time augmentation of classifiers: ten crops, or several scales."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 
-from chordate.arguments import NonEmpty, PositiveInt, validate_settings
-from chordate.errors import ConfigError, unknown
+from chordate.arguments import NonEmpty, PositiveInt
+from chordate.errors import ConfigError
+from chordate.registry import PlugRegistry
 
 Score = Callable[[Tensor], Tensor]  # normalized images [N, 3, H, W] to probabilities [N, classes]
+CLASSIFIER_TTA = PlugRegistry("test-time augmentation")
 
 
+@CLASSIFIER_TTA.register_module(name="ten_crop")
 class TenCrop:
     """Averages the probabilities of the four corners, the center, and all five mirrored (Krizhevsky et al. 2012, 4.1).
 
@@ -33,6 +36,7 @@ class TenCrop:
         return torch.stack([score(crop) for crop in transform.ten_crop(images, [self.size])]).mean(dim=0)
 
 
+@CLASSIFIER_TTA.register_module(name="multi_scale")
 class MultiScale:
     """Averages the probabilities of the whole image at several sizes, and mirrored, fully convolutionally.
 
@@ -54,22 +58,3 @@ class MultiScale:
             resized = F.interpolate(images, shape, mode="bilinear", antialias=True, align_corners=False)
             scores += [score(resized), score(resized.flip(-1))]
         return torch.stack(scores).mean(dim=0)
-
-
-TTA: Mapping[str, type] = {"ten_crop": TenCrop, "multi_scale": MultiScale}
-
-
-def build_tta(settings: dict[str, Any]) -> Callable[[Tensor, Score], Tensor]:
-    """The augmentation that a config's `tta` describes.
-
-    Args:
-        settings: `dict(type="ten_crop", size=224)` or `dict(type="multi_scale", sizes=[224, 256, 384, 480, 640])`.
-
-    Raises:
-        ConfigError: an unknown type or setting.
-    """
-    settings = settings.copy()
-    kind = str(settings.pop("type", None))
-    if kind not in TTA:
-        raise ConfigError(unknown("type of model.tta", kind, TTA))
-    return validate_settings(TTA[kind], settings, "tta")

@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from chordate.arguments import PositiveInt, validate_settings
-from chordate.contracts import FeatureSpecs, Model, check_outputs, offered
+from chordate.contracts import FeatureSpecs, check_outputs, offered
+from chordate.model_contracts import Model
 from chordate.models.detector_tta import DetectorTTA
 from chordate.models.parts import Part
 from chordate.models.preprocess import Normalize
@@ -24,8 +25,7 @@ class Detector(Model):
         backbone: images to feature maps.
         neck: feature maps to feature maps, or None if the heads read the backbone's.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
-        size_divisor: images are padded to multiples of this; the largest stride whose map must line up with those
-            below it.
+        size_divisor: images are padded to multiples of this many pixels, so that maps of all strides up to it line up.
         tta: arguments of `DetectorTTA`, `dict(scales=[0.75, 1.0, 1.25], flip=True)`; None for no test-time
             augmentation.
 

@@ -5,7 +5,7 @@ COCO challenge: He et al. 2017, appendix B; as in Detectron2).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -36,15 +36,15 @@ class AugmentedBatch:
     def transform_boxes(self, detections: Sequence[Detections]) -> list[Detections]:
         """Boxes in pixels of the original batch to pixels of this one."""
         return [
-            Detections(self._mirror(found.boxes * factor.to(found.boxes.dtype), size), found.scores, found.labels)
-            for found, factor, size in zip(detections, self.factors, self.sizes, strict=True)
+            replace(one, boxes=self._mirror(one.boxes * factor.to(one.boxes.dtype), size))
+            for one, factor, size in zip(detections, self.factors, self.sizes, strict=True)
         ]
 
     def inverse_boxes(self, detections: Sequence[Detections]) -> list[Detections]:
         """Boxes in pixels of this batch to pixels of the original one."""
         return [
-            Detections(self._mirror(found.boxes, size) / factor.to(found.boxes.dtype), found.scores, found.labels)
-            for found, factor, size in zip(detections, self.factors, self.sizes, strict=True)
+            replace(one, boxes=self._mirror(one.boxes, size) / factor.to(one.boxes.dtype))
+            for one, factor, size in zip(detections, self.factors, self.sizes, strict=True)
         ]
 
     def _mirror(self, boxes: Tensor, size: Tensor) -> Tensor:
@@ -94,36 +94,39 @@ def augment(batch: Batch, scale: float, flip: bool, size_divisor: int) -> Augmen
     return AugmentedBatch(images, sizes, ones * (sizes / batch.sizes).flip(-1).repeat(1, 2), flip)
 
 
-def merge_detections(views: Sequence[list[Detections]], nms_threshold: float, topk: int) -> list[Detections]:
+def merge_detections(detections: Sequence[list[Detections]], nms_threshold: float, topk: int) -> list[Detections]:
     """Merge the detections of several augmented batches, all in pixels of the original one, by NMS within classes.
 
     Args:
-        views: one Detections per image, for each augmented batch; a single one is returned as it is.
+        detections: one Detections per image, for each augmented batch; of a single batch they are returned unchanged.
         nms_threshold: IoU.
-        topk: the best so many of each image are kept.
+        topk: at most this many of each image are kept, the best.
     """
-    if len(views) == 1:
-        return views[0]
-    parts = [detections for image in zip(*views, strict=True) for detections in image]
-    boxes, scores, labels = (torch.cat([getattr(d, name) for d in parts]) for name in ("boxes", "scores", "labels"))
-    counts = torch.tensor([len(d) for d in parts], device=boxes.device)
-    image = torch.arange(len(views[0]), device=boxes.device).repeat_interleave(len(views)).repeat_interleave(counts)
-    return select_detections(boxes, scores, labels, image, len(views[0]), nms_threshold, topk)
+    if len(detections) == 1:
+        return detections[0]
+    parts = [part for image in zip(*detections, strict=True) for part in image]
+    boxes, scores, labels = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "scores", "labels")
+    )
+    counts = torch.tensor([len(part) for part in parts], device=boxes.device)
+    images = len(detections[0])
+    image = torch.arange(images, device=boxes.device).repeat_interleave(len(detections)).repeat_interleave(counts)
+    return select_detections(boxes, scores, labels, image, images, nms_threshold, topk)
 
 
 def average_maps(
-    maps: Sequence[Sequence[Tensor]], views: Sequence[AugmentedBatch], mirrored: Sequence[int] | None = None
+    maps: Sequence[Sequence[Tensor]], batches: Sequence[AugmentedBatch], mirrored: Sequence[int] | None = None
 ) -> list[Tensor]:
     """The mean over augmented batches of maps `[D, …, S, S]` over the boxes of each image.
 
     Args:
         maps: one tensor per image, for each augmented batch.
-        views: the augmented batches; maps of mirrored ones are mirrored back.
+        batches: the augmented batches; maps of mirrored ones are mirrored back.
         mirrored: the channel of `[D, K, S, S]` that each channel becomes in a mirror image; None where they stay.
     """
     restored = []
-    for of_view, view in zip(maps, views, strict=True):
-        if view.flip:
-            of_view = [one.flip(-1) if mirrored is None else one[:, list(mirrored)].flip(-1) for one in of_view]
-        restored.append(of_view)
+    for images, batch in zip(maps, batches, strict=True):
+        if batch.flip:
+            images = [x.flip(-1) if mirrored is None else x[:, list(mirrored)].flip(-1) for x in images]
+        restored.append(images)
     return [torch.stack(image).mean(dim=0) if len(maps) > 1 else image[0] for image in zip(*restored, strict=True)]

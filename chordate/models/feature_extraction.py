@@ -1,12 +1,12 @@
-"""Feature vectors of images: a backbone's map averaged over each image, or what a classifier's last layer reads."""
+"""Feature vectors of images: a backbone's map averaged over each image, or what the model's last layer reads."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from chordate.contracts import Model
 from chordate.errors import ConfigError, unknown
+from chordate.model_contracts import Model
 from chordate.structures import Batch
 
 
@@ -17,10 +17,10 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
     Args:
         model: in evaluation mode.
         batch: of images 0 … 255.
-        map: of the model's backbone; None for what a classifier's last layer reads (`Model.embed`).
+        map: of the model's backbone; None for what the last layer reads (`Model.embed`).
 
     Raises:
-        ConfigError: no such map, or none named for a model that does not classify.
+        ConfigError: no such map, or none named for a model without `embed`.
     """
     if map is None:
         embedded = model.embed(batch)
@@ -29,7 +29,7 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
     features = model.backbone_features(batch)
     if map is None:
         names = ", ".join(features)
-        raise ConfigError(f"{type(model).__name__} is no classifier; name the map to average: {names}")
+        raise ConfigError(f"{type(model).__name__} gives no vectors by itself; name the map to average: {names}")
     if map not in features:
         raise ConfigError(unknown("map of the backbone", map, features))
     padded, grid = (torch.tensor(x.shape[-2:], device=batch.sizes.device) for x in (batch.images, features[map]))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import PositiveInt
-from chordate.contracts import DenseHead
 from chordate.errors import DataError
+from chordate.head_contracts import DenseHead
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, merge_detections
 from chordate.models.parts import NO_TARGETS, Part
@@ -17,12 +17,12 @@ from chordate.structures import Batch, DatasetMeta, Detections
 
 @MODELS.register_module()
 class OneStageDetector(Detector):
-    """Backbone, neck and a dense head, wired to one another.
+    """Backbone, neck and a dense head.
 
     Args:
         head: a `DenseHead`.
 
-    The others are those of `Detector`.
+    The other arguments are those of `Detector`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class OneStageDetector(Detector):
             detections = self._detect_augmented(self.tta, batch)
         else:
             detections = self._detect(batch.images, batch.sizes)
-        return [found.to_original(*source) for found, *source in zip(detections, batch.infos, batch.sizes)]
+        return [prediction.to_original(*source) for prediction, *source in zip(detections, batch.infos, batch.sizes)]
 
     def _detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         """Detections in pixels of the padded images."""
@@ -58,6 +58,6 @@ class OneStageDetector(Detector):
 
     def _detect_augmented(self, tta: DetectorTTA, batch: Batch) -> list[Detections]:
         """Detections of all augmented batches, merged."""
-        views = tta.augment(batch, self.size_divisor)
-        detections = [view.inverse_boxes(self._detect(view.images, view.sizes)) for view in views]
+        augmented = tta.augment(batch, self.size_divisor)
+        detections = [one.inverse_boxes(self._detect(one.images, one.sizes)) for one in augmented]
         return merge_detections(detections, self.head.nms_threshold, self.head.detections_per_image)

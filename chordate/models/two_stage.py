@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import PositiveInt
-from chordate.contracts import InstanceHead, ProposalHead
 from chordate.errors import ConfigError, DataError
+from chordate.head_contracts import InstanceHead, ProposalHead
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
 from chordate.models.parts import NO_TARGETS, Part
@@ -34,7 +34,7 @@ class TwoStageDetector(Detector):
         trunk: a map of the backbone, "c5", whose stage is removed from the backbone and becomes the trunk that the box
             and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None: each head has its own.
 
-    The others are those of `Detector`.
+    The other arguments are those of `Detector`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TwoStageDetector(Detector):
             if "num_keypoints" not in facts:
                 raise ConfigError(
                     "TwoStageDetector has a keypoint head, but the data names no keypoints; train on data with "
-                    'keypoints=True, or set fallback_meta.keypoints to a list of names, or to "coco"'
+                    'keypoints=True, or set fallback_meta.skeleton to a list of names, or to "coco"'
                 )
             self.keypoint = HEADS.build(keypoint, facts=facts, in_features=features)
 
@@ -103,13 +103,13 @@ class TwoStageDetector(Detector):
             detections = self._detect(features, batch.sizes)
             masks, heatmaps = self._instance_maps(features, detections)
         predictions = []
-        for i, (found, info, size) in enumerate(zip(detections, batch.infos, batch.sizes)):
+        for i, (prediction, info, size) in enumerate(zip(detections, batch.infos, batch.sizes)):
             if heatmaps is not None:
-                found = replace(found, keypoints=heatmaps_to_keypoints(heatmaps[i], found.boxes))
-            found = found.to_original(info, size)
+                prediction = replace(prediction, keypoints=heatmaps_to_keypoints(heatmaps[i], prediction.boxes))
+            prediction = prediction.to_original(info, size)
             if masks is not None:
-                found = replace(found, masks=paste_masks(masks[i], found.boxes, info.height, info.width))
-            predictions.append(found)
+                prediction = replace(prediction, masks=paste_masks(masks[i], prediction.boxes, info.height, info.width))
+            predictions.append(prediction)
         return predictions
 
     def _detect(self, features: dict[str, Tensor], sizes: Tensor) -> list[Detections]:
@@ -138,14 +138,14 @@ class TwoStageDetector(Detector):
             if self.meta.skeleton is None:
                 raise ConfigError("model.tta.flip: the keypoints' names must be known, to exchange left and right")
             mirrored = self.meta.skeleton.mirrored
-        views = tta.augment(batch, self.size_divisor)
-        features = [self.features(view.images, view.sizes) for view in views]
-        found = [view.inverse_boxes(self._detect(maps, view.sizes)) for view, maps in zip(views, features)]
-        detections = merge_detections(found, self.box.nms_threshold, self.box.detections_per_image)
-        maps = [self._instance_maps(maps, view.transform_boxes(detections)) for view, maps in zip(views, features)]
+        augmented = tta.augment(batch, self.size_divisor)
+        features = [self.features(one.images, one.sizes) for one in augmented]
+        each = [one.inverse_boxes(self._detect(maps, one.sizes)) for one, maps in zip(augmented, features)]
+        detections = merge_detections(each, self.box.nms_threshold, self.box.detections_per_image)
+        maps = [self._instance_maps(maps, one.transform_boxes(detections)) for one, maps in zip(augmented, features)]
         masks, heatmaps = zip(*maps)
         return (
             detections,
-            None if self.mask is None else average_maps(masks, views),
-            None if self.keypoint is None else average_maps(heatmaps, views, mirrored),
+            None if self.mask is None else average_maps(masks, augmented),
+            None if self.keypoint is None else average_maps(heatmaps, augmented, mirrored),
         )

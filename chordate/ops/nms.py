@@ -1,43 +1,44 @@
 """Non-maximum suppression within the groups (levels or classes) of each image, and the detections that remain."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from chordate.libraries import HAS_TRITON
 from chordate.structures import Detections
 
-# Up to this many boxes per image, one call with the groups moved apart is faster on the CPU than one call per group.
+# Up to this many boxes of an image, one call with the groups moved apart is faster than one call per group.
 ONE_CALL_BOXES = 1000
 
 
 # An opaque operator, so that compiled graphs stay whole.
 @torch.library.custom_op("chordate::batched_nms", mutates_args=())
-def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, counts: Sequence[int], threshold: float) -> Tensor:
+def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
     """Greedy NMS within each group of each image: removes boxes that overlap a better one by more than `threshold`.
 
     Args:
-        boxes: `[M, 4]`, ordered by image; compared in float64, because groups are separated by moving them far apart,
-            where float32 would round boxes until the wrong ones overlap.
+        boxes: `[M, 4]`; compared in float64.
         scores: `[M]`, higher is better.
         groups: `[M]` int64; boxes of different groups do not suppress each other, rows with a negative group are empty.
-        counts: rows of each image; they sum to `M`.
+        image: `[M]` int64 in ascending order, the image of each box.
         threshold: IoU, 0 … 1.
 
     Returns:
         `[M]` bool, the boxes that stay.
     """
+    if boxes.is_cuda and HAS_TRITON:
+        from chordate.ops.nms_gpu import grouped_nms
+
+        return grouped_nms(boxes, scores, groups, image, threshold)
     keep = torch.zeros_like(groups, dtype=torch.bool)
-    suppress = _one_call if boxes.is_cuda else _compacted
     boxes, scores = boxes.double(), scores.double()  # torchvision's nms wants one dtype
-    for image in zip(*(values.split(counts) for values in (boxes, scores, groups, keep))):
-        suppress(*image, threshold)  # type: ignore[call-arg]
+    for rows in zip(*(values.split(torch.bincount(image).tolist()) for values in (boxes, scores, groups, keep))):
+        _suppress(threshold, *rows)
     return keep
 
 
 @batched_nms.register_fake
-def _(boxes: Tensor, scores: Tensor, groups: Tensor, counts: Sequence[int], threshold: float) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
     return torch.empty_like(groups, dtype=torch.bool)
 
 
@@ -60,8 +61,7 @@ def select_detections(
     Returns:
         One Detections per image, best first.
     """
-    counts = torch.bincount(image, minlength=num_images).tolist()
-    kept = batched_nms(boxes, scores, labels, counts, nms_threshold).nonzero()[:, 0]
+    kept = batched_nms(boxes, scores, labels, image, nms_threshold).nonzero()[:, 0]
     detections = []
     for rows in kept.split(torch.bincount(image[kept], minlength=num_images).tolist()):
         best, order = scores[rows].topk(min(topk, len(rows)))
@@ -70,20 +70,9 @@ def select_detections(
     return detections
 
 
-def _one_call(boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor, threshold: float) -> None:
-    """For GPUs: one kernel per image, without indexing that waits for the device. Fills `keep`, `[K]`."""
-    if not len(boxes):
-        return
-    valid = groups >= 0
-    groups = torch.where(valid, groups + 1, 0)  # empty rows are a group of their own
-    boxes = torch.where(valid[:, None], boxes, 0.0)
-    apart = boxes + (boxes.abs().amax() * 2 + 1) * groups[:, None]  # boxes of different groups do not touch
-    keep.index_fill_(0, nms(apart, scores, threshold), True)
-    keep &= valid
-
-
-def _compacted(boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor, threshold: float) -> None:
-    """For CPUs: valid rows only, and one call per group if they are many, since the cost grows with the square."""
+def _suppress(threshold: float, boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor) -> None:
+    """NMS of one image's rows; fills `keep`, `[K]`. Groups are moved apart, in float64: float32 would round boxes until
+    the wrong ones overlap. If rows are many there is one call per group, since the cost grows with the square."""
     rows = (groups >= 0).nonzero()[:, 0]
     if not len(rows):
         return

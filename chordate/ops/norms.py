@@ -39,7 +39,7 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.requires_grad:  # one pass over memory
+        if not x.requires_grad and self.eps > 0:  # one pass over memory; PyTorch wants an eps
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         # A product with a constant saves no activation for the backward pass; batch_norm does.
         scale, shift = _scale_and_shift(self)
@@ -114,7 +114,13 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
     if conv.bias is not None:
         shift = shift + conv.bias * scale
-    return conv._conv_forward(x, weight, shift.to(weight.dtype))
+    shift = shift.to(weight.dtype)
+    # cuDNN adds the shift in a pass of its own over the map, a matrix product does it on the way. (In float32 it would
+    # not use TF32, which convolutions do.)
+    pointwise = (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
+    if pointwise and x.is_cuda and x.dtype.itemsize == 2 and x.is_contiguous(memory_format=torch.channels_last):
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), shift).permute(0, 3, 1, 2)
+    return conv._conv_forward(x, weight, shift)
 
 
 def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torchvision.ops import roi_align
 
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
+from chordate.libraries import HAS_TRITON
 from chordate.ops.boxes import area, at_least_float32
 from chordate.ops.roi_align_cpu import pyramid_roi_align
 
@@ -79,15 +80,20 @@ class RoIPooler(nn.Module):
             image: `[R]` int64, the image of each box in the batch.
 
         Returns:
-            `[R, C, resolution, resolution]`, float32 at least.
+            `[R, C, resolution, resolution]`; on a GPU in the data type of the maps, elsewhere float32 at least.
         """
-        maps = [at_least_float32(features[name]) for name in self.names]
+        maps = [features[name] for name in self.names]
+        numerics = self.resolution, self.sampling_ratio, self.aligned
+        if boxes.is_cuda and HAS_TRITON:
+            from chordate.ops import roi_align_gpu
+
+            boxes = boxes.to(torch.promote_types(maps[0].dtype, torch.float32))
+            return roi_align_gpu.pyramid_roi_align(maps, self.strides, boxes, image, self.levels(boxes), *numerics)
+        maps = [at_least_float32(x) for x in maps]
         boxes = boxes.to(maps[0].dtype)
         levels = self.levels(boxes)
         if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
-            return pyramid_roi_align(
-                maps, self.strides, boxes, image, levels.long(), self.resolution, self.sampling_ratio, self.aligned
-            )
+            return pyramid_roi_align(maps, self.strides, boxes, image, levels.long(), *numerics)
         rois = torch.cat((image[:, None], boxes), dim=1)
         if len(maps) == 1:
             return self._align(maps[0], rois, self.strides[0])

@@ -3,6 +3,7 @@
 from chordate.structures.batch import Batch, ImageInfo, Prediction, Sample, Targets, TensorStruct, collate_images
 from chordate.structures.classification import Classification, ClassTargets
 from chordate.structures.detection import BITMAP_SIZE, Detections, InstanceTargets, Proposals, SampledRoIs
+from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta, Skeleton
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Detections",
     "ImageInfo",
     "InstanceTargets",
+    "Layout",
     "Prediction",
     "Proposals",
     "Sample",

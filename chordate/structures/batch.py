@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -36,7 +36,15 @@ class TensorStruct:
 
 
 class Targets(TensorStruct):
-    """Base of a task's ground truth for one batch. A subclass is a dataclass of tensors and collates itself."""
+    """Base of a task's ground truth for one batch. A subclass is a dataclass of tensors and collates itself.
+
+    Where a field says its `Layout`, a data set's first sample is checked against it when a run starts.
+
+    Attributes:
+        legend: a phrase that explains how they are drawn, for the page of `chordate browse`; empty for none.
+    """
+
+    legend: ClassVar[str] = ""
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:

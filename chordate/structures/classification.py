@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor
 
 from chordate.errors import DataError
 from chordate.structures.batch import Prediction, Sample, Targets
+from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
 
 
@@ -19,10 +20,11 @@ class ClassTargets(Targets):
     """Ground truth of a classification: one class per image.
 
     Attributes:
-        labels: `[N]` int64, 0 … classes-1; of blended images the weights of the classes, `[N, classes]`.
+        labels: `[N]` int64, 0 … classes-1, of a data set; of blended images the weights of the classes,
+            `[N, classes]`.
     """
 
-    labels: Tensor
+    labels: Annotated[Tensor, Layout("N", dtype=torch.int64)]
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import hotcoco
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chordate.errors import DataError
 from chordate.structures.batch import ImageInfo, Prediction, Sample, Targets, TensorStruct
+from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
 
 BITMAP_SIZE = 112  # side of the bitmap of an instance's mask, in the frame of its own box
@@ -36,12 +37,14 @@ class InstanceTargets(Targets):
         keypoints: `[N, G, K, 3]` float32 x, y and visibility 0/1/2, or None.
     """
 
-    boxes: Tensor
-    labels: Tensor
-    valid: Tensor
-    crowd: Tensor
-    masks: Tensor | None = None
-    keypoints: Tensor | None = None
+    legend: ClassVar[str] = "crowds are dashed, every instance has its own color"
+
+    boxes: Annotated[Tensor, Layout("N", "G", 4, dtype=torch.float32)]
+    labels: Annotated[Tensor, Layout("N", "G", dtype=torch.int64)]
+    valid: Annotated[Tensor, Layout("N", "G", dtype=torch.bool)]
+    crowd: Annotated[Tensor, Layout("N", "G", dtype=torch.bool)]
+    masks: Annotated[Tensor, Layout("N", "G", BITMAP_SIZE, BITMAP_SIZE, dtype=torch.uint8)] | None = None
+    keypoints: Annotated[Tensor, Layout("N", "G", "K", 3, dtype=torch.float32)] | None = None
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:

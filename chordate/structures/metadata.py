@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter, ValidationError
 
 from chordate.errors import DataError
+from chordate.text import printable
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Skeleton:
 
     names: tuple[str, ...]
     bones: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        for bone in self.bones:
+            if not all(0 <= end < len(self.names) for end in bone):
+                raise DataError(f"Skeleton: the bone {tuple(bone)} joins keypoints beyond its {len(self.names)}")
 
     @property
     def mirrored(self) -> tuple[int, ...]:
@@ -124,6 +130,8 @@ class DatasetMeta:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "all of it"
             raise DataError(f"{source}: broken dataset metadata ({where}: {first['msg']})") from error
+        except DataError as error:
+            raise DataError(f"{source}: broken dataset metadata ({error})") from error
 
 
 def nameless(count: int) -> tuple[str, ...]:
@@ -148,4 +156,4 @@ def _is_plain(value: Any) -> bool:
 
 
 def _few(names: tuple[str, ...]) -> str:
-    return f"{len(names)} [{', '.join(names[:5])}{' …' if len(names) > 5 else ''}]"
+    return f"{len(names)} [{', '.join(map(printable, names[:5]))}{' …' if len(names) > 5 else ''}]"

@@ -12,17 +12,18 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from chordate.arguments import NonNegativeFloat, PositiveInt
+from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ConfigError, TrainingError, unknown
 from chordate.registry import CALLBACKS
-from chordate.training.evaluate import evaluation_mode, to_device
+from chordate.training.evaluation_loop import evaluation_mode, to_device
 from chordate.weights.checkpoint_folder import write_atomically
 
 if TYPE_CHECKING:
@@ -109,12 +110,12 @@ class ValidationLoss(Callback):
         """Take the loss of one sample, so that data without what a loss needs (masks) are an error now."""
         if trainer.val_loader is None:
             raise ConfigError("ValidationLoss needs val_data; add it to the config")
-        batch = trainer.val_loader.collate_fn([trainer.val_loader.dataset[0, 0]])
+        batch = trainer.val_loader.first_batch()
         with evaluation_mode(trainer.module), preserved_rng():
             trainer.module.loss(to_device(batch, trainer.device, trainer.channels_last))
 
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        model, loader, images = trainer.evaluated_model, trainer.val_loader, 0
+        model, loader, images = trainer.evaluated_model, cast(Loader, trainer.val_loader), 0
         sums: dict[str, Tensor] = {}
         with evaluation_mode(model), evaluation_mode(trainer.module), preserved_rng():
             torch.manual_seed(trainer.settings.seed)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from chordate.contracts import Backbone
 from chordate.errors import ConfigError
 
 STEM, AFTER_LAST_BLOCK = ("", 0), ("", 1)
@@ -43,7 +44,7 @@ def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, f
     groups = list(_param_groups(backbone, "backbone")) if backbone is not None else []
     first = next((number for number, group in enumerate(groups) if group.block), None)
     if first is None:
-        what = getattr(backbone, "name", "") or type(model).__name__
+        what = (backbone.name if isinstance(backbone, Backbone) else "") or type(model).__name__
         raise ConfigError(f"optimizer.layer_decay: {what} has no sequence of blocks to count as layers; leave it out")
     layers, layer = [], AFTER_LAST_BLOCK
     for group in reversed(groups):

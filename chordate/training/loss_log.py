@@ -20,22 +20,6 @@ from chordate.distributed import all_gather_object, is_active, rank, world_size
 from chordate.errors import TrainingError
 
 
-def total_loss(losses: Any) -> Tensor:
-    """The sum of a model's losses. A value without a gradient, such as a training error, is only logged.
-
-    Raises:
-        TrainingError: the model gave something else than scalars by name.
-    """
-    if not isinstance(losses, Mapping) or not losses:
-        raise TrainingError(f"Model.loss must return a dict of losses, not {type(losses).__name__}")
-    for name, value in losses.items():
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise TrainingError(f'loss "{name}" is not a scalar tensor but {shape}; reduce it, for example by .mean()')
-    summands = [value for value in losses.values() if value.requires_grad] or losses.values()
-    return torch.stack([value.float().reshape(()) for value in summands]).sum()
-
-
 class StepValues(NamedTuple):
     """Values of one batch, still on the device: `values` has one per name."""
 

@@ -104,9 +104,14 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
             raise ConfigError(unknown(f"setting of {settings.type}", key, accepted | set(SETTINGS)))
         arguments = validate_arguments(cls, own, "optimizer")
         devices = {p.device.type for group in groups for p in group["params"]}
-        if devices in FUSED and "fused" in accepted and not {"fused", "foreach"} & set(arguments):
+        if devices in FUSED and "fused" in accepted and not {"fused", "foreach", "dampening"} & set(arguments):
             arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
-        return cls(groups, lr=lr, **arguments)
+        optimizer = cls(groups, lr=lr, **arguments)
+        if cls is torch.optim.SGD and arguments.get("momentum") and not arguments.get("dampening"):
+            # The first step would make the buffers; one that fp16's loss scaling skips leaves them uninitialized.
+            for group in groups:
+                optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]})
+        return optimizer
     except (ConfigError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise located(error, config) from error
 

@@ -14,7 +14,9 @@ from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model
+from chordate.text import printable
 from chordate.training.callbacks import Callback
+from chordate.training.evaluation_loop import trial_evaluation
 from chordate.training.logging import logger, run_log
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
@@ -71,10 +73,11 @@ def train(
         val_loader = metric = None
         if cfg.get("val_data"):
             val_data = section(cfg, "val_data")
-            val_set = build_dataset(val_data, data_root=data_root, training=False, meta=dataset.meta)
+            same: dict[str, Any] = {"meta": dataset.meta, "meta_of": "the training data"}
+            val_set = build_dataset(val_data, data_root=data_root, training=False, **same)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
-        names = ", ".join(dataset.classes[:10]) + (", …" if len(dataset.classes) > 10 else "")
+        names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")
         logger.info(
             f"{len(dataset)} images to train on, {len(val_set)} to evaluate on, annotations checked; "
             f"{len(dataset.classes)} classes: {names}"
@@ -96,5 +99,9 @@ def train(
             resume=resume,
             config=cfg,
         )
+        if metric is not None and val_loader is not None and not resumes:
+            # A metric of its own, since this one has seen predictions.
+            trial_metric = build_metric(part_section(cfg, "metric"), val_set)
+            trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
         trainer.train()
     return trainer

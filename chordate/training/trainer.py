@@ -18,20 +18,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chordate import launch
-from chordate.contracts import Metric, Model
-from chordate.data.loader import stop_workers
+from chordate.data.loader import Loader
 from chordate.distributed import average_buffers
 from chordate.errors import ConfigError, DataError
 from chordate.launch import StopSignals
+from chordate.model_contracts import Metric, Model, check_implements, total_loss
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.structures import Batch
-from chordate.training import checkpoint
+from chordate.training import training_state
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
 from chordate.training.ema import WeightAverage
-from chordate.training.evaluate import evaluate, to_device
+from chordate.training.evaluation_loop import evaluate, to_device
 from chordate.training.logging import logger, run_log
-from chordate.training.loss_log import LossLog, total_loss
+from chordate.training.loss_log import LossLog
 from chordate.training.optimizer import build_optimizer, optimizer_settings
 from chordate.training.precision import autocast, gradient_scaler, use_channels_last
 from chordate.training.prepare import compile_model, find_unused_parameters, prepare_model, wrap_ddp
@@ -51,8 +51,7 @@ class Trainer:
 
     Args:
         model: moved to this process's device.
-        train_loader: gives as many batches on every rank; its batch sampler has `batch_size` and
-            `set_epoch(epoch, start_batch)`.
+        train_loader: gives as many batches on every rank.
         optimizer, train, schedule: sections of a config, see OptimizerSettings, TrainSettings, `build_schedule`.
         work_dir: for checkpoints and logs.
         val_loader, metric: None for no evaluation.
@@ -79,13 +78,13 @@ class Trainer:
     def __init__(
         self,
         model: Model,
-        train_loader: Any,
+        train_loader: Loader,
         *,
         optimizer: Mapping[str, Any],
         train: Mapping[str, Any],
         work_dir: str | Path,
         schedule: Mapping[str, Any] | None = None,
-        val_loader: Any = None,
+        val_loader: Loader | None = None,
         metric: Metric | None = None,
         callbacks: Sequence[Callback | Mapping[str, Any]] = (),
         resume: bool | str | Path | None = None,
@@ -102,6 +101,8 @@ class Trainer:
 
         if (val_loader is None) != (metric is None):
             raise ConfigError("evaluation needs both val_data and metric; set both, or neither")
+        for loader in (train_loader, val_loader or train_loader):
+            check_implements(loader, Loader, [])
         self.train_loader, self.val_loader = train_loader, val_loader
         self.metric: Any = metric
         self.batches_per_epoch = len(train_loader)
@@ -117,7 +118,7 @@ class Trainer:
             self.model = wrap_ddp(self.model, self.device)
         self.ema: WeightAverage | None = None
 
-        self.batch_size = train_loader.batch_sampler.batch_size * self.world_size * settings.accumulate
+        self.batch_size = train_loader.images_per_batch * self.world_size * settings.accumulate
         self.optimizer = build_optimizer(self.module, optimizer, self.batch_size)
         self.optimizer_settings = optimizer_settings(optimizer)
         self.lr = self.optimizer_settings.scaled_lr(self.batch_size)
@@ -172,8 +173,9 @@ class Trainer:
                     while self.iteration < self.max_iterations and self.stop_reason is None:
                         self._train_epoch()
             finally:
-                stop_workers(self.train_loader)
-                stop_workers(self.val_loader)
+                for loader in (self.train_loader, self.val_loader):
+                    if loader is not None:
+                        loader.stop_workers()
                 for callback in self.callbacks:
                     try:
                         callback.on_train_end(self)
@@ -203,13 +205,16 @@ class Trainer:
                 callback.on_step_end(self, losses)
             saved = self._save_is_due()
             if saved:
-                checkpoint.save(self)
+                training_state.save(self)
             if self.evaluation_is_due():
                 self._evaluate()
             if signal_received or (self.world_size == 1 and self.signals.received):
                 self._stop_by_signal()
+            if self.stop_reason is not None and self._signal is None:
+                self.losses.read()
+                self._log([], stopping=True)
             if self.stop_reason is not None and not saved:
-                checkpoint.save(self)
+                training_state.save(self)
             if self.stop_reason is not None or self.iteration == self.max_iterations:
                 return
 
@@ -253,7 +258,7 @@ class Trainer:
         self._record("val", self.epoch, metrics)
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         logger.info(f"evaluation after epoch {self.epoch}, iteration {self.iteration}: {numbers}")
-        checkpoint.save_best(self, metrics)
+        training_state.save_best(self, metrics)
         self._restart_clock()
 
     def evaluate(self) -> dict[str, float]:
@@ -287,7 +292,7 @@ class Trainer:
         logger.info(
             f"{type(self.optimizer).__name__}: learning rate {self.lr:g} (config: {self.optimizer_settings.lr:g} for "
             f"{self.optimizer_settings.base_batch_size or 'any number of'} images) for {self.batch_size} images per "
-            f"iteration = {self.train_loader.batch_sampler.batch_size} × {self.world_size} processes × "
+            f"iteration = {self.train_loader.images_per_batch} × {self.world_size} processes × "
             f"{self.settings.accumulate} accumulated"
         )
         for group in self.optimizer.param_groups:
@@ -295,7 +300,7 @@ class Trainer:
         launch.seed_everything(self.settings.seed + self.rank)
         if self.settings.ema is not None:
             self.ema = WeightAverage(self.module, self.settings.ema)
-        checkpoint.resume_or_begin(self)
+        training_state.resume_or_begin(self)
         if self.iteration >= self.max_iterations:
             logger.warning(f"all {self.max_iterations} iterations are done already; more train.epochs would go on")
         self._started, self._first_iteration = time.monotonic(), self.iteration
@@ -315,11 +320,10 @@ class Trainer:
         """The batches of each iteration from here to the end of the epoch; the last may have fewer."""
         size, total = self.settings.accumulate, self.batches_per_epoch
         start = self.iteration % self.steps_per_epoch * size
-        self.train_loader.batch_sampler.set_epoch(self.epoch, start)
-        # The loader draws its workers' seed from a generator of the epoch's own: drawn from the global one, it would
-        # move dropout by one number more after every resume.
+        # The workers' seed is the epoch's own: drawn from the global generator, it would move dropout by one number
+        # more after every resume.
         seed = np.random.SeedSequence((self.settings.seed, self.epoch, self.rank)).generate_state(1)
-        self.train_loader.generator = torch.Generator().manual_seed(int(seed[0]))
+        self.train_loader.start_epoch(self.epoch, start, worker_seed=int(seed[0]))
         batches = iter(self.train_loader)
         for place in range(start, total, size):
             accumulated = list(islice(batches, size))
@@ -352,16 +356,18 @@ class Trainer:
         self._signal = self.signals.received or signal.SIGTERM  # None: another rank received it
         self.stop(f"by {self._signal.name} after iteration {self.iteration}, which is saved; --resume goes on from it")
 
-    def _log(self, batches: Sequence[Batch]) -> None:
-        """Record losses, learning rate and speed, every `log_every` iterations and at the end."""
+    def _log(self, batches: Sequence[Batch], stopping: bool = False) -> None:
+        """Record losses, learning rate and speed, every `log_every` iterations and at the end; where a callback is
+        `stopping` training, at once (after a signal not: the resume goes on with the same means)."""
         self._images += sum(len(batch) for batch in batches) * self.world_size
         epoch = (self.iteration - 1) // self.steps_per_epoch + 1
         self._update_bar(description=f"epoch {epoch}/{self.max_epochs}")
-        if self.iteration % self.settings.log_every and self.iteration != self.max_iterations:
+        is_due = self.iteration % self.settings.log_every == 0 or self.iteration == self.max_iterations
+        if is_due is stopping:  # not yet, or already recorded
             return
         now = time.monotonic()
         lr, speed = self.lr * self.schedule.factor(self.iteration - 1), round(self._images / (now - self._clock), 2)
-        numbers = {"lr": lr, **self.losses.means(), "images_per_s": speed}
+        numbers = {"lr": lr, **self.losses.means(), **({"images_per_s": speed} if self._images else {})}
         if self.device.type == "cuda":
             numbers["memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         self._record("train", epoch, numbers)

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from chordate.errors import DataError
+from chordate.text import printable
 
 Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 Color = tuple[int, int, int]
@@ -182,7 +183,8 @@ def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: flo
 
 
 def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """`name` + `note`, the name cut so that both fit in `width` pixels."""
+    """`name` + `note` on one line, the name cut so that both fit in `width` pixels."""
+    name = printable(name, 200)
     text, kept = name + note, len(name)
     while kept and font.getlength(text) > width:
         kept -= 1

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from chordate.evaluation.coco_report import CocoReport
-from chordate.visualization.style import FIRST, OTHERS, new_figure, save, tidy
+from chordate.visualization.style import FIRST, OTHERS, new_figure, plain_label, save, tidy
 from chordate.visualization.task_drawing import plot_report
 
 COLORED_CLASSES = 6  # curves with a color and a legend entry: the classes with the most objects
@@ -70,7 +70,7 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
     for name in order[COLORED_CLASSES:]:
         right.plot(curves["recall"], known[name], color="0.85", lw=0.7)
     for name, color in zip(order[:COLORED_CLASSES], [FIRST, *OTHERS]):
-        label = f"{name}   AP50 {np.mean(known[name]):.3f}"
+        label = f"{plain_label(name)}   AP50 {np.mean(known[name]):.3f}"
         right.plot(curves["recall"], known[name], color=color, lw=1.6, label=label)
     which = "each class" if len(order) <= COLORED_CLASSES else f"the {COLORED_CLASSES} largest of {len(order)} classes"
     right.set_title(f"{which}, at {similarity} 0.50", loc="left", fontsize=11)
@@ -90,12 +90,14 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
     figure = new_figure(7.5, 1.3 + 0.21 * max(len(order), 3))
     axis = figure.subplots()
     for key, color in (("AP50", "#c9d6ea"), ("AP", FIRST)):
-        axis.barh(order, [known[name][key] for name in order], color=color, height=0.72, label=key)
+        axis.barh(range(len(order)), [known[name][key] for name in order], color=color, height=0.72, label=key)
     for place, name in enumerate(order):
         row = known[name]
         ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         axis.text(row["AP50"] + 0.01, place, f"{row['AP']:.3f}", va="center", fontsize=8, color=FIRST, bbox=ground)
-    axis.set_yticks(range(len(order)), [f"{name}  ({known[name]['instances']:,})" for name in order], fontsize=8)
+    axis.set_yticks(
+        range(len(order)), [f"{plain_label(name)}  ({known[name]['instances']:,})" for name in order], fontsize=8
+    )
     axis.set(xlim=(0, 1.08), ylim=(-0.6, max(len(order), 1) - 0.4))
     axis.axvline(content["numbers"]["AP"], color=OTHERS[0], lw=1.2, ls="--", label="mean AP")
     axis.set_title(f"{TITLES[iou_type]}: AP of each class (its objects)", loc="left", fontsize=11)
@@ -108,7 +110,7 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
 def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
     """Confusion matrix, colored by the fraction of its row; classes without objects and detections are left out."""
     confusion = content["confusion"]
-    matrix, names = np.array(confusion["matrix"], float), np.array(confusion["classes"])
+    matrix, names = np.array(confusion["matrix"], float), np.array([plain_label(n) for n in confusion["classes"]])
     used = (matrix.sum(axis=0) > 0) | (matrix.sum(axis=1) > 0)
     used[-1] = True
     matrix, names = matrix[used][:, used], names[used]

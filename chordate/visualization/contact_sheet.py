@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
+from chordate.text import printable
+
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; background: #fafafa; color: #222 }
 h1 { font-size: 1.4rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem } p, small { color: #666 }
@@ -59,7 +61,7 @@ def _section(group: Group) -> str:
 
 
 def _figure(thumbnail: Thumbnail) -> str:
-    file, name = quote(thumbnail.file), escape(thumbnail.name)
+    file, name = quote(thumbnail.file), escape(printable(thumbnail.name, 200))
     size = f'width="{thumbnail.width}" height="{thumbnail.height}"'
     return (
         f'<figure><a href="{file}"><img src="{file}" {size} loading="lazy" alt="{name}"></a>'

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from chordate.errors import DataError
+from chordate.text import printable
 
 FIRST, OTHERS = "#1f4e9c", ["#e08214", "#3a9d5d", "#c0392b", "#8e63b5", "#7f7f7f", "#17a2b8"]
 
@@ -14,6 +15,11 @@ FIRST, OTHERS = "#1f4e9c", ["#e08214", "#3a9d5d", "#c0392b", "#8e63b5", "#7f7f7f
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure; `width` and `height` in inches."""
     return Figure(figsize=(width, height), dpi=130, layout=ConstrainedLayoutEngine(wspace=0.04))
+
+
+def plain_label(name: str) -> str:
+    """A name as a label of a plot: short, on one line, and without a meaning to matplotlib."""
+    return printable(name, 40).replace("$", r"\$")
 
 
 def tidy(axis: Axes, lines: str = "both") -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from chordate.errors import DataError
-from chordate.visualization.style import FIRST, OTHERS, new_figure, save, tidy
+from chordate.visualization.style import FIRST, OTHERS, new_figure, plain_label, save, tidy
 
 Records = Sequence[dict[str, Any]]
 
@@ -81,7 +81,7 @@ def _plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -
         smooth = _running_mean(values, len(values) // 25)
         if len(values) >= 50:
             axis.plot(steps, values, color=color, lw=0.7, alpha=0.25)
-        axis.plot(steps, smooth, color=color, lw=1.3 if number else 2.2, label=name.replace("_", " "))
+        axis.plot(steps, smooth, color=color, lw=1.3 if number else 2.2, label=plain_label(name.replace("_", " ")))
     total = _series(training, "loss")[1]
     total = total[np.isfinite(total)]
     if total.size:  # the first steps may lie far above all others
@@ -108,7 +108,7 @@ def _plot_metric(
         values[values == -1] = np.nan  # COCO: no ground truth
         drawn.append(values[np.isfinite(values)])
         color = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
-        label = name.replace("_", " ")
+        label = plain_label(name.replace("_", " "))
         axis.plot(steps, values, color=color, lw=1.3 if number else 2.2, marker="o", ms=4, label=label)
         if number == 0 and np.isfinite(values).any():
             lower = name in lower_is_better

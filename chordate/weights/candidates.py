@@ -9,11 +9,12 @@ from torch import nn
 
 from chordate.contracts import Backbone, Library
 from chordate.errors import CheckpointError
+from chordate.head_contracts import HasFinalLayers
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
-from chordate.weights.checkpoint_form import Weights
 from chordate.weights.class_rows import RowMatcher
-from chordate.weights.formats.classifiers import as_classifier, classifier_meta
+from chordate.weights.find_weights import Weights
+from chordate.weights.formats.classifiers import network_meta, split_network
 from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
@@ -81,13 +82,16 @@ def _converted(format: Format, state: State, weights: Weights, model: nn.Module)
 
 
 def _placed(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
-    """The candidate for the whole model, as a classifier for a model with backbone and head, as a part of a backbone's
-    library, and as the backbone in a whole model."""
+    """The candidate for the whole model, as a whole network for a model with a backbone and its final layers, as a part
+    of a backbone's library, and as the backbone in a whole model."""
     yield candidate
     state, backbone = candidate.state, model._modules.get("backbone")
-    if isinstance(backbone, Backbone) and "head.fc.weight" in model.state_dict():
+    for path, head in model.named_modules():
+        if not (isinstance(backbone, Backbone) and isinstance(head, HasFinalLayers)):
+            continue
         trunk = f"backbone.{backbone.library.prefix if backbone.library else ''}"
-        yield replace(candidate, state=as_classifier(state, trunk), meta=candidate.meta or classifier_meta(state))
+        final: dict[str, str] = {role: f"{path}.{name}" for role, name in head.final_layers.items()}
+        yield replace(candidate, state=split_network(state, trunk, final), meta=candidate.meta or network_meta(state))
     if isinstance(model, Backbone):
         if model.library is not None:
             yield _in_library(candidate, model, model.library)

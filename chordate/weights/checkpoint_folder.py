@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from chordate.errors import CheckpointError
-from chordate.weights.checkpoint_form import FORM
+from chordate.text import file_stem
+from chordate.weights.checkpoint_schema import checkpoint_meta
 from chordate.weights.reading import read_state
 
 POINTER = "last_checkpoint"
@@ -148,16 +149,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: no such file, cut short, not Chordate's own, or without a training state.
     """
     state = read_state(path)
-    if state.get("chordate") != FORM:
+    if checkpoint_meta(state) is None:
         raise CheckpointError(f"{path}: not a checkpoint of Chordate's own; --resume needs one that training wrote")
-    if not all(isinstance(state.get(part), dict) for part in ("train", "model", "meta")):
+    if state.get("train") is None:
         raise CheckpointError(f"{path}: holds weights but no training state; --resume needs one that training wrote")
     return state
 
 
 def best_name(metric: str) -> str:
     """The file of the checkpoint with the best value of a metric."""
-    return f"best_{metric.replace('/', '_')}.pt"
+    return f"best_{file_stem(metric)}.pt"
 
 
 def _iteration(path: Path) -> int | None:

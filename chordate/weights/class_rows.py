@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from chordate.contracts import ClassRows, HasClassRows, Model
+from chordate.head_contracts import ClassRows, HasClassRows
+from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
 from chordate.structures.metadata import nameless
 from chordate.weights.load_report import abbreviate

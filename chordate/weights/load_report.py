@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chordate.structures import DatasetMeta
+from chordate.text import printable
 
 _COLUMNS = ("loaded", "adapted", "remade", "skipped")
 _MOST_LAYERS = 12  # of one part that have rows of their own in the table
@@ -17,12 +18,7 @@ _MOST_LAYERS = 12  # of one part that have rows of their own in the table
 def abbreviate(names: Sequence[str], count: int = 3) -> str:
     """The first names and how many more there are: `fc.weight, fc.bias`, `a, b, c … 57 more`."""
     rest = len(names) - count
-    return ", ".join(map(_printable, names[:count])) + (f" … {rest} more" if rest > 0 else "")
-
-
-def _printable(name: str) -> str:
-    """The name on one line: it may come from a stranger's file."""
-    return "".join(char if char.isprintable() else "�" for char in name)
+    return ", ".join(printable(name, 160) for name in names[:count]) + (f" … {rest} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,8 @@ class LoadReport:
         for word, names in (("adapted", self.adapted), ("skipped", self.skipped), ("missing", self.missing)):
             if names:
                 changes = dict.fromkeys(self.notes[name] for name in names if word == "adapted" and name in self.notes)
-                parts.append(f"{len(names)} {word} ({'; '.join([abbreviate(names), *changes])})")
+                shown = [abbreviate(names), *(printable(change, None) for change in changes)]
+                parts.append(f"{len(names)} {word} ({'; '.join(shown)})")
         return f"{self.source} ({self.format}): " + ", ".join(parts)
 
     def table(self) -> Table:

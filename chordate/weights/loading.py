@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from chordate.contracts import Backbone, Model
+from chordate.contracts import Backbone
 from chordate.errors import CheckpointError
+from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
 from chordate.weights.candidates import Candidate, best_candidate, formats
-from chordate.weights.checkpoint_form import Weights, find_weights
 from chordate.weights.class_rows import has_names
+from chordate.weights.find_weights import Weights, find_weights
 from chordate.weights.load_report import LoadReport, abbreviate
 from chordate.weights.numerics import warn_of_colors, warn_of_stride
 from chordate.weights.reading import read_state
@@ -48,9 +49,8 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     tensors = {**matched.loaded, **matched.adapted}
     broken = not_finite(tensors)
     if broken:
-        warnings.warn(
-            f"{weights.source}: NaN or infinite values in {len(broken)} tensors: {abbreviate(broken)}", stacklevel=2
-        )
+        text = f"NaN or infinite values in {len(broken)} tensors: {abbreviate(broken)}"
+        warnings.warn(f"{weights.source}: {text}", stacklevel=2)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, Model) and weights.meta and _takes_meta(model, weights.meta, strict):
         model.meta = weights.meta
@@ -117,8 +117,7 @@ def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> boo
 
 
 def _other_classes(model: nn.Module, meta: DatasetMeta | None) -> bool:
-    ours = model.classes if isinstance(model, Model) else ()
-    return meta is not None and bool(meta.classes and ours) and len(meta.classes) != len(ours)
+    return meta is not None and isinstance(model, Model) and len(meta.classes) != len(model.classes)
 
 
 def _title(model: nn.Module) -> str:
@@ -150,6 +149,6 @@ def _misfit(weights: Weights, candidate: Candidate, matched: StateDictMatch, mod
         "strict=False would load only those that fit",
     ]
     if isinstance(model, Model) and weights.meta and _other_classes(model, weights.meta):
-        counts = f"{len(weights.meta.classes)} classes, the model has {len(model.classes)}"
+        counts = f"{len(weights.meta.classes)} classes, the model has {len(model.classes)} (meta.classes)"
         problems.insert(0, f"it was trained on {counts}")
     return f"{source} ({candidate.format}) does not fit {title}: " + "; ".join(filter(None, problems))

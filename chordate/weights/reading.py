@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -30,6 +31,11 @@ class Contents(dict[str, Any]):
     def __init__(self, values: dict[str, Any], source: str):
         super().__init__(values)
         self.source = source
+
+
+def source_of(contents: Mapping[str, Any]) -> str:
+    """What messages call a checkpoint."""
+    return contents.source if isinstance(contents, Contents) else "the state dict"
 
 
 def read_state(source: str | Path) -> Contents:

@@ -101,8 +101,10 @@ def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors with NaN or infinite values."""
-    return [name for name, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    """The names of the tensors with NaN or infinite values. Waits for their device once."""
+    named = [(name, t) for name, t in state.items() if t.is_floating_point() and t.numel()]
+    finite = torch.stack([torch.isfinite(t).all() for _, t in named]).tolist() if named else []
+    return [name for (name, _), is_finite in zip(named, finite) if not is_finite]
 
 
 def find_backbones(model: nn.Module) -> Iterator[tuple[str, Backbone]]:

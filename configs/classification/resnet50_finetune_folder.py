@@ -12,7 +12,7 @@ model = dict(
     head=dict(label_smoothing=0.1),
 )
 train_data = dict(
-    dataset=dict(type="ClassFolders", split="train"),
+    dataset=dict(type="TrainValFolder", split="train"),
     pipeline=[
         dict(type="RandomResizedCrop", size=224, scale=(0.35, 1.0)),
         dict(type="RandomHorizontalFlip", p=0.5),
@@ -22,7 +22,7 @@ train_data = dict(
     workers=4,
 )
 val_data = dict(
-    dataset=dict(type="ClassFolders", split="val"),
+    dataset=dict(type="TrainValFolder", split="val"),
     pipeline=[dict(type="Resize", size=256), dict(type="CenterCrop", size=224)],
     batch_size=32,
     workers=2,

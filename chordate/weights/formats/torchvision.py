@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, KeypointRCNN_ResNet50_FPN_Weights
 
-from chordate.contracts import Model
+from chordate.model_contracts import Model
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta, Skeleton
 from chordate.weights.formats.format import Format, Names, State, rename_all

@@ -5,6 +5,6 @@ The data root holds annotations/person_keypoints_{train,val}2017.json, train2017
 
 _base_ = ["coco_detection_multiscale.py"]
 
-fallback_meta = dict(classes=["person"], keypoints="coco")
+fallback_meta = dict(classes=["person"], skeleton="coco")
 train_data = dict(dataset=dict(annotations="annotations/person_keypoints_train2017.json", keypoints=True))
 val_data = dict(dataset=dict(annotations="annotations/person_keypoints_val2017.json", keypoints=True))

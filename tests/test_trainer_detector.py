@@ -1,4 +1,4 @@
-"""The engine with the real loader and a real detector: stopped in mid-epoch and resumed, and as the commands use it."""
+"""The trainer with the real loader and a real detector: resumed in mid-epoch, and as the commands use it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import read_log
+from trainer_toy import read_log
 
 import chordate
 from chordate.config import load_config
 from chordate.data.shapes import generate_shapes
-from chordate.training.evaluate import evaluate
+from chordate.training.evaluation_loop import evaluate
 from chordate.training.trainer import Trainer
 
 SMALL = {

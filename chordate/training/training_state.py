@@ -10,20 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from chordate.contracts import Model
 from chordate.data.seeding import rng_state, set_rng_state
 from chordate.distributed import all_gather_object, broadcast_object, is_main_process
 from chordate.errors import CheckpointError, ConfigError, TrainingError, unknown
+from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
 from chordate.training.logging import logger
 from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
-from chordate.weights.checkpoint_form import FORM
+from chordate.weights.checkpoint_schema import FORM, check_training_state
 from chordate.weights.load_report import abbreviate
-from chordate.weights.state_dict_match import match
+from chordate.weights.state_dict_match import match, not_finite
 
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer
@@ -54,7 +53,7 @@ def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, Any]], Any]) -> None:
     """Let the first rank write the state of all; if it cannot, all stop."""
     trainer.average_buffers()
-    state = training_state(trainer, files)
+    state = collect(trainer, files)
     failure = None
     try:
         if is_main_process():
@@ -65,7 +64,7 @@ def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, An
         raise CheckpointError(failure)
 
 
-def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
+def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     """Everything that the rest of a training depends on, after a whole step. All ranks call it.
 
     Args:
@@ -76,11 +75,11 @@ def training_state(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
         TrainingError: a loss or a weight is not finite, and such a state is never saved.
     """
     trainer.losses.read()
-    bad = first_not_finite(trainer.module)
-    if bad is not None:
+    bad = not_finite(dict(trainer.module.named_parameters()))
+    if bad:
         raise TrainingError(
-            f"{bad} holds a NaN or Inf after iteration {trainer.iteration}, though the losses were finite: nothing is "
-            f"saved; lower optimizer.lr or set train.clip_norm"
+            f"{bad[0]} holds a NaN or Inf after iteration {trainer.iteration}, though the losses were finite: nothing "
+            f"is saved; lower optimizer.lr or set train.clip_norm"
         )
     state = {
         "chordate": FORM,
@@ -141,12 +140,13 @@ def resume_or_begin(trainer: Trainer) -> None:
 
 
 def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Put a trainer into the state that `training_state` saved. The files in the work dir are not touched.
+    """Put a trainer into the state that `collect` gathered. The files in the work dir are not touched.
 
     If the data, the batch size or the number of ranks has changed, training goes on (when measured in epochs, from
     the start of the interrupted epoch) with a warning.
     """
     saved = checkpoint["train"]
+    check_training_state(saved, path)
     check_model(trainer.module, checkpoint, path)
     try:
         if changed := load_optimizer_state(trainer.optimizer, trainer.module, saved["optimizer"], path):
@@ -193,13 +193,6 @@ def check_model(model: Model, checkpoint: Mapping[str, Any], path: str) -> None:
     if not found.is_complete or found.skipped:
         problems = found.problems() or f"not in the model: {abbreviate(found.skipped)}"
         raise CheckpointError(f"{path}: a checkpoint of another model: {problems}; resume with its own config")
-
-
-def first_not_finite(model: nn.Module) -> str | None:
-    """The name of the first parameter that holds a NaN or Inf, or None. Waits for the device."""
-    named = [(name, p) for name, p in model.named_parameters() if p.numel()]
-    finite = torch.stack([torch.isfinite(p).all() for _, p in named]).tolist()
-    return next((name for (name, _), is_finite in zip(named, finite) if not is_finite), None)
 
 
 def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:

@@ -1,17 +1,20 @@
-"""Evaluation: a model over a loader into a metric, during training and by `chordate test`."""
+"""The loop of an evaluation: a model over a loader into a metric, during training and by `chordate test`."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
 
 from chordate import launch
-from chordate.contracts import Metric, Model
+from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
+from chordate.errors import TrainingError
+from chordate.model_contracts import Metric, Model, compute_numbers
 from chordate.progress import ProgressBar
 from chordate.structures import Batch
 from chordate.training.precision import autocast, to_channels_last, to_channels_last_weights
@@ -49,7 +52,18 @@ def evaluate(
             with autocast(device, amp):
                 predictions = model.predict(to_device(batch, device, channels_last))
             metric.update(predictions, batch)
-        return metric.compute()
+        return compute_numbers(metric)
+
+
+def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> None:
+    """Evaluate one sample, so that data, predictions and metric that do not fit are an error before training.
+
+    Warnings about the numbers are dropped, and so is the error that the untrained model's predictions are not finite.
+    """
+    with warnings.catch_warnings(), suppress(TrainingError):
+        warnings.simplefilter("ignore")
+        evaluate(model, [loader.first_batch()], metric, device)
+        metric.table()
 
 
 @contextmanager

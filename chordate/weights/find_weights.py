@@ -1,4 +1,4 @@
-"""The form of Chordate's own checkpoints, and the weights inside any checkpoint."""
+"""The weights inside a checkpoint, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chordate.errors import CheckpointError, DataError
+from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
+from chordate.weights.checkpoint_schema import checkpoint_meta
 from chordate.weights.load_report import abbreviate
-from chordate.weights.reading import Contents
+from chordate.weights.reading import source_of
 
-FORM = 2
-# The parts of a checkpoint of our own and their types. `ema` are averaged weights; `config` is for people to read and
-# never executed; `train` is the training state, which only `--resume` reads.
-_PARTS: dict[str, tuple[type, ...]] = {
-    "model": (Mapping,),
-    "ema": (Mapping, type(None)),
-    "meta": (Mapping,),
-    "config": (str, type(None)),
-    "train": (Mapping, type(None)),
-}
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
 _MAX_DEPTH = 4  # of wrappers in one another
 
@@ -69,36 +60,6 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"{source}: {name} is not a dense tensor with values; save the model's state_dict()")
     return Weights(state, meta, source)
-
-
-def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
-    """The metadata of the data set that a checkpoint of ours was trained on; None for any other checkpoint.
-
-    Raises:
-        CheckpointError: a checkpoint of ours in another form or with parts of wrong types.
-    """
-    if "chordate" not in contents:
-        return None
-    source, form = source_of(contents), contents["chordate"]
-    if not isinstance(form, int) or form != FORM:
-        if isinstance(form, int) and form < FORM:
-            raise CheckpointError(f"{source} is of form {form}, which is not read any more; train again")
-        raise CheckpointError(f"{source} was written by a newer Chordate; this one reads form {FORM}, so update it")
-    for part, kinds in _PARTS.items():
-        if not isinstance(contents.get(part), kinds):
-            raise CheckpointError(
-                f"{source} is no whole Chordate checkpoint: its {part} is {type(contents.get(part)).__name__} data; "
-                f"take the file as training wrote it"
-            )
-    try:
-        return DatasetMeta.from_dict(contents["meta"], source)
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def source_of(contents: Mapping[str, Any]) -> str:
-    """What messages call a checkpoint."""
-    return contents.source if isinstance(contents, Contents) else "the state dict"
 
 
 def _unwrap(contents: Mapping[Any, Any], source: str) -> dict[Any, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from engine_toy import ToyMetric, toy_loader, toy_trainer
+from trainer_toy import ToyMetric, toy_loader, toy_trainer
 
 from chordate.training.callbacks import Callback
 from chordate.training.trainer import Trainer

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_trainer
 from torch import nn
+from trainer_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_trainer
 
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ChordateError, ConfigError
 from chordate.launch import finish, start
-from chordate.training.evaluate import evaluate
+from chordate.training.evaluation_loop import evaluate
 
 SCALED = {**OPTIMIZER, "base_batch_size": 4}
 TRAINING: dict[str, Any] = {"optimizer": SCALED, "epochs": 2, "accumulate": 2, "clip_norm": 0.5, "ema": 0.9}

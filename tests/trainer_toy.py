@@ -1,4 +1,4 @@
-"""A model, a data set and a metric small enough to train hundreds of times, for the tests of the engine.
+"""A model, a data set and a metric small enough to train hundreds of times, for the tests of the trainer.
 
 The model has dropout and BatchNorm, the data an augmentation that depends on (seed, epoch, index) alone: what an exact
 resume must get right.
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from chordate.contracts import Metric, Model
-from chordate.data.loader import start_worker
+from chordate.data.loader import Loader, start_worker
 from chordate.distributed import all_gather_object
+from chordate.model_contracts import Metric, Model
 from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo
 from chordate.training.trainer import Trainer
 
@@ -125,7 +125,7 @@ class ToyMetric(Metric):
 
 def toy_loader(images: int = 22, batch_size: int = 4, workers: int = 0, training: bool = True, **options: Any) -> Any:
     shares = {name: options.pop(name) for name in ("rank", "world_size") if name in options}
-    return DataLoader(
+    return Loader(
         ToyData(images, augment=training, **options),
         batch_sampler=ToyBatches(images, batch_size, shuffle=training, **shares),
         collate_fn=collate,

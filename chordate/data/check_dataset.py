@@ -1,0 +1,86 @@
+"""Holds a data set to the contract of `Dataset` before anything is trained or evaluated on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from chordate.arguments import validate_arguments
+from chordate.data.dataset import Dataset
+from chordate.errors import ChordateError, DataError
+from chordate.model_contracts import check_implements
+from chordate.structures import Batch, DatasetMeta, ImageInfo, Targets
+from chordate.structures.layout import check_layouts, layouts_of
+
+
+def check_dataset(dataset: Any) -> None:
+    """Check the attributes of a data set, and its first sample alone as a batch.
+
+    Raises:
+        ConfigError: it is no Dataset, or does not implement a method.
+        DataError: there is no sample, or an attribute, the sample or its batch is not what the contract says; names
+            class and part.
+    """
+    check_implements(dataset, Dataset, ["__len__"])
+    if type(dataset).__getitem__ is Dataset.__getitem__:
+        check_implements(dataset, Dataset, ["read"])
+    name, target_type = type(dataset).__name__, dataset.target_type
+    if not isinstance(dataset.meta, DatasetMeta):
+        raise DataError(f"{name}.meta must be a DatasetMeta, got {_kind(dataset.meta)}")
+    if target_type is not None and not (isinstance(target_type, type) and issubclass(target_type, Targets)):
+        raise DataError(f"{name}.target_type must be a subclass of Targets or None, got {target_type!r}")
+    if dataset.sizes is not None and np.shape(dataset.sizes) != (len(dataset), 2):
+        raise DataError(f"{name}.sizes must be [{len(dataset)}, 2], height and width per image, or None")
+    if not len(dataset):
+        raise DataError(f"{name} has no samples; there is nothing to load")
+    _check_sample(dataset, name)
+
+
+def _check_sample(dataset: Dataset, name: str) -> None:
+    """The first sample, and the batch of it alone."""
+    sample = dataset[0, 0]
+    if not isinstance(sample, Mapping):
+        raise DataError(f"{name}: a sample must be a dict with image, info and targets, got {_kind(sample)}")
+    if type(dataset).collate is Dataset.collate:
+        image = sample.get("image")
+        if not isinstance(image, Tensor) or image.ndim != 3:
+            raise DataError(f"{name}: sample['image'] must be a tensor [C, H, W], got {_kind(image)}")
+    batch = _collated(dataset, sample, name)
+    if not isinstance(batch, Batch):
+        raise DataError(f"{name}.collate must return a Batch, got {_kind(batch)}")
+    images, targets = batch.images, batch.targets
+    if not isinstance(images, Tensor) or images.ndim < 4 or str(images.dtype) not in ("torch.uint8", "torch.float32"):
+        raise DataError(f"{name}: images must be [N, C, H, W] uint8 (or float32, 0 … 255), got {_kind(images)}")
+    for info in batch.infos:
+        if not isinstance(info, ImageInfo):
+            raise DataError(f"{name}: sample['info'] must be an ImageInfo, got {_kind(info)}")
+        validate_arguments(ImageInfo, vars(info), f"{name}: sample['info']")
+    if dataset.target_type is not None:
+        if not isinstance(targets, dataset.target_type):
+            wanted = f"{dataset.target_type.__name__} (its target_type)"
+            raise DataError(f"{name}: targets must be {wanted}, got {_kind(targets)}")
+        check_layouts(targets, name, N=len(batch))
+
+
+def _collated(dataset: Dataset, sample: Any, name: str) -> Any:
+    """The batch of one sample; what fails is told with what the targets' type wants."""
+    try:
+        return dataset.collate([sample])
+    except ChordateError:
+        raise
+    except Exception as error:
+        kind = dataset.target_type
+        missing = isinstance(error, KeyError) and error.args[0] not in sample
+        reason = f"have no {error.args[0]!r}" if missing else f"do not collate ({type(error).__name__}: {error})"
+        layouts = ", ".join(f"{field} {layout}" for field, layout in (layouts_of(kind) if kind else {}).items())
+        wanted = f"; {kind.__name__} makes of them {layouts}" if kind and layouts else ""
+        raise DataError(f"{name}: its samples {' '.join(reason.split())}{wanted}") from error
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{type(value).__name__} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return "nothing" if value is None else type(value).__name__

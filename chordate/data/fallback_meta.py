@@ -1,0 +1,59 @@
+"""Metadata for models that are built without data: what a config's `fallback_meta` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from chordate.arguments import PositiveInt, validate_settings, validate_value
+from chordate.composition import Section, as_section, located
+from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
+from chordate.data.image_folder import imagenet_classes
+from chordate.errors import ConfigError, DataError, unknown
+from chordate.structures import DatasetMeta, Skeleton
+from chordate.structures.metadata import nameless
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Fields of DatasetMeta whose values have names of their own.
+NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "classes": {"coco": lambda: COCO_CLASSES, "imagenet": imagenet_classes, "cifar10": lambda: CIFAR10_CLASSES},
+    "skeleton": {"coco": lambda: COCO_SKELETON},
+}
+
+
+def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
+    """The metadata that a config's `fallback_meta` describes; None where it says nothing.
+
+    Its settings are the fields of DatasetMeta. `classes` may also be "coco", "imagenet", "cifar10", or a number of
+    nameless classes; `skeleton` is "coco" (a person's 17 keypoints), a list of keypoint names, or a dict with `names`
+    and `bones`.
+
+    Raises:
+        ConfigError: an unknown name or setting, or a value that a DatasetMeta cannot have.
+    """
+    settings = as_section(section, "fallback_meta")
+    try:
+        for key, value in [*settings.items()]:
+            if value is None:
+                del settings[key]
+            else:
+                settings[key] = _value(settings, key)
+        meta = validate_settings(DatasetMeta, settings, "fallback_meta")
+    except DataError as error:
+        raise located(error, settings) from error
+    return None if meta == DatasetMeta() else meta
+
+
+def _value(section: Section, key: str) -> Any:
+    """The value of a field, where its name, a number or a list stands for it."""
+    value = section[key]
+    if isinstance(value, str) and key in NAMED:
+        if value not in NAMED[key]:
+            raise located(ConfigError(unknown(key, value, NAMED[key])), section, [key])
+        return NAMED[key][value]()
+    if key == "classes" and isinstance(value, int):
+        return nameless(validate_value(PositiveInt, value, "fallback_meta.classes"))
+    if key == "skeleton":
+        named = value if isinstance(value, Mapping) else {"names": value}
+        return validate_settings(Skeleton, named, "fallback_meta.skeleton")
+    return value

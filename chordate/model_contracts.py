@@ -1,0 +1,177 @@
+"""The contracts of models and metrics, and the checks that they keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from chordate.contracts import Backbone, FeatureSpec
+from chordate.errors import ConfigError, TrainingError
+from chordate.structures import Batch, DatasetMeta, ImageInfo
+from chordate.text import printable
+
+
+class Model(nn.Module):
+    """A whole model: its losses for a training batch, its predictions for any.
+
+    A subclass takes `meta` first, then its parts, and builds them through the registries. Its `forward` is what
+    DistributedDataParallel and torch.compile wrap; everything else calls `loss` and `predict`, which depend on the
+    arguments alone and not on one another.
+    """
+
+    meta: DatasetMeta
+    backbone: Any  # a Backbone, where the model has one
+    load_report: Any = None  # LoadReport of the checkpoint that `build_model` loaded
+    pretrained_reports: Sequence[Any] = ()  # and of the backbones' own weights
+    size_divisor: int = 1  # the loader pads images to multiples of this
+    example_size: tuple[int, int] = (224, 224)  # height and width that `chordate summary` counts with
+    pipeline: Sequence[Any] = ()  # the test pipeline of its config, for `predict` on files
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of `meta`, by label."""
+        return self.meta.classes
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar losses by name, summed by the trainer; values without a gradient are only logged."""
+        raise NotImplementedError
+
+    def predict(self, batch: Batch) -> list[Any]:
+        """One Prediction per image, in pixels of the original image."""
+        raise NotImplementedError
+
+    def feature_specs(self) -> Mapping[str, FeatureSpec]:
+        """The maps that `chordate summary` lists; by default the backbone's, none without one."""
+        backbone = self._modules.get("backbone")
+        return backbone.out_features if isinstance(backbone, Backbone) else {}
+
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        """The backbone's maps for a batch, by name.
+
+        Raises:
+            ConfigError: this model gives none.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no features; define backbone_features in it")
+
+    def embed(self, batch: Batch) -> Tensor | None:
+        """One vector per image, `[N, C]`, that the last layer reads; None for a model without such."""
+        return None
+
+    def augment_batch(self, batch: Batch) -> Batch:
+        """Augmentation of a whole training batch, such as MixUp; training and `chordate browse` do it before `loss`.
+
+        Pixels are as in the batch, 0 … 255, before normalization. By default the batch itself.
+        """
+        return batch
+
+    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
+        return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
+
+    def input_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape of one input of this size, without the batch dimension; by default the backbone's."""
+        backbone = self._modules.get("backbone")
+        return backbone.input_shape(height, width) if isinstance(backbone, Backbone) else (3, height, width)
+
+    def example_batch(self, height: int, width: int) -> Batch:
+        """One blank input of this size, on the model's device."""
+        device = next(self.parameters()).device
+        images = torch.zeros(1, *self.input_shape(height, width), device=device)
+        sizes = torch.tensor([[height, width]], device=device)
+        return Batch(images, sizes, [ImageInfo(0, "blank", height, width)])
+
+
+class Metric:
+    """Collects predictions batch by batch and computes numbers from them, the same on every rank.
+
+    A subclass takes the data set as the keyword `dataset` first. After `compute`, the other methods describe the same
+    predictions, until the next `compute`.
+
+    Attributes:
+        numbers: what the last `compute` returned; it sets them.
+        lower_is_better: names of the numbers that are better when lower, for `train.save_best` and EarlyStopping.
+    """
+
+    numbers: Mapping[str, float] = MappingProxyType({})
+    lower_is_better: Sequence[str] = ()
+
+    def update(self, predictions: Sequence[Any], batch: Batch) -> None:
+        """Take in the predictions of one batch, one Prediction per image in the order of the images."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, float]:
+        """The numbers over all ranks by name, and a fresh start."""
+        raise NotImplementedError
+
+    def table(self) -> RenderableType:
+        """The last numbers for the terminal; a plain table by default."""
+        table = Table("metric", "value")
+        for name, value in self.numbers.items():
+            table.add_row(Text(printable(name)), f"{value:.4f}")
+        return table
+
+    def save_predictions(self, path: str | Path) -> None:
+        """Write the last predictions as JSON.
+
+        Raises:
+            ConfigError: this metric keeps none.
+        """
+        raise ConfigError(f"--predictions: {type(self).__name__} keeps none")
+
+    def report(self) -> Any:
+        """More about the last numbers, drawn by `visualization.plot_report`; None where there is no more."""
+        return None
+
+
+def check_implements(plug: object, contract: type, methods: Sequence[str]) -> None:
+    """Check that a plug is derived from the class of its contract and has its own `methods`.
+
+    Raises:
+        ConfigError: it is not, or does not implement one.
+    """
+    cls = type(plug)
+    if not isinstance(plug, contract):
+        base = f"{contract.__module__}.{contract.__name__}"
+        raise ConfigError(f"{cls.__name__} is no {contract.__name__}: derive it from {base}")
+    missing = [name for name in methods if getattr(cls, name) is getattr(contract, name)]
+    if missing:
+        raise ConfigError(f"{cls.__name__} does not implement {contract.__name__}.{missing[0]}, which it must")
+
+
+def total_loss(losses: Any) -> Tensor:
+    """The sum of a model's losses. A value without a gradient, such as a training error, is only logged.
+
+    Raises:
+        TrainingError: the model gave something else than scalars by name.
+    """
+    if not isinstance(losses, Mapping) or not losses:
+        raise TrainingError(f"Model.loss must return a dict of losses, not {type(losses).__name__}")
+    for name, value in losses.items():
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TrainingError(f'loss "{name}" is not a scalar tensor but {shape}; reduce it, for example by .mean()')
+    summands = [value for value in losses.values() if value.requires_grad] or losses.values()
+    return torch.stack([value.float().reshape(()) for value in summands]).sum()
+
+
+def compute_numbers(metric: Metric) -> dict[str, float]:
+    """What `metric.compute` gives.
+
+    Raises:
+        ConfigError: that is not numbers by name.
+    """
+    numbers, name = metric.compute(), type(metric).__name__
+    if not isinstance(numbers, Mapping) or not all(isinstance(key, str) for key in numbers):
+        raise ConfigError(f"{name}.compute must return numbers by name, got {type(numbers).__name__}")
+    for key, value in numbers.items():
+        if not isinstance(value, Real):
+            raise ConfigError(f"{name}.compute must return numbers, but {key} is a {type(value).__name__}; use float()")
+    return {key: float(value) for key, value in numbers.items()}

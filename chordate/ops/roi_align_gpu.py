@@ -1,0 +1,220 @@
+"""RoIAlign for GPUs: all levels of a pyramid in one kernel, the channels of a pixel side by side.
+
+torchvision's operator knows one map: over a pyramid it either waits for the device to sort the boxes by level, or pools
+every box on every level. It also wants float32 in NCHW, while training runs in bfloat16 and NHWC.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+CHANNELS = 256  # that one program computes
+
+
+def pyramid_roi_align(
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Tensor,
+    image: Tensor,
+    level: Tensor,
+    resolution: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """As `roi_align_cpu.pyramid_roi_align`, in the data type of the maps; sums are float32 at least."""
+    channels = maps[0].shape[1]
+    table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # one pixel per row
+    with torch.no_grad():
+        cells, first, rows, columns = torch.zeros_like(boxes), image * 0, image * 0, image * 0
+        start = 0
+        for number, (x, stride) in enumerate(zip(maps, strides)):  # no tensor of sizes: it would have to be sent there
+            images, height, width = x.shape[0], *x.shape[2:]
+            here = level == number
+            cells = torch.where(here[:, None], boxes / stride - (0.5 if aligned else 0.0), cells)
+            first = torch.where(here, start + image * (height * width), first)
+            rows, columns = torch.where(here, height, rows), torch.where(here, width, columns)
+            start += images * height * width
+    pooled = roi_align_rows(table, cells, first, rows, columns, resolution, sampling_ratio, aligned)
+    return pooled.permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("chordate::roi_align_rows", mutates_args=())
+def roi_align_rows(
+    table: Tensor,
+    cells: Tensor,
+    first: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    resolution: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """RoIAlign of `R` boxes, each on a map of its own.
+
+    Args:
+        table: `[M, C]`, the pixels of all maps, row by row.
+        cells: `[R, 4]`, the boxes in pixels of their maps.
+        first, rows, columns: `[R]` int64, the table's row of a map's first pixel, and the size of the map.
+
+    Returns:
+        `[R, resolution, resolution, C]`.
+    """
+    pooled = table.new_empty(len(cells), resolution, resolution, table.shape[1])
+    _launch(_pool, pooled, table, cells, first, rows, columns, resolution, sampling_ratio, aligned)
+    return pooled
+
+
+@torch.library.custom_op("chordate::roi_align_rows_backward", mutates_args=())
+def roi_align_rows_backward(
+    gradient: Tensor,
+    length: int,
+    cells: Tensor,
+    first: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    resolution: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """The gradient of the table `[length, C]` from that of the pooled boxes."""
+    gradient = gradient.contiguous()
+    sums = torch.promote_types(gradient.dtype, torch.float32)
+    of_table = torch.zeros(length, gradient.shape[-1], dtype=sums, device=gradient.device)
+    _launch(_spread, gradient, of_table, cells, first, rows, columns, resolution, sampling_ratio, aligned)
+    return of_table.to(gradient.dtype)
+
+
+@roi_align_rows.register_fake
+def _(table: Tensor, cells: Tensor, *numbers: Any) -> Tensor:
+    return table.new_empty(len(cells), numbers[3], numbers[3], table.shape[1])
+
+
+@roi_align_rows_backward.register_fake
+def _(gradient: Tensor, length: int, *boxes: Any) -> Tensor:
+    return gradient.new_empty(length, gradient.shape[-1])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    table, *boxes = inputs
+    ctx.length, ctx.numbers = len(table), boxes[4:]
+    ctx.save_for_backward(*boxes[:4])
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    of_table = roi_align_rows_backward(gradient, ctx.length, *ctx.saved_tensors, *ctx.numbers)
+    return of_table, None, None, None, None, None, None, None
+
+
+roi_align_rows.register_autograd(_backward, setup_context=_save)
+
+
+def _launch(kernel: Any, pooled: Tensor, table: Tensor, cells: Tensor, *boxes: Any) -> None:
+    channels, resolution = pooled.shape[-1], pooled.shape[1]
+    if not pooled.numel():
+        return
+    cells = cells.to(torch.promote_types(cells.dtype, torch.float32))
+    block = min(CHANNELS, triton.next_power_of_2(channels))
+    programs = (len(cells) * resolution * resolution, triton.cdiv(channels, block))
+    kernel[programs](pooled, table, cells, *boxes, channels, block, num_warps=max(1, min(4, block // 64)))
+
+
+@triton.jit
+def _pool(
+    pooled,
+    table,
+    cells,
+    first,
+    rows,
+    columns,
+    SIDE: tl.constexpr,
+    RATIO: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    channels,
+    BLOCK: tl.constexpr,
+):  # type: ignore[no-untyped-def]
+    """Program `p` computes the output cell `p`: the mean of its samples."""
+    box, channel, y0, x0, step_y, step_x, ys, xs = _cell(cells, SIDE, RATIO, ALIGNED, BLOCK)
+    used = channel < channels
+    start, height, width = tl.load(first + box), tl.load(rows + box), tl.load(columns + box)
+    total = tl.full([BLOCK], 0, y0.dtype)
+    for sample in range(ys * xs):
+        y = y0 + (sample // xs + 0.5) * step_y
+        x = x0 + (sample % xs + 0.5) * step_x
+        if (y >= -1) & (y <= height) & (x >= -1) & (x <= width):
+            top, bottom, share_y = _taps(y, height)
+            left, right, share_x = _taps(x, width)
+            above, below = (start + top * width) * channels, (start + bottom * width) * channels
+            total += (1 - share_y) * (1 - share_x) * tl.load(table + above + left * channels + channel, mask=used)
+            total += (1 - share_y) * share_x * tl.load(table + above + right * channels + channel, mask=used)
+            total += share_y * (1 - share_x) * tl.load(table + below + left * channels + channel, mask=used)
+            total += share_y * share_x * tl.load(table + below + right * channels + channel, mask=used)
+    total /= tl.maximum(ys * xs, 1)
+    tl.store(pooled + tl.program_id(0).to(tl.int64) * channels + channel, total, mask=used)
+
+
+@triton.jit
+def _spread(
+    pooled,
+    table,
+    cells,
+    first,
+    rows,
+    columns,
+    SIDE: tl.constexpr,
+    RATIO: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    channels,
+    BLOCK: tl.constexpr,
+):  # type: ignore[no-untyped-def]
+    """The reverse of `_pool`: adds the gradient in `pooled` to the pixels of `table` that were read."""
+    box, channel, y0, x0, step_y, step_x, ys, xs = _cell(cells, SIDE, RATIO, ALIGNED, BLOCK)
+    used = channel < channels
+    start, height, width = tl.load(first + box), tl.load(rows + box), tl.load(columns + box)
+    gradient = tl.load(pooled + tl.program_id(0).to(tl.int64) * channels + channel, mask=used).to(y0.dtype)
+    gradient /= tl.maximum(ys * xs, 1)
+    for sample in range(ys * xs):
+        y = y0 + (sample // xs + 0.5) * step_y
+        x = x0 + (sample % xs + 0.5) * step_x
+        if (y >= -1) & (y <= height) & (x >= -1) & (x <= width):
+            top, bottom, share_y = _taps(y, height)
+            left, right, share_x = _taps(x, width)
+            above, below = (start + top * width) * channels, (start + bottom * width) * channels
+            tl.atomic_add(
+                table + above + left * channels + channel, (1 - share_y) * (1 - share_x) * gradient, mask=used
+            )
+            tl.atomic_add(table + above + right * channels + channel, (1 - share_y) * share_x * gradient, mask=used)
+            tl.atomic_add(table + below + left * channels + channel, share_y * (1 - share_x) * gradient, mask=used)
+            tl.atomic_add(table + below + right * channels + channel, share_y * share_x * gradient, mask=used)
+
+
+@triton.jit
+def _cell(cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """This program's box and channels, the corner of its output cell, and the distances and counts of its samples."""
+    place = tl.program_id(0)
+    box = place // (SIDE * SIDE)
+    row, column = place // SIDE % SIDE, place % SIDE
+    channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    x1, y1 = tl.load(cells + 4 * box), tl.load(cells + 4 * box + 1)
+    height, width = tl.load(cells + 4 * box + 3) - y1, tl.load(cells + 4 * box + 2) - x1
+    if not ALIGNED:
+        height, width = tl.maximum(height, 1), tl.maximum(width, 1)
+    height, width = height / SIDE, width / SIDE
+    if RATIO == 0:
+        ys, xs = tl.maximum(tl.ceil(height).to(tl.int32), 0), tl.maximum(tl.ceil(width).to(tl.int32), 0)
+    else:
+        ys, xs = tl.full([], RATIO, tl.int32), tl.full([], RATIO, tl.int32)
+    step_y, step_x = height / tl.maximum(ys, 1), width / tl.maximum(xs, 1)
+    return box, channel, y1 + row * height, x1 + column * width, step_y, step_x, ys, xs
+
+
+@triton.jit
+def _taps(position, side):  # type: ignore[no-untyped-def]
+    """The pixels around a position on one axis, and the share of the second."""
+    position = tl.maximum(position, 0)
+    low = tl.minimum(position.to(tl.int64), side - 1)
+    high = tl.minimum(low + 1, side - 1)
+    return low, high, tl.where(high > low, position - low, 0)

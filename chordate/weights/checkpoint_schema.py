@@ -1,0 +1,160 @@
+"""The schema of Chordate's own checkpoints. A file may be a stranger's or damaged, so what it holds is validated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, InstanceOf, ValidationError, model_validator
+from torch import Tensor
+
+from chordate.arguments import NonNegativeInt, PositiveInt
+from chordate.errors import CheckpointError, DataError
+from chordate.structures import DatasetMeta
+from chordate.weights.reading import source_of
+
+FORM = 2
+# The parts of a checkpoint of our own and their types. `ema` are averaged weights; `config` is for people to read and
+# never executed; `train` is a TrainingState.
+_PARTS: dict[str, tuple[type, ...]] = {
+    "model": (Mapping,),
+    "ema": (Mapping, type(None)),
+    "meta": (Mapping,),
+    "config": (str, type(None)),
+    "train": (Mapping, type(None)),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+def _numbers(value: Any) -> Any:
+    """The value itself, if it is of tensors, numbers and None, in lists and dicts; else a ValueError."""
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            _numbers(item)
+    elif not (value is None or isinstance(value, Tensor | float | int)):
+        raise ValueError(f"must be tensors and numbers, got {type(value).__name__}")
+    return value
+
+
+class LogRecord(_Part):
+    """A record of the log; further fields are numbers by name."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    mode: Literal["train", "val"]
+    epoch: int
+    iteration: int
+
+
+class BestEvaluation(_Part):
+    metric: str
+    score: float
+    iteration: int
+
+
+class LossSums(_Part):
+    sums: dict[str, float]
+    counts: dict[str, PositiveInt]
+
+    @model_validator(mode="after")
+    def have_the_same_names(self) -> Self:
+        if self.sums.keys() != self.counts.keys():
+            raise ValueError("sums and counts must have the same names")
+        return self
+
+
+class OptimizerState(_Part):
+    """`state` by the name of a parameter."""
+
+    type: str
+    trained: list[str]
+    state: dict[str, dict[str, Annotated[Any, AfterValidator(_numbers)]]]
+
+
+class PythonRandom(_Part):
+    version: int
+    words: InstanceOf[Tensor]
+    gauss: float | None
+
+
+class NumpyRandom(_Part):
+    key: InstanceOf[Tensor]
+    rest: list[float]
+
+
+class RandomState(_Part):
+    """The generators of one rank, see `data.seeding.rng_state`."""
+
+    python: PythonRandom
+    numpy: NumpyRandom
+    torch: InstanceOf[Tensor]
+    cuda: InstanceOf[Tensor] | None
+
+
+class TrainingState(_Part):
+    """The part `train`, which only `--resume` reads."""
+
+    iteration: NonNegativeInt
+    steps_per_epoch: PositiveInt
+    evaluated: NonNegativeInt
+    evaluation_is_due: bool
+    losses: LossSums
+    optimizer: OptimizerState
+    scaler: dict[str, float]
+    best: BestEvaluation | None
+    files: list[str]
+    history: list[LogRecord]
+    rng: list[RandomState]
+
+
+def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
+    """The metadata of the data set that a checkpoint of ours was trained on; None for any other checkpoint.
+
+    Raises:
+        CheckpointError: a checkpoint of ours in another form or with parts of wrong types.
+    """
+    if "chordate" not in contents:
+        return None
+    source, form = source_of(contents), contents["chordate"]
+    if type(form) is not int:
+        raise CheckpointError(f"{source} is no whole Chordate checkpoint: its chordate is {form!r:.40}, not {FORM}")
+    if form < FORM:
+        raise CheckpointError(f"{source} is of form {form}, which is not read any more; train again")
+    if form > FORM:
+        raise CheckpointError(f"{source} was written by a newer Chordate; this one reads form {FORM}, so update it")
+    for part, kinds in _PARTS.items():
+        if not isinstance(contents.get(part), kinds):
+            raise CheckpointError(
+                f"{source} is no whole Chordate checkpoint: its {part} is {type(contents.get(part)).__name__} data; "
+                f"take the file as training wrote it"
+            )
+    for part in ("model", "ema"):
+        for name, value in (contents.get(part) or {}).items():
+            if not isinstance(value, Tensor) and not str(name).endswith("_extra_state"):  # of torch's set_extra_state
+                raise CheckpointError(
+                    f"{source} is no whole Chordate checkpoint: its {part}[{name!r}] is {type(value).__name__} data, "
+                    f"not a tensor; take the file as training wrote it"
+                )
+    try:
+        return DatasetMeta.from_dict(contents["meta"], source)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def check_training_state(state: Any, source: str) -> None:
+    """Validate the part `train` of a checkpoint.
+
+    Raises:
+        CheckpointError: it is not a TrainingState; names `source` and the field.
+    """
+    try:
+        TrainingState.model_validate(state)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("train", *first["loc"])))
+        reason = f"{field}: {first['msg']}"
+        raise CheckpointError(f"{source}: its training state does not fit the schema ({reason})") from error

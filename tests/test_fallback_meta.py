@@ -1,0 +1,62 @@
+"""`fallback_meta` gives whatever a data set's metadata hold, by DatasetMeta's own names."""
+
+from dataclasses import fields
+
+import pytest
+
+from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
+from chordate.data.fallback_meta import fallback_meta
+from chordate.errors import ConfigError
+from chordate.structures import DatasetMeta, Skeleton
+
+WHOLE = DatasetMeta(
+    classes=("road", "car"),
+    skeleton=Skeleton(("nose", "tail"), ((0, 1),)),
+    stuff=("road",),
+    palette=((128, 64, 128), (0, 0, 142)),
+    ignore_label=255,
+    extra={"unit": "m"},
+)
+
+
+def test_every_field_of_a_data_sets_metadata_can_be_given() -> None:
+    assert all(getattr(WHOLE, f.name) != getattr(DatasetMeta(), f.name) for f in fields(DatasetMeta))
+    assert fallback_meta(WHOLE.to_dict()) == WHOLE
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(DatasetMeta)])
+def test_each_field_alone(field: str) -> None:
+    meta = fallback_meta({field: WHOLE.to_dict()[field]})
+    assert meta == DatasetMeta(**{field: getattr(WHOLE, field)})
+
+
+def test_names_numbers_and_lists_stand_for_values() -> None:
+    assert fallback_meta({"classes": "coco", "skeleton": "coco"}) == DatasetMeta(COCO_CLASSES, COCO_SKELETON)
+    assert fallback_meta({"classes": 2}).classes == ("class 0", "class 1")
+    assert len(fallback_meta({"classes": "imagenet"}).classes) == 1000
+    assert fallback_meta({"skeleton": ["a", "b"]}).skeleton == Skeleton(("a", "b"))
+    assert fallback_meta({"classes": ["a"], "skeleton": None, "palette": None}) == DatasetMeta(("a",))
+
+
+@pytest.mark.parametrize("section", [None, {}, {"classes": None, "skeleton": None}])
+def test_nothing_said_is_nothing(section: dict | None) -> None:
+    assert fallback_meta(section) is None
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"classes": 0}, "classes must be ≥ 1, got 0"),
+        ({"classes": "imagnet"}, 'unknown classes "imagnet"; did you mean "imagenet"'),
+        ({"clases": ["cat"]}, 'unknown setting of fallback_meta "clases"; did you mean "classes"'),
+        ({"ignore_label": "void"}, "ignore_label must be"),
+        ({"palette": [[1, 2]]}, "palette.0 must"),
+        ({"skeleton": {"names": ["a"], "bones": [[0, 1]]}}, r"the bone \(0, 1\) joins keypoints beyond its 1"),
+        ({"skeleton": {"nams": ["a"]}}, 'unknown setting of fallback_meta.skeleton "nams"'),
+        ({"classes": 2, "extra": {"num_classes": 3}}, "extra must not have num_classes"),
+    ],
+)
+def test_what_metadata_cannot_be_is_one_line(section: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        fallback_meta(section)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,145 @@
+"""Data sets, metrics and backbones from outside are held to their contracts when a run starts, in one line each."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from trainer_toy import ToyMetric, toy_loader, toy_trainer
+
+from chordate import head_contracts
+from chordate.cli.main import main
+from chordate.contracts import Backbone, FeatureSpec, offered
+from chordate.errors import ConfigError
+from chordate.registry import HEADS
+
+CONFIG = """
+custom_imports = dict(imports=["broken_plugs"])
+model = dict(type="Guesser")
+train_data = dict(dataset=dict(type="{train}"), batch_size=2, workers=0)
+val_data = dict(dataset=dict(type="{val}"), batch_size=2, workers=0)
+metric = {metric}
+optimizer = dict(type="SGD", lr=0.1)
+train = dict(epochs=1, tensorboard=False)
+"""
+DATASETS = {
+    "InfoIsADict": "sample['info'] must be an ImageInfo, got dict",
+    "InfoHasAText": "sample['info']: image_id must be",
+    "MetaIsADict": "MetaIsADict.meta must be a DatasetMeta, got dict",
+    "NoValue": "its samples have no 'value'; Brightness makes of them value [N] float32",
+    "WholeNumbers": "Brightness.value must be [N] float32, got [1] int64",
+    "TwoValues": "Brightness.value must be [N] float32, got [1, 2] float32",
+    "TextValue": "do not collate (TypeError: expected Tensor as element 0 in argument 0, but got str)",
+    "ArrayImage": "sample['image'] must be a tensor [C, H, W], got ndarray [16, 16, 3] uint8",
+    "WideImage": "images must be [N, C, H, W] uint8 (or float32, 0 … 255), got Tensor [1, 3, 16, 16] int64",
+    "OtherTargets": "targets must be InstanceTargets (its target_type), got Brightness",
+    "Empty": "Empty has no samples; there is nothing to load",
+    "NoRead": "NoRead does not implement Dataset.read, which it must",
+    "NoDataset": "NoDataset is no Dataset: derive it from chordate.data.dataset.Dataset",
+}  # fmt: skip
+METRICS = {
+    "TextNumbers": "TextNumbers.compute must return numbers, but error is a str",
+    "OneNumber": "OneNumber.compute must return numbers by name, got float",
+    "NoCompute": "NoCompute does not implement Metric.compute, which it must",
+    "NoMetric": "NoMetric is no Metric: derive it from chordate.model_contracts.Metric",
+    "CocoMetric": "CocoMetric needs a data set with COCO annotations",
+    "AccuracyMetric": "AccuracyMetric measures Classifications; the model predicts Guess",
+}
+
+
+def train(folder: Path, **changed: Any) -> int:
+    shutil.copy(Path(__file__).parent / "outside/broken_plugs.py", folder)
+    values = {"train": "Gray", "val": "Gray", "metric": None, **changed}
+    (folder / "config.py").write_text(CONFIG.format(**values))
+    return main(["train", str(folder / "config.py"), "--work-dir", str(folder / "run")])
+
+
+def test_plugs_that_keep_their_contracts_train(tmp_path: Path) -> None:
+    assert train(tmp_path) == 0
+    assert list((tmp_path / "run").glob("epoch_1.pt"))
+
+
+@pytest.mark.parametrize("role", ["train", "val"])
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_data_set_that_breaks_its_contract_is_told_before_training(tmp_path: Path, capsys, name, role) -> None:
+    assert train(tmp_path, **{role: name}) == 2
+    line = capsys.readouterr().err
+    assert name in line and DATASETS[name] in line and line.count("\n") == 1
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_that_breaks_its_contract_is_told_before_training(tmp_path: Path, capsys, name) -> None:
+    assert train(tmp_path, metric=f'dict(type="{name}")') == 2
+    line = capsys.readouterr().err
+    assert METRICS[name] in line and line.count("\n") == 1
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_annotations_of_another_type_are_told_before_training(tmp_path: Path, capsys) -> None:
+    assert train(tmp_path, train="HalfAnnotated", val="HalfAnnotated", metric='dict(type="CocoMetric")') == 2
+    assert "HalfAnnotated.coco must be a hotcoco.COCO, got object" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("channels", "stride", "wrong"), [(0, 4, "channels"), (8, 0, "stride"), (8, -4, "stride")])
+def test_a_backbone_offers_positive_numbers(channels: int, stride: int, wrong: str) -> None:
+    backbone = Backbone()
+    backbone.out_features = {"c2": FeatureSpec(channels, stride)}
+    message = rf"Backbone.out_features\['c2'\]: {wrong} must be ≥ 1, got {min(channels, stride)}"
+    with pytest.raises(ConfigError, match=message):
+        offered(backbone)
+
+
+def test_a_plain_data_loader_is_refused_by_the_trainer(tmp_path: Path) -> None:
+    plain: Any = DataLoader(torch.zeros(4, 1))
+    for loaders in ({"loader": plain}, {"val_loader": plain, "metric": ToyMetric()}):
+        with pytest.raises(ConfigError, match="DataLoader is no Loader: derive it from chordate.data.loader.Loader"):
+            toy_trainer(tmp_path, **loaders)
+    toy_trainer(tmp_path, loader=toy_loader())
+
+
+def test_the_data_that_differ_are_named(tmp_path: Path, capsys) -> None:
+    """Labels of the validation data differ from the training data's: no model or checkpoint is to blame."""
+    (tmp_path / "named.py").write_text(
+        "from broken_plugs import DATASETS, DatasetMeta, Gray\n"
+        "@DATASETS.register_module(force=True)\n"
+        "class Inches(Gray):\n    meta = DatasetMeta(extra={'unit': 'inch'})\n"
+    )
+    (tmp_path / "broken_plugs.py").write_text((Path(__file__).parent / "outside/broken_plugs.py").read_text())
+    config = CONFIG.format(train="Gray", val="Inches", metric=None).replace('"broken_plugs"', '"broken_plugs", "named"')
+    (tmp_path / "config.py").write_text(config)
+    assert main(["train", str(tmp_path / "config.py"), "--work-dir", str(tmp_path / "run")]) == 2
+    line = capsys.readouterr().err
+    assert "val_data: Inches does not fit the training data: it has unit='inch' instead of 'share'" in line
+
+
+@pytest.mark.parametrize(
+    ("head", "contract"),
+    [
+        ("ClassificationHead", head_contracts.ImageHead),
+        ("ConvFC", head_contracts.RoITrunk),
+        ("StageTrunk", head_contracts.RoITrunk),
+        ("RPNHead", head_contracts.ProposalHead),
+        ("BoxHead", head_contracts.RegionHead),
+        ("CascadeHead", head_contracts.RoIHead),
+        ("MaskHead", head_contracts.InstanceHead),
+        ("KeypointHead", head_contracts.InstanceHead),
+        ("RetinaHead", head_contracts.DenseHead),
+    ],
+)
+def test_our_heads_have_the_methods_of_their_contract(head: str, contract: type) -> None:
+    """By name and arguments, so that what is written down is what is called; further arguments have defaults."""
+    cls = HEADS.get(HEADS.expand(head)["type"])
+    methods = {name: m for base in contract.__mro__ for name, m in vars(base).items() if inspect.isfunction(m)}
+    methods = {name: m for name, m in methods.items() if not name.startswith("_") or name == "__call__"}
+    assert methods
+    for name, method in methods.items():
+        wanted = list(inspect.signature(method).parameters.values())
+        ours = list(inspect.signature(getattr(cls, "forward" if name == "__call__" else name)).parameters.values())
+        assert [p.name for p in ours[1 : len(wanted)]] == [p.name for p in wanted[1:]], name
+        assert all(p.default is not p.empty for p in ours[len(wanted) :]), name
