@@ -10,7 +10,6 @@ from hypothesis import settings
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
-
 def pytest_configure(config) -> None:
     """Hide the GPU from all tests but those marked `gpu`: the others compare bit for bit, as CPUs compute."""
     if config.getoption("markexpr") != "gpu":

@@ -1,0 +1,41 @@
+"""The pages of the documentation: their code blocks, the files and the command lines in them."""
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def page(name: str) -> str:
+    """The text of a page by its path from the root."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language ("" for those without), as they stand there."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for name, block in fenced if name == language]
+
+
+def files(text: str) -> dict[str, str]:
+    """The Python blocks whose first line is their file's name, `# my_backbone.py`, by that name."""
+    named = [(re.match(r"# (\w+\.py)\b", block), block) for block in blocks(text, "python")]
+    return {match[1]: block for match, block in named if match}
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each `$ command` of the console blocks, without its comment."""
+    lines = [line for block in blocks(text, "console") for line in block.splitlines()]
+    return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
+
+
+def with_options(command: list[str], *options: str) -> list[str]:
+    """The command with more `--cfg-options`, behind its own."""
+    if "--cfg-options" not in command:
+        return [*command, "--cfg-options", *options] if options else command
+    end = command.index("--cfg-options") + 1
+    while end < len(command) and not command[end].startswith("--"):
+        end += 1
+    return [*command[:end], *options, *command[end:]]
