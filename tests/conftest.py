@@ -3,11 +3,14 @@
 import os
 from pathlib import Path
 
+# Side by side, tests and the programs that they start get one thread each: more would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
 import pytest
 import torch
 from hypothesis import settings
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_configure(config) -> None:
