@@ -1,7 +1,7 @@
 """ResNet-50 classification against torchvision: the training step, and the input pipeline alone.
 
 Training: our ImageClassifier from uint8 pictures, against torchvision's ResNet-50 in a plain loop that is handed
-normalised floats. Both sides have the same weights, layout, precision and optimiser, run in one process and take turns.
+normalized floats. Both sides have the same weights, layout, precision and optimizer, run in one process and take turns.
 
 Loading: our ImageFolder and loader against `torchvision.datasets.ImageFolder` and a plain DataLoader, with the same
 v2 transforms (RandomResizedCrop 224, flip) over the same generated JPEGs of ImageNet's mean size, in turns too.

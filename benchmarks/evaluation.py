@@ -32,7 +32,7 @@ BATCH = 8
 
 
 def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any], list[Detections]]:
-    """Ground truth, and what a middling model finds: boxes shifted, some mislabelled, and much that is not there."""
+    """Ground truth, and what a middling model finds: boxes shifted, some mislabeled, and much that is not there."""
     rng = np.random.default_rng(0)
     annotations, found = [], []
     for image_id in range(1, images + 1):

@@ -1,11 +1,11 @@
-"""Generated class folders for the classification tests: pictures whose class is their colour."""
+"""Generated class folders for the classification tests: pictures whose class is their color."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}  # RGB
+COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}  # RGB
 
 
 def write_folders(root: Path, counts: dict[str, int], side: int = 24, seed: int = 0, wider: int = 4) -> Path:
@@ -15,11 +15,11 @@ def write_folders(root: Path, counts: dict[str, int], side: int = 24, seed: int 
     """
     random = np.random.default_rng(seed)
     for split, count in counts.items():
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             folder = root / split / name
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 noise = random.normal(0, 60, (side, side + wider * (number % 2), 3))
-                picture = (np.array(colour) * 0.5 + 64 + noise).clip(0, 255).astype(np.uint8)
+                picture = (np.array(color) * 0.5 + 64 + noise).clip(0, 255).astype(np.uint8)
                 cv2.imwrite(str(folder / f"{number}.png"), picture[:, :, ::-1])
     return root

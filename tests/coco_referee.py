@@ -117,7 +117,7 @@ def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
 
 
 def disturb(truth: Truth, rng: np.random.Generator) -> Found:
-    """Ground truth as a middling model would find it: shifted, mislabelled, doubled, missed, invented; ties."""
+    """Ground truth as a middling model would find it: shifted, mislabeled, doubled, missed, invented; ties."""
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
     by_image: dict[int, list] = {image["id"]: [] for image in truth.content["images"]}
     for annotation in truth.content["annotations"]:

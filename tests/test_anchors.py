@@ -21,8 +21,8 @@ def test_anchors_have_the_area_and_the_shape_asked_for():
 
 def test_anchors_lie_around_the_corner_of_their_cell_row_by_row():
     (anchors,) = AnchorGenerator([8], ratios=[1.0])([(2, 3)], (16, 24))
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    assert centres.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8]]
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assert centers.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8]]
 
 
 def test_sizes_default_to_those_of_the_fpn_paper():

@@ -78,7 +78,7 @@ def test_names_are_listed_by_pattern():
     assert chordate.list_models("no such*") == []
 
 
-def test_a_misspelt_backbone_in_a_config_is_told_when_it_is_built():
+def test_a_misspelled_backbone_in_a_config_is_told_when_it_is_built():
     config = chordate.load_config(DEMO, {"model.backbone.type": "Resnet50"})
     with pytest.raises(ConfigError, match='unknown backbone "Resnet50"; did you mean'):
         chordate.build_model(config, num_classes=2, pretrained=False)

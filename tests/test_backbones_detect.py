@@ -48,7 +48,7 @@ def take_a_step(backbone: str | dict, side: int) -> None:
     assert math.isfinite(norm)
     before = next(model.backbone.parameters()).clone()
     optimizer.step()
-    assert not torch.equal(before, next(model.backbone.parameters())), "the first layer has learnt nothing"
+    assert not torch.equal(before, next(model.backbone.parameters())), "the first layer has learned nothing"
 
 
 @pytest.mark.parametrize("name", FAMILIES)

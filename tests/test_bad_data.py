@@ -1,4 +1,4 @@
-"""Broken data ends in one clear line, never in a grey picture, a wrong box or a hang."""
+"""Broken data ends in one clear line, never in a gray picture, a wrong box or a hang."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def photo() -> np.ndarray:
 # Annotation files
 
 
-def test_a_missing_annotation_file_names_its_neighbours(tmp_path: Path) -> None:
+def test_a_missing_annotation_file_names_its_neighbors(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     with pytest.raises(DataError, match=r"annotation\.json: no such annotation file; did you mean annotations\.json\?"):
         CocoDataset("annotation.json", "images", data_root=tmp_path)
@@ -155,7 +155,7 @@ def test_what_the_health_check_found_stays_with_the_data_set(tmp_path: Path) -> 
 # Images
 
 
-def test_a_missing_image_names_its_neighbours(tmp_path: Path) -> None:
+def test_a_missing_image_names_its_neighbors(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     (tmp_path / "images" / "1.png").rename(tmp_path / "images" / "01.png")
     assert "images/1.png: no such image file; did you mean 01.png" in told(tmp_path)
@@ -163,7 +163,7 @@ def test_a_missing_image_names_its_neighbours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "webp"])
-def test_a_file_cut_short_is_an_error_not_a_grey_picture(
+def test_a_file_cut_short_is_an_error_not_a_gray_picture(
     tmp_path: Path, photo: np.ndarray, share: float, ending: str
 ) -> None:
     path = tmp_path / f"a.{ending}"
@@ -191,15 +191,15 @@ def test_a_text_file_is_no_image(tmp_path: Path) -> None:
 
 def test_every_kind_of_file_becomes_three_channels_of_eight_bits(tmp_path: Path, photo: np.ndarray) -> None:
     rgb = PIL.Image.fromarray(photo)
-    grey = np.asarray(rgb.convert("L"))
+    gray = np.asarray(rgb.convert("L"))
     opaque = rgb.convert("RGBA")
     opaque.putalpha(77)
     exact = {
         "rgb.png": (rgb, photo),
-        "grey.png": (rgb.convert("L"), grey[..., None].repeat(3, 2)),
-        "grey16.png": (PIL.Image.fromarray(grey.astype(np.uint16) * 256 + 99), grey[..., None].repeat(3, 2)),
+        "gray.png": (rgb.convert("L"), gray[..., None].repeat(3, 2)),
+        "gray16.png": (PIL.Image.fromarray(gray.astype(np.uint16) * 256 + 99), gray[..., None].repeat(3, 2)),
         "alpha.png": (opaque, photo),
-        "grey_alpha.png": (rgb.convert("LA"), grey[..., None].repeat(3, 2)),
+        "gray_alpha.png": (rgb.convert("LA"), gray[..., None].repeat(3, 2)),
         "palette.png": (rgb.quantize(64), np.asarray(rgb.quantize(64).convert("RGB"))),
         "two.png": (rgb.convert("1"), np.asarray(rgb.convert("1").convert("RGB"))),
         "rgb.bmp": (rgb, photo),
@@ -210,7 +210,7 @@ def test_every_kind_of_file_becomes_three_channels_of_eight_bits(tmp_path: Path,
         got = read_image(tmp_path / name)
         assert (got.dtype, got.shape) == (torch.uint8, (3, 60, 80)), name
         np.testing.assert_array_equal(got.permute(1, 2, 0).numpy(), want, err_msg=name)
-    lossy = {"rgb.jpg": rgb, "grey.jpg": rgb.convert("L"), "cmyk.jpg": rgb.convert("CMYK")}
+    lossy = {"rgb.jpg": rgb, "gray.jpg": rgb.convert("L"), "cmyk.jpg": rgb.convert("CMYK")}
     for name, picture in lossy.items():
         picture.save(tmp_path / name, quality=95)
         got = read_image(tmp_path / name).permute(1, 2, 0).numpy().astype(int)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from class_folders import COLOURS, write_folders
+from class_folders import COLORS, write_folders
 from PIL import Image
 from tiny_coco import annotation, write_coco
 from torch import Tensor
@@ -200,7 +200,7 @@ def test_a_classifiers_pictures_have_their_class_and_blended_ones_their_shares(f
     assert browse(config, "--data-root", root, "--out", out, "--count", "6") == 0
     assert len(Page((out / "index.html").read_text(encoding="utf-8")).pictures) == 6
 
-    names, pure = list(COLOURS), torch.tensor(list(COLOURS.values())).float()
+    names, pure = list(COLORS), torch.tensor(list(COLORS.values())).float()
     shares = torch.tensor([[0.25, 0.0, 0.75]])
     image = (shares @ pure)[0][:, None, None].expand(1, 3, 24, 24)
     batch = Batch(image, torch.tensor([[24, 24]]), [ImageInfo(0, "x.png", 24, 24)], ClassTargets(shares))

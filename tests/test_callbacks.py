@@ -100,7 +100,7 @@ def test_a_training_that_stopped_early_stops_again_when_resumed(tmp_path: Path) 
     assert evaluations(tmp_path) == [1, 2, 3]
 
 
-def test_a_misspelt_metric_is_named(tmp_path: Path) -> None:
+def test_a_misspelled_metric_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'EarlyStopping: unknown metric "box_AP"; did you mean "bbox_AP"'):
         toy_trainer(tmp_path, **validation(0.5), callbacks=[EarlyStopping("box_AP")]).train()
 

@@ -1,4 +1,4 @@
-"""Loading: every known form is recognised, and everything else ends in one line that says why."""
+"""Loading: every known form is recognized, and everything else ends in one line that says why."""
 
 from functools import partial
 

@@ -190,7 +190,7 @@ def test_half_a_division_is_told(tmp_path):
     write_folders(tmp_path, {"train": 1, "test": 1})
     with pytest.raises(DataError, match=r"has test/, train/ but no val/; give it train/ and val/"):
         TrainValFolder("train", data_root=tmp_path)
-    write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # trains, in folders of colours
+    write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # trains, in folders of colors
     assert TrainValFolder("train", data_root=tmp_path / "vehicles").classes == ("car", "train")
     with pytest.raises(ConfigError, match='split must be one of "train", "val", got "test"'):
         DATASETS.build({"type": "TrainValFolder", "split": "test"}, data_root=tmp_path)

@@ -78,7 +78,7 @@ def test_pictures_of_every_kind_train(tmp_path):
     exif[0x112] = 6
     photo = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
     kinds = {
-        "grey.jpg": (photo.convert("L"), {}),
+        "gray.jpg": (photo.convert("L"), {}),
         "cmyk.jpg": (photo.convert("CMYK"), {}),
         "deep.png": (PIL.Image.fromarray(np.full((60, 80), 40_000, np.uint16)), {}),
         "turned.jpg": (photo, {"exif": exif}),

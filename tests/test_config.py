@@ -34,18 +34,18 @@ def test_options_override():
     assert cfg.model.backbone.type == "resnet18"
 
 
-def test_misspelt_config_name_answers_with_near_ones():
+def test_misspelled_config_name_answers_with_near_ones():
     with pytest.raises(ConfigError, match=f'unknown config "faster-rcnn_r50_fpn_1x"; did you mean .*"{R50}"'):
         load_config("faster-rcnn_r50_fpn_1x")
 
 
-def test_misspelt_file_answers_with_its_neighbours(tmp_path):
+def test_misspelled_file_answers_with_its_neighbors(tmp_path):
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ConfigError, match=r'no such config file; did you mean "mine\.py"\?$'):
         load_config(tmp_path / "mime.py")
 
 
-def test_misspelt_section_of_an_override_is_an_error():
+def test_misspelled_section_of_an_override_is_an_error():
     with pytest.raises(ConfigError, match='unknown section "optimiser"; did you mean "optimizer"'):
         load_config(R50, {"optimiser.lr": 0.1})
 
@@ -102,7 +102,7 @@ def test_custom_imports_of_another_form_are_shown_the_right_one(tmp_path, given)
         load_config(file)
 
 
-def test_a_misspelt_section_of_a_file_is_an_error(tmp_path):
+def test_a_misspelled_section_of_a_file_is_an_error(tmp_path):
     """Ignored, it would train with the defaults."""
     file = tmp_path / "mine.py"
     file.write_text(f'base = "{R50}"\n_side = 640  # names with an underscore belong to the file\nmodle = dict()\n')

@@ -1,4 +1,4 @@
-"""Every packaged config builds its model, its optimiser's settings hold together, and says what paper it follows."""
+"""Every packaged config builds its model, its optimizer's settings hold together, and says what paper it follows."""
 
 import ast
 import re

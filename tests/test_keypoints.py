@@ -38,7 +38,7 @@ def dots(points: Tensor, height: int, width: int, spread: float = 2.5) -> Tensor
     return (-away / (2 * spread**2)).exp()
 
 
-def centre(dot: Tensor) -> Tensor:
+def center(dot: Tensor) -> Tensor:
     y, x = torch.meshgrid(torch.arange(dot.shape[1]) + 0.5, torch.arange(dot.shape[2]) + 0.5, indexing="ij")
     return torch.stack([(dot * x).sum((1, 2)), (dot * y).sum((1, 2))], 1) / dot.sum((1, 2))[:, None]
 
@@ -47,7 +47,7 @@ def centre(dot: Tensor) -> Tensor:
 def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
     points = keypoints([[60.5, 40.5, 2], [100.25, 80, 2], [131, 95.5, 1]], [[75, 110, 2], [140, 60, 1], [90, 70, 2]])
     plain = points.as_subclass(Tensor)
-    spread = 1.0 if name == "elastic" else 2.5  # a field that bends a dot moves its centre, a large one's more
+    spread = 1.0 if name == "elastic" else 2.5  # a field that bends a dot moves its center, a large one's more
     for seed in range(3):
         torch.manual_seed(seed)
         sample = {
@@ -62,12 +62,12 @@ def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
             picture = picture.unflatten(0, (2, 3))[:, list(SWAPPED)].flatten(0, 1)
         whole = picture.amax((1, 2)) > 0.5
         border = torch.cat([picture[:, [0, -1]].flatten(1), picture[:, :, [0, -1]].flatten(1)], 1).amax(1)
-        whole &= border < 1e-3  # a dot cut by the border has its centre elsewhere
+        whole &= border < 1e-3  # a dot cut by the border has its center elsewhere
         visible = found.as_subclass(Tensor)[..., 2].flatten() > 0
         assert visible[whole].all()
         places = found.as_subclass(Tensor)[..., :2].flatten(0, 1)
         tolerance = 0.25 if name == "elastic" else 0.15  # pixels
-        assert ((places - centre(picture))[whole].abs() < tolerance).all()
+        assert ((places - center(picture))[whole].abs() < tolerance).all()
 
 
 def test_every_functional_that_moves_boxes_is_known_for_keypoints():

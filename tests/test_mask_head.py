@@ -150,8 +150,8 @@ def test_only_positive_regions_and_their_own_class_learn():
     rois, targets = scene()
     head = MaskHead(pyramid(), CLASSES, channels=16)
     head.loss(feature_maps(128, images=1), rois, targets)["mask"].backward()
-    learnt = head.masks.weight.grad.abs().sum((1, 2, 3)) > 0
-    assert learnt.tolist() == [True, False, True]
+    learned = head.masks.weight.grad.abs().sum((1, 2, 3)) > 0
+    assert learned.tolist() == [True, False, True]
 
 
 def test_without_a_positive_region_the_loss_is_zero_and_still_has_a_gradient():

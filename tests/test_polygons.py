@@ -60,7 +60,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return (a & b).sum(1) / (a | b).sum(1).clamp(min=1)
 
 
-def centre(mask: Tensor) -> Tensor:
+def center(mask: Tensor) -> Tensor:
     ys, xs = torch.meshgrid(torch.arange(mask.shape[1]), torch.arange(mask.shape[2]), indexing="ij")
     return torch.stack([(mask * xs).sum((1, 2)), (mask * ys).sum((1, 2))], 1) / mask.sum((1, 2))[:, None]
 
@@ -75,8 +75,8 @@ GEOMETRIC = {
     "random resize": v2.RandomResize(110, 260),
     "crop": v2.RandomCrop((120, 140)),
     "crop with padding": v2.RandomCrop((220, 280), pad_if_needed=True),
-    "centre crop": v2.CenterCrop((121, 150)),
-    "centre crop with padding": v2.CenterCrop((201, 300)),
+    "center crop": v2.CenterCrop((121, 150)),
+    "center crop with padding": v2.CenterCrop((201, 300)),
     "resized crop": v2.RandomResizedCrop((150, 170), scale=(0.3, 0.9)),
     "IoU crop": v2.RandomIoUCrop(),
     "pad": v2.Pad([3, 5, 10, 20]),
@@ -102,8 +102,8 @@ def test_a_transform_moves_polygons_as_it_moves_their_bitmaps(name: str, polygon
         assert moved["polygons"].canvas_size == tuple(want.shape[-2:])
         large = want.sum((1, 2)) > 400  # pixels; of slivers at the border the IoU says little
         assert (iou(got[large] > 0.5, want[large] > 0.5) > 0.985).all()
-        # Mixing up pixels' centres and corners would cost half a pixel.
-        assert ((centre(got[large]) - centre(want[large])).abs() < 0.1).all()
+        # Mixing up pixels' centers and corners would cost half a pixel.
+        assert ((center(got[large]) - center(want[large])).abs() < 0.1).all()
 
 
 def test_every_functional_that_moves_boxes_is_known_for_polygons() -> None:
@@ -119,7 +119,7 @@ def test_transforms_that_make_several_pictures_are_refused(transform: v2.Transfo
 
 
 @pytest.mark.parametrize("transform", [v2.ToDtype(torch.float32), v2.ColorJitter(0.5), v2.Identity()])
-def test_transforms_of_colours_leave_polygons_alone(transform: v2.Transform, polygons: Polygons) -> None:
+def test_transforms_of_colors_leave_polygons_alone(transform: v2.Transform, polygons: Polygons) -> None:
     moved = transform({"image": Image(torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)), "polygons": polygons})
     assert torch.equal(moved["polygons"], polygons)
     assert isinstance(moved["polygons"], Polygons)

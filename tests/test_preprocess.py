@@ -11,7 +11,7 @@ IMAGES = torch.randint(0, 256, (2, 3, 50, 70), dtype=torch.uint8, generator=torc
 SIZES = torch.tensor([[50, 40], [30, 70]])
 
 
-def test_pictures_are_normalised_and_their_padding_is_zero():
+def test_pictures_are_normalized_and_their_padding_is_zero():
     out = Normalize()(IMAGES, SIZES)
     mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
     for image, (height, width) in enumerate(SIZES.tolist()):

@@ -48,7 +48,7 @@ def test_built_objects_pass_through(registry):
     assert registry.build(stem) is stem
 
 
-def test_misspelt_type_answers_with_the_nearest_name():
+def test_misspelled_type_answers_with_the_nearest_name():
     with pytest.raises(ConfigError, match='unknown backbone "Resnet50"; did you mean "resnet50"'):
         BACKBONES.build("Resnet50")
     with pytest.raises(ConfigError, match='unknown neck "FPNN"; did you mean "FPN"'):

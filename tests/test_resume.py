@@ -52,7 +52,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """The same losses in every iteration, evaluations, and final state: weights, average, optimiser, generators."""
+    """The same losses in every iteration, evaluations, and final state: weights, average, optimizer, generators."""
     assert read_log(one) == read_log(other)
     assert read_log(one, "val") == read_log(other, "val")
     a, b = (read_checkpoint(folder / "epoch_4.pt") for folder in (one, other))

@@ -99,7 +99,7 @@ def test_a_resumed_training_remembers_the_best_score(tmp_path: Path) -> None:
     assert trainer.best == {"metric": "bbox_AP", "score": 0.4, "iteration": EPOCH}
 
 
-def test_a_misspelt_metric_is_told_with_near_names_after_saving(tmp_path: Path) -> None:
+def test_a_misspelled_metric_is_told_with_near_names_after_saving(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, **validation(metric=Scripted(0.1)), epochs=2, save_best="box_AP")
     with pytest.raises(ConfigError, match=r'unknown metric "box_AP"; did you mean "bbox_AP"'):
         trainer.train()

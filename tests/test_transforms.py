@@ -68,7 +68,7 @@ def test_a_dtype_and_an_interpolation_are_given_in_words() -> None:
         TRANSFORMS.build({"type": "RandomRotation", "degrees": 10, "interpolation": "bilinaer"})
 
 
-def test_a_misspelt_transform_is_answered_with_near_names() -> None:
+def test_a_misspelled_transform_is_answered_with_near_names() -> None:
     with pytest.raises(ConfigError, match='unknown transform "RandomHorizontalFlipp"; did you mean "RandomHorizont'):
         build_pipeline([{"type": "RandomHorizontalFlipp"}])
     with pytest.raises(ConfigError, match='unknown setting of transform RandomHorizontalFlip "prob"'):
@@ -79,7 +79,7 @@ def test_a_misspelt_transform_is_answered_with_near_names() -> None:
     "transform",
     [{"type": "Normalize", "mean": [0.5], "std": [0.5]}, {"type": "ToDtype", "dtype": "float32", "scale": True}],
 )
-def test_normalising_in_the_pipeline_is_refused_because_models_do_it(transform: dict) -> None:
+def test_normalizing_in_the_pipeline_is_refused_because_models_do_it(transform: dict) -> None:
     with pytest.raises(ConfigError, match="the model takes images of 0 … 255"):
         build_pipeline([transform])
 

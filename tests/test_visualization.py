@@ -148,7 +148,7 @@ def test_bones_join_the_keypoints_that_are_found():
 
 
 def test_objects_with_shapes_have_colors_of_their_own():
-    """Neighbours are often of one class; boxes alone keep their class's color."""
+    """Neighbors are often of one class; boxes alone keep their class's color."""
     rows = (10, 40, 60, 95, 0.9, 1), (90, 40, 150, 95, 0.8, 1)
     masks = torch.zeros(2, 100, 160, dtype=torch.bool)
     edges = [[draw(found, GRAY, TWO)[4 * 70, 4 * x + 1].tolist() for x in (10, 90)] for found in (

@@ -18,11 +18,11 @@ MIRRORS = (F.horizontal_flip, F.vertical_flip)  # in either, a left hand becomes
 class InstanceKeypoints(TVTensor):
     """The keypoints of all instances of an image.
 
-    v2's KeyPoints have no visibility, know no left and right, and speak of pixel centres; coordinates here are
+    v2's KeyPoints have no visibility, know no left and right, and speak of pixel centers; coordinates here are
     continuous, as boxes' and Polygons' are. A point that leaves the picture is no longer visible.
 
     Attributes:
-        data (the tensor itself): `[M, K, 3]` float32, x, y in pixels and COCO's visibility (0 not labelled, 1 hidden,
+        data (the tensor itself): `[M, K, 3]` float32, x, y in pixels and COCO's visibility (0 not labeled, 1 hidden,
             2 visible).
         mirrored: `[K]` int64, what each keypoint becomes in a mirror.
         canvas_size: height and width of the picture.
@@ -103,7 +103,7 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
 def read_keypoints(
     annotations: Sequence[Mapping[str, Any]], skeleton: Skeleton, canvas_size: Canvas, source: str
 ) -> InstanceKeypoints:
-    """The keypoints of COCO annotations; one without any has all of them not labelled.
+    """The keypoints of COCO annotations; one without any has all of them not labeled.
 
     COCO counts whole pixels, so that half a pixel is added.
 
@@ -126,5 +126,5 @@ def read_keypoints(
 
 
 def has_keypoints(annotation: Mapping[str, Any]) -> bool:
-    """Whether a COCO annotation has a labelled keypoint."""
+    """Whether a COCO annotation has a labeled keypoint."""
     return any(annotation.get("keypoints", ())[2::3])

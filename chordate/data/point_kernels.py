@@ -1,7 +1,7 @@
 """How torchvision's v2 transforms move points in continuous coordinates, as polygons' vertices and keypoints are.
 
 A point is a box without extent, and for boxes v2 has kernels in the same coordinates; they are used for all but two.
-(Its KeyPoints speak of pixel centres: a flip takes them to `W - 1 - x`, and resizing moves them by half a pixel.)
+(Its KeyPoints speak of pixel centers: a flip takes them to `W - 1 - x`, and resizing moves them by half a pixel.)
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def _rotated(
     center: Any = None,
     fill: Any = None,
 ) -> tuple[Tensor, Canvas]:
-    """The boxes' kernel expands the canvas up to a pixel otherwise than the image's, which keeps its centre."""
+    """The boxes' kernel expands the canvas up to a pixel otherwise than the image's, which keeps its center."""
     moved, _ = _plainly_rotated(points, canvas, angle, center=center)
     if not expand:
         return moved, canvas

@@ -2,7 +2,7 @@
 
 A bitmap per instance would be resized, cropped and flipped at full size; some hundred vertices cost nothing.
 Coordinates are continuous, as boxes' are: pixel (0, 0) covers the square from 0 to 1, a flip is `x → W - x`.
-(KeyPoints speak of pixel centres, `x → W - 1 - x`, so polygons cannot travel as those.)
+(KeyPoints speak of pixel centers, `x → W - 1 - x`, so polygons cannot travel as those.)
 
 A point belongs to an instance where the winding number of the instance's rings is not zero. Rings that run
 the same way therefore make a union, and one inside another that runs the other way makes a hole.

@@ -1,4 +1,4 @@
-"""Polygons to bitmaps: exact sampling at the pixels' centres, all instances of an image at once."""
+"""Polygons to bitmaps: exact sampling at the pixels' centers, all instances of an image at once."""
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from chordate.structures import BITMAP_SIZE
 def rasterise(polygons: Polygons, frames: Tensor, height: int, width: int) -> Tensor:
     """Draw each instance into a bitmap of its own frame.
 
-    A pixel is set where the winding number at its centre is not zero: along each row of pixels, every edge
-    that crosses the row's middle line adds or takes one for all centres to its right.
+    A pixel is set where the winding number at its center is not zero: along each row of pixels, every edge
+    that crosses the row's middle line adds or takes one for all centers to its right.
 
     Args:
         polygons: of `M` instances.

@@ -1,6 +1,6 @@
 """The generated "shapes" set: a COCO-format data set in seconds, for demos and tests without a download.
 
-Coloured shapes lie over one another on varied backgrounds. As in COCO, annotations show what is *visible*:
+Colored shapes lie over one another on varied backgrounds. As in COCO, annotations show what is *visible*:
 polygons where the visible region has no hole, RLE where it has one (every ring), and now and then a cluster
 of many small shapes under one `iscrowd` annotation. Some images are empty.
 """
@@ -99,8 +99,8 @@ def make_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], 
     for number, shape in enumerate(shapes, 1):
         visible = (owner == number).astype(np.uint8)
         coverage = cv2.resize(visible.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-        colour = _contrasting_colour(rng, canvas, coverage)
-        canvas += coverage[..., None] * (colour + _shading(rng, size, 12) - canvas)
+        color = _contrasting_color(rng, canvas, coverage)
+        canvas += coverage[..., None] * (color + _shading(rng, size, 12) - canvas)
         annotations.append(_annotate(shape, visible, coverage))
     canvas += rng.uniform(1, 8) * rng.standard_normal(canvas.shape, np.float32)  # sensor noise
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), annotations
@@ -141,8 +141,8 @@ def _arrange(rng: np.random.Generator, size: int) -> tuple[list[Shape], NDArray[
 def _single(rng: np.random.Generator, size: int) -> Shape:
     label = int(rng.integers(len(CLASSES)))
     radius = size * np.exp(rng.uniform(np.log(0.08), np.log(0.28)))
-    centre = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)  # may leave the picture by a part
-    return Shape(label, [_outline(rng, label, centre, radius)])
+    center = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)  # may leave the picture by a part
+    return Shape(label, [_outline(rng, label, center, radius)])
 
 
 def _crowd(rng: np.random.Generator, size: int) -> Shape:
@@ -155,9 +155,9 @@ def _crowd(rng: np.random.Generator, size: int) -> Shape:
     return Shape(label, members, crowd=True)
 
 
-def _outline(rng: np.random.Generator, label: int, centre: NDArray[np.float64], radius: float) -> list[Contour]:
+def _outline(rng: np.random.Generator, label: int, center: NDArray[np.float64], radius: float) -> list[Contour]:
     turn = rng.uniform(0, 2 * np.pi)
-    return [centre + radius * contour for contour in OUTLINES[CLASSES[label]](rng, turn)]
+    return [center + radius * contour for contour in OUTLINES[CLASSES[label]](rng, turn)]
 
 
 def _polar(angles: NDArray[np.float64], radii: NDArray[np.float64] | float = 1.0) -> Contour:
@@ -237,7 +237,7 @@ def _annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.flo
 
 
 def _background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
-    """`[size, size, 3]`: two colours mixed along a gradient, stripes, a chequerboard or clouds."""
+    """`[size, size, 3]`: two colors mixed along a gradient, stripes, a checkerboard or clouds."""
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
     turn, period = float(rng.uniform(0, np.pi)), float(rng.uniform(0.08, 0.3))
     along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
@@ -262,17 +262,17 @@ def _clouds(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
 
 
 def _shading(rng: np.random.Generator, size: int, strength: float) -> NDArray[np.float32]:
-    """`[size, size, 1]`: soft light and dark of about ±`strength` grey levels."""
+    """`[size, size, 1]`: soft light and dark of about ±`strength` gray levels."""
     return 2 * strength * (_clouds(rng, size)[..., None] - 0.5)
 
 
-def _contrasting_colour(
+def _contrasting_color(
     rng: np.random.Generator, canvas: NDArray[np.float32], coverage: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Of a few random colours, the one that differs most from what it will cover."""
+    """Of a few random colors, the one that differs most from what it will cover."""
     below = np.tensordot(coverage, canvas, 2) / coverage.sum()
-    colours = rng.uniform(0, 255, (3, 3)).astype(np.float32)
-    return colours[np.abs(colours - below).sum(1).argmax()]
+    colors = rng.uniform(0, 255, (3, 3)).astype(np.float32)
+    return colors[np.abs(colors - below).sum(1).argmax()]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from chordate.registry import DATASETS
 class VocDataset(CocoDataset):
     """`Annotations/*.xml`, `JPEGImages/` and the lists of `ImageSets/Main/` (Everingham et al. 2010).
 
-    Corners lose VOC's offset of one pixel; objects marked `difficult` are read as crowds: neither learnt nor
+    Corners lose VOC's offset of one pixel; objects marked `difficult` are read as crowds: neither learned nor
     background, as VOC's own evaluation ignores them. Category ids count the class names in alphabetical
     order (or in the order of a `labels.txt`), over all files, so that every split has the same.
 

@@ -2,7 +2,7 @@
 
 _base_ = [
     "../_base_/models/imagenet_classifier.py",
-    "../_base_/datasets/imagenet_colour.py",
+    "../_base_/datasets/imagenet_color.py",
     "../_base_/schedules/imagenet_90e.py",
 ]
 

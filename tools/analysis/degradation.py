@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from chordate.cli.main import main
 
 KINDS = ("plain", "resnet")
-COLOURS = ("#d99a2b", "#1f4e9c")  # shallow, deep
+COLORS = ("#d99a2b", "#1f4e9c")  # shallow, deep
 PAPER = 64_000  # iterations; the rate falls after a half and three quarters of them
 POINTS = 100  # of the training curve
 
@@ -61,14 +61,14 @@ def plot(names: list[str], arguments: argparse.Namespace) -> Path:
     figure = Figure(figsize=(11, 4.6), dpi=130, layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, kind, title in zip(axes, KINDS, ("plain networks", "residual networks")):
-        for depth, colour in zip(arguments.depths, COLOURS):
+        for depth, color in zip(arguments.depths, COLORS):
             log = arguments.work_dir / f"{kind}{depth}" / "log.jsonl"
             if f"{kind}{depth}" not in names or not log.is_file():
                 continue
             training, test = curves(log)
-            axis.plot(*training.T, color=colour, lw=1, ls="--")
+            axis.plot(*training.T, color=color, lw=1, ls="--")
             if len(test):
-                axis.plot(*test.T, color=colour, lw=2.2, label=f"{depth} layers: {test[-1, 1]:.1f} %")
+                axis.plot(*test.T, color=color, lw=2.2, label=f"{depth} layers: {test[-1, 1]:.1f} %")
         axis.set(title=title, xlabel="iteration", ylim=(0, 70))
         axis.grid(color="0.92", lw=0.8)
         axis.set_axisbelow(True)

@@ -13,5 +13,5 @@ train_data = dict(
     ],
     batch_size=128,
 )
-# The centre is 0.875 of the shorter side.
+# The center is 0.875 of the shorter side.
 val_data = dict(pipeline=[dict(type="Resize", size=183, interpolation="bicubic"), dict(type="CenterCrop", size=160)])

@@ -1,4 +1,4 @@
-"""A classifier of CIFAR's pictures. The paper takes the mean picture away; the mean colour and deviation do as well."""
+"""A classifier of CIFAR's pictures. The paper takes the mean picture away; the mean color and deviation do as well."""
 
 model = dict(
     type="ImageClassifier",
