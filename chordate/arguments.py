@@ -164,9 +164,19 @@ def check_required(target: Callable[..., Any], arguments: Mapping[str, Any], whe
         raise ConfigError(_whole(arguments, arguments, where, text), located=isinstance(arguments, Section))
 
 
+def is_foreign(target: Callable[..., Any]) -> bool:
+    """Whether a class or function is another library's, whose annotations are narrower than what its code takes."""
+    return getattr(target, "__module__", "").split(".")[0] in ("builtins", "torch", "torchvision", "timm")
+
+
 @cache
 def parameters_of(target: Callable[..., Any]) -> Parameters:
-    """The parameters of a callable, their annotations reduced to what can be checked."""
+    """The parameters of a callable, their annotations reduced to what can be checked.
+
+    What a class takes as `**kwargs` it is expected to hand to the class it inherits from, whose parameters are then
+    optional ones of its own; except the required ones, if it asks for others in their place (a VocDataset for a folder,
+    where a CocoDataset asks for annotations).
+    """
     annotations, defaults, rest = {}, {}, None
     for parameter in inspect.signature(target).parameters.values():
         annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
@@ -179,6 +189,15 @@ def parameters_of(target: Callable[..., Any]) -> Parameters:
             annotations[parameter.name] = checkable
             if parameter.default is not parameter.empty:
                 defaults[parameter.name] = parameter.default
+    parents = target.__mro__[1:] if isinstance(target, type) and rest is not None else ()
+    parent = next((cls for cls in parents if "__init__" in vars(cls)), object)
+    if not is_foreign(parent):
+        inherited = parameters_of(parent)
+        asks_for_others = not annotations.keys() <= defaults.keys() | inherited.annotations.keys()
+        offered = inherited.defaults if asks_for_others else inherited.annotations
+        names = [name for name in offered if name not in annotations]
+        annotations |= {name: inherited.annotations[name] for name in names}
+        defaults |= {name: inherited.defaults.get(name, ...) for name in names}
     return Parameters(annotations, defaults, rest)
 
 

@@ -19,12 +19,11 @@ from typing import Any, Generic, Protocol
 from mmengine.registry import Registry
 
 from chordate.allowed_values import shown
-from chordate.arguments import check_required, parameters_of, validate_arguments
+from chordate.arguments import check_required, is_foreign, parameters_of, validate_arguments
 from chordate.composition import Section, located
 from chordate.errors import ChordateError, ConfigError, repr_name, unknown
 
 PLUGIN_GROUP = "chordate.plugins"
-FOREIGN = ("torch", "torchvision", "timm")  # their annotations are narrower than what their code takes
 _plugins_loaded = False
 _registries: list[PlugRegistry] = []
 
@@ -135,9 +134,8 @@ class PlugRegistry(Registry):
         clash = ", ".join(sorted(set(arguments) & set(wiring)))
         if clash:
             raise ConfigError(f"{where}: {clash} is inferred from the other parts; remove it from the config")
-        is_foreign = getattr(cls, "__module__", "").split(".")[0] in FOREIGN
         names: dict[str, Any] = {"inferred": wiring, "beside": self.beside}
-        checked = validate_arguments(cls, arguments, where, **names, values=not is_foreign)
+        checked = validate_arguments(cls, arguments, where, **names, values=not is_foreign(cls))
         beside = {name: checked.pop(name) for name in self.beside if name in checked}
         check_required(cls, checked | wiring, where)
         try:

@@ -299,7 +299,8 @@ def test_a_setting_written_beside_the_new_type_is_not_dropped(written: Path) -> 
 
 def test_a_voc_data_set_over_a_coco_base(caplog: pytest.LogCaptureFixture) -> None:
     options = {"train_data.dataset.type": "VocDataset", "train_data.dataset.folder": "VOC2007"}
-    assert load_config(R50, options).train_data.dataset == {"type": "VocDataset", "folder": "VOC2007"}
+    own = {"type": "VocDataset", "folder": "VOC2007"}
+    assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}  # which it hands on
     assert "train_data.dataset.type=VocDataset does not take annotations, images" in caplog.text
 
 

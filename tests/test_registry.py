@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from chordate import BACKBONES, NECKS, Backbone, FeatureSpec
+from chordate import BACKBONES, HEADS, NECKS, Backbone, FeatureSpec, build_model, load_config
+from chordate.arguments import PositiveFloat
 from chordate.contracts import check_outputs, offered, select
 from chordate.errors import ConfigError, near_names
 from chordate.registry import PlugRegistry
@@ -145,3 +146,25 @@ def test_importing_chordate_is_light():
     code = "import chordate, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.stdout.strip() == "False"
+
+
+def test_a_subclass_that_hands_on_its_settings_keeps_those_that_it_inherits(tmp_path):
+    """In code (`**settings` to the parent's constructor), and in configs (over the parent's section)."""
+    from chordate.heads.box import BoxHead
+
+    class FocalBox(BoxHead):
+        def __init__(self, in_features, num_classes, gamma: PositiveFloat = 2.0, **settings):
+            super().__init__(in_features, num_classes, **settings)
+            self.gamma = gamma
+
+    HEADS.register_module(name="FocalBox", module=FocalBox)
+    try:
+        (tmp_path / "mine.py").write_text(
+            'base = "faster-rcnn_r50_fpn_torchvision"\nmodel = dict(box=dict(type="FocalBox", gamma=1.5))\n'
+        )
+        box = build_model(tmp_path / "mine.py", num_classes=3, pretrained=False).box
+        assert (box.gamma, box.num_classes, box.pooler.sampling_ratio, box.pooler.aligned) == (1.5, 3, 2, False)
+        with pytest.raises(ConfigError, match=r"model\.box\.nms_threshold must be ≥ 0 and ≤ 1, got 2"):
+            build_model(load_config(tmp_path / "mine.py", {"model.box.nms_threshold": 2}), num_classes=3)
+    finally:
+        HEADS.module_dict.pop("FocalBox")
