@@ -1,13 +1,13 @@
 """The box head of Fast R-CNN (Girshick 2015, section 2): classifies regions and refines their boxes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from chordate.arguments import Fraction, NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from chordate.contracts import FeatureSpec, select
 from chordate.head_contracts import ClassRows, RoITrunk
 from chordate.ops.boxes import at_least_float32, clip_boxes_to_image, decode, is_nonempty
@@ -57,7 +57,7 @@ class BoxHead(nn.Module):
         self,
         in_features: Mapping[str, FeatureSpec],
         num_classes: PositiveInt,
-        levels: Sequence[str] | None = None,
+        levels: Annotated[Sequence[str], NonEmpty] | None = None,
         resolution: PositiveInt = 7,
         sampling_ratio: NonNegativeInt = 0,
         aligned: bool = True,

@@ -1,12 +1,13 @@
 """The keypoint head of Mask R-CNN (He et al. 2017, section 5): one heatmap per keypoint and region."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
+from chordate.arguments import NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt
 from chordate.contracts import FeatureSpec, select
 from chordate.errors import DataError
 from chordate.head_contracts import ClassRows
@@ -42,7 +43,7 @@ class KeypointHead(nn.Module):
         self,
         in_features: Mapping[str, FeatureSpec],
         num_keypoints: PositiveInt,
-        levels: Sequence[str] | None = None,
+        levels: Annotated[Sequence[str], NonEmpty] | None = None,
         resolution: PositiveInt = 14,
         sampling_ratio: NonNegativeInt = 0,
         aligned: bool = True,

@@ -1,12 +1,13 @@
 """The mask head of Mask R-CNN (He et al. 2017, section 3): one small mask per region."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt
+from chordate.arguments import NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt
 from chordate.contracts import FeatureSpec, select
 from chordate.errors import DataError
 from chordate.head_contracts import ClassRows
@@ -47,7 +48,7 @@ class MaskHead(nn.Module):
         self,
         in_features: Mapping[str, FeatureSpec],
         num_classes: PositiveInt,
-        levels: Sequence[str] | None = None,
+        levels: Annotated[Sequence[str], NonEmpty] | None = None,
         resolution: PositiveInt = 14,
         sampling_ratio: NonNegativeInt = 0,
         aligned: bool = True,

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
+from chordate.arguments import Fraction, NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt
 from chordate.contracts import FeatureSpec
 from chordate.head_contracts import ClassRows
 from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, topk_per_level
@@ -54,7 +54,7 @@ class RetinaHead(AnchorHead):
         self,
         in_features: Mapping[str, FeatureSpec],
         num_classes: PositiveInt,
-        levels: Sequence[str] | None = None,
+        levels: Annotated[Sequence[str], NonEmpty] | None = None,
         anchors: dict[str, Any] | None = None,
         convs: NonNegativeInt = 4,
         norm: Norm = None,

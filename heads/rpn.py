@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
+from chordate.arguments import Fraction, NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt
 from chordate.contracts import FeatureSpec
 from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, topk_per_level
 from chordate.ops.boxes import clip_boxes_to_image, decode, is_nonempty
@@ -48,7 +48,7 @@ class RPNHead(AnchorHead):
     def __init__(
         self,
         in_features: Mapping[str, FeatureSpec],
-        levels: Sequence[str] | None = None,
+        levels: Annotated[Sequence[str], NonEmpty] | None = None,
         anchors: dict[str, Any] | None = None,
         convs: NonNegativeInt = 1,
         batch_size_per_image: PositiveInt = 256,

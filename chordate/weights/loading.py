@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from chordate.arguments import validate_value
 from chordate.contracts import Backbone
 from chordate.errors import CheckpointError
 from chordate.model_contracts import Model
@@ -40,6 +41,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     Raises:
         CheckpointError: the checkpoint cannot be read or is of another model.
     """
+    validate_value(str | Path | Mapping, source, "load_checkpoint: source")
     model = _unwrap_model(model)
     weights = find_weights(source if isinstance(source, Mapping) else read_state(source))
     by_name = not strict and not _takes_meta(model, weights.meta, strict)
