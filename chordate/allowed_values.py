@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from annotated_types import Predicate
 
 from chordate.errors import near_names, repr_name
+from chordate.text import counted
 
 NOUNS = {
     int: "an integer",
@@ -145,9 +146,9 @@ def _bounds(annotation: Any, value: Any = None) -> list[str]:
             elif limit is not None:
                 bounds.append(f"{sign} {limit:g}")
         if getattr(item, "min_length", None):
-            bounds.append(f"with at least {item.min_length} item(s)")
+            bounds.append(f"with at least {counted(item.min_length, 'item')}")
         if getattr(item, "max_length", None) is not None:
-            bounds.append(f"with at most {item.max_length} item(s)")
+            bounds.append(f"with at most {counted(item.max_length, 'item')}")
     return bounds
 
 

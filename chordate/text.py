@@ -1,4 +1,4 @@
-"""Text that comes from files, such as class names, made safe to print, to draw and to name files by."""
+"""Text for people: what comes from files, such as class names, made safe to print and to name files by; and counts."""
 
 import re
 
@@ -15,3 +15,9 @@ def printable(text: str, most: int | None = 60) -> str:
 def file_stem(text: str) -> str:
     """The text as a part of a file's name, on any system."""
     return re.sub(r'[/\\:*?"<>|]', "_", printable(text, 100).replace("�", "_"))
+
+
+def counted(number: int, one: str) -> str:
+    """A count in English: "1 class", "2 classes", "1,000 images"."""
+    many = one + ("es" if one.endswith("s") else "s")
+    return f"{number:,} {one if number == 1 else many}"

@@ -105,7 +105,7 @@ def test_what_fits_passes(name, value):
         ("parts", {"backbone": "x"}, 'parts.backbone must be a dict, got "x"'),
         ("names", "norm", 'names must be a list of strings, got "norm"'),
         ("file", 3, "file must be a string or a path or None, got 3"),
-        ("sizes", [], "sizes must be a list of integers ≥ 1 with at least 1 item(s), got []"),
+        ("sizes", [], "sizes must be a list of integers ≥ 1 with at least 1 item, got []"),
         ("cons", 1, 'unknown setting of head Plug "cons"; did you mean "convs"'),
     ],
     ids=str,

@@ -89,7 +89,7 @@ def one_image(height: int = 64, width: int = 64, gray: int = 128, **targets: Ten
 
 def test_the_pictures_are_the_loaders_first_batches(shapes: Path, tmp_path: Path, capsys) -> None:
     assert browse(CONFIG, "--data-root", shapes, "--out", tmp_path, "--count", 10) == 0
-    assert f"10 picture(s): {tmp_path / 'index.html'}" in capsys.readouterr().out
+    assert f"10 images: {tmp_path / 'index.html'}" in capsys.readouterr().out
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert len(page.pictures) == len(page.links) == 10
     assert page.headings == ["Batch 1 8 images, 96×96 with padding", "Batch 2 8 images, 96×96 with padding"]

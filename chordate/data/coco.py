@@ -25,7 +25,7 @@ from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample
-from chordate.text import printable
+from chordate.text import counted, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
@@ -193,7 +193,7 @@ class CocoDataset(Dataset):
     def check_annotated(self, training: bool) -> None:
         if self.count(crowd=False):
             return
-        what = f"{self.annotations}: {len(self)} images, but not one instance of {', '.join(self.classes)}"
+        what = f"{self.annotations}: {counted(len(self), 'image')}, but not one instance of {', '.join(self.classes)}"
         if training:
             raise DataError(f"{what} (crowds do not count), so there is nothing to train on; annotate some")
         if not self.count(crowd=True):

@@ -15,7 +15,7 @@ from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model, start_from
-from chordate.text import printable
+from chordate.text import counted, printable
 from chordate.training.callbacks import Callback
 from chordate.training.evaluation_loop import trial_evaluation
 from chordate.training.logging import logger, run_log
@@ -77,15 +77,13 @@ def train(
         val_loader = metric = None
         if cfg.get("val_data"):
             val_data = section(cfg, "val_data")
-            same: dict[str, Any] = {"meta": dataset.meta, "meta_of": "the training data"}
-            val_set = build_dataset(val_data, data_root=data_root, training=False, **same)
+            same: dict[str, Any] = {"meta": dataset.meta, "meta_of": "the training data", "data_root": data_root}
+            val_set = build_dataset(val_data, training=False, **same)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
         names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")
-        logger.info(
-            f"{len(dataset)} images to train on, {len(val_set)} to evaluate on, annotations checked; "
-            f"{len(dataset.classes)} classes: {names}"
-        )
+        data = f"{counted(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
+        logger.info(f"{data}; {counted(len(dataset.classes), 'class')}: {names}")
         if weights and not resumes:
             start_from(model, weights, "load_from" if load_from else "train.load_from")
         trainer = Trainer(

@@ -26,6 +26,7 @@ from chordate.model_contracts import Metric, Model, check_implements, total_loss
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.structures import Batch
+from chordate.text import counted
 from chordate.training import training_state
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
 from chordate.training.ema import WeightAverage
@@ -287,16 +288,16 @@ class Trainer:
         on_gpu, threads = self.device.type == "cuda", f"CPU ({torch.get_num_threads()} threads)"
         logger.info(
             f"torch {torch.__version__}, {torch.cuda.get_device_name(self.device) if on_gpu else threads}, "
-            f"{self.world_size} process(es), seed {self.settings.seed}"
+            f"{counted(self.world_size, 'process')}, seed {self.settings.seed}"
         )
         logger.info(
             f"{type(self.optimizer).__name__}: learning rate {self.lr:g} (config: {self.optimizer_settings.lr:g} for "
             f"{self.optimizer_settings.base_batch_size or 'any number of'} images) for {self.batch_size} images per "
-            f"iteration = {self.train_loader.images_per_batch} × {self.world_size} processes × "
+            f"iteration = {self.train_loader.images_per_batch} × {counted(self.world_size, 'process')} × "
             f"{self.settings.accumulate} accumulated"
         )
         for group in self.optimizer.param_groups:
-            logger.info(f"  {len(group['params'])} parameters with {group['name']}")
+            logger.info(f"  {counted(len(group['params']), 'parameter')} with {group['name']}")
         launch.seed_everything(self.settings.seed + self.rank)
         if self.settings.ema is not None:
             self.ema = WeightAverage(self.module, self.settings.ema)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chordate.structures import DatasetMeta
-from chordate.text import printable
+from chordate.text import counted, printable
 
 _COLUMNS = ("loaded", "adapted", "remade", "skipped")
 _MOST_LAYERS = 12  # of one part that have rows of their own in the table
@@ -46,7 +46,7 @@ class LoadReport:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded"]
+        parts = [f"{counted(len(self.loaded), 'tensor')} loaded"]
         for word, names in (("adapted", self.adapted), ("skipped", self.skipped), ("missing", self.missing)):
             if names:
                 changes = dict.fromkeys(self.notes[name] for name in names if word == "adapted" and name in self.notes)

@@ -14,6 +14,7 @@ from chordate.contracts import Backbone
 from chordate.errors import CheckpointError
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
+from chordate.text import counted
 from chordate.weights.candidates import Candidate, best_candidate, formats
 from chordate.weights.class_rows import has_names
 from chordate.weights.find_weights import Weights, find_weights
@@ -51,7 +52,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     tensors = {**matched.loaded, **matched.adapted}
     broken = not_finite(tensors)
     if broken:
-        text = f"NaN or infinite values in {len(broken)} tensors: {abbreviate(broken)}"
+        text = f"NaN or infinite values in {counted(len(broken), 'tensor')}: {abbreviate(broken)}"
         warnings.warn(f"{weights.source}: {text}", stacklevel=2)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, Model) and weights.meta and _takes_meta(model, weights.meta, strict):
@@ -151,6 +152,6 @@ def _misfit(weights: Weights, candidate: Candidate, matched: StateDictMatch, mod
         "strict=False would load only those that fit",
     ]
     if isinstance(model, Model) and weights.meta and _other_classes(model, weights.meta):
-        counts = f"{len(weights.meta.classes)} classes, the model has {len(model.classes)} (meta.classes)"
+        counts = f"{counted(len(weights.meta.classes), 'class')}, the model has {len(model.classes)} (meta.classes)"
         problems.insert(0, f"it was trained on {counts}")
     return f"{source} ({candidate.format}) does not fit {title}: " + "; ".join(filter(None, problems))
