@@ -250,7 +250,7 @@ def test_backbone_weights_do_not_pass_for_a_whole_model():
 def test_weights_that_are_not_finite_are_warned_of():
     state = TinyDetector().state_dict()
     state["box.bias"][1] = float("nan")
-    with pytest.warns(UserWarning, match=r"the state dict: NaN or infinite values in 1 tensors: box.bias"):
+    with pytest.warns(UserWarning, match=r"the state dict: NaN or infinite values in 1 tensor: box.bias"):
         load_checkpoint(TinyDetector(), state)
 
 
