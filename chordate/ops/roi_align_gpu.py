@@ -83,9 +83,9 @@ def roi_align_rows_backward(
     """The gradient of the table `[length, C]` from that of the pooled boxes."""
     gradient = gradient.contiguous()
     sums = torch.promote_types(gradient.dtype, torch.float32)
-    of_table = torch.zeros(length, gradient.shape[-1], dtype=sums, device=gradient.device)
-    _launch(_spread, gradient, of_table, cells, first, rows, columns, resolution, sampling_ratio, aligned)
-    return of_table.to(gradient.dtype)
+    table_grad = torch.zeros(length, gradient.shape[-1], dtype=sums, device=gradient.device)
+    _launch(_spread, gradient, table_grad, cells, first, rows, columns, resolution, sampling_ratio, aligned)
+    return table_grad.to(gradient.dtype)
 
 
 @roi_align_rows.register_fake
@@ -105,8 +105,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    of_table = roi_align_rows_backward(gradient, ctx.length, *ctx.saved_tensors, *ctx.numbers)
-    return of_table, None, None, None, None, None, None, None
+    table_grad = roi_align_rows_backward(gradient, ctx.length, *ctx.saved_tensors, *ctx.numbers)
+    return table_grad, None, None, None, None, None, None, None
 
 
 roi_align_rows.register_autograd(_backward, setup_context=_save)
@@ -116,7 +116,7 @@ def _launch(kernel: Any, pooled: Tensor, table: Tensor, cells: Tensor, *boxes: A
     channels, resolution = pooled.shape[-1], pooled.shape[1]
     if not pooled.numel():
         return
-    cells = cells.to(torch.promote_types(cells.dtype, torch.float32))
+    cells = cells.to(torch.promote_types(cells.dtype, torch.float32)).contiguous()  # read as 4 numbers per box
     block = min(CHANNELS, triton.next_power_of_2(channels))
     programs = (len(cells) * resolution * resolution, triton.cdiv(channels, block))
     kernel[programs](pooled, table, cells, *boxes, channels, block, num_warps=max(1, min(4, block // 64)))
@@ -145,13 +145,13 @@ def _pool(
         y = y0 + (sample // xs + 0.5) * step_y
         x = x0 + (sample % xs + 0.5) * step_x
         if (y >= -1) & (y <= height) & (x >= -1) & (x <= width):
-            top, bottom, share_y = _taps(y, height)
-            left, right, share_x = _taps(x, width)
+            top, bottom, weight_y = _taps(y, height)
+            left, right, weight_x = _taps(x, width)
             above, below = (start + top * width) * channels, (start + bottom * width) * channels
-            total += (1 - share_y) * (1 - share_x) * tl.load(table + above + left * channels + channel, mask=used)
-            total += (1 - share_y) * share_x * tl.load(table + above + right * channels + channel, mask=used)
-            total += share_y * (1 - share_x) * tl.load(table + below + left * channels + channel, mask=used)
-            total += share_y * share_x * tl.load(table + below + right * channels + channel, mask=used)
+            total += (1 - weight_y) * (1 - weight_x) * tl.load(table + above + left * channels + channel, mask=used)
+            total += (1 - weight_y) * weight_x * tl.load(table + above + right * channels + channel, mask=used)
+            total += weight_y * (1 - weight_x) * tl.load(table + below + left * channels + channel, mask=used)
+            total += weight_y * weight_x * tl.load(table + below + right * channels + channel, mask=used)
     total /= tl.maximum(ys * xs, 1)
     tl.store(pooled + tl.program_id(0).to(tl.int64) * channels + channel, total, mask=used)
 
@@ -180,23 +180,23 @@ def _spread(
         y = y0 + (sample // xs + 0.5) * step_y
         x = x0 + (sample % xs + 0.5) * step_x
         if (y >= -1) & (y <= height) & (x >= -1) & (x <= width):
-            top, bottom, share_y = _taps(y, height)
-            left, right, share_x = _taps(x, width)
+            top, bottom, weight_y = _taps(y, height)
+            left, right, weight_x = _taps(x, width)
             above, below = (start + top * width) * channels, (start + bottom * width) * channels
             tl.atomic_add(
-                table + above + left * channels + channel, (1 - share_y) * (1 - share_x) * gradient, mask=used
+                table + above + left * channels + channel, (1 - weight_y) * (1 - weight_x) * gradient, mask=used
             )
-            tl.atomic_add(table + above + right * channels + channel, (1 - share_y) * share_x * gradient, mask=used)
-            tl.atomic_add(table + below + left * channels + channel, share_y * (1 - share_x) * gradient, mask=used)
-            tl.atomic_add(table + below + right * channels + channel, share_y * share_x * gradient, mask=used)
+            tl.atomic_add(table + above + right * channels + channel, (1 - weight_y) * weight_x * gradient, mask=used)
+            tl.atomic_add(table + below + left * channels + channel, weight_y * (1 - weight_x) * gradient, mask=used)
+            tl.atomic_add(table + below + right * channels + channel, weight_y * weight_x * gradient, mask=used)
 
 
 @triton.jit
 def _cell(cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """This program's box and channels, the corner of its output cell, and the distances and counts of its samples."""
-    place = tl.program_id(0)
-    box = place // (SIDE * SIDE)
-    row, column = place // SIDE % SIDE, place % SIDE
+    program = tl.program_id(0)
+    box = program // (SIDE * SIDE)
+    row, column = program // SIDE % SIDE, program % SIDE
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     x1, y1 = tl.load(cells + 4 * box), tl.load(cells + 4 * box + 1)
     height, width = tl.load(cells + 4 * box + 3) - y1, tl.load(cells + 4 * box + 2) - x1
@@ -213,7 +213,7 @@ def _cell(cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr,
 
 @triton.jit
 def _taps(position, side):  # type: ignore[no-untyped-def]
-    """The pixels around a position on one axis, and the share of the second."""
+    """The pixels around a position on one axis, and the weight of the second."""
     position = tl.maximum(position, 0)
     low = tl.minimum(position.to(tl.int64), side - 1)
     high = tl.minimum(low + 1, side - 1)
