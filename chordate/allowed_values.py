@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import reprlib
@@ -84,21 +85,34 @@ def allowed(annotation: Any, value: Any = None) -> str:
         return " ".join([*noun, " and ".join(bounds)]).strip()
     if get_origin(inner) is Literal:
         return _one_of(list(get_args(inner)), value)
+    metadata = getattr(annotation, "__metadata__", ())
+    predicate = next((item.func.__doc__ for item in metadata if isinstance(item, Predicate)), None)
     if get_origin(inner) is tuple and Ellipsis not in get_args(inner):
         kinds = get_args(inner)
+        if predicate is not None:
+            return f"a list {predicate.replace('of', f'of {len(kinds)}', 1)}"
         if len(set(kinds)) == 1:
             return f"a list of {len(kinds)} {_plural(kinds[0]) or 'items'}"
         return f"a list of {len(kinds)}: {', '.join(map(allowed, kinds))}"
     if get_origin(inner) in (Sequence, tuple):
-        for item in getattr(annotation, "__metadata__", ()):
-            if isinstance(item, Predicate):
-                return f"a list {item.func.__doc__}"
+        if predicate is not None:
+            return f"a list {predicate}"
         return " ".join(["a list", *([f"of {plural}"] if (plural := _plural(get_args(inner)[0])) else []), *bounds])
     if get_origin(inner) is Mapping:
         return "a dict"
     if inner in NOUNS:
         return NOUNS[inner]
     return f"{'an' if inner.__name__[0] in 'AEIOU' else 'a'} {inner.__name__}"
+
+
+def ascend(items: Sequence[float]) -> bool:
+    """of numbers that ascend"""
+    return all(earlier < later for earlier, later in itertools.pairwise(items))
+
+
+def do_not_descend(items: Sequence[float]) -> bool:
+    """of numbers that do not descend"""
+    return all(earlier <= later for earlier, later in itertools.pairwise(items))
 
 
 def are_names(items: Sequence[str]) -> bool:

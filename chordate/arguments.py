@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
-from chordate.allowed_values import Rejection, are_names, rejection
+from chordate.allowed_values import Rejection, are_names, ascend, do_not_descend, rejection
 from chordate.composition import Section, as_section, located
 from chordate.errors import ConfigError, unknown
 
@@ -37,8 +37,8 @@ OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither end
 ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 0, but not 1: a dropout rate
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
-
-
+Ascending = Predicate(ascend)  # Annotated[Sequence[int], Ascending]: each larger than the one before
+NotDescending = Predicate(do_not_descend)  # or equal to it: a lower and an upper threshold
 Names = Annotated[Sequence[str], Predicate(are_names)]
 
 Settings = TypeVar("Settings")
@@ -246,9 +246,11 @@ def _fits(annotation: Any, value: Any) -> bool:
 
 @cache
 def _adapter(annotation: Any) -> Any:
-    from pydantic import ConfigDict, TypeAdapter
+    from pydantic import ConfigDict, InstanceOf, TypeAdapter
 
-    return TypeAdapter(annotation, config=ConfigDict(strict=True))
+    # A dataclass may not be configured, and of an instance nothing else is checked.
+    is_class = any(isinstance(item, InstanceOf) for item in getattr(annotation, "__metadata__", ()))
+    return TypeAdapter(annotation, config=None if is_class else ConfigDict(strict=True))
 
 
 def _checkable(annotation: Any) -> Any:

@@ -5,8 +5,11 @@ Those of heads are in `head_contracts`, those of models and metrics in `model_co
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,39 +143,62 @@ def select(in_features: Mapping[str, FeatureSpec], names: Iterable[str], wanted_
 
 
 @torch.no_grad()
-def check_outputs(backbone: nn.Module, in_channels: int | None = None) -> None:
-    """Check a backbone's `out_features` by one forward pass on the meta device (shapes only, no arithmetic).
+def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.Module | None = None) -> None:
+    """Check the `out_features` of a backbone, and of the neck on it, by one forward pass on the meta device (shapes
+    only, no arithmetic).
 
     Args:
         backbone: as built.
         in_channels: of the images that the model will give it; None for the backbone's own.
+        neck: as built on this backbone, or None.
 
     Raises:
         ConfigError: a map is missing, or has other channels or another stride than was said.
     """
-    specs = offered(backbone)
-    side = 2 * max(64, *(spec.stride for spec in specs.values()))
+    parts = [offered(backbone)] if neck is None else [offered(backbone), offered(neck)]
+    side = 2 * math.lcm(64, *(spec.stride for specs in parts for spec in specs.values()))
     shape = backbone.input_shape(side, side) if isinstance(backbone, Backbone) else (3, side, side)
     shape = (2, shape[0] if in_channels is None else in_channels, *shape[1:])
-    state = {k: v.to("meta") for k, v in [*backbone.named_parameters(), *backbone.named_buffers()]}
-    was_training = backbone.training
-    backbone.eval()
-    try:
-        images = torch.empty(*shape, device="meta")
-        outputs = torch.func.functional_call(backbone, state, (images,))
-    except NotImplementedError:  # an operator without a meta kernel: nothing can be said
+    maps = _meta_outputs(backbone, torch.empty(*shape, device="meta"), f"images {list(shape)}")
+    if maps is None:
         return
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"{specs.source}: forward fails for images {list(shape)}: {error}") from error
+    _compare(maps, parts[0], side, len(shape))
+    if neck is not None:
+        outputs = _meta_outputs(neck, maps, f"the maps of {parts[0].source}")
+        if outputs is not None:
+            _compare(outputs, parts[1], side, len(shape))
+
+
+def _meta_outputs(part: nn.Module, inputs: Any, told: str) -> Any:
+    """What a part gives on the meta device; None if its forward needs values, so that nothing can be said.
+
+    Raises:
+        ConfigError: its forward fails for these inputs, which the message calls `told`.
+    """
+    state = {k: v.to("meta") for k, v in [*part.named_parameters(), *part.named_buffers()]}
+    modes = {module: module.training for module in part.modules()}
+    part.eval()
+    try:
+        return torch.func.functional_call(part, state, (inputs,))
+    except (RuntimeError, AssertionError, TypeError, KeyError) as error:
+        # No meta kernel, a value that is read (`.item()`), or a plain tensor that is no buffer.
+        if isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error)):
+            return None
+        raise ConfigError(f"{offered(part).source}: forward fails for {told}: {error}") from error
     finally:
-        backbone.train(was_training)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _compare(outputs: Any, specs: FeatureSpecs, side: int, ndim: int) -> None:
+    """Compare what a part gave for two images of `side` pixels, maps of `ndim` dimensions, with what it promises."""
     for name, spec in specs.items():
         if not isinstance(outputs, Mapping) or name not in outputs:
             given = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
             raise ConfigError(f"{specs.source} promises {name} ({spec}), but its forward returned {given}")
         got = tuple(outputs[name].shape)
         want = (2, spec.channels, side // spec.stride, side // spec.stride)
-        if (*got[:2], *got[-2:]) != want or len(got) != len(shape):
+        if (*got[:2], *got[-2:]) != want or len(got) != ndim:
             raise ConfigError(
                 f"{specs.source} promises {name} ({spec}), so {list(want)} for images of {side} px, "
                 f"but its forward gave {list(got)}"

@@ -128,7 +128,7 @@ class RoITrunk(Protocol):
 
     out_channels: int
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, /) -> Tensor:
         """Vectors `[R, D]`, or maps `[R, D, S', S']`, from pooled regions `[R, C, S, S]`."""
 
 

@@ -102,10 +102,10 @@ class PlugRegistry(Registry):
 
         Args:
             config: a variant's name, a dict with `type` and the plug's arguments, or a built object, which
-                is returned as it is.
+                is checked against the contract and returned as it is.
             facts: what the plug may ask for by argument name (`num_classes`, `num_keypoints` …, see
                 `DatasetMeta.facts`); it receives those that its signature names.
-            contract: a class or Protocol with the methods and attributes that a plug built here must have.
+            contract: a class or Protocol with the methods and attributes that the plug must have.
             wiring: what the plug receives in any case (`in_features` …). A config may set neither.
 
         Raises:
@@ -113,17 +113,16 @@ class PlugRegistry(Registry):
                 arguments that the plug rejects, or a plug of another contract. The message names file and setting if
                 the config is a `Section`.
         """
-        try:
-            if isinstance(config, str | Mapping):
-                built = self._build(self.expand(config), dict(facts or {}), wiring)
-                if contract is not None:
-                    check_contract(built, contract)
-                return built
-        except ConfigError as error:
-            raise located(error, config) from error
         if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
             raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
-        return config
+        try:
+            is_config = isinstance(config, str | Mapping)
+            built = self._build(self.expand(config), dict(facts or {}), wiring) if is_config else config
+            if contract is not None:
+                check_contract(built, contract)
+            return built
+        except ConfigError as error:
+            raise located(error, config) from error
 
     def _build(self, arguments: dict[str, Any], facts: dict[str, Any], wiring: dict[str, Any]) -> Any:
         plug = arguments.pop("type")
@@ -174,15 +173,20 @@ def check_contract(part: Any, contract: type) -> None:
 
 
 def _takes(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
-    """Whether a method takes the arguments of a contract's, by their names and places, and needs no others."""
+    """Whether a method takes the arguments of a contract's, by their places and (unless they are positional-only) their
+    names, and needs no others."""
     signature = inspect.signature(method)
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
         return True
-    wanted = [name for name in inspect.signature(contract).parameters if name != "self"]
+    wanted = [parameter for name, parameter in inspect.signature(contract).parameters.items() if name != "self"]
     own = list(signature.parameters.values())
-    return [parameter.name for parameter in own[: len(wanted)]] == wanted and all(
-        parameter.default is not parameter.empty or parameter.kind is parameter.VAR_KEYWORD
-        for parameter in own[len(wanted) :]
+    return (
+        len(own) >= len(wanted)
+        and all(mine.name == its.name or its.kind is its.POSITIONAL_ONLY for mine, its in zip(own, wanted))
+        and all(
+            parameter.default is not parameter.empty or parameter.kind is parameter.VAR_KEYWORD
+            for parameter in own[len(wanted) :]
+        )
     )
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from chordate.arguments import validate_settings
+from chordate.arguments import Fraction, NotDescending, validate_settings
 from chordate.contracts import FeatureSpec, select
 from chordate.errors import ConfigError
 from chordate.ops.anchors import AnchorGenerator
@@ -15,6 +15,7 @@ from chordate.ops.boxes import at_least_float32
 from chordate.ops.losses import BoxLoss, BoxLossKind
 from chordate.ops.matching import Matcher
 
+IoURange = Annotated[tuple[Fraction, Fraction], NotDescending]  # (lower, upper)
 BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # of the box encoding: the network predicts plain deltas
 
 
@@ -48,7 +49,7 @@ class AnchorHead(nn.Module):
         channels: of every map.
 
     Raises:
-        ConfigError: a level is not on offer, levels have different numbers of channels, or iou_thresholds decrease.
+        ConfigError: a level is not on offer, or levels have different numbers of channels.
     """
 
     def __init__(
@@ -56,15 +57,12 @@ class AnchorHead(nn.Module):
         in_features: Mapping[str, FeatureSpec],
         levels: Sequence[str] | None,
         anchors: dict[str, Any],
-        iou_thresholds: tuple[float, float],
+        iou_thresholds: IoURange,
         box_loss: BoxLossKind,
         smooth_l1_beta: float,
     ):
         super().__init__()
         name = type(self).__name__
-        negative, positive = iou_thresholds
-        if negative > positive:
-            raise ConfigError(f"{name}: iou_thresholds must be (lower, upper), got {tuple(iou_thresholds)}")
         chosen = select(in_features, levels or in_features, name)
         channels = {spec.channels for spec in chosen.values()}
         if len(channels) != 1:
@@ -74,6 +72,7 @@ class AnchorHead(nn.Module):
         self.channels = channels.pop()
         strides = [spec.stride for spec in chosen.values()]
         self.anchors = validate_settings(AnchorGenerator, anchors, "anchors", strides=strides)
+        negative, positive = iou_thresholds
         self.matcher = Matcher(positive, negative, low_quality=True)
         self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)
 

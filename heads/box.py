@@ -79,7 +79,9 @@ class BoxHead(nn.Module):
         chosen = select(in_features, levels or pyramid_levels(in_features), "BoxHead")
         self.num_classes = num_classes
         self.pooler = RoIPooler(chosen, resolution, sampling_ratio, aligned)
-        self.trunk: RoITrunk = HEADS.build(trunk, in_channels=self.pooler.channels, resolution=resolution)
+        self.trunk: RoITrunk = HEADS.build(
+            trunk, contract=RoITrunk, in_channels=self.pooler.channels, resolution=resolution
+        )
         self.cls_score = nn.Linear(self.trunk.out_channels, num_classes + 1)
         self.bbox_pred = nn.Linear(self.trunk.out_channels, 4 if class_agnostic else 4 * num_classes)
         for predictor, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):

@@ -1,12 +1,12 @@
 """The box head of Cascade R-CNN (Cai & Vasconcelos 2018): stages that refine one another's boxes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from chordate.arguments import Fraction, PositiveInt
+from chordate.arguments import Fraction, NonEmpty, PositiveInt
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.heads.box import BoxHead, BoxWeights
@@ -42,12 +42,12 @@ class CascadeHead(nn.Module):
         self,
         in_features: Mapping[str, FeatureSpec],
         num_classes: PositiveInt,
-        iou_thresholds: Sequence[Fraction] = IOU_THRESHOLDS,
+        iou_thresholds: Annotated[Sequence[Fraction], NonEmpty] = IOU_THRESHOLDS,
         box_weights: Sequence[BoxWeights] = BOX_WEIGHTS,
         stage: dict[str, Any] | None = None,
     ):
         super().__init__()
-        if not iou_thresholds or len(iou_thresholds) != len(box_weights):
+        if len(iou_thresholds) != len(box_weights):
             raise ConfigError(
                 f"CascadeHead: {len(iou_thresholds)} iou_thresholds and {len(box_weights)} box_weights; "
                 f"give one of each per stage"

@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.arguments import Fraction, PositiveInt
+from chordate.arguments import Fraction, PositiveInt, ProperFraction
 from chordate.contracts import FeatureSpec
 from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
@@ -31,7 +31,7 @@ class ClassificationHead(nn.Module):
         self,
         in_features: Mapping[str, FeatureSpec],
         num_classes: PositiveInt,
-        dropout: Fraction = 0.0,
+        dropout: ProperFraction = 0.0,
         norm: Literal["LN"] | None = None,
         loss: Literal["softmax", "binary"] = "softmax",
         label_smoothing: Fraction = 0.0,

@@ -11,7 +11,7 @@ from torchvision.ops import sigmoid_focal_loss
 from chordate.arguments import Fraction, NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt
 from chordate.contracts import FeatureSpec
 from chordate.head_contracts import ClassRows
-from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, topk_per_level
+from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, IoURange, topk_per_level
 from chordate.ops.boxes import clip_boxes_to_image, decode
 from chordate.ops.convolutions import conv_tower
 from chordate.ops.losses import BoxLossKind
@@ -47,7 +47,7 @@ class RetinaHead(AnchorHead):
         detections_per_image: at most this many are kept, the best.
 
     Raises:
-        ConfigError: a level is not on offer, levels have different numbers of channels, or iou_thresholds decrease.
+        ConfigError: a level is not on offer, or levels have different numbers of channels.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RetinaHead(AnchorHead):
         anchors: dict[str, Any] | None = None,
         convs: NonNegativeInt = 4,
         norm: Norm = None,
-        iou_thresholds: tuple[Fraction, Fraction] = (0.4, 0.5),
+        iou_thresholds: IoURange = (0.4, 0.5),
         box_loss: BoxLossKind = "smooth_l1",
         smooth_l1_beta: NonNegativeFloat = 0.0,
         box_loss_weight: NonNegativeFloat = 1.0,
@@ -68,7 +68,8 @@ class RetinaHead(AnchorHead):
         detections_per_image: PositiveInt = 100,
     ):
         anchors = anchors or {}
-        anchors = anchors | {"sizes_per_stride": anchors.get("sizes_per_stride", SIZES_PER_STRIDE)}
+        if anchors.get("sizes") is None and anchors.get("sizes_per_stride") is None:
+            anchors = anchors | {"sizes_per_stride": SIZES_PER_STRIDE}
         super().__init__(in_features, levels, anchors, iou_thresholds, box_loss, smooth_l1_beta)
         self.num_classes = num_classes
         self.class_tower = conv_tower(self.channels, self.channels, convs, norm, init=None)

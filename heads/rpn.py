@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from chordate.arguments import Fraction, NonEmpty, NonNegativeFloat, NonNegativeInt, PositiveInt
 from chordate.contracts import FeatureSpec
-from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, topk_per_level
+from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, IoURange, topk_per_level
 from chordate.ops.boxes import clip_boxes_to_image, decode, is_nonempty
 from chordate.ops.losses import BoxLossKind, masked_mean
 from chordate.ops.nms import batched_nms
@@ -42,7 +42,7 @@ class RPNHead(AnchorHead):
         box_loss_weight: factor of the box loss.
 
     Raises:
-        ConfigError: a level is not on offer, levels have different numbers of channels, or iou_thresholds decrease.
+        ConfigError: a level is not on offer, or levels have different numbers of channels.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RPNHead(AnchorHead):
         convs: NonNegativeInt = 1,
         batch_size_per_image: PositiveInt = 256,
         positive_fraction: Fraction = 0.5,
-        iou_thresholds: tuple[Fraction, Fraction] = (0.3, 0.7),
+        iou_thresholds: IoURange = (0.3, 0.7),
         pre_nms_topk: tuple[PositiveInt, PositiveInt] = (2000, 1000),
         post_nms_topk: tuple[PositiveInt, PositiveInt] = (1000, 1000),
         nms_threshold: Fraction = 0.7,

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.arguments import PositiveInt
+from chordate.arguments import NonEmpty, PositiveInt
 from chordate.contracts import FeatureSpec, Neck, select
 from chordate.errors import ConfigError
 from chordate.ops.norms import ConvNorm, Norm, make_norm
@@ -40,7 +41,7 @@ class FPN(Neck):
         in_features: Mapping[str, FeatureSpec],
         channels: PositiveInt = 256,
         *,
-        inputs: Sequence[str] | None = None,
+        inputs: Annotated[Sequence[str], NonEmpty] | None = None,
         extra: str | None = "pool",
         norm: Norm = None,
     ):

@@ -54,3 +54,8 @@ def test_a_level_rounded_up_has_a_closer_grid_only_when_asked():
 def test_sizes_that_do_not_fit_the_levels_are_named(sizes):
     with pytest.raises(ConfigError, match="do not fit 3 feature maps"):
         AnchorGenerator([4, 8, 16], sizes=sizes)
+
+
+def test_sizes_are_given_in_one_way():
+    with pytest.raises(ConfigError, match="sizes and sizes_per_stride .* remove one of them"):
+        AnchorGenerator([8, 16], sizes=[32, 64], sizes_per_stride=[4.0])

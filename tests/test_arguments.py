@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from chordate.arguments import (
+    Ascending,
     Fraction,
     NonEmpty,
+    NotDescending,
     PositiveFloat,
     PositiveInt,
     ProperFraction,
@@ -172,3 +174,23 @@ def test_one_value():
     assert validate_value(Fraction, 1, "--score-threshold") == 1.0
     with pytest.raises(ConfigError, match=r"^--score-threshold must be ≥ 0 and ≤ 1, got 2$"):
         validate_value(Fraction, 2, "--score-threshold")
+
+
+@pytest.mark.parametrize("values", [[], [1], [1, 2], [2, 2], [1, 3, 3], [3, 1], [1, 3, 2]], ids=str)
+def test_what_ascends_is_what_sorting_leaves_as_it_is(values):
+    for order, fits in ((NotDescending, values == sorted(values)), (Ascending, values == sorted(set(values)))):
+        annotation = Annotated[Sequence[PositiveInt], order]
+        if fits:
+            assert validate_value(annotation, values, "it") == values
+        else:
+            with pytest.raises(ConfigError, match=r"^it must be a list of numbers that (ascend|do not descend)"):
+                validate_value(annotation, values, "it")
+    with pytest.raises(ConfigError, match=r"^it.1 must be ≥ 1, got 0"):
+        validate_value(Annotated[Sequence[PositiveInt], Ascending], [1, 0], "it")
+
+
+def test_a_dataclass_as_an_annotation_takes_its_instances():
+    training = Training(epochs=2)
+    assert validate_value(Training, training, "it") is training
+    with pytest.raises(ConfigError, match="^it must be a Training, got Base"):
+        validate_value(Training, Base(), "it")

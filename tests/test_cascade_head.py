@@ -8,6 +8,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from chordate.errors import ConfigError
 from chordate.heads import CascadeHead, cascade
+from chordate.registry import HEADS
 from chordate.structures import InstanceTargets, Proposals
 
 SIDE = 128
@@ -159,11 +160,11 @@ def test_losses_are_the_same_in_static_slots(monkeypatch):
     ("settings", "message"),
     [
         ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; give one of each per stage"),
-        ({"iou_thresholds": (), "box_weights": ()}, "0 iou_thresholds"),
+        ({"iou_thresholds": (), "box_weights": ()}, r"iou_thresholds must be a list of .* at least 1 item, got \(\)"),
         ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by the cascade; remove it"),
         ({"stage": {"resolutoin": 7}}, 'unknown setting of head BoxHead "resolutoin"; did you mean "resolution"'),
     ],
 )
 def test_a_wrong_setting_is_told_by_name(settings, message):
     with pytest.raises(ConfigError, match=message):
-        CascadeHead(pyramid(), CLASSES, **settings)
+        HEADS.build({"type": "CascadeHead", **settings}, in_features=pyramid(), num_classes=CLASSES)

@@ -106,7 +106,7 @@ def test_a_map_that_the_backbone_does_not_offer_names_both_parts():
     ("in_features", "options", "says"),
     [
         (SPECS, {"inputs": ["c3", "c2"]}, "fine to coarse"),
-        (SPECS, {"inputs": []}, "at least one"),
+        (SPECS, {"inputs": []}, "at least 1 item"),
         (SPECS, {"extra": "p6"}, '"pool", "c5", "p5" or None'),
         (SPECS, {"inputs": ["c3", "c4"], "extra": "c5"}, '"pool", "c4", "p4" or None'),
         ({"res2": FeatureSpec(4, 4)}, {}, 'named after their stage .*"res2"'),

@@ -3,16 +3,19 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
 from torch import nn
 
-from chordate import BACKBONES, HEADS, NECKS, Backbone, FeatureSpec, build_model, load_config
+from chordate import BACKBONES, HEADS, NECKS, Backbone, FeatureSpec, build_backbone, build_model, load_config
 from chordate.arguments import PositiveFloat
-from chordate.contracts import check_outputs, offered, select
+from chordate.contracts import Neck, check_outputs, offered, select
 from chordate.errors import ConfigError, near_names
+from chordate.models import OneStageDetector
 from chordate.registry import PlugRegistry
+from chordate.structures import DatasetMeta
 
 
 class Stem(Backbone):
@@ -47,6 +50,26 @@ def test_own_keys_override_a_variants(registry):
 def test_built_objects_pass_through(registry):
     stem = Stem()
     assert registry.build(stem) is stem
+
+
+def test_a_built_object_is_held_to_its_contract_too():
+    class Pooled(Protocol):
+        out_channels: int
+
+        def __call__(self, x: torch.Tensor, /) -> torch.Tensor: ...
+
+    class TwoInputs(nn.Module):
+        def forward(self, x, y): ...
+
+    trunk = nn.Sequential(nn.Flatten())  # names its input `input`
+    trunk.out_channels = 4
+    assert HEADS.build(trunk, contract=Pooled) is trunk
+    with pytest.raises(ConfigError, match='^"Flatten" is no Pooled: it has no out_channels; choose another type$'):
+        HEADS.build(nn.Flatten(), contract=Pooled)
+    part = TwoInputs()
+    part.out_channels = 4
+    with pytest.raises(ConfigError, match=r"is no Pooled: it has no forward\(x\)"):
+        HEADS.build(part, contract=Pooled)
 
 
 def test_misspelled_type_answers_with_the_nearest_name():
@@ -97,6 +120,80 @@ def test_a_backbone_that_breaks_its_promise_is_caught():
     check_outputs(Stem())
     with pytest.raises(ConfigError, match=r"promises c2 \(99 ch, stride 4\).*gave \[2, 8, 32, 32\]"):
         check_outputs(Stem(told=99))
+
+
+class ReadsAValue(Stem):
+    def forward(self, images):
+        return super().forward(images * images.abs().max().item())
+
+
+class HoldsAPlainTensor(Stem):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.mean = torch.zeros(3, 1, 1)
+
+    def forward(self, images):
+        return super().forward(images - self.mean)
+
+
+class ReadsAnArray(Stem):
+    def forward(self, images):
+        return super().forward(images * float(images.numpy().max()))
+
+
+@pytest.mark.parametrize("kind", [ReadsAValue, HoldsAPlainTensor, ReadsAnArray])
+def test_a_backbone_that_needs_values_is_not_refused(kind):
+    assert build_backbone({"type": kind})(torch.ones(1, 3, 8, 8))["c2"].shape == (1, 8, 2, 2)
+
+
+def test_a_forward_that_fails_is_told_in_one_line():
+    stem = Stem()
+    stem.conv = nn.Conv2d(5, 8, 3, 4, 1)
+    with pytest.raises(ConfigError, match=r"Stem: forward fails for images \[2, 3, 128, 128\]: "):
+        check_outputs(stem)
+
+
+class Halved(Neck):
+    """p3, half the size of c2."""
+
+    def __init__(self, in_features, told: FeatureSpec, wants: str = "c2"):
+        super().__init__()
+        self.wants = wants
+        self.conv = nn.Conv2d(in_features["c2"].channels, 6, 3, 2, 1)
+        self.out_features = {"p3": told}
+
+    def forward(self, features):
+        return {"p3": self.conv(features[self.wants])}
+
+
+@pytest.mark.parametrize(
+    ("told", "wants", "message"),
+    [
+        (FeatureSpec(6, 8), "c2", None),
+        (FeatureSpec(7, 8), "c2", r"^Halved promises p3 \(7 ch, stride 8\), .*gave \[2, 6, 16, 16\]$"),
+        (FeatureSpec(6, 4), "c2", r"^Halved promises p3 \(6 ch, stride 4\), .*gave \[2, 6, 16, 16\]$"),
+        (FeatureSpec(6, 8), "c9", "^Halved: forward fails for the maps of Stem: 'c9'$"),
+    ],
+    ids=str,
+)
+def test_a_neck_that_breaks_its_promise_is_caught(told, wants, message):
+    def build():
+        return OneStageDetector(
+            DatasetMeta(classes=("a",)), Stem(), "RetinaHead", neck={"type": Halved, "told": told, "wants": wants}
+        )
+
+    if message is None:
+        assert build().head_features == {"p3": told}
+    else:
+        with pytest.raises(ConfigError, match=message):
+            build()
+
+
+def test_checking_leaves_every_part_in_its_own_mode():
+    stem = Stem()
+    stem.frozen, stem.free = nn.BatchNorm2d(8).eval(), nn.BatchNorm2d(8)
+    check_outputs(stem)
+    assert (stem.training, stem.frozen.training, stem.free.training) == (True, False, True)
 
 
 def test_checking_costs_no_arithmetic_and_changes_nothing():

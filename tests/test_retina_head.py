@@ -133,7 +133,10 @@ def test_each_level_sends_its_best_scores_and_no_more():
     [
         ({"levels": ["p2", "p9"]}, r'RetinaHead\(in=\["p2", "p9"\]\): .*no "p9"'),
         ({"topk": 0}, "RetinaHead: topk must be ≥ 1, got 0"),
-        ({"iou_thresholds": (0.5, 0.4)}, r"RetinaHead: iou_thresholds must be \(lower, upper\), got \(0.5, 0.4\)"),
+        (
+            {"iou_thresholds": (0.5, 0.4)},
+            r"RetinaHead: iou_thresholds must be .* 2 numbers that do not descend, got \(0.5, 0.4\)",
+        ),
         ({"box_loss": "iou"}, 'RetinaHead: box_loss must be one of "smooth_l1", "giou" .*got "iou"'),
     ],
 )
@@ -145,3 +148,12 @@ def test_a_wrong_setting_is_told_by_name(settings, message):
 def test_levels_of_different_width_cannot_share_a_head():
     with pytest.raises(ConfigError, match="shared by its levels, which must have equal channels; got c3"):
         RetinaHead({"c3": FeatureSpec(512, 8), "c4": FeatureSpec(1024, 16)}, CLASSES)
+
+
+def test_sizes_take_the_place_of_those_of_the_paper():
+    """One anchor per ratio then, of that side, not the three per octave."""
+    head = head_of(anchors={"sizes": [40, 80, 160, 320, 640], "ratios": [1.0]})
+    levels = head.anchors([(1, 1)] * 5, (64, 64))
+    assert [(level[:, 2] - level[:, 0]).tolist() for level in levels] == [[40], [80], [160], [320], [640]]
+    with pytest.raises(ConfigError, match="remove one of them"):
+        head_of(anchors={"sizes": [40, 80, 160, 320, 640], "sizes_per_stride": [4.0]})

@@ -172,6 +172,13 @@ def test_impossible_resizes_are_refused(arguments: dict) -> None:
         TRANSFORMS.build({"type": "ResizeShortestEdge", **arguments})
 
 
+def test_a_jitter_scales_from_its_smallest_factor_to_its_largest() -> None:
+    with pytest.raises(ConfigError, match="scale must be a list of 2 numbers that do not descend, got"):
+        TRANSFORMS.build({"type": "LargeScaleJitter", "scale": [2.0, 0.1]})
+    fixed = TRANSFORMS.build({"type": "LargeScaleJitter", "size": 96, "scale": [1.0, 1.0]})
+    assert fixed(make_sample(boxes=[[20, 15, 60, 45]]))["image"].shape[1:] == (72, 96)
+
+
 def test_an_instance_leaves_in_all_its_fields() -> None:
     sample = make_sample(boxes=[[10, 10, 30, 40], [50, 5, 75, 55], [2, 2, 8, 9]])
     out = SanitizeInstances()(crop(sample, 0, 40, 60, 40))

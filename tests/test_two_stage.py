@@ -240,6 +240,22 @@ def test_a_number_that_makes_no_sense_is_one_line_with_part_and_setting(part, se
     with pytest.raises(ConfigError) as error:
         MODELS.build(settings, meta=META)
     owner = settings[part]["type"] if part else "TwoStageDetector"
-    text = {"(100, 0)": "0", "[0.7, 0.3]": "(0.7, 0.3)", "'x'": '"x"'}.get(repr(value), repr(value))
+    text = {"(100, 0)": "0", "'x'": '"x"'}.get(repr(value), repr(value))
     assert re.fullmatch(rf"(.* )?{owner}: {setting}(\.1)? must be .*, got {re.escape(text)}", str(error.value))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"rpn": nn.Linear(1, 1)}, r'"Linear" is no ProposalHead: it has no forward\(features\), no loss'),
+        ({"box": nn.Linear(1, 1)}, '"Linear" is no RoIHead: it has no nms_threshold'),
+        ({"mask": nn.Linear(1, 1)}, '"Linear" is no InstanceHead'),
+        ({"box": {"type": "BoxHead", "trunk": nn.Flatten()}}, '"Flatten" is no RoITrunk: it has no out_channels'),
+    ],
+    ids=str,
+)
+def test_a_built_part_of_another_kind_is_told_in_one_line(parts, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        detector(**parts)
     assert "\n" not in str(error.value)

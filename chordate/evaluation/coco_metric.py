@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from chordate.arguments import NonEmpty, PositiveFloat, PositiveInt
+from chordate.arguments import Ascending, NonEmpty, PositiveFloat, PositiveInt
 from chordate.distributed import broadcast_object, is_main_process
 from chordate.errors import ConfigError, DataError
 from chordate.evaluation.coco_backends import BACKENDS, Backend, BackendName, EvalSpec, hotcoco_evaluator
@@ -49,7 +49,7 @@ class CocoMetric(Metric):
             COCO's object keypoint similarity). None for COCO's of a person's 17 keypoints, and their mean for others.
 
     Raises:
-        ConfigError: `max_dets` is not three ascending numbers, or there is not one sigma per keypoint.
+        ConfigError: there is not one sigma per keypoint.
         DataError: the data set is not `CocoAnnotated`, or the annotations lack what `iou_types` asks for.
     """
 
@@ -58,11 +58,9 @@ class CocoMetric(Metric):
         dataset: CocoAnnotated,
         iou_types: Annotated[Sequence[IouType], NonEmpty] | None = None,
         engine: BackendName = "hotcoco",
-        max_dets: Sequence[PositiveInt] = (1, 10, 100),
+        max_dets: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Ascending] = (1, 10, 100),
         keypoint_sigmas: Sequence[PositiveFloat] | None = None,
     ):
-        if len(max_dets) != 3 or sorted({*max_dets}) != [*max_dets]:
-            raise ConfigError(f"metric.max_dets must be three ascending numbers such as (1, 10, 100), got {max_dets!r}")
         check_annotated(dataset, "CocoMetric")
         self.dataset = dataset
         self.requested_types = list(iou_types or ())

@@ -48,8 +48,8 @@ class Detector(Model):
         self.meta, self.size_divisor = meta, size_divisor
         self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
         self.backbone = BACKBONES.build(backbone)
-        check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         self.neck = None if neck is None else NECKS.build(neck, in_features=offered(self.backbone))
+        check_outputs(self.backbone, in_channels=len(self.preprocess.mean), neck=self.neck)
         self.tta: DetectorTTA | None = None if tta is None else validate_settings(DetectorTTA, tta, "tta")
 
     @property

@@ -20,7 +20,7 @@ class AnchorGenerator(nn.Module):
         strides: pixels per cell, one per level.
         sizes: square roots of the anchors' areas in pixels, one number or a list of numbers per level; by default
             `sizes_per_stride` times the stride.
-        sizes_per_stride: see `sizes`.
+        sizes_per_stride: see `sizes`; 8 by default.
         ratios: heights over widths, for every size. The anchors of a cell are ordered by size, then by ratio.
         rounded: round the corners of base anchors to whole pixels, as in torchvision.
         stride_from_grid: cells are `image side // cells` pixels apart, as in torchvision, instead of the nominal
@@ -30,8 +30,8 @@ class AnchorGenerator(nn.Module):
         per_cell: anchors at each cell.
 
     Raises:
-        ConfigError: not one entry of `sizes` per level, or levels with different numbers of anchors, which a shared
-            head cannot serve.
+        ConfigError: both `sizes` and `sizes_per_stride`; not one entry of `sizes` per level; or levels with different
+            numbers of anchors, which a shared head cannot serve.
     """
 
     base: Tensor
@@ -40,14 +40,16 @@ class AnchorGenerator(nn.Module):
         self,
         strides: Sequence[int],
         sizes: Sequence[PositiveFloat | Sequence[PositiveFloat]] | None = None,
-        sizes_per_stride: Annotated[Sequence[PositiveFloat], NonEmpty] = SIZES_PER_STRIDE,
+        sizes_per_stride: Annotated[Sequence[PositiveFloat], NonEmpty] | None = None,
         ratios: Annotated[Sequence[PositiveFloat], NonEmpty] = (0.5, 1.0, 2.0),
         rounded: bool = False,
         stride_from_grid: bool = False,
     ):
         super().__init__()
+        if sizes is not None and sizes_per_stride is not None:
+            raise ConfigError("sizes and sizes_per_stride are two ways to say the same; remove one of them")
         if sizes is None:
-            sizes = [[factor * stride for factor in sizes_per_stride] for stride in strides]
+            sizes = [[factor * stride for factor in sizes_per_stride or SIZES_PER_STRIDE] for stride in strides]
         per_level = [[size] if isinstance(size, int | float) else list(size) for size in sizes]
         if len(per_level) != len(strides) or len({len(level) for level in per_level}) != 1:
             raise ConfigError(

@@ -10,11 +10,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch.optim import Optimizer
 
-from chordate.arguments import NonNegativeFloat, NonNegativeInt, PositiveFloat, validate_settings
+from chordate.arguments import Ascending, NonNegativeFloat, NonNegativeInt, PositiveFloat, validate_settings
 from chordate.composition import as_section, located
 from chordate.errors import ConfigError, unknown
 from chordate.registry import SCHEDULES
@@ -59,13 +59,8 @@ class Constant:
 class Step(Constant):
     """`type="step"`: times `gamma` at each milestone, which count in epochs or iterations like training itself."""
 
-    milestones: Sequence[PositiveFloat] = ()
+    milestones: Annotated[Sequence[PositiveFloat], Ascending] = ()
     gamma: NonNegativeFloat = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if any(later <= earlier for earlier, later in zip(self.milestones, self.milestones[1:])):
-            raise ConfigError(f"milestones must ascend, got {list(self.milestones)}")
 
     def decay(self, iteration: int, span: Span) -> float:
         return self.gamma ** bisect_right([round(milestone * span.unit) for milestone in self.milestones], iteration)

@@ -10,8 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image
 
-from chordate.arguments import NonEmpty, PositiveFloat, PositiveInt
-from chordate.errors import ConfigError
+from chordate.arguments import NonEmpty, NotDescending, PositiveFloat, PositiveInt
 from chordate.registry import TRANSFORMS
 
 
@@ -73,21 +72,16 @@ class LargeScaleJitter(v2.Transform):
     Args:
         size: of the crop, pixels: a side, or height and width (1024 in the paper).
         scale: smallest and largest factor.
-
-    Raises:
-        ConfigError: the smallest factor is larger than the largest.
     """
 
     def __init__(
         self,
         size: PositiveInt | tuple[PositiveInt, PositiveInt] = 1024,
-        scale: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0),
+        scale: Annotated[tuple[PositiveFloat, PositiveFloat], NotDescending] = (0.1, 2.0),
     ):
         super().__init__()
         self.size = [size, size] if isinstance(size, int) else list(size)
         self.scale = tuple(scale)
-        if scale[0] > scale[1]:
-            raise ConfigError(f"LargeScaleJitter: scale must be the smallest and the largest factor, got {list(scale)}")
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = _image_size(flat_inputs)
