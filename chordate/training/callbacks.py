@@ -109,9 +109,8 @@ class ValidationLoss(Callback):
         """Take the loss of one sample, so that data without what a loss needs (masks) are an error now."""
         if trainer.val_loader is None:
             raise ConfigError("ValidationLoss needs val_data; add it to the config")
-        batch = trainer.val_loader.first_batch()
         with evaluation_mode(trainer.module), preserved_rng():
-            trainer.module.loss(to_device(batch, trainer.device, trainer.channels_last))
+            trainer.module.loss(to_device(trainer.val_loader.first_batch(), trainer.device, trainer.channels_last))
 
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         model, loader, images = trainer.evaluated_model, cast(Loader, trainer.val_loader), 0

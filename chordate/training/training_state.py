@@ -127,6 +127,7 @@ def resume_or_begin(trainer: Trainer) -> None:
         checkpoint = read_checkpoint(path)
         restore(trainer, checkpoint, str(path))
         trainer.resumed = folder.holds(path)
+        trainer.saved = trainer.iteration if trainer.resume is True else 0  # True: it is the last one here already
         if trainer.resumed:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
             trainer.best = broadcast_object(best)  # without a common disk the ranks would otherwise disagree
