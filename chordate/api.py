@@ -131,6 +131,8 @@ def _read(images: AnyImage | Sequence[AnyImage]) -> Iterator[tuple[tv_tensors.Im
     stacked = isinstance(images, Tensor | np.ndarray) and images.ndim == 4
     several: Any = images if stacked or isinstance(images, list | tuple) else [images]
     for number, image in enumerate(several):
+        if isinstance(image, str) and "://" in image:
+            raise DataError(f"{image}: URLs are not read; download the file first")
         if isinstance(image, str | Path):
             yield tv_tensors.Image(read_image(image)), str(image)
         else:

@@ -5,9 +5,13 @@ its traceback.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from chordate.text import printable
+
+# What MMDetection, Detectron2 and timm call settings of our backbones.
+_BACKBONE_SETTINGS = {"out_indices": "out", "out_features": "out", "name": "model", "model_name": "model"}
 
 
 class ChordateError(Exception):
@@ -47,12 +51,16 @@ class TrainingError(ChordateError):
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` names of `known` that are most similar to `name`, best first, letter case ignored."""
+    """The `count` names of `known` that are most similar to `name`, letter case ignored: those that continue it first.
+
+    `fasterrcnn_resnet50_fpn` is continued by `faster-rcnn_r50_fpn_torchvision`.
+    """
     by_lower: dict[str, str] = {}
     for candidate in known:
         by_lower.setdefault(candidate.lower(), candidate)
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.5)
-    return [by_lower[lower] for lower in close]
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=max(1, len(by_lower)), cutoff=0.5)
+    close.sort(key=lambda lower: not _short(lower).startswith(_short(name.lower())))
+    return [by_lower[lower] for lower in close[:count]]
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) -> str:
@@ -60,13 +68,45 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) 
 
     `listed` is whether to list the known names, if the line does not get too long.
     """
+    if kind == "backbone" and (library := _library_hint(name)):
+        return f"unknown backbone {repr_name(name)}; {library}"
     known = sorted(known)
-    close = near_names(name, known)
+    ours = _BACKBONE_SETTINGS.get(name) if kind.startswith("setting of backbone") else None
+    close = [ours] if ours and ours in known else near_names(name, known)
     guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "." if listed else ""
     if not listed or (close and len(known) > 40):  # a truncated list says less than the guess
         return f"unknown {kind} {repr_name(name)}{guess}"
     shown = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
     return f"unknown {kind} {repr_name(name)}{guess} Known: {shown or 'none'}"
+
+
+def _short(name: str) -> str:
+    """A lower-case name without separators, `resnet50` as `r50`."""
+    return re.sub(r"[-_]", "", re.sub(r"resnet(?=\d)", "r", name))
+
+
+def _library_hint(name: str) -> str | None:
+    """How to use a network of timm or torchvision as a backbone, also for `timm/…`; None if neither has it."""
+    library, _, model = name.replace("://", "/").rpartition("/")
+    plugs = {"timm": "TimmBackbone", "torchvision": "TorchvisionBackbone"}
+    having = [other for other in plugs if library in ("", other) and _has_model(other, model)]
+    if not having:
+        return None
+    return f'{model} is in {" and ".join(having)}: use dict(type="{plugs[having[0]]}", model="{model}")'
+
+
+def _has_model(library: str, model: str) -> bool:
+    """Whether a library that imports slowly, or not at all, has a network."""
+    try:
+        if library == "timm":
+            import timm
+
+            return bool(timm.is_model(model.partition(".")[0]))
+        import torchvision
+
+        return model in torchvision.models.list_models(module=torchvision.models)
+    except ImportError:
+        return False
 
 
 def repr_name(name: str) -> str:

@@ -74,6 +74,9 @@ class Model(nn.Module):
         return batch
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
+        if not isinstance(batch, Batch):
+            got = type(batch).__name__
+            raise ConfigError(f"{type(self).__name__} takes a Batch, got {got}; use chordate.predict(model, images)")
         return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:

@@ -187,11 +187,17 @@ def test_eight_threads_at_once_predict_what_one_does():
         (b"bytes", "a bytes is no image"),
         (torch.full((3, 8, 8), float("nan")), "0 … 1"),
         ("no/such/picture.jpg", "picture.jpg"),
+        ("https://example.com/a.jpg", r"https://example.com/a.jpg: URLs are not read; download the file first"),
     ],
 )
 def test_what_is_no_picture_is_told(model, image, message):
     with pytest.raises(DataError, match=message):
         chordate.predict(model, image)
+
+
+def test_a_model_called_with_images_names_the_function_for_them(model):
+    with pytest.raises(ConfigError, match=r"takes a Batch, got Tensor; use chordate\.predict\(model, images\)"):
+        model(torch.rand(1, 3, 128, 128))
 
 
 def test_an_unknown_precision_is_told(model, picture):

@@ -16,6 +16,7 @@ from chordate.errors import CheckpointError, ChordateError
 from chordate.structures import DatasetMeta
 from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
 from chordate.weights.loading import load_checkpoint
+from chordate.weights.reading import read_state
 
 
 def checkpoint(iteration: int) -> dict[str, Any]:
@@ -72,21 +73,45 @@ def test_writing_atomically_leaves_the_old_file_when_it_fails(tmp_path: Path) ->
     assert (path.read_text(), names(tmp_path)) == ("old", {"file"})
 
 
-def test_a_cut_checkpoint_is_passed_over_for_the_newest_whole_one(tmp_path: Path) -> None:
+def test_a_cut_checkpoint_is_passed_over_for_the_newest_whole_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = CheckpointFolder(tmp_path)
     for iteration in (9, 10, 11):  # as numbers, not as letters
         folder.save(f"iteration_{iteration}.pt", checkpoint(iteration))
     last = tmp_path / "iteration_11.pt"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     assert folder.newest() == tmp_path / "iteration_10.pt"
+    assert f"{last}: missing or damaged; an older checkpoint is used" in caplog.text
 
 
-def test_a_folder_without_whole_checkpoints_has_no_newest(tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginning(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path / "new")
     assert folder.newest() is None
-    (tmp_path / "new" / "epoch_1.pt").write_bytes(b"PK cut")
     torch.save({"weight": torch.ones(1)}, tmp_path / "new" / "foreign.pt")
     assert folder.newest() is None
+    (tmp_path / "new" / "epoch_1.pt").write_bytes(b"PK cut")
+    with pytest.raises(CheckpointError, match=r"new: no checkpoint can be read \(epoch_1\.pt\); restore one"):
+        folder.newest()
+
+
+def test_what_could_not_be_read_again_is_not_saved(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    with pytest.raises(CheckpointError, match="holds tensors, numbers and text, not object"):
+        folder.save("epoch_1.pt", checkpoint(1) | {"extra": [object()]})
+    assert folder.newest() is None
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save("epoch_1.pt", checkpoint(1) | {"model": {"weight": torch.arange(1000.0)}})
+    path = tmp_path / "epoch_1.pt"
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.arange(1000.0).numpy().tobytes())
+    content[place + 8] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"epoch_1\.pt: the checksum of .* is wrong: damaged"):
+        read_state(path)
 
 
 def test_half_written_files_are_removed_at_the_start_of_a_training(tmp_path: Path) -> None:

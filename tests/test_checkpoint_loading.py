@@ -10,6 +10,7 @@ import torchvision
 from checkpoint_toys import TinyBackbone, TinyDetector, filled, is_filled, message, own, save
 from torch import nn
 
+from chordate import build_model
 from chordate.backbones import ResNet
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
@@ -203,6 +204,30 @@ def test_a_detector_for_other_classes_says_both_counts():
     assert "box.weight [3, 4] for the model's [4, 4]" in said
 
 
+def test_a_run_with_other_settings_names_the_config_that_it_saved(tmp_path):
+    trained = TinyDetector(blocks=2)
+    said = message(TinyDetector(), own(trained))
+    assert "if it was trained with --cfg-options, repeat them, or use the config in the folder of its run" in said
+    for start in ("20260130_235959", "20260131_120000", "tensorboard"):
+        (tmp_path / start).mkdir()
+        (tmp_path / start / "x.py").write_text("")
+    said = message(TinyDetector(), save(tmp_path / "best.pt", own(trained)))
+    assert said.endswith(f"repeat them, or use {tmp_path / '20260131_120000/x.py'}")
+    assert "cfg-options" not in message(TinyDetector(), save(tmp_path / "bare.pt", trained.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["fc", "classifier", "head", "linear"])
+def test_a_bare_classifier_fills_the_whole_model(name):
+    trained, fresh = (build_model("resnet20_cifar10") for _ in range(2))
+    theirs = {key.removeprefix("backbone."): value for key, value in trained.state_dict().items()}
+    theirs = {f"module.{key.replace('head.fc', name)}": value for key, value in theirs.items()}
+    report = load_checkpoint(fresh, {"state_dict": theirs})
+    assert not report.missing and not report.skipped
+    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in fresh.state_dict().items())
+    theirs[f"module.{name}.weight"] = torch.zeros(7, 64)
+    assert "head.fc.weight [7, 64] for the model's [10, 64]" in message(fresh, theirs)
+
+
 def test_not_strict_keeps_the_predictor_and_the_classes_of_the_model():
     model = filled(TinyDetector(classes=("a", "b", "c")), 0.75)
     report = load_checkpoint(model, own(filled(TinyDetector())), strict=False)
@@ -225,7 +250,7 @@ def test_backbone_weights_do_not_pass_for_a_whole_model():
 def test_weights_that_are_not_finite_are_warned_of():
     state = TinyDetector().state_dict()
     state["box.bias"][1] = float("nan")
-    with pytest.warns(UserWarning, match=r"the state dict: NaN or infinite values in 1 tensors: box.bias"):
+    with pytest.warns(UserWarning, match=r"the state dict: NaN or infinite values in 1 tensor: box.bias"):
         load_checkpoint(TinyDetector(), state)
 
 

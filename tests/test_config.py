@@ -39,6 +39,13 @@ def test_misspelled_config_name_answers_with_near_ones():
         load_config("faster-rcnn_r50_fpn_1x")
 
 
+@pytest.mark.parametrize("family", ["fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet"])
+def test_torchvisions_name_of_a_detector_answers_with_its_config(family):
+    near = f"{family.replace('rcnn', '-rcnn')}_r50_fpn_torchvision"
+    with pytest.raises(ConfigError, match=f'did you mean .*"{near}"'):
+        load_config(f"{family}_resnet50_fpn")
+
+
 def test_misspelled_file_answers_with_its_neighbors(tmp_path):
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ConfigError, match=r'no such config file; did you mean "mine\.py"\?$'):

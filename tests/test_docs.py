@@ -288,6 +288,7 @@ def test_the_errors_on_the_page_about_configs_are_those_of_the_program(folder, c
         ("model = dict(rpn=dict(nms_threshold=1.5))", []),
         ("", ["--cfg-options", "schedule.warmup=liner", "model.backbone.pretrained=None"]),
         ("model = dict(backbone=dict(frozen_stage=1))", []),
+        ('model = dict(mask=dict(type="BoxHead"))', ["--cfg-options", "model.backbone.pretrained=None"]),
     ]
     for line, (text, options) in zip(shown.splitlines(), mistakes, strict=True):
         Path("mine.py").write_text(f'base = "faster-rcnn_r50_fpn_1x_coco"\n{text}\n')

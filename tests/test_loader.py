@@ -1,8 +1,10 @@
 """Loaders: padded batches that are the same with any number of workers, and errors that stay one line."""
 
 import contextlib
+import os
 import pickle
 import signal
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -298,3 +300,14 @@ def test_the_data_configs_load_real_data(real_data: Path, name: str, folder: str
         batch = next(iter(loader))
         assert batch.targets.valid.any()
         assert batch.images.float().std() > 20
+
+
+def test_no_more_workers_than_cores(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cores = len(os.sched_getaffinity(0))
+    with caplog.at_level("INFO", "chordate"), warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's
+        assert open_loader(settings(workers=cores), data_root=root, training=True).num_workers == cores
+        assert not caplog.messages
+        loader = open_loader(settings(workers=cores + 1), data_root=root, training=True)
+    assert loader.num_workers == cores
+    assert caplog.messages == [f"train_data.workers={cores + 1}: {cores} start, one per core of this machine"]

@@ -57,9 +57,9 @@ def interpreted(monkeypatch):
     pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
     from triton.runtime.interpreter import InterpretedFunction
 
-    monkeypatch.setattr(nms_gpu, "_judge", InterpretedFunction(nms_gpu._judge.fn))
+    monkeypatch.setattr(nms_gpu, "_suppress", InterpretedFunction(nms_gpu._suppress.fn))
     monkeypatch.setattr(nms_gpu, "BLOCK", 16)
-    return nms_gpu.grouped_nms
+    return nms_gpu.batched_nms_gpu
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
@@ -86,7 +86,7 @@ def test_the_gpu_keeps_the_same_boxes_without_a_wait(count):
     assert torch.equal(flat(*some, 0.7, watched, "cuda"), one_group_at_a_time(*some, 0.7))
 
 
-def test_many_boxes_on_a_large_canvas_are_judged_exactly():
+def test_many_boxes_on_a_large_canvas_are_compared_exactly():
     """Moved apart in float32, boxes this far out are rounded until the wrong ones overlap."""
     _, scores, groups, valid = candidates(0, 1, 3 * module.ONE_CALL_BOXES, 90)
     boxes = random_boxes(1, 3 * module.ONE_CALL_BOXES, span=20) + 4000

@@ -80,7 +80,7 @@ def test_the_gpus_kernel_and_its_gradient_are_roi_aligns(numerics, monkeypatch):
     pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
     from triton.runtime.interpreter import InterpretedFunction
 
-    for name in ("_pool", "_spread", "_cell", "_taps"):
+    for name in ("_pool", "_cell", "_taps"):
         monkeypatch.setattr(kernels, name, InterpretedFunction(getattr(kernels, name).fn))
     torch.manual_seed(0)
     pooler = RoIPooler(pyramid(3, 4), 2, *numerics)

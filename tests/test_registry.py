@@ -168,3 +168,34 @@ def test_a_subclass_that_hands_on_its_settings_keeps_those_that_it_inherits(tmp_
             build_model(load_config(tmp_path / "mine.py", {"model.box.nms_threshold": 2}), num_classes=3)
     finally:
         HEADS.module_dict.pop("FocalBox")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("efficientnet_b0", 'in timm and torchvision: use dict(type="TimmBackbone", model="efficientnet_b0")'),
+        ("timm/resnet50.a1_in1k", 'in timm: use dict(type="TimmBackbone", model="resnet50.a1_in1k")'),
+        ("vit_base_patch16_224", 'in timm: use dict(type="TimmBackbone", model="vit_base_patch16_224")'),
+        ("swin_t", 'in torchvision: use dict(type="TorchvisionBackbone", model="swin_t")'),
+    ],
+)
+def test_a_network_of_a_library_is_told_how_to_be_used(name, hint):
+    with pytest.raises(ConfigError) as caught:
+        BACKBONES.build(name)
+    assert str(caught.value).endswith(hint)
+    assert BACKBONES.build(eval(hint.partition("use ")[2])).out_features
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"type": "TimmBackbone", "name": "resnet18"}, "model"),
+        ({"type": "TorchvisionBackbone", "model": "resnet18", "out_indices": (1, 2)}, "out"),
+        ({"type": "resnet18", "out_indices": (1, 2)}, "out"),
+        ({"type": "resnet18", "name": "x"}, None),  # which has no `model`
+    ],
+)
+def test_other_libraries_names_of_settings_are_answered_with_ours(settings, wanted):
+    with pytest.raises(ConfigError, match="unknown setting of backbone") as caught:
+        BACKBONES.build(settings)
+    assert (f'did you mean "{wanted}"?' in str(caught.value)) == (wanted is not None)

@@ -27,12 +27,15 @@ def image_files(names: list[str]) -> list[Path]:
     """The files among `names`, and the images in the folders among them.
 
     Raises:
-        DataError: there is no such file, or a folder holds no image.
+        DataError: a URL, no such file, or a folder that holds no image.
     """
     from chordate.data.image_io import missing_file
     from chordate.errors import DataError
 
     files: list[Path] = []
+    urls = [name for name in names if "://" in name]
+    if urls:
+        raise DataError(f"{urls[0]}: URLs are not read; download the file first")
     for path in map(Path, names):
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         if not inside:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +40,7 @@ class EvaluationData:
         dataset: a dict with `type`.
         pipeline: transforms of each sample.
         batch_size: images per process and batch.
-        workers: processes that load; 0 loads in the main process.
+        workers: processes that load, at most one per core; 0 loads in the main process.
     """
 
     dataset: str | Mapping[str, Any] | Dataset
@@ -201,16 +203,25 @@ def build_loader(
     else:
         aspects = np.ones(len(dataset)) if sizes is None else sizes[:, 0] / sizes[:, 1].clip(1)
         sampler = EvaluationBatches(aspects, settings.batch_size, **ranks)
+    workers = min(settings.workers, _cores())
+    if workers < settings.workers:
+        where = "train_data" if training else "val_data"
+        log.info(f"{where}.workers={settings.workers}: {workers} start, one per core of this machine")
     return Loader(
         dataset,
         batch_sampler=sampler,
         collate_fn=partial(dataset.collate, size_divisor=size_divisor),
-        num_workers=settings.workers,
+        num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=settings.workers > 0,
+        persistent_workers=workers > 0,
         worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
     )
+
+
+def _cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def start_worker(worker: int) -> None:

@@ -27,9 +27,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, th
         `[M]` bool, the boxes that stay.
     """
     if boxes.is_cuda and HAS_TRITON:
-        from chordate.ops.nms_gpu import grouped_nms
+        from chordate.ops.nms_gpu import batched_nms_gpu
 
-        return grouped_nms(boxes, scores, groups, image, threshold)
+        return batched_nms_gpu(boxes, scores, groups, image, threshold)
     keep = torch.zeros_like(groups, dtype=torch.bool)
     boxes, scores = boxes.double(), scores.double()  # torchvision's nms wants one dtype
     for rows in zip(*(values.split(torch.bincount(image).tolist()) for values in (boxes, scores, groups, keep))):

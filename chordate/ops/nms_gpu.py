@@ -1,6 +1,6 @@
-"""Greedy NMS of many groups at once on a GPU: one kernel, in which each group is judged by a thread block of its own.
+"""Greedy NMS of many groups at once on a GPU: one kernel, in which each group has a thread block of its own.
 
-torchvision's kernel judges one group, box by box in one thread block, and the host waits for it: with 16 images that
+torchvision's kernel takes one group, box by box in one thread block, and the host waits for it: with 16 images that
 was a fifth of a training step of Mask R-CNN on an H100.
 """
 
@@ -13,10 +13,10 @@ BLOCK = 1024  # boxes that a kept box is compared with at a time
 
 
 @triton.jit
-def _judge(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _suppress(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Clears `keep` of every row that overlaps a better one of its group; the rows of a group are adjacent, best first.
 
-    Program `p` judges the group that begins at row `p`, if one does.
+    Program `p` has the group that begins at row `p`, if one does.
     """
     begin = tl.program_id(0).to(tl.int64)
     end = tl.load(ends + begin)
@@ -46,7 +46,7 @@ def _judge(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[n
             tl.debug_barrier()  # the next row's `keep` may have been cleared by another thread
 
 
-def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
+def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
     """As `batched_nms`, without a wait for the device."""
     # Kernels get tensors of their own: boxes in float64 as everywhere, and one key per image and group.
     key = torch.where(groups < 0, -1, (image << 32) + groups)
@@ -58,5 +58,5 @@ def grouped_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, th
     keep = (key >= 0).to(torch.int8)
     limit = torch.full((1,), threshold, dtype=torch.float64, device=boxes.device)
     if len(key):
-        _judge[(len(key),)](boxes[order].double(), ends, keep, limit, BLOCK=BLOCK, num_warps=8)
+        _suppress[(len(key),)](boxes[order].double(), ends, keep, limit, BLOCK=BLOCK, num_warps=8)
     return torch.zeros_like(keep, dtype=torch.bool).scatter_(0, order, keep.bool())

@@ -64,7 +64,7 @@ def roi_align_rows(
         `[R, resolution, resolution, C]`.
     """
     pooled = table.new_empty(len(cells), resolution, resolution, table.shape[1])
-    _launch(_pool, pooled, table, cells, first, rows, columns, resolution, sampling_ratio, aligned)
+    _launch(False, pooled, table, cells, first, rows, columns, resolution, sampling_ratio, aligned)
     return pooled
 
 
@@ -83,9 +83,9 @@ def roi_align_rows_backward(
     """The gradient of the table `[length, C]` from that of the pooled boxes."""
     gradient = gradient.contiguous()
     sums = torch.promote_types(gradient.dtype, torch.float32)
-    of_table = torch.zeros(length, gradient.shape[-1], dtype=sums, device=gradient.device)
-    _launch(_spread, gradient, of_table, cells, first, rows, columns, resolution, sampling_ratio, aligned)
-    return of_table.to(gradient.dtype)
+    table_grad = torch.zeros(length, gradient.shape[-1], dtype=sums, device=gradient.device)
+    _launch(True, gradient, table_grad, cells, first, rows, columns, resolution, sampling_ratio, aligned)
+    return table_grad.to(gradient.dtype)
 
 
 @roi_align_rows.register_fake
@@ -105,25 +105,25 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    of_table = roi_align_rows_backward(gradient, ctx.length, *ctx.saved_tensors, *ctx.numbers)
-    return of_table, None, None, None, None, None, None, None
+    table_grad = roi_align_rows_backward(gradient, ctx.length, *ctx.saved_tensors, *ctx.numbers)
+    return table_grad, None, None, None, None, None, None, None
 
 
 roi_align_rows.register_autograd(_backward, setup_context=_save)
 
 
-def _launch(kernel: Any, pooled: Tensor, table: Tensor, cells: Tensor, *boxes: Any) -> None:
+def _launch(backward: bool, pooled: Tensor, table: Tensor, cells: Tensor, *boxes: Any) -> None:
     channels, resolution = pooled.shape[-1], pooled.shape[1]
     if not pooled.numel():
         return
-    cells = cells.to(torch.promote_types(cells.dtype, torch.float32))
+    cells = cells.to(torch.promote_types(cells.dtype, torch.float32)).contiguous()  # read as 4 numbers per box
     block = min(CHANNELS, triton.next_power_of_2(channels))
     programs = (len(cells) * resolution * resolution, triton.cdiv(channels, block))
-    kernel[programs](pooled, table, cells, *boxes, channels, block, num_warps=max(1, min(4, block // 64)))
+    _pool[programs](pooled, table, cells, *boxes, channels, block, backward, num_warps=max(1, min(4, block // 64)))
 
 
 @triton.jit
-def _pool(
+def _pool(  # type: ignore[no-untyped-def]
     pooled,
     table,
     cells,
@@ -135,68 +135,41 @@ def _pool(
     ALIGNED: tl.constexpr,
     channels,
     BLOCK: tl.constexpr,
-):  # type: ignore[no-untyped-def]
-    """Program `p` computes the output cell `p`: the mean of its samples."""
+    BACKWARD: tl.constexpr,
+):
+    """Program `p` has the output cell `p`: it stores the mean of its samples in `pooled`; or, backward, reads the
+    gradient of that mean there, and adds it to the pixels of `table` that were read."""
     box, channel, y0, x0, step_y, step_x, ys, xs = _cell(cells, SIDE, RATIO, ALIGNED, BLOCK)
     used = channel < channels
+    cell = pooled + tl.program_id(0).to(tl.int64) * channels + channel
     start, height, width = tl.load(first + box), tl.load(rows + box), tl.load(columns + box)
-    total = tl.full([BLOCK], 0, y0.dtype)
+    value = tl.load(cell, mask=used).to(y0.dtype) if BACKWARD else tl.full([BLOCK], 0, y0.dtype)
+    if BACKWARD:
+        value /= tl.maximum(ys * xs, 1)
     for sample in range(ys * xs):
         y = y0 + (sample // xs + 0.5) * step_y
         x = x0 + (sample % xs + 0.5) * step_x
         if (y >= -1) & (y <= height) & (x >= -1) & (x <= width):
-            top, bottom, share_y = _taps(y, height)
-            left, right, share_x = _taps(x, width)
-            above, below = (start + top * width) * channels, (start + bottom * width) * channels
-            total += (1 - share_y) * (1 - share_x) * tl.load(table + above + left * channels + channel, mask=used)
-            total += (1 - share_y) * share_x * tl.load(table + above + right * channels + channel, mask=used)
-            total += share_y * (1 - share_x) * tl.load(table + below + left * channels + channel, mask=used)
-            total += share_y * share_x * tl.load(table + below + right * channels + channel, mask=used)
-    total /= tl.maximum(ys * xs, 1)
-    tl.store(pooled + tl.program_id(0).to(tl.int64) * channels + channel, total, mask=used)
-
-
-@triton.jit
-def _spread(
-    pooled,
-    table,
-    cells,
-    first,
-    rows,
-    columns,
-    SIDE: tl.constexpr,
-    RATIO: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    channels,
-    BLOCK: tl.constexpr,
-):  # type: ignore[no-untyped-def]
-    """The reverse of `_pool`: adds the gradient in `pooled` to the pixels of `table` that were read."""
-    box, channel, y0, x0, step_y, step_x, ys, xs = _cell(cells, SIDE, RATIO, ALIGNED, BLOCK)
-    used = channel < channels
-    start, height, width = tl.load(first + box), tl.load(rows + box), tl.load(columns + box)
-    gradient = tl.load(pooled + tl.program_id(0).to(tl.int64) * channels + channel, mask=used).to(y0.dtype)
-    gradient /= tl.maximum(ys * xs, 1)
-    for sample in range(ys * xs):
-        y = y0 + (sample // xs + 0.5) * step_y
-        x = x0 + (sample % xs + 0.5) * step_x
-        if (y >= -1) & (y <= height) & (x >= -1) & (x <= width):
-            top, bottom, share_y = _taps(y, height)
-            left, right, share_x = _taps(x, width)
-            above, below = (start + top * width) * channels, (start + bottom * width) * channels
-            tl.atomic_add(
-                table + above + left * channels + channel, (1 - share_y) * (1 - share_x) * gradient, mask=used
-            )
-            tl.atomic_add(table + above + right * channels + channel, (1 - share_y) * share_x * gradient, mask=used)
-            tl.atomic_add(table + below + left * channels + channel, share_y * (1 - share_x) * gradient, mask=used)
-            tl.atomic_add(table + below + right * channels + channel, share_y * share_x * gradient, mask=used)
+            top, bottom, weight_y = _taps(y, height)
+            left, right, weight_x = _taps(x, width)
+            for corner in tl.static_range(4):
+                row, part_y = (bottom, weight_y) if corner >= 2 else (top, 1 - weight_y)
+                column, part_x = (right, weight_x) if corner % 2 == 1 else (left, 1 - weight_x)
+                pixel = table + (start + row * width + column) * channels + channel
+                if BACKWARD:
+                    tl.atomic_add(pixel, part_y * part_x * value, mask=used)
+                else:
+                    value += part_y * part_x * tl.load(pixel, mask=used)
+    if not BACKWARD:
+        tl.store(cell, value / tl.maximum(ys * xs, 1), mask=used)
 
 
 @triton.jit
 def _cell(cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """This program's box and channels, the corner of its output cell, and the distances and counts of its samples."""
-    place = tl.program_id(0)
-    box = place // (SIDE * SIDE)
-    row, column = place // SIDE % SIDE, place % SIDE
+    program = tl.program_id(0)
+    box = program // (SIDE * SIDE)
+    row, column = program // SIDE % SIDE, program % SIDE
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     x1, y1 = tl.load(cells + 4 * box), tl.load(cells + 4 * box + 1)
     height, width = tl.load(cells + 4 * box + 3) - y1, tl.load(cells + 4 * box + 2) - x1
@@ -213,7 +186,7 @@ def _cell(cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr,
 
 @triton.jit
 def _taps(position, side):  # type: ignore[no-untyped-def]
-    """The pixels around a position on one axis, and the share of the second."""
+    """The pixels around a position on one axis, and the weight of the second."""
     position = tl.maximum(position, 0)
     low = tl.minimum(position.to(tl.int64), side - 1)
     high = tl.minimum(low + 1, side - 1)

@@ -82,8 +82,8 @@ def train(
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
         names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")
-        data = f"{counted(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
-        logger.info(f"{data}; {counted(len(dataset.classes), 'class')}: {names}")
+        counts = f"{counted(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
+        logger.info(f"{counts}; {counted(len(dataset.classes), 'class')}: {names}")
         if weights and not resumes:
             start_from(model, weights, "load_from" if load_from else "train.load_from")
         trainer = Trainer(

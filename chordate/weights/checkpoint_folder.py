@@ -6,6 +6,7 @@ older one deleted. A process killed at any moment leaves a whole checkpoint behi
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ from chordate.errors import CheckpointError
 from chordate.text import file_stem
 from chordate.weights.checkpoint_schema import checkpoint_meta
 from chordate.weights.reading import read_state
+
+logger = logging.getLogger("chordate")
 
 POINTER = "last_checkpoint"
 WRITTEN = ("epoch_*.pt", "iteration_*.pt", "best_*.pt")  # names that training writes; other files are the user's
@@ -131,14 +134,27 @@ class CheckpointFolder:
 
     def newest(self) -> Path | None:
         """The last whole checkpoint: the one that `last_checkpoint` names, else the one with the most iterations; None
-        if a new run has saved nothing yet."""
-        pointer = self.folder / POINTER
+        if a new run has saved nothing yet.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none can be read.
+        """
+        pointer, last = self.folder / POINTER, None
         if pointer.is_file():
             name = pointer.read_text().strip()
-            if not name or _iteration(self.folder / name) is not None:
-                return self.folder / name if name else None
+            last = self.folder / name
+            if not name or _iteration(last) is not None:
+                return last if name else None
         iterations = {path: _iteration(path) for path in self.folder.glob("*.pt")}
         whole = [(iteration, path) for path, iteration in iterations.items() if iteration is not None]
+        damaged = sorted(
+            path.name for pattern in WRITTEN for path in self.folder.glob(pattern) if iterations[path] is None
+        )
+        if not whole and damaged:
+            remedy = "restore one, or move them away to start from the beginning"
+            raise CheckpointError(f"{self.folder}: no checkpoint can be read ({', '.join(damaged)}); {remedy}")
+        if whole and last is not None:
+            logger.warning(f"{last}: missing or damaged; an older checkpoint is used")
         return max(whole)[1] if whole else None
 
 
@@ -170,9 +186,17 @@ def _iteration(path: Path) -> int | None:
 
 
 def to_cpu(value: Any) -> Any:
-    """The same nested structure of plain dicts and lists, every tensor detached and on the CPU."""
+    """The same nested structure of plain dicts and lists, every tensor detached and on the CPU.
+
+    Raises:
+        CheckpointError: it holds something else, with which the file could not be read again.
+    """
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, Mapping):
         return {key: to_cpu(item) for key, item in value.items()}
-    return [to_cpu(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [to_cpu(item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise CheckpointError(f"a checkpoint holds tensors, numbers and text, not {type(value).__name__} ({value!r:.60})")

@@ -134,7 +134,7 @@ def _misfit(weights: Weights, candidate: Candidate, matched: StateDictMatch, mod
         if not path:
             continue
         reading, backbone_match = best_candidate(weights, backbone)
-        if backbone_match.is_complete and not reading.left_out:
+        if backbone_match.is_complete and not reading.left_out and matched.count <= backbone_match.count:
             return (
                 f"{source} has weights for the backbone of {title} only, not for the rest; set the backbone's "
                 f"pretrained=… or call load_checkpoint(model.{path}, …)"
@@ -146,12 +146,20 @@ def _misfit(weights: Weights, candidate: Candidate, matched: StateDictMatch, mod
             f"the model {abbreviate(list(model.state_dict()))} (known formats: {known})"
         )
     total = matched.count + len(matched.missing) + len(matched.mismatched)
-    problems = [
-        f"{matched.count} of {total} tensors fit",
-        matched.problems(),
-        "strict=False would load only those that fit",
-    ]
+    problems = [f"{matched.count} of {total} tensors fit", matched.problems()]
     if isinstance(model, Model) and weights.meta and _other_classes(model, weights.meta):
         counts = f"{counted(len(weights.meta.classes), 'class')}, the model has {len(model.classes)} (meta.classes)"
         problems.insert(0, f"it was trained on {counts}")
+    if weights.is_own and isinstance(model, Model) and not _other_classes(model, weights.meta):
+        saved = _saved_config(source) or "the config in the folder of its run"
+        problems.append(f"if it was trained with --cfg-options, repeat them, or use {saved}")
+    else:
+        problems.append("load_checkpoint(…, strict=False), or --load-from in training, loads only those that fit")
     return f"{source} ({candidate.format}) does not fit {title}: " + "; ".join(filter(None, problems))
+
+
+def _saved_config(source: str) -> Path | None:
+    """The newest config that a run saved beside a checkpoint: `work_dirs/x/20260131_120000/x.py`."""
+    path = Path(source)
+    starts = f"{'[0-9]' * 8}_{'[0-9]' * 6}"
+    return max(path.parent.glob(f"{starts}/*.py"), default=None) if path.is_file() else None

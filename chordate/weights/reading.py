@@ -164,6 +164,10 @@ def _read_torch(path: Path) -> Any:
     if head.startswith(b"PK"):
         if not zipfile.is_zipfile(path):  # the index stands at the end of the file
             raise CheckpointError(f"{path} is cut short; copy or download it again")
+        with zipfile.ZipFile(path) as archive:  # torch.load checks no sums
+            if damaged := archive.testzip():
+                text = f"{path}: the checksum of {damaged} is wrong: damaged, or written without; copy it again"
+                warnings.warn(text, stacklevel=2)
     elif head[0] != 0x80:  # neither a zip nor a pickle
         raise CheckpointError(f"{path} is not a checkpoint: it begins with {head[:16]!r}")
     try:

@@ -1,4 +1,4 @@
-"""Whole networks of torchvision and timm as a backbone and final layers (`HasFinalLayers`)."""
+"""Whole networks of torchvision, timm and others as a backbone and final layers (`HasFinalLayers`)."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from chordate.structures import DatasetMeta
 from chordate.weights.formats.format import State
 
 # Names of the last linear layer, and of the norm before it.
-_LAST = ("fc", "head.fc", "classifier.2", "classifier.1", "classifier", "head")
+_LAST = ("fc", "head.fc", "classifier.2", "classifier.1", "classifier", "head", "linear")
 _NORM = ("head.norm", "classifier.0")
 
 
