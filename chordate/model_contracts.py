@@ -149,8 +149,12 @@ def check_implements(plug: object, contract: type, methods: Sequence[str]) -> No
         raise ConfigError(f"{cls.__name__} does not implement {contract.__name__}.{missing[0]}, which it must")
 
 
-def total_loss(losses: Any) -> Tensor:
+def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor:
     """The sum of a model's losses. A value without a gradient, such as a training error, is only logged.
+
+    Args:
+        losses: by name.
+        trained: which of them have a gradient in training; None asks the values themselves.
 
     Raises:
         TrainingError: the model gave something else than scalars by name.
@@ -161,7 +165,9 @@ def total_loss(losses: Any) -> Tensor:
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise TrainingError(f'loss "{name}" is not a scalar tensor but {shape}; reduce it, for example by .mean()')
-    summands = [value for value in losses.values() if value.requires_grad] or losses.values()
+    if trained is None:
+        trained = {name: value.requires_grad for name, value in losses.items()}
+    summands = [value for name, value in losses.items() if trained.get(name)] or losses.values()
     return torch.stack([value.float().reshape(()) for value in summands]).sum()
 
 

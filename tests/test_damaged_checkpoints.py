@@ -24,6 +24,7 @@ WRONG_STATES = {
     "optimizer.type": [3],
     "optimizer.trained": ["head.weight", [3]],
     "optimizer.state": [[], {"head.weight": 3}, {"head.weight": {"momentum_buffer": "x"}}],
+    "optimizer.groups": [None, {}, [3], [{"step": "x"}]],
     "best": ["toy_AP", {"metric": 5, "score": 1.0, "iteration": 1}, {"metric": "toy_AP"}],
     "files": ["epoch_1.pt", [1], None],
     "history": [{}, ["epoch 1"], [{"mode": "val"}], [{"mode": "both", "epoch": 1, "iteration": 1}]],

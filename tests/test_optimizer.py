@@ -181,6 +181,12 @@ def test_an_optimizer_is_torchs_or_timms_by_its_name(name: str, cls: type[torch.
         assert optimizer.param_groups[0]["decoupled_decay"] is True
 
 
+@pytest.mark.parametrize("name", ["Kron", "kron", "kronc", "kronw"])
+def test_an_optimizer_that_no_checkpoint_holds_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f'"{name}": it draws random numbers of its own'):
+        build_optimizer(Model(), {"type": name, "lr": 0.01}, 16)
+
+
 def test_training_with_timms_optimizer_is_training_with_it_by_hand(tmp_path: Any) -> None:
     torch.manual_seed(0)
     models = [ToyModel(dropout=0) for _ in range(2)]

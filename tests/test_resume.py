@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 import trainer_kills
-from trainer_kills import COSINE, train, train_on_a_full_disk
-from trainer_toy import ToyMetric, log_text, read_log, toy_loader, toy_trainer
+from trainer_kills import COSINE, SETTINGS, Signal, train, train_on_a_full_disk
+from trainer_toy import ToyMetric, ToyModel, log_text, read_log, toy_loader, toy_trainer
 
 from chordate.errors import CheckpointError
+from chordate.training.callbacks import ValidationLoss
 from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint
 
 # Six batches of the toy in groups of four and two: two iterations an epoch, eight in all.
@@ -122,6 +124,112 @@ def test_a_signal_that_the_loaders_workers_get_too_ends_training_as_one_to_the_t
     assert CheckpointFolder(tmp_path).newest() == tmp_path / "iteration_5.pt"
     assert in_process(train, tmp_path, 2, resume=True) == 0
     assert read_log(tmp_path) == read_log(whole)
+
+
+class Stops(ToyMetric):
+    """Counts batches and evaluations; sends its process SIGTERM in a batch (1 is the first; 0 never)."""
+
+    def __init__(self, batch: int = 0):
+        super().__init__()
+        self.batch, self.batches, self.computed = batch, 0, 0
+
+    def update(self, predictions: Any, batch: Any) -> None:
+        super().update(predictions, batch)
+        self.batches += 1
+        if self.batches == self.batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def compute(self) -> dict[str, float]:
+        self.computed += 1
+        return super().compute()
+
+
+def evaluated_training(folder: Path, metric: ToyMetric, stops: bool = False, **options: Any) -> None:
+    """Train as the whole training does, with two batches an evaluation; it `stops` by SIGTERM."""
+    options = {"val_loader": toy_loader(6, training=False), "metric": metric, **SETTINGS, **options}
+    trainer = toy_trainer(folder, **options)
+    if not stops:
+        trainer.train()
+        return
+    with pytest.raises(SystemExit) as stopped:
+        trainer.train()
+    assert stopped.value.code == 128 + signal.SIGTERM
+
+
+def test_a_signal_before_an_evaluation_leaves_the_evaluation_to_the_resume(tmp_path: Path, whole: Path) -> None:
+    metric = Stops()
+    evaluated_training(tmp_path, metric, stops=True, callbacks=[Signal(4, signal.SIGTERM)])
+    assert (metric.batches, metric.computed) == (2, 1)  # after iteration 2, not after 4
+    assert CheckpointFolder(tmp_path).newest() == tmp_path / "epoch_2.pt"
+    evaluated_training(tmp_path, Stops(), resume=True)
+    assert_same_training(whole, tmp_path)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_a_signal_in_an_evaluation_ends_it_after_the_batch(tmp_path: Path, whole: Path, batch: int) -> None:
+    metric = Stops(batch)
+    evaluated_training(tmp_path, metric, stops=True)
+    assert (metric.batches, metric.computed) == (batch, (batch - 1) // 2)
+    before = read_log(tmp_path)
+    metric = Stops(1)  # and again in the evaluation that is made up
+    evaluated_training(tmp_path, metric, stops=True, resume=True)
+    assert (metric.batches, metric.computed) == (1, 0)
+    assert read_log(tmp_path) == before
+    evaluated_training(tmp_path, Stops(), resume=True)
+    assert_same_training(whole, tmp_path)
+
+
+def test_a_signal_in_an_evaluation_between_checkpoints_saves_first(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"save_every": 0, "save_every_iterations": None}
+    evaluated_training(tmp_path / "whole", Stops(), **options)
+    evaluated_training(tmp_path / "stopped", Stops(3), stops=True, **options)
+    assert [path.name for path in (tmp_path / "stopped").glob("epoch_*.pt")] == ["epoch_2.pt"]
+    evaluated_training(tmp_path / "stopped", Stops(), resume=True, **options)
+    for mode in ("train", "val"):
+        assert read_log(tmp_path / "whole", mode) == read_log(tmp_path / "stopped", mode)
+
+
+def test_an_evaluation_due_by_earlier_settings_outlives_a_signal_in_another_folder(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    options: dict[str, Any] = {"epochs": None, "eval_every": 0, "save_every_iterations": None}
+    evaluated_training(a, Stops(), **options, iterations=2)
+    evaluated_training(b, Stops(1), stops=True, **options, iterations=4, resume=a / "iteration_2.pt")
+    assert CheckpointFolder(b).newest() == b / "iteration_2.pt"
+    assert read_checkpoint(b / "iteration_2.pt")["train"]["files"] == ["iteration_2.pt"]
+    evaluated_training(b, Stops(), **options, iterations=4, resume=True)
+    assert [line["iteration"] for line in read_log(b, "val")] == [2, 4]
+
+
+def test_a_signal_in_the_validation_loss_ends_it_after_the_batch(tmp_path: Path) -> None:
+    class StopsInLoss(ToyModel):
+        calls = 0
+
+        def loss(self, batch: Any) -> dict[str, torch.Tensor]:
+            self.calls += not self.training
+            if self.calls == 3:  # after those of one sample at the start, and of the one that tells the gradients
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(batch)
+
+    options: dict[str, Any] = {"callbacks": [ValidationLoss()], "ema": None}
+    evaluated_training(tmp_path / "whole", Stops(), **options)
+    torch.manual_seed(0)
+    model = StopsInLoss()
+    evaluated_training(tmp_path / "stopped", Stops(), stops=True, model=model, **options)
+    assert model.calls == 3
+    assert CheckpointFolder(tmp_path / "stopped").newest() == tmp_path / "stopped" / "epoch_1.pt"
+    assert not read_log(tmp_path / "stopped", "val")
+    evaluated_training(tmp_path / "stopped", Stops(), resume=True, **options)
+    assert_same_training(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("name", ["lamb", "adan"])
+def test_a_resume_is_exact_where_the_optimizer_counts_steps_in_its_groups(tmp_path: Path, name: str) -> None:
+    options: dict[str, Any] = {"optimizer": {"type": name, "lr": 0.01, "no_decay": ["bias"], "weight_decay": 0.1}}
+    whole = toy_trainer(tmp_path / "whole", epochs=3, **options).train()
+    for epochs in (1, 3):
+        resumed = toy_trainer(tmp_path / "resumed", epochs=epochs, resume=True, **options).train()
+    assert same(dict(whole.state_dict()), dict(resumed.state_dict()))
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "resumed")
 
 
 def test_averages_over_several_iterations_in_the_log_survive_a_resume(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ConfigError, TrainingError, unknown
+from chordate.model_contracts import total_loss
 from chordate.registry import CALLBACKS
 from chordate.training.evaluation_loop import evaluation_mode, to_device
 from chordate.weights.checkpoint_folder import write_atomically
@@ -29,16 +30,14 @@ from chordate.weights.checkpoint_folder import write_atomically
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer
 
-Record = Mapping[str, Any]
-
 
 class Callback:
     """Base of all callbacks. Its five methods do nothing; a subclass overrides those it needs.
 
     The trainer calls them on every rank, in the order of the list, with itself as the first argument. They read its
     attributes (see Trainer), such as `iteration` (done), `epoch` (whole ones done), `module` (the model), `settings`,
-    `log_dir` (of this start), `resumed` and `history`; they may call `stop(reason)` and `save()` (on all ranks alike)
-    and add to `lower_is_better`. An epoch has ended when `iteration % steps_per_epoch == 0`.
+    `log_dir` (of this start), `resumed` and `history`; they may call `stop(reason)` (on all ranks alike) and add to
+    `lower_is_better`. An epoch has ended when `iteration % steps_per_epoch == 0`.
 
     A callback that computes its state from `history` resumes exactly, for checkpoints hold the history.
     """
@@ -52,9 +51,9 @@ class Callback:
 
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """After every evaluation, before it is logged. What is added to `metrics` counts as the metric's own; it must
-        be the same on all ranks."""
+        be the same on all ranks. A loop over data returns when `trainer.interrupted()`."""
 
-    def on_log(self, trainer: Trainer, record: Record) -> None:
+    def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         """After every new record of `trainer.history`, every `train.log_every` iterations and every evaluation:
         `mode` ("train" or "val"), `epoch`, `iteration`, and numbers by name. The same on all ranks but for speed."""
 
@@ -82,7 +81,7 @@ class EarlyStopping(Callback):
     ):
         self.monitor, self.patience, self.mode, self.min_delta = monitor, patience, mode, min_delta
 
-    def on_log(self, trainer: Trainer, record: Record) -> None:
+    def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         if record["mode"] != "val":
             return
         if self.monitor not in record:
@@ -110,9 +109,8 @@ class ValidationLoss(Callback):
         """Take the loss of one sample, so that data without what a loss needs (masks) are an error now."""
         if trainer.val_loader is None:
             raise ConfigError("ValidationLoss needs val_data; add it to the config")
-        batch = trainer.val_loader.first_batch()
         with evaluation_mode(trainer.module), preserved_rng():
-            trainer.module.loss(to_device(batch, trainer.device, trainer.channels_last))
+            trainer.module.loss(to_device(trainer.val_loader.first_batch(), trainer.device, trainer.channels_last))
 
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         model, loader, images = trainer.evaluated_model, cast(Loader, trainer.val_loader), 0
@@ -121,15 +119,15 @@ class ValidationLoss(Callback):
             torch.manual_seed(trainer.settings.seed)
             for batch in trainer.progress.track(loader, "validation loss", len(loader)):
                 batch = to_device(batch, trainer.device, trainer.channels_last)
-                if not images:  # values without a gradient are no part of the loss; averaged weights have none at all
+                if not images:  # averaged weights have no gradients that tell what is part of the loss
                     with torch.enable_grad():
-                        losses = trainer.module.loss(batch)
-                    summed = [name for name, value in losses.items() if value.requires_grad] or list(losses)
+                        trained = {name: value.requires_grad for name, value in trainer.module.loss(batch).items()}
                 losses = model.loss(batch)
-                losses = {**losses, "loss": torch.stack([losses[name].float().reshape(()) for name in summed]).sum()}
-                for name, value in losses.items():
+                for name, value in {**losses, "loss": total_loss(losses, trained)}.items():
                     sums[name] = sums.get(name, 0.0) + value.double() * len(batch)
                 images += len(batch)
+                if trainer.interrupted():
+                    return
         shares = all_gather_object(({name: value.item() for name, value in sums.items()}, images))
         total = sum(count for _, count in shares)
         for name in dict.fromkeys(name for share, _ in shares for name in share):
@@ -157,7 +155,7 @@ class JSONLogger(Callback):
             stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(self.path.stat().st_mtime))
             os.replace(self.path, self.path.with_stem(f"{self.path.stem}_{stamp}"))
 
-    def on_log(self, trainer: Trainer, record: Record) -> None:
+    def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         if is_main_process():
             try:
                 with open(self.path, "a") as file:
@@ -166,7 +164,7 @@ class JSONLogger(Callback):
                 raise TrainingError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
     @staticmethod
-    def line(record: Record) -> str:
+    def line(record: Mapping[str, Any]) -> str:
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         return json.dumps(plain) + "\n"
 
@@ -176,7 +174,7 @@ class CSVLogger(Callback):
     """`log.csv` in this start's log dir: a row per record of the whole run, over all its resumes, with a column for
     every number that any record has. Written at every evaluation and at the end."""
 
-    def on_log(self, trainer: Trainer, record: Record) -> None:
+    def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         if record["mode"] == "val":
             self.on_train_end(trainer)
 
@@ -200,7 +198,7 @@ class TensorBoardLogger(Callback):
         if is_main_process():
             self._writer = SummaryWriter(str(trainer.log_dir / "tensorboard"))
 
-    def on_log(self, trainer: Trainer, record: Record) -> None:
+    def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         if self._writer is not None:
             for name, value in record.items():
                 if name not in ("mode", "epoch", "iteration"):

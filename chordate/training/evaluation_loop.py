@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -29,6 +29,7 @@ def evaluate(
     amp: str | None = None,
     channels_last: bool = False,
     progress: ProgressBar | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Run a model over a data set and return the metric's numbers, the same on every rank.
 
@@ -42,6 +43,7 @@ def evaluate(
         amp: None, "bf16" or "fp16" (GPU).
         channels_last: lay out images and weights as NHWC.
         progress: where to draw a bar; None makes one on a terminal.
+        interrupted: asked after every batch; if it is true, the evaluation ends there, without numbers.
     """
     device = device or launch.device()
     model.to(device)
@@ -52,6 +54,8 @@ def evaluate(
             with autocast(device, amp):
                 predictions = model.predict(to_device(batch, device, channels_last))
             metric.update(predictions, batch)
+            if interrupted():
+                return {}
         return compute_numbers(metric)
 
 

@@ -21,9 +21,10 @@ from chordate.training.layer_decay import layer_scales
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 FUSED = ({"cuda"}, {"cpu"})  # devices of the weights for which torch has fused optimizers
-UNSUITABLE = {  # what training cannot step by itself, by the name in lower case
+UNSUITABLE = {  # what training cannot step or resume by itself, by the name in lower case
     "optimizer": "is the base class of all", "lookahead": "wraps another", "sparseadam": "takes sparse gradients only",
     "adahessian": "needs second derivatives", "lbfgs": "needs a closure that computes the loss again",
+    **dict.fromkeys(("kron", "kronc", "kronw"), "draws random numbers of its own, which no checkpoint holds"),
 }  # fmt: skip
 
 
@@ -164,7 +165,6 @@ def parameter_groups(
     """Trainable parameters, grouped by learning rate and weight decay (one group if all are alike).
 
     Args:
-        model: whose parameters.
         lr, weight_decay: of a parameter without rules.
         no_decay, parts: as in OptimizerSettings.
         scales: factors on the learning rate, by parameter name; 1 for the others.

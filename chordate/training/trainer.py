@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from itertools import islice
@@ -74,8 +74,6 @@ class Trainer:
         DataError: the loader is empty.
     """
 
-    log_dir: Path
-
     def __init__(
         self,
         model: Model,
@@ -134,8 +132,8 @@ class Trainer:
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
-        self.iteration = self.evaluated = 0  # iterations done, and those done at the last evaluation
-        self.evaluation_was_due = False  # after the iteration of the checkpoint that training was resumed from
+        self.iteration = self.evaluated = self.saved = 0  # iterations done: now, when last evaluated, when last saved
+        self.left_unevaluated: int | None = None  # the iteration of a resumed checkpoint, if its evaluation was due
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.stop_reason: str | None = None
@@ -169,26 +167,21 @@ class Trainer:
                     callback.on_train_start(self)
                 with self.progress.task("training", self.max_iterations, self.iteration) as self._update_bar:
                     # Saved before its evaluation: killed in between, or the last of a shorter training.
-                    if self.iteration > self.evaluated and (self.evaluation_was_due or self.evaluation_is_due()):
+                    if self.iteration > self.evaluated and self.evaluation_is_due():
                         self._evaluate()
                     while self.iteration < self.max_iterations and self.stop_reason is None:
                         self._train_epoch()
             finally:
-                for loader in (self.train_loader, self.val_loader):
-                    if loader is not None:
-                        loader.stop_workers()
+                for loader in (self.train_loader, self.val_loader or self.train_loader):
+                    loader.stop_workers()
                 for callback in self.callbacks:
                     try:
                         callback.on_train_end(self)
                     except Exception as error:  # raised here, it would hide the error that ended training
                         logger.warning(f"{type(callback).__name__}.on_train_end: {error!r}")
                         errors.append(error)
-            if self.stop_reason is not None:
-                logger.warning(f"stopped {self.stop_reason}")
             if errors:
                 raise errors[0]
-            if self._signal is not None:
-                raise SystemExit(128 + self._signal)
         return self.module
 
     def _train_epoch(self) -> None:
@@ -204,17 +197,14 @@ class Trainer:
             self._log(batches)
             for callback in self.callbacks:
                 callback.on_step_end(self, losses)
-            saved = self._save_is_due()
-            if saved:
+            if self._save_is_due():
                 training_state.save(self)
+            self._heed_signal(signal_received)
             if self.evaluation_is_due():
                 self._evaluate()
-            if signal_received or (self.world_size == 1 and self.signals.received):
-                self._stop_by_signal()
-            if self.stop_reason is not None and self._signal is None:
+            if self.stop_reason is not None:
                 self.losses.read()
                 self._log([], stopping=True)
-            if self.stop_reason is not None and not saved:
                 training_state.save(self)
             if self.stop_reason is not None or self.iteration == self.max_iterations:
                 return
@@ -230,13 +220,15 @@ class Trainer:
         for number, batch in enumerate(batches, 1):
             with self._gradient_sync(last=number == len(batches)):
                 losses, loss = self._forward(self.model, batch)
-                self.losses.record(iteration, {**losses, "loss": loss}, image_ids([batch]))
+                ids = [info.image_id for info in batch.infos]
+                self.losses.record(iteration, {**losses, "loss": loss}, ids)
                 self.scaler.scale(loss / len(batches)).backward()
         if clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], clip_norm)
             # fp16 overflows now and then by design, and its scaler skips that step.
-            self.losses.record(iteration, {"grad_norm": norm}, image_ids(batches), guarded=amp != "fp16")
+            ids = [info.image_id for batch in batches for info in batch.infos]
+            self.losses.record(iteration, {"grad_norm": norm}, ids, guarded=amp != "fp16")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -251,10 +243,12 @@ class Trainer:
             return losses, total_loss(losses)
 
     def _evaluate(self) -> None:
-        """Evaluate, log the metrics, and save the model if it is the best."""
-        metrics = self.evaluate()
+        """Evaluate, log the metrics, and save the model if it is the best. A signal leaves it all to the resume."""
+        metrics = self.evaluate(self.interrupted)
         for callback in self.callbacks:
+            self._heed_signal()
             callback.on_evaluation_end(self, metrics)
+        self._heed_signal()
         self.evaluated = self.iteration
         self._record("val", self.epoch, metrics)
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
@@ -262,16 +256,21 @@ class Trainer:
         training_state.save_best(self, metrics)
         self._restart_clock()
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """The metric's numbers on the validation data, of the averaged weights if there are any, in full precision;
-        the same on every rank."""
+        the same on every rank. Without numbers it ends after a batch where `interrupted`."""
         self.average_buffers()
-        data = self.val_loader, self.metric, self.device
-        return evaluate(self.evaluated_model, *data, channels_last=self.channels_last, progress=self.progress)
+        how: dict[str, Any] = {"channels_last": self.channels_last, "progress": self.progress}
+        return evaluate(self.evaluated_model, self.val_loader, self.metric, self.device, interrupted=interrupted, **how)
+
+    def interrupted(self) -> bool:
+        """Whether a signal came and training can end at once: there are no other ranks, which would have to agree."""
+        return self.world_size == 1 and self.signals.received is not None
 
     def stop(self, reason: str) -> None:
         """End training after this iteration, saved. All ranks call it. The reason ends the sentence "stopped …"."""
         self.stop_reason = reason
+        logger.warning(f"stopped {reason}")
 
     def average_buffers(self) -> None:
         """Make BatchNorm's statistics those of all ranks, which then save and evaluate one model. All ranks call it."""
@@ -282,19 +281,15 @@ class Trainer:
     def _start(self) -> None:
         """Seed the generators, and begin a new run or go on with an earlier one."""
         self.stop_reason = None
-        self._signal: signal.Signals | None = None
         if self.rank == 0:
             self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
-        on_gpu, threads = self.device.type == "cuda", f"CPU ({torch.get_num_threads()} threads)"
-        logger.info(
-            f"torch {torch.__version__}, {torch.cuda.get_device_name(self.device) if on_gpu else threads}, "
-            f"{counted(self.world_size, 'process')}, seed {self.settings.seed}"
-        )
+        on_gpu, processes = self.device.type == "cuda", counted(self.world_size, "process")
+        device = torch.cuda.get_device_name(self.device) if on_gpu else f"CPU ({torch.get_num_threads()} threads)"
+        logger.info(f"torch {torch.__version__}, {device}, {processes}, seed {self.settings.seed}")
         logger.info(
             f"{type(self.optimizer).__name__}: learning rate {self.lr:g} (config: {self.optimizer_settings.lr:g} for "
             f"{self.optimizer_settings.base_batch_size or 'any number of'} images) for {self.batch_size} images per "
-            f"iteration = {self.train_loader.images_per_batch} × {counted(self.world_size, 'process')} × "
-            f"{self.settings.accumulate} accumulated"
+            f"iteration = {self.train_loader.images_per_batch} × {processes} × {self.settings.accumulate} accumulated"
         )
         for group in self.optimizer.param_groups:
             logger.info(f"  {counted(len(group['params']), 'parameter')} with {group['name']}")
@@ -315,8 +310,8 @@ class Trainer:
 
     def evaluation_is_due(self) -> bool:
         """Whether an evaluation follows this iteration."""
-        every = self.settings.eval_every
-        return self.val_loader is not None and self.settings.is_due(every, self.iteration, self.steps_per_epoch)
+        due = self.settings.is_due(self.settings.eval_every, self.iteration, self.steps_per_epoch)
+        return self.val_loader is not None and (due or self.iteration == self.left_unevaluated)
 
     def _iterations(self) -> Iterator[list[Batch]]:
         """The batches of each iteration from here to the end of the epoch; the last may have fewer."""
@@ -354,9 +349,13 @@ class Trainer:
         due = self.device.type == "cpu" or logs or self._save_is_due() or self.evaluation_is_due()
         return due and self.losses.read(self.signals.received is not None)
 
-    def _stop_by_signal(self) -> None:
-        self._signal = self.signals.received or signal.SIGTERM  # None: another rank received it
-        self.stop(f"by {self._signal.name} after iteration {self.iteration}, which is saved; --resume goes on from it")
+    def _heed_signal(self, agreed: bool = False) -> None:
+        """Save and exit if a signal came, where there are other ranks only if they `agreed` on it."""
+        if agreed or self.interrupted():
+            received = self.signals.received or signal.SIGTERM  # None: another rank received it
+            training_state.save(self)
+            self.stop(f"by {received.name} after iteration {self.iteration}, which is saved; --resume goes on from it")
+            raise SystemExit(128 + received)
 
     def _log(self, batches: Sequence[Batch], stopping: bool = False) -> None:
         """Record losses, learning rate and speed, every `log_every` iterations and at the end; where a callback is
@@ -391,8 +390,3 @@ class Trainer:
 
     def _restart_clock(self) -> None:
         self._images, self._clock = 0, time.monotonic()
-
-
-def image_ids(batches: Sequence[Batch]) -> list[int]:
-    """The ids of all images of the batches."""
-    return [info.image_id for batch in batches for info in batch.infos]

@@ -1,7 +1,6 @@
 """What a checkpoint holds of a training run; saving it, and going on from it.
 
-Tensors, numbers, strings, lists and dicts only, so that it loads with `weights_only=True` and no safe globals. The
-config's text is for people to read and is never executed.
+Tensors, numbers, strings, lists and dicts only, so that it loads with `weights_only=True` and no safe globals.
 """
 
 from __future__ import annotations
@@ -29,10 +28,13 @@ if TYPE_CHECKING:
 
 
 def save(trainer: Trainer) -> None:
-    """Save the state of training as the last checkpoint. All ranks call it, and all raise if the first cannot write."""
+    """Save the state of training as the last checkpoint, unless it is. All ranks call it, and all raise alike."""
+    if trainer.saved == trainer.iteration:
+        return
     whole_epoch = trainer.settings.by_epoch and trainer.iteration % trainer.steps_per_epoch == 0
     name = f"epoch_{trainer.epoch}.pt" if whole_epoch else f"iteration_{trainer.iteration}.pt"
-    _write(trainer, [*trainer.folder.files, name], lambda state: trainer.folder.save(name, state))
+    _write(trainer, list(dict.fromkeys([*trainer.folder.files, name])), lambda state: trainer.folder.save(name, state))
+    trainer.saved = trainer.iteration
 
 
 def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
@@ -68,7 +70,6 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     """Everything that the rest of a training depends on, after a whole step. All ranks call it.
 
     Args:
-        trainer: whose state.
         files: names of this run's checkpoints, including the one to be written.
 
     Raises:
@@ -126,6 +127,7 @@ def resume_or_begin(trainer: Trainer) -> None:
         checkpoint = read_checkpoint(path)
         restore(trainer, checkpoint, str(path))
         trainer.resumed = folder.holds(path)
+        trainer.saved = trainer.iteration if trainer.resume is True else 0  # True: it is the last one here already
         if trainer.resumed:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
             trainer.best = broadcast_object(best)  # without a common disk the ranks would otherwise disagree
@@ -157,7 +159,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
         if saved["scaler"] and trainer.scaler.is_enabled():
             trainer.scaler.load_state_dict(saved["scaler"])
         trainer.iteration = _iteration(saved, trainer)
-        trainer.evaluation_was_due = trainer.val_loader is not None and saved["evaluation_is_due"]
+        trainer.left_unevaluated = trainer.iteration if saved["evaluation_is_due"] else None
         trainer.evaluated = saved["evaluated"] if trainer.iteration == saved["iteration"] else trainer.iteration
         trainer.losses.load_state_dict(saved["losses"])
         trainer.history = list(saved["history"])
@@ -202,10 +204,11 @@ def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The optimizer's state by parameter name. Learning rates and decays are not saved: they come from the config."""
-    trained = trained_names(optimizer, model)
+    """The optimizer's state by parameter name, and what it added to its groups; what the config sets is not saved."""
+    trained, given = trained_names(optimizer, model), {*optimizer.defaults, "params", "name", "initial_lr"}
     state = {trained[index]: values for index, values in optimizer.state_dict()["state"].items()}
-    return {"type": type(optimizer).__name__, "trained": trained, "state": state}
+    groups = [{key: value for key, value in group.items() if key not in given} for group in optimizer.param_groups]
+    return {"type": type(optimizer).__name__, "trained": trained, "state": state, "groups": groups}
 
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any], path: str) -> list[str]:
@@ -218,4 +221,6 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
     trained, state = trained_names(optimizer, model), optimizer.state_dict()
     state["state"] = {i: dict(saved["state"][name]) for i, name in enumerate(trained) if name in saved["state"]}
     optimizer.load_state_dict(state)
+    for group, added in zip(optimizer.param_groups, saved["groups"]):
+        group.update(added)
     return sorted(set(saved["trained"]) ^ set(trained))

@@ -68,11 +68,12 @@ class LossSums(_Part):
 
 
 class OptimizerState(_Part):
-    """`state` by the name of a parameter."""
+    """`state` by the name of a parameter; `groups` is what the optimizer added to its parameter groups."""
 
     type: str
     trained: list[str]
     state: dict[str, dict[str, Annotated[Any, AfterValidator(_numbers)]]]
+    groups: list[dict[str, Annotated[Any, AfterValidator(_numbers)]]]
 
 
 class PythonRandom(_Part):
