@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     for column in ("input", "parameters / M", "FLOPs / G"):
         table.add_column(column, justify="right")
     table.add_column("maps: channels/stride")
-    notes, assumed = {FLOPS_NOTE: None}, {}  # both in the order of the rows
+    notes, assumed = [FLOPS_NOTE], list[str]()
     list_backbones()  # imports the plugs, so that their variants are known
     for pattern in arguments.names or sorted(BACKBONES.variants, key=_by_number):
         models = [pattern] if Path(pattern).is_file() else list_models(pattern)
@@ -62,18 +62,18 @@ def run(arguments: argparse.Namespace) -> None:
             size = arguments.size or pipeline_size(model.pipeline, model.size_divisor)
             if not size:
                 size = model.example_size
-                assumed[f"{size[0]}×{size[1]}"] = None
+                assumed.append(f"{size[0]}×{size[1]}")
             if config_meta(cfg) is None:
-                notes[CLASSES_NOTE] = None
+                notes.append(CLASSES_NOTE)
             table.add_row(Path(name).name, *row(model, size, model.feature_specs()))
         for name in sorted(backbones, key=_by_number):
-            notes[BACKBONE_NOTE] = None
+            notes.append(BACKBONE_NOTE)
             if is_bottleneck(BACKBONES.expand(name)):
-                notes[BOTTLENECK_NOTE] = None
+                notes.append(BOTTLENECK_NOTE)
             table.add_row(name, *backbone_row(name, arguments.size))
-    table.caption = "\n".join(notes)
+    table.caption = "\n".join(dict.fromkeys(notes))
     if assumed:
-        table.title = f"input of a config whose pipeline sets no size: {', '.join(assumed)} assumed"
+        table.title = f"input of a config whose pipeline sets no size: {', '.join(dict.fromkeys(assumed))} assumed"
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, UNWRAPPED)

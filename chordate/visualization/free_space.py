@@ -12,7 +12,7 @@ CLEARANCE = 5  # pixels kept around a label
 STEPS = 60  # places tried in each direction
 
 
-def move_to_free_space(label: Annotation) -> None:
+def move_to_free_space(label: Annotation, axis: Axes) -> None:
     """Move the text of an annotation to the place nearest to its point where it covers nothing.
 
     Lays the figure out, so whatever belongs to the figure must be in it. Without a free place the text goes above the
@@ -20,11 +20,10 @@ def move_to_free_space(label: Annotation) -> None:
 
     Args:
         label: centered on its place; its point is in data coordinates.
+        axis: what the label belongs to.
     """
-    axis = label.axes
-    assert axis is not None and axis.figure is not None
     axis.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
-    size = label.get_window_extent().size + 2 * CLEARANCE
+    size = np.array(label.get_window_extent().size) + 2 * CLEARANCE
     point = axis.transData.transform(label.xy)
     legend = axis.get_legend()
     boxes = [] if legend is None else [legend.get_window_extent()]

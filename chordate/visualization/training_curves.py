@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -55,7 +56,8 @@ def plot_training(
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         tidy(axis)
     for label in axes[-1].texts:
-        move_to_free_space(label)
+        if isinstance(label, Annotation):
+            move_to_free_space(label, axes[-1])
     save(figure, out)
 
 
