@@ -161,6 +161,8 @@ def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor
     """
     if not isinstance(losses, Mapping) or not losses:
         raise TrainingError(f"Model.loss must return a dict of losses, not {type(losses).__name__}")
+    if "loss" in losses and len(losses) > 1:
+        raise TrainingError('a part of the loss is named "loss", which is the name of the sum; give it another')
     for name, value in losses.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__

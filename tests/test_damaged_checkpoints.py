@@ -71,6 +71,14 @@ def test_a_training_state_with_a_wrong_value_is_refused(whole: Any, tmp_path: Pa
     assert "broken.pt" in line and f"(train.{field.split('.')[0]}" in line and "\n" not in line
 
 
+def test_a_momentum_of_another_shape_is_refused_before_a_step_writes_past_its_end(whole: Any, tmp_path: Path) -> None:
+    field = next(iter(whole["train"]["optimizer"]["state"]))
+    states = whole["train"]["optimizer"]["state"] | {field: {"momentum_buffer": torch.zeros(1)}}
+    broken = changed(whole, ["train", "optimizer", "state"], states)
+    with pytest.raises(CheckpointError, match=r"broken\.pt: train\.optimizer\.state\..*\.momentum_buffer must be \["):
+        resume(tmp_path, broken)
+
+
 @pytest.mark.parametrize("form", ["2", 2.0, True, None, [2], "x\n" * 50])
 def test_a_form_that_is_no_number_is_refused(form: Any, tmp_path: Path) -> None:
     file = save(tmp_path / "a.pth", {**own(TinyDetector()), "chordate": form})

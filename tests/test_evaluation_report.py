@@ -1,6 +1,7 @@
 """What lies behind an AP: confusions and errors that are put into the detections are those that the report finds."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -141,3 +142,22 @@ def test_the_curve_of_a_model_with_masks_shows_the_ap_of_both():
     axis = Figure().add_subplot()
     _plot_metric(axis, [{"mode": "val", "epoch": 1, "iteration": 1, "top1": 0.5, "top5": 0.7, "error": 0.5}])
     assert {"top1", "top5"} <= {line.get_label() for line in axis.lines}
+
+
+@pytest.mark.parametrize("count", [1, 20, 80, 81])
+def test_the_names_of_any_number_of_classes_stand_apart(count):
+    """Best first, down each column; the picture is at most twice as high as wide, so names are read at full size."""
+    rng = np.random.default_rng(count)
+    rows = {f"class {n}": {"AP": ap, "AP50": ap, "instances": 9} for n, ap in enumerate(rng.random(count))}
+    figure = plot_classes({"per_class": rows, "numbers": {"AP": 0.5}}, "bbox")
+    figure.canvas.draw()
+    assert figure.get_figheight() < 1.5 * figure.get_figwidth()
+    names = []
+    for axis in figure.axes:
+        labels = axis.get_yticklabels()[::-1]
+        names += [label.get_text().split("  ")[0] for label in labels]
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
+    assert names == sorted(rows, key=lambda name: -rows[name]["AP"])
+    texts = [text.get_window_extent() for axis in figure.axes for text in (*axis.texts, *axis.get_yticklabels())]
+    assert not any(a.overlaps(b) for i, a in enumerate(texts) for b in texts[:i])

@@ -203,3 +203,44 @@ def test_a_classifiers_config_is_counted_with_its_own_classes_and_size(config, s
     assert main(["summary", config]) == 0
     cells = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"│ {config}")).split("│")
     assert [cell.strip() for cell in cells[2:4]] == [size, parameters]
+
+
+def printed(capsys, *arguments: str) -> list[str]:
+    assert main(["summary", *arguments]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "notes"),
+    [
+        ("resnet18", ["FLOPs", "Backbones"]),
+        ("resnet50", ["FLOPs", "Backbones", "Bottlenecks"]),
+        ("resnet50_caffe", ["FLOPs", "Backbones"]),
+        ("densenet121", ["FLOPs", "Backbones"]),
+        ("resnet20_cifar10", ["FLOPs"]),
+        ("faster-rcnn_r18_fpn_demo_shapes", ["FLOPs", "A"]),
+    ],
+)
+def test_only_the_notes_that_apply_are_shown(name, notes, capsys):
+    lines = printed(capsys, name)
+    below = lines[next(n for n, line in enumerate(lines) if line.startswith("└")) + 1 :]
+    assert [line.split()[0] for line in below if line[:1].isupper()] == notes
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "assumed"),
+    [
+        ("faster-rcnn_r50_fpn_1x_coco", "800×1344", False),  # 800 × 1333 of an image of 3:5, in steps of 32
+        ("faster-rcnn_r18_fpn_bccd", "256×416", False),  # 240 × 400
+        ("faster-rcnn_r18_fpn_demo_shapes", "800×1344", True),
+        ("resnet20_cifar10", "32×32", True),
+        ("resnet50_imagenet", "224×224", False),
+    ],
+)
+def test_an_input_size_is_the_pipelines_or_told_to_be_assumed(config, size, assumed, capsys):
+    lines = printed(capsys, config)
+    (row,) = (line for line in lines if line.startswith(f"│ {config}"))
+    assert row.split("│")[2].strip() == size
+    title = f"input of a config whose pipeline sets no size: {size} assumed"
+    assert (lines[0].strip() == title) == assumed
+    assert any("assumed" in line for line in printed(capsys, config, "--size", "64", "64")) is False

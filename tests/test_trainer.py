@@ -70,6 +70,23 @@ def test_evaluations_and_checkpoints_come_when_they_are_due(
     assert {path.stem for path in tmp_path.glob("*.pt")} == checkpoints
 
 
+class WithoutLarge(ToyMetric):
+    """Gives COCO's -1 for objects of a size that there are none of, and a score below 0."""
+
+    def compute(self) -> dict[str, float]:
+        super().compute()
+        return {"bbox_AP": 0.25, "bbox_APl": -1.0, "gain": -1.5}
+
+
+def test_the_line_of_an_evaluation_names_whole_epochs_only_and_no_number_where_there_is_none(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, **validation(metric=WithoutLarge()), iterations=9, eval_every=3)
+    trainer.train()
+    lines = [line.split("INFO ")[1] for line in log_text(trainer).splitlines() if "evaluation after" in line]
+    numbers = "bbox_AP 0.2500  bbox_APl –  gain -1.5000"
+    places = ["iteration 3", f"epoch 1, iteration {EPOCH}", "iteration 9"]
+    assert lines == [f"evaluation after {place}: {numbers}" for place in places]
+
+
 def test_the_log_has_a_line_every_so_many_iterations_and_the_last(tmp_path: Path) -> None:
     toy_trainer(tmp_path, iterations=8, log_every=3).train()
     assert at(tmp_path, "train") == [3, 6, 8]

@@ -1,5 +1,6 @@
 """Pictures and curves: everything readable, nothing cut off, colors that keep their meaning."""
 
+import colorsys
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from chordate.visualization import (
     to_picture,
     write_image,
 )
-from chordate.visualization.canvas import _place, fit_text, make_font
+from chordate.visualization.canvas import _place, fit_text, is_bright, make_font
 from chordate.visualization.detection_drawing import instance_annotations
 from chordate.visualization.training_curves import _plot_losses, _plot_metric, _running_mean
 
@@ -147,15 +148,55 @@ def test_bones_join_the_keypoints_that_are_found():
     assert not joined[4 * 60, 4 * 140] and not joined[4 * 60, 4 * 130]
 
 
-def test_objects_with_shapes_have_colors_of_their_own():
-    """Neighbors are often of one class; boxes alone keep their class's color."""
-    rows = (10, 40, 60, 95, 0.9, 1), (90, 40, 150, 95, 0.8, 1)
-    masks = torch.zeros(2, 100, 160, dtype=torch.bool)
-    edges = [[draw(found, GRAY, TWO)[4 * 70, 4 * x + 1].tolist() for x in (10, 90)] for found in (
-        detections(*rows), detections(*rows, masks=masks)
-    )]  # fmt: skip
-    assert edges[0][0] == edges[0][1] == list(color_of(1))
-    assert edges[1] == [list(color_of(0)), list(color_of(1))]
+def contrast(a: tuple, b: tuple) -> float:
+    """The contrast of two colors, 1 … 21 (WCAG 2.2)."""
+    first, second = (
+        sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip(WEIGHTS, color))
+        for color in (np.array(a) / 255, np.array(b) / 255)
+    )
+    return (max(first, second) + 0.05) / (min(first, second) + 0.05)
+
+
+WEIGHTS = (0.2126, 0.7152, 0.0722)
+
+
+def test_instances_of_a_class_are_shades_of_its_color_and_alike_in_truth_and_prediction():
+    rows = (90, 40, 120, 95, 0.9, 1), (50, 40, 80, 95, 0.7, 1), (10, 40, 40, 95, 0.8, 1), (130, 40, 155, 95, 0.6, 0)
+    masks = torch.zeros(4, 100, 160, dtype=torch.bool)
+    found = detections(*rows)
+    valid = torch.ones(1, 4, dtype=torch.bool)
+    truth = InstanceTargets(found.boxes[None], found.labels[None], valid, ~valid)
+    pictures = [
+        draw(found, GRAY, TWO),
+        draw(detections(*rows, masks=masks), GRAY, TWO),
+        draw_targets(truth, 0, GRAY, TWO),
+    ]
+    edges = [[tuple(picture[4 * 70, 4 * x + 1].tolist()) for x in (10, 50, 90, 130)] for picture in pictures]
+    assert edges[0] == edges[1] == edges[2]
+    assert edges[0][0] == color_of(1) and edges[0][3] == color_of(0)
+    assert len({*edges[0]}) == 4
+    hues = [colorsys.rgb_to_hsv(*color)[0] for color in edges[0][:3]]
+    assert np.ptp(hues) < 0.02
+
+
+def test_the_instances_kept_have_the_colors_that_they_have_alone():
+    low = detections((10, 40, 40, 95, 0.2, 1), (90, 40, 120, 95, 0.9, 1))
+    high = detections((90, 40, 120, 95, 0.9, 1))
+    np.testing.assert_array_equal(draw(low, GRAY, TWO, score_threshold=0.5), draw(high, GRAY, TWO))
+
+
+@given(st.tuples(*[st.integers(0, 255)] * 3))
+def test_a_labels_text_has_contrast_on_any_color(color):
+    assert contrast(color, (0, 0, 0) if is_bright(color) else (255, 255, 255)) >= 4.5  # WCAG's level AA
+
+
+def test_the_label_of_the_best_detection_is_on_top():
+    rows = [(10, 50, 40, 90, 0.9 - 0.01 * n, n) for n in range(12)]  # more than there are places
+    meta = DatasetMeta(classes=tuple("abcdefghijkl"))
+    first = draw(detections(rows[0]), GRAY, meta)
+    tag = (first == color_of(0)).all(-1)
+    tag[4 * 50 :] = False  # the label is above the box
+    np.testing.assert_array_equal(draw(detections(*rows), GRAY, meta)[tag], first[tag])
 
 
 def test_names_outside_ascii_are_drawn():
@@ -184,7 +225,8 @@ def sheet_of(dataset: CocoDataset, indices, panel: int) -> np.ndarray:
 def test_a_sheet_shows_each_image_twice_with_its_truth_at_the_left(shapes):
     ids = shapes.image_ids.tolist()
     chosen = next(index for index, id in enumerate(ids) if shapes.coco.get_ann_ids(img_ids=[id]))
-    (first, *_) = shapes.coco.load_anns(shapes.coco.get_ann_ids(img_ids=[ids[chosen]]))
+    annotations = shapes.coco.load_anns(shapes.coco.get_ann_ids(img_ids=[ids[chosen]]))
+    first = min(annotations, key=lambda annotation: 2 * annotation["bbox"][0] + annotation["bbox"][2])
     sheet = sheet_of(shapes, [chosen], panel=384)
     original = cv2.cvtColor(cv2.imread(shapes.read(chosen)["info"].path), cv2.COLOR_BGR2RGB)
     plain = cv2.resize(original, (384, 384), interpolation=cv2.INTER_CUBIC)
@@ -348,7 +390,7 @@ def test_annotations_without_a_box_are_drawn_by_their_outline_or_left_out(tmp_pa
 
 
 def test_the_speed_and_the_gradients_norm_are_no_losses():
-    record = {"mode": "train", "epoch": 1, "iteration": 1, "lr": 1, "rpn_cls": 1, "loss": 1, "grad_norm": 9}
+    record = {"mode": "train", "epoch": 1, "iteration": 1, "lr": 1, "rpn_cls": 1, "loss": 3, "grad_norm": 9}
     axis = Figure().add_subplot()
     _plot_losses(axis, [{**record, "images_per_s": 3, "memory_gb": 4}])
     assert [line.get_label() for line in axis.lines] == ["loss", "rpn cls"]
@@ -389,6 +431,52 @@ def test_the_metric_that_chooses_the_best_checkpoint_is_drawn_first():
 
 def test_a_metric_that_training_logs_too_is_no_loss(tmp_path):
     axis = Figure().add_subplot()
-    training = [{"mode": "train", "epoch": 1, "iteration": 1, "lr": 0.1, "cls": 2.0, "error": 0.5, "loss": 2.0}]
+    training = [{"mode": "train", "epoch": 1, "iteration": 1, "lr": 0.1, "cls": 2.0, "error": 0.5, "loss": 3.0}]
     _plot_losses(axis, training, {"top1", "error"})
     assert [line.get_label() for line in axis.lines] == ["loss", "cls"]
+
+
+def test_a_single_part_that_is_the_loss_is_drawn_once():
+    axis = Figure().add_subplot()
+    _plot_losses(axis, [{"mode": "train", "epoch": 1, "iteration": n, "lr": 0.1, "cls": n, "loss": n} for n in (1, 2)])
+    assert [line.get_label() for line in axis.lines] == ["loss"]
+
+
+CURVES = {
+    "one record": (1, 1, lambda t: 0.01),
+    "low": (3, 1, lambda t: 0.004 * t),
+    "one evaluation": (40, 40, lambda t: 0.3),
+    "peak": (100, 5, lambda t: 0.9 - 0.8 * abs(t - 0.6)),
+    "steep": (120, 2, lambda t: 0.5 + 0.5 * np.sin(40 * t) ** 2),
+}
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_the_plots_of_a_training_show_each_value_and_a_label_that_touches_nothing(curve, tmp_path, monkeypatch):
+    """The files that users get; matplotlib's own geometry is the referee."""
+    count, every, value = CURVES[curve]
+    lines = []
+    for n in range(1, count + 1):
+        lines.append({"mode": "train", "epoch": 1, "iteration": n, "lr": 0.01, "a": 1 / n, "b": 2 / n, "loss": 3 / n})
+        if n % every == 0:
+            ap = float(value(n / count))
+            lines.append({"mode": "val", "epoch": 1, "iteration": n, "bbox_AP": ap, "bbox_AP50": min(1.5 * ap, 1)})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures: list[Figure] = []
+    monkeypatch.setattr("chordate.visualization.training_curves.save", lambda figure, out: figures.append(figure))
+    plot_training(tmp_path / "log.jsonl", tmp_path / "training.png")
+    figures[0].canvas.draw()
+    losses, rate, metric = figures[0].axes
+    for axis in (losses, rate, metric):
+        low, high = axis.get_xlim()
+        assert all(tick == round(tick) for tick in axis.get_xticks() if low <= tick <= high)
+        assert all(len(line.get_xdata()) > 1 or line.get_marker() == "o" for line in axis.lines)
+    (label,) = metric.texts
+    box = label.get_window_extent()
+    assert metric.bbox.x0 <= box.x0 < box.x1 <= metric.bbox.x1
+    assert metric.bbox.y0 <= box.y0 < box.y1 <= metric.bbox.y1
+    assert not box.overlaps(metric.get_legend().get_window_extent())
+    for line in metric.lines:
+        path = line.get_transform().transform_path(line.get_path())
+        assert not path.intersects_bbox(box, filled=False)
+        assert not any(box.contains(*point) for point in path.vertices)

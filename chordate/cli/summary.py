@@ -12,13 +12,10 @@ if TYPE_CHECKING:
     from chordate.contracts import FeatureSpec
     from chordate.model_contracts import Model
 
-NOTE = (
-    "FLOPs are multiply-adds of convolutions and matrix products, as in the ResNet paper's table 1; other tools "
-    "count a multiply-add as two. A backbone's parameters and FLOPs include a linear layer on its last map, of 1000 "
-    "classes or, for 32 px, 10, so that they compare with the papers' tables. The paper's bottleneck has its stride in "
-    'the first 1×1 (style="caffe"); ours and torchvision\'s have it in the 3×3 (v1.5), about 7 % more FLOPs. '
-    "A config's model has the classes that the config names, else one; its input is of its test images' size, if fixed."
-)
+FLOPS_NOTE = "FLOPs are the multiply-adds of convolutions and matrix products, each counted once."
+BACKBONE_NOTE = "Backbones are counted with a linear layer of 1000 classes (10 at 32 px) on top."
+BOTTLENECK_NOTE = 'Bottlenecks have their stride in the 3×3 (v1.5); style="caffe": 7 % fewer FLOPs.'
+CLASSES_NOTE = "A config that names no classes is counted with one."
 UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
 
 
@@ -42,15 +39,17 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.api import list_backbones, list_models
     from chordate.config import load_config
     from chordate.errors import ConfigError, unknown
+    from chordate.models.build import config_meta
     from chordate.registry import BACKBONES
 
     if arguments.size and min(arguments.size) < 32:
         raise ConfigError(f"--size {arguments.size}: at least 32 pixels each")
-    table = Table(caption=NOTE, caption_justify="left")
+    table = Table(caption_justify="left", title_justify="left")
     table.add_column("name", no_wrap=True)
     for column in ("input", "parameters / M", "FLOPs / G"):
         table.add_column(column, justify="right")
     table.add_column("maps: channels/stride")
+    notes, assumed = [FLOPS_NOTE], list[str]()
     list_backbones()  # imports the plugs, so that their variants are known
     for pattern in arguments.names or sorted(BACKBONES.variants, key=_by_number):
         models = [pattern] if Path(pattern).is_file() else list_models(pattern)
@@ -58,10 +57,23 @@ def run(arguments: argparse.Namespace) -> None:
         if not models and not backbones:
             raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
         for name in models:
-            model = counted_model(load_config(name))
-            table.add_row(Path(name).name, *row(model, arguments.size or model.example_size, model.feature_specs()))
+            cfg = load_config(name)
+            model = counted_model(cfg)
+            size = arguments.size or pipeline_size(model.pipeline, model.size_divisor)
+            if not size:
+                size = model.example_size
+                assumed.append(f"{size[0]}×{size[1]}")
+            if config_meta(cfg) is None:
+                notes.append(CLASSES_NOTE)
+            table.add_row(Path(name).name, *row(model, size, model.feature_specs()))
         for name in sorted(backbones, key=_by_number):
+            notes.append(BACKBONE_NOTE)
+            if is_bottleneck(BACKBONES.expand(name)):
+                notes.append(BOTTLENECK_NOTE)
             table.add_row(name, *backbone_row(name, arguments.size))
+    table.caption = "\n".join(dict.fromkeys(notes))
+    if assumed:
+        table.title = f"input of a config whose pipeline sets no size: {', '.join(dict.fromkeys(assumed))} assumed"
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, UNWRAPPED)
@@ -69,27 +81,34 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def counted_model(cfg: Any) -> Model:
-    """The model of a config without its weights; its example size is that of its test images, if these have one."""
+    """The model of a config without its weights."""
     from chordate.models.build import build_model, config_meta
     from chordate.structures import DatasetMeta
     from chordate.structures.metadata import nameless
 
-    meta = config_meta(cfg) or DatasetMeta(nameless(1))
-    model = build_model(cfg, meta=meta, pretrained=False)
-    model.example_size = fixed_size(model.pipeline) or model.example_size
-    return model
+    return build_model(cfg, meta=config_meta(cfg) or DatasetMeta(nameless(1)), pretrained=False)
 
 
-def fixed_size(pipeline: Sequence[Any]) -> tuple[int, int] | None:
-    """Height and width of all images after a pipeline; None where they depend on the image."""
+def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | None:
+    """Height and width of an image of 3:5 after a pipeline, padded to the divisor; None if it keeps the image's size.
+
+    3:5 is COCO's largest input: 800×1333 pixels.
+    """
     import torch
     from torchvision.tv_tensors import Image
 
     from chordate.data.transforms import build_pipeline
 
-    blanks = [torch.zeros(3, *size, dtype=torch.uint8) for size in ((300, 400), (500, 350))]
-    sizes = {tuple(build_pipeline(pipeline)({"image": Image(blank)})["image"].shape[-2:]) for blank in blanks}
+    transform, sizes = build_pipeline(pipeline), set()
+    for height in (300, 600):
+        blank = Image(torch.zeros(3, height, height * 5 // 3, dtype=torch.uint8))
+        sizes.add(tuple(-(-side // divisor) * divisor for side in transform({"image": blank})["image"].shape[-2:]))
     return sizes.pop() if len(sizes) == 1 else None  # type: ignore[return-value]
+
+
+def is_bottleneck(settings: Mapping[str, Any]) -> bool:
+    """Whether settings of a backbone are a ResNet's of bottlenecks with the stride in the 3×3."""
+    return settings["type"] == "ResNet" and settings.get("depth", 0) >= 50 and settings.get("style") != "caffe"
 
 
 def _by_number(name: str) -> list[str | int]:

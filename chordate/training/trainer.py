@@ -249,10 +249,10 @@ class Trainer:
             self._heed_signal()
             callback.on_evaluation_end(self, metrics)
         self._heed_signal()
-        self.evaluated = self.iteration
+        self.evaluated, whole = self.iteration, self.iteration % self.steps_per_epoch == 0
         self._record("val", self.epoch, metrics)
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        logger.info(f"evaluation after epoch {self.epoch}, iteration {self.iteration}: {numbers}")
+        numbers = "  ".join(f"{name} {value:.4f}" if value != -1 else f"{name} –" for name, value in metrics.items())
+        logger.info(f"evaluation after {f'epoch {self.epoch}, ' if whole else ''}iteration {self.iteration}: {numbers}")
         training_state.save_best(self, metrics)
         self._restart_clock()
 

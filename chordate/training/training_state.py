@@ -19,7 +19,7 @@ from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
 from chordate.training.logging import logger
 from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
-from chordate.weights.checkpoint_schema import FORM, check_training_state
+from chordate.weights.checkpoint_schema import FORM, check_optimizer_state, check_training_state
 from chordate.weights.load_report import abbreviate
 from chordate.weights.state_dict_match import match, not_finite
 
@@ -218,6 +218,7 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
         raise CheckpointError(
             f"{path}: trained with {saved['type']}, but optimizer.type is {type(optimizer).__name__}; resume with that"
         )
+    check_optimizer_state(saved["state"], model, path)
     trained, state = trained_names(optimizer, model), optimizer.state_dict()
     state["state"] = {i: dict(saved["state"][name]) for i, name in enumerate(trained) if name in saved["state"]}
     optimizer.load_state_dict(state)

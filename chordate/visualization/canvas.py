@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,7 @@ Pixels = tuple[int, int, int, int]  # left, top, right, bottom of a box, both en
 LONG_SIDE = 640  # smaller images are enlarged to it by default
 PADDING = 3  # pixels around the text of a label
 MASK_OPACITY = 0.35
+SHADES = (0, 0.4, -0.3, 0.2, -0.45)  # how far each instance's color is mixed with white (> 0) or black (< 0)
 
 
 @dataclass
@@ -59,6 +61,30 @@ def color_of(number: int, palette: Sequence[Color] | None = None) -> Color:
     hue = (0.55 + number * 0.618034) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 1.0)[number % 3], 1.0 if number % 2 else 0.9)
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def instance_colors(
+    boxes: Sequence[Sequence[float]], labels: Sequence[int], palette: Sequence[Color] | None = None
+) -> list[Color]:
+    """A color per instance: that of its class, lighter or darker where the class has several.
+
+    From left to right the instances of a class go through `SHADES`, again and again: neighbors differ, and what is
+    detected as it is in the ground truth has the same color in both.
+    """
+    colors, seen = [(0, 0, 0)] * len(boxes), Counter[int]()
+    for i in sorted(range(len(boxes)), key=lambda i: boxes[i][0] + boxes[i][2]):
+        shade = SHADES[seen[labels[i]] % len(SHADES)]
+        seen[labels[i]] += 1
+        end = 255 if shade > 0 else 0
+        red, green, blue = (round(part + abs(shade) * (end - part)) for part in color_of(labels[i], palette))
+        colors[i] = red, green, blue
+    return colors
+
+
+def is_bright(color: Color) -> bool:
+    """Whether black text has more contrast than white text on a color (WCAG 2.2, relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in color)]
+    return bool(np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179)  # the contrast of both is equal there
 
 
 def to_picture(image: Tensor) -> Picture:
@@ -114,16 +140,17 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
     for annotation in reversed(annotations):
         _draw_box(pen, _to_canvas(annotation.box, scale, size), annotation, line)
         _draw_keypoints(pen, annotation, scale, line)
-    taken: list[Pixels] = []
+    labels: list[tuple[Pixels, str, Color]] = []
     for annotation in annotations:
         text = fit_text(annotation.name, annotation.note, font, size[0] - 2 * PADDING)
         width = math.ceil(font.getlength(text)) + 2 * PADDING
+        taken = [tag for tag, *_ in labels]
         tag = _place(_to_canvas(annotation.box, scale, size), width, round(font.size) + 2 * PADDING, size, taken)
-        taken.append(tag)
-        pen.rectangle(tag, fill=annotation.color)
-        bright = np.dot(annotation.color, (0.299, 0.587, 0.114)) > 140  # luma, ITU-R BT.601
+        labels.append((tag, text, annotation.color))
+    for tag, text, color in reversed(labels):
+        pen.rectangle(tag, fill=color)
         middle = (tag[1] + tag[3] + 1) / 2
-        pen.text((tag[0] + PADDING, middle), text, "black" if bright else "white", font, anchor="lm")
+        pen.text((tag[0] + PADDING, middle), text, "black" if is_bright(color) else "white", font, anchor="lm")
     return np.array(canvas)
 
 

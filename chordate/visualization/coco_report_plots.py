@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chordate.evaluation.coco_report import CocoReport
@@ -84,27 +85,37 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """One bar per class with ground truth, best first: AP, and AP50 behind it."""
+    """One bar per class with ground truth, best first, in columns: AP, and AP50 behind it."""
     known = {name: row for name, row in content["per_class"].items() if row["AP"] > -1}
     order = sorted(known, key=lambda name: known[name]["AP"])
-    figure = new_figure(7.5, 1.3 + 0.21 * max(len(order), 3))
-    axis = figure.subplots()
+    bar, width = 0.21, 6.5  # inches
+    columns = max(round((bar * len(order) / width) ** 0.5), 1)  # about as many inches wide as high
+    rows = max(-(-len(order) // columns), 1)
+    figure = new_figure(width * columns, 1.3 + bar * max(rows, 3))
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for number, axis in enumerate(axes):
+        end = len(order) - number * rows
+        _plot_bars(axis, {name: known[name] for name in order[max(end - rows, 0) : end]}, rows)
+        axis.axvline(content["numbers"]["AP"], color=OTHERS[0], lw=1.2, ls="--", label="mean AP")
+    axes[0].set_title(f"{TITLES[iou_type]}: AP of each class (its objects)", loc="left", fontsize=11)
+    axes[-1].legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _plot_bars(axis: Axes, classes: Mapping[str, Mapping[str, Any]], rows: int) -> None:
+    """One column of `plot_classes`: at most `rows` classes, the last at the top."""
+    first = rows - len(classes)  # a last column that is not full ends above
+    places = range(first, rows)
     for key, color in (("AP50", "#c9d6ea"), ("AP", FIRST)):
-        axis.barh(range(len(order)), [known[name][key] for name in order], color=color, height=0.72, label=key)
-    for place, name in enumerate(order):
-        row = known[name]
-        ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axis.barh(places, [row[key] for row in classes.values()], color=color, height=0.72, label=key)
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    for place, row in zip(places, classes.values()):
         axis.text(row["AP50"] + 0.01, place, f"{row['AP']:.3f}", va="center", fontsize=8, color=FIRST, bbox=ground)
-    axis.set_yticks(
-        range(len(order)), [f"{plain_label(name)}  ({known[name]['instances']:,})" for name in order], fontsize=8
-    )
-    axis.set(xlim=(0, 1.08), ylim=(-0.6, max(len(order), 1) - 0.4))
-    axis.axvline(content["numbers"]["AP"], color=OTHERS[0], lw=1.2, ls="--", label="mean AP")
-    axis.set_title(f"{TITLES[iou_type]}: AP of each class (its objects)", loc="left", fontsize=11)
-    axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    names = [f"{plain_label(name)}  ({row['instances']:,})" for name, row in classes.items()]
+    axis.set_yticks(places, names, fontsize=8)
+    axis.set(xlim=(0, 1.1), ylim=(-0.6, rows - 0.4), xticks=np.linspace(0, 1, 6))
     axis.tick_params(left=False)
     tidy(axis, "x")
-    return figure
 
 
 def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:

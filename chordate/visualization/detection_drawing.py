@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from chordate.ops.paste import paste_masks
 from chordate.structures import DatasetMeta, Detections, InstanceTargets
-from chordate.visualization.canvas import Annotation, Color, Picture, color_of, draw_annotations
+from chordate.visualization.canvas import Annotation, Picture, draw_annotations, instance_colors
 from chordate.visualization.task_drawing import draw, draw_targets
 
 MIN_KEYPOINT_SCORE = 2.0  # logit below which a keypoint is not drawn, as in Detectron
@@ -23,8 +23,8 @@ def draw_detections(
 ) -> Picture:
     """Boxes with class names and scores, with masks and keypoints where the model gives them.
 
-    A class has the same color in every picture. With masks or keypoints each object has its own color, since
-    neighbors are often of one class. Keypoints with a logit below 2 are left out.
+    A class has the same color in every picture, and each object of it its own shade. Keypoints with a logit below 2 are
+    left out.
     """
     return draw_annotations(image, detection_annotations(prediction, meta, score_threshold), long_side)
 
@@ -35,7 +35,7 @@ def draw_instance_targets(
 ) -> Picture:
     """Boxes with class names, masks pasted back from their bitmaps, and labeled keypoints; crowds are dashed.
 
-    Each instance has its own color: that of its class if no earlier one has it.
+    Colors are those of predictions.
     """
     return draw_annotations(image, instance_annotations(targets, index, meta, image.shape[:2]), long_side)
 
@@ -43,12 +43,12 @@ def draw_instance_targets(
 def detection_annotations(detections: Detections, meta: DatasetMeta, score_threshold: float = 0.0) -> list[Annotation]:
     """One annotation per detection that scores at least the threshold, best first."""
     annotations = []
-    by_instance = detections.masks is not None or detections.keypoints is not None
-    for number, i in enumerate(detections.scores.argsort(descending=True, stable=True).tolist()):
-        score, label = float(detections.scores[i]), int(detections.labels[i])
-        if score < score_threshold:
-            break
-        color = color_of(number) if by_instance else color_of(label, meta.palette)
+    order = detections.scores.argsort(descending=True, stable=True)
+    kept = order[detections.scores[order] >= score_threshold]
+    labels = detections.labels[kept].tolist()
+    colors = instance_colors(detections.boxes[kept].tolist(), labels, meta.palette)
+    for i, label, color in zip(kept.tolist(), labels, colors):
+        score = float(detections.scores[i])
         annotation = Annotation(detections.boxes[i].tolist(), meta.classes[label], f" {score:.2f}", color)
         if detections.masks is not None:
             annotation.mask = detections.masks[i].cpu().numpy()
@@ -76,7 +76,7 @@ def instance_annotations(
     boxes, labels, crowd = (field[index][valid] for field in (targets.boxes, targets.labels, targets.crowd))
     masks = None if targets.masks is None else paste_masks(targets.masks[index][valid].float(), boxes, *size).numpy()
     keypoints = None if targets.keypoints is None else targets.keypoints[index][valid]
-    colors = _own_colors(labels.tolist(), meta)
+    colors = instance_colors(boxes.tolist(), labels.tolist(), meta.palette)
     for number, (box, label, is_crowd) in enumerate(zip(boxes.tolist(), labels.tolist(), crowd.tolist())):
         note = " (crowd)" if is_crowd else ""
         annotation = Annotation(box, meta.classes[label], note, colors[number], dashed=is_crowd)
@@ -88,18 +88,6 @@ def instance_annotations(
             annotation.bones = _bones(meta)
         annotations.append(annotation)
     return annotations
-
-
-def _own_colors(labels: Sequence[int], meta: DatasetMeta) -> list[Color]:
-    """A color per instance: of its class for the first of a class, else the next that no instance has."""
-    taken = set(labels)
-    first: set[int] = set()
-    free = (number for number in range(len(taken) + len(labels)) if number not in taken)
-    colors = []
-    for label in labels:
-        colors.append(color_of(next(free)) if label in first else color_of(label, meta.palette))
-        first.add(label)
-    return colors
 
 
 def _bones(meta: DatasetMeta) -> Sequence[tuple[int, int]]:

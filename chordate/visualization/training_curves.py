@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from chordate.errors import DataError
+from chordate.visualization.free_space import move_to_free_space
 from chordate.visualization.style import FIRST, OTHERS, new_figure, plain_label, save, tidy
 
 Records = Sequence[dict[str, Any]]
@@ -42,15 +45,19 @@ def plot_training(
     rate = figure.add_subplot(grid[1, 0], sharex=losses)
     axes = [losses, rate]
     _plot_losses(losses, training, {*lower_is_better, *(evaluations[-1] if evaluations else ())})
-    rate.plot(*_series(training, "lr"), color="0.35", lw=1.4)
+    rate.plot(*_series(training, "lr"), color="0.35", lw=1.4, **_markers(training))
     rate.set(ylabel="learning rate", xlabel="iteration", ylim=(0, None))
     losses.tick_params(labelbottom=False)
     if evaluations:
         axes.append(figure.add_subplot(grid[:, 1]))
         _plot_metric(axes[-1], evaluations, lower_is_better, first)
     for axis in axes:
-        axis.set_xlim(0, 1.02 * training[-1]["iteration"])
+        axis.set_xlim(0, 1.02 * max(record["iteration"] for record in (training[-1], *evaluations[-1:])))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         tidy(axis)
+    for label in axes[-1].texts:
+        if isinstance(label, Annotation):
+            move_to_free_space(label, axes[-1])
     save(figure, out)
 
 
@@ -71,17 +78,25 @@ def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 
+def _markers(records: Records) -> dict[str, Any]:
+    """Markers for a curve of few points: a line through one point is empty."""
+    return {"marker": "o", "ms": 4} if len(records) <= 10 else {}
+
+
 def _plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -> None:
     """Each part thin and the sum bold, smoothed; from 50 records on the raw values behind. Not the metrics that are
-    logged in training too, such as a classifier's error."""
+    logged in training too, such as a classifier's error, nor a single part that is the sum."""
     parts = [name for name in training[-1] if name not in {*_BOOKKEEPING, *metrics, "loss"}]
+    if len(parts) == 1 and all(record.get(parts[0]) == record.get("loss") for record in training):
+        parts = []
     for number, name in enumerate(["loss", *parts]):
         steps, values = _series(training, name)
         color = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
         smooth = _running_mean(values, len(values) // 25)
         if len(values) >= 50:
             axis.plot(steps, values, color=color, lw=0.7, alpha=0.25)
-        axis.plot(steps, smooth, color=color, lw=1.3 if number else 2.2, label=plain_label(name.replace("_", " ")))
+        label, width = plain_label(name.replace("_", " ")), 1.3 if number else 2.2
+        axis.plot(steps, smooth, color=color, lw=width, label=label, **_markers(training))
     total = _series(training, "loss")[1]
     total = total[np.isfinite(total)]
     if total.size:  # the first steps may lie far above all others
@@ -117,12 +132,15 @@ def _plot_metric(
             axis.annotate(
                 f"{values[best]:.3f}",
                 (steps[best], values[best]),
-                (0, 8 if lower else -16),
+                (0, -12 if lower else 12),
                 textcoords="offset points",
-                ha="right" if best else "left",
+                ha="center",
+                va="center",
                 color=color,
                 fontweight="bold",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
+            axis.scatter(
+                steps[best], values[best], 55, "white", edgecolors=color, linewidths=2, zorder=5, clip_on=False
             )
     if all(((values >= 0) & (values <= 1)).all() for values in drawn):
         axis.set_ylim(0, 1)

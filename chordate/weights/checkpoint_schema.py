@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, InstanceOf, ValidationError, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeInt, PositiveInt
 from chordate.errors import CheckpointError, DataError
@@ -159,3 +159,27 @@ def check_training_state(state: Any, source: str) -> None:
         field = ".".join(map(str, ("train", *first["loc"])))
         reason = f"{field}: {first['msg']}"
         raise CheckpointError(f"{source}: its training state does not fit the schema ({reason})") from error
+
+
+def check_optimizer_state(state: Mapping[str, Mapping[str, Any]], model: nn.Module, source: str) -> None:
+    """Check the shapes of an optimizer's state: what has the shape of its parameter for one, has it for all. PyTorch's
+    fused steps do not look, and would write past the end of a smaller one.
+
+    Args:
+        state: by the name of a parameter.
+
+    Raises:
+        CheckpointError: one has another shape; names it.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if name in state and p.numel() > 1}
+    tensors = [
+        (key, name, value.shape, parameter.shape)
+        for name, parameter in parameters.items()
+        for key, value in state[name].items()
+        if isinstance(value, Tensor)
+    ]
+    shaped = {key for key, _, shape, wanted in tensors if shape == wanted}
+    for key, name, shape, wanted in tensors:
+        if key in shaped and shape != wanted:
+            field = f"train.optimizer.state.{name}.{key}"
+            raise CheckpointError(f"{source}: {field} must be {list(wanted)}, got {list(shape)}; the file is damaged")

@@ -1,0 +1,63 @@
+"""Where a plot's label touches neither curves nor legend nor edges."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+
+CLEARANCE = 5  # pixels kept around a label
+STEPS = 60  # places tried in each direction
+
+
+def move_to_free_space(label: Annotation, axis: Axes) -> None:
+    """Move the text of an annotation to the place nearest to its point where it covers nothing.
+
+    Lays the figure out, so whatever belongs to the figure must be in it. Without a free place the text goes above the
+    axes, at the right.
+
+    Args:
+        label: centered on its place; its point is in data coordinates.
+        axis: what the label belongs to.
+    """
+    axis.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    size = np.array(label.get_window_extent().size) + 2 * CLEARANCE
+    point = axis.transData.transform(label.xy)
+    legend = axis.get_legend()
+    boxes = [] if legend is None else [legend.get_window_extent()]
+    curves = [axis.transData.transform(np.column_stack(line.get_data())) for line in axis.lines]
+    free = [box for box in _places(axis, size) if not any(box.overlaps(other) for other in boxes)]
+    free = [box for box in free if not any(_crosses(curve, box) for curve in curves)]
+    free = [box for box in free if not box.padded(CLEARANCE).contains(*point)]
+    label.set_in_layout(False)  # it lies within the axes: their size stays
+    if not free:
+        label.set(position=(1, 1.02), horizontalalignment="right", verticalalignment="bottom")
+        label.set_anncoords("axes fraction")
+        return
+    centers = np.array([(box.p0 + box.p1) / 2 for box in free])
+    best = np.hypot(*(centers - point).T).argmin()
+    label.set_anncoords("axes fraction")
+    label.set_position(tuple(axis.transAxes.inverted().transform(centers[best])))
+
+
+def _places(axis: Axes, size: NDArray[np.float64]) -> list[Bbox]:
+    """Boxes of a size in pixels all over the inside of the axes."""
+    low, high = axis.bbox.p0, axis.bbox.p1 - size
+    if (high < low).any():
+        return []
+    grid = [np.linspace(*ends, STEPS) for ends in zip(low, high)]
+    return [Bbox.from_bounds(x, y, *size) for x in grid[0] for y in grid[1]]
+
+
+def _crosses(curve: NDArray[np.float64], box: Bbox) -> bool:
+    """Whether a curve `[N, 2]`, of rising x and interpolated over NaN, meets a box: it lies neither all above nor all
+    below it in between the box's left and right edge."""
+    curve = curve[np.isfinite(curve).all(1)]
+    if not len(curve) or curve[-1, 0] < box.x0 or curve[0, 0] > box.x1:
+        return False
+    ends = np.clip([box.x0, box.x1], curve[0, 0], curve[-1, 0])
+    inside = (curve[:, 0] >= ends[0]) & (curve[:, 0] <= ends[1])
+    heights = np.concatenate([np.interp(ends, *curve.T), curve[inside, 1]])
+    return bool(heights.min() <= box.y1 and heights.max() >= box.y0)
