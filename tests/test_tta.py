@@ -122,7 +122,17 @@ class Bright(Backbone):
         return {"c2": nn.functional.avg_pool2d(images, 4)}
 
 
+class Untrained(nn.Module):
+    """A head that only predicts."""
+
+    def loss(self, features, rois, targets):
+        raise NotImplementedError
+
+
 class NoProposals(nn.Module):
+    def loss(self, outputs, sizes, targets):
+        raise NotImplementedError
+
     def forward(self, features):
         return features
 
@@ -130,28 +140,31 @@ class NoProposals(nn.Module):
         return sizes
 
 
-class BrightBox(nn.Module):
+class BrightBox(Untrained):
     """Finds the bright rectangle; its score is where its left edge lies, 0 … 1, so it prefers it at the right."""
 
     nms_threshold, detections_per_image = 0.5, 5
 
-    def predict(self, features, sizes):
+    def sample(self, proposals, targets):
+        raise NotImplementedError
+
+    def predict(self, features, proposals):
         detections = []
-        for cells, size in zip(features["c2"][:, 0], sizes):
+        for cells, size in zip(features["c2"][:, 0], proposals):
             rows, columns = (cells > 0.5).any(1).nonzero()[:, 0], (cells > 0.5).any(0).nonzero()[:, 0]
             box = 4.0 * torch.stack((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
             detections.append(Detections(box[None], box[None, 0] / size[1], torch.zeros(1, dtype=torch.int64)))
         return detections
 
 
-class Ramp(nn.Module):
+class Ramp(Untrained):
     """A mask that rises from 0.1 at the left edge of the box to 1.1 at the right one, whatever is seen."""
 
     def predict(self, features, detections):
         return [(0.1 + (torch.arange(8) + 0.5) / 8).expand(len(d), 8, 8) for d in detections]
 
 
-class Seen(nn.Module):
+class Seen(Untrained):
     """A heatmap for each color: how bright the image is."""
 
     def predict(self, features, detections):
