@@ -205,12 +205,12 @@ def test_training_with_timms_optimizer_is_training_with_it_by_hand(tmp_path: Any
 
 def test_an_optimizer_of_ones_own_is_registered_and_its_arguments_are_checked(tmp_path: Any) -> None:
     @OPTIMIZERS.register_module(force=True)
-    class SignSGD(torch.optim.SGD):
+    class StrongSGD(torch.optim.SGD):
         def __init__(self, params: Any, lr: float, strength: PositiveFloat = 1.0):
             super().__init__(params, lr=lr * strength)
 
-    config = {"type": "SignSGD", "lr": 0.01, "strength": 2}
-    assert isinstance(build_optimizer(Model(), config, 1), SignSGD)
+    config = {"type": "StrongSGD", "lr": 0.01, "strength": 2}
+    assert isinstance(build_optimizer(Model(), config, 1), StrongSGD)
     toy_trainer(tmp_path, optimizer=config, iterations=1).train()
     with pytest.raises(ConfigError, match="strength must be > 0, got -1"):
         build_optimizer(Model(), {**config, "strength": -1}, 1)
