@@ -169,11 +169,11 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
             _compare(outputs, parts[1], side, len(shape))
 
 
-def _meta_outputs(part: nn.Module, inputs: Any, told: str) -> Any:
+def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
     """What a part gives on the meta device; None if its forward needs values, so that nothing can be said.
 
     Raises:
-        ConfigError: its forward fails for these inputs, which the message calls `told`.
+        ConfigError: its forward fails for these inputs, which the message calls `described`.
     """
     state = {k: v.to("meta") for k, v in [*part.named_parameters(), *part.named_buffers()]}
     modes = {module: module.training for module in part.modules()}
@@ -184,7 +184,7 @@ def _meta_outputs(part: nn.Module, inputs: Any, told: str) -> Any:
         # No meta kernel, a value that is read (`.item()`), or a plain tensor that is no buffer.
         if isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error)):
             return None
-        raise ConfigError(f"{offered(part).source}: forward fails for {told}: {error}") from error
+        raise ConfigError(f"{offered(part).source}: forward fails for {described}: {error}") from error
     finally:
         for module, training in modes.items():
             module.training = training

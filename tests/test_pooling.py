@@ -73,21 +73,38 @@ def test_cpu_pooling_and_its_gradient_are_roi_aligns(seed, count, numerics, leve
     assert_equals_level_by_level(pooler, features, boxes, image, pooler(features, boxes, image))
 
 
-@pytest.mark.parametrize("numerics", NUMERICS)
-def test_the_gpus_kernel_and_its_gradient_are_roi_aligns(numerics, monkeypatch):
-    """Interpreted on the CPU."""
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The module of the GPU's kernel, which is interpreted on the CPU."""
     kernels = pytest.importorskip("chordate.ops.roi_align_gpu", reason="needs triton")
     pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
     from triton.runtime.interpreter import InterpretedFunction
 
     for name in ("_pool", "_cell", "_taps"):
         monkeypatch.setattr(kernels, name, InterpretedFunction(getattr(kernels, name).fn))
+    return kernels
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_the_gpus_kernel_reads_and_writes_nothing_for_a_box_that_is_nan(interpreted, numerics):
+    """In a training that diverges; the loss then says so, where an access out of bounds would end the process."""
+    pooler = RoIPooler(pyramid(3, 2), 2, *numerics)
+    maps = [x.requires_grad_() for x in list(feature_maps(SIDE, 3).values())[:2]]
+    boxes = torch.full((1, 4), torch.nan)
+    level = pooler.levels(boxes)
+    pooled = interpreted.pyramid_roi_align(maps, pooler.strides, boxes, torch.ones(1).long(), level, 2, *numerics)
+    assert not pooled.any()
+    assert not any(gradient.any() for gradient in torch.autograd.grad(pooled.sum(), maps))
+
+
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_the_gpus_kernel_and_its_gradient_are_roi_aligns(interpreted, numerics):
     torch.manual_seed(0)
     pooler = RoIPooler(pyramid(3, 4), 2, *numerics)
     features = {k: x.double().requires_grad_() for k, x in feature_maps(SIDE, 3).items()}
     boxes = torch.cat((random_boxes(3, span=40), odd_boxes()[1:])).double()
     image = torch.randint(0, 2, (len(boxes),))
-    ours = kernels.pyramid_roi_align(
+    ours = interpreted.pyramid_roi_align(
         list(features.values()), pooler.strides, boxes, image, pooler.levels(boxes), 2, *numerics
     )
     assert_equals_level_by_level(pooler, features, boxes, image, ours)

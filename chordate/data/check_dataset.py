@@ -66,7 +66,7 @@ def _check_sample(dataset: Dataset, name: str) -> None:
 
 
 def _collated(dataset: Dataset, sample: Any, name: str) -> Any:
-    """The batch of one sample; what fails is told with what the targets' type wants."""
+    """The batch of one sample; an error says what the targets' type wants."""
     try:
         return dataset.collate([sample])
     except ChordateError:

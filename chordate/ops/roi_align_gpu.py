@@ -29,7 +29,8 @@ def pyramid_roi_align(
     channels = maps[0].shape[1]
     table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # one pixel per row
     with torch.no_grad():
-        cells, first, rows, columns = torch.zeros_like(boxes), image * 0, image * 0, image * 0
+        cells, first = torch.zeros_like(boxes), torch.zeros_like(image)
+        rows = columns = torch.full_like(image, -2)  # for a box that is NaN, of no level: no sample lies on such a map
         start = 0
         for number, (x, stride) in enumerate(zip(maps, strides)):  # no tensor of sizes: it would have to be sent there
             images, height, width = x.shape[0], *x.shape[2:]
