@@ -1,10 +1,8 @@
-"""Pictures and curves: everything readable, nothing cut off, colors that keep their meaning."""
+"""Drawings: everything readable, nothing cut off, colors that keep their meaning."""
 
 import colorsys
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 from tiny_coco import write_coco
 
 from chordate.data import CocoDataset
@@ -36,14 +33,12 @@ from chordate.visualization import (
     draw_batch,
     draw_targets,
     plot_report,
-    plot_training,
     side_by_side,
     to_picture,
     write_image,
 )
 from chordate.visualization.canvas import _place, fit_text, is_bright, make_font
 from chordate.visualization.detection_drawing import instance_annotations
-from chordate.visualization.training_curves import _plot_losses, _plot_metric, _running_mean
 
 NOTHING = {"image_id": 1, "category_id": 3, "area": 1, "iscrowd": 0}  # an annotation without geometry
 GRAY = np.full((100, 160, 3), 128, np.uint8)
@@ -335,50 +330,6 @@ def test_pictures_are_written_in_the_format_of_their_ending(tmp_path):
         write_image(tmp_path / "absent/a.png", picture)
 
 
-def write_log(path: Path, evaluations: int) -> None:
-    rng = np.random.default_rng(0)
-    with path.open("w") as file:
-        for n in range(1, 121):
-            parts = {"rpn_cls": 1 / n + 0.1 * rng.random(), "box_cls": 2 / n}
-            record = {"mode": "train", "epoch": 1, "iteration": 10 * n, "lr": 0.01, **parts}
-            record |= {"loss": None if n == 7 else sum(parts.values()), "images_per_s": 31.5}
-            file.write(json.dumps(record) + "\n")
-            if evaluations and n % (120 // evaluations) == 0:
-                numbers = {"bbox_AP": n / 300, "bbox_AP50": n / 200, "bbox_AP75": -1.0, "bbox_AR1": 0.1}
-                file.write(json.dumps({"mode": "val", "epoch": 1, "iteration": 10 * n, **numbers}) + "\n")
-        file.write('{"mode": "train", "iter')  # the run was killed while it wrote
-
-
-@pytest.mark.parametrize("evaluations", [0, 1, 5])
-def test_curves_are_drawn_from_a_log(tmp_path, evaluations):
-    write_log(tmp_path / "log.jsonl", evaluations)
-    plot_training(tmp_path / "log.jsonl", tmp_path / "training.png")
-    picture = cv2.imread(str(tmp_path / "training.png"))
-    assert picture.shape[1] > picture.shape[0] > 500
-    assert (picture < 250).any(-1).mean() > 0.01
-
-
-def test_what_is_no_log_is_an_error(tmp_path):
-    (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "other.txt").write_text("{this is}\n")
-    for name, message in (
-        ("absent", "not a training log"),
-        ("other.txt", "not a training log"),
-        ("empty.jsonl", "no record"),
-    ):
-        with pytest.raises(DataError, match=message):
-            plot_training(tmp_path / name, tmp_path / "out.png")
-
-
-def test_running_mean_averages_the_finite_values_within_reach():
-    values = np.random.default_rng(0).random(20)
-    values[4] = np.nan
-    smooth = _running_mean(values, 3)
-    assert np.isnan(smooth[4])
-    for i in {*range(20)} - {4}:
-        assert smooth[i] == pytest.approx(np.nanmean(values[max(0, i - 3) : i + 4]))
-
-
 def test_annotations_without_a_box_are_drawn_by_their_outline_or_left_out(tmp_path):
     outline = {"segmentation": [[20, 20, 60, 20, 60, 50, 20, 50]], "area": 1200, "iscrowd": 0}
     write_coco(tmp_path, [{"id": 1, "image_id": 1, "category_id": 3, **outline}, {**NOTHING, "id": 2}])
@@ -387,96 +338,3 @@ def test_annotations_without_a_box_are_drawn_by_their_outline_or_left_out(tmp_pa
     size = sample["image"].shape[-2:]
     (annotation,) = instance_annotations(InstanceTargets.collate([sample], size), 0, dataset.meta, size)
     assert list(annotation.box) == [20, 20, 60, 50]
-
-
-def test_the_speed_and_the_gradients_norm_are_no_losses():
-    record = {"mode": "train", "epoch": 1, "iteration": 1, "lr": 1, "rpn_cls": 1, "loss": 3, "grad_norm": 9}
-    axis = Figure().add_subplot()
-    _plot_losses(axis, [{**record, "images_per_s": 3, "memory_gb": 4}])
-    assert [line.get_label() for line in axis.lines] == ["loss", "rpn cls"]
-
-
-def evaluated(**metrics: list[float]) -> list[dict[str, Any]]:
-    """The records of a log's evaluations."""
-    rows = [dict(zip(metrics, values)) for values in zip(*metrics.values(), strict=True)]
-    return [{"mode": "val", "epoch": n, "iteration": 10 * n, **row} for n, row in enumerate(rows, 1)]
-
-
-def test_the_curve_of_an_error_marks_its_lowest_value_inside_the_axis():
-    axis = Figure().add_subplot()
-    _plot_metric(axis, evaluated(mean_error=[3.0, np.nan, 2.0, 2.5]), {"mean_error"})
-    (mark,) = axis.texts
-    assert (mark.get_text(), mark.xy) == ("2.000", (30, 2.0))
-    low, high = axis.get_ylim()
-    assert low < 2.0 < 3.0 < high
-
-
-def test_the_curve_of_a_rate_marks_its_highest_value_on_an_axis_from_0_to_1():
-    axis = Figure().add_subplot()
-    _plot_metric(axis, evaluated(bbox_AP=[0.2, 0.4, 0.3], bbox_AP50=[-1, 0.6, 0.7]))
-    assert axis.texts[0].get_text() == "0.400"
-    assert axis.get_ylim() == (0, 1)
-
-
-def test_the_metric_that_chooses_the_best_checkpoint_is_drawn_first():
-    records = evaluated(bbox_AP=[0.2, 0.4], bbox_AP50=[0.5, 0.6], segm_AP=[0.3, 0.1])
-    for first, names in (
-        ("segm_AP", ["segm AP", "bbox AP", "bbox AP50"]),
-        ("absent", ["bbox AP", "bbox AP50", "segm AP"]),
-    ):
-        axis = Figure().add_subplot()
-        _plot_metric(axis, records, first=first)
-        assert [line.get_label() for line in axis.lines[::-1]] == names
-
-
-def test_a_metric_that_training_logs_too_is_no_loss(tmp_path):
-    axis = Figure().add_subplot()
-    training = [{"mode": "train", "epoch": 1, "iteration": 1, "lr": 0.1, "cls": 2.0, "error": 0.5, "loss": 3.0}]
-    _plot_losses(axis, training, {"top1", "error"})
-    assert [line.get_label() for line in axis.lines] == ["loss", "cls"]
-
-
-def test_a_single_part_that_is_the_loss_is_drawn_once():
-    axis = Figure().add_subplot()
-    _plot_losses(axis, [{"mode": "train", "epoch": 1, "iteration": n, "lr": 0.1, "cls": n, "loss": n} for n in (1, 2)])
-    assert [line.get_label() for line in axis.lines] == ["loss"]
-
-
-CURVES = {
-    "one record": (1, 1, lambda t: 0.01),
-    "low": (3, 1, lambda t: 0.004 * t),
-    "one evaluation": (40, 40, lambda t: 0.3),
-    "peak": (100, 5, lambda t: 0.9 - 0.8 * abs(t - 0.6)),
-    "steep": (120, 2, lambda t: 0.5 + 0.5 * np.sin(40 * t) ** 2),
-}
-
-
-@pytest.mark.parametrize("curve", CURVES)
-def test_the_plots_of_a_training_show_each_value_and_a_label_that_touches_nothing(curve, tmp_path, monkeypatch):
-    """The files that users get; matplotlib's own geometry is the referee."""
-    count, every, value = CURVES[curve]
-    lines = []
-    for n in range(1, count + 1):
-        lines.append({"mode": "train", "epoch": 1, "iteration": n, "lr": 0.01, "a": 1 / n, "b": 2 / n, "loss": 3 / n})
-        if n % every == 0:
-            ap = float(value(n / count))
-            lines.append({"mode": "val", "epoch": 1, "iteration": n, "bbox_AP": ap, "bbox_AP50": min(1.5 * ap, 1)})
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    figures: list[Figure] = []
-    monkeypatch.setattr("chordate.visualization.training_curves.save", lambda figure, out: figures.append(figure))
-    plot_training(tmp_path / "log.jsonl", tmp_path / "training.png")
-    figures[0].canvas.draw()
-    losses, rate, metric = figures[0].axes
-    for axis in (losses, rate, metric):
-        low, high = axis.get_xlim()
-        assert all(tick == round(tick) for tick in axis.get_xticks() if low <= tick <= high)
-        assert all(len(line.get_xdata()) > 1 or line.get_marker() == "o" for line in axis.lines)
-    (label,) = metric.texts
-    box = label.get_window_extent()
-    assert metric.bbox.x0 <= box.x0 < box.x1 <= metric.bbox.x1
-    assert metric.bbox.y0 <= box.y0 < box.y1 <= metric.bbox.y1
-    assert not box.overlaps(metric.get_legend().get_window_extent())
-    for line in metric.lines:
-        path = line.get_transform().transform_path(line.get_path())
-        assert not path.intersects_bbox(box, filled=False)
-        assert not any(box.contains(*point) for point in path.vertices)
