@@ -21,3 +21,8 @@ def counted(number: int, one: str) -> str:
     """A count in English: "1 class", "2 classes", "1,000 images"."""
     many = one + ("es" if one.endswith("s") else "s")
     return f"{number:,} {one if number == 1 else many}"
+
+
+def by_number(name: str) -> list[str | int]:
+    """A key that sorts names with resnet18 before resnet101."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

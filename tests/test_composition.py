@@ -195,7 +195,8 @@ def wrong_config(layer: str, head: dict[str, Any], folder: Path, monkeypatch: py
     (folder / "bad.py").write_text('_base_ = ["root.py"]\n' + bad)
     (folder / "over.py").write_text('_base_ = ["bad.py"]\nmodel = dict(backbone=None)\ntrain = dict(epochs=1)\n')
     if layer == "packaged":
-        monkeypatch.setattr("chordate.config_files._package_root", lambda: folder)
+        for module in ("config_files", "config_names"):
+            monkeypatch.setattr(f"chordate.{module}.package_root", lambda: folder)
         return load_config("over"), "configs/bad.py: "
     if layer == "_base_":
         return load_config("over.py"), "bad.py: "

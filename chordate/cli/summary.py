@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.errors import ConfigError, unknown
     from chordate.models.build import config_meta
     from chordate.registry import BACKBONES
+    from chordate.text import by_number
 
     if arguments.size and min(arguments.size) < 32:
         raise ConfigError(f"--size {arguments.size}: at least 32 pixels each")
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     table.add_column("maps: channels/stride")
     notes, assumed = [FLOPS_NOTE], list[str]()
     list_backbones()  # imports the plugs, so that their variants are known
-    for pattern in arguments.names or sorted(BACKBONES.variants, key=_by_number):
+    for pattern in arguments.names or sorted(BACKBONES.variants, key=by_number):
         models = [pattern] if Path(pattern).is_file() else list_models(pattern)
         backbones = [] if models else list_backbones(pattern)
         if not models and not backbones:
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
             if config_meta(cfg) is None:
                 notes.append(CLASSES_NOTE)
             table.add_row(Path(name).name, *row(model, size, model.feature_specs()))
-        for name in sorted(backbones, key=_by_number):
+        for name in sorted(backbones, key=by_number):
             notes.append(BACKBONE_NOTE)
             if is_bottleneck(BACKBONES.expand(name)):
                 notes.append(BOTTLENECK_NOTE)
@@ -109,11 +109,6 @@ def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | No
 def is_bottleneck(settings: Mapping[str, Any]) -> bool:
     """Whether settings of a backbone are a ResNet's of bottlenecks with the stride in the 3×3."""
     return settings["type"] == "ResNet" and settings.get("depth", 0) >= 50 and settings.get("style") != "caffe"
-
-
-def _by_number(name: str) -> list[str | int]:
-    """Sorts resnet18 before resnet101."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str, str]:

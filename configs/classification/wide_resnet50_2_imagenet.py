@@ -1,7 +1,7 @@
-"""WRN-50-2-bottleneck on ImageNet (Zagoruyko & Komodakis 2016, table 8: 21.9 % error)."""
+"""WRNs with bottlenecks on ImageNet (Zagoruyko & Komodakis 2016, section 3.4), as fb.resnet.torch trains; DenseNets too."""
 
 _base_ = [
-    "../_base_/models/imagenet_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_color.py",
     "../_base_/schedules/imagenet_90e.py",
 ]

@@ -53,6 +53,8 @@ _CONVNEXT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TimmConvNeXt(Format):
+    """An ImageNet classifier: a ConvNeXt, with its `head`."""
+
     library = "timm"
 
     def recognizes(self, state: State) -> bool:

@@ -32,6 +32,8 @@ _DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.
 
 @FORMATS.register_module()
 class TorchvisionDenseNet(Format):
+    """An ImageNet classifier: a DenseNet with its `classifier`."""
+
     library = "torchvision"
 
     def recognizes(self, state: State) -> bool:
@@ -57,6 +59,8 @@ _CONVNEXT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TorchvisionConvNeXt(Format):
+    """An ImageNet classifier: a ConvNeXt with its `classifier`."""
+
     library = "torchvision"
 
     def recognizes(self, state: State) -> bool:
