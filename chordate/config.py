@@ -50,9 +50,9 @@ def load_config(
     in the log. Modules that `custom_imports` names are imported, from the config's folder and the current one too.
 
     Args:
-        config: a packaged config's name, also with another backbone in it, a file's path, a dict, or a Config. It may inherit from files
-            (`_base_ = ["../x.py"]`; later ones override earlier ones) and, below these, from a packaged config
-            (`base = "faster-rcnn_r50_fpn_1x_coco"`).
+        config: a packaged config's name (also with another backbone in it), a file's path, a dict, or a Config. It may
+            inherit from files (`_base_ = ["../x.py"]`; later ones override earlier ones) and, below these, from a
+            packaged config (`base = "faster-rcnn_r50_fpn_1x_coco"`).
         options: overrides with dotted keys, `{"optimizer.lr": 0.01}`.
         source: of the options, for messages.
 
