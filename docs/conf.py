@@ -9,6 +9,7 @@ from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 
+from docutils.nodes import paragraph
 from sphinx.addnodes import desc_signature
 from sphinx.util.nodes import make_refnode
 from sphinx.util.typing import stringify_annotation
@@ -18,14 +19,17 @@ from chordate import arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 TYPES = ("class", "exception")
+METADATA = re.compile(  # of `Annotated[…, Predicate(…)]`, whose first argument may have two levels of brackets
+    r"~[\w.]+\.Annotated\[((?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*?), (?:~[\w.]+\(.*?\)|<[^>]*>)\]"
+)
 ALIASES = {
-    name: stringify_annotation(annotation, "smart").replace("~", "")
+    name: stringify_annotation(annotation, "smart")
     for name, annotation in vars(arguments).items()
     if str(annotation).startswith("typing.Annotated")
 }
 
 NAVIGATION = {
-    "Start": ["tutorial", "own_data", "own_backbone", "evaluate_on_coco", "migration"],
+    "Start": ["tutorial", "own_data", "own_backbone", "evaluate_on_coco", "From other libraries <migration>"],
     "Guides": ["configs", "augmentation", "classification", "evaluation", "weights", "plugging"],
     "Reference": ["backbones", "results"],
     "API": [
@@ -65,8 +69,9 @@ myst_heading_anchors = 4
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+napoleon_custom_sections = [("Attributes", "params_style")]  # a list, like that of parameters
 autodoc_inherit_docstrings = False
-maximum_signature_line_length = 80
+maximum_signature_line_length = 68
 toc_object_entries_show_parents = "hide"
 python_use_unqualified_type_names = True
 copybutton_prompt_text = "$ "
@@ -112,11 +117,8 @@ def shorten_signature(app, what, name, obj, options, signature: str | None, retu
         return signature and "", returns
     for alias, annotation in ALIASES.items():
         signature = signature.replace(annotation, alias)
-    return re.sub(r"Annotated\[((?:[^\[\]]|\[[^\[\]]*\])*?), \w+\([^()]*\)\]", r"\1", signature), returns
-
-
-def leave_out_object(app, name, obj, options, bases: list[type]) -> None:
-    bases[:] = [base for base in bases if base is not object]
+    signature = re.sub(r"= <[^>]*>", "= ...", signature)  # a factory's value, which is no Python
+    return METADATA.sub(r"\1", signature), returns
 
 
 def find_public_name(app, env, node, contnode):
@@ -146,6 +148,12 @@ def add_anchors(app, doctree) -> None:
         signature["ids"] += [name for name in names if name not in signature["ids"]]
 
 
+def leave_out_object(app, doctree) -> None:
+    for line in list(doctree.findall(paragraph)):
+        if line.astext() == "Bases: object":
+            line.parent.remove(line)
+
+
 def redirect_to_start_page(app, error: Exception | None) -> None:
     """`site/index.html`, though the start page is `docs/index.md`."""
     start = f"{root_doc}.html"
@@ -158,7 +166,7 @@ def setup(app) -> None:
     app.connect("source-read", add_navigation)
     app.connect("autodoc-process-docstring", markdown_to_rst, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", shorten_signature)
-    app.connect("autodoc-process-bases", leave_out_object)
     app.connect("missing-reference", find_public_name)
     app.connect("doctree-read", add_anchors)
+    app.connect("doctree-read", leave_out_object)
     app.connect("build-finished", redirect_to_start_page)

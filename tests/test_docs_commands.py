@@ -129,7 +129,8 @@ def test_command_lines_in_the_text_are_understood(name):
             if len(words) > 2:
                 arguments = parser().parse_args(words[1:])
                 configs = arguments.names if words[1] == "summary" else [arguments.config]
-                assert all(load_config(config, arguments.cfg_options) for config in configs)
+                options = getattr(arguments, "cfg_options", {})  # `summary` has none
+                assert all(load_config(config, options) for config in configs)
         elif words[0] == "python" and "<" not in words[1] and words[1] != "-m":
             source = (ROOT / words[1]).read_text(encoding="utf-8")
             assert all(f'"{word}"' in source for word in words if word.startswith("--") and word != "--cfg-options")

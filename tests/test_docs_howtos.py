@@ -147,11 +147,13 @@ def test_the_command_lines_on_coco_run_and_pycocotools_agrees(folder, capsys, ca
 
 
 def test_the_names_of_the_migration_page_exist():
-    """Of its last columns: classes are public or registered, registries and functions are public, configs listed."""
+    """Of its columns "here": classes are public or registered, registries and functions public, configs listed."""
     registries = {name: value for name, value in vars(registry).items() if name.isupper() and hasattr(value, "names")}
     plugs = {name for value in registries.values() for name in value.names()}
-    last = [row.rsplit("|", 2)[1] for row in page(MIGRATION).splitlines() if row.startswith("| ")]
-    code = " ".join(re.findall(r"`([^`]+)`", " ".join(last)))
+    code = ""
+    for table in re.findall(r"(?:^\|.*\n)+", page(MIGRATION), flags=re.M):
+        header, *rows = [[cell.strip() for cell in row.split("|")] for row in table.splitlines()]
+        code += " ".join(re.findall(r"`([^`]+)`", " ".join(row[header.index("here")] for row in rows))) + " "
     for name in re.findall(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]+)+\b", code):  # FeatureSpec
         assert name in plugs or hasattr(chordate, name), name
     for name in re.findall(r"\b[A-Z]{4,}\b", code):

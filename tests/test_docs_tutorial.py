@@ -15,7 +15,7 @@ from chordate.data.shapes import CLASSES
 
 __all__ = ["folder"]  # the fixture of the tests below
 NAME = "docs/tutorial.md"
-NUMBER = r"[\d,.:–-]+"
+NUMBER = r"[\d,.:–e-]+"  # 1,018 or 0.5 or 3e-05, and – for none
 
 
 def one_step(words: list[str]) -> list[str]:
