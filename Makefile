@@ -1,5 +1,6 @@
 # make demo: install, train a small detector on generated pictures, leave pictures of what it finds
 # make test: install, lint, type-check, test
+# make docs: install Sphinx, build the documentation into site/
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
@@ -7,7 +8,7 @@ STAMP := $(BIN)/../.chordate
 # An environment serves this clone when it was installed from this folder with this pyproject.toml.
 STATE = $(CURDIR) $(shell cksum < pyproject.toml)
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test docs lint types install clean
 
 install:
 	@test -x "$(BIN)"/python || $(PYTHON) -m venv "$(VENV)"
@@ -32,5 +33,10 @@ types: install
 test: lint types
 	"$(BIN)"/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
+docs: install
+	"$(BIN)"/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	"$(BIN)"/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . site
+	@echo "open site/index.html"
+
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

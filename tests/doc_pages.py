@@ -5,7 +5,9 @@ import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
 
 def page(name: str) -> str:
@@ -15,7 +17,7 @@ def page(name: str) -> str:
 
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of a language ("" for those without), as they stand there."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(.*?)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     return [block for name, block in fenced if name == language]
 
 

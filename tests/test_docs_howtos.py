@@ -1,0 +1,164 @@
+"""The how-tos: own data, own backbone, COCO's evaluation, and the terms of other libraries."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from annotation_formats import write_voc, write_yolo
+from doc_commands import ONE_STEP, SMALL, folder, run_page, shortened
+from doc_pages import blocks, files, page, with_options
+from loading import checkpoint_of
+
+import chordate
+from chordate import registry
+from chordate.cli.main import main
+from chordate.config import load_config, section
+from chordate.contracts import check_outputs
+from chordate.data.loader import build_dataset
+from chordate.errors import ConfigError
+
+__all__ = ["folder"]  # the fixture of the tests below
+OWN_DATA, OWN_BACKBONE = "docs/own_data.md", "docs/own_backbone.md"
+ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/migration.md"
+
+
+# Own data
+
+
+@pytest.fixture
+def own_data(folder) -> Path:
+    """The shapes in the folders that the page names, in all three formats, and the page's configs."""
+    shapes = folder / "data/shapes"
+    shutil.copytree(shapes, folder / "my_data")
+    write_voc(shapes, folder / "VOCdevkit/VOC2007")
+    write_yolo(shapes, folder / "my_yolo")
+    for name, text in files(page(OWN_DATA)).items():
+        Path(name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def objects_by_image(config: str, data_root: str, split: str) -> dict[str, list[tuple[str, list[float]]]]:
+    """Class and box of every object that is no crowd, by the image's name; images without objects are left out."""
+    data = section(load_config(config), f"{split}_data")
+    dataset = build_dataset(data, data_root=data_root, training=split == "train")
+    found = {}
+    for index in range(len(dataset)):
+        batch = dataset.original(index)
+        kept = (batch.targets.valid & ~batch.targets.crowd)[0]
+        names = [dataset.classes[label] for label in batch.targets.labels[0][kept]]
+        boxes = [[round(side, 1) for side in box] for box in batch.targets.boxes[0][kept].tolist()]
+        found[Path(batch.infos[0].path).stem.removeprefix(f"{split}_")] = sorted(zip(names, boxes))
+    return {name: objects for name, objects in found.items() if objects}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_three_formats_of_own_data_hold_the_same_objects(own_data, split):
+    coco = objects_by_image("my_coco.py", "my_data", split)
+    assert sum(map(len, coco.values())) > 2
+    assert objects_by_image("my_voc.py", "VOCdevkit", split) == coco
+    assert objects_by_image("my_yolo.py", "my_yolo", split) == coco
+
+
+@pytest.mark.slow
+def test_the_command_lines_on_own_data_run(own_data, capsys, caplog):
+    def small(words: list[str]) -> list[str]:
+        sizes = SMALL.split() if words[1] in ("train", "browse") else SMALL.split()[1:]
+        return with_options(shortened(words), *sizes)
+
+    printed = run_page(OWN_DATA, own_data, capsys, caplog, prepare=small)
+    assert printed.count("5 classes: ") == 4  # of each training
+    assert Path("drawn/street_prediction.png").is_file()
+
+
+def test_the_error_on_own_data_is_that_of_the_program(own_data, capsys):
+    text = Path("my_coco.py").read_text(encoding="utf-8")
+    Path("my_coco.py").write_text(text.replace("train.json", "training.json"), encoding="utf-8")
+    (shown,) = [block.strip() for block in blocks(page(OWN_DATA), "") if "training.json" in block]
+    assert main(["train", "my_coco.py", "--data-root", "my_data", "--cfg-options", *ONE_STEP.split()]) == 2
+    assert shown in capsys.readouterr().err
+
+
+# Own backbone
+
+
+def test_the_own_backbone_is_pretrained_and_carries_a_detector(folder, capsys, caplog):
+    def with_its_weights(words: list[str]) -> list[str]:
+        """The classifier on small images; the detector with `pretrained`, which `shortened` would leave out."""
+        words = [word for word in shortened(words) if word != "model.backbone.pretrained=None"]
+        sizes = "train_data.pipeline.0.size=64 val_data.pipeline.0.size=64 val_data.pipeline.1.size=64"
+        return with_options(words, *sizes.split()) if words[1:3] == ["train", "my_classifier.py"] else words
+
+    printed = run_page(OWN_BACKBONE, folder, capsys, caplog, prepare=with_its_weights)
+    assert "c2:16/4 c3:32/8 c4:64/16 c5:128/32" in printed  # of `chordate summary`
+    classifier = torch.load("work_dirs/my_classifier/best_top1.pt", weights_only=True)["model"]
+    detector = chordate.build_model("my_detector.py", num_classes=5).state_dict()
+    names = [name for name in classifier if name.startswith("backbone.")]
+    assert names and all(torch.equal(classifier[name], detector[name]) for name in names)
+
+
+def test_the_error_on_own_backbones_is_that_of_the_check(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in files(page(OWN_BACKBONE)).items():
+        Path(name).write_text(text, encoding="utf-8")
+    load_config("my_detector.py")
+    wrong = registry.BACKBONES.build("my_small")
+    wrong.out_features["c5"] = chordate.FeatureSpec(256, 32)
+    (shown,) = [block.strip() for block in blocks(page(OWN_BACKBONE), "") if "promises" in block]
+    with pytest.raises(ConfigError, match=re.escape(shown)):
+        check_outputs(wrong)
+
+
+# COCO
+
+
+def test_the_numbers_on_coco_are_those_that_torchvision_states():
+    rows = re.findall(r"^\| `(\S+)` \| `torchvision://(\w+)` \| ([\d.]+) \| ?([\d.]*) ?\|$", page(ON_COCO), flags=re.M)
+    assert len(rows) == 7
+    for config, name, box, other in rows:
+        assert config in chordate.list_models("*torchvision*")
+        (stated,) = torchvision.models.get_model_weights(name).DEFAULT.meta["_metrics"].values()
+        numbers = [value for key, value in stated.items() if key != "box_map"]
+        assert (float(box), [float(other)] if other else []) == (stated["box_map"], numbers)
+
+
+@pytest.mark.slow
+def test_the_command_lines_on_coco_run_and_pycocotools_agrees(folder, capsys, caplog):
+    trained = Path("work_dirs/mask-rcnn_r50_fpn_1x_coco/best_bbox_AP.pt")
+    trained.parent.mkdir(parents=True)
+    torch.save(checkpoint_of(chordate.build_model("mask-rcnn_r50_fpn_1x_coco", pretrained=False)), trained)
+
+    def all_scores(words: list[str]) -> list[str]:
+        return with_options(shortened(words), "model.box.score_threshold=0.0")
+
+    run_page(ON_COCO, folder, capsys, caplog, prepare=all_scores)
+    assert Path("report/report.json").is_file()
+    (block,) = blocks(page(ON_COCO), "python")
+    scope: dict = {}
+    exec(block.replace("/data/coco", "coco"), scope)
+    ours = json.loads(Path("metrics.json").read_text())["bbox_AP"]
+    assert scope["evaluation"].stats[0] == pytest.approx(ours, abs=1e-9)
+
+
+# Other libraries
+
+
+def test_the_names_of_the_migration_page_exist():
+    """Of its columns "here": classes are public or registered, registries and functions public, configs listed."""
+    registries = {name: value for name, value in vars(registry).items() if name.isupper() and hasattr(value, "names")}
+    plugs = {name for value in registries.values() for name in value.names()}
+    code = ""
+    for table in re.findall(r"(?:^\|.*\n)+", page(MIGRATION), flags=re.M):
+        header, *rows = [[cell.strip() for cell in row.split("|")] for row in table.splitlines()]
+        code += " ".join(re.findall(r"`([^`]+)`", " ".join(row[header.index("here")] for row in rows))) + " "
+    for name in re.findall(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]+)+\b", code):  # FeatureSpec
+        assert name in plugs or hasattr(chordate, name), name
+    for name in re.findall(r"\b[A-Z]{4,}\b", code):
+        assert name in registries or name in ("CONFIG", "CHECKPOINT"), name
+    for name in re.findall(r"\b(?:chordate\.|model\.)?(\w+)\(", code):
+        assert hasattr(chordate, name) or hasattr(chordate.Model, name), name
+    configs = re.findall(r"[a-z]+-?[a-z]*_r50_\w+", page(MIGRATION))
+    assert configs and all(map(chordate.list_models, configs))

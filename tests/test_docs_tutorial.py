@@ -1,0 +1,66 @@
+"""docs/tutorial.md: each of its command lines runs, and prints lines of the form that the page shows."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from doc_commands import ONE_STEP, folder, promised, run_page
+from doc_pages import blocks, files, page, with_options
+from loading import checkpoint_of
+
+import chordate
+from chordate.data.shapes import CLASSES
+
+__all__ = ["folder"]  # the fixture of the tests below
+NAME = "docs/tutorial.md"
+NUMBER = r"[\d,.:–e-]+"  # 1,018 or 0.5 or 3e-05, and – for none
+
+
+def one_step(words: list[str]) -> list[str]:
+    """The page's command with one step of training; the model of its last section sees small images."""
+    words = [re.sub(r"^torchvision://(.*)", r"\1_random.pth", word) for word in words]
+    options = []
+    if words[1] == "train":
+        options += [*ONE_STEP.split(), "train.log_every=1", "train.eval_every=1", "train_data.batch_size=2"]
+    if words[2] == "mine.py":
+        options += ["val_data.pipeline.0.size=64", "val_data.workers=0"]
+        options += ["train_data.pipeline.0.size=64"] if words[1] in ("train", "browse") else []
+    if words[1] == "predict":
+        words = [*words, "--score-threshold", "0"]
+        options += ["model.box.score_threshold=0.0"]
+    return with_options(words, *options)
+
+
+def form(line: str) -> str:
+    """A pattern of a line: any numbers in their places, any widths of columns, and whatever stands at "…"."""
+    line = re.sub(r"^[\d-]+ [\d:]+ INFO ", "", line.strip())
+    words = [re.sub(r"\d(?:\\?[\d,.:–-])*", lambda _: NUMBER, re.escape(word)) for word in line.split()]
+    return r"\s+".join({"…": ".*", "–": NUMBER}.get(word, word) for word in words)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_tutorial_prints_what_the_page_shows(folder, capsys, caplog):
+    shutil.copytree(folder / "data/shapes", folder / "my_data")
+    printed = run_page(NAME, folder, capsys, caplog, prepare=one_step)
+    shown = [line for line in promised(NAME) if "─" not in line]
+    assert len(shown) > 12
+    for line in shown:
+        assert re.search(form(line), printed), form(line)
+
+
+def test_the_tutorials_python_prints_a_line_for_each_detection(folder, capsys):
+    """Of an untrained checkpoint under the name that the page's training gives it."""
+    (block,) = [block for block in blocks(page(NAME), "python") if block not in files(page(NAME)).values()]
+    (trained,) = re.findall(r'"(work_dirs/.*?)"', block)
+    Path(trained).parent.mkdir(parents=True)
+    model = chordate.build_model("mask-rcnn_r18_fpn_demo_shapes", classes=CLASSES, pretrained=False)
+    torch.save(checkpoint_of(model), trained)
+    exec(block.replace("score_threshold=0.5)", "score_threshold=0.0)"), {})
+    pattern = rf"({'|'.join(CLASSES)}) \d\.\d+ \[\d+, \d+, \d+, \d+\]"
+    shown = [text for text in blocks(page(NAME), "") if re.match(pattern, text)]
+    printed = capsys.readouterr().out.splitlines()[1:]  # without the report of loading
+    assert len(shown) == 1 and printed
+    for line in [*shown[0].splitlines(), *printed]:
+        assert re.fullmatch(pattern, line)
