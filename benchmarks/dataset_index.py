@@ -122,12 +122,12 @@ def measure(side: str, file: Path, images: int) -> dict[str, float]:
     workers = [context.Process(target=work, args=(seed,)) for seed in range(WORKERS)]
     for worker in workers:
         worker.start()
-    told = [answers.get() for _ in workers]
+    measured = [answers.get() for _ in workers]
     for worker in workers:
         worker.join()
-    result["MB of 4 workers, their own"] = sum(megabytes for _, megabytes in told)
+    result["MB of 4 workers, their own"] = sum(megabytes for _, megabytes in measured)
     result["MB in all"] = result["MB of the parent"] + result["MB of 4 workers, their own"]
-    result["µs to read an image's annotations"] = sum(micros for micros, _ in told) / WORKERS
+    result["µs to read an image's annotations"] = sum(micros for micros, _ in measured) / WORKERS
     return result
 
 

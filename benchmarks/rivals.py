@@ -1,4 +1,4 @@
-"""Our two-stage detectors and torchvision's, with the same weights and the same pictures, for `two_stage.py`."""
+"""Our two-stage detectors and torchvision's, with the same weights and the same images, for `two_stage.py`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
     floats = [image.float().div(255).to(device) for image in images[:2]]
     with torch.inference_mode():
         calibrate(theirs.backbone, theirs.transform(floats)[0].tensors)
-        while any(len(found["boxes"]) < OBJECTS_FOUND for found in theirs(floats)):
+        while any(len(output["boxes"]) < OBJECTS_FOUND for output in theirs(floats)):
             theirs.roi_heads.box_predictor.cls_score.weight.mul_(1.5)
     ours = chordate.build_model(f"{name}_r50_fpn_torchvision", num_classes=90, pretrained=False)
     chordate.load_checkpoint(ours, {key: value.cpu() for key, value in theirs.state_dict().items()})
@@ -62,7 +62,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
         hook.remove()
 
 
-def pictures(count: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def random_images(count: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """uint8 images `[N, 3, H, W]`, boxes `[N, G, 4]`, labels `[N, G]`."""
     random = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, height // 16, width // 16), generator=random).float()

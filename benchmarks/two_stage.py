@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from rivals import THEIRS, our_batch, pictures, sides, their_batch
+from rivals import THEIRS, our_batch, random_images, sides, their_batch
 from timing import Clock, alternate, gpu_calls
 from torch import Tensor
 
@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    drawn = pictures(arguments.batch, arguments.height, arguments.width, seed=0)
+    drawn = random_images(arguments.batch, arguments.height, arguments.width, seed=0)
     ours, theirs = sides(arguments.model, device, drawn[0])
     batch = our_batch(*drawn).to(device)
     their_images, their_targets = their_batch(*drawn, device)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from annotated_types import Predicate
 
 from chordate.errors import near_names, repr_name
-from chordate.text import counted
+from chordate.text import pluralize
 
 NOUNS = {
     int: "an integer",
@@ -60,10 +60,10 @@ def rejection(annotation: Any, value: Any, fits: Callable[[Any, Any], bool]) -> 
             if not fits(kind, item):
                 path, message = rejection(kind, item, fits)
                 return Rejection((key, *path), message)
-    return Rejection((), f"must be {allowed(annotation, value)}, got {shown(value)}")
+    return Rejection((), f"must be {allowed(annotation, value)}, got {format_value(value)}")
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as in a config, in one line and shortened."""
     text = repr_name(value) if isinstance(value, str) and len(value) < 80 else _shortened.repr(value)
     return " ".join(text.split())
@@ -121,7 +121,7 @@ def are_names(items: Sequence[str]) -> bool:
 
 
 def _one_of(literals: list[Any], value: Any) -> str:
-    names = [shown(literal) for literal in literals]
+    names = [format_value(literal) for literal in literals]
     if len(names) == 1:
         return names[0]
     close = near_names(value, [text for text in literals if isinstance(text, str)], 1) if isinstance(value, str) else []
@@ -160,9 +160,9 @@ def _bounds(annotation: Any, value: Any = None) -> list[str]:
             elif limit is not None:
                 bounds.append(f"{sign} {limit:g}")
         if getattr(item, "min_length", None):
-            bounds.append(f"with at least {counted(item.min_length, 'item')}")
+            bounds.append(f"with at least {pluralize(item.min_length, 'item')}")
         if getattr(item, "max_length", None) is not None:
-            bounds.append(f"with at most {counted(item.max_length, 'item')}")
+            bounds.append(f"with at most {pluralize(item.max_length, 'item')}")
     return bounds
 
 

@@ -64,7 +64,7 @@ def validate_arguments(
     where: str,
     *,
     inferred: Iterable[str] = (),
-    beside: Mapping[str, Any] = MappingProxyType({}),
+    extra_settings: Mapping[str, Any] = MappingProxyType({}),
     values: bool = True,
 ) -> dict[str, Any]:
     """Check arguments against the names and annotations of a callable's signature.
@@ -74,7 +74,7 @@ def validate_arguments(
         arguments: some or all of its arguments, by name. A `Section` makes errors name the file and the path.
         where: what the arguments are of (`backbone ResNet`), for messages.
         inferred: parameters that the caller fills, so that messages do not offer them.
-        beside: annotations of settings that are accepted beside the callable's own.
+        extra_settings: annotations of settings that are accepted in addition to the callable's own parameters.
         values: whether to check the values too, or only the names.
 
     Returns:
@@ -84,7 +84,7 @@ def validate_arguments(
         ConfigError: unknown names (with near ones) or values that do not fit; all of them, in one line.
     """
     parameters = parameters_of(target)
-    annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in beside.items()}
+    annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in extra_settings.items()}
     unknowns = [name for name in arguments if name not in annotations and parameters.rest is None]
     checked: dict[str, Any] = {}
     problems = []
@@ -164,7 +164,7 @@ def check_required(target: Callable[..., Any], arguments: Mapping[str, Any], whe
         raise ConfigError(_whole(arguments, arguments, where, text), located=isinstance(arguments, Section))
 
 
-def is_foreign(target: Callable[..., Any]) -> bool:
+def is_third_party(target: Callable[..., Any]) -> bool:
     """Whether a class or function is another library's, whose annotations are narrower than what its code takes."""
     return getattr(target, "__module__", "").split(".")[0] in ("builtins", "torch", "torchvision", "timm")
 
@@ -191,7 +191,7 @@ def parameters_of(target: Callable[..., Any]) -> Parameters:
                 defaults[parameter.name] = parameter.default
     parents = target.__mro__[1:] if isinstance(target, type) and rest is not None else ()
     parent = next((cls for cls in parents if "__init__" in vars(cls)), object)
-    if not is_foreign(parent):
+    if not is_third_party(parent):
         inherited = parameters_of(parent)
         asks_for_others = not annotations.keys() <= defaults.keys() | inherited.annotations.keys()
         offered = inherited.defaults if asks_for_others else inherited.annotations

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from chordate.allowed_values import shown
+from chordate.allowed_values import format_value
 from chordate.errors import ChordateError, ConfigError, repr_name
 
 DELETE = "_delete_"
@@ -88,7 +88,7 @@ def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
     if isinstance(values, Section):
         return values.copy()
     if values is not None and not (isinstance(values, Mapping) and all(isinstance(key, str) for key in values)):
-        raise ConfigError(f"{where} must be a dict of settings, got {shown(values)}")
+        raise ConfigError(f"{where} must be a dict of settings, got {format_value(values)}")
     return Section(values or {}, (where,))
 
 
@@ -167,7 +167,7 @@ def merge(
             continue
         if not isinstance(value.get(DELETE, False), bool):
             name = ".".join((*here, DELETE))
-            raise ConfigError(f"{origin.source}: {name} must be True or False, got {shown(value[DELETE])}")
+            raise ConfigError(f"{origin.source}: {name} must be True or False, got {format_value(value[DELETE])}")
         if isinstance(old, list | tuple) and into_lists and value and all(str(index).isdigit() for index in value):
             items = {str(index): item for index, item in enumerate(old)}
             merge(items, value, origin, origins, path=here, into_lists=True)

@@ -194,8 +194,8 @@ def _compare(outputs: Any, specs: FeatureSpecs, side: int, ndim: int) -> None:
     """Compare what a part gave for two images of `side` pixels, maps of `ndim` dimensions, with what it promises."""
     for name, spec in specs.items():
         if not isinstance(outputs, Mapping) or name not in outputs:
-            given = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
-            raise ConfigError(f"{specs.source} promises {name} ({spec}), but its forward returned {given}")
+            returned = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+            raise ConfigError(f"{specs.source} promises {name} ({spec}), but its forward returned {returned}")
         got = tuple(outputs[name].shape)
         want = (2, spec.channels, side // spec.stride, side // spec.stride)
         if (*got[:2], *got[-2:]) != want or len(got) != ndim:

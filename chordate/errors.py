@@ -76,8 +76,8 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) 
     guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "." if listed else ""
     if not listed or (close and len(known) > 40):  # a truncated list says less than the guess
         return f"unknown {kind} {repr_name(name)}{guess}"
-    shown = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
-    return f"unknown {kind} {repr_name(name)}{guess} Known: {shown or 'none'}"
+    names = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
+    return f"unknown {kind} {repr_name(name)}{guess} Known: {names or 'none'}"
 
 
 def _short(name: str) -> str:

@@ -137,10 +137,10 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment.get(name, value) for name, value in translated.items()}
 
 
-def _check(environment: Mapping[str, str], names: tuple[str, ...], given: str, remedy: str) -> None:
+def _check(environment: Mapping[str, str], names: tuple[str, ...], variable: str, remedy: str) -> None:
     missing = [name for name in names if name not in environment]
     if missing:
-        raise ConfigError(f"{given} is set, but not {', '.join(missing)}; {remedy}")
+        raise ConfigError(f"{variable} is set, but not {', '.join(missing)}; {remedy}")
     for name in names:
         if name not in WORDS and not environment[name].isdecimal():
             raise ConfigError(f'{name} is "{environment[name]}", which is not a whole number; {remedy}')

@@ -18,8 +18,8 @@ from typing import Any, Generic, Protocol
 
 from mmengine.registry import Registry
 
-from chordate.allowed_values import shown
-from chordate.arguments import check_required, is_foreign, parameters_of, validate_arguments
+from chordate.allowed_values import format_value
+from chordate.arguments import check_required, is_third_party, parameters_of, validate_arguments
 from chordate.composition import Section, located
 from chordate.errors import ChordateError, ConfigError, repr_name, unknown
 
@@ -47,14 +47,16 @@ class PlugRegistry(Registry):
     Args:
         kind: of plug, for error messages: `backbone`, `neck` …
         location: the package imported at the first look-up, so that its modules register themselves.
-        beside: annotations of settings that stand beside a plug's own in its config; the built object gets them as
-            attributes.
+        extra_settings: annotations of settings that a plug's config may have in addition to the plug's own arguments;
+            the built object gets them as attributes.
     """
 
-    def __init__(self, kind: str, location: str | None = None, beside: Mapping[str, Any] = MappingProxyType({})):
+    def __init__(
+        self, kind: str, location: str | None = None, extra_settings: Mapping[str, Any] = MappingProxyType({})
+    ):
         super().__init__(kind, scope="chordate", locations=[location] if location else [])
         self.variants: dict[str, dict[str, Any]] = {}
-        self.beside = dict(beside)
+        self.extra_settings = dict(extra_settings)
         _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
@@ -82,7 +84,7 @@ class PlugRegistry(Registry):
         plug = config["type"]
         if not isinstance(plug, str):
             if not callable(plug):
-                error = ConfigError(f"type must be the name of a {self.name}, got {shown(plug)}")
+                error = ConfigError(f"type must be the name of a {self.name}, got {format_value(plug)}")
                 raise located(error, config, ["type"])
             return config
         self.import_from_location()
@@ -133,9 +135,9 @@ class PlugRegistry(Registry):
         clash = ", ".join(sorted(set(arguments) & set(wiring)))
         if clash:
             raise ConfigError(f"{where}: {clash} is inferred from the other parts; remove it from the config")
-        names: dict[str, Any] = {"inferred": wiring, "beside": self.beside}
-        checked = validate_arguments(cls, arguments, where, **names, values=not is_foreign(cls))
-        beside = {name: checked.pop(name) for name in self.beside if name in checked}
+        names: dict[str, Any] = {"inferred": wiring, "extra_settings": self.extra_settings}
+        checked = validate_arguments(cls, arguments, where, **names, values=not is_third_party(cls))
+        extra_settings = {name: checked.pop(name) for name in self.extra_settings if name in checked}
         check_required(cls, checked | wiring, where)
         try:
             built = cls(**checked, **wiring)
@@ -144,7 +146,7 @@ class PlugRegistry(Registry):
         except (TypeError, ValueError) as error:
             validate_arguments(cls, arguments, where, **names)  # which may say it better
             raise ConfigError(f"{where}: {error}") from error
-        for name, value in beside.items():
+        for name, value in extra_settings.items():
             setattr(built, name, value)
         return built
 
@@ -198,12 +200,13 @@ def settings_of(plug: Any) -> set[str] | None:
     if not holders:
         holders = [registry for registry in _registries if plug in registry.names()]
     classes = [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
-    return {name for registry, cls in classes for name in {*parameters_of(cls).annotations, *registry.beside}} or None
+    names = (name for registry, cls in classes for name in (*parameters_of(cls).annotations, *registry.extra_settings))
+    return set(names) or None
 
 
 # Where weights come from is not the class's business: the loader reads it from the built backbone.
 WEIGHTS = {"pretrained": str | Path | bool | None, "default_weights": str | None}
-BACKBONES = PlugRegistry("backbone", "chordate.backbones", beside=WEIGHTS)
+BACKBONES = PlugRegistry("backbone", "chordate.backbones", extra_settings=WEIGHTS)
 NECKS = PlugRegistry("neck", "chordate.necks")
 HEADS = PlugRegistry("head", "chordate.heads")
 MODELS = PlugRegistry("model", "chordate.models")
@@ -215,7 +218,7 @@ OPTIMIZERS = PlugRegistry(
     "optimizer",
     "chordate.training.optimizer",
     # OptimizerSettings checks their values.
-    beside=dict.fromkeys(("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"), Any),
+    extra_settings=dict.fromkeys(("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"), Any),
 )
 SCHEDULES = PlugRegistry("schedule", "chordate.training.schedule")
 FORMATS = PlugRegistry("checkpoint format", "chordate.weights.formats")

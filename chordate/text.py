@@ -17,7 +17,7 @@ def file_stem(text: str) -> str:
     return re.sub(r'[/\\:*?"<>|]', "_", printable(text, 100).replace("�", "_"))
 
 
-def counted(number: int, one: str) -> str:
+def pluralize(number: int, one: str) -> str:
     """A count in English: "1 class", "2 classes", "1,000 images"."""
     many = one + ("es" if one.endswith("s") else "s")
     return f"{number:,} {one if number == 1 else many}"

@@ -140,7 +140,7 @@ def test_an_image_without_a_file_name_is_told_by_its_id(tmp_path: Path) -> None:
 def test_boxes_that_are_shares_of_the_picture_are_told(tmp_path: Path) -> None:
     """Otherwise a detector would learn that every picture has one pixel of interest."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
-    assert "boxes seem to be shares of the picture; COCO has pixels: x, y, width, height (id 1, 2)" in told(tmp_path)
+    assert "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)" in told(tmp_path)
     write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # one small box is no mistake
     assert len(open_set(tmp_path)) > 0
 
@@ -149,7 +149,7 @@ def test_what_the_health_check_found_stays_with_the_data_set(tmp_path: Path) -> 
     write_coco(tmp_path, [BOX])
     assert open_set(tmp_path).health_report == []
     write_coco(tmp_path, [annotation(4, 1, [70, 10, 20, 20])])
-    assert open_set(tmp_path).health_report == [f"{tmp_path}/annotations.json: 1 box clipped to the picture (id 4)"]
+    assert open_set(tmp_path).health_report == [f"{tmp_path}/annotations.json: 1 box clipped to the image (id 4)"]
 
 
 # Images

@@ -15,8 +15,8 @@ from trainer_toy import ToyModel, toy_trainer
 from chordate.errors import CheckpointError, ChordateError
 from chordate.structures import DatasetMeta
 from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
+from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
-from chordate.weights.reading import read_state
 
 
 def checkpoint(iteration: int) -> dict[str, Any]:

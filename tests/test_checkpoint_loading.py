@@ -15,8 +15,8 @@ from chordate.backbones import ResNet
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
 from chordate.structures import DatasetMeta, Skeleton
+from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
-from chordate.weights.reading import read_state
 from chordate.weights.state_dict_match import adapt_input_channels
 
 # --- forms that are known ---------------------------------------------------------------------------------------

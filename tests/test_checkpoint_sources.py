@@ -14,8 +14,8 @@ from torch import nn
 
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
+from chordate.weights.checkpoint_sources import torchvision_url
 from chordate.weights.loading import load_checkpoint, load_pretrained
-from chordate.weights.reading import torchvision_url
 
 # --- where from -------------------------------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ def test_pictures_of_every_kind_train(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("box", "warning"), [([70, 50, 90, 90], "clipped to the picture"), ([10, 10, 0, 20], "without area")]
+    ("box", "warning"), [([70, 50, 90, 90], "clipped to the image"), ([10, 10, 0, 20], "without area")]
 )
 def test_a_box_beyond_the_picture_or_without_area_is_counted_and_training_goes_on(tmp_path, caplog, box, warning):
     assert train(write_coco(tmp_path, [*BOXES, annotation(3, 1, box)])) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_config_arguments, data_root
-from chordate.text import counted
+from chordate.text import pluralize
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     server = None if arguments.serve is None else open_server(out, arguments.serve)
     count = write_page(cfg, data_root(arguments), out, arguments.count)
-    print(f"{counted(count, 'image')}: {out / 'index.html'}")
+    print(f"{pluralize(count, 'image')}: {out / 'index.html'}")
     if server is not None:
         print(f"http://{HOST}:{server.server_port} (Ctrl-C ends it)", flush=True)
         try:
@@ -80,7 +80,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
             thumbnails.append(Thumbnail(file, width, height, name, describe_image(batch, index)))
             written += 1
         height, width = batch.images.shape[-2:]
-        title = f"{counted(len(batch), 'image')}, {height}×{width} with padding"
+        title = f"{pluralize(len(batch), 'image')}, {height}×{width} with padding"
         groups.append(Group(f"Batch {number}", title, thumbnails))
         if written == count:
             break

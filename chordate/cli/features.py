@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_config_arguments, data_root
-from chordate.text import counted
+from chordate.text import pluralize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     table = torch.cat(rows)
     save_features(out, table, files, torch.cat(labels).cpu() if labels else None, classes)
-    print(f"{counted(len(table), 'row')} of {counted(table.shape[1], 'feature')}: {out}")
+    print(f"{pluralize(len(table), 'row')} of {pluralize(table.shape[1], 'feature')}: {out}")
 
 
 def check_features_file(path: Path) -> None:

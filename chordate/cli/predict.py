@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chordate.cli.common import add_options
-from chordate.text import counted
+from chordate.text import pluralize
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     if read:
         (out / "predictions.json").write_text(json.dumps(records, indent=1) + "\n")
         hint = "" if records else f"; nothing scores {threshold:g}, try a lower --score-threshold"
-        print(f"{counted(len(records), 'prediction')} on {counted(read, 'image')}: {out}/{hint}")
+        print(f"{pluralize(len(records), 'prediction')} on {pluralize(read, 'image')}: {out}/{hint}")
     if broken:
         more = f"; and {len(broken) - 3} more such images" if broken[3:] else ""
         raise DataError("; ".join(broken[:3]) + more)

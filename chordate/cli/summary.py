@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
         for name in models:
             cfg = load_config(name)
-            model = counted_model(cfg)
+            model = model_without_weights(cfg)
             size = arguments.size or pipeline_size(model.pipeline, model.size_divisor)
             if not size:
                 size = model.example_size
@@ -80,13 +80,13 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(table)
 
 
-def counted_model(cfg: Any) -> Model:
+def model_without_weights(cfg: Any) -> Model:
     """The model of a config without its weights."""
     from chordate.models.build import build_model, config_meta
     from chordate.structures import DatasetMeta
-    from chordate.structures.metadata import nameless
+    from chordate.structures.metadata import numbered_names
 
-    return build_model(cfg, meta=config_meta(cfg) or DatasetMeta(nameless(1)), pretrained=False)
+    return build_model(cfg, meta=config_meta(cfg) or DatasetMeta(numbered_names(1)), pretrained=False)
 
 
 def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | None:

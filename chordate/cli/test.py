@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from chordate.data.dataset import Dataset
     from chordate.model_contracts import Metric, Model
 
-PICTURED = 6  # images on the sheet that --picture writes
+SHEET_IMAGES = 6  # images on the sheet that --picture writes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +142,7 @@ def draw_sheet(model: Model, dataset: Dataset, path: str) -> None:
 
     from chordate.visualization import side_by_side, to_picture, write_image
 
-    indices = range(0, len(dataset), max(1, len(dataset) // PICTURED))[:PICTURED]
+    indices = range(0, len(dataset), max(1, len(dataset) // SHEET_IMAGES))[:SHEET_IMAGES]
     originals = [dataset.original(index) for index in indices]
     device = next(model.parameters()).device
     predictions = []

@@ -65,10 +65,10 @@ class CIFAR10(ImageFolder):
             where = self._root / folder.name
             raise DataError(f"{where}: a file is missing or damaged (its md5 differs); fetch it again") from error
         self._official = torch.from_numpy(data.data).permute(0, 3, 1, 2)
-        found: dict[str, list[str]] = {name: [] for name in data.classes}
+        by_class: dict[str, list[str]] = {name: [] for name in data.classes}
         for index, label in enumerate(data.targets):
-            found[data.classes[label]].append(f"{folder.name}/{self.split}_{index:05d}")
-        return found
+            by_class[data.classes[label]].append(f"{folder.name}/{self.split}_{index:05d}")
+        return by_class
 
     def decode(self, index: int) -> torch.Tensor:
         name = self.files[index]

@@ -14,18 +14,18 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import Health, check_health, located, open_index
+from chordate.data.coco_annotations import Health, check_health, open_index, resolve_path
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
-from chordate.data.polygons import Polygons, Ring, oriented
+from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample
-from chordate.text import counted, printable
+from chordate.text import pluralize, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
@@ -85,8 +85,8 @@ class CocoDataset(Dataset):
         meta: DatasetMeta | None = None,
     ):
         super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
-        self.annotations = located(data_root, annotations)
-        self.images = located(data_root, images)
+        self.annotations = resolve_path(data_root, annotations)
+        self.images = resolve_path(data_root, images)
         self.masks, self.keypoints = masks, keypoints
         self.coco = self._open()
         if not self.images.is_dir():
@@ -175,7 +175,7 @@ class CocoDataset(Dataset):
         Returns:
             the annotations, and their boxes `[M, 4]` x1, y1, x2, y2 clipped to the image (the segmentation's if none).
         """
-        found = [
+        annotations = [
             annotation
             for annotation in self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
             if annotation["category_id"] in self.labels
@@ -183,17 +183,17 @@ class CocoDataset(Dataset):
             and (annotation.get("bbox") or annotation.get("segmentation"))
         ]
         boxes = np.array(
-            [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in found], np.float64
+            [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in annotations], np.float64
         ).reshape(-1, 4)
         corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1).astype(np.float32)
         corners = corners.clip(0, np.array([size[1], size[0], size[1], size[0]], np.float32))
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
-        return [found[index] for index in kept], torch.from_numpy(corners[kept])
+        return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
 
     def check_annotated(self, training: bool) -> None:
         if self.count(crowd=False):
             return
-        what = f"{self.annotations}: {counted(len(self), 'image')}, but not one instance of {', '.join(self.classes)}"
+        what = f"{self.annotations}: {pluralize(len(self), 'image')}, but not one instance of {', '.join(self.classes)}"
         if training:
             raise DataError(f"{what} (crowds do not count), so there is nothing to train on; annotate some")
         if not self.count(crowd=True):
@@ -201,8 +201,8 @@ class CocoDataset(Dataset):
 
     def class_images(self) -> list[NDArray[np.int64]]:
         """For each class the indices of the images that show it, for class-balanced sampling."""
-        shown = [self.coco.get_img_ids(cat_ids=[category]) for category in self.category_ids]
-        return [np.flatnonzero(np.isin(self.image_ids, ids)) for ids in shown]
+        ids_by_class = [self.coco.get_img_ids(cat_ids=[category]) for category in self.category_ids]
+        return [np.flatnonzero(np.isin(self.image_ids, ids)) for ids in ids_by_class]
 
     def count(self, *, crowd: bool) -> int:
         """How many annotations of our classes the file has: crowds, or single instances."""
@@ -230,19 +230,19 @@ class CocoDataset(Dataset):
 
     def _with_instances(self) -> NDArray[np.int64]:
         """Of the images those with an instance of our classes, and with labeled keypoints where these are read."""
-        shown: set[int] = set()
+        used: set[int] = set()
         if self.keypoints:
             for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):
                 ids = self.coco.get_ann_ids(img_ids=part.tolist(), cat_ids=self.category_ids, iscrowd=False)
-                shown.update(a["image_id"] for a in self.coco.load_anns(ids) if has_keypoints(a))
-            return self.image_ids[np.isin(self.image_ids, list(shown))]
+                used.update(a["image_id"] for a in self.coco.load_anns(ids) if has_keypoints(a))
+            return self.image_ids[np.isin(self.image_ids, list(used))]
         for category in self.category_ids:
-            shown.update(self.coco.get_img_ids(cat_ids=[category]))
+            used.update(self.coco.get_img_ids(cat_ids=[category]))
         crowds = self.coco.load_anns(self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=True))
         for image in {crowd["image_id"] for crowd in crowds}:
             if not self.coco.get_ann_ids(img_ids=image, cat_ids=self.category_ids, iscrowd=False):
-                shown.discard(image)
-        return self.image_ids[np.isin(self.image_ids, list(shown))]
+                used.discard(image)
+        return self.image_ids[np.isin(self.image_ids, list(used))]
 
     def _rings(self, annotation: dict[str, Any]) -> list[Ring]:
         """The rings of a polygon or run-length mask."""
@@ -253,4 +253,4 @@ class CocoDataset(Dataset):
             )
         if isinstance(segmentation, dict):
             return mask_rings(self.coco.ann_to_mask(annotation))
-        return [oriented(np.array(part, np.float32).reshape(-1, 2)) for part in segmentation if len(part) >= 6]
+        return [orient_clockwise(np.array(part, np.float32).reshape(-1, 2)) for part in segmentation if len(part) >= 6]

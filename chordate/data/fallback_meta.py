@@ -11,7 +11,7 @@ from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
 from chordate.data.image_folder import imagenet_classes
 from chordate.errors import ConfigError, DataError, unknown
 from chordate.structures import DatasetMeta, Skeleton
-from chordate.structures.metadata import nameless
+from chordate.structures.metadata import numbered_names
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Fields of DatasetMeta whose values have names of their own.
@@ -25,8 +25,8 @@ def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
     """The metadata that a config's `fallback_meta` describes; None where it says nothing.
 
     Its settings are the fields of DatasetMeta. `classes` may also be "coco", "imagenet", "cifar10", or a number of
-    nameless classes; `skeleton` is "coco" (a person's 17 keypoints), a list of keypoint names, or a dict with `names`
-    and `bones`.
+    classes without names; `skeleton` is "coco" (a person's 17 keypoints), a list of keypoint names, or a dict with
+    `names` and `bones`.
 
     Raises:
         ConfigError: an unknown name or setting, or a value that a DatasetMeta cannot have.
@@ -54,7 +54,7 @@ def _value(section: Section, key: str) -> Any:
             raise located(ConfigError(unknown(key, value, NAMED[key])), section, [key])
         return NAMED[key][value]()
     if key == "classes" and isinstance(value, int):
-        return nameless(validate_value(PositiveInt, value, "fallback_meta.classes"))
+        return numbered_names(validate_value(PositiveInt, value, "fallback_meta.classes"))
     if key == "classes":
         return validate_value(Names, value, "fallback_meta.classes")
     if key == "skeleton":

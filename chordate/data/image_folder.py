@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchvision.tv_tensors import Image
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import located
+from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import decode_image, read_image
 from chordate.data.zip_files import UNREADABLE, members, split_archive
@@ -64,16 +64,16 @@ class ImageFolder(Dataset):
         meta: DatasetMeta | None = None,
     ):
         super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
-        self.images = located(data_root, images)
+        self.images = resolve_path(data_root, images)
         self.archive, self.inner = split_archive(self.images)
         self._zips: dict[int, zipfile.ZipFile] = {}
-        found = self._in_zip() if self.archive else self._on_disk()
-        names = _choose(self.images, list(found), model_classes(classes, meta))
+        by_class = self._in_zip() if self.archive else self._on_disk()
+        names = _choose(self.images, list(by_class), model_classes(classes, meta))
         if meta is None:
             self.meta = DatasetMeta(names)
-        self.files = [file for name in self.classes for file in sorted(found[name])]
-        counts = [len(found[name]) for name in self.classes]
-        self._tell_left_out(found)
+        self.files = [file for name in self.classes for file in sorted(by_class[name])]
+        counts = [len(by_class[name]) for name in self.classes]
+        self._warn_left_out(by_class)
         if not self.files:
             raise DataError(f"{self.images}: no images in its class folders ({', '.join(SUFFIXES)})")
         self.labels = np.repeat(np.arange(len(self.classes)), counts)
@@ -112,40 +112,41 @@ class ImageFolder(Dataset):
     def _on_disk(self) -> dict[str, list[str]]:
         """By class the files, relative to `images`."""
         if not self.images.is_dir():
-            near = _few(sorted(p.name for p in self.images.parent.glob("*")))
+            near = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
             raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {near}")
-        found: dict[str, list[str]] = {}
+        by_class: dict[str, list[str]] = {}
         for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
-            files = found[folder.name] = []
+            files = by_class[folder.name] = []
             for where, folders, names in os.walk(folder):
                 folders[:] = [name for name in folders if not _hidden(name)]
                 inside = os.path.relpath(where, self.images)
-                files += [f"{inside}/{name}" for name in names if _is_picture(name)]
-        return self._named(found)
+                files += [f"{inside}/{name}" for name in names if _is_image(name)]
+        return self._files_by_class(by_class)
 
     def _in_zip(self) -> dict[str, list[str]]:
         assert self.archive is not None
-        found: dict[str, list[str]] = {}
+        by_class: dict[str, list[str]] = {}
         for name in members(self.archive):
             name, inside = name.removeprefix(self.inner), name.startswith(self.inner)
             *folders, last = name.split("/")
             if inside and folders and not any(map(_hidden, folders)):
-                found.setdefault(folders[0], []).extend([name] if _is_picture(last) else [])
-        if not found:
-            raise DataError(f"{self.images}: no class folders; {self.archive} has {_few(subfolders(self.archive))}")
-        return self._named(found)
+                by_class.setdefault(folders[0], []).extend([name] if _is_image(last) else [])
+        if not by_class:
+            names = _abbreviate(subfolders(self.archive))
+            raise DataError(f"{self.images}: no class folders; {self.archive} has {names}")
+        return self._files_by_class(by_class)
 
-    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
+    def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
         """The files by class, in the order of the labels."""
-        if not found:
+        if not by_class:
             raise DataError(f"{self.images}: no class folders; put the images of each class in a folder of its name")
-        return dict(sorted(found.items()))
+        return dict(sorted(by_class.items()))
 
-    def _tell_left_out(self, found: dict[str, list[str]]) -> None:
-        left_out = [f"{name} ({len(files)})" for name, files in found.items() if files and name not in self.classes]
+    def _warn_left_out(self, by_class: dict[str, list[str]]) -> None:
+        left_out = [f"{name} ({len(files)})" for name, files in by_class.items() if files and name not in self.classes]
         if left_out:
             what = f"{self.images}: images of other classes than the {len(self.classes)} of the model are left out"
-            log.warning(f"{what}: {_few(left_out)}")
+            log.warning(f"{what}: {_abbreviate(left_out)}")
 
 
 @DATASETS.register_module()
@@ -164,11 +165,11 @@ class ImageNet(ImageFolder):
     def __init__(self, split: str, **arguments: Any):
         super().__init__(split, **arguments)
 
-    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
-        found, names = super()._named(found), imagenet_classes()
-        if len(found) == len(names) and all(WORDNET_ID.fullmatch(folder) for folder in found):
-            return dict(zip(names, found.values(), strict=True))
-        return found
+    def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
+        by_class, names = super()._files_by_class(by_class), imagenet_classes()
+        if len(by_class) == len(names) and all(WORDNET_ID.fullmatch(folder) for folder in by_class):
+            return dict(zip(names, by_class.values(), strict=True))
+        return by_class
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -176,7 +177,7 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not _hidden(name)
 
 
@@ -185,7 +186,7 @@ def _hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
 
-def _few(names: Sequence[str]) -> str:
+def _abbreviate(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "nothing"
 
 

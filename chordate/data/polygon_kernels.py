@@ -22,8 +22,8 @@ def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., Polyg
         if functional is F.elastic:
             polygons = densify(polygons, ELASTIC_EDGE)
         vertices, canvas = mover(polygons.as_subclass(Tensor), polygons.canvas_size, *args, **kwargs)
-        found = polygons.wrap(vertices, polygons, canvas_size=canvas)
-        return found if functional in KEEP_ALL else clip(found)
+        moved_polygons = polygons.wrap(vertices, polygons, canvas_size=canvas)
+        return moved_polygons if functional in KEEP_ALL else clip(moved_polygons)
 
     return moved
 
@@ -48,11 +48,11 @@ def _clip_side(polygons: Polygons, axis: int, bound: float, sign: int) -> Polygo
     crossed = start + ((bound - start[:, axis]) / run)[:, None] * (end - start)
     crossed[:, axis] = bound
     # Each edge gives its first vertex where that is inside, then its crossing where it has one.
-    given = torch.stack([inside, crossing], 1)
-    sizes = torch.zeros_like(polygons.ring_sizes).index_add_(0, ring, given.sum(1))
+    emitted = torch.stack([inside, crossing], 1)
+    sizes = torch.zeros_like(polygons.ring_sizes).index_add_(0, ring, emitted.sum(1))
     kept = sizes > 0
     return polygons.wrap(
-        torch.stack([start, crossed], 1)[given],
+        torch.stack([start, crossed], 1)[emitted],
         polygons,
         ring_sizes=sizes[kept],
         ring_owner=polygons.ring_owner[kept],

@@ -58,7 +58,7 @@ class Polygons(TVTensor):
         )
 
     @classmethod
-    def joined(cls, parts: "Sequence[Polygons]") -> Self:
+    def cat(cls, parts: "Sequence[Polygons]") -> Self:
         """The instances of several, one after another, on one canvas."""
         counts = [part.count for part in parts]
         before = [sum(counts[:number]) for number in range(len(parts))]
@@ -145,7 +145,7 @@ def _rebuild(
     return Polygons(data, ring_sizes=ring_sizes, ring_owner=ring_owner, count=count, canvas_size=canvas_size)
 
 
-def oriented(ring: Ring) -> Ring:
+def orient_clockwise(ring: Ring) -> Ring:
     """The ring run clockwise as one sees it, as every ring that is not a hole must."""
     x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
     return ring if np.dot(x, np.roll(y, -1)) >= np.dot(y, np.roll(x, -1)) else ring[::-1]

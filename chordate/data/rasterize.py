@@ -9,7 +9,7 @@ from chordate.data.polygons import Polygons
 from chordate.structures import BITMAP_SIZE
 
 
-def rasterise(polygons: Polygons, frames: Tensor, height: int, width: int) -> Tensor:
+def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Tensor:
     """Draw each instance into a bitmap of its own frame.
 
     A pixel is set where the winding number at its center is not zero: along each row of pixels, every edge
@@ -42,7 +42,7 @@ def rasterise(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
 
 def instance_bitmaps(polygons: Polygons, boxes: Tensor) -> Tensor:
     """`[M, 112, 112]` bitmaps in the frames of the instances' boxes `[M, 4]`, for `InstanceTargets.masks`."""
-    return rasterise(polygons, boxes, BITMAP_SIZE, BITMAP_SIZE)
+    return rasterize(polygons, boxes, BITMAP_SIZE, BITMAP_SIZE)
 
 
 def _rows_crossed(

@@ -1,4 +1,4 @@
-"""Bitmaps to COCO's run lengths, and to rings along the pixels' borders, which rasterised give the same bitmap."""
+"""Bitmaps to COCO's run lengths, and to rings along the pixels' borders, which rasterized give the same bitmap."""
 
 from typing import Any
 

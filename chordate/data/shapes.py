@@ -77,13 +77,13 @@ def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in track(range(count), f"shapes: {split:5}", disable=not count):
-            picture, found = make_image(np.random.default_rng([seed, number, index]), size)
+            image, objects = make_image(np.random.default_rng([seed, number, index]), size)
             image_id, file_name = index + 1, f"{index + 1:06}.jpg"
-            cv2.imwrite(str(root / split / file_name), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+            cv2.imwrite(str(root / split / file_name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
             images.append({"id": image_id, "file_name": file_name, "width": size, "height": size})
             annotations += [
                 {"id": len(annotations) + n, "image_id": image_id, **annotation}
-                for n, annotation in enumerate(found, 1)
+                for n, annotation in enumerate(objects, 1)
             ]
         categories = [{"id": n, "name": name, "supercategory": "shape"} for n, name in enumerate(CLASSES, 1)]
         info = {"description": f"Chordate shapes, {split}, size {size}, seed {seed}"}

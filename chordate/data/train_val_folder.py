@@ -5,7 +5,7 @@ from typing import Any, Literal
 from zlib import crc32
 
 from chordate.arguments import OpenFraction
-from chordate.data.coco_annotations import located
+from chordate.data.coco_annotations import resolve_path
 from chordate.data.image_folder import ImageFolder, subfolders
 from chordate.errors import DataError
 from chordate.registry import DATASETS
@@ -40,15 +40,15 @@ class TrainValFolder(ImageFolder):
         **arguments: Any,
     ):
         self.split, self.held_out = split, held_out
-        root = _unwrapped(located(data_root, "."))
+        root = _unwrap(resolve_path(data_root, "."))
         self.divided = _is_divided(root)
         super().__init__(split if self.divided else ".", data_root=root, **arguments)
         if len(self.classes) < 2:
             raise DataError(f"{self.images}: one class folder only, {self.classes[0]}/; a classifier needs two or more")
 
-    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
-        found = super()._named(found)
-        return found if self.divided else {name: self._part(files) for name, files in found.items()}
+    def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
+        by_class = super()._files_by_class(by_class)
+        return by_class if self.divided else {name: self._part(files) for name, files in by_class.items()}
 
     def _part(self, files: list[str]) -> list[str]:
         """Of one class's files those of this split: one to train on at least, then one to evaluate on."""
@@ -57,7 +57,7 @@ class TrainValFolder(ImageFolder):
         return drawn[:count] if self.split == "val" else drawn[count:]
 
 
-def _unwrapped(root: Path) -> Path:
+def _unwrap(root: Path) -> Path:
     """The folder, or the one in it that wraps the class folders or the splits."""
     while len(names := subfolders(root)) == 1 and names[0] not in (*SPLITS, *OTHER_SPLITS):
         if not subfolders(root / names[0]):
@@ -76,9 +76,9 @@ def _is_divided(root: Path) -> bool:
     missing = [split for split in SPLITS if split not in names]
     rest = {*names} - {*SPLITS, *OTHER_SPLITS}
     if len(missing) == 1 and not rest:  # beside other folders, "train" is a means of transport
-        given = ", ".join(f"{name}/" for name in names)
+        listed = ", ".join(f"{name}/" for name in names)
         raise DataError(
-            f"{root}: has {given} but no {missing[0]}/; give it train/ and val/, each with a folder for every class, "
+            f"{root}: has {listed} but no {missing[0]}/; give it train/ and val/, each with a folder for every class, "
             f"or the class folders alone, of which a fraction is then held out"
         )
     return not missing

@@ -6,7 +6,7 @@ from typing import Any
 import hotcoco
 
 from chordate.data.coco import CocoDataset
-from chordate.data.coco_annotations import located
+from chordate.data.coco_annotations import resolve_path
 from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 from chordate.registry import DATASETS
@@ -28,7 +28,7 @@ class VocDataset(CocoDataset):
 
     def __init__(self, folder: str | Path, split: str | None = None, **settings: Any):
         self.split = split
-        root = located(settings.get("data_root", "."), folder).absolute()
+        root = resolve_path(settings.get("data_root", "."), folder).absolute()
         super().__init__(root / "Annotations", root / "JPEGImages", **settings)
 
     def _open(self) -> hotcoco.COCO:

@@ -13,7 +13,7 @@ import PIL.Image
 import yaml
 
 from chordate.data.coco import CocoDataset
-from chordate.data.coco_annotations import located
+from chordate.data.coco_annotations import resolve_path
 from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 from chordate.registry import DATASETS
@@ -37,7 +37,7 @@ class YoloDataset(CocoDataset):
 
     def __init__(self, images: str | Path, labels: str | Path, names: str | Path | Sequence[str], **settings: Any):
         root = settings.get("data_root", ".")
-        self.names = _read_names(located(root, names)) if isinstance(names, str | Path) else list(names)
+        self.names = _read_names(resolve_path(root, names)) if isinstance(names, str | Path) else list(names)
         super().__init__(labels, images, **settings)
 
     def _open(self) -> hotcoco.COCO:

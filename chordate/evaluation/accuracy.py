@@ -19,7 +19,7 @@ from chordate.errors import DataError
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, Classification, DatasetMeta
-from chordate.text import counted, printable
+from chordate.text import pluralize, printable
 
 TOP = 5  # classes kept per image, best first
 MAX_ROWS = 40  # classes in the table; of more, those with the lowest accuracy
@@ -68,7 +68,7 @@ class AccuracyMetric(Metric):
         labels = batch.targets.labels.tolist()
         for info, label, prediction in zip(batch.infos, labels, predictions, strict=True):
             if len(prediction.scores) != classes:
-                raise DataError(f"the model has {counted(len(prediction.scores), 'class')}, the data set {classes}")
+                raise DataError(f"the model has {pluralize(len(prediction.scores), 'class')}, the data set {classes}")
             best = prediction.top(TOP)
             best += [(-1, 0.0)] * (TOP - len(best))
             self._pending.append(np.array([info.image_id, label, *(b[0] for b in best), *(b[1] for b in best)]))

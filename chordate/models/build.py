@@ -22,11 +22,11 @@ from chordate.errors import CheckpointError, ChordateError, ConfigError
 from chordate.model_contracts import Model
 from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
-from chordate.structures.metadata import nameless
+from chordate.structures.metadata import numbered_names
 from chordate.weights.checkpoint_schema import checkpoint_meta
+from chordate.weights.checkpoint_sources import read_state, source_of
 from chordate.weights.load_report import LoadReport
 from chordate.weights.loading import load_checkpoint, load_pretrained
-from chordate.weights.reading import read_state, source_of
 from chordate.weights.state_dict_match import find_backbones
 
 TABLE_WIDTH = 120  # of the table of loaded tensors in the log
@@ -93,9 +93,9 @@ def build_model(
         ConfigError: unknown names, parts that do not fit together, or no way to know the classes.
         CheckpointError: weights cannot be read, or are another model's.
     """
-    given = {"config": config, "meta": meta, "classes": classes, "num_classes": num_classes}
-    given |= {"checkpoint": checkpoint, "pretrained": pretrained}
-    validate_arguments(build_model, given, "build_model")
+    arguments = {"config": config, "meta": meta, "classes": classes, "num_classes": num_classes}
+    arguments |= {"checkpoint": checkpoint, "pretrained": pretrained}
+    validate_arguments(build_model, arguments, "build_model")
     if isinstance(config, Mapping) and "type" in config and "model" not in config:
         config = {"model": config}
     cfg = load_config(config)
@@ -179,7 +179,7 @@ def _meta(
         base = trained or fallback or DatasetMeta()
         if classes is None and num_classes == len(base.classes):
             return base
-        names = nameless(num_classes) if classes is None and num_classes is not None else tuple(classes or ())
+        names = numbered_names(num_classes) if classes is None and num_classes is not None else tuple(classes or ())
         return replace(base, classes=names, palette=None, stuff=())
     if trained is not None and state is not None:
         if fallback is not None and fallback.classes and not trained.classes:

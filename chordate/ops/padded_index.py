@@ -63,6 +63,6 @@ class PaddedIndex:
 
 def cat_boxes(detections: Sequence[Detections]) -> tuple[Tensor, Tensor]:
     """The boxes of all images `[R, 4]`, and the image of each `[R]` int64."""
-    boxes = torch.cat([found.boxes for found in detections])
-    image = torch.cat([found.labels.new_full((len(found),), number) for number, found in enumerate(detections)])
+    boxes = torch.cat([one.boxes for one in detections])
+    image = torch.cat([one.labels.new_full((len(one),), number) for number, one in enumerate(detections)])
     return boxes, image

@@ -37,9 +37,9 @@ def _paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor
     height, width = pasted.shape[1:]
     step = max(1, CHUNK // max(1, height * width))
     first = torch.zeros_like(boxes[:, :2])
-    for some, frames, start, out in zip(*(each.split(step) for each in (masks, boxes, first, pasted))):
-        rows, columns = _axis_weights(some, frames, start, height, width)
-        torch.ge(rows @ some @ columns.mT, threshold, out=out)
+    for chunk, frames, start, out in zip(*(each.split(step) for each in (masks, boxes, first, pasted))):
+        rows, columns = _axis_weights(chunk, frames, start, height, width)
+        torch.ge(rows @ chunk @ columns.mT, threshold, out=out)
 
 
 def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
@@ -52,10 +52,10 @@ def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tenso
     high = (boxes[:, 2:] + margin).ceil().long().clamp(min=0).minimum(limits)
     width, height = (high - low).amax(dim=0).tolist()
     step = max(1, CHUNK // max(1, (width + height) * masks.shape[-1]))
-    for some, frames, first, last, out in zip(*(each.split(step) for each in (masks, boxes, low, high, pasted))):
-        rows, columns = _axis_weights(some, frames, first, height, width)
+    for chunk, frames, first, last, out in zip(*(each.split(step) for each in (masks, boxes, low, high, pasted))):
+        rows, columns = _axis_weights(chunk, frames, first, height, width)
         for mask, row, column, (left, top), (right, bottom), image in zip(
-            some, rows, columns, first.tolist(), last.tolist(), out
+            chunk, rows, columns, first.tolist(), last.tolist(), out
         ):
             resampled = row[: bottom - top] @ mask @ column[: right - left].T
             torch.ge(resampled, threshold, out=image[top:bottom, left:right])

@@ -29,13 +29,13 @@ def sample_balanced(
     keys = torch.rand(positive.shape, device=positive.device)
     best_positive, positives = torch.where(positive, keys, -1.0).topk(max_positives, dim=1)
     best_negative, negatives = torch.where(negative, keys, -1.0).topk(slots, dim=1)
-    found = (best_positive >= 0).sum(dim=1, keepdim=True)
-    available = (best_negative >= 0).sum(dim=1, keepdim=True)
+    num_positives = (best_positive >= 0).sum(dim=1, keepdim=True)
+    num_negatives = (best_negative >= 0).sum(dim=1, keepdim=True)
 
     slot = torch.arange(slots, device=positive.device)[None]
-    is_positive = slot < found
-    valid = slot < found + available
-    rank = torch.where(is_positive, slot, slot - found + max_positives)  # in positives, then negatives
+    is_positive = slot < num_positives
+    valid = slot < num_positives + num_negatives
+    rank = torch.where(is_positive, slot, slot - num_positives + max_positives)  # in positives, then negatives
     return torch.cat((positives, negatives), dim=1).gather(1, rank), is_positive, valid
 
 

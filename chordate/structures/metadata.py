@@ -95,10 +95,10 @@ class DatasetMeta:
     def difference(self, other: DatasetMeta) -> str | None:
         """What predictions under `other` would mean differently, as a phrase; None if nothing."""
         if self.classes != other.classes:
-            return f"classes {_few(self.classes)} instead of {_few(other.classes)}"
+            return f"classes {_abbreviate(self.classes)} instead of {_abbreviate(other.classes)}"
         names = [meta.skeleton.names if meta.skeleton else () for meta in (self, other)]
         if names[0] != names[1]:
-            return f"keypoints {_few(names[0])} instead of {_few(names[1])}"
+            return f"keypoints {_abbreviate(names[0])} instead of {_abbreviate(names[1])}"
         facts = [{"stuff": list(m.stuff), "ignore_label": m.ignore_label, **plain(m.extra)} for m in (self, other)]
         for name in facts[0] | facts[1]:
             if facts[0].get(name) != facts[1].get(name):
@@ -134,7 +134,7 @@ class DatasetMeta:
             raise DataError(f"{source}: broken dataset metadata ({error})") from error
 
 
-def nameless(count: int) -> tuple[str, ...]:
+def numbered_names(count: int) -> tuple[str, ...]:
     """Class names for a number of classes without any: "class 0", "class 1" …"""
     return tuple(f"class {index}" for index in range(count))
 
@@ -155,5 +155,5 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def _few(names: tuple[str, ...]) -> str:
+def _abbreviate(names: tuple[str, ...]) -> str:
     return f"{len(names)} [{', '.join(map(printable, names[:5]))}{' …' if len(names) > 5 else ''}]"

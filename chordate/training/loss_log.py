@@ -92,7 +92,7 @@ class LossLog:
         return flags > 0
 
     @contextmanager
-    def explaining_errors(self) -> Iterator[None]:
+    def explain_errors(self) -> Iterator[None]:
         """Within it, an error that follows from a NaN is raised as a TrainingError about the NaN. Looks at this rank's
         values only, since the others may have stopped."""
         try:

@@ -100,8 +100,8 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         rules["scales"] = None if layers[0] is None else layer_scales(model, layers[0], layers[1])
         groups = parameter_groups(model, lr, settings.weight_decay, **rules)
         cls = optimizer_class(settings.type)
-        own, beside = as_section(config, "optimizer"), dict.fromkeys(SETTINGS, Any)  # their values are checked above
-        arguments = validate_arguments(cls, own, settings.type, inferred=["params"], beside=beside)
+        own, checked = as_section(config, "optimizer"), dict.fromkeys(SETTINGS, Any)  # values already validated above
+        arguments = validate_arguments(cls, own, settings.type, inferred=["params"], extra_settings=checked)
         arguments = {name: value for name, value in arguments.items() if name not in SETTINGS}
         devices = {p.device.type for group in groups for p in group["params"]}
         fusable = devices in FUSED and "fused" in inspect.signature(cls).parameters

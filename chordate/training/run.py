@@ -15,7 +15,7 @@ from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model, start_from
-from chordate.text import counted, printable
+from chordate.text import pluralize, printable
 from chordate.training.callbacks import Callback
 from chordate.training.evaluation_loop import trial_evaluation
 from chordate.training.logging import logger, run_log
@@ -82,8 +82,8 @@ def train(
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
         names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")
-        counts = f"{counted(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
-        logger.info(f"{counts}; {counted(len(dataset.classes), 'class')}: {names}")
+        counts = f"{pluralize(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
+        logger.info(f"{counts}; {pluralize(len(dataset.classes), 'class')}: {names}")
         if weights and not resumes:
             start_from(model, weights, "load_from" if load_from else "train.load_from")
         trainer = Trainer(

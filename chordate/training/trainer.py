@@ -26,7 +26,7 @@ from chordate.model_contracts import Metric, Model, check_implements, total_loss
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.structures import Batch
-from chordate.text import counted
+from chordate.text import pluralize
 from chordate.training import training_state
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
 from chordate.training.ema import WeightAverage
@@ -188,7 +188,7 @@ class Trainer:
         """Train to the end of the epoch, from wherever in it the run is."""
         self.model.train()
         for batches in self._iterations():
-            with self.losses.explaining_errors():
+            with self.losses.explain_errors():
                 if self.world_size > 1 and self.iteration == self._first_iteration:
                     self._find_unused_parameters(batches[0])
                 losses = self.train_step(batches)
@@ -199,7 +199,7 @@ class Trainer:
                 callback.on_step_end(self, losses)
             if self._save_is_due():
                 training_state.save(self)
-            self._heed_signal(signal_received)
+            self._exit_on_signal(signal_received)
             if self.evaluation_is_due():
                 self._evaluate()
             if self.stop_reason is not None:
@@ -246,9 +246,9 @@ class Trainer:
         """Evaluate, log the metrics, and save the model if it is the best. A signal leaves it all to the resume."""
         metrics = self.evaluate(self.interrupted)
         for callback in self.callbacks:
-            self._heed_signal()
+            self._exit_on_signal()
             callback.on_evaluation_end(self, metrics)
-        self._heed_signal()
+        self._exit_on_signal()
         self.evaluated, whole = self.iteration, self.iteration % self.steps_per_epoch == 0
         self._record("val", self.epoch, metrics)
         numbers = "  ".join(f"{name} {value:.4f}" if value != -1 else f"{name} –" for name, value in metrics.items())
@@ -283,7 +283,7 @@ class Trainer:
         self.stop_reason = None
         if self.rank == 0:
             self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
-        on_gpu, processes = self.device.type == "cuda", counted(self.world_size, "process")
+        on_gpu, processes = self.device.type == "cuda", pluralize(self.world_size, "process")
         device = torch.cuda.get_device_name(self.device) if on_gpu else f"CPU ({torch.get_num_threads()} threads)"
         logger.info(f"torch {torch.__version__}, {device}, {processes}, seed {self.settings.seed}")
         logger.info(
@@ -292,11 +292,11 @@ class Trainer:
             f"iteration = {self.train_loader.images_per_batch} × {processes} × {self.settings.accumulate} accumulated"
         )
         for group in self.optimizer.param_groups:
-            logger.info(f"  {counted(len(group['params']), 'parameter')} with {group['name']}")
+            logger.info(f"  {pluralize(len(group['params']), 'parameter')} with {group['name']}")
         launch.seed_everything(self.settings.seed + self.rank)
         if self.settings.ema is not None:
             self.ema = WeightAverage(self.module, self.settings.ema)
-        training_state.resume_or_begin(self)
+        training_state.resume_or_start(self)
         if self.iteration >= self.max_iterations:
             unit = "epochs" if self.settings.by_epoch else "iterations"
             logger.warning(f"all {self.max_iterations} iterations are done already; more train.{unit} would go on")
@@ -349,7 +349,7 @@ class Trainer:
         due = self.device.type == "cpu" or logs or self._save_is_due() or self.evaluation_is_due()
         return due and self.losses.read(self.signals.received is not None)
 
-    def _heed_signal(self, agreed: bool = False) -> None:
+    def _exit_on_signal(self, agreed: bool = False) -> None:
         """Save and exit if a signal came, where there are other ranks only if they `agreed` on it."""
         if agreed or self.interrupted():
             received = self.signals.received or signal.SIGTERM  # None: another rank received it

@@ -106,7 +106,7 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     return state
 
 
-def resume_or_begin(trainer: Trainer) -> None:
+def resume_or_start(trainer: Trainer) -> None:
     """Go on exactly where the checkpoint to resume from was, or begin a new run and set an earlier one's files aside.
 
     Raises:
@@ -191,9 +191,9 @@ def check_model(model: Model, checkpoint: Mapping[str, Any], path: str) -> None:
     difference = DatasetMeta.from_dict(checkpoint["meta"], path).difference(model.meta)
     if difference is not None:
         raise CheckpointError(f"{path}: trained on {difference}; resume with the same data")
-    found = match(model, checkpoint["model"])
-    if not found.is_complete or found.skipped:
-        problems = found.problems() or f"not in the model: {abbreviate(found.skipped)}"
+    matched = match(model, checkpoint["model"])
+    if not matched.is_complete or matched.skipped:
+        problems = matched.problems() or f"not in the model: {abbreviate(matched.skipped)}"
         raise CheckpointError(f"{path}: a checkpoint of another model: {problems}; resume with its own config")
 
 
@@ -205,9 +205,9 @@ def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     """The optimizer's state by parameter name, and what it added to its groups; what the config sets is not saved."""
-    trained, given = trained_names(optimizer, model), {*optimizer.defaults, "params", "name", "initial_lr"}
+    trained, configured = trained_names(optimizer, model), {*optimizer.defaults, "params", "name", "initial_lr"}
     state = {trained[index]: values for index, values in optimizer.state_dict()["state"].items()}
-    groups = [{key: value for key, value in group.items() if key not in given} for group in optimizer.param_groups]
+    groups = [{key: value for key, value in group.items() if key not in configured} for group in optimizer.param_groups]
     return {"type": type(optimizer).__name__, "trained": trained, "state": state, "groups": groups}
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from chordate.errors import CheckpointError
 from chordate.text import file_stem
 from chordate.weights.checkpoint_schema import checkpoint_meta
-from chordate.weights.reading import read_state
+from chordate.weights.checkpoint_sources import read_state
 
 logger = logging.getLogger("chordate")
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from chordate.arguments import NonNegativeInt, PositiveInt
 from chordate.errors import CheckpointError, DataError
 from chordate.structures import DatasetMeta
-from chordate.weights.reading import source_of
+from chordate.weights.checkpoint_sources import source_of
 
 FORM = 2
 # The parts of a checkpoint of our own and their types. `ema` are averaged weights; `config` is for people to read and
-# never executed; `train` is a TrainingState.
+# never executed; `train` is a TrainingStateSchema.
 _PARTS: dict[str, tuple[type, ...]] = {
     "model": (Mapping,),
     "ema": (Mapping, type(None)),
@@ -96,7 +96,7 @@ class RandomState(_Part):
     cuda: InstanceOf[Tensor] | None
 
 
-class TrainingState(_Part):
+class TrainingStateSchema(_Part):
     """The part `train`, which only `--resume` reads."""
 
     iteration: NonNegativeInt
@@ -150,10 +150,10 @@ def check_training_state(state: Any, source: str) -> None:
     """Validate the part `train` of a checkpoint.
 
     Raises:
-        CheckpointError: it is not a TrainingState; names `source` and the field.
+        CheckpointError: it is not a TrainingStateSchema; names `source` and the field.
     """
     try:
-        TrainingState.model_validate(state)
+        TrainingStateSchema.model_validate(state)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, ("train", *first["loc"])))

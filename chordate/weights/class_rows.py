@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from chordate.head_contracts import ClassRows, HasClassRows
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
-from chordate.structures.metadata import nameless
+from chordate.structures.metadata import numbered_names
 from chordate.weights.load_report import abbreviate
 
 
@@ -84,7 +84,7 @@ def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
 
 def has_names(meta: DatasetMeta) -> bool:
     """Whether the classes have names of their own, not only numbers."""
-    return meta.classes != nameless(len(meta.classes))
+    return meta.classes != numbered_names(len(meta.classes))
 
 
 def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:

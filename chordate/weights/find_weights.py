@@ -12,8 +12,8 @@ from torch import Tensor
 from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
 from chordate.weights.checkpoint_schema import checkpoint_meta
+from chordate.weights.checkpoint_sources import source_of
 from chordate.weights.load_report import abbreviate
-from chordate.weights.reading import source_of
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
 _MAX_DEPTH = 4  # of wrappers in one another

@@ -14,13 +14,13 @@ from chordate.contracts import Backbone
 from chordate.errors import CheckpointError
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
-from chordate.text import counted
+from chordate.text import pluralize
 from chordate.weights.candidates import Candidate, best_candidate, formats
+from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.class_rows import has_names
 from chordate.weights.find_weights import Weights, find_weights
 from chordate.weights.load_report import LoadReport, abbreviate
-from chordate.weights.numerics import warn_of_colors, warn_of_stride
-from chordate.weights.reading import read_state
+from chordate.weights.numerics import warn_about_normalization, warn_about_stride
 from chordate.weights.state_dict_match import StateDictMatch, find_backbones, not_finite
 
 
@@ -48,17 +48,17 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     by_name = not strict and not _takes_meta(model, weights.meta, strict)
     candidate, matched = best_candidate(weights, model, by_name)
     if matched.count == 0 or (strict and (_other_classes(model, weights.meta) or not matched.is_complete)):
-        raise CheckpointError(_misfit(weights, candidate, matched, model))
+        raise CheckpointError(_mismatch_message(weights, candidate, matched, model))
     tensors = {**matched.loaded, **matched.adapted}
     broken = not_finite(tensors)
     if broken:
-        text = f"NaN or infinite values in {counted(len(broken), 'tensor')}: {abbreviate(broken)}"
+        text = f"NaN or infinite values in {pluralize(len(broken), 'tensor')}: {abbreviate(broken)}"
         warnings.warn(f"{weights.source}: {text}", stacklevel=2)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, Model) and weights.meta and _takes_meta(model, weights.meta, strict):
         model.meta = weights.meta
-    warn_of_stride(model, candidate.conversion)
-    warn_of_colors(model, weights.source)
+    warn_about_stride(model, candidate.conversion)
+    warn_about_normalization(model, weights.source)
     return LoadReport(
         source=weights.source,
         format=candidate.format,
@@ -88,7 +88,7 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
                 f'name ("resnet50"), or name the weights: "torchvision://…", "timm://…", a path or a URL'
             )
         reports.append(load_checkpoint(backbone, source))
-        warn_of_colors(model, str(source))
+        warn_about_normalization(model, str(source))
     return reports
 
 
@@ -127,7 +127,7 @@ def _title(model: nn.Module) -> str:
     return (model.name if isinstance(model, Backbone) else "") or type(model).__name__
 
 
-def _misfit(weights: Weights, candidate: Candidate, matched: StateDictMatch, model: nn.Module) -> str:
+def _mismatch_message(weights: Weights, candidate: Candidate, matched: StateDictMatch, model: nn.Module) -> str:
     """One line that says why the checkpoint is not for this model, and what to do."""
     title, source = _title(model), weights.source
     for path, backbone in find_backbones(model):
@@ -148,7 +148,7 @@ def _misfit(weights: Weights, candidate: Candidate, matched: StateDictMatch, mod
     total = matched.count + len(matched.missing) + len(matched.mismatched)
     problems = [f"{matched.count} of {total} tensors fit", matched.problems()]
     if isinstance(model, Model) and weights.meta and _other_classes(model, weights.meta):
-        counts = f"{counted(len(weights.meta.classes), 'class')}, the model has {len(model.classes)} (meta.classes)"
+        counts = f"{pluralize(len(weights.meta.classes), 'class')}, the model has {len(model.classes)} (meta.classes)"
         problems.insert(0, f"it was trained on {counts}")
     if weights.is_own and isinstance(model, Model) and not _other_classes(model, weights.meta):
         saved = _saved_config(source) or "the config in the folder of its run"

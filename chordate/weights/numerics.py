@@ -12,7 +12,7 @@ from chordate.weights.formats.format import Format
 from chordate.weights.state_dict_match import find_backbones
 
 
-def warn_of_stride(model: nn.Module, format: Format | None) -> None:
+def warn_about_stride(model: nn.Module, format: Format | None) -> None:
     """Warn where a bottleneck has its stride in another convolution than in the format's networks."""
     for _, backbone in find_backbones(model):
         if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
@@ -31,7 +31,7 @@ def _has_stride_in_1x1(backbone: Backbone) -> bool:
     )
 
 
-def warn_of_colors(model: nn.Module, source: str) -> None:
+def warn_about_normalization(model: nn.Module, source: str) -> None:
     """Warn where timm's weights were trained with another mean or deviation than the model normalizes with."""
     if not source.startswith("timm://"):
         return
@@ -41,8 +41,8 @@ def warn_of_colors(model: nn.Module, source: str) -> None:
         for what, values, ours in (("mean", cfg.mean, normalize.mean), ("std", cfg.std, normalize.std)):
             wanted, ours = [round(255 * value, 3) for value in values], ours.flatten().cpu()
             if len(ours) == len(wanted) and not torch.allclose(ours, torch.tensor(wanted).to(ours), atol=0.5):
-                given = ", ".join(f"{value:g}" for value in ours.tolist())
+                actual = ", ".join(f"{value:g}" for value in ours.tolist())
                 warnings.warn(
-                    f"{source} was trained with {what}={wanted}; the model has [{given}]: set model.preprocess.{what}",
+                    f"{source} was trained with {what}={wanted}; the model has [{actual}]: set model.preprocess.{what}",
                     stacklevel=3,
                 )

@@ -11,7 +11,7 @@ from torchvision.tv_tensors import wrap
 from chordate.arguments import Fraction
 from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons, Ring
-from chordate.data.rasterize import rasterise
+from chordate.data.rasterize import rasterize
 from chordate.data.rle import mask_rings
 from chordate.data.transforms.mixing import Sample, draw_partners, join, same_size
 from chordate.data.transforms.sanitize import select_instances
@@ -102,5 +102,5 @@ def _pixels(rings: Sequence[Ring], canvas: tuple[int, ...]) -> tuple[Window, NDA
     high = np.ceil(vertices.max(0, initial=-np.inf)).clip(low, limit)
     (left, top), (right, bottom) = low.astype(int).tolist(), high.astype(int).tolist()
     alone = Polygons.from_rings([rings], (canvas[0], canvas[1]))
-    mask = rasterise(alone, torch.tensor([[left, top, right, bottom]]), bottom - top, right - left)
+    mask = rasterize(alone, torch.tensor([[left, top, right, bottom]]), bottom - top, right - left)
     return (slice(top, bottom), slice(left, right)), mask[0].numpy().view(np.bool_)

@@ -64,7 +64,7 @@ def join(image: Tensor, samples: Sequence[Sample]) -> Sample:
     joined["boxes"] = wrap(together("boxes"), like=first["boxes"], canvas_size=size)
     joined.update({name: together(name) for name in ("labels", "crowd")})
     if "polygons" in first:
-        joined["polygons"] = Polygons.joined([sample["polygons"] for sample in samples])
+        joined["polygons"] = Polygons.cat([sample["polygons"] for sample in samples])
     if "keypoints" in first:
         mirrored = first["keypoints"].mirrored
         joined["keypoints"] = InstanceKeypoints(together("keypoints"), mirrored=mirrored, canvas_size=size)

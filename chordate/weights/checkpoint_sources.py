@@ -57,7 +57,7 @@ def read_state(source: str | Path) -> Contents:
         return Contents(_read_timm(source.removeprefix("timm://")), source)
     path = _fetch(source)
     if not path.exists():
-        raise CheckpointError(_not_there(path))
+        raise CheckpointError(_missing_message(path))
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, not a checkpoint; name one of the files in it")
     values = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
@@ -135,7 +135,7 @@ def _read_timm(model: str) -> dict[str, Tensor]:
         raise CheckpointError(f"timm://{model} could not be downloaded: {_first_line(error)}") from error
 
 
-def _not_there(path: Path) -> str:
+def _missing_message(path: Path) -> str:
     if not path.parent.is_dir():
         return f"no checkpoint {path}: there is no folder {path.parent}"
     files = sorted(entry.name for entry in path.parent.iterdir())
