@@ -140,7 +140,8 @@ def test_an_image_without_a_file_name_is_told_by_its_id(tmp_path: Path) -> None:
 def test_boxes_that_are_shares_of_the_picture_are_told(tmp_path: Path) -> None:
     """Otherwise a detector would learn that every picture has one pixel of interest."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
-    assert "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)" in told(tmp_path)
+    message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)"
+    assert message in told(tmp_path)
     write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # one small box is no mistake
     assert len(open_set(tmp_path)) > 0
 

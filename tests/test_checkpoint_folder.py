@@ -55,7 +55,7 @@ def test_a_full_disk_is_one_clear_line_and_the_old_checkpoint_stays(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError) as error:
         folder.save("epoch_2.pt", checkpoint(2))
-    assert "epoch_2.pt: cannot be written (No space left on device); epoch_1.pt is whole" in str(error.value)
+    assert "epoch_2.pt: cannot be written (No space left on device); epoch_1.pt is complete" in str(error.value)
     assert names(tmp_path) == {"epoch_1.pt", "last_checkpoint"}
     assert folder.newest() == tmp_path / "epoch_1.pt"
 
@@ -97,7 +97,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginni
 
 def test_what_could_not_be_read_again_is_not_saved(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
-    with pytest.raises(CheckpointError, match="holds tensors, numbers and text, not object"):
+    with pytest.raises(CheckpointError, match="can hold tensors, numbers and text only, got object"):
         folder.save("epoch_1.pt", checkpoint(1) | {"extra": [object()]})
     assert folder.newest() is None
 
@@ -171,11 +171,11 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("missing", "no checkpoint"),
         ("pickle", "could run code"),
         ("pickle in a checkpoint", "could run code"),
-        ("foreign", "not a checkpoint of Chordate's own"),
+        ("foreign", "not Chordate's own checkpoint"),
         ("weights only", "no training state"),
         ("half a state", "training state does not fit"),
         ("wider model", "backbone.0.weight [5, 3, 3, 3] for the model's [4, 3, 3, 3]"),
-        ("other model", "checkpoint of another model"),
+        ("other model", "belongs to another model"),
         ("other classes", "trained on classes 1 [dark] instead of 1 [bright]"),
         ("other optimiser", "trained with AdamW, but optimizer.type is SGD"),
     ],

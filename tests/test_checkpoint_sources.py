@@ -224,7 +224,7 @@ ONE = torch.zeros(1)
         ({}, "holds no weights"),
         ({"epoch": 3, "lr": 0.1}, "neither tensors nor a state_dict, but epoch, lr"),
         ({"chordate": 3, "model": {}}, "newer Chordate"),
-        ({"chordate": 1, "model": {}, "classes": ["cat"]}, "x.pth is of form 1, which is not read any more"),
+        ({"chordate": 1, "model": {}, "classes": ["cat"]}, "x.pth is of form 1, which is no longer supported"),
         ({"chordate": 2, "model": {}, "meta": {}}, "holds no weights"),
         (endless(), "holds no weights"),
         ({3: torch.zeros(2)}, "holds no weights"),

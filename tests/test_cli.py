@@ -221,7 +221,10 @@ class CountOnly(Metric):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--report", "--report: this metric gives none"), ("--predictions", "--predictions: CountOnly keeps none")],
+    [
+        ("--report", "--report: this metric gives none"),
+        ("--predictions", "--predictions: CountOnly does not keep predictions"),
+    ],
 )
 def test_what_a_metric_cannot_write_is_told_before_the_evaluation(option, message, seer, shapes, tmp_path, capsys):
     options = ["--data-root", str(shapes), "--cfg-options", "metric=CountOnly", "val_data.workers=0"]

@@ -23,6 +23,7 @@ from chordate.composition import Section, placed_part, placed_parts
 from chordate.data.check_dataset import check_dataset
 from chordate.data.dataset import Dataset
 from chordate.data.samplers import EpochBatches, EvaluationBatches, TrainingBatches, repeat_factors
+from chordate.distributed import is_main_process
 from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import Batch, DatasetMeta
@@ -153,7 +154,7 @@ def build_dataset(
     difference = None if meta is None else dataset.meta.difference(meta)
     if difference:
         raise DataError(f"{where}: {type(dataset).__name__} does not fit {meta_of}: it has {difference}")
-    for line in dataset.health_report:
+    for line in dataset.health_report if is_main_process() else ():
         log.warning(printable(line, None))
     dataset.check_annotated(training)
     return dataset

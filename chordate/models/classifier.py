@@ -9,7 +9,7 @@ from torch import Tensor
 from chordate.arguments import validate_settings
 from chordate.contracts import check_outputs, offered
 from chordate.head_contracts import ImageHead
-from chordate.model_contracts import Model
+from chordate.model_contracts import Model, check_batch
 from chordate.models.classifier_tta import CLASSIFIER_TTA
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
@@ -94,6 +94,7 @@ class ImageClassifier(Model):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Classification]:
+        check_batch(self, batch)
         images = self.preprocess(batch.images, batch.sizes)
         scores = self.probabilities(images) if self.tta is None else self.tta(images, self.probabilities)
         return [Classification(row) for row in scores]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import PositiveInt
-from chordate.errors import ConfigError
+from chordate.errors import ConfigError, TrainingError
 from chordate.head_contracts import InstanceHead, ProposalHead, RegionHead, RoIHead
+from chordate.model_contracts import check_batch
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
 from chordate.models.parts import Part, wrong_targets
@@ -82,21 +83,27 @@ class TwoStageDetector(Detector):
             raise wrong_targets(self, batch.targets, InstanceTargets)
         features = self.features(batch.images, batch.sizes)
         outputs = self.rpn(features)
-        losses = self.rpn.loss(outputs, batch.sizes, batch.targets)
+        parts = [self.rpn.loss(outputs, batch.sizes, batch.targets)]
         rois = self.box.sample(self.rpn.predict(outputs, batch.sizes, training=True), batch.targets)
         shared: dict[str, Any] = {}
         if self.shares_trunk:
             index = PaddedIndex(rois.valid)
             shared["roi_features"] = self.box.roi_features(features, index.flatten(rois.boxes), index.image)
-        losses |= self.box.loss(features, rois, batch.targets, **shared)
+        parts.append(self.box.loss(features, rois, batch.targets, **shared))
         if self.mask is not None:
-            losses |= self.mask.loss(features, rois, batch.targets, **shared)
+            parts.append(self.mask.loss(features, rois, batch.targets, **shared))
         if self.keypoint is not None:
-            losses |= self.keypoint.loss(features, rois, batch.targets)
+            parts.append(self.keypoint.loss(features, rois, batch.targets))
+        losses: dict[str, Tensor] = {}
+        for part in parts:
+            if clash := losses.keys() & part.keys():
+                raise TrainingError(f'TwoStageDetector: two heads have a loss named "{min(clash)}"; rename one of them')
+            losses |= part
         return losses
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:
+        check_batch(self, batch)
         if self.tta is not None:
             detections, masks, heatmaps = self._detect_augmented(self.tta, batch)
         else:
@@ -132,12 +139,12 @@ class TwoStageDetector(Detector):
         """Detections of all augmented batches merged, their masks and heatmaps averaged; in pixels of the batch.
 
         Raises:
-            ConfigError: keypoints are mirrored whose names are unknown.
+            ConfigError: images are mirrored, but the names of the keypoints are unknown.
         """
         mirrored = None
         if self.keypoint is not None and tta.flip:
             if self.meta.skeleton is None:
-                raise ConfigError("model.tta.flip: the keypoints' names must be known, to exchange left and right")
+                raise ConfigError("model.tta.flip: the keypoints' names must be known to swap left and right")
             mirrored = self.meta.skeleton.mirrored
         augmented = tta.augment(batch, self.size_divisor)
         features = [self.features(one.images, one.sizes) for one in augmented]
