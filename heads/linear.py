@@ -49,9 +49,9 @@ class ClassificationHead(nn.Module):
         self.final_layers = {"linear": "fc", "norm": "norm"}
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Pooled features `[N, C]`: the mean of the last map `[N, C, ..., H, W]`, float32."""
+        """Pooled features `[N, C]`: the mean of the last map `[N, C, ..., H, W]`, in the data type of the weights."""
         x = at_least_float32(features[self.level])
-        return self.norm(x.mean(dim=tuple(range(2, x.ndim))))
+        return self.norm(x.mean(dim=tuple(range(2, x.ndim))).to(self.fc.weight.dtype))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Scores `[N, num_classes]` before softmax or sigmoid, float32."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bilinear_weights
 
 CHUNK = 2**24  # values computed at once: 64 MiB in float32
@@ -12,8 +13,8 @@ CHUNK = 2**24  # values computed at once: 64 MiB in float32
 def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> Tensor:
     """Resample each mask bilinearly to its box, and threshold it.
 
-    Pixels are sampled at their centers; the cells of a mask are squares that fill the box, so nothing moves by half a
-    pixel, and beyond the centers of the outermost cells the mask fades to 0.
+    Pixels are sampled at their centers. The cells of a mask are squares that fill the box, so the mask is not shifted
+    by half a pixel; beyond the centers of the outermost cells it fades to 0.
 
     Args:
         probabilities: `[D, M, M]`.
@@ -24,6 +25,7 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
     Returns:
         `[D, height, width]` bool, the pixels whose probability is at least `threshold`.
     """
+    probabilities = at_least_float32(probabilities)
     boxes = boxes.to(probabilities.dtype)
     pasted = torch.zeros((len(boxes), height, width), dtype=torch.bool, device=boxes.device)
     with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's position
