@@ -1,10 +1,10 @@
 """ResNet-50 classification against torchvision: the training step, and the input pipeline alone.
 
-Training: our ImageClassifier from uint8 images, against torchvision's ResNet-50 in a plain loop that is handed
-normalized floats. Both sides have the same weights, layout, precision and optimizer, run in one process and take turns.
+Training: our ImageClassifier from uint8 images, against torchvision's ResNet-50 in a plain loop from normalized floats.
+Both sides have the same weights, layout, precision and optimizer, and run alternately in one process.
 
 Loading: our ImageFolder and loader against `torchvision.datasets.ImageFolder` and a plain DataLoader, with the same
-v2 transforms (RandomResizedCrop 224, flip) over the same generated JPEGs of ImageNet's mean size, in turns too.
+v2 transforms (RandomResizedCrop 224, flip) over the same generated JPEGs of ImageNet's mean size, also alternately.
 
     python benchmarks/classification.py [--batch 32 --rounds 7 --precision bf16 --eager] [--images 600 --workers 2]
 """
@@ -83,7 +83,7 @@ def write_images(root: Path, count: int) -> None:
 
 
 def loaders(root: Path, batch: int, workers: int) -> tuple[Iterable[Any], Iterable[Any]]:
-    """Ours and torchvision's, which give uint8 crops in batches."""
+    """Our loader and torchvision's; both yield batches of uint8 crops."""
     config = {
         "dataset": {"type": "ImageFolder", "images": "train"},
         "pipeline": [{"type": "RandomResizedCrop", "size": SIDE, "antialias": True}, {"type": "RandomHorizontalFlip"}],
@@ -101,7 +101,7 @@ def loaders(root: Path, batch: int, workers: int) -> tuple[Iterable[Any], Iterab
 
 
 def epoch(loader: Any) -> int:
-    """Go through a loader once; the number of images."""
+    """Iterate over a loader once; returns the number of images."""
     return sum(len(batch.images) if isinstance(batch, Batch) else len(batch[0]) for batch in loader)
 
 

@@ -1,7 +1,7 @@
 """COCO's box AP on a generated set of val2017's size: CocoMetric against pycocotools, from the same detections.
 
-Both start from one `Detections` an image in memory, with the ground truth's index already open, and end with
-the twelve numbers.
+Both start from one `Detections` per image in memory, with an open index of the ground truth, and end with the twelve
+numbers.
 
     python benchmarks/evaluation.py [--images 5000 --detections 100 --classes 80]
 """
@@ -27,12 +27,12 @@ from rich.table import Table
 from chordate.evaluation import CocoMetric
 from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo
 
-OBJECTS = 7.3  # in an image of val2017, on average
+OBJECTS = 7.3  # mean number per image of val2017
 BATCH = 8
 
 
 def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any], list[Detections]]:
-    """Ground truth, and what a middling model finds: boxes shifted, some mislabeled, and much that is not there."""
+    """Ground truth, and predictions of a mediocre model: shifted boxes, some wrong labels, many false positives."""
     rng = np.random.default_rng(0)
     annotations, predictions = [], []
     for image_id in range(1, images + 1):
@@ -132,9 +132,9 @@ def theirs(content: dict[str, Any], predictions: list[Detections], clock: Clock)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--detections", type=int, default=100, help="of an image")
+    parser.add_argument("--detections", type=int, default=100, help="per image")
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=2, help="by turns; the best of each side counts")
+    parser.add_argument("--rounds", type=int, default=2, help="alternating; the best of each side counts")
     arguments = parser.parse_args()
     content, predictions = generate(arguments.images, arguments.detections, arguments.classes)
     best: dict[str, Clock] = {}

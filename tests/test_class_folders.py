@@ -212,7 +212,7 @@ def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):
         ImageFolder("train", data_root=cut)
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
         file.writestr("train/cat/a.png", b"no picture")
-    with pytest.raises(DataError, match=r"bad\.zip/train/cat/a\.png: not an image"):
+    with pytest.raises(DataError, match=r"bad\.zip/train/cat/a\.png: not a readable image"):
         ImageFolder("train", data_root=tmp_path / "bad.zip")[0, 0]
 
 

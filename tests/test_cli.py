@@ -224,7 +224,7 @@ class CountOnly(Metric):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--report", "--report: this metric gives none"),
+        ("--report", "--report: this metric has no report"),
         ("--predictions", "--predictions: CountOnly does not keep predictions"),
     ],
 )

@@ -193,7 +193,7 @@ def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Pat
     dataset = {**settings()["dataset"], "masks": False}
     assert len(load(write_coco(tmp_path, []), training=False, dataset=dataset)) == 1
     load(write_coco(tmp_path, [annotation(1, 1, [10, 10, 20, 20])]), training=False, dataset=dataset)
-    said = [message for message in caplog.messages if "not one instance" in message]
+    said = [message for message in caplog.messages if "no instance of" in message]
     assert len(said) == 1
     assert "annotations.json: 2 images, but no instance of cat, dog; there is no ground truth" in said[0]
 
@@ -205,7 +205,7 @@ def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Pat
         ([{"type": "ToDtype", "dtype": "float32"}, {"type": "JPEG", "quality": 50}], "JPEG failed: RuntimeError: "),
         (
             [{"type": "RandomCrop", "size": 8}, {"type": "SanitizeBoundingBoxes", "min_size": 50}],
-            "0 boxes, 0 labels, 1 crowd, .*use SanitizeInstances instead of SanitizeBoundingBoxes",
+            "0 boxes, 0 labels, 1 crowd, .*use SanitizeInstances, .* instead of SanitizeBoundingBoxes",
         ),
     ],
 )

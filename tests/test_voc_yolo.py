@@ -169,5 +169,5 @@ def test_broken_yolo_folders_are_told(yolo: Path) -> None:
     with pytest.raises(DataError, match="no such label folder"):
         YoloDataset("images/train", "labels/val", ["dog"], data_root=yolo)
     (yolo / "images/train/a.jpg").write_text("no picture")
-    with pytest.raises(DataError, match=r"a\.jpg: not an image"):
+    with pytest.raises(DataError, match=r"a\.jpg: not a readable image"):
         open_yolo(yolo, ["dog", "cat"])

@@ -1,4 +1,4 @@
-"""The one-stage detector (RetinaNet, Lin et al. 2017): detections directly from the cells of the pyramid."""
+"""The one-stage detector (RetinaNet, Lin et al. 2017): predicts detections directly at the cells of the pyramid."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The two-stage detector (Faster R-CNN, Ren et al. 2015): proposals, then detections, masks and keypoints from them."""
+"""The two-stage detector (Faster R-CNN, Ren et al. 2015): proposals, then detections, masks and keypoints."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from chordate.ops.paste import paste_masks
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets
 
-Maps = list[Tensor] | None  # `[D, …, S, S]` over the boxes of each image's detections; None without such a head
+Maps = list[Tensor] | None  # `[D, …, S, S]` over the boxes of each image's detections; None without the head
 
 
 @MODELS.register_module()
@@ -29,11 +29,11 @@ class TwoStageDetector(Detector):
 
     Args:
         rpn: a `ProposalHead`.
-        box: an `RoIHead`: classifies and refines the proposals.
+        box: an `RoIHead` that classifies and refines the proposals.
         mask: an `InstanceHead` that predicts masks (Mask R-CNN, He et al. 2017), or None.
         keypoint: an `InstanceHead` that predicts keypoint heatmaps (its section 5), or None.
         trunk: a map of the backbone, "c5", whose stage is removed from the backbone and becomes the trunk that the box
-            and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None: each head has its own.
+            and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None for separate trunks.
 
     The other arguments are those of `Detector`.
     """
@@ -58,7 +58,7 @@ class TwoStageDetector(Detector):
             box = HEADS.expand(box)
             if neck is not None or "trunk" in box:
                 other = "neck" if neck is not None else "box.trunk"
-                raise ConfigError(f'TwoStageDetector: trunk="{trunk}" takes the place of {other}; remove one of them')
+                raise ConfigError(f'TwoStageDetector: trunk="{trunk}" replaces {other}; remove one of them')
             box["trunk"] = HEADS.build("StageTrunk", stage=self.backbone.pop_stage(trunk))
             shared["roi_channels"] = box["trunk"].out_channels
         self.shares_trunk = trunk is not None

@@ -1,4 +1,4 @@
-"""Masks from the frames of their boxes to whole images (Mask R-CNN, He et al. 2017, section 3.1, inference)."""
+"""Pastes masks from the frames of their boxes into whole images (Mask R-CNN, He et al. 2017, section 3.1)."""
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
 
 
 def _paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """For GPUs: as many masks at a time as memory allows, each on the whole image. Fills `pasted` `[D, H, W]`."""
+    """For GPUs: resamples each mask on the whole image, many masks at a time. Fills `pasted` `[D, H, W]`."""
     height, width = pasted.shape[1:]
     step = max(1, CHUNK // max(1, height * width))
     first = torch.zeros_like(boxes[:, :2])
@@ -45,7 +45,7 @@ def _paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor
 
 
 def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """For CPUs: each mask only within its box; most boxes are a small part of the image. Fills `pasted`."""
+    """For CPUs: resamples each mask only within its box, usually a small part of the image. Fills `pasted`."""
     if not len(boxes):
         return
     limits = torch.tensor([pasted.shape[2], pasted.shape[1]])
@@ -67,7 +67,7 @@ def _axis_weights(masks: Tensor, boxes: Tensor, first: Tensor, height: int, widt
     """Weights of the masks' rows `[D, height, M]` and columns `[D, width, M]`.
 
     Args:
-        first: `[D, 2]` x, y of the pixel that each output starts with.
+        first: `[D, 2]` x, y of the first pixel of each output.
     """
     rows = bilinear_weights(boxes[:, 1], boxes[:, 3], first[:, 1], height, masks.shape[1])
     return rows, bilinear_weights(boxes[:, 0], boxes[:, 2], first[:, 0], width, masks.shape[2])

@@ -1,7 +1,7 @@
-"""RoIAlign for CPUs: every output cell is a weighted sum of a few pixels, all cells of all levels in one lookup.
+"""RoIAlign for CPUs: every output cell is a weighted sum of pixels; one lookup computes all cells of all levels.
 
 torchvision's operator reads one channel after the other, and its backward pass runs on one core. Here the channels of
-a pixel lie together and are read at once, and neighboring samples share the pixels between them: 3 to 6 times faster
+a pixel are contiguous and read at once, and pixels between neighboring samples are read once: 3 to 6 times faster
 forward and backward, with the same result up to rounding.
 """
 
@@ -72,7 +72,7 @@ def _bags(
     else:
         samples = (span / resolution).ceil().long().clamp(min=0)
 
-    # Boxes with equally many samples per cell have sums of equally many terms: they are handled together.
+    # Boxes with the same number of samples per cell have sums of the same length, and are computed together.
     kinds, kind = samples.unique(dim=0, return_inverse=True)
     sparse = sampling_ratio > 0
     rows, weights, lengths, order = [], [], [], []

@@ -1,4 +1,4 @@
-"""Sampling a fixed number of anchors or RoIs per image for the losses, by top-k over masked random keys."""
+"""Samples a fixed number of anchors or RoIs per image for the losses, by top-k over masked random keys."""
 
 import torch
 from torch import Tensor
@@ -13,15 +13,15 @@ def sample_balanced(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample up to `count` of `A` candidates per image, at most `positive_fraction` of them positive.
 
-    Negatives fill up the rest, where there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
+    The rest is filled with negatives, if there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
 
     Args:
         positive, negative: `[N, A]` bool, disjoint.
 
     Returns:
         `[N, S]` each, with S = min(count, A): the index of a candidate, whether it is positive, and whether the slot
-        is occupied. Positives come first, in the leading `int(count * positive_fraction)` slots; empty slots come last
-        and hold any index.
+        is occupied. Positives come first, in the leading `int(count * positive_fraction)` slots; empty slots come last,
+        with arbitrary indices.
     """
     candidates = positive.shape[1]
     slots = min(count, candidates)
@@ -48,7 +48,7 @@ def sample_rois(
     positive_fraction: float,
     background: int,
 ) -> SampledRoIs:
-    """Match the proposals and the ground-truth boxes themselves, and sample the RoIs that the heads train on.
+    """Match the proposals and the ground-truth boxes, and sample the RoIs that the heads train on.
 
     Args:
         count: RoIs per image.

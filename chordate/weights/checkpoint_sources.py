@@ -96,7 +96,7 @@ def _fetch(source: str) -> Path:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if not digest.startswith(expected[1]):
                 raise CheckpointError(
-                    f"{path} is damaged or another file: its sha256 starts with {digest[:8]}, not {expected[1]}"
+                    f"{path} is damaged or another file: its sha256 is {digest[:8]}…, but its name says {expected[1]}"
                 )
         return path
     raise CheckpointError(

@@ -143,7 +143,8 @@ def _mismatch_message(weights: Weights, candidate: Candidate, matched: StateDict
         known = ", ".join(dict.fromkeys(["chordate", "state dict", *(format.library for format in formats())]))
         return (
             f"{source} belongs to another model: none of its tensors fits {title}; it has "
-            f"{abbreviate(list(weights.state))}, the model {abbreviate(list(model.state_dict()))} (known formats: {known})"
+            f"{abbreviate(list(weights.state))}, the model has {abbreviate(list(model.state_dict()))} "
+            f"(known formats: {known})"
         )
     total = matched.count + len(matched.missing) + len(matched.mismatched)
     problems = [f"{matched.count} of {total} tensors fit", matched.problems()]
