@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from chordate.allowed_values import shown
+from chordate.allowed_values import format_value
 from chordate.arguments import validate_arguments
 from chordate.composition import (
     KeyPath,
@@ -197,7 +197,7 @@ def _check_plain(tree: Mapping[str, Any], origins: Origins) -> None:
         remedy = "a config holds numbers, strings, True, False, None, lists and dicts"
         if isinstance(value, type):
             remedy = f'register the class and write its name, {setting}="{value.__name__}"'
-        raise ConfigError(f"{origin.source if origin else 'config'}: {setting} is {shown(value)}; {remedy}")
+        raise ConfigError(f"{origin.source if origin else 'config'}: {setting} is {format_value(value)}; {remedy}")
 
 
 def _origins(config: Config) -> Origins:

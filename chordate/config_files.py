@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import ConfigDict
 
-from chordate.allowed_values import shown
+from chordate.allowed_values import format_value
 from chordate.composition import Origin, merge
 from chordate.config_names import Composition, find_config, package_root
 from chordate.custom_imports import import_custom_modules, look_for_modules_in, one_line
@@ -135,7 +135,7 @@ def _find(key: str, name: Any, source: str, folder: Path | None = None) -> Path 
     """The config that `base` or `_base_` names, the latter relative to a folder."""
     if not (isinstance(name, str | Path) and str(name)):
         wanted = "a packaged config or a file" if folder is None else "a config file, or a list of them"
-        raise ConfigError(f"{source}: {key} must name {wanted}, got {shown(name)}")
+        raise ConfigError(f"{source}: {key} must name {wanted}, got {format_value(name)}")
     try:
         return find_config(name if folder is None else folder / name)
     except ConfigError as error:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from chordate.allowed_values import shown
+from chordate.allowed_values import format_value
 from chordate.errors import ChordateError, ConfigError
 
 log = logging.getLogger("chordate")
@@ -41,7 +41,7 @@ def import_custom_modules(wanted: Any, source: str) -> None:
         or not all(isinstance(name, str) and name for name in modules)
         or not set(wanted) <= {"imports", "allow_failed_imports"}
     ):
-        raise ConfigError(f'{source}: write custom_imports = dict(imports=["my_module"]), got {shown(wanted)}')
+        raise ConfigError(f'{source}: write custom_imports = dict(imports=["my_module"]), got {format_value(wanted)}')
     for module in modules:
         where = f"{source}: custom_imports: {module}"
         try:

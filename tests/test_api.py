@@ -54,7 +54,7 @@ def test_unclear_classes_are_an_error(arguments, message):
 def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_path):
     torch.save(checkpoint_of(model), tmp_path / "best.pt")
     found = chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt")
-    with pytest.raises(CheckpointError, match=r"best.pt was trained on other data than asked for: classes 3 .cat"):
+    with pytest.raises(CheckpointError, match=r"best.pt was trained on other data than requested: classes 3 .cat"):
         chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt", classes=["cat", "dog", "owl"])
     assert found.classes == ("circle", "star", "ring")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())

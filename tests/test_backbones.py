@@ -16,7 +16,7 @@ from chordate.contracts import check_outputs
 from chordate.errors import ConfigError
 from chordate.ops.norms import FrozenBatchNorm
 from chordate.registry import BACKBONES
-from chordate.weights.reading import torchvision_url
+from chordate.weights.checkpoint_sources import torchvision_url
 
 FAMILIES = ["resnet18", "resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18", "resnetrs50"]
 FAMILIES += ["resnet20_cifar", "preact_resnet50", "wrn16_4_cifar", "highway20_cifar"]

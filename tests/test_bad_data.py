@@ -60,7 +60,7 @@ def test_json_cut_in_the_middle_is_told_with_the_file(tmp_path: Path, share: flo
     file = write_coco(tmp_path, [BOX]) / "annotations.json"
     text = file.read_text()
     file.write_text(text[: int(len(text) * share)])
-    assert re.match(rf"{file}: not COCO annotations, or cut short: .*line", told(tmp_path))
+    assert re.match(rf"{file}: not COCO annotations, or truncated: .*line", told(tmp_path))
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"annotations": 3}, "nonsense"])
@@ -140,7 +140,8 @@ def test_an_image_without_a_file_name_is_told_by_its_id(tmp_path: Path) -> None:
 def test_boxes_that_are_shares_of_the_picture_are_told(tmp_path: Path) -> None:
     """Otherwise a detector would learn that every picture has one pixel of interest."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
-    assert "boxes seem to be shares of the picture; COCO has pixels: x, y, width, height (id 1, 2)" in told(tmp_path)
+    message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)"
+    assert message in told(tmp_path)
     write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # one small box is no mistake
     assert len(open_set(tmp_path)) > 0
 
@@ -149,7 +150,7 @@ def test_what_the_health_check_found_stays_with_the_data_set(tmp_path: Path) -> 
     write_coco(tmp_path, [BOX])
     assert open_set(tmp_path).health_report == []
     write_coco(tmp_path, [annotation(4, 1, [70, 10, 20, 20])])
-    assert open_set(tmp_path).health_report == [f"{tmp_path}/annotations.json: 1 box clipped to the picture (id 4)"]
+    assert open_set(tmp_path).health_report == [f"{tmp_path}/annotations.json: 1 box clipped to the image (id 4)"]
 
 
 # Images
@@ -171,7 +172,7 @@ def test_a_file_cut_short_is_an_error_not_a_gray_picture(
     whole = path.read_bytes()
     assert read_image(path).shape == (3, 60, 80)
     path.write_bytes(whole[: min(int(len(whole) * share), len(whole) - 1)])
-    with pytest.raises(DataError, match=rf"a\.{ending}: .*cut short"):
+    with pytest.raises(DataError, match=rf"a\.{ending}: .*truncated"):
         read_image(path)
 
 
@@ -185,7 +186,7 @@ def test_a_jpeg_with_something_after_its_end_is_read(tmp_path: Path, photo: np.n
 
 def test_a_text_file_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("<html>404 not found</html>")
-    with pytest.raises(DataError, match="not an image that can be read"):
+    with pytest.raises(DataError, match="not a readable image"):
         read_image(tmp_path / "a.jpg")
 
 
@@ -236,10 +237,10 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, photo:
 def test_a_picture_of_another_size_than_annotated_is_told(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     cv2.imwrite(str(tmp_path / "images" / "1.png"), np.zeros((30, 40, 3), np.uint8))
-    assert re.search(r"images/1\.png: the picture is 40×30, but the annotations say 80×60", told(tmp_path))
+    assert re.search(r"images/1\.png: the image is 40×30, but the annotations say 80×60", told(tmp_path))
 
 
 def test_swapped_width_and_height_are_told(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     cv2.imwrite(str(tmp_path / "images" / "1.png"), np.zeros((80, 60, 3), np.uint8))
-    assert "the picture is 60×80, but the annotations say 80×60" in told(tmp_path)
+    assert "the image is 60×80, but the annotations say 80×60" in told(tmp_path)

@@ -15,8 +15,8 @@ from chordate.backbones import ResNet
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
 from chordate.structures import DatasetMeta, Skeleton
+from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
-from chordate.weights.reading import read_state
 from chordate.weights.state_dict_match import adapt_input_channels
 
 # --- forms that are known ---------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_batch_norm_weights_fill_its_relatives(norm):
 def test_torchvisions_weights_in_a_caffe_style_network_are_warned_of():
     """Every tensor fits, and every feature would be off."""
     state = torchvision.models.resnet50(weights=None).state_dict()
-    with pytest.warns(UserWarning, match=r'ResNet-50 \(caffe\): .* off unless style="pytorch"'):
+    with pytest.warns(UserWarning, match=r'ResNet-50 \(caffe\): .* wrong unless style="pytorch"'):
         load_checkpoint(BACKBONES.build("resnet50_caffe"), state)
 
 
@@ -176,7 +176,7 @@ def test_weights_for_rgb_load_into_a_backbone_for_other_channels():
 def test_another_models_checkpoint_says_whose_names_it_has(tmp_path):
     path = save(tmp_path / "x.pth", torchvision.models.squeezenet1_1(weights=None).state_dict())
     said = message(TinyDetector(), path)
-    assert f"{path} is of another model: no tensor of it fits TinyDetector" in said
+    assert f"{path} belongs to another model: none of its tensors fits TinyDetector" in said
     assert "features.0.weight" in said
     known = said.partition("(known formats: ")[2].removesuffix(")").split(", ")
     assert known[:2] == ["chordate", "state dict"] and {"timm", "torchvision"} <= {*known}
@@ -238,12 +238,12 @@ def test_not_strict_keeps_the_predictor_and_the_classes_of_the_model():
 
 
 def test_not_strict_still_needs_something_that_fits():
-    assert "of another model" in message(TinyDetector(), nn.Linear(2, 2).state_dict(), strict=False)
+    assert "belongs to another model" in message(TinyDetector(), nn.Linear(2, 2).state_dict(), strict=False)
 
 
 def test_backbone_weights_do_not_pass_for_a_whole_model():
     said = message(TinyDetector(), filled(TinyBackbone()).state_dict())
-    assert "for the backbone of TinyDetector only" in said
+    assert "only for the backbone of TinyDetector" in said
     assert "load_checkpoint(model.backbone, …)" in said
 
 

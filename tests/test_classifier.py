@@ -185,7 +185,7 @@ def test_another_augmentation_plugs_in_and_its_settings_are_checked():
         ({"mix": ["MixUp"]}, 'mix.0 must be a dict, got "MixUp"'),
         (
             {"preprocess": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}},
-            "pixels are 0 … 255, so give 255 times",
+            "pixels are 0 … 255, so multiply them by 255",
         ),
     ],
 )

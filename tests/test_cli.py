@@ -17,9 +17,11 @@ from pycocotools.coco import COCO
 
 import chordate
 from chordate.cli import summary
-from chordate.cli.main import main
+from chordate.cli.main import main, parser
+from chordate.config import load_config
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
+from chordate.weights.checkpoint_folder import CheckpointFolder
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
 FEW = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0", "train.log_every=1"]
@@ -221,7 +223,10 @@ class CountOnly(Metric):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--report", "--report: this metric gives none"), ("--predictions", "--predictions: CountOnly keeps none")],
+    [
+        ("--report", "--report: this metric has no report"),
+        ("--predictions", "--predictions: CountOnly does not keep predictions"),
+    ],
 )
 def test_what_a_metric_cannot_write_is_told_before_the_evaluation(option, message, seer, shapes, tmp_path, capsys):
     options = ["--data-root", str(shapes), "--cfg-options", "metric=CountOnly", "val_data.workers=0"]
@@ -274,3 +279,60 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture, monkeypatch: pytes
         assert main(["summary", "resnet20_cifar10"]) == 0
     assert capsys.readouterr().out == "chordate summary: the weights hold NaN\n"
     assert warnings.formatwarning is plain
+
+
+def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path, monkeypatch):
+    work_dir = tmp_path / "work"
+    shutil.copytree(trained, work_dir)
+    (work_dir / "last_checkpoint").write_text("missing.pt\n")
+    found: list[Path | None] = []
+    newest = CheckpointFolder.newest
+    monkeypatch.setattr(CheckpointFolder, "newest", lambda folder: found.append(newest(folder)) or found[-1])
+    arguments = ["--data-root", str(shapes), "--work-dir", str(work_dir), "--resume", "--cfg-options", *FEW]
+    assert main(["train", CONFIG, *arguments]) == 0
+    assert len(found) == 1
+    log = max(work_dir.glob("*/train.log")).read_text()
+    assert f"resumed from {found[0]}" in log and log.count("an older checkpoint is used") == 1
+
+
+@pytest.mark.parametrize("option", ["--load-from", "--work-dir", "--resume", "--data-root"])
+def test_an_empty_option_is_one_line(option, capsys):
+    """As of a shell variable that is not set: it must not train from scratch, or into another folder."""
+    with pytest.raises(SystemExit) as stop:
+        main(["train", CONFIG, option, ""])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"chordate train: argument {option}: must not be empty; leave the option out instead\n"
+    )
+
+
+def test_options_may_be_dicts(capsys):
+    options = (
+        parser()
+        .parse_args(
+            [
+                "train",
+                CONFIG,
+                "--cfg-options",
+                "optimizer={'type': 'SGD', 'lr': 0.1}",
+                "x=[{'a': None}]",
+                "train.epochs=3",
+            ]
+        )
+        .cfg_options
+    )
+    assert options == {"optimizer": {"type": "SGD", "lr": 0.1}, "x": [{"a": None}], "train.epochs": 3}
+    del options["x"]
+    assert load_config(CONFIG, options).optimizer.type == "SGD"
+    for broken in ("optimizer={type: SGD}", "optimizer={'type': open('x')}"):
+        with pytest.raises(SystemExit):
+            parser().parse_args(["train", CONFIG, "--cfg-options", broken])
+        assert f"--cfg-options {broken}: cannot be read; write numbers" in capsys.readouterr().err
+
+
+def test_predict_checks_its_output_folder_before_the_checkpoint(tmp_path, shapes, capsys):
+    out = tmp_path / "file"
+    out.write_text("")
+    image = str(next((shapes / "val").glob("*.jpg")))
+    assert main(["predict", CONFIG, "missing.pt", image, "--out", str(out)]) == 2
+    assert f"--out {out}: not a folder" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_a_truncated_jpeg(tmp_path, capsys, workers):
     picture = cv2.imencode(".jpg", cv2.imread(str(tmp_path / "images/2.png")))[1].tobytes()
     (tmp_path / "images/2.png").write_bytes(picture[: len(picture) // 2])
     assert train(tmp_path, f"train_data.workers={workers}") == 2
-    assert "images/2.png" in (line := told(capsys)) and "cut short" in line
+    assert "images/2.png" in (line := told(capsys)) and "truncated" in line
 
 
 def test_pictures_of_every_kind_train(tmp_path):
@@ -94,7 +94,7 @@ def test_pictures_of_every_kind_train(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("box", "warning"), [([70, 50, 90, 90], "clipped to the picture"), ([10, 10, 0, 20], "without area")]
+    ("box", "warning"), [([70, 50, 90, 90], "clipped to the image"), ([10, 10, 0, 20], "without area")]
 )
 def test_a_box_beyond_the_picture_or_without_area_is_counted_and_training_goes_on(tmp_path, caplog, box, warning):
     assert train(write_coco(tmp_path, [*BOXES, annotation(3, 1, box)])) == 0
@@ -120,7 +120,7 @@ def test_json_cut_in_the_middle(tmp_path, capsys):
     file = write_coco(tmp_path, BOXES) / "annotations.json"
     file.write_text(file.read_text()[:200])
     assert train(tmp_path) == 2
-    assert "annotations.json: not COCO annotations, or cut short" in told(capsys)
+    assert "annotations.json: not COCO annotations, or truncated" in told(capsys)
 
 
 def test_an_empty_data_set(tmp_path, capsys):

@@ -150,8 +150,8 @@ def test_a_box_is_clipped_to_the_picture_and_one_without_area_is_dropped(tmp_pat
     root = write_coco(tmp_path, boxes)
     dataset = open_set(root)
     assert dataset.health_report == [
-        f"{root}/annotations.json: 2 boxes without area in the picture left out (id 3, 4), "
-        "2 boxes clipped to the picture (id 1, 2)"
+        f"{root}/annotations.json: 2 boxes without area in the image dropped (id 3, 4), "
+        "2 boxes clipped to the image (id 1, 2)"
     ]
     sample = dataset[(0, 0)]
     assert sample["boxes"].tolist() == [[0, 10, 15, 30], [70, 50, 80, 60], [10, 10, 14, 15]]

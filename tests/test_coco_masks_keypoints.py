@@ -270,7 +270,7 @@ def test_masks_and_keypoints_that_the_data_does_not_have_are_told():
 def test_what_is_asked_for_but_not_found_is_an_error():
     truth = random_points(np.random.default_rng(3), 4, 3)
     metric = CocoMetric(truth, iou_types=["bbox", "keypoints"])
-    with pytest.raises(DataError, match=r'gives no keypoints; take "keypoints" out of metric\.iou_types'):
+    with pytest.raises(DataError, match=r'predicts no keypoints; remove "keypoints" from metric\.iou_types'):
         metric.update([detections([[0, 0, 9, 9]], [0.5], [0])], batch_of([1]))
     found = replace(detections([[0, 0, 9, 9]], [0.5], [0]), keypoints=torch.zeros(1, 4, 3))
     with pytest.raises(DataError, match="predicts 4 keypoints, the annotations have 3"):

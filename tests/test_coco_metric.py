@@ -116,7 +116,7 @@ def test_a_false_positive_above_the_only_hit_halves_the_precision(engine):
 def test_nothing_found_is_zero_with_a_warning(engine):
     truth = simple_truth()
     found = {i: detections([], [], []) for i in (1, 2, 3)}
-    with pytest.warns(UserWarning, match="detected nothing in any image"):
+    with pytest.warns(UserWarning, match="no detections in any image"):
         metric, numbers = measure(truth, found, engine=engine)
     assert [numbers[key] for key in KEYS] == [0, 0, 0, 0, 0, -1] * 2
     assert metric.predictions() == []
@@ -250,12 +250,12 @@ def test_an_image_of_another_data_set_is_an_error():
 
 def test_predictions_of_another_task_are_an_error():
     metric = METRICS.build("CocoMetric", dataset=simple_truth())
-    with pytest.raises(DataError, match="CocoMetric measures Detections; the model predicts Classification"):
+    with pytest.raises(DataError, match="CocoMetric evaluates Detections; the model predicts Classification"):
         metric.update([Classification(torch.ones(2))], batch_of([1]))
     metric = METRICS.build("AccuracyMetric", dataset=simple_truth())
-    with pytest.raises(DataError, match="AccuracyMetric measures Classifications; the model predicts Detections"):
+    with pytest.raises(DataError, match="AccuracyMetric evaluates Classifications; the model predicts Detections"):
         metric.update([detections([], [], [])], batch_of([1]))
-    with pytest.raises(DataError, match=r"1\.jpg: without a true class"):
+    with pytest.raises(DataError, match=r"1\.jpg: accuracy needs a true class"):
         metric.update([Classification(torch.ones(2))], batch_of([1]))
 
 

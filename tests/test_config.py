@@ -60,7 +60,7 @@ def test_misspelled_section_of_an_override_is_an_error():
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("lr", r"`lr` is no section but a setting of one: write optimizer\.lr$"),
+        ("lr", r"`lr` is a setting, not a section: write optimizer\.lr$"),
         ("epochs", r"write train\.epochs$"),
         ("train_cfg.max_epochs", r"`train_cfg\.max_epochs` is called `train\.epochs` here"),
         ("optim_wrapper.optimizer.lr", r"`optim_wrapper\.optimizer\.lr` is called `optimizer\.lr` here"),

@@ -206,7 +206,7 @@ def test_a_process_started_by_hand_is_alone(environment: dict[str, str]) -> None
     [
         ({"RANK": "0"}, "RANK is set, but not WORLD_SIZE, LOCAL_RANK"),
         ({"WORLD_SIZE": "8"}, "WORLD_SIZE is 8, but RANK is not set"),
-        ({**LAUNCHED, "RANK": "2"}, "RANK is 2, but WORLD_SIZE 2"),
+        ({**LAUNCHED, "RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
         ({**LAUNCHED, "RANK": "first"}, 'RANK is "first"'),
         ({**LAUNCHED, "MASTER_PORT": "-1"}, 'MASTER_PORT is "-1"'),
     ],

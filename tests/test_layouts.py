@@ -143,16 +143,16 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
     [
         (
             {"backbone": {"type": "resnet18", "out": ["c4"]}},
-            "ResNet-18: c5 cannot be taken out of .* gives c4; its `out`",
+            "ResNet-18: c5 cannot be removed from .* outputs c4; its `out`",
         ),
         (
             {"backbone": {"type": "resnet18", "out": ["c3", "c5"]}},
-            "its `out` ends with c5, and has the map",
+            "its `out` must end with the map before c5 and c5",
         ),
-        ({"trunk": "c4"}, "ResNet-18: c4 cannot be taken out of a backbone that gives c4, c5"),
-        ({"neck": {"type": "FPN"}}, 'trunk="c5" takes the place of neck; remove one of them'),
-        ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" takes the place of box.trunk; remove one'),
-        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; resnet50 has"),
+        ({"trunk": "c4"}, "ResNet-18: c4 cannot be removed from a backbone that outputs c4, c5"),
+        ({"neck": {"type": "FPN"}}, 'trunk="c5" replaces neck; remove one of them'),
+        ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" replaces box.trunk; remove one'),
+        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another one, e.g. resnet50"),
     ],
 )
 def test_what_cannot_be_divided_is_told_in_one_line(changes, message):

@@ -135,7 +135,7 @@ def test_the_log_has_the_table_of_what_was_loaded_and_says_when_a_resume_ignores
         folder.rename(other / folder.name)
     chordate.train(config(other, iterations=2), **settings)
     (line,) = [line for line in log_of(other / "run").splitlines() if str(colors[1]) in line]
-    assert "INFO" in line and "training goes on with the weights of the resumed checkpoint" in line
+    assert "INFO" in line and "is not loaded: the resumed checkpoint has the weights" in line
 
 
 def test_a_checkpoint_of_which_hardly_anything_fits_is_warned_of(

@@ -11,7 +11,7 @@ from matplotlib.path import Path as Outline
 from torchvision.models.detection import roi_heads
 from torchvision.ops import box_iou, roi_align
 
-from chordate.data.polygons import Polygons, oriented
+from chordate.data.polygons import Polygons, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.errors import DataError
 from chordate.heads import MaskHead
@@ -51,7 +51,7 @@ def test_targets_are_the_polygons_cut_to_the_regions():
         outline = star(random)
         low, high = outline.min(0), outline.max(0)
         box = torch.tensor([*low, *high])
-        polygons = Polygons.from_rings([[oriented(outline)]], (200, 200))
+        polygons = Polygons.from_rings([[orient_clockwise(outline)]], (200, 200))
         targets = instances([[box.tolist()]])
         targets.masks = torch.zeros(1, 8, 112, 112, dtype=torch.uint8)
         targets.masks[0, 0] = instance_bitmaps(polygons, box[None])[0]

@@ -31,7 +31,7 @@ DATASETS = {
     "InfoIsADict": "sample['info'] must be an ImageInfo, got dict",
     "InfoHasAText": "sample['info']: image_id must be",
     "MetaIsADict": "MetaIsADict.meta must be a DatasetMeta, got dict",
-    "NoValue": "its samples have no 'value'; Brightness makes of them value [N] float32",
+    "NoValue": "its samples have no 'value'; Brightness collates them to value [N] float32",
     "WholeNumbers": "Brightness.value must be [N] float32, got [1] int64",
     "TwoValues": "Brightness.value must be [N] float32, got [1, 2] float32",
     "TextValue": "do not collate (TypeError: expected Tensor as element 0 in argument 0, but got str)",
@@ -48,7 +48,7 @@ METRICS = {
     "NoCompute": "NoCompute does not implement Metric.compute, which it must",
     "NoMetric": "NoMetric is no Metric: derive it from chordate.model_contracts.Metric",
     "CocoMetric": "CocoMetric needs a data set with COCO annotations",
-    "AccuracyMetric": "AccuracyMetric measures Classifications; the model predicts Guess",
+    "AccuracyMetric": "AccuracyMetric evaluates Classifications; the model predicts Guess",
 }
 
 

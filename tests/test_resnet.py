@@ -321,7 +321,7 @@ def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth,
         ({"depth": 34, "drop_path": 0.1, "shortcut": "none"}, "plain-34: drop_path must be 0 without shortcuts"),
         ({"depth": 50, "base_channels": 0}, "base_channels must be ≥ 1"),
         ({"depth": 50, "stem": "9x9"}, "stem must be one of"),
-        ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, "needs a norm that learns"),
+        ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, "needs a trainable norm"),
     ],
     ids=str,
 )

@@ -241,6 +241,6 @@ def test_an_input_size_is_the_pipelines_or_told_to_be_assumed(config, size, assu
     lines = printed(capsys, config)
     (row,) = (line for line in lines if line.startswith(f"│ {config}"))
     assert row.split("│")[2].strip() == size
-    title = f"input of a config whose pipeline sets no size: {size} assumed"
+    title = f"configs whose pipeline sets no size: {size} assumed"
     assert (lines[0].strip() == title) == assumed
     assert any("assumed" in line for line in printed(capsys, config, "--size", "64", "64")) is False

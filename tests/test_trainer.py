@@ -267,7 +267,7 @@ def test_a_setting_that_makes_no_sense_is_told_in_one_line(train: dict[str, Any]
 
 
 def test_an_empty_loader_and_half_an_evaluation_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gives no batch"):
+    with pytest.raises(DataError, match="yields no batch"):
         toy_trainer(tmp_path, loader=toy_loader(0)).train()
     with pytest.raises(ConfigError, match="both val_data and metric"):
         toy_trainer(tmp_path, val_loader=toy_loader(5, training=False))

@@ -296,7 +296,7 @@ def test_a_task_from_outside_registers_how_it_is_drawn():
 
 
 def test_a_metric_without_a_report_is_told():
-    with pytest.raises(ConfigError, match="--report: this metric gives none"):
+    with pytest.raises(ConfigError, match="--report: this metric has no report"):
         plot_report(None, "folder")
 
 

@@ -86,7 +86,7 @@ def test_broken_voc_folders_are_told(voc: Path) -> None:
         VocDataset(voc, "train")
     file = voc / "Annotations/000001.xml"
     file.write_text(file.read_text()[:-80])
-    with pytest.raises(DataError, match=r"000001\.xml: cut short"):
+    with pytest.raises(DataError, match=r"000001\.xml: truncated"):
         VocDataset(voc)
     file.write_text("<annotation></annotation>")
     with pytest.raises(DataError, match=r"000001\.xml.*filename"):
@@ -169,5 +169,5 @@ def test_broken_yolo_folders_are_told(yolo: Path) -> None:
     with pytest.raises(DataError, match="no such label folder"):
         YoloDataset("images/train", "labels/val", ["dog"], data_root=yolo)
     (yolo / "images/train/a.jpg").write_text("no picture")
-    with pytest.raises(DataError, match=r"a\.jpg: not an image"):
+    with pytest.raises(DataError, match=r"a\.jpg: not a readable image"):
         open_yolo(yolo, ["dog", "cat"])

@@ -95,10 +95,10 @@ def overview() -> Table:
     table = Table(title_justify="left", caption_justify="left", caption="chordate list KIND [PATTERN] shows one kind.")
     table.add_column("kind", no_wrap=True)
     table.add_column("number", justify="right")
-    table.add_column("for example", overflow="ellipsis", no_wrap=True)
+    table.add_column("for example")
     for kind in KINDS:
         names = names_of(kind)
-        table.add_row(kind, str(len(names)), ", ".join(names[:: max(1, len(names) // 5)][:5]))
+        table.add_row(kind, str(len(names)), ", ".join(names[:: max(1, len(names) // 3)][:3]))
     return table
 
 

@@ -1,4 +1,4 @@
-"""WRNs with bottlenecks on ImageNet (Zagoruyko & Komodakis 2016, section 3.4), as fb.resnet.torch trains; DenseNets too."""
+"""WRNs of bottlenecks, and DenseNets, on ImageNet: as fb.resnet.torch trains (Zagoruyko & Komodakis 2016)."""
 
 _base_ = [
     "../_base_/models/classifier.py",

@@ -1,4 +1,4 @@
-"""timm's state dicts, one class an architecture."""
+"""timm's state dicts, one class per architecture."""
 
 from typing import Any
 
