@@ -54,7 +54,7 @@ def test_links_lead_to_files_and_headings(name):
         assert not anchor or anchor in anchors(linked.read_text(encoding="utf-8")), f"{name}: {target}"
 
 
-def test_every_page_and_picture_is_reached_from_the_readme():
+def test_every_page_and_image_is_reached_from_the_readme():
     reached, waiting = set(), [ROOT / "README.md"]
     while waiting:
         path = waiting.pop()
@@ -76,7 +76,7 @@ BRITISH = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_words_are_american(name):
+def test_spelling_in_the_pages_is_american(name):
     prose = re.sub(r"`[^`\n]*`", "", page(name))
     assert not [word for word in re.findall(BRITISH, prose) if word.lower() != "colored"]
 
@@ -111,7 +111,7 @@ def test_blocks_run_from_above_downwards(name, tmp_path, monkeypatch):
         exec(block, scope)
 
 
-def test_every_block_of_a_page_is_run_by_some_test():
+def test_every_code_block_of_a_page_is_run_by_a_test():
     """Where a page has Python blocks, they are files, which their page's test runs, or run from above downwards."""
     with_unnamed = {
         name for name in NAMES if set(blocks(page(name), "python")) - set(files(page(name)).values())
@@ -273,7 +273,7 @@ def test_the_command_lines_on_augmentation_run(folder, capsys, caplog):
 
 
 @pytest.mark.slow
-def test_the_command_line_on_configs_says_what_is_dropped(folder, capsys, caplog):
+def test_the_command_line_on_configs_prints_the_dropped_settings(folder, capsys, caplog):
     def prepare(words: list[str]) -> list[str]:
         return [*shortened(words), "--data-root", "coco"]
 
@@ -368,7 +368,7 @@ def test_plugging_names_every_registry():
     assert names - {"SCHEDULES"} == set(re.findall(r"^\| [^|]+\| ([A-Z]+) \|", page("docs/plugging.md"), flags=re.M))
 
 
-def test_renamed_settings_of_the_changelog_are_told_by_the_program():
+def test_renamed_settings_of_the_changelog_are_answered_with_the_new_name():
     """The `fallback_` sections by their new names; settings of the model as unknown."""
     for old, new in re.findall(r"^\| `(fallback_\w+)` \| `([\w.]+)` \|", page("CHANGELOG.md"), flags=re.M):
         with pytest.raises(chordate.ChordateError, match=f"`{old}` is called `{new}` here"):
