@@ -119,8 +119,8 @@ def _compose(name: str) -> Path | Composition:
     for head, backbone, tail in _splits(name):
         if (head, tail) in templates:
             same = templates[head, tail].get(backbone)  # resnet50 for r50
-            file = packaged_configs()[same or _recipe(name, backbone, templates[head, tail])]
-            return file if same else Composition(name, [file], {"type": backbone, **_own_settings(name)})
+            path = packaged_configs()[same or _recipe(name, backbone, templates[head, tail])]
+            return path if same else Composition(name, [path], {"type": backbone, **_own_settings(name)})
     raise ConfigError(_unknown_part(name, templates))
 
 

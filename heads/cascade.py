@@ -74,9 +74,9 @@ class CascadeHead(nn.Module):
         return self.stages[0].sample(proposals, targets)
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """The losses of each stage as in `BoxHead`, with the stage's number appended to their names."""
-        # Each stage's loss has weight 1, but the backbone's gradient should not grow with the number of stages.
-        features = {name: _scale_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
+        """The losses of each stage as in `BoxHead`, their names with the stage's number appended."""
+        # Each stage's loss has weight 1, but the backbone should not learn three times as fast for three stages.
+        features = {name: scale_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
         losses: dict[str, Tensor] = {}
         for number, stage in enumerate(self.stages):
             index = PaddedIndex(rois.valid)
@@ -126,6 +126,6 @@ def _match(stage: BoxHead, boxes: Tensor, rois: SampledRoIs, targets: InstanceTa
     )
 
 
-def _scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """`x` itself; its gradient is multiplied by `factor`."""
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """`x` `[...]` itself; the gradient that goes back through it is multiplied by `factor`."""
     return torch.lerp(x.detach(), x, factor)

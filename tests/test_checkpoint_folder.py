@@ -27,7 +27,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_only_the_newest_are_kept_and_only_after_a_newer_one_is_whole(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_stay_once_a_newer_one_is_complete(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, keep=2)
     (tmp_path / "pretrained.pt").write_bytes(b"not ours")
     for iteration in range(1, 5):
@@ -73,7 +73,7 @@ def test_writing_atomically_leaves_the_old_file_when_it_fails(tmp_path: Path) ->
     assert (path.read_text(), names(tmp_path)) == ("old", {"file"})
 
 
-def test_a_cut_checkpoint_is_passed_over_for_the_newest_whole_one(
+def test_a_truncated_checkpoint_is_passed_over_for_the_newest_complete_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = CheckpointFolder(tmp_path)
@@ -210,7 +210,7 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_strangers_checkpoint_cannot_name_files_to_delete(tmp_path: Path) -> None:
+def test_an_untrusted_checkpoint_cannot_name_files_to_delete(tmp_path: Path) -> None:
     """The list of a run's files comes from the checkpoint, which may not reach out of its folder or to other files."""
     outside, notes = tmp_path / "precious.pt", tmp_path / "run" / "notes.txt"
     folder = CheckpointFolder(tmp_path / "run", keep=1)

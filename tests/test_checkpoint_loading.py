@@ -97,7 +97,7 @@ def test_what_was_read_keeps_its_name_for_messages(tmp_path):
     assert "epoch_1.pth" in message(nn.Linear(2, 2), state)
 
 
-def test_safetensors_load(tmp_path):
+def test_a_safetensors_file_loads_as_a_checkpoint(tmp_path):
     path = tmp_path / "x.safetensors"
     safetensors.torch.save_file(filled(TinyDetector()).state_dict(), path)
     model = TinyDetector()
@@ -153,7 +153,7 @@ def test_a_stem_is_adapted_as_timm_does(channels):
     torch.testing.assert_close(adapt_input_channels(weight, channels), expected)
 
 
-def test_a_gray_stem_answers_to_a_gray_picture_as_before():
+def test_a_gray_stem_has_the_response_to_gray_images_of_the_rgb_stem():
     weight, gray = torch.randn(8, 3, 7, 7, dtype=torch.float64), torch.randn(1, 1, 16, 16, dtype=torch.float64)
     expected = nn.functional.conv2d(gray.expand(-1, 3, -1, -1), weight)
     torch.testing.assert_close(nn.functional.conv2d(gray, adapt_input_channels(weight, 1)), expected)
@@ -173,7 +173,7 @@ def test_weights_for_rgb_load_into_a_backbone_for_other_channels():
 # --- checkpoints of another model -------------------------------------------------------------------------------
 
 
-def test_another_models_checkpoint_says_whose_names_it_has(tmp_path):
+def test_a_checkpoint_of_another_model_is_refused_with_its_tensors_names(tmp_path):
     path = save(tmp_path / "x.pth", torchvision.models.squeezenet1_1(weights=None).state_dict())
     said = message(TinyDetector(), path)
     assert f"{path} belongs to another model: none of its tensors fits TinyDetector" in said
@@ -198,7 +198,7 @@ def test_weights_under_another_norm_are_refused():
     assert "not in the model: bn1.running_mean" in said
 
 
-def test_a_detector_for_other_classes_says_both_counts():
+def test_a_detector_checkpoint_with_other_classes_names_both_counts():
     said = message(TinyDetector(classes=("a", "b", "c")), own(TinyDetector()))
     assert "trained on 2 classes, the model has 3" in said
     assert "box.weight [3, 4] for the model's [4, 4]" in said
@@ -260,7 +260,7 @@ OWN = {"chordate": 2, "model": {}, "meta": {}}
 @pytest.mark.parametrize(
     "wrong", [{"model": 3}, {"meta": None}, {"ema": 3}, {"meta": 5}, {"config": {}}, {"train": [1]}]
 )
-def test_a_checkpoint_of_ours_with_something_else_in_it_is_one_line(tmp_path, wrong):
+def test_a_checkpoint_of_ours_with_foreign_entries_is_one_line(tmp_path, wrong):
     file = save(tmp_path / "a.pth", {**OWN, **wrong})
     with pytest.raises(CheckpointError, match=r"a\.pth is no whole Chordate checkpoint: its (\w+) is") as caught:
         load_checkpoint(TinyDetector(), file)

@@ -168,7 +168,7 @@ def test_the_config_text_in_our_own_form_is_never_executed(tmp_path):
 
 @pytest.mark.parametrize("kept", [0.02, 0.05, 0.2, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_a_file_cut_in_the_middle_is_said_to_be(kind, kept, tmp_path):
+def test_a_truncated_checkpoint_file_is_reported_as_truncated(kind, kept, tmp_path):
     state = TinyDetector().state_dict()
     path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
     if kind == "safetensors":
@@ -190,7 +190,7 @@ def test_a_file_cut_in_the_middle_is_said_to_be(kind, kept, tmp_path):
     ],
     ids=["empty", "web page", "lfs pointer", "no zip"],
 )
-def test_a_file_that_is_no_checkpoint_is_said_to_be(content, says, tmp_path):
+def test_a_file_that_is_no_checkpoint_is_refused(content, says, tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
     said = message(TinyDetector(), path)

@@ -59,7 +59,7 @@ def test_training_leaves_checkpoints_log_and_curve(trained):
     assert any("loss" in row for row in rows)
 
 
-def test_test_writes_metrics_predictions_and_pictures(seer, shapes, tmp_path, capsys):
+def test_test_writes_metrics_predictions_and_drawn_images(seer, shapes, tmp_path, capsys):
     out, predictions, picture = tmp_path / "m.json", tmp_path / "p.json", tmp_path / "sheet.png"
     status = main([
         "test", CONFIG, str(seer), "--data-root", str(shapes), "--out", str(out), "--report", str(tmp_path / "why"),
@@ -110,7 +110,7 @@ def test_predict_writes_masks_as_cocos_run_lengths(shapes, tmp_path):
         np.testing.assert_array_equal(rle.decode(row["mask"]), mask.numpy())
 
 
-def test_predict_tells_of_a_broken_picture_and_keeps_the_others(seer, shapes, tmp_path, capsys):
+def test_predict_reports_a_broken_image_and_goes_on_with_the_others(seer, shapes, tmp_path, capsys):
     whole, other = sorted((shapes / "val").glob("*"))[:2]
     (tmp_path / "cut.jpg").write_bytes(other.read_bytes()[:400])
     out = tmp_path / "drawn"
@@ -122,7 +122,7 @@ def test_predict_tells_of_a_broken_picture_and_keeps_the_others(seer, shapes, tm
     assert [file.name for file in out.glob("*.png")] == [f"{whole.stem}_prediction.png"]
 
 
-def test_predict_never_overwrites_a_picture(seer, shapes, tmp_path):
+def test_predict_never_overwrites_an_image(seer, shapes, tmp_path):
     """Drawn beside the originals, and two pictures of one name."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -228,14 +228,16 @@ class CountOnly(Metric):
         ("--predictions", "--predictions: CountOnly does not keep predictions"),
     ],
 )
-def test_what_a_metric_cannot_write_is_told_before_the_evaluation(option, message, seer, shapes, tmp_path, capsys):
+def test_output_that_a_metric_cannot_write_is_refused_before_the_evaluation(
+    option, message, seer, shapes, tmp_path, capsys
+):
     options = ["--data-root", str(shapes), "--cfg-options", "metric=CountOnly", "val_data.workers=0"]
     assert main(["test", CONFIG, str(seer), option, str(tmp_path / "out"), *options]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chordate test:")]
     assert line.startswith(f"chordate test: {message}")
 
 
-def test_a_mistake_loses_nothing(trained, shapes):
+def test_a_mistake_leaves_the_files_of_earlier_runs_untouched(trained, shapes):
     before = {p.name: p.read_bytes() for p in trained.iterdir() if p.suffix in (".pt", ".jsonl")}
     arguments = ["--data-root", str(shapes), "--work-dir", str(trained), "--cfg-options", "optimizer.type=SDG"]
     assert main(["train", CONFIG, *arguments]) == 2
@@ -257,7 +259,7 @@ def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path
     assert "/no/such/weights.pth" in capsys.readouterr().err
 
 
-def test_a_training_that_is_complete_already_says_so_wherever_it_is_resumed(trained, shapes, tmp_path, capsys):
+def test_resuming_a_complete_training_in_any_folder_reports_that_it_is_complete(trained, shapes, tmp_path, capsys):
     last = trained / (trained / "last_checkpoint").read_text().strip()
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--resume", str(last), "--cfg-options", *FEW]
     assert main(["train", CONFIG, *arguments]) == 0

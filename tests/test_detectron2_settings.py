@@ -95,7 +95,7 @@ def test_several_scales_are_drawn_from_640_to_800(name):
     assert (list(resize.size), resize.max_size) == ([640, 672, 704, 736, 768, 800], 1333)
 
 
-def test_masks_and_keypoints_are_read_where_they_are_learnt():
+def test_only_mask_and_keypoint_configs_read_masks_and_keypoints():
     for name in SETTINGS:
         dataset = load_config(name).train_data.dataset
         assert bool(dataset.get("masks")) == ("mask-" in name) and bool(dataset.get("keypoints")) == (

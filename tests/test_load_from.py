@@ -61,7 +61,7 @@ def state(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
-def test_the_rows_of_equal_class_names_are_kept_and_the_others_begin_anew(
+def test_rows_of_equal_class_names_are_kept_and_the_others_reinitialized(
     colors: tuple[Path, Path], other: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(other / "classifier.py", config(other))
@@ -123,7 +123,7 @@ def log_of(run: Path) -> str:
     return sorted(run.glob("*/train.log"))[-1].read_text()
 
 
-def test_the_log_has_the_table_of_what_was_loaded_and_says_when_a_resume_ignores_it(
+def test_the_log_has_the_table_of_loaded_weights_and_a_note_when_a_resume_ignores_it(
     colors: tuple[Path, Path], other: Path
 ) -> None:
     settings = {"data_root": other, "work_dir": other / "run", "resume": True, "load_from": colors[1]}

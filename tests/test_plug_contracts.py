@@ -66,7 +66,7 @@ def test_plugs_that_keep_their_contracts_train(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["train", "val"])
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_data_set_that_breaks_its_contract_is_told_before_training(tmp_path: Path, capsys, name, role) -> None:
+def test_a_data_set_that_breaks_its_contract_is_refused_before_training(tmp_path: Path, capsys, name, role) -> None:
     assert train(tmp_path, **{role: name}) == 2
     line = capsys.readouterr().err
     assert name in line and DATASETS[name] in line and line.count("\n") == 1
@@ -74,14 +74,14 @@ def test_a_data_set_that_breaks_its_contract_is_told_before_training(tmp_path: P
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_that_breaks_its_contract_is_told_before_training(tmp_path: Path, capsys, name) -> None:
+def test_a_metric_that_breaks_its_contract_is_refused_before_training(tmp_path: Path, capsys, name) -> None:
     assert train(tmp_path, metric=f'dict(type="{name}")') == 2
     line = capsys.readouterr().err
     assert METRICS[name] in line and line.count("\n") == 1
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
-def test_annotations_of_another_type_are_told_before_training(tmp_path: Path, capsys) -> None:
+def test_annotations_of_another_type_are_refused_before_training(tmp_path: Path, capsys) -> None:
     assert train(tmp_path, train="HalfAnnotated", val="HalfAnnotated", metric='dict(type="CocoMetric")') == 2
     assert "HalfAnnotated.coco must be a hotcoco.COCO, got object" in capsys.readouterr().err
 

@@ -276,7 +276,7 @@ def test_resuming_a_finished_training_changes_nothing(tmp_path: Path) -> None:
     assert read_log(tmp_path) == before
 
 
-def test_resuming_where_there_is_nothing_starts_from_the_beginning_and_says_so(tmp_path: Path) -> None:
+def test_resuming_in_an_empty_folder_starts_from_the_beginning_and_logs_it(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, epochs=1, resume=True)
     trainer.train()
     assert read_log(tmp_path)[0]["iteration"] == 1
@@ -297,7 +297,7 @@ def test_a_training_started_anew_that_saved_nothing_yet_does_not_resume_the_one_
     assert [line["iteration"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_resume_with_another_batch_size_goes_on_from_the_start_of_the_epoch_and_says_so(tmp_path: Path) -> None:
+def test_a_resume_with_another_batch_size_restarts_the_epoch_and_logs_it(tmp_path: Path) -> None:
     toy_trainer(tmp_path, iterations=8).train()  # 6 an epoch: in the second
     trainer = toy_trainer(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)
     trainer.train()

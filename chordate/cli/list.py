@@ -170,11 +170,11 @@ def model_parameters(name: str) -> str:
     """The parameters of a model in millions, counted on the meta device."""
     import torch
 
-    from chordate.cli.summary import counted_model
+    from chordate.cli.summary import model_without_weights
     from chordate.config import load_config
 
     with torch.device("meta"):
-        return millions(counted_model(load_config(name)))
+        return millions(model_without_weights(load_config(name)))
 
 
 def backbone_facts(name: str) -> tuple[str, str]:

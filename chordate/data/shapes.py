@@ -101,7 +101,7 @@ def make_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], 
         coverage = cv2.resize(visible.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         color = _contrasting_color(rng, canvas, coverage)
         canvas += coverage[..., None] * (color + _shading(rng, size, 12) - canvas)
-        annotations.append(_annotate(shape, visible, coverage))
+        annotations.append(annotate(shape, visible, coverage))
     canvas += rng.uniform(1, 8) * rng.standard_normal(canvas.shape, np.float32)  # sensor noise
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), annotations
 
@@ -201,8 +201,14 @@ OUTLINES: dict[str, Callable[[np.random.Generator, float], list[Contour]]] = {
 # Annotation
 
 
-def _annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.float32]) -> dict[str, Any]:
-    """COCO's fields for the visible region: `visible` on the fine grid, `coverage` the fraction of each pixel."""
+def annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.float32]) -> dict[str, Any]:
+    """The annotation of one shape: COCO's fields without ids.
+
+    Args:
+        shape: its class, and whether it is a crowd.
+        visible: `[SUPERSAMPLING * size, SUPERSAMPLING * size]`, 1 at the points of the fine grid where it is seen.
+        coverage: `[size, size]`, the share 0 … 1 of each pixel that it covers.
+    """
     size = len(coverage)
     solid = cv2.morphologyEx(visible, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
     contours, hierarchy = cv2.findContours(solid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

@@ -51,19 +51,22 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     with torch.autocast(heatmaps.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's position
         # On a CPU it is fastest to resize one detection's heatmaps at a time, each to its own size.
         max_pixels = 0 if boxes.device.type == "cpu" else CHUNK // heatmaps.shape[1]
-        for rows, width, height in _groups(pixels, max_pixels):
+        for rows, width, height in group_by_size(pixels, max_pixels):
             keypoints[rows] = _peaks(heatmaps[rows], pixels[rows], width, height)
     keypoints[..., :2] = boxes[:, None, :2] + keypoints[..., :2] * (size / pixels)[:, None]
     return keypoints
 
 
-def _groups(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, int]]:
-    """Groups of heatmaps to resample together: indices, and the largest width and height among them.
-
-    The heatmaps of a group have similar sizes, and together at most `max_pixels` pixels unless it is a single one.
+def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, int]]:
+    """Group heatmaps of about one size, to resample each group at once.
 
     Args:
-        pixels: `[D, 2]` width and height of each.
+        pixels: `[D, 2]`, the width and height that each heatmap is resized to, whole numbers.
+        max_pixels: of a group of several, each at the group's largest width and height.
+
+    Returns:
+        Per group: indices `[G]` int64 into `pixels`, and the largest width and height among them. Each heatmap is in
+        one group; no heatmaps form no group.
     """
     order = pixels.prod(1).argsort()
     groups, first, width, height = [], 0, 0, 0

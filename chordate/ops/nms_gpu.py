@@ -13,10 +13,17 @@ BLOCK = 1024  # boxes that a kept box is compared with at a time
 
 
 @triton.jit
-def _suppress(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Clears `keep` of every row that overlaps a better one of its group; the rows of a group are adjacent, best first.
 
-    Program `p` handles the group that starts at row `p`, if there is one.
+    Program `p` has the group that begins at row `p`, if one does.
+
+    Args:
+        boxes: `[M, 4]` x1, y1, x2, y2.
+        ends: `[M]` int64, the row after the last one of each row's group.
+        keep: `[M]` int8, 1 for the boxes to compare, 0 for empty rows; changed in place.
+        threshold: `[1]`, IoU.
+        BLOCK: boxes that a kept box is compared with at a time.
     """
     begin = tl.program_id(0).to(tl.int64)
     end = tl.load(ends + begin)
@@ -58,5 +65,5 @@ def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor
     keep = (key >= 0).to(torch.int8)
     limit = torch.full((1,), threshold, dtype=torch.float64, device=boxes.device)
     if len(key):
-        _suppress[(len(key),)](boxes[order].double(), ends, keep, limit, BLOCK=BLOCK, num_warps=8)
+        suppress_kernel[(len(key),)](boxes[order].double(), ends, keep, limit, BLOCK=BLOCK, num_warps=8)
     return torch.zeros_like(keep, dtype=torch.bool).scatter_(0, order, keep.bool())

@@ -29,13 +29,20 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
     boxes = boxes.to(probabilities.dtype)
     pasted = torch.zeros((len(boxes), height, width), dtype=torch.bool, device=boxes.device)
     with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's position
-        paste = _paste_windows if boxes.device.type == "cpu" else _paste_chunks
+        paste = paste_windows if boxes.device.type == "cpu" else paste_chunks
         paste(probabilities, boxes, threshold, pasted)
     return pasted
 
 
-def _paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """For GPUs: resamples each mask on the whole image, many masks at a time. Fills `pasted` `[D, H, W]`."""
+def paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
+    """For GPUs: `paste_masks` on whole images, as many masks at a time as memory allows.
+
+    Args:
+        masks: `[D, M, M]` probabilities.
+        boxes: `[D, 4]` x1, y1, x2, y2 in pixels of the image.
+        threshold: above 0.
+        pasted: `[D, H, W]` bool, False; filled in place.
+    """
     height, width = pasted.shape[1:]
     step = max(1, CHUNK // max(1, height * width))
     first = torch.zeros_like(boxes[:, :2])
@@ -44,8 +51,8 @@ def _paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor
         torch.ge(rows @ chunk @ columns.mT, threshold, out=out)
 
 
-def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """For CPUs: resamples each mask only within its box, usually a small part of the image. Fills `pasted`."""
+def paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
+    """For CPUs: as `paste_chunks`, each mask only within its box; most boxes are a small part of the image."""
     if not len(boxes):
         return
     limits = torch.tensor([pasted.shape[2], pasted.shape[1]])

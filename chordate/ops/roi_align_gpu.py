@@ -120,11 +120,12 @@ def _launch(backward: bool, pooled: Tensor, table: Tensor, cells: Tensor, *boxes
     cells = cells.to(torch.promote_types(cells.dtype, torch.float32)).contiguous()  # read as 4 numbers per box
     block = min(CHANNELS, triton.next_power_of_2(channels))
     programs = (len(cells) * resolution * resolution, triton.cdiv(channels, block))
-    _pool[programs](pooled, table, cells, *boxes, channels, block, backward, num_warps=max(1, min(4, block // 64)))
+    warps = max(1, min(4, block // 64))
+    pool_kernel[programs](pooled, table, cells, *boxes, channels, block, backward, num_warps=warps)
 
 
 @triton.jit
-def _pool(  # type: ignore[no-untyped-def]
+def pool_kernel(  # type: ignore[no-untyped-def]
     pooled,
     table,
     cells,
@@ -138,9 +139,9 @@ def _pool(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     BACKWARD: tl.constexpr,
 ):
-    """Program `p` computes the output cell `p`: it stores the mean of its samples in `pooled`; in the backward pass it
-    reads the gradient of that mean there, and adds it to the pixels of `table` that were read."""
-    box, channel, y0, x0, step_y, step_x, ys, xs = _cell(cells, SIDE, RATIO, ALIGNED, BLOCK)
+    """Program `p` has the output cell `p`: it stores the mean of its samples in `pooled`; or, backward, reads the
+    gradient of that mean there, and adds it to the pixels of `table` that were read."""
+    box, channel, y0, x0, step_y, step_x, ys, xs = cell_samples(cells, SIDE, RATIO, ALIGNED, BLOCK)
     used = channel < channels
     cell = pooled + tl.program_id(0).to(tl.int64) * channels + channel
     start, height, width = tl.load(first + box), tl.load(rows + box), tl.load(columns + box)
@@ -151,8 +152,8 @@ def _pool(  # type: ignore[no-untyped-def]
         y = y0 + (sample // xs + 0.5) * step_y
         x = x0 + (sample % xs + 0.5) * step_x
         if (y >= -1) & (y <= height) & (x >= -1) & (x <= width):
-            top, bottom, weight_y = _taps(y, height)
-            left, right, weight_x = _taps(x, width)
+            top, bottom, weight_y = bilinear_taps(y, height)
+            left, right, weight_x = bilinear_taps(x, width)
             for corner in tl.static_range(4):
                 row, part_y = (bottom, weight_y) if corner >= 2 else (top, 1 - weight_y)
                 column, part_x = (right, weight_x) if corner % 2 == 1 else (left, 1 - weight_x)
@@ -166,7 +167,9 @@ def _pool(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _cell(cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def cell_samples(  # type: ignore[no-untyped-def]
+    cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr
+):
     """This program's box and channels, the corner of its output cell, and the distances and counts of its samples."""
     program = tl.program_id(0)
     box = program // (SIDE * SIDE)
@@ -186,7 +189,7 @@ def _cell(cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr,
 
 
 @triton.jit
-def _taps(position, side):  # type: ignore[no-untyped-def]
+def bilinear_taps(position, side):  # type: ignore[no-untyped-def]
     """The pixels around a position on one axis, and the weight of the second."""
     position = tl.maximum(position, 0)
     low = tl.minimum(position.to(tl.int64), side - 1)

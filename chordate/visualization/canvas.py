@@ -145,7 +145,7 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
         text = fit_text(annotation.name, annotation.note, font, size[0] - 2 * PADDING)
         width = math.ceil(font.getlength(text)) + 2 * PADDING
         taken = [tag for tag, *_ in labels]
-        tag = _place(_to_canvas(annotation.box, scale, size), width, round(font.size) + 2 * PADDING, size, taken)
+        tag = place_label(_to_canvas(annotation.box, scale, size), width, round(font.size) + 2 * PADDING, size, taken)
         labels.append((tag, text, annotation.color))
     for tag, text, color in reversed(labels):
         pen.rectangle(tag, fill=color)
@@ -219,8 +219,18 @@ def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> 
     return text
 
 
-def _place(box: Pixels, width: int, height: int, size: tuple[int, int], taken: Sequence[Pixels]) -> Pixels:
-    """The position of a label: at its box, within the picture, where it overlaps the earlier labels least."""
+def place_label(box: Pixels, width: int, height: int, size: tuple[int, int], taken: Sequence[Pixels]) -> Pixels:
+    """The place of a label: at its box, within the picture, where it covers least of the labels before it.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels of the canvas, as all boxes here; x2 and y2 are the last pixels inside.
+        width, height: of the label.
+        size: width and height of the canvas.
+        taken: boxes of the labels before it.
+
+    Returns:
+        The label's box.
+    """
     x1, y1, x2, y2 = box
     left, right = x1, x2 - width + 1
     above, below = y1 - height, y2 + 1

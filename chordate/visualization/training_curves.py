@@ -44,13 +44,13 @@ def plot_training(
     losses = figure.add_subplot(grid[0, 0])
     rate = figure.add_subplot(grid[1, 0], sharex=losses)
     axes = [losses, rate]
-    _plot_losses(losses, training, {*lower_is_better, *(evaluations[-1] if evaluations else ())})
+    plot_losses(losses, training, {*lower_is_better, *(evaluations[-1] if evaluations else ())})
     rate.plot(*_series(training, "lr"), color="0.35", lw=1.4, **_markers(training))
     rate.set(ylabel="learning rate", xlabel="iteration", ylim=(0, None))
     losses.tick_params(labelbottom=False)
     if evaluations:
         axes.append(figure.add_subplot(grid[:, 1]))
-        _plot_metric(axes[-1], evaluations, lower_is_better, first)
+        plot_metric(axes[-1], evaluations, lower_is_better, first)
     for axis in axes:
         axis.set_xlim(0, 1.02 * max(record["iteration"] for record in (training[-1], *evaluations[-1:])))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -83,16 +83,23 @@ def _markers(records: Records) -> dict[str, Any]:
     return {"marker": "o", "ms": 4} if len(records) <= 10 else {}
 
 
-def _plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -> None:
-    """Plot each part of the loss thin and the sum bold, smoothed; with 50 records or more, also the raw values. Metrics
-    that are logged in training too, such as a classifier's error, and a single part that equals the sum are omitted."""
+def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -> None:
+    """Draw the training losses over the iterations: each part thin and the sum bold, smoothed; from 50 records on the
+    raw values behind.
+
+    Args:
+        axis: to draw on.
+        training: records of training in the log, at least one.
+        metrics: names that are no losses though they are logged in training too, such as a classifier's error.
+            A single part that is the sum is not drawn either.
+    """
     parts = [name for name in training[-1] if name not in {*_BOOKKEEPING, *metrics, "loss"}]
     if len(parts) == 1 and all(record.get(parts[0]) == record.get("loss") for record in training):
         parts = []
     for number, name in enumerate(["loss", *parts]):
         steps, values = _series(training, name)
         color = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
-        smooth = _running_mean(values, len(values) // 25)
+        smooth = running_mean(values, len(values) // 25)
         if len(values) >= 50:
             axis.plot(steps, values, color=color, lw=0.7, alpha=0.25)
         label, width = plain_label(name.replace("_", " ")), 1.3 if number else 2.2
@@ -105,18 +112,28 @@ def _plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -
     axis.legend(frameon=False, fontsize=9)
 
 
-def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Mean over `reach` values on both sides, fewer at the ends; NaN is ignored."""
+def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Mean of `[N]` values over `reach` of them to either side, fewer at the ends.
+
+    Values that are not finite are left out; where none is finite, the mean is NaN.
+    """
     finite, ones = np.isfinite(values), np.ones(2 * reach + 1)
     sums = np.convolve(np.where(finite, values, 0), ones)[reach : reach + len(values)]
     counts = np.convolve(finite, ones)[reach : reach + len(values)]
     return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
-def _plot_metric(
+def plot_metric(
     axis: Axes, evaluations: Records, lower_is_better: Collection[str] = (), first: str | None = None
 ) -> None:
-    """Plot the metrics in `_metric_names`. The first is bold, and its best value is annotated."""
+    """Draw the main metrics over the iterations; the first is bold, and its best value annotated.
+
+    Args:
+        axis: to draw on; from 0 to 1 where all values are.
+        evaluations: records of evaluations in the log, at least one.
+        lower_is_better: names of metrics whose best value is the lowest.
+        first: name of the metric to draw first, such as that which chooses the best checkpoint.
+    """
     drawn = []
     for number, name in reversed([*enumerate(_metric_names(evaluations[-1], first))]):
         steps, values = _series(evaluations, name)
