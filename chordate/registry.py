@@ -209,6 +209,7 @@ WEIGHTS = {"pretrained": str | Path | bool | None, "default_weights": str | None
 BACKBONES = PlugRegistry("backbone", "chordate.backbones", extra_settings=WEIGHTS)
 NECKS = PlugRegistry("neck", "chordate.necks")
 HEADS = PlugRegistry("head", "chordate.heads")
+LOSSES = PlugRegistry("loss", "chordate.ops.pixel_losses")
 MODELS = PlugRegistry("model", "chordate.models")
 DATASETS = PlugRegistry("dataset", "chordate.data")
 TRANSFORMS = PlugRegistry("transform", "chordate.data.transforms")

@@ -2,11 +2,15 @@
 
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead
+from chordate.heads.deeplab import DeepLabV3Head, DeepLabV3PlusHead
+from chordate.heads.fcn import FCNHead
 from chordate.heads.keypoint import KeypointHead
 from chordate.heads.linear import ClassificationHead
 from chordate.heads.mask import MaskHead
+from chordate.heads.psp import PSPHead
 from chordate.heads.retina import RetinaHead
 from chordate.heads.rpn import RPNHead
+from chordate.heads.semantic_fpn import SemanticFPNHead
 from chordate.heads.trunk import ConvFC, StageTrunk
 
 __all__ = [
@@ -14,9 +18,14 @@ __all__ = [
     "CascadeHead",
     "ClassificationHead",
     "ConvFC",
+    "DeepLabV3Head",
+    "DeepLabV3PlusHead",
+    "FCNHead",
     "KeypointHead",
     "MaskHead",
+    "PSPHead",
     "RPNHead",
     "RetinaHead",
+    "SemanticFPNHead",
     "StageTrunk",
 ]

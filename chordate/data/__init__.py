@@ -7,6 +7,7 @@ from chordate.data.cifar import CIFAR10, CIFAR100
 from chordate.data.coco import CocoDataset
 from chordate.data.dataset import Dataset
 from chordate.data.image_folder import ImageFolder, ImageNet
+from chordate.data.semantic_folder import SemanticFolder
 from chordate.data.train_val_folder import TrainValFolder
 from chordate.data.voc import VocDataset
 from chordate.data.yolo import YoloDataset
@@ -18,6 +19,7 @@ __all__ = [
     "Dataset",
     "ImageFolder",
     "ImageNet",
+    "SemanticFolder",
     "TrainValFolder",
     "VocDataset",
     "YoloDataset",

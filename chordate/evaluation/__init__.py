@@ -2,5 +2,6 @@
 
 from chordate.evaluation.accuracy import AccuracyMetric
 from chordate.evaluation.coco_metric import CocoMetric
+from chordate.evaluation.semantic_metric import SemanticMetric
 
-__all__ = ["AccuracyMetric", "CocoMetric"]
+__all__ = ["AccuracyMetric", "CocoMetric", "SemanticMetric"]

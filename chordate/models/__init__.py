@@ -2,6 +2,7 @@
 
 from chordate.models.classifier import ImageClassifier
 from chordate.models.one_stage import OneStageDetector
+from chordate.models.semantic_segmenter import SemanticSegmenter
 from chordate.models.two_stage import TwoStageDetector
 
-__all__ = ["ImageClassifier", "OneStageDetector", "TwoStageDetector"]
+__all__ = ["ImageClassifier", "OneStageDetector", "SemanticSegmenter", "TwoStageDetector"]

@@ -5,6 +5,7 @@ from chordate.structures.classification import Classification, ClassTargets
 from chordate.structures.detection import BITMAP_SIZE, Detections, InstanceTargets, Proposals, SampledRoIs
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta, Skeleton
+from chordate.structures.semantic import IGNORED, SemanticMap, SemanticTargets
 
 __all__ = [
     "BITMAP_SIZE",
@@ -13,6 +14,7 @@ __all__ = [
     "Classification",
     "DatasetMeta",
     "Detections",
+    "IGNORED",
     "ImageInfo",
     "InstanceTargets",
     "Layout",
@@ -20,6 +22,8 @@ __all__ = [
     "Proposals",
     "Sample",
     "SampledRoIs",
+    "SemanticMap",
+    "SemanticTargets",
     "Skeleton",
     "Targets",
     "TensorStruct",

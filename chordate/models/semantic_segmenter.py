@@ -1,0 +1,116 @@
+"""SemanticSegmenter: a backbone, a neck and a head that predicts a class per pixel."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from chordate.arguments import NonNegativeFloat, PositiveInt, validate_settings
+from chordate.contracts import FeatureSpecs, check_outputs, offered
+from chordate.errors import ConfigError
+from chordate.model_contracts import Model, check_batch
+from chordate.models.parts import Part, wrong_targets
+from chordate.models.preprocess import Normalize
+from chordate.models.sliding_window import SlidingWindow
+from chordate.ops.argmax_resize import argmax_resize
+from chordate.registry import BACKBONES, HEADS, MODELS, NECKS
+from chordate.structures import Batch, DatasetMeta
+from chordate.structures.semantic import SemanticMap, SemanticTargets
+
+
+class PixelHead(Protocol):
+    """The contract of a head that predicts a class per pixel.
+
+    The model builds it with `in_features` (FeatureSpecs of the maps on offer), and with the facts of the DatasetMeta
+    that its signature names.
+    """
+
+    def __call__(self, maps: dict[str, Tensor]) -> Tensor:
+        """Logits `[N, num_classes, h, w]` from maps `[N, C, H, W]` by name."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Scalar losses by name; `labels` `[N, H, W]` int16 are `IGNORED` where no loss is wanted."""
+
+
+@MODELS.register_module()
+class SemanticSegmenter(Model):
+    """Backbone, neck and a semantic head.
+
+    Args:
+        meta: of the data set.
+        backbone, neck, head: a variant's name, a dict with `type` and the part's own arguments, or a built module; the
+            head is a `PixelHead`. Without a neck it reads the backbone's maps.
+        auxiliary: a second PixelHead on the backbone's maps that helps in training and is not used to predict.
+        auxiliary_weight: factor of its losses.
+        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
+        window: arguments of `SlidingWindow`, `dict(size=(769, 769), stride=(513, 513))`, to predict in windows that
+            overlap; None for the whole image at once.
+        size_divisor: images are padded to multiples of this many pixels.
+
+    Raises:
+        ConfigError: two parts do not fit together; the message names both.
+    """
+
+    example_size = (512, 1024)
+
+    def __init__(
+        self,
+        meta: DatasetMeta,
+        backbone: Part,
+        head: Part,
+        neck: Part | None = None,
+        auxiliary: Part | None = None,
+        auxiliary_weight: NonNegativeFloat = 0.4,
+        preprocess: dict[str, Any] | None = None,
+        window: dict[str, Any] | None = None,
+        size_divisor: PositiveInt = 1,
+    ):
+        super().__init__()
+        if not meta.classes:
+            raise ConfigError("SemanticSegmenter needs class names; the data set or fallback_meta.classes gives them")
+        self.meta, self.size_divisor, self.auxiliary_weight = meta, size_divisor, auxiliary_weight
+        self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
+        self.backbone = BACKBONES.build(backbone)
+        self.neck = None if neck is None else NECKS.build(neck, in_features=offered(self.backbone))
+        check_outputs(self.backbone, in_channels=len(self.preprocess.mean), neck=self.neck)
+        parts: dict[str, Any] = {"facts": meta.facts(), "contract": PixelHead}
+        self.head: PixelHead = HEADS.build(head, in_features=self.feature_specs(), **parts)
+        self.auxiliary: PixelHead | None = None
+        if auxiliary is not None:
+            self.auxiliary = HEADS.build(auxiliary, in_features=offered(self.backbone), **parts)
+        self.window = None if window is None else validate_settings(SlidingWindow, window, "window")
+
+    def feature_specs(self) -> FeatureSpecs:
+        return offered(self.backbone if self.neck is None else self.neck)
+
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocess(batch.images, batch.sizes))
+
+    def logits(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """Logits `[N, num_classes, h, w]` of the images of a batch, at the head's own stride."""
+        maps = self.backbone(self.preprocess(images, sizes))
+        return self.head(maps if self.neck is None else self.neck(maps))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        if not isinstance(batch.targets, SemanticTargets):
+            raise wrong_targets(self, batch.targets, SemanticTargets)
+        labels = batch.targets.labels
+        maps = self.backbone_features(batch)
+        losses = self.head.loss(self.head(maps if self.neck is None else self.neck(maps)), labels)
+        if self.auxiliary is not None:
+            auxiliary = self.auxiliary.loss(self.auxiliary(maps), labels)
+            losses |= {f"auxiliary_{name}": self.auxiliary_weight * value for name, value in auxiliary.items()}
+        return losses
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[SemanticMap]:
+        check_batch(self, batch)
+        if self.window is not None:
+            return [SemanticMap(labels) for labels in self.window.predict(self.logits, batch)]
+        logits = self.logits(batch.images, batch.sizes)
+        (height, width), cells = batch.images.shape[-2:], logits.shape[-2:]
+        predictions = []
+        for own, info, size in zip(logits, batch.infos, batch.sizes.tolist()):
+            used = size[0] * cells[0] / height, size[1] * cells[1] / width
+            predictions.append(SemanticMap(argmax_resize(own, (info.height, info.width), used)))
+        return predictions

@@ -1,0 +1,82 @@
+"""Sliding-window prediction: images of any size in bounded memory, from windows that overlap."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chordate.arguments import PositiveInt
+from chordate.errors import ConfigError
+from chordate.structures import Batch
+
+Size = tuple[PositiveInt, PositiveInt]
+
+
+class SlidingWindow:
+    """Predicts windows of one size; where they overlap, their logits are averaged.
+
+    Logits are kept for one row of windows at a time: rows of pixels that no later window covers are reduced to labels.
+
+    Args:
+        size: height and width of a window, in pixels of the model's input. Smaller images are predicted whole.
+        stride: from one window to the next; the last one of a row or column ends at the border.
+
+    Raises:
+        ConfigError: the stride is larger than the window, so that pixels would be left out.
+    """
+
+    def __init__(self, size: Size, stride: Size):
+        if stride[0] > size[0] or stride[1] > size[1]:
+            raise ConfigError(f"stride {list(stride)} is larger than the window, size {list(size)}")
+        self.size, self.stride = size, stride
+
+    def predict(self, logits: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> list[Tensor]:
+        """The labels `[H, W]` int16 of each image, at its original size (resized by nearest pixels where the input's
+        size differs).
+
+        Args:
+            logits: images `[N, C, h, w]` and their sizes `[N, 2]` to logits `[N, K, h', w']`.
+            batch: of images.
+        """
+        results = []
+        for image, info, size in zip(batch.images, batch.infos, batch.sizes.tolist()):
+            labels = self._labels(logits, image[..., : size[0], : size[1]])
+            if labels.shape != (info.height, info.width):
+                labels = F.interpolate(labels[None, None].float(), (info.height, info.width), mode="nearest-exact")
+                labels = labels[0, 0].short()
+            results.append(labels)
+        return results
+
+    def _labels(self, logits: Callable[[Tensor, Tensor], Tensor], image: Tensor) -> Tensor:
+        """The labels `[h, w]` int16 of one image `[C, h, w]`."""
+        height, width = image.shape[-2:]
+        rows, columns = _starts(height, self.size[0], self.stride[0]), _starts(width, self.size[1], self.stride[1])
+        labels = torch.empty((height, width), dtype=torch.int16, device=image.device)
+        total: Any = None  # sums of logits of the rows `top` … `top + size[0]`, and how many windows they are of
+        for number, top in enumerate(rows):
+            bottom = min(top + self.size[0], height)
+            following = rows[number + 1] if number + 1 < len(rows) else height
+            for left in columns:
+                right = min(left + self.size[1], width)
+                window = image[None, :, top:bottom, left:right]
+                sizes = torch.tensor([window.shape[-2:]], device=image.device)
+                own = F.interpolate(logits(window, sizes).float(), window.shape[-2:], mode="bilinear")[0]
+                if total is None:
+                    total = own.new_zeros((own.shape[0] + 1, bottom - top, width))
+                total[:-1, :, left:right] += own
+                total[-1, :, left:right] += 1
+            done = following - top  # rows that no later window covers
+            labels[top:following] = (total[:-1, :done] / total[-1, :done]).argmax(dim=0).short()
+            if following < height:
+                kept = total[:, done:]
+                size = min(self.size[0], height - following)
+                total = F.pad(kept, (0, 0, 0, size - kept.shape[1]))
+        return labels
+
+
+def _starts(length: int, size: int, stride: int) -> list[int]:
+    """Where the windows of an axis begin; the last one ends at the border."""
+    last = max(length - size, 0)
+    return [*range(0, last, stride), last]

@@ -1,0 +1,48 @@
+"""The class of each pixel of an image, from logits of another size, in bounded memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from chordate.ops.boxes import at_least_float32
+
+CHUNK = 1 << 24  # resized logits that are in memory at a time
+
+
+def argmax_resize(logits: Tensor, size: tuple[int, int], used: tuple[float, float]) -> Tensor:
+    """The best class at each pixel of an image, with logits interpolated bilinearly, borders repeated.
+
+    Equal to the argmax of `F.interpolate(logits, size, mode="bilinear")` where the whole map is used; the resized
+    logits exist only for some rows at a time.
+
+    Args:
+        logits: `[K, h, w]`.
+        size: height and width of the result, in pixels.
+        used: the height and width that the image covers in the map, in cells from the upper left; the rest is padding.
+
+    Returns:
+        `[H, W]` int16.
+    """
+    logits = at_least_float32(logits)
+    rows, columns = (_taps(n, extent, cells, logits) for n, extent, cells in zip(size, used, logits.shape[1:]))
+    labels = torch.empty(size, dtype=torch.int16, device=logits.device)
+    step = max(1, CHUNK // (logits.shape[0] * size[1]))
+    for start in range(0, size[0], step):
+        own = slice(start, start + step)
+        low = _lerp(logits, (rows[0][own], rows[1][own], rows[2][own, None]), dim=1)
+        labels[own] = _lerp(low, columns, dim=2).argmax(dim=0).short()
+    return labels
+
+
+def _lerp(x: Tensor, taps: tuple[Tensor, Tensor, Tensor], dim: int) -> Tensor:
+    first, second, weight = taps
+    return torch.lerp(x.index_select(dim, first), x.index_select(dim, second), weight)
+
+
+def _taps(pixels: int, extent: float, cells: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each pixel of an axis the two cells that it lies between, and the weight of the second."""
+    centers = torch.arange(pixels, device=like.device, dtype=like.dtype) + 0.5
+    position = (centers * (extent / pixels) - 0.5).clamp(0, cells - 1)
+    first = position.floor().long()
+    return first, (first + 1).clamp(max=cells - 1), position - first

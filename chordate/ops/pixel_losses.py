@@ -1,0 +1,111 @@
+"""Losses of dense predictions: logits `[N, K, H, W]` against labels `[N, H, W]`, in which `IGNORED` pixels do not count.
+
+All reduce without a wait for the device: a batch without labeled pixels has the loss 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chordate.arguments import Fraction, NonNegativeFloat, PositiveFloat
+from chordate.registry import LOSSES
+from chordate.structures.semantic import IGNORED
+
+
+@LOSSES.register_module()
+class CrossEntropy(nn.Module):
+    """Softmax cross-entropy, the mean over the labeled pixels.
+
+    Args:
+        class_weights: factor of each class; the mean is then weighted, as torch's. None for 1.
+        loss_weight: factor of the loss.
+        hard_fraction: online hard example mining (Shrivastava et al. 2016): only this fraction of the labeled pixels
+            counts, those of the largest loss. 1 for all.
+        label_smoothing: fraction of the target spread evenly over all classes.
+    """
+
+    def __init__(
+        self,
+        class_weights: Sequence[NonNegativeFloat] | None = None,
+        loss_weight: NonNegativeFloat = 1.0,
+        hard_fraction: Fraction = 1.0,
+        label_smoothing: Fraction = 0.0,
+    ):
+        super().__init__()
+        self.register_buffer("class_weights", None if class_weights is None else torch.tensor(class_weights), False)
+        self.loss_weight, self.hard_fraction, self.label_smoothing = loss_weight, hard_fraction, label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        labels = labels.long()
+        losses = F.cross_entropy(
+            logits,
+            labels,
+            self.class_weights,
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+        weights = (labels != IGNORED).to(losses.dtype)
+        if self.class_weights is not None:
+            weights = weights * self.class_weights[labels.clamp(min=0)].to(losses.dtype)
+        if self.hard_fraction < 1:
+            losses, weights = self._hardest(losses.flatten(), weights.flatten())
+        return self.loss_weight * losses.sum() / weights.sum().clamp(min=1e-6)
+
+    def _hardest(self, losses: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses and weights of the hardest pixels, the others 0."""
+        ordered, order = losses.sort(descending=True)
+        rank = torch.arange(len(losses), device=losses.device)
+        kept = rank < (weights > 0).sum() * self.hard_fraction
+        return torch.where(kept, ordered, 0), torch.where(kept, weights[order], 0)
+
+
+@LOSSES.register_module()
+class Dice(nn.Module):
+    """1 minus the soft Dice coefficient, the mean over the classes (Milletari et al. 2016, section 3).
+
+    Per class `2 Σ p t / (Σ p² + Σ t²)` over the labeled pixels of the batch, `p` softmax probabilities.
+
+    Args:
+        loss_weight: factor of the loss.
+        smooth: added to numerator and denominator.
+    """
+
+    def __init__(self, loss_weight: NonNegativeFloat = 1.0, smooth: PositiveFloat = 1.0):
+        super().__init__()
+        self.loss_weight, self.smooth = loss_weight, smooth
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        labeled = (labels != IGNORED)[:, None]
+        probabilities = logits.softmax(dim=1) * labeled
+        truth = F.one_hot(labels.long().clamp(min=0), logits.shape[1]).permute(0, 3, 1, 2) * labeled
+        dims = (0, 2, 3)
+        overlap = 2 * (probabilities * truth).sum(dims) + self.smooth
+        total = (probabilities**2).sum(dims) + truth.sum(dims) + self.smooth
+        return self.loss_weight * (1 - overlap / total).mean()
+
+
+@LOSSES.register_module()
+class PixelFocal(nn.Module):
+    """Softmax focal loss `(1 - p)^gamma · cross-entropy`, the mean over the labeled pixels (Lin et al. 2017, section 3).
+
+    Args:
+        gamma: how much less easy pixels count.
+        loss_weight: factor of the loss.
+    """
+
+    def __init__(self, gamma: NonNegativeFloat = 2.0, loss_weight: NonNegativeFloat = 1.0):
+        super().__init__()
+        self.gamma, self.loss_weight = gamma, loss_weight
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        entropy = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="none")
+        losses = (1 - (-entropy).exp()) ** self.gamma * entropy
+        return self.loss_weight * losses.sum() / (labels != IGNORED).sum().clamp(min=1)

@@ -1,0 +1,23 @@
+"""CamVid in the split of SegNet (Badrinarayanan et al. 2017, section 4.1): 367, 101 and 233 street scenes, 480×360.
+
+The data root holds train/, trainannot/, val/, valannot/ and test/, testannot/.
+"""
+
+_classes = [
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+]  # fmt: skip
+_dataset = dict(type="SemanticFolder", classes=_classes, ignored_ids=[11])
+fallback_meta = dict(classes=_classes)
+train_data = dict(
+    dataset=dict(images="train", labels="trainannot", **_dataset),
+    pipeline=[
+        dict(type="ScaleJitter", target_size=(360, 480), scale_range=(0.5, 2.0)),
+        dict(type="RandomCrop", size=(360, 480), pad_if_needed=True),
+        dict(type="RandomHorizontalFlip", p=0.5),
+        dict(type="RandomPhotometricDistort", p=0.5),
+    ],
+    batch_size=8,
+    workers=2,
+)
+val_data = dict(dataset=dict(images="val", labels="valannot", **_dataset), pipeline=[], batch_size=4, workers=2)
+metric = dict(type="SemanticMetric")

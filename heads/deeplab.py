@@ -1,0 +1,152 @@
+"""The heads of DeepLab: atrous spatial pyramid pooling (ASPP), alone or with a decoder."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chordate.arguments import NonEmpty, PositiveInt, ProperFraction
+from chordate.contracts import FeatureSpec, select
+from chordate.heads.semantic_head import Losses, SemanticHead
+from chordate.ops.convolutions import he_init
+from chordate.ops.norms import ConvNorm, Norm, make_norm
+from chordate.registry import HEADS
+
+Rates = Annotated[Sequence[PositiveInt], NonEmpty]
+RATES = (6, 12, 18)  # at an output stride of 16 (Chen et al. 2017, DeepLab v3, section 3.3)
+
+
+@HEADS.register_module()
+class DeepLabV3Head(SemanticHead):
+    """ASPP and a 3×3 convolution (Chen et al. 2017, Rethinking Atrous Convolution, section 3.3).
+
+    Args:
+        in_features: the maps on offer.
+        num_classes: outputs.
+        level: the map that is read; None for the coarsest.
+        rates: of the atrous convolutions; None for 6, 12, 18 at stride 16, and twice as much at stride 8.
+        channels: of all convolutions.
+        separable: depthwise-separable 3×3 convolutions.
+        norm: after each convolution, see `make_norm`.
+        aspp_dropout: fraction of the values after ASPP that are dropped in training.
+        dropout, losses: see `SemanticHead`.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        num_classes: PositiveInt,
+        level: str | None = None,
+        rates: Rates | None = None,
+        channels: PositiveInt = 256,
+        separable: bool = False,
+        norm: Norm = "BN",
+        aspp_dropout: ProperFraction = 0.5,
+        dropout: ProperFraction = 0.0,
+        losses: Losses | None = None,
+    ):
+        super().__init__(channels, num_classes, dropout, losses)
+        self.level, spec = _chosen(in_features, level, "DeepLabV3Head")
+        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout)
+        self.conv = _conv3x3(channels, channels, 1, False, norm)
+
+    def features(self, maps: Mapping[str, Tensor]) -> Tensor:
+        return self.conv(self.aspp(maps[self.level]))
+
+
+@HEADS.register_module()
+class DeepLabV3PlusHead(SemanticHead):
+    """ASPP, and a decoder that adds detail from a finer map (Chen et al. 2018, DeepLab v3+, section 3.1).
+
+    Args:
+        in_features: the maps on offer.
+        num_classes: outputs.
+        level: the map of ASPP; None for the coarsest.
+        low_level: the finer map; None for the finest of stride 4 or more.
+        low_channels: that it is reduced to.
+        rates, channels, separable, norm, aspp_dropout: see `DeepLabV3Head`.
+        dropout, losses: see `SemanticHead`.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        num_classes: PositiveInt,
+        level: str | None = None,
+        low_level: str | None = None,
+        low_channels: PositiveInt = 48,
+        rates: Rates | None = None,
+        channels: PositiveInt = 256,
+        separable: bool = True,
+        norm: Norm = "BN",
+        aspp_dropout: ProperFraction = 0.5,
+        dropout: ProperFraction = 0.0,
+        losses: Losses | None = None,
+    ):
+        super().__init__(channels, num_classes, dropout, losses)
+        self.level, spec = _chosen(in_features, level, "DeepLabV3PlusHead")
+        finer = next((name for name, other in in_features.items() if other.stride >= 4), None)
+        self.low_level, low = _chosen(in_features, low_level or finer, "DeepLabV3PlusHead")
+        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout)
+        self.low = _conv1x1(low.channels, low_channels, norm)
+        self.decoder = nn.Sequential(
+            _conv3x3(channels + low_channels, channels, 1, separable, norm),
+            _conv3x3(channels, channels, 1, separable, norm),
+        )
+
+    def features(self, maps: Mapping[str, Tensor]) -> Tensor:
+        low = self.low(maps[self.low_level])
+        x = F.interpolate(self.aspp(maps[self.level]), low.shape[-2:], mode="bilinear", align_corners=False)
+        return self.decoder(torch.cat([x, low], dim=1))
+
+
+class ASPP(nn.Module):
+    """A 1×1 convolution, atrous 3×3 convolutions and the mean of the image, side by side, joined by a 1×1 convolution.
+
+    Args:
+        spec: of the map `[N, C, h, w]` that it reads.
+        rates, channels, separable, norm: see `DeepLabV3Head`.
+        dropout: fraction of the values of the output that are dropped in training.
+    """
+
+    def __init__(
+        self, spec: FeatureSpec, rates: Rates | None, channels: int, separable: bool, norm: Norm, dropout: float
+    ):
+        super().__init__()
+        rates = rates or [max(1, rate * 16 // spec.stride) for rate in RATES]
+        self.branches = nn.ModuleList([_conv1x1(spec.channels, channels, norm)])
+        self.branches.extend(_conv3x3(spec.channels, channels, rate, separable, norm) for rate in rates)
+        self.pooled = _conv1x1(spec.channels, channels, norm)
+        self.project = _conv1x1(channels * (len(self.branches) + 1), channels, norm)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C, h, w]` to `[N, channels, h, w]`."""
+        pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        return self.dropout(self.project(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1)))
+
+
+def _chosen(in_features: Mapping[str, FeatureSpec], level: str | None, head: str) -> tuple[str, FeatureSpec]:
+    (chosen,) = select(in_features, [level or list(in_features)[-1]], head).items()
+    return chosen
+
+
+def _conv1x1(in_channels: int, channels: int, norm: Norm) -> ConvNorm:
+    return _with_norm(nn.Conv2d(in_channels, channels, 1, bias=norm is None), norm, channels)
+
+
+def _conv3x3(in_channels: int, channels: int, rate: int, separable: bool, norm: Norm) -> nn.Sequential:
+    """A 3×3 convolution with norm and ReLU; separable, a depthwise one with norm and ReLU before a 1×1 (Chen et al.
+    2018, section 3.2)."""
+    groups = in_channels if separable else 1
+    width = in_channels if separable else channels
+    conv = nn.Conv2d(in_channels, width, 3, padding=rate, dilation=rate, groups=groups, bias=norm is None)
+    first = _with_norm(conv, norm, width)
+    return nn.Sequential(first, _conv1x1(width, channels, norm)) if separable else first
+
+
+def _with_norm(conv: nn.Conv2d, norm: Norm, channels: int) -> ConvNorm:
+    he_init(conv)
+    return ConvNorm(conv, make_norm(norm, channels), nn.ReLU(inplace=True))

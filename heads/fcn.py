@@ -1,0 +1,47 @@
+"""The FCN head (Long et al. 2015): convolutions on one map. Usual as the auxiliary head on c4 (Zhao et al. 2017)."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from chordate.arguments import NonNegativeInt, PositiveInt, ProperFraction
+from chordate.contracts import FeatureSpec, select
+from chordate.heads.semantic_head import Losses, SemanticHead
+from chordate.ops.convolutions import conv_tower
+from chordate.ops.norms import Norm
+from chordate.registry import HEADS
+
+
+@HEADS.register_module()
+class FCNHead(SemanticHead):
+    """`convs` 3×3 convolutions with norm and ReLU, dropout, and a 1×1 convolution to the classes.
+
+    Args:
+        in_features: the maps on offer.
+        num_classes: outputs.
+        level: the map that is read; None for the coarsest.
+        convs, channels: number and width of the convolutions; None for a quarter of the map's channels.
+        norm: after each convolution, see `make_norm`.
+        dropout, losses: see `SemanticHead`.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        num_classes: PositiveInt,
+        level: str | None = None,
+        convs: NonNegativeInt = 1,
+        channels: PositiveInt | None = None,
+        norm: Norm = "BN",
+        dropout: ProperFraction = 0.1,
+        losses: Losses | None = None,
+    ):
+        chosen = level or list(in_features)[-1]
+        ((_, spec),) = select(in_features, [chosen], "FCNHead").items()
+        width = channels or max(1, spec.channels // 4)
+        super().__init__(width if convs else spec.channels, num_classes, dropout, losses)
+        self.level = chosen
+        self.convs = conv_tower(spec.channels, width, convs, norm)
+
+    def features(self, maps: Mapping[str, Tensor]) -> Tensor:
+        return self.convs(maps[self.level])

@@ -1,0 +1,57 @@
+"""The head of PSPNet: pyramid pooling (Zhao et al. 2017)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chordate.arguments import NonEmpty, PositiveInt, ProperFraction
+from chordate.contracts import FeatureSpec, select
+from chordate.heads.semantic_head import Losses, SemanticHead
+from chordate.ops.convolutions import conv_tower, he_init
+from chordate.ops.norms import ConvNorm, Norm, make_norm
+from chordate.registry import HEADS
+
+
+@HEADS.register_module()
+class PSPHead(SemanticHead):
+    """Means of the map over grids of cells, resized and joined with the map, and a 3×3 convolution (section 3.2).
+
+    Args:
+        in_features: the maps on offer.
+        num_classes: outputs.
+        level: the map that is read; None for the coarsest.
+        grids: cells along a side of each grid.
+        channels: after the 3×3 convolution.
+        norm: after each convolution, see `make_norm`.
+        dropout, losses: see `SemanticHead`.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        num_classes: PositiveInt,
+        level: str | None = None,
+        grids: Annotated[Sequence[PositiveInt], NonEmpty] = (1, 2, 3, 6),
+        channels: PositiveInt = 512,
+        norm: Norm = "BN",
+        dropout: ProperFraction = 0.1,
+        losses: Losses | None = None,
+    ):
+        super().__init__(channels, num_classes, dropout, losses)
+        ((self.level, spec),) = select(in_features, [level or list(in_features)[-1]], "PSPHead").items()
+        width = max(1, spec.channels // len(grids))
+        self.grids, self.branches = tuple(grids), nn.ModuleList()
+        for _ in grids:
+            conv = nn.Conv2d(spec.channels, width, 1, bias=norm is None)
+            he_init(conv)
+            self.branches.append(ConvNorm(conv, make_norm(norm, width), nn.ReLU(inplace=True)))
+        self.conv = conv_tower(spec.channels + width * len(grids), channels, 1, norm)
+
+    def features(self, maps: Mapping[str, Tensor]) -> Tensor:
+        x = maps[self.level]
+        pooled = [branch(F.adaptive_avg_pool2d(x, grid)) for grid, branch in zip(self.grids, self.branches)]
+        resized = [F.interpolate(p, x.shape[-2:], mode="bilinear", align_corners=False) for p in pooled]
+        return self.conv(torch.cat([x, *resized], dim=1))

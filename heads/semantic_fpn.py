@@ -1,0 +1,69 @@
+"""The semantic head of Panoptic FPN (Kirillov et al. 2019, section 3): all levels of a pyramid, merged at the finest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chordate.arguments import NonEmpty, PositiveInt, ProperFraction
+from chordate.contracts import FeatureSpec
+from chordate.heads.semantic_head import Losses, SemanticHead
+from chordate.ops.convolutions import conv_tower
+from chordate.ops.norms import Norm
+from chordate.ops.pooling import pyramid_levels
+from chordate.contracts import select
+from chordate.registry import HEADS
+
+
+@HEADS.register_module()
+class SemanticFPNHead(SemanticHead):
+    """Each level passes 3×3 convolutions, each followed by bilinear ×2 upsampling, until it has the finest level's
+    size; the levels are summed (figure 3).
+
+    Args:
+        in_features: the maps on offer.
+        num_classes: outputs.
+        levels: of the pyramid; all up to stride 32 by default.
+        channels: of the convolutions.
+        norm: after each convolution, see `make_norm`.
+        dropout, losses: see `SemanticHead`.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        num_classes: PositiveInt,
+        levels: Annotated[Sequence[str], NonEmpty] | None = None,
+        channels: PositiveInt = 128,
+        norm: Norm = "GN",
+        dropout: ProperFraction = 0.0,
+        losses: Losses | None = None,
+    ):
+        super().__init__(channels, num_classes, dropout, losses)
+        specs = select(in_features, levels or pyramid_levels(in_features), "SemanticFPNHead")
+        finest = min(spec.stride for spec in specs.values())
+        self.branches = nn.ModuleDict()
+        for name, spec in specs.items():
+            doublings = (spec.stride // finest).bit_length() - 1
+            convs = [
+                conv_tower(spec.channels if step == 0 else channels, channels, 1, norm)
+                for step in range(max(1, doublings))
+            ]
+            self.branches[name] = nn.ModuleList(convs)
+        self.finest = next(name for name, spec in specs.items() if spec.stride == finest)
+
+    def features(self, maps: Mapping[str, Tensor]) -> Tensor:
+        size = maps[self.finest].shape[-2:]
+        total: Tensor | None = None
+        for name, convs in self.branches.items():
+            x = maps[name]
+            for number, conv in enumerate(convs, 1):  # type: ignore[arg-type]
+                x = conv(x)
+                if name != self.finest:
+                    last = number == len(convs)  # type: ignore[arg-type]
+                    to = size if last else (2 * x.shape[-2], 2 * x.shape[-1])
+                    x = F.interpolate(x, to, mode="bilinear", align_corners=False)
+            total = x if total is None else total + x
+        assert total is not None
+        return total
