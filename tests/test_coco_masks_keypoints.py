@@ -237,11 +237,11 @@ def test_a_model_with_masks_that_finds_nothing_has_a_mask_ap_of_zero(real_data):
     empty = detections([], [], [])
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]}
     found = {i: replace(empty, masks=torch.zeros(0, *size, dtype=torch.bool)) for i, size in sizes.items()}
-    with pytest.warns(UserWarning, match="detected nothing"):
+    with pytest.warns(UserWarning, match="no detections"):
         _, numbers = measure(truth, found)
     assert numbers["bbox_AP"] == numbers["segm_AP"] == 0
     for engine in ENGINES:
-        with pytest.warns(UserWarning, match="detected nothing"):
+        with pytest.warns(UserWarning, match="no detections"):
             _, numbers = measure(truth, without(found, "masks"), iou_types=["segm"], engine=engine)
         assert numbers["segm_AP"] == 0
 
