@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt
 from chordate.backbones.base import MapNames
+from chordate.backbones.recompute import recompute
 from chordate.contracts import Backbone, FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 
