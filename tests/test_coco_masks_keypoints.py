@@ -293,7 +293,7 @@ def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
         metric.update([masked, one], batch_of([1, 2]))
     metric.update([masked], batch_of([1]))
     metric.update([one], batch_of([2]))
-    with pytest.raises(DataError, match="gave masks for some images"):
+    with pytest.raises(DataError, match="predicted masks for some images"):
         metric.compute()
     metric = CocoMetric(random_points(np.random.default_rng(3), 4, 3))
     with pytest.raises(TrainingError, match="NaN"):
