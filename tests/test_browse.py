@@ -252,7 +252,7 @@ def heed_ctrl_c() -> None:
         (["--serve", "70000"], "--serve 70000: ports are 0 … 65535; choose another"),
         (["--data-root", "/no/such/folder"], "/no/such/folder"),
         (["--out", "a_file"], "a_file"),
-        (["--cfg-options", "train_data.pipeline=[CopyPaste]"], "CopyPaste: .*masks=True"),
+        (["--cfg-options", "train_data.pipeline=[CopyPaste]"], "CopyPaste .*masks=True"),
     ],
 )
 def test_a_mistake_in_browse_is_one_line(arguments, message, shapes, tmp_path, monkeypatch, capsys) -> None:

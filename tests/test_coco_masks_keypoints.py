@@ -237,11 +237,11 @@ def test_a_mask_model_without_detections_has_a_mask_ap_of_zero(real_data):
     empty = detections([], [], [])
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]}
     found = {i: replace(empty, masks=torch.zeros(0, *size, dtype=torch.bool)) for i, size in sizes.items()}
-    with pytest.warns(UserWarning, match="detected nothing"):
+    with pytest.warns(UserWarning, match="no detections"):
         _, numbers = measure(truth, found)
     assert numbers["bbox_AP"] == numbers["segm_AP"] == 0
     for engine in ENGINES:
-        with pytest.warns(UserWarning, match="detected nothing"):
+        with pytest.warns(UserWarning, match="no detections"):
             _, numbers = measure(truth, without(found, "masks"), iou_types=["segm"], engine=engine)
         assert numbers["segm_AP"] == 0
 
@@ -293,7 +293,7 @@ def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
         metric.update([masked, one], batch_of([1, 2]))
     metric.update([masked], batch_of([1]))
     metric.update([one], batch_of([2]))
-    with pytest.raises(DataError, match="gave masks for some images"):
+    with pytest.raises(DataError, match="predicted masks for some images"):
         metric.compute()
     metric = CocoMetric(random_points(np.random.default_rng(3), 4, 3))
     with pytest.raises(TrainingError, match="NaN"):

@@ -127,7 +127,7 @@ def test_classes_without_ground_truth_are_in_no_plot():
 
 
 def test_a_report_without_detections_can_be_drawn():
-    with pytest.warns(UserWarning, match="detected nothing"):
+    with pytest.warns(UserWarning, match="no detections"):
         content = report()
     assert content["numbers"]["AP"] == 0 and counts(content) == {"Miss": 2}
     for plot in (plot_classes, plot_confusion, plot_errors, plot_precision_recall):
