@@ -1,10 +1,10 @@
-"""Backbones: images to feature maps. Importing the package registers every one in BACKBONES.
+"""Backbones: images to feature maps. Importing the package registers them in BACKBONES.
 
 The contract is `chordate.contracts.Backbone`. The files:
 
 - architectures: `resnet.py` (its named networks in `resnet_variants.py`), `preact_resnet.py`, `densenet.py`,
   `convnext.py`, and for CIFAR `cifar_resnet.py` and `highway.py`; each ends with a table of its variants.
-- what they are made of: `base.py`, the base class (stem, stages, freezing); `layers.py`, residual blocks and shortcuts;
+- their parts: `base.py`, the base class (stem, stages, freezing); `layers.py`, residual blocks and shortcuts;
   `recompute.py`, activation checkpointing.
 - networks of other libraries: `from_timm.py`, `from_torchvision.py`, and their base class in `adapters.py`.
 """

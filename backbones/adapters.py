@@ -1,4 +1,4 @@
-"""AdaptedBackbone, the base class of backbones from other libraries: their maps under our names, sizes and freezing."""
+"""AdaptedBackbone, the base class of backbones from other libraries, with our map names, map sizes and freezing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt
 from chordate.backbones.base import MapNames
-from chordate.backbones.recompute import recomputed
+from chordate.backbones.recompute import recompute
 from chordate.contracts import Backbone, FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 
@@ -21,7 +21,7 @@ class Network(NamedTuple):
 
     Attributes:
         maps: the maps that it can output.
-        make: builds the network, given the names of the maps that it outputs as a list or dict.
+        make: builds the network that outputs the maps with these names, as a list or dict.
         library: where it comes from.
         channels_last: maps that it outputs as `[N, H, W, C]`.
         side_multiple: the sides of its images must be multiples of this.
@@ -35,23 +35,23 @@ class Network(NamedTuple):
 
 
 class AdaptedBackbone(Backbone):
-    """A network of another library, kept as `net`. A subclass says in `_find` which.
+    """A network of another library, kept as `net`. A subclass looks it up in `_find`.
 
-    Maps have `ceil(side / stride)` cells per side, as the contract says: where convolutions without padding (AlexNet,
-    Inception, SqueezeNet) or pools that round down (VGG) give fewer, the border cells are repeated.
+    Maps have `ceil(side / stride)` cells per side, as the contract requires: if convolutions without padding (AlexNet,
+    Inception, SqueezeNet) or pools that round down (VGG) output fewer, the border cells are repeated.
 
     Args:
-        model: its name in the library.
+        model: name of the network in the library.
         out: the maps to output; None for the last one of each stride from 4.
         in_channels: of the images. 3-channel weights are adapted when they are loaded.
         frozen_stages: -1 trains everything; 0 freezes everything up to c1, 1 up to c2 … Frozen BatchNorms keep their
             statistics.
-        checkpointing: keep only the maps of the network and compute it again for the backward pass, so that the memory
-            of the network and that of the heads are not needed at the same time.
+        checkpointing: keep only the network's maps, and recompute the network in the backward pass, so that the
+            activations of the network and of the heads are not in memory at the same time.
         options: further arguments of the library's constructor.
 
     Raises:
-        ConfigError: no such model, argument or map, or a network that is no backbone.
+        ConfigError: the model, an argument or a map does not exist, or the network cannot be a backbone.
     """
 
     source: str  # the library's name, which is also the scheme of its weights
@@ -97,7 +97,7 @@ class AdaptedBackbone(Backbone):
         raise NotImplementedError
 
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
-        """Disable the gradients of all parameters that the map `last` depends on, as a backward pass on meta says."""
+        """Disable the gradients of all parameters that the map `last` depends on (found by a backward pass on meta)."""
         with torch.device("meta"):
             leading = make([last])
             (x,) = _listed(leading(torch.empty(2, self.in_channels, *PROBE_SIZE)))
@@ -122,8 +122,8 @@ class AdaptedBackbone(Backbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         below, right = (-side % self.side_multiple for side in images.shape[-2:])
         padded = F.pad(images, (0, right, 0, below)) if below or right else images
-        recompute = self.checkpointing and self.training and torch.is_grad_enabled()
-        outputs = _listed(recomputed(self.net, padded) if recompute else self.net(padded))
+        checkpointing = self.checkpointing and self.training and torch.is_grad_enabled()
+        outputs = _listed(recompute(self.net, padded) if checkpointing else self.net(padded))
         maps = {}
         for (name, spec), x in zip(self.out_features.items(), outputs, strict=True):
             if name in self.channels_last:
@@ -137,7 +137,7 @@ def _listed(outputs: Any) -> list[Tensor]:
 
 
 def _on_grid(x: Tensor, stride: int, images: Tensor) -> Tensor:
-    """Bring a map to `ceil(side / stride)` cells per side: repeat its border cells, or crop it."""
+    """Change a map to `ceil(side / stride)` cells per side: repeat its border cells, or crop it."""
     rows, columns = (-(-side // stride) for side in images.shape[-2:])
     down, across = max(0, rows - x.shape[2]), max(0, columns - x.shape[3])
     if down or across:

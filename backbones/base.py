@@ -1,4 +1,4 @@
-"""StagedBackbone, the base class of our own architectures: a stem and stages, run in order, each with a feature map."""
+"""StagedBackbone, the base class of our own architectures: a stem and a sequence of stages with feature maps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple, Self
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from chordate.arguments import NonEmpty
 from chordate.backbones.layers import Block, drop_rates
-from chordate.backbones.recompute import recomputed
+from chordate.backbones.recompute import recompute
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import ConfigError, unknown
 from chordate.ops.norms import run_layers
@@ -25,7 +25,7 @@ STRIDES_AND_DILATIONS = {
 
 
 class Step(NamedTuple):
-    """Part of the forward pass: its modules' names in order, its stage (0 is the stem), and the map that it outputs."""
+    """Part of the forward pass: names of its modules in order, its stage (0 for the stem), and its output map."""
 
     modules: tuple[str, ...]
     stage: int
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 class Stage(nn.Sequential):
-    """A sequence of blocks; `checkpointing` recomputes each on its own."""
+    """A sequence of blocks; `checkpointing` recomputes each block separately."""
 
 
 class StagedBackbone(Backbone):
@@ -44,14 +44,13 @@ class StagedBackbone(Backbone):
 
     Args:
         name: for messages, "ResNet-50".
-        out: the maps to output; what comes after the last of them is not built.
+        out: the maps to output; later stages are not built.
         in_channels: of the images. 3-channel weights are adapted when they are loaded.
-        frozen_stages: how much of the network is not trained, counted as in MMDetection: -1 nothing, 0 the stem,
-            1 the stem and the first stage, … A frozen part has no gradients, and its BatchNorms keep their running
-            statistics even in training mode. Detectron2's `FREEZE_AT=k` is k - 1; torchvision's `trainable_layers=k`
-            is 4 - k.
-        checkpointing: keep only each block's input for the backward pass and compute the rest again there, see
-            `recomputed`: less memory, about a third more time, the same numbers. The blocks are the members of a
+        frozen_stages: the part that is not trained, counted as in MMDetection: -1 for none, 0 for the stem, 1 for the
+            stem and the first stage, … A frozen part has no gradients, and its BatchNorms keep their running statistics
+            even in training mode. Detectron2's `FREEZE_AT=k` is k - 1; torchvision's `trainable_layers=k` is 4 - k.
+        checkpointing: keep only each block's input for the backward pass and recompute the rest there, see
+            `recompute`: less memory, about a third more time, the same numbers. The blocks are the members of a
             `Stage`, and every other `nn.Sequential` after the stem.
 
     Raises:
@@ -121,10 +120,10 @@ class StagedBackbone(Backbone):
             widths, strides, counts: per stage: width of its blocks, stride of its first block, number of blocks.
             drop_path: see `drop_rates`.
             dilations: per stage; all 1 by default.
-            dilate_first: apply a stage's dilation in the first convolution of its first block too; otherwise that
-                one keeps the dilation of the stage before, whose cells it reads.
+            dilate_first: apply a stage's dilation also in the first convolution of its first block; otherwise that
+                convolution has the dilation of the stage before, whose cells it reads.
             multi_grid: factors of the dilation, per block of the last stage.
-            closing: makes the module `norm` at the end of the last stage, from its channels.
+            closing: builds the module `norm` at the end of the last stage, from its number of channels.
             options: of every block.
         """
         if drop_path and options.get("shortcut") == "none":
@@ -149,13 +148,13 @@ class StagedBackbone(Backbone):
             self.add(number, FeatureSpec(channels, stride), **modules)
 
     def freeze(self) -> None:
-        """Disable the gradients of the frozen stages; call it last, after initialization."""
+        """Disable the gradients of the frozen stages. Subclasses call it last, after initialization."""
         for part in self._frozen():
             part.requires_grad_(False)
         self.train(self.training)
 
     def _frozen(self) -> Iterator[nn.Module]:
-        # By name, because SyncBatchNorm's conversion replaces modules.
+        # Look modules up by name, because SyncBatchNorm's conversion replaces them.
         frozen = (step.modules for step in self.steps if step.stage <= self.frozen_stages)
         return (self.get_submodule(name) for names in frozen for name in names)
 
@@ -177,8 +176,8 @@ class StagedBackbone(Backbone):
         last, *before = reversed(self.out_features)
         if name != last or not before or _stage(before[0]) != _stage(name) - 1:
             raise ConfigError(
-                f"{self.name}: {name} cannot be taken out of a backbone that gives {', '.join(self.out_features)}; "
-                f"its `out` ends with {name}, and has the map before it too"
+                f"{self.name}: {name} cannot be removed from a backbone that outputs {', '.join(self.out_features)}; "
+                f"its `out` must end with the map before {name} and {name}"
             )
         spec = self.out_features.pop(name)
         popped = StagedBackbone(
@@ -206,11 +205,11 @@ class StagedBackbone(Backbone):
             if not isinstance(module, nn.Sequential):
                 x = module(x)
                 continue
-            for block in module if isinstance(module, Stage) else [module]:  # not its parts, which may work in place
-                x = recomputed(block, x)
+            for block in module if isinstance(module, Stage) else [module]:  # parts of a block may work in place
+                x = recompute(block, x)
         return x
 
 
 def _stage(map_name: str) -> int:
-    """Stage 0, the stem, outputs c1."""
+    """The stage that outputs a map; stage 0, the stem, outputs c1."""
     return int(map_name[1:]) - 1

@@ -1,4 +1,4 @@
-"""ResNet for CIFAR-10 (He et al. 2016, section 4.2 and table 6): 6n + 2 thin layers, and plain networks beside them."""
+"""ResNets for CIFAR-10 (He et al. 2016, section 4.2 and table 6) with 6n + 2 layers, and plain networks."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class CifarResNet(StagedBackbone):
         drop_path: see `drop_rates`.
 
     Raises:
-        ConfigError: a depth that is not 6n + 2, or arguments that contradict one another.
+        ConfigError: the depth is not 6n + 2, or arguments contradict one another.
     """
 
     maps = ("c1", "c2", "c3", "c4")

@@ -26,7 +26,7 @@ SIZES: dict[Size, dict[str, Any]] = {
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of each cell, `[N, C, H, W]` to the same; copies nothing in channels-last memory."""
+    """Layer norm over the channels of each cell, `[N, C, H, W]` to the same; makes no copy in channels-last layout."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
@@ -34,7 +34,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Sequential:
-    """Norm and a 2×2 convolution of stride 2; with stride 1 it is dilated instead, and reads the same cells."""
+    """Norm and a 2×2 convolution of stride 2; with stride 1 it is dilated instead, so that it reads the same cells."""
     halve = nn.Sequential()
     halve.add_module("0", LayerNorm2d(in_channels, eps=1e-6))
     if stride == 1:
@@ -76,8 +76,8 @@ class ConvNeXt(StagedBackbone):
     Args:
         size: "tiny", "small", "base" or "large".
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        out_norm: a layer norm on every output map, as in the paper's detectors; an ImageNet classifier's norm comes
-            after pooling (`ClassificationHead(norm="LN")`).
+        out_norm: apply a layer norm to every output map, as in the paper's detectors; ImageNet classifiers have the
+            norm after pooling (`ClassificationHead(norm="LN")`).
         output_stride: 32, 16 or 8, see `STRIDES_AND_DILATIONS`.
         drop_path: see `drop_rates`; `SIZES` has the paper's values for training on ImageNet.
 

@@ -43,7 +43,7 @@ class DenseLayer(nn.Module):
 
 
 class AtrousAvgPool2d(nn.Module):
-    """At every cell the mean of 2×2 cells `dilation` apart, zeros beyond the border, `[N, C, H, W]` to the same."""
+    """Averages 2×2 cells `dilation` apart at every cell, with zeros beyond the border, `[N, C, H, W]` to the same."""
 
     def __init__(self, dilation: int):
         super().__init__()
@@ -70,12 +70,13 @@ class DenseNet(StagedBackbone):
         small_stem: a 3×3 convolution of stride 1 instead of 7×7 and max-pool, for CIFAR: the first block has stride 1.
         compression: fraction of the channels that a transition keeps (theta).
         dropout: fraction of a layer's outputs that are dropped in training.
-        output_stride: of ImageNet's networks, 32, 16 or 8, see `STRIDES_AND_DILATIONS`.
+        output_stride: 32, 16 or 8, only for ImageNet networks, see `STRIDES_AND_DILATIONS`.
         norm: see `make_norm`.
-        out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`; the last map by default.
+        out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`; by default `out` is all maps from c2, or
+            the last map with `small_stem`.
 
     Raises:
-        ConfigError: arguments that contradict one another.
+        ConfigError: arguments contradict one another.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ def _transition(in_channels: int, out_channels: int, norm: Norm, pool: nn.Module
     return transition
 
 
-# Table 1; 161 is the paper's wider one, k = 48.
+# Table 1; 161 is the paper's wider network, k = 48.
 DENSENETS: dict[int, dict[str, Any]] = {
     121: {"blocks": (6, 12, 24, 16)},
     161: {"blocks": (6, 12, 36, 24), "growth": 48},

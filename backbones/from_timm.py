@@ -23,9 +23,9 @@ class TimmBackbone(AdaptedBackbone):
     """A network of timm: `dict(type="TimmBackbone", model="efficientnet_b0")`; arguments: see `AdaptedBackbone`.
 
     `model` is a name of `timm.list_models()`, with or without the tag of its weights (`"resnet50.a1_in1k"`); `options`
-    go to `timm.create_model` (`dict(drop_path_rate=0.1, output_stride=16)`). The first map of stride 2 or more is named
-    after its stride (2 is c1, 4 is c2), the others count on. Transformers for one image size are made to accept any,
-    padded to multiples of their coarsest stride.
+    are passed to `timm.create_model` (`dict(drop_path_rate=0.1, output_stride=16)`). The first map of stride 2 or more
+    is named after its stride (2 is c1, 4 is c2), and the next ones are numbered consecutively. Transformers for a fixed
+    image size are built to accept any size, padded to multiples of their coarsest stride.
     """
 
     source = "timm"
@@ -36,11 +36,11 @@ class TimmBackbone(AdaptedBackbone):
         try:
             with torch.device("meta"):
                 any_size = _any_size(build) if timm.get_pretrained_cfg(model).fixed_input_size else {}
-                # Of timm's ways to extract features, "getter" keeps the parameters' names and outputs [N, C, H, W].
+                # Feature class "getter" keeps the parameters' names and outputs [N, C, H, W].
                 features = partial(build, features_only=True, feature_cls="getter", **any_size)
                 info = features().feature_info
                 network = build()
-        except Exception as error:  # timm raises many kinds
+        except Exception as error:  # timm raises many types
             raise ConfigError(f"{self.name}: {one_line(error)}") from error
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
         coarse = [(spec, index) for spec, index in zip(specs, info.out_indices) if spec.stride > 1]

@@ -14,9 +14,9 @@ from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
 
 STAGES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}  # the strides of their maps
-MISSING_CELLS = 4  # per side of the probe image: as many a map without padding may lack
+MISSING_CELLS = 4  # largest number of cells per side that a map without padding may lack for the probe image
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names of the parts after the features
-# Torchvision's weights of these two expect another normalization, which the networks apply themselves.
+# Torchvision's weights of these two networks expect another normalization, which the networks apply themselves.
 INCEPTIONS = ("googlenet", "inception_v3")
 
 
@@ -32,8 +32,8 @@ class _Node(NamedTuple):
 class TorchvisionBackbone(AdaptedBackbone):
     """A network of torchvision: `dict(type="TorchvisionBackbone", model="vgg16")`; arguments: see `AdaptedBackbone`.
 
-    `model` is a name of `torchvision.models.list_models()`; `options` go to torchvision's builder
-    (`dict(stochastic_depth_prob=0.2)`). c1 … c5 are the last maps of stride 2 … 32, as far as it has them. The network
+    `model` is a name of `torchvision.models.list_models()`; `options` are passed to torchvision's builder
+    (`dict(stochastic_depth_prob=0.2)`). c1 … c5 are the last maps of stride 2 … 32 that the network has. The network
     must accept images of any size.
     """
 
@@ -53,7 +53,7 @@ class TorchvisionBackbone(AdaptedBackbone):
                 network = torchvision.models.get_model(model, weights=None, **settings)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{self.name}: {one_line(error)}") from error
-            except NotImplementedError:  # RegNet computes its widths with tensors, which the meta device cannot
+            except NotImplementedError:  # RegNet computes its widths with tensors, which fails on the meta device
                 with torch.device("cpu"):
                     network = torchvision.models.get_model(model, weights=None, **settings)
                 network.to(torch.get_default_device())
@@ -87,9 +87,9 @@ def _replace_stem(network: nn.Module, in_channels: int) -> None:
 
 
 def _nodes(network: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
-    """By map name, the last node of each stride; the network is on the meta device.
+    """The last node of each stride, by map name; the network is on the meta device.
 
-    Considers the outputs of whole blocks (`relu`, `Mixed_6a`, `features.6`, `layer3.5`), not of branches within them.
+    Only outputs of whole blocks (`relu`, `Mixed_6a`, `features.6`, `layer3.5`) count, not those of branches in them.
     """
     stages = {name for name, part in network.named_children() if isinstance(part, nn.Sequential | nn.ModuleList)}
     try:

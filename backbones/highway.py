@@ -15,11 +15,11 @@ from chordate.ops.convolutions import he_init
 from chordate.ops.norms import Norm, conv_norm, make_norm
 from chordate.registry import BACKBONES
 
-GATE_BIAS = -2.0  # section 2.2: negative, so that a deep network starts by passing its input on
+GATE_BIAS = -2.0  # section 2.2: negative, so that a deep network initially passes its input through
 
 
 class HighwayBlock(Block):
-    """y = H(x) · T(x) + x · (1 - T(x)) (equation 3) where the shape stays, else y = H(x).
+    """y = H(x) · T(x) + x · (1 - T(x)) (equation 3) if the shape is unchanged, else y = H(x).
 
     H is a 3×3 convolution, norm and ReLU; T, the transform gate, a 3×3 convolution and a sigmoid.
 
@@ -49,8 +49,8 @@ class HighwayBlock(Block):
 class HighwayNet(StagedBackbone):
     """Normalized images `[N, in_channels, H, W]` to the maps named in `out`, c1 … c4 with strides 1, 1, 2 and 4.
 
-    A highway network with the stem, widths and strides of `CifarResNet`, to compare with it. The paper's own CIFAR
-    networks (its table 2) have other widths.
+    A highway network with the stem, widths and strides of `CifarResNet`, for comparison. The paper's CIFAR networks
+    (its table 2) have other widths.
 
     Args:
         depth: 3n + 2 layers: a stem, 3n blocks and the classifier.
@@ -58,7 +58,7 @@ class HighwayNet(StagedBackbone):
         norm: of the transformed branch, see `make_norm`; None as in the paper.
 
     Raises:
-        ConfigError: a depth that is not 3n + 2.
+        ConfigError: the depth is not 3n + 2.
     """
 
     maps = ("c1", "c2", "c3", "c4")

@@ -1,7 +1,7 @@
 """Layers and residual blocks of the ResNet family (He et al. 2016, sections 3.3 and 4.1).
 
-Parameters are named as torchvision and timm name them (`conv1`, `bn1`, `downsample`), whatever the norm is, so that
-their weights load unchanged.
+Parameters have torchvision's and timm's names (`conv1`, `bn1`, `downsample`), whatever the norm is, so that their
+weights load without renaming.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def drop_path(rate: float) -> nn.Module:
 def drop_rates(rate: float, blocks: int) -> list[float]:
     """Linear decay of the survival rate (Huang et al. 2016, equation 4): 0 for the first block, `rate` for the last.
 
-    The paper counts blocks from 1, which drops the first one too; timm's recipes count from 0, as here.
+    The paper counts blocks from 1, so that the first one is dropped too; timm's recipes count from 0, as here.
     """
     return [rate * i / max(1, blocks - 1) for i in range(blocks)]
 
@@ -84,15 +84,15 @@ def make_shortcut(
     """The shortcut of a residual block (He et al. 2016, section 4.1 and table 3).
 
     Args:
-        option: "A": zero padding where the shape changes; "B": a 1×1 projection there, the common choice; "C": a
-            projection everywhere; "D": as B, with the stride in an average pool before the projection (He T. et al.
-            2019, section 4.2), so that no cell is ignored; "none": no shortcut (plain networks).
+        option: "A": zero padding if the shape changes; "B": a 1×1 projection if the shape changes, the common choice;
+            "C": a projection in every block; "D": as B, with the stride in an average pool before the projection (He T.
+            et al. 2019, section 4.2), so that no cell is ignored; "none": no shortcut (plain networks).
         in_channels, out_channels, stride: of the block.
         norm: of the projection, see `make_norm`.
-        dilation: of the block. Where it replaces a stride, D still averages 2×2 neighbors, as in timm: the cell, the
-            next ones to the right and below, and zeros beyond the border. The strided network averages the same
-            cells, except for odd sizes, and for a second stage without its stride (c5 at output stride 8), where they
-            lie further apart.
+        dilation: of the block. If it replaces a stride, D still averages 2×2 neighbors, as in timm: the cell, the next
+            ones to the right and below, and zeros beyond the border. The strided network averages the same cells,
+            except for odd sizes, and for a second stage without its stride (c5 at output stride 8), where the cells are
+            further apart.
     """
     if option == "none":
         return None
@@ -128,7 +128,7 @@ class ResidualBlock(Block):
         width: of the branch's convolutions; its last one has `expansion * width` channels.
         stride: of one convolution of the branch, and of the shortcut.
         dilation: of the 3×3 convolutions after the stride.
-        dilation_before: of the 3×3 convolution that has the stride (or would have it without dilation).
+        dilation_before: dilation of the 3×3 convolution that has the stride (or would have it without dilation).
         shortcut: see `make_shortcut`.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation at the end of the branch, see `squeeze_excitation`.

@@ -1,6 +1,6 @@
 """Pre-activation ResNet (He et al. 2016, Identity Mappings in Deep Residual Networks), for ImageNet and for CIFAR.
 
-Norm and ReLU come before each convolution, so that only additions lie between the blocks. Wide ResNets for CIFAR
+Norm and ReLU come before each convolution, so that the blocks are connected by additions alone. Wide ResNets for CIFAR
 (Zagoruyko & Komodakis 2016, Wide Residual Networks) consist of the same blocks.
 """
 
@@ -35,10 +35,10 @@ WIDE_SIZES = ((16, 4), (16, 8), (28, 10), (40, 4))
 class PreActResidualBlock(ResidualBlock):
     """A branch whose convolutions each follow a norm and a ReLU; nothing follows the addition (figure 4e).
 
-    `shortcut` is "A", zero padding, or "B", a 1×1 convolution of the activated map, where the shape changes.
+    If the shape changes, `shortcut` "A" is zero padding, and "B" is a 1×1 convolution of the activated map.
 
     Attributes:
-        carries_active: the shortcut of unchanged shape starts from the activated map, as in a network's first block.
+        carries_active: whether an identity shortcut starts from the activated map, as in a network's first block.
     """
 
     carries_active = False
@@ -180,7 +180,7 @@ class CifarPreActResNet(StagedBackbone):
         depth: with basic blocks 6n + 2, or 6n + 4 as Wide ResNets count; with bottlenecks 9n + 2.
         bottleneck: 1×1, 3×3, 1×1 blocks, four times as wide outside.
         widen: factor of the blocks' widths 16, 32 and 64; Wide ResNets count their projections too.
-        shortcut: where the shape changes, see `PreActResidualBlock`.
+        shortcut: for blocks that change the shape, see `PreActResidualBlock`.
         dropout: between the convolutions of a basic block.
 
     The other arguments are those of `PreActResNet`.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(block: nn.Module, x: Tensor) -> Any:
-    """`block(x)`, which keeps only `x` for the backward pass and computes the rest again there.
+def recompute(block: nn.Module, x: Tensor) -> Any:
+    """Compute `block(x)`, keeping only `x` for the backward pass, where the block is computed again.
 
     Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost.
     """
@@ -18,13 +18,13 @@ def recomputed(block: nn.Module, x: Tensor) -> Any:
         return checkpoint(block, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _buffers_kept(block)
+        return nullcontext(), _preserved_buffers(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def _buffers_kept(block: nn.Module) -> Iterator[None]:
+def _preserved_buffers(block: nn.Module) -> Iterator[None]:
     """Run the block on copies of its buffers: the running statistics already include the batch."""
     kept = [(m, name, buffer) for m in block.modules() for name, buffer in m.named_buffers(recurse=False)]
     for module, name, buffer in kept:

@@ -1,10 +1,10 @@
 """ResNet-50 classification against torchvision: the training step, and the input pipeline alone.
 
-Training: our ImageClassifier from uint8 pictures, against torchvision's ResNet-50 in a plain loop that is handed
-normalized floats. Both sides have the same weights, layout, precision and optimizer, run in one process and take turns.
+Training: our ImageClassifier from uint8 images, against torchvision's ResNet-50 in a plain loop from normalized floats.
+Both sides have the same weights, layout, precision and optimizer, and run alternately in one process.
 
 Loading: our ImageFolder and loader against `torchvision.datasets.ImageFolder` and a plain DataLoader, with the same
-v2 transforms (RandomResizedCrop 224, flip) over the same generated JPEGs of ImageNet's mean size, in turns too.
+v2 transforms (RandomResizedCrop 224, flip) over the same generated JPEGs of ImageNet's mean size, also alternately.
 
     python benchmarks/classification.py [--batch 32 --rounds 7 --precision bf16 --eager] [--images 600 --workers 2]
 """
@@ -42,14 +42,14 @@ def training_steps(device: torch.device, batch: int, precision: str, compiled: b
     theirs: Any = torchvision.models.resnet50(weights=None)
     ours: Any = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet50"}, num_classes=1000)
     chordate.load_checkpoint(ours, theirs.state_dict())
-    pictures = torch.randint(0, 256, (batch, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (batch, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 1000, (batch,), device=device)
     mean, deviation = (torch.tensor(v, device=device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    floats = ((pictures - mean) / deviation).contiguous(memory_format=torch.channels_last)
+    floats = ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
     sizes = torch.full((batch, 2), SIDE, device=device)
     infos = [ImageInfo(i, f"image {i}", SIDE, SIDE) for i in range(batch)]
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
-    seen = Batch(pictures, sizes, infos, ClassTargets(labels))
+    images = images.contiguous(memory_format=torch.channels_last)
+    seen = Batch(images, sizes, infos, ClassTargets(labels))
     for model in (ours, theirs):
         model.to(device, memory_format=torch.channels_last).train()
     run_ours, run_theirs = (torch.compile(m) if compiled else m for m in (ours, theirs))
@@ -70,20 +70,20 @@ def training_steps(device: torch.device, batch: int, precision: str, compiled: b
     return step(ours, lambda: run_ours(seen)["cls"]), step(theirs, lambda: criterion(run_theirs(floats), labels))
 
 
-def write_pictures(root: Path, count: int) -> None:
+def write_images(root: Path, count: int) -> None:
     """JPEGs of smooth noise in ten class folders."""
     random = np.random.default_rng(0)
     for number in range(count):
         folder = root / f"class{number % 10}"
         folder.mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (HEIGHT // 25, WIDTH // 25, 3), dtype=np.uint8)
-        picture = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-        picture = np.clip(picture + random.normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{number}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        image = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        image = np.clip(image + random.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{number}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
 def loaders(root: Path, batch: int, workers: int) -> tuple[Iterable[Any], Iterable[Any]]:
-    """Ours and torchvision's, which give uint8 crops in batches."""
+    """Our loader and torchvision's; both yield batches of uint8 crops."""
     config = {
         "dataset": {"type": "ImageFolder", "images": "train"},
         "pipeline": [{"type": "RandomResizedCrop", "size": SIDE, "antialias": True}, {"type": "RandomHorizontalFlip"}],
@@ -101,7 +101,7 @@ def loaders(root: Path, batch: int, workers: int) -> tuple[Iterable[Any], Iterab
 
 
 def epoch(loader: Any) -> int:
-    """Go through a loader once; the number of pictures."""
+    """Iterate over a loader once; returns the number of images."""
     return sum(len(batch.images) if isinstance(batch, Batch) else len(batch[0]) for batch in loader)
 
 
@@ -129,7 +129,7 @@ def main() -> None:
     row(f"ResNet-50 training step ({how})", arguments.batch, steps)
     with tempfile.TemporaryDirectory() as folder:
         images = arguments.images // arguments.batch * arguments.batch  # whole batches, the same number on both sides
-        write_pictures(Path(folder) / "train", images)
+        write_images(Path(folder) / "train", images)
         ours, theirs = loaders(Path(folder), arguments.batch, arguments.workers)
         row(f"loading {WIDTH}×{HEIGHT} JPEGs ({arguments.workers} workers)", images,
             (lambda: epoch(ours), lambda: epoch(theirs)))  # fmt: skip

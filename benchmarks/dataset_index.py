@@ -1,8 +1,8 @@
 """Opening an annotation file of COCO train2017's size: CocoDataset against pycocotools, in time and memory.
 
-Each side opens the file in a fresh process (CocoDataset with its health check) and forks 4 workers, which
-read the annotations, polygons too, of random images. A worker's memory is what it has for itself alone
-(Linux `smaps_rollup`, private pages): a page that is still shared with the parent costs it nothing.
+Each side opens the file in a new process (CocoDataset with its health check) and forks 4 workers, which read the
+annotations, including polygons, of random images. A worker's memory is that of its private pages (Linux
+`smaps_rollup`); pages that are still shared with the parent do not count.
 
     python benchmarks/dataset_index.py [--file instances.json] [--images 118287 --annotations 860001]
 
@@ -27,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 IMAGES, ANNOTATIONS, CATEGORIES, WORKERS, READS = 118_287, 860_001, 80, 4, 5_000  # COCO train2017's numbers
-VERTICES = 24  # an instance's mean, which makes a file as large as train2017's
+VERTICES = 24  # mean per instance, which makes the file as large as train2017's
 
 
 def generate(path: Path, images: int, annotations: int) -> None:
@@ -75,7 +75,7 @@ def generate(path: Path, images: int, annotations: int) -> None:
 
 
 def memory(*fields: str) -> float:
-    """MB of this process: the sum of these fields of `smaps_rollup`."""
+    """Memory of this process in MB: the sum of these fields of `smaps_rollup`."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     sizes = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
     return sum(sizes[field] for field in fields) / 1024
@@ -99,8 +99,8 @@ SIDES: dict[str, Callable[[Path], Callable[[int], Any]]] = {"CocoDataset": open_
 
 
 def measure(side: str, file: Path, images: int) -> dict[str, float]:
-    """Open the file here, then let 4 forked workers read from it."""
-    import chordate.data  # noqa: F401  (so that neither side's time or memory is that of importing torch)
+    """Open the file in this process, then read from it in 4 forked workers."""
+    import chordate.data  # noqa: F401  (import torch before measuring)
 
     before, wall, cpu = memory("Rss"), time.perf_counter(), time.process_time()
     read = SIDES[side](file)
@@ -122,12 +122,12 @@ def measure(side: str, file: Path, images: int) -> dict[str, float]:
     workers = [context.Process(target=work, args=(seed,)) for seed in range(WORKERS)]
     for worker in workers:
         worker.start()
-    told = [answers.get() for _ in workers]
+    measured = [answers.get() for _ in workers]
     for worker in workers:
         worker.join()
-    result["MB of 4 workers, their own"] = sum(megabytes for _, megabytes in told)
+    result["MB of 4 workers, their own"] = sum(megabytes for _, megabytes in measured)
     result["MB in all"] = result["MB of the parent"] + result["MB of 4 workers, their own"]
-    result["µs to read an image's annotations"] = sum(micros for micros, _ in told) / WORKERS
+    result["µs to read an image's annotations"] = sum(micros for micros, _ in measured) / WORKERS
     return result
 
 

@@ -1,7 +1,7 @@
 """COCO's box AP on a generated set of val2017's size: CocoMetric against pycocotools, from the same detections.
 
-Both start from one `Detections` an image in memory, with the ground truth's index already open, and end with
-the twelve numbers.
+Both start from one `Detections` per image in memory, with an open index of the ground truth, and end with the twelve
+numbers.
 
     python benchmarks/evaluation.py [--images 5000 --detections 100 --classes 80]
 """
@@ -27,14 +27,14 @@ from rich.table import Table
 from chordate.evaluation import CocoMetric
 from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo
 
-OBJECTS = 7.3  # in an image of val2017, on average
+OBJECTS = 7.3  # mean number per image of val2017
 BATCH = 8
 
 
 def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any], list[Detections]]:
-    """Ground truth, and what a middling model finds: boxes shifted, some mislabeled, and much that is not there."""
+    """Ground truth, and predictions of a mediocre model: shifted boxes, some wrong labels, many false positives."""
     rng = np.random.default_rng(0)
-    annotations, found = [], []
+    annotations, predictions = [], []
     for image_id in range(1, images + 1):
         count = min(int(rng.poisson(OBJECTS)), detections)
         sides = np.exp(rng.uniform(np.log(10), np.log(300), (count, 2)))
@@ -59,16 +59,16 @@ def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any]
         seen = np.where(rng.random(count) < 0.85, labels, wrong[:count])
         scores = np.concatenate([rng.beta(4, 2, count), rng.beta(1, 4, detections - count)])
         order = np.argsort(-scores)
-        found.append(
+        predictions.append(
             Detections(
                 torch.tensor(np.vstack([hits, misses])[order], dtype=torch.float32),
                 torch.tensor(scores[order], dtype=torch.float32),
                 torch.tensor(np.concatenate([seen, wrong[count:]])[order]),
             )
         )
-    pictures = [{"id": i, "width": 640, "height": 480} for i in range(1, images + 1)]
+    image_records = [{"id": i, "width": 640, "height": 480} for i in range(1, images + 1)]
     categories = [{"id": c, "name": f"class {c}"} for c in range(1, classes + 1)]
-    return {"images": pictures, "annotations": annotations, "categories": categories}, found
+    return {"images": image_records, "annotations": annotations, "categories": categories}, predictions
 
 
 class Clock:
@@ -87,7 +87,7 @@ class Clock:
         return sum(self.seconds.values())
 
 
-def ours(content: dict[str, Any], found: list[Detections], clock: Clock) -> np.ndarray:
+def ours(content: dict[str, Any], predictions: list[Detections], clock: Clock) -> np.ndarray:
     categories = content["categories"]
     dataset = SimpleNamespace(
         meta=DatasetMeta(classes=tuple(c["name"] for c in categories)),
@@ -101,19 +101,19 @@ def ours(content: dict[str, Any], found: list[Detections], clock: Clock) -> np.n
 
     def update() -> None:
         for start in range(0, len(infos), BATCH):
-            metric.update(found[start : start + BATCH], Batch(blank, sizes, infos[start : start + BATCH]))
+            metric.update(predictions[start : start + BATCH], Batch(blank, sizes, infos[start : start + BATCH]))
 
     clock("collect the detections", update)
     return np.array(list(clock("match, accumulate, summarize", metric.compute).values()))
 
 
-def theirs(content: dict[str, Any], found: list[Detections], clock: Clock) -> np.ndarray:
+def theirs(content: dict[str, Any], predictions: list[Detections], clock: Clock) -> np.ndarray:
     truth = COCO()
     truth.dataset = content
 
     def convert() -> list[dict[str, Any]]:
         results = []
-        for image, detections in zip(content["images"], found):
+        for image, detections in zip(content["images"], predictions):
             boxes = detections.boxes.double()
             boxes[:, 2:] -= boxes[:, :2]
             for box, score, label in zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist()):
@@ -123,28 +123,28 @@ def theirs(content: dict[str, Any], found: list[Detections], clock: Clock) -> np
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         results = clock("collect the detections", convert)
-        judge = COCOeval(truth, clock("load the results", lambda: truth.loadRes(results)), "bbox")
-        clock("match", judge.evaluate)
-        clock("accumulate, summarize", lambda: (judge.accumulate(), judge.summarize()))
-    return judge.stats
+        evaluator = COCOeval(truth, clock("load the results", lambda: truth.loadRes(results)), "bbox")
+        clock("match", evaluator.evaluate)
+        clock("accumulate, summarize", lambda: (evaluator.accumulate(), evaluator.summarize()))
+    return evaluator.stats
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--detections", type=int, default=100, help="of an image")
+    parser.add_argument("--detections", type=int, default=100, help="per image")
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=2, help="by turns; the best of each side counts")
+    parser.add_argument("--rounds", type=int, default=2, help="alternating; the best of each side counts")
     arguments = parser.parse_args()
-    content, found = generate(arguments.images, arguments.detections, arguments.classes)
+    content, predictions = generate(arguments.images, arguments.detections, arguments.classes)
     best: dict[str, Clock] = {}
     numbers = {}
     for _ in range(arguments.rounds):
         for name, run in (("CocoMetric", ours), ("pycocotools", theirs)):
             clock = Clock()
-            numbers[name] = run(content, found, clock)
+            numbers[name] = run(content, predictions, clock)
             best[name] = min(best.get(name, clock), clock, key=Clock.total)
-    objects, detections = len(content["annotations"]), sum(map(len, found))
+    objects, detections = len(content["annotations"]), sum(map(len, predictions))
     table = Table("", "step", title=f"{arguments.images:,} images, {objects:,} objects, {detections:,} detections")
     table.add_column("seconds", justify="right")
     for name, clock in best.items():

@@ -1,8 +1,8 @@
-"""How many of our functions stand between COCO's JSON and a detector's loss: the length of the road a reader walks.
+"""The number of our functions between COCO's JSON and a detector's loss, which a reader has to follow.
 
-Counts the distinct functions of this project that one training sample and one training step enter (`sys.setprofile`):
-`dataset[key]`, collation and `model.loss`, for a Faster R-CNN with ResNet-50 and FPN on small generated images. What is
-done once, when parts are built, does not count. DETR's road, counted the same way, has 60.
+Counts the distinct functions of this project that one training sample and one training step call (`sys.setprofile`):
+`dataset[key]`, collation and `model.loss`, for a Faster R-CNN with ResNet-50 and FPN on small generated images.
+Functions that run once, when parts are built, do not count. For DETR, the same count is 60.
 
     python benchmarks/functions.py
 """
@@ -31,12 +31,12 @@ TRAIN_DATA = {
         {"type": "RandomHorizontalFlip", "p": 1.0},
     ],
 }
-# Comprehensions and lambdas are part of the function around them.
+# Comprehensions and lambdas count as part of the enclosing function.
 GENERATED = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>", "<module>")
 
 
 def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:
-    """The functions that one sample and one batch enter, in the order of their first call."""
+    """The functions that one sample and one batch call, in the order of their first call."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         generate_shapes(folder, train=2, val=1, size=64, seed=0)
@@ -49,12 +49,12 @@ def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:
             batch = dataset.collate([dataset[0, 0]], model.size_divisor)
             sum(model.loss(batch).values())
 
-        train()  # what is imported or cached at the first use
+        train()  # for imports and caches of the first call
         return entered(train)
 
 
 def entered(run: Callable[[], Any]) -> list[CodeType]:
-    """The distinct functions of the project that a call enters, in the order of their first call."""
+    """The distinct functions of the project that `run` calls, in the order of their first call."""
     codes: dict[CodeType, None] = {}
 
     def note(frame: FrameType, event: str, argument: Any) -> None:

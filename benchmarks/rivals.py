@@ -1,4 +1,4 @@
-"""Our two-stage detectors and torchvision's, with the same weights and the same pictures, for `two_stage.py`."""
+"""Our two-stage detectors and torchvision's, with the same weights and the same images, for `two_stage.py`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 import chordate
 from chordate.structures import BITMAP_SIZE, Batch, ImageInfo, InstanceTargets
 
-OBJECTS = 8  # to train on in an image, about COCO's mean of 7.3
-OBJECTS_FOUND = 100  # in an image, the most that both sides give
+OBJECTS = 8  # training objects per image, about COCO's mean of 7.3
+MAX_DETECTIONS = 100  # per image, the limit of both sides
 THEIRS = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
 
 
 def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
-    """Ours and torchvision's, with one set of weights: the three last stages train, BatchNorm is frozen.
+    """Our model and torchvision's with the same weights: the last three stages are trained, BatchNorm is frozen.
 
-    Statistics and class scores are fitted to `images` `[N, 3, H, W]` uint8, in each of which both find 100 objects.
+    Statistics and class scores are fitted to `images` `[N, 3, H, W]` uint8, so that both detect 100 objects in each.
     """
     height, width = images.shape[-2:]
     backbone = resnet_fpn_backbone(
@@ -32,7 +32,7 @@ def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
     floats = [image.float().div(255).to(device) for image in images[:2]]
     with torch.inference_mode():
         calibrate(theirs.backbone, theirs.transform(floats)[0].tensors)
-        while any(len(found["boxes"]) < OBJECTS_FOUND for found in theirs(floats)):
+        while any(len(output["boxes"]) < MAX_DETECTIONS for output in theirs(floats)):
             theirs.roi_heads.box_predictor.cls_score.weight.mul_(1.5)
     ours = chordate.build_model(f"{name}_r50_fpn_torchvision", num_classes=90, pretrained=False)
     chordate.load_checkpoint(ours, {key: value.cpu() for key, value in theirs.state_dict().items()})
@@ -49,7 +49,7 @@ def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Set the statistics of every FrozenBN to those of its input: with 0 and 1, random networks overflow."""
+    """Set the statistics of every FrozenBN to those of its input, since random networks overflow with 0 and 1."""
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))  # type: ignore[operator]
@@ -62,7 +62,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
         hook.remove()
 
 
-def pictures(count: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def random_images(count: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """uint8 images `[N, 3, H, W]`, boxes `[N, G, 4]`, labels `[N, G]`."""
     random = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, height // 16, width // 16), generator=random).float()
@@ -75,7 +75,7 @@ def pictures(count: int, height: int, width: int, seed: int) -> tuple[Tensor, Te
 
 
 def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-    """The ellipse in each of `boxes` `[M, 4]`, as the bitmap `[M, height, width]` of what its frame `[M, 4]` shows."""
+    """Bitmaps `[M, height, width]` of the ellipses in `boxes` `[M, 4]`, each covering its frame `[M, 4]`."""
     left, top, right, bottom = frames[:, :, None, None].unbind(1)
     x = left + (torch.arange(width) + 0.5) / width * (right - left)
     y = top + (torch.arange(height)[:, None] + 0.5) / height * (bottom - top)
@@ -84,7 +84,7 @@ def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
-    """As our loader makes it: 112×112 bitmaps in the frames of the boxes."""
+    """A batch as from our loader: 112×112 bitmaps in the frames of the boxes."""
     count, _, height, width = images.shape
     filled = torch.ones(count, OBJECTS, dtype=torch.bool)
     masks = ellipses(boxes.flatten(0, 1), boxes.flatten(0, 1), BITMAP_SIZE, BITMAP_SIZE)
@@ -96,7 +96,7 @@ def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
 def their_batch(
     images: Tensor, boxes: Tensor, labels: Tensor, device: torch.device
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """As torchvision's detectors take it: a list of float images, and bitmaps of the whole image."""
+    """A batch for torchvision's detectors: a list of float images, and bitmaps of the whole image."""
     height, width = images.shape[-2:]
     frame = torch.tensor([0.0, 0.0, width, height]).expand(OBJECTS, 4)
     targets = [

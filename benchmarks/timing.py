@@ -1,4 +1,4 @@
-"""Times two sides that take turns, so that what else the machine does falls on both; and the parts of one."""
+"""Times two functions alternately, so that other load on the machine affects both; and the parts of one."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 def now() -> float:
-    """Seconds, once the GPU has done what it was given."""
+    """Seconds, after the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -33,7 +33,7 @@ def alternate(first: Callable[[], Any], second: Callable[[], Any], rounds: int) 
 
 
 class Clock:
-    """Adds up the seconds of named parts; a part within a part counts for the outer one alone."""
+    """Adds up the seconds of named parts; a nested part counts for the outer one only."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -53,7 +53,7 @@ class Clock:
 
     @contextmanager
     def watching(self, parts: Mapping[str, Sequence[tuple[Any, str]]]) -> Iterator[None]:
-        """Time methods, given as objects and names, of each part."""
+        """Time the methods of each part, as pairs of object and method name."""
 
         def watched(part: str, method: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:
@@ -73,7 +73,7 @@ class Clock:
 
 
 def gpu_calls(run: Callable[[], Any]) -> tuple[int, int]:
-    """How many kernels a call launches, and how often it waits for the GPU."""
+    """Number of kernels that a call launches, and number of waits for the GPU."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         run()

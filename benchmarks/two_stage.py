@@ -1,9 +1,9 @@
 """Faster and Mask R-CNN R-50 FPN against torchvision's: training step and inference, same weights, same images.
 
-Both sides run in one process and take turns, so that what else the machine does falls on both. Ratios are
-torchvision's median time over ours: above 1, ours is faster. "Like for like" gives both sides the same memory layout
-and precision; "as shipped" leaves each side its defaults. A second table has the parts of a training step, and on a
-GPU the memory, and the kernels launched and waits for the device in a step.
+Both sides run alternately in one process, so that other load on the machine affects both. Ratios are torchvision's
+median time over ours: above 1, ours is faster. "Like for like" uses the same memory layout and precision for both
+sides; "as shipped" uses each side's defaults. A second table has the parts of a training step, and on a GPU its memory,
+kernel launches and waits for the device.
 
     python benchmarks/two_stage.py [--model mask-rcnn] [--height 480 --width 640 --batch 2 --rounds 7] [--profile]
     python benchmarks/two_stage.py --model mask-rcnn --height 800 --width 1333 --batch 16    # on a GPU
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from rivals import THEIRS, our_batch, pictures, sides, their_batch
+from rivals import THEIRS, our_batch, random_images, sides, their_batch
 from timing import Clock, alternate, gpu_calls
 from torch import Tensor
 
@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    drawn = pictures(arguments.batch, arguments.height, arguments.width, seed=0)
+    drawn = random_images(arguments.batch, arguments.height, arguments.width, seed=0)
     ours, theirs = sides(arguments.model, device, drawn[0])
     batch = our_batch(*drawn).to(device)
     their_images, their_targets = their_batch(*drawn, device)
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precision: str, rounds: int) -> Table:
-    """Seconds of the parts of a step, both sides by turns; on a GPU its memory, kernels and waits too."""
+    """Milliseconds of the parts of a step, both sides alternately; on a GPU also its memory, kernels and waits."""
     rpn, heads = ours.rpn, [(ours.box, "sample"), (ours.box, "loss")]
     if ours.mask is not None:
         heads.append((ours.mask, "loss"))
@@ -168,7 +168,7 @@ def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precisio
 
 
 def gpu_use(step: Callable[[], None]) -> list[tuple[str, float]]:
-    """What a training step takes of a GPU besides time."""
+    """Memory, kernel launches and waits of a training step on a GPU."""
     step()
     torch.cuda.reset_peak_memory_stats()
     step()

@@ -1,4 +1,4 @@
-"""Says in words what an annotation allows, and which part of a value it rejects."""
+"""Describes in words which values an annotation allows, and which part of a value it rejects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from annotated_types import Predicate
 
 from chordate.errors import near_names, repr_name
-from chordate.text import counted
+from chordate.text import pluralize
 
 NOUNS = {
     int: "an integer",
@@ -35,7 +35,7 @@ class Rejection(NamedTuple):
     """The part of a value that an annotation rejects.
 
     Attributes:
-        path: keys and indices from the value to that part.
+        path: keys and indices that lead to that part.
         message: "must be ≥ 0, got -1".
     """
 
@@ -44,13 +44,13 @@ class Rejection(NamedTuple):
 
 
 def rejection(annotation: Any, value: Any, fits: Callable[[Any, Any], bool]) -> Rejection:
-    """Find the part of a rejected value that is wrong.
+    """Find the part of a rejected value that does not fit the annotation.
 
     Args:
-        annotation: as `chordate.arguments` reduces it: int, float, bool, str, None, Literal, Annotated, unions,
+        annotation: as reduced by `chordate.arguments`: int, float, bool, str, None, Literal, Annotated, unions,
             Sequence, tuple and Mapping of these; other classes.
-        value: that does not fit it.
-        fits: whether a value fits an annotation.
+        value: the rejected value.
+        fits: tells whether a value fits an annotation.
     """
     inner = _strip(annotation)
     options = [option for option in _members(inner) if _is_container(option, value)]
@@ -60,17 +60,17 @@ def rejection(annotation: Any, value: Any, fits: Callable[[Any, Any], bool]) -> 
             if not fits(kind, item):
                 path, message = rejection(kind, item, fits)
                 return Rejection((key, *path), message)
-    return Rejection((), f"must be {allowed(annotation, value)}, got {shown(value)}")
+    return Rejection((), f"must be {allowed(annotation, value)}, got {format_value(value)}")
 
 
-def shown(value: Any) -> str:
-    """A value as in a config, in one line and shortened."""
+def format_value(value: Any) -> str:
+    """A value as written in a config, on one line and shortened."""
     text = repr_name(value) if isinstance(value, str) and len(value) < 80 else _shortened.repr(value)
     return " ".join(text.split())
 
 
 def allowed(annotation: Any, value: Any = None) -> str:
-    """What an annotation allows; of numbers only the bounds, if the value is a number of the right kind."""
+    """The values that an annotation allows; only the bounds, if the value is a number of the right kind."""
     members = _members(_strip(annotation))
     if len(members) > 1:
         literals = [literal for member in members if get_origin(member) is Literal for literal in get_args(member)]
@@ -121,7 +121,7 @@ def are_names(items: Sequence[str]) -> bool:
 
 
 def _one_of(literals: list[Any], value: Any) -> str:
-    names = [shown(literal) for literal in literals]
+    names = [format_value(literal) for literal in literals]
     if len(names) == 1:
         return names[0]
     close = near_names(value, [text for text in literals if isinstance(text, str)], 1) if isinstance(value, str) else []
@@ -147,7 +147,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _bounds(annotation: Any, value: Any = None) -> list[str]:
-    """`["≥ 0", "< 1"]` from the metadata of an Annotated (annotated_types, pydantic's Field)."""
+    """Bounds such as `["≥ 0", "< 1"]` from the metadata of an Annotated (annotated_types, pydantic's Field)."""
     if get_origin(annotation) is not Annotated:
         return []
     metadata = [inner for item in annotation.__metadata__ for inner in getattr(item, "metadata", [item])]
@@ -160,14 +160,14 @@ def _bounds(annotation: Any, value: Any = None) -> list[str]:
             elif limit is not None:
                 bounds.append(f"{sign} {limit:g}")
         if getattr(item, "min_length", None):
-            bounds.append(f"with at least {counted(item.min_length, 'item')}")
+            bounds.append(f"with at least {pluralize(item.min_length, 'item')}")
         if getattr(item, "max_length", None) is not None:
-            bounds.append(f"with at most {counted(item.max_length, 'item')}")
+            bounds.append(f"with at most {pluralize(item.max_length, 'item')}")
     return bounds
 
 
 def _is_container(annotation: Any, value: Any) -> bool:
-    """Whether the value is a list of the right length or a dict, as the annotation wants, so that an item is wrong."""
+    """Whether the value is a list of the right length or a dict, as annotated, so that one of its items is wrong."""
     inner = _strip(annotation)
     if get_origin(inner) is tuple and Ellipsis not in get_args(inner):
         return isinstance(value, list | tuple) and len(value) == len(get_args(inner))
@@ -177,7 +177,7 @@ def _is_container(annotation: Any, value: Any) -> bool:
 
 
 def _items(annotation: Any, value: Any) -> list[tuple[str, Any, Any]]:
-    """Each item of a list or dict: its key, itself, and what it is annotated with."""
+    """The key, value and annotation of each item of a list or dict."""
     kinds = get_args(annotation)
     if get_origin(annotation) is Mapping:
         return [(str(key), item, kinds[1]) for key, item in value.items()]

@@ -1,12 +1,12 @@
-"""The types that arguments and settings are annotated with, and the check of values against annotations (pydantic).
+"""Annotation types for arguments and settings, and the validation of values against annotations (pydantic).
 
-`nms_threshold: Fraction = 0.5` states the range in one place, so constructors hold no checks. Checked are `int`,
-`float`, `bool`, `str`, `None`, `Literal["a", "b"]`, `Sequence[int]`, `tuple[float, float]`, `Mapping[str, int]`,
-`Path`, classes, and unions and `Annotated` forms of these. Any other annotation (a tensor, a callable, a Protocol)
-accepts every value.
+`nms_threshold: Fraction = 0.5` states the range in one place, so constructors need no checks. These annotations are
+checked: `int`, `float`, `bool`, `str`, `None`, `Literal["a", "b"]`, `Sequence[int]`, `tuple[float, float]`,
+`Mapping[str, int]`, `Path`, classes, and unions and `Annotated` forms of these. Any other annotation (a tensor, a
+callable, a Protocol) accepts every value.
 
-Types are strict: no text or bool counts as a number; an integer counts as a float, a list as a tuple, a string as a
-path, a number or array of numpy or torch as the plain numbers in it.
+Types are strict: strings and bools are not numbers. An integer is accepted as a float, a list as a tuple, a string as
+a path, and a number or array of numpy or torch as plain numbers.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
 NonNegativeFloat = Annotated[float, Ge(0), Lt(math.inf)]
 Fraction = Annotated[float, Ge(0), Le(1)]  # both ends included
-OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither end
-ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 0, but not 1: a dropout rate
+OpenFraction = Annotated[float, Gt(0), Lt(1)]  # both ends excluded
+ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 1 excluded: a dropout rate
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
 Ascending = Predicate(ascend)  # Annotated[Sequence[int], Ascending]: each larger than the one before
-NotDescending = Predicate(do_not_descend)  # or equal to it: a lower and an upper threshold
+NotDescending = Predicate(do_not_descend)  # each at least the one before: a lower and an upper threshold
 Names = Annotated[Sequence[str], Predicate(are_names)]
 
 Settings = TypeVar("Settings")
@@ -48,8 +48,8 @@ class Parameters(NamedTuple):
     """The parameters of a callable.
 
     Attributes:
-        annotations: by name, reduced to what can be checked.
-        defaults: of those that have one.
+        annotations: by name, reduced to the checkable part.
+        defaults: of the parameters that have one.
         rest: annotation of `**kwargs`; None if unknown names are errors.
     """
 
@@ -64,7 +64,7 @@ def validate_arguments(
     where: str,
     *,
     inferred: Iterable[str] = (),
-    beside: Mapping[str, Any] = MappingProxyType({}),
+    extra_settings: Mapping[str, Any] = MappingProxyType({}),
     values: bool = True,
 ) -> dict[str, Any]:
     """Check arguments against the names and annotations of a callable's signature.
@@ -72,19 +72,19 @@ def validate_arguments(
     Args:
         target: a class or function.
         arguments: some or all of its arguments, by name. A `Section` makes errors name the file and the path.
-        where: what the arguments are of (`backbone ResNet`), for messages.
-        inferred: parameters that the caller fills, so that messages do not offer them.
-        beside: annotations of settings that are accepted beside the callable's own.
+        where: the owner of the arguments (`backbone ResNet`), for messages.
+        inferred: parameters that the caller fills in, which messages do not list.
+        extra_settings: annotations of settings that are accepted in addition to the callable's own parameters.
         values: whether to check the values too, or only the names.
 
     Returns:
-        The arguments as annotated: a list as a tuple, an integer as a float.
+        The arguments, converted as annotated: a list to a tuple, an integer to a float.
 
     Raises:
-        ConfigError: unknown names (with near ones) or values that do not fit; all of them, in one line.
+        ConfigError: names are unknown (with near ones) or values do not fit; one line lists them all.
     """
     parameters = parameters_of(target)
-    annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in beside.items()}
+    annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in extra_settings.items()}
     unknowns = [name for name in arguments if name not in annotations and parameters.rest is None]
     checked: dict[str, Any] = {}
     problems = []
@@ -92,16 +92,16 @@ def validate_arguments(
         if name in unknowns:
             known = set(annotations) - set(inferred)
             message = unknown(f"setting of {where}", str(name), known, listed=name == unknowns[-1])
-            problems.append(_whole(arguments, [name], where, message))
+            problems.append(_section_problem(arguments, [name], where, message))
             continue
         checked[name] = value
-        if not values or value is parameters.defaults.get(name, parameters):  # a default always fits
+        if not values or value is parameters.defaults.get(name, parameters):  # defaults are not checked
             continue
         annotation = annotations.get(name, parameters.rest)
         try:
-            checked[name] = _validated(annotation, value)
+            checked[name] = _validate(annotation, value)
         except _Rejected as error:
-            problems.append(_one(arguments, name, where, error.rejection))
+            problems.append(_setting_problem(arguments, name, where, error.rejection))
     if problems:
         raise ConfigError("; ".join(problems), located=isinstance(arguments, Section))
     return checked
@@ -113,13 +113,13 @@ def validate_settings(
     """Make an object, such as a dataclass, from a section of a config.
 
     Args:
-        target: the class; its signature says which settings there are, and which are required.
-        section: its settings; None is an empty section.
-        where: the path (`train`) of a plain dict, for messages; a Section knows its own.
+        target: the class; its signature defines the settings, and which of them are required.
+        section: the settings; None for an empty section.
+        where: the path (`train`) of a plain dict, for messages; a Section has its own.
         wiring: arguments that come from other parts, not from the section.
 
     Raises:
-        ConfigError: unknown, missing or unfitting settings, or the class itself rejects them.
+        ConfigError: settings are unknown, missing or invalid, or the class rejects them.
     """
     settings = as_section(section, where)
     where = settings.name() or where
@@ -137,51 +137,51 @@ def validate_value(annotation: Any, value: Any, where: str) -> Any:
     Args:
         annotation: `Fraction`, `PositiveInt | None` …
         value: the value.
-        where: what it is (`--score-threshold`), for the message.
+        where: its name (`--score-threshold`), for the message.
 
     Returns:
-        The value as annotated.
+        The value, converted as annotated.
 
     Raises:
-        ConfigError: it does not fit.
+        ConfigError: it does not fit the annotation.
     """
     try:
-        return _validated(_checkable(annotation), value)
+        return _validate(_checkable(annotation), value)
     except _Rejected as error:
         raise ConfigError(f"{'.'.join((where, *error.rejection.path))} {error.rejection.message}") from None
 
 
 def check_required(target: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> None:
-    """Check that no argument without a default is missing.
+    """Check that all arguments without a default are set.
 
     Raises:
-        ConfigError: some are; names them.
+        ConfigError: some are missing; names them.
     """
     parameters = parameters_of(target)
     missing = [name for name in parameters.annotations if name not in parameters.defaults and name not in arguments]
     if missing:
         text = f"{where} needs {' and '.join(missing)}"
-        raise ConfigError(_whole(arguments, arguments, where, text), located=isinstance(arguments, Section))
+        raise ConfigError(_section_problem(arguments, arguments, where, text), located=isinstance(arguments, Section))
 
 
-def is_foreign(target: Callable[..., Any]) -> bool:
-    """Whether a class or function is another library's, whose annotations are narrower than what its code takes."""
+def is_third_party(target: Callable[..., Any]) -> bool:
+    """Whether a class or function is of a library whose annotations are narrower than the values it accepts."""
     return getattr(target, "__module__", "").split(".")[0] in ("builtins", "torch", "torchvision", "timm")
 
 
 @cache
 def parameters_of(target: Callable[..., Any]) -> Parameters:
-    """The parameters of a callable, their annotations reduced to what can be checked.
+    """The parameters of a callable, their annotations reduced to the checkable part.
 
-    What a class takes as `**kwargs` it is expected to hand to the class it inherits from, whose parameters are then
-    optional ones of its own; except the required ones, if it asks for others in their place (a VocDataset for a folder,
-    where a CocoDataset asks for annotations).
+    A class with `**kwargs` is expected to pass them to its parent class, so the parent's parameters become optional
+    parameters of the class. If the class has required parameters of its own, they replace the parent's required ones (a
+    VocDataset requires a folder instead of a CocoDataset's annotations).
     """
     annotations, defaults, rest = {}, {}, None
     for parameter in inspect.signature(target).parameters.values():
         annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
         if isinstance(annotation, str):
-            annotation = _resolved(annotation, _namespace(target))
+            annotation = _resolve(annotation, _namespace(target))
         checkable = _checkable(annotation)
         if parameter.kind is parameter.VAR_KEYWORD:
             rest = checkable
@@ -191,17 +191,17 @@ def parameters_of(target: Callable[..., Any]) -> Parameters:
                 defaults[parameter.name] = parameter.default
     parents = target.__mro__[1:] if isinstance(target, type) and rest is not None else ()
     parent = next((cls for cls in parents if "__init__" in vars(cls)), object)
-    if not is_foreign(parent):
+    if not is_third_party(parent):
         inherited = parameters_of(parent)
-        asks_for_others = not annotations.keys() <= defaults.keys() | inherited.annotations.keys()
-        offered = inherited.defaults if asks_for_others else inherited.annotations
-        names = [name for name in offered if name not in annotations]
+        replaces_required = not annotations.keys() <= defaults.keys() | inherited.annotations.keys()
+        available = inherited.defaults if replaces_required else inherited.annotations
+        names = [name for name in available if name not in annotations]
         annotations |= {name: inherited.annotations[name] for name in names}
         defaults |= {name: inherited.defaults.get(name, ...) for name in names}
     return Parameters(annotations, defaults, rest)
 
 
-def _one(arguments: Mapping[str, Any], name: str, where: str, rejected: Rejection) -> str:
+def _setting_problem(arguments: Mapping[str, Any], name: str, where: str, rejected: Rejection) -> str:
     """`mine.py: model.rpn.nms_threshold must be …`, or `head RPNHead: nms_threshold must be …`."""
     key = ".".join((name, *rejected.path))
     if isinstance(arguments, Section):
@@ -209,8 +209,8 @@ def _one(arguments: Mapping[str, Any], name: str, where: str, rejected: Rejectio
     return f"{where}: {key} {rejected.message}"
 
 
-def _whole(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
-    """`mine.py: model.rpn: message`, without the path if the message says it; or the message."""
+def _section_problem(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
+    """`mine.py: model.rpn: message`, without the path if the message has it; for a plain dict the message alone."""
     if isinstance(arguments, Section):
         path = "" if where == arguments.name() else f"{arguments.name()}: "
         return f"{arguments.source(keys)}{path}{message}"
@@ -222,7 +222,7 @@ class _Rejected(Exception):
         self.rejection = rejected
 
 
-def _validated(annotation: Any, value: Any) -> Any:
+def _validate(annotation: Any, value: Any) -> Any:
     from pydantic import ValidationError
 
     if annotation is Any:
@@ -248,7 +248,7 @@ def _fits(annotation: Any, value: Any) -> bool:
 def _adapter(annotation: Any) -> Any:
     from pydantic import ConfigDict, InstanceOf, TypeAdapter
 
-    # A dataclass may not be configured, and of an instance nothing else is checked.
+    # pydantic rejects a config for dataclasses; an InstanceOf checks the class only, so it needs none.
     is_class = any(isinstance(item, InstanceOf) for item in getattr(annotation, "__metadata__", ()))
     return TypeAdapter(annotation, config=None if is_class else ConfigDict(strict=True))
 
@@ -276,10 +276,10 @@ def _checkable(annotation: Any) -> Any:
     if origin is tuple:
         return Annotated[generic[tuple][items or (Any, ...)], Strict(False)]
     if origin in (list, Sequence, MutableSequence):
-        return Annotated[generic[Sequence][items or Any], WrapValidator(_no_text)]
+        return Annotated[generic[Sequence][items or Any], WrapValidator(_reject_text)]
     if origin in (dict, Mapping, MutableMapping):
-        return Annotated[generic[Mapping][items or (Any, Any)], WrapValidator(_unchanged)]
-    # A tensor's or array's values are checked as plain numbers, see `_validated`.
+        return Annotated[generic[Mapping][items or (Any, Any)], WrapValidator(_keep_object)]
+    # The values of tensors and arrays are checked as plain numbers, see `_validate`.
     if isinstance(annotation, type) and not (
         inner or hasattr(annotation, "tolist") or getattr(annotation, "_is_protocol", False)
     ):
@@ -287,21 +287,21 @@ def _checkable(annotation: Any) -> Any:
     return Any
 
 
-def _unchanged(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Check a mapping but keep the very object: it may be a Section, or have attributes of its own."""
+def _keep_object(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Validate a mapping but return the same object, which may be a Section or have attributes."""
     validate(value)
     return value
 
 
-def _no_text(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Text is no list of letters."""
+def _reject_text(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Reject strings, which would otherwise be valid sequences of characters."""
     if isinstance(value, str | bytes):
         raise ValueError
     return validate(value)
 
 
-def _resolved(annotation: str, namespace: dict[str, Any]) -> Any:
-    """The annotation that a string stands for; Any where its names are known to type checkers only."""
+def _resolve(annotation: str, namespace: dict[str, Any]) -> Any:
+    """Evaluate an annotation given as a string; Any if it uses names that only type checkers import."""
     try:
         return eval(annotation, namespace)
     except Exception:
@@ -310,7 +310,7 @@ def _resolved(annotation: str, namespace: dict[str, Any]) -> Any:
 
 @cache
 def _namespace(target: Callable[..., Any]) -> dict[str, Any]:
-    """The globals that a callable's annotations are written in."""
+    """The globals of the modules in which a callable's annotations are written."""
     target = inspect.unwrap(getattr(target, "func", target))
     if isinstance(target, type):
         names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Merges the layers of a config (files, then options), and remembers which layer each setting came from."""
+"""Merges the layers of a config (files, then options), and records the layer that each setting came from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from chordate.allowed_values import shown
+from chordate.allowed_values import format_value
 from chordate.errors import ChordateError, ConfigError, repr_name
 
 DELETE = "_delete_"
@@ -15,10 +15,10 @@ KeyPath = tuple[str, ...]  # keys and list indices from the top of the config
 
 
 class Origin(NamedTuple):
-    """The layer that a setting was written in.
+    """The layer in which a setting was written.
 
     Attributes:
-        rank: position among the layers; a later layer overrides.
+        rank: position among the layers; later layers override earlier ones.
         source: the file as messages name it, or `--cfg-options`.
     """
 
@@ -30,7 +30,7 @@ Origins = dict[KeyPath, Origin]
 
 
 def origin_of(origins: Mapping[KeyPath, Origin], path: KeyPath) -> Origin | None:
-    """The origin of a setting: its own, else that of the nearest dict or list around it."""
+    """The origin of a setting, or of the nearest enclosing dict or list that has one."""
     for end in range(len(path), 0, -1):
         if path[:end] in origins:
             return origins[path[:end]]
@@ -38,10 +38,9 @@ def origin_of(origins: Mapping[KeyPath, Origin], path: KeyPath) -> Origin | None
 
 
 class Section(dict[str, Any]):
-    """A dict of settings that knows its place in the config; the dicts in it are sections too.
+    """A dict of settings that knows its path in the config; nested dicts are sections too.
 
-    Copies by `copy()` and `|` keep the place; `dict(section)` and `{**section}` lose it, and errors about them name no
-    file.
+    `copy()` and `|` keep the path; `dict(section)` and `{**section}` lose it, so that errors about them name no file.
 
     Args:
         values: the settings.
@@ -58,7 +57,7 @@ class Section(dict[str, Any]):
         return ".".join(self.path if key is None else (*self.path, key))
 
     def source(self, keys: Iterable[str]) -> str:
-        """`file: ` of the last layer that wrote any of the settings (keys, dotted ones too); empty if unknown."""
+        """`file: ` of the last layer that wrote one of the settings (keys, also dotted ones); empty if unknown."""
         written = []
         for key in keys:
             here = (*self.path, *str(key).split("."))
@@ -80,26 +79,26 @@ class Section(dict[str, Any]):
 
 
 def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
-    """A copy of a section, or of a dict as a section at the path `where`; None is empty.
+    """A copy of a section, or of a dict as a section at the path `where`; None becomes an empty section.
 
     Raises:
-        ConfigError: it is no dict.
+        ConfigError: `values` is not a dict with string keys.
     """
     if isinstance(values, Section):
         return values.copy()
     if values is not None and not (isinstance(values, Mapping) and all(isinstance(key, str) for key in values)):
-        raise ConfigError(f"{where} must be a dict of settings, got {shown(values)}")
+        raise ConfigError(f"{where} must be a dict of settings, got {format_value(values)}")
     return Section(values or {}, (where,))
 
 
 def placed_parts(section: Mapping[str, Any], key: str) -> list[Any]:
-    """The parts in a list of a section (`pipeline`); one given by its name becomes a Section too, with its place."""
+    """The parts in a list of a section (`pipeline`); a part that is only a name becomes a Section with its path."""
     parts = section.get(key) or ()
     return [placed_part(section, part, key, str(index)) for index, part in enumerate(parts)]
 
 
 def placed_part(section: Mapping[str, Any], part: Any, *keys: str) -> Any:
-    """The part at `keys` of a section; one given by its name, or by another plain value, becomes a Section too."""
+    """The part at `keys` of a section; a name, or another plain value, becomes a Section."""
     if isinstance(section, Section) and (part is None or isinstance(part, str | int | float)):
         return Section({"type": part}, (*section.path, *keys), section.origins)
     return part
@@ -114,11 +113,11 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
 
 
 def located(error: Exception, config: Any, keys: Iterable[str] = (), *, setting: str | None = None) -> ChordateError:
-    """An error about a part or section, with its file and path put before the message; of the same kind if it is a
-    ChordateError, else a ConfigError.
+    """Put the file and the path of a part or section before an error's message. Returns an error of the same type if it
+    is a ChordateError, else a ConfigError.
 
-    The file is the last one that wrote `setting`, whose path is then put before the message, or any of `keys`; by
-    default the settings that the message mentions, else all. A string that the message quotes is the setting.
+    The file is the last one that wrote `setting` or one of `keys`; by default one of the settings that the message
+    mentions, else any. The path is that of `setting` if it is given or if the message quotes its value.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):
@@ -142,21 +141,21 @@ def merge(
     path: KeyPath = (),
     into_lists: bool = False,
 ) -> None:
-    """Merge a layer into what the layers before it gave, in place.
+    """Merge a layer into the settings of the earlier layers, in place.
 
-    Dicts merge; anything else replaces. A dict with `_delete_=True` replaces too. Where a plug is given by its name,
-    the name counts as `dict(type=name)`.
+    Dicts are merged; other values replace the earlier ones, and so does a dict with `_delete_=True`. The name of a plug
+    counts as `dict(type=name)`.
 
     Args:
         tree: the settings so far.
         layer: settings that override them.
         origin: of the layer.
-        origins: of the settings so far; kept up to date.
+        origins: of the settings so far; updated.
         path: of `tree` in the config.
-        into_lists: a dict whose keys are indices changes items of a list (options: `pipeline.0.size=640`).
+        into_lists: whether a dict whose keys are indices changes items of a list (options: `pipeline.0.size=640`).
 
     Raises:
-        ConfigError: an index past the end of a list, or a `_delete_` that is no bool.
+        ConfigError: an index is past the end of a list, or `_delete_` is not a bool.
     """
     for key, value in layer.items():
         here, old = (*path, str(key)), tree.get(key)
@@ -167,13 +166,13 @@ def merge(
             continue
         if not isinstance(value.get(DELETE, False), bool):
             name = ".".join((*here, DELETE))
-            raise ConfigError(f"{origin.source}: {name} must be True or False, got {shown(value[DELETE])}")
+            raise ConfigError(f"{origin.source}: {name} must be True or False, got {format_value(value[DELETE])}")
         if isinstance(old, list | tuple) and into_lists and value and all(str(index).isdigit() for index in value):
             items = {str(index): item for index, item in enumerate(old)}
             merge(items, value, origin, origins, path=here, into_lists=True)
             if len(items) > len(old):
                 name, index = ".".join(here), max(value, key=int)
-                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, the first is 0; there is no {index}")
+                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, counted from 0; there is no {index}")
             tree[key] = list(items.values())
             continue
         if isinstance(old, str):
@@ -192,8 +191,8 @@ def _set(tree: dict[Any, Any], key: Any, value: Any, origin: Origin, origins: Or
 
 
 def plain(value: Any) -> Any:
-    """A copy of a setting, so that layers share none: numbers and arrays of numpy and torch as plain numbers, paths as
-    strings, other objects as they are."""
+    """A copy of a setting, so that layers share no objects: numbers and arrays of numpy and torch become plain numbers,
+    paths become strings, other objects stay as they are."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -204,7 +203,7 @@ def plain(value: Any) -> Any:
 
 
 def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The values in a tree of settings that no config file could hold, with their places."""
+    """The values in a tree of settings that a config file cannot represent, with their paths."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from objects(item, (*path, str(key)))
@@ -216,7 +215,7 @@ def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def unchanged(origins: Mapping[KeyPath, Origin], then: Any, now: Any) -> Origins:
-    """The origins of settings that are the same now as when they were composed."""
+    """The origins of the settings that have not changed since they were composed."""
     return {path: origin for path, origin in origins.items() if _equal(_at(then, path), _at(now, path))}
 
 
@@ -230,7 +229,7 @@ def _at(tree: Any, path: KeyPath) -> Any:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Equality of settings; of tensors and other objects, identity."""
+    """Equality of settings; identity for tensors and other objects."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
@@ -239,7 +238,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"optimizer.lr": 0.01}` as `{"optimizer": {"lr": 0.01}}`. Settings may follow a part's name."""
+    """`{"optimizer.lr": 0.01}` as `{"optimizer": {"lr": 0.01}}`. A part's settings may follow its name."""
     tree: dict[str, Any] = {}
     for dotted, value in options.items():
         *parents, last = dotted.split(".")

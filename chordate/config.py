@@ -6,13 +6,12 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from chordate.allowed_values import shown
+from chordate.allowed_values import format_value
 from chordate.arguments import validate_arguments
 from chordate.composition import (
     KeyPath,
@@ -26,15 +25,9 @@ from chordate.composition import (
     placed_parts,
     unchanged,
 )
-from chordate.config_files import (
-    dict_layers,
-    file_layers,
-    find_config,
-    list_configs,
-    one_line,
-    packaged_configs,
-    read_text,
-)
+from chordate.config_files import config_layers, dict_layers, read_text
+from chordate.config_names import find_config, list_configs, packaged_configs
+from chordate.custom_imports import import_custom_modules
 from chordate.errors import ChordateError, ConfigError
 from chordate.registry import settings_of
 from chordate.section_names import SECTIONS, no_section
@@ -57,9 +50,9 @@ def load_config(
     in the log. Modules that `custom_imports` names are imported, from the config's folder and the current one too.
 
     Args:
-        config: a packaged config's name, a file's path, a dict, or a Config. It may inherit from files
-            (`_base_ = ["../x.py"]`; later ones override earlier ones) and, below these, from a packaged config
-            (`base = "faster-rcnn_r50_fpn_1x_coco"`).
+        config: a packaged config's name (also with another backbone in it), a file's path, a dict, or a Config. It may
+            inherit from files (`_base_ = ["../x.py"]`; later ones override earlier ones) and, below these, from a
+            packaged config (`base = "faster-rcnn_r50_fpn_1x_coco"`).
         options: overrides with dotted keys, `{"optimizer.lr": 0.01}`.
         source: of the options, for messages.
 
@@ -72,6 +65,7 @@ def load_config(
     """
     validate_arguments(load_config, {"config": config, "options": options}, "load_config")
     filename, text, tree, origins, layers = None, None, {}, Origins(), []
+    overrides = nested(options or {})
     if isinstance(config, Config):
         filename, text, origins = config.filename, config.text, _origins(config)
         if origins:
@@ -81,8 +75,13 @@ def load_config(
     elif isinstance(config, Mapping):
         layers = dict_layers(config)
     else:
-        path = find_config(config)
-        filename, text, layers = str(path), read_text(path), file_layers(path)
+        import_custom_modules(overrides.get("custom_imports"), source)  # the name may have one of their backbones
+        found = find_config(config)
+        layers = config_layers(found)
+        if isinstance(found, Path):
+            filename, text = str(found), read_text(found)
+        else:
+            filename, text = f"{found.name}.py", f'base = "{found.name}"\n'
     rank = max((origin.rank for origin in origins.values()), default=-1) + 1
     for layer in layers:
         try:
@@ -90,11 +89,11 @@ def load_config(
         except RecursionError as error:
             raise ConfigError(f"{layer.source}: a setting contains itself") from error
         rank += 1
-    merge(tree, nested(options or {}), Origin(rank, source), origins, into_lists=True)
+    merge(tree, overrides, Origin(rank, source), origins, into_lists=True)
     tree = {key: value for key, value in tree.items() if not (_is_own(key) and any(objects(value)))}
     if not isinstance(config, Mapping | Config):
         _check_plain(tree, origins)
-    _import_modules(tree, origins)
+    import_custom_modules(tree.get("custom_imports"), _written_in("custom_imports", origins))
     for key in tree:
         if key not in SECTIONS and (not _is_own(key) or key == "_base_"):  # an option inherits nothing
             raise ConfigError(f"{_written_in(key, origins)}: {no_section(str(key), tree)}")
@@ -198,7 +197,7 @@ def _check_plain(tree: Mapping[str, Any], origins: Origins) -> None:
         remedy = "a config holds numbers, strings, True, False, None, lists and dicts"
         if isinstance(value, type):
             remedy = f'register the class and write its name, {setting}="{value.__name__}"'
-        raise ConfigError(f"{origin.source if origin else 'config'}: {setting} is {shown(value)}; {remedy}")
+        raise ConfigError(f"{origin.source if origin else 'config'}: {setting} is {format_value(value)}; {remedy}")
 
 
 def _origins(config: Config) -> Origins:
@@ -210,32 +209,6 @@ def _origins(config: Config) -> Origins:
 def _written_in(key: str, origins: Origins, otherwise: str = "config") -> str:
     origin = origin_of(origins, (key,))
     return origin.source if origin else otherwise
-
-
-def _import_modules(tree: Mapping[str, Any], origins: Origins) -> None:
-    """Import what `custom_imports` names, so that it registers its parts."""
-    wanted = tree.get("custom_imports")
-    if wanted is None:
-        return
-    source = _written_in("custom_imports", origins)
-    modules = wanted.get("imports") if isinstance(wanted, Mapping) else None
-    modules = [modules] if isinstance(modules, str) else modules
-    if (
-        not isinstance(modules, list | tuple)
-        or not all(isinstance(name, str) and name for name in modules)
-        or not set(wanted) <= {"imports", "allow_failed_imports"}
-    ):
-        raise ConfigError(f'{source}: write custom_imports = dict(imports=["my_module"]), got {shown(wanted)}')
-    for module in modules:
-        where = f"{source}: custom_imports: {module}"
-        try:
-            import_module(module)
-        except ChordateError:
-            raise
-        except (Exception, SystemExit) as error:  # whatever a user's module raises
-            if not (wanted.get("allow_failed_imports") and isinstance(error, ImportError)):
-                raise ConfigError(one_line(where, error)) from error
-            log.warning("%s", one_line(where, error))
 
 
 def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:

@@ -1,24 +1,22 @@
-"""Finds configs and reads them as layers: what each file says itself, in the order of inheritance."""
+"""Reads configs as layers: what each file says itself, in the order of inheritance."""
 
 from __future__ import annotations
 
 import ast
-import fnmatch
 import json
-import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from mmengine.config import ConfigDict
 
-from chordate.allowed_values import shown
+from chordate.allowed_values import format_value
 from chordate.composition import Origin, merge
-from chordate.errors import ChordateError, ConfigError, near_names, repr_name, unknown
+from chordate.config_names import Composition, find_config, package_root
+from chordate.custom_imports import import_custom_modules, look_for_modules_in, one_line
+from chordate.errors import ChordateError, ConfigError
 
 TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$\w|file\w|_base_)")  # of mmengine
 
@@ -37,41 +35,13 @@ class Layer(NamedTuple):
     values: dict[str, Any]
 
 
-def packaged_configs() -> dict[str, Path]:
-    """Every config in the package, by its name (the file's name without `.py`)."""
-    root = _package_root()
-    paths = (path for path in sorted(root.rglob("*.py")) if path.name != "__init__.py")
-    return {path.stem: path for path in paths if "_base_" not in path.relative_to(root).parts}
-
-
-def list_configs(pattern: str = "*") -> list[str]:
-    """The names of the packaged configs that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(packaged_configs(), pattern))
-
-
-def find_config(name: str | Path) -> Path:
-    """The file of a config given by path or by its packaged name.
-
-    Raises:
-        ConfigError: neither a file nor a packaged name; names near ones.
-    """
-    path = Path(name)
-    if os.path.isfile(path):  # Path.is_file raises for a name that is too long
-        return path
-    known = packaged_configs()
-    if str(name) in known:
-        return known[str(name)]
-    if path.suffix == ".py" and path.stem in known and not path.parent.is_dir():
-        return known[path.stem]  # configs/faster-rcnn/x.py, asked for from another folder
-    if os.path.isdir(name):
-        raise ConfigError(f"{path}: a folder; name a config file or a packaged config")
-    if path.suffix or len(path.parts) > 1:
-        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        close = near_names(path.name, beside) or near_names(path.stem, known)
-        raise ConfigError(
-            f"{path}: no such config file" + (f"; did you mean {' or '.join(map(repr_name, close))}?" if close else "")
-        )
-    raise ConfigError(unknown("config", str(name), known))
+def config_layers(config: Path | Composition, inside: tuple[Path, ...] = ()) -> list[Layer]:
+    """The layers of a config that `find_config` found; arguments and errors as those of `file_layers`."""
+    if isinstance(config, Path):
+        return file_layers(config, inside)
+    layers = [layer for path in config.files for layer in file_layers(path, inside)]
+    own = {"model": {"backbone": config.backbone}} if config.backbone else {}
+    return once([*layers, Layer(config.name, None, own)])
 
 
 def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
@@ -90,9 +60,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
     inside = (*inside, path.resolve())
     if path.suffix not in (".py", ".json"):
         raise ConfigError(f"{source}: configs are Python or JSON files (reading YAML may run code)")
-    for folder in (str(Path.cwd()), str(path.parent.resolve())):
-        if folder not in sys.path:  # so that custom_imports finds a user's own modules
-            sys.path.append(folder)
+    look_for_modules_in(path.parent)
     try:
         text = read_text(path)
         if path.suffix == ".json":
@@ -141,11 +109,6 @@ def once(layers: Iterable[Layer]) -> list[Layer]:
     return kept
 
 
-def one_line(source: str, error: BaseException) -> str:
-    """`mine.py: NameError: name 'x' is not defined`."""
-    return f"{source}: {type(error).__name__}: {' '.join(str(error).split())}"
-
-
 def _layers(
     values: dict[str, Any], source: str, path: Path | None, inside: tuple[Path, ...], below: Sequence[Layer] = ()
 ) -> list[Layer]:
@@ -154,22 +117,25 @@ def _layers(
         raise ConfigError(f"{source}: a config must be a dict of sections, got {type(values).__name__}")
     below = [*below, *_base_layers([values.pop("_base_", [])], source, path or Path("config"), inside)]
     base = values.pop("base", None)
-    lowest = [] if base is None else file_layers(_find("base", base, source), inside)
+    lowest = []
+    if base is not None:
+        import_custom_modules(values.get("custom_imports"), source)  # the name may have one of their backbones
+        lowest = config_layers(_find("base", base, source), inside)
     return once([*lowest, *below, Layer(source, path, values)])
 
 
 def _base_layers(bases: Sequence[Any], source: str, path: Path, inside: tuple[Path, ...]) -> list[Layer]:
     """The layers of the files that `_base_` names, relative to the folder of `path`."""
     names = [name for base in bases for name in (base if isinstance(base, list | tuple) else [base])]
-    files = [_find("_base_", name, source, path.parent) for name in names]
-    return once(layer for file in files for layer in file_layers(file, inside))
+    found = [_find("_base_", name, source, path.parent) for name in names]
+    return once(layer for base in found for layer in config_layers(base, inside))
 
 
-def _find(key: str, name: Any, source: str, folder: Path | None = None) -> Path:
+def _find(key: str, name: Any, source: str, folder: Path | None = None) -> Path | Composition:
     """The config that `base` or `_base_` names, the latter relative to a folder."""
     if not (isinstance(name, str | Path) and str(name)):
         wanted = "a packaged config or a file" if folder is None else "a config file, or a list of them"
-        raise ConfigError(f"{source}: {key} must name {wanted}, got {shown(name)}")
+        raise ConfigError(f"{source}: {key} must name {wanted}, got {format_value(name)}")
     try:
         return find_config(name if folder is None else folder / name)
     except ConfigError as error:
@@ -198,14 +164,10 @@ def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]
     }
 
 
-def _package_root() -> Path:
-    return Path(str(files("chordate.configs")))
-
-
 def _source(path: Path) -> str:
     """A file as messages name it: packaged ones as `configs/…`, others from the current folder if they are in it."""
     full = path.resolve()
-    for folder, prefix in ((_package_root().resolve(), "configs/"), (Path.cwd().resolve(), "")):
+    for folder, prefix in ((package_root().resolve(), "configs/"), (Path.cwd().resolve(), "")):
         if full.is_relative_to(folder):
             return f"{prefix}{full.relative_to(folder).as_posix()}"
     return str(path)

@@ -1,6 +1,6 @@
-"""The contracts of backbone and neck, and the checks that they keep them and fit together.
+"""The contracts of backbones and necks, and checks that implementations fulfill them and fit together.
 
-Those of heads are in `head_contracts`, those of models and metrics in `model_contracts`.
+The contracts of heads are in `head_contracts`, those of models and metrics in `model_contracts`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FeatureSpec:
 
 
 class FeatureSpecs(dict[str, FeatureSpec]):
-    """The maps that one part offers to the next, ordered fine to coarse, and the name of that part."""
+    """The maps that a part offers to the next one, ordered fine to coarse, and the name of that part."""
 
     def __init__(self, specs: Mapping[str, FeatureSpec], source: str):
         super().__init__(specs)
@@ -42,12 +42,12 @@ class FeatureSpecs(dict[str, FeatureSpec]):
 
 @dataclass(frozen=True)
 class Library:
-    """Where a backbone's network comes from, if another library built it.
+    """The library that built a backbone's network.
 
     Attributes:
         name: "torchvision", "timm".
-        prefix: what stands before the library's own names in the backbone's state dict.
-        tensors: all names of the library's whole network; the backbone has those that its maps need.
+        prefix: prepended to the library's own tensor names in the backbone's state dict.
+        tensors: tensor names of the library's whole network; the backbone has the tensors that its maps need.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Library:
 
 
 class Backbone(nn.Module):
-    """Images to feature maps.
+    """Base class of backbones: images to feature maps.
 
     A subclass sets `out_features` in `__init__`, ordered fine to coarse and named `c1` … `c5` after the stages of the
     FPN paper (Lin et al. 2017, section 3); `forward` returns the same names, map
@@ -68,8 +68,8 @@ class Backbone(nn.Module):
     out_features: Mapping[str, FeatureSpec]
     name: str = ""  # for messages: "ResNet-50"; empty for the class's name
     in_channels: int = 3
-    pretrained: str | bool | None = None  # where to load weights from, set by the registry from the config
-    default_weights: str | None = None  # what `pretrained=True` means, set by the registry from the variant
+    pretrained: str | bool | None = None  # weights to load, set by the registry from the config
+    default_weights: str | None = None  # the weights of `pretrained=True`, set by the registry from the variant
     library: Library | None = None  # the library that built the network, if another one did
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -81,21 +81,24 @@ class Backbone(nn.Module):
 
     @property
     def example_size(self) -> tuple[int, int]:
-        """Height and width of the images that it was designed for: 32 px (CIFAR) without coarse maps, else 224."""
+        """Height and width of typical images: 32 px (CIFAR) for a backbone without coarse maps, else 224 px."""
         side = 32 if list(self.out_features.values())[-1].stride < 8 else 224
         return side, side
 
     def pop_stage(self, name: str) -> Backbone:
-        """Remove the last stage, which makes the map `name`, and return it as a backbone on the map before it.
+        """Remove the last stage, which outputs the map `name`, and return it as a backbone that reads the map before.
 
         Raises:
-            ConfigError: this backbone cannot be divided so.
+            ConfigError: this backbone does not support it.
         """
-        raise ConfigError(f"{offered(self).source} has no stage that can be removed; resnet50 has")
+        raise ConfigError(f"{offered(self).source} has no stage that can be removed; use another one, e.g. resnet50")
 
 
 class Neck(nn.Module):
-    """Feature maps to feature maps: takes `in_features` first, and offers `out_features` like a backbone."""
+    """Base class of necks: feature maps to feature maps.
+
+    Its constructor takes `in_features` first; it has `out_features` like a backbone.
+    """
 
     out_features: Mapping[str, FeatureSpec]
 
@@ -104,11 +107,10 @@ class Neck(nn.Module):
 
 
 def offered(part: nn.Module) -> FeatureSpecs:
-    """What `part` offers to the next part, with its name for error messages.
+    """The maps that `part` offers to the next part, with its name for error messages.
 
     Raises:
-        ConfigError: the part does not keep the contract: `out_features` is missing, empty, or not FeatureSpecs of
-            positive numbers.
+        ConfigError: `out_features` is missing, empty, or does not consist of FeatureSpecs of positive numbers.
     """
     name = getattr(part, "name", None) or type(part).__name__
     specs = getattr(part, "out_features", None)
@@ -131,7 +133,7 @@ def select(in_features: Mapping[str, FeatureSpec], names: Iterable[str], wanted_
     """The maps `names` of `in_features`, in that order.
 
     Raises:
-        ConfigError: a name is not on offer; the message names both parts, what was wanted and what there is.
+        ConfigError: a map does not exist; the message names both parts, the wanted maps and those on offer.
     """
     names = list(names)
     missing = [name for name in names if name not in in_features]
@@ -153,7 +155,7 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
         neck: as built on this backbone, or None.
 
     Raises:
-        ConfigError: a map is missing, or has other channels or another stride than was said.
+        ConfigError: a map is missing, or its channels or stride differ from `out_features`.
     """
     parts = [offered(backbone)] if neck is None else [offered(backbone), offered(neck)]
     side = 2 * math.lcm(64, *(spec.stride for specs in parts for spec in specs.values()))
@@ -170,7 +172,7 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
 
 
 def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
-    """What a part gives on the meta device; None if its forward needs values, so that nothing can be said.
+    """The outputs of a part on the meta device; None if its forward reads values, which the meta device does not have.
 
     Raises:
         ConfigError: its forward fails for these inputs, which the message calls `described`.
@@ -181,7 +183,7 @@ def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
     try:
         return torch.func.functional_call(part, state, (inputs,))
     except (RuntimeError, AssertionError, TypeError, KeyError) as error:
-        # No meta kernel, a value that is read (`.item()`), or a plain tensor that is no buffer.
+        # An operator without a meta kernel, a value that is read (`.item()`), or a plain tensor that is not a buffer.
         if isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error)):
             return None
         raise ConfigError(f"{offered(part).source}: forward fails for {described}: {error}") from error
@@ -191,15 +193,15 @@ def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
 
 
 def _compare(outputs: Any, specs: FeatureSpecs, side: int, ndim: int) -> None:
-    """Compare what a part gave for two images of `side` pixels, maps of `ndim` dimensions, with what it promises."""
+    """Compare a part's outputs for two images of `side` pixels, maps of `ndim` dimensions, with its `out_features`."""
     for name, spec in specs.items():
         if not isinstance(outputs, Mapping) or name not in outputs:
-            given = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
-            raise ConfigError(f"{specs.source} promises {name} ({spec}), but its forward returned {given}")
+            returned = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+            raise ConfigError(f"{specs.source} promises {name} ({spec}), but its forward returned {returned}")
         got = tuple(outputs[name].shape)
         want = (2, spec.channels, side // spec.stride, side // spec.stride)
         if (*got[:2], *got[-2:]) != want or len(got) != ndim:
             raise ConfigError(
                 f"{specs.source} promises {name} ({spec}), so {list(want)} for images of {side} px, "
-                f"but its forward gave {list(got)}"
+                f"but its forward returned {list(got)}"
             )

@@ -1,4 +1,4 @@
-"""Collectives over the ranks of a run, of Python objects and of buffers; without a process group, one rank."""
+"""Collectives over the ranks of a run, for Python objects and buffers; without a process group there is one rank."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def is_active() -> bool:
-    """Whether this process belongs to a group."""
+    """Whether there is a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -23,13 +23,13 @@ def world_size() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0, which writes files and talks to the terminal."""
+    """Whether this is rank 0, which writes files and prints to the terminal."""
     return rank() == 0
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """The `value` of every rank, in the order of the ranks, the same list on each. Pickled; under NCCL it passes
-    through the current GPU."""
+    """The `value` of every rank, in the order of the ranks. Values are pickled; under NCCL they pass through the
+    current GPU."""
     if not is_active():
         return [value]
     values: list[Any] = [None] * world_size()
@@ -38,7 +38,7 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 def broadcast_object(value: Any, source: int = 0) -> Any:
-    """The `value` of rank `source`, on every rank; what the others pass is dropped."""
+    """The `value` of rank `source`, on every rank; the values of other ranks are ignored."""
     if not is_active():
         return value
     values = [value]
@@ -48,10 +48,10 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
 
 @torch.no_grad()
 def average_buffers(model: nn.Module) -> None:
-    """Give a model the same buffers on every rank: the mean of floating-point ones, of others the first rank's.
+    """Make a model's buffers equal on all ranks: floating-point ones are averaged, others are the first rank's.
 
-    BatchNorm's running statistics are linear in the batches, so their mean over the ranks is what each rank would have
-    after seeing all ranks' batch statistics. Buffers that are equal already stay as they are, bit by bit.
+    BatchNorm's running statistics are linear in the batches, so their mean over the ranks equals the statistics over
+    the batches of all ranks. Buffers that are already equal stay bit-identical.
     """
     if world_size() == 1:
         return
@@ -63,7 +63,7 @@ def average_buffers(model: nn.Module) -> None:
         first = flat.clone()
         dist.broadcast(first, 0)
         if dtype.is_floating_point:
-            difference = flat - first  # not the plain sum, whose rounding would move equal buffers
+            difference = flat - first  # averaging the values themselves would change equal buffers by rounding
             dist.all_reduce(difference)
             first += difference / world_size()
         for buffer, value in zip(buffers, first.split([buffer.numel() for buffer in buffers])):

@@ -1,7 +1,7 @@
 """User errors: one line each, with the file, the setting and the remedy.
 
-The commands print a `ChordateError` without a traceback and exit with status 2. Any other exception is a bug and keeps
-its traceback.
+The commands print a `ChordateError` without a traceback and exit with status 2. Any other exception is a bug and is
+shown with its traceback.
 """
 
 import difflib
@@ -10,16 +10,16 @@ from collections.abc import Iterable
 
 from chordate.text import printable
 
-# What MMDetection, Detectron2 and timm call settings of our backbones.
+# Names of our backbones' settings in MMDetection, Detectron2 and timm.
 _BACKBONE_SETTINGS = {"out_indices": "out", "out_features": "out", "name": "model", "model_name": "model"}
 
 
 class ChordateError(Exception):
-    """An error that the user can fix; the message is one line, whatever the names in it, and says how.
+    """An error that the user can fix. The message is always one line, and names the remedy.
 
     Args:
         message: one line.
-        located: whether the message names the setting's path, and its file where that is known.
+        located: whether the message names the setting's path, and its file if that is known.
     """
 
     def __init__(self, message: str, *, located: bool = False):
@@ -31,15 +31,15 @@ class ChordateError(Exception):
 
 
 class ConfigError(ChordateError):
-    """A config names a type, file or setting that does not exist, or parts that do not fit together."""
+    """A type, file or setting in a config does not exist, or parts do not fit together."""
 
 
 class DataError(ChordateError):
-    """An image or annotation is missing, broken or contradicts the model."""
+    """An image or annotation is missing or broken, or does not fit the model."""
 
 
 class UnknownClass(DataError):
-    """A class is asked for that the data do not have."""
+    """The data do not have a class that was requested."""
 
 
 class CheckpointError(ChordateError):
@@ -47,13 +47,13 @@ class CheckpointError(ChordateError):
 
 
 class TrainingError(ChordateError):
-    """Training cannot go on, for example because a loss is no longer finite."""
+    """Training cannot continue, for example because a loss is not finite."""
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` names of `known` that are most similar to `name`, letter case ignored: those that continue it first.
+    """The `count` names of `known` that are most similar to `name`, ignoring case; names that start with it come first.
 
-    `fasterrcnn_resnet50_fpn` is continued by `faster-rcnn_r50_fpn_torchvision`.
+    `faster-rcnn_r50_fpn_torchvision` counts as starting with `fasterrcnn_resnet50_fpn`.
     """
     by_lower: dict[str, str] = {}
     for candidate in known:
@@ -64,9 +64,9 @@ def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) -> str:
-    """One line for a misspelled name: `unknown backbone "Resnet50"; did you mean "ResNet"? Known: …`.
+    """The message about a misspelled name: `unknown backbone "Resnet50"; did you mean "ResNet"? Known: …`.
 
-    `listed` is whether to list the known names, if the line does not get too long.
+    With `listed` it lists the known names, unless the line gets too long.
     """
     if kind == "backbone" and (library := _library_hint(name)):
         return f"unknown backbone {repr_name(name)}; {library}"
@@ -74,10 +74,10 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) 
     ours = _BACKBONE_SETTINGS.get(name) if kind.startswith("setting of backbone") else None
     close = [ours] if ours and ours in known else near_names(name, known)
     guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "." if listed else ""
-    if not listed or (close and len(known) > 40):  # a truncated list says less than the guess
+    if not listed or (close and len(known) > 40):  # a truncated list helps less than the guess
         return f"unknown {kind} {repr_name(name)}{guess}"
-    shown = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
-    return f"unknown {kind} {repr_name(name)}{guess} Known: {shown or 'none'}"
+    names = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
+    return f"unknown {kind} {repr_name(name)}{guess} Known: {names or 'none'}"
 
 
 def _short(name: str) -> str:
@@ -89,14 +89,14 @@ def _library_hint(name: str) -> str | None:
     """How to use a network of timm or torchvision as a backbone, also for `timm/…`; None if neither has it."""
     library, _, model = name.replace("://", "/").rpartition("/")
     plugs = {"timm": "TimmBackbone", "torchvision": "TorchvisionBackbone"}
-    having = [other for other in plugs if library in ("", other) and _has_model(other, model)]
-    if not having:
+    libraries = [other for other in plugs if library in ("", other) and _has_model(other, model)]
+    if not libraries:
         return None
-    return f'{model} is in {" and ".join(having)}: use dict(type="{plugs[having[0]]}", model="{model}")'
+    return f'{model} is in {" and ".join(libraries)}: use dict(type="{plugs[libraries[0]]}", model="{model}")'
 
 
 def _has_model(library: str, model: str) -> bool:
-    """Whether a library that imports slowly, or not at all, has a network."""
+    """Whether a library has a network; False if it is not installed."""
     try:
         if library == "timm":
             import timm
@@ -110,5 +110,5 @@ def _has_model(library: str, model: str) -> bool:
 
 
 def repr_name(name: str) -> str:
-    """The name in double quotes, as it would be written in a config."""
+    """The name in double quotes, as in a config."""
     return f'"{name}"'

@@ -1,4 +1,4 @@
-"""The contracts of the heads that the models of the package are made of."""
+"""The contracts of heads, which the package's models build and call."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from chordate.structures import Detections, InstanceTargets, Proposals, SampledR
 
 @dataclass(frozen=True)
 class ClassRows:
-    """How the outputs of a layer belong to classes: they are `[anchors, classes + background, values]`, flattened.
+    """Layout of a layer's outputs per class: `[anchors, classes + background, values]`, flattened.
 
     Loading a checkpoint with other classes keeps the outputs of the classes that both have, and the background's.
 
     Attributes:
         values: outputs per class, 4 for boxes.
-        anchors: anchors of a cell, each with outputs for all classes.
-        background: 1 if the background's outputs follow those of the classes.
-        names: of the outputs: "classes" or "keypoints" of the DatasetMeta, or a list of names in its `extra`.
+        anchors: anchors per cell, each with outputs for all classes.
+        background: 1 if outputs for the background follow those of the classes.
+        names: source of the class names: "classes" or "keypoints" of the DatasetMeta, or a list in its `extra`.
     """
 
     values: int = 1
@@ -32,11 +32,11 @@ class ClassRows:
 
 @runtime_checkable
 class HasClassRows(Protocol):
-    """A module, most often a head, with outputs per class.
+    """A module, usually a head, with outputs per class.
 
     `class_rows` names its layers (or parameters) with such outputs, set in `__init__`:
-    `self.class_rows = {"cls_score": ClassRows(background=1), "bbox_pred": ClassRows(values=4)}`. A module without it
-    keeps its fresh weights wherever a checkpoint has other shapes.
+    `self.class_rows = {"cls_score": ClassRows(background=1), "bbox_pred": ClassRows(values=4)}`. Without it, tensors
+    whose shapes differ from the checkpoint's stay as initialized.
     """
 
     class_rows: Mapping[str, ClassRows]
@@ -44,10 +44,10 @@ class HasClassRows(Protocol):
 
 @runtime_checkable
 class HasFinalLayers(Protocol):
-    """A head that is the end of a whole network as other libraries ship it, so that their weights fill it too.
+    """A head that corresponds to the last layers of other libraries' networks, so that their weights load into it.
 
     Attributes:
-        final_layers: its own names of their last linear layer, "linear", and of the norm before it, "norm".
+        final_layers: the head's own names of the last linear layer, "linear", and of the norm before it, "norm".
     """
 
     final_layers: Mapping[Literal["linear", "norm"], str]
@@ -56,23 +56,23 @@ class HasFinalLayers(Protocol):
 class ProposalHead(Protocol):
     """Proposes boxes that may hold an object, such as an RPN.
 
-    Built by the model with `in_features` (FeatureSpecs of the maps on offer) and those facts of the DatasetMeta that
-    its signature names.
+    The model builds it with `in_features` (FeatureSpecs of the maps on offer), and with the facts of the DatasetMeta
+    that its signature names.
     """
 
     def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Predictions of its own form from maps `[N, C, H, W]` by name; the other methods receive them."""
+        """Outputs of any form from maps `[N, C, H, W]` by name; the other methods receive them."""
 
     def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name, given heights and widths `[N, 2]` of the images without padding."""
+        """Scalar losses by name; `sizes` are heights and widths `[N, 2]` of the images without padding."""
 
     def predict(self, outputs: Any, sizes: Tensor, training: bool = False) -> Proposals:
         """Proposals without a gradient, clipped to the images.
 
         Args:
-            outputs: of the call.
+            outputs: from the call.
             sizes: `[N, 2]` int64, heights and widths of the images without padding.
-            training: proposals to train on, of which there may be more.
+            training: whether the proposals are for training, where there may be more of them.
         """
 
 
@@ -81,14 +81,14 @@ class RoIHead(Protocol):
 
     Attributes:
         nms_threshold: IoU, within a class; test-time augmentation merges boxes with it.
-        detections_per_image: the best so many are kept.
+        detections_per_image: at most this many are kept, the best.
     """
 
     nms_threshold: float
     detections_per_image: int
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that this head and the InstanceHeads beside it train on, without a gradient."""
+        """Sample the regions that this head and the InstanceHeads train on, without a gradient."""
 
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
         """Scalar losses by name."""
@@ -100,8 +100,8 @@ class RoIHead(Protocol):
 class RegionHead(RoIHead, Protocol):
     """A RoIHead whose trunk may be shared with a mask head (the C4 layout, `TwoStageDetector(trunk="c5")`).
 
-    Its constructor takes `trunk`, a module from pooled regions `[R, C, S, S]` to maps; its `loss` takes `roi_features`
-    that were computed before.
+    Its constructor takes `trunk`, a module from pooled regions `[R, C, S, S]` to maps; its `loss` also takes
+    `roi_features`, the trunk's output.
     """
 
     def roi_features(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class RegionHead(RoIHead, Protocol):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """As of RoIHead; `roi_features` belong to the rows of `PaddedIndex(rois.valid)`."""
+        """As in RoIHead; `roi_features` belong to the rows of `PaddedIndex(rois.valid)`."""
 
 
 class RoITrunk(Protocol):
@@ -133,10 +133,11 @@ class RoITrunk(Protocol):
 
 
 class InstanceHead(Protocol):
-    """Predicts per-detection attributes (masks, keypoints) of what the RoIHead detects. Built like a ProposalHead.
+    """Predicts attributes (masks, keypoints) of each detection of the RoIHead. Built like a ProposalHead.
 
-    Where the trunk of a RegionHead is shared, a mask head is also built with `roi_channels`, and its `loss` and
-    `predict` receive the keyword `roi_features`, of the rows of `PaddedIndex(rois.valid)` and of all detections.
+    If the trunk of a RegionHead is shared, a mask head is also built with `roi_channels`, and its `loss` and `predict`
+    receive the keyword `roi_features`: in `loss` of the rows of `PaddedIndex(rois.valid)`, in `predict` of all
+    detections.
     """
 
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
@@ -150,26 +151,26 @@ class InstanceHead(Protocol):
             detections: one per image, boxes in pixels of the padded batch.
 
         Returns:
-            One tensor per image: of a mask head probabilities `[D, S, S]` of each detection's own class, of a keypoint
-            head heatmaps `[D, K, S, S]`, logits.
+            One tensor per image: a mask head returns probabilities `[D, S, S]` for each detection's class, a keypoint
+            head returns heatmaps `[D, K, S, S]` of logits.
         """
 
 
 class DenseHead(Protocol):
-    """Detects objects from every cell of the maps, in one stage. Built like a ProposalHead.
+    """Detects objects at every cell of the maps, in one stage. Built like a ProposalHead.
 
     Attributes:
-        nms_threshold, detections_per_image: as of RoIHead.
+        nms_threshold, detections_per_image: as in RoIHead.
     """
 
     nms_threshold: float
     detections_per_image: int
 
     def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Predictions of its own form from maps `[N, C, H, W]` by name; the other methods receive them."""
+        """Outputs of any form from maps `[N, C, H, W]` by name; the other methods receive them."""
 
     def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name, given heights and widths `[N, 2]` of the images without padding."""
+        """Scalar losses by name; `sizes` are heights and widths `[N, 2]` of the images without padding."""
 
     def predict(self, outputs: Any, sizes: Tensor) -> list[Detections]:
         """Detections of each image, best first, boxes in pixels of the padded batch and clipped to the image."""
@@ -182,7 +183,7 @@ class ImageHead(Protocol):
         """Logits `[N, num_classes]`, float32, from maps `[N, C, ..., H, W]` by name."""
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
-        """The vectors `[N, C]` that the last layer reads; `chordate features` writes them."""
+        """The inputs `[N, C]` of the last layer, which `chordate features` writes."""
 
     def loss(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
         """Scalar losses by name.

@@ -1,6 +1,6 @@
-"""Launching and stopping: which rank a process is, its device, threads and seed; signals that end it after a step.
+"""Launching and stopping: the rank, device, threads and seed of a process, and signals that end it after a step.
 
-One process is started by hand; several by torchrun (one machine or many) or by SLURM's srun.
+A single process starts directly; several are started by torchrun (one machine or many) or by SLURM's srun.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from chordate.errors import ConfigError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
-WORDS = ("MASTER_ADDR", "SLURM_STEP_NODELIST")  # the others are numbers
+TEXT_VARIABLES = ("MASTER_ADDR", "SLURM_STEP_NODELIST")  # the others are numbers
 
 
 def start(seed: int | None = None) -> tuple[int, int]:
-    """Join the other processes, if there are any, and seed the generators, so that all ranks build the same model.
+    """Join the process group, if there is one, and seed the generators, so that all ranks build the same model.
 
     Returns:
-        Rank and number of ranks: (0, 1) for a process on its own.
+        Rank and number of ranks: (0, 1) for a single process.
 
     Raises:
         ConfigError: the launcher's variables are incomplete or invalid, or the processes cannot reach each other.
@@ -45,8 +45,8 @@ def start(seed: int | None = None) -> tuple[int, int]:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             reason = " ".join(str(error).split())[:160]
             raise ConfigError(
-                f"the processes do not meet at MASTER_ADDR:MASTER_PORT, {address} ({reason}); start all of them, and "
-                f"check that each can reach that machine"
+                f"the processes cannot connect to MASTER_ADDR:MASTER_PORT, {address} ({reason}); start all of them, "
+                f"and check that each can reach that machine"
             ) from error
     if seed is not None:
         seed_everything(seed)
@@ -66,12 +66,12 @@ def _join() -> None:
         dist.init_process_group("nccl", device_id=device())
     else:
         dist.init_process_group("gloo")
-        atexit.register(finish)  # else its threads may need the interpreter after it has gone, and abort
+        atexit.register(finish)  # else gloo's threads may abort when the interpreter shuts down
 
 
 def finish() -> None:
-    """Leave the other processes once the work is done. On GPUs not after an error: it might wait for the others."""
-    gc.collect()  # a wrapped model that is still around would keep the group's threads alive
+    """Leave the process group after the work is done. On GPUs not after an error, when it may wait forever."""
+    gc.collect()  # a DDP model that still exists would keep the group's threads alive
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -80,15 +80,15 @@ def device() -> torch.device:
     """This process's GPU if there is one, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # A launcher may show each process its own GPU only; it is then number 0 for all of them.
+    # If the launcher makes only one GPU visible to each process, that GPU has number 0 in all of them.
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def share_threads(environment: Mapping[str, str]) -> None:
-    """Give each process its part of the machine's cores, unless OMP_NUM_THREADS is set."""
+    """Divide the machine's cores among its processes, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" not in environment:
-        neighbors = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbors))
+        processes = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def is_launched(environment: Mapping[str, str]) -> bool:
@@ -99,20 +99,20 @@ def is_launched(environment: Mapping[str, str]) -> bool:
     """
     remedy = "start with torchrun or srun, or unset them"
     if "RANK" not in environment:
-        if environment.get("WORLD_SIZE", "1") != "1":  # else each process would train alone, all into one folder
+        if environment.get("WORLD_SIZE", "1") != "1":  # else each process would train alone in the same folder
             raise ConfigError(f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set; {remedy}")
         return False
     _check(environment, TORCHRUN, "RANK", remedy)
     number, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    if number >= count:  # it would wait for the others for ever
-        raise ConfigError(f"RANK is {number}, but WORLD_SIZE {count}: ranks count from 0; {remedy}")
+    if number >= count:  # the process would wait for the others forever
+        raise ConfigError(f"RANK is {number}, but WORLD_SIZE is {count}: ranks count from 0; {remedy}")
     return True
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What torchrun would have set, for a task that srun started; empty for any other process.
+    """The variables that torchrun would set, for a task that srun started; empty for any other process.
 
-    A batch script itself has most of SLURM's variables too, but is no task of a step.
+    A batch script has most of SLURM's variables too, but is not a task of a step.
 
     Raises:
         ConfigError: some of SLURM's variables are missing or invalid.
@@ -123,13 +123,13 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     # SLURM's short list of machines: "gpu[07-09,12],login" begins with gpu07.
     first = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", environment["SLURM_STEP_NODELIST"])
     if first is None:
-        raise ConfigError(f'SLURM_STEP_NODELIST is "{environment["SLURM_STEP_NODELIST"]}", which names no machine')
+        raise ConfigError(f'SLURM_STEP_NODELIST is "{environment["SLURM_STEP_NODELIST"]}"; expected machine names')
     translated = {
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
         "MASTER_ADDR": "".join(group or "" for group in first.groups()),
-        # Any port will do, if all tasks choose the same one and two jobs on a machine do not.
+        # All tasks must choose the same port, and two jobs on a machine must choose different ones.
         "MASTER_PORT": str(20000 + int(environment["SLURM_JOB_ID"]) % 20000),
     }
     if tasks := re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "")):
@@ -137,31 +137,31 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment.get(name, value) for name, value in translated.items()}
 
 
-def _check(environment: Mapping[str, str], names: tuple[str, ...], given: str, remedy: str) -> None:
+def _check(environment: Mapping[str, str], names: tuple[str, ...], variable: str, remedy: str) -> None:
     missing = [name for name in names if name not in environment]
     if missing:
-        raise ConfigError(f"{given} is set, but not {', '.join(missing)}; {remedy}")
+        raise ConfigError(f"{variable} is set, but not {', '.join(missing)}; {remedy}")
     for name in names:
-        if name not in WORDS and not environment[name].isdecimal():
+        if name not in TEXT_VARIABLES and not environment[name].isdecimal():
             raise ConfigError(f'{name} is "{environment[name]}", which is not a whole number; {remedy}')
 
 
 class StopSignals:
-    """Within it, the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) is only noted in `received`, so that the run
-    can be saved; a second one acts as usual."""
+    """Within it, the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) is only recorded in `received`, so that the
+    run can be saved; a second signal has its usual effect."""
 
     received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        in_main_thread = threading.current_thread() is threading.main_thread()  # Python lets no other set handlers
+        in_main_thread = threading.current_thread() is threading.main_thread()  # only it may set signal handlers
         signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
-        self._usual = {number: signal.signal(number, self._note) for number in signals}
+        self._handlers = {number: signal.signal(number, self._record) for number in signals}
         return self
 
     def __exit__(self, *_: Any) -> None:
-        while self._usual:
-            signal.signal(*self._usual.popitem())
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
 
-    def _note(self, number: int, _: Any) -> None:
+    def _record(self, number: int, _: Any) -> None:
         self.received = signal.Signals(number)
         self.__exit__()

@@ -1,24 +1,24 @@
-"""Libraries that are imported where they are used, and not before: not everybody needs them, and they are slow."""
+"""Optional libraries that are imported only when needed, because they import slowly."""
 
 import importlib.util
 from typing import Any
 
 from chordate.errors import ConfigError, unknown
 
-# The kernels for GPUs are written in Triton, which PyTorch brings along on Linux.
+# Our GPU kernels are written in Triton, which comes with PyTorch on Linux.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def timm_for(model: str, wanted_by: str) -> Any:
-    """The module `timm`, which has this model, and the weights whose tag stands behind its name: `resnet18.a1_in1k`.
+    """Import timm and check that it has this model, and the weights that a tag names (`resnet18.a1_in1k`).
 
     Raises:
-        ConfigError: timm does not import, or has no such model or no such weights of it.
+        ConfigError: timm cannot be imported, or does not have the model or the weights.
     """
     try:
         import timm
     except ImportError as error:
-        raise ConfigError(f"{wanted_by} needs timm, which does not import ({error}); pip install timm") from error
+        raise ConfigError(f"{wanted_by} needs timm, which cannot be imported ({error}); pip install timm") from error
     name, _, tag = model.partition(".")
     if not timm.is_model(name):
         raise ConfigError(unknown("timm model", name, timm.list_models()))

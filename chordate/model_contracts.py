@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
@@ -17,23 +17,24 @@ from torch import Tensor, nn
 from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import ConfigError, TrainingError
 from chordate.structures import Batch, DatasetMeta, ImageInfo
-from chordate.text import printable
+from chordate.text import format_metric, printable
+
+RECORD_KEYS = ("mode", "epoch", "iteration")  # of every record in a run's log, beside the numbers
 
 
 class Model(nn.Module):
-    """A whole model: its losses for a training batch, its predictions for any.
+    """A whole model: computes losses for training batches, and predictions for any batch.
 
-    A subclass takes `meta` first, then its parts, and builds them through the registries. Its `forward` is what
-    DistributedDataParallel and torch.compile wrap; everything else calls `loss` and `predict`, which depend on the
-    arguments alone and not on one another.
+    A subclass takes `meta` first, then its parts, and builds them through the registries. DistributedDataParallel and
+    torch.compile wrap its `forward`; all other code calls `loss` and `predict`, which depend on their arguments alone.
     """
 
     meta: DatasetMeta
     backbone: Any  # a Backbone, where the model has one
     load_report: Any = None  # LoadReport of the checkpoint that `build_model` loaded
-    pretrained_reports: Sequence[Any] = ()  # and of the backbones' own weights
+    pretrained_reports: Sequence[Any] = ()  # LoadReports of the backbones' own weights
     size_divisor: int = 1  # the loader pads images to multiples of this
-    example_size: tuple[int, int] = (224, 224)  # height and width that `chordate summary` counts with
+    example_size: tuple[int, int] = (224, 224)  # height and width of the input for which `chordate summary` counts
     pipeline: Sequence[Any] = ()  # the test pipeline of its config, for `predict` on files
 
     @property
@@ -50,7 +51,7 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def feature_specs(self) -> Mapping[str, FeatureSpec]:
-        """The maps that `chordate summary` lists; by default the backbone's, none without one."""
+        """The maps that `chordate summary` lists; by default those of the backbone, if there is one."""
         backbone = self._modules.get("backbone")
         return backbone.out_features if isinstance(backbone, Backbone) else {}
 
@@ -58,25 +59,23 @@ class Model(nn.Module):
         """The backbone's maps for a batch, by name.
 
         Raises:
-            ConfigError: this model gives none.
+            ConfigError: this model does not implement it.
         """
-        raise ConfigError(f"{type(self).__name__} gives no features; define backbone_features in it")
+        raise ConfigError(f"{type(self).__name__} gives no features; implement backbone_features in it")
 
     def embed(self, batch: Batch) -> Tensor | None:
-        """One vector per image, `[N, C]`, that the last layer reads; None for a model without such."""
+        """The inputs `[N, C]` of the last layer, one vector per image; None for a model that has no such layer."""
         return None
 
     def augment_batch(self, batch: Batch) -> Batch:
-        """Augmentation of a whole training batch, such as MixUp; training and `chordate browse` do it before `loss`.
+        """Augment a whole training batch, for example by MixUp; training and `chordate browse` call it before `loss`.
 
-        Pixels are as in the batch, 0 … 255, before normalization. By default the batch itself.
+        Pixels are 0 … 255, before normalization. By default the batch is returned unchanged.
         """
         return batch
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
-        if not isinstance(batch, Batch):
-            got = type(batch).__name__
-            raise ConfigError(f"{type(self).__name__} takes a Batch, got {got}; use chordate.predict(model, images)")
+        check_batch(self, batch)
         return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
@@ -95,11 +94,11 @@ class Model(nn.Module):
 class Metric:
     """Collects predictions batch by batch and computes numbers from them, the same on every rank.
 
-    A subclass takes the data set as the keyword `dataset` first. After `compute`, the other methods describe the same
-    predictions, until the next `compute`.
+    A subclass takes the data set as the keyword `dataset` first. After `compute`, the other methods describe the
+    predictions of that call, until the next `compute`.
 
     Attributes:
-        numbers: what the last `compute` returned; it sets them.
+        numbers: the result of the last `compute`, which sets them.
         lower_is_better: names of the numbers that are better when lower, for `train.save_best` and EarlyStopping.
     """
 
@@ -107,38 +106,38 @@ class Metric:
     lower_is_better: Sequence[str] = ()
 
     def update(self, predictions: Sequence[Any], batch: Batch) -> None:
-        """Take in the predictions of one batch, one Prediction per image in the order of the images."""
+        """Collect the predictions of one batch, one Prediction per image in the order of the images."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """The numbers over all ranks by name, and a fresh start."""
+        """Compute the numbers over all ranks, by name, and forget the collected predictions."""
         raise NotImplementedError
 
     def table(self) -> RenderableType:
         """The last numbers for the terminal; a plain table by default."""
         table = Table("metric", "value")
         for name, value in self.numbers.items():
-            table.add_row(Text(printable(name)), f"{value:.4f}")
+            table.add_row(Text(printable(name)), format_metric(value))
         return table
 
     def save_predictions(self, path: str | Path) -> None:
         """Write the last predictions as JSON.
 
         Raises:
-            ConfigError: this metric keeps none.
+            ConfigError: this metric does not keep them.
         """
-        raise ConfigError(f"--predictions: {type(self).__name__} keeps none")
+        raise ConfigError(f"--predictions: {type(self).__name__} does not keep predictions")
 
     def report(self) -> Any:
-        """More about the last numbers, drawn by `visualization.plot_report`; None where there is no more."""
+        """Details of the last numbers, which `visualization.plot_report` draws; None if the metric has no report."""
         return None
 
 
 def check_implements(plug: object, contract: type, methods: Sequence[str]) -> None:
-    """Check that a plug is derived from the class of its contract and has its own `methods`.
+    """Check that a plug inherits from the class of its contract and overrides its `methods`.
 
     Raises:
-        ConfigError: it is not, or does not implement one.
+        ConfigError: it does not.
     """
     cls = type(plug)
     if not isinstance(plug, contract):
@@ -149,15 +148,29 @@ def check_implements(plug: object, contract: type, methods: Sequence[str]) -> No
         raise ConfigError(f"{cls.__name__} does not implement {contract.__name__}.{missing[0]}, which it must")
 
 
+def check_batch(model: Model, batch: Any) -> None:
+    """Raise ConfigError unless `batch` is a Batch."""
+    if not isinstance(batch, Batch):
+        name, got = type(model).__name__, type(batch).__name__
+        raise ConfigError(f"{name} takes a Batch, got {got}; use chordate.predict(model, images)")
+
+
+def check_number_names(names: Iterable[str], source: str) -> None:
+    """Raise ConfigError if a number has the name of another field of a log record."""
+    reserved = [name for name in names if name in RECORD_KEYS]
+    if reserved:
+        raise ConfigError(f'{source} must not be named "{reserved[0]}", a field of every log record; rename it')
+
+
 def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor:
     """The sum of a model's losses. A value without a gradient, such as a training error, is only logged.
 
     Args:
         losses: by name.
-        trained: which of them have a gradient in training; None asks the values themselves.
+        trained: whether each of them has a gradient in training; None reads that from the values.
 
     Raises:
-        TrainingError: the model gave something else than scalars by name.
+        TrainingError: `losses` is not a dict of scalars.
     """
     if not isinstance(losses, Mapping) or not losses:
         raise TrainingError(f"Model.loss must return a dict of losses, not {type(losses).__name__}")
@@ -174,10 +187,10 @@ def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor
 
 
 def compute_numbers(metric: Metric) -> dict[str, float]:
-    """What `metric.compute` gives.
+    """The result of `metric.compute`, validated.
 
     Raises:
-        ConfigError: that is not numbers by name.
+        ConfigError: the result is not a dict of numbers, or a number has the name of another field of a log record.
     """
     numbers, name = metric.compute(), type(metric).__name__
     if not isinstance(numbers, Mapping) or not all(isinstance(key, str) for key in numbers):
@@ -185,4 +198,5 @@ def compute_numbers(metric: Metric) -> dict[str, float]:
     for key, value in numbers.items():
         if not isinstance(value, Real):
             raise ConfigError(f"{name}.compute must return numbers, but {key} is a {type(value).__name__}; use float()")
+    check_number_names(numbers, f"{name}: a number")
     return {key: float(value) for key, value in numbers.items()}

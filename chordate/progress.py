@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, by rich."""
+"""A progress bar on the terminal, drawn by rich."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ REFRESH_SECONDS = 0.1
 
 
 class ProgressBar:
-    """One bar per task, with a status beside it, drawn by the first rank and only on a terminal (`console`; None is
-    the standard output). While it is live, what is printed or logged goes above it."""
+    """One bar per task, with a status beside it, drawn by the first rank and only on a terminal (`console`; None for
+    the standard output). While it is live, printed and logged lines appear above it."""
 
     def __init__(self, console: Console | None = None):
         console = console or Console()
@@ -26,7 +26,7 @@ class ProgressBar:
         self._drawn = 0.0
         texts = [TextColumn(text) for text in ("{task.description}", "{task.fields[status]}", "<")]
         columns = [texts[0], BarColumn(None), MofNCompleteColumn(), texts[1], TimeElapsedColumn(), texts[2]]
-        # No refreshing thread: it could hold a lock just when the loader forks its workers.
+        # No refresh thread, because it could hold a lock while the loader forks its workers.
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, expand=True, auto_refresh=False)
 
     @contextmanager
@@ -53,7 +53,7 @@ class ProgressBar:
             self._progress.remove_task(task) if not outermost else self._progress.stop()
 
     def track(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
-        """The items, with a bar of how many of `total` are done."""
+        """Yield the items, with a bar that shows how many of `total` are done."""
         with self.task(description, total) as update:
             for item in items:
                 yield item

@@ -18,8 +18,8 @@ from typing import Any, Generic, Protocol
 
 from mmengine.registry import Registry
 
-from chordate.allowed_values import shown
-from chordate.arguments import check_required, is_foreign, parameters_of, validate_arguments
+from chordate.allowed_values import format_value
+from chordate.arguments import check_required, is_third_party, parameters_of, validate_arguments
 from chordate.composition import Section, located
 from chordate.errors import ChordateError, ConfigError, repr_name, unknown
 
@@ -29,7 +29,7 @@ _registries: list[PlugRegistry] = []
 
 
 def load_plugins() -> None:
-    """Import every installed plug-in once; one that fails is named in a warning and left out."""
+    """Import every installed plug-in once; warn about those that fail."""
     global _plugins_loaded
     if _plugins_loaded:
         return
@@ -37,7 +37,7 @@ def load_plugins() -> None:
     for entry in entry_points(group=PLUGIN_GROUP):
         try:
             entry.load()
-        except Exception as error:  # another's package must not stop the run
+        except Exception as error:  # a broken third-party package must not stop the run
             warnings.warn(f"plug-in {entry.name} ({entry.value}) could not be imported: {error}", stacklevel=2)
 
 
@@ -46,19 +46,21 @@ class PlugRegistry(Registry):
 
     Args:
         kind: of plug, for error messages: `backbone`, `neck` …
-        location: the package imported at the first look-up, so that its modules register themselves.
-        beside: annotations of settings that stand beside a plug's own in its config; the built object gets them as
-            attributes.
+        location: the package that is imported at the first look-up, so that its modules register themselves.
+        extra_settings: annotations of settings that a plug's config may have in addition to the plug's own arguments;
+            the built object gets them as attributes.
     """
 
-    def __init__(self, kind: str, location: str | None = None, beside: Mapping[str, Any] = MappingProxyType({})):
+    def __init__(
+        self, kind: str, location: str | None = None, extra_settings: Mapping[str, Any] = MappingProxyType({})
+    ):
         super().__init__(kind, scope="chordate", locations=[location] if location else [])
         self.variants: dict[str, dict[str, Any]] = {}
-        self.beside = dict(beside)
+        self.extra_settings = dict(extra_settings)
         _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
-        """Name ready-made configs, so that `"resnet50"` stands wherever `dict(type="ResNet", depth=50)` does."""
+        """Register names for configs, so that `"resnet50"` means `dict(type="ResNet", depth=50)`."""
         self.variants.update({name: dict(config) for name, config in variants.items()})
 
     def names(self, pattern: str = "*") -> list[str]:
@@ -68,10 +70,10 @@ class PlugRegistry(Registry):
         return sorted(fnmatch.filter({*self.module_dict, *self.variants}, pattern))
 
     def expand(self, config: Any) -> dict[str, Any]:
-        """The dict that a named variant stands for; a dict's own keys override its variant's.
+        """Replace the name of a variant by its dict; the config's own keys override the variant's.
 
         Raises:
-            ConfigError: no such type or variant, or the config is neither a name nor a dict with `type`.
+            ConfigError: the type or variant does not exist, or the config is neither a name nor a dict with `type`.
         """
         if isinstance(config, str):
             config = {"type": config}
@@ -82,7 +84,7 @@ class PlugRegistry(Registry):
         plug = config["type"]
         if not isinstance(plug, str):
             if not callable(plug):
-                error = ConfigError(f"type must be the name of a {self.name}, got {shown(plug)}")
+                error = ConfigError(f"type must be the name of a {self.name}, got {format_value(plug)}")
                 raise located(error, config, ["type"])
             return config
         self.import_from_location()
@@ -103,15 +105,15 @@ class PlugRegistry(Registry):
         Args:
             config: a variant's name, a dict with `type` and the plug's arguments, or a built object, which
                 is checked against the contract and returned as it is.
-            facts: what the plug may ask for by argument name (`num_classes`, `num_keypoints` …, see
-                `DatasetMeta.facts`); it receives those that its signature names.
+            facts: values (`num_classes`, `num_keypoints` …, see `DatasetMeta.facts`) of which the plug receives those
+                that its signature names.
             contract: a class or Protocol with the methods and attributes that the plug must have.
-            wiring: what the plug receives in any case (`in_features` …). A config may set neither.
+            wiring: arguments that the plug always receives (`in_features` …). A config may set neither these nor the
+                facts.
 
         Raises:
-            ConfigError: unknown type, unknown or missing arguments, values that do not fit their annotation,
-                arguments that the plug rejects, or a plug of another contract. The message names file and setting if
-                the config is a `Section`.
+            ConfigError: the type is unknown, arguments are unknown, missing or invalid, the plug rejects them, or it
+                does not fulfill the contract. The message names file and setting if the config is a `Section`.
         """
         if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
             raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
@@ -133,48 +135,48 @@ class PlugRegistry(Registry):
         clash = ", ".join(sorted(set(arguments) & set(wiring)))
         if clash:
             raise ConfigError(f"{where}: {clash} is inferred from the other parts; remove it from the config")
-        names: dict[str, Any] = {"inferred": wiring, "beside": self.beside}
-        checked = validate_arguments(cls, arguments, where, **names, values=not is_foreign(cls))
-        beside = {name: checked.pop(name) for name in self.beside if name in checked}
+        names: dict[str, Any] = {"inferred": wiring, "extra_settings": self.extra_settings}
+        checked = validate_arguments(cls, arguments, where, **names, values=not is_third_party(cls))
+        extra_settings = {name: checked.pop(name) for name in self.extra_settings if name in checked}
         check_required(cls, checked | wiring, where)
         try:
             built = cls(**checked, **wiring)
         except ChordateError:
             raise
         except (TypeError, ValueError) as error:
-            validate_arguments(cls, arguments, where, **names)  # which may say it better
+            validate_arguments(cls, arguments, where, **names)  # its message is better, if it also rejects them
             raise ConfigError(f"{where}: {error}") from error
-        for name, value in beside.items():
+        for name, value in extra_settings.items():
             setattr(built, name, value)
         return built
 
 
 def check_contract(part: Any, contract: type) -> None:
-    """Check that a part has what a class or Protocol declares: its attributes, and its methods with their arguments.
+    """Check that a part has the attributes and methods (with their arguments) that a class or Protocol declares.
 
     Raises:
-        ConfigError: it lacks some.
+        ConfigError: some are missing.
     """
-    lacking = []
+    missing = []
     for cls in contract.__mro__:
         if cls in (Protocol, Generic, object):
             continue
-        lacking += [name for name in inspect.get_annotations(cls) if not hasattr(part, name)]
+        missing += [name for name in inspect.get_annotations(cls) if not hasattr(part, name)]
         for name, method in vars(cls).items():
             if inspect.isfunction(method) and (name == "__call__" or not name.startswith("_")):
-                # A module's own __call__ takes anything.
+                # nn.Module.__call__ accepts any arguments, so check forward instead.
                 own = getattr(part, "forward" if name == "__call__" and hasattr(part, "forward") else name, None)
-                if own is None or not _takes(own, method):
+                if own is None or not _accepts(own, method):
                     names = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
-                    lacking.append(f"{name.replace('__call__', 'forward')}({', '.join(names)})")
-    if lacking:
+                    missing.append(f"{name.replace('__call__', 'forward')}({', '.join(names)})")
+    if missing:
         text = f"{repr_name(type(part).__name__)} is no {contract.__name__}: it has no "
-        raise ConfigError(f"{text}{', no '.join(dict.fromkeys(lacking))}; choose another type")
+        raise ConfigError(f"{text}{', no '.join(dict.fromkeys(missing))}; choose another type")
 
 
-def _takes(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
-    """Whether a method takes the arguments of a contract's, by their places and (unless they are positional-only) their
-    names, and needs no others."""
+def _accepts(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
+    """Whether a method accepts the arguments of the contract's method, in the same positions and (unless they are
+    positional-only) with the same names, and requires no others."""
     signature = inspect.signature(method)
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
         return True
@@ -191,19 +193,20 @@ def _takes(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
 
 
 def settings_of(plug: Any) -> set[str] | None:
-    """The settings that a type takes, by its name in whichever registry; None if no registry has it."""
+    """The names of the settings that a type takes, looked up in all registries; None if no registry has the type."""
     if not isinstance(plug, str):
         return set(parameters_of(plug).annotations) if callable(plug) else None
     holders = [registry for registry in _registries if plug in registry.variants or plug in registry.module_dict]
     if not holders:
         holders = [registry for registry in _registries if plug in registry.names()]
     classes = [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
-    return {name for registry, cls in classes for name in {*parameters_of(cls).annotations, *registry.beside}} or None
+    names = (name for registry, cls in classes for name in (*parameters_of(cls).annotations, *registry.extra_settings))
+    return set(names) or None
 
 
-# Where weights come from is not the class's business: the loader reads it from the built backbone.
+# The source of weights is not an argument of the class: the weight loader reads it from the built backbone.
 WEIGHTS = {"pretrained": str | Path | bool | None, "default_weights": str | None}
-BACKBONES = PlugRegistry("backbone", "chordate.backbones", beside=WEIGHTS)
+BACKBONES = PlugRegistry("backbone", "chordate.backbones", extra_settings=WEIGHTS)
 NECKS = PlugRegistry("neck", "chordate.necks")
 HEADS = PlugRegistry("head", "chordate.heads")
 MODELS = PlugRegistry("model", "chordate.models")
@@ -215,7 +218,7 @@ OPTIMIZERS = PlugRegistry(
     "optimizer",
     "chordate.training.optimizer",
     # OptimizerSettings checks their values.
-    beside=dict.fromkeys(("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"), Any),
+    extra_settings=dict.fromkeys(("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"), Any),
 )
 SCHEDULES = PlugRegistry("schedule", "chordate.training.schedule")
 FORMATS = PlugRegistry("checkpoint format", "chordate.weights.formats")

@@ -1,4 +1,4 @@
-"""The sections of a config, and what MMDetection calls them."""
+"""The sections of a config, and their names in MMDetection."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ SECTIONS = (
     "fallback_meta",
     "custom_imports",
 )
-# Names in MMDetection's configs, and earlier ones of ours; docs/configs.md has the whole table.
+# Names in MMDetection's configs and in our earlier ones; docs/configs.md has the whole table.
 NAMES_HERE = {
     "train_cfg.max_epochs": "train.epochs",
     "train_cfg.max_iters": "train.iterations",
@@ -48,7 +48,7 @@ NAMES_HERE = {
 
 
 def no_section(key: str, tree: Mapping[str, Any]) -> str:
-    """What to write instead of a section that does not exist."""
+    """The message about a section that does not exist, with the name to use instead."""
     written = list(_dotted(key, tree[key]))
     for theirs, ours in NAMES_HERE.items():
         for path in written:
@@ -57,7 +57,7 @@ def no_section(key: str, tree: Mapping[str, Any]) -> str:
                 return f"`{path}` is called `{ours}{rest}` here"
     holders = [name for name in SECTIONS if isinstance(tree.get(name), Mapping) and key in tree[name]]
     if holders:
-        return f"`{key}` is no section but a setting of one: write {' or '.join(f'{name}.{key}' for name in holders)}"
+        return f"`{key}` is a setting, not a section: write {' or '.join(f'{name}.{key}' for name in holders)}"
     return unknown("section", key, SECTIONS)
 
 

@@ -1,4 +1,4 @@
-"""Text for people: what comes from files, such as class names, made safe to print and to name files by; and counts."""
+"""Formats text for people: names from files made safe to print, counts, metrics."""
 
 import re
 
@@ -6,18 +6,28 @@ KEPT = "\u200c\u200d\u00a0\u3000"  # joiners within words of some scripts, and s
 
 
 def printable(text: str, most: int | None = 60) -> str:
-    """The text on one line: what does not print (control characters, line breaks, changes of direction) as �, and cut
-    to `most` characters."""
+    """The text on one line, cut to `most` characters; unprintable characters (control characters, line breaks, changes
+    of direction) become �."""
     cut = text if most is None or len(text) <= most else f"{text[: most - 1]}…"
     return "".join(c if c.isprintable() or c in KEPT else "�" for c in cut)
 
 
 def file_stem(text: str) -> str:
-    """The text as a part of a file's name, on any system."""
+    """The text as a part of a file name that is valid on any system."""
     return re.sub(r'[/\\:*?"<>|]', "_", printable(text, 100).replace("�", "_"))
 
 
-def counted(number: int, one: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """A count in English: "1 class", "2 classes", "1,000 images"."""
-    many = one + ("es" if one.endswith("s") else "s")
-    return f"{number:,} {one if number == 1 else many}"
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def format_metric(value: float) -> str:
+    """A metric with four decimals; "–" for -1, COCO's value where there is no ground truth."""
+    return "–" if value == -1 else f"{value:.4f}"
+
+
+def by_number(name: str) -> list[str | int]:
+    """A key that sorts names with resnet18 before resnet101."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

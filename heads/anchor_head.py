@@ -1,4 +1,4 @@
-"""The base of heads that predict at every anchor of a pyramid (RPN, RetinaNet)."""
+"""The base class of heads that predict at every anchor of a pyramid (RPN, RetinaNet)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ class AnchorOutputs:
 
 
 class AnchorHead(nn.Module):
-    """Levels, anchors, matching and box loss. A subclass adds layers, `forward`, `loss` and `predict`.
+    """Has levels, anchors, matching and box loss. A subclass adds layers, `forward`, `loss` and `predict`.
 
     Args:
         in_features: the maps on offer.
-        levels: the names of those to use; None for all.
+        levels: the names of the maps to use; None for all.
         anchors: arguments of `AnchorGenerator` besides the strides.
         iou_thresholds, box_loss, smooth_l1_beta: see the subclasses.
 
@@ -80,8 +80,8 @@ class AnchorHead(nn.Module):
         """Concatenate the outputs of all levels.
 
         Args:
-            levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level, both with the
-                anchors outermost in the channels.
+            levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level; in both, the
+                anchors are the outer dimension of the channels.
         """
         logits, deltas, grids = [], [], []
         for level_logits, level_deltas in levels:
@@ -99,7 +99,7 @@ class AnchorHead(nn.Module):
 
 
 def topk_per_level(scores: Tensor, counts: Sequence[int], topk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `topk` best scores of each level, or all where it has fewer.
+    """The `topk` best scores of each level, or all if it has fewer.
 
     Args:
         scores: `[N, M]`, one level after the other.

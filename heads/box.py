@@ -44,7 +44,7 @@ class BoxHead(nn.Module):
         box_weights: of the box encoding, see `ops.boxes.encode`.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
-        score_threshold: detections have scores above this.
+        score_threshold: detections with scores up to this are dropped.
         nms_threshold: IoU, within a class.
         min_side: detections with a side shorter than this many pixels are dropped.
         detections_per_image: at most this many are kept, the best.
@@ -103,7 +103,7 @@ class BoxHead(nn.Module):
             self.class_rows["bbox_pred"] = ClassRows(values=4)
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that this head and the mask and keypoint heads train on, ground-truth boxes included."""
+        """Sample the regions that this head and the mask and keypoint heads train on, including ground-truth boxes."""
         return sample_rois(
             proposals, targets, self.matcher, self.batch_size_per_image, self.positive_fraction, self.num_classes
         )
@@ -135,10 +135,10 @@ class BoxHead(nn.Module):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Cross-entropy of all sampled regions, and box loss of the positive ones, both over the number of all.
+        """Cross-entropy of all sampled regions, and box loss of the positive ones, both divided by the number of all.
 
         Args:
-            roi_features: of the rows of `PaddedIndex(rois.valid)`, if they are computed already.
+            roi_features: of the rows of `PaddedIndex(rois.valid)`, if they are already computed.
         """
         index = PaddedIndex(rois.valid)
         boxes = index.flatten(rois.boxes)
@@ -164,7 +164,7 @@ class BoxHead(nn.Module):
         """
         labels, gt_index, positive = map(index.flatten, (rois.labels, rois.gt_index, rois.is_foreground))
         classification = F.cross_entropy(logits, labels, reduction="none")
-        # Background has no deltas; those read for it are masked below.
+        # Background has no deltas; the values read for it are masked below.
         column = torch.where(positive, labels, 0) if deltas.shape[1] > 1 else torch.zeros_like(labels)
         deltas = deltas.take_along_dim(column[:, None, None], dim=1)[:, 0]
         distance = self.box_loss(deltas, boxes, targets.boxes[index.image, gt_index])

@@ -1,4 +1,4 @@
-"""The box head of Cascade R-CNN (Cai & Vasconcelos 2018): stages that refine one another's boxes."""
+"""The box head of Cascade R-CNN (Cai & Vasconcelos 2018): each stage refines the boxes of the stage before."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -15,8 +15,8 @@ from chordate.ops.padded_index import PaddedIndex
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
 
-# Table 1 of the paper's journal version (2019), and Detectron2's ROI_BOX_CASCADE_HEAD: later stages see better boxes,
-# so they require more overlap, and their deltas are smaller.
+# Table 1 of the paper's journal version (2019), and Detectron2's ROI_BOX_CASCADE_HEAD: later stages receive better
+# boxes, so they require more overlap, and their deltas are smaller.
 IOU_THRESHOLDS = (0.5, 0.6, 0.7)
 BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 MIN_SIDE = 1e-3  # pixels: smaller regions are not trained on
@@ -26,8 +26,8 @@ MIN_SIDE = 1e-3  # pixels: smaller regions are not trained on
 class CascadeHead(nn.Module):
     """A sequence of box heads: each classifies the regions, and refines their boxes for the next one.
 
-    Boxes are class-agnostic. In training the first stage's sample goes through all stages, matched anew before each;
-    in testing the class probabilities of all stages are averaged, at the last one's boxes (section 4.1).
+    Boxes are class-agnostic. In training, all stages use the regions sampled for the first one, matched again before
+    each stage; in testing, class probabilities of all stages are averaged, with the last stage's boxes (section 4.1).
 
     Args:
         in_features, num_classes: see `BoxHead`.
@@ -35,7 +35,7 @@ class CascadeHead(nn.Module):
         stage: settings of `BoxHead`, the same for all stages.
 
     Raises:
-        ConfigError: not as many weights as thresholds, or settings that `BoxHead` rejects.
+        ConfigError: the numbers of weights and thresholds differ, or `BoxHead` rejects settings.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class CascadeHead(nn.Module):
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
         """The losses of each stage as in `BoxHead`, their names with the stage's number appended."""
         # Each stage's loss has weight 1, but the backbone should not learn three times as fast for three stages.
-        features = {name: _scale_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
+        features = {name: scale_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
         losses: dict[str, Tensor] = {}
         for number, stage in enumerate(self.stages):
             index = PaddedIndex(rois.valid)
@@ -119,13 +119,13 @@ def _match(stage: BoxHead, boxes: Tensor, rois: SampledRoIs, targets: InstanceTa
         labels=torch.where(positive, targets.labels.gather(1, matches.gt_index), stage.num_classes),
         gt_index=matches.gt_index,
         is_foreground=positive,
-        # A region that is mostly crowd is neither positive nor negative, and not trained on.
+        # A region that is mostly crowd is neither positive nor negative, so it is not trained on.
         valid=rois.valid & (positive | matches.negative) & is_nonempty(boxes, MIN_SIDE),
         sizes=rois.sizes,
         max_positives=boxes.shape[1],
     )
 
 
-def _scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """`x` itself; its gradient is multiplied by `factor`."""
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """`x` `[...]` itself; the gradient that goes back through it is multiplied by `factor`."""
     return torch.lerp(x.detach(), x, factor)

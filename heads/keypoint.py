@@ -23,7 +23,7 @@ from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
 @HEADS.register_module()
 class KeypointHead(nn.Module):
-    """Pools regions, applies convolutions, and quadruples the resolution: by a deconvolution, then bilinearly.
+    """Pools regions, applies convolutions, and upsamples by 4: with a deconvolution, then bilinearly.
 
     Defaults are the paper's and Detectron2's (`KRCNNConvDeconvUpsampleHead`): 14 x 14 become 56 x 56.
 
@@ -73,7 +73,7 @@ class KeypointHead(nn.Module):
         return F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Cross-entropy over the cells, of every labeled keypoint that lies in its positive region.
+        """Cross-entropy over the cells, for every labeled keypoint that lies in its positive region.
 
         Raises:
             DataError: the data has no keypoints.

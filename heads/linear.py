@@ -16,7 +16,7 @@ from chordate.registry import HEADS
 
 @HEADS.register_module()
 class ClassificationHead(nn.Module):
-    """Averages the coarsest map over its cells (and frames) and scores every class.
+    """Averages the coarsest map over its cells (and frames) and predicts a score for every class.
 
     Args:
         in_features: the maps on offer; the last is used.
@@ -43,15 +43,15 @@ class ClassificationHead(nn.Module):
         self.fc = nn.Linear(spec.channels, num_classes)
         self.binary, self.label_smoothing = loss == "binary", label_smoothing
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
-        # With binary losses all classes start out unlikely; otherwise the first steps learn nothing else.
+        # With binary losses all classes start with low scores; otherwise the first steps only learn that.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
         self.class_rows = {"fc": ClassRows()}
         self.final_layers = {"linear": "fc", "norm": "norm"}
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Pooled features `[N, C]`: the mean of the last map `[N, C, ..., H, W]`, float32."""
+        """Pooled features `[N, C]`: the mean of the last map `[N, C, ..., H, W]`, in the data type of the weights."""
         x = at_least_float32(features[self.level])
-        return self.norm(x.mean(dim=tuple(range(2, x.ndim))))
+        return self.norm(x.mean(dim=tuple(range(2, x.ndim))).to(self.fc.weight.dtype))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Scores `[N, num_classes]` before softmax or sigmoid, float32."""

@@ -37,8 +37,8 @@ class MaskHead(nn.Module):
         norm: after each convolution, see `make_norm`.
         class_agnostic: predict one mask per region, for any class.
         loss_weight: factor of the loss.
-        roi_channels: of the `roi_features` that `loss` and `predict` receive where the box head's trunk is shared (the
-            C4 layout); this head then ignores its settings of pooling. None: it pools by itself.
+        roi_channels: of the `roi_features` that `loss` and `predict` receive if the box head's trunk is shared (the C4
+            layout); this head then ignores its pooling settings. None if it pools itself.
 
     Raises:
         ConfigError: the levels are not on offer, or do not form a pyramid.
@@ -80,7 +80,7 @@ class MaskHead(nn.Module):
         Args:
             boxes: `[R, 4]` in pixels of the padded batch.
             image: `[R]` int64, the image of each.
-            labels: `[R]` int64, the class of each; for background the mask is that of any class.
+            labels: `[R]` int64, the class of each; for background the mask is that of an arbitrary class.
         """
         return self.logits(self.pooler(features, boxes, image), labels)
 
@@ -103,7 +103,7 @@ class MaskHead(nn.Module):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Mean binary cross-entropy of the cells of positive regions, for their own class (section 3, "decouples").
+        """Mean binary cross-entropy over the cells of positive regions, for their own class (section 3, "decouples").
 
         Args:
             roi_features: of the rows of `PaddedIndex(rois.valid)`, if the box head's trunk is shared.
@@ -151,8 +151,8 @@ class MaskHead(nn.Module):
 def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, gt_index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """The target mask of each region: its object's bitmap cropped to the region, `[R, size, size]` 0 or 1.
 
-    A cell is 1 where the mean over it of the bitmap, interpolated bilinearly with zeros outside, is at least a half.
-    This is the limit of RoIAlign with many samples, as two small matrix products per region.
+    A cell is 1 if the mean of the bitmap over the cell, interpolated bilinearly with zeros outside, is at least 0.5.
+    This is the limit of RoIAlign with many samples, computed by two small matrix products per region.
 
     Args:
         masks: `[N, G, 112, 112]`, bitmaps of the objects.

@@ -32,16 +32,16 @@ class RetinaHead(AnchorHead):
     Args:
         in_features: the maps on offer, with equal channels; p3 … p7 in the paper.
         num_classes: without background; background anchors score low in every class.
-        levels: the names of those to use; all by default.
+        levels: the names of the maps to use; all by default.
         anchors: arguments of `AnchorGenerator` besides the strides; by default sides of 4 strides times 1, 2^(1/3)
             and 2^(2/3), in ratios 1:2, 1:1 and 2:1.
         convs: of each tower.
         norm: after each convolution, see `make_norm`.
-        iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, from the upper
-            one on positive; those between are ignored. The best anchors of each object are always positive.
+        iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, and positive from
+            the upper one; those between are ignored. The best anchors of each object are always positive.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
-        score_threshold: detections have scores above this.
+        score_threshold: detections with scores up to this are dropped.
         topk: candidates of each level before NMS.
         nms_threshold: IoU, within a class.
         detections_per_image: at most this many are kept, the best.
@@ -96,7 +96,8 @@ class RetinaHead(AnchorHead):
         return self.concatenate((self.cls_score(self.class_tower(x)), self.bbox_pred(self.box_tower(x))) for x in maps)
 
     def loss(self, outputs: AnchorOutputs, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Focal loss of all anchors except ignored ones, and box loss of positive ones, both over the positives."""
+        """Focal loss of all anchors except ignored ones, and box loss of positive ones, both divided by the number of
+        positives."""
         matches = self.matcher(outputs.anchors[None], targets)
         num_positives = matches.positive.sum().clamp(min=1)
         label = torch.where(matches.positive, targets.labels.gather(1, matches.gt_index), -1)

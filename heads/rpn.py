@@ -27,13 +27,13 @@ class RPNHead(AnchorHead):
 
     Args:
         in_features: the maps on offer, with equal channels.
-        levels: the names of those to use; all by default.
+        levels: the names of the maps to use; all by default.
         anchors: arguments of `AnchorGenerator` besides the strides: `sizes`, `ratios`, `rounded`, `stride_from_grid`.
         convs: 3 x 3 convolutions before the predictors; torchvision's `_v2` has 2.
         batch_size_per_image: anchors per image that the loss samples.
         positive_fraction: upper bound on the fraction of positives among them.
-        iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, from the upper
-            one on positive; those between are ignored. The best anchors of each object are always positive.
+        iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, and positive from
+            the upper one; those between are ignored. The best anchors of each object are always positive.
         pre_nms_topk: proposals of each level before NMS, in training and in testing.
         post_nms_topk: proposals of an image after NMS, in training and in testing.
         nms_threshold: IoU.
@@ -88,13 +88,13 @@ class RPNHead(AnchorHead):
             x = features[name]
             for conv in self.convs:
                 x = F.relu(conv(x), inplace=True)
-            # One split keeps the gradient in one piece, in the convolution's NHWC layout; slices would not.
+            # Unlike slices, one split keeps the gradient contiguous, in the convolution's NHWC layout.
             levels.append(F.conv2d(x, weight, bias).split([per_cell, 4 * per_cell], dim=1))
         outputs = self.concatenate(levels)
         return replace(outputs, logits=outputs.logits.squeeze(-1))
 
     def loss(self, outputs: AnchorOutputs, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Objectness loss of the sampled anchors and box loss of the positive ones, over the number sampled."""
+        """Objectness loss of the sampled anchors and box loss of positive ones, divided by the number of samples."""
         matches = self.matcher(outputs.anchors[None], targets)
         chosen, positive, valid = sample_balanced(
             matches.positive, matches.negative, self.batch_size_per_image, self.positive_fraction

@@ -1,4 +1,4 @@
-"""Necks: feature maps to feature maps. Importing the package registers every one in NECKS."""
+"""Necks: feature maps to feature maps. Importing the package registers them in NECKS."""
 
 from chordate.necks.fpn import FPN
 

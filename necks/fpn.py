@@ -16,19 +16,19 @@ from chordate.registry import NECKS
 
 @NECKS.register_module()
 class FPN(Neck):
-    """Backbone maps c2 … c5 to pyramid maps p2 … p5 of `channels` channels, and coarser ones after them.
+    """Backbone maps c2 … c5 to pyramid maps p2 … p5 of `channels` channels, and optional coarser ones.
 
-    Each map passes a 1×1 convolution, is added to the coarser level (nearest-neighbor upsampling), and passes a 3×3
-    convolution. `pN` has the size of `cN`, whatever those sizes are.
+    Each map is passed through a 1×1 convolution, added to the upsampled coarser level (nearest neighbor), and passed
+    through a 3×3 convolution. `pN` has the same size as `cN`.
 
     Args:
         in_features: maps of the backbone.
         channels: of every output map.
         inputs: the backbone maps to use, fine to coarse; None for all of stride 4 and coarser.
-        extra: how levels coarser than the backbone's are made, each half the size of the one before: "pool": one level
-            by subsampling the last (p6, the paper's footnote 2); the name of the last backbone map ("c5") or of the
+        extra: source of levels coarser than the backbone's, each half the size of the one before. "pool": one level by
+            subsampling the last one (p6, the paper's footnote 2). The name of the last backbone map ("c5") or of the
             last pyramid map ("p5"): two levels (p6, p7) by 3×3 convolutions of stride 2 from that map (Lin et al. 2017,
-            Focal Loss, section 4); None: no levels.
+            Focal Loss, section 4). None: no extra levels.
         norm: after the 1×1 and the 3×3 convolutions, see `make_norm`; not in extra levels.
 
     Raises:

@@ -73,7 +73,7 @@ def seen(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, T
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_maps_are_torchvisions(name):
+def test_adapted_torchvision_networks_give_torchvisions_maps(name):
     theirs = torchvisions(name)
     ours = BACKBONES.build({"type": "TorchvisionBackbone", "model": name, "out": list(TORCHVISION[name])}).eval()
     report = load_checkpoint(ours, theirs.state_dict())
@@ -104,7 +104,7 @@ TIMM = ["efficientnet_b0", "resnetv2_50", "convnext_atto", "swin_tiny_patch4_win
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_maps_are_timms(name):
+def test_adapted_timm_networks_give_timms_maps(name):
     whole = timms(name)
     state = {key: value.clone() for key, value in whole.state_dict().items()}
     # timm's way to features by default, which takes the whole network's weights before it cuts it.
@@ -193,13 +193,13 @@ def test_timms_maps_are_named_after_their_stride():
         ("Timm", {"model": "resnet18", "options": {"widht": 2}}, "timm's resnet18: .*'widht'"),
     ],
 )
-def test_a_wrong_setting_is_one_line(kind, settings, says):
+def test_a_wrong_setting_of_an_adapter_is_one_line(kind, settings, says):
     with pytest.raises(ConfigError, match=says) as caught:
         BACKBONES.build({"type": f"{kind}Backbone", **settings})
     assert "\n" not in str(caught.value)
 
 
-def test_a_timm_network_for_one_image_size_only_is_told():
+def test_a_timm_network_with_a_fixed_image_size_is_refused():
     with pytest.raises(ConfigError, match=r"timm's maxvit_tiny_rw_224: forward fails .* must be divisible by window"):
         chordate.build_backbone({"type": "TimmBackbone", "model": "maxvit_tiny_rw_224"})
 
@@ -219,7 +219,7 @@ for config, pretrained in (({"type": "TimmBackbone", "model": "resnet18"}, None)
 """
 
 
-def test_without_timm_everything_else_works_and_its_use_is_told():
+def test_without_timm_only_timm_networks_are_refused():
     done = subprocess.run([sys.executable, "-c", WITHOUT_TIMM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()

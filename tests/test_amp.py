@@ -106,7 +106,7 @@ def test_a_compiled_model_trains_the_same_and_its_weights_keep_their_names(tmp_p
 @gpu
 @pytest.mark.parametrize("amp", [None, "bf16", "fp16"])
 @pytest.mark.parametrize("kind", ["SGD", "AdamW"])
-def test_an_iteration_on_the_gpu_never_waits_for_it(tmp_path: Path, amp: str | None, kind: str) -> None:
+def test_an_iteration_on_the_gpu_has_no_host_sync(tmp_path: Path, amp: str | None, kind: str) -> None:
     optimizer = OPTIMIZER if kind == "SGD" else {"type": "AdamW", "lr": 1e-3}
     trainer = toy_trainer(
         tmp_path, optimizer=optimizer, amp=amp, clip_norm=1.0, ema=0.9, accumulate=2, channels_last=True,

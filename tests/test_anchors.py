@@ -56,6 +56,6 @@ def test_sizes_that_do_not_fit_the_levels_are_named(sizes):
         AnchorGenerator([4, 8, 16], sizes=sizes)
 
 
-def test_sizes_are_given_in_one_way():
+def test_anchor_sizes_and_sizes_per_stride_exclude_each_other():
     with pytest.raises(ConfigError, match="sizes and sizes_per_stride .* remove one of them"):
         AnchorGenerator([8, 16], sizes=[32, 64], sizes_per_stride=[4.0])

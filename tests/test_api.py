@@ -54,14 +54,14 @@ def test_unclear_classes_are_an_error(arguments, message):
 def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_path):
     torch.save(checkpoint_of(model), tmp_path / "best.pt")
     found = chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt")
-    with pytest.raises(CheckpointError, match=r"best.pt was trained on other data than asked for: classes 3 .cat"):
+    with pytest.raises(CheckpointError, match=r"best.pt was trained on other data than requested: classes 3 .cat"):
         chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt", classes=["cat", "dog", "owl"])
     assert found.classes == ("circle", "star", "ring")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
     assert len(found.load_report.loaded) > 50 and not found.load_report.missing
 
 
-def test_a_checkpoint_that_does_not_say_its_classes_needs_them_told(model):
+def test_a_checkpoint_without_class_names_needs_them_as_an_argument(model):
     with pytest.raises(ConfigError, match="does not name its classes, nor does the state dict"):
         chordate.build_model(DEMO, checkpoint=model.state_dict())
     assert chordate.build_model(DEMO, checkpoint=model.state_dict(), num_classes=3).classes[2] == "class 2"
@@ -78,7 +78,7 @@ def test_names_are_listed_by_pattern():
     assert chordate.list_models("no such*") == []
 
 
-def test_a_misspelled_backbone_in_a_config_is_told_when_it_is_built():
+def test_a_misspelled_backbone_in_a_config_is_named_when_it_is_built():
     config = chordate.load_config(DEMO, {"model.backbone.type": "Resnet50"})
     with pytest.raises(ConfigError, match='unknown backbone "Resnet50"; did you mean'):
         chordate.build_model(config, num_classes=2, pretrained=False)
@@ -97,7 +97,7 @@ def same(a, b):
     assert torch.equal(a.labels, b.labels)
 
 
-def test_every_form_of_a_picture_gives_the_same(model, picture, tmp_path):
+def test_predictions_do_not_depend_on_the_form_of_the_image(model, picture, tmp_path):
     Image.fromarray(picture).save(tmp_path / "a.png")
     (expected,) = chordate.predict(model, picture)
     tensor = torch.from_numpy(picture).permute(2, 0, 1)
@@ -111,7 +111,7 @@ def test_every_form_of_a_picture_gives_the_same(model, picture, tmp_path):
         same(found, expected)
 
 
-def test_a_list_gives_one_result_a_picture_in_its_own_pixels(model, picture):
+def test_a_list_of_images_gives_one_prediction_per_image_in_its_own_pixels(model, picture):
     small, gray = picture[:40, :50], picture[..., 0]
     results = chordate.predict(model, [picture, small, gray])
     assert len(results) == 3
@@ -122,7 +122,7 @@ def test_a_list_gives_one_result_a_picture_in_its_own_pixels(model, picture):
     same(chordate.predict(model, small)[0], results[1])
 
 
-def test_the_threshold_drops_what_is_below(model, picture):
+def test_the_score_threshold_drops_detections_below_it(model, picture):
     (every,) = chordate.predict(model, picture, precision="fp32")
     middle = float(every.scores.median())
     (some,) = chordate.predict(model, picture, score_threshold=middle, precision="fp32")
@@ -190,7 +190,7 @@ def test_eight_threads_at_once_predict_what_one_does():
         ("https://example.com/a.jpg", r"https://example.com/a.jpg: URLs are not read; download the file first"),
     ],
 )
-def test_what_is_no_picture_is_told(model, image, message):
+def test_predicting_on_what_is_no_image_is_refused(model, image, message):
     with pytest.raises(DataError, match=message):
         chordate.predict(model, image)
 
@@ -200,11 +200,11 @@ def test_a_model_called_with_images_names_the_function_for_them(model):
         model(torch.rand(1, 3, 128, 128))
 
 
-def test_an_unknown_precision_is_told(model, picture):
+def test_an_unknown_precision_is_refused(model, picture):
     with pytest.raises(ConfigError, match='precision must be one of "auto", "fp32", "bf16"'):
         chordate.predict(model, picture, precision="fp8")
 
 
-def test_a_batch_holds_at_least_one_picture(model, picture):
+def test_a_batch_size_below_one_image_is_refused(model, picture):
     with pytest.raises(ConfigError, match="batch_size must be ≥ 1, got 0"):
         chordate.predict(model, picture, batch_size=0)

@@ -80,7 +80,7 @@ def plug(
     ],
     ids=str,
 )
-def test_what_fits_passes(name, value):
+def test_arguments_that_fit_their_annotations_pass(name, value):
     checked = validate_arguments(plug, {name: value}, "head Plug")[name]
     assert np.all(np.asarray(checked) == np.asarray(value)) if isinstance(value, np.ndarray) else True
 
@@ -112,19 +112,19 @@ def test_what_fits_passes(name, value):
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_said_in_one_line(name, value, message):
+def test_an_argument_that_does_not_fit_its_annotation_is_one_line(name, value, message):
     with pytest.raises(ConfigError) as error:
         validate_arguments(plug, {name: value}, "head Plug")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_several_wrong_values_are_all_said():
+def test_several_wrong_arguments_are_all_named():
     with pytest.raises(ConfigError, match=r"^head Plug: convs must be ≥ 1, got 0; head Plug: threshold must be"):
         validate_arguments(plug, {"convs": 0, "threshold": 2}, "head Plug")
 
 
-def test_numbers_and_lists_become_what_the_annotation_says_and_mappings_stay_themselves():
+def test_numbers_and_lists_are_converted_to_the_annotation_and_mappings_stay_themselves():
     class Weights(dict):
         pass
 
@@ -151,7 +151,7 @@ class Training(Base):
             raise ConfigError("set epochs")
 
 
-def test_settings_of_a_dataclass():
+def test_settings_become_the_fields_of_a_dataclass():
     assert validate_settings(Training, {"epochs": 2, "batch_size": 3}, "train") == Training(3, 2)
     for section, message in [
         ({"epochs": 1, "batch_size": 0}, "train.batch_size must be ≥ 1, got 0"),
@@ -165,19 +165,19 @@ def test_settings_of_a_dataclass():
         assert str(error.value).startswith(message)
 
 
-def test_a_required_setting_is_missed():
+def test_a_missing_required_setting_is_an_error():
     with pytest.raises(ConfigError, match=r"^val_data needs in_features$"):
         validate_settings(plug, {"convs": 1}, "val_data")
 
 
-def test_one_value():
+def test_a_single_value_is_validated_by_an_annotation():
     assert validate_value(Fraction, 1, "--score-threshold") == 1.0
     with pytest.raises(ConfigError, match=r"^--score-threshold must be ≥ 0 and ≤ 1, got 2$"):
         validate_value(Fraction, 2, "--score-threshold")
 
 
 @pytest.mark.parametrize("values", [[], [1], [1, 2], [2, 2], [1, 3, 3], [3, 1], [1, 3, 2]], ids=str)
-def test_what_ascends_is_what_sorting_leaves_as_it_is(values):
+def test_an_ascending_list_is_one_that_sorting_leaves_as_it_is(values):
     for order, fits in ((NotDescending, values == sorted(values)), (Ascending, values == sorted(set(values)))):
         annotation = Annotated[Sequence[PositiveInt], order]
         if fits:

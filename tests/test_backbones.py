@@ -16,7 +16,7 @@ from chordate.contracts import check_outputs
 from chordate.errors import ConfigError
 from chordate.ops.norms import FrozenBatchNorm
 from chordate.registry import BACKBONES
-from chordate.weights.reading import torchvision_url
+from chordate.weights.checkpoint_sources import torchvision_url
 
 FAMILIES = ["resnet18", "resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18", "resnetrs50"]
 FAMILIES += ["resnet20_cifar", "preact_resnet50", "wrn16_4_cifar", "highway20_cifar"]
@@ -194,7 +194,7 @@ def test_evaluation_compiles_as_one_graph(name):
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_weights_for_rgb_are_adapted_to_other_images(name, channels):
+def test_pretrained_stems_are_adapted_to_other_input_channels(name, channels):
     rgb, model = (build(name, out=["c2"], in_channels=count).eval() for count in (3, channels))
     report = chordate.load_checkpoint(model, rgb.state_dict())
     (stem,) = report.adapted
@@ -224,7 +224,7 @@ def test_stochastic_depth_grows_linearly_from_nothing_to_the_rate(name):
     assert fewer == rates[: len(fewer)]
 
 
-def test_default_weights_are_on_offer():
+def test_every_backbone_with_published_weights_offers_default_weights():
     known = set(timm.list_pretrained())
     for name in BACKBONES.names():
         source = BACKBONES.expand(name).get("default_weights")
@@ -308,7 +308,7 @@ def test_a_dilated_network_computes_the_strided_ones_values_on_a_finer_grid(name
 
 @pytest.mark.parametrize("name", takes("output_stride"))
 @pytest.mark.parametrize("output_stride", [4, 64, "16"])
-def test_an_output_stride_that_there_is_not_is_told(name, output_stride):
+def test_an_output_stride_that_a_backbone_does_not_have_is_refused(name, output_stride):
     says = "output_stride must be one of 8, 16, 32, got|only for networks whose stride is 32"
     with pytest.raises(ConfigError, match=says):
         shapes_of(name, output_stride=output_stride)
@@ -324,7 +324,7 @@ def test_an_output_stride_that_there_is_not_is_told(name, output_stride):
     ids=str,
 )
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_wrong_setting_is_named_in_one_line(name, options, says):
+def test_a_wrong_setting_of_a_backbone_is_one_line(name, options, says):
     with pytest.raises(ConfigError, match=says) as caught:
         shapes_of(name, **options)
     assert "\n" not in str(caught.value)

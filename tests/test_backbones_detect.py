@@ -57,7 +57,7 @@ def test_the_smallest_of_each_family_takes_a_training_step(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if name not in FAMILIES])
-def test_every_other_is_wired_by_its_name(name):
+def test_every_other_backbone_is_wired_by_its_name(name):
     with torch.device("meta"):
         model = detector(name)
     maps = {key.replace("c", "p"): spec.stride for key, spec in model.backbone.out_features.items() if spec.stride >= 4}
@@ -65,7 +65,7 @@ def test_every_other_is_wired_by_its_name(name):
     assert set(model.neck.out_features) - set(maps) == {f"p{int(max(maps)[1]) + 1}"}  # one coarser level is pooled
 
 
-def test_maps_that_are_all_too_fine_are_told():
+def test_maps_that_are_all_too_fine_for_a_neck_are_refused():
     with pytest.raises(ConfigError, match="at least one backbone map of stride 4 or coarser"):
         detector({"type": "resnet20_cifar", "out": ["c3"]})
 

@@ -49,22 +49,22 @@ def test_a_missing_annotation_file_names_its_neighbors(tmp_path: Path) -> None:
         CocoDataset("anotations/train.json", "images", data_root=tmp_path)
 
 
-def test_a_missing_image_folder_is_told_at_once(tmp_path: Path) -> None:
+def test_a_missing_image_folder_is_an_error_on_opening(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     with pytest.raises(DataError, match="no such image folder"):
         CocoDataset("annotations.json", "train", data_root=tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.98])
-def test_json_cut_in_the_middle_is_told_with_the_file(tmp_path: Path, share: float) -> None:
+def test_truncated_json_is_an_error_that_names_the_file(tmp_path: Path, share: float) -> None:
     file = write_coco(tmp_path, [BOX]) / "annotations.json"
     text = file.read_text()
     file.write_text(text[: int(len(text) * share)])
-    assert re.match(rf"{file}: not COCO annotations, or cut short: .*line", told(tmp_path))
+    assert re.match(rf"{file}: not COCO annotations, or truncated: .*line", told(tmp_path))
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"annotations": 3}, "nonsense"])
-def test_json_that_is_not_coco_is_told(tmp_path: Path, content) -> None:
+def test_json_that_is_not_coco_is_refused(tmp_path: Path, content) -> None:
     (write_coco(tmp_path, []) / "annotations.json").write_text(json.dumps(content))
     assert "annotations.json: not COCO annotations" in told(tmp_path)
 
@@ -79,7 +79,7 @@ def test_json_that_is_not_coco_is_told(tmp_path: Path, content) -> None:
         ([{k: v for k, v in BOX.items() if k != "bbox"}], {}, r"no bbox.*\(id 1\)"),
     ],
 )
-def test_contradictions_stop_the_run_with_the_ids_unless_told_otherwise(
+def test_contradictory_annotations_stop_the_run_with_their_ids_unless_allowed(
     tmp_path: Path, annotations: list, replaced: dict, complaint: str
 ) -> None:
     write_coco(tmp_path, annotations, **replaced)
@@ -106,7 +106,7 @@ def test_duplicate_image_ids_stop_the_run(tmp_path: Path) -> None:
     assert open_set(tmp_path, health="warn").image_ids.tolist() == [1, 2]
 
 
-def test_two_categories_of_one_name_are_told(tmp_path: Path) -> None:
+def test_two_categories_of_one_name_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX], categories=[{"id": 1, "name": "cat"}, {"id": 3, "name": "cat"}])
     assert "several categories have the same name" in told(tmp_path)
 
@@ -127,29 +127,30 @@ def test_a_set_without_any_instance_is_refused_where_empty_images_are_left_out(t
     assert "no image with an instance of its classes" in told(tmp_path, filter_empty=True)
 
 
-def test_masks_asked_of_boxes_are_told(tmp_path: Path) -> None:
+def test_masks_from_box_annotations_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     assert "annotation 1 has no segmentation; masks=True needs one" in told(tmp_path, masks=True)
 
 
-def test_an_image_without_a_file_name_is_told_by_its_id(tmp_path: Path) -> None:
+def test_an_image_without_a_file_name_is_named_by_its_id(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX], images=[{"id": 1, "height": 60, "width": 80}])
     assert told(tmp_path) == f"{tmp_path}/annotations.json: image 1 has no file_name; add it"
 
 
-def test_boxes_that_are_shares_of_the_picture_are_told(tmp_path: Path) -> None:
+def test_boxes_that_are_fractions_of_the_image_are_warned_of(tmp_path: Path) -> None:
     """Otherwise a detector would learn that every picture has one pixel of interest."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
-    assert "boxes seem to be shares of the picture; COCO has pixels: x, y, width, height (id 1, 2)" in told(tmp_path)
+    message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)"
+    assert message in told(tmp_path)
     write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # one small box is no mistake
     assert len(open_set(tmp_path)) > 0
 
 
-def test_what_the_health_check_found_stays_with_the_data_set(tmp_path: Path) -> None:
+def test_the_problems_of_the_health_check_stay_with_the_data_set(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     assert open_set(tmp_path).health_report == []
     write_coco(tmp_path, [annotation(4, 1, [70, 10, 20, 20])])
-    assert open_set(tmp_path).health_report == [f"{tmp_path}/annotations.json: 1 box clipped to the picture (id 4)"]
+    assert open_set(tmp_path).health_report == [f"{tmp_path}/annotations.json: 1 box clipped to the image (id 4)"]
 
 
 # Images
@@ -163,7 +164,7 @@ def test_a_missing_image_names_its_neighbors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "webp"])
-def test_a_file_cut_short_is_an_error_not_a_gray_picture(
+def test_a_truncated_image_file_is_an_error_not_a_gray_image(
     tmp_path: Path, photo: np.ndarray, share: float, ending: str
 ) -> None:
     path = tmp_path / f"a.{ending}"
@@ -171,7 +172,7 @@ def test_a_file_cut_short_is_an_error_not_a_gray_picture(
     whole = path.read_bytes()
     assert read_image(path).shape == (3, 60, 80)
     path.write_bytes(whole[: min(int(len(whole) * share), len(whole) - 1)])
-    with pytest.raises(DataError, match=rf"a\.{ending}: .*cut short"):
+    with pytest.raises(DataError, match=rf"a\.{ending}: .*truncated"):
         read_image(path)
 
 
@@ -185,7 +186,7 @@ def test_a_jpeg_with_something_after_its_end_is_read(tmp_path: Path, photo: np.n
 
 def test_a_text_file_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("<html>404 not found</html>")
-    with pytest.raises(DataError, match="not an image that can be read"):
+    with pytest.raises(DataError, match="not a readable image"):
         read_image(tmp_path / "a.jpg")
 
 
@@ -233,13 +234,13 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, photo:
         np.testing.assert_array_equal(read_image(path, stored.shape[:2]).permute(1, 2, 0).numpy(), stored)
 
 
-def test_a_picture_of_another_size_than_annotated_is_told(tmp_path: Path) -> None:
+def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     cv2.imwrite(str(tmp_path / "images" / "1.png"), np.zeros((30, 40, 3), np.uint8))
-    assert re.search(r"images/1\.png: the picture is 40×30, but the annotations say 80×60", told(tmp_path))
+    assert re.search(r"images/1\.png: the image is 40×30, but the annotations say 80×60", told(tmp_path))
 
 
-def test_swapped_width_and_height_are_told(tmp_path: Path) -> None:
+def test_swapped_width_and_height_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     cv2.imwrite(str(tmp_path / "images" / "1.png"), np.zeros((80, 60, 3), np.uint8))
-    assert "the picture is 60×80, but the annotations say 80×60" in told(tmp_path)
+    assert "the image is 60×80, but the annotations say 80×60" in told(tmp_path)

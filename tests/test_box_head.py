@@ -85,7 +85,7 @@ def test_box_loss_is_that_of_the_true_class_over_all_regions():
 
 
 @pytest.mark.parametrize("settings", [{}, {"class_agnostic": True}, {"box_loss": "giou"}])
-def test_losses_are_the_same_in_static_slots(settings, monkeypatch):
+def test_box_losses_are_the_same_in_static_slots(settings, monkeypatch):
     """On a GPU nothing is compacted; the empty slots must not count."""
     head = head_of(**settings)
     targets = instances([[[10, 10, 50, 60]], []], labels=[[2], []])
@@ -99,7 +99,7 @@ def test_losses_are_the_same_in_static_slots(settings, monkeypatch):
         torch.testing.assert_close(static[name], loss)
 
 
-def test_images_without_objects_teach_the_background_and_no_box():
+def test_box_head_learns_background_only_from_images_without_objects():
     head = head_of()
     targets = instances([[], []])
     rois = head.sample(proposals_of([[[12, 8, 48, 66]], []]), targets)
@@ -109,7 +109,7 @@ def test_images_without_objects_teach_the_background_and_no_box():
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-def test_nothing_to_look_at_is_no_error():
+def test_no_regions_give_no_detections_and_a_loss_of_zero():
     head = head_of()
     targets = instances([[], []])
     nothing = proposals_of([[], []])
@@ -141,7 +141,7 @@ def test_boxes_suppress_only_their_own_class():
     assert (detections.scores.diff() <= 0).all()
 
 
-def test_no_more_detections_than_asked_for():
+def test_detections_per_image_are_limited():
     head = scripted().script([[9.0 - i, 0, 0, 0] for i in range(6)])
     head.detections_per_image = 4
     boxes = [[[20.0 * i, 0, 20 * i + 15, 20] for i in range(6)]]

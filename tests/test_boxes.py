@@ -14,13 +14,13 @@ FAST_RCNN = (10.0, 10.0, 5.0, 5.0)
 
 
 @given(seed=st.integers(0, 10_000), weights=st.sampled_from([(1.0, 1.0, 1.0, 1.0), FAST_RCNN]))
-def test_decode_undoes_encode(seed, weights):
+def test_decoding_boxes_inverts_encoding(seed, weights):
     generator = torch.Generator().manual_seed(seed)
     boxes, references = (random_boxes(3, 20, generator=generator).double() for _ in range(2))
     torch.testing.assert_close(decode(encode(boxes, references, weights), references, weights), boxes)
 
 
-def test_coding_is_torchvisions():
+def test_encoding_and_decoding_boxes_is_torchvisions():
     torch.manual_seed(0)
     boxes, references, deltas = random_boxes(50), random_boxes(50), torch.randn(50, 4) * 4
     coder = BoxCoder(FAST_RCNN)
@@ -28,7 +28,7 @@ def test_coding_is_torchvisions():
     torch.testing.assert_close(decode(deltas, references, FAST_RCNN), coder.decode_single(deltas, references))
 
 
-def test_growth_is_limited():
+def test_the_growth_of_decoded_boxes_is_limited():
     grown = decode(torch.tensor([0.0, 0, 99, 99]), torch.tensor([0.0, 0, 16, 16]), (1.0, 1.0, 1.0, 1.0))
     torch.testing.assert_close(grown[2] - grown[0], torch.tensor(1000.0))
     assert torch.exp(torch.tensor(MAX_LOG_RATIO)) == pytest.approx(62.5)

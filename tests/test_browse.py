@@ -88,7 +88,7 @@ def one_image(height: int = 64, width: int = 64, gray: int = 128, **targets: Ten
     )
 
 
-def test_the_pictures_are_the_loaders_first_batches(shapes: Path, tmp_path: Path, capsys) -> None:
+def test_browse_shows_the_loaders_first_batches(shapes: Path, tmp_path: Path, capsys) -> None:
     assert browse(CONFIG, "--data-root", shapes, "--out", tmp_path, "--count", 10) == 0
     assert f"10 images: {tmp_path / 'index.html'}" in capsys.readouterr().out
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
@@ -115,7 +115,7 @@ def test_the_pictures_are_the_loaders_first_batches(shapes: Path, tmp_path: Path
         assert caption == f"{Path(info.path).name} {line}"
 
 
-def test_wide_and_tall_pictures_are_on_the_page_in_their_own_batches(tmp_path: Path) -> None:
+def test_wide_and_tall_images_are_on_the_page_in_separate_batches(tmp_path: Path) -> None:
     sizes = ((60, 90), (90, 60)) * 4
     boxes = [annotation(n + 1, n + 1, [10, 10, 30, 30]) for n in range(8)]
     root = write_coco(tmp_path / "data", boxes, sizes=sizes)
@@ -133,7 +133,7 @@ def test_wide_and_tall_pictures_are_on_the_page_in_their_own_batches(tmp_path: P
     assert all("60×90 → 60×90, 1 instance" in c or "90×60 → 90×60, 1 instance" in c for c in page.captions)
 
 
-def test_padding_is_striped_and_the_picture_is_not() -> None:
+def test_padding_is_striped_and_the_image_is_not() -> None:
     (picture,) = draw_batch(one_image(boxes=torch.zeros(0, 4)), META, long_side=64)
     outside = np.ones((64, 64), bool)
     outside[:48, :40] = False
@@ -176,7 +176,7 @@ def test_only_labeled_keypoints_are_drawn() -> None:
     assert [bool((picture[200, x] != 128).any()) for x in (100, 200, 300)] == [True, True, False]
 
 
-def test_a_line_tells_sizes_and_counts() -> None:
+def test_a_line_under_each_image_has_its_sizes_and_counts() -> None:
     none = one_image(boxes=torch.zeros(0, 4))
     assert describe_image(none, 0) == "96×80 → 48×40, no instances"
     both = one_image(boxes=torch.ones(3, 4), crowd=torch.tensor([False, False, True]))
@@ -197,7 +197,7 @@ def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     yield root, config
 
 
-def test_a_classifiers_pictures_have_their_class_and_blended_ones_their_shares(folders, tmp_path: Path) -> None:
+def test_a_classifiers_images_have_their_class_and_mixed_ones_their_weights(folders, tmp_path: Path) -> None:
     root, config = folders
     out = tmp_path / "out"
     assert browse(config, "--data-root", root, "--out", out, "--count", "6") == 0
@@ -255,7 +255,7 @@ def heed_ctrl_c() -> None:
         (["--cfg-options", "train_data.pipeline=[CopyPaste]"], "CopyPaste: .*masks=True"),
     ],
 )
-def test_a_mistake_is_one_line(arguments, message, shapes, tmp_path, monkeypatch, capsys) -> None:
+def test_a_mistake_in_browse_is_one_line(arguments, message, shapes, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHORDATE_DATA", str(shapes))
     (tmp_path / "a_file").write_text("")
@@ -265,7 +265,7 @@ def test_a_mistake_is_one_line(arguments, message, shapes, tmp_path, monkeypatch
     assert re.search(message, line)
 
 
-def test_a_port_that_is_taken_is_told_before_anything_is_drawn(shapes, tmp_path, capsys) -> None:
+def test_a_port_in_use_is_an_error_before_anything_is_drawn(shapes, tmp_path, capsys) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -275,7 +275,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_drawn(shapes, tmp_path,
     assert not (tmp_path / "index.html").exists()
 
 
-def test_what_the_page_on_augmentation_shows_works(shapes: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_example_of_the_page_on_augmentation_runs(shapes: Path, tmp_path: Path, monkeypatch) -> None:
     """Its own transforms draw twice as wide pictures, and its recipe is one that builds."""
     text = (ROOT / "docs/augmentation.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n# (\S+)\n(.*?)```", text, flags=re.S):

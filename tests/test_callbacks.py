@@ -105,7 +105,7 @@ def test_a_misspelled_metric_is_named(tmp_path: Path) -> None:
         toy_trainer(tmp_path, **validation(0.5), callbacks=[EarlyStopping("box_AP")]).train()
 
 
-def test_settings_of_a_callback_are_checked(tmp_path: Path) -> None:
+def test_settings_of_a_callback_are_validated(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='did you mean "EarlyStopping"'):
         toy_trainer(tmp_path, callbacks=[{"type": "EarlyStoping"}])
     with pytest.raises(ConfigError, match="patience must be ≥ 1, got 0"):

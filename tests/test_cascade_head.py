@@ -124,7 +124,7 @@ def test_scores_are_the_mean_of_all_stages_at_the_last_ones_boxes():
         torch.testing.assert_close(result.boxes, at[rows[order // CLASSES]])
 
 
-def test_stages_count_whole_for_themselves_and_a_third_for_the_maps(monkeypatch):
+def test_each_stage_learns_from_its_full_loss_and_the_maps_from_a_third(monkeypatch):
     """Detectron2 sums the stages' losses, and scales what goes back into the features."""
     head = head_of()
     proposals, targets = scene()
@@ -138,14 +138,14 @@ def test_stages_count_whole_for_themselves_and_a_third_for_the_maps(monkeypatch)
         return maps["p2"].grad, [stage.cls_score.weight.grad.clone() for stage in head.stages]
 
     third, weights = gradients()
-    monkeypatch.setattr(cascade, "_scale_gradient", lambda x, _: x)
+    monkeypatch.setattr(cascade, "scale_gradient", lambda x, _: x)
     whole, same = gradients()
     assert whole.abs().sum() > 0
     torch.testing.assert_close(third, whole / 3)
     torch.testing.assert_close(same, weights)
 
 
-def test_losses_are_the_same_in_static_slots(monkeypatch):
+def test_cascade_losses_are_the_same_in_static_slots(monkeypatch):
     head = head_of()
     proposals, targets = scene()
     maps, rois = feature_maps(SIDE), head.sample(proposals, targets)
@@ -165,6 +165,6 @@ def test_losses_are_the_same_in_static_slots(monkeypatch):
         ({"stage": {"resolutoin": 7}}, 'unknown setting of head BoxHead "resolutoin"; did you mean "resolution"'),
     ],
 )
-def test_a_wrong_setting_is_told_by_name(settings, message):
+def test_a_wrong_setting_of_the_cascade_head_is_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         HEADS.build({"type": "CascadeHead", **settings}, in_features=pyramid(), num_classes=CLASSES)

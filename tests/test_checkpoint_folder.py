@@ -15,8 +15,8 @@ from trainer_toy import ToyModel, toy_trainer
 from chordate.errors import CheckpointError, ChordateError
 from chordate.structures import DatasetMeta
 from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint, write_atomically
+from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
-from chordate.weights.reading import read_state
 
 
 def checkpoint(iteration: int) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_only_the_newest_are_kept_and_only_after_a_newer_one_is_whole(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_stay_once_a_newer_one_is_complete(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, keep=2)
     (tmp_path / "pretrained.pt").write_bytes(b"not ours")
     for iteration in range(1, 5):
@@ -55,7 +55,7 @@ def test_a_full_disk_is_one_clear_line_and_the_old_checkpoint_stays(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError) as error:
         folder.save("epoch_2.pt", checkpoint(2))
-    assert "epoch_2.pt: cannot be written (No space left on device); epoch_1.pt is whole" in str(error.value)
+    assert "epoch_2.pt: cannot be written (No space left on device); epoch_1.pt is complete" in str(error.value)
     assert names(tmp_path) == {"epoch_1.pt", "last_checkpoint"}
     assert folder.newest() == tmp_path / "epoch_1.pt"
 
@@ -73,7 +73,7 @@ def test_writing_atomically_leaves_the_old_file_when_it_fails(tmp_path: Path) ->
     assert (path.read_text(), names(tmp_path)) == ("old", {"file"})
 
 
-def test_a_cut_checkpoint_is_passed_over_for_the_newest_whole_one(
+def test_a_truncated_checkpoint_is_passed_over_for_the_newest_complete_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = CheckpointFolder(tmp_path)
@@ -97,7 +97,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginni
 
 def test_what_could_not_be_read_again_is_not_saved(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
-    with pytest.raises(CheckpointError, match="holds tensors, numbers and text, not object"):
+    with pytest.raises(CheckpointError, match="can hold tensors, numbers and text only, got object"):
         folder.save("epoch_1.pt", checkpoint(1) | {"extra": [object()]})
     assert folder.newest() is None
 
@@ -110,7 +110,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     place = content.index(torch.arange(1000.0).numpy().tobytes())
     content[place + 8] ^= 1
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"epoch_1\.pt: the checksum of .* is wrong: damaged"):
+    with pytest.warns(UserWarning, match=r"epoch_1\.pt: the checksum of .* is wrong; the file is probably damaged"):
         read_state(path)
 
 
@@ -166,16 +166,16 @@ def broken(tmp_path: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("cut", "cut short"),
+        ("cut", "truncated"),
         ("empty", "empty"),
         ("missing", "no checkpoint"),
         ("pickle", "could run code"),
         ("pickle in a checkpoint", "could run code"),
-        ("foreign", "not a checkpoint of Chordate's own"),
+        ("foreign", "not Chordate's own checkpoint"),
         ("weights only", "no training state"),
         ("half a state", "training state does not fit"),
         ("wider model", "backbone.0.weight [5, 3, 3, 3] for the model's [4, 3, 3, 3]"),
-        ("other model", "checkpoint of another model"),
+        ("other model", "belongs to another model"),
         ("other classes", "trained on classes 1 [dark] instead of 1 [bright]"),
         ("other optimiser", "trained with AdamW, but optimizer.type is SGD"),
     ],
@@ -210,7 +210,7 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_strangers_checkpoint_cannot_name_files_to_delete(tmp_path: Path) -> None:
+def test_an_untrusted_checkpoint_cannot_name_files_to_delete(tmp_path: Path) -> None:
     """The list of a run's files comes from the checkpoint, which may not reach out of its folder or to other files."""
     outside, notes = tmp_path / "precious.pt", tmp_path / "run" / "notes.txt"
     folder = CheckpointFolder(tmp_path / "run", keep=1)

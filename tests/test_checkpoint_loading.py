@@ -15,8 +15,8 @@ from chordate.backbones import ResNet
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
 from chordate.structures import DatasetMeta, Skeleton
+from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
-from chordate.weights.reading import read_state
 from chordate.weights.state_dict_match import adapt_input_channels
 
 # --- forms that are known ---------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_what_was_read_keeps_its_name_for_messages(tmp_path):
     assert "epoch_1.pth" in message(nn.Linear(2, 2), state)
 
 
-def test_safetensors_load(tmp_path):
+def test_a_safetensors_file_loads_as_a_checkpoint(tmp_path):
     path = tmp_path / "x.safetensors"
     safetensors.torch.save_file(filled(TinyDetector()).state_dict(), path)
     model = TinyDetector()
@@ -127,7 +127,7 @@ def test_batch_norm_weights_fill_its_relatives(norm):
 def test_torchvisions_weights_in_a_caffe_style_network_are_warned_of():
     """Every tensor fits, and every feature would be off."""
     state = torchvision.models.resnet50(weights=None).state_dict()
-    with pytest.warns(UserWarning, match=r'ResNet-50 \(caffe\): .* off unless style="pytorch"'):
+    with pytest.warns(UserWarning, match=r'ResNet-50 \(caffe\): .* wrong unless style="pytorch"'):
         load_checkpoint(BACKBONES.build("resnet50_caffe"), state)
 
 
@@ -153,7 +153,7 @@ def test_a_stem_is_adapted_as_timm_does(channels):
     torch.testing.assert_close(adapt_input_channels(weight, channels), expected)
 
 
-def test_a_gray_stem_answers_to_a_gray_picture_as_before():
+def test_a_gray_stem_has_the_response_to_gray_images_of_the_rgb_stem():
     weight, gray = torch.randn(8, 3, 7, 7, dtype=torch.float64), torch.randn(1, 1, 16, 16, dtype=torch.float64)
     expected = nn.functional.conv2d(gray.expand(-1, 3, -1, -1), weight)
     torch.testing.assert_close(nn.functional.conv2d(gray, adapt_input_channels(weight, 1)), expected)
@@ -173,10 +173,10 @@ def test_weights_for_rgb_load_into_a_backbone_for_other_channels():
 # --- checkpoints of another model -------------------------------------------------------------------------------
 
 
-def test_another_models_checkpoint_says_whose_names_it_has(tmp_path):
+def test_a_checkpoint_of_another_model_is_refused_with_its_tensors_names(tmp_path):
     path = save(tmp_path / "x.pth", torchvision.models.squeezenet1_1(weights=None).state_dict())
     said = message(TinyDetector(), path)
-    assert f"{path} is of another model: no tensor of it fits TinyDetector" in said
+    assert f"{path} belongs to another model: none of its tensors fits TinyDetector" in said
     assert "features.0.weight" in said
     known = said.partition("(known formats: ")[2].removesuffix(")").split(", ")
     assert known[:2] == ["chordate", "state dict"] and {"timm", "torchvision"} <= {*known}
@@ -198,7 +198,7 @@ def test_weights_under_another_norm_are_refused():
     assert "not in the model: bn1.running_mean" in said
 
 
-def test_a_detector_for_other_classes_says_both_counts():
+def test_a_detector_checkpoint_with_other_classes_names_both_counts():
     said = message(TinyDetector(classes=("a", "b", "c")), own(TinyDetector()))
     assert "trained on 2 classes, the model has 3" in said
     assert "box.weight [3, 4] for the model's [4, 4]" in said
@@ -238,12 +238,12 @@ def test_not_strict_keeps_the_predictor_and_the_classes_of_the_model():
 
 
 def test_not_strict_still_needs_something_that_fits():
-    assert "of another model" in message(TinyDetector(), nn.Linear(2, 2).state_dict(), strict=False)
+    assert "belongs to another model" in message(TinyDetector(), nn.Linear(2, 2).state_dict(), strict=False)
 
 
 def test_backbone_weights_do_not_pass_for_a_whole_model():
     said = message(TinyDetector(), filled(TinyBackbone()).state_dict())
-    assert "for the backbone of TinyDetector only" in said
+    assert "only for the backbone of TinyDetector" in said
     assert "load_checkpoint(model.backbone, …)" in said
 
 
@@ -260,7 +260,7 @@ OWN = {"chordate": 2, "model": {}, "meta": {}}
 @pytest.mark.parametrize(
     "wrong", [{"model": 3}, {"meta": None}, {"ema": 3}, {"meta": 5}, {"config": {}}, {"train": [1]}]
 )
-def test_a_checkpoint_of_ours_with_something_else_in_it_is_one_line(tmp_path, wrong):
+def test_a_checkpoint_of_ours_with_foreign_entries_is_one_line(tmp_path, wrong):
     file = save(tmp_path / "a.pth", {**OWN, **wrong})
     with pytest.raises(CheckpointError, match=r"a\.pth is no whole Chordate checkpoint: its (\w+) is") as caught:
         load_checkpoint(TinyDetector(), file)

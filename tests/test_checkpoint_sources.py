@@ -14,8 +14,8 @@ from torch import nn
 
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
+from chordate.weights.checkpoint_sources import torchvision_url
 from chordate.weights.loading import load_checkpoint, load_pretrained
-from chordate.weights.reading import torchvision_url
 
 # --- where from -------------------------------------------------------------------------------------------------
 
@@ -67,7 +67,7 @@ def test_a_url_is_downloaded_once_and_its_hash_is_checked(hub, served):
     assert "invalid hash" in message(model, f"{url}/tiny-0123abcd.pth")
     told = message(model, f"{url}/none.pth")
     assert "could not be downloaded: HTTP Error 404" in told
-    remedy = Path(told.rpartition("lay the file there: ")[2])
+    remedy = Path(told.rpartition("copy the file to ")[2])
     save(remedy, filled(model).state_dict())
     load_checkpoint(TinyDetector(), f"{url}/none.pth")
 
@@ -111,7 +111,7 @@ def test_pretrained_backbones_are_filled_through_torch_hub(pretrained, hub, monk
 
 
 def test_pretrained_without_weights_on_offer_is_an_error():
-    with pytest.raises(CheckpointError, match=r"ResNet-50 \(caffe\): pretrained=True, but no weights are known"):
+    with pytest.raises(CheckpointError, match=r"ResNet-50 \(caffe\): pretrained=True, but it has no default weights"):
         load_pretrained(BACKBONES.build({"type": "resnet50_caffe", "pretrained": True}))
     assert load_pretrained(BACKBONES.build({"type": "resnet18", "pretrained": False})) == []
 
@@ -168,7 +168,7 @@ def test_the_config_text_in_our_own_form_is_never_executed(tmp_path):
 
 @pytest.mark.parametrize("kept", [0.02, 0.05, 0.2, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_a_file_cut_in_the_middle_is_said_to_be(kind, kept, tmp_path):
+def test_a_truncated_checkpoint_file_is_reported_as_truncated(kind, kept, tmp_path):
     state = TinyDetector().state_dict()
     path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
     if kind == "safetensors":
@@ -177,20 +177,20 @@ def test_a_file_cut_in_the_middle_is_said_to_be(kind, kept, tmp_path):
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    assert message(TinyDetector(), path).startswith(f"{path} is cut short")
+    assert message(TinyDetector(), path).startswith(f"{path} is truncated")
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"", "is empty"),
-        (b"<!DOCTYPE html><html>404</html>", "is not a checkpoint: it begins with b'<!DOCTYPE"),
+        (b"<!DOCTYPE html><html>404</html>", "is not a checkpoint: it starts with b'<!DOCTYPE"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
-        (b"PK\x03\x04 no zip", "cut short"),
+        (b"PK\x03\x04 no zip", "truncated"),
     ],
     ids=["empty", "web page", "lfs pointer", "no zip"],
 )
-def test_a_file_that_is_no_checkpoint_is_said_to_be(content, says, tmp_path):
+def test_a_file_that_is_no_checkpoint_is_refused(content, says, tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
     said = message(TinyDetector(), path)
@@ -203,7 +203,7 @@ def test_a_missing_file_answers_with_near_names(tmp_path):
     (tmp_path / "log.txt").touch()
     assert "did you mean epoch_11.pth?" in message(TinyDetector(), tmp_path / "epoch_12.pth")
     assert "that folder has epoch_11.pth" in message(TinyDetector(), tmp_path / "zzz")
-    assert "there is no folder" in message(TinyDetector(), tmp_path / "runs" / "epoch_12.pth")
+    assert "does not exist" in message(TinyDetector(), tmp_path / "runs" / "epoch_12.pth")
     assert "is a folder" in message(TinyDetector(), tmp_path)
 
 
@@ -220,14 +220,14 @@ ONE = torch.zeros(1)
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ([1, 2], "holds a list"),
-        ({}, "holds no weights"),
+        ([1, 2], "contains a list"),
+        ({}, "has no weights"),
         ({"epoch": 3, "lr": 0.1}, "neither tensors nor a state_dict, but epoch, lr"),
         ({"chordate": 3, "model": {}}, "newer Chordate"),
-        ({"chordate": 1, "model": {}, "classes": ["cat"]}, "x.pth is of form 1, which is not read any more"),
-        ({"chordate": 2, "model": {}, "meta": {}}, "holds no weights"),
-        (endless(), "holds no weights"),
-        ({3: torch.zeros(2)}, "holds no weights"),
+        ({"chordate": 1, "model": {}, "classes": ["cat"]}, "x.pth is of form 1, which is no longer supported"),
+        ({"chordate": 2, "model": {}, "meta": {}}, "has no weights"),
+        (endless(), "has no weights"),
+        ({3: torch.zeros(2)}, "has no weights"),
         ({"box.weight": torch.zeros(3, 4).to_sparse()}, "box.weight is not a dense tensor"),
         ({"box.weight": torch.zeros(3, 4, device="meta")}, "box.weight is not a dense tensor"),
         (

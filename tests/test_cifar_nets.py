@@ -102,6 +102,6 @@ def test_a_highway_networks_size_is_the_formulas(depth):
 
 
 @pytest.mark.parametrize("options", [{"type": "CifarResNet", "depth": 18}, {"type": "HighwayNet", "depth": 21}])
-def test_a_depth_that_is_none_is_told(options):
+def test_a_depth_outside_the_cifar_formula_is_refused(options):
     with pytest.raises(ConfigError, match=r"depth must be [63]n \+ 2 .*, got \d+"):
         BACKBONES.build(options)

@@ -81,7 +81,7 @@ def test_classes_may_be_chosen_and_ordered(folders):
         ImageFolder("val", data_root=folders, classes=["rad"])
 
 
-def test_pictures_may_lie_deeper_below_their_class(tmp_path):
+def test_images_may_lie_in_subfolders_of_their_class(tmp_path):
     write_folders(tmp_path / "cats/red", {"old": 1, "new": 1})
     dataset = ImageFolder("cats", data_root=tmp_path)
     assert dataset.classes == ("red",) and len(dataset) == 6
@@ -106,7 +106,7 @@ def test_imagenets_1000_folders_have_their_classes_names(tmp_path):
     assert chosen.files == ["n01440771/1.JPEG", "n01440764/1.JPEG"]
 
 
-def test_what_programs_leave_behind_is_no_picture_and_no_class(folders, tmp_path):
+def test_hidden_files_and_system_folders_are_neither_images_nor_classes(folders, tmp_path):
     shutil.copytree(folders / "train", tmp_path / "train")
     for folder in ("train/.ipynb_checkpoints", "train/red/.ipynb_checkpoints"):
         (tmp_path / folder).mkdir()
@@ -125,7 +125,7 @@ def test_folders_to_train_and_to_evaluate_on_are_taken_as_they_are(folders, arch
         assert (len(train), len(val)) == (12, 6) and train.classes == val.classes
 
 
-def test_without_them_a_share_of_every_class_is_held_out(tmp_path):
+def test_without_a_split_a_fraction_of_every_class_is_held_out(tmp_path):
     """The two parts are all pictures and share none; a picture that comes in later moves few others."""
     write_folders(tmp_path, {"photos": 40})
     root = tmp_path / "photos"
@@ -141,7 +141,7 @@ def test_without_them_a_share_of_every_class_is_held_out(tmp_path):
     assert len(before - part("val")) <= 1
 
 
-def test_the_smallest_class_still_has_a_picture_to_train_on(tmp_path):
+def test_the_smallest_class_still_has_an_image_to_train_on(tmp_path):
     for count, name in enumerate(("one", "two"), 1):
         (tmp_path / name).mkdir()
         for number in range(count):
@@ -169,24 +169,24 @@ def test_a_folder_around_the_others_is_passed_through(layout, tmp_path):
             assert len(around) == len(bare)
 
 
-def test_one_class_is_told(tmp_path):
+def test_a_single_class_folder_is_refused(tmp_path):
     (tmp_path / "cat").mkdir()
     for number in range(3):
         (tmp_path / f"cat/{number}.png").touch()
-    with pytest.raises(DataError, match="one class folder only, cat/; a classifier needs two or more"):
+    with pytest.raises(DataError, match="only one class folder, cat/; a classifier needs two or more"):
         TrainValFolder("train", data_root=tmp_path)
 
 
-def test_pictures_of_classes_that_the_model_lacks_are_left_out_with_a_word(folders, caplog):
+def test_images_of_classes_that_the_model_lacks_are_left_out_with_a_warning(folders, caplog):
     ImageFolder("train", data_root=folders)
     assert not caplog.messages
     ImageFolder("train", data_root=folders, classes=["red"])
     assert caplog.messages == [
-        f"{folders}/train: images of other classes than the 1 of the model are left out: blue (4), green (4)"
+        f"{folders}/train: images of other classes than the 1 of the model are ignored: blue (4), green (4)"
     ]
 
 
-def test_half_a_division_is_told(tmp_path):
+def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
     write_folders(tmp_path, {"train": 1, "test": 1})
     with pytest.raises(DataError, match=r"has test/, train/ but no val/; give it train/ and val/"):
         TrainValFolder("train", data_root=tmp_path)
@@ -198,7 +198,7 @@ def test_half_a_division_is_told(tmp_path):
         DATASETS.build({"type": "TrainValFolder", "split": "val", "held_out": 1}, data_root=tmp_path)
 
 
-def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):
+def test_missing_or_broken_class_folders_are_refused(folders, archive, tmp_path):
     with pytest.raises(DataError, match="no such folder of class folders; .* has train, val"):
         ImageFolder("test", data_root=folders)
     with pytest.raises(DataError, match=r"no class folders; .*photos\.zip has train, val"):
@@ -208,15 +208,15 @@ def test_what_is_not_there_or_broken_is_told(folders, archive, tmp_path):
         ImageFolder("empty", data_root=tmp_path)
     cut = tmp_path / "cut.zip"
     cut.write_bytes(Path(archive).read_bytes()[:500])
-    with pytest.raises(DataError, match="not a zip, or cut short"):
+    with pytest.raises(DataError, match="not a zip, or truncated"):
         ImageFolder("train", data_root=cut)
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
         file.writestr("train/cat/a.png", b"no picture")
-    with pytest.raises(DataError, match=r"bad\.zip/train/cat/a\.png: not an image"):
+    with pytest.raises(DataError, match=r"bad\.zip/train/cat/a\.png: not a readable image"):
         ImageFolder("train", data_root=tmp_path / "bad.zip")[0, 0]
 
 
-def test_a_damaged_or_encrypted_member_of_a_zip_is_told(folders, tmp_path):
+def test_a_damaged_or_encrypted_member_of_a_zip_is_named(folders, tmp_path):
     shutil.copytree(folders / "train/red", tmp_path / "in/red")
     archive = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "in"))
     with zipfile.ZipFile(archive) as file:
@@ -237,7 +237,7 @@ def test_a_damaged_or_encrypted_member_of_a_zip_is_told(folders, tmp_path):
         ImageFolder(".", data_root=archive)[0, 0]
 
 
-def test_images_of_several_sizes_in_a_batch_are_told(folders):
+def test_images_of_several_sizes_in_a_classification_batch_are_refused(folders):
     config = {"dataset": {"type": "ImageFolder", "images": "train"}, "batch_size": 4, "workers": 0}
     with pytest.raises(DataError, match="CenterCrop"):
         list(open_loader(config, data_root=folders, training=True, seed=0))
@@ -289,14 +289,14 @@ def test_a_damaged_official_file_is_never_unpickled(tmp_path, monkeypatch):
         CIFAR10("test", data_root=tmp_path)
 
 
-def test_cifar_elsewhere_is_told(tmp_path):
+def test_cifar_in_another_folder_is_an_error_with_the_remedy(tmp_path):
     with pytest.raises(DataError, match=r"neither cifar-10-batches-py/ nor train/"):
         CIFAR10("train", data_root=tmp_path)
     with pytest.raises(ConfigError, match='split must be one of "train", "test", got "val"'):
         DATASETS.build({"type": "CIFAR10", "split": "val"}, data_root=tmp_path)
 
 
-def test_the_real_cifar_as_a_zip_has_all_pictures(real_data):
+def test_the_real_cifar_as_a_zip_has_all_images(real_data):
     dataset = CIFAR10("test", data_root=real_data / "cifar10.zip")
     assert len(dataset) == 10_000 and np.bincount(dataset.labels).tolist() == [1000] * 10
     assert json.dumps(dataset.classes[:2]) == '["airplane", "automobile"]'

@@ -151,7 +151,7 @@ def test_a_model_without_class_names_takes_the_checkpoints_of_the_same_number():
     assert model.meta == OLD
 
 
-def test_a_head_from_outside_says_what_its_outputs_stand_for():
+def test_a_head_from_outside_declares_which_output_belongs_to_which_class():
     class Prototypes(nn.Module):
         def __init__(self, **_):
             super().__init__()
@@ -284,7 +284,7 @@ def test_the_table_has_a_row_per_part_and_per_layer_that_differs():
     ]
 
 
-def test_class_names_of_a_stranger_are_printed_as_they_are_on_one_line():
+def test_class_names_of_an_untrusted_checkpoint_are_printed_literally_on_one_line():
     name = "[red]a\nb\x1b[0m"
     trained, model = (OneHead(DatasetMeta((name, other)), "ClassificationHead") for other in ("x", "y"))
     report = load_checkpoint(model, own(trained, trained.meta), strict=False)

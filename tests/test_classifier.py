@@ -51,7 +51,7 @@ def batch_of(images: torch.Tensor, labels: list[int] | None = None) -> Batch:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_torchvisions_classifiers_give_their_own_scores(name):
+def test_torchvisions_resnet_classifiers_give_their_own_scores(name):
     theirs = torchvision.models.get_model(name, weights=None, num_classes=11)
     randomize(theirs)
     model = chordate.build_model({"type": "ImageClassifier", "backbone": name}, num_classes=11, pretrained=False)
@@ -100,7 +100,7 @@ def test_mixed_batches_are_torchvisions_and_the_truth_goes_along():
     torch.testing.assert_close(loss, F.cross_entropy(model.logits(mixed), truth))
 
 
-def test_of_several_ways_to_mix_each_has_its_turn():
+def test_several_mixing_augmentations_alternate():
     """With the draw repeated by hand, a batch is torchvision's MixUp or CutMix of it; both come about equally often."""
     model = classifier(mix=[{"type": "MixUp", "alpha": 0.8}, {"type": "CutMix", "alpha": 1.0}])
     theirs = [v2.MixUp(alpha=0.8, num_classes=4), v2.CutMix(alpha=1.0, num_classes=4)]
@@ -118,7 +118,7 @@ def test_of_several_ways_to_mix_each_has_its_turn():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mix", [[], [{"type": "MixUp", "alpha": 0.8}, {"type": "CutMix", "alpha": 1.0}]])
-def test_the_step_never_waits_for_the_gpu(monkeypatch, mix):
+def test_a_classifiers_training_step_has_no_host_sync(monkeypatch, mix):
     batches = [batch_of(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), [0, 1, 2, 3]) for _ in range(2)]
     assert_never_waits(monkeypatch, classifier(mix=mix).train(), *batches)
 
@@ -185,17 +185,17 @@ def test_another_augmentation_plugs_in_and_its_settings_are_checked():
         ({"mix": ["MixUp"]}, 'mix.0 must be a dict, got "MixUp"'),
         (
             {"preprocess": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}},
-            "pixels are 0 … 255, so give 255 times",
+            "pixels are 0 … 255, so multiply them by 255",
         ),
     ],
 )
-def test_a_wrong_setting_is_one_line(settings, message):
+def test_a_wrong_setting_of_a_classifier_is_one_line(settings, message):
     with pytest.raises(ConfigError, match=message) as error:
         classifier(**settings)
     assert "\n" not in str(error.value)
 
 
-def test_accuracy_is_the_share_of_right_answers():
+def test_accuracy_is_the_fraction_of_correct_predictions():
     """Counted by hand over several batches, an image that comes twice once."""
     random = np.random.default_rng(0)
 

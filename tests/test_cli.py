@@ -17,9 +17,11 @@ from pycocotools.coco import COCO
 
 import chordate
 from chordate.cli import summary
-from chordate.cli.main import main
+from chordate.cli.main import main, parser
+from chordate.config import load_config
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
+from chordate.weights.checkpoint_folder import CheckpointFolder
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
 FEW = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0", "train.log_every=1"]
@@ -57,7 +59,7 @@ def test_training_leaves_checkpoints_log_and_curve(trained):
     assert any("loss" in row for row in rows)
 
 
-def test_test_writes_metrics_predictions_and_pictures(seer, shapes, tmp_path, capsys):
+def test_test_writes_metrics_predictions_and_drawn_images(seer, shapes, tmp_path, capsys):
     out, predictions, picture = tmp_path / "m.json", tmp_path / "p.json", tmp_path / "sheet.png"
     status = main([
         "test", CONFIG, str(seer), "--data-root", str(shapes), "--out", str(out), "--report", str(tmp_path / "why"),
@@ -108,7 +110,7 @@ def test_predict_writes_masks_as_cocos_run_lengths(shapes, tmp_path):
         np.testing.assert_array_equal(rle.decode(row["mask"]), mask.numpy())
 
 
-def test_predict_tells_of_a_broken_picture_and_keeps_the_others(seer, shapes, tmp_path, capsys):
+def test_predict_reports_a_broken_image_and_goes_on_with_the_others(seer, shapes, tmp_path, capsys):
     whole, other = sorted((shapes / "val").glob("*"))[:2]
     (tmp_path / "cut.jpg").write_bytes(other.read_bytes()[:400])
     out = tmp_path / "drawn"
@@ -120,7 +122,7 @@ def test_predict_tells_of_a_broken_picture_and_keeps_the_others(seer, shapes, tm
     assert [file.name for file in out.glob("*.png")] == [f"{whole.stem}_prediction.png"]
 
 
-def test_predict_never_overwrites_a_picture(seer, shapes, tmp_path):
+def test_predict_never_overwrites_an_image(seer, shapes, tmp_path):
     """Drawn beside the originals, and two pictures of one name."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -221,16 +223,21 @@ class CountOnly(Metric):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--report", "--report: this metric gives none"), ("--predictions", "--predictions: CountOnly keeps none")],
+    [
+        ("--report", "--report: this metric has no report"),
+        ("--predictions", "--predictions: CountOnly does not keep predictions"),
+    ],
 )
-def test_what_a_metric_cannot_write_is_told_before_the_evaluation(option, message, seer, shapes, tmp_path, capsys):
+def test_output_that_a_metric_cannot_write_is_refused_before_the_evaluation(
+    option, message, seer, shapes, tmp_path, capsys
+):
     options = ["--data-root", str(shapes), "--cfg-options", "metric=CountOnly", "val_data.workers=0"]
     assert main(["test", CONFIG, str(seer), option, str(tmp_path / "out"), *options]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chordate test:")]
     assert line.startswith(f"chordate test: {message}")
 
 
-def test_a_mistake_loses_nothing(trained, shapes):
+def test_a_mistake_leaves_the_files_of_earlier_runs_untouched(trained, shapes):
     before = {p.name: p.read_bytes() for p in trained.iterdir() if p.suffix in (".pt", ".jsonl")}
     arguments = ["--data-root", str(shapes), "--work-dir", str(trained), "--cfg-options", "optimizer.type=SDG"]
     assert main(["train", CONFIG, *arguments]) == 2
@@ -252,7 +259,7 @@ def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path
     assert "/no/such/weights.pth" in capsys.readouterr().err
 
 
-def test_a_training_that_is_complete_already_says_so_wherever_it_is_resumed(trained, shapes, tmp_path, capsys):
+def test_resuming_a_complete_training_in_any_folder_reports_that_it_is_complete(trained, shapes, tmp_path, capsys):
     last = trained / (trained / "last_checkpoint").read_text().strip()
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--resume", str(last), "--cfg-options", *FEW]
     assert main(["train", CONFIG, *arguments]) == 0
@@ -274,3 +281,60 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture, monkeypatch: pytes
         assert main(["summary", "resnet20_cifar10"]) == 0
     assert capsys.readouterr().out == "chordate summary: the weights hold NaN\n"
     assert warnings.formatwarning is plain
+
+
+def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path, monkeypatch):
+    work_dir = tmp_path / "work"
+    shutil.copytree(trained, work_dir)
+    (work_dir / "last_checkpoint").write_text("missing.pt\n")
+    found: list[Path | None] = []
+    newest = CheckpointFolder.newest
+    monkeypatch.setattr(CheckpointFolder, "newest", lambda folder: found.append(newest(folder)) or found[-1])
+    arguments = ["--data-root", str(shapes), "--work-dir", str(work_dir), "--resume", "--cfg-options", *FEW]
+    assert main(["train", CONFIG, *arguments]) == 0
+    assert len(found) == 1
+    log = max(work_dir.glob("*/train.log")).read_text()
+    assert f"resumed from {found[0]}" in log and log.count("an older checkpoint is used") == 1
+
+
+@pytest.mark.parametrize("option", ["--load-from", "--work-dir", "--resume", "--data-root"])
+def test_an_empty_option_is_one_line(option, capsys):
+    """As of a shell variable that is not set: it must not train from scratch, or into another folder."""
+    with pytest.raises(SystemExit) as stop:
+        main(["train", CONFIG, option, ""])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"chordate train: argument {option}: must not be empty; leave the option out instead\n"
+    )
+
+
+def test_options_may_be_dicts(capsys):
+    options = (
+        parser()
+        .parse_args(
+            [
+                "train",
+                CONFIG,
+                "--cfg-options",
+                "optimizer={'type': 'SGD', 'lr': 0.1}",
+                "x=[{'a': None}]",
+                "train.epochs=3",
+            ]
+        )
+        .cfg_options
+    )
+    assert options == {"optimizer": {"type": "SGD", "lr": 0.1}, "x": [{"a": None}], "train.epochs": 3}
+    del options["x"]
+    assert load_config(CONFIG, options).optimizer.type == "SGD"
+    for broken in ("optimizer={type: SGD}", "optimizer={'type': open('x')}"):
+        with pytest.raises(SystemExit):
+            parser().parse_args(["train", CONFIG, "--cfg-options", broken])
+        assert f"--cfg-options {broken}: cannot be read; write numbers" in capsys.readouterr().err
+
+
+def test_predict_checks_its_output_folder_before_the_checkpoint(tmp_path, shapes, capsys):
+    out = tmp_path / "file"
+    out.write_text("")
+    image = str(next((shapes / "val").glob("*.jpg")))
+    assert main(["predict", CONFIG, "missing.pt", image, "--out", str(out)]) == 2
+    assert f"--out {out}: not a folder" in capsys.readouterr().err

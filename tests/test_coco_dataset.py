@@ -64,7 +64,7 @@ def test_masks_are_the_annotated_ones_in_the_frames_of_the_boxes(real_data: Path
     assert np.mean(ious) > 0.98
 
 
-def test_all_ways_to_write_a_mask_read_the_same(tmp_path: Path) -> None:
+def test_all_encodings_of_a_mask_decode_to_the_same_mask(tmp_path: Path) -> None:
     """An L of whole pixels as a polygon, as compressed and as uncompressed run lengths."""
     outline = [10, 10, 40, 10, 40, 30, 20, 30, 20, 50, 10, 50]
     mask = np.zeros((60, 80), np.uint8, order="F")
@@ -97,13 +97,13 @@ def test_a_hole_in_a_run_length_mask_stays_a_hole(tmp_path: Path) -> None:
     assert sample["masks"].float().mean() == pytest.approx(0.75)
 
 
-def test_a_polygon_of_two_points_is_kept_apart_like_a_crowd(tmp_path: Path) -> None:
+def test_a_polygon_of_two_points_is_treated_like_a_crowd(tmp_path: Path) -> None:
     line = annotation(1, 1, [10, 10, 20, 20], segmentation=[[10, 10, 30, 30]])
     sample = open_set(write_coco(tmp_path, [line]), masks=True)[(0, 0)]
     assert sample["crowd"].tolist() == [True]
 
 
-def test_all_classes_come_in_the_order_of_their_ids_and_chosen_ones_as_given(tmp_path: Path) -> None:
+def test_classes_are_ordered_by_id_or_as_chosen(tmp_path: Path) -> None:
     root = write_coco(tmp_path, [annotation(1, 1, [1, 1, 9, 9], 3), annotation(2, 1, [5, 5, 9, 9], 7)])
     assert open_set(root).classes == ("cat", "dog")
     assert open_set(root)[(0, 0)]["labels"].tolist() == [0, 1]
@@ -139,7 +139,7 @@ def test_images_without_instances_are_left_out_only_where_asked(tmp_path: Path) 
     assert [images.tolist() for images in open_set(root).class_images()] == [[0, 1, 2], [2]]
 
 
-def test_a_box_is_clipped_to_the_picture_and_one_without_area_is_dropped(tmp_path: Path, caplog) -> None:
+def test_a_box_is_clipped_to_the_image_and_one_without_area_is_dropped(tmp_path: Path, caplog) -> None:
     boxes = [
         annotation(1, 1, [-5, 10, 20, 20]),
         annotation(2, 1, [70, 50, 30, 30]),
@@ -150,8 +150,8 @@ def test_a_box_is_clipped_to_the_picture_and_one_without_area_is_dropped(tmp_pat
     root = write_coco(tmp_path, boxes)
     dataset = open_set(root)
     assert dataset.health_report == [
-        f"{root}/annotations.json: 2 boxes without area in the picture left out (id 3, 4), "
-        "2 boxes clipped to the picture (id 1, 2)"
+        f"{root}/annotations.json: 2 boxes without area in the image dropped (id 3, 4), "
+        "2 boxes clipped to the image (id 1, 2)"
     ]
     sample = dataset[(0, 0)]
     assert sample["boxes"].tolist() == [[0, 10, 15, 30], [70, 50, 80, 60], [10, 10, 14, 15]]

@@ -54,21 +54,21 @@ def assert_judged_as_pycocotools_does(truth: Truth, found: dict, iou_types: set[
     return numbers
 
 
-def test_masks_of_real_coco_objects_are_judged_as_pycocotools_does(real_data):
+def test_masks_of_real_coco_objects_are_scored_as_by_pycocotools(real_data):
     truth, found = disturbed(real_data / "coco-mini/annotations/instances_val2017.json", 0)
     assert any(a["iscrowd"] for a in truth.content["annotations"])
     numbers = assert_judged_as_pycocotools_does(truth, found, {"bbox", "segm"})
     assert min(numbers.values()) > 0.05  # of every size there are some
 
 
-def test_keypoints_of_real_people_are_judged_as_pycocotools_does(real_data):
+def test_keypoints_of_real_people_are_scored_as_by_pycocotools(real_data):
     truth, found = disturbed(real_data / "coco-mini/annotations/person_keypoints_val2017.json", 0)
     assert any(a["iscrowd"] for a in truth.content["annotations"])
     numbers = assert_judged_as_pycocotools_does(truth, found, {"bbox", "segm", "keypoints"})
     assert [name for name in numbers if name.startswith("keypoints")] == [f"keypoints_{name}" for name in OF_KEYPOINTS]
 
 
-def test_masks_of_generated_shapes_are_judged_as_pycocotools_does(tmp_path):
+def test_masks_of_generated_shapes_are_scored_as_by_pycocotools(tmp_path):
     generate_shapes(tmp_path, train=0, val=30, size=96, seed=1)
     assert_judged_as_pycocotools_does(*disturbed(tmp_path / "annotations/val.json", 2), {"bbox", "segm"})
 
@@ -114,7 +114,7 @@ def with_points_for_all(found: dict, keypoints: int) -> dict:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 10), keypoints=st.integers(1, 20))
-def test_any_number_of_keypoints_is_judged_as_pycocotools_does(seed, images, keypoints):
+def test_any_number_of_keypoints_is_scored_as_by_pycocotools(seed, images, keypoints):
     rng = np.random.default_rng(seed)
     truth = random_points(rng, images, keypoints)
     found = with_points_for_all(disturb_objects(truth, rng), keypoints)
@@ -177,7 +177,7 @@ def test_counts_of_visible_keypoints_may_be_left_out(engine):
         assert one_fish(3, keypoints=None, num_keypoints=None, engine=engine)["keypoints_AP"] == -1  # none to find
 
 
-def test_saved_predictions_load_in_pycocotools_and_score_the_same(tmp_path, real_data):
+def test_saved_masks_and_keypoints_load_in_pycocotools_and_score_the_same(tmp_path, real_data):
     file = real_data / "coco-mini/annotations/person_keypoints_val2017.json"
     truth, found = disturbed(file, 3)
     metric, numbers = measure(truth, found)
@@ -218,7 +218,7 @@ def test_saved_masks_and_keypoints_are_those_of_the_annotations(tmp_path, real_d
         assert row["segmentation"]["counts"].encode() == truth.coco.ann_to_rle(annotation)["counts"]
 
 
-def test_what_the_model_gives_is_judged_without_being_asked_for(real_data):
+def test_masks_and_keypoints_in_predictions_are_scored_by_default(real_data):
     truth, found = disturbed(real_data / "coco-mini/annotations/person_keypoints_val2017.json", 4)
     kinds = [
         ((), {"bbox", "segm", "keypoints"}),
@@ -232,7 +232,7 @@ def test_what_the_model_gives_is_judged_without_being_asked_for(real_data):
     assert {name.split("_")[0] for name in numbers} == {"segm"}
 
 
-def test_a_model_with_masks_that_finds_nothing_has_a_mask_ap_of_zero(real_data):
+def test_a_mask_model_without_detections_has_a_mask_ap_of_zero(real_data):
     truth = Truth(json.loads((real_data / "coco-mini/annotations/instances_val2017.json").read_text()))
     empty = detections([], [], [])
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]}
@@ -246,7 +246,7 @@ def test_a_model_with_masks_that_finds_nothing_has_a_mask_ap_of_zero(real_data):
         assert numbers["segm_AP"] == 0
 
 
-def test_masks_and_keypoints_that_the_data_does_not_have_are_told():
+def test_scoring_masks_or_keypoints_that_the_data_lacks_is_refused():
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0}
     outline = {"segmentation": [[1, 1, 6, 1, 6, 6, 1, 6]]}
     images, categories = [{"id": 1, "width": 9, "height": 9}], [{"id": 1, "name": "a"}]
@@ -267,10 +267,10 @@ def test_masks_and_keypoints_that_the_data_does_not_have_are_told():
         assert {name.split("_")[0] for name in measure(plain, {1: found})[1]} == {"bbox"}
 
 
-def test_what_is_asked_for_but_not_found_is_an_error():
+def test_predictions_without_the_requested_masks_or_keypoints_are_an_error():
     truth = random_points(np.random.default_rng(3), 4, 3)
     metric = CocoMetric(truth, iou_types=["bbox", "keypoints"])
-    with pytest.raises(DataError, match=r'gives no keypoints; take "keypoints" out of metric\.iou_types'):
+    with pytest.raises(DataError, match=r'predicts no keypoints; remove "keypoints" from metric\.iou_types'):
         metric.update([detections([[0, 0, 9, 9]], [0.5], [0])], batch_of([1]))
     found = replace(detections([[0, 0, 9, 9]], [0.5], [0]), keypoints=torch.zeros(1, 4, 3))
     with pytest.raises(DataError, match="predicts 4 keypoints, the annotations have 3"):

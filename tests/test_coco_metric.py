@@ -17,7 +17,6 @@ from rich.console import Console
 from chordate.data.shapes import generate_shapes
 from chordate.errors import ConfigError, DataError, TrainingError
 from chordate.evaluation import CocoMetric
-from chordate.evaluation.coco_metric import _format
 from chordate.registry import METRICS
 from chordate.structures import Classification
 
@@ -113,16 +112,16 @@ def test_a_false_positive_above_the_only_hit_halves_the_precision(engine):
 
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
-def test_nothing_found_is_zero_with_a_warning(engine):
+def test_no_detections_score_zero_with_a_warning(engine):
     truth = simple_truth()
     found = {i: detections([], [], []) for i in (1, 2, 3)}
-    with pytest.warns(UserWarning, match="detected nothing in any image"):
+    with pytest.warns(UserWarning, match="no detections in any image"):
         metric, numbers = measure(truth, found, engine=engine)
     assert [numbers[key] for key in KEYS] == [0, 0, 0, 0, 0, -1] * 2
     assert metric.predictions() == []
 
 
-def test_images_that_were_never_evaluated_are_told_and_count_as_missed():
+def test_images_that_were_never_evaluated_are_warned_of_and_count_as_missed():
     truth = simple_truth()
     with pytest.warns(UserWarning, match="2 of 3 images were not evaluated"):
         _, numbers = measure(truth, perfect(truth), order=[1])
@@ -131,7 +130,7 @@ def test_images_that_were_never_evaluated_are_told_and_count_as_missed():
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
 @pytest.mark.parametrize("absent", [(), ("area", "iscrowd"), ("area", "bbox")])
-def test_annotation_ids_from_zero_and_left_out_fields_are_judged_right(engine, absent):
+def test_annotation_ids_from_zero_and_missing_fields_are_scored_correctly(engine, absent):
     truth = simple_truth()
     found = perfect(truth)
     for number, annotation in enumerate(truth.content["annotations"]):
@@ -156,7 +155,7 @@ def test_numbers_do_not_depend_on_the_order_or_the_batches_or_on_repeated_images
     assert measure(truth, found, order=[*order, *order[:5]], batch_size=5)[1] == expected
 
 
-def test_a_subset_of_the_classes_in_another_order_is_judged_alone():
+def test_a_subset_of_the_classes_in_another_order_is_scored_alone():
     rng = np.random.default_rng(6)
     everything = random_truth(rng, 12, 4)
     truth = Truth(everything.content, classes=("class 3", "class 1"), category_ids=(11, 5))
@@ -190,7 +189,7 @@ def test_limits_on_the_detections_are_kept_and_name_the_recalls():
     np.testing.assert_allclose(list(numbers.values())[1:], referee(truth, found, (1, 2, 4))[1:], rtol=0, atol=1e-9)
 
 
-def test_evaluating_starts_afresh():
+def test_a_second_evaluation_starts_without_the_first_ones_detections():
     truth = simple_truth()
     metric, first = measure(truth, perfect(truth))
     metric.update([detections([[10, 10, 30, 30]], [0.9], [0]), *[detections([], [], [])] * 2], batch_of([1, 2, 3]))
@@ -199,7 +198,7 @@ def test_evaluating_starts_afresh():
     assert len(metric.predictions()) == 1
 
 
-def test_saved_predictions_load_in_pycocotools_and_score_the_same(tmp_path, real_data):
+def test_saved_boxes_load_in_pycocotools_and_score_the_same(tmp_path, real_data):
     truth, found = disturbed_file(real_data / "coco-mini/annotations/instances_val2017.json", 3)
     metric, numbers = measure(truth, found)
     path = tmp_path / "detections.json"
@@ -232,7 +231,9 @@ def test_table_shows_each_class_with_its_numbers_in_line():
     assert f"{numbers['bbox_AP']:.3f}" in lines["all"]
     assert lines["never seen"].split()[2:] == ["–", "–", "–", "0"]
     assert len({len(line) for line in lines.values()}) == 1  # numbers end in one column
-    assert all(f"{name:<5} {_format(numbers[f'bbox_{name}']):>5}" in text for name in NAMES)  # none wrapped
+    shown = {name: f"{value:.3f}" if value > -1 else "–" for name, value in zip(NAMES, numbers.values())}
+    assert list(numbers) == KEYS
+    assert all(f"{name:<5} {value:>5}" in text for name, value in shown.items())  # none wrapped
 
 
 def test_a_label_beyond_the_classes_is_an_error_that_names_the_image():
@@ -250,12 +251,12 @@ def test_an_image_of_another_data_set_is_an_error():
 
 def test_predictions_of_another_task_are_an_error():
     metric = METRICS.build("CocoMetric", dataset=simple_truth())
-    with pytest.raises(DataError, match="CocoMetric measures Detections; the model predicts Classification"):
+    with pytest.raises(DataError, match="CocoMetric evaluates Detections; the model predicts Classification"):
         metric.update([Classification(torch.ones(2))], batch_of([1]))
     metric = METRICS.build("AccuracyMetric", dataset=simple_truth())
-    with pytest.raises(DataError, match="AccuracyMetric measures Classifications; the model predicts Detections"):
+    with pytest.raises(DataError, match="AccuracyMetric evaluates Classifications; the model predicts Detections"):
         metric.update([detections([], [], [])], batch_of([1]))
-    with pytest.raises(DataError, match=r"1\.jpg: without a true class"):
+    with pytest.raises(DataError, match=r"1\.jpg: accuracy needs a true class"):
         metric.update([Classification(torch.ones(2))], batch_of([1]))
 
 
@@ -280,6 +281,6 @@ def test_detections_that_are_not_finite_are_an_error(box, score):
         ({"max_dets": (100,)}, "max_dets must be a list of 3 numbers that ascend, got"),
     ],
 )
-def test_wrong_settings_are_told_when_the_metric_is_built(wrong, message):
+def test_wrong_settings_are_refused_when_the_metric_is_built(wrong, message):
     with pytest.raises(ConfigError, match=message):
         METRICS.build({"type": "CocoMetric", **wrong}, dataset=simple_truth())

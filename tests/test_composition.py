@@ -85,7 +85,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_delete_works_at_every_level_of_inheritance(written: Path) -> None:
+def test_delete_takes_effect_at_every_level_of_inheritance(written: Path) -> None:
     """A file with `_base_`, whose parent inherits by `base` and takes an optimizer of its own."""
     (written / "parent.py").write_text(
         f'base = "{R50}"\n'
@@ -195,7 +195,8 @@ def wrong_config(layer: str, head: dict[str, Any], folder: Path, monkeypatch: py
     (folder / "bad.py").write_text('_base_ = ["root.py"]\n' + bad)
     (folder / "over.py").write_text('_base_ = ["bad.py"]\nmodel = dict(backbone=None)\ntrain = dict(epochs=1)\n')
     if layer == "packaged":
-        monkeypatch.setattr("chordate.config_files._package_root", lambda: folder)
+        for module in ("config_files", "config_names"):
+            monkeypatch.setattr(f"chordate.{module}.package_root", lambda: folder)
         return load_config("over"), "configs/bad.py: "
     if layer == "_base_":
         return load_config("over.py"), "bad.py: "
@@ -314,7 +315,7 @@ def test_an_unknown_type_drops_nothing() -> None:
     assert "norm" in load_config(R50, {"model.backbone.type": "Resnet50"}).model.backbone
 
 
-def test_settings_of_types_and_variants() -> None:
+def test_a_type_takes_the_settings_of_its_class_and_variants() -> None:
     assert {"depth", "norm", "pretrained", "default_weights"} <= (settings_of("resnet50") or set())
     assert settings_of("NoSuchThing") is None
     assert settings_of(HeadedModel) == {"head", "backbone"}
@@ -323,7 +324,7 @@ def test_settings_of_types_and_variants() -> None:
     assert settings_of("OnlyHere") == {"threshold", "convs", "inner"}
 
 
-def test_the_command_line_says_it_in_one_line(written: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_wrong_setting_on_the_command_line_is_one_line(written: Path, capsys: pytest.CaptureFixture) -> None:
     (written / "a.py").write_text(f'base = "{R50}"\nmodel = dict(neck=dict(extra="poool"))\n')
     assert main(["summary", "a.py"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

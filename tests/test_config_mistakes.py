@@ -63,7 +63,7 @@ SETTINGS = {
     "train.load_from=no.pth": r"train\.load_from: no checkpoint no\.pth",
     "train.seed=99999999999999999999": r"train\.seed must be",
     "train.amp=fp16": r"train\.amp: fp16",
-    "model.type=ImageClassifier val_data=None": r"ImageClassifier trains on ClassTargets, but the data set gives",
+    "model.type=ImageClassifier val_data=None": r"ImageClassifier trains on ClassTargets, but the data set has",
 }
 # Model and data may come from two files; the message says what each of them is, and names both settings.
 OF_NO_ONE_FILE = {"model.type=ImageClassifier val_data=None"}

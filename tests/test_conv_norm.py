@@ -195,7 +195,7 @@ def test_half_precision_weights_keep_their_dtype():
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
-def test_channels_last_stays(norm):
+def test_convolution_and_norm_keep_channels_last(norm):
     pair = ConvNorm(nn.Conv2d(3, 4, 3), make_norm(norm, 4)).eval().to(memory_format=torch.channels_last)
     y = pair(torch.randn(2, 3, 9, 9).contiguous(memory_format=torch.channels_last))
     assert y.is_contiguous(memory_format=torch.channels_last)

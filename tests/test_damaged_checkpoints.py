@@ -59,7 +59,7 @@ def resume(folder: Path, state: Any) -> None:
     toy_trainer(folder / "run", iterations=4, resume=folder / "broken.pt", **options).train()
 
 
-def test_the_whole_one_resumes(whole: Any, tmp_path: Path) -> None:
+def test_an_undamaged_checkpoint_resumes(whole: Any, tmp_path: Path) -> None:
     resume(tmp_path, whole)
 
 

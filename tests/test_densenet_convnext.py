@@ -94,7 +94,7 @@ def test_convnext_at_output_stride_16_is_timms():
         *slow("densenet161", "densenet169", "densenet201", "convnext_small", "convnext_base", "convnext_large"),
     ],
 )  # fmt: skip
-def test_one_training_step_is_torchvisions(name):
+def test_a_densenet_or_convnext_training_step_is_torchvisions(name):
     ours, theirs = pair(name, DENSE_NODES if "densenet" in name else CONVNEXT_NODES)
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     state = {}
@@ -116,7 +116,7 @@ def test_one_training_step_is_torchvisions(name):
 
 
 @pytest.mark.parametrize("name", ["densenet121", "convnext_tiny"])
-def test_torchvisions_classifiers_give_their_own_scores(name):
+def test_torchvisions_densenet_and_convnext_classifiers_give_their_own_scores(name):
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     for part, value in theirs.named_parameters():
         if part.endswith("layer_scale"):
@@ -177,6 +177,6 @@ def test_detectors_get_a_norm_on_every_map():
         ({"type": "convnext_tiny", "out": ["c1"]}, 'unknown ConvNeXt-tiny map "c1"'),
     ],
 )
-def test_a_wrong_setting_is_one_line(options, message):
+def test_a_wrong_setting_of_densenet_or_convnext_is_one_line(options, message):
     with pytest.raises(ConfigError, match=message):
         BACKBONES.build(options)

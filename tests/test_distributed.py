@@ -100,7 +100,7 @@ def test_a_resume_restores_the_random_numbers_of_every_rank(ranks: Any) -> None:
     assert told[0]["draw"] != told[1]["draw"]  # dropout differs between the ranks
 
 
-def test_ranks_that_do_not_find_the_same_checkpoint_do_not_resume(ranks: Any) -> None:
+def test_ranks_with_different_checkpoints_do_not_resume(ranks: Any) -> None:
     assert all("would resume from epoch_2.pt and nothing" in told["resume"] for told in ranks[1])
 
 
@@ -141,7 +141,7 @@ def test_a_nan_on_one_rank_stops_all_and_is_named_by_all(ranks: Any) -> None:
     assert str(told[0]["bad"]) in told[0]["nan"].split("[")[1].split("]")[0].split(", ")
 
 
-def test_synchronised_batchnorm_on_the_cpu_is_refused(ranks: Any) -> None:
+def test_synchronized_batchnorm_on_the_cpu_is_refused(ranks: Any) -> None:
     assert "SyncBN over several processes needs GPUs" in ranks[1][0]["sync_bn"]
 
 
@@ -185,7 +185,7 @@ def test_other_processes_are_no_slurm_tasks(environment: dict[str, str]) -> None
         ("n[1-2].cluster", "n1.cluster"),
     ],
 )
-def test_the_first_machine_of_a_slurm_list(nodes: str, host: str) -> None:
+def test_the_first_machine_of_a_slurm_list_is_the_master(nodes: str, host: str) -> None:
     task = {
         "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": nodes,
         "SLURM_JOB_ID": "7",
@@ -206,12 +206,12 @@ def test_a_process_started_by_hand_is_alone(environment: dict[str, str]) -> None
     [
         ({"RANK": "0"}, "RANK is set, but not WORLD_SIZE, LOCAL_RANK"),
         ({"WORLD_SIZE": "8"}, "WORLD_SIZE is 8, but RANK is not set"),
-        ({**LAUNCHED, "RANK": "2"}, "RANK is 2, but WORLD_SIZE 2"),
+        ({**LAUNCHED, "RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
         ({**LAUNCHED, "RANK": "first"}, 'RANK is "first"'),
         ({**LAUNCHED, "MASTER_PORT": "-1"}, 'MASTER_PORT is "-1"'),
     ],
 )
-def test_launcher_variables_that_make_no_sense_are_named(environment: dict[str, str], told: str) -> None:
+def test_invalid_launcher_variables_are_named(environment: dict[str, str], told: str) -> None:
     assert is_launched(LAUNCHED)
     with pytest.raises(ConfigError, match=told):
         is_launched(environment)
@@ -225,7 +225,7 @@ def test_launcher_variables_that_make_no_sense_are_named(environment: dict[str, 
         ({"SLURM_STEP_NUM_TASKS": "many"}, 'SLURM_STEP_NUM_TASKS is "many"'),
     ],
 )
-def test_slurm_variables_that_make_no_sense_are_named(changed: dict[str, str | None], told: str) -> None:
+def test_invalid_slurm_variables_are_named(changed: dict[str, str | None], told: str) -> None:
     task = {
         "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "n1",
         "SLURM_JOB_ID": "7",
@@ -236,13 +236,13 @@ def test_slurm_variables_that_make_no_sense_are_named(changed: dict[str, str | N
         slurm_environment(broken)
 
 
-def test_processes_that_do_not_meet_say_where(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_cannot_connect_name_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(*_: Any) -> None:
         raise torch.distributed.DistNetworkError("timed out")
 
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("chordate.launch._join", nobody)
+    monkeypatch.setattr("torch.distributed.init_process_group", nobody)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     with pytest.raises(ConfigError, match=r"MASTER_ADDR:MASTER_PORT, localhost:29500 \(timed out\)"):

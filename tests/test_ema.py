@@ -101,7 +101,7 @@ def test_training_evaluates_and_saves_the_average(tmp_path: Path) -> None:
     assert read_log(tmp_path, "val")[0]["toy_AP"] == scores[0] != scores[1]
 
 
-def test_an_average_begun_on_a_resume_starts_from_the_weights(tmp_path: Path) -> None:
+def test_an_average_that_starts_on_a_resume_starts_from_the_weights(tmp_path: Path) -> None:
     toy_trainer(tmp_path, iterations=2).train()
     trainer = toy_trainer(tmp_path, iterations=3, ema=0.999, resume=True)
     trainer.train()

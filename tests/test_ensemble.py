@@ -80,7 +80,7 @@ def test_one_model_twice_is_that_model(members, tmp_path):
     assert numbers[0] == numbers[1]
 
 
-def test_what_makes_no_ensemble_is_told(members, tmp_path, capsys):
+def test_models_that_form_no_ensemble_are_refused(members, tmp_path, capsys):
     root, names = members
     data = ["--data-root", str(root)]
 
@@ -112,7 +112,7 @@ def test_members_in_other_batches_are_averaged_by_image():
     assert metric.compute_mean()["top1"] == pytest.approx((scores.mean(0).argmax(1) == truth).float().mean().item())
 
 
-def test_a_detector_is_none(shapes, tmp_path, capsys):
+def test_a_detector_in_an_ensemble_is_refused(shapes, tmp_path, capsys):
     config = "faster-rcnn_r18_fpn_demo_shapes"
     classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
     model = chordate.build_model(config, classes=classes, pretrained=False)
@@ -139,7 +139,7 @@ def test_predict_writes_the_best_classes_and_draws_the_best_one(members, tmp_pat
     assert not (out / "detections.json").exists()
 
 
-def test_a_sheet_of_classified_pictures_is_drawn(members, tmp_path):
+def test_a_sheet_of_classified_images_is_drawn(members, tmp_path):
     root, names = members
     sheet = tmp_path / "sheet.png"
     assert main(["test", *names[:2], "--data-root", str(root), "--picture", str(sheet)]) == 0

@@ -13,7 +13,7 @@ from PIL import Image
 from chordate.evaluation.coco_report import CocoReport
 from chordate.visualization import plot_report
 from chordate.visualization.coco_report_plots import plot_classes, plot_confusion, plot_errors, plot_precision_recall
-from chordate.visualization.training_curves import _plot_metric
+from chordate.visualization.training_curves import plot_metric
 
 DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # x1, y1, x2, y2
 BESIDE = [110, 110, 160, 160]  # of the dog; IoU 0.47
@@ -104,7 +104,7 @@ def many_classes(count: int) -> CocoReport:
 
 
 @pytest.mark.parametrize("count", [1, 5, 90])
-def test_pictures_cut_nothing_off_and_stay_of_a_size_to_look_at(count, tmp_path):
+def test_plots_cut_no_text_off_and_stay_of_a_readable_size(count, tmp_path):
     for path in plot_report(many_classes(count), tmp_path / "made")[1:]:
         picture = np.asarray(Image.open(path).convert("L"))
         border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
@@ -116,7 +116,7 @@ def test_pictures_cut_nothing_off_and_stay_of_a_size_to_look_at(count, tmp_path)
     }  # fmt: skip
 
 
-def test_classes_without_ground_truth_are_in_no_picture():
+def test_classes_without_ground_truth_are_in_no_plot():
     content = many_classes(5).by_iou_type["bbox"]
     shown = [text.get_text() for text in plot_classes(content, "bbox").axes[0].get_yticklabels()]
     assert shown == [f"a class with a long name {n}  (1)" for n in range(4)]
@@ -126,7 +126,7 @@ def test_classes_without_ground_truth_are_in_no_picture():
     assert len(left.lines) == 10 and len(right.lines) == 4
 
 
-def test_a_report_on_nothing_found_can_be_drawn():
+def test_a_report_without_detections_can_be_drawn():
     with pytest.warns(UserWarning, match="detected nothing"):
         content = report()
     assert content["numbers"]["AP"] == 0 and counts(content) == {"Miss": 2}
@@ -137,10 +137,10 @@ def test_a_report_on_nothing_found_can_be_drawn():
 def test_the_curve_of_a_model_with_masks_shows_the_ap_of_both():
     numbers = {f"{kind}_{name}": 0.3 for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APs", "AR100")}
     axis = Figure().add_subplot()
-    _plot_metric(axis, [{"mode": "val", "epoch": 1, "iteration": 1, **numbers}])
+    plot_metric(axis, [{"mode": "val", "epoch": 1, "iteration": 1, **numbers}])
     assert [line.get_label() for line in axis.lines[::-1]] == ["bbox AP", "bbox AP50", "bbox AP75", "segm AP"]
     axis = Figure().add_subplot()
-    _plot_metric(axis, [{"mode": "val", "epoch": 1, "iteration": 1, "top1": 0.5, "top5": 0.7, "error": 0.5}])
+    plot_metric(axis, [{"mode": "val", "epoch": 1, "iteration": 1, "top1": 0.5, "top5": 0.7, "error": 0.5}])
     assert {"top1", "top5"} <= {line.get_label() for line in axis.lines}
 
 

@@ -19,18 +19,18 @@ WHOLE = DatasetMeta(
 )
 
 
-def test_every_field_of_a_data_sets_metadata_can_be_given() -> None:
+def test_every_field_of_a_data_sets_metadata_can_be_set() -> None:
     assert all(getattr(WHOLE, f.name) != getattr(DatasetMeta(), f.name) for f in fields(DatasetMeta))
     assert fallback_meta(WHOLE.to_dict()) == WHOLE
 
 
 @pytest.mark.parametrize("field", [f.name for f in fields(DatasetMeta)])
-def test_each_field_alone(field: str) -> None:
+def test_each_field_of_the_metadata_can_be_set_alone(field: str) -> None:
     meta = fallback_meta({field: WHOLE.to_dict()[field]})
     assert meta == DatasetMeta(**{field: getattr(WHOLE, field)})
 
 
-def test_names_numbers_and_lists_stand_for_values() -> None:
+def test_names_numbers_and_lists_are_shorthand_for_metadata_values() -> None:
     assert fallback_meta({"classes": "coco", "skeleton": "coco"}) == DatasetMeta(COCO_CLASSES, COCO_SKELETON)
     assert fallback_meta({"classes": 2}).classes == ("class 0", "class 1")
     assert len(fallback_meta({"classes": "imagenet"}).classes) == 1000
@@ -39,7 +39,7 @@ def test_names_numbers_and_lists_stand_for_values() -> None:
 
 
 @pytest.mark.parametrize("section", [None, {}, {"classes": None, "skeleton": None}])
-def test_nothing_said_is_nothing(section: dict | None) -> None:
+def test_no_fallback_metadata_is_none(section: dict | None) -> None:
     assert fallback_meta(section) is None
 
 
@@ -56,7 +56,7 @@ def test_nothing_said_is_nothing(section: dict | None) -> None:
         ({"classes": 2, "extra": {"num_classes": 3}}, "extra must not have num_classes"),
     ],
 )
-def test_what_metadata_cannot_be_is_one_line(section: dict, message: str) -> None:
+def test_invalid_metadata_is_one_line(section: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         fallback_meta(section)
     assert "\n" not in str(caught.value)

@@ -66,7 +66,7 @@ def test_a_data_sets_rows_are_the_pooled_features_of_its_images(trained, split, 
         np.testing.assert_allclose(row, by_hand(model, file)["c4"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_named_map_of_picture_files_in_safetensors(trained, tmp_path):
+def test_a_named_map_of_image_files_is_written_as_safetensors(trained, tmp_path):
     root, model = trained
     out, folder = tmp_path / "f.safetensors", root / "val/red"
     files = [str(root / "x.py"), str(root / "x.pt"), str(folder), str(root / "val/blue/1.png")]
@@ -79,7 +79,7 @@ def test_a_named_map_of_picture_files_in_safetensors(trained, tmp_path):
         torch.testing.assert_close(row, by_hand(model, file)["c2"], rtol=1e-4, atol=1e-5)
 
 
-def test_in_python_several_pictures_at_once(trained):
+def test_features_of_several_images_at_once_are_those_of_each(trained):
     root, model = trained
     files = sorted(str(path) for path in (root / "val").rglob("*.png"))
     rows = chordate.features(model, files, batch_size=4)
@@ -96,7 +96,7 @@ def test_a_detectors_maps_are_averaged_without_their_padding():
     with torch.no_grad():
         cells = model.backbone(torch.nn.functional.pad(normalized, (0, 14))[None])["c2"]
     torch.testing.assert_close(found[0], cells[0, :, :, :13].mean((1, 2)))
-    with pytest.raises(chordate.ChordateError, match="gives no vectors by itself; name the map to average: c2, c3"):
+    with pytest.raises(chordate.ChordateError, match="has no feature vectors; name the map to average: c2, c3"):
         chordate.features(model, image)
 
 
@@ -108,7 +108,7 @@ def test_a_detectors_maps_are_averaged_without_their_padding():
         (["nowhere.png", "--out", "f.npz"], "no such image file"),
     ],
 )
-def test_a_mistake_is_one_line(trained, arguments, told, tmp_path, monkeypatch, capsys):
+def test_a_mistake_in_extracting_features_is_one_line(trained, arguments, told, tmp_path, monkeypatch, capsys):
     root, _ = trained
     monkeypatch.chdir(tmp_path)
     assert main(["features", str(root / "x.py"), str(root / "x.pt"), *arguments, "--data-root", str(root)]) == 2

@@ -52,7 +52,7 @@ def tuned(weights, tmp_path_factory) -> tuple[Path, list[dict]]:
     return root / "run", finetune(root / "my_photos", root / "run", f"file://{weights}", "train.epochs=5")
 
 
-def test_a_folder_of_photos_is_learnt_in_one_command(tuned):
+def test_a_folder_of_photos_is_learned_in_one_command(tuned):
     run, log = tuned
     sizes = {"val_data.pipeline.0.size": 36, "val_data.pipeline.1.size": 32}
     config = load_config("resnet50_finetune_folder", {"model.backbone.type": "resnet18", **sizes})
@@ -78,7 +78,7 @@ def test_frozen_stages_stay_the_librarys_and_the_others_learn_slower_than_the_he
         assert torch.equal(after[f"backbone.{name}"], tensor) == frozen, name
 
 
-def test_a_classifier_of_other_classes_lends_its_backbone(tuned, tmp_path):
+def test_a_classifier_of_other_classes_initializes_the_backbone(tuned, tmp_path):
     run, _ = tuned
     write_folders(tmp_path, {"train": 4, "val": 2}, side=40)
     for split in ("train", "val"):
@@ -94,7 +94,7 @@ def test_a_classifier_of_other_classes_lends_its_backbone(tuned, tmp_path):
     assert torch.equal(saved["model"]["backbone.layer1.0.conv1.weight"], frozen)
 
 
-def test_a_folder_that_is_none_is_told(tmp_path, capsys):
+def test_fine_tuning_without_a_val_folder_is_one_line(tmp_path, capsys):
     (tmp_path / "train/cat").mkdir(parents=True)
     assert main(["train", "resnet50_finetune_folder", "--data-root", str(tmp_path)]) == 2
     assert "has train/ but no val/" in capsys.readouterr().err

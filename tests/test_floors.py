@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     [
         *("text", "errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config"),
-        *("section_names", "libraries", "distributed", "launch", "progress"),
+        *("section_names", "libraries", "distributed", "launch", "progress", "log_once"),
     ],
     ["structures", "contracts", "head_contracts", "model_contracts"],
     ["ops"],

@@ -47,11 +47,11 @@ def test_a_format_from_outside_is_recognized(paddle):
     assert is_filled(model)
 
 
-def test_messages_name_it_among_the_known(paddle):
+def test_messages_list_a_format_from_outside_among_the_known(paddle):
     assert "paddle" in message(TinyDetector(), {"x": torch.zeros(1)})
 
 
-def test_a_file_that_it_cannot_convert_is_one_line(paddle):
+def test_a_file_that_a_format_cannot_convert_is_one_line(paddle):
     told = message(TinyDetector(), {"net.trunk.conv1.weight": torch.zeros(1)})
     assert told.startswith("the state dict has the names of paddle's weights (PaddleDetector), but cannot be converted")
 

@@ -37,7 +37,7 @@ def copy_weights(ours: FPN, theirs: torchvision.ops.FeaturePyramidNetwork) -> No
 @pytest.mark.parametrize("inputs", [["c2", "c3", "c4", "c5"], ["c3", "c4", "c5"], ["c2", "c3"], ["c4"]], ids=str)
 @pytest.mark.parametrize("extra", [None, "pool", "input", "output"])
 @pytest.mark.parametrize("size", [(128, 192), (101, 77)], ids=str)
-def test_equals_torchvisions_with_its_weights(inputs, extra, norm, size):
+def test_fpn_equals_torchvisions_with_its_weights(inputs, extra, norm, size):
     torch.manual_seed(0)
     last = inputs[-1]
     widths = [SPECS[name].channels for name in inputs]
@@ -70,7 +70,7 @@ def test_levels_have_the_size_of_their_stage_and_then_halve(height, width):
         assert pyramid[level].shape == (2, 4, -(-height // spec.stride), -(-width // spec.stride))
 
 
-def test_without_being_told_it_takes_every_map_from_stride_four():
+def test_by_default_fpn_takes_every_map_from_stride_four():
     assert FPN(SPECS, 4).inputs == ("c2", "c3", "c4", "c5")
 
 
@@ -84,7 +84,7 @@ def test_a_dilated_stage_keeps_its_stride():
     assert pyramid["p6"].shape == (1, 4, 2, 2)
 
 
-def test_traces_as_one_graph():
+def test_fpn_traces_as_one_graph():
     fpn = FPN(SPECS, 4, extra="c5", norm="BN").eval()
     maps = features(65, 97)
     compiled = torch.compile(fpn, fullgraph=True, backend="aot_eager")(maps)
@@ -113,6 +113,6 @@ def test_a_map_that_the_backbone_does_not_offer_names_both_parts():
     ],
     ids=str,
 )
-def test_a_wrong_setting_is_named_in_one_line(in_features, options, says):
+def test_a_wrong_setting_of_fpn_is_one_line(in_features, options, says):
     with pytest.raises(ConfigError, match=says):
         NECKS.build({"type": "FPN", **options}, in_features=in_features)

@@ -45,7 +45,7 @@ def arrows(tmp_path: Path) -> Path:
     return write_coco(tmp_path / "arrows", objects, categories=[CATEGORY], sizes=((64, 80), (64, 80)))
 
 
-def test_their_number_is_told_by_the_data_the_checkpoint_or_the_config(tmp_path):
+def test_the_number_of_keypoints_comes_from_the_data_the_checkpoint_or_the_config(tmp_path):
     model = build(meta=arrow_meta())
     assert model.meta.skeleton == ARROW and model.keypoint.heatmaps.out_channels == 3
     torch.save(checkpoint_of(model), tmp_path / "a.pt")
@@ -58,7 +58,7 @@ def test_their_number_is_told_by_the_data_the_checkpoint_or_the_config(tmp_path)
     assert named.meta.skeleton == Skeleton(("tip", "tail"))
 
 
-def test_a_model_that_no_one_told_its_keypoints_is_one_line():
+def test_a_model_without_a_number_of_keypoints_is_one_line():
     with pytest.raises(
         ConfigError, match="has a keypoint head, but the data names no keypoints; train on data with key"
     ):
@@ -100,7 +100,7 @@ def test_keypoints_are_in_pixels_of_the_original_image():
         torch.testing.assert_close(other.keypoints, one.keypoints * torch.tensor(factor))
 
 
-def test_it_learns_where_the_corners_of_a_square_are():
+def test_a_keypoint_detector_learns_the_corners_of_a_square():
     torch.manual_seed(0)
     model = chordate.build_model(
         small(**{"model.keypoint.convs": 2, "model.keypoint.channels": 32}), pretrained=False,
@@ -126,7 +126,7 @@ def test_it_learns_where_the_corners_of_a_square_are():
             assert ((detections.keypoints[best, :, :2] - truth[:, :2]).abs() < 4).all()
 
 
-def test_commands_train_resume_test_and_predict(arrows, tmp_path, monkeypatch, capfd):
+def test_the_commands_train_resume_test_and_predict_keypoints(arrows, tmp_path, monkeypatch, capfd):
     """From the annotations' names to a drawn skeleton: no command takes the number of keypoints."""
     monkeypatch.chdir(tmp_path)
     data = 'dict(dataset=dict(annotations="annotations.json", images="images", keypoints=True))'

@@ -51,7 +51,7 @@ def scene() -> tuple[SampledRoIs, InstanceTargets]:
     return rois, targets
 
 
-def test_cells_are_torchvisions():
+def test_keypoint_target_cells_are_torchvisions():
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(200, 2, generator=generator, dtype=torch.float64) * 50
     boxes = torch.cat((corner, corner + 1 + torch.rand(200, 2, generator=generator, dtype=torch.float64) * 70), 1)
@@ -65,7 +65,7 @@ def test_cells_are_torchvisions():
     assert 0.1 < counts.double().mean() < 0.9
 
 
-def test_the_loss_is_torchvisions():
+def test_the_keypoint_loss_is_torchvisions():
     rois, targets = scene()
     head, maps = head_of(), feature_maps(SIDE)
     positive = [rois.boxes[i][rois.is_foreground[i]] for i in range(2)]
@@ -78,7 +78,7 @@ def test_the_loss_is_torchvisions():
     torch.testing.assert_close(head.loss(maps, rois, targets)["keypoint"], wanted)
 
 
-def test_all_slots_at_once_give_the_loss_of_the_occupied_ones():
+def test_keypoint_loss_over_all_slots_is_that_of_the_occupied_ones():
     """A compiled graph and a GPU keep every slot; the CPU leaves the empty ones out."""
     rois, targets = scene()
     head, maps = head_of(sampling_ratio=2), feature_maps(SIDE)
@@ -127,10 +127,10 @@ def regions(count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("together", [0, 30_000, 10**9])
-def test_peaks_are_torchvisions(monkeypatch, together):
+def test_keypoints_from_heatmaps_are_torchvisions(monkeypatch, together):
     """Bicubic to the box's pixels, argmax, the pixel's center, the raw logit; a GPU resamples many regions at once."""
-    plain = heatmaps._groups
-    monkeypatch.setattr(heatmaps, "_groups", lambda pixels, _: plain(pixels, together))
+    plain = heatmaps.group_by_size
+    monkeypatch.setattr(heatmaps, "group_by_size", lambda pixels, _: plain(pixels, together))
     boxes = regions(40)
     maps = torch.randn(40, KEYPOINTS, 56, 56, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     places, scores = roi_heads.heatmaps_to_keypoints(maps, boxes)
@@ -140,18 +140,18 @@ def test_peaks_are_torchvisions(monkeypatch, together):
 
 
 @pytest.mark.parametrize("most", [0, 10_000, 10**9])
-def test_regions_are_resampled_together_as_far_as_memory_allows(most):
+def test_heatmaps_of_about_one_size_are_resampled_together_up_to_a_limit(most):
     pixels = (regions(40)[:, 2:] - regions(40)[:, :2]).clamp(min=1).ceil()
-    groups = heatmaps._groups(pixels, most)
+    groups = heatmaps.group_by_size(pixels, most)
     assert torch.cat([rows for rows, _, _ in groups]).sort().values.tolist() == list(range(40))
     assert {0: len(groups) == 40, 10_000: 1 < len(groups) < 40, 10**9: len(groups) == 1}[most]
     for rows, width, height in groups:
         assert (pixels[rows].amax(0) == torch.tensor([width, height])).all()
         assert len(rows) == 1 or len(rows) * width * height <= most
-    assert heatmaps._groups(pixels[:0], most) == []
+    assert heatmaps.group_by_size(pixels[:0], most) == []
 
 
-def test_a_peak_is_found_to_the_pixel_whatever_the_boxes_size():
+def test_a_heatmaps_peak_is_located_to_half_a_cell_for_any_box_size():
     """A smooth hill drawn into the heatmap of each box; its top is where it was put, to half a cell."""
     boxes = regions(40)
     generator = torch.Generator().manual_seed(3)
@@ -185,7 +185,7 @@ def test_predictions_are_in_the_order_of_the_detections():
     assert [len(k) for k in head.predict(maps, [detections[0][:0], detections[0][:0]])] == [0, 0]
 
 
-def test_defaults_are_the_papers():
+def test_keypoint_head_defaults_are_the_papers():
     """Section 5: eight convolutions of 512, heatmaps of 56 x 56."""
     with torch.device("meta"):
         head = KeypointHead(pyramid(256), 17)
@@ -201,6 +201,6 @@ def test_defaults_are_the_papers():
         ({"levels": ["p9"]}, r'KeypointHead\(in=\["p9"\]\): .*no "p9"'),
     ],
 )
-def test_a_wrong_setting_is_told_by_name(settings, message):
+def test_a_wrong_setting_of_the_keypoint_head_is_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         HEADS.build({"type": "KeypointHead", **settings}, in_features=pyramid(), num_keypoints=KEYPOINTS)

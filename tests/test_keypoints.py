@@ -92,7 +92,7 @@ def test_what_a_crop_cuts_off_is_no_longer_visible_and_does_not_come_back():
     assert back[0, :, 2].tolist() == [2, 1, 0]
 
 
-def test_left_and_right_are_found_in_the_names():
+def test_left_and_right_keypoints_are_paired_by_name():
     assert Skeleton(("nose", "left_eye", "right_eye", "tail")).mirrored == (0, 2, 1, 3)
     assert Skeleton(("LeftHand", "RightHand", "L_Foot", "R_Foot", "eye-l", "eye-r")).mirrored == (1, 0, 3, 2, 5, 4)
     assert Skeleton(("left_wing", "bright_spot", "collar")).mirrored == (0, 1, 2)
@@ -175,7 +175,7 @@ def test_a_batch_has_the_keypoints_of_every_instance(tmp_path: Path):
         (PERSON, (1, 2, 2), r"annotation 1 has 3 numbers in `keypoints`; its category names 3 keypoints"),
     ],
 )
-def test_keypoints_that_make_no_sense_are_one_line(tmp_path: Path, categories, points, message):
+def test_invalid_keypoints_are_one_line(tmp_path: Path, categories, points, message):
     root = write_coco(tmp_path, [person(1, 1, [2, 2, 20, 20], *points)], categories=categories)
     with pytest.raises(DataError, match=message) as error:
         open_set(root)[(0, 0)]

@@ -38,7 +38,7 @@ def weights_by_scale(groups: list[dict[str, Any]], key: str, unit: float) -> dic
     ("ours", "theirs", "head"),
     [("resnet18", "resnet18", {}), ("resnet50d", "resnet50d", {}), ("convnext_tiny", "convnext_tiny", {"norm": "LN"})],
 )
-def test_rates_and_decays_are_timms(ours: str, theirs: str, head: dict[str, Any]) -> None:
+def test_layer_decay_gives_timms_rates_and_weight_decays(ours: str, theirs: str, head: dict[str, Any]) -> None:
     model = classifier(ours, **head)
     settings = {**ADAMW, "layer_decay": 0.5, "no_decay": ["norm", "bias", *(["*.gamma"] if head else [])]}
     groups = build_optimizer(model, settings, 1).param_groups
@@ -92,7 +92,7 @@ def test_parts_and_layers_multiply_and_frozen_layers_still_count() -> None:
         (nn.Linear(2, 2), {"layer_decay": 0.5, "layer_blocks": 0}, "layer_blocks must be ≥ 1, got 0"),
     ],
 )
-def test_a_decay_that_makes_no_sense_is_told_in_one_line(model: nn.Module, changed: dict[str, Any], told: str) -> None:
+def test_an_invalid_layer_decay_is_one_line(model: nn.Module, changed: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told) as error:
         build_optimizer(model, {**ADAMW, **changed}, 1)
     assert "\n" not in str(error.value)

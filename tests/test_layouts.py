@@ -38,7 +38,7 @@ def batch(*counts: int, **settings):
     return made
 
 
-def test_c5_is_taken_out_of_the_backbone_and_computes_what_it_did():
+def test_c5_is_split_off_the_backbone_and_computes_the_same():
     whole = BACKBONES.build({"type": "resnet18"})
     divided = copy.deepcopy(whole)
     part = divided.pop_stage("c5")
@@ -52,7 +52,7 @@ def test_c5_is_taken_out_of_the_backbone_and_computes_what_it_did():
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "seresnet50", "convnext_tiny", "densenet121"])
-def test_c5_is_taken_out_of_any_of_our_backbones(name):
+def test_c5_can_be_split_off_any_of_our_backbones(name):
     with torch.device("meta"):
         whole = BACKBONES.build({"type": name, "out": ["c4", "c5"]})
         images = torch.empty(1, 3, 64, 64)
@@ -101,7 +101,7 @@ def test_training_computes_regions_once_for_boxes_and_masks(monkeypatch, static)
     torch.testing.assert_close(shared, own)
 
 
-def test_every_part_learns_and_a_copy_shares_its_own_trunk():
+def test_every_part_of_a_c4_detector_learns_and_a_copy_has_a_trunk_of_its_own():
     model = c4()
     twin = copy.deepcopy(model)
     losses = model(batch(3, 1))
@@ -143,19 +143,19 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
     [
         (
             {"backbone": {"type": "resnet18", "out": ["c4"]}},
-            "ResNet-18: c5 cannot be taken out of .* gives c4; its `out`",
+            "ResNet-18: c5 cannot be removed from .* outputs c4; its `out`",
         ),
         (
             {"backbone": {"type": "resnet18", "out": ["c3", "c5"]}},
-            "its `out` ends with c5, and has the map",
+            "its `out` must end with the map before c5 and c5",
         ),
-        ({"trunk": "c4"}, "ResNet-18: c4 cannot be taken out of a backbone that gives c4, c5"),
-        ({"neck": {"type": "FPN"}}, 'trunk="c5" takes the place of neck; remove one of them'),
-        ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" takes the place of box.trunk; remove one'),
-        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; resnet50 has"),
+        ({"trunk": "c4"}, "ResNet-18: c4 cannot be removed from a backbone that outputs c4, c5"),
+        ({"neck": {"type": "FPN"}}, 'trunk="c5" replaces neck; remove one of them'),
+        ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" replaces box.trunk; remove one'),
+        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another one, e.g. resnet50"),
     ],
 )
-def test_what_cannot_be_divided_is_told_in_one_line(changes, message):
+def test_a_backbone_that_cannot_be_split_is_one_line(changes, message):
     with pytest.raises(ConfigError, match=message) as error:
         c4(**changes)
     assert "\n" not in str(error.value)
@@ -195,7 +195,7 @@ def test_proposals_are_detectron2s_for_a_single_map(name):
         ("retinanet_r50_fpn_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", pretrained=True)'),
     ],
 )
-def test_another_backbone_is_one_line(tmp_path, name, line):
+def test_another_backbone_takes_one_line_of_config(tmp_path, name, line):
     (tmp_path / "mine.py").write_text(f'base = "{name}"\nmodel = dict({line})\n')
     with torch.device("meta"):
         plain = chordate.build_model(name, pretrained=False)

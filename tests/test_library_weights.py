@@ -63,7 +63,7 @@ def test_torchvisions_networks_load_their_weights(source, tmp_path, monkeypatch)
         ({"type": "TimmBackbone", "model": "resnetv2_50"}, partial(timm.create_model, "resnetv2_50")),
     ],
 )
-def test_weights_for_rgb_are_adapted_to_other_images(config, build):
+def test_library_weights_for_rgb_are_adapted_to_other_input_channels(config, build):
     state = referee(build).state_dict()
     model = BACKBONES.build({**config, "in_channels": 4})
     report = load_checkpoint(model, state)
@@ -81,7 +81,7 @@ def test_weights_for_rgb_are_adapted_to_other_images(config, build):
         ({"type": "TimmBackbone", "model": "resnet18"}, partial(timm.create_model, "resnet18")),
     ],
 )
-def test_whole_classifiers_give_their_own_scores(backbone, build):
+def test_library_classifiers_give_their_own_scores(backbone, build):
     theirs = referee(build).eval()
     ours = chordate.build_model({"type": "ImageClassifier", "backbone": backbone}, num_classes=1000)
     report = load_checkpoint(ours.eval(), theirs.state_dict())
@@ -128,7 +128,7 @@ def test_weights_with_a_tag_are_those_of_the_tag(hub):
     assert same(model, "net.model.", hub["resnet18.gluon_in1k"])
 
 
-def test_weights_trained_on_other_colors_are_told(hub):
+def test_weights_trained_on_other_colors_are_warned_of(hub):
     """Timm's own notes of its weights say which; within half a level, which is rounding, they are the same."""
     hub["resnetv2_50.a1h_in1k"] = timms("resnetv2_50.a1h_in1k").state_dict()
     hub["resnet18.a1_in1k"] = timms("resnet18.a1_in1k").state_dict()
@@ -187,7 +187,7 @@ def test_our_own_networks_take_timms_weights(name, theirs, format, hub):
         ("seresnet18", True, "timm offers no weights for seresnet18"),
     ],
 )
-def test_weights_that_are_not_to_be_had_are_told_in_one_line(model, pretrained, says, hub):
+def test_unavailable_library_weights_are_one_line(model, pretrained, says, hub):
     with pytest.raises(CheckpointError, match=says) as caught:
         chordate.build_backbone({"type": "TimmBackbone", "model": model}, pretrained=pretrained)
     assert "\n" not in str(caught.value)

@@ -61,7 +61,7 @@ def state(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
-def test_the_rows_of_equal_class_names_are_kept_and_the_others_begin_anew(
+def test_rows_of_equal_class_names_are_kept_and_the_others_reinitialized(
     colors: tuple[Path, Path], other: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(other / "classifier.py", config(other))
@@ -123,7 +123,7 @@ def log_of(run: Path) -> str:
     return sorted(run.glob("*/train.log"))[-1].read_text()
 
 
-def test_the_log_has_the_table_of_what_was_loaded_and_says_when_a_resume_ignores_it(
+def test_the_log_has_the_table_of_loaded_weights_and_a_note_when_a_resume_ignores_it(
     colors: tuple[Path, Path], other: Path
 ) -> None:
     settings = {"data_root": other, "work_dir": other / "run", "resume": True, "load_from": colors[1]}
@@ -135,7 +135,7 @@ def test_the_log_has_the_table_of_what_was_loaded_and_says_when_a_resume_ignores
         folder.rename(other / folder.name)
     chordate.train(config(other, iterations=2), **settings)
     (line,) = [line for line in log_of(other / "run").splitlines() if str(colors[1]) in line]
-    assert "INFO" in line and "training goes on with the weights of the resumed checkpoint" in line
+    assert "INFO" in line and "is not loaded: the resumed checkpoint has the weights" in line
 
 
 def test_a_checkpoint_of_which_hardly_anything_fits_is_warned_of(

@@ -56,7 +56,7 @@ def test_a_value_that_is_not_guarded_may_be_infinite() -> None:
     assert log.means() == {"grad_norm": math.inf}
 
 
-def test_a_flag_travels_with_the_read() -> None:
+def test_a_flag_is_read_together_with_the_losses() -> None:
     log = LossLog()
     log.record(1, values(1.0))
     assert log.read(flag=True)
@@ -73,7 +73,7 @@ def test_a_flag_travels_with_the_read() -> None:
         ({"fit": 1.0}, '"fit" is not a scalar tensor but float'),
     ],
 )
-def test_a_model_that_gives_no_scalar_losses_is_told_so(losses: Any, told: str) -> None:
+def test_a_model_without_scalar_losses_is_refused(losses: Any, told: str) -> None:
     with pytest.raises(TrainingError) as error:
         total_loss(losses)
     assert told in str(error.value)
@@ -109,7 +109,7 @@ def test_a_nan_loss_stops_the_run_and_nothing_is_saved_from_it(tmp_path: Any, lo
     assert not (tmp_path / f"iteration_{iteration}.pt").exists()
 
 
-def test_an_error_that_follows_from_a_nan_is_told_as_the_nan(tmp_path: Any) -> None:
+def test_an_error_that_follows_from_a_nan_is_reported_as_the_nan(tmp_path: Any) -> None:
     """As on a GPU, where a later iteration may fall over a NaN before it was read."""
 
     class Falls(ToyModel):
@@ -131,7 +131,7 @@ def test_a_weight_that_is_not_finite_is_not_saved_though_its_losses_were(tmp_pat
             nn.init.constant_(trainer.module.head.bias, math.inf)
 
     trainer = toy_trainer(tmp_path, callbacks=[Poison()], iterations=1)
-    with pytest.raises(TrainingError, match=r"head\.bias holds a NaN or Inf after iteration 1"):
+    with pytest.raises(TrainingError, match=r"head\.bias has a NaN or Inf after iteration 1"):
         trainer.train()
     assert not list(tmp_path.glob("*.pt"))
 

@@ -11,7 +11,7 @@ from matplotlib.path import Path as Outline
 from torchvision.models.detection import roi_heads
 from torchvision.ops import box_iou, roi_align
 
-from chordate.data.polygons import Polygons, oriented
+from chordate.data.polygons import Polygons, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.errors import DataError
 from chordate.heads import MaskHead
@@ -51,7 +51,7 @@ def test_targets_are_the_polygons_cut_to_the_regions():
         outline = star(random)
         low, high = outline.min(0), outline.max(0)
         box = torch.tensor([*low, *high])
-        polygons = Polygons.from_rings([[oriented(outline)]], (200, 200))
+        polygons = Polygons.from_rings([[orient_clockwise(outline)]], (200, 200))
         targets = instances([[box.tolist()]])
         targets.masks = torch.zeros(1, 8, 112, 112, dtype=torch.uint8)
         targets.masks[0, 0] = instance_bitmaps(polygons, box[None])[0]
@@ -163,7 +163,7 @@ def test_without_a_positive_region_the_loss_is_zero_and_still_has_a_gradient():
     assert loss == 0
 
 
-def test_all_slots_at_once_give_the_loss_of_the_occupied_ones():
+def test_mask_loss_over_all_slots_is_that_of_the_occupied_ones():
     """A compiled graph and a GPU keep every slot; the CPU leaves the empty ones out."""
     rois, targets = scene()
     head = MaskHead(pyramid(), CLASSES, channels=16, sampling_ratio=2)
@@ -263,7 +263,7 @@ def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
     boxes[3:] = torch.tensor([[33.2, 9.1, 37, 12.4], [-30, -20, -5, -4], [-9, 30, 70, 90]])
     windows = paste.paste_masks(masks, boxes, 40, 40)
     chunks = torch.zeros_like(windows)
-    paste._paste_chunks(masks, boxes, 0.5, chunks)
+    paste.paste_chunks(masks, boxes, 0.5, chunks)
     assert torch.equal(windows, chunks) and windows[5].any() and not windows[4].any()
     assert paste.paste_masks(masks[:0], boxes[:0], 40, 40).shape == (0, 40, 40)
 

@@ -15,8 +15,8 @@ from torchvision.tv_tensors import BoundingBoxes, Image
 
 from chordate.data import CocoDataset
 from chordate.data.instance_keypoints import InstanceKeypoints
-from chordate.data.polygons import Polygons, oriented
-from chordate.data.rasterize import rasterise
+from chordate.data.polygons import Polygons, orient_clockwise
+from chordate.data.rasterize import rasterize
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import CopyPaste, DetectionMixUp, Mosaic, SanitizeInstances, build_pipeline
 from chordate.data.transforms.copy_paste import MIN_VISIBLE
@@ -38,7 +38,7 @@ def scene(seed: int, height: int, width: int, instances: int, first_label: int =
         angle = np.linspace(0, 2 * np.pi, 30, endpoint=False)
         reach = radius * (1 + 0.3 * np.cos(random.integers(2, 6) * angle))
         ring = np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None] + middle
-        ring = oriented(ring.clip(0, [width, height]).astype(np.float32))
+        ring = orient_clockwise(ring.clip(0, [width, height]).astype(np.float32))
         if number % 3 == 2:  # as RLE comes: along the pixels, with holes and specks
             mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [ring.round().astype(np.int32)], 1)
             rings.append(mask_rings(mask * (random.random((height, width)) > specks)))
@@ -69,7 +69,7 @@ def offering(sample: Sample, *others: Sample) -> Sample:
 def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
     """`[M, H, W]` bool: each instance's bitmap in a picture of that size."""
     whole = torch.tensor([[0.0, 0.0, width, height]]).expand(sample["polygons"].count, 4)
-    return rasterise(sample["polygons"], whole, finer * height, finer * width).bool()
+    return rasterize(sample["polygons"], whole, finer * height, finer * width).bool()
 
 
 def rows(sample: Sample) -> dict[int, int]:
@@ -136,7 +136,7 @@ def test_an_object_of_which_a_tenth_is_left_stays_and_of_less_goes() -> None:
                 assert result["boxes"][result["labels"] == 0].tolist() == left
 
 
-def test_keypoints_under_a_pasted_object_are_hidden_as_coco_says_it() -> None:
+def test_keypoints_under_a_pasted_object_are_marked_hidden_as_in_coco() -> None:
     below, above = scene(3, 90, 120, 7), scene(4, 90, 120, 6, first_label=50)
     for seed in range(5):
         torch.manual_seed(seed)
@@ -231,7 +231,7 @@ def test_a_mosaic_moves_keypoints_with_their_boxes() -> None:
             assert not seen or [x, y] == pytest.approx(corner, abs=1e-3)
 
 
-def test_mixup_is_the_weighted_sum_of_two_pictures_with_the_instances_of_both() -> None:
+def test_mixup_is_the_weighted_sum_of_two_images_with_the_instances_of_both() -> None:
     one, two = scene(5, 90, 120, 4), scene(6, 110, 80, 3, first_label=50)
     wide = [torch.tensor(FILL, dtype=torch.float32)[:, None, None].repeat(1, 110, 120) for _ in range(2)]
     wide[0][:, :90, :120], wide[1][:, :110, :80] = one["image"], two["image"]
@@ -256,7 +256,7 @@ def test_mixup_is_the_weighted_sum_of_two_pictures_with_the_instances_of_both() 
 
 
 @by_name
-def test_pictures_without_instances_mix_too(transform: Any) -> None:
+def test_images_without_instances_mix_too(transform: Any) -> None:
     for counts in ([0, 0, 0, 0], [3, 0, 0, 0], [0, 3, 3, 3]):
         torch.manual_seed(1)
         result = transform(offering(*(scene(n, 40, 50, count) for n, count in enumerate(counts))))
@@ -265,7 +265,7 @@ def test_pictures_without_instances_mix_too(transform: Any) -> None:
 
 
 @by_name
-def test_p_is_the_share_of_samples_that_are_mixed(transform: Any) -> None:
+def test_p_is_the_fraction_of_samples_that_are_mixed(transform: Any) -> None:
     seldom = type(transform)(p=0.3)
     mixed = 0
     for seed in range(100):
@@ -282,14 +282,14 @@ def test_p_is_the_share_of_samples_that_are_mixed(transform: Any) -> None:
     assert 18 <= mixed <= 42
 
 
-def test_what_surrounds_a_smaller_picture_is_nothing_to_the_model() -> None:
+def test_padding_around_a_smaller_image_is_zero_to_the_model() -> None:
     plain = torch.tensor(FILL, dtype=torch.uint8)[None, :, None, None].expand(1, 3, 32, 32)
     assert Normalize()(plain, torch.tensor([[32, 32]])).abs().max() < 0.01
 
 
 @by_name
-def test_a_classifiers_pictures_are_refused(transform: Any) -> None:
-    with pytest.raises(ConfigError, match=f"{type(transform).__name__}: .* only a class"):
+def test_detection_mixing_of_classification_samples_is_refused(transform: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{type(transform).__name__} .* only a class"):
         build_pipeline([transform])({"image": Image(torch.zeros(3, 9, 9)), "label": 1})
 
 
@@ -301,7 +301,7 @@ def test_copy_paste_without_masks_is_refused() -> None:
 
 
 @by_name
-def test_a_data_set_that_offers_no_others_is_told_what_to_do(transform: Any) -> None:
+def test_mixing_without_access_to_other_samples_is_an_error_with_the_remedy(transform: Any) -> None:
     with pytest.raises(ConfigError, match="call its pipeline with `draw`"):
         build_pipeline([transform])(scene(0, 20, 20, 2))
 

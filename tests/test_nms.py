@@ -57,14 +57,14 @@ def interpreted(monkeypatch):
     pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
     from triton.runtime.interpreter import InterpretedFunction
 
-    monkeypatch.setattr(nms_gpu, "_suppress", InterpretedFunction(nms_gpu._suppress.fn))
+    monkeypatch.setattr(nms_gpu, "suppress_kernel", InterpretedFunction(nms_gpu.suppress_kernel.fn))
     monkeypatch.setattr(nms_gpu, "BLOCK", 16)
     return nms_gpu.batched_nms_gpu
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_gpus_kernel_keeps_the_same_boxes(interpreted, seed, threshold):
+def test_the_gpus_nms_kernel_keeps_the_same_boxes(interpreted, seed, threshold):
     some = candidates(seed, images=2, count=60, groups=3)
     assert torch.equal(flat(*some, threshold, interpreted), one_group_at_a_time(*some, threshold))
 
@@ -72,7 +72,7 @@ def test_the_gpus_kernel_keeps_the_same_boxes(interpreted, seed, threshold):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("count", [0, 1, 5000])
-def test_the_gpu_keeps_the_same_boxes_without_a_wait(count):
+def test_nms_on_the_gpu_keeps_the_same_boxes_without_a_host_sync(count):
     some = candidates(0, images=3, count=count, groups=4)
     flat(*some, 0.7, device="cuda")  # compiles the kernel
 
@@ -106,6 +106,6 @@ def test_an_empty_slot_neither_stays_nor_suppresses():
     assert flat(boxes, scores, groups, valid, 0.5).tolist() == [[False, True]]
 
 
-def test_it_is_an_operator_that_compilers_can_handle():
+def test_nms_is_an_operator_that_compilers_can_handle():
     boxes, scores, groups, _ = candidates(0, 1, 50, 3)
     torch.library.opcheck(batched_nms, (boxes[0], scores[0], groups[0], torch.arange(50) // 30, 0.5))

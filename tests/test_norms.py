@@ -37,7 +37,7 @@ def test_a_dict_gives_the_layers_arguments_and_is_left_as_it_was():
     ("norm", "says"),
     [("BatchNorm", "unknown norm"), ("GN", "divisible"), ({"type": "BN", "gamma": 1}, "gamma"), ({}, "unknown norm")],
 )
-def test_a_bad_norm_is_named(norm, says):
+def test_an_invalid_norm_is_named(norm, says):
     with pytest.raises(ConfigError, match=says):
         make_norm(norm, 30)
 

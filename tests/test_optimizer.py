@@ -53,7 +53,7 @@ def test_a_part_learns_at_its_own_rate_and_the_longest_prefix_rules() -> None:
     assert found["backbone_extra.weight"] == pytest.approx((0.1, 0.01))
 
 
-def test_norm_layers_and_biases_do_not_decay_where_told() -> None:
+def test_norm_layers_and_biases_do_not_decay_where_configured() -> None:
     found = rules(Model(), no_decay=["norm", "bias", "token"])
     spared = {name for name, (_, decay) in found.items() if decay == 0}
     norms = {f"{layer}.{kind}" for layer in ("backbone.1", "neck.0", "neck.1") for kind in ("weight", "bias")}
@@ -114,7 +114,7 @@ def test_adamw_takes_its_own_arguments() -> None:
         ({"lr": -1.0}, "lr must be ≥ 0, got -1.0"),
     ],
 )
-def test_a_rule_that_fits_nothing_is_told_in_one_line(changed: dict[str, Any], told: str) -> None:
+def test_a_rule_that_matches_no_parameter_is_one_line(changed: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_optimizer(Model(), {**SGD, **changed}, 16)
     assert told in str(error.value)

@@ -31,7 +31,7 @@ DATASETS = {
     "InfoIsADict": "sample['info'] must be an ImageInfo, got dict",
     "InfoHasAText": "sample['info']: image_id must be",
     "MetaIsADict": "MetaIsADict.meta must be a DatasetMeta, got dict",
-    "NoValue": "its samples have no 'value'; Brightness makes of them value [N] float32",
+    "NoValue": "its samples have no 'value'; Brightness collates them to value [N] float32",
     "WholeNumbers": "Brightness.value must be [N] float32, got [1] int64",
     "TwoValues": "Brightness.value must be [N] float32, got [1, 2] float32",
     "TextValue": "do not collate (TypeError: expected Tensor as element 0 in argument 0, but got str)",
@@ -48,7 +48,7 @@ METRICS = {
     "NoCompute": "NoCompute does not implement Metric.compute, which it must",
     "NoMetric": "NoMetric is no Metric: derive it from chordate.model_contracts.Metric",
     "CocoMetric": "CocoMetric needs a data set with COCO annotations",
-    "AccuracyMetric": "AccuracyMetric measures Classifications; the model predicts Guess",
+    "AccuracyMetric": "AccuracyMetric evaluates Classifications; the model predicts Guess",
 }
 
 
@@ -66,7 +66,7 @@ def test_plugs_that_keep_their_contracts_train(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["train", "val"])
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_data_set_that_breaks_its_contract_is_told_before_training(tmp_path: Path, capsys, name, role) -> None:
+def test_a_data_set_that_breaks_its_contract_is_refused_before_training(tmp_path: Path, capsys, name, role) -> None:
     assert train(tmp_path, **{role: name}) == 2
     line = capsys.readouterr().err
     assert name in line and DATASETS[name] in line and line.count("\n") == 1
@@ -74,14 +74,14 @@ def test_a_data_set_that_breaks_its_contract_is_told_before_training(tmp_path: P
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_that_breaks_its_contract_is_told_before_training(tmp_path: Path, capsys, name) -> None:
+def test_a_metric_that_breaks_its_contract_is_refused_before_training(tmp_path: Path, capsys, name) -> None:
     assert train(tmp_path, metric=f'dict(type="{name}")') == 2
     line = capsys.readouterr().err
     assert METRICS[name] in line and line.count("\n") == 1
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
-def test_annotations_of_another_type_are_told_before_training(tmp_path: Path, capsys) -> None:
+def test_annotations_of_another_type_are_refused_before_training(tmp_path: Path, capsys) -> None:
     assert train(tmp_path, train="HalfAnnotated", val="HalfAnnotated", metric='dict(type="CocoMetric")') == 2
     assert "HalfAnnotated.coco must be a hotcoco.COCO, got object" in capsys.readouterr().err
 

@@ -18,8 +18,8 @@ from torchvision.tv_tensors import BoundingBoxes, Image
 
 import chordate.data.transforms  # noqa: F401  (registers the kernels)
 from chordate.data.polygon_kernels import clip
-from chordate.data.polygons import Polygons, oriented
-from chordate.data.rasterize import instance_bitmaps, rasterise
+from chordate.data.polygons import Polygons, orient_clockwise
+from chordate.data.rasterize import instance_bitmaps, rasterize
 from chordate.data.rle import mask_rings
 from chordate.errors import ConfigError
 from chordate.heads.mask import mask_targets
@@ -38,8 +38,8 @@ def blob(x: float, y: float, radius: float, lobes: int = 5, vertices: int = 60) 
 def polygons() -> Polygons:
     """A flower with a hole; a quadrilateral with a triangle apart; both well inside."""
     flower, hole = blob(103.3, 131.7, 60), blob(103.3, 131.7, 20)[::-1]
-    quad = oriented(np.array([[200.2, 40.7], [290.4, 65.1], [285.3, 160.9], [225.6, 155.2]], np.float32))
-    triangle = oriented(np.array([[220.4, 180.3], [285.7, 200.8], [230.9, 228.1]], np.float32))
+    quad = orient_clockwise(np.array([[200.2, 40.7], [290.4, 65.1], [285.3, 160.9], [225.6, 155.2]], np.float32))
+    triangle = orient_clockwise(np.array([[220.4, 180.3], [285.7, 200.8], [230.9, 228.1]], np.float32))
     return Polygons.from_rings([[flower, hole], [quad, triangle]], (HEIGHT, WIDTH))
 
 
@@ -47,7 +47,7 @@ def drawn(polygons: Polygons, finer: int = 1) -> Tensor:
     """Each instance in the whole picture, `[M, finer * H, finer * W]`."""
     height, width = polygons.canvas_size
     whole = torch.tensor([[0.0, 0.0, width, height]]).expand(polygons.count, 4)
-    return rasterise(polygons, whole, finer * height, finer * width)
+    return rasterize(polygons, whole, finer * height, finer * width)
 
 
 def coverage(polygons: Polygons) -> Tensor:
@@ -113,7 +113,7 @@ def test_every_functional_that_moves_boxes_is_known_for_polygons() -> None:
 
 
 @pytest.mark.parametrize("transform", [v2.FiveCrop(50), v2.TenCrop(50)])
-def test_transforms_that_make_several_pictures_are_refused(transform: v2.Transform, polygons: Polygons) -> None:
+def test_transforms_that_make_several_images_are_refused(transform: v2.Transform, polygons: Polygons) -> None:
     with pytest.raises(ConfigError, match="several pictures"):
         transform({"polygons": polygons})
 
@@ -138,7 +138,7 @@ def test_what_a_crop_cuts_off_does_not_come_back_with_padding(polygons: Polygons
 def test_clipping_changes_nothing_inside_the_canvas(seed: int) -> None:
     random = np.random.default_rng(seed)
     rings = [random.uniform(-40, 90, (random.integers(3, 12), 2)).astype(np.float32) for _ in range(3)]
-    polygons = Polygons.from_rings([rings[:2], [oriented(rings[2])]], (40, 50))
+    polygons = Polygons.from_rings([rings[:2], [orient_clockwise(rings[2])]], (40, 50))
     clipped = clip(polygons)
     # Polygons that cross themselves at will: corners of the boundary can differ by rounding, areas cannot.
     assert (drawn(clipped) != drawn(polygons)).sum() <= 2
@@ -174,7 +174,7 @@ def test_coco_polygons_are_drawn_as_pycocotools_draws_them(real_data) -> None:
         if annotation["iscrowd"] or annotation["area"] < 32**2:
             continue
         image = coco.imgs[annotation["image_id"]]
-        rings = [oriented(np.array(part, np.float32).reshape(-1, 2)) for part in annotation["segmentation"]]
+        rings = [orient_clockwise(np.array(part, np.float32).reshape(-1, 2)) for part in annotation["segmentation"]]
         polygons = Polygons.from_rings([rings], (image["height"], image["width"]))
         ious.append(iou(drawn(polygons), torch.from_numpy(coco.annToMask(annotation))[None]).item())
     assert len(ious) > 200
@@ -195,7 +195,7 @@ def test_box_frame_bitmaps_give_mask_targets_like_fine_supersampling() -> None:
     rois = boxes + jitter * sides
     image, index = torch.zeros(60, dtype=torch.int64), torch.arange(60)
     targets = mask_targets(instance_bitmaps(polygons, boxes)[None], boxes, image, index, rois, 28) > 0
-    truth = rasterise(polygons, rois, 28 * 16, 28 * 16).float()
+    truth = rasterize(polygons, rois, 28 * 16, 28 * 16).float()
     truth = avg_pool2d(truth, 16) >= 0.5
     ious = iou(targets, truth)
     assert ious.mean() > 0.99

@@ -80,13 +80,13 @@ def interpreted(monkeypatch):
     pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
     from triton.runtime.interpreter import InterpretedFunction
 
-    for name in ("_pool", "_cell", "_taps"):
+    for name in ("pool_kernel", "cell_samples", "bilinear_taps"):
         monkeypatch.setattr(kernels, name, InterpretedFunction(getattr(kernels, name).fn))
     return kernels
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
-def test_the_gpus_kernel_reads_and_writes_nothing_for_a_box_that_is_nan(interpreted, numerics):
+def test_the_gpus_pooling_kernel_reads_and_writes_nothing_for_a_nan_box(interpreted, numerics):
     """In a training that diverges; the loss then says so, where an access out of bounds would end the process."""
     pooler = RoIPooler(pyramid(3, 2), 2, *numerics)
     maps = [x.requires_grad_() for x in list(feature_maps(SIDE, 3).values())[:2]]
@@ -98,7 +98,7 @@ def test_the_gpus_kernel_reads_and_writes_nothing_for_a_box_that_is_nan(interpre
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
-def test_the_gpus_kernel_and_its_gradient_are_roi_aligns(interpreted, numerics):
+def test_the_gpus_pooling_kernel_and_its_gradient_are_roi_aligns(interpreted, numerics):
     torch.manual_seed(0)
     pooler = RoIPooler(pyramid(3, 4), 2, *numerics)
     features = {k: x.double().requires_grad_() for k, x in feature_maps(SIDE, 3).items()}
@@ -137,7 +137,7 @@ def test_pooling_on_the_gpu_and_its_gradient_are_roi_aligns(numerics, channels, 
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
-def test_pooling_without_waiting_for_the_device_is_the_same(numerics, monkeypatch):
+def test_pooling_without_a_host_sync_is_the_same(numerics, monkeypatch):
     torch.manual_seed(0)
     pooler = RoIPooler(pyramid(3, 4), 5, *numerics)
     features = {name: x.double() for name, x in feature_maps(SIDE, 3).items()}

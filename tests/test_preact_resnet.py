@@ -46,18 +46,18 @@ def pair(depth: int, **options):
 
 
 @pytest.mark.parametrize("depth", [50, 101, *slow(152)])
-def test_every_map_is_timms(depth):
+def test_every_map_of_preact_resnet_is_timms(depth):
     assert_same_maps(*pair(depth), torch.randn(2, 3, 65, 96))
 
 
 @pytest.mark.parametrize("depth", [50, *slow(101, 152)])
-def test_one_training_step_is_timms(depth):
+def test_a_preact_resnet_training_step_is_timms(depth):
     ours, theirs = pair(depth)
     assert_same_step(ours, theirs, torch.randn(2, 3, 64, 64))
 
 
 @pytest.mark.parametrize("output_stride", [16, 8])
-def test_a_dilated_network_is_timms(output_stride):
+def test_a_dilated_preact_resnet_is_timms(output_stride):
     ours, _ = pair(50, out=["c5"], output_stride=output_stride)
     theirs = timm.create_model("resnetv2_50", output_stride=output_stride)
     state = ours.state_dict()
@@ -73,7 +73,7 @@ def test_a_dilated_network_is_timms(output_stride):
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), (1001, 10.2)])
-def test_weights_are_the_papers(depth, millions):
+def test_weight_counts_of_preact_resnets_are_the_papers(depth, millions):
     """He et al. 2016, Identity Mappings, table 4: what it counts are convolutions and classifier, without norms."""
     weights = sum(p.numel() for p in on_meta(f"preact_resnet{depth}_cifar").parameters() if p.dim() == 4)
     assert (weights + 10 * 256 + 10) / 1e6 == pytest.approx(millions, abs=0.05)
@@ -101,7 +101,7 @@ def test_depth_counts_the_convolutions(depth, bottleneck, blocks):
 @torch.no_grad()
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_block_is_the_formula(shortcut, stride):
+def test_a_preactivation_block_is_the_papers_formula(shortcut, stride):
     """Figure 4e of Identity Mappings: x + conv(relu(norm(conv(relu(norm(x)))))."""
     torch.manual_seed(0)
     block = randomize(PreActBlock(8, 8 * stride, stride=stride, shortcut=shortcut)).eval()
@@ -181,6 +181,6 @@ def test_dropout_lies_between_the_convolutions():
         ({"type": "PreActResNet", "depth": 50, "output_stride": 4}, "one of 8, 16, 32"),
     ],
 )
-def test_a_wrong_setting_is_one_line(options, message):
+def test_a_wrong_setting_of_a_preact_resnet_is_one_line(options, message):
     with pytest.raises(ConfigError, match=message):
         BACKBONES.build(options)

@@ -36,7 +36,7 @@ def pair(files):
 
 
 @torch.no_grad()
-def test_the_detections_are_torchvisions(pair, files):
+def test_predict_gives_torchvisions_detections(pair, files):
     referee, model = pair
     wanted = [referee([read_image(path).double() / 255])[0] for path in files]  # as predict does: padding has its say
     found = chordate.predict(model, files)

@@ -11,7 +11,7 @@ IMAGES = torch.randint(0, 256, (2, 3, 50, 70), dtype=torch.uint8, generator=torc
 SIZES = torch.tensor([[50, 40], [30, 70]])
 
 
-def test_pictures_are_normalized_and_their_padding_is_zero():
+def test_images_are_normalized_and_their_padding_is_zero():
     out = Normalize()(IMAGES, SIZES)
     mean, std = (torch.tensor(x)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD))
     for image, (height, width) in enumerate(SIZES.tolist()):
@@ -31,12 +31,12 @@ def test_floats_of_the_same_range_give_the_same():
     assert torch.equal(Normalize()(IMAGES.float(), SIZES), Normalize()(IMAGES, SIZES))
 
 
-def test_bgr_reverses_the_channels():
+def test_bgr_models_get_the_channels_reversed():
     flipped = Normalize(bgr=True)(IMAGES.flip(1), SIZES)
     assert torch.equal(flipped, Normalize()(IMAGES, SIZES))
 
 
-def test_float64_models_get_the_constants_as_they_were_given():
+def test_float64_models_get_the_constants_without_rounding():
     normalize = Normalize().double()
     assert normalize.mean.flatten().tolist() == list(IMAGENET_MEAN)
     assert normalize(IMAGES, SIZES).dtype == torch.float64
@@ -47,13 +47,13 @@ def test_constants_are_not_weights():
 
 
 @pytest.mark.parametrize("mean, std", [((1.0, 2.0), (1.0,)), ((1.0,), (0.0,))])
-def test_constants_that_make_no_sense_are_refused(mean, std):
+def test_invalid_normalization_constants_are_refused(mean, std):
     with pytest.raises(ConfigError, match="one number per channel"):
         Normalize(mean, std)
 
 
 def test_constants_for_pixels_up_to_1_are_refused_but_caffes_deviations_of_1_are_not():
-    with pytest.raises(ConfigError, match="are of 0 … 1; pixels are 0 … 255"):
+    with pytest.raises(ConfigError, match="are for 0 … 1; pixels are 0 … 255"):
         Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     Normalize((103.53, 116.28, 123.675), (1.0, 1.0, 1.0))  # Detectron2's
     Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # bytes as they are

@@ -15,10 +15,10 @@ from resnet_rs_recipes import RECIPES as RESNET_RS
 
 import chordate
 from chordate.backbones.convnext import SIZES
-from chordate.config import load_config, packaged_configs
+from chordate.config import list_configs, load_config
 from chordate.training.schedule import build_schedule
 
-NAMES = [name for name, path in packaged_configs().items() if path.parent.name == "classification"]
+NAMES = [name for name in list_configs() if re.search(r"_(imagenet|cifar100?|finetune_folder)$", name)]
 IMAGENET = [name for name in NAMES if name.endswith("_imagenet")]
 CIFAR = [name for name in NAMES if name.split("_")[-1] in ("cifar10", "cifar100")]
 DOCUMENT = Path(__file__).parents[1] / "docs/classification.md"

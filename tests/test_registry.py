@@ -90,7 +90,7 @@ def test_inferred_settings_may_not_be_written(registry):
 
 
 @pytest.mark.parametrize("config", [5, {"depth": 50}, None])
-def test_what_is_no_config_is_said(registry, config):
+def test_a_value_that_is_no_config_is_refused(registry, config):
     if isinstance(config, dict):
         with pytest.raises(ConfigError, match="a dict with `type`"):
             registry.build(config)
@@ -103,7 +103,7 @@ def test_near_names_ignore_case():
     assert near_names("RESNET50", ["resnet50", "resnext50", "vgg"])[0] == "resnet50"
 
 
-def test_a_bad_fit_names_both_parts():
+def test_parts_that_do_not_fit_together_are_both_named():
     stem = Stem()
     stem.name = "Stem-8"
     with pytest.raises(ConfigError) as caught:
@@ -111,14 +111,14 @@ def test_a_bad_fit_names_both_parts():
     assert str(caught.value) == 'FPN(in=["c2", "c6"]): Stem-8 offers c2 (8 ch, stride 4); no "c6"'
 
 
-def test_a_backbone_without_out_features_is_told_how():
+def test_a_backbone_without_out_features_is_an_error_with_the_remedy():
     with pytest.raises(ConfigError, match="set self.out_features"):
         offered(nn.Identity())
 
 
-def test_a_backbone_that_breaks_its_promise_is_caught():
+def test_a_backbone_whose_maps_differ_from_out_features_is_refused():
     check_outputs(Stem())
-    with pytest.raises(ConfigError, match=r"promises c2 \(99 ch, stride 4\).*gave \[2, 8, 32, 32\]"):
+    with pytest.raises(ConfigError, match=r"promises c2 \(99 ch, stride 4\).*returned \[2, 8, 32, 32\]"):
         check_outputs(Stem(told=99))
 
 
@@ -146,7 +146,7 @@ def test_a_backbone_that_needs_values_is_not_refused(kind):
     assert build_backbone({"type": kind})(torch.ones(1, 3, 8, 8))["c2"].shape == (1, 8, 2, 2)
 
 
-def test_a_forward_that_fails_is_told_in_one_line():
+def test_a_forward_that_fails_is_one_line():
     stem = Stem()
     stem.conv = nn.Conv2d(5, 8, 3, 4, 1)
     with pytest.raises(ConfigError, match=r"Stem: forward fails for images \[2, 3, 128, 128\]: "):
@@ -170,13 +170,13 @@ class Halved(Neck):
     ("told", "wants", "message"),
     [
         (FeatureSpec(6, 8), "c2", None),
-        (FeatureSpec(7, 8), "c2", r"^Halved promises p3 \(7 ch, stride 8\), .*gave \[2, 6, 16, 16\]$"),
-        (FeatureSpec(6, 4), "c2", r"^Halved promises p3 \(6 ch, stride 4\), .*gave \[2, 6, 16, 16\]$"),
+        (FeatureSpec(7, 8), "c2", r"^Halved promises p3 \(7 ch, stride 8\), .*returned \[2, 6, 16, 16\]$"),
+        (FeatureSpec(6, 4), "c2", r"^Halved promises p3 \(6 ch, stride 4\), .*returned \[2, 6, 16, 16\]$"),
         (FeatureSpec(6, 8), "c9", "^Halved: forward fails for the maps of Stem: 'c9'$"),
     ],
     ids=str,
 )
-def test_a_neck_that_breaks_its_promise_is_caught(told, wants, message):
+def test_a_neck_whose_maps_differ_from_out_features_is_refused(told, wants, message):
     def build():
         return OneStageDetector(
             DatasetMeta(classes=("a",)), Stem(), "RetinaHead", neck={"type": Halved, "told": told, "wants": wants}
@@ -276,7 +276,7 @@ def test_a_subclass_that_hands_on_its_settings_keeps_those_that_it_inherits(tmp_
         ("swin_t", 'in torchvision: use dict(type="TorchvisionBackbone", model="swin_t")'),
     ],
 )
-def test_a_network_of_a_library_is_told_how_to_be_used(name, hint):
+def test_a_network_of_a_library_as_a_type_is_answered_with_its_adapter(name, hint):
     with pytest.raises(ConfigError) as caught:
         BACKBONES.build(name)
     assert str(caught.value).endswith(hint)

@@ -130,7 +130,7 @@ def test_shortcuts_of_option_a_cost_nothing(depth, billions):
 
 
 @pytest.mark.parametrize("name", sorted(RESNET))
-def test_every_variant_keeps_its_promise(name):
+def test_every_resnet_variant_has_the_channels_and_strides_it_offers(name):
     model = on_meta(name, out=MAPS)
     check_outputs(model)
     assert [spec.stride for spec in model.out_features.values()] == [2, 4, 8, 16, 32]
@@ -150,7 +150,7 @@ def test_every_variant_keeps_its_promise(name):
     ids=str,
 )
 @pytest.mark.parametrize("depth", [18, 50])
-def test_every_switch_keeps_the_promise(depth, options):
+def test_every_resnet_switch_keeps_the_channels_and_strides_offered(depth, options):
     check_outputs(on_meta(f"resnet{depth}", **options), options.get("in_channels", 3))
 
 
@@ -272,7 +272,7 @@ def test_zero_init_makes_blocks_identities(depth):
     ],
     ids=str,
 )
-def test_traces_as_one_graph(name, options):
+def test_resnet_traces_as_one_graph(name, options):
     torch._dynamo.reset()
     model = BACKBONES.build({"type": name, "out": ["c3"], **options}).train()
     (last,) = model.out
@@ -321,11 +321,11 @@ def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth,
         ({"depth": 34, "drop_path": 0.1, "shortcut": "none"}, "plain-34: drop_path must be 0 without shortcuts"),
         ({"depth": 50, "base_channels": 0}, "base_channels must be ≥ 1"),
         ({"depth": 50, "stem": "9x9"}, "stem must be one of"),
-        ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, "needs a norm that learns"),
+        ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, "needs a trainable norm"),
     ],
     ids=str,
 )
-def test_a_wrong_setting_is_named_in_one_line(options, says):
+def test_a_wrong_setting_of_a_resnet_is_one_line(options, says):
     with pytest.raises(ConfigError, match=says) as caught:
         BACKBONES.build({"type": "ResNet", **options})
     assert "\n" not in str(caught.value)

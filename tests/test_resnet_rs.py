@@ -23,7 +23,7 @@ MAPS = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": 
 
 
 @pytest.mark.parametrize("depth", [DEPTHS[0], *slow(*DEPTHS[1:])])
-def test_maps_and_a_training_step_are_timms(depth):
+def test_maps_and_a_training_step_of_resnet_rs_are_timms(depth):
     torch.manual_seed(0)
     theirs = referee(lambda: timm.create_model(f"resnetrs{depth}"))
     ours = with_weights_of(theirs, f"resnetrs{depth}", out=list(MAPS.values()))
@@ -32,7 +32,7 @@ def test_maps_and_a_training_step_are_timms(depth):
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_every_depth_has_timms_names_and_keeps_its_promise(depth):
+def test_every_resnet_rs_depth_has_timms_names_and_the_channels_it_offers(depth):
     ours = on_meta(f"resnetrs{depth}", out=list(MAPS.values()))
     with torch.device("meta"):
         assert_same_names_and_shapes(ours, timm.create_model(f"resnetrs{depth}"))
@@ -64,7 +64,7 @@ def test_parameters_and_flops_are_the_papers(depth, image_size, millions, billio
     assert 2 * multiply_adds == pytest.approx(billions, abs=0.05 if billions < 10 else 0.51)
 
 
-def test_there_is_a_recipe_for_every_network_of_the_table():
+def test_every_resnet_rs_network_of_the_table_has_a_recipe():
     assert [(depth, recipe.image_size) for depth in DEPTHS for recipe in RECIPES[depth]] == [row[:2] for row in TABLE]
     regularization = [tuple(recipe[1:]) for depth in DEPTHS for recipe in RECIPES[depth]]
     assert regularization == sorted(regularization)  # the larger the network, the more of it

@@ -19,7 +19,7 @@ def _seed():
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"])
-def test_maps_and_a_training_step_are_torchvisions(name):
+def test_maps_and_a_training_step_of_resnext_are_torchvisions(name):
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     ours = with_weights_of(theirs, name, out=list(TORCHVISION.values()))
     assert_same_maps(ours, extractor(theirs, TORCHVISION), torch.randn(2, 3, 64, 64), tolerance=1e-5)
@@ -44,7 +44,7 @@ def test_more_paths_are_narrower_for_the_same_cost(cardinality, width):
 
 
 @pytest.mark.parametrize("name", sorted(RESNEXT))
-def test_every_variant_keeps_its_promise(name):
+def test_every_resnext_variant_has_the_channels_and_strides_it_offers(name):
     model = on_meta(name, out=["c1", "c2", "c3", "c4", "c5"])
     check_outputs(model)
     assert model.name == "ResNeXt-" + name.removeprefix("resnext").replace("_", "-")

@@ -276,7 +276,7 @@ def test_resuming_a_finished_training_changes_nothing(tmp_path: Path) -> None:
     assert read_log(tmp_path) == before
 
 
-def test_resuming_where_there_is_nothing_starts_from_the_beginning_and_says_so(tmp_path: Path) -> None:
+def test_resuming_in_an_empty_folder_starts_from_the_beginning_and_logs_it(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, epochs=1, resume=True)
     trainer.train()
     assert read_log(tmp_path)[0]["iteration"] == 1
@@ -297,7 +297,7 @@ def test_a_training_started_anew_that_saved_nothing_yet_does_not_resume_the_one_
     assert [line["iteration"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_resume_with_another_batch_size_goes_on_from_the_start_of_the_epoch_and_says_so(tmp_path: Path) -> None:
+def test_a_resume_with_another_batch_size_restarts_the_epoch_and_logs_it(tmp_path: Path) -> None:
     toy_trainer(tmp_path, iterations=8).train()  # 6 an epoch: in the second
     trainer = toy_trainer(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)
     trainer.train()
@@ -340,7 +340,7 @@ def test_a_resume_into_another_folder_touches_neither_run_there_nor_mixes_their_
     assert read_checkpoint(b / "epoch_3.pt")["train"]["files"] == ["epoch_2.pt", "epoch_3.pt"]
     text = log_text(trainer)
     assert f"epoch_1.pt is not in {b}" in text
-    assert f"set aside in {aside.name}/" in text
+    assert f"moved to {aside.name}/" in text
 
 
 def test_a_resume_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_resume_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None
     files = [tmp_path / "b" / name for name in ("epoch_1.pt", "last_checkpoint", "log.jsonl")]
     before = [path.read_bytes() for path in files]
     adam = {"type": "AdamW", "lr": 0.01}
-    with pytest.raises(CheckpointError, match="resume with that"):
+    with pytest.raises(CheckpointError, match='set it to "SGD"'):
         toy_trainer(tmp_path / "b", optimizer=adam, epochs=2, resume=tmp_path / "a" / "epoch_1.pt").train()
     assert before == [path.read_bytes() for path in files]
 

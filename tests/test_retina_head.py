@@ -71,7 +71,7 @@ def test_losses_are_the_papers_over_the_positive_anchors(beta):
 
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
-def test_losses_are_torchvisions_on_the_same_matches(kind):
+def test_retina_losses_are_torchvisions_on_the_same_matches(kind):
     """On one image: torchvision then averages over the images, the paper over all their anchors."""
     head = head_of(box_loss=kind)
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
@@ -140,7 +140,7 @@ def test_each_level_sends_its_best_scores_and_no_more():
         ({"box_loss": "iou"}, 'RetinaHead: box_loss must be one of "smooth_l1", "giou" .*got "iou"'),
     ],
 )
-def test_a_wrong_setting_is_told_by_name(settings, message):
+def test_a_wrong_setting_of_the_retina_head_is_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         HEADS.build({"type": "RetinaHead", **settings}, in_features=pyramid(), num_classes=CLASSES)
 

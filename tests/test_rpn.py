@@ -94,7 +94,7 @@ def test_losses_are_means_over_the_anchors_sampled():
     torch.testing.assert_close(losses["rpn_cls"], torch.tensor(2.0).log())
 
 
-def test_images_without_objects_teach_the_background_and_no_box():
+def test_rpn_learns_background_only_from_images_without_objects():
     head = RPNHead(pyramid())
     losses = head.loss(head(feature_maps(SIDE)), SIZES, instances([[], []]))
     assert losses["rpn_cls"] > 0 and losses["rpn_box"] == 0
@@ -129,6 +129,6 @@ def test_levels_of_unequal_width_are_refused():
         RPNHead({"p2": FeatureSpec(16, 4), "p3": FeatureSpec(32, 8)})
 
 
-def test_a_level_nobody_offers_is_named():
+def test_an_rpn_level_that_no_part_offers_is_named():
     with pytest.raises(ConfigError, match='no "p7"'):
         RPNHead(pyramid(), levels=["p2", "p7"])

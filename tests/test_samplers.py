@@ -116,7 +116,7 @@ def test_evaluation_sees_every_image_once_over_all_ranks(counts) -> None:
     assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
 
 
-def test_evaluation_batches_pictures_of_like_shape() -> None:
+def test_evaluation_batches_images_of_similar_shape() -> None:
     aspects = np.random.default_rng(0).random(64)
     spread = [np.ptp(aspects[[key[1] for key in batch]]) for batch in EvaluationBatches(aspects, 8)]
     assert max(spread) < 0.3

@@ -111,7 +111,7 @@ def test_no_schedule_is_a_constant_rate() -> None:
         ({"type": "step", "warmup": "linaer"}, 'did you mean "linear"'),
     ],
 )
-def test_a_schedule_that_makes_no_sense_is_told_in_one_line(config: dict[str, Any], told: str) -> None:
+def test_an_invalid_schedule_is_one_line(config: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_schedule(config, 10, 1)
     assert told in str(error.value)

@@ -31,21 +31,21 @@ def _seed():
 
 
 @pytest.mark.parametrize("name", [*SMALL, *slow(*LARGE)])
-def test_maps_are_timms(name):
+def test_maps_of_senet_are_timms(name):
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=list(MAPS.values()))
     assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(2, 3, 65, 96), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("name", [*SMALL, *slow(*LARGE)])
-def test_a_training_step_is_timms(name):
+def test_a_training_step_of_senet_is_timms(name):
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=["c5"])
     assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 40, 40))
 
 
 @pytest.mark.parametrize("name", sorted(SE_RESNET))
-def test_every_variant_has_timms_names_and_keeps_its_promise(name):
+def test_every_senet_variant_has_timms_names_and_the_channels_it_offers(name):
     ours = on_meta(name, out=list(MAPS.values()))
     with torch.device("meta"):
         assert_same_names_and_shapes(ours, timm.create_model(name))
@@ -62,7 +62,7 @@ def test_parameters_by_reduction_are_the_papers(reduction, millions):
 
 
 @pytest.mark.parametrize(("depth", "billions", "with_se"), [(50, 3.86, 3.87), (101, 7.58, 7.60), (152, 11.30, 11.32)])
-def test_multiply_adds_are_the_papers(depth, billions, with_se):
+def test_multiply_adds_of_senet_are_the_papers(depth, billions, with_se):
     """Hu et al. 2018, table 2: of networks with the stride in the first 1×1."""
     name = f"resnet{depth}_caffe"
     assert size(name)[1] == pytest.approx(billions, rel=2e-3)
@@ -72,7 +72,7 @@ def test_multiply_adds_are_the_papers(depth, billions, with_se):
 @pytest.mark.parametrize(
     "name", ["resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2", "preact_resnet50"]
 )
-def test_the_switch_adds_what_the_paper_says(name):
+def test_the_squeeze_and_excitation_switch_adds_the_papers_parameters(name):
     """Hu et al. 2018, equation 5: 2 / r · Σ N_s · C_s² weights over stages of N_s blocks and C_s channels.
 
     The biases of the two layers, which it leaves out, are C_s / r and C_s.
@@ -89,7 +89,7 @@ def test_the_switch_adds_what_the_paper_says(name):
 @pytest.mark.parametrize(
     "name", ["resnet20_cifar", "preact_resnet110_cifar", "preact_resnet164_cifar", "wrn16_4_cifar"]
 )
-def test_in_a_cifar_network_it_scales_the_branch_and_not_the_shortcut(name):
+def test_in_a_cifar_network_squeeze_and_excitation_scales_the_branch_only(name):
     """Hu et al. 2018, figure 3 and appendix: shut gates leave of a stage's later blocks what is carried past them."""
     torch.manual_seed(0)
     model = randomize(BACKBONES.build({"type": name, "se": 1 / 8, "out": ["c2"]})).eval()

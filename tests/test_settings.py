@@ -68,7 +68,7 @@ COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
     ],
     ids=str,
 )
-def test_a_value_of_the_wrong_kind_is_told_in_one_line(tmp_path: Path, section: str, changes: Any, named: str) -> None:
+def test_a_setting_of_the_wrong_type_is_one_line(tmp_path: Path, section: str, changes: Any, named: str) -> None:
     value = {**(GOOD[section] or {}), **changes} if isinstance(changes, dict) else changes
     with pytest.raises(ConfigError) as error:
         Trainer(ToyModel(), toy_loader(), work_dir=tmp_path, **{**GOOD, section: value}).train()
@@ -90,7 +90,7 @@ def test_a_value_of_the_wrong_kind_is_told_in_one_line(tmp_path: Path, section: 
     ],
     ids=str,
 )
-def test_a_value_of_the_wrong_kind_for_the_loader_is_told_before_any_data_are_read(changes: Any, named: str) -> None:
+def test_a_loader_setting_of_the_wrong_type_is_refused_before_data_are_read(changes: Any, named: str) -> None:
     data = {"dataset": {"type": "CocoDataset", "annotations": "nothing.json", "images": "nowhere"}}
     with pytest.raises(ConfigError, match=named):
         build_dataset({**data, **changes}, data_root="nowhere", training=True)

@@ -54,7 +54,7 @@ def test_train_and_val_share_no_image_and_no_layout(shapes):
     assert not layouts(shapes, "train") & layouts(shapes, "val")
 
 
-def test_same_seed_gives_the_same_bytes_and_another_seed_other_pictures(tmp_path):
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_images(tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         generate_shapes(tmp_path / name, train=4, val=3, size=64, seed=seed)
     first, again, other = (files(tmp_path / name) for name in "abc")
@@ -71,13 +71,13 @@ def test_a_larger_set_begins_with_the_smaller_one(tmp_path, shapes):
     assert all(small[name] == large[name] for name in pictures)
 
 
-def test_hotcoco_finds_nothing_to_complain_about(shapes):
+def test_hotcocos_health_check_reports_no_problem_in_the_shapes_set(shapes):
     for split in ("train", "val"):
         health = hotcoco.COCO(str(shapes / f"annotations/{split}.json")).healthcheck()
         assert health["errors"] == [] and health["warnings"] == []
 
 
-def test_ids_are_unique_and_every_picture_is_there_in_its_stated_size(shapes, train):
+def test_ids_are_unique_and_every_image_exists_in_its_annotated_size(shapes, train):
     annotations, images = train.dataset["annotations"], train.dataset["images"]
     assert len({a["id"] for a in annotations}) == len(annotations)
     assert len({i["id"] for i in images}) == len(images) == TRAIN
@@ -115,13 +115,13 @@ def test_only_what_is_visible_is_annotated(train):
 @pytest.mark.parametrize("seed", range(40))
 def test_nothing_is_drawn_that_is_mostly_hidden(seed, monkeypatch):
     drawn = []
-    monkeypatch.setattr("chordate.data.shapes._annotate", lambda s, *rest: drawn.append((s, rest[0].sum())) or {})
+    monkeypatch.setattr("chordate.data.shapes.annotate", lambda s, *rest: drawn.append((s, rest[0].sum())) or {})
     make_image(np.random.default_rng(seed), 64)
     for shape, visible in drawn:
         assert visible / 16 >= MIN_VISIBLE * shape.full_area()
 
 
-def test_there_are_crowds_empty_pictures_holes_and_occlusion(train):
+def test_the_shapes_set_has_crowds_empty_images_holes_and_occlusion(train):
     annotations = train.dataset["annotations"]
     assert {a["category_id"] for a in annotations} == set(range(1, len(CLASSES) + 1))
     crowds = [a for a in annotations if a["iscrowd"]]
@@ -146,12 +146,12 @@ def test_the_command_writes_the_same_set(tmp_path, shapes):
     assert all(written[name] == large[name] for name in written if name.endswith(".jpg"))
 
 
-def test_numbers_that_make_no_set_are_refused(tmp_path):
+def test_invalid_numbers_for_a_shapes_set_are_refused(tmp_path):
     with pytest.raises(DataError, match="size=16"):
         generate_shapes(tmp_path, train=1, val=1, size=16)
 
 
-def test_the_command_tells_a_mistake_in_one_line(tmp_path, capsys):
+def test_a_mistake_in_the_shapes_command_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path), "--size", "16"])
     assert stopped.value.code == 2

@@ -85,7 +85,7 @@ def test_a_detection_report_is_drawn_and_written(tmp_path: Path) -> None:
     assert picture.max() > 100
 
 
-def test_the_length_of_a_name_does_not_widen_or_blank_a_picture() -> None:
+def test_the_length_of_a_name_does_not_widen_or_blank_a_plot() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     scores = torch.eye(len(NAMES))
     pictures = [draw(Classification(row), image, META) for row in scores]

@@ -179,7 +179,7 @@ def test_parameters_are_torchvisions_to_the_last():
             assert sum(p.numel() for p in backbone.parameters()) + classifier == theirs, name
 
 
-def test_summary_of_some(capsys):
+def test_summary_lists_the_backbones_that_match_a_pattern(capsys):
     assert main(["summary", "resnet5[0]", "resnet18"]) == 0
     names = re.findall(r"^│ (\S+)", capsys.readouterr().out, re.MULTILINE)
     assert names == ["resnet50", "resnet18"]  # in the order asked for
@@ -221,7 +221,7 @@ def printed(capsys, *arguments: str) -> list[str]:
         ("faster-rcnn_r18_fpn_demo_shapes", ["FLOPs", "A"]),
     ],
 )
-def test_only_the_notes_that_apply_are_shown(name, notes, capsys):
+def test_summary_prints_only_the_notes_that_apply(name, notes, capsys):
     lines = printed(capsys, name)
     below = lines[next(n for n, line in enumerate(lines) if line.startswith("└")) + 1 :]
     assert [line.split()[0] for line in below if line[:1].isupper()] == notes
@@ -237,10 +237,10 @@ def test_only_the_notes_that_apply_are_shown(name, notes, capsys):
         ("resnet50_imagenet", "224×224", False),
     ],
 )
-def test_an_input_size_is_the_pipelines_or_told_to_be_assumed(config, size, assumed, capsys):
+def test_an_input_size_is_the_pipelines_or_marked_as_assumed(config, size, assumed, capsys):
     lines = printed(capsys, config)
     (row,) = (line for line in lines if line.startswith(f"│ {config}"))
     assert row.split("│")[2].strip() == size
-    title = f"input of a config whose pipeline sets no size: {size} assumed"
+    title = f"configs whose pipeline sets no size: {size} assumed"
     assert (lines[0].strip() == title) == assumed
     assert any("assumed" in line for line in printed(capsys, config, "--size", "64", "64")) is False

@@ -61,7 +61,7 @@ def evaluate(config, checkpoint, out, *more):
     return json.loads(Path(out).read_text())
 
 
-def test_training_learns_and_test_says_so(trained, tmp_path):
+def test_training_a_task_from_outside_lowers_the_error_that_test_reports(trained, tmp_path):
     name, _folder, config, checkpoint = trained
     metric, untrained, sign = UNTRAINED[name]
     numbers = evaluate(config, checkpoint, tmp_path / "numbers.json", "--picture", str(tmp_path / "sheet.png"))

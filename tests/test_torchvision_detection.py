@@ -36,7 +36,7 @@ def pair(request, real_data):
 
 
 @torch.no_grad()
-def test_detections_equal_torchvisions(pair):
+def test_faster_rcnn_detections_equal_torchvisions(pair):
     referee, model, images, _ = pair
     wanted = referee([image.double() / 255 for image in images])
     found = model(as_batch(images))
@@ -49,7 +49,7 @@ def test_detections_equal_torchvisions(pair):
 
 
 @torch.no_grad()
-def test_losses_equal_torchvisions_on_the_same_samples(pair):
+def test_faster_rcnn_losses_equal_torchvisions_on_the_same_samples(pair):
     referee, model, images, targets = pair
     wanted = train_without_norms(referee)(
         [image.double() / 255 for image in images], [dict(target) for target in targets]
@@ -81,7 +81,7 @@ def test_files_from_before_0_13_load_too(pair):
     assert all(torch.equal(tensor, then[name]) for name, tensor in now.items())
 
 
-def test_a_model_for_cocos_80_classes_takes_their_rows(real_data, pair):
+def test_a_faster_rcnn_for_cocos_80_classes_takes_their_rows(real_data, pair):
     """Torchvision's detectors have 91 outputs, one for each category id and the background."""
     referee = pair[0]
     data = json.loads((real_data / "coco-mini/annotations/instances_val2017.json").read_text())

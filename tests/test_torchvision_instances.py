@@ -80,7 +80,7 @@ def assert_same_detections(found, wanted) -> None:
 
 
 @torch.no_grad()
-def test_masks_equal_torchvisions(masks, monkeypatch):
+def test_mask_rcnn_masks_equal_torchvisions(masks, monkeypatch):
     referee, model, images, _ = masks
     small = {"theirs": [], "ours": []}
     infer, paste = theirs.maskrcnn_inference, two_stage.paste_masks
@@ -126,7 +126,7 @@ def test_mask_losses_equal_torchvisions_on_the_same_targets(masks, monkeypatch):
 
 
 @torch.no_grad()
-def test_keypoints_equal_torchvisions(keypoints):
+def test_keypoint_rcnn_keypoints_equal_torchvisions(keypoints):
     referee, model, images, _ = keypoints
     wanted = referee([image.double() / 255 for image in images])
     found = model(as_batch(images))

@@ -40,7 +40,7 @@ def pair(request, real_data):
 
 
 @torch.no_grad()
-def test_detections_equal_torchvisions(pair):
+def test_retinanet_detections_equal_torchvisions(pair):
     referee, model, images, _ = pair
     wanted = referee([image.double() / 255 for image in images])
     for theirs, mine in zip(wanted, model(as_batch(images)), strict=True):
@@ -51,7 +51,7 @@ def test_detections_equal_torchvisions(pair):
 
 
 @torch.no_grad()
-def test_losses_equal_torchvisions(pair):
+def test_retinanet_losses_equal_torchvisions(pair):
     """Image by image: torchvision averages over images, the paper divides by the positive anchors of all."""
     referee, model, images, targets = pair
     train_without_norms(referee)
@@ -68,7 +68,7 @@ def test_losses_equal_torchvisions(pair):
     model.eval()
 
 
-def test_a_model_for_cocos_80_classes_takes_their_rows(pair):
+def test_a_retinanet_for_cocos_80_classes_takes_their_rows(pair):
     eighty = Model()
     eighty.meta = DatasetMeta(COCO_CLASSES)
     theirs = torch.arange(91.0).repeat(9)

@@ -116,7 +116,7 @@ def test_a_resumed_training_remembers_the_best_score(tmp_path: Path) -> None:
     assert trainer.best == {"metric": "bbox_AP", "score": 0.4, "iteration": EPOCH}
 
 
-def test_a_misspelled_metric_is_told_with_near_names_after_saving(tmp_path: Path) -> None:
+def test_a_misspelled_metric_is_answered_with_near_names_after_saving(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, **validation(metric=Scripted(0.1)), epochs=2, save_best="box_AP")
     with pytest.raises(ConfigError, match=r'unknown metric "box_AP"; did you mean "bbox_AP"'):
         trainer.train()
@@ -259,15 +259,15 @@ def test_a_terminal_gets_a_bar_with_loss_rate_speed_and_time_left(tmp_path: Path
         ({"epochs": 1, "accumulate": True}, "an integer"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_told_in_one_line(train: dict[str, Any], told: str) -> None:
+def test_an_invalid_setting_of_the_trainer_is_one_line(train: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         TrainSettings.from_config(train)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_an_empty_loader_and_half_an_evaluation_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gives no batch"):
+def test_an_empty_loader_and_an_incomplete_evaluation_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="yields no batch"):
         toy_trainer(tmp_path, loader=toy_loader(0)).train()
     with pytest.raises(ConfigError, match="both val_data and metric"):
         toy_trainer(tmp_path, val_loader=toy_loader(5, training=False))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from chordate.errors import DataError
 from chordate.visualization import plot_training
-from chordate.visualization.training_curves import _plot_losses, _plot_metric, _running_mean
+from chordate.visualization.training_curves import plot_losses, plot_metric, running_mean
 
 
 def write_log(path: Path, evaluations: int) -> None:
@@ -37,7 +37,7 @@ def test_curves_are_drawn_from_a_log(tmp_path, evaluations):
     assert (picture < 250).any(-1).mean() > 0.01
 
 
-def test_what_is_no_log_is_an_error(tmp_path):
+def test_plotting_a_file_that_is_no_log_is_an_error(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "other.txt").write_text("{this is}\n")
     for name, message in (
@@ -52,7 +52,7 @@ def test_what_is_no_log_is_an_error(tmp_path):
 def test_running_mean_averages_the_finite_values_within_reach():
     values = np.random.default_rng(0).random(20)
     values[4] = np.nan
-    smooth = _running_mean(values, 3)
+    smooth = running_mean(values, 3)
     assert np.isnan(smooth[4])
     for i in {*range(20)} - {4}:
         assert smooth[i] == pytest.approx(np.nanmean(values[max(0, i - 3) : i + 4]))
@@ -61,7 +61,7 @@ def test_running_mean_averages_the_finite_values_within_reach():
 def test_the_speed_and_the_gradients_norm_are_no_losses():
     record = {"mode": "train", "epoch": 1, "iteration": 1, "lr": 1, "rpn_cls": 1, "loss": 3, "grad_norm": 9}
     axis = Figure().add_subplot()
-    _plot_losses(axis, [{**record, "images_per_s": 3, "memory_gb": 4}])
+    plot_losses(axis, [{**record, "images_per_s": 3, "memory_gb": 4}])
     assert [line.get_label() for line in axis.lines] == ["loss", "rpn cls"]
 
 
@@ -73,7 +73,7 @@ def evaluated(**metrics: list[float]) -> list[dict[str, Any]]:
 
 def test_the_curve_of_an_error_marks_its_lowest_value_inside_the_axis():
     axis = Figure().add_subplot()
-    _plot_metric(axis, evaluated(mean_error=[3.0, np.nan, 2.0, 2.5]), {"mean_error"})
+    plot_metric(axis, evaluated(mean_error=[3.0, np.nan, 2.0, 2.5]), {"mean_error"})
     (mark,) = axis.texts
     assert (mark.get_text(), mark.xy) == ("2.000", (30, 2.0))
     low, high = axis.get_ylim()
@@ -82,7 +82,7 @@ def test_the_curve_of_an_error_marks_its_lowest_value_inside_the_axis():
 
 def test_the_curve_of_a_rate_marks_its_highest_value_on_an_axis_from_0_to_1():
     axis = Figure().add_subplot()
-    _plot_metric(axis, evaluated(bbox_AP=[0.2, 0.4, 0.3], bbox_AP50=[-1, 0.6, 0.7]))
+    plot_metric(axis, evaluated(bbox_AP=[0.2, 0.4, 0.3], bbox_AP50=[-1, 0.6, 0.7]))
     assert axis.texts[0].get_text() == "0.400"
     assert axis.get_ylim() == (0, 1)
 
@@ -94,20 +94,20 @@ def test_the_metric_that_chooses_the_best_checkpoint_is_drawn_first():
         ("absent", ["bbox AP", "bbox AP50", "segm AP"]),
     ):
         axis = Figure().add_subplot()
-        _plot_metric(axis, records, first=first)
+        plot_metric(axis, records, first=first)
         assert [line.get_label() for line in axis.lines[::-1]] == names
 
 
 def test_a_metric_that_training_logs_too_is_no_loss(tmp_path):
     axis = Figure().add_subplot()
     training = [{"mode": "train", "epoch": 1, "iteration": 1, "lr": 0.1, "cls": 2.0, "error": 0.5, "loss": 3.0}]
-    _plot_losses(axis, training, {"top1", "error"})
+    plot_losses(axis, training, {"top1", "error"})
     assert [line.get_label() for line in axis.lines] == ["loss", "cls"]
 
 
 def test_a_single_part_that_is_the_loss_is_drawn_once():
     axis = Figure().add_subplot()
-    _plot_losses(axis, [{"mode": "train", "epoch": 1, "iteration": n, "lr": 0.1, "cls": n, "loss": n} for n in (1, 2)])
+    plot_losses(axis, [{"mode": "train", "epoch": 1, "iteration": n, "lr": 0.1, "cls": n, "loss": n} for n in (1, 2)])
     assert [line.get_label() for line in axis.lines] == ["loss"]
 
 

@@ -109,7 +109,7 @@ def test_bfloat16_autocast_keeps_losses_and_detections_in_float32(kind):
 
 
 @pytest.mark.parametrize("kind", MODELS_OF)
-def test_where_nothing_is_found_there_are_no_masks_and_no_keypoints_either(kind):
+def test_without_detections_there_are_no_masks_and_no_keypoints(kind):
     model = detector(kind).eval()
     judge = getattr(model, "head", None) or getattr(model.box, "stages", [model.box])[-1]
     judge.score_threshold = 1.0
@@ -124,5 +124,5 @@ def test_where_nothing_is_found_there_are_no_masks_and_no_keypoints_either(kind)
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", MODELS_OF)
-def test_the_step_never_waits_for_the_gpu(monkeypatch, kind):
+def test_a_training_step_of_any_detector_has_no_host_sync(monkeypatch, kind):
     assert_never_waits(monkeypatch, detector(kind), batch(3, 1, seed=0), batch(8, 0, seed=1))

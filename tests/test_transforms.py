@@ -60,7 +60,7 @@ def test_containers_build_what_they_contain() -> None:
     assert built.transforms[0].interpolation == v2.InterpolationMode.BILINEAR
 
 
-def test_a_dtype_and_an_interpolation_are_given_in_words() -> None:
+def test_a_dtype_and_an_interpolation_are_configured_by_name() -> None:
     assert TRANSFORMS.build({"type": "ToDtype", "dtype": "float32"}).dtype is torch.float32
     with pytest.raises(ConfigError, match='unknown dtype "flaot32"; did you mean "float32"'):
         TRANSFORMS.build({"type": "ToDtype", "dtype": "flaot32"})
@@ -206,7 +206,7 @@ def test_a_box_whose_object_was_cut_away_is_dropped() -> None:
     assert len(SanitizeInstances()(crop(sample, 25, 25, 30, 30))["boxes"]) == 0
 
 
-def test_a_picture_without_instances_passes_every_step() -> None:
+def test_an_image_without_instances_passes_every_transform() -> None:
     pipeline = build_pipeline(
         [
             {"type": "RandomRotation", "degrees": 30, "expand": True},

@@ -67,7 +67,7 @@ def seer(tta=None, skeleton=SKELETON, **changes) -> nn.Module:
     return model
 
 
-def test_the_plain_view_changes_nothing():
+def test_one_scale_without_flips_is_the_plain_detector():
     batch = noise_batch((96, 128), (128, 80))
     for tta in ({}, {"scales": [1]}, {"flip": False}):
         (augmented,) = DetectorTTA(**tta).augment(batch, 32)
@@ -80,7 +80,7 @@ def test_the_plain_view_changes_nothing():
             assert torch.equal(getattr(one, name), getattr(other, name))
 
 
-def test_one_scale_alone_is_the_detector_on_the_resized_picture():
+def test_one_other_scale_is_the_detector_on_the_resized_image():
     """But for keypoints, whose peaks are sought among the pixels of the batch."""
     batch = noise_batch((96, 128), (128, 80))
     smaller = resized(batch, 0.75)
@@ -91,7 +91,7 @@ def test_one_scale_alone_is_the_detector_on_the_resized_picture():
         assert (result.masks == expected.masks).float().mean() > 0.9999
 
 
-def test_with_flips_a_mirrored_picture_gives_the_mirrored_detections():
+def test_with_flips_a_mirrored_image_gives_the_mirrored_detections():
     """Whatever the model, an image and its mirror image have the same augmented batches."""
     batch = noise_batch((96, 128), (128, 80))
     model = seer({"scales": [0.75, 1.0], "flip": True})
@@ -268,7 +268,7 @@ def test_maps_of_mirrored_batches_are_mirrored_back():
         torch.testing.assert_close(mean[:, channel], expected)
 
 
-def test_one_stage_detectors_and_cascades_have_it_too():
+def test_one_stage_detectors_and_cascades_support_tta():
     batch = noise_batch((128, 128))
     retina = {"type": "OneStageDetector", "head": {"type": "RetinaHead", "convs": 1, "score_threshold": 0.0}}
     retina |= {"backbone": config()["backbone"], "neck": {"type": "FPN", "channels": 16}}
@@ -285,7 +285,7 @@ def test_one_stage_detectors_and_cascades_have_it_too():
         torch.testing.assert_close(result.boxes[:5, 0], batch.infos[0].width - other.boxes[:5, 2])
 
 
-def test_predict_on_pictures_uses_it():
+def test_predict_on_images_uses_tta():
     model = seer({"scales": [0.5, 1.0], "flip": True}).float()
     model.pipeline = []
     image = noise_batch((96, 128)).images[0, :, :96]
@@ -294,7 +294,7 @@ def test_predict_on_pictures_uses_it():
     torch.testing.assert_close(result.boxes[:3, 0], 128 - other.boxes[:3, 2], atol=1e-2, rtol=0)
 
 
-def test_training_is_as_without_it():
+def test_tta_leaves_training_unchanged():
     batch = batch_of(3, 1)
     plain, augmented = detector(), detector(tta={"flip": True})
     for one in (plain, augmented):
@@ -316,7 +316,7 @@ def test_training_is_as_without_it():
         ([0.5], r"tta must be a dict or None"),
     ],
 )
-def test_settings_that_make_no_sense_are_told(tta, message):
+def test_invalid_settings_of_tta_are_one_line(tta, message):
     with pytest.raises(ConfigError, match=message):
         detector(tta=tta)
 

@@ -75,7 +75,7 @@ def test_every_part_learns_from_the_sum_of_the_losses():
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_images_without_objects_can_be_learnt_from():
+def test_a_two_stage_detector_trains_on_images_without_objects():
     model = detector()
     losses = model(batch_of(0, 0))
     assert losses["rpn_box"] == 0 and losses["box_reg"] == 0
@@ -102,7 +102,7 @@ def test_detections_are_in_pixels_of_the_original_image():
     assert scaled[0].boxes.dtype == torch.float32
 
 
-def test_any_size_will_do():
+def test_a_two_stage_detector_takes_images_of_any_size():
     model = detector().eval()
     batch = Batch(torch.zeros(1, 3, 45, 77), torch.tensor([[45, 77]]), [ImageInfo(0, "", 45, 77)])
     (detections,) = model(batch)
@@ -123,14 +123,14 @@ def test_parts_that_do_not_fit_name_each_other():
         detector(neck={"type": "FPN", "inputs": ["c2", "c6"]})
 
 
-def test_a_backbone_that_breaks_its_promise_is_caught_when_built():
+def test_a_detector_with_a_backbone_whose_maps_differ_is_refused_when_built():
     liar = Tiny()
     liar.out_features["c5"] = FeatureSpec(99, 32)
     with pytest.raises(ConfigError, match=r"Tiny promises c5 \(99 ch, stride 32\)"):
         detector(backbone=liar)
 
 
-def test_channels_last_gives_the_same():
+def test_a_two_stage_detector_in_channels_last_gives_the_same():
     plain, last = detector().eval(), detector().eval().to(memory_format=torch.channels_last)
     for ours, theirs in zip(plain(batch_of(0)), last(batch_of(0))):
         torch.testing.assert_close(ours.scores, theirs.scores)
@@ -178,13 +178,13 @@ def test_compiled_losses_are_the_eager_ones():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_step_never_waits_for_the_gpu(monkeypatch):
+def test_a_two_stage_training_step_has_no_host_sync(monkeypatch):
     assert_never_waits(monkeypatch, detector(), batch_of(3, 1), batch_of(8, 0, seed=1))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_finds_what_the_cpu_finds():
+def test_detections_on_the_gpu_are_those_on_the_cpu():
     model = detector().eval().double()
     on_cpu = model(batch_of(0, 0))
     on_gpu = model.cuda()(batch_of(0, 0).to("cuda"))
@@ -193,7 +193,7 @@ def test_the_gpu_finds_what_the_cpu_finds():
         assert torch.equal(theirs.labels.cpu(), ours.labels)
 
 
-def test_it_learns_to_find_squares():
+def test_a_two_stage_detector_learns_to_detect_squares():
     torch.manual_seed(0)
     model = detector(backbone=Tiny(64))
     images = torch.full((2, 3, 96, 96), 60, dtype=torch.uint8)
@@ -231,7 +231,7 @@ def test_it_learns_to_find_squares():
         (None, "size_divisor", 0),
     ],
 )
-def test_a_number_that_makes_no_sense_is_one_line_with_part_and_setting(part, setting, value):
+def test_an_invalid_number_is_one_line_with_part_and_setting(part, setting, value):
     settings = config()
     if part is None:
         settings[setting] = value
@@ -255,7 +255,7 @@ def test_a_number_that_makes_no_sense_is_one_line_with_part_and_setting(part, se
     ],
     ids=str,
 )
-def test_a_built_part_of_another_kind_is_told_in_one_line(parts, message):
+def test_a_built_part_of_another_kind_is_one_line(parts, message):
     with pytest.raises(ConfigError, match=message) as error:
         detector(**parts)
     assert "\n" not in str(error.value)

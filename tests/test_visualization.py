@@ -37,7 +37,7 @@ from chordate.visualization import (
     to_picture,
     write_image,
 )
-from chordate.visualization.canvas import _place, fit_text, is_bright, make_font
+from chordate.visualization.canvas import fit_text, is_bright, make_font, place_label
 from chordate.visualization.detection_drawing import instance_annotations
 
 NOTHING = {"image_id": 1, "category_id": 3, "area": 1, "iscrowd": 0}  # an annotation without geometry
@@ -56,7 +56,7 @@ def changed(picture: np.ndarray) -> np.ndarray:
     return (picture != 128).any(-1)
 
 
-def test_small_pictures_are_enlarged_and_large_ones_keep_their_size():
+def test_small_images_are_enlarged_and_large_ones_keep_their_size():
     assert draw(detections(), GRAY, ONE).shape == (400, 640, 3)
     large = np.zeros((900, 700, 3), np.uint8)
     assert draw(detections((5, 5, 9, 9, 0.9, 0)), large, ONE).shape == large.shape
@@ -72,13 +72,13 @@ def test_the_box_lies_where_the_detection_says_in_the_color_of_its_class():
         assert not changed(inside).any()
 
 
-def test_the_image_given_is_not_painted_on():
+def test_the_input_image_is_not_drawn_on():
     image = np.full((640, 640, 3), 128, np.uint8)
     draw(detections((40, 50, 120, 90, 0.9, 0), masks=torch.ones(1, 640, 640, dtype=torch.bool)), image, ONE)
     assert not changed(image).any()
 
 
-def test_low_scores_are_left_out():
+def test_detections_below_the_score_threshold_are_not_drawn():
     found = detections((10, 10, 50, 50, 0.6, 0), (60, 10, 90, 50, 0.4, 0))
     assert changed(draw(found, GRAY, ONE, score_threshold=0.3))[:, 4 * 85 :].any()
     assert not changed(draw(found, GRAY, ONE, score_threshold=0.5))[:, 4 * 55 :].any()
@@ -96,17 +96,17 @@ coordinate = st.integers(-50, 700)
 
 
 @given(st.tuples(coordinate, coordinate, coordinate, coordinate), st.integers(10, 300), st.lists(st.integers(0, 300)))
-def test_labels_lie_within_the_picture(box, width, corners):
+def test_labels_lie_within_the_image(box, width, corners):
     box = tuple(min(max(value, 0), last) for value, last in zip(box, (639, 399, 639, 399)))
     taken = [(x, x, x + 90, x + 20) for x in corners]
-    x1, y1, x2, y2 = _place(box, width, 19, (640, 400), taken)
+    x1, y1, x2, y2 = place_label(box, width, 19, (640, 400), taken)
     assert x1 >= 0 and y1 >= 0 and x2 < 640 and y2 < 400
     assert (x2 - x1 + 1, y2 - y1 + 1) == (width, 19)
 
 
 def test_two_detections_at_one_place_have_labels_apart():
-    first = _place((100, 100, 300, 300), 80, 19, (640, 400), [])
-    second = _place((100, 100, 300, 300), 80, 19, (640, 400), [first])
+    first = place_label((100, 100, 300, 300), 80, 19, (640, 400), [])
+    second = place_label((100, 100, 300, 300), 80, 19, (640, 400), [first])
     assert second[0] > first[2] or second[1] > first[3] or second[2] < first[0] or second[3] < first[1]
 
 
@@ -132,7 +132,7 @@ def test_masks_tint_what_they_cover_and_keypoints_are_dots():
     assert picture[4 * 90, 4 * 140] and not picture[4 * 90, 4 * 150]
 
 
-def test_bones_join_the_keypoints_that_are_found():
+def test_bones_join_the_keypoints_above_the_threshold():
     """Detectron leaves out those whose logit is below 2."""
     skeleton = Skeleton(("a", "b", "c", "d"), ((0, 1), (1, 2), (2, 3)))
     points = torch.tensor([[[130.0, 20, 5], [150, 20, 5], [150, 60, 2.5], [130, 60, 1.5]]])
@@ -295,8 +295,8 @@ def test_a_task_from_outside_registers_how_it_is_drawn():
     assert (sheet[50, 20] == 3).all() and (sheet[50, 200] == 0).all()
 
 
-def test_a_metric_without_a_report_is_told():
-    with pytest.raises(ConfigError, match="--report: this metric gives none"):
+def test_a_metric_without_a_report_is_refused():
+    with pytest.raises(ConfigError, match="--report: this metric has no report"):
         plot_report(None, "folder")
 
 
@@ -320,7 +320,7 @@ def test_a_palette_replaces_the_generated_colors_of_classes():
     assert tuple(picture[200, 0]) == (200, 100, 50)
 
 
-def test_pictures_are_written_in_the_format_of_their_ending(tmp_path):
+def test_images_are_written_in_the_format_of_their_file_extension(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     write_image(tmp_path / "a.png", picture)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[..., ::-1], picture)

@@ -58,7 +58,7 @@ def test_voc_corners_count_from_one_and_include_their_pixels(voc: Path) -> None:
     assert third["boxes"].shape == (0, 4)
 
 
-def test_voc_difficult_objects_are_kept_apart_like_crowds(voc: Path) -> None:
+def test_voc_difficult_objects_are_treated_like_crowds(voc: Path) -> None:
     assert VocDataset(voc)[(0, 0)]["crowd"].tolist() == [False, True]
 
 
@@ -78,7 +78,7 @@ def test_a_voc_folder_is_loaded_by_workers_from_a_config(voc: Path) -> None:
     assert batch.targets.valid.sum() == 2
 
 
-def test_broken_voc_folders_are_told(voc: Path) -> None:
+def test_broken_voc_folders_are_refused(voc: Path) -> None:
     with pytest.raises(DataError, match=r"trian\.txt: no such image list file; did you mean train\.txt"):
         VocDataset(voc, "trian")
     (voc / "ImageSets/Main/train.txt").write_text("000001\n000009\n")
@@ -86,7 +86,7 @@ def test_broken_voc_folders_are_told(voc: Path) -> None:
         VocDataset(voc, "train")
     file = voc / "Annotations/000001.xml"
     file.write_text(file.read_text()[:-80])
-    with pytest.raises(DataError, match=r"000001\.xml: cut short"):
+    with pytest.raises(DataError, match=r"000001\.xml: truncated"):
         VocDataset(voc)
     file.write_text("<annotation></annotation>")
     with pytest.raises(DataError, match=r"000001\.xml.*filename"):
@@ -113,7 +113,7 @@ def open_yolo(root: Path, names="data.yaml", **settings) -> YoloDataset:
     return YoloDataset("images/train", "labels/train", names, data_root=root, **settings)
 
 
-def test_yolo_boxes_are_fractions_of_the_picture(yolo: Path) -> None:
+def test_yolo_boxes_are_fractions_of_the_image(yolo: Path) -> None:
     dataset = open_yolo(yolo)
     assert dataset.classes == ("dog", "cat")
     assert dataset[(0, 0)]["boxes"].tolist() == [[30, 15, 50, 45], [0, 0, 20, 30]]
@@ -154,13 +154,13 @@ def test_yolo_names_come_as_a_list_too(yolo: Path, names) -> None:
         ("dog 0.5 0.5 0.1 0.1", "could not convert"),
     ],
 )
-def test_a_wrong_label_line_is_told_by_number(yolo: Path, line: str, complaint: str) -> None:
+def test_a_wrong_yolo_label_line_is_named_by_its_number(yolo: Path, line: str, complaint: str) -> None:
     (yolo / "labels/train/b.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
     with pytest.raises(DataError, match=rf"b\.txt:2: .*{complaint}"):
         open_yolo(yolo)
 
 
-def test_broken_yolo_folders_are_told(yolo: Path) -> None:
+def test_broken_yolo_folders_are_refused(yolo: Path) -> None:
     with pytest.raises(DataError, match="no such class name file; did you mean data.yaml"):
         open_yolo(yolo, "dat.yaml")
     (yolo / "data.yaml").write_text("nc: 2\n")
@@ -169,5 +169,5 @@ def test_broken_yolo_folders_are_told(yolo: Path) -> None:
     with pytest.raises(DataError, match="no such label folder"):
         YoloDataset("images/train", "labels/val", ["dog"], data_root=yolo)
     (yolo / "images/train/a.jpg").write_text("no picture")
-    with pytest.raises(DataError, match=r"a\.jpg: not an image"):
+    with pytest.raises(DataError, match=r"a\.jpg: not a readable image"):
         open_yolo(yolo, ["dog", "cat"])

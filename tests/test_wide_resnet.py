@@ -11,7 +11,7 @@ MAPS = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": 
 
 
 @pytest.mark.parametrize("name", ["wide_resnet50_2", "wide_resnet101_2"])
-def test_maps_and_a_training_step_are_torchvisions(name):
+def test_maps_and_a_training_step_of_wide_resnet_are_torchvisions(name):
     torch.manual_seed(0)
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     ours = with_weights_of(theirs, name, out=list(MAPS.values()))
@@ -29,7 +29,7 @@ def test_only_the_middle_of_a_bottleneck_is_wide():
 
 
 @pytest.mark.parametrize(("name", "title"), [("wide_resnet50_2", "50-2"), ("wide_resnet101_2", "101-2")])
-def test_every_variant_keeps_its_promise(name, title):
+def test_every_wide_resnet_variant_has_the_channels_and_strides_it_offers(name, title):
     model = on_meta(name, out=["c1", "c2", "c3", "c4", "c5"])
     check_outputs(model)
     assert model.name == f"Wide ResNet-{title}"

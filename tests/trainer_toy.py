@@ -58,12 +58,12 @@ class ToyBatches(Sampler[Any]):
         self.epoch, self.start = epoch, start_batch
 
     def __len__(self) -> int:
-        return len(self._batches())
+        return len(self.batches())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self._batches()[self.start :])
+        return iter(self.batches()[self.start :])
 
-    def _batches(self) -> list[list[tuple[int, int]]]:
+    def batches(self) -> list[list[tuple[int, int]]]:
         order = np.random.default_rng(self.epoch).permutation(self.images) if self.shuffle else np.arange(self.images)
         size = self.batch_size * self.world_size
         steps = [order[i : i + size] for i in range(0, self.images, size)]

@@ -1,4 +1,4 @@
-"""`make demo`: draw a data set, train a small Mask R-CNN on it, and show what it finds."""
+"""`make demo`: generate a data set, train a small Mask R-CNN on it, and draw its predictions."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ DATA, OUT = Path("data/shapes"), Path("work_dirs/demo")
 
 
 def demo() -> int:
-    """Leave `work_dirs/demo/`: log, checkpoints, training.png, metrics.json and predictions.png."""
+    """Write log, checkpoints, training.png, metrics.json and predictions.png to `work_dirs/demo/`."""
     if not (DATA / "annotations/val.json").is_file():
         generate_shapes(DATA)
     data = ["--data-root", str(DATA)]

@@ -1,1 +1,1 @@
-"""The commands: one file each, and `main.py`, which finds them."""
+"""The commands, one file each, and `main.py`, which dispatches to them."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_config_arguments, data_root
-from chordate.text import counted
+from chordate.text import pluralize
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=16, metavar="N", help="number of images (default %(default)s)")
     parser.add_argument("--out", metavar="DIR", help="folder to write to (default: work_dirs/<config's name>/browse)")
     parser.add_argument(
-        "--serve", type=int, metavar="PORT", help=f"then serve the folder at http://{HOST}:PORT; 0 finds a free port"
+        "--serve", type=int, metavar="PORT", help=f"then serve the folder at http://{HOST}:PORT; 0 for any free port"
     )
 
 
@@ -37,9 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     server = None if arguments.serve is None else open_server(out, arguments.serve)
     count = write_page(cfg, data_root(arguments), out, arguments.count)
-    print(f"{counted(count, 'image')}: {out / 'index.html'}")
+    print(f"{pluralize(count, 'image')}: {out / 'index.html'}")
     if server is not None:
-        print(f"http://{HOST}:{server.server_port} (Ctrl-C ends it)", flush=True)
+        print(f"http://{HOST}:{server.server_port} (stop with Ctrl-C)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -50,7 +50,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     """Write the first `count` training samples to `out` as pictures, and `index.html`.
 
     Returns:
-        Number of pictures: `count`, or fewer where an epoch has fewer.
+        Number of pictures: `count`, or fewer if an epoch has fewer.
     """
     from chordate.config import section
     from chordate.data.loader import build_dataset, build_loader
@@ -61,7 +61,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     from chordate.visualization.contact_sheet import Group, Thumbnail, contact_sheet
 
     seed = TrainSettings.from_config(section(cfg, "train")).seed
-    # Samples do not depend on the number of workers; without workers none is loaded that is not drawn.
+    # Samples do not depend on the number of workers; without workers, only samples that are drawn are loaded.
     data = section(cfg, "train_data") | {"workers": 0}
     dataset: Any = build_dataset(data, data_root=root, training=True, seed=seed)
     model: Any = build_model(cfg, meta=dataset.meta, pretrained=False)
@@ -80,13 +80,13 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
             thumbnails.append(Thumbnail(file, width, height, name, describe_image(batch, index)))
             written += 1
         height, width = batch.images.shape[-2:]
-        title = f"{counted(len(batch), 'image')}, {height}×{width} with padding"
+        title = f"{pluralize(len(batch), 'image')}, {height}×{width} with padding"
         groups.append(Group(f"Batch {number}", title, thumbnails))
         if written == count:
             break
     legend = dataset.target_type.legend if dataset.target_type is not None else ""
     note = (
-        f"The first {written} images of {len(dataset)} in training, seed {seed}, as they reach the model. "
+        f"The first {written} of {len(dataset)} training images, seed {seed}, as the model receives them. "
         f"Sizes are height×width. Padding is striped{legend and ', '}{legend}."
     )
     (out / "index.html").write_text(contact_sheet(Path(cfg.filename).stem, note, groups), encoding="utf-8")
@@ -94,10 +94,10 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
 
 
 def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of the folder's files to this machine.
+    """A server of the folder's files, reachable from this machine only.
 
     Raises:
-        ConfigError: the port is taken, forbidden or out of range.
+        ConfigError: the port is in use, forbidden or out of range.
     """
     from chordate.errors import ConfigError
 
@@ -109,4 +109,4 @@ def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((HOST, port), partial(QuietHandler, directory=str(folder)))
     except (OSError, OverflowError) as error:
         message = error.strerror if isinstance(error, OSError) else "ports are 0 … 65535"
-        raise ConfigError(f"--serve {port}: {message}; choose another, or 0 for any free one") from error
+        raise ConfigError(f"--serve {port}: {message}; choose another port, or 0 for any free one") from error

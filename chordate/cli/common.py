@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,33 +13,47 @@ if TYPE_CHECKING:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG, --data-root and --cfg-options, as every command that works on a data set takes them."""
+    """Add CONFIG, --data-root and --cfg-options, the arguments of every command that works on a data set."""
     parser.add_argument("config", help="a packaged config's name, or a config file")
-    parser.add_argument("--data-root", help="folder of the data set (default: $CHORDATE_DATA, else data/)")
+    parser.add_argument(
+        "--data-root", type=nonempty, help="folder of the data set (default: $CHORDATE_DATA, else data/)"
+    )
     add_options(parser)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--cfg-options."""
+    """Add --cfg-options."""
     parser.add_argument(
         "--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE",
         help="override settings of the config, for example optimizer.lr=0.01",
     )  # fmt: skip
 
 
+def nonempty(text: str) -> str:
+    """The argument itself. An empty one, such as that of an unset shell variable, is an error."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty; leave the option out instead")
+    return text
+
+
 class Options(argparse.Action):
-    """KEY=VALUE pairs; values are numbers, True, False, None, words, and lists of these."""
+    """KEY=VALUE pairs; values are numbers, True, False, None, words, lists of these, and dicts as in Python."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
         from mmengine.config import DictAction  # which takes a third of a second
 
         for value in values:
-            if "=" not in value:
+            key, equals, text = value.partition("=")
+            if not equals:
                 parser.error(f"{option_string} {value}: give KEY=VALUE")
-        try:
-            DictAction([], self.dest)(parser, namespace, values, option_string)
-        except (RecursionError, ValueError, AssertionError):  # it reads lists of plain values, not of dicts
-            parser.error(f"{option_string} {' '.join(values)}: write numbers, words and lists of these as values")
+            try:
+                if "{" in text:  # DictAction would keep it as text
+                    setattr(namespace, self.dest, {**getattr(namespace, self.dest), key: ast.literal_eval(text)})
+                else:
+                    DictAction([], self.dest)(parser, namespace, [value], option_string)
+            except (RecursionError, ValueError, AssertionError, SyntaxError):
+                example = "numbers, words, lists of these, or a dict such as {'type': 'SGD', 'lr': 0.1}"
+                parser.error(f"{option_string} {value}: cannot be read; write {example}")
 
 
 def data_root(arguments: argparse.Namespace) -> Path:
@@ -46,15 +61,17 @@ def data_root(arguments: argparse.Namespace) -> Path:
 
 
 def load_trained(cfg: Config, checkpoint: str) -> Any:
-    """The config's model with a checkpoint's weights and classes, on this process's device; says what was loaded.
+    """Build the config's model with a checkpoint's weights and classes on this process's device, and print the report.
 
     Raises:
-        ConfigError: neither the checkpoint nor the config says what the classes are.
-        CheckpointError: the checkpoint cannot be read or is another model's.
+        ConfigError: neither the checkpoint nor the config names the classes.
+        CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
+    from chordate.distributed import is_main_process
     from chordate.launch import device
     from chordate.models.build import build_model
 
     model: Any = build_model(cfg, checkpoint=checkpoint)
-    print(model.load_report)
+    if is_main_process():
+        print(model.load_report)
     return model.to(device())

@@ -1,4 +1,4 @@
-"""Several models evaluated as one: their predictions for each image are averaged."""
+"""Evaluates several models as an ensemble: averages their predictions for each image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from chordate.structures import Batch, Prediction
 
 
 class EnsembleMetric(Metric):
-    """A metric around a metric: the members go over the same images in turn, then their means are measured.
+    """Wraps a metric: the members are evaluated on the same images in turn, then the means of their predictions.
 
-    `compute` gives the numbers of the member whose predictions came last and ends its turn; `compute_mean` those of
-    the ensemble, which the table describes then. Predictions of all members stay in memory, on the CPU.
+    `compute` returns the metrics of the latest member, and the next member follows; `compute_mean` returns those of the
+    ensemble, which `table` then shows. Predictions of all members stay in CPU memory.
 
     Args:
-        metric: the metric of one model. Its kind of predictions must have a `mean`.
+        metric: the metric of one model. Its type of predictions must implement `mean`.
     """
 
     def __init__(self, metric: Metric):
@@ -29,14 +29,14 @@ class EnsembleMetric(Metric):
         self._members = 0
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Pass the predictions on and keep them.
+        """Update the wrapped metric, and keep the predictions.
 
         Raises:
-            ConfigError: such predictions cannot be averaged.
+            ConfigError: predictions of this type cannot be averaged.
         """
         if not self._members:
             for prediction in predictions[:1]:
-                type(prediction).mean([prediction])  # now, not after all models were evaluated
+                type(prediction).mean([prediction])  # fail here rather than after all evaluations
             self._batches.append(replace(batch, images=batch.images.new_empty(len(batch), 0)))
         for info, prediction in zip(batch.infos, predictions, strict=True):
             if len(self._predictions[info.image_id]) == self._members:  # an image may come twice
@@ -44,12 +44,12 @@ class EnsembleMetric(Metric):
         self.metric.update(predictions, batch)
 
     def compute(self) -> dict[str, float]:
-        """The numbers of the last member alone."""
+        """Compute the metrics of the latest member alone."""
         self._members += 1
         return self.metric.compute()
 
     def compute_mean(self) -> dict[str, float]:
-        """The numbers of all members together."""
+        """Compute the metrics of the averaged predictions."""
         for batch in self._batches:
             members = [self._predictions[info.image_id] for info in batch.infos]
             self.metric.update([type(one[0]).mean(one) for one in members], batch)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_config_arguments, data_root
-from chordate.text import counted
+from chordate.text import pluralize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=["train", "val"], default="val", help="which of the config's data sets (val)")
     parser.add_argument(
         "--map", metavar="NAME",
-        help="map of the backbone to average, such as c4 (default: what a classifier's last layer reads)",
+        help="map of the backbone to average, such as c4 (default: the inputs of a classifier's last layer)",
     )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write, .npz or .safetensors")
 
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         files = [str(path) for path in paths]
         rows = [features(model, path, map=arguments.map).cpu() for path in track(paths, description="features")]
     else:
-        # Prepared as for testing, whichever of the data sets it is; their classes need not be the model's.
+        # Both data sets are prepared as for testing; their classes may differ from the model's.
         data = section(cfg, "val_data") | {"dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False)
         loader: Any = build_loader(dataset, data, training=False, size_divisor=model.size_divisor)
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     table = torch.cat(rows)
     save_features(out, table, files, torch.cat(labels).cpu() if labels else None, classes)
-    print(f"{counted(len(table), 'row')} of {counted(table.shape[1], 'feature')}: {out}")
+    print(f"{pluralize(len(table), 'row')} of {pluralize(table.shape[1], 'feature')}: {out}")
 
 
 def check_features_file(path: Path) -> None:
@@ -77,7 +77,7 @@ def check_features_file(path: Path) -> None:
     from chordate.errors import ConfigError
 
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path}: features are written as {' or '.join(SUFFIXES)}; choose one of these endings")
+        raise ConfigError(f"{path}: features are written as {' or '.join(SUFFIXES)}; use one of these suffixes")
     if path.is_dir():
         raise ConfigError(f"{path}: a folder; name the file to write")
 
@@ -85,9 +85,9 @@ def check_features_file(path: Path) -> None:
 def save_features(
     path: Path, features: Tensor, files: Sequence[str], labels: Tensor | None = None, classes: Sequence[str] = ()
 ) -> None:
-    """Write one row per image: `features` `[N, C]`, `labels` `[N]` where they are known, `files` and `classes`.
+    """Write one row per image: `features` `[N, C]`, `labels` `[N]` if known, `files` and `classes`.
 
-    In `.safetensors`, which holds numbers only, `files` and `classes` are JSON lists in the metadata.
+    In `.safetensors`, which stores only tensors, `files` and `classes` are JSON lists in the metadata.
     """
     import numpy as np
     import safetensors.torch

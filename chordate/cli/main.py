@@ -8,7 +8,9 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+import chordate
 from chordate.cli import browse, features, predict, summary, test, train
+from chordate.cli import list as list_command
 from chordate.errors import ChordateError
 
 COMMANDS = {
@@ -18,6 +20,7 @@ COMMANDS = {
     "predict": predict,
     "features": features,
     "summary": summary,
+    "list": list_command,
 }
 
 
@@ -30,6 +33,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     top = OneLineParser(prog="chordate", description="Train, test and use models built from a config.")
+    top.add_argument("--version", action="version", version=f"chordate {chordate.__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         summary_line = (module.__doc__ or "").splitlines()[0]

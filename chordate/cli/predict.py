@@ -1,4 +1,4 @@
-"""Predict on images: draw what the model finds, and write it as JSON."""
+"""Predict on images: draw the predictions, and write them as JSON."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from chordate.cli.common import add_options
-from chordate.text import counted
+from chordate.cli.common import add_options, nonempty
+from chordate.text import pluralize
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -17,17 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a packaged config's name, or a config file")
     parser.add_argument("checkpoint", help="path or URL of a checkpoint, Chordate's own or a foreign one")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    parser.add_argument("--out", default="predictions", help="folder for pictures and predictions.json")
-    parser.add_argument("--score-threshold", type=float, default=0.5, help="drop detections below it (0.5)")
+    parser.add_argument("--out", type=nonempty, default="predictions", help="folder for pictures and predictions.json")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="drop detections below this score (0.5)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     add_options(parser)
 
 
 def image_files(names: list[str]) -> list[Path]:
-    """The files among `names`, and the images in the folders among them.
+    """The image files that `names` name: files, and the images in folders.
 
     Raises:
-        DataError: a URL, no such file, or a folder that holds no image.
+        DataError: a name is a URL, a missing file, or a folder without images.
     """
     from chordate.data.image_io import missing_file
     from chordate.errors import DataError
@@ -54,23 +54,25 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.common import load_trained
     from chordate.config import load_config
     from chordate.data.image_io import read_image
-    from chordate.errors import DataError
+    from chordate.errors import ConfigError, DataError
     from chordate.visualization import draw, write_image
 
     threshold = arguments.score_threshold
     validate_value(Fraction, threshold, "--score-threshold")
     cfg = load_config(arguments.config, arguments.cfg_options)
     paths = image_files(arguments.images)
-    model = load_trained(cfg, arguments.checkpoint)
     out = Path(arguments.out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: not a folder; name a folder for the pictures and predictions.json")
     out.mkdir(parents=True, exist_ok=True)
+    model = load_trained(cfg, arguments.checkpoint)
     records: list[dict[str, Any]] = []
     broken: list[str] = []
     stems: set[str] = set()
     for number, path in enumerate(track(paths, description="predict")):
         try:
             image = read_image(path)
-        except DataError as error:  # the rest is worth having
+        except DataError as error:  # go on with the other images, and report it at the end
             broken.append(str(error))
             continue
         (prediction,) = predict(model, image, score_threshold=threshold, precision=arguments.precision)
@@ -83,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     if read:
         (out / "predictions.json").write_text(json.dumps(records, indent=1) + "\n")
         hint = "" if records else f"; nothing scores {threshold:g}, try a lower --score-threshold"
-        print(f"{counted(len(records), 'prediction')} on {counted(read, 'image')}: {out}/{hint}")
+        print(f"{pluralize(len(records), 'prediction')} on {pluralize(read, 'image')}: {out}/{hint}")
     if broken:
-        more = f"; and {len(broken) - 3} more such images" if broken[3:] else ""
+        more = f"; and {len(broken) - 3} more unreadable images" if broken[3:] else ""
         raise DataError("; ".join(broken[:3]) + more)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 FLOPS_NOTE = "FLOPs are the multiply-adds of convolutions and matrix products, each counted once."
 BACKBONE_NOTE = "Backbones are counted with a linear layer of 1000 classes (10 at 32 px) on top."
 BOTTLENECK_NOTE = 'Bottlenecks have their stride in the 3×3 (v1.5); style="caffe": 7 % fewer FLOPs.'
-CLASSES_NOTE = "A config that names no classes is counted with one."
+CLASSES_NOTE = "A config without class names is counted with one class."
 UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
 
 
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
-        help="of the input, in pixels (default: 224 224 for backbones, 32 32 for CIFAR's, 800 1344 for detectors)",
+        help="input size in pixels (default: 224 224 for backbones, 32 32 for CIFAR's, 800 1344 for detectors)",
     )  # fmt: skip
 
 
@@ -41,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.errors import ConfigError, unknown
     from chordate.models.build import config_meta
     from chordate.registry import BACKBONES
+    from chordate.text import by_number
 
     if arguments.size and min(arguments.size) < 32:
         raise ConfigError(f"--size {arguments.size}: at least 32 pixels each")
@@ -51,14 +51,14 @@ def run(arguments: argparse.Namespace) -> None:
     table.add_column("maps: channels/stride")
     notes, assumed = [FLOPS_NOTE], list[str]()
     list_backbones()  # imports the plugs, so that their variants are known
-    for pattern in arguments.names or sorted(BACKBONES.variants, key=_by_number):
+    for pattern in arguments.names or sorted(BACKBONES.variants, key=by_number):
         models = [pattern] if Path(pattern).is_file() else list_models(pattern)
         backbones = [] if models else list_backbones(pattern)
         if not models and not backbones:
             raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
         for name in models:
             cfg = load_config(name)
-            model = counted_model(cfg)
+            model = model_without_weights(cfg)
             size = arguments.size or pipeline_size(model.pipeline, model.size_divisor)
             if not size:
                 size = model.example_size
@@ -66,33 +66,33 @@ def run(arguments: argparse.Namespace) -> None:
             if config_meta(cfg) is None:
                 notes.append(CLASSES_NOTE)
             table.add_row(Path(name).name, *row(model, size, model.feature_specs()))
-        for name in sorted(backbones, key=_by_number):
+        for name in sorted(backbones, key=by_number):
             notes.append(BACKBONE_NOTE)
             if is_bottleneck(BACKBONES.expand(name)):
                 notes.append(BOTTLENECK_NOTE)
             table.add_row(name, *backbone_row(name, arguments.size))
     table.caption = "\n".join(dict.fromkeys(notes))
     if assumed:
-        table.title = f"input of a config whose pipeline sets no size: {', '.join(dict.fromkeys(assumed))} assumed"
+        table.title = f"configs whose pipeline sets no size: {', '.join(dict.fromkeys(assumed))} assumed"
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, UNWRAPPED)
     console.print(table)
 
 
-def counted_model(cfg: Any) -> Model:
-    """The model of a config without its weights."""
+def model_without_weights(cfg: Any) -> Model:
+    """Build the model of a config without loading weights."""
     from chordate.models.build import build_model, config_meta
     from chordate.structures import DatasetMeta
-    from chordate.structures.metadata import nameless
+    from chordate.structures.metadata import numbered_names
 
-    return build_model(cfg, meta=config_meta(cfg) or DatasetMeta(nameless(1)), pretrained=False)
+    return build_model(cfg, meta=config_meta(cfg) or DatasetMeta(numbered_names(1)), pretrained=False)
 
 
 def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | None:
-    """Height and width of an image of 3:5 after a pipeline, padded to the divisor; None if it keeps the image's size.
+    """Height and width of a 3:5 image after a pipeline, padded to the divisor; None if they depend on the image's size.
 
-    3:5 is COCO's largest input: 800×1333 pixels.
+    3:5 is the shape of COCO's largest input, 800×1333 pixels.
     """
     import torch
     from torchvision.tv_tensors import Image
@@ -107,17 +107,12 @@ def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | No
 
 
 def is_bottleneck(settings: Mapping[str, Any]) -> bool:
-    """Whether settings of a backbone are a ResNet's of bottlenecks with the stride in the 3×3."""
+    """Whether a backbone's settings are those of a ResNet with bottlenecks that have the stride in the 3×3."""
     return settings["type"] == "ResNet" and settings.get("depth", 0) >= 50 and settings.get("style") != "caffe"
 
 
-def _by_number(name: str) -> list[str | int]:
-    """Sorts resnet18 before resnet101."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
 def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str, str]:
-    """The table's cells of a backbone with a classifier, counted on the meta device, where only shapes are known."""
+    """The table cells of a backbone with a classifier, counted on the meta device without computing values."""
     import torch
     from torch import nn
 
@@ -138,13 +133,13 @@ def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str
     with torch.device("meta"):
         model = Classifier()
     for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):  # changes no shape and counts nothing, but takes half of the time
+        if isinstance(part, nn.BatchNorm2d):  # takes half of the time, but changes neither shapes nor counts
             part.forward = nn.Identity().forward  # type: ignore[method-assign]
     return row(model, size or model.backbone.example_size, model.backbone.out_features)
 
 
 def row(model: Any, size: tuple[int, int], specs: Mapping[str, FeatureSpec]) -> tuple[str, str, str, str]:
-    """The table's cells: input, parameters in millions, multiply-adds in billions, and the maps on offer."""
+    """The table cells: input, parameters in millions, multiply-adds in billions, and the output maps."""
     maps = " ".join(f"{name}:{spec.channels}/{spec.stride}" for name, spec in specs.items())
     parameters = sum(p.numel() for p in model.parameters())
     return f"{size[0]}×{size[1]}", f"{parameters / 1e6:.2f}", f"{multiply_adds(model, size) / 1e9:.2f}", maps

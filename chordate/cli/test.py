@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on the validation set of a config, or several models together."""
+"""Evaluate a checkpoint, or an ensemble of several, on the validation set of a config."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_config_arguments, data_root
+from chordate.log_once import no_repeated_warnings
 
 if TYPE_CHECKING:
     from chordate.data.dataset import Dataset
     from chordate.model_contracts import Metric, Model
 
-PICTURED = 6  # images on the sheet that --picture writes
+SHEET_IMAGES = 6  # on the sheet that --picture writes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="further models of the same classes, whose predictions are averaged (an ensemble of classifiers)",
     )  # fmt: skip
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
-    parser.add_argument("--predictions", metavar="JSON", help="write the predictions there; detections as COCO results")
-    parser.add_argument("--picture", metavar="PNG", help="draw six images there, ground truth beside prediction")
+    parser.add_argument("--predictions", metavar="JSON", help="write the predictions; detections as COCO results")
+    parser.add_argument("--picture", metavar="PNG", help="draw six images, ground truth beside prediction")
     parser.add_argument(
-        "--report", metavar="DIR", help="pictures there of curves, classes, confusions and errors; JSON"
+        "--report", metavar="DIR", help="write plots of curves, classes, confusions and errors, and their numbers"
     )
     parser.add_argument("--amp", action="store_true", help="evaluate in bfloat16 mixed precision")
 
 
+@no_repeated_warnings()
 def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
@@ -43,11 +45,12 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.errors import ConfigError
     from chordate.evaluation.build_metric import build_metric
     from chordate.launch import finish, start
+    from chordate.text import format_metric
     from chordate.training.evaluation_loop import evaluate
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
     if len(names) % 2:
-        raise ConfigError(f"{names[-1]}: each CONFIG needs a CHECKPOINT behind it; {len(names)} names were given")
+        raise ConfigError(f"{names[-1]}: each CONFIG must be followed by its CHECKPOINT, got {len(names)} names")
     if arguments.more and arguments.picture:
         raise ConfigError("--picture shows the predictions of one model; leave it out for several")
     cfgs = [load_config(name, arguments.cfg_options) for name in names[::2]]
@@ -59,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     metric: Any = None
     members: EnsembleMetric | None = None
     for cfg, model, name in zip(cfgs, models, names[1::2]):
-        # The images are the first config's, in its batches; how they are prepared is each model's own.
+        # All members see the first config's images, in its batches, each with its own pipeline.
         data = section(cfgs[0], "val_data") | {"pipeline": placed_parts(section(cfg, "val_data"), "pipeline")}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False, meta=model.meta)
         loader: Any = build_loader(
@@ -72,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
         loader.stop_workers()
         if members and rank == 0:
-            console.print(f"{name} alone: " + ", ".join(f"{key} {value:.4f}" for key, value in numbers.items()))
+            console.print(f"{name} alone: " + ", ".join(f"{key} {format_metric(n)}" for key, n in numbers.items()))
     if members:
         numbers = members.compute_mean()
     if rank == 0:
@@ -84,10 +87,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def make_folders(arguments: argparse.Namespace) -> None:
-    """Make the folders of all outputs: now, not after an hour of evaluation.
+    """Make the folders of all outputs before the evaluation, so that a wrong path fails early.
 
     Raises:
-        ConfigError: an output is a folder where a file is to be written.
+        ConfigError: an output file is an existing folder.
     """
     from chordate.errors import ConfigError
 
@@ -100,7 +103,7 @@ def make_folders(arguments: argparse.Namespace) -> None:
 
 
 def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
-    """Check that the metric gives what --predictions and --report write: now, not after an hour of evaluation.
+    """Check before the evaluation that the metric supports --predictions and --report.
 
     Raises:
         ConfigError: it does not.
@@ -111,7 +114,7 @@ def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
     if arguments.predictions and type(metric).save_predictions is Metric.save_predictions:
         metric.save_predictions(arguments.predictions)  # the default raises
     if arguments.report and type(metric).report is Metric.report:
-        plot_report(metric.report(), arguments.report)  # the default gives None, for which this raises
+        plot_report(metric.report(), arguments.report)  # the default returns None, for which this raises
 
 
 def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metric: Metric) -> None:
@@ -127,7 +130,7 @@ def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metr
 
 
 def check_same_meta(models: list[Any], names: list[str]) -> None:
-    """Raise DataError unless the predictions of all models mean the same."""
+    """Raise DataError unless all models have the same classes and other metadata."""
     from chordate.errors import DataError
 
     for model, name in zip(models, names):
@@ -137,12 +140,12 @@ def check_same_meta(models: list[Any], names: list[str]) -> None:
 
 
 def draw_sheet(model: Model, dataset: Dataset, path: str) -> None:
-    """Draw images from all over the data set, each with its ground truth and the model's prediction."""
+    """Draw images spread over the data set, each with its ground truth and the model's prediction."""
     import torch
 
     from chordate.visualization import side_by_side, to_picture, write_image
 
-    indices = range(0, len(dataset), max(1, len(dataset) // PICTURED))[:PICTURED]
+    indices = range(0, len(dataset), max(1, len(dataset) // SHEET_IMAGES))[:SHEET_IMAGES]
     originals = [dataset.original(index) for index in indices]
     device = next(model.parameters()).device
     predictions = []

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from chordate.cli.common import add_config_arguments, data_root
+from chordate.cli.common import add_config_arguments, data_root, nonempty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("--work-dir", help="where logs and checkpoints go (default: work_dirs/<config's name>)")
     parser.add_argument(
-        "--resume", nargs="?", const=True, metavar="PATH",
-        help="go on from a checkpoint; without PATH, from the newest in the work dir",
+        "--work-dir", type=nonempty, help="folder for logs and checkpoints (default: work_dirs/<config's name>)"
+    )
+    parser.add_argument(
+        "--resume", type=nonempty, nargs="?", const=True, metavar="PATH",
+        help="resume from a checkpoint; without PATH, from the newest in the work dir",
     )  # fmt: skip
     parser.add_argument(
-        "--load-from", metavar="CHECKPOINT",
-        help="start the whole model from the weights of a checkpoint, which may be of other classes or another library",
+        "--load-from", type=nonempty, metavar="CHECKPOINT",
+        help="initialize the whole model from a checkpoint, which may have other classes or be another library's",
     )  # fmt: skip
     parser.add_argument("--amp", action="store_true", help="train in bfloat16 mixed precision")
 
@@ -49,6 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
                 lower_is_better=trainer.lower_is_better,
                 first=trainer.settings.save_best,
             )
-        except DataError as error:  # a training that was complete already logs nothing in another folder
-            logger.warning(f"no curve is drawn: {error}")
+        except DataError as error:  # a resumed run that was complete already logs nothing in a new folder
+            logger.warning(f"no training curve is drawn: {error}")
     finish()

@@ -1,4 +1,4 @@
-"""Holds a data set to the contract of `Dataset` before anything is trained or evaluated on it."""
+"""Checks that a data set fulfills the contract of `Dataset`, before training or evaluation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from chordate.structures.layout import check_layouts, layouts_of
 
 
 def check_dataset(dataset: Any) -> None:
-    """Check the attributes of a data set, and its first sample alone as a batch.
+    """Check the attributes of a data set, and a batch of its first sample.
 
     Raises:
-        ConfigError: it is no Dataset, or does not implement a method.
-        DataError: there is no sample, or an attribute, the sample or its batch is not what the contract says; names
-            class and part.
+        ConfigError: it is not a Dataset, or does not implement a method.
+        DataError: it has no samples, or an attribute, the sample or its batch does not fulfill the contract; the
+            message names the class and the part.
     """
     check_implements(dataset, Dataset, ["__len__"])
     if type(dataset).__getitem__ is Dataset.__getitem__:
@@ -40,7 +40,7 @@ def check_dataset(dataset: Any) -> None:
 
 
 def _check_sample(dataset: Dataset, name: str) -> None:
-    """The first sample, and the batch of it alone."""
+    """Check the first sample, and the batch of that sample."""
     sample = dataset[0, 0]
     if not isinstance(sample, Mapping):
         raise DataError(f"{name}: a sample must be a dict with image, info and targets, got {_kind(sample)}")
@@ -48,7 +48,7 @@ def _check_sample(dataset: Dataset, name: str) -> None:
         image = sample.get("image")
         if not isinstance(image, Tensor) or image.ndim != 3:
             raise DataError(f"{name}: sample['image'] must be a tensor [C, H, W], got {_kind(image)}")
-    batch = _collated(dataset, sample, name)
+    batch = _collate(dataset, sample, name)
     if not isinstance(batch, Batch):
         raise DataError(f"{name}.collate must return a Batch, got {_kind(batch)}")
     images, targets = batch.images, batch.targets
@@ -65,8 +65,8 @@ def _check_sample(dataset: Dataset, name: str) -> None:
         check_layouts(targets, name, N=len(batch))
 
 
-def _collated(dataset: Dataset, sample: Any, name: str) -> Any:
-    """The batch of one sample; an error says what the targets' type wants."""
+def _collate(dataset: Dataset, sample: Any, name: str) -> Any:
+    """Collate one sample; an error describes the fields of the target type."""
     try:
         return dataset.collate([sample])
     except ChordateError:
@@ -76,7 +76,7 @@ def _collated(dataset: Dataset, sample: Any, name: str) -> Any:
         missing = isinstance(error, KeyError) and error.args[0] not in sample
         reason = f"have no {error.args[0]!r}" if missing else f"do not collate ({type(error).__name__}: {error})"
         layouts = ", ".join(f"{field} {layout}" for field, layout in (layouts_of(kind) if kind else {}).items())
-        wanted = f"; {kind.__name__} makes of them {layouts}" if kind and layouts else ""
+        wanted = f"; {kind.__name__} collates them to {layouts}" if kind and layouts else ""
         raise DataError(f"{name}: its samples {' '.join(reason.split())}{wanted}") from error
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): as torchvision keeps them or in class folders, zipped or not."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), in the official files or in class folders, zipped or not."""
 
 import tempfile
 import zipfile
@@ -24,10 +24,10 @@ class CIFAR10(ImageFolder):
     Args:
         split: "train" or "test".
 
-    The others as in `ImageFolder`; all images are cached.
+    The other arguments are those of `ImageFolder`; all images are cached.
 
     Raises:
-        DataError: neither layout is there, or an official file is damaged.
+        DataError: the data root has neither layout, or an official file is damaged.
     """
 
     official: Any = torchvision.datasets.CIFAR10
@@ -42,7 +42,7 @@ class CIFAR10(ImageFolder):
         if folder.is_dir():
             return self._official_files(folder)
         if not self.images.is_dir():
-            raise DataError(f"{self._root}: neither {folder.name}/ nor {self.split}/ with class folders is in it")
+            raise DataError(f"{self._root}: has neither {folder.name}/ nor {self.split}/ with class folders")
         return super()._on_disk()
 
     def _in_zip(self) -> dict[str, list[str]]:
@@ -63,12 +63,12 @@ class CIFAR10(ImageFolder):
             data = self.official(str(folder.parent), train=self.split == "train")
         except RuntimeError as error:
             where = self._root / folder.name
-            raise DataError(f"{where}: a file is missing or damaged (its md5 differs); fetch it again") from error
+            raise DataError(f"{where}: a file is missing or damaged (its md5 differs); download it again") from error
         self._official = torch.from_numpy(data.data).permute(0, 3, 1, 2)
-        found: dict[str, list[str]] = {name: [] for name in data.classes}
+        by_class: dict[str, list[str]] = {name: [] for name in data.classes}
         for index, label in enumerate(data.targets):
-            found[data.classes[label]].append(f"{folder.name}/{self.split}_{index:05d}")
-        return found
+            by_class[data.classes[label]].append(f"{folder.name}/{self.split}_{index:05d}")
+        return by_class
 
     def decode(self, index: int) -> torch.Tensor:
         name = self.files[index]
@@ -79,6 +79,6 @@ class CIFAR10(ImageFolder):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10):
-    """The same with 100 classes, 500 images of each to train on; officially in `cifar-100-python/`."""
+    """CIFAR-100: 100 classes with 500 training images each; the official files are in `cifar-100-python/`."""
 
     official = torchvision.datasets.CIFAR100

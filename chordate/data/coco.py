@@ -1,4 +1,4 @@
-"""Data sets with COCO annotations: an index that forked workers share, read one image at a time."""
+"""Data sets with COCO annotations, read image by image from an index that forked workers share."""
 
 import logging
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import Health, check_health, located, open_index
+from chordate.data.coco_annotations import Health, check_health, open_index, resolve_path
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
-from chordate.data.polygons import Polygons, Ring, oriented
+from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample
-from chordate.text import counted, printable
+from chordate.text import pluralize, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
@@ -39,21 +39,21 @@ class CocoDataset(Dataset):
     A sample has `image` Image uint8 `[3, H, W]` RGB; `boxes` BoundingBoxes `[M, 4]` x1, y1, x2, y2 float32 pixels;
     `labels` `[M]` int64; `crowd` `[M]` bool; with `masks` also `masks` `[M, 112, 112]` uint8 in the boxes'
     frames; with `keypoints` also `keypoints` `[M, K, 3]` float32, x, y in continuous pixels and visibility; `info`
-    ImageInfo. Boxes are clipped to the image, those without area are left out.
+    ImageInfo. Boxes are clipped to the image; those without area are dropped.
 
     Forked workers share the memory of the index; a spawned worker opens the file again.
 
     Args:
         annotations: the file, relative to `data_root` or absolute.
-        images: the folder of the images that the file names.
+        images: the folder of the image files.
         classes: names of the categories to use, label 0 first; None uses all in the order of their ids.
-            Annotations of other categories are left out.
-        filter_empty: leave out images without an instance (crowds do not count, nor with `keypoints` instances
-            without a labeled one).
-        health: "error" stops at contradictions in the file, "warn" only reports them (`check_health`).
-        masks: read segmentations and give bitmaps; polygons of instances go through the pipeline as
-            `polygons`. Crowds have none: they are never trained on.
-        keypoints: read keypoints; through the pipeline they go as InstanceKeypoints.
+            Annotations of other categories are ignored.
+        filter_empty: skip images without an instance (crowds do not count, and with `keypoints` neither do instances
+            without a labeled keypoint).
+        health: "error" raises on contradictions in the file, "warn" only reports them (`check_health`).
+        masks: read segmentations and return bitmaps; in the pipeline, instances have `polygons`. Crowds have no masks,
+            since they are never trained on.
+        keypoints: read keypoints; in the pipeline, they are InstanceKeypoints.
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
@@ -62,8 +62,8 @@ class CocoDataset(Dataset):
         image_ids: `[len]` of the images used, ascending.
 
     Raises:
-        DataError: a file or folder is missing or broken, the annotations contradict themselves, a class is
-            unknown, there are no keypoints or others than the model's, or no image is left.
+        DataError: a file or folder is missing or broken, the annotations are contradictory, a class is unknown, the
+            keypoints are missing or differ from the model's, or there is no image to load.
     """
 
     target_type = InstanceTargets
@@ -85,8 +85,8 @@ class CocoDataset(Dataset):
         meta: DatasetMeta | None = None,
     ):
         super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
-        self.annotations = located(data_root, annotations)
-        self.images = located(data_root, images)
+        self.annotations = resolve_path(data_root, annotations)
+        self.images = resolve_path(data_root, images)
         self.masks, self.keypoints = masks, keypoints
         self.coco = self._open()
         if not self.images.is_dir():
@@ -104,7 +104,7 @@ class CocoDataset(Dataset):
         if not len(self.image_ids):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
-        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # all at once would need much memory
+        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # in parts, to save memory
         sizes = []
         for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
             if not record.get("file_name"):
@@ -113,7 +113,7 @@ class CocoDataset(Dataset):
         self.sizes = np.array(sizes)
 
     def _open(self) -> hotcoco.COCO:
-        """The index; again in every process that does not share its parent's."""
+        """Open the index; called again in processes that do not share the memory of their parent."""
         return open_index(self.annotations)
 
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
@@ -137,7 +137,7 @@ class CocoDataset(Dataset):
         return len(self.image_ids)
 
     def read(self, index: int) -> Sample:
-        """The sample before its transforms; masks are still `polygons`."""
+        """The sample before its transforms, with masks as `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
         image = Image(read_image(path, (record["height"], record["width"])))
@@ -152,7 +152,7 @@ class CocoDataset(Dataset):
         }
         if self.masks:
             rings = [[] if group else self._rings(a) for a, group in zip(annotations, crowd)]
-            crowd = [not part for part in rings]  # a polygon of one or two points is no mask to train on either
+            crowd = [not part for part in rings]  # polygons of one or two points cannot be trained on either
             sample["polygons"] = Polygons.from_rings(rings, size)
         sample["crowd"] = torch.tensor(crowd, dtype=torch.bool)
         if self.keypoints and self.meta.skeleton is not None:
@@ -168,51 +168,52 @@ class CocoDataset(Dataset):
         return sample
 
     def _annotations(self, image_id: int, size: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensor]:
-        """The annotations of our classes on an image that have an area within it, and their boxes.
+        """The annotations of our classes that have an area within an image, and their boxes.
 
-        Where a file contradicts itself, only what is surely meant.
+        Contradictory annotations are skipped.
 
         Returns:
-            the annotations, and their boxes `[M, 4]` x1, y1, x2, y2 clipped to the image (the segmentation's if none).
+            The annotations, and their boxes `[M, 4]` x1, y1, x2, y2 clipped to the image (from the segmentation if an
+            annotation has no box).
         """
-        found = [
+        annotations = [
             annotation
             for annotation in self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
             if annotation["category_id"] in self.labels
-            and annotation["image_id"] == image_id  # of duplicate ids the index gives the last, of any image
+            and annotation["image_id"] == image_id  # for duplicate ids the index returns the last, of any image
             and (annotation.get("bbox") or annotation.get("segmentation"))
         ]
         boxes = np.array(
-            [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in found], np.float64
+            [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in annotations], np.float64
         ).reshape(-1, 4)
         corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1).astype(np.float32)
         corners = corners.clip(0, np.array([size[1], size[0], size[1], size[0]], np.float32))
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
-        return [found[index] for index in kept], torch.from_numpy(corners[kept])
+        return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
 
     def check_annotated(self, training: bool) -> None:
         if self.count(crowd=False):
             return
-        what = f"{self.annotations}: {counted(len(self), 'image')}, but not one instance of {', '.join(self.classes)}"
+        what = f"{self.annotations}: {pluralize(len(self), 'image')}, but no instance of {', '.join(self.classes)}"
         if training:
             raise DataError(f"{what} (crowds do not count), so there is nothing to train on; annotate some")
         if not self.count(crowd=True):
-            log.warning(f"{printable(what, None)}; there is nothing to measure against")
+            log.warning(f"{printable(what, None)}; there is no ground truth to evaluate on")
 
     def class_images(self) -> list[NDArray[np.int64]]:
-        """For each class the indices of the images that show it, for class-balanced sampling."""
-        shown = [self.coco.get_img_ids(cat_ids=[category]) for category in self.category_ids]
-        return [np.flatnonzero(np.isin(self.image_ids, ids)) for ids in shown]
+        """For each class the indices of the images that contain it, for class-balanced sampling."""
+        ids_by_class = [self.coco.get_img_ids(cat_ids=[category]) for category in self.category_ids]
+        return [np.flatnonzero(np.isin(self.image_ids, ids)) for ids in ids_by_class]
 
     def count(self, *, crowd: bool) -> int:
-        """How many annotations of our classes the file has: crowds, or single instances."""
+        """Number of annotations of our classes in the file: crowds, or single instances."""
         return len(self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=crowd))
 
     def _choose(self, classes: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
         """Category ids and names by label."""
         categories = self.coco.load_cats(sorted(set(self.coco.get_cat_ids())))
         if not categories:
-            raise DataError(f"{self.annotations}: it has no categories, so there is nothing to train on")
+            raise DataError(f"{self.annotations}: the file has no categories, so there is nothing to train on")
         by_name = {category["name"]: category["id"] for category in categories}
         if len(by_name) < len(categories):
             raise DataError(f"{self.annotations}: several categories have the same name; rename them")
@@ -229,20 +230,20 @@ class CocoDataset(Dataset):
         return [by_name[name] for name in names], tuple(names)
 
     def _with_instances(self) -> NDArray[np.int64]:
-        """Of the images those with an instance of our classes, and with labeled keypoints where these are read."""
-        shown: set[int] = set()
+        """Ids of the images with an instance of our classes, and with labeled keypoints if keypoints are read."""
+        used: set[int] = set()
         if self.keypoints:
             for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):
                 ids = self.coco.get_ann_ids(img_ids=part.tolist(), cat_ids=self.category_ids, iscrowd=False)
-                shown.update(a["image_id"] for a in self.coco.load_anns(ids) if has_keypoints(a))
-            return self.image_ids[np.isin(self.image_ids, list(shown))]
+                used.update(a["image_id"] for a in self.coco.load_anns(ids) if has_keypoints(a))
+            return self.image_ids[np.isin(self.image_ids, list(used))]
         for category in self.category_ids:
-            shown.update(self.coco.get_img_ids(cat_ids=[category]))
+            used.update(self.coco.get_img_ids(cat_ids=[category]))
         crowds = self.coco.load_anns(self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=True))
         for image in {crowd["image_id"] for crowd in crowds}:
             if not self.coco.get_ann_ids(img_ids=image, cat_ids=self.category_ids, iscrowd=False):
-                shown.discard(image)
-        return self.image_ids[np.isin(self.image_ids, list(shown))]
+                used.discard(image)
+        return self.image_ids[np.isin(self.image_ids, list(used))]
 
     def _rings(self, annotation: dict[str, Any]) -> list[Ring]:
         """The rings of a polygon or run-length mask."""
@@ -253,4 +254,4 @@ class CocoDataset(Dataset):
             )
         if isinstance(segmentation, dict):
             return mask_rings(self.coco.ann_to_mask(annotation))
-        return [oriented(np.array(part, np.float32).reshape(-1, 2)) for part in segmentation if len(part) >= 6]
+        return [orient_clockwise(np.array(part, np.float32).reshape(-1, 2)) for part in segmentation if len(part) >= 6]

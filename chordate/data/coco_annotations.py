@@ -1,4 +1,4 @@
-"""Opening a COCO annotation file, and the health check that stands before training on it."""
+"""Opens COCO annotation files and checks their health before training."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from chordate.errors import ConfigError, DataError, unknown
 
 Health = Literal["error", "warn"]
 
-# Warnings about boxes, told in our own words; the others (rare classes, similar boxes) are of no concern here.
+# hotcoco's warnings about boxes, which we rephrase; its others (rare classes, similar boxes) are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
 
 
@@ -19,56 +19,55 @@ def open_index(path: Path) -> hotcoco.COCO:
     """The index of an annotation file.
 
     Raises:
-        DataError: no such file, or not COCO JSON (cut short, for example).
+        DataError: the file does not exist, or is not COCO JSON (for example truncated).
     """
     if not path.is_file():
         raise DataError(missing_file(path, "annotation"))
     try:
         return hotcoco.COCO(str(path))
     except ValueError as error:
-        raise DataError(f"{path}: not COCO annotations, or cut short: {error}") from error
+        raise DataError(f"{path}: not COCO annotations, or truncated: {error}") from error
 
 
 def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
-    """Report what is wrong with an annotation file before anything is trained on it.
+    """Report errors in an annotation file.
 
     Args:
         index: of the file.
         source: the file's name, for messages.
-        health: "error" stops at duplicate ids, annotations of unknown images or categories, annotations
-            without geometry, boxes that are not in pixels and images without a size; "warn" reports them and goes on.
+        health: "error" raises on duplicate ids, annotations of unknown images or categories, annotations
+            without geometry, boxes that are not in pixels and images without a size; "warn" only reports them.
 
     Returns:
-        the problems, one line each.
+        The problems, one line each.
 
     Raises:
-        DataError: there are such errors; the message has their ids.
+        DataError: there are such errors; the message lists their ids.
     """
     if health not in ("error", "warn"):
         raise ConfigError(unknown("health", str(health), ("error", "warn")))
     report = index.healthcheck()
-    errors = [_told(finding["message"].rstrip("."), finding["affected_ids"]) for finding in report["errors"]]
-    errors += _shares(index)
+    errors = [_with_ids(finding["message"].rstrip("."), finding["affected_ids"]) for finding in report["errors"]]
+    errors += _relative_boxes(index)
     if errors and health == "error":
         raise DataError(
-            f'{source}: {"; ".join(errors)}. Mend the file, or go on regardless with health="warn" in the data set'
+            f'{source}: {"; ".join(errors)}. Fix the file, or continue anyway with health="warn" in the data set'
         )
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
     return [f"{source}: {message}" for message in ("; ".join(errors), _box_report(index, sorted(boxes))) if message]
 
 
-def _shares(index: hotcoco.COCO) -> list[str]:
+def _relative_boxes(index: hotcoco.COCO) -> list[str]:
     """An error if the first boxes lie between 0 and 1, as in YOLO's files."""
     sample = [a for a in index.load_anns(index.get_ann_ids()[:100]) if a.get("bbox")]
     if not sample or any(max(x + w, y + h) > 1 for x, y, w, h in (a["bbox"] for a in sample)):
         return []
-    return [
-        _told("boxes seem to be shares of the picture; COCO has pixels: x, y, width, height", [a["id"] for a in sample])
-    ]
+    message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height"
+    return [_with_ids(message, [a["id"] for a in sample])]
 
 
 def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
-    """How many of the boxes will be clipped to their pictures, and how many have no area there and are dropped."""
+    """How many boxes will be clipped to their images, and how many have no area within them and are dropped."""
     clipped, dropped = [], []
     for annotation in index.load_anns(ids):
         image = index.load_imgs([annotation["image_id"]])[0]
@@ -80,21 +79,21 @@ def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
         elif width < w or height < h:
             clipped.append(annotation["id"])
     parts = [
-        _told(f"{len(found)} {'box' if len(found) == 1 else 'boxes'} {fate}", found)
-        for found, fate in ((dropped, "without area in the picture left out"), (clipped, "clipped to the picture"))
-        if found
+        _with_ids(f"{len(ids)} {'box' if len(ids) == 1 else 'boxes'} {effect}", ids)
+        for ids, effect in ((dropped, "without area in the image dropped"), (clipped, "clipped to the image"))
+        if ids
     ]
     return ", ".join(parts)
 
 
-def _told(message: str, ids: list[int]) -> str:
-    """The message with the first of the ids that it is about."""
-    shown = ", ".join(map(str, ids[:10])) + (f" … ({len(ids)} in all)" if len(ids) > 10 else "")
-    return f"{message} (id {shown})"
+def _with_ids(message: str, ids: list[int]) -> str:
+    """The message followed by the first ids that it is about."""
+    listed = ", ".join(map(str, ids[:10])) + (f" … ({len(ids)} in all)" if len(ids) > 10 else "")
+    return f"{message} (id {listed})"
 
 
-def located(data_root: str | Path, path: str | Path) -> Path:
-    """`path` under the data root (a folder, or a zip of class folders, or a folder in one); an absolute one as it is.
+def resolve_path(data_root: str | Path, path: str | Path) -> Path:
+    """`path` under the data root (a folder, a zip, or a folder in a zip); an absolute path stays as it is.
 
     Raises:
         DataError: the path is relative, and the data root does not exist.

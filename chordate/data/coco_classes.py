@@ -1,4 +1,4 @@
-"""COCO's 80 thing categories in the order of their ids, and a person's keypoints, for models built without data."""
+"""COCO's 80 thing categories in the order of their ids, and its person keypoints, for models built without data."""
 
 from chordate.structures import Skeleton
 

@@ -1,4 +1,4 @@
-"""The contract of a data set: samples as pure functions of a key, and the facts that models and metrics need."""
+"""The contract of data sets: samples are pure functions of a key; metadata serves models and metrics."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from chordate.structures import Batch, DatasetMeta, Sample, Targets, collate_ima
 
 
 class Dataset(torch.utils.data.Dataset[Sample]):
-    """Base of all data sets. A subclass sets `meta` and `target_type`, and implements `__len__` and `read`.
+    """Base class of data sets. A subclass sets `meta` and `target_type`, and implements `__len__` and `read`.
 
-    `meta` is set on the class where it does not depend on the files, else in `__init__`.
+    `meta` is a class attribute if it does not depend on the files; else `__init__` sets it.
 
     `dataset[(epoch, index)]` is a sample, a pure function of the key and `seed`: `image`, `info` (ImageInfo), and the
     fields that `target_type.collate` reads.
@@ -28,14 +28,14 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         data_root: the folder that relative paths start from.
         pipeline: transforms, as dicts with `type` or built.
         seed: of the augmentation.
-        meta: of the model, for a data set that it is evaluated on: labels must mean the same here, which
-            `build_dataset` checks.
+        meta: of the model that is evaluated on this data set: labels must have the same meaning, which `build_dataset`
+            checks.
 
     Attributes:
-        meta: facts for the model, the checkpoint and the predictions.
+        meta: metadata for the model, the checkpoint and the predictions.
         target_type: the class of a batch's targets; None for a data set without ground truth.
-        default_metric: the metric of configs that name none, as METRICS builds it.
-        sizes: `[len, 2]` height and width of each image, where they differ; batches are then grouped by shape.
+        default_metric: config of the metric for configs that do not set one.
+        sizes: `[len, 2]` height and width of each image, if they differ; batches are then grouped by shape.
         health_report: problems found when the data set was opened, one line each.
     """
 
@@ -55,7 +55,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     ):
         self.data_root = Path(data_root)
         self.pipeline, self.seed = build_pipeline(pipeline), seed
-        if meta is not None and self.meta == DatasetMeta():  # whether the class's own fits, `build_dataset` checks
+        if meta is not None and self.meta == DatasetMeta():  # `build_dataset` checks a class attribute
             self.meta = meta
 
     @property
@@ -71,7 +71,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         raise NotImplementedError
 
     def finish(self, sample: Sample) -> Sample:
-        """What remains to be done after the transforms, such as masks from polygons; by default nothing."""
+        """Complete the sample after the transforms, for example make masks from polygons; by default unchanged."""
         return sample
 
     def __getitem__(self, key: tuple[int, ...]) -> Sample:
@@ -95,19 +95,19 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """For each class the indices of the images that contain it, for class-balanced sampling.
 
         Raises:
-            DataError: the data set does not know.
+            DataError: the data set does not implement it.
         """
         raise DataError(f"{type(self).__name__} has no class_images, so train_data.class_balanced must be None")
 
     def check_annotated(self, training: bool) -> None:
-        """Called once before the data set is used. Raises DataError where there is nothing to train on."""
+        """Called once before the data set is used. Raises DataError if it has nothing to train on."""
 
 
 def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Sequence[str] | None:
     """The classes that a data set should use: those of `meta`, else those of its config.
 
     Raises:
-        UnknownClass: the two contradict each other.
+        UnknownClass: the two differ.
     """
     if meta is None:
         return classes

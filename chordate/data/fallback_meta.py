@@ -1,4 +1,4 @@
-"""Metadata for models that are built without data: what a config's `fallback_meta` names."""
+"""Metadata for models that are built without data, from a config's `fallback_meta`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
 from chordate.data.image_folder import imagenet_classes
 from chordate.errors import ConfigError, DataError, unknown
 from chordate.structures import DatasetMeta, Skeleton
-from chordate.structures.metadata import nameless
+from chordate.structures.metadata import numbered_names
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# Fields of DatasetMeta whose values have names of their own.
+# Fields of DatasetMeta with named values.
 NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "classes": {"coco": lambda: COCO_CLASSES, "imagenet": imagenet_classes, "cifar10": lambda: CIFAR10_CLASSES},
     "skeleton": {"coco": lambda: COCO_SKELETON},
@@ -22,14 +22,14 @@ NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 
 
 def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
-    """The metadata that a config's `fallback_meta` describes; None where it says nothing.
+    """The metadata that a config's `fallback_meta` describes; None if it is empty.
 
     Its settings are the fields of DatasetMeta. `classes` may also be "coco", "imagenet", "cifar10", or a number of
-    nameless classes; `skeleton` is "coco" (a person's 17 keypoints), a list of keypoint names, or a dict with `names`
-    and `bones`.
+    classes without names; `skeleton` is "coco" (a person's 17 keypoints), a list of keypoint names, or a dict with
+    `names` and `bones`.
 
     Raises:
-        ConfigError: an unknown name or setting, or a value that a DatasetMeta cannot have.
+        ConfigError: a name or setting is unknown, or a value is invalid for DatasetMeta.
     """
     settings = as_section(section, "fallback_meta")
     try:
@@ -47,14 +47,14 @@ def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
 
 
 def _value(section: Section, key: str) -> Any:
-    """The value of a field, where its name, a number or a list stands for it."""
+    """The value of a field, which the config may give as a name, a number or a list."""
     value = section[key]
     if isinstance(value, str) and key in NAMED:
         if value not in NAMED[key]:
             raise located(ConfigError(unknown(key, value, NAMED[key])), section, [key])
         return NAMED[key][value]()
     if key == "classes" and isinstance(value, int):
-        return nameless(validate_value(PositiveInt, value, "fallback_meta.classes"))
+        return numbered_names(validate_value(PositiveInt, value, "fallback_meta.classes"))
     if key == "classes":
         return validate_value(Names, value, "fallback_meta.classes")
     if key == "skeleton":

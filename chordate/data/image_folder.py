@@ -1,4 +1,4 @@
-"""Images to classify: folders named after their classes, on disk or in a zip; ImageNet and CIFAR are such."""
+"""Images in folders that are named after their classes, on disk or in a zip, such as ImageNet."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchvision.tv_tensors import Image
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import located
+from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import decode_image, read_image
 from chordate.data.zip_files import UNREADABLE, members, split_archive
@@ -35,10 +35,10 @@ class ImageFolder(Dataset):
     A sample has `image` Image uint8 `[3, H, W]` RGB, `label` int, and `info` ImageInfo.
 
     Args:
-        images: the folder of the class folders, relative to `data_root` or absolute. A zip may stand anywhere on the
-            way there (`photos.zip/train`), `data_root` itself among others.
+        images: the folder of the class folders, relative to `data_root` or absolute. Any part of the path may be a zip
+            (`photos.zip/train`), also `data_root` itself.
         classes: the folders to use, label 0 first; None uses all, sorted by name, as torchvision does.
-        cache: keep all images decoded in memory, which forked workers share; for small sets.
+        cache: keep all decoded images in memory, which forked workers share; for small sets.
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
@@ -46,7 +46,7 @@ class ImageFolder(Dataset):
         files: the file of each image, for messages.
 
     Raises:
-        DataError: no such folder, no class folder or no image in it, or an unknown class.
+        DataError: the folder does not exist or has no class folders or no images, or a class is unknown.
     """
 
     target_type = ClassTargets
@@ -64,16 +64,16 @@ class ImageFolder(Dataset):
         meta: DatasetMeta | None = None,
     ):
         super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
-        self.images = located(data_root, images)
+        self.images = resolve_path(data_root, images)
         self.archive, self.inner = split_archive(self.images)
         self._zips: dict[int, zipfile.ZipFile] = {}
-        found = self._in_zip() if self.archive else self._on_disk()
-        names = _choose(self.images, list(found), model_classes(classes, meta))
+        by_class = self._in_zip() if self.archive else self._on_disk()
+        names = _choose(self.images, list(by_class), model_classes(classes, meta))
         if meta is None:
             self.meta = DatasetMeta(names)
-        self.files = [file for name in self.classes for file in sorted(found[name])]
-        counts = [len(found[name]) for name in self.classes]
-        self._tell_left_out(found)
+        self.files = [file for name in self.classes for file in sorted(by_class[name])]
+        counts = [len(by_class[name]) for name in self.classes]
+        self._warn_left_out(by_class)
         if not self.files:
             raise DataError(f"{self.images}: no images in its class folders ({', '.join(SUFFIXES)})")
         self.labels = np.repeat(np.arange(len(self.classes)), counts)
@@ -89,14 +89,14 @@ class ImageFolder(Dataset):
         return {"image": image, "label": int(self.labels[index]), "info": info}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zips": {}}  # an open file does not travel to another process
+        return {**self.__dict__, "_zips": {}}  # open files cannot be sent to another process
 
     def class_images(self) -> list[NDArray[np.int64]]:
         """For each class the indices of its images, for class-balanced sampling."""
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 
     def decode(self, index: int) -> torch.Tensor:
-        """The image as it is in its file, `[3, H, W]` uint8 RGB."""
+        """The image in its file, `[3, H, W]` uint8 RGB."""
         path = self.images / self.files[index]
         if self.archive is None:
             return read_image(path)
@@ -110,65 +110,66 @@ class ImageFolder(Dataset):
         return decode_image(np.frombuffer(data, np.uint8), path)
 
     def _on_disk(self) -> dict[str, list[str]]:
-        """By class the files, relative to `images`."""
+        """The files by class, relative to `images`."""
         if not self.images.is_dir():
-            near = _few(sorted(p.name for p in self.images.parent.glob("*")))
-            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {near}")
-        found: dict[str, list[str]] = {}
+            beside = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
+            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {beside}")
+        by_class: dict[str, list[str]] = {}
         for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
-            files = found[folder.name] = []
+            files = by_class[folder.name] = []
             for where, folders, names in os.walk(folder):
                 folders[:] = [name for name in folders if not _hidden(name)]
                 inside = os.path.relpath(where, self.images)
-                files += [f"{inside}/{name}" for name in names if _is_picture(name)]
-        return self._named(found)
+                files += [f"{inside}/{name}" for name in names if _is_image(name)]
+        return self._files_by_class(by_class)
 
     def _in_zip(self) -> dict[str, list[str]]:
         assert self.archive is not None
-        found: dict[str, list[str]] = {}
+        by_class: dict[str, list[str]] = {}
         for name in members(self.archive):
             name, inside = name.removeprefix(self.inner), name.startswith(self.inner)
             *folders, last = name.split("/")
             if inside and folders and not any(map(_hidden, folders)):
-                found.setdefault(folders[0], []).extend([name] if _is_picture(last) else [])
-        if not found:
-            raise DataError(f"{self.images}: no class folders; {self.archive} has {_few(subfolders(self.archive))}")
-        return self._named(found)
+                by_class.setdefault(folders[0], []).extend([name] if _is_image(last) else [])
+        if not by_class:
+            names = _abbreviate(subfolders(self.archive))
+            raise DataError(f"{self.images}: no class folders; {self.archive} has {names}")
+        return self._files_by_class(by_class)
 
-    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
+    def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
         """The files by class, in the order of the labels."""
-        if not found:
+        if not by_class:
             raise DataError(f"{self.images}: no class folders; put the images of each class in a folder of its name")
-        return dict(sorted(found.items()))
+        return dict(sorted(by_class.items()))
 
-    def _tell_left_out(self, found: dict[str, list[str]]) -> None:
-        left_out = [f"{name} ({len(files)})" for name, files in found.items() if files and name not in self.classes]
+    def _warn_left_out(self, by_class: dict[str, list[str]]) -> None:
+        left_out = [f"{name} ({len(files)})" for name, files in by_class.items() if files and name not in self.classes]
         if left_out:
-            what = f"{self.images}: images of other classes than the {len(self.classes)} of the model are left out"
-            log.warning(f"{what}: {_few(left_out)}")
+            what = f"{self.images}: images of other classes than the {len(self.classes)} of the model are ignored"
+            log.warning(f"{what}: {_abbreviate(left_out)}")
 
 
 @DATASETS.register_module()
 class ImageNet(ImageFolder):
     """ImageNet's layout: `train/<WordNet id>/*.JPEG` and `val/<WordNet id>/*.JPEG` under the data root.
 
-    Its 1000 classes have the names of `imagenet_classes`: "n01440764" is "tench". Other images in such folders work
-    too; their classes are the folders' names.
+    Its 1000 classes have the names of `imagenet_classes`: "n01440764" is "tench". Other images in this layout work too;
+    their classes have the names of the folders.
 
     Args:
         split: "train" or "val".
 
-    The others as in `ImageFolder`.
+    The other arguments are those of `ImageFolder`.
     """
 
     def __init__(self, split: str, **arguments: Any):
         super().__init__(split, **arguments)
 
-    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
-        found, names = super()._named(found), imagenet_classes()
-        if len(found) == len(names) and all(WORDNET_ID.fullmatch(folder) for folder in found):
-            return dict(zip(names, found.values(), strict=True))
-        return found
+    def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
+        by_class, names = super()._files_by_class(by_class), imagenet_classes()
+        if len(by_class) == len(names) and all(WORDNET_ID.fullmatch(folder) for folder in by_class):
+            return dict(zip(names, by_class.values(), strict=True))
+        return by_class
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -176,21 +177,21 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not _hidden(name)
 
 
 def _hidden(name: str) -> bool:
-    """What file managers and notebooks leave behind: `._1.jpg`, `.ipynb_checkpoints/`, `__MACOSX/` in a zip."""
+    """Whether a file or folder is hidden or was made by a program: `._1.jpg`, `.ipynb_checkpoints/`, `__MACOSX/`."""
     return name.startswith((".", "__MACOSX"))
 
 
-def _few(names: Sequence[str]) -> str:
+def _abbreviate(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "nothing"
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Sorted names of the folders in a folder, a zip, or a folder of a zip, but for what programs leave behind."""
+    """Sorted names of the folders in a folder, a zip, or a folder of a zip, without hidden ones."""
     archive, inner = split_archive(folder)
     if archive is None:
         names = {entry.name for entry in folder.iterdir() if entry.is_dir()}

@@ -1,4 +1,4 @@
-"""Image files to RGB tensors, strictly: a file that is cut short is an error, not a gray picture."""
+"""Reads image files as RGB tensors, strictly: a truncated file is an error, not a gray image."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chordate.errors import DataError, near_names
 
-# How a complete file ends; only one that ends otherwise needs a second, stricter look.
+# First and last bytes of complete files; files with another end are checked again by Pillow.
 _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
 
 
@@ -24,12 +24,12 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
 
     Args:
         path: any format that OpenCV reads.
-        size: height and width that the annotations say. They decide whether a camera's EXIF orientation
-            is applied: some tools annotate the image as displayed, some the stored pixels. Where both
-            have that size, or none is given, the image is as displayed.
+        size: height and width in the annotations. They decide whether a camera's EXIF orientation is applied: some
+            tools annotate the image as displayed, others the stored pixels. If both have that size, or `size` is None,
+            the image is as displayed.
 
     Raises:
-        DataError: no such file, not an image, cut short, or of another size than the annotations say.
+        DataError: the file is missing, truncated or not an image, or its size differs from the annotations'.
     """
     path = Path(path)
     try:
@@ -40,11 +40,11 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
 
 
 def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """An image from the bytes of its file, as `read_image` gives it; `path` is for messages."""
+    """Decode the bytes of an image file as `read_image` does; `path` is for messages."""
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
         raise DataError(
-            f"{path}: not an image that can be read, or cut short ({len(data)} bytes); fetch it again, "
+            f"{path}: not a readable image, or truncated ({len(data)} bytes); copy or download it again, "
             f"or convert it to 8-bit PNG or JPEG"
         )
     _check_complete(path, data)
@@ -53,7 +53,7 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
         if stored is None or stored.shape[:2] != tuple(size):
             height, width = image.shape[:2]
             raise DataError(
-                f"{path}: the picture is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
+                f"{path}: the image is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
                 f"they belong to another version of it"
             )
         image = stored
@@ -61,10 +61,10 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
 
 
 def missing_file(path: Path, kind: str) -> str:
-    """One line about a file that is not there: the first folder missing on its way, or its nearest neighbors."""
+    """The message about a missing file: names the first folder that does not exist, or files with similar names."""
     folder = path.parent
     if path.is_dir():
-        return f"{path}: a folder, where the {kind} file was expected"
+        return f"{path}: a folder, but an {kind} file was expected"
     if not folder.is_dir():
         while not folder.parent.is_dir():
             folder = folder.parent
@@ -78,7 +78,7 @@ def _near(path: Path) -> str:
 
 
 def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
-    """libjpeg fills what is missing with gray and only warns; Pillow refuses."""
+    """Raise DataError for a truncated file: libjpeg fills missing pixels with gray and only warns; Pillow fails."""
     head, tail = data[:4].tobytes(), data[-64:].tobytes()
     if any(head.startswith(start) and end in tail for start, end in _ENDINGS.items()):
         return
@@ -87,4 +87,4 @@ def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
     except PIL.UnidentifiedImageError:
         return  # a format that only OpenCV knows
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: broken or cut short ({error}); fetch it again") from error
+        raise DataError(f"{path}: broken or truncated ({error}); copy or download it again") from error

@@ -12,20 +12,20 @@ from chordate.data.point_kernels import MOVERS, Canvas, Mover
 from chordate.errors import DataError
 from chordate.structures import Skeleton
 
-MIRRORS = (F.horizontal_flip, F.vertical_flip)  # in either, a left hand becomes a right one
+MIRRORS = (F.horizontal_flip, F.vertical_flip)  # both turn a left hand into a right one
 
 
 class InstanceKeypoints(TVTensor):
     """The keypoints of all instances of an image.
 
-    v2's KeyPoints have no visibility, know no left and right, and speak of pixel centers; coordinates here are
-    continuous, as boxes' and Polygons' are. A point that leaves the picture is no longer visible.
+    v2's KeyPoints have no visibility, do not swap left and right, and refer to pixel centers; coordinates here are
+    continuous, like those of boxes and Polygons. A point that leaves the image is no longer visible.
 
     Attributes:
         data (the tensor itself): `[M, K, 3]` float32, x, y in pixels and COCO's visibility (0 not labeled, 1 hidden,
             2 visible).
-        mirrored: `[K]` int64, what each keypoint becomes in a mirror.
-        canvas_size: height and width of the picture.
+        mirrored: `[K]` int64, the index of each keypoint's counterpart in a mirrored image.
+        canvas_size: height and width of the image.
     """
 
     mirrored: Tensor
@@ -40,14 +40,14 @@ class InstanceKeypoints(TVTensor):
     def _wrap_output(cls, output: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         # torch calls this for the few operations that keep the class: clone, to, detach.
         like = next(arg for arg in args if isinstance(arg, InstanceKeypoints))
-        return like._with(output, like.canvas_size) if isinstance(output, Tensor) else output
+        return like._replace_data(output, like.canvas_size) if isinstance(output, Tensor) else output
 
-    def _with(self, data: Tensor, canvas_size: Canvas) -> Self:
+    def _replace_data(self, data: Tensor, canvas_size: Canvas) -> Self:
         return type(self)(data, mirrored=self.mirrored, canvas_size=canvas_size)
 
     def select(self, keep: Tensor) -> Self:
         """The instances where `keep` `[M]` is true."""
-        return self._with(self.as_subclass(Tensor)[keep], self.canvas_size)
+        return self._replace_data(self.as_subclass(Tensor)[keep], self.canvas_size)
 
 
 def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., InstanceKeypoints]:
@@ -56,8 +56,8 @@ def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., Insta
         places, canvas = mover(plain[..., :2].reshape(-1, 2), keypoints.canvas_size, *args, **kwargs)
         places = places.reshape(*plain.shape[:2], 2)
         inside = ((places >= 0) & (places <= torch.tensor([canvas[1], canvas[0]]))).all(-1)
-        found = torch.cat((places, (plain[..., 2] * inside)[..., None]), -1)
-        return keypoints._with(found[:, keypoints.mirrored] if functional in MIRRORS else found, canvas)
+        result = torch.cat((places, (plain[..., 2] * inside)[..., None]), -1)
+        return keypoints._replace_data(result[:, keypoints.mirrored] if functional in MIRRORS else result, canvas)
 
     return moved
 
@@ -74,7 +74,7 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
         source: the file's name, for messages.
 
     Raises:
-        DataError: none has keypoints, two have different ones, or a bone joins what there is not.
+        DataError: none has keypoints, two have different ones, or a bone refers to a keypoint that does not exist.
     """
     described = [category for category in categories if category.get("keypoints")]
     if not described:
@@ -82,7 +82,7 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
             f"{source}: none of its categories has keypoints; keypoints=True needs a file that names them, as "
             f"COCO's person_keypoints_train2017.json does"
         )
-    found = {}
+    skeletons = {}
     for category in described:
         names = tuple(map(str, category["keypoints"]))
         bones = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
@@ -93,22 +93,22 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
                 f'{source}: the skeleton of category "{category["name"]}" joins keypoints beyond its {len(names)}; '
                 f"COCO counts them from 1"
             )
-        found[names] = Skeleton(names, bones)
-    if len(found) > 1:
-        told = " and ".join(f'"{category["name"]}" {len(category["keypoints"])}' for category in described)
-        raise DataError(f"{source}: categories have different keypoints ({told}); choose those that agree by classes=…")
-    return next(iter(found.values()))
+        skeletons[names] = Skeleton(names, bones)
+    if len(skeletons) > 1:
+        counts = " and ".join(f'"{category["name"]}" {len(category["keypoints"])}' for category in described)
+        raise DataError(f"{source}: categories have different keypoints ({counts}); select equal ones with classes=…")
+    return next(iter(skeletons.values()))
 
 
 def read_keypoints(
     annotations: Sequence[Mapping[str, Any]], skeleton: Skeleton, canvas_size: Canvas, source: str
 ) -> InstanceKeypoints:
-    """The keypoints of COCO annotations; one without any has all of them not labeled.
+    """The keypoints of COCO annotations; for an annotation without keypoints, all are marked as not labeled.
 
-    COCO counts whole pixels, so that half a pixel is added.
+    COCO's coordinates are indices of pixels, so half a pixel is added.
 
     Raises:
-        DataError: an annotation with another number of keypoints than its category names.
+        DataError: an annotation has another number of keypoints than its category names.
     """
     count = len(skeleton.names)
     rows = []
@@ -120,9 +120,9 @@ def read_keypoints(
                 f"names {count} keypoints, of three numbers each"
             )
         rows.append(numbers)
-    found = torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)
-    found[..., :2] += 0.5
-    return InstanceKeypoints(found, mirrored=skeleton.mirrored, canvas_size=canvas_size)
+    keypoints = torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)
+    keypoints[..., :2] += 0.5
+    return InstanceKeypoints(keypoints, mirrored=skeleton.mirrored, canvas_size=canvas_size)
 
 
 def has_keypoints(annotation: Mapping[str, Any]) -> bool:

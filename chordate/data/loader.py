@@ -1,4 +1,4 @@
-"""From a config's `train_data` or `val_data` to a data set and a loader of batches."""
+"""Builds the data set and the loader of a config's `train_data` or `val_data`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from chordate.composition import Section, placed_part, placed_parts
 from chordate.data.check_dataset import check_dataset
 from chordate.data.dataset import Dataset
 from chordate.data.samplers import EpochBatches, EvaluationBatches, TrainingBatches, repeat_factors
+from chordate.distributed import is_main_process
 from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import Batch, DatasetMeta
@@ -40,7 +41,7 @@ class EvaluationData:
         dataset: a dict with `type`.
         pipeline: transforms of each sample.
         batch_size: images per process and batch.
-        workers: processes that load, at most one per core; 0 loads in the main process.
+        workers: loading processes, at most one per core; 0 loads in the main process.
     """
 
     dataset: str | Mapping[str, Any] | Dataset
@@ -54,7 +55,7 @@ class TrainingData(EvaluationData):
     """The section `train_data` of a config.
 
     Attributes:
-        group_by_aspect: wide and tall images go into separate batches.
+        group_by_aspect: put wide and tall images into separate batches.
         class_balanced: threshold of repeat-factor sampling (0.001 in LVIS), or None.
     """
 
@@ -63,10 +64,10 @@ class TrainingData(EvaluationData):
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader of Batches, as the trainer needs it.
+    """A DataLoader that yields Batches for the trainer.
 
-    User errors stay one line when they come from a worker process. Made by `build_loader`, or from a map-style data set
-    with keys `(epoch, index)`, a `batch_sampler` that is an `EpochBatches`, and a `collate_fn` that gives Batches.
+    User errors in worker processes stay one line. Made by `build_loader`, or from a map-style data set with keys
+    `(epoch, index)`, an `EpochBatches` as `batch_sampler`, and a `collate_fn` that returns Batches.
     """
 
     batch_sampler: EpochBatches
@@ -77,21 +78,21 @@ class Loader(DataLoader[Any]):
         return self.batch_sampler.batch_size
 
     def start_epoch(self, epoch: int, start_batch: int = 0, worker_seed: int | None = None) -> None:
-        """Iterate over this epoch from now on, the first time from batch `start_batch` of it (for a resume).
+        """Iterate over this epoch from now on, the first time from its batch `start_batch` (for a resumed run).
 
-        With `worker_seed`, the workers' own seed depends on it alone; otherwise it goes on from the last epoch's.
+        With `worker_seed`, the workers' seed depends on it alone; otherwise it continues from the last epoch's.
         """
         self.batch_sampler.set_epoch(epoch, start_batch)
         if worker_seed is not None:
             self.generator = torch.Generator().manual_seed(worker_seed)
 
     def first_batch(self) -> Batch:
-        """The first sample of the data set alone, loaded in this process: to find out whether it fits."""
+        """A batch of the data set's first sample, loaded in this process, for checks before training."""
         return self.collate_fn([self.dataset[0, 0]])
 
     def stop_workers(self) -> None:
-        """End persistent workers now; iterating again starts new ones. (Left to the garbage collector or the end of the
-        process, each is first waited for in vain for five seconds.)"""
+        """End persistent workers now; iterating again starts new ones. (The garbage collector would first wait for five
+        seconds for each.)"""
         if self._iterator is not None:
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None
@@ -100,7 +101,7 @@ class Loader(DataLoader[Any]):
         try:
             yield from super().__iter__()
         except ChordateError as error:
-            # torch re-raises a worker's error with its traceback as the message; ours is the last line of it.
+            # torch re-raises a worker's error with its traceback as the message; our message is the last line.
             last = error.args[0].strip().splitlines()[-1]
             raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
 
@@ -122,21 +123,20 @@ def build_dataset(
     meta: DatasetMeta | None = None,
     meta_of: str = "the model",
 ) -> Dataset:
-    """Build the data set of a config's `train_data` or `val_data`, hold it to its contract, and log the problems found
-    in its files.
+    """Build and check the data set of a config's `train_data` or `val_data`, and log the problems in its files.
 
     Args:
         section: of the config.
         data_root: the folder that the data set's paths are relative to.
-        training: whether to train on it; an error if there is nothing to train on.
+        training: whether it is for training; then data without anything to train on is an error.
         seed: of the augmentation.
-        meta: of the model; labels must mean the same here. None takes the data set's own.
-        meta_of: whose it is, for messages.
+        meta: of the model; labels must have the same meaning. None for the data set's own.
+        meta_of: the owner of `meta`, for messages.
 
     Raises:
-        ConfigError: unknown or invalid settings, or the class is no data set.
-        DataError: missing or broken data, nothing to train on, other classes or keypoints than those of `meta`, or
-            samples that are not as the contract of `Dataset` says.
+        ConfigError: settings are unknown or invalid, or the class is not a Dataset.
+        DataError: data are missing or broken, there is nothing to train on, classes or keypoints differ from `meta`, or
+            the samples do not fulfill the contract of `Dataset`.
     """
     settings, where = _settings(section, training), "train_data" if training else "val_data"
     wiring: dict[str, Any] = {"data_root": data_root, "pipeline": placed_parts(section, "pipeline"), "seed": seed}
@@ -153,7 +153,7 @@ def build_dataset(
     difference = None if meta is None else dataset.meta.difference(meta)
     if difference:
         raise DataError(f"{where}: {type(dataset).__name__} does not fit {meta_of}: it has {difference}")
-    for line in dataset.health_report:
+    for line in dataset.health_report if is_main_process() else ():
         log.warning(printable(line, None))
     dataset.check_annotated(training)
     return dataset
@@ -174,17 +174,17 @@ def build_loader(
     Args:
         dataset: from `build_dataset`.
         section: of the config.
-        training: shuffled, augmented by epoch, equally long on all ranks; else each image once over all
-            ranks, in a fixed order.
-        seed: with the epoch and the image's index, all that order and augmentation depend on.
+        training: shuffle, augment by epoch, and yield the same number of batches on all ranks; else yield each image
+            once over all ranks, in a fixed order.
+        seed: order and augmentation depend on it, the epoch and the image's index alone.
         size_divisor: of the model: images are padded to multiples of this.
-        rank, world_size: this process among those that share the work.
+        rank, world_size: of this process.
 
     Returns:
-        A loader; `start_epoch(epoch, start_batch)` chooses where it starts.
+        A loader; `start_epoch(epoch, start_batch)` sets where it starts.
 
     Raises:
-        ConfigError: unknown or invalid settings.
+        ConfigError: settings are unknown or invalid.
     """
     settings = _settings(section, training)
     ranks = {"rank": rank, "world_size": world_size}
@@ -206,7 +206,7 @@ def build_loader(
     workers = min(settings.workers, _cores())
     if workers < settings.workers:
         where = "train_data" if training else "val_data"
-        log.info(f"{where}.workers={settings.workers}: {workers} start, one per core of this machine")
+        log.info(f"{where}.workers={settings.workers}: only {workers} are started, one per core of this machine")
     return Loader(
         dataset,
         batch_sampler=sampler,
@@ -215,7 +215,7 @@ def build_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=start_worker,
-        generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from the global generator
+        generator=torch.Generator().manual_seed(seed),  # by default each epoch draws from the global generator
     )
 
 
@@ -225,10 +225,10 @@ def _cores() -> int:
 
 
 def start_worker(worker: int) -> None:
-    """One thread; and Ctrl-C or a scheduler's SIGTERM, which reach all processes, are the trainer's to answer.
+    """Limit a worker to one thread, and let the trainer handle Ctrl-C and SIGTERM, which reach all processes.
 
-    It finishes its iteration, for which it may still want a batch, saves, and ends its workers. One that is left over
-    for all that goes after `GRACE` seconds.
+    The trainer finishes its iteration, for which it may need another batch, saves, and ends its workers. A worker that
+    is still running `GRACE` seconds after SIGTERM ends itself.
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

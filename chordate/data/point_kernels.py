@@ -1,7 +1,7 @@
-"""How torchvision's v2 transforms move points in continuous coordinates, as polygons' vertices and keypoints are.
+"""Kernels that transform points in continuous coordinates (vertices, keypoints) for torchvision's v2 functionals.
 
-A point is a box without extent, and for boxes v2 has kernels in the same coordinates; they are used for all but two.
-(Its KeyPoints speak of pixel centers: a flip takes them to `W - 1 - x`, and resizing moves them by half a pixel.)
+A point is a box without extent, and v2's box kernels use the same coordinates; they serve all functionals but two.
+(v2's KeyPoints refer to pixel centers: a flip maps them to `W - 1 - x`, and resizing shifts them by half a pixel.)
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from chordate.errors import ConfigError
 
 Canvas = tuple[int, int]  # height and width
 Mover = Callable[..., tuple[Tensor, Canvas]]  # points `[V, 2]`, canvas, and the functional's own arguments
-ELASTIC_STEPS = 10  # of the fixed-point iteration; each divides the error by the field's inverse slope
+ELASTIC_STEPS = 10  # of the fixed-point iteration; each multiplies the error by the field's slope
 
 
 def _as_boxes(functional: Callable[..., Any]) -> Mover:
@@ -24,16 +24,16 @@ def _as_boxes(functional: Callable[..., Any]) -> Mover:
         boxes = BoundingBoxes(
             torch.cat([points, points], 1), format=BoundingBoxFormat.XYXY, canvas_size=canvas, clamping_mode=None
         )
-        found = functional(boxes, *args, **kwargs)
-        return found.as_subclass(Tensor)[:, :2], found.canvas_size
+        transformed = functional(boxes, *args, **kwargs)
+        return transformed.as_subclass(Tensor)[:, :2], transformed.canvas_size
 
     return moved
 
 
-_plainly_rotated = _as_boxes(F.rotate)
+_rotate_boxes = _as_boxes(F.rotate)
 
 
-def _rotated(
+def _rotate(
     points: Tensor,
     canvas: Canvas,
     angle: float,
@@ -42,17 +42,18 @@ def _rotated(
     center: Any = None,
     fill: Any = None,
 ) -> tuple[Tensor, Canvas]:
-    """The boxes' kernel expands the canvas up to a pixel otherwise than the image's, which keeps its center."""
-    moved, _ = _plainly_rotated(points, canvas, angle, center=center)
+    """Rotate points. The box kernel's expanded canvas may differ by a pixel from the image's, which is used here."""
+    moved, _ = _rotate_boxes(points, canvas, angle, center=center)
     if not expand:
         return moved, canvas
-    picture = torch.empty(1, *canvas, device="meta")
-    height, width = F.rotate(picture, angle, expand=True, center=center).shape[-2:]
+    image = torch.empty(1, *canvas, device="meta")
+    height, width = F.rotate(image, angle, expand=True, center=center).shape[-2:]
     return moved + torch.tensor([width - canvas[1], height - canvas[0]]) / 2, (height, width)
 
 
-def _bent(points: Tensor, canvas: Canvas, displacement: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Canvas]:
-    """The picture's pixel at `p` is taken from `p + field(p)`: a point `q` goes where `p + field(p) = q`."""
+def _elastic(points: Tensor, canvas: Canvas, displacement: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Canvas]:
+    """Elastic deformation: the image's pixel at `p` is read from `p + field(p)`, so a point `q` moves to the `p` with
+    `p + field(p) = q`."""
     size = torch.tensor([canvas[1], canvas[0]], dtype=torch.float32)
     field = (displacement * size / 2).permute(0, 3, 1, 2)
     moved = points
@@ -63,20 +64,20 @@ def _bent(points: Tensor, canvas: Canvas, displacement: Tensor, *args: Any, **kw
     return moved, canvas
 
 
-def _refused(functional: Callable[..., Any]) -> Mover:
+def _reject(functional: Callable[..., Any]) -> Mover:
     def refuse(*args: Any, **kwargs: Any) -> tuple[Tensor, Canvas]:
         name = functional.__name__
-        raise ConfigError(f"{name} makes several pictures of one; it cannot be used with masks or keypoints")
+        raise ConfigError(f"{name} makes several images of one; it cannot be used with masks or keypoints")
 
     return refuse
 
 
-# Those that move nothing out of the picture, and those that may.
+# Functionals that keep all points within the image, and those that may move points out of it.
 KEEP_ALL = (F.horizontal_flip, F.vertical_flip, F.resize)
 MAY_CUT = (F.crop, F.center_crop, F.resized_crop, F.pad, F.affine, F.perspective)
 MOVERS: dict[Callable[..., Any], Mover] = {
     **{functional: _as_boxes(functional) for functional in (*KEEP_ALL, *MAY_CUT)},
-    **{functional: _refused(functional) for functional in (F.five_crop, F.ten_crop)},
-    F.rotate: _rotated,
-    F.elastic: _bent,
+    **{functional: _reject(functional) for functional in (F.five_crop, F.ten_crop)},
+    F.rotate: _rotate,
+    F.elastic: _elastic,
 }

@@ -1,7 +1,6 @@
-"""How torchvision's v2 transforms move Polygons, registered when this module is imported.
+"""Kernels of Polygons for torchvision's v2 functionals, registered when this module is imported.
 
-What leaves the picture is cut off there and then, so that it cannot come back when the picture is enlarged later, as
-its pixels cannot.
+Parts outside the image are clipped at once, so that they do not reappear if a later transform enlarges the image.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 from chordate.data.point_kernels import KEEP_ALL, MOVERS, Mover
 from chordate.data.polygons import Polygons
 
-ELASTIC_EDGE = 4.0  # pixels; longer edges are split before they are bent
+ELASTIC_EDGE = 4.0  # pixels; longer edges are split before an elastic deformation
 
 
 def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., Polygons]:
@@ -22,14 +21,14 @@ def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., Polyg
         if functional is F.elastic:
             polygons = densify(polygons, ELASTIC_EDGE)
         vertices, canvas = mover(polygons.as_subclass(Tensor), polygons.canvas_size, *args, **kwargs)
-        found = polygons.wrap(vertices, polygons, canvas_size=canvas)
-        return found if functional in KEEP_ALL else clip(found)
+        moved_polygons = polygons.wrap(vertices, polygons, canvas_size=canvas)
+        return moved_polygons if functional in KEEP_ALL else clip(moved_polygons)
 
     return moved
 
 
 def clip(polygons: Polygons) -> Polygons:
-    """The part of each ring within the canvas (Sutherland and Hodgman 1974); rings with none are dropped."""
+    """Clip each ring to the canvas (Sutherland and Hodgman 1974); rings outside are dropped."""
     height, width = polygons.canvas_size
     for axis, bound, sign in ((0, 0.0, 1), (0, float(width), -1), (1, 0.0, 1), (1, float(height), -1)):
         polygons = _clip_side(polygons, axis, bound, sign)
@@ -37,7 +36,7 @@ def clip(polygons: Polygons) -> Polygons:
 
 
 def _clip_side(polygons: Polygons, axis: int, bound: float, sign: int) -> Polygons:
-    """Keep what lies where `sign × (coordinate - bound)` is not negative."""
+    """Keep the part with `sign × (coordinate - bound) ≥ 0`."""
     start, end, ring = polygons.edges()
     inside = sign * (start[:, axis] - bound) >= 0
     if bool(inside.all()):
@@ -47,12 +46,12 @@ def _clip_side(polygons: Polygons, axis: int, bound: float, sign: int) -> Polygo
     run = torch.where(crossing, end[:, axis] - start[:, axis], 1.0)
     crossed = start + ((bound - start[:, axis]) / run)[:, None] * (end - start)
     crossed[:, axis] = bound
-    # Each edge gives its first vertex where that is inside, then its crossing where it has one.
-    given = torch.stack([inside, crossing], 1)
-    sizes = torch.zeros_like(polygons.ring_sizes).index_add_(0, ring, given.sum(1))
+    # Each edge emits its first vertex if that is inside, then its crossing if it has one.
+    emitted = torch.stack([inside, crossing], 1)
+    sizes = torch.zeros_like(polygons.ring_sizes).index_add_(0, ring, emitted.sum(1))
     kept = sizes > 0
     return polygons.wrap(
-        torch.stack([start, crossed], 1)[given],
+        torch.stack([start, crossed], 1)[emitted],
         polygons,
         ring_sizes=sizes[kept],
         ring_owner=polygons.ring_owner[kept],
@@ -60,7 +59,7 @@ def _clip_side(polygons: Polygons, axis: int, bound: float, sign: int) -> Polygo
 
 
 def densify(polygons: Polygons, longest: float) -> Polygons:
-    """The same rings with vertices added so that no edge is longer than `longest` pixels."""
+    """Add vertices so that no edge is longer than `longest` pixels."""
     start, end, ring = polygons.edges()
     pieces = ((end - start).norm(dim=1) / longest).ceil().clamp(min=1).long()
     step = torch.arange(int(pieces.sum())) - (pieces.cumsum(0) - pieces).repeat_interleave(pieces)

@@ -1,11 +1,11 @@
 """Instance masks as polygons: a tv_tensor of vertices that torchvision's transforms move with the image.
 
-A bitmap per instance would be resized, cropped and flipped at full size; some hundred vertices cost nothing.
-Coordinates are continuous, as boxes' are: pixel (0, 0) covers the square from 0 to 1, a flip is `x → W - x`.
-(KeyPoints speak of pixel centers, `x → W - 1 - x`, so polygons cannot travel as those.)
+Transforming a full-size bitmap per instance is slow; transforming a hundred vertices is not. Coordinates are
+continuous, like those of boxes: pixel (0, 0) covers the square from 0 to 1, a flip is `x → W - x`. (v2's KeyPoints
+refer to pixel centers, `x → W - 1 - x`, so they cannot represent polygons.)
 
-A point belongs to an instance where the winding number of the instance's rings is not zero. Rings that run
-the same way therefore make a union, and one inside another that runs the other way makes a hole.
+A point belongs to an instance if the winding number of the instance's rings is not zero. So rings with the same
+direction form a union, and a ring inside another one with the opposite direction is a hole.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ class Polygons(TVTensor):
         ring_sizes: `[R]` int64, vertices of each ring.
         ring_owner: `[R]` int64, the instance that each ring belongs to, in ascending order.
         count: instances, with or without rings.
-        canvas_size: height and width of the picture.
+        canvas_size: height and width of the image.
     """
 
     ring_sizes: Tensor
@@ -46,7 +46,7 @@ class Polygons(TVTensor):
 
     @classmethod
     def from_rings(cls, instances: Sequence[Iterable[Ring]], canvas_size: tuple[int, int]) -> Self:
-        """Of each instance's rings, whose directions say which are holes."""
+        """Make Polygons from the rings of each instance; the direction of a ring tells whether it is a hole."""
         rings = [(owner, ring) for owner, rings in enumerate(instances) for ring in rings]
         vertices = [ring for _, ring in rings] or [np.zeros((0, 2), np.float32)]
         return cls(
@@ -58,8 +58,8 @@ class Polygons(TVTensor):
         )
 
     @classmethod
-    def joined(cls, parts: "Sequence[Polygons]") -> Self:
-        """The instances of several, one after another, on one canvas."""
+    def cat(cls, parts: "Sequence[Polygons]") -> Self:
+        """Concatenate the instances of several Polygons on one canvas."""
         counts = [part.count for part in parts]
         before = [sum(counts[:number]) for number in range(len(parts))]
         return cls(
@@ -145,7 +145,7 @@ def _rebuild(
     return Polygons(data, ring_sizes=ring_sizes, ring_owner=ring_owner, count=count, canvas_size=canvas_size)
 
 
-def oriented(ring: Ring) -> Ring:
-    """The ring run clockwise as one sees it, as every ring that is not a hole must."""
+def orient_clockwise(ring: Ring) -> Ring:
+    """The ring in clockwise order on the screen, as required for rings that are not holes."""
     x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
     return ring if np.dot(x, np.roll(y, -1)) >= np.dot(y, np.roll(x, -1)) else ring[::-1]

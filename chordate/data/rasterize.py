@@ -1,4 +1,4 @@
-"""Polygons to bitmaps: exact sampling at the pixels' centers, all instances of an image at once."""
+"""Rasterizes polygons: exact sampling at the pixel centers, all instances of an image at once."""
 
 import numpy as np
 import torch
@@ -9,15 +9,15 @@ from chordate.data.polygons import Polygons
 from chordate.structures import BITMAP_SIZE
 
 
-def rasterise(polygons: Polygons, frames: Tensor, height: int, width: int) -> Tensor:
+def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Tensor:
     """Draw each instance into a bitmap of its own frame.
 
-    A pixel is set where the winding number at its center is not zero: along each row of pixels, every edge
-    that crosses the row's middle line adds or takes one for all centers to its right.
+    A pixel is set if the winding number at its center is not zero: in each row of pixels, every edge that crosses the
+    row's middle line adds or subtracts one for all centers to its right.
 
     Args:
         polygons: of `M` instances.
-        frames: `[M, 4]` x1, y1, x2, y2, the part of the picture that each bitmap shows.
+        frames: `[M, 4]` x1, y1, x2, y2, the part of the image that each bitmap covers.
         height, width: of the bitmaps, in pixels.
 
     Returns:
@@ -26,7 +26,7 @@ def rasterise(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
     start, end, ring = polygons.edges()
     owner = polygons.ring_owner[ring]
     corner = frames[:, :2].double()
-    # A frame without extent shows nothing; any scale does.
+    # A frame without extent has an empty bitmap, whatever the scale.
     scale = torch.tensor([width, height]) / (frames[:, 2:].double() - corner).clamp(min=1e-9)
     a = ((start - corner[owner]) * scale[owner]).numpy()
     b = ((end - corner[owner]) * scale[owner]).numpy()
@@ -42,7 +42,7 @@ def rasterise(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
 
 def instance_bitmaps(polygons: Polygons, boxes: Tensor) -> Tensor:
     """`[M, 112, 112]` bitmaps in the frames of the instances' boxes `[M, 4]`, for `InstanceTargets.masks`."""
-    return rasterise(polygons, boxes, BITMAP_SIZE, BITMAP_SIZE)
+    return rasterize(polygons, boxes, BITMAP_SIZE, BITMAP_SIZE)
 
 
 def _rows_crossed(

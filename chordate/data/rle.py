@@ -1,4 +1,4 @@
-"""Bitmaps to COCO's run lengths, and to rings along the pixels' borders, which rasterised give the same bitmap."""
+"""Converts bitmaps to COCO's run lengths, and to rings along pixel borders, which rasterize to the same bitmap."""
 
 from typing import Any
 
@@ -21,8 +21,8 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
 def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
     """The borders of the set pixels of a 0/1 `[H, W]` mask, outer ones clockwise and holes counter-clockwise.
 
-    Every border runs with the set pixels at its right hand. Its straight pieces are chained where one ends
-    and another begins; where two borders touch in a corner, either chaining has the same winding numbers.
+    Every border has the set pixels on its right. Its straight pieces are chained at their end points; if two borders
+    touch in a corner, both ways of chaining give the same winding numbers.
     """
     mask = mask.astype(np.int8)
     width = mask.shape[1] + 1

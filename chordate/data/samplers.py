@@ -1,8 +1,8 @@
 """Which images make up each batch: shuffling, grouping by shape, class balance, and the split over ranks.
 
-A sampler yields keys, not indices: `(epoch, index)`, or `(epoch, index, repeat)` for an image's second and
-later turn in one epoch. The key is all that a sample's augmentation depends on, so a run may stop and start
-anywhere, with any number of workers, and still see the same pictures.
+A sampler yields keys instead of indices: `(epoch, index)`, or `(epoch, index, repeat)` for further repeats of an image
+in one epoch. A sample's augmentation depends on its key alone, so a resumed run sees the same images, with any number
+of workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,23 +25,23 @@ class EpochBatches(Protocol):
     batch_size: int
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Iterate over this epoch from now on, the first time from batch `start_batch` of it (for a resume)."""
+        """Iterate over this epoch from now on, the first time from its batch `start_batch` (for a resumed run)."""
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, wherever it is entered."""
+        """Batches in a whole epoch, whatever its start batch."""
 
     def __iter__(self) -> Iterator[list[Key]]:
-        """The keys of one batch after the other."""
+        """Yield the keys of one batch after the other."""
 
 
 def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, threshold: float) -> NDArray[np.float64]:
-    """How often each image is seen in an epoch so that rare classes are seen more often.
+    """How often each image is repeated in an epoch, so that rare classes are seen more often.
 
     Repeat-factor sampling of LVIS (Gupta et al. 2019, section "Methodology"): a class in a fraction `f` of
     the images has the factor `max(1, sqrt(threshold / f))`, an image the largest factor of its classes.
 
     Args:
-        class_images: for each class the indices of the images that show it.
+        class_images: for each class the indices of the images that contain it.
         images: number of images.
         threshold: fraction below which a class counts as rare (LVIS: 0.001).
 
@@ -59,18 +59,18 @@ def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, thres
 class TrainingBatches(Sampler[list[Key]]):
     """Shuffled batches of keys, the same number and the same sizes on every rank.
 
-    All ranks draw one common order from `(seed, epoch)` and cut it into steps of `batch_size × world_size`
-    images, of which each rank takes its part: a step holds the same images whatever the number of ranks.
-    Every image is seen once an epoch (or as often as `factors` says); only when the ranks could not have
-    equally many are fewer than `world_size` of them seen once more. The last step may be smaller.
+    All ranks draw the same order from `(seed, epoch)` and divide it into steps of `batch_size × world_size` images, of
+    which each rank takes its part: a step has the same images for any number of ranks. Every image is seen once per
+    epoch (or according to `factors`); if the images cannot be divided equally, fewer than `world_size` of them are seen
+    once more. The last step may be smaller.
 
     Args:
         images: number of images.
-        batch_size: images a rank and step.
+        batch_size: images per rank and step.
         seed: of the order.
-        rank, world_size: which part of each step is ours.
-        groups: `[images]` integers or booleans; images of one group share a step, so that little is padded. What
-            remains of the groups at the end of an epoch is mixed.
+        rank, world_size: of this process.
+        groups: `[images]` integers or booleans; images of one group share a step, to reduce padding. The remainders of
+            the groups at the end of an epoch are mixed.
         factors: `[images]` how often each image is seen in an epoch, on average (`repeat_factors`).
     """
 
@@ -94,11 +94,11 @@ class TrainingBatches(Sampler[list[Key]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Iterate over this epoch from now on, the first time from batch `start_batch` of it (for a resume)."""
+        """Iterate over this epoch from now on, the first time from its batch `start_batch` (for a resumed run)."""
         self.epoch, self.start_batch = epoch, start_batch
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, wherever it is entered."""
+        """Batches in a whole epoch, whatever its start batch."""
         return -(-self.drawn // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -108,7 +108,7 @@ class TrainingBatches(Sampler[list[Key]]):
             yield step[self.rank * share : (self.rank + 1) * share]
 
     def _steps(self) -> list[list[Key]]:
-        """The whole epoch's keys, one list a step, all ranks together."""
+        """The keys of the whole epoch, one list per step, for all ranks together."""
         order = self._order(np.random.default_rng([self.seed, self.epoch]))
         turns: dict[int, int] = {}
         keys: list[list[Key]] = [[] for _ in range(int(self.groups.max(initial=0)) + 1)]
@@ -124,10 +124,10 @@ class TrainingBatches(Sampler[list[Key]]):
         return steps + [rest[start : start + size] for start in range(0, len(rest), size)]
 
     def _order(self, random: np.random.Generator) -> NDArray[np.int64]:
-        """The epoch's indices in the order they are drawn, `self.drawn` of them."""
+        """The `self.drawn` indices of the epoch, in order."""
         order = random.permutation(self.images)
         if self.factors is not None:
-            # Systematic sampling: each image floor(f) or ceil(f) times, f on average, and always the same sum.
+            # Systematic sampling: each image occurs floor(f) or ceil(f) times, f on average, with a constant total.
             ends = np.cumsum(self.factors[order])
             ends = np.floor(ends * (round(ends[-1]) / ends[-1]) + random.random() + 1e-9)
             order = random.permutation(np.repeat(order, np.diff(ends, prepend=0).astype(np.int64)))
@@ -135,14 +135,14 @@ class TrainingBatches(Sampler[list[Key]]):
 
 
 class EvaluationBatches(Sampler[list[Key]]):
-    """Every image once over all ranks, in order of shape, so that the images of a batch need little padding.
+    """Batches with every image once over all ranks, sorted by shape, so that batches need little padding.
 
-    The ranks' numbers of images may differ by a batch; none is seen twice.
+    The ranks' numbers of images may differ by one batch.
 
     Args:
-        aspects: `[images]` height / width of each.
-        batch_size: images a batch.
-        rank, world_size: which batches are ours.
+        aspects: `[images]` height / width of each image.
+        batch_size: images per batch.
+        rank, world_size: of this process.
     """
 
     def __init__(self, aspects: NDArray[np.floating], batch_size: int, *, rank: int = 0, world_size: int = 1):
@@ -153,7 +153,7 @@ class EvaluationBatches(Sampler[list[Key]]):
         self.batches = batches[rank::world_size]
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Nothing: an evaluation is the same in every epoch."""
+        """Does nothing, since an evaluation is the same in every epoch."""
 
     def __len__(self) -> int:
         return len(self.batches)

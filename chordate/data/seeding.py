@@ -1,4 +1,4 @@
-"""Random number generators of a process: seeded by a key, saved as plain values, preserved while other code draws."""
+"""Random number generators of a process: seeds them by a key, saves their states, and restores them."""
 
 import random
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.random import mtrand  # where these functions have their types
 
-_spare: list[np.random.MT19937] = []  # generators for numpy, since exchanging them is far cheaper than copying a state
+_spare: list[np.random.MT19937] = []  # numpy generators for reuse: swapping them is far faster than copying states
 
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Within it, torch's (CPU), numpy's and Python's generators start from `key`; afterwards they are as before.
+    """Within it, torch's (CPU), numpy's and Python's generators are seeded with `key`; afterwards they are restored.
 
-    The same key gives the same numbers in every process. torch's is set by its own generator:
-    `torch.manual_seed` would set every CUDA device's too.
+    The same key gives the same numbers in every process. Only torch's CPU generator is seeded; `torch.manual_seed`
+    would also seed those of all CUDA devices.
     """
     words = np.random.SeedSequence(key).generate_state(4)
     torch_state, numpy_generator, python_state = torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate()
@@ -37,7 +37,7 @@ def seeded(*key: int) -> Iterator[None]:
 
 def rng_state() -> dict[str, Any]:
     """The states of Python's, numpy's and torch's generators (and of the current CUDA device's), as tensors and plain
-    numbers, so that they load without unpickling anything."""
+    numbers, which load without unpickling objects."""
     version, words, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     return {
@@ -52,7 +52,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put every generator back to where `rng_state` found it."""
+    """Restore all generators to the states that `rng_state` returned."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     np.random.set_state(("MT19937", numpy["key"].numpy().astype(np.uint32), *numpy["rest"]))
@@ -63,7 +63,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Whatever is drawn within it, the generators are afterwards as before."""
+    """Restores all generators afterwards, so that random numbers drawn within it have no effect outside."""
     state = rng_state()
     try:
         yield

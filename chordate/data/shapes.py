@@ -1,8 +1,8 @@
 """The generated "shapes" set: a COCO-format data set in seconds, for demos and tests without a download.
 
-Colored shapes lie over one another on varied backgrounds. As in COCO, annotations show what is *visible*:
-polygons where the visible region has no hole, RLE where it has one (every ring), and now and then a cluster
-of many small shapes under one `iscrowd` annotation. Some images are empty.
+Colored shapes overlap on varied backgrounds. As in COCO, annotations cover the *visible* region: polygons if it has no
+hole, RLE if it has one (every ring). Some images have a cluster of many small shapes with one `iscrowd` annotation;
+some are empty.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from chordate.errors import DataError
 
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
 SPLITS = ("train", "val")
-SUPERSAMPLING = 4  # shapes are drawn on a grid this much finer than the pixels
-MIN_VISIBLE = 0.3  # nothing is hidden further than this share of its full area …
-MIN_PIXELS = 12  # … nor is less of it visible than this
-MIN_PART = 2  # square pixels: smaller parts of a shape cut in pieces are not outlined
-EMPTY_SHARE, CROWD_SHARE = 0.04, 0.08  # of the images
+SUPERSAMPLING = 4  # cells of the fine drawing grid per pixel and axis
+MIN_VISIBLE = 0.3  # smallest visible fraction of a shape's area …
+MIN_PIXELS = 12  # … and smallest visible area in square pixels
+MIN_PART = 2  # square pixels; smaller parts of an occluded shape are not outlined
+EMPTY_FRACTION, CROWD_FRACTION = 0.04, 0.08  # of the images
 
 Contour = NDArray[np.float64]  # [points, 2] x, y
 
 
 @dataclass
 class Shape:
-    """One annotation in the making: a single shape, or the many members of a crowd.
+    """A shape to be drawn and annotated: a single one, or the members of a crowd.
 
     Attributes:
         label: index into CLASSES.
@@ -49,7 +49,7 @@ class Shape:
     crowd: bool = False
 
     def full_area(self) -> float:
-        """Square pixels it would cover if nothing hid it and the picture had no border."""
+        """Area in square pixels without occlusion and without the image's border."""
         areas = ([cv2.contourArea(c.astype(np.float32)) for c in member] for member in self.members)
         return sum(outer - sum(holes) for outer, *holes in areas)
 
@@ -57,16 +57,16 @@ class Shape:
 def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size: int = 128, seed: int = 0) -> None:
     """Write `root/{train,val}/*.jpg` and `root/annotations/{train,val}.json`.
 
-    Image `i` of a split depends on (seed, split, i, size) alone, so a larger set begins with the smaller one
-    and the splits share nothing.
+    Image `i` of a split depends on (seed, split, i, size) alone, so a larger set starts with the images of a smaller
+    one, and the splits have no images in common.
 
     Args:
-        train, val: how many images.
+        train, val: number of images.
         size: side of the square images in pixels, at least 64.
         seed: another seed gives other images.
 
     Raises:
-        DataError: the numbers make no data set.
+        DataError: a number is too small.
     """
     if size < 64 or train < 0 or val < 0 or seed < 0:
         raise DataError(f"shapes: needs size ≥ 64 and counts and seed ≥ 0; got {size=}, {train=}, {val=}, {seed=}")
@@ -77,13 +77,13 @@ def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in track(range(count), f"shapes: {split:5}", disable=not count):
-            picture, found = make_image(np.random.default_rng([seed, number, index]), size)
+            image, objects = make_image(np.random.default_rng([seed, number, index]), size)
             image_id, file_name = index + 1, f"{index + 1:06}.jpg"
-            cv2.imwrite(str(root / split / file_name), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+            cv2.imwrite(str(root / split / file_name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
             images.append({"id": image_id, "file_name": file_name, "width": size, "height": size})
             annotations += [
                 {"id": len(annotations) + n, "image_id": image_id, **annotation}
-                for n, annotation in enumerate(found, 1)
+                for n, annotation in enumerate(objects, 1)
             ]
         categories = [{"id": n, "name": name, "supercategory": "shape"} for n, name in enumerate(CLASSES, 1)]
         info = {"description": f"Chordate shapes, {split}, size {size}, seed {seed}"}
@@ -92,7 +92,7 @@ def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size
 
 
 def make_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """One picture `[size, size, 3]` RGB and its annotations, without their ids."""
+    """Draw one image `[size, size, 3]` RGB; returns it with its annotations, without their ids."""
     shapes, owner = _arrange(rng, size)
     canvas = _background(rng, size)
     annotations = []
@@ -101,7 +101,7 @@ def make_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], 
         coverage = cv2.resize(visible.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         color = _contrasting_color(rng, canvas, coverage)
         canvas += coverage[..., None] * (color + _shading(rng, size, 12) - canvas)
-        annotations.append(_annotate(shape, visible, coverage))
+        annotations.append(annotate(shape, visible, coverage))
     canvas += rng.uniform(1, 8) * rng.standard_normal(canvas.shape, np.float32)  # sensor noise
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), annotations
 
@@ -110,17 +110,17 @@ def make_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], 
 
 
 def _arrange(rng: np.random.Generator, size: int) -> tuple[list[Shape], NDArray[np.uint8]]:
-    """Shapes from back to front, and the number (from 1) of the one seen at each point of the fine grid.
+    """Shapes from back to front, and the number (from 1) of the visible shape at each point of the fine grid.
 
-    A shape is laid only where it and all below it stay visible enough, so all that is drawn is annotated.
+    A shape is added only if it and all shapes below it stay visible enough, so every drawn shape is annotated.
     """
     side = size * SUPERSAMPLING
     owner = np.zeros((side, side), np.uint8)
     shapes: list[Shape] = []
     needed, seen = [0.0], [np.inf]  # points of the fine grid; entry 0 is the background
     kind = rng.random()
-    count = 0 if kind < EMPTY_SHARE else int(rng.integers(1, 7))
-    has_crowd = EMPTY_SHARE <= kind < EMPTY_SHARE + CROWD_SHARE
+    count = 0 if kind < EMPTY_FRACTION else int(rng.integers(1, 7))
+    has_crowd = EMPTY_FRACTION <= kind < EMPTY_FRACTION + CROWD_FRACTION
     for attempt in range(3 * count):
         if len(shapes) == count:
             break
@@ -141,7 +141,7 @@ def _arrange(rng: np.random.Generator, size: int) -> tuple[list[Shape], NDArray[
 def _single(rng: np.random.Generator, size: int) -> Shape:
     label = int(rng.integers(len(CLASSES)))
     radius = size * np.exp(rng.uniform(np.log(0.08), np.log(0.28)))
-    center = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)  # may leave the picture by a part
+    center = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)  # may lie partly outside the image
     return Shape(label, [_outline(rng, label, center, radius)])
 
 
@@ -201,8 +201,14 @@ OUTLINES: dict[str, Callable[[np.random.Generator, float], list[Contour]]] = {
 # Annotation
 
 
-def _annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.float32]) -> dict[str, Any]:
-    """COCO's fields for what is visible: `visible` on the fine grid, `coverage` the share of each pixel."""
+def annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.float32]) -> dict[str, Any]:
+    """The annotation of one shape: COCO's fields without ids.
+
+    Args:
+        shape: its class, and whether it is a crowd.
+        visible: `[SUPERSAMPLING * size, SUPERSAMPLING * size]`, 1 at the points of the fine grid where it is seen.
+        coverage: `[size, size]`, the share 0 … 1 of each pixel that it covers.
+    """
     size = len(coverage)
     solid = cv2.morphologyEx(visible, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
     contours, hierarchy = cv2.findContours(solid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -233,7 +239,7 @@ def _annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.flo
     }
 
 
-# Paint
+# Colors
 
 
 def _background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
@@ -262,14 +268,14 @@ def _clouds(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
 
 
 def _shading(rng: np.random.Generator, size: int, strength: float) -> NDArray[np.float32]:
-    """`[size, size, 1]`: soft light and dark of about ±`strength` gray levels."""
+    """Smooth shading `[size, size, 1]` of about ±`strength` gray levels."""
     return 2 * strength * (_clouds(rng, size)[..., None] - 0.5)
 
 
 def _contrasting_color(
     rng: np.random.Generator, canvas: NDArray[np.float32], coverage: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Of a few random colors, the one that differs most from what it will cover."""
+    """Draw three random colors and return the one that differs most from the background."""
     below = np.tensordot(coverage, canvas, 2) / coverage.sum()
     colors = rng.uniform(0, 255, (3, 3)).astype(np.float32)
     return colors[np.abs(colors - below).sum(1).argmax()]

@@ -1,34 +1,34 @@
-"""Photos of one's own, in class folders: with a part to evaluate on, or without."""
+"""A user's own images in class folders, with a validation split or without."""
 
 from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
 from chordate.arguments import OpenFraction
-from chordate.data.coco_annotations import located
+from chordate.data.coco_annotations import resolve_path
 from chordate.data.image_folder import ImageFolder, subfolders
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 
 SPLITS = ("train", "val")
-OTHER_SPLITS = ("dev", "eval", "test", "valid", "validation")  # what others call the folder to evaluate on
+OTHER_SPLITS = ("dev", "eval", "test", "valid", "validation")  # other common names of the validation folder
 
 
 @DATASETS.register_module()
 class TrainValFolder(ImageFolder):
     """`train/<class>/….jpg` and `val/<class>/….jpg` under the data root; or just `<class>/….jpg`.
 
-    A lone folder around them, as in the zip of a folder, is passed through. Without `train` and `val`, a fraction of
-    each class's images is held out of the training and evaluated on: always the same ones, drawn by their names.
+    A single enclosing folder, as in the zip of a folder, is skipped. Without `train` and `val`, a fraction of each
+    class's images is held out for validation: always the same images, chosen by their names.
 
     Args:
         split: "train" or "val".
-        held_out: fraction of each class that is evaluated on, where there is no `val`.
+        held_out: fraction of each class that is held out for validation if there is no `val`.
 
-    The others as in `ImageFolder`.
+    The other arguments are those of `ImageFolder`.
 
     Raises:
-        DataError: as in `ImageFolder`, one of `train` and `val` is missing, or there is but one class.
+        DataError: as in `ImageFolder`; or only one of `train` and `val` exists, or only one class.
     """
 
     def __init__(
@@ -40,25 +40,25 @@ class TrainValFolder(ImageFolder):
         **arguments: Any,
     ):
         self.split, self.held_out = split, held_out
-        root = _unwrapped(located(data_root, "."))
+        root = _unwrap(resolve_path(data_root, "."))
         self.divided = _is_divided(root)
         super().__init__(split if self.divided else ".", data_root=root, **arguments)
         if len(self.classes) < 2:
-            raise DataError(f"{self.images}: one class folder only, {self.classes[0]}/; a classifier needs two or more")
+            raise DataError(f"{self.images}: only one class folder, {self.classes[0]}/; a classifier needs two or more")
 
-    def _named(self, found: dict[str, list[str]]) -> dict[str, list[str]]:
-        found = super()._named(found)
-        return found if self.divided else {name: self._part(files) for name, files in found.items()}
+    def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
+        by_class = super()._files_by_class(by_class)
+        return by_class if self.divided else {name: self._part(files) for name, files in by_class.items()}
 
     def _part(self, files: list[str]) -> list[str]:
-        """Of one class's files those of this split: one to train on at least, then one to evaluate on."""
+        """The files of one class that belong to this split: at least one for training, then one for validation."""
         drawn = sorted(files, key=lambda file: (crc32(Path(file).as_posix().encode()), file))
         count = min(max(1, round(self.held_out * len(files))), len(files) - 1)
         return drawn[:count] if self.split == "val" else drawn[count:]
 
 
-def _unwrapped(root: Path) -> Path:
-    """The folder, or the one in it that wraps the class folders or the splits."""
+def _unwrap(root: Path) -> Path:
+    """The folder that contains the class folders or the splits: `root`, or a single folder nested in it."""
     while len(names := subfolders(root)) == 1 and names[0] not in (*SPLITS, *OTHER_SPLITS):
         if not subfolders(root / names[0]):
             break
@@ -70,15 +70,15 @@ def _is_divided(root: Path) -> bool:
     """Whether a folder, or a zip, has `train` and `val`.
 
     Raises:
-        DataError: it has one of them only.
+        DataError: it has only one of them.
     """
     names = subfolders(root)
     missing = [split for split in SPLITS if split not in names]
     rest = {*names} - {*SPLITS, *OTHER_SPLITS}
-    if len(missing) == 1 and not rest:  # beside other folders, "train" is a means of transport
-        given = ", ".join(f"{name}/" for name in names)
+    if len(missing) == 1 and not rest:  # beside other class folders, "train" is a class (a vehicle)
+        listed = ", ".join(f"{name}/" for name in names)
         raise DataError(
-            f"{root}: has {given} but no {missing[0]}/; give it train/ and val/, each with a folder for every class, "
-            f"or the class folders alone, of which a fraction is then held out"
+            f"{root}: has {listed} but no {missing[0]}/; give it train/ and val/, each with a folder for every class, "
+            f"or only the class folders, of which a fraction is then held out"
         )
     return not missing

@@ -1,4 +1,4 @@
-"""Pascal VOC folders (one XML file an image), read as if they were COCO annotations."""
+"""Pascal VOC folders (one XML file per image), read as COCO annotations."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import hotcoco
 
 from chordate.data.coco import CocoDataset
-from chordate.data.coco_annotations import located
+from chordate.data.coco_annotations import resolve_path
 from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 from chordate.registry import DATASETS
@@ -16,19 +16,19 @@ from chordate.registry import DATASETS
 class VocDataset(CocoDataset):
     """`Annotations/*.xml`, `JPEGImages/` and the lists of `ImageSets/Main/` (Everingham et al. 2010).
 
-    Corners lose VOC's offset of one pixel; objects marked `difficult` are read as crowds: neither learned nor
-    background, as VOC's own evaluation ignores them. Category ids count the class names in alphabetical
-    order (or in the order of a `labels.txt`), over all files, so that every split has the same.
+    VOC's offset of one pixel is subtracted from corners. Objects marked `difficult` are read as crowds: they are
+    neither targets nor background, as VOC's evaluation ignores them. Category ids count the class names of all files in
+    alphabetical order (or in the order of a `labels.txt`), so that all splits have the same.
 
     Args:
-        folder: of the three, relative to `data_root` or absolute.
-        split: a list's name, `train` for `ImageSets/Main/train.txt`; None takes every XML file.
-        settings: those of CocoDataset, but for `annotations` and `images`.
+        folder: contains these three; relative to `data_root` or absolute.
+        split: name of a list, `train` for `ImageSets/Main/train.txt`; None for every XML file.
+        settings: those of CocoDataset, except `annotations` and `images`.
     """
 
     def __init__(self, folder: str | Path, split: str | None = None, **settings: Any):
         self.split = split
-        root = located(settings.get("data_root", "."), folder).absolute()
+        root = resolve_path(settings.get("data_root", "."), folder).absolute()
         super().__init__(root / "Annotations", root / "JPEGImages", **settings)
 
     def _open(self) -> hotcoco.COCO:
@@ -36,7 +36,7 @@ class VocDataset(CocoDataset):
             raise DataError(f"{self.annotations}: no such folder; a VOC data set has its XML files there")
         for file in sorted(self.annotations.glob("*.xml")):
             if not file.read_bytes().rstrip().endswith(b"</annotation>"):
-                raise DataError(f"{file}: cut short, it does not end with </annotation>")
+                raise DataError(f"{file}: truncated, it does not end with </annotation>")
         try:
             index = hotcoco.COCO.from_voc(str(self.annotations.parent))
         except (ValueError, OSError) as error:
@@ -55,7 +55,7 @@ class VocDataset(CocoDataset):
         if missing:
             raise DataError(f'{file}: "{missing[0]}" has no XML file in {self.annotations}')
         kept = {ids[name] for name in listed}
-        # Not `index.filter`, which would forget the classes that this split does not show.
+        # `index.filter` would drop the classes that do not occur in this split.
         content["images"] = [image for image in content["images"] if image["id"] in kept]
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
         return hotcoco.COCO(content)

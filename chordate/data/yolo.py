@@ -1,7 +1,7 @@
-"""YOLO folders (one text file of relative boxes or outlines an image), read as if they were COCO annotations.
+"""YOLO folders (one text file of relative boxes or outlines per image), read as COCO annotations.
 
-Converted here, not by hotcoco: that needs the class names beside the labels, forgets the images' endings,
-leaves out images without a label file and refuses outlines.
+Not converted by hotcoco, which needs the class names beside the labels, drops the images' file extensions and images
+without a label file, and does not read outlines.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import PIL.Image
 import yaml
 
 from chordate.data.coco import CocoDataset
-from chordate.data.coco_annotations import located
+from chordate.data.coco_annotations import resolve_path
 from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 from chordate.registry import DATASETS
@@ -24,20 +24,20 @@ EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x112, (5, 6, 7, 8)
 
 @DATASETS.register_module()
 class YoloDataset(CocoDataset):
-    """`images/x.jpg` with `labels/x.txt`, of lines `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 …`.
+    """`images/x.jpg` with `labels/x.txt`, whose lines are `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 …`.
 
-    Coordinates are fractions of the displayed picture's width and height. An image without a label file
-    has no instances. Category ids count from 1 in the order of the class names.
+    Coordinates are fractions of the displayed image's width and height. An image without a label file has no instances.
+    Category ids count from 1 in the order of the class names.
 
     Args:
         images, labels: folders, relative to `data_root` or absolute.
         names: the class names, or a YAML file with an entry `names`.
-        settings: those of CocoDataset, but for `annotations`.
+        settings: those of CocoDataset, except `annotations`.
     """
 
     def __init__(self, images: str | Path, labels: str | Path, names: str | Path | Sequence[str], **settings: Any):
         root = settings.get("data_root", ".")
-        self.names = _read_names(located(root, names)) if isinstance(names, str | Path) else list(names)
+        self.names = _read_names(resolve_path(root, names)) if isinstance(names, str | Path) else list(names)
         super().__init__(labels, images, **settings)
 
     def _open(self) -> hotcoco.COCO:
@@ -72,17 +72,17 @@ def _read_names(file: Path) -> list[str]:
 
 
 def _displayed_size(path: Path) -> tuple[int, int]:
-    """Width and height after the camera's orientation is applied, from the file's head."""
+    """Width and height after applying the camera's orientation, read from the file header."""
     try:
         with PIL.Image.open(path) as image:
             turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
             return (image.height, image.width) if turned else image.size
     except OSError as error:
-        raise DataError(f"{path}: not an image that can be read: {error}") from error
+        raise DataError(f"{path}: not a readable image: {error}") from error
 
 
 def _annotation(text: str, width: int, height: int, classes: int, place: str) -> dict[str, Any]:
-    """One line of a label file in COCO's terms; `place` is for messages."""
+    """Convert one line of a label file to a COCO annotation; `place` is for messages."""
     try:
         label, *numbers = [float(word) for word in text.split()]
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Zips as folders: where one stands in a path, and what it holds."""
+"""Reads zips as folders: finds the zip in a path, and lists its members."""
 
 import zipfile
 import zlib
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from chordate.errors import DataError
 
-# What reading a member may raise: damaged, cut short, encrypted, or packed in a way that Python does not know.
+# Errors of reading a member that is damaged, truncated, encrypted, or compressed in a way that Python does not support.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
 
 def split_archive(folder: Path) -> tuple[Path | None, str]:
-    """The zip on the way to a folder, if there is one, and what its members in that folder begin with."""
+    """The zip in the path of a folder, if there is one, and the prefix of its members in that folder."""
     for path in (folder, *folder.parents):
         if path.suffix == ".zip" and path.is_file():
             inner = folder.relative_to(path).as_posix()
@@ -20,13 +20,13 @@ def split_archive(folder: Path) -> tuple[Path | None, str]:
 
 
 def members(archive: Path) -> list[str]:
-    """What a zip holds: files, and folders with a slash at the end.
+    """Names of a zip's members: files, and folders with a slash at the end.
 
     Raises:
-        DataError: it is no zip, or was cut short.
+        DataError: it is not a zip, or truncated.
     """
     try:
         with zipfile.ZipFile(archive) as file:
             return file.namelist()
     except zipfile.BadZipFile as error:
-        raise DataError(f"{archive}: not a zip, or cut short: {error}") from error
+        raise DataError(f"{archive}: not a zip, or truncated: {error}") from error

@@ -1,4 +1,4 @@
-"""Metrics: they take predictions batch by batch, gather over ranks and give plain numbers."""
+"""Metrics, which collect predictions batch by batch, gather them over ranks, and compute plain numbers."""
 
 from chordate.evaluation.accuracy import AccuracyMetric
 from chordate.evaluation.coco_metric import CocoMetric

@@ -19,23 +19,23 @@ from chordate.errors import DataError
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, Classification, DatasetMeta
-from chordate.text import counted, printable
+from chordate.text import pluralize, printable
 
 TOP = 5  # classes kept per image, best first
-MAX_ROWS = 40  # classes in the table; of more, those with the lowest accuracy
+MAX_ROWS = 40  # classes in the table: if there are more, those with the lowest accuracy
 
 
 class WithClasses(Protocol):
-    """What the metric needs from a data set."""
+    """The part of a data set that the metric needs."""
 
     meta: DatasetMeta
 
 
 @METRICS.register_module()
 class AccuracyMetric(Metric):
-    """How often the true class is the best, and among the best five (Russakovsky et al. 2015, section 4.1).
+    """Fraction of images whose true class is predicted best, or among the best five (Russakovsky et al. 2015, 4.1).
 
-    The true classes are the targets of the batches, ClassTargets.
+    The true classes are the ClassTargets of the batches.
 
     Args:
         dataset: the data set of the predictions.
@@ -55,33 +55,34 @@ class AccuracyMetric(Metric):
         """Keep the best classes of each image of a batch, and its true class.
 
         Raises:
-            DataError: not Classifications, other classes than the data set's, or a batch without targets.
+            DataError: the predictions are not Classifications, or do not have the data set's classes, or the batch has
+                no targets.
         """
         for prediction in predictions:
             if not isinstance(prediction, Classification):
                 raise DataError(
-                    f"AccuracyMetric measures Classifications; the model predicts {type(prediction).__name__}"
+                    f"AccuracyMetric evaluates Classifications; the model predicts {type(prediction).__name__}"
                 )
         if batch.targets is None:
-            raise DataError(f"{batch.infos[0].path}: without a true class there is no accuracy to measure")
+            raise DataError(f"{batch.infos[0].path}: accuracy needs a true class, but the batch has no targets")
         classes = len(self.dataset.meta.classes)
         labels = batch.targets.labels.tolist()
         for info, label, prediction in zip(batch.infos, labels, predictions, strict=True):
             if len(prediction.scores) != classes:
-                raise DataError(f"the model has {counted(len(prediction.scores), 'class')}, the data set {classes}")
+                raise DataError(f"the model has {pluralize(len(prediction.scores), 'class')}, the data set {classes}")
             best = prediction.top(TOP)
             best += [(-1, 0.0)] * (TOP - len(best))
             self._pending.append(np.array([info.image_id, label, *(b[0] for b in best), *(b[1] for b in best)]))
             self._pending_files.append(info.path)
 
     def compute(self) -> dict[str, float]:
-        """The numbers over all ranks, each image once, the same on every rank, and a fresh start.
+        """Compute the numbers over all ranks, each image once, the same on every rank, and forget the predictions.
 
         Returns:
             `top1`, `top5` and `error` (1 - top1), 0 … 1.
 
         Raises:
-            DataError: there was no image.
+            DataError: no image was evaluated.
         """
         own = np.stack(self._pending) if self._pending else self._rows[:0]
         gathered = all_gather_object((own, self._pending_files))
@@ -111,7 +112,7 @@ class AccuracyMetric(Metric):
         return numbers
 
     def table(self) -> Group:
-        """A row per class, or for the hardest of many, and one for all."""
+        """One row per class (the hardest ones if there are many), and one for all classes."""
         hits, rows = self._hits(), self.per_class()
         title = None
         if len(rows) > MAX_ROWS:
@@ -130,7 +131,7 @@ class AccuracyMetric(Metric):
         return Group(table)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Per image `file`, its true `class`, and the best `classes`, each with `class` and `score`."""
+        """Per image the `file`, its true `class`, and the best `classes`, each with `class` and `score`."""
         names = self.dataset.meta.classes
         return [
             {

@@ -1,4 +1,4 @@
-"""The metric of a config, or the data set's default."""
+"""Builds the metric of a config, or the data set's default."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from chordate.registry import METRICS
 
 
 def build_metric(section: str | Mapping[str, Any] | None, dataset: Dataset) -> Metric:
-    """Build the metric of a config's `metric`, or the default of the data set where there is none.
+    """Build the metric of a config's `metric` section, or the default of the data set without one.
 
     Raises:
-        ConfigError: unknown or invalid settings, no metric at all, or one that does not keep the contract of `Metric`.
+        ConfigError: settings are unknown or invalid, there is no metric, or it does not fulfill the contract of Metric.
     """
     config = section or dataset.default_metric
     if not config:

@@ -1,4 +1,4 @@
-"""The two backends that match detections to ground truth: hotcoco, and pycocotools as the reference."""
+"""The two backends of COCO's evaluation: hotcoco, and pycocotools as the reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EvalSpec:
     """What to evaluate: COCO's parameters for one IoU type.
 
     Attributes:
-        iou_type: what overlap is measured on.
+        iou_type: geometry on which overlap is measured.
         labels: the classes to evaluate.
         category_ids: COCO's category id of every label.
         max_dets: limits on the detections per image and class, ascending.
@@ -44,7 +44,7 @@ class EvalSpec:
 
 def hotcoco_evaluator(coco: hotcoco.COCO, detections: PackedDetections, spec: EvalSpec) -> hotcoco.COCOeval:
     """hotcoco's evaluator after matching, before accumulation, over all images of the ground truth."""
-    # Boxes go in as one array, masks and keypoints as one dict per detection.
+    # Boxes are passed as one array, masks and keypoints as one dict per detection.
     results = (
         detections.to_array(spec.category_ids)
         if spec.iou_type == "bbox"
@@ -79,7 +79,7 @@ class HotcocoBackend:
 
 
 class PycocotoolsBackend:
-    """pycocotools, the reference; slow. Called like HotcocoBackend."""
+    """pycocotools, the slow reference. Called like HotcocoBackend."""
 
     def __init__(self, coco: hotcoco.COCO):
         self.coco = _reference_index(coco)
@@ -87,7 +87,7 @@ class PycocotoolsBackend:
     def __call__(self, detections: PackedDetections, spec: EvalSpec) -> PRCurves:
         results = detections.to_results(spec.category_ids, [spec.iou_type])
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-            # loadRes refuses an empty list.
+            # loadRes does not accept an empty list.
             index = self.coco.loadRes(results) if results else _index(self.coco.dataset, [])
             evaluator = COCOeval(self.coco, index, spec.iou_type)
             evaluator.params.catIds = spec.evaluated_ids
@@ -103,8 +103,8 @@ class PycocotoolsBackend:
 def _reference_index(coco: hotcoco.COCO) -> COCO:
     """The same ground truth for pycocotools.
 
-    Ids start at 1, because it takes a match with annotation 0 for no match; fields that it requires and some files
-    lack are filled in as hotcoco does.
+    Ids start at 1, because pycocotools treats a match with annotation 0 as no match. Fields that it requires are added
+    to files without them, as hotcoco does.
     """
     content = coco.dataset
     keypoints = {category["id"]: len(category.get("keypoints", [])) for category in content["categories"]}

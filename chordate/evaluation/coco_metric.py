@@ -39,18 +39,19 @@ class CocoMetric(Metric):
 
     Args:
         dataset: the data set of the predictions. All its images count; objects of an image that was never passed to
-            `update` are missed.
-        iou_types: what overlap is measured on. None for all that the model gives: boxes, and masks and keypoints if
-            it gives them; what the annotations lack is left out with a warning.
-        engine: "hotcoco" (fast), or "pycocotools", the reference; both give the same numbers.
-        max_dets: limits on the detections per image and class, three ascending ones, best detections first. AP is
-            under the last. For keypoints always 20, as in COCO.
+            `update` count as missed.
+        iou_types: geometries on which overlap is measured. None for all that the model predicts: boxes, and masks and
+            keypoints if it predicts them; those without annotations are skipped with a warning.
+        engine: "hotcoco" (fast), or "pycocotools", the reference; both compute the same numbers.
+        max_dets: three ascending limits of the detections per image and class, best first. AP uses the last one. For
+            keypoints the limit is always 20, as in COCO.
         keypoint_sigmas: per keypoint the standard deviation of annotators relative to the object's size (half of κ in
-            COCO's object keypoint similarity). None for COCO's of a person's 17 keypoints, and their mean for others.
+            COCO's object keypoint similarity). None for COCO's sigmas of a person's 17 keypoints, and their mean for
+            other keypoints.
 
     Raises:
-        ConfigError: there is not one sigma per keypoint.
-        DataError: the data set is not `CocoAnnotated`, or the annotations lack what `iou_types` asks for.
+        ConfigError: the number of sigmas is not the number of keypoints.
+        DataError: the data set is not `CocoAnnotated`, or the annotations lack a geometry in `iou_types`.
     """
 
     def __init__(
@@ -83,34 +84,35 @@ class CocoMetric(Metric):
 
     @cached_property
     def _backend(self) -> Backend:
-        """Built when first needed, on the main process only: pycocotools takes long to index."""
+        """Built when first needed, on the main process only, since pycocotools takes long to build its index."""
         return BACKENDS[self._engine](self.truth.coco)
 
     def update(self, predictions: Sequence[Detections], batch: Batch) -> None:
         """Keep the detections of a batch, in pixels of the original images.
 
         Raises:
-            DataError: not Detections, a label beyond the data set's classes, or what `iou_types` asks for is missing.
+            DataError: the predictions are not Detections, a label is not a class of the data set, or a geometry in
+                `iou_types` is missing.
             TrainingError: boxes, scores or keypoints are not finite.
         """
         for prediction in predictions:
             if not isinstance(prediction, Detections):
-                raise DataError(f"CocoMetric measures Detections; the model predicts {type(prediction).__name__}")
+                raise DataError(f"CocoMetric evaluates Detections; the model predicts {type(prediction).__name__}")
         packed = PackedDetections.pack(batch.infos, predictions, len(self.dataset.meta.classes))
         self._select_types(packed)
         self._pending.append(packed)
 
     def compute(self) -> dict[str, float]:
-        """COCO's numbers over all ranks, the same on every rank, and a fresh start.
+        """Compute COCO's numbers over all ranks, the same on every rank, and forget the detections.
 
         Returns:
             `bbox_AP`, `bbox_AP50`, `bbox_AP75`, `bbox_APs`, `bbox_APm`, `bbox_APl`, `bbox_AR1`, `bbox_AR10`,
-            `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 where there is no ground truth. The same for
-            `segm`; for `keypoints` AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl.
+            `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 without ground truth. The same for `segm`; for
+            `keypoints` AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl.
 
         Raises:
-            DataError: detections of an image that is not in the data set, or only some annotations have the masks or
-                keypoints to measure on.
+            DataError: detections belong to an image that is not in the data set, or only some annotations have the
+                masks or keypoints to evaluate.
         """
         self._detections = PackedDetections.concatenate(self._pending).gather()
         self._pending = []
@@ -130,16 +132,16 @@ class CocoMetric(Metric):
         return self.numbers
 
     def _select_types(self, detections: PackedDetections) -> list[IouType]:
-        """The IoU types to measure: those requested, or what both the model and the annotations have.
+        """The IoU types to evaluate: those requested, or those that both the model and the annotations have.
 
         Raises:
-            DataError: one of the two lacks what was requested, or they do not fit together.
+            DataError: the model or the annotations lack a requested type, or their keypoints differ.
         """
         predicted = detections.iou_types()
         missing = [iou_type for iou_type in self.requested_types if iou_type not in predicted]
         if missing and len(detections.scores):
             name = MEASURED_ON[missing[0]]
-            raise DataError(f'CocoMetric: the model gives no {name}; take "{missing[0]}" out of metric.iou_types')
+            raise DataError(f'CocoMetric: the model predicts no {name}; remove "{missing[0]}" from metric.iou_types')
         types = self.requested_types or [iou_type for iou_type in predicted if self._is_annotated(iou_type)]
         if "segm" in types:
             self.truth.check_masks()
@@ -152,7 +154,7 @@ class CocoMetric(Metric):
         return types
 
     def _is_annotated(self, iou_type: IouType) -> bool:
-        """Whether any annotation has it."""
+        """Whether any annotation has this geometry."""
         if iou_type == "bbox":
             return True  # without reading the annotations
         return bool(self.truth.with_masks if iou_type == "segm" else self.truth.keypoints)
@@ -174,25 +176,26 @@ class CocoMetric(Metric):
         return tuple(sigmas)
 
     def _warn(self) -> None:
-        """Warn about what makes the numbers of `compute` mean less than they seem to."""
+        """Warn if the numbers of `compute` are incomplete or undefined."""
         expected = self.dataset.image_ids
         missing = len(expected) - len(self._detections.image_ids)
         if missing:
             text = f"{missing} of {len(expected)} images were not evaluated; their objects count as missed"
             warnings.warn(f"CocoMetric: {text}", stacklevel=3)
         elif not self.truth.with_masks + self.truth.without_masks:
-            warnings.warn("CocoMetric: the annotations have no objects, so AP is not defined: -1", stacklevel=3)
+            warnings.warn("CocoMetric: the annotations have no objects, so AP is undefined: -1", stacklevel=3)
         elif not len(self._detections.scores):
-            warnings.warn("CocoMetric: the model detected nothing in any image; AP is 0", stacklevel=3)
+            warnings.warn("CocoMetric: the model has no detections in any image; AP is 0", stacklevel=3)
         for iou_type in self._detections.iou_types():
             if not self._is_annotated(iou_type):
                 name = MEASURED_ON[iou_type]
-                warnings.warn(f"CocoMetric: the annotations have no {name}; the model's are not measured", stacklevel=3)
+                text = f"CocoMetric: the annotations have no {name}, so the model's are not evaluated"
+                warnings.warn(text, stacklevel=3)
 
     def per_class(self) -> dict[IouType, dict[str, dict[str, float]]]:
         """By IoU type and class name: `AP`, `AP50`, `AR` (-1 without ground truth) and `instances`, without crowds.
 
-        For keypoints only classes that have keypoints, and instances with a labeled one.
+        For keypoints only classes with keypoints, and instances with a labeled keypoint.
         """
         return {
             iou_type: {
@@ -214,7 +217,7 @@ class CocoMetric(Metric):
         return sum(any(a.get("keypoints", [])[2::3]) for a in self.dataset.coco.load_anns(ids))
 
     def table(self) -> Group:
-        """Per IoU type COCO's numbers, then a row per class."""
+        """For each IoU type COCO's numbers, then a row per class."""
         parts = []
         for iou_type, classes in self.per_class().items():
             summary = self._curves[iou_type].summary()
@@ -247,8 +250,8 @@ class CocoMetric(Metric):
     def predictions(self) -> list[dict[str, Any]]:
         """The last detections in COCO's results format, to 0.001 pixels and 0.00001 of score.
 
-        Masks are compressed run lengths; keypoints count from the center of the first pixel, as COCO does. `compute`
-        works at full precision, so its numbers may differ a little from those of these rounded ones.
+        Masks are compressed run lengths; keypoint coordinates are relative to the center of the first pixel, as in
+        COCO. `compute` uses full precision, so its numbers may differ slightly from those of these rounded results.
         """
         return self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)
 

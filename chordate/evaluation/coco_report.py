@@ -1,4 +1,4 @@
-"""What is behind one AP: precision-recall curves, AP by class, confusion matrix, TIDE errors."""
+"""Details of COCO's AP: precision-recall curves, AP by class, confusion matrix, TIDE errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TIDE_ERRORS = {
 
 @dataclass(frozen=True)
 class CocoReport:
-    """The report of CocoMetric, plain numbers and lists that go into JSON as they are.
+    """The report of CocoMetric, in plain numbers and lists for JSON.
 
     Attributes:
         by_iou_type: for "bbox", "segm" and "keypoints", those that were measured:
@@ -38,9 +38,9 @@ class CocoReport:
             `confusion`, not for keypoints, where hotcoco compares boxes: counts at IoU 0.5 of detections that score at
             least 0.5. `matrix` has a row per true class and a column per predicted class, in the order of `classes`;
             the last row and column are the background: its column counts missed objects, its row false positives
-            (members of a crowd too). Also `iou` and `score`.
-            `errors`: by TIDE's error type the AP50 that it costs (`gain`) and its `count`; `FP` and `FN`, what all
-            false positives and all misses cost; `AP50`.
+            (including detections of crowd members). Also `iou` and `score`.
+            `errors`: by TIDE's error type the AP50 that it costs (`gain`) and its `count`; `FP` and `FN`, the cost of
+            all false positives and of all misses; `AP50`.
             `per_class`: as `CocoMetric.per_class`.
     """
 

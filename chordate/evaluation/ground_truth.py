@@ -1,4 +1,4 @@
-"""COCO ground truth with a box for every annotation, and what its annotations allow to evaluate."""
+"""COCO ground truth with a box for every annotation, and the masks and keypoints that can be evaluated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = 10_000  # annotations read at once; all of a large file would need much 
 
 @runtime_checkable
 class CocoAnnotated(Protocol):
-    """What a metric by COCO's rules needs from a data set.
+    """The attributes of a data set that COCO's metrics need.
 
     Attributes:
         meta: its class names, by label.
@@ -38,7 +38,7 @@ def check_annotated(dataset: object, metric: str) -> None:
     """Check that a data set is CocoAnnotated.
 
     Raises:
-        DataError: it is not; says what `metric` wants.
+        DataError: it is not; the message lists the attributes that `metric` needs.
     """
     name, members = type(dataset).__name__, ", ".join(CocoAnnotated.__annotations__)
     if not isinstance(dataset, CocoAnnotated):
@@ -52,7 +52,7 @@ def check_annotated(dataset: object, metric: str) -> None:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Annotations, completed.
+    """Annotations, completed with boxes.
 
     Attributes:
         coco: the index, with a box for every annotation.

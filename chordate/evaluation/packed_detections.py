@@ -1,4 +1,4 @@
-"""The detections of many images as columns, gathered over ranks with every image counted once."""
+"""The detections of many images in columns, gathered over ranks with every image counted once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from chordate.distributed import all_gather_object
 from chordate.errors import DataError, TrainingError
 from chordate.structures import Detections, ImageInfo
-from chordate.text import counted
+from chordate.text import pluralize
 
 IouType = Literal["bbox", "segm", "keypoints"]
 MEASURED_ON: dict[IouType, str] = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}  # column by IoU type
@@ -47,7 +47,7 @@ class PackedDetections:
 
     @classmethod
     def pack(cls, infos: Sequence[ImageInfo], predictions: Sequence[Detections], num_classes: int) -> PackedDetections:
-        """The detections of one batch; one copy from the device per column, masks encoded image by image.
+        """Pack the detections of one batch, with one copy from the device per column; masks are encoded per image.
 
         Raises:
             DataError: a label is not below `num_classes`, a mask has another size than its image, or only some
@@ -73,7 +73,7 @@ class PackedDetections:
         if wrong.any():
             info, label = packed._first_info(wrong, infos), packed.labels[wrong][0]
             raise DataError(
-                f"{info.path}: a detection has label {label}, but the data set has {counted(num_classes, 'class')} "
+                f"{info.path}: a detection has label {label}, but the data set has {pluralize(num_classes, 'class')} "
                 f"(0 … {num_classes - 1}); evaluate the model on the classes it was trained for"
             )
         finite = np.isfinite(packed.scores) & np.isfinite(packed.boxes).all(1)
@@ -85,15 +85,15 @@ class PackedDetections:
         return packed
 
     def _first_info(self, selected: NDArray[np.bool_], infos: Sequence[ImageInfo]) -> ImageInfo:
-        """The image of the first detection that `selected` marks."""
+        """The image of the first selected detection."""
         return infos[int(np.repeat(np.arange(len(infos)), self.counts)[selected.argmax()])]
 
     @classmethod
     def concatenate(cls, parts: Sequence[PackedDetections]) -> PackedDetections:
-        """All parts one after another.
+        """Concatenate all parts.
 
         Raises:
-            DataError: some have masks or keypoints, others do not.
+            DataError: only some have masks or keypoints.
         """
         columns: list[Any] = []
         for name in _COLUMNS:
@@ -102,11 +102,11 @@ class PackedDetections:
         joined = cls(*columns)
         for name, column in (("masks", joined.masks), ("keypoints", joined.keypoints)):
             if column is not None and len(column) != len(joined.scores):
-                raise DataError(f"the model gave {name} for some images, and none for others")
+                raise DataError(f"the model predicted {name} for some images, but not for others")
         return joined
 
     def unique(self) -> PackedDetections:
-        """Sorted by image id; of an image that occurs more than once only the first."""
+        """Sort by image id, and keep the first entry of an image that occurs more than once."""
         image_ids, first = np.unique(self.image_ids, return_index=True)
         counts = self.counts[first]
         starts = (np.cumsum(self.counts) - self.counts)[first]
@@ -117,7 +117,7 @@ class PackedDetections:
         return PackedDetections(image_ids, counts, self.sizes[first], *selected)
 
     def gather(self) -> PackedDetections:
-        """The detections of all ranks, the same on each and in the same order however the images were distributed."""
+        """The detections of all ranks, the same on each, in an order that does not depend on the distribution."""
         return PackedDetections.concatenate(all_gather_object(self)).unique()
 
     def iou_types(self) -> list[IouType]:
@@ -137,10 +137,10 @@ class PackedDetections:
     def to_results(
         self, category_ids: Sequence[int], iou_types: Sequence[IouType], digits: int | None = None
     ) -> list[dict[str, Any]]:
-        """COCO's results format, one dict per detection, with what `iou_types` are measured on.
+        """Convert to COCO's results format: one dict per detection, with the geometries in `iou_types`.
 
-        COCO's tools take a detection's size from its box if it has one. Evaluate masks and keypoints from results
-        without boxes, so that their size is that of the mask, or of the keypoints' extent.
+        COCO's tools take a detection's size from its box if it has one. So evaluate masks and keypoints from results
+        without boxes; then the size is that of the mask, or of the keypoints' extent.
 
         Args:
             category_ids: by label.

@@ -1,4 +1,4 @@
-"""COCO's precision and recall curves, and the numbers that are read off them."""
+"""COCO's precision and recall curves, and the numbers computed from them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))  # 0.5
 
 @dataclass(frozen=True)
 class PRCurves:
-    """What COCO's evaluation accumulates; -1 where there is no ground truth.
+    """Precision and recall as COCO's evaluation accumulates them; -1 without ground truth.
 
     `T` IoU thresholds (IOU_THRESHOLDS), `R` recalls 0, 0.01 … 1, `K` categories in the order of the EvalSpec,
     `A` areas, `M` limits on the detections per image.
 
     Attributes:
         precision: `[T, R, K, A, M]`.
-        recall: `[T, K, A, M]`, the highest reached.
+        recall: `[T, K, A, M]`, the highest recall reached.
         max_dets: the limits, ascending.
         areas: "all", "small" (up to 32² square pixels), "medium" (up to 96²), "large"; for keypoints without "small".
     """
@@ -37,7 +37,7 @@ class PRCurves:
     def average_recall(
         self, limit: int = -1, iou: float | None = None, area: str = "all", category: int | None = None
     ) -> float:
-        """AR, averaged over IoU thresholds or at one, with the `limit`-th of `max_dets`."""
+        """AR at one IoU threshold or averaged over all, with the `limit`-th of `max_dets`."""
         return _mean(self.recall[_iou_rows(iou), _categories(category), self.areas.index(area), limit])
 
     def summary(self) -> dict[str, float]:
@@ -71,6 +71,6 @@ def _categories(category: int | None) -> slice:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of what has ground truth; -1 if nothing has."""
+    """Mean of the values with ground truth; -1 if there are none."""
     known = values[values > -1]
     return float(known.mean()) if known.size else -1.0

@@ -22,17 +22,17 @@ from chordate.errors import CheckpointError, ChordateError, ConfigError
 from chordate.model_contracts import Model
 from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
-from chordate.structures.metadata import nameless
+from chordate.structures.metadata import numbered_names
 from chordate.weights.checkpoint_schema import checkpoint_meta
+from chordate.weights.checkpoint_sources import read_state, source_of
 from chordate.weights.load_report import LoadReport
 from chordate.weights.loading import load_checkpoint, load_pretrained
-from chordate.weights.reading import read_state, source_of
 from chordate.weights.state_dict_match import find_backbones
 
 TABLE_WIDTH = 120  # of the table of loaded tensors in the log
-HARDLY_ANY = 0.25  # of the model's tensors: a checkpoint that fits fewer is probably of another model
+MIN_LOADED = 0.25  # of the model's tensors: if fewer fit, the checkpoint is probably of another model
 log = logging.getLogger("chordate")
-DEFAULT_PIPELINE = [  # of a model without a config of its data
+DEFAULT_PIPELINE = [  # for a config without val_data
     {"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}
 ]
 
@@ -44,14 +44,14 @@ def build_backbone(
 
     Args:
         backbone: a variant's name (`"resnet50"`), or a dict with `type` and arguments.
-        pretrained: weights to load: True for the variant's own, `"torchvision://resnet50"`, a path or a URL.
+        pretrained: weights to load: True for the variant's default, `"torchvision://resnet50"`, a path or a URL.
         options: further arguments, such as `out=["c3", "c4", "c5"]`, which override the variant's.
 
     Returns:
         A module from normalized images `[N, 3, H, W]` to a dict of the maps in its `out_features`.
 
     Raises:
-        ConfigError: unknown name or argument, or a forward pass does not give what `out_features` says.
+        ConfigError: a name or argument is unknown, or a forward pass does not return the maps in `out_features`.
         CheckpointError: the weights cannot be read or do not fit.
     """
     validate_arguments(build_backbone, {"backbone": backbone, "pretrained": pretrained}, "build_backbone")
@@ -79,23 +79,23 @@ def build_model(
         config: a packaged config's name (`"faster-rcnn_r50_fpn_1x_coco"`), a file's path, a Config, or a dict:
             a whole config or just its `model` part.
         meta: metadata of the data set. Without it: the checkpoint's, else the config's `fallback_meta`.
-        classes: class names, in place of those.
-        num_classes: a number of classes, where their names do not matter.
-        checkpoint: of a trained model: a path, a URL, or what `read_state` returned. `model.load_report` then says
-            which tensors were loaded.
-        pretrained: whether to load the weights that the backbone's config names; a checkpoint overrides them.
+        classes: class names that replace those of the metadata.
+        num_classes: number of classes, if their names do not matter.
+        checkpoint: of a trained model: a path, a URL, or a result of `read_state`. `model.load_report` then lists the
+            loaded tensors.
+        pretrained: whether to load the backbone weights that the config names; a checkpoint replaces them.
 
     Returns:
-        The model, with the test pipeline of its config in `model.pipeline`. `model.pretrained_reports` says which
-        tensors of its backbones were loaded.
+        The model, with the test pipeline of its config in `model.pipeline`. `model.pretrained_reports` lists the loaded
+        tensors of its backbones.
 
     Raises:
-        ConfigError: unknown names, parts that do not fit together, or no way to know the classes.
-        CheckpointError: weights cannot be read, or are another model's.
+        ConfigError: names are unknown, parts do not fit together, or the classes are unknown.
+        CheckpointError: weights cannot be read, or belong to another model.
     """
-    given = {"config": config, "meta": meta, "classes": classes, "num_classes": num_classes}
-    given |= {"checkpoint": checkpoint, "pretrained": pretrained}
-    validate_arguments(build_model, given, "build_model")
+    arguments = {"config": config, "meta": meta, "classes": classes, "num_classes": num_classes}
+    arguments |= {"checkpoint": checkpoint, "pretrained": pretrained}
+    validate_arguments(build_model, arguments, "build_model")
     if isinstance(config, Mapping) and "type" in config and "model" not in config:
         config = {"model": config}
     cfg = load_config(config)
@@ -108,7 +108,7 @@ def build_model(
     meta = meta or _meta(fallback, classes, num_classes, trained, state)
     difference = None if trained is None else meta.difference(trained)
     if difference and state is not None:
-        raise CheckpointError(f"{source_of(state)} was trained on other data than asked for: {difference}")
+        raise CheckpointError(f"{source_of(state)} was trained on other data than requested: {difference}")
     model: Model = MODELS.build(parts, meta=meta)
     model.pipeline = section(cfg, "val_data").get("pipeline", []) if cfg.get("val_data") else DEFAULT_PIPELINE
     if state is not None:
@@ -119,10 +119,10 @@ def build_model(
 
 
 def start_from(model: Model, source: str | Path, setting: str = "load_from") -> None:
-    """Load what fits of a checkpoint, also of other classes, and log what became of its tensors.
+    """Load the tensors of a checkpoint that fit, also with other classes, and log the report.
 
     Raises:
-        CheckpointError: it cannot be read, or nothing of it fits; names the `setting`.
+        CheckpointError: it cannot be read, or none of its tensors fits; names the `setting`.
     """
     try:
         report = load_checkpoint(model, source, strict=False)
@@ -134,12 +134,12 @@ def start_from(model: Model, source: str | Path, setting: str = "load_from") -> 
     log.info(f"{report}\n{table.get().rstrip()}")
     fitting = len(report.loaded) + len(report.adapted)
     total = fitting + len(report.missing)
-    if fitting < HARDLY_ANY * total:
+    if fitting < MIN_LOADED * total:
         log.warning(f"{setting}={source}: only {fitting} of the model's {total} tensors fit; is it of another model?")
 
 
 def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
-    """Load the backbones' own weights and log what was loaded; an error names the config's file and setting."""
+    """Load the backbones' pretrained weights and log the reports; an error names the config's file and setting."""
     named = [f"{path}.pretrained" for path, backbone in find_backbones(model) if backbone.pretrained]
     try:
         reports = load_pretrained(model)
@@ -151,8 +151,8 @@ def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
 
 
 def config_meta(cfg: Config) -> DatasetMeta | None:
-    """The metadata that a config knows without its data: its `fallback_meta`, else what its class of data sets says,
-    with the classes that are chosen for training; None for none."""
+    """The metadata in a config, without reading data: its `fallback_meta`, else that of its data set's class, with the
+    `classes` of the training data; None if there is none."""
     meta = fallback_meta(section(cfg, "fallback_meta", optional=True))
     dataset = section(cfg, "train_data", optional=True).get("dataset")
     if isinstance(dataset, str | Mapping):
@@ -172,14 +172,14 @@ def _meta(
     trained: DatasetMeta | None,
     state: Mapping[str, Any] | None,
 ) -> DatasetMeta:
-    """The metadata by the arguments, else by the checkpoint, else by the config."""
+    """The metadata from the arguments, else from the checkpoint, else from the config."""
     if classes is not None or num_classes is not None:
         if classes is not None and num_classes not in (None, len(classes)):
             raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; give one of them")
         base = trained or fallback or DatasetMeta()
         if classes is None and num_classes == len(base.classes):
             return base
-        names = nameless(num_classes) if classes is None and num_classes is not None else tuple(classes or ())
+        names = numbered_names(num_classes) if classes is None and num_classes is not None else tuple(classes or ())
         return replace(base, classes=names, palette=None, stuff=())
     if trained is not None and state is not None:
         if fallback is not None and fallback.classes and not trained.classes:

@@ -9,7 +9,7 @@ from torch import Tensor
 from chordate.arguments import validate_settings
 from chordate.contracts import check_outputs, offered
 from chordate.head_contracts import ImageHead
-from chordate.model_contracts import Model
+from chordate.model_contracts import Model, check_batch
 from chordate.models.classifier_tta import CLASSIFIER_TTA
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
@@ -27,7 +27,7 @@ class ImageClassifier(Model):
             is an `ImageHead`.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
         mix: transforms of whole training batches, `MixUp` and `CutMix` of torchvision.transforms.v2, as dicts with
-            `type`; one of them is drawn for each batch.
+            `type`; each batch uses one of them, drawn at random.
         tta: test-time augmentation, a dict with `type`, see `classifier_tta.py`; None for none.
 
     Raises:
@@ -51,7 +51,7 @@ class ImageClassifier(Model):
         self.example_size = self.backbone.example_size
         features = offered(self.backbone)
         self.head: ImageHead = HEADS.build(head, facts=meta.facts(), contract=ImageHead, in_features=features)
-        with torch.device("cpu"):  # where they draw random numbers, on whatever device the model is built
+        with torch.device("cpu"):  # they draw random numbers on the CPU, whatever device the model is built on
             self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
         self.tta = None if tta is None else CLASSIFIER_TTA.build(tta)
 
@@ -70,10 +70,10 @@ class ImageClassifier(Model):
         return self.head.pool(self.backbone_features(batch))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and the error rate of the batch (of mixed images against the class with the largest weight).
+        """The loss, and the error rate of the batch (for mixed images with respect to the class of largest weight).
 
         Raises:
-            DataError: a batch without targets.
+            DataError: the batch has no targets.
         """
         if not isinstance(batch.targets, ClassTargets):
             raise wrong_targets(self, batch.targets, ClassTargets)
@@ -84,16 +84,17 @@ class ImageClassifier(Model):
         return {**self.head.loss(logits, labels), "error": wrong}
 
     def augment_batch(self, batch: Batch) -> Batch:
-        """Mix the images of a training batch, and weight their classes, by one of `mix`."""
+        """Mix the images of a training batch and the weights of their classes with one transform of `mix`."""
         if not self.mix or batch.targets is None:
             return batch
-        chosen = int(torch.randint(len(self.mix), ()))  # on the CPU: waits for no device
-        # Before normalization: blending commutes with it.
+        chosen = int(torch.randint(len(self.mix), ()))  # on the CPU, so that it does not wait for the device
+        # Blending before normalization gives the same result.
         images, labels = self.mix[chosen](batch.images.float(), batch.targets.labels)
         return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Classification]:
+        check_batch(self, batch)
         images = self.preprocess(batch.images, batch.sizes)
         scores = self.probabilities(images) if self.tta is None else self.tta(images, self.probabilities)
         return [Classification(row) for row in scores]

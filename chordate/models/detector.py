@@ -1,4 +1,4 @@
-"""The base of detectors: from the batch to the feature maps that the heads read."""
+"""The base class of detectors: computes the feature maps that the heads read."""
 
 from typing import Any
 
@@ -23,9 +23,9 @@ class Detector(Model):
     Args:
         meta: of the data set.
         backbone: images to feature maps.
-        neck: feature maps to feature maps, or None if the heads read the backbone's.
+        neck: feature maps to feature maps, or None if the heads read the backbone's maps.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
-        size_divisor: images are padded to multiples of this many pixels, so that maps of all strides up to it line up.
+        size_divisor: images are padded to multiples of this many pixels, so that maps of all strides up to it align.
         tta: arguments of `DetectorTTA`, `dict(scales=[0.75, 1.0, 1.25], flip=True)`; None for no test-time
             augmentation.
 

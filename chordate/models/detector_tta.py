@@ -1,7 +1,7 @@
-"""Test-time augmentation of detectors: several scales and mirror images of a batch, merged.
+"""Test-time augmentation of detectors: merges predictions for several scales and mirror images of a batch.
 
-Boxes are merged by NMS, masks and heatmaps of each box averaged over the augmented batches (Mask R-CNN's entry to the
-COCO challenge: He et al. 2017, appendix B; as in Detectron2).
+Boxes are merged by NMS; masks and heatmaps of each box are averaged over the augmented batches (Mask R-CNN's entry to
+the COCO challenge: He et al. 2017, appendix B; as in Detectron2).
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ class AugmentedBatch:
     Attributes:
         images: `[N, 3, H, W]`, padded at the right and the bottom.
         sizes: `[N, 2]` height and width of each image without padding.
-        factors: `[N, 4]`, from x1, y1, x2, y2 in the original batch to this one, before mirroring.
-        flip: mirrored, left and right exchanged.
+        factors: `[N, 4]`, scale x1, y1, x2, y2 of the original batch to this one, before mirroring.
+        flip: whether the images are mirrored left to right.
     """
 
     images: Tensor
@@ -34,14 +34,14 @@ class AugmentedBatch:
     flip: bool
 
     def transform_boxes(self, detections: Sequence[Detections]) -> list[Detections]:
-        """Boxes in pixels of the original batch to pixels of this one."""
+        """Transform boxes from pixels of the original batch to pixels of this one."""
         return [
             replace(one, boxes=self._mirror(one.boxes * factor.to(one.boxes.dtype), size))
             for one, factor, size in zip(detections, self.factors, self.sizes, strict=True)
         ]
 
     def inverse_boxes(self, detections: Sequence[Detections]) -> list[Detections]:
-        """Boxes in pixels of this batch to pixels of the original one."""
+        """Transform boxes from pixels of this batch to pixels of the original one."""
         return [
             replace(one, boxes=self._mirror(one.boxes, size) / factor.to(one.boxes.dtype))
             for one, factor, size in zip(detections, self.factors, self.sizes, strict=True)
@@ -55,18 +55,18 @@ class AugmentedBatch:
 
 
 class DetectorTTA:
-    """Which augmented batches a detector predicts on.
+    """The augmented batches that a detector predicts on.
 
     Args:
-        scales: factors of the images' sides.
-        flip: mirror each scale too.
+        scales: factors of the image size.
+        flip: also mirror each scale.
     """
 
     def __init__(self, scales: Annotated[Sequence[PositiveFloat], NonEmpty] = (1.0,), flip: bool = False):
         self.scales, self.flip = tuple(scales), flip
 
     def augment(self, batch: Batch, size_divisor: int) -> list[AugmentedBatch]:
-        """The batch at every scale, and with `flip` each of them mirrored too.
+        """The batch at every scale, and with `flip` also mirrored.
 
         Args:
             size_divisor: height and width are padded to multiples of this.
@@ -100,7 +100,7 @@ def merge_detections(detections: Sequence[list[Detections]], nms_threshold: floa
     Args:
         detections: one Detections per image, for each augmented batch; of a single batch they are returned unchanged.
         nms_threshold: IoU.
-        topk: at most this many of each image are kept, the best.
+        topk: maximum number of detections per image, the best are kept.
     """
     if len(detections) == 1:
         return detections[0]
@@ -121,8 +121,8 @@ def average_maps(
 
     Args:
         maps: one tensor per image, for each augmented batch.
-        batches: the augmented batches; maps of mirrored ones are mirrored back.
-        mirrored: the channel of `[D, K, S, S]` that each channel becomes in a mirror image; None where they stay.
+        batches: the augmented batches; maps of mirrored batches are mirrored back.
+        mirrored: for each channel of `[D, K, S, S]` its counterpart in a mirrored image; None if channels stay.
     """
     restored = []
     for images, batch in zip(maps, batches, strict=True):

@@ -1,4 +1,4 @@
-"""Feature vectors of images: a backbone's map averaged over each image, or what the model's last layer reads."""
+"""Feature vectors of images: a backbone's map averaged over each image, or the inputs of the model's last layer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
     Args:
         model: in evaluation mode.
         batch: of images 0 … 255.
-        map: of the model's backbone; None for what the last layer reads (`Model.embed`).
+        map: name of a backbone map; None for the inputs of the last layer (`Model.embed`).
 
     Raises:
-        ConfigError: no such map, or none named for a model without `embed`.
+        ConfigError: the map does not exist, or is None for a model without `embed`.
     """
     if map is None:
         embedded = model.embed(batch)
@@ -29,10 +29,10 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
     features = model.backbone_features(batch)
     if map is None:
         names = ", ".join(features)
-        raise ConfigError(f"{type(model).__name__} gives no vectors by itself; name the map to average: {names}")
+        raise ConfigError(f"{type(model).__name__} has no feature vectors; name the map to average: {names}")
     if map not in features:
         raise ConfigError(unknown("map of the backbone", map, features))
     padded, grid = (torch.tensor(x.shape[-2:], device=batch.sizes.device) for x in (batch.images, features[map]))
-    cells = -(-batch.sizes * grid // padded)  # the rest lies in the padding
+    cells = -(-batch.sizes * grid // padded)  # without those in the padding
     pairs = zip(features[map].float(), cells.tolist())
     return torch.stack([x[..., :height, :width].flatten(1).mean(1) for x, (height, width) in pairs])

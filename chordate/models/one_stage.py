@@ -1,4 +1,4 @@
-"""The one-stage detector (RetinaNet, Lin et al. 2017): detections directly from the cells of the pyramid."""
+"""The one-stage detector (RetinaNet, Lin et al. 2017): predicts detections directly at the cells of the pyramid."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from chordate.arguments import PositiveInt
 from chordate.head_contracts import DenseHead
+from chordate.model_contracts import check_batch
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, merge_detections
 from chordate.models.parts import Part, wrong_targets
@@ -45,6 +46,7 @@ class OneStageDetector(Detector):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:
+        check_batch(self, batch)
         if self.tta is not None:
             detections = self._detect_augmented(self.tta, batch)
         else:

@@ -1,4 +1,4 @@
-"""What whole models share: how a config names a part, and the error about a batch with no targets for it."""
+"""Shared by whole models: the type of a part in a config, and the error about missing or wrong targets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +11,8 @@ Part = str | Mapping[str, Any] | nn.Module  # a variant's name, a dict with `typ
 
 
 def wrong_targets(model: nn.Module, targets: object, wanted: type) -> DataError:
-    """The error about a batch whose targets are missing or of another task than the model's."""
+    """The error about a batch whose targets are missing or belong to another task than the model's."""
     if targets is None:
         return DataError("a batch without targets cannot be trained on; call model.predict to predict")
-    kinds = f"{type(model).__name__} trains on {wanted.__name__}, but the data set gives {type(targets).__name__}"
+    kinds = f"{type(model).__name__} trains on {wanted.__name__}, but the data set has {type(targets).__name__}"
     return DataError(f"{kinds}; choose another train_data.dataset or another model.type")

@@ -1,4 +1,4 @@
-"""From the loader's bytes to the backbone's input: normalized on the device, with zeros in the padding."""
+"""Converts the loader's bytes to the backbone's input: normalizes on the device, and sets the padding to zero."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from chordate.arguments import NonNegativeFloat
 from chordate.errors import ConfigError
 
-# Of ImageNet's training images, RGB, 0 … 255: torchvision's and timm's classifiers were trained with them.
+# Of ImageNet's training images, RGB, 0 … 255; torchvision's and timm's classifiers were trained with these values.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -17,12 +17,11 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class Normalize(nn.Module):
     """Subtracts a mean and divides by a standard deviation, per channel, and sets the padding to zero.
 
-    The zeros must come after normalization: a zero byte in the padding would become -mean / std, an edge that no image
-    has.
+    The padding is set to zero after normalization, which would turn zero bytes into -mean / std, an artificial edge.
 
     Args:
-        mean, std: one number per channel, on the scale of 0 … 255. The backbone's weights decide them.
-        bgr: reverse the channels first (for weights from Caffe); `mean` and `std` are in that order.
+        mean, std: one number per channel, on the scale of 0 … 255, as the backbone's weights were trained.
+        bgr: reverse the channels first (for weights from Caffe); `mean` and `std` are in BGR order.
 
     Raises:
         ConfigError: mean and std have different lengths, a std is 0, or they are for pixels of 0 … 1.
@@ -42,7 +41,7 @@ class Normalize(nn.Module):
             raise ConfigError(f"mean {list(mean)} and std {list(std)}: give one number per channel, and no std of 0")
         if max(std) <= 1 and 0 < max(mean) <= 1:
             raise ConfigError(
-                f"mean {list(mean)} and std {list(std)} are of 0 … 1; pixels are 0 … 255, so give 255 times"
+                f"mean {list(mean)} and std {list(std)} are for 0 … 1; pixels are 0 … 255, so multiply them by 255"
             )
         self.bgr = bgr
         self._exact = tuple(mean), tuple(std)
@@ -50,7 +49,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", _per_channel(std).float(), persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Move or cast; a cast to float64 gets the given numbers, not their float32 roundings."""
+        """Move or cast; a cast to float64 uses the exact numbers, not their float32 roundings."""
         super()._apply(fn, recurse)
         mean, std = self._exact
         self.mean, self.std = _per_channel(mean).to(self.mean), _per_channel(std).to(self.std)

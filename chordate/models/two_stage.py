@@ -1,4 +1,4 @@
-"""The two-stage detector (Faster R-CNN, Ren et al. 2015): proposals, then detections, masks and keypoints from them."""
+"""The two-stage detector (Faster R-CNN, Ren et al. 2015): proposals, then detections, masks and keypoints."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import PositiveInt
-from chordate.errors import ConfigError
+from chordate.errors import ConfigError, TrainingError
 from chordate.head_contracts import InstanceHead, ProposalHead, RegionHead, RoIHead
+from chordate.model_contracts import check_batch
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
 from chordate.models.parts import Part, wrong_targets
@@ -19,7 +20,7 @@ from chordate.ops.paste import paste_masks
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets
 
-Maps = list[Tensor] | None  # `[D, …, S, S]` over the boxes of each image's detections; None without such a head
+Maps = list[Tensor] | None  # `[D, …, S, S]` over the boxes of each image's detections; None without the head
 
 
 @MODELS.register_module()
@@ -28,11 +29,11 @@ class TwoStageDetector(Detector):
 
     Args:
         rpn: a `ProposalHead`.
-        box: an `RoIHead`: classifies and refines the proposals.
+        box: an `RoIHead` that classifies and refines the proposals.
         mask: an `InstanceHead` that predicts masks (Mask R-CNN, He et al. 2017), or None.
         keypoint: an `InstanceHead` that predicts keypoint heatmaps (its section 5), or None.
         trunk: a map of the backbone, "c5", whose stage is removed from the backbone and becomes the trunk that the box
-            and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None: each head has its own.
+            and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None for separate trunks.
 
     The other arguments are those of `Detector`.
     """
@@ -57,7 +58,7 @@ class TwoStageDetector(Detector):
             box = HEADS.expand(box)
             if neck is not None or "trunk" in box:
                 other = "neck" if neck is not None else "box.trunk"
-                raise ConfigError(f'TwoStageDetector: trunk="{trunk}" takes the place of {other}; remove one of them')
+                raise ConfigError(f'TwoStageDetector: trunk="{trunk}" replaces {other}; remove one of them')
             box["trunk"] = HEADS.build("StageTrunk", stage=self.backbone.pop_stage(trunk))
             shared["roi_channels"] = box["trunk"].out_channels
         self.shares_trunk = trunk is not None
@@ -82,21 +83,27 @@ class TwoStageDetector(Detector):
             raise wrong_targets(self, batch.targets, InstanceTargets)
         features = self.features(batch.images, batch.sizes)
         outputs = self.rpn(features)
-        losses = self.rpn.loss(outputs, batch.sizes, batch.targets)
+        parts = [self.rpn.loss(outputs, batch.sizes, batch.targets)]
         rois = self.box.sample(self.rpn.predict(outputs, batch.sizes, training=True), batch.targets)
         shared: dict[str, Any] = {}
         if self.shares_trunk:
             index = PaddedIndex(rois.valid)
             shared["roi_features"] = self.box.roi_features(features, index.flatten(rois.boxes), index.image)
-        losses |= self.box.loss(features, rois, batch.targets, **shared)
+        parts.append(self.box.loss(features, rois, batch.targets, **shared))
         if self.mask is not None:
-            losses |= self.mask.loss(features, rois, batch.targets, **shared)
+            parts.append(self.mask.loss(features, rois, batch.targets, **shared))
         if self.keypoint is not None:
-            losses |= self.keypoint.loss(features, rois, batch.targets)
+            parts.append(self.keypoint.loss(features, rois, batch.targets))
+        losses: dict[str, Tensor] = {}
+        for part in parts:
+            if clash := losses.keys() & part.keys():
+                raise TrainingError(f'TwoStageDetector: two heads have a loss named "{min(clash)}"; rename one of them')
+            losses |= part
         return losses
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Detections]:
+        check_batch(self, batch)
         if self.tta is not None:
             detections, masks, heatmaps = self._detect_augmented(self.tta, batch)
         else:
@@ -132,12 +139,12 @@ class TwoStageDetector(Detector):
         """Detections of all augmented batches merged, their masks and heatmaps averaged; in pixels of the batch.
 
         Raises:
-            ConfigError: keypoints are mirrored whose names are unknown.
+            ConfigError: images are mirrored, but the names of the keypoints are unknown.
         """
         mirrored = None
         if self.keypoint is not None and tta.flip:
             if self.meta.skeleton is None:
-                raise ConfigError("model.tta.flip: the keypoints' names must be known, to exchange left and right")
+                raise ConfigError("model.tta.flip: the keypoints' names must be known to swap left and right")
             mirrored = self.meta.skeleton.mirrored
         augmented = tta.augment(batch, self.size_divisor)
         features = [self.features(one.images, one.sizes) for one in augmented]

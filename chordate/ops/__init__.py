@@ -1,1 +1,1 @@
-"""Functions of tensors that heads share, and the small layers built on them."""
+"""Tensor functions and small layers that heads share."""

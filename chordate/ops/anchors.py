@@ -1,4 +1,4 @@
-"""Anchors: the reference boxes of a dense head, several at each cell of each feature map."""
+"""Anchors: the reference boxes of a dense head, several per cell of each feature map."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chordate.arguments import NonEmpty, PositiveFloat
 from chordate.errors import ConfigError
+from chordate.ops.boxes import at_least_float32
 
 SIZES_PER_STRIDE = (8.0,)  # FPN (Lin et al. 2017, section 4.1): sides of 32 … 512 px on strides 4 … 64
 
@@ -24,14 +25,14 @@ class AnchorGenerator(nn.Module):
         ratios: heights over widths, for every size. The anchors of a cell are ordered by size, then by ratio.
         rounded: round the corners of base anchors to whole pixels, as in torchvision.
         stride_from_grid: cells are `image side // cells` pixels apart, as in torchvision, instead of the nominal
-            stride; these differ where a level's grid was rounded up, such as 800 px in 13 cells of 64.
+            stride; these differ if a level's grid was rounded up, such as 800 px in 13 cells of 64.
 
     Attributes:
-        per_cell: anchors at each cell.
+        per_cell: anchors per cell.
 
     Raises:
-        ConfigError: both `sizes` and `sizes_per_stride`; not one entry of `sizes` per level; or levels with different
-            numbers of anchors, which a shared head cannot serve.
+        ConfigError: `sizes` and `sizes_per_stride` are both set, `sizes` does not have one entry per level, or levels
+            have different numbers of anchors, which a shared head does not support.
     """
 
     base: Tensor
@@ -47,7 +48,7 @@ class AnchorGenerator(nn.Module):
     ):
         super().__init__()
         if sizes is not None and sizes_per_stride is not None:
-            raise ConfigError("sizes and sizes_per_stride are two ways to say the same; remove one of them")
+            raise ConfigError("sizes and sizes_per_stride both set the anchor sizes; remove one of them")
         if sizes is None:
             sizes = [[factor * stride for factor in sizes_per_stride or SIZES_PER_STRIDE] for stride in strides]
         per_level = [[size] if isinstance(size, int | float) else list(size) for size in sizes]
@@ -70,7 +71,7 @@ class AnchorGenerator(nn.Module):
             image_size: height and width of the padded images.
         """
         anchors = []
-        for base, stride, (rows, columns) in zip(self.base, self.strides, grids, strict=True):
+        for base, stride, (rows, columns) in zip(at_least_float32(self.base), self.strides, grids, strict=True):
             step_y, step_x = stride, stride
             if self.stride_from_grid:
                 step_y, step_x = image_size[0] // rows, image_size[1] // columns

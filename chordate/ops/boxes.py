@@ -1,7 +1,7 @@
 """Box arithmetic on padded batches: areas, clipping, and the encoding of boxes as deltas from reference boxes.
 
-Boxes are `x1, y1, x2, y2` in pixels, continuous coordinates, in the last dimension. Half precision is computed in
-float32; float64 stays float64.
+Boxes are `x1, y1, x2, y2` in pixels, continuous coordinates, in the last dimension. Half-precision inputs are computed
+in float32; float64 stays float64.
 """
 
 import math
@@ -9,18 +9,18 @@ import math
 import torch
 from torch import Tensor
 
-# The largest predicted ratio, so that exp() stays finite: a stride-16 cell grown to 1000 px
-# (Detectron's BBOX_XFORM_CLIP).
+# Limit of predicted log ratios, so that exp() stays finite: a stride-16 cell scaled to 1000 px (Detectron's
+# BBOX_XFORM_CLIP).
 MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 if it is that."""
+    """`x` in float32; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def area(boxes: Tensor) -> Tensor:
-    """`[..., 4]` to `[...]`, pixels squared."""
+    """`[..., 4]` to `[...]`, in square pixels."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
@@ -39,7 +39,7 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
     """The deltas from `references` to `boxes`, both `[..., 4]` (R-CNN, Girshick et al. 2014, appendix C).
 
     Args:
-        weights: factors of dx, dy, dw, dh that bring their variances near 1.
+        weights: factors of dx, dy, dw, dh that scale their variances to about 1.
 
     A side of zero length (a padded slot) counts as 1e-6 px, so that every delta is finite.
     """

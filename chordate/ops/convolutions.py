@@ -10,7 +10,7 @@ from chordate.ops.norms import ConvNorm, Norm, make_norm
 def he_init(module: nn.Module) -> None:
     """Initialize every convolution in `module` by equation 14 of He et al. 2015 (Delving Deep into Rectifiers)."""
     for conv in module.modules():
-        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and not conv.weight.is_meta:  # there it only costs time
+        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and not conv.weight.is_meta:  # meta tensors have no values
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
@@ -27,7 +27,7 @@ def conv_tower(
 
     Args:
         norm: see `make_norm`; without a norm, convolutions have a bias.
-        init: initializes each convolution; None where the head does so itself.
+        init: initializes each convolution; None if the head does so.
 
     Returns:
         `[N, in_channels, H, W]` to `[N, channels, H, W]`; the identity without convolutions.

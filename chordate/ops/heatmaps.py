@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bicubic_weights
 
 CHUNK = 2**24  # values that a device resamples at once: 64 MiB in float32
@@ -10,30 +11,30 @@ CHUNK = 2**24  # values that a device resamples at once: 64 MiB in float32
 
 @torch.no_grad()
 def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The cell of a `size` x `size` heatmap, laid over a box, that each keypoint lies in.
+    """The cell of each keypoint in a `size` x `size` heatmap over its box.
 
     Args:
         keypoints: `[..., K, 3]` x, y in continuous pixels and visibility.
         boxes: `[..., 4]`.
 
     Returns:
-        `[..., K]` int64, the cell's row-major index, 0 where the keypoint does not count; and `[..., K]` bool, whether
-        it counts: it is labeled and lies in the box (far edges included).
+        `[..., K]` int64, the cell's row-major index, 0 for keypoints that are not valid; and `[..., K]` bool, whether
+        a keypoint is valid: labeled and in the box (far edges included).
     """
     corner, far = boxes[..., None, :2], boxes[..., None, 2:]
-    place = keypoints[..., :2].to(boxes.dtype)
-    counts = ((place >= corner) & (place <= far) & (far > corner)).all(-1) & (keypoints[..., 2] > 0)
-    cell = (place - corner) * (size / (far - corner).clamp(min=1e-6))
+    point = keypoints[..., :2].to(boxes.dtype)
+    valid = ((point >= corner) & (point <= far) & (far > corner)).all(-1) & (keypoints[..., 2] > 0)
+    cell = (point - corner) * (size / (far - corner).clamp(min=1e-6))
     column, row = cell.floor().long().clamp(0, size - 1).unbind(-1)
-    return torch.where(counts, row * size + column, 0), counts
+    return torch.where(valid, row * size + column, 0), valid
 
 
 @torch.no_grad()
 def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     """The peak of each heatmap, resized bicubically to the pixels of its box.
 
-    As in Detectron, torchvision and Detectron2: resized to whole pixels, the box's sides rounded up; the keypoint is
-    the center of the highest pixel, its score the value there, a raw logit.
+    As in Detectron, torchvision and Detectron2, the box's sides are rounded up to whole pixels; the keypoint is the
+    center of the highest pixel, and its score is that pixel's value, a logit.
 
     Args:
         heatmaps: `[D, K, S, S]`.
@@ -42,26 +43,30 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         `[D, K, 3]` x, y in pixels and score.
     """
+    heatmaps = at_least_float32(heatmaps)
     boxes = boxes.to(heatmaps.dtype)
     size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     pixels = size.ceil()
     keypoints = heatmaps.new_zeros((*heatmaps.shape[:2], 3))
     with torch.autocast(heatmaps.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's position
-        # A CPU is fastest with one heatmap after the other, each at its own size.
+        # On a CPU it is fastest to resize one detection's heatmaps at a time, each to its own size.
         max_pixels = 0 if boxes.device.type == "cpu" else CHUNK // heatmaps.shape[1]
-        for rows, width, height in _groups(pixels, max_pixels):
+        for rows, width, height in group_by_size(pixels, max_pixels):
             keypoints[rows] = _peaks(heatmaps[rows], pixels[rows], width, height)
     keypoints[..., :2] = boxes[:, None, :2] + keypoints[..., :2] * (size / pixels)[:, None]
     return keypoints
 
 
-def _groups(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, int]]:
-    """Groups of heatmaps to resample together: indices, and the largest width and height among them.
-
-    A group's heatmaps are of about one size, and have at most `max_pixels` pixels in all if they are several.
+def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, int]]:
+    """Group heatmaps of about one size, to resample each group at once.
 
     Args:
-        pixels: `[D, 2]` width and height of each.
+        pixels: `[D, 2]`, the width and height that each heatmap is resized to, whole numbers.
+        max_pixels: of a group of several, each at the group's largest width and height.
+
+    Returns:
+        Per group: indices `[G]` int64 into `pixels`, and the largest width and height among them. Each heatmap is in
+        one group; no heatmaps form no group.
     """
     order = pixels.prod(1).argsort()
     groups, first, width, height = [], 0, 0, 0

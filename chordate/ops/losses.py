@@ -1,4 +1,4 @@
-"""Losses of detection heads, for static slots: elements are masked, never indexed away."""
+"""Losses of detection heads with static shapes: elements are masked instead of selected by index."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ BoxLossKind = Literal["smooth_l1", "giou"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `values` where `mask` is true; 0, still connected to the graph, if it never is."""
+    """The mean of `values` where `mask` is true; 0, connected to the graph, if `mask` is nowhere true."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 

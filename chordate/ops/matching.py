@@ -1,4 +1,4 @@
-"""Matching anchors or proposals to ground-truth boxes, for a whole padded batch at once."""
+"""Matches anchors or proposals to ground-truth boxes, for a whole padded batch at once."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from chordate.ops.boxes import area, at_least_float32
 from chordate.structures import InstanceTargets
 
-# Ground-truth boxes compared with all candidates at a time. More would take fewer kernels on a GPU, but all of them,
-# images x ground truth x anchors, take gigabytes.
+# Number of ground-truth boxes compared with all candidates at a time. More need fewer kernels on a GPU, but comparing
+# all of them at once (images x ground truth x anchors) takes gigabytes.
 GROUP = 8
 
 
 @dataclass
 class Matches:
-    """The matches of `N x A` candidates; those neither positive nor negative are ignored.
+    """The matches of `N x A` candidates; candidates that are neither positive nor negative are ignored.
 
     Attributes:
-        gt_index: `[N, A]` int64, the target slot with the highest IoU (0 where none overlaps).
-        positive: `[N, A]` bool, trains on the class and box of that target.
-        negative: `[N, A]` bool, trains as background.
+        gt_index: `[N, A]` int64, the target slot with the highest IoU (0 if none overlaps).
+        positive: `[N, A]` bool, trained on the class and box of that target.
+        negative: `[N, A]` bool, trained as background.
     """
 
     gt_index: Tensor
@@ -33,13 +33,13 @@ class Matcher:
     """Labels candidates by their highest overlap (IoU) with the ground truth of their image.
 
     Args:
-        positive: from this IoU on a candidate is positive.
-        negative: below this IoU a candidate is negative; between the two it is ignored.
-        low_quality: the candidates with the highest IoU of a target (all that tie, and above 0) are positive too,
-            whatever that IoU is. Each is matched to *its own* best target (Faster R-CNN, section 3.1.2, as Detectron2
-            and torchvision read it).
+        positive: candidates with at least this IoU are positive.
+        negative: candidates below this IoU are negative; between the two they are ignored.
+        low_quality: the candidates with the highest IoU of a target (including ties, above 0) are positive too,
+            whatever that IoU is. Each is matched to *its own* best target (Faster R-CNN, section 3.1.2, as in
+            Detectron2 and torchvision).
         crowd: a candidate with at least this fraction of its area in a crowd region is not negative (Detectron's
-            CROWD_FILTER_THRESH). No candidate is ever positive for a crowd.
+            CROWD_FILTER_THRESH). Candidates are never positive for a crowd.
     """
 
     positive: float
@@ -54,7 +54,7 @@ class Matcher:
         boxes = at_least_float32(boxes).to(candidates.dtype)
         has_crowd = True
         if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Reading the data is free here, and saves the work on empty slots.
+            # Reading values is free on the CPU, and avoids work on empty slots.
             used = int(targets.valid.any(dim=0).nonzero().amax()) + 1 if bool(targets.valid.any()) else 0
             boxes, single, crowd = boxes[:, :used], single[:, :used], crowd[:, :used]
             has_crowd = bool(crowd.any())
@@ -74,9 +74,9 @@ class Matcher:
             shared = width * height  # [N, GROUP, A]
             union = area(boxes[:, group])[:, :, None] + candidate_area - shared
             iou = torch.where(single[:, group, None] & (shared > 0), shared / union, 0.0)
-            iou_here, index_here = iou.max(dim=1)
-            gt_index = torch.where(iou_here > best, index_here + start, gt_index)
-            best = torch.maximum(best, iou_here)
+            group_best, group_index = iou.max(dim=1)
+            gt_index = torch.where(group_best > best, group_index + start, gt_index)
+            best = torch.maximum(best, group_best)
             if self.low_quality:
                 peak = iou.amax(dim=2, keepdim=True)
                 low |= ((iou == peak) & (peak > 0)).any(dim=1)

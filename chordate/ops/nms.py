@@ -1,4 +1,4 @@
-"""Non-maximum suppression within the groups (levels or classes) of each image, and the detections that remain."""
+"""Non-maximum suppression within the groups (levels or classes) of each image, and selection of detections."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from torchvision.ops import nms
 from chordate.libraries import HAS_TRITON
 from chordate.structures import Detections
 
-# Up to this many boxes of an image, one call with the groups moved apart is faster than one call per group.
+# Up to this many boxes per image, one call with the groups shifted apart is faster than one call per group.
 ONE_CALL_BOXES = 1000
 
 
-# An opaque operator, so that compiled graphs stay whole.
+# A custom operator, so that it does not break compiled graphs.
 @torch.library.custom_op("chordate::batched_nms", mutates_args=())
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
     """Greedy NMS within each group of each image: removes boxes that overlap a better one by more than `threshold`.
@@ -24,14 +24,14 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, th
         threshold: IoU, 0 … 1.
 
     Returns:
-        `[M]` bool, the boxes that stay.
+        `[M]` bool, the boxes to keep.
     """
     if boxes.is_cuda and HAS_TRITON:
         from chordate.ops.nms_gpu import batched_nms_gpu
 
         return batched_nms_gpu(boxes, scores, groups, image, threshold)
     keep = torch.zeros_like(groups, dtype=torch.bool)
-    boxes, scores = boxes.double(), scores.double()  # torchvision's nms wants one dtype
+    boxes, scores = boxes.double(), scores.double()  # torchvision's nms requires equal dtypes
     for rows in zip(*(values.split(torch.bincount(image).tolist()) for values in (boxes, scores, groups, keep))):
         _suppress(threshold, *rows)
     return keep
@@ -71,8 +71,8 @@ def select_detections(
 
 
 def _suppress(threshold: float, boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor) -> None:
-    """NMS of one image's rows; fills `keep`, `[K]`. Groups are moved apart, in float64: float32 would round boxes until
-    the wrong ones overlap. If rows are many there is one call per group, since the cost grows with the square."""
+    """NMS of one image's rows; fills `keep`, `[K]`. Groups are shifted apart in float64, since rounding in float32
+    could make other boxes overlap. For many rows there is one call per group, since the cost is quadratic."""
     rows = (groups >= 0).nonzero()[:, 0]
     if not len(rows):
         return

@@ -1,7 +1,7 @@
-"""Greedy NMS of many groups at once on a GPU: one kernel, in which each group has a thread block of its own.
+"""Greedy NMS of many groups at once on a GPU: one kernel in which each group has its own thread block.
 
-torchvision's kernel takes one group, box by box in one thread block, and the host waits for it: with 16 images that
-was a fifth of a training step of Mask R-CNN on an H100.
+torchvision's kernel handles one group, box by box in one thread block, and the host waits for it: with 16 images that
+took a fifth of a training step of Mask R-CNN on an H100.
 """
 
 import torch
@@ -13,10 +13,17 @@ BLOCK = 1024  # boxes that a kept box is compared with at a time
 
 
 @triton.jit
-def _suppress(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Clears `keep` of every row that overlaps a better one of its group; the rows of a group are adjacent, best first.
 
     Program `p` has the group that begins at row `p`, if one does.
+
+    Args:
+        boxes: `[M, 4]` x1, y1, x2, y2.
+        ends: `[M]` int64, the row after the last one of each row's group.
+        keep: `[M]` int8, 1 for the boxes to compare, 0 for empty rows; changed in place.
+        threshold: `[1]`, IoU.
+        BLOCK: boxes that a kept box is compared with at a time.
     """
     begin = tl.program_id(0).to(tl.int64)
     end = tl.load(ends + begin)
@@ -47,8 +54,8 @@ def _suppress(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignor
 
 
 def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
-    """As `batched_nms`, without a wait for the device."""
-    # Kernels get tensors of their own: boxes in float64 as everywhere, and one key per image and group.
+    """As `batched_nms`, without waiting for the device."""
+    # The kernel reads copies, sorted by group: boxes in float64, and one key per image and group.
     key = torch.where(groups < 0, -1, (image << 32) + groups)
     order = scores.argsort(descending=True, stable=True)
     order = order[key[order].argsort(stable=True)]
@@ -58,5 +65,5 @@ def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor
     keep = (key >= 0).to(torch.int8)
     limit = torch.full((1,), threshold, dtype=torch.float64, device=boxes.device)
     if len(key):
-        _suppress[(len(key),)](boxes[order].double(), ends, keep, limit, BLOCK=BLOCK, num_warps=8)
+        suppress_kernel[(len(key),)](boxes[order].double(), ends, keep, limit, BLOCK=BLOCK, num_warps=8)
     return torch.zeros_like(keep, dtype=torch.bool).scatter_(0, order, keep.bool())

@@ -1,4 +1,4 @@
-"""Normalization layers by their names in configs ("BN", "SyncBN", "FrozenBN", "GN"), folded into convolutions."""
+"""Normalization layers by their config names ("BN", "SyncBN", "FrozenBN", "GN"), and folding into convolutions."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ class FrozenBatchNorm(nn.Module):
 
     Replaces BatchNorm when detectors are fine-tuned with few images per device. It has no parameters: `weight`,
     `bias`, `running_mean` and `running_var` (`[C]` each) are buffers with the names of `nn.BatchNorm2d`, so the state
-    dict of a BatchNorm loads. Behind a convolution it costs nothing, see `conv_norm`.
+    dict of a BatchNorm loads. After a convolution it costs nothing, see `conv_norm`.
 
     Args:
         channels: C.
@@ -39,14 +39,14 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.requires_grad and self.eps > 0:  # one pass over memory; PyTorch wants an eps
+        if not x.requires_grad and self.eps > 0:  # one pass over memory; PyTorch requires eps > 0
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # A product with a constant saves no activation for the backward pass; batch_norm does.
+        # Unlike batch_norm, multiplication by a constant saves no activation for the backward pass.
         scale, shift = _scale_and_shift(self)
         return (x * scale.to(x.dtype)[:, None, None]).add_(shift.to(x.dtype)[:, None, None])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)  # BatchNorm has this counter
+        state_dict.pop(prefix + "num_batches_tracked", None)  # a counter of BatchNorm
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
@@ -64,19 +64,19 @@ NORMS: dict[str, Any] = {
     "FrozenBN": FrozenBatchNorm,
     "GN": _group_norm,
 }
-FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # exactly these: a subclass may compute otherwise
+FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # no subclasses, which may compute something else
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
     """A normalization layer for `[N, channels, H, W]`.
 
     Args:
-        norm: "BN", "SyncBN", "FrozenBN" or "GN"; a dict with that as `type` and the layer's arguments
+        norm: "BN", "SyncBN", "FrozenBN" or "GN"; a dict with such a `type` and the layer's arguments
             (`dict(type="FrozenBN", eps=0.0)`, `dict(type="GN", groups=16)`); None for no norm.
         channels: C.
 
     Raises:
-        ConfigError: unknown norm, or arguments that it rejects.
+        ConfigError: the norm is unknown or rejects the arguments.
     """
     if norm is None:
         return nn.Identity()
@@ -91,16 +91,16 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 
 
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(conv(x))`, computed as one convolution where the norm is a constant affine map: `conv(x, w·s) + t`.
+    """`norm(conv(x))`, computed as one convolution if the norm is a constant affine map: `conv(x, w·s) + t`.
 
     That holds for FrozenBatchNorm, and for BatchNorm and SyncBatchNorm in eval mode; gradients of all parameters are
-    exact. Other pairs run one after the other, as do modules with hooks, which thus see what they always see. Nothing
-    is cached: `s` and `t` follow the state dict, and threads share no state. `w·s` takes a pass over the weights in
-    place of one over the map, so maps of a few cells do not gain.
+    exact. Other pairs run one after the other, and so do modules with hooks. Nothing is cached: each call computes `s`
+    and `t` from the buffers, and threads share no state. Computing `w·s` is a pass over the weights instead of the map,
+    so small maps do not gain.
 
     Args:
         conv: a convolution `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with one.
-        norm: a norm of C channels; any other module is applied as it is.
+        norm: a norm of C channels, or any other module, which is applied unchanged.
         x: `[N, C_in, H, W]`.
     """
     if type(conv) is ConvNorm and not _has_hooks(conv):
@@ -115,8 +115,8 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     shift = shift.to(weight.dtype)
-    # cuDNN adds the shift in a pass of its own over the map, a matrix product does it on the way. (In float32 it would
-    # not use TF32, which convolutions do.)
+    # cuDNN adds the shift in a separate pass over the map; a matrix product includes it. (In float32 the product would
+    # not use TF32, unlike a convolution.)
     pointwise = (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
     if pointwise and x.is_cuda and x.dtype.itemsize == 2 and x.is_contiguous(memory_format=torch.channels_last):
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), shift).permute(0, 3, 1, 2)
@@ -124,17 +124,17 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers in order; each convolution absorbs the norm right behind it, see `conv_norm`."""
-    waiting = list(layers)
-    while waiting:
-        layer = waiting.pop(0)
-        absorbs = isinstance(layer, nn.Conv2d | ConvNorm) and waiting and type(waiting[0]) in FOLDABLE
-        x = conv_norm(layer, waiting.pop(0), x) if absorbs else layer(x)
+    """Apply layers in order; a norm directly after a convolution is folded into it, see `conv_norm`."""
+    remaining = list(layers)
+    while remaining:
+        layer = remaining.pop(0)
+        folds = isinstance(layer, nn.Conv2d | ConvNorm) and remaining and type(remaining[0]) in FOLDABLE
+        x = conv_norm(layer, remaining.pop(0), x) if folds else layer(x)
     return x
 
 
 class ConvNorm(nn.Sequential):
-    """`nn.Sequential(conv, norm, …)` whose convolutions absorb the norms behind them, see `conv_norm`.
+    """`nn.Sequential(conv, norm, …)` that folds norms into the convolutions before them, see `conv_norm`.
 
     Names in the state dict are those of `nn.Sequential`: "0", "1", …
     """

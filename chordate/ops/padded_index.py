@@ -1,4 +1,4 @@
-"""Rows for a head's layers, from a padded batch or from each image's detections."""
+"""Flattens padded batches, and the detections of several images, to rows for a head's layers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from chordate.structures import Detections
 class PaddedIndex:
     """Maps `[N, S]` slots to rows `[R]`: the occupied slots on the CPU, all slots elsewhere.
 
-    Empty slots cost time. Dropping them needs a data-dependent shape, which is free on the CPU; on a GPU it is a host
-    sync, and in a compiled graph it makes every later shape depend on data. (There, BatchNorm layers see empty slots
-    too; they are few, since samples are mostly full.)
+    Computing empty slots takes time. Dropping them needs a data-dependent shape, which is free on the CPU; on a GPU it
+    needs a host sync, and in a compiled graph all later shapes would depend on data. (There, BatchNorm layers see empty
+    slots too; they are few, since samples are mostly full.)
 
     Args:
         occupied: `[N, S]` bool.
-        leading: only the first so many slots of each image count; None for all.
+        leading: use only this many first slots of each image; None for all.
 
     Attributes:
         image: `[R]` int64, the image of each row.
-        present: `[R]` bool, whether the row is an occupied slot; losses leave out the others.
+        present: `[R]` bool, whether the row is an occupied slot; losses ignore the others.
     """
 
     def __init__(self, occupied: Tensor, leading: int | None = None):
@@ -45,7 +45,7 @@ class PaddedIndex:
         return rows if self._rows is None else rows[self._rows]
 
     def unflatten(self, rows: Tensor, padded: Tensor) -> Tensor:
-        """The inverse: `padded` `[N, S, ...]` with `rows` `[R, ...]` written to their slots."""
+        """The inverse of `flatten`: `padded` `[N, S, ...]` with `rows` `[R, ...]` written to their slots."""
         if self._rows is None:
             return rows.view_as(padded)
         flat = padded.flatten(0, 1).clone()
@@ -53,16 +53,16 @@ class PaddedIndex:
         return flat.view_as(padded)
 
     def select(self, rows: Tensor, subset: PaddedIndex) -> Tensor:
-        """Those of `rows` `[R, ...]` that belong to `subset`, an index of some of the slots of this one."""
+        """The part of `rows` `[R, ...]` that belongs to `subset`, an index of a subset of these slots."""
         slots = subset._shape[1]
         if self._rows is None or subset._rows is None:
             return rows.unflatten(0, self._shape)[:, :slots].flatten(0, 1)
-        place = subset.image * self._shape[1] + subset._rows % slots
-        return rows[torch.searchsorted(self._rows, place)]
+        position = subset.image * self._shape[1] + subset._rows % slots
+        return rows[torch.searchsorted(self._rows, position)]
 
 
 def cat_boxes(detections: Sequence[Detections]) -> tuple[Tensor, Tensor]:
     """The boxes of all images `[R, 4]`, and the image of each `[R]` int64."""
-    boxes = torch.cat([found.boxes for found in detections])
-    image = torch.cat([found.labels.new_full((len(found),), number) for number, found in enumerate(detections)])
+    boxes = torch.cat([one.boxes for one in detections])
+    image = torch.cat([one.labels.new_full((len(one),), number) for number, one in enumerate(detections)])
     return boxes, image

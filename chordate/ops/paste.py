@@ -1,8 +1,9 @@
-"""Masks from the frames of their boxes to whole images (Mask R-CNN, He et al. 2017, section 3.1, inference)."""
+"""Pastes masks from the frames of their boxes into whole images (Mask R-CNN, He et al. 2017, section 3.1)."""
 
 import torch
 from torch import Tensor
 
+from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bilinear_weights
 
 CHUNK = 2**24  # values computed at once: 64 MiB in float32
@@ -12,8 +13,8 @@ CHUNK = 2**24  # values computed at once: 64 MiB in float32
 def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> Tensor:
     """Resample each mask bilinearly to its box, and threshold it.
 
-    Pixels are sampled at their centers; the cells of a mask are squares that fill the box, so nothing moves by half a
-    pixel, and beyond the centers of the outermost cells the mask fades to 0.
+    Pixels are sampled at their centers. The cells of a mask are squares that fill the box, so the mask is not shifted
+    by half a pixel; beyond the centers of the outermost cells it fades to 0.
 
     Args:
         probabilities: `[D, M, M]`.
@@ -24,26 +25,34 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
     Returns:
         `[D, height, width]` bool, the pixels whose probability is at least `threshold`.
     """
+    probabilities = at_least_float32(probabilities)
     boxes = boxes.to(probabilities.dtype)
     pasted = torch.zeros((len(boxes), height, width), dtype=torch.bool, device=boxes.device)
     with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's position
-        paste = _paste_windows if boxes.device.type == "cpu" else _paste_chunks
+        paste = paste_windows if boxes.device.type == "cpu" else paste_chunks
         paste(probabilities, boxes, threshold, pasted)
     return pasted
 
 
-def _paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """For GPUs: as many masks at a time as memory allows, each on the whole image. Fills `pasted` `[D, H, W]`."""
+def paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
+    """For GPUs: `paste_masks` on whole images, as many masks at a time as memory allows.
+
+    Args:
+        masks: `[D, M, M]` probabilities.
+        boxes: `[D, 4]` x1, y1, x2, y2 in pixels of the image.
+        threshold: above 0.
+        pasted: `[D, H, W]` bool, False; filled in place.
+    """
     height, width = pasted.shape[1:]
     step = max(1, CHUNK // max(1, height * width))
     first = torch.zeros_like(boxes[:, :2])
-    for some, frames, start, out in zip(*(each.split(step) for each in (masks, boxes, first, pasted))):
-        rows, columns = _axis_weights(some, frames, start, height, width)
-        torch.ge(rows @ some @ columns.mT, threshold, out=out)
+    for chunk, frames, start, out in zip(*(each.split(step) for each in (masks, boxes, first, pasted))):
+        rows, columns = _axis_weights(chunk, frames, start, height, width)
+        torch.ge(rows @ chunk @ columns.mT, threshold, out=out)
 
 
-def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """For CPUs: each mask only within its box; most boxes are a small part of the image. Fills `pasted`."""
+def paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
+    """For CPUs: as `paste_chunks`, each mask only within its box; most boxes are a small part of the image."""
     if not len(boxes):
         return
     limits = torch.tensor([pasted.shape[2], pasted.shape[1]])
@@ -52,10 +61,10 @@ def _paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tenso
     high = (boxes[:, 2:] + margin).ceil().long().clamp(min=0).minimum(limits)
     width, height = (high - low).amax(dim=0).tolist()
     step = max(1, CHUNK // max(1, (width + height) * masks.shape[-1]))
-    for some, frames, first, last, out in zip(*(each.split(step) for each in (masks, boxes, low, high, pasted))):
-        rows, columns = _axis_weights(some, frames, first, height, width)
+    for chunk, frames, first, last, out in zip(*(each.split(step) for each in (masks, boxes, low, high, pasted))):
+        rows, columns = _axis_weights(chunk, frames, first, height, width)
         for mask, row, column, (left, top), (right, bottom), image in zip(
-            some, rows, columns, first.tolist(), last.tolist(), out
+            chunk, rows, columns, first.tolist(), last.tolist(), out
         ):
             resampled = row[: bottom - top] @ mask @ column[: right - left].T
             torch.ge(resampled, threshold, out=image[top:bottom, left:right])
@@ -65,7 +74,7 @@ def _axis_weights(masks: Tensor, boxes: Tensor, first: Tensor, height: int, widt
     """Weights of the masks' rows `[D, height, M]` and columns `[D, width, M]`.
 
     Args:
-        first: `[D, 2]` x, y of the pixel that each output starts with.
+        first: `[D, 2]` x, y of the first pixel of each output.
     """
     rows = bilinear_weights(boxes[:, 1], boxes[:, 3], first[:, 1], height, masks.shape[1])
     return rows, bilinear_weights(boxes[:, 0], boxes[:, 2], first[:, 0], width, masks.shape[2])

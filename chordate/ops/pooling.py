@@ -18,7 +18,7 @@ from chordate.ops.roi_align_cpu import pyramid_roi_align
 CANONICAL_SIZE = 224
 CANONICAL_STAGE = 4
 COARSEST_STRIDE = 32  # section 4.2: regions are pooled from p2 … p5
-FAR_AWAY = -1e5  # pixels: there RoIAlign gives zeros without reading the map
+FAR_AWAY = -1e5  # pixels; for boxes there RoIAlign returns zeros without reading the map
 
 
 def pyramid_levels(in_features: Mapping[str, FeatureSpec]) -> list[str]:
@@ -32,9 +32,9 @@ class RoIPooler(nn.Module):
     Args:
         in_features: the maps to pool from, fine to coarse, each stride twice the one before, with equal channels.
         resolution: cells per side of the output.
-        sampling_ratio: samples per side and cell; 0 takes as many as the cell has pixels of the map.
+        sampling_ratio: samples per side and cell; 0 for one sample per pixel of the map.
         aligned: pixel centers lie at half coordinates, as in Detectron2. torchvision's detectors were trained without
-            it, half a pixel off.
+            it, which shifts them by half a pixel.
 
     Raises:
         ConfigError: the maps do not form such a pyramid.
@@ -65,7 +65,8 @@ class RoIPooler(nn.Module):
         self.aligned = aligned
 
     def levels(self, boxes: Tensor) -> Tensor:
-        """Which map each of `[R, 4]` boxes belongs to, `[R]` float, 0 for the finest (FPN, equation 1)."""
+        """The index `[R]` (float, 0 for the finest) of the map that each of the boxes `[R, 4]` belongs to (FPN,
+        equation 1)."""
         size = area(boxes).clamp(min=0).sqrt()
         # Detectron2 and torchvision both add about this much, so that a side of exactly 224 is not below 224.
         stage = torch.floor(CANONICAL_STAGE + torch.log2(size / CANONICAL_SIZE) + 1e-6)
@@ -80,31 +81,32 @@ class RoIPooler(nn.Module):
             image: `[R]` int64, the image of each box in the batch.
 
         Returns:
-            `[R, C, resolution, resolution]`; on a GPU in the data type of the maps, elsewhere float32 at least.
+            `[R, C, resolution, resolution]` in the data type of the maps.
         """
         maps = [features[name] for name in self.names]
+        dtype = maps[0].dtype
         numerics = self.resolution, self.sampling_ratio, self.aligned
         if boxes.is_cuda and HAS_TRITON:
             from chordate.ops import roi_align_gpu
 
-            boxes = boxes.to(torch.promote_types(maps[0].dtype, torch.float32))
+            boxes = boxes.to(torch.promote_types(dtype, torch.float32))
             return roi_align_gpu.pyramid_roi_align(maps, self.strides, boxes, image, self.levels(boxes), *numerics)
         maps = [at_least_float32(x) for x in maps]
         boxes = boxes.to(maps[0].dtype)
         levels = self.levels(boxes)
         if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
-            return pyramid_roi_align(maps, self.strides, boxes, image, levels.long(), *numerics)
+            return pyramid_roi_align(maps, self.strides, boxes, image, levels.long(), *numerics).to(dtype)
         rois = torch.cat((image[:, None], boxes), dim=1)
         if len(maps) == 1:
-            return self._align(maps[0], rois, self.strides[0])
-        # Splitting the boxes by level would wait for the device, which costs more than this: every level pools all
-        # boxes, with those of other levels moved to where there is nothing to read.
+            return self._align(maps[0], rois, self.strides[0]).to(dtype)
+        # Splitting the boxes by level would wait for the device. It is faster to pool all boxes on every level, with
+        # the boxes of other levels moved outside the map, where RoIAlign reads nothing.
         away = torch.cat((rois[:, :1], torch.full_like(boxes, FAR_AWAY)), dim=1)
         pooled = self._align(maps[0], torch.where((levels == 0)[:, None], rois, away), self.strides[0])
         for level in range(1, len(maps)):
-            here = torch.where((levels == level)[:, None], rois, away)
-            pooled = pooled + self._align(maps[level], here, self.strides[level])
-        return pooled
+            own = torch.where((levels == level)[:, None], rois, away)
+            pooled = pooled + self._align(maps[level], own, self.strides[level])
+        return pooled.to(dtype)
 
     def _align(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
         return roi_align(features, rois, self.resolution, 1 / stride, self.sampling_ratio, self.aligned)

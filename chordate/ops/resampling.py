@@ -11,11 +11,11 @@ CUBIC = -0.75  # the parameter of bicubic interpolation in torch and OpenCV (Key
 
 
 def bilinear_weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cells: int) -> Tensor:
-    """Weights `[D, pixels, cells]` to sample `cells` that fill `low` … `high` at pixel centers; zeros lie outside.
+    """Weights `[D, pixels, cells]` to sample `cells` that fill `low` … `high` at pixel centers, with zeros outside.
 
     Args:
         low, high: `[D]` in pixels.
-        first: `[D]`, the pixel that each output starts with.
+        first: `[D]`, the first pixel of each output.
     """
     centers = first[:, None] + torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
     extent = (high - low).clamp(min=1e-6)
@@ -26,7 +26,7 @@ def bilinear_weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cell
 
 def bicubic_weights(pixels: Tensor, max_pixels: int, cells: int) -> Tensor:
     """Weights `[D, max_pixels, cells]` to resize `cells` to `pixels` `[D]`; as in torch's `interpolate`, border cells
-    repeat outside. Rows beyond `pixels` have no meaning."""
+    are repeated outside. Rows beyond `pixels` are undefined."""
     centers = torch.arange(max_pixels, device=pixels.device, dtype=pixels.dtype) + 0.5
     position = centers * (cells / pixels[:, None]) - 0.5
     below = position.floor()
@@ -45,7 +45,7 @@ def area_weights(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
     """Weights `[R, cells, pixels]` for the mean over each of `cells` cells from `low` to `high` `[R]`, in pixels of a
     bilinearly interpolated map with zeros outside.
 
-    A pixel has the weight 1 - |u| at the distance u ≤ 1 from its center; the integral of it is u - u|u| / 2.
+    A pixel has the weight 1 - |u| at the distance |u| ≤ 1 from its center; the integral of the weight is u - u|u| / 2.
     """
     width = (high - low).clamp(min=1e-3)[:, None] / cells
     edges = low[:, None] + width * torch.arange(cells + 1, device=low.device, dtype=low.dtype)
@@ -63,14 +63,15 @@ def bilinear_taps(
         low, span: `[R]`, start and length of each region, in pixels of its map.
         size: `[R]`, pixels of its map.
         samples: per cell, equally spaced.
-        sparse: samples may lie more than a pixel apart; otherwise a cell reads at most `samples + 1` pixels in a row.
+        sparse: whether samples may be more than a pixel apart; if not, a cell reads at most `samples + 1` adjacent
+            pixels.
     """
     if samples == 0:  # a region without extent reads nothing
-        nothing = low.new_zeros(len(low), cells, 1)
-        return nothing.long(), nothing
+        zeros = low.new_zeros(len(low), cells, 1)
+        return zeros.long(), zeros
     step = span[:, None, None] / (cells * samples)
-    place = torch.arange(cells * samples, dtype=low.dtype).view(cells, samples) + 0.5
-    position = low[:, None, None] + place * step  # [R, cells, samples]
+    number = torch.arange(cells * samples, dtype=low.dtype).view(cells, samples) + 0.5
+    position = low[:, None, None] + number * step  # [R, cells, samples]
     last = size[:, None, None] - 1
     inside = (position >= -1) & (position <= last + 1)
     position = position.clamp(min=0).minimum(last)

@@ -1,7 +1,7 @@
-"""RoIAlign for CPUs: every output cell is a weighted sum of a few pixels, all cells of all levels in one lookup.
+"""RoIAlign for CPUs: every output cell is a weighted sum of pixels; one lookup computes all cells of all levels.
 
 torchvision's operator reads one channel after the other, and its backward pass runs on one core. Here the channels of
-a pixel lie together and are read at once, and neighboring samples share the pixels between them: 3 to 6 times faster
+a pixel are contiguous and read at once, and pixels between neighboring samples are read once: 3 to 6 times faster
 forward and backward, with the same result up to rounding.
 """
 
@@ -72,19 +72,19 @@ def _bags(
     else:
         samples = (span / resolution).ceil().long().clamp(min=0)
 
-    # Boxes with equally many samples per cell have sums of equally many terms: they are handled together.
+    # Boxes with the same number of samples per cell have sums of the same length, and are computed together.
     kinds, kind = samples.unique(dim=0, return_inverse=True)
     sparse = sampling_ratio > 0
     rows, weights, lengths, order = [], [], [], []
     for number, (samples_y, samples_x) in enumerate(kinds.tolist()):
-        some = (kind == number).nonzero()[:, 0]
-        y, weight_y = bilinear_taps(low[some, 0], span[some, 0], size[some, 0], resolution, samples_y, sparse)
-        x, weight_x = bilinear_taps(low[some, 1], span[some, 1], size[some, 1], resolution, samples_x, sparse)
-        start = base[some, None, None] + y * size[some, 1, None, None]  # [r, resolution, terms]
+        group = (kind == number).nonzero()[:, 0]
+        y, weight_y = bilinear_taps(low[group, 0], span[group, 0], size[group, 0], resolution, samples_y, sparse)
+        x, weight_x = bilinear_taps(low[group, 1], span[group, 1], size[group, 1], resolution, samples_x, sparse)
+        start = base[group, None, None] + y * size[group, 1, None, None]  # [r, resolution, terms]
         terms = y.shape[2] * x.shape[2]
         rows.append((start[:, :, None, :, None] + x[:, None, :, None, :]).flatten())
         weights.append((weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]).flatten())
-        lengths.append(torch.full((len(some) * resolution**2,), terms))
-        order.append(some)
+        lengths.append(torch.full((len(group) * resolution**2,), terms))
+        order.append(group)
     length = torch.cat(lengths)
     return torch.cat(rows), torch.cat(weights).to(maps[0].dtype), length.cumsum(0) - length, torch.cat(order)

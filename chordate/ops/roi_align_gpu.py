@@ -1,7 +1,7 @@
-"""RoIAlign for GPUs: all levels of a pyramid in one kernel, the channels of a pixel side by side.
+"""RoIAlign for GPUs: one kernel for all levels of a pyramid, with contiguous channels of each pixel.
 
-torchvision's operator knows one map: over a pyramid it either waits for the device to sort the boxes by level, or pools
-every box on every level. It also wants float32 in NCHW, while training runs in bfloat16 and NHWC.
+torchvision's operator reads one map: for a pyramid one must either wait for the device to sort the boxes by level, or
+pool every box on every level. It also requires float32 in NCHW, while training runs in bfloat16 and NHWC.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ def pyramid_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """As `roi_align_cpu.pyramid_roi_align`, in the data type of the maps; sums are float32 at least."""
+    """As `roi_align_cpu.pyramid_roi_align`, in the data type of the maps; sums are at least float32."""
     channels = maps[0].shape[1]
     table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # one pixel per row
     with torch.no_grad():
         cells, first = torch.zeros_like(boxes), torch.zeros_like(image)
-        rows = columns = torch.full_like(image, -2)  # for a box that is NaN, of no level: no sample lies on such a map
+        rows = columns = torch.full_like(image, -2)  # for NaN boxes, which have no level: no sample lies on such a map
         start = 0
-        for number, (x, stride) in enumerate(zip(maps, strides)):  # no tensor of sizes: it would have to be sent there
+        for number, (x, stride) in enumerate(zip(maps, strides)):  # a tensor of sizes would need a copy to the GPU
             images, height, width = x.shape[0], *x.shape[2:]
-            here = level == number
-            cells = torch.where(here[:, None], boxes / stride - (0.5 if aligned else 0.0), cells)
-            first = torch.where(here, start + image * (height * width), first)
-            rows, columns = torch.where(here, height, rows), torch.where(here, width, columns)
+            is_own = level == number
+            cells = torch.where(is_own[:, None], boxes / stride - (0.5 if aligned else 0.0), cells)
+            first = torch.where(is_own, start + image * (height * width), first)
+            rows, columns = torch.where(is_own, height, rows), torch.where(is_own, width, columns)
             start += images * height * width
     pooled = roi_align_rows(table, cells, first, rows, columns, resolution, sampling_ratio, aligned)
     return pooled.permute(0, 3, 1, 2)
@@ -54,7 +54,7 @@ def roi_align_rows(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """RoIAlign of `R` boxes, each on a map of its own.
+    """RoIAlign of `R` boxes, each on its own map.
 
     Args:
         table: `[M, C]`, the pixels of all maps, row by row.
@@ -120,11 +120,12 @@ def _launch(backward: bool, pooled: Tensor, table: Tensor, cells: Tensor, *boxes
     cells = cells.to(torch.promote_types(cells.dtype, torch.float32)).contiguous()  # read as 4 numbers per box
     block = min(CHANNELS, triton.next_power_of_2(channels))
     programs = (len(cells) * resolution * resolution, triton.cdiv(channels, block))
-    _pool[programs](pooled, table, cells, *boxes, channels, block, backward, num_warps=max(1, min(4, block // 64)))
+    warps = max(1, min(4, block // 64))
+    pool_kernel[programs](pooled, table, cells, *boxes, channels, block, backward, num_warps=warps)
 
 
 @triton.jit
-def _pool(  # type: ignore[no-untyped-def]
+def pool_kernel(  # type: ignore[no-untyped-def]
     pooled,
     table,
     cells,
@@ -140,7 +141,7 @@ def _pool(  # type: ignore[no-untyped-def]
 ):
     """Program `p` has the output cell `p`: it stores the mean of its samples in `pooled`; or, backward, reads the
     gradient of that mean there, and adds it to the pixels of `table` that were read."""
-    box, channel, y0, x0, step_y, step_x, ys, xs = _cell(cells, SIDE, RATIO, ALIGNED, BLOCK)
+    box, channel, y0, x0, step_y, step_x, ys, xs = cell_samples(cells, SIDE, RATIO, ALIGNED, BLOCK)
     used = channel < channels
     cell = pooled + tl.program_id(0).to(tl.int64) * channels + channel
     start, height, width = tl.load(first + box), tl.load(rows + box), tl.load(columns + box)
@@ -151,8 +152,8 @@ def _pool(  # type: ignore[no-untyped-def]
         y = y0 + (sample // xs + 0.5) * step_y
         x = x0 + (sample % xs + 0.5) * step_x
         if (y >= -1) & (y <= height) & (x >= -1) & (x <= width):
-            top, bottom, weight_y = _taps(y, height)
-            left, right, weight_x = _taps(x, width)
+            top, bottom, weight_y = bilinear_taps(y, height)
+            left, right, weight_x = bilinear_taps(x, width)
             for corner in tl.static_range(4):
                 row, part_y = (bottom, weight_y) if corner >= 2 else (top, 1 - weight_y)
                 column, part_x = (right, weight_x) if corner % 2 == 1 else (left, 1 - weight_x)
@@ -166,7 +167,9 @@ def _pool(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _cell(cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def cell_samples(  # type: ignore[no-untyped-def]
+    cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr
+):
     """This program's box and channels, the corner of its output cell, and the distances and counts of its samples."""
     program = tl.program_id(0)
     box = program // (SIDE * SIDE)
@@ -186,7 +189,7 @@ def _cell(cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr,
 
 
 @triton.jit
-def _taps(position, side):  # type: ignore[no-untyped-def]
+def bilinear_taps(position, side):  # type: ignore[no-untyped-def]
     """The pixels around a position on one axis, and the weight of the second."""
     position = tl.maximum(position, 0)
     low = tl.minimum(position.to(tl.int64), side - 1)

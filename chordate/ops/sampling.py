@@ -1,4 +1,4 @@
-"""Sampling a fixed number of anchors or RoIs per image for the losses, by top-k over masked random keys."""
+"""Samples a fixed number of anchors or RoIs per image for the losses, by top-k over masked random keys."""
 
 import torch
 from torch import Tensor
@@ -13,15 +13,15 @@ def sample_balanced(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample up to `count` of `A` candidates per image, at most `positive_fraction` of them positive.
 
-    Negatives fill up the rest, where there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
+    The rest is filled with negatives, if there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
 
     Args:
         positive, negative: `[N, A]` bool, disjoint.
 
     Returns:
         `[N, S]` each, with S = min(count, A): the index of a candidate, whether it is positive, and whether the slot
-        is occupied. Positives come first, in the leading `int(count * positive_fraction)` slots; empty slots come last
-        and hold any index.
+        is occupied. Positives come first, in the leading `int(count * positive_fraction)` slots; empty slots come last,
+        with arbitrary indices.
     """
     candidates = positive.shape[1]
     slots = min(count, candidates)
@@ -29,13 +29,13 @@ def sample_balanced(
     keys = torch.rand(positive.shape, device=positive.device)
     best_positive, positives = torch.where(positive, keys, -1.0).topk(max_positives, dim=1)
     best_negative, negatives = torch.where(negative, keys, -1.0).topk(slots, dim=1)
-    found = (best_positive >= 0).sum(dim=1, keepdim=True)
-    available = (best_negative >= 0).sum(dim=1, keepdim=True)
+    num_positives = (best_positive >= 0).sum(dim=1, keepdim=True)
+    num_negatives = (best_negative >= 0).sum(dim=1, keepdim=True)
 
     slot = torch.arange(slots, device=positive.device)[None]
-    is_positive = slot < found
-    valid = slot < found + available
-    rank = torch.where(is_positive, slot, slot - found + max_positives)  # in positives, then negatives
+    is_positive = slot < num_positives
+    valid = slot < num_positives + num_negatives
+    rank = torch.where(is_positive, slot, slot - num_positives + max_positives)  # in positives, then negatives
     return torch.cat((positives, negatives), dim=1).gather(1, rank), is_positive, valid
 
 
@@ -48,7 +48,7 @@ def sample_rois(
     positive_fraction: float,
     background: int,
 ) -> SampledRoIs:
-    """Match the proposals and the ground-truth boxes themselves, and sample the RoIs that the heads train on.
+    """Match the proposals and the ground-truth boxes, and sample the RoIs that the heads train on.
 
     Args:
         count: RoIs per image.

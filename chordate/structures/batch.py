@@ -1,4 +1,4 @@
-"""A batch of inputs, and the bases of what a task adds to it: its targets and its predictions."""
+"""A batch of inputs, and the base classes of targets and predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Sample = dict[str, Any]  # one image before collation: `image`, `info`, and the 
 
 
 class TensorStruct:
-    """Base of a dataclass of tensors: `to` and `pin_memory` for all of them; other fields stay."""
+    """Base of a dataclass of tensors: `to` and `pin_memory` apply to all tensors; other fields are unchanged."""
 
     def map_tensors(self, function: Any) -> Self:
         """The same structure with `function` applied to each tensor, also within nested structures."""
@@ -36,12 +36,12 @@ class TensorStruct:
 
 
 class Targets(TensorStruct):
-    """Base of a task's ground truth for one batch. A subclass is a dataclass of tensors and collates itself.
+    """Base of a task's ground truth for one batch. A subclass is a dataclass of tensors and implements `collate`.
 
-    Where a field says its `Layout`, a data set's first sample is checked against it when a run starts.
+    If a field is annotated with a `Layout`, the first sample of a data set is checked against it when a run starts.
 
     Attributes:
-        legend: a phrase that explains how they are drawn, for the page of `chordate browse`; empty for none.
+        legend: a phrase that explains the drawing, for the page of `chordate browse`; empty for none.
     """
 
     legend: ClassVar[str] = ""
@@ -51,7 +51,7 @@ class Targets(TensorStruct):
         """The targets of a batch.
 
         Args:
-            samples: one per image, as the data set gives them.
+            samples: one per image, from the data set.
             size: height and width that all images of the batch are padded to, in pixels.
 
         Raises:
@@ -64,7 +64,7 @@ class Targets(TensorStruct):
         return ""
 
     def image_labels(self) -> Tensor | None:
-        """`[N]` int64, one class per image, for a task that has such; None by default."""
+        """The class of each image, `[N]` int64, for tasks with one class per image; None by default."""
         return None
 
 
@@ -72,7 +72,7 @@ class Prediction(TensorStruct):
     """Base of a model's output for one image. A subclass is a dataclass of tensors."""
 
     def to_original(self, info: ImageInfo, size: Tensor) -> Self:
-        """The prediction in pixels of the original image; by default it has no pixels.
+        """Transform the prediction to pixels of the original image; by default unchanged.
 
         Args:
             info: of the original image.
@@ -81,7 +81,7 @@ class Prediction(TensorStruct):
         return self
 
     def above(self, score_threshold: float) -> Self:
-        """Only what scores at least the threshold; by default a prediction is whole."""
+        """The objects that score at least the threshold; by default the whole prediction."""
         return self
 
     def describe(self) -> str:
@@ -95,7 +95,7 @@ class Prediction(TensorStruct):
         Raises:
             ConfigError: predictions of this type cannot be averaged.
         """
-        raise ConfigError(f"{cls.__name__} cannot be averaged, so there is no ensemble; test one model at a time")
+        raise ConfigError(f"{cls.__name__} cannot be averaged for an ensemble; test one model at a time")
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
         """The prediction as plain values for JSON, one dict per object, or one for the whole image."""

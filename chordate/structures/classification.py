@@ -20,15 +20,14 @@ class ClassTargets(Targets):
     """Ground truth of a classification: one class per image.
 
     Attributes:
-        labels: `[N]` int64, 0 … classes-1, of a data set; of blended images the weights of the classes,
-            `[N, classes]`.
+        labels: `[N]` int64, 0 … classes-1; for blended images weights of the classes, `[N, classes]`.
     """
 
     labels: Annotated[Tensor, Layout("N", dtype=torch.int64)]
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
-        """From the samples' `label`. Raises DataError for images of different sizes: padding would be classified."""
+        """Collate the samples' `label`. Raises DataError for images of different sizes: padding would be classified."""
         shapes = torch.tensor([sample["image"].shape[-2:] for sample in samples])
         if (shapes != shapes[0]).any():
             raise DataError(
@@ -46,8 +45,8 @@ class Classification(Prediction):
     """Class scores of one image.
 
     Attributes:
-        scores: `[classes]` probabilities, 0 … 1; they sum to 1, or are independent where a model was trained with
-            binary losses.
+        scores: `[classes]` probabilities, 0 … 1; they sum to 1, or are independent if the model was trained with binary
+            losses.
     """
 
     scores: Tensor

@@ -1,4 +1,4 @@
-"""Detection, instance segmentation and keypoints: targets, what flows between the heads, and detections.
+"""Detection, instance segmentation and keypoints: targets, data passed between the heads, and detections.
 
 `N` images, `G` target slots per image, `P` proposals per image, `K` keypoints, `D` detections. Boxes are
 `x1, y1, x2, y2` in pixels, continuous coordinates.
@@ -20,7 +20,7 @@ from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
 
 BITMAP_SIZE = 112  # side of the bitmap of an instance's mask, in the frame of its own box
-SLOTS = (8, 16, 32, 64)  # then multiples of 128: few different shapes, so that compiled code is reused
+SLOTS = (8, 16, 32, 64)  # then multiples of 128: few different shapes, so that compiled code can be reused
 INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks")
 
 
@@ -32,7 +32,7 @@ class InstanceTargets(Targets):
         boxes: `[N, G, 4]` float32.
         labels: `[N, G]` int64, 0 … classes-1; no background class.
         valid: `[N, G]` bool, the slot holds an annotation (crowd or not).
-        crowd: `[N, G]` bool, the annotation covers a group: never a target, and what it covers is not background.
+        crowd: `[N, G]` bool, the annotation covers a group: it is never a target, and its area is not background.
         masks: `[N, G, 112, 112]` uint8 0/1 in the frame of the instance's box, or None.
         keypoints: `[N, G, K, 3]` float32 x, y and visibility 0/1/2, or None.
     """
@@ -80,10 +80,10 @@ def slots_for(instances: int) -> int:
 
 
 def count_instances(sample: Sample) -> int:
-    """The number of instances, in which all fields of a sample agree.
+    """The number of instances in a sample, which must be equal in all fields.
 
     Raises:
-        DataError: they do not.
+        DataError: the fields differ.
     """
     counts = {name: len(sample[name]) for name in INSTANCE_FIELDS if name in sample}
     if "polygons" in sample:
@@ -91,9 +91,9 @@ def count_instances(sample: Sample) -> int:
     if len(set(counts.values())) > 1:
         where = f"{sample['info'].path}: " if "info" in sample else ""
         raise DataError(
-            f"{where}after the pipeline the numbers of instances disagree: "
+            f"{where}after the pipeline the numbers of instances differ: "
             + ", ".join(f"{count} {name}" for name, count in counts.items())
-            + "; use SanitizeInstances instead of SanitizeBoundingBoxes: it keeps all fields together"
+            + "; use SanitizeInstances, which drops instances from all fields, instead of SanitizeBoundingBoxes"
         )
     return counts["boxes"]
 
@@ -122,12 +122,12 @@ class SampledRoIs(TensorStruct):
     Attributes:
         boxes: `[N, S, 4]` in pixels of the padded batch.
         labels: `[N, S]` int64, the class of a foreground region, else the number of classes (background).
-        gt_index: `[N, S]` int64, the target slot that a foreground region is matched to; any for others.
+        gt_index: `[N, S]` int64, the target slot that a foreground region is matched to; arbitrary for others.
         is_foreground: `[N, S]` bool.
         valid: `[N, S]` bool, false for empty slots.
         sizes: `[N, 2]` int64, height and width of each image without padding.
-        max_positives: slots from here on are never foreground, so heads that train on foreground alone need only
-            the leading ones.
+        max_positives: only the first `max_positives` slots can be foreground, so heads that train on foreground alone
+            need no others.
     """
 
     boxes: Tensor
@@ -165,7 +165,7 @@ class Detections(Prediction):
         return self.map_tensors(lambda tensor: tensor[index])
 
     def to_original(self, info: ImageInfo, size: Tensor) -> Self:
-        """Boxes and keypoints scaled from pixels of the batch to the original image; masks must be pasted later."""
+        """Scale boxes and keypoints from pixels of the batch to the original image; masks must be pasted later."""
         original = torch.tensor([info.width, info.height], dtype=torch.float64, device=size.device)
         scale = (original / size.flip(-1)).to(self.boxes.dtype)
         keypoints = self.keypoints

@@ -1,4 +1,4 @@
-"""Layout: shape and type of a tensor in a TensorStruct, written beside its name and checked on demand."""
+"""Layout: annotates a tensor of a TensorStruct with its shape and type, which can be checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Layout:
     """Shape and type of a tensor: `labels: Annotated[Tensor, Layout("N", "G", dtype=torch.int64)]`.
 
     Args:
-        dims: a number, or a name; dimensions of one name are equal in all tensors of a structure.
+        dims: numbers or names; dimensions with the same name are equal in all tensors of a structure.
         dtype: of the values.
     """
 
@@ -26,7 +26,7 @@ class Layout:
         return f"[{', '.join(map(str, self.dims))}] {_name(self.dtype)}"
 
     def fits(self, tensor: Tensor, sizes: dict[str, int]) -> bool:
-        """Whether a tensor has this layout, given the `sizes` of names, to which those of new names are added."""
+        """Whether a tensor has this layout. `sizes` are known sizes by dimension name; new names are added to it."""
         if tensor.dtype != self.dtype or tensor.ndim != len(self.dims):
             return False
         pairs = zip(self.dims, tensor.shape)
@@ -34,7 +34,7 @@ class Layout:
 
 
 def layouts_of(kind: type[TensorStruct]) -> dict[str, Layout]:
-    """The layouts that a structure states, by field."""
+    """The layouts in a structure's annotations, by field."""
     try:
         hints = get_type_hints(kind, include_extras=True)
     except NameError:  # names that only type checkers know
@@ -49,15 +49,15 @@ def layouts_of(kind: type[TensorStruct]) -> dict[str, Layout]:
 
 
 def check_layouts(struct: TensorStruct, where: str, **sizes: int) -> None:
-    """Check the tensors of a structure against the layouts that its class states.
+    """Check the tensors of a structure against the layouts in its class's annotations.
 
     Args:
-        struct: some tensors may be None.
-        where: what the structure is of, for the message.
-        sizes: of names in the layouts that are known.
+        struct: the structure; tensors that are None are skipped.
+        where: the origin of the structure, for the message.
+        sizes: known sizes by dimension name.
 
     Raises:
-        DataError: one has another shape or type; names it and says what is wanted.
+        DataError: a tensor has another shape or type than its layout; the message names both.
     """
     values = vars(struct)
     for name, layout in layouts_of(type(struct)).items():

@@ -1,4 +1,4 @@
-"""DatasetMeta: what a data set knows and a model must, from the data set to the predictions."""
+"""DatasetMeta: metadata of a data set that its models need."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ class Skeleton:
 
     @property
     def mirrored(self) -> tuple[int, ...]:
-        """The index of each keypoint's counterpart in a mirrored image: left and right (or l and r as separate words)
-        exchanged in its name; itself where no such name exists."""
-        places = {name: place for place, name in enumerate(self.names)}
-        return tuple(places.get(_other_side(name), place) for name, place in places.items())
+        """The index of each keypoint's counterpart in a mirrored image: the keypoint whose name has left and right (or
+        l and r as separate words) swapped; its own index if there is none."""
+        indices = {name: index for index, name in enumerate(self.names)}
+        return tuple(indices.get(_other_side(name), index) for name, index in indices.items())
 
 
 _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
 def _other_side(name: str) -> str:
-    def exchanged(match: re.Match[str]) -> str:
+    def swap(match: re.Match[str]) -> str:
         word = match[0]
         other = _SIDES[word.lower()]
         return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
 
-    return re.sub(r"left|right|(?<![a-z])[lr](?![a-z])", exchanged, name, flags=re.IGNORECASE)
+    return re.sub(r"left|right|(?<![a-z])[lr](?![a-z])", swap, name, flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class DatasetMeta:
-    """Facts about a data set that its models need. Travels data set → model → checkpoint → predictions.
+    """Facts about a data set that its models need; passed from data set to model, checkpoint and predictions.
 
     Attributes:
         classes: names by label; empty where the task has no classes.
         skeleton: keypoints of the objects, or None.
         stuff: names of the classes that are stuff (regions without instances); the others are things.
         palette: RGB 0 … 255 by label; None for generated colors.
-        ignore_label: label of pixels that neither train nor count, or None.
+        ignore_label: label of pixels that are ignored in training and evaluation, or None.
         extra: further facts, plain values by name; heads and models receive them by these names.
     """
 
@@ -77,14 +77,14 @@ class DatasetMeta:
         known = replace(self, extra={}).facts() if self.extra else {}
         for name, value in self.extra.items():
             if name in known:
-                raise DataError(f"DatasetMeta: extra must not have {name}, which follows from the other fields")
+                raise DataError(f"DatasetMeta: extra must not have {name}, which is derived from the other fields")
             if not _is_plain(value):
                 kind = type(value).__name__
                 raise DataError(f"DatasetMeta: extra[{name!r}] must be plain values (checkpoints keep it), got {kind}")
 
     def facts(self) -> dict[str, Any]:
-        """What heads may ask for by argument name: `num_classes`, `num_keypoints`, `ignore_label`, and `extra`'s; of
-        these the known ones."""
+        """The arguments that heads receive if their signatures name them: `num_classes`, `num_keypoints` and
+        `ignore_label`, if known, and those in `extra`."""
         facts = {
             "num_classes": len(self.classes) or None,
             "num_keypoints": len(self.skeleton.names) if self.skeleton else None,
@@ -93,12 +93,12 @@ class DatasetMeta:
         return {**{name: value for name, value in facts.items() if value is not None}, **self.extra}
 
     def difference(self, other: DatasetMeta) -> str | None:
-        """What predictions under `other` would mean differently, as a phrase; None if nothing."""
+        """The first difference that changes the meaning of predictions, as a phrase; None if there is none."""
         if self.classes != other.classes:
-            return f"classes {_few(self.classes)} instead of {_few(other.classes)}"
+            return f"classes {_abbreviate(self.classes)} instead of {_abbreviate(other.classes)}"
         names = [meta.skeleton.names if meta.skeleton else () for meta in (self, other)]
         if names[0] != names[1]:
-            return f"keypoints {_few(names[0])} instead of {_few(names[1])}"
+            return f"keypoints {_abbreviate(names[0])} instead of {_abbreviate(names[1])}"
         facts = [{"stuff": list(m.stuff), "ignore_label": m.ignore_label, **plain(m.extra)} for m in (self, other)]
         for name in facts[0] | facts[1]:
             if facts[0].get(name) != facts[1].get(name):
@@ -106,7 +106,7 @@ class DatasetMeta:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, for checkpoints and JSON."""
+        """Convert to plain values, for checkpoints and JSON."""
         skeleton = self.skeleton and {"names": list(self.skeleton.names), "bones": plain(self.skeleton.bones)}
         return {
             "classes": list(self.classes),
@@ -119,10 +119,10 @@ class DatasetMeta:
 
     @classmethod
     def from_dict(cls, values: Any, source: str = "the checkpoint") -> Self:
-        """The reverse of `to_dict`. The values may come from a stranger's file.
+        """The inverse of `to_dict`. The values may come from an untrusted file.
 
         Raises:
-            DataError: not such a dict; names `source` and the field.
+            DataError: the values are invalid; the message names `source` and the field.
         """
         try:
             return TypeAdapter(cls).validate_python(values)
@@ -134,20 +134,20 @@ class DatasetMeta:
             raise DataError(f"{source}: broken dataset metadata ({error})") from error
 
 
-def nameless(count: int) -> tuple[str, ...]:
-    """Class names for a number of classes without any: "class 0", "class 1" …"""
+def numbered_names(count: int) -> tuple[str, ...]:
+    """Class names for classes without names: "class 0", "class 1" …"""
     return tuple(f"class {index}" for index in range(count))
 
 
 def plain(value: Any) -> Any:
-    """Nested mappings and sequences as dicts and lists."""
+    """Convert nested mappings and sequences to dicts and lists."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is of numbers, texts, None, and lists, tuples and mappings of these."""
+    """Whether a value consists of numbers, strings, None, and lists, tuples and mappings of these."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -155,5 +155,5 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def _few(names: tuple[str, ...]) -> str:
+def _abbreviate(names: tuple[str, ...]) -> str:
     return f"{len(names)} [{', '.join(map(printable, names[:5]))}{' …' if len(names) > 5 else ''}]"

@@ -1,1 +1,1 @@
-"""Training: the loop and what it uses."""
+"""Training: the trainer and its parts."""

@@ -1,6 +1,6 @@
-"""Callbacks: what a run does beside training. The base class is the contract; the first ones follow.
+"""Callbacks, which a run calls besides training: the base class, which is the contract, and those that come with us.
 
-A config lists them as `callbacks = [dict(type="EarlyStopping", monitor="bbox_AP")]`; your own register with
+A config lists them as `callbacks = [dict(type="EarlyStopping", monitor="bbox_AP")]`; register your own with
 `@CALLBACKS.register_module()`.
 """
 
@@ -22,7 +22,7 @@ from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ConfigError, TrainingError, unknown
-from chordate.model_contracts import total_loss
+from chordate.model_contracts import RECORD_KEYS, total_loss
 from chordate.registry import CALLBACKS
 from chordate.training.evaluation_loop import evaluation_mode, to_device
 from chordate.weights.checkpoint_folder import write_atomically
@@ -32,43 +32,42 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of all callbacks. Its five methods do nothing; a subclass overrides those it needs.
+    """Base class of all callbacks. Its five methods do nothing; a subclass overrides those it needs.
 
     The trainer calls them on every rank, in the order of the list, with itself as the first argument. They read its
-    attributes (see Trainer), such as `iteration` (done), `epoch` (whole ones done), `module` (the model), `settings`,
-    `log_dir` (of this start), `resumed` and `history`; they may call `stop(reason)` (on all ranks alike) and add to
-    `lower_is_better`. An epoch has ended when `iteration % steps_per_epoch == 0`.
-
-    A callback that computes its state from `history` resumes exactly, for checkpoints hold the history.
+    attributes (see Trainer), such as `iteration` (iterations done), `epoch` (whole epochs done), `module` (the model),
+    `settings`, `log_dir` (of this start), `resumed` and `history`; they may call `stop(reason)` (on all ranks) and add
+    to `lower_is_better`. An epoch has ended when `iteration % steps_per_epoch == 0`. A callback that computes its state
+    from `history` resumes exactly, because checkpoints hold the history.
     """
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Before the first step. Where a run is resumed, its state is restored already."""
+        """Called before the first step. In a resumed run, the trainer's state is restored already."""
 
     def on_step_end(self, trainer: Trainer, losses: dict[str, Tensor]) -> None:
-        """After every step of the optimizer, before a checkpoint. Reading `losses` (of the step's last batch on this
-        rank) waits for the GPU."""
+        """Called after every step of the optimizer, before a checkpoint. Reading `losses` (of the step's last batch on
+        this rank) waits for the GPU."""
 
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """After every evaluation, before it is logged. What is added to `metrics` counts as the metric's own; it must
-        be the same on all ranks. A loop over data returns when `trainer.interrupted()`."""
+        """Called after every evaluation, before it is logged. Numbers added to `metrics` count as the metric's own and
+        must be the same on all ranks. A loop over data must return when `trainer.interrupted()`."""
 
     def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
-        """After every new record of `trainer.history`, every `train.log_every` iterations and every evaluation:
-        `mode` ("train" or "val"), `epoch`, `iteration`, and numbers by name. The same on all ranks but for speed."""
+        """Called after every new record of `trainer.history`, every `train.log_every` iterations and every evaluation:
+        `mode` ("train" or "val"), `epoch`, `iteration`, and numbers by name. Only the speed differs among ranks."""
 
     def on_train_end(self, trainer: Trainer) -> None:
-        """When training ends, also by an error. An error here is logged, and raised if there is no earlier one."""
+        """Called when training ends, also after an error. Its own error is logged, and raised if it is the first."""
 
 
 @CALLBACKS.register_module()
 class EarlyStopping(Callback):
-    """Stops training when a metric has not improved for some evaluations.
+    """Stops training when a metric has not improved for several evaluations.
 
     Args:
         monitor: the metric, such as "bbox_AP", or "val_loss" with the callback ValidationLoss.
         patience: evaluations without improvement, until training stops.
-        mode: "max" if higher is better, "min" if lower is; None is what the metric says of itself.
+        mode: "max" if higher is better, "min" if lower is; None for the metric's own `lower_is_better`.
         min_delta: a smaller change does not count as an improvement.
     """
 
@@ -85,7 +84,7 @@ class EarlyStopping(Callback):
         if record["mode"] != "val":
             return
         if self.monitor not in record:
-            names = [name for name in record if name not in ("mode", "epoch", "iteration")]
+            names = [name for name in record if name not in RECORD_KEYS]
             raise ConfigError(f"callbacks: EarlyStopping: {unknown('metric', self.monitor, names)}")
         mode = self.mode or ("min" if self.monitor in trainer.lower_is_better else "max")
         sign, best, waited = (1 if mode == "max" else -1), -math.inf, 0
@@ -101,12 +100,12 @@ class EarlyStopping(Callback):
 class ValidationLoss(Callback):
     """Adds the losses on the validation data to the metrics: `val_loss`, and `val_<name>` of each part.
 
-    The mean over all images, of the model in evaluation mode (the averaged one, if averages are kept), in full
-    precision. Losses that sample at random sample the same in every evaluation. Runs the validation data once more.
+    They are means over all images, of the model in evaluation mode (with averaged weights, if `train.ema` is set), in
+    full precision; random samples are the same in every evaluation. Takes a second pass over the validation data.
     """
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Take the loss of one sample, so that data without what a loss needs (masks) are an error now."""
+        """Compute the loss of one sample, so that data without the targets of a loss (masks) fail early."""
         if trainer.val_loader is None:
             raise ConfigError("ValidationLoss needs val_data; add it to the config")
         with evaluation_mode(trainer.module), preserved_rng():
@@ -119,7 +118,7 @@ class ValidationLoss(Callback):
             torch.manual_seed(trainer.settings.seed)
             for batch in trainer.progress.track(loader, "validation loss", len(loader)):
                 batch = to_device(batch, trainer.device, trainer.channels_last)
-                if not images:  # averaged weights have no gradients that tell what is part of the loss
+                if not images:  # averaged weights require no gradients, so ask the trained model which losses have one
                     with torch.enable_grad():
                         trained = {name: value.requires_grad for name, value in trainer.module.loss(batch).items()}
                 losses = model.loss(batch)
@@ -128,20 +127,20 @@ class ValidationLoss(Callback):
                 images += len(batch)
                 if trainer.interrupted():
                     return
-        shares = all_gather_object(({name: value.item() for name, value in sums.items()}, images))
-        total = sum(count for _, count in shares)
-        for name in dict.fromkeys(name for share, _ in shares for name in share):
-            metrics[f"val_{name}"] = sum(share.get(name, 0.0) for share, _ in shares) / total
+        parts = all_gather_object(({name: value.item() for name, value in sums.items()}, images))
+        total = sum(count for _, count in parts)
+        for name in dict.fromkeys(name for part, _ in parts for name in part):
+            metrics[f"val_{name}"] = sum(part.get(name, 0.0) for part, _ in parts) / total
             trainer.lower_is_better.add(f"val_{name}")
 
 
 @CALLBACKS.register_module()
 class JSONLogger(Callback):
-    """`log.jsonl` in the work dir: a JSON object per record of the whole run, over all its resumes, at full precision;
-    numbers that JSON lacks (NaN, Inf) become null. The trainer adds one unless one with this file is listed.
+    """Writes `log.jsonl` in the work dir: one JSON object per record of the whole run, over all its resumes, at full
+    precision; NaN and Inf, which JSON lacks, become null. The trainer adds this callback unless the config lists it.
 
-    A new run sets an earlier one's file aside under the time it was last written. A resumed run writes the file anew
-    from the history in its checkpoint, so that nothing after the checkpoint is in it twice.
+    A new run renames the file of an earlier run after the time of its last write. A resumed run rewrites the file from
+    the history in its checkpoint, so that no record is in it twice.
     """
 
     def __init__(self, file: str = "log.jsonl"):
@@ -171,8 +170,8 @@ class JSONLogger(Callback):
 
 @CALLBACKS.register_module()
 class CSVLogger(Callback):
-    """`log.csv` in this start's log dir: a row per record of the whole run, over all its resumes, with a column for
-    every number that any record has. Written at every evaluation and at the end."""
+    """Writes `log.csv` in this start's log dir: a row per record of the whole run, over all its resumes, with a column
+    for every number that any record has. Written at every evaluation and at the end."""
 
     def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         if record["mode"] == "val":
@@ -188,7 +187,7 @@ class CSVLogger(Callback):
 
 @CALLBACKS.register_module()
 class TensorBoardLogger(Callback):
-    """TensorBoard event files in the folder `tensorboard` of this start's log dir. `train.tensorboard` adds one."""
+    """Writes TensorBoard event files to `tensorboard/` in this start's log dir. `train.tensorboard` adds one."""
 
     _writer: Any = None
 
@@ -201,7 +200,7 @@ class TensorBoardLogger(Callback):
     def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         if self._writer is not None:
             for name, value in record.items():
-                if name not in ("mode", "epoch", "iteration"):
+                if name not in RECORD_KEYS:
                     self._writer.add_scalar(f"{record['mode']}/{name}", value, record["iteration"])
 
     def on_train_end(self, trainer: Trainer) -> None:

@@ -10,8 +10,8 @@ class WeightAverage:
     """Keeps `average = d · average + (1 - d) · weights`, updated after every step.
 
     Parameters and floating-point buffers are averaged, so that BatchNorm's statistics fit the averaged weights;
-    integers are copied. `d` warms up as (1 + n) / (10 + n) (TensorFlow's ExponentialMovingAverage), so that the random
-    start is soon forgotten. It depends on the iteration alone and needs no state.
+    integer buffers are copied. `d` warms up as (1 + n) / (10 + n) (TensorFlow's ExponentialMovingAverage), so that the
+    random initialization is soon forgotten. It depends on the iteration alone and needs no state.
 
     `torch.optim.swa_utils.AveragedModel` gives the same numbers (tested), but copies its counter to the device in
     every update, which waits for the GPU.
@@ -27,7 +27,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, iteration: int) -> None:
-        """Average in `model`'s weights after `iteration` steps (1 is the first)."""
+        """Add `model`'s weights to the average after `iteration` steps (counted from 1)."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         pairs = list(zip(self.module.state_dict().values(), model.state_dict().values()))
         averages, values = map(list, zip(*(pair for pair in pairs if pair[0].is_floating_point())))

@@ -1,4 +1,4 @@
-"""The loop of an evaluation: a model over a loader into a metric, during training and by `chordate test`."""
+"""The evaluation loop: runs a model over a loader and updates a metric, in training and in `chordate test`."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def evaluate(
 ) -> dict[str, float]:
     """Run a model over a data set and return the metric's numbers, the same on every rank.
 
-    The modes of the model's parts and the random number generators are afterwards as before.
+    Restores the training modes of the model's parts and the random number generators afterwards.
 
     Args:
-        model: moved to the device.
-        loader: gives this rank's share of the images.
-        metric: collects the predictions and gathers over the ranks.
-        device: None is this process's GPU, or the CPU.
+        model: is moved to the device.
+        loader: yields this rank's part of the images.
+        metric: collects the predictions and gathers them over the ranks.
+        device: None for this process's GPU, or the CPU without one.
         amp: None, "bf16" or "fp16" (GPU).
         channels_last: lay out images and weights as NHWC.
         progress: where to draw a bar; None makes one on a terminal.
-        interrupted: asked after every batch; if it is true, the evaluation ends there, without numbers.
+        interrupted: called after every batch; if it returns True, the evaluation ends and returns no numbers.
     """
     device = device or launch.device()
     model.to(device)
@@ -60,10 +60,8 @@ def evaluate(
 
 
 def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> None:
-    """Evaluate one sample, so that data, predictions and metric that do not fit are an error before training.
-
-    Warnings about the numbers are dropped, and so is the error that the untrained model's predictions are not finite.
-    """
+    """Evaluate one sample, so that data, predictions and a metric that do not fit together fail before training.
+    Ignores warnings about the numbers, and the error that an untrained model's predictions are not finite."""
     with warnings.catch_warnings(), suppress(TrainingError):
         warnings.simplefilter("ignore")
         evaluate(model, [loader.first_batch()], metric, device)
@@ -72,7 +70,7 @@ def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, without gradients; its parts then return to their own modes (some are frozen)."""
+    """Within it, the model is in evaluation mode without gradients; afterwards each part is in its earlier mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -84,7 +82,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-    """The batch on `device`, its images as NHWC in memory if wanted. Does not wait for a pinned batch."""
+    """The batch on `device`, its images as NHWC if `channels_last`. The host does not wait for a pinned batch."""
     batch = batch.to(device)
     if channels_last:
         batch.images = to_channels_last(batch.images)

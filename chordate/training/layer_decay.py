@@ -1,8 +1,7 @@
 """Layer-wise learning-rate decay: early layers of a pretrained backbone change least (BEiT: Bao et al. 2022, appendix).
 
-timm's `param_groups_layer_decay` needs a `group_matcher`, patterns of names per architecture, and groups the tensors of
-any other model by twelves. Ours counts the blocks of any backbone, also a user's own, and gives timm's numbers for
-timm's models (tested).
+timm's `param_groups_layer_decay` needs name patterns per architecture (`group_matcher`); without them it makes groups
+of twelve tensors. Ours counts the blocks of any backbone, and gives timm's numbers for timm's models (tested).
 """
 
 from __future__ import annotations
@@ -19,26 +18,26 @@ STEM, AFTER_LAST_BLOCK = ("", 0), ("", 1)
 
 
 class ParamGroup(NamedTuple):
-    """Names of parameters that train at one rate; of a block, also its sequence and its index in it."""
+    """Names of parameters with one learning rate; for a block, also its sequence and its index in the sequence."""
 
     parameters: list[str]
     block: tuple[str, int] | None
 
 
 def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, float]:
-    """Factors on the learning rate by name, for all parameters of the model's backbone.
+    """Learning-rate factors by name, for all parameters of the model's backbone.
 
-    Layer 0 is the stem, all before the first block; then every block of every stage is a layer, or `blocks` of one
-    stage together; what stands between two stages belongs to the block after it. After the last block, and
-    everywhere outside the backbone, the factor is 1; each layer further down has `decay` times the next one's.
+    Layer 0 is the stem: everything before the first block. Then every block of every stage is a layer, or `blocks`
+    consecutive ones of a stage; modules between two stages belong to the block after them. After the last block, and
+    outside the backbone, the factor is 1; each earlier layer has `decay` times the factor of the next one.
 
     Args:
         model: has a `backbone`.
         decay: usually below 1.
-        blocks: neighbors of one stage that make a layer: 1 in BEiT and timm, 3 in ConvNeXt's recipes.
+        blocks: consecutive blocks of a stage that make a layer: 1 in BEiT and timm, 3 in ConvNeXt's recipes.
 
     Raises:
-        ConfigError: there is no backbone, or no sequence of blocks in it.
+        ConfigError: the model has no backbone, or the backbone has no sequence of blocks.
     """
     backbone = model._modules.get("backbone")
     groups = list(_param_groups(backbone, "backbone")) if backbone is not None else []
@@ -58,7 +57,7 @@ def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, f
 
 
 def _param_groups(module: nn.Module, prefix: str) -> Iterator[ParamGroup]:
-    """A module's parameters in order, each block of a sequence by itself."""
+    """A module's parameters in order, one group per block of a sequence."""
     yield ParamGroup([f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)], None)
     for name, child in module.named_children():
         full = f"{prefix}.{name}"

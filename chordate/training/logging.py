@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TextIO
 
 from chordate.distributed import is_main_process
+from chordate.log_once import no_repeated_warnings
 
 logger = logging.getLogger("chordate")
 
 
 class RunHandler(logging.StreamHandler[TextIO]):
-    """Log lines of one run on whatever `sys.stdout` is now, so that they go above a live bar."""
+    """Writes log lines to the current `sys.stdout`, so that they appear above a live progress bar."""
 
     def __init__(self, work_dir: Path, folder: Path):
-        logging.Handler.__init__(self)  # StreamHandler's own would fix the stream
+        logging.Handler.__init__(self)  # StreamHandler.__init__ would fix the stream
         self.work_dir, self.folder = work_dir, folder
 
     @property
@@ -29,9 +30,8 @@ class RunHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def run_log(work_dir: str | Path) -> Iterator[Path]:
-    """Within it, what is logged under "chordate" goes to the terminal and to `<work_dir>/<time>/train.log` (written by
-    the first rank; the others show errors only). Yields that folder; nested in one of the same `work_dir`, its folder.
-    """
+    """Within it, logs of "chordate" go to the terminal and to `<work_dir>/<time>/train.log` (written by the first rank;
+    the others show errors only). Yields that folder; if nested, the folder of the outer `run_log` of `work_dir`."""
     work_dir, level = Path(work_dir), logger.level
     for handler in logger.handlers:
         if isinstance(handler, RunHandler) and handler.work_dir == work_dir:
@@ -47,7 +47,8 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     try:
-        yield folder
+        with no_repeated_warnings():
+            yield folder
     finally:
         logger.setLevel(level)
         for handler in handlers:

@@ -1,8 +1,8 @@
 """The losses of recent steps: kept on the device, read in one copy, averaged over ranks, and checked.
 
-Reading a loss makes the host wait for the GPU, so nothing is read between two lines of the log. Until then the values
-of every step are kept with the ids of its images, so that the first loss that was not finite can still be named
-exactly. Checkpoints and evaluations read first: what is saved is always from before it.
+Reading a loss makes the host wait for the GPU, so losses are read only when a log line is due. Until then the values of
+every step are kept with the ids of its images, so that the error can name the first loss that is not finite. Losses are
+also read before every checkpoint and evaluation, so that no weights after such a loss are saved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from chordate.errors import TrainingError
 
 
 class StepValues(NamedTuple):
-    """Values of one batch, still on the device: `values` has one per name."""
+    """Values of one batch on the device: `values` has one per name."""
 
     iteration: int
     image_ids: list[int]
@@ -31,10 +31,10 @@ class StepValues(NamedTuple):
 
 
 class BadValue(NamedTuple):
-    """A loss that is not finite, and its source. The earliest is the smallest; `place` counts since the last read."""
+    """A loss that is not finite, and its source. Sorts by time; `position` counts the values since the last read."""
 
     iteration: int
-    place: int
+    position: int
     rank: int
     name: str
     value: float
@@ -44,12 +44,12 @@ class BadValue(NamedTuple):
         where = f" on rank {self.rank}" if world_size() > 1 else ""
         return TrainingError(
             f"{self.name} is {self.value} in iteration {self.iteration}{where}, images {self.image_ids}: training "
-            f"stops and nothing is saved from it; look at these images, lower optimizer.lr, or set train.clip_norm"
+            f"stops without saving it; check these images, lower optimizer.lr, or set train.clip_norm"
         )
 
 
 class LossLog:
-    """Collects losses without waiting for the device, and stops the run at the first that is not finite."""
+    """Collects losses without waiting for the device, and stops the run at the first one that is not finite."""
 
     def __init__(self) -> None:
         self._unread: list[StepValues] = []
@@ -59,17 +59,18 @@ class LossLog:
     def record(
         self, iteration: int, values: Mapping[str, Tensor], image_ids: Sequence[int] = (), guarded: bool = True
     ) -> None:
-        """Keep the values of one batch: scalars on the device, the batch's `iteration` (1 is the first) and images.
-        If `guarded`, a value that is not finite is an error."""
+        """Keep the values of one batch: scalars on the device, with its `iteration` (counted from 1) and images. If
+        `guarded`, a value that is not finite is an error."""
         flat = torch.stack([value.detach().float().reshape(()) for value in values.values()])
         self._unread.append(StepValues(iteration, list(image_ids), list(values), flat, guarded))
 
     def read(self, flag: bool = False) -> bool:
-        """Wait for the device once, average over the ranks, and check. All ranks call it after the same iteration.
+        """Copy the values to the host, average them over the ranks, and check them. All ranks call it after the same
+        iteration; it waits for the device once.
 
         Returns:
-            Whether any rank's `flag` was set, so that ranks agree on something without another wait; False if there
-            was nothing to read.
+            Whether any rank passed a true `flag`, so that ranks agree without another wait; False if there is nothing
+            to read.
 
         Raises:
             TrainingError: a guarded value is not finite on some rank; all ranks name the earliest.
@@ -92,9 +93,9 @@ class LossLog:
         return flags > 0
 
     @contextmanager
-    def explaining_errors(self) -> Iterator[None]:
-        """Within it, an error that follows from a NaN is raised as a TrainingError about the NaN. Looks at this rank's
-        values only, since the others may have stopped."""
+    def explain_errors(self) -> Iterator[None]:
+        """Within it, an error after a NaN is raised as a TrainingError about the NaN. Checks the values of this rank
+        only, since the other ranks may have stopped."""
         try:
             yield
         except TrainingError:
@@ -106,22 +107,22 @@ class LossLog:
             raise
 
     def _first_bad(self, values: list[float]) -> BadValue | None:
-        places = [(step, name) for step in self._unread for name in step.names]
-        for place, ((step, name), value) in enumerate(zip(places, values)):
+        sources = [(step, name) for step in self._unread for name in step.names]
+        for position, ((step, name), value) in enumerate(zip(sources, values)):
             if step.guarded and not math.isfinite(value):
-                return BadValue(step.iteration, place, rank(), name, value, step.image_ids)
+                return BadValue(step.iteration, position, rank(), name, value, step.image_ids)
         return None
 
     def means(self) -> dict[str, float]:
-        """The mean of each value over what was read since the last call."""
+        """The mean of each value over the steps read since the last call."""
         means = {name: self._sums[name] / self._counts[name] for name in self._sums}
         self._sums, self._counts = {}, {}
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """What was read and is not in any mean yet."""
+        """Sums of the values that were read since the last call of `means`."""
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`'s result."""
+        """Restore what `state_dict` returned."""
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])

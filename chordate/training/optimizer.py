@@ -1,4 +1,4 @@
-"""Optimizers: which parameters train at which learning rate and weight decay, scaled to the batch size at hand."""
+"""Builds optimizers: learning rate and weight decay of each parameter, scaled to the actual batch size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chordate.training.layer_decay import layer_scales
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 FUSED = ({"cuda"}, {"cpu"})  # devices of the weights for which torch has fused optimizers
-UNSUITABLE = {  # what training cannot step or resume by itself, by the name in lower case
+UNSUITABLE = {  # optimizers that the trainer cannot step or resume, by name in lower case
     "optimizer": "is the base class of all", "lookahead": "wraps another", "sparseadam": "takes sparse gradients only",
     "adahessian": "needs second derivatives", "lbfgs": "needs a closure that computes the loss again",
     **dict.fromkeys(("kron", "kronc", "kronw"), "draws random numbers of its own, which no checkpoint holds"),
@@ -30,7 +30,7 @@ UNSUITABLE = {  # what training cannot step or resume by itself, by the name in 
 
 @dataclass(frozen=True)
 class PartSettings:
-    """Factors on the learning rate and the weight decay of one part of the model."""
+    """Factors of the learning rate and the weight decay of one part of the model."""
 
     lr_mult: NonNegativeFloat = 1.0
     decay_mult: NonNegativeFloat = 1.0
@@ -42,11 +42,11 @@ class OptimizerSettings:
 
     Attributes:
         type: a class in OPTIMIZERS, in torch.optim or in timm.optim, or one of `timm.optim.list_optimizers()`.
-        lr: learning rate for a batch of `base_batch_size` images; it is scaled linearly to the batch size at hand
-            (Goyal et al. 2017, section 2.1), or not if that is None.
+        lr: learning rate for a batch of `base_batch_size` images, scaled linearly to the actual batch size (Goyal et
+            al. 2017, section 2.1); not scaled if `base_batch_size` is None.
         no_decay: parameters without weight decay: "norm" (of normalization layers), "bias", or patterns of full names
             such as "*.cls_token".
-        parts: by prefix `dict(lr_mult=…, decay_mult=…)`; the longest prefix of a parameter's name counts.
+        parts: `dict(lr_mult=…, decay_mult=…)` by name prefix; the longest prefix of a parameter's name applies.
         layer_decay, layer_blocks: see `layer_scales`.
     """
 
@@ -68,11 +68,7 @@ SETTINGS = [field.name for field in fields(OptimizerSettings)]
 
 
 def optimizer_settings(config: Mapping[str, Any]) -> OptimizerSettings:
-    """The settings of a config's `optimizer` section that are not arguments of the optimizer's class.
-
-    Raises:
-        ConfigError: a value out of its range, or no type or learning rate.
-    """
+    """The settings of a config's `optimizer` section that are not arguments of the optimizer's class, validated."""
     own = as_section(config, "optimizer")
     for key in set(own) - set(SETTINGS):
         del own[key]
@@ -80,7 +76,7 @@ def optimizer_settings(config: Mapping[str, Any]) -> OptimizerSettings:
 
 
 def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int) -> Optimizer:
-    """The optimizer that a config's `optimizer` section describes.
+    """Build the optimizer of a config's `optimizer` section.
 
     Args:
         model: frozen parameters (`requires_grad` false) are left out.
@@ -91,7 +87,7 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         An optimizer whose groups have a `name`, and an `initial_lr` that schedules start from.
 
     Raises:
-        ConfigError: an unknown or invalid setting, a prefix or pattern that matches no parameter, or nothing to train.
+        ConfigError: a setting is unknown or invalid, a prefix or pattern matches no parameter, or all are frozen.
     """
     settings = optimizer_settings(config)
     lr, layers = settings.scaled_lr(batch_size), (settings.layer_decay, settings.layer_blocks)
@@ -100,8 +96,8 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         rules["scales"] = None if layers[0] is None else layer_scales(model, layers[0], layers[1])
         groups = parameter_groups(model, lr, settings.weight_decay, **rules)
         cls = optimizer_class(settings.type)
-        own, beside = as_section(config, "optimizer"), dict.fromkeys(SETTINGS, Any)  # their values are checked above
-        arguments = validate_arguments(cls, own, settings.type, inferred=["params"], beside=beside)
+        own, checked = as_section(config, "optimizer"), dict.fromkeys(SETTINGS, Any)  # values already validated above
+        arguments = validate_arguments(cls, own, settings.type, inferred=["params"], extra_settings=checked)
         arguments = {name: value for name, value in arguments.items() if name not in SETTINGS}
         devices = {p.device.type for group in groups for p in group["params"]}
         fusable = devices in FUSED and "fused" in inspect.signature(cls).parameters
@@ -109,7 +105,7 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
             arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
         optimizer = cls(groups, lr=lr, **arguments)
         if cls is torch.optim.SGD and arguments.get("momentum") and not arguments.get("dampening"):
-            # The first step would make the buffers; one that fp16's loss scaling skips leaves them uninitialized.
+            # Otherwise the first step makes the buffers; if fp16's loss scaling skips it, they stay uninitialized.
             for group in groups:
                 optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]})
         return optimizer
@@ -118,11 +114,8 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
 
 
 def optimizer_class(name: str) -> Callable[..., Optimizer]:
-    """An optimizer's class by its name: from OPTIMIZERS (torch.optim's too), else timm.optim (classes, then its list).
-
-    Raises:
-        ConfigError: no such optimizer (with near names), or one whose library is not installed.
-    """
+    """Find an optimizer's class by name: in OPTIMIZERS (with torch.optim's), then timm.optim's classes and its list.
+    Raises ConfigError if there is none (the message has near names), or if its library is not installed."""
     if name in OPTIMIZERS.names():
         return OPTIMIZERS.get(name)
     import timm.optim  # seconds, and few runs need it
@@ -162,12 +155,12 @@ def parameter_groups(
     parts: Mapping[str, Mapping[str, float]] | None = None,
     scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters, grouped by learning rate and weight decay (one group if all are alike).
+    """Trainable parameters, grouped by learning rate and weight decay (one group if all are equal).
 
     Args:
         lr, weight_decay: of a parameter without rules.
         no_decay, parts: as in OptimizerSettings.
-        scales: factors on the learning rate, by parameter name; 1 for the others.
+        scales: factors of the learning rate, by parameter name; 1 for the others.
 
     Raises:
         ConfigError: a prefix of `parts` or a pattern of `no_decay` matches no parameter, or nothing is trainable.

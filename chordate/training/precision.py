@@ -14,7 +14,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[Any]:
-    """The context in which a model runs in mixed precision; None changes nothing.
+    """The context in which a model runs in mixed precision; None for full precision.
 
     Raises:
         ConfigError: fp16 on the CPU, which has no fast kernels for it.
@@ -26,15 +26,15 @@ def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[An
 
 def gradient_scaler(device: torch.device, amp: str | None) -> torch.amp.GradScaler:
     """The loss scaling that fp16 needs (Micikevicius et al. 2018, section 3.2); does nothing in other precisions."""
-    with autocast(device, amp):  # fails now rather than in the first step
+    with autocast(device, amp):  # fails here rather than in the first step
         return torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
 
 def use_channels_last(setting: bool | Literal["auto"], device: torch.device) -> bool:
-    """Whether images and weights are laid out as NHWC; "auto" decides by what trains faster.
+    """Whether images and weights are laid out as NHWC; "auto" chooses the faster layout for training.
 
-    CPUs train faster so with AVX-512. Without it, the weight gradient of a 3 × 3 convolution takes three times as
-    long as in NCHW on large maps (256 channels, 120 × 160), more than the rest gains. GPUs: PyTorch's advice.
+    On CPUs NHWC is faster with AVX-512. Without it, the weight gradient of a 3 × 3 convolution takes three times as
+    long as in NCHW on large maps (256 channels, 120 × 160), more than other layers gain. PyTorch recommends it on GPUs.
     """
     if isinstance(setting, bool):
         return setting
@@ -42,7 +42,7 @@ def use_channels_last(setting: bool | Literal["auto"], device: torch.device) -> 
 
 
 def to_channels_last(images: Tensor) -> Tensor:
-    """Images `[N, C, H, W]` in NHWC order in memory; inputs with other dimensions, such as clips, as they are."""
+    """Images `[N, C, H, W]` in NHWC memory order; inputs with other dimensions, such as clips, are unchanged."""
     return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 

@@ -21,10 +21,10 @@ COMPILED_GRAPHS = 64  # per function, before torch runs it uncompiled; its defau
 
 
 def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.device) -> nn.Module:
-    """The model itself on the device, with the memory layout and the BatchNorm of the settings.
+    """Move the model to the device, with the memory layout and the BatchNorm of the settings.
 
     Raises:
-        ConfigError: synchronized BatchNorm over several processes on the CPU.
+        ConfigError: SyncBN over several processes on the CPU.
     """
     if settings.sync_bn and world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -38,10 +38,10 @@ def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.devic
 
 
 def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Module:
-    """The model compiled (not if False), with room for a graph per size of images and number of boxes in a batch.
+    """Compile the model (unless False), allowing a graph per image size and number of boxes in a batch.
 
     Raises:
-        ConfigError: `options` are not torch.compile's.
+        ConfigError: torch.compile rejects `options`.
     """
     if options is False:
         return model
@@ -56,11 +56,11 @@ def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Mod
 
 
 def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = False) -> DistributedDataParallel:
-    """The model, wrapped to average gradients over the ranks. Buffers stay each rank's own until `average_buffers`.
+    """Wrap the model to average gradients over the ranks. Each rank has its own buffers until `average_buffers`.
 
-    `find_unused` searches in every step for parameters that the loss does not reach; otherwise each needs a gradient.
+    `find_unused` searches in every step for parameters that the loss does not reach; without it each needs a gradient.
     """
-    known = inspect.signature(DistributedDataParallel).parameters  # one of the two, by torch's version
+    known = inspect.signature(DistributedDataParallel).parameters  # torch's version decides which of two names it has
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     buffers: dict[str, Any] = {name: False}
     devices = [device] if device.type == "cuda" else None
@@ -70,7 +70,7 @@ def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = Fals
 def find_unused_parameters(model: nn.Module, loss: Callable[[], Tensor]) -> list[str]:
     """Names of the trainable parameters that `loss()` reaches on no rank, such as those of a stage whose map is unused.
 
-    All ranks call it. Runs one backward pass; gradients, buffers and random numbers are afterwards as before.
+    All ranks call it. Runs one backward pass, and restores gradients, buffers and random number generators.
     """
     before = [buffer.clone() for buffer in model.buffers()]
     with preserved_rng():

@@ -1,4 +1,4 @@
-"""`chordate.train`: from a config to a trained model, the way of `chordate train`."""
+"""`chordate.train`: trains the model of a config, as the command `chordate train` does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model, start_from
-from chordate.text import counted, printable
+from chordate.text import pluralize, printable
 from chordate.training.callbacks import Callback
 from chordate.training.evaluation_loop import trial_evaluation
 from chordate.training.logging import logger, run_log
@@ -38,11 +38,11 @@ def train(
     Args:
         config: a packaged config's name, a file's path, a Config, or a dict.
         data_root: the folder that the data sets' paths are relative to.
-        work_dir: for logs and checkpoints; by default `work_dirs/<the config's name>`.
-        resume: a checkpoint to go on from exactly; True is the newest in `work_dir`, if there is one.
-        load_from: a checkpoint of any known format whose weights the whole model starts from, also with other classes
-            (rows of equal class names are kept, the others start anew); overrides `train.load_from`. It takes the
-            place of the backbone's pretrained weights. A run that is resumed has its own weights and ignores it.
+        work_dir: folder for logs and checkpoints; by default `work_dirs/<the config's name>`.
+        resume: a checkpoint to resume exactly; True for the newest in `work_dir`, if there is one.
+        load_from: a checkpoint of any known format that initializes the whole model, also with other classes (rows of
+            equal class names are kept, the others stay as initialized); overrides `train.load_from`, and replaces the
+            backbone's pretrained weights. A resumed run has its own weights and ignores it.
         callbacks: in addition to those of the config.
 
     Returns:
@@ -50,14 +50,14 @@ def train(
         log, `best` the best evaluation.
 
     Raises:
-        ChordateError: a config, data or a checkpoint that does not fit; a loss that is not finite.
-        SystemExit: SIGINT or SIGTERM came; the run is saved.
+        ChordateError: the config, the data or a checkpoint does not fit, or a loss is not finite.
+        SystemExit: the process received SIGINT or SIGTERM; the run is saved.
     """
     validate_arguments(train, dict(locals()), "train")
     if load_from and resume and resume is not True:
-        raise ConfigError(f"resume={resume} goes on with the weights of that run; leave out load_from={load_from}")
+        raise ConfigError(f"resume={resume} continues with the weights of that run; leave out load_from={load_from}")
     cfg = load_config(config)
-    check_plain(cfg)  # the log folder and the checkpoints keep it as text
+    check_plain(cfg)  # it is saved as text in the log folder and in the checkpoints
     settings = TrainSettings.from_config(section(cfg, "train"))
     work_dir = Path(work_dir or Path("work_dirs") / Path(cfg.filename or "config").stem)
     ranks: dict[str, Any] = dict(zip(("rank", "world_size"), launch.start(settings.seed)))
@@ -65,11 +65,12 @@ def train(
         check_save_best(cfg)
         data = section(cfg, "train_data")
         dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed)
-        # A first start with resume=True has no checkpoint to go on from, and needs the pretrained weights.
-        resumes = bool(CheckpointFolder(work_dir).newest() if resume is True else resume)
+        # A first start with resume=True has no checkpoint yet, and needs the pretrained weights.
+        newest = CheckpointFolder(work_dir).newest() if resume is True else None
+        resumes = bool(newest or (resume and resume is not True))
         weights = load_from or settings.load_from
         if resumes and weights:
-            logger.info(f"{weights} is not loaded: training goes on with the weights of the resumed checkpoint")
+            logger.info(f"{weights} is not loaded: the resumed checkpoint has the weights")
         model = build_model(cfg, meta=dataset.meta, pretrained=not (resumes or weights))
         padding = {"size_divisor": model.size_divisor}
         train_loader = build_loader(dataset, data, training=True, seed=settings.seed, **padding, **ranks)
@@ -82,8 +83,8 @@ def train(
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
         names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")
-        counts = f"{counted(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
-        logger.info(f"{counts}; {counted(len(dataset.classes), 'class')}: {names}")
+        counts = f"{pluralize(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
+        logger.info(f"{counts}; {pluralize(len(dataset.classes), 'class')}: {names}")
         if weights and not resumes:
             start_from(model, weights, "load_from" if load_from else "train.load_from")
         trainer = Trainer(
@@ -96,11 +97,11 @@ def train(
             val_loader=val_loader,
             metric=metric,
             callbacks=[*list_section(cfg, "callbacks"), *callbacks],
-            resume=resume,
+            resume=newest or resume,
             config=cfg,
         )
         if metric is not None and val_loader is not None and not resumes:
-            # A metric of its own, since this one has seen predictions.
+            # A second metric, so that the predictions of the trial are not counted.
             trial_metric = build_metric(part_section(cfg, "metric"), val_set)
             trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
         trainer.train()

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: the factor on the learning rate as a pure function of the iteration.
+"""Learning-rate schedules: the factor of the learning rate as a pure function of the iteration.
 
-Nothing is remembered between iterations, so a resumed run that trains longer than first planned simply follows the
-longer schedule. (torch's schedulers store where they end; more epochs on a resume leave them frozen.)
+A schedule has no state, so a resumed run that trains longer than first planned follows the longer schedule. (torch's
+schedulers store their end; a resumed run with more epochs would stay at its last learning rate.)
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Constant:
 @SCHEDULES.register_module("step")
 @dataclass(frozen=True)
 class Step(Constant):
-    """`type="step"`: times `gamma` at each milestone, which count in epochs or iterations like training itself."""
+    """`type="step"`: multiplies by `gamma` at each milestone, in epochs or iterations, as training is measured."""
 
     milestones: Annotated[Sequence[PositiveFloat], Ascending] = ()
     gamma: NonNegativeFloat = 0.1
@@ -88,7 +88,7 @@ class Schedule:
     span: Span
 
     def factor(self, iteration: int) -> float:
-        """The factor on the learning rate in `iteration` (0 is the first)."""
+        """The factor of the learning rate in `iteration` (counted from 0)."""
         settings, warmup = self.settings, 1.0
         if iteration < self.span.warmup:
             done = iteration / self.span.warmup if settings.warmup == "linear" else 0.0
@@ -105,16 +105,16 @@ class Schedule:
 def build_schedule(
     config: Mapping[str, Any] | None, total: int, steps_per_unit: int, steps_per_epoch: int | None = None
 ) -> Schedule:
-    """The schedule of a config's `schedule` section: `type`, and the settings of that type; None is constant.
+    """Build the schedule of a config's `schedule` section: `type`, and the settings of that type; None for constant.
 
     Args:
         config: the section.
         total: iterations of the whole training.
-        steps_per_unit: iterations in the unit that milestones count in: those of an epoch, or 1.
-        steps_per_epoch: iterations of an epoch; None is `steps_per_unit`.
+        steps_per_unit: iterations in the unit of milestones: those of an epoch, or 1.
+        steps_per_epoch: iterations of an epoch; None for `steps_per_unit`.
 
     Raises:
-        ConfigError: an unknown type or setting (with near names), or an invalid value.
+        ConfigError: a type or setting is unknown (the message has near names), or a value is invalid.
     """
     section = as_section(config, "schedule")
     kind = section.pop("type", "constant")

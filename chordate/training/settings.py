@@ -1,4 +1,4 @@
-"""The `train` section of a config: its settings, and when something is due by them."""
+"""The `train` section of a config: its settings, and when evaluations and checkpoints are due."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from chordate.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a run trains. An iteration is one step of the optimizer, whatever number of batches it accumulates.
+    """How a run trains. An iteration is one step of the optimizer, over `accumulate` batches.
 
     Attributes:
-        epochs, iterations: how long to train; exactly one is set. `eval_every`, `save_every` and a
-            schedule's milestones count in the same unit.
+        epochs, iterations: length of the training; exactly one is set. `eval_every`, `save_every` and a schedule's
+            milestones count in the same unit.
         seed: of initial weights, dropout, and (through the loader) order and augmentation.
         amp: mixed precision, "bf16" (CPU or GPU) or "fp16" (GPU); None is full precision.
-        channels_last: lay out images and weights as NHWC; "auto" where that trains faster.
-        compile: True, or a dict of torch.compile's arguments: compile the model for training.
-        accumulate: batches whose gradients make one iteration.
+        channels_last: lay out images and weights as NHWC; "auto" if that trains faster.
+        compile: compile the model for training: True, or a dict of torch.compile's arguments.
+        accumulate: batches whose gradients are averaged in one iteration.
         clip_norm: largest global norm of the gradients; None does not clip.
-        ema: decay of the moving average of the weights, which is then what is evaluated; None keeps none.
+        ema: decay of the moving average of the weights, which evaluations then use; None for no average.
         sync_bn: batch statistics over all ranks (GPU).
-        eval_every, save_every: None is once an epoch and at the end; 0 is never but at the end.
-        save_every_iterations: save in mid-epoch too, every so many iterations.
-        keep: how many of the newest checkpoints to keep (the best one apart); None keeps all.
+        eval_every, save_every: None for once per epoch and at the end; 0 for the end only.
+        save_every_iterations: save within epochs too, after this many iterations.
+        keep: how many of the newest checkpoints to keep (in addition to the best one); None keeps all.
         save_best: a metric; the checkpoint with its best value is kept as `best_<metric>.pt`.
         log_every: iterations between two lines of the log.
         tensorboard: write TensorBoard event files (the callback TensorBoardLogger).
@@ -55,7 +55,7 @@ class TrainSettings:
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None) -> Self:
-        """The settings of a config's `train` section. A ConfigError names what is unknown or out of its range."""
+        """The settings of a config's `train` section. A ConfigError names unknown settings and invalid values."""
         return validate_settings(cls, section, "train")
 
     def __post_init__(self) -> None:
@@ -72,11 +72,11 @@ class TrainSettings:
         return self.in_iterations(self.epochs if self.epochs is not None else self.iterations or 0, steps_per_epoch)
 
     def in_iterations(self, count: int, steps_per_epoch: int) -> int:
-        """A count in the unit that training is measured in, as iterations."""
+        """Convert a count in the unit that training is measured in to iterations."""
         return count * steps_per_epoch if self.by_epoch else count
 
     def is_due(self, every: int | None, iteration: int, steps_per_epoch: int) -> bool:
-        """Whether something that happens `every` so many epochs or iterations happens after `iteration` of them."""
+        """Whether an action with the period `every` (epochs or iterations) is due after `iteration` iterations."""
         if iteration == self.length(steps_per_epoch):
             return True
         period = steps_per_epoch if every is None else self.in_iterations(every, steps_per_epoch)

@@ -1,4 +1,4 @@
-"""The trainer: one loop over epochs and batches, to be read from top to bottom."""
+"""The trainer: the loop over epochs and batches."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 from chordate import launch
 from chordate.data.loader import Loader
 from chordate.distributed import average_buffers
-from chordate.errors import ConfigError, DataError
+from chordate.errors import CheckpointError, ConfigError, DataError
 from chordate.launch import StopSignals
-from chordate.model_contracts import Metric, Model, check_implements, total_loss
+from chordate.model_contracts import Metric, Model, check_implements, check_number_names, total_loss
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
 from chordate.structures import Batch
-from chordate.text import counted
+from chordate.text import format_metric, pluralize
 from chordate.training import training_state
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
 from chordate.training.ema import WeightAverage
@@ -48,29 +48,29 @@ class Trainer:
     `Trainer(model, loader, optimizer=dict(type="SGD", lr=0.1), train=dict(epochs=3), work_dir="run").train()`
 
     An iteration is one step of the optimizer over `accumulate` batches. Epoch, learning rate and the next images follow
-    from the iterations done, so a run can stop after any iteration and go on exactly there.
+    from the number of iterations done, so a run can stop after any iteration and resume exactly there.
 
     Args:
-        model: moved to this process's device.
-        train_loader: gives as many batches on every rank.
+        model: is moved to this process's device.
+        train_loader: yields the same number of batches on every rank.
         optimizer, train, schedule: sections of a config, see OptimizerSettings, TrainSettings, `build_schedule`.
-        work_dir: for checkpoints and logs.
+        work_dir: folder for checkpoints and logs.
         val_loader, metric: None for no evaluation.
         callbacks: Callbacks, or dicts that CALLBACKS builds.
-        resume: a checkpoint to go on from; True is the newest whole one in `work_dir`, if there is one.
-        config: saved as text, for people to read; by default the three sections.
+        resume: a checkpoint to resume; True for the newest readable one in `work_dir`, if there is one.
+        config: saved as text for reference; by default the three sections.
 
     Attributes:
-        module: the model itself; `model` is what training calls, compiled or wrapped for several ranks.
+        module: the model itself; `model` is the compiled or DDP-wrapped module that training calls.
         ema: the average of the model's weights, or None.
-        iteration: iterations done.
+        iteration: number of iterations done.
         history: all records of the log, over all resumes: dicts with `mode`, `epoch`, `iteration` and numbers.
         best: `metric`, `score` and `iteration` of the best evaluation, or None.
         lower_is_better: names of the metrics that are better when lower; callbacks add theirs.
-        resumed: whether this start goes on with the run in `work_dir`.
+        resumed: whether this start continues the run in `work_dir`.
 
     Raises:
-        ConfigError: an unknown or invalid setting.
+        ConfigError: a setting is unknown or invalid.
         DataError: the loader is empty.
     """
 
@@ -106,7 +106,7 @@ class Trainer:
         self.metric: Any = metric
         self.batches_per_epoch = len(train_loader)
         if not self.batches_per_epoch:
-            raise DataError("the training data gives no batch: it has fewer images than there are processes")
+            raise DataError("the training data has fewer images than there are processes, so it yields no batch")
         self.steps_per_epoch = -(-self.batches_per_epoch // settings.accumulate)
         self.max_iterations = settings.length(self.steps_per_epoch)
         self.max_epochs = -(-self.max_iterations // self.steps_per_epoch)
@@ -127,12 +127,12 @@ class Trainer:
 
         own = [JSONLogger(), TensorBoardLogger()] if settings.tensorboard else [JSONLogger()]
         listed: list[Callback] = [CALLBACKS.build(callback) for callback in callbacks]
-        for other in listed:  # a listed one with the same settings takes the place of the trainer's own
+        for other in listed:  # a listed callback with the same settings replaces the trainer's own
             own = [c for c in own if not (isinstance(other, type(c)) and vars(c).items() <= vars(other).items())]
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
-        self.iteration = self.evaluated = self.saved = 0  # iterations done: now, when last evaluated, when last saved
+        self.iteration = self.evaluated = self.saved = 0  # iterations done: now, at the last evaluation, last save
         self.left_unevaluated: int | None = None  # the iteration of a resumed checkpoint, if its evaluation was due
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -140,24 +140,24 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Whole epochs done."""
+        """Number of whole epochs done."""
         return self.iteration // self.steps_per_epoch
 
     @property
     def evaluated_model(self) -> Any:
-        """The model that is evaluated: the average of the weights if there is one."""
+        """The model for evaluations: with averaged weights if there are any."""
         return self.module if self.ema is None else self.ema.module
 
     def train(self) -> Model:
-        """Train to the end, from the start or from the checkpoint to resume from.
+        """Train to the end, from the start or from the checkpoint in `resume`.
 
         Returns:
-            The trained model (not the average of its weights; that is `ema.module`).
+            The trained model; its averaged weights are in `ema.module`.
 
         Raises:
             TrainingError: a loss is not finite.
-            CheckpointError: the checkpoint to resume from does not fit, or one cannot be written.
-            SystemExit: SIGINT or SIGTERM came; the run is saved.
+            CheckpointError: the checkpoint to resume does not fit, or a checkpoint cannot be written.
+            SystemExit: the process received SIGINT or SIGTERM; the run is saved.
         """
         with run_log(self.work_dir) as self.log_dir, StopSignals() as self.signals:
             self._start()
@@ -166,7 +166,7 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_train_start(self)
                 with self.progress.task("training", self.max_iterations, self.iteration) as self._update_bar:
-                    # Saved before its evaluation: killed in between, or the last of a shorter training.
+                    # The checkpoint was saved before its evaluation, or ended a shorter training.
                     if self.iteration > self.evaluated and self.evaluation_is_due():
                         self._evaluate()
                     while self.iteration < self.max_iterations and self.stop_reason is None:
@@ -177,7 +177,7 @@ class Trainer:
                 for callback in self.callbacks:
                     try:
                         callback.on_train_end(self)
-                    except Exception as error:  # raised here, it would hide the error that ended training
+                    except Exception as error:  # raising it here would hide the error that ended training
                         logger.warning(f"{type(callback).__name__}.on_train_end: {error!r}")
                         errors.append(error)
             if errors:
@@ -185,10 +185,10 @@ class Trainer:
         return self.module
 
     def _train_epoch(self) -> None:
-        """Train to the end of the epoch, from wherever in it the run is."""
+        """Train from the current iteration to the end of its epoch."""
         self.model.train()
         for batches in self._iterations():
-            with self.losses.explaining_errors():
+            with self.losses.explain_errors():
                 if self.world_size > 1 and self.iteration == self._first_iteration:
                     self._find_unused_parameters(batches[0])
                 losses = self.train_step(batches)
@@ -199,7 +199,7 @@ class Trainer:
                 callback.on_step_end(self, losses)
             if self._save_is_due():
                 training_state.save(self)
-            self._heed_signal(signal_received)
+            self._exit_on_signal(signal_received)
             if self.evaluation_is_due():
                 self._evaluate()
             if self.stop_reason is not None:
@@ -210,7 +210,7 @@ class Trainer:
                 return
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """One step of the optimizer on the mean gradient of the batches. Nothing in it waits for the device.
+        """One step of the optimizer on the mean gradient of the batches. Never waits for the device.
 
         Returns:
             The losses of the last batch, on the device.
@@ -226,10 +226,15 @@ class Trainer:
         if clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], clip_norm)
-            # fp16 overflows now and then by design, and its scaler skips that step.
+            # fp16 overflows occasionally by design, and its scaler skips that step.
             ids = [info.image_id for batch in batches for info in batch.infos]
             self.losses.record(iteration, {"grad_norm": norm}, ids, guarded=amp != "fp16")
-        self.scaler.step(self.optimizer)
+        try:
+            self.scaler.step(self.optimizer)
+        except KeyError as error:
+            if self.resume is None or self.iteration > self._first_iteration:
+                raise
+            raise CheckpointError(f"{self.resume}: its optimizer state has no {error}; the file is damaged") from error
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
@@ -237,54 +242,54 @@ class Trainer:
         return losses
 
     def _forward(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """A batch's losses, and their sum."""
+        """Compute the losses of a batch, and their sum."""
         with autocast(self.device, self.settings.amp):
             losses = model(to_device(batch, self.device, self.channels_last))
             return losses, total_loss(losses)
 
     def _evaluate(self) -> None:
-        """Evaluate, log the metrics, and save the model if it is the best. A signal leaves it all to the resume."""
+        """Evaluate, log the metrics, and save the model if it is the best. After a signal, the resumed run does so."""
         metrics = self.evaluate(self.interrupted)
         for callback in self.callbacks:
-            self._heed_signal()
+            self._exit_on_signal()
             callback.on_evaluation_end(self, metrics)
-        self._heed_signal()
+        self._exit_on_signal()
         self.evaluated, whole = self.iteration, self.iteration % self.steps_per_epoch == 0
         self._record("val", self.epoch, metrics)
-        numbers = "  ".join(f"{name} {value:.4f}" if value != -1 else f"{name} –" for name, value in metrics.items())
+        numbers = "  ".join(f"{name} {format_metric(value)}" for name, value in metrics.items())
         logger.info(f"evaluation after {f'epoch {self.epoch}, ' if whole else ''}iteration {self.iteration}: {numbers}")
         training_state.save_best(self, metrics)
         self._restart_clock()
 
     def evaluate(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        """The metric's numbers on the validation data, of the averaged weights if there are any, in full precision;
-        the same on every rank. Without numbers it ends after a batch where `interrupted`."""
+        """Compute the metric on the validation data, with the averaged weights if there are any, in full precision; the
+        same numbers on every rank. Ends early, without numbers, if `interrupted()` after a batch."""
         self.average_buffers()
-        how: dict[str, Any] = {"channels_last": self.channels_last, "progress": self.progress}
-        return evaluate(self.evaluated_model, self.val_loader, self.metric, self.device, interrupted=interrupted, **how)
+        opts: dict[str, Any] = {"channels_last": self.channels_last, "interrupted": interrupted}
+        return evaluate(self.evaluated_model, self.val_loader, self.metric, self.device, progress=self.progress, **opts)
 
     def interrupted(self) -> bool:
-        """Whether a signal came and training can end at once: there are no other ranks, which would have to agree."""
+        """Whether the process received a signal and can stop at once, because no other ranks have to agree."""
         return self.world_size == 1 and self.signals.received is not None
 
     def stop(self, reason: str) -> None:
-        """End training after this iteration, saved. All ranks call it. The reason ends the sentence "stopped …"."""
+        """Save and end training after this iteration. All ranks call it. The log says "stopped", then the reason."""
         self.stop_reason = reason
         logger.warning(f"stopped {reason}")
 
     def average_buffers(self) -> None:
-        """Make BatchNorm's statistics those of all ranks, which then save and evaluate one model. All ranks call it."""
+        """Average BatchNorm's statistics over the ranks, so that all save and evaluate one model. All ranks call it."""
         average_buffers(self.module)
         if self.ema is not None:
             average_buffers(self.ema.module)
 
     def _start(self) -> None:
-        """Seed the generators, and begin a new run or go on with an earlier one."""
+        """Log the setup, seed the generators, and start a new run or resume one."""
         self.stop_reason = None
         if self.rank == 0:
             self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
-        on_gpu, processes = self.device.type == "cuda", counted(self.world_size, "process")
-        device = torch.cuda.get_device_name(self.device) if on_gpu else f"CPU ({torch.get_num_threads()} threads)"
+        processes, threads = pluralize(self.world_size, "process"), pluralize(torch.get_num_threads(), "thread")
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU ({threads})"
         logger.info(f"torch {torch.__version__}, {device}, {processes}, seed {self.settings.seed}")
         logger.info(
             f"{type(self.optimizer).__name__}: learning rate {self.lr:g} (config: {self.optimizer_settings.lr:g} for "
@@ -292,79 +297,79 @@ class Trainer:
             f"iteration = {self.train_loader.images_per_batch} × {processes} × {self.settings.accumulate} accumulated"
         )
         for group in self.optimizer.param_groups:
-            logger.info(f"  {counted(len(group['params']), 'parameter')} with {group['name']}")
+            logger.info(f"  {pluralize(len(group['params']), 'parameter')} with {group['name']}")
         launch.seed_everything(self.settings.seed + self.rank)
         if self.settings.ema is not None:
             self.ema = WeightAverage(self.module, self.settings.ema)
-        training_state.resume_or_begin(self)
+        training_state.resume_or_start(self)
         if self.iteration >= self.max_iterations:
             unit = "epochs" if self.settings.by_epoch else "iterations"
-            logger.warning(f"all {self.max_iterations} iterations are done already; more train.{unit} would go on")
+            logger.warning(f"all {self.max_iterations} iterations are done already; raise train.{unit} to train longer")
         self._started, self._first_iteration = time.monotonic(), self.iteration
         self._restart_clock()
 
     def _save_is_due(self) -> bool:
         every = self.settings.save_every_iterations
-        often = every is not None and self.iteration % every == 0
-        return often or self.settings.is_due(self.settings.save_every, self.iteration, self.steps_per_epoch)
+        due = every is not None and self.iteration % every == 0
+        return due or self.settings.is_due(self.settings.save_every, self.iteration, self.steps_per_epoch)
 
     def evaluation_is_due(self) -> bool:
-        """Whether an evaluation follows this iteration."""
+        """Whether this iteration is followed by an evaluation."""
         due = self.settings.is_due(self.settings.eval_every, self.iteration, self.steps_per_epoch)
         return self.val_loader is not None and (due or self.iteration == self.left_unevaluated)
 
     def _iterations(self) -> Iterator[list[Batch]]:
-        """The batches of each iteration from here to the end of the epoch; the last may have fewer."""
+        """Yield the batches of each remaining iteration of the epoch; the last iteration may have fewer."""
         size, total = self.settings.accumulate, self.batches_per_epoch
         start = self.iteration % self.steps_per_epoch * size
-        # The workers' seed is the epoch's own: drawn from the global generator, it would move dropout by one number
-        # more after every resume.
+        # The workers' seed depends on the epoch: drawing it from the global generator would change the random numbers
+        # of dropout after every resume.
         seed = np.random.SeedSequence((self.settings.seed, self.epoch, self.rank)).generate_state(1)
         self.train_loader.start_epoch(self.epoch, start, worker_seed=int(seed[0]))
         batches = iter(self.train_loader)
-        for place in range(start, total, size):
+        for position in range(start, total, size):
             accumulated = list(islice(batches, size))
-            if len(accumulated) < min(size, total - place):
-                raise DataError(f"the loader promised {total} batches per epoch and gave fewer")
+            if len(accumulated) < min(size, total - position):
+                raise DataError(f"the loader's length is {total} batches per epoch, but it yielded fewer")
             yield accumulated
 
     def _gradient_sync(self, last: bool) -> Any:
-        """The context of one batch: ranks share gradients only in the last batch of an iteration."""
+        """The context of one batch: DDP averages gradients only in the last batch of an iteration."""
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) and not last else nullcontext()
 
     def _find_unused_parameters(self, batch: Batch) -> None:
-        """DDP waits for every parameter's gradient, or searches in every step for parameters that the loss does not
-        reach, which takes time. So find out once whether there are any."""
+        """Find out once whether the loss does not reach some parameters. Only then does DDP search for them in every
+        step, which takes time; otherwise it waits for the gradient of every parameter."""
         unused = find_unused_parameters(self.module, lambda: self._forward(self.module, batch)[1])
         if unused:
             self.model = wrap_ddp(self.model.module, self.device, find_unused=True)  # type: ignore[arg-type]
             logger.warning(
-                f"no loss reaches {abbreviate(unused)}, which stay as they are; training is a little faster without "
-                f"them, for example with a backbone that makes only the maps that are used"
+                f"no loss reaches {abbreviate(unused)}, which are not trained; training is a little faster without "
+                f"them, for example with a backbone that outputs only the maps in use"
             )
 
     def _read_losses(self) -> bool:
-        """Read the losses where it costs nothing (CPU) or is due; whether the ranks then agree that a signal came."""
-        logs = self.iteration % self.settings.log_every == 0
-        due = self.device.type == "cpu" or logs or self._save_is_due() or self.evaluation_is_due()
+        """Read the losses if that is free (CPU) or due. Returns whether any rank received a signal, if it did read."""
+        log_due = self.iteration % self.settings.log_every == 0
+        due = self.device.type == "cpu" or log_due or self._save_is_due() or self.evaluation_is_due()
         return due and self.losses.read(self.signals.received is not None)
 
-    def _heed_signal(self, agreed: bool = False) -> None:
-        """Save and exit if a signal came, where there are other ranks only if they `agreed` on it."""
+    def _exit_on_signal(self, agreed: bool = False) -> None:
+        """Save and exit after a signal; with several ranks, only if they `agreed` on it."""
         if agreed or self.interrupted():
             received = self.signals.received or signal.SIGTERM  # None: another rank received it
             training_state.save(self)
-            self.stop(f"by {received.name} after iteration {self.iteration}, which is saved; --resume goes on from it")
+            self.stop(f"by {received.name} after iteration {self.iteration}, which is saved; continue with --resume")
             raise SystemExit(128 + received)
 
     def _log(self, batches: Sequence[Batch], stopping: bool = False) -> None:
-        """Record losses, learning rate and speed, every `log_every` iterations and at the end; where a callback is
-        `stopping` training, at once (after a signal not: the resume goes on with the same means)."""
+        """Record losses, learning rate and speed, every `log_every` iterations and at the end, and when a callback is
+        `stopping` training. (Not after a signal: the resumed run continues the means.)"""
         self._images += sum(len(batch) for batch in batches) * self.world_size
         epoch = (self.iteration - 1) // self.steps_per_epoch + 1
         self._update_bar(description=f"epoch {epoch}/{self.max_epochs}")
         is_due = self.iteration % self.settings.log_every == 0 or self.iteration == self.max_iterations
-        if is_due is stopping:  # not yet, or already recorded
+        if is_due is stopping:  # not due, or already recorded
             return
         now = time.monotonic()
         lr, speed = self.lr * self.schedule.factor(self.iteration - 1), round(self._images / (now - self._clock), 2)
@@ -382,7 +387,8 @@ class Trainer:
         self._restart_clock()
 
     def _record(self, mode: str, epoch: int, numbers: Mapping[str, float]) -> None:
-        """Add a record to the history, and tell the callbacks."""
+        """Add a record to the history, and pass it to the callbacks."""
+        check_number_names(numbers, "a loss, or a number of a metric or callback,")
         plain = {name: float(value) for name, value in numbers.items()}
         self.history.append({"mode": mode, "epoch": epoch, "iteration": self.iteration, **plain})
         for callback in self.callbacks:

@@ -1,10 +1,11 @@
-"""What a checkpoint holds of a training run; saving it, and going on from it.
+"""Saves the state of a training run in checkpoints, and restores it.
 
-Tensors, numbers, strings, lists and dicts only, so that it loads with `weights_only=True` and no safe globals.
+Checkpoints hold only tensors, numbers, strings, lists and dicts, so that they load with `weights_only=True`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from chordate.distributed import all_gather_object, broadcast_object, is_main_pr
 from chordate.errors import CheckpointError, ConfigError, TrainingError, unknown
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
+from chordate.text import format_metric
 from chordate.training.logging import logger
 from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
 from chordate.weights.checkpoint_schema import FORM, check_optimizer_state, check_training_state
@@ -26,9 +28,11 @@ from chordate.weights.state_dict_match import match, not_finite
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer
 
+COMPARED_SETTINGS = ("seed", "ema")  # of TrainSettings: a resumed run that changes them gets a warning
+
 
 def save(trainer: Trainer) -> None:
-    """Save the state of training as the last checkpoint, unless it is. All ranks call it, and all raise alike."""
+    """Save the state of training as the last checkpoint, unless it is saved already. All ranks call it and raise."""
     if trainer.saved == trainer.iteration:
         return
     whole_epoch = trainer.settings.by_epoch and trainer.iteration % trainer.steps_per_epoch == 0
@@ -38,22 +42,24 @@ def save(trainer: Trainer) -> None:
 
 
 def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Save as `best_<metric>.pt` if the metric `train.save_best` is better than ever before. All ranks call it."""
+    """Save `best_<metric>.pt` if the metric `train.save_best` is better than ever before. All ranks call it."""
     key = trainer.settings.save_best
     if key is None:
         return
     if key not in metrics:
-        raise ConfigError(f"train.save_best: {unknown('metric', key, metrics)}; correct it, and --resume goes on")
+        raise ConfigError(f"train.save_best: {unknown('metric', key, metrics)}; correct it and continue with --resume")
     score, sign = float(metrics[key]), -1 if key in trainer.lower_is_better else 1
+    if math.isnan(score):
+        logger.warning(f"train.save_best: {key} is NaN in this evaluation, so no best checkpoint is saved")
     same = trainer.best is not None and trainer.best["metric"] == key
     if sign * score > (sign * trainer.best["score"] if same and trainer.best else float("-inf")):
         trainer.best = {"metric": key, "score": score, "iteration": trainer.iteration}
         _write(trainer, trainer.folder.files, lambda state: trainer.folder.write(best_name(key), state))
-        logger.info(f"best {key} so far: {score:.4f}")
+        logger.info(f"best {key} so far: {format_metric(score)}")
 
 
 def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, Any]], Any]) -> None:
-    """Let the first rank write the state of all; if it cannot, all stop."""
+    """Write the state of all ranks from the first one; if that fails, all raise."""
     trainer.average_buffers()
     state = collect(trainer, files)
     failure = None
@@ -67,20 +73,16 @@ def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, An
 
 
 def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
-    """Everything that the rest of a training depends on, after a whole step. All ranks call it.
+    """Collect everything that the rest of a training depends on, after a whole step. All ranks call it.
 
-    Args:
-        files: names of this run's checkpoints, including the one to be written.
-
-    Raises:
-        TrainingError: a loss or a weight is not finite, and such a state is never saved.
-    """
+    `files` are the names of this run's checkpoints, including the one to be written. Raises TrainingError if a loss or
+    a weight is not finite, since such a state must never be saved."""
     trainer.losses.read()
     bad = not_finite(dict(trainer.module.named_parameters()))
     if bad:
         raise TrainingError(
-            f"{bad[0]} holds a NaN or Inf after iteration {trainer.iteration}, though the losses were finite: nothing "
-            f"is saved; lower optimizer.lr or set train.clip_norm"
+            f"{bad[0]} has a NaN or Inf after iteration {trainer.iteration}, although the losses were finite; the "
+            f"checkpoint is not saved; lower optimizer.lr or set train.clip_norm"
         )
     state = {
         "chordate": FORM,
@@ -99,6 +101,7 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
             "files": list(files),
             "history": list(trainer.history),
             "rng": all_gather_object(rng_state()),
+            **{name: getattr(trainer.settings, name) for name in COMPARED_SETTINGS},
         },
     }
     if trainer.ema is not None:
@@ -106,13 +109,11 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     return state
 
 
-def resume_or_begin(trainer: Trainer) -> None:
-    """Go on exactly where the checkpoint to resume from was, or begin a new run and set an earlier one's files aside.
+def resume_or_start(trainer: Trainer) -> None:
+    """Restore the checkpoint to resume, or start a new run and move the files of an earlier one.
 
-    Raises:
-        CheckpointError: the checkpoint is cut short, or of another model, other data or another optimizer; or ranks on
-            machines without a common disk would not resume from the same one.
-    """
+    Raises CheckpointError if the checkpoint is truncated or belongs to another model, data set or optimizer, or if
+    ranks on machines without a common disk would resume different checkpoints."""
     folder, work_dir = trainer.folder, trainer.work_dir
     if is_main_process():
         folder.remove_temporary()
@@ -126,33 +127,37 @@ def resume_or_begin(trainer: Trainer) -> None:
     if path is not None:
         checkpoint = read_checkpoint(path)
         restore(trainer, checkpoint, str(path))
-        trainer.resumed = folder.holds(path)
-        trainer.saved = trainer.iteration if trainer.resume is True else 0  # True: it is the last one here already
+        trainer.resumed = folder.contains(path)
+        trainer.saved = trainer.iteration if folder.is_last(path) else 0
         if trainer.resumed:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
-            trainer.best = broadcast_object(best)  # without a common disk the ranks would otherwise disagree
-        else:  # its files, best score and log are in another folder, and those that are here of another run
-            logger.warning(f"{path} is not in {work_dir}: a new log and a new best score begin there")
+            trainer.best = broadcast_object(best)  # without a common disk, only the first rank knows
+        else:  # files, best score and log of the resumed run are in another folder
+            logger.warning(f"{path} is not in {work_dir}, where a new log and a new best score start")
             trainer.history = []
         logger.info(f"resumed from {path}: epoch {trainer.epoch}, iteration {trainer.iteration}")
     elif trainer.resume:
         logger.warning(f"no checkpoint in {work_dir} to resume from: training starts from the beginning")
-    if not trainer.resumed and is_main_process() and (aside := folder.begin()):
-        logger.warning(f"{work_dir}: checkpoints of an earlier run are set aside in {aside.name}/")
+    if not trainer.resumed and is_main_process() and (earlier := folder.begin()):
+        logger.warning(f"{work_dir}: checkpoints of an earlier run are moved to {earlier.name}/")
 
 
 def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Put a trainer into the state that `collect` gathered. The files in the work dir are not touched.
+    """Restore the trainer's state that `collect` returned. Changes no files.
 
-    If the data, the batch size or the number of ranks has changed, training goes on (when measured in epochs, from
-    the start of the interrupted epoch) with a warning.
+    If the data, the batch size or the number of ranks has changed, training continues (if measured in epochs, from the
+    start of the interrupted epoch) with a warning.
     """
     saved = checkpoint["train"]
     check_training_state(saved, path)
     check_model(trainer.module, checkpoint, path)
+    for name in COMPARED_SETTINGS:
+        now = getattr(trainer.settings, name)
+        if (before := saved.get(name, now)) != now:
+            logger.warning(f"{path}: saved with train.{name}={before}, resumed with train.{name}={now}")
     try:
         if changed := load_optimizer_state(trainer.optimizer, trainer.module, saved["optimizer"], path):
-            logger.warning(f"{path}: {len(changed)} parameters are newly trained or newly frozen, such as {changed[0]}")
+            logger.warning(f"{path}: {len(changed)} parameters are newly trained or newly frozen, e.g. {changed[0]}")
         trainer.module.load_state_dict(checkpoint["model"])
         if trainer.ema is not None:
             trainer.ema.module.load_state_dict(checkpoint.get("ema", checkpoint["model"]))
@@ -167,34 +172,34 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
             set_rng_state(saved["rng"][trainer.rank])
         else:
             counts = f"saved by {len(saved['rng'])} processes, resumed by {trainer.world_size}"
-            logger.warning(f"{counts}: not the same random numbers")
+            logger.warning(f"{counts}: the random numbers differ from those of an uninterrupted run")
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from error
 
 
 def _iteration(saved: Mapping[str, Any], trainer: Trainer) -> int:
-    """The iteration to go on from."""
+    """The iteration to resume from."""
     before, now = saved["steps_per_epoch"], trainer.steps_per_epoch
     if before == now:
         return saved["iteration"]
     iteration = saved["iteration"] // before * now if trainer.settings.by_epoch else saved["iteration"]
     logger.warning(
-        f"an epoch had {before} iterations and has {now} now (other data, batch size or number of processes): training "
-        f"goes on from iteration {iteration}, with other images than it would have had"
+        f"an epoch had {before} iterations and now has {now} (other data, batch size or number of processes): training "
+        f"continues from iteration {iteration}, with other images than in an uninterrupted run"
     )
     return iteration
 
 
 def check_model(model: Model, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Raise CheckpointError unless a checkpoint is of this very model: the same metadata, names and shapes."""
+    """Raise CheckpointError unless a checkpoint is of the same model: equal metadata, names and shapes."""
     difference = DatasetMeta.from_dict(checkpoint["meta"], path).difference(model.meta)
     if difference is not None:
         raise CheckpointError(f"{path}: trained on {difference}; resume with the same data")
-    found = match(model, checkpoint["model"])
-    if not found.is_complete or found.skipped:
-        problems = found.problems() or f"not in the model: {abbreviate(found.skipped)}"
-        raise CheckpointError(f"{path}: a checkpoint of another model: {problems}; resume with its own config")
+    matched = match(model, checkpoint["model"])
+    if not matched.is_complete or matched.skipped:
+        problems = matched.problems() or f"not in the model: {abbreviate(matched.skipped)}"
+        raise CheckpointError(f"{path} belongs to another model: {problems}; resume with its own config")
 
 
 def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:
@@ -204,20 +209,19 @@ def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The optimizer's state by parameter name, and what it added to its groups; what the config sets is not saved."""
-    trained, given = trained_names(optimizer, model), {*optimizer.defaults, "params", "name", "initial_lr"}
+    """The optimizer's state by parameter name, and values that it added to its groups, without those of the config."""
+    trained, configured = trained_names(optimizer, model), {*optimizer.defaults, "params", "name", "initial_lr"}
     state = {trained[index]: values for index, values in optimizer.state_dict()["state"].items()}
-    groups = [{key: value for key, value in group.items() if key not in given} for group in optimizer.param_groups]
+    groups = [{key: value for key, value in group.items() if key not in configured} for group in optimizer.param_groups]
     return {"type": type(optimizer).__name__, "trained": trained, "state": state, "groups": groups}
 
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any], path: str) -> list[str]:
-    """Restore what `optimizer_state` saved. Returns the names of parameters that were trained and are not now, or the
-    other way round. Raises CheckpointError for another type of optimizer."""
+    """Restore what `optimizer_state` returned. Returns the names of parameters that are newly trained or newly frozen.
+    Raises CheckpointError for another type of optimizer."""
     if saved["type"] != type(optimizer).__name__:
-        raise CheckpointError(
-            f"{path}: trained with {saved['type']}, but optimizer.type is {type(optimizer).__name__}; resume with that"
-        )
+        before, now = saved["type"], type(optimizer).__name__
+        raise CheckpointError(f'{path}: trained with {before}, but optimizer.type is {now}; set it to "{before}"')
     check_optimizer_state(saved["state"], model, path)
     trained, state = trained_names(optimizer, model), optimizer.state_dict()
     state["state"] = {i: dict(saved["state"][name]) for i, name in enumerate(trained) if name in saved["state"]}

@@ -1,6 +1,6 @@
-"""Pictures for people: predictions, targets, batches and sheets of both; the plots of a training and of a report.
+"""Draws predictions, targets, batches and sheets of both; plots training curves and reports.
 
-Importing the package registers how each task that comes with Chordate is drawn.
+Importing the package registers the drawing functions of the tasks that come with Chordate.
 """
 
 from chordate.visualization.batch_drawing import describe_image, draw_batch

@@ -1,4 +1,4 @@
-"""Training batches as pictures: what a model gets, after augmentation and collation."""
+"""Draws training batches as the model receives them, after augmentation and collation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ STRIPES = np.array([[225, 225, 225], [190, 190, 190]], np.uint8)
 
 
 def draw_batch(batch: Batch, meta: DatasetMeta, long_side: int = LONG_SIDE) -> list[Picture]:
-    """Each image of a batch with its targets, its padding striped; of a clip the middle frame.
+    """Draw each image of a batch with its targets, and its padding striped; for a clip, the middle frame.
 
     Args:
         batch: from a training loader, on the CPU.
         meta: of its data set.
-        long_side: smaller images are enlarged to this side in pixels, so that names can be read.
+        long_side: smaller images are enlarged to this side in pixels, so that names are legible.
 
     Returns:
         One picture `[H', W', 3]` per image.
 
     Raises:
-        ConfigError: nothing is registered in `draw_targets` for the type of the targets.
+        ConfigError: no function is registered in `draw_targets` for the type of the targets.
     """
     pictures = []
     for index, image in enumerate(batch.images):

@@ -1,4 +1,4 @@
-"""Annotations drawn on an image: boxes, labels that stay readable, masks, keypoints and bones."""
+"""Draws annotations on images: boxes, legible labels, masks, keypoints and bones."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Annotation:
 
     Attributes:
         box: x1, y1, x2, y2.
-        name, note: the label is `name` + `note`; only the name is cut where the label is too long.
+        name, note: the label is `name` + `note`; if it is too long, only the name is cut.
         color: RGB 0 … 255 of the box, the label, the mask and the keypoints.
-        dashed: draws the box dashed.
+        dashed: whether the box is dashed.
         mask: `[H, W]` bool, or None.
-        keypoints: x, y each, or None for one that is not drawn.
-        bones: pairs of keypoints joined by a line where both are drawn.
+        keypoints: x, y of each, or None for keypoints that are not drawn.
+        bones: pairs of keypoints joined by a line if both are drawn.
     """
 
     box: Sequence[float]
@@ -66,10 +66,10 @@ def color_of(number: int, palette: Sequence[Color] | None = None) -> Color:
 def instance_colors(
     boxes: Sequence[Sequence[float]], labels: Sequence[int], palette: Sequence[Color] | None = None
 ) -> list[Color]:
-    """A color per instance: that of its class, lighter or darker where the class has several.
+    """A color per instance: that of its class, lighter or darker if the class has several instances.
 
-    From left to right the instances of a class go through `SHADES`, again and again: neighbors differ, and what is
-    detected as it is in the ground truth has the same color in both.
+    From left to right the instances of a class cycle through `SHADES`, so that neighbors differ, and correct detections
+    have the same colors as the ground truth.
     """
     colors, seen = [(0, 0, 0)] * len(boxes), Counter[int]()
     for i in sorted(range(len(boxes)), key=lambda i: boxes[i][0] + boxes[i][2]):
@@ -88,9 +88,9 @@ def is_bright(color: Color) -> bool:
 
 
 def to_picture(image: Tensor) -> Picture:
-    """A tensor as it is drawn on: `[C, H, W]`, or `[C, T, H, W]` of which the middle frame is taken, 0 … 255.
+    """Convert a tensor, 0 … 255, to a picture: `[C, H, W]`, or the middle frame of `[C, T, H, W]`.
 
-    One or two channels become gray (the first), of more than three the first three count as RGB.
+    With one or two channels, the first becomes gray; with more than three, the first three are RGB.
     """
     while image.ndim > 3:
         image = image[:, image.shape[1] // 2]
@@ -112,7 +112,7 @@ def write_image(path: str | Path, image: Picture) -> None:
 
 @cache
 def make_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib, so that it is the same everywhere; `size` in pixels."""
+    """The font that comes with matplotlib, the same on every system; `size` in pixels."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
@@ -120,7 +120,7 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
     """Resize an image to `long_side` pixels and draw annotations on it, the first one on top.
 
     Args:
-        image: `[H, W, 3]` uint8 RGB; stays as it is.
+        image: `[H, W, 3]` uint8 RGB; is not changed.
         annotations: in pixels of `image`.
         long_side: None for the image's own, but at least 640.
 
@@ -145,7 +145,7 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
         text = fit_text(annotation.name, annotation.note, font, size[0] - 2 * PADDING)
         width = math.ceil(font.getlength(text)) + 2 * PADDING
         taken = [tag for tag, *_ in labels]
-        tag = _place(_to_canvas(annotation.box, scale, size), width, round(font.size) + 2 * PADDING, size, taken)
+        tag = place_label(_to_canvas(annotation.box, scale, size), width, round(font.size) + 2 * PADDING, size, taken)
         labels.append((tag, text, annotation.color))
     for tag, text, color in reversed(labels):
         pen.rectangle(tag, fill=color)
@@ -155,7 +155,7 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
 
 
 def resize(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Resize to `size`, width and height: cubic to a larger one, by area to a smaller one."""
+    """Resize to `size`, width and height: bicubic for enlarging, by area averages for shrinking."""
     interpolation = cv2.INTER_CUBIC if size[0] > picture.shape[1] else cv2.INTER_AREA
     return cv2.resize(picture, size, interpolation=interpolation).astype(np.uint8, copy=False)
 
@@ -170,7 +170,7 @@ def _to_canvas(box: Sequence[float], scale: float, size: tuple[int, int]) -> Pix
 
 
 def _draw_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, line: int) -> None:
-    """A tint, and its outline. Changes `picture`."""
+    """Draw the mask as a tint with an outline. Changes `picture`."""
     size = picture.shape[1], picture.shape[0]
     resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     inside = resized > 0
@@ -180,7 +180,7 @@ def _draw_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, line: in
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, box: Pixels, annotation: Annotation, line: int) -> None:
-    """A box, with a thin edge of a darker shade that keeps it visible on any background."""
+    """Draw a box with a thin darker edge, which makes it visible on any background."""
     x1, y1, x2, y2 = box
     red, green, blue = (part // 3 for part in annotation.color)
     pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(red, green, blue))
@@ -197,7 +197,7 @@ def _draw_box(pen: ImageDraw.ImageDraw, box: Pixels, annotation: Annotation, lin
 
 
 def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: float, line: int) -> None:
-    """Keypoints and bones, both with a dark edge."""
+    """Draw keypoints and bones with dark edges."""
     points = [None if point is None else (point[0] * scale, point[1] * scale) for point in annotation.keypoints]
     for first, second in annotation.bones:
         ends = points[first], points[second]
@@ -219,8 +219,18 @@ def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> 
     return text
 
 
-def _place(box: Pixels, width: int, height: int, size: tuple[int, int], taken: Sequence[Pixels]) -> Pixels:
-    """The place of a label: at its box, within the picture, where it covers least of the labels before it."""
+def place_label(box: Pixels, width: int, height: int, size: tuple[int, int], taken: Sequence[Pixels]) -> Pixels:
+    """The place of a label: at its box, within the picture, where it covers least of the labels before it.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels of the canvas, as all boxes here; x2 and y2 are the last pixels inside.
+        width, height: of the label.
+        size: width and height of the canvas.
+        taken: boxes of the labels before it.
+
+    Returns:
+        The label's box.
+    """
     x1, y1, x2, y2 = box
     left, right = x1, x2 - width + 1
     above, below = y1 - height, y2 + 1

@@ -1,4 +1,4 @@
-"""Classes as labels on the whole image."""
+"""Draws classes as labels of the whole image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def draw_classification(
     score_threshold: float = 0.0,
     long_side: int | None = None,
 ) -> Picture:
-    """The best class with its score, whatever the threshold."""
+    """Draw the best class with its score, whatever the threshold."""
     label, score = prediction.top(1)[0]
     return draw_annotations(image, [_annotation(image, label, f" {score:.2f}", meta)], long_side)
 
@@ -27,12 +27,12 @@ def draw_classification(
 def draw_class_targets(
     targets: ClassTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """The class; of a blended image every class with its weight, the largest first."""
+    """Draw the class; for a blended image every class with its weight, largest first."""
     return draw_annotations(image, class_annotations(targets.labels[index], image, meta), long_side)
 
 
 def class_annotations(label: Tensor, image: Picture, meta: DatasetMeta) -> list[Annotation]:
-    """Around the whole image, of a label `[]` or of weights `[classes]`."""
+    """Annotations around the whole image, for a label `[]` or weights `[classes]`."""
     if not label.ndim:
         return [_annotation(image, int(label), "", meta)]
     labels = [number for number in label.argsort(descending=True).tolist() if label[number] > 0]

@@ -18,7 +18,7 @@ from chordate.visualization.task_drawing import plot_report
 
 COLORED_CLASSES = 6  # curves with a color and a legend entry: the classes with the most objects
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
-SIMILARITIES = {"keypoints": "OKS"}  # what a threshold is on; else IoU
+SIMILARITIES = {"keypoints": "OKS"}  # the similarity that thresholds refer to; IoU for the others
 
 
 @plot_report.register
@@ -56,7 +56,7 @@ def plot_coco_report(report: CocoReport, folder: str | Path) -> list[Path]:
 
 
 def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """Left the mean over classes by threshold, right each class at 0.50; those with the most objects are named."""
+    """Left: the mean over classes by threshold. Right: each class at 0.50; those with the most objects are named."""
     similarity, curves = SIMILARITIES.get(iou_type, "IoU"), content["precision_recall"]
     figure = new_figure(11, 4.8)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -85,7 +85,7 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """One bar per class with ground truth, best first, in columns: AP, and AP50 behind it."""
+    """One bar per class with ground truth, best first, in columns: AP in front of AP50."""
     known = {name: row for name, row in content["per_class"].items() if row["AP"] > -1}
     order = sorted(known, key=lambda name: known[name]["AP"])
     bar, width = 0.21, 6.5  # inches
@@ -104,7 +104,7 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 def _plot_bars(axis: Axes, classes: Mapping[str, Mapping[str, Any]], rows: int) -> None:
     """One column of `plot_classes`: at most `rows` classes, the last at the top."""
-    first = rows - len(classes)  # a last column that is not full ends above
+    first = rows - len(classes)  # the bars of a short last column are at the top
     places = range(first, rows)
     for key, color in (("AP50", "#c9d6ea"), ("AP", FIRST)):
         axis.barh(places, [row[key] for row in classes.values()], color=color, height=0.72, label=key)
@@ -141,7 +141,7 @@ def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
             text = f"{int(matrix[row, column]):,}"
             axis.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if dark else "0.2")
     for edge in (axis.axhline, axis.axvline):
-        edge(count - 1.5, color="0.6", lw=0.8)  # sets the background apart
+        edge(count - 1.5, color="0.6", lw=0.8)  # separates the background
     axis.set(xlabel="predicted", ylabel="ground truth")
     at = f"score ≥ {confusion['score']:g}, IoU ≥ {confusion['iou']:g}"
     axis.set_title(f"{TITLES[iou_type]}: confusion matrix\n{at}", loc="left", fontsize=11)
@@ -155,7 +155,7 @@ def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """TIDE's error types (Bolya et al. 2020, section 2.2): the AP50 that each costs, and their number."""
+    """TIDE's error types (Bolya et al. 2020, section 2.2): the AP50 that each costs, and their counts."""
     errors = content["errors"]
     rows = [(f"{k['meaning']}  ({name})", k["gain"], f"{k['count']:,}") for name, k in errors["kinds"].items()]
     rows += [("all false positives  (FP)", errors["FP"], ""), ("all misses  (FN)", errors["FN"], "")]

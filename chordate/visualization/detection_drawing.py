@@ -1,4 +1,4 @@
-"""Detections and their ground truth as annotations: boxes, masks, keypoints."""
+"""Draws detections and their ground truth: boxes, masks, keypoints."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def draw_detections(
     score_threshold: float = 0.0,
     long_side: int | None = None,
 ) -> Picture:
-    """Boxes with class names and scores, with masks and keypoints where the model gives them.
+    """Draw boxes with class names and scores, and masks and keypoints if the model predicts them.
 
-    A class has the same color in every picture, and each object of it its own shade. Keypoints with a logit below 2 are
-    left out.
+    A class has the same color in every picture, and each of its objects has its own shade. Keypoints with a logit below
+    2 are not drawn.
     """
     return draw_annotations(image, detection_annotations(prediction, meta, score_threshold), long_side)
 
@@ -33,9 +33,9 @@ def draw_detections(
 def draw_instance_targets(
     targets: InstanceTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Boxes with class names, masks pasted back from their bitmaps, and labeled keypoints; crowds are dashed.
+    """Draw boxes with class names, masks, and labeled keypoints; crowds are dashed.
 
-    Colors are those of predictions.
+    Colors are the same as those of predictions.
     """
     return draw_annotations(image, instance_annotations(targets, index, meta, image.shape[:2]), long_side)
 

@@ -1,4 +1,4 @@
-"""Where a plot's label touches neither curves nor legend nor edges."""
+"""Places a plot's label where it touches neither curves nor legend nor edges."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-CLEARANCE = 5  # pixels kept around a label
-STEPS = 60  # places tried in each direction
+CLEARANCE = 5  # pixels of free space around a label
+STEPS = 60  # positions tried in each direction
 
 
 def move_to_free_space(label: Annotation, axis: Axes) -> None:
-    """Move the text of an annotation to the place nearest to its point where it covers nothing.
+    """Move the text of an annotation to the free position nearest to its point.
 
-    Lays the figure out, so whatever belongs to the figure must be in it. Without a free place the text goes above the
-    axes, at the right.
+    Computes the layout of the figure, so the figure must be complete. If there is no free position, the text is placed
+    above the axes at the right.
 
     Args:
-        label: centered on its place; its point is in data coordinates.
-        axis: what the label belongs to.
+        label: text centered on its position, with a point in data coordinates.
+        axis: the axes of the label.
     """
     axis.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
     size = np.array(label.get_window_extent().size) + 2 * CLEARANCE
@@ -31,7 +31,7 @@ def move_to_free_space(label: Annotation, axis: Axes) -> None:
     free = [box for box in _places(axis, size) if not any(box.overlaps(other) for other in boxes)]
     free = [box for box in free if not any(_crosses(curve, box) for curve in curves)]
     free = [box for box in free if not box.padded(CLEARANCE).contains(*point)]
-    label.set_in_layout(False)  # it lies within the axes: their size stays
+    label.set_in_layout(False)  # it lies within the axes and must not change their size
     if not free:
         label.set(position=(1, 1.02), horizontalalignment="right", verticalalignment="bottom")
         label.set_anncoords("axes fraction")
@@ -43,7 +43,7 @@ def move_to_free_space(label: Annotation, axis: Axes) -> None:
 
 
 def _places(axis: Axes, size: NDArray[np.float64]) -> list[Bbox]:
-    """Boxes of a size in pixels all over the inside of the axes."""
+    """Boxes of a size in pixels on a grid over the inside of the axes."""
     low, high = axis.bbox.p0, axis.bbox.p1 - size
     if (high < low).any():
         return []
@@ -52,8 +52,8 @@ def _places(axis: Axes, size: NDArray[np.float64]) -> list[Bbox]:
 
 
 def _crosses(curve: NDArray[np.float64], box: Bbox) -> bool:
-    """Whether a curve `[N, 2]`, of rising x and interpolated over NaN, meets a box: it lies neither all above nor all
-    below it in between the box's left and right edge."""
+    """Whether a curve `[N, 2]` with ascending x, interpolated over NaN, crosses a box: between the left and right edge
+    of the box it is neither entirely above nor entirely below it."""
     curve = curve[np.isfinite(curve).all(1)]
     if not len(curve) or curve[-1, 0] < box.x0 or curve[0, 0] > box.x1:
         return False

@@ -31,10 +31,10 @@ def side_by_side(
     Args:
         images: `[H, W, 3]` uint8 RGB each.
         names: a caption for each image, such as its file's name.
-        predictions: one per image, in its pixels.
-        targets: the Targets of each image, a batch of one, in its pixels; None for an image without.
+        predictions: one per image, in pixels of the image.
+        targets: the Targets of each image, a batch of one, in pixels of the image; None for an image without targets.
         meta: class names, skeleton and palette.
-        score_threshold: what scores lower is not drawn.
+        score_threshold: objects with lower scores are not drawn.
         columns: images in a row.
         panel: long side of each picture in pixels.
 
@@ -62,7 +62,7 @@ def _caption(name: str, description: str) -> str:
 
 
 def _describe(prediction: Prediction, score_threshold: float) -> str:
-    """What is drawn, and the threshold where the prediction has one."""
+    """Description of the drawn objects, with the threshold if it applies to the prediction."""
     drawn = prediction.above(score_threshold)
     return drawn.describe() if drawn is prediction else f"{drawn.describe()}, score ≥ {score_threshold:g}"
 
@@ -77,7 +77,7 @@ def _fit(picture: Picture, panel: int) -> Picture:
 
 
 def _compose(rows: Sequence[Sequence[tuple[Picture, str]]], panel: int) -> Picture:
-    """Captioned pictures in rows, in pairs close together; each row is as high as its highest picture."""
+    """Arrange captioned pictures in rows of pairs; each row is as high as its highest picture."""
     font, strip, gap = make_font(CAPTION), 2 * CAPTION, MARGIN // 3
     lefts = [MARGIN + i * (panel + gap) + i // 2 * (2 * MARGIN - gap) for i in range(max(map(len, rows), default=0))]
     heights = [strip + max(picture.shape[0] for picture, _ in row) + MARGIN for row in rows]

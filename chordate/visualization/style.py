@@ -1,4 +1,4 @@
-"""Style that all plots share: colors, figure size, grid, writing to a file."""
+"""Style shared by all plots: colors, figure size, grid, writing to a file."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plain_label(name: str) -> str:
-    """A name as a label of a plot: short, on one line, and without a meaning to matplotlib."""
+    """A name as a plot label: short, on one line, and without matplotlib's math syntax."""
     return printable(name, 40).replace("$", r"\$")
 
 

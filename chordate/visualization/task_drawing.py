@@ -1,6 +1,6 @@
-"""How a task is drawn: one function per type of prediction, targets and report, found by `functools.singledispatch`.
+"""Drawing of tasks: one function per type of prediction, targets and report, chosen by `functools.singledispatch`.
 
-A new task registers its own:
+A new task registers its own functions:
 
     @draw.register
     def draw_depth(prediction: Depth, image, meta, *, score_threshold=0.0, long_side=None): ...
@@ -30,10 +30,10 @@ def draw(
 
     Args:
         prediction: in pixels of `image`; its type chooses the function.
-        image: `[H, W, 3]` uint8 RGB; stays as it is.
+        image: `[H, W, 3]` uint8 RGB; is not changed.
         meta: class names, skeleton and palette.
-        score_threshold: what scores lower is not drawn.
-        long_side: of the result, in pixels; None for the image's own, but at least 640, so that names can be read.
+        score_threshold: objects with lower scores are not drawn.
+        long_side: of the result, in pixels; None for the image's own, but at least 640, so that names are legible.
 
     Returns:
         A new picture `[H', W', 3]` uint8 RGB.
@@ -53,7 +53,7 @@ def draw_targets(
     Args:
         targets: of a batch, in pixels of `image`; their type chooses the function. None draws the image alone.
         index: of the image in the batch.
-        image: `[H, W, 3]` uint8 RGB, with the padding of the batch; stays as it is.
+        image: `[H, W, 3]` uint8 RGB, with the padding of the batch; is not changed.
         meta, long_side: as in `draw`.
 
     Returns:
@@ -69,13 +69,13 @@ def draw_targets(
 def draw_no_targets(
     targets: None, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """The image alone."""
+    """Draw the image alone."""
     return draw_annotations(image, [], long_side)
 
 
 @singledispatch
 def plot_report(report: Any, folder: str | Path) -> list[Path]:
-    """Write what a metric's `report()` gave, as plots and JSON.
+    """Write the result of a metric's `report()` as plots and JSON.
 
     Args:
         report: its type chooses the function.
@@ -93,7 +93,7 @@ def plot_report(report: Any, folder: str | Path) -> list[Path]:
 
 @plot_report.register
 def plot_no_report(report: None, folder: str | Path) -> list[Path]:
-    raise ConfigError("--report: this metric gives none; CocoMetric does")
+    raise ConfigError("--report: this metric has no report; CocoMetric has one")
 
 
 def _unregistered(function: str, value: Any) -> str:

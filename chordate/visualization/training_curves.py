@@ -19,7 +19,7 @@ from chordate.visualization.style import FIRST, OTHERS, new_figure, plain_label,
 
 Records = Sequence[dict[str, Any]]
 
-# What a record holds beside losses and metrics.
+# Fields of a record that are neither losses nor metrics.
 _BOOKKEEPING = {"mode", "epoch", "iteration", "lr", "grad_norm", "images_per_s", "memory_gb"}
 
 
@@ -29,14 +29,14 @@ def plot_training(
     """Plot a run's `log.jsonl`: losses, learning rate and metrics over iterations.
 
     Args:
-        log: JSON lines, `{"mode": "train", "iteration", "lr", "loss", …}` with every part of the loss, and
+        log: JSON lines: `{"mode": "train", "iteration", "lr", "loss", …}` with every part of the loss, and
             `{"mode": "val", "iteration", "bbox_AP", …}`.
         out: the file to write; its extension chooses the format.
         lower_is_better: names of the metrics that are better when lower.
-        first: the metric to draw boldly and to mark the best value of, such as `train.save_best`.
+        first: the metric that is drawn boldly, with its best value marked, such as `train.save_best`.
 
     Raises:
-        DataError: no such log, or it holds no training records.
+        DataError: the log does not exist, or has no training records.
     """
     training, evaluations = _read_log(Path(log))
     figure = new_figure(11 if evaluations else 6.5, 4.6)
@@ -44,13 +44,13 @@ def plot_training(
     losses = figure.add_subplot(grid[0, 0])
     rate = figure.add_subplot(grid[1, 0], sharex=losses)
     axes = [losses, rate]
-    _plot_losses(losses, training, {*lower_is_better, *(evaluations[-1] if evaluations else ())})
+    plot_losses(losses, training, {*lower_is_better, *(evaluations[-1] if evaluations else ())})
     rate.plot(*_series(training, "lr"), color="0.35", lw=1.4, **_markers(training))
     rate.set(ylabel="learning rate", xlabel="iteration", ylim=(0, None))
     losses.tick_params(labelbottom=False)
     if evaluations:
         axes.append(figure.add_subplot(grid[:, 1]))
-        _plot_metric(axes[-1], evaluations, lower_is_better, first)
+        plot_metric(axes[-1], evaluations, lower_is_better, first)
     for axis in axes:
         axis.set_xlim(0, 1.02 * max(record["iteration"] for record in (training[-1], *evaluations[-1:])))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -62,7 +62,7 @@ def plot_training(
 
 
 def _read_log(path: Path) -> tuple[Records, Records]:
-    """Training and evaluation records; a truncated last line is dropped."""
+    """Training and evaluation records; a truncated last line is ignored."""
     try:
         records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     except (OSError, ValueError) as error:
@@ -74,49 +74,66 @@ def _read_log(path: Path) -> tuple[Records, Records]:
 
 
 def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]]:
-    """Iterations and values; null, which the log writes for a value that is not finite, becomes NaN."""
+    """Iterations and values; null, which the log has for values that are not finite, becomes NaN."""
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 
 def _markers(records: Records) -> dict[str, Any]:
-    """Markers for a curve of few points: a line through one point is empty."""
+    """Markers for curves with few points, since a line through one point is invisible."""
     return {"marker": "o", "ms": 4} if len(records) <= 10 else {}
 
 
-def _plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -> None:
-    """Each part thin and the sum bold, smoothed; from 50 records on the raw values behind. Not the metrics that are
-    logged in training too, such as a classifier's error, nor a single part that is the sum."""
+def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -> None:
+    """Draw the training losses over the iterations: each part thin and the sum bold, smoothed; from 50 records on the
+    raw values behind.
+
+    Args:
+        axis: to draw on.
+        training: records of training in the log, at least one.
+        metrics: names that are no losses though they are logged in training too, such as a classifier's error.
+            A single part that is the sum is not drawn either.
+    """
     parts = [name for name in training[-1] if name not in {*_BOOKKEEPING, *metrics, "loss"}]
     if len(parts) == 1 and all(record.get(parts[0]) == record.get("loss") for record in training):
         parts = []
     for number, name in enumerate(["loss", *parts]):
         steps, values = _series(training, name)
         color = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
-        smooth = _running_mean(values, len(values) // 25)
+        smooth = running_mean(values, len(values) // 25)
         if len(values) >= 50:
             axis.plot(steps, values, color=color, lw=0.7, alpha=0.25)
         label, width = plain_label(name.replace("_", " ")), 1.3 if number else 2.2
         axis.plot(steps, smooth, color=color, lw=width, label=label, **_markers(training))
     total = _series(training, "loss")[1]
     total = total[np.isfinite(total)]
-    if total.size:  # the first steps may lie far above all others
+    if total.size:  # ignore the first steps, which may be far above all others
         axis.set_ylim(0, 1.1 * max(np.percentile(total, 98), 1e-9))
     axis.set_title("training loss", loc="left", fontsize=11)
     axis.legend(frameon=False, fontsize=9)
 
 
-def _running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Mean over `reach` values to either side, fewer at the ends; NaN is left out."""
+def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Mean of `[N]` values over `reach` of them to either side, fewer at the ends.
+
+    Values that are not finite are left out; where none is finite, the mean is NaN.
+    """
     finite, ones = np.isfinite(values), np.ones(2 * reach + 1)
     sums = np.convolve(np.where(finite, values, 0), ones)[reach : reach + len(values)]
     counts = np.convolve(finite, ones)[reach : reach + len(values)]
     return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
-def _plot_metric(
+def plot_metric(
     axis: Axes, evaluations: Records, lower_is_better: Collection[str] = (), first: str | None = None
 ) -> None:
-    """The metrics `_metric_names` chooses. The first is bold, and its best value annotated."""
+    """Draw the main metrics over the iterations; the first is bold, and its best value annotated.
+
+    Args:
+        axis: to draw on; from 0 to 1 where all values are.
+        evaluations: records of evaluations in the log, at least one.
+        lower_is_better: names of metrics whose best value is the lowest.
+        first: name of the metric to draw first, such as that which chooses the best checkpoint.
+    """
     drawn = []
     for number, name in reversed([*enumerate(_metric_names(evaluations[-1], first))]):
         steps, values = _series(evaluations, name)
@@ -151,8 +168,8 @@ def _plot_metric(
 
 
 def _metric_names(numbers: dict[str, Any], first: str | None) -> list[str]:
-    """What to draw: `first`, if it is among the numbers; then every `…_AP`, with AP50 and AP75 of the first one, or
-    without any AP the first four metrics."""
+    """The metrics to draw: `first`, if it is among the numbers; then every `…_AP`, with AP50 and AP75 of the first
+    one; if there is no AP, the first four metrics."""
     metrics = [name for name in numbers if name not in _BOOKKEEPING]
     aps = [name for name in metrics if name.endswith("_AP")]
     names = [name for ap in aps[:1] for name in (ap, f"{ap}50", f"{ap}75") if name in metrics] + aps[1:]

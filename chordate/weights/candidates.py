@@ -1,4 +1,4 @@
-"""The ways in which a state dict may be read for a model: by each format, whole or in part."""
+"""The candidates for loading a state dict into a model: converted from each format, whole or in part."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, t
 
 @dataclass(frozen=True)
 class Candidate:
-    """A state dict in the names of a model.
+    """A state dict with the tensor names of a model.
 
     Attributes:
         format: the name of its format in reports.
         state: tensors by the model's names.
-        meta: what the class outputs stand for, where it is known.
-        left_out: names in the checkpoint of tensors that were not taken over.
-        conversion: the foreign format; None where the names are ours.
+        meta: the classes and keypoints of the outputs, if known.
+        left_out: names in the checkpoint of tensors that are not in `state`.
+        conversion: the format that was converted; None if the names were already ours.
     """
 
     format: str
@@ -41,10 +41,10 @@ class Candidate:
 
 
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
-    """The reading with the most tensors that fit the model.
+    """The candidate with the most tensors that fit the model.
 
     Args:
-        by_name: outputs of equal class names count as fitting where the model has other classes.
+        by_name: match outputs by class names if the model has other classes.
 
     Raises:
         CheckpointError: a format recognizes the state dict and cannot convert it.
@@ -65,11 +65,11 @@ def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
     state = _without_prefix(weights.state, model)
     for format in formats():
         if format.recognizes(state):
-            yield from _placed(_converted(format, state, weights, model), model)
-    yield from _placed(Candidate("chordate" if weights.is_own else "state dict", state, weights.meta), model)
+            yield from _variants(_convert(format, state, weights, model), model)
+    yield from _variants(Candidate("chordate" if weights.is_own else "state dict", state, weights.meta), model)
 
 
-def _converted(format: Format, state: State, weights: Weights, model: nn.Module) -> Candidate:
+def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -> Candidate:
     try:
         meta = weights.meta or format.meta(state, model)
         return Candidate(format.library, format.convert(state, model), meta, conversion=format)
@@ -81,9 +81,9 @@ def _converted(format: Format, state: State, weights: Weights, model: nn.Module)
         ) from error
 
 
-def _placed(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
-    """The candidate for the whole model, as a whole network for a model with a backbone and its final layers, as a part
-    of a backbone's library, and as the backbone in a whole model."""
+def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
+    """The candidate as it is; as a library's network, divided into the model's backbone and final layers; for a
+    backbone also as its part of a library's network, and as its part of a whole model."""
     yield candidate
     state, backbone = candidate.state, model._modules.get("backbone")
     for path, head in model.named_modules():
@@ -94,15 +94,15 @@ def _placed(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
         yield replace(candidate, state=split_network(state, trunk, final), meta=candidate.meta or network_meta(state))
     if isinstance(model, Backbone):
         if model.library is not None:
-            yield _in_library(candidate, model, model.library)
+            yield _library_part(candidate, model, model.library)
         part = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
         if part:
             left_out = [name for name in state if not name.startswith("backbone.")]
             yield replace(candidate, state=part, left_out=left_out)
 
 
-def _in_library(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:
-    """The library's own state dict for a backbone that has a part of its network, under a prefix."""
+def _library_part(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:
+    """The part of a library's state dict that a backbone has, under a prefix."""
     ours, state = backbone.state_dict(), candidate.state
     left_out = [name for name in state if name in library.tensors and library.prefix + name not in ours]
     part = {library.prefix + name: state[name] for name in state if name not in left_out}
@@ -110,7 +110,7 @@ def _in_library(candidate: Candidate, backbone: Backbone, library: Library) -> C
 
 
 def _without_prefix(state: State, model: nn.Module) -> State:
-    """Remove the prefix that a wrapper put before every name, unless the model's names begin with it too."""
+    """Remove the prefix that a wrapper added to every name, unless the model's own names start with it."""
     ours = model.state_dict()
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in ours):

@@ -1,7 +1,7 @@
-"""The checkpoint files of a run: written atomically, the newest found again, old ones deleted.
+"""The checkpoint files of a run: writes them atomically, finds the newest, deletes old ones.
 
-A file is written under a temporary name, flushed to the disk, renamed, named in `last_checkpoint`, and only then is an
-older one deleted. A process killed at any moment leaves a whole checkpoint behind.
+A file is written under a temporary name, flushed to the disk, renamed, and named in `last_checkpoint`; only then is an
+older one deleted. A process killed at any moment leaves a readable checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from chordate.errors import CheckpointError
 from chordate.text import file_stem
 from chordate.weights.checkpoint_schema import checkpoint_meta
-from chordate.weights.reading import read_state
+from chordate.weights.checkpoint_sources import read_state
 
 logger = logging.getLogger("chordate")
 
@@ -28,10 +28,10 @@ WRITTEN = ("epoch_*.pt", "iteration_*.pt", "best_*.pt")  # names that training w
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Create or replace `path` with what `write` writes to the file it receives; all of it, or nothing.
+    """Create or replace `path` completely or not at all; `write` receives the open file.
 
     Raises:
-        OSError: it could not be written; `path` is as it was.
+        OSError: it cannot be written; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -56,7 +56,7 @@ class CheckpointFolder:
 
     Args:
         folder: created if it does not exist.
-        keep: how many of the newest to keep; None keeps all. Only files written by this run are deleted.
+        keep: number of the newest checkpoints to keep; None keeps all. Only files of this run are deleted.
 
     Attributes:
         files: names of this run's checkpoints, oldest first.
@@ -68,10 +68,10 @@ class CheckpointFolder:
         self.files: list[str] = []
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint `name` and make it the last; then delete what is older than `keep` allows.
+        """Write the checkpoint `name`, name it in `last_checkpoint`, and delete the oldest beyond `keep`.
 
         Raises:
-            CheckpointError: the disk is full or the folder not writable. Older checkpoints are untouched.
+            CheckpointError: the disk is full or the folder not writable. Older checkpoints are unchanged.
         """
         self.write(name, state)
         self._write(POINTER, lambda file: file.write(f"{name}\n".encode()))
@@ -80,61 +80,66 @@ class CheckpointFolder:
             (self.folder / self.files.pop(0)).unlink(missing_ok=True)
 
     def write(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint `name`, without making it the last or deleting any. Raises as `save`."""
+        """Write the checkpoint `name` without changing `last_checkpoint` or deleting others. Raises like `save`."""
         self._write(name, lambda file: torch.save(to_cpu(state), file))
 
     def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
         try:
             write_atomically(self.folder / name, write)
         except OSError as error:
-            last = f"; {self.files[-1]} is whole, --resume goes on from it" if self.files else ""
+            last = f"; {self.files[-1]} is complete, --resume continues from it" if self.files else ""
             reason = f"{self.folder / name}: cannot be written ({error.strerror or error})"
             raise CheckpointError(f"{reason}{last}") from error
 
     def begin(self) -> Path | None:
-        """Start a new run: checkpoints of an earlier one are set aside, none is deleted or overwritten.
+        """Start a new run: move the checkpoints of an earlier run to a folder; none is deleted or overwritten.
 
         Returns:
-            The folder `earlier_<time>` that they are in now; None if there were none.
+            The folder `earlier_<time>`; None if there were no checkpoints.
         """
         earlier = sorted(path for pattern in WRITTEN for path in self.folder.glob(pattern))
         if not earlier:
             return None
-        self._write(POINTER, lambda file: None)  # first, so that if killed in between none of them counts as the last
+        self._write(POINTER, lambda file: None)  # first: if the process is killed in between, none is the last
         stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(max(path.stat().st_mtime for path in earlier)))
         names = [f"earlier_{stamp}", *(f"earlier_{stamp}_{number}" for number in range(2, 1000))]
-        aside = next(self.folder / name for name in names if not (self.folder / name).exists())
+        target = next(self.folder / name for name in names if not (self.folder / name).exists())
         try:
-            aside.mkdir()
+            target.mkdir()
             for path in earlier:
-                os.replace(path, aside / path.name)
+                os.replace(path, target / path.name)
         except OSError as error:
-            raise CheckpointError(f"{aside}: cannot set checkpoints aside ({error.strerror or error})") from error
-        return aside
+            raise CheckpointError(f"{target}: cannot move checkpoints there ({error.strerror or error})") from error
+        return target
 
-    def holds(self, path: str | Path) -> bool:
-        """Whether a checkpoint is in this very folder (links followed), so that its run wrote the others here too."""
+    def contains(self, path: str | Path) -> bool:
+        """Whether a checkpoint is in this folder (links are followed), so that its run wrote the other files too."""
         return Path(path).resolve().parent == self.folder.resolve()
 
-    def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Count what this run wrote before it was resumed as its own. Returns `best`, the record of its best
-        evaluation, if that checkpoint is here too.
+    def is_last(self, path: str | Path) -> bool:
+        """Whether `last_checkpoint` names this checkpoint."""
+        pointer = self.folder / POINTER
+        return self.contains(path) and pointer.is_file() and pointer.read_text().strip() == Path(path).name
 
-        The names come from a checkpoint, which may be a stranger's: only files of this folder, named as training
-        names them, are the run's own and may be deleted later.
+    def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Treat the files that this run wrote before it was resumed as its own. Returns `best`, the record of its best
+        evaluation, if that checkpoint is in the folder too.
+
+        The names come from a checkpoint, which may be untrusted: only files in this folder with names that training
+        writes are the run's own and may be deleted later.
         """
         here = {path.name for pattern in WRITTEN for path in self.folder.glob(pattern)}
         self.files = [name for name in files if name in here]
         return best if best and (self.folder / best_name(best["metric"])).is_file() else None
 
     def remove_temporary(self) -> None:
-        """Delete the half-written files of a killed process."""
+        """Delete the temporary files of a killed process."""
         for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
-        """The last whole checkpoint: the one that `last_checkpoint` names, else the one with the most iterations; None
-        if a new run has saved nothing yet.
+        """The last readable checkpoint: the one that `last_checkpoint` names, else the one with the most iterations;
+        None if there are none, or a new run has not saved one yet.
 
         Raises:
             CheckpointError: there are checkpoints, but none can be read.
@@ -151,7 +156,7 @@ class CheckpointFolder:
             path.name for pattern in WRITTEN for path in self.folder.glob(pattern) if iterations[path] is None
         )
         if not whole and damaged:
-            remedy = "restore one, or move them away to start from the beginning"
+            remedy = "restore one, or move them elsewhere to start from the beginning"
             raise CheckpointError(f"{self.folder}: no checkpoint can be read ({', '.join(damaged)}); {remedy}")
         if whole and last is not None:
             logger.warning(f"{last}: missing or damaged; an older checkpoint is used")
@@ -162,34 +167,34 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that training can resume from; nothing in the file is executed.
 
     Raises:
-        CheckpointError: no such file, cut short, not Chordate's own, or without a training state.
+        CheckpointError: the file is missing, truncated, not Chordate's own, or has no training state.
     """
     state = read_state(path)
     if checkpoint_meta(state) is None:
-        raise CheckpointError(f"{path}: not a checkpoint of Chordate's own; --resume needs one that training wrote")
+        raise CheckpointError(f"{path}: not Chordate's own checkpoint; --resume needs one that training wrote")
     if state.get("train") is None:
-        raise CheckpointError(f"{path}: holds weights but no training state; --resume needs one that training wrote")
+        raise CheckpointError(f"{path}: has weights but no training state; --resume needs one that training wrote")
     return state
 
 
 def best_name(metric: str) -> str:
-    """The file of the checkpoint with the best value of a metric."""
+    """The file name of the checkpoint with the best value of a metric."""
     return f"best_{file_stem(metric)}.pt"
 
 
 def _iteration(path: Path) -> int | None:
-    """The iterations done in a whole checkpoint; None for any other file. Reads no weights."""
+    """The iterations done in a readable checkpoint; None for any other file. Reads no weights."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
-    except Exception:  # cut short, foreign, or absent: not one to resume from
+    except Exception:  # truncated, another library's, or missing
         return None
 
 
 def to_cpu(value: Any) -> Any:
-    """The same nested structure of plain dicts and lists, every tensor detached and on the CPU.
+    """The same nested structure in plain dicts and lists, every tensor detached and on the CPU.
 
     Raises:
-        CheckpointError: it holds something else, with which the file could not be read again.
+        CheckpointError: it contains a value of another type, with which the file could not be loaded safely.
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()
@@ -199,4 +204,5 @@ def to_cpu(value: Any) -> Any:
         return [to_cpu(item) for item in value]
     if value is None or isinstance(value, str | int | float):
         return value
-    raise CheckpointError(f"a checkpoint holds tensors, numbers and text, not {type(value).__name__} ({value!r:.60})")
+    kind = type(value).__name__
+    raise CheckpointError(f"a checkpoint can hold tensors, numbers and text only, got {kind} ({value!r:.60})")

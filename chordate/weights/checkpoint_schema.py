@@ -1,4 +1,4 @@
-"""The schema of Chordate's own checkpoints. A file may be a stranger's or damaged, so what it holds is validated."""
+"""The schema of Chordate's own checkpoints. Files may be untrusted or damaged, so their contents are validated."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from chordate.arguments import NonNegativeInt, PositiveInt
 from chordate.errors import CheckpointError, DataError
 from chordate.structures import DatasetMeta
-from chordate.weights.reading import source_of
+from chordate.weights.checkpoint_sources import source_of
 
 FORM = 2
-# The parts of a checkpoint of our own and their types. `ema` are averaged weights; `config` is for people to read and
-# never executed; `train` is a TrainingState.
+# The parts of our own checkpoints and their types. `ema` are averaged weights; `config` is text for reference and is
+# never executed; `train` is a TrainingStateSchema.
 _PARTS: dict[str, tuple[type, ...]] = {
     "model": (Mapping,),
     "ema": (Mapping, type(None)),
@@ -30,7 +30,7 @@ class _Part(BaseModel):
 
 
 def _numbers(value: Any) -> Any:
-    """The value itself, if it is of tensors, numbers and None, in lists and dicts; else a ValueError."""
+    """The value, if it consists of tensors, numbers and None, in lists and dicts; else a ValueError."""
     if isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             _numbers(item)
@@ -40,7 +40,7 @@ def _numbers(value: Any) -> Any:
 
 
 class LogRecord(_Part):
-    """A record of the log; further fields are numbers by name."""
+    """A record of the log; its further fields are numbers by name."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, float]
@@ -68,7 +68,7 @@ class LossSums(_Part):
 
 
 class OptimizerState(_Part):
-    """`state` by the name of a parameter; `groups` is what the optimizer added to its parameter groups."""
+    """`state` by parameter name; `groups` are the values that the optimizer added to its parameter groups."""
 
     type: str
     trained: list[str]
@@ -96,8 +96,8 @@ class RandomState(_Part):
     cuda: InstanceOf[Tensor] | None
 
 
-class TrainingState(_Part):
-    """The part `train`, which only `--resume` reads."""
+class TrainingStateSchema(_Part):
+    """The part `train`, which only a resumed run reads."""
 
     iteration: NonNegativeInt
     steps_per_epoch: PositiveInt
@@ -110,13 +110,15 @@ class TrainingState(_Part):
     files: list[str]
     history: list[LogRecord]
     rng: list[RandomState]
+    seed: int | None = None
+    ema: float | None = None
 
 
 def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
-    """The metadata of the data set that a checkpoint of ours was trained on; None for any other checkpoint.
+    """The metadata of the data set that one of our checkpoints was trained on; None for any other checkpoint.
 
     Raises:
-        CheckpointError: a checkpoint of ours in another form or with parts of wrong types.
+        CheckpointError: it is our own, but of another form, or a part has the wrong type.
     """
     if "chordate" not in contents:
         return None
@@ -124,7 +126,7 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     if type(form) is not int:
         raise CheckpointError(f"{source} is no whole Chordate checkpoint: its chordate is {form!r:.40}, not {FORM}")
     if form < FORM:
-        raise CheckpointError(f"{source} is of form {form}, which is not read any more; train again")
+        raise CheckpointError(f"{source} is of form {form}, which is no longer supported; train again")
     if form > FORM:
         raise CheckpointError(f"{source} was written by a newer Chordate; this one reads form {FORM}, so update it")
     for part, kinds in _PARTS.items():
@@ -150,10 +152,10 @@ def check_training_state(state: Any, source: str) -> None:
     """Validate the part `train` of a checkpoint.
 
     Raises:
-        CheckpointError: it is not a TrainingState; names `source` and the field.
+        CheckpointError: it is not a TrainingStateSchema; names `source` and the field.
     """
     try:
-        TrainingState.model_validate(state)
+        TrainingStateSchema.model_validate(state)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, ("train", *first["loc"])))
@@ -162,14 +164,14 @@ def check_training_state(state: Any, source: str) -> None:
 
 
 def check_optimizer_state(state: Mapping[str, Mapping[str, Any]], model: nn.Module, source: str) -> None:
-    """Check the shapes of an optimizer's state: what has the shape of its parameter for one, has it for all. PyTorch's
-    fused steps do not look, and would write past the end of a smaller one.
+    """Check the shapes of an optimizer's state: an entry that has its parameter's shape for one parameter must have it
+    for all. PyTorch's fused steps do not check, and would write past the end of a smaller tensor.
 
     Args:
-        state: by the name of a parameter.
+        state: by parameter name.
 
     Raises:
-        CheckpointError: one has another shape; names it.
+        CheckpointError: an entry has another shape; names it.
     """
     parameters = {name: p for name, p in model.named_parameters() if name in state and p.numel() > 1}
     tensors = [

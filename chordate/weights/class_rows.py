@@ -1,4 +1,4 @@
-"""Outputs per class: which of a checkpoint's fit a model with other classes, by name."""
+"""Matches the outputs per class of a checkpoint and of a model with other classes, by name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from chordate.head_contracts import ClassRows, HasClassRows
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
-from chordate.structures.metadata import nameless
+from chordate.structures.metadata import numbered_names
 from chordate.weights.load_report import abbreviate
 
 
 @dataclass(frozen=True)
 class AdaptedRows:
-    """A tensor for the model that has some of its rows from the checkpoint.
+    """A tensor for the model, with some rows from the checkpoint.
 
     Attributes:
-        tensor: in the model's shape.
-        note: which rows, for the report.
+        tensor: has the model's shape.
+        note: names these rows, for the report.
     """
 
     tensor: Tensor
@@ -29,10 +29,10 @@ class AdaptedRows:
 
 
 class RowMatcher:
-    """Fills the outputs of equal names from a checkpoint, and leaves the others of the model as they are.
+    """Copies outputs with equal names from a checkpoint, and keeps the model's other outputs.
 
     Args:
-        model: its modules say by `class_rows` which of their layers have outputs per class.
+        model: `class_rows` of its modules names the layers with outputs per class.
         meta: of the checkpoint; None if unknown. Then only the background is recognized.
     """
 
@@ -42,14 +42,14 @@ class RowMatcher:
         self._ours = model.meta if isinstance(model, Model) else DatasetMeta()
 
     def is_reordered(self, name: str) -> bool:
-        """Whether the tensor `name` has outputs per class, and the model other names for them than the checkpoint."""
+        """Whether the tensor `name` has outputs per class whose names differ between model and checkpoint."""
         if name not in self._layouts:
             return False
         theirs, ours = self._names(self._layouts[name][0])
         return bool(theirs and ours and theirs != ours)
 
     def adapt(self, name: str, theirs: Tensor, ours: Tensor) -> AdaptedRows | None:
-        """The model's tensor `name`, `ours`, with the checkpoint's rows of equal names; None if it has none."""
+        """The model's tensor `ours` of this name with the checkpoint's rows of equal names; None if there are none."""
         if name not in self._layouts or theirs.dim() != ours.dim():
             return None
         layout, dim = self._layouts[name]
@@ -59,7 +59,7 @@ class RowMatcher:
             return None
         their_names, our_names = self._names(layout)
         counts = [rows.shape[1] - layout.background for rows in (source, into)]
-        pairs = _equal_names(their_names, our_names) if (len(their_names), len(our_names)) == tuple(counts) else {}
+        pairs = _match_rows(their_names, our_names) if (len(their_names), len(our_names)) == tuple(counts) else {}
         kept = {**pairs, **{counts[0] + number: counts[1] + number for number in range(layout.background)}}
         if not kept:
             return None
@@ -73,7 +73,7 @@ class RowMatcher:
 
 
 def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
-    """What outputs stand for, in order: "classes", "keypoints", or a list in `meta.extra`; empty if unnamed."""
+    """The names of outputs, in order: "classes", "keypoints", or a list in `meta.extra`; empty if they have none."""
     if kind == "classes":
         return meta.classes if has_names(meta) else ()
     if kind == "keypoints":
@@ -83,12 +83,12 @@ def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
 
 
 def has_names(meta: DatasetMeta) -> bool:
-    """Whether the classes have names of their own, not only numbers."""
-    return meta.classes != nameless(len(meta.classes))
+    """Whether the classes have real names, not only numbers."""
+    return meta.classes != numbered_names(len(meta.classes))
 
 
 def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:
-    """By tensor of the model: the layout of its outputs, and their dimension."""
+    """The layout and the dimension of the outputs per class, by tensor of the model."""
     layouts = {}
     names = list(model.state_dict())
     modules = dict(model.named_modules())
@@ -106,7 +106,7 @@ def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:
 
 
 def _by_class(tensor: Tensor, layout: ClassRows, dim: int) -> Tensor | None:
-    """A view `[anchors, classes + background, values, …]` of a tensor; None if it cannot be divided so."""
+    """A view `[anchors, classes + background, values, …]` of a tensor; None if its size does not allow that."""
     rows = tensor.movedim(dim, 0) if dim < tensor.dim() else tensor
     if rows.dim() == 0 or not len(rows) or len(rows) % (layout.anchors * layout.values):
         return None
@@ -114,8 +114,8 @@ def _by_class(tensor: Tensor, layout: ClassRows, dim: int) -> Tensor | None:
     return view if view.shape[1] > layout.background else None
 
 
-def _equal_names(theirs: tuple[str, ...], ours: tuple[str, ...]) -> dict[int, int]:
-    """The checkpoint's rows and the model's of equal names. A name that stands twice says nothing."""
+def _match_rows(theirs: tuple[str, ...], ours: tuple[str, ...]) -> dict[int, int]:
+    """The checkpoint's rows to the model's rows with equal names. Names that occur twice are ignored."""
     unique = [{name for name, count in Counter(names).items() if count == 1} for names in (theirs, ours)]
-    places = {name: row for row, name in enumerate(ours)}
-    return {row: places[name] for row, name in enumerate(theirs) if name in unique[0] & unique[1]}
+    rows = {name: row for row, name in enumerate(ours)}
+    return {row: rows[name] for row, name in enumerate(theirs) if name in unique[0] & unique[1]}

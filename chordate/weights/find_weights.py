@@ -1,4 +1,4 @@
-"""The weights inside a checkpoint, whoever wrote it."""
+"""Finds the weights in a checkpoint of any origin."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
 from chordate.weights.checkpoint_schema import checkpoint_meta
+from chordate.weights.checkpoint_sources import source_of
 from chordate.weights.load_report import abbreviate
-from chordate.weights.reading import source_of
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
 _MAX_DEPTH = 4  # of wrappers in one another
@@ -24,8 +24,8 @@ class Weights:
     """The weights of a checkpoint.
 
     Attributes:
-        state: tensors by name; averaged ones where the checkpoint has them.
-        meta: of the data set, if the checkpoint is our own.
+        state: tensors by name; averaged ones if the checkpoint has them.
+        meta: of the data set, if the checkpoint is Chordate's own.
         source: the path or URL, for messages.
     """
 
@@ -40,13 +40,13 @@ class Weights:
 
 
 def find_weights(contents: Mapping[str, Any]) -> Weights:
-    """Validate what a checkpoint holds, which may be a stranger's, and take the weights out of it.
+    """Validate the contents of a checkpoint, which may be untrusted, and return its weights.
 
     Args:
-        contents: what `read_state` returned, or a bare state dict.
+        contents: from `read_state`, or a bare state dict.
 
     Raises:
-        CheckpointError: a checkpoint of ours in another form or with parts of wrong types, or no usable weights.
+        CheckpointError: our own checkpoint has another form or parts of wrong types, or there are no usable weights.
     """
     source, meta = source_of(contents), checkpoint_meta(contents)
     if meta is not None:
@@ -55,7 +55,7 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
         weights = _unwrap(contents, source)
     state = {name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not state:
-        raise CheckpointError(f"{source} holds no weights")
+        raise CheckpointError(f"{source} has no weights")
     for name, tensor in state.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"{source}: {name} is not a dense tensor with values; save the model's state_dict()")
@@ -73,4 +73,4 @@ def _unwrap(contents: Mapping[Any, Any], source: str) -> dict[Any, Any]:
             break
         weights = dict(inner)
     keys = abbreviate([str(key) for key in weights], 5) or "nothing"
-    raise CheckpointError(f"{source} holds no weights: neither tensors nor a state_dict, but {keys}")
+    raise CheckpointError(f"{source} has no weights: neither tensors nor a state_dict, but {keys}")

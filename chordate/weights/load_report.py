@@ -1,4 +1,4 @@
-"""LoadReport: what became of a checkpoint's tensors, as one line and as a table."""
+"""LoadReport: which tensors of a checkpoint were loaded, as one line and as a table."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from chordate.structures import DatasetMeta
-from chordate.text import counted, printable
+from chordate.text import pluralize, printable
 
 _COLUMNS = ("loaded", "adapted", "remade", "skipped")
-_MOST_LAYERS = 12  # of one part that have rows of their own in the table
+_MAX_LAYERS = 12  # of one part that get their own rows in the table
 
 
 def abbreviate(names: Sequence[str], count: int = 3) -> str:
@@ -23,17 +23,18 @@ def abbreviate(names: Sequence[str], count: int = 3) -> str:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint's tensors. Prints as one line; `table()` has a row per part of the model.
+    """Which tensors of a checkpoint were loaded. Prints as one line; `table()` has a row per part of the model.
 
     Attributes:
         source: the path or URL, or "the state dict".
-        format: whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
-        loaded: the model's tensors that were filled as they were.
-        adapted: those filled after a change: the outputs of equal class names, a 3-channel stem for other channels.
-        skipped: tensors of the checkpoint that were not used, by the model's names where they have one.
+        format: the library whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
+        loaded: the model's tensors that were copied unchanged.
+        adapted: the model's tensors that were copied after a change: outputs of equal class names, a 3-channel stem for
+            other channels.
+        skipped: tensors of the checkpoint that were not used, by the model's names if they have one.
         missing: the model's tensors that kept their values.
-        meta: of the data set that the checkpoint was trained on, where it is known.
-        notes: by tensor, what was changed or why it does not fit.
+        meta: of the data set that the checkpoint was trained on, if known.
+        notes: by tensor, the change, or the reason why it does not fit.
     """
 
     source: str
@@ -46,47 +47,48 @@ class LoadReport:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [f"{counted(len(self.loaded), 'tensor')} loaded"]
+        parts = [f"{pluralize(len(self.loaded), 'tensor')} loaded"]
         for word, names in (("adapted", self.adapted), ("skipped", self.skipped), ("missing", self.missing)):
             if names:
                 changes = dict.fromkeys(self.notes[name] for name in names if word == "adapted" and name in self.notes)
-                shown = [abbreviate(names), *(printable(change, None) for change in changes)]
-                parts.append(f"{len(names)} {word} ({'; '.join(shown)})")
+                details = [abbreviate(names), *(printable(change, None) for change in changes)]
+                parts.append(f"{len(names)} {word} ({'; '.join(details)})")
         return f"{self.source} ({self.format}): " + ", ".join(parts)
 
     def table(self) -> Table:
         """Per part of the model the number of tensors loaded, adapted, remade (kept as initialized) and skipped.
 
-        A layer that fared differently from the rest of its part has a row of its own.
+        A layer whose outcome differs from the rest of its part has its own row.
         """
         table = Table("part", title=Text(f"{self.source} ({self.format})"))
         for column in _COLUMNS:
             table.add_column(column, justify="right")
         table.add_column("note")
-        fate_of = self._fates()
-        for part, names in self._parts(fate_of).items():
-            fates = [fate_of[name] for name in names]
-            counts = [fates.count(column) for column in _COLUMNS]
+        outcome_of = self._outcomes()
+        for part, names in self._parts(outcome_of).items():
+            outcomes = [outcome_of[name] for name in names]
+            counts = [outcomes.count(column) for column in _COLUMNS]
             notes = dict.fromkeys(self.notes[name] for name in names if name in self.notes)
             cells = [part, *(str(count) if count else "" for count in counts), abbreviate(list(notes), 2)]
             table.add_row(*map(Text, cells))  # as text: rich would interpret brackets in class names
         return table
 
-    def _fates(self) -> dict[str, str]:
+    def _outcomes(self) -> dict[str, str]:
         groups = (self.skipped, self.missing, self.adapted, self.loaded)
-        return {name: fate for fate, names in zip(("skipped", "remade", "adapted", "loaded"), groups) for name in names}
+        outcomes = zip(("skipped", "remade", "adapted", "loaded"), groups)
+        return {name: outcome for outcome, names in outcomes for name in names}
 
-    def _parts(self, fates: Mapping[str, str]) -> dict[str, list[str]]:
-        """Tensor names by the row that counts them."""
+    def _parts(self, outcomes: Mapping[str, str]) -> dict[str, list[str]]:
+        """Tensor names by table row."""
         by_part: dict[str, dict[str, list[str]]] = {}
         for name in dict.fromkeys([*self.loaded, *self.adapted, *self.missing, *self.skipped]):
             by_part.setdefault(name.split(".")[0], {}).setdefault(name.rpartition(".")[0] or name, []).append(name)
         rows: dict[str, list[str]] = {}
         for part, layers in by_part.items():
-            fate_of = {layer: fates[names[0]] for layer, names in layers.items()}
-            common = max(_COLUMNS, key=list(fate_of.values()).count)
-            apart = [layer for layer, fate in fate_of.items() if fate != common]
+            outcome_of = {layer: outcomes[names[0]] for layer, names in layers.items()}
+            common = max(_COLUMNS, key=list(outcome_of.values()).count)
+            apart = [layer for layer, outcome in outcome_of.items() if outcome != common]
             for layer, names in layers.items():
-                row = layer if layer in apart and len(apart) <= _MOST_LAYERS else part
+                row = layer if layer in apart and len(apart) <= _MAX_LAYERS else part
                 rows.setdefault(row, []).extend(names)
         return rows

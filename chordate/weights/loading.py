@@ -1,4 +1,4 @@
-"""Loads a checkpoint of any known format into a model, and reports what became of every tensor."""
+"""Loads a checkpoint of any known format into a model, and reports on every tensor."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from chordate.contracts import Backbone
 from chordate.errors import CheckpointError
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
-from chordate.text import counted
+from chordate.text import pluralize
 from chordate.weights.candidates import Candidate, best_candidate, formats
+from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.class_rows import has_names
 from chordate.weights.find_weights import Weights, find_weights
 from chordate.weights.load_report import LoadReport, abbreviate
-from chordate.weights.numerics import warn_of_colors, warn_of_stride
-from chordate.weights.reading import read_state
+from chordate.weights.numerics import warn_about_normalization, warn_about_stride
 from chordate.weights.state_dict_match import StateDictMatch, find_backbones, not_finite
 
 
 def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *, strict: bool = True) -> LoadReport:
-    """Load weights into `model`; the format is recognized by the names.
+    """Load weights into `model`; the format is recognized by the tensor names.
 
     Known are Chordate's own checkpoints (averaged weights are preferred), the state dict of the same model, bare or
-    wrapped, and the formats in FORMATS. A backbone also takes its part of a whole model's checkpoint. The model is
+    wrapped, and the formats in FORMATS. A backbone also loads its part of a whole model's checkpoint. The model is
     changed only if no error is raised.
 
     Args:
         model: a whole model or a backbone.
-        source: what `read_state` reads, what it returned, or a state dict.
-        strict: every tensor of the model must be filled, and the checkpoint may not contradict the model; whole parts
-            that the model does not have are skipped; a checkpoint of ours sets `model.meta`. False is for fine-tuning:
-            what fits is loaded; of tensors with outputs per class (`class_rows` of the heads), those of equal class
-            names and the background's; the rest of the model, and its `meta` with real class names, stay as they are.
+        source: an argument or a result of `read_state`, or a state dict.
+        strict: every tensor of the model must be loaded, and the checkpoint may not contradict the model; whole parts
+            that the model does not have are skipped; our own checkpoints set `model.meta`. False is for fine-tuning:
+            tensors that fit are loaded, and of outputs per class (`class_rows` of the heads) those with equal class
+            names and the background's; the rest of the model stays as it is, and so does `meta` with real class names.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or is of another model.
+        CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     validate_value(str | Path | Mapping, source, "load_checkpoint: source")
     model = _unwrap_model(model)
@@ -48,17 +48,17 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     by_name = not strict and not _takes_meta(model, weights.meta, strict)
     candidate, matched = best_candidate(weights, model, by_name)
     if matched.count == 0 or (strict and (_other_classes(model, weights.meta) or not matched.is_complete)):
-        raise CheckpointError(_misfit(weights, candidate, matched, model))
+        raise CheckpointError(_mismatch_message(weights, candidate, matched, model))
     tensors = {**matched.loaded, **matched.adapted}
     broken = not_finite(tensors)
     if broken:
-        text = f"NaN or infinite values in {counted(len(broken), 'tensor')}: {abbreviate(broken)}"
+        text = f"NaN or infinite values in {pluralize(len(broken), 'tensor')}: {abbreviate(broken)}"
         warnings.warn(f"{weights.source}: {text}", stacklevel=2)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, Model) and weights.meta and _takes_meta(model, weights.meta, strict):
         model.meta = weights.meta
-    warn_of_stride(model, candidate.conversion)
-    warn_of_colors(model, weights.source)
+    warn_about_stride(model, candidate.conversion)
+    warn_about_normalization(model, weights.source)
     return LoadReport(
         source=weights.source,
         format=candidate.format,
@@ -72,10 +72,10 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
 
 
 def load_pretrained(model: nn.Module) -> list[LoadReport]:
-    """Load what every backbone in `model` names in `pretrained`; True stands for its `default_weights`.
+    """Load the `pretrained` weights of every backbone in `model`; True means its `default_weights`.
 
     Raises:
-        CheckpointError: as `load_checkpoint`, or True for a backbone that has no default.
+        CheckpointError: as in `load_checkpoint`, or `pretrained` is True for a backbone without default weights.
     """
     reports = []
     for _, backbone in find_backbones(model):
@@ -84,11 +84,11 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
         source = backbone.default_weights if backbone.pretrained is True else backbone.pretrained
         if source is None:
             raise CheckpointError(
-                f"{_title(backbone)}: pretrained=True, but no weights are known for it; build the variant by its "
+                f"{_title(backbone)}: pretrained=True, but it has no default weights; build the variant by its "
                 f'name ("resnet50"), or name the weights: "torchvision://…", "timm://…", a path or a URL'
             )
         reports.append(load_checkpoint(backbone, source))
-        warn_of_colors(model, str(source))
+        warn_about_normalization(model, str(source))
     return reports
 
 
@@ -106,8 +106,8 @@ def _unwrap_model(model: nn.Module) -> nn.Module:
 
 
 def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> bool:
-    """Whether the model's facts become the checkpoint's: as many classes and keypoints, the same further facts, and
-    no class names of the model's own to keep."""
+    """Whether the model takes over the checkpoint's metadata: both have as many classes and keypoints and the same
+    further facts, and the model has no class names to keep."""
     if meta is None or not isinstance(model, Model):
         return False
     if not strict and (has_names(model.meta) or not model.classes):
@@ -127,39 +127,40 @@ def _title(model: nn.Module) -> str:
     return (model.name if isinstance(model, Backbone) else "") or type(model).__name__
 
 
-def _misfit(weights: Weights, candidate: Candidate, matched: StateDictMatch, model: nn.Module) -> str:
-    """One line that says why the checkpoint is not for this model, and what to do."""
+def _mismatch_message(weights: Weights, candidate: Candidate, matched: StateDictMatch, model: nn.Module) -> str:
+    """The message why the checkpoint does not fit this model, with the remedy."""
     title, source = _title(model), weights.source
     for path, backbone in find_backbones(model):
         if not path:
             continue
-        reading, backbone_match = best_candidate(weights, backbone)
-        if backbone_match.is_complete and not reading.left_out and matched.count <= backbone_match.count:
+        for_backbone, backbone_match = best_candidate(weights, backbone)
+        if backbone_match.is_complete and not for_backbone.left_out and matched.count <= backbone_match.count:
             return (
-                f"{source} has weights for the backbone of {title} only, not for the rest; set the backbone's "
-                f"pretrained=… or call load_checkpoint(model.{path}, …)"
+                f"{source} has weights only for the backbone of {title}; set the backbone's pretrained=… or call "
+                f"load_checkpoint(model.{path}, …)"
             )
     if matched.count == 0:
         known = ", ".join(dict.fromkeys(["chordate", "state dict", *(format.library for format in formats())]))
         return (
-            f"{source} is of another model: no tensor of it fits {title}; it has {abbreviate(list(weights.state))}, "
-            f"the model {abbreviate(list(model.state_dict()))} (known formats: {known})"
+            f"{source} belongs to another model: none of its tensors fits {title}; it has "
+            f"{abbreviate(list(weights.state))}, the model has {abbreviate(list(model.state_dict()))} "
+            f"(known formats: {known})"
         )
     total = matched.count + len(matched.missing) + len(matched.mismatched)
     problems = [f"{matched.count} of {total} tensors fit", matched.problems()]
     if isinstance(model, Model) and weights.meta and _other_classes(model, weights.meta):
-        counts = f"{counted(len(weights.meta.classes), 'class')}, the model has {len(model.classes)} (meta.classes)"
+        counts = f"{pluralize(len(weights.meta.classes), 'class')}, the model has {len(model.classes)} (meta.classes)"
         problems.insert(0, f"it was trained on {counts}")
     if weights.is_own and isinstance(model, Model) and not _other_classes(model, weights.meta):
         saved = _saved_config(source) or "the config in the folder of its run"
         problems.append(f"if it was trained with --cfg-options, repeat them, or use {saved}")
     else:
-        problems.append("load_checkpoint(…, strict=False), or --load-from in training, loads only those that fit")
+        problems.append("load_checkpoint(…, strict=False), or --load-from in training, loads only the tensors that fit")
     return f"{source} ({candidate.format}) does not fit {title}: " + "; ".join(filter(None, problems))
 
 
 def _saved_config(source: str) -> Path | None:
-    """The newest config that a run saved beside a checkpoint: `work_dirs/x/20260131_120000/x.py`."""
+    """The newest config that a run saved in the folder of a checkpoint: `work_dirs/x/20260131_120000/x.py`."""
     path = Path(source)
     starts = f"{'[0-9]' * 8}_{'[0-9]' * 6}"
     return max(path.parent.glob(f"{starts}/*.py"), default=None) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Warnings where a model computes something else from weights than the network they were trained in."""
+"""Warnings about settings with which a model computes other outputs than the network that the weights are from."""
 
 import warnings
 
@@ -12,27 +12,27 @@ from chordate.weights.formats.format import Format
 from chordate.weights.state_dict_match import find_backbones
 
 
-def warn_of_stride(model: nn.Module, format: Format | None) -> None:
-    """Warn where a bottleneck has its stride in another convolution than in the format's networks."""
+def warn_about_stride(model: nn.Module, format: Format | None) -> None:
+    """Warn if a bottleneck has its stride in another convolution than in the format's networks."""
     for _, backbone in find_backbones(model):
         if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
             warnings.warn(
                 f"{backbone.name}: {format.library} trained these weights with the stride in the 3×3 convolution; "
-                f'they fit, but features are off unless style="pytorch"',
+                f'they load, but features are wrong unless style="pytorch"',
                 stacklevel=3,
             )
 
 
 def _has_stride_in_1x1(backbone: Backbone) -> bool:
-    """Whether the first bottleneck of a later stage of a ResNet has the paper's stride (He et al. 2016, "caffe")."""
+    """Whether a ResNet's bottlenecks have the stride in the first 1×1, as in the paper (He et al. 2016, "caffe")."""
     return any(
         isinstance(part, nn.Conv2d) and name == "layer2.0.conv1" and (part.kernel_size, part.stride) == ((1, 1), (2, 2))
         for name, part in backbone.named_modules()
     )
 
 
-def warn_of_colors(model: nn.Module, source: str) -> None:
-    """Warn where timm's weights were trained with another mean or deviation than the model normalizes with."""
+def warn_about_normalization(model: nn.Module, source: str) -> None:
+    """Warn if timm's weights were trained with another mean or standard deviation than the model's."""
     if not source.startswith("timm://"):
         return
     name = source.removeprefix("timm://")
@@ -41,8 +41,8 @@ def warn_of_colors(model: nn.Module, source: str) -> None:
         for what, values, ours in (("mean", cfg.mean, normalize.mean), ("std", cfg.std, normalize.std)):
             wanted, ours = [round(255 * value, 3) for value in values], ours.flatten().cpu()
             if len(ours) == len(wanted) and not torch.allclose(ours, torch.tensor(wanted).to(ours), atol=0.5):
-                given = ", ".join(f"{value:g}" for value in ours.tolist())
+                actual = ", ".join(f"{value:g}" for value in ours.tolist())
                 warnings.warn(
-                    f"{source} was trained with {what}={wanted}; the model has [{given}]: set model.preprocess.{what}",
+                    f"{source} was trained with {what}={wanted}; the model has [{actual}]: set model.preprocess.{what}",
                     stacklevel=3,
                 )

@@ -1,4 +1,4 @@
-"""StateDictMatch: a state dict compared with a model: what fits, what can be made to fit, and what does not belong."""
+"""StateDictMatch: compares a state dict with a model: which tensors fit, can be adapted, or do not belong to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chordate.contracts import Backbone
 from chordate.weights.class_rows import RowMatcher
 from chordate.weights.load_report import abbreviate
 
-_COUNTER = "num_batches_tracked"  # BatchNorm's own, in some checkpoints and not in others; never of use here
+_COUNTER = "num_batches_tracked"  # of BatchNorm; some checkpoints lack it, and it is not needed
 
 
 @dataclass
@@ -22,11 +22,11 @@ class StateDictMatch:
 
     Attributes:
         loaded, adapted: tensors for the model, by its names.
-        mismatched: name to the shapes in the checkpoint and in the model; equal shapes have no class in common.
+        mismatched: the shapes in the checkpoint and in the model, by name; if they are equal, no class name is.
         missing: tensors of the model that the checkpoint does not have.
-        unexpected: tensors that contradict the model: a part that both have has more of them.
+        unexpected: tensors that contradict the model, because they belong to a part that the model has too.
         skipped: tensors of whole parts that the model does not have, such as a classifier's `fc` for a backbone.
-        notes: by adapted tensor, what was changed.
+        notes: by adapted tensor, the change.
     """
 
     loaded: dict[str, Tensor] = field(default_factory=dict)
@@ -43,11 +43,11 @@ class StateDictMatch:
 
     @property
     def is_complete(self) -> bool:
-        """Every tensor of the model is filled, and nothing speaks of another model."""
+        """Whether every tensor of the model is loaded, and no tensor contradicts the model."""
         return not (self.mismatched or self.missing or self.unexpected)
 
     def problems(self) -> str:
-        """What does not fit, in one line."""
+        """The tensors that do not fit, in one line."""
         problems = []
         if self.mismatched:
             shapes = [f"{name} {theirs} for the model's {ours}" for name, (theirs, ours) in self.mismatched.items()]
@@ -63,9 +63,9 @@ def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None
     """Compare names and shapes; nothing is loaded yet.
 
     Args:
-        model: whole, or a backbone.
-        state: by the model's names.
-        rows: fills outputs by class name where the model has other classes; None compares shapes only.
+        model: a whole model or a backbone.
+        state: tensors by the model's names.
+        rows: matches outputs by class name if the model has other classes; None compares shapes only.
     """
     result = StateDictMatch()
     target = model.state_dict()
@@ -91,8 +91,8 @@ def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
     """Adapt a stem's weight `[O, 3, kH, kW]` to images of `channels` channels, as timm does.
 
-    One channel takes the sum, so that a gray image gives the same output as its RGB copy; more take the three in turn,
-    scaled by 3 / channels so that the activations keep their size.
+    For one channel the weights are summed, so that a gray image gives the same output as its RGB copy; for more they
+    are repeated in turn, scaled by 3 / channels to keep the scale of the activations.
     """
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
@@ -115,7 +115,7 @@ def find_backbones(model: nn.Module) -> Iterator[tuple[str, Backbone]]:
 
 
 def _stems(model: nn.Module) -> set[str]:
-    """The weight that reads the image, of every backbone in the model."""
+    """The name of the weight that reads the image, for every backbone in the model."""
     stems = set()
     for path, backbone in find_backbones(model):
         first = next((name for name, part in backbone.named_modules() if isinstance(part, nn.Conv2d)), None)
@@ -129,10 +129,10 @@ def _differs_in_input_channels(theirs: Tensor, ours: Tensor) -> bool:
 
 
 def _is_of_absent_part(model: nn.Module, name: str) -> bool:
-    """Whether `name` is of a part that the model, or the backbone in it, does not have at all.
+    """Whether `name` belongs to a part that the model, or its backbone, does not have at all.
 
-    `fc.weight` beside a ResNet is; the 23rd block of a stage with six blocks here is not: it says that the
-    checkpoint is of a deeper network, even if every tensor of the model would be filled.
+    This holds for `fc.weight` of a ResNet backbone, but not for the 23rd block of a stage with six blocks: that tensor
+    shows that the checkpoint is of a deeper network, even if every tensor of the model could be loaded.
     """
     module = model
     for part in name.split(".")[:-1]:

@@ -1,4 +1,4 @@
-"""ConvNeXt-B of ImageNet-1k fine-tuned at 384 px (Liu et al. 2022, table 1: 14.9 % error; appendix A.2, table 6).
+"""A ConvNeXt of ImageNet-1k fine-tuned at 384 px (Liu et al. 2022, appendix A.2, table 6).
 
 The nearer to the image, the lower the rate: 0.7 from each three blocks to those before. The head starts anew.
 """

@@ -1,7 +1,7 @@
-"""ConvNeXt-T on ImageNet (Liu et al. 2022, table 1: 17.9 % error; recipe: appendix A.1, table 5)."""
+"""ConvNeXts on ImageNet (Liu et al. 2022, appendix A.1, table 5)."""
 
 _base_ = [
-    "../_base_/models/imagenet_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_convnext.py",
     "../_base_/schedules/convnext_300e.py",
 ]

@@ -1,4 +1,4 @@
-"""ResNet of 110 layers on CIFAR-10 (He et al. 2016, table 6: 6.43 % error)."""
+"""ResNets of 110 layers and more on CIFAR (He et al. 2016, section 4.2): the first 400 iterations at a lower rate."""
 
 _base_ = ["./resnet20_cifar10.py"]
 

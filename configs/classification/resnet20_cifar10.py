@@ -1,7 +1,7 @@
-"""ResNet of 20 layers on CIFAR-10 (He et al. 2016, table 6: 8.75 % error)."""
+"""ResNets on CIFAR (He et al. 2016, section 4.2)."""
 
 _base_ = [
-    "../_base_/models/cifar_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/cifar10.py",
     "../_base_/schedules/cifar_64k.py",
 ]

@@ -4,11 +4,11 @@ The data root holds a folder for each class; or train/ and val/, each with such 
 stay as ImageNet made them, the other stages learn at a tenth of the head's rate.
 """
 
-_base_ = ["../_base_/models/imagenet_classifier.py"]
+_base_ = ["../_base_/models/classifier.py"]
 
 fallback_meta = dict(classes="imagenet")  # of torchvision's own classifier, before it is fine-tuned
 model = dict(
-    backbone=dict(pretrained=True, frozen_stages=1),
+    backbone=dict(type="resnet50", pretrained=True, frozen_stages=1),
     head=dict(label_smoothing=0.1),
 )
 train_data = dict(

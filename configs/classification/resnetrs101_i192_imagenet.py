@@ -1,7 +1,7 @@
-"""ResNet-RS-101 at 192 px on ImageNet (Bello et al. 2021, section 4.2; 18.8 % error by the authors' repository)."""
+"""ResNet-RS at 192 px on ImageNet (Bello et al. 2021, section 4.2, and the authors' configs)."""
 
 _base_ = [
-    "../_base_/models/imagenet_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_resnetrs192.py",
     "../_base_/schedules/resnetrs_350e.py",
 ]

@@ -1,7 +1,7 @@
-"""ResNet-RS-200 at 256 px on ImageNet (Bello et al. 2021, section 4.2; 16.6 % error by the authors' repository)."""
+"""ResNet-RS at 256 px on ImageNet (Bello et al. 2021, section 4.2, and the authors' configs)."""
 
 _base_ = [
-    "../_base_/models/imagenet_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_resnetrs256.py",
     "../_base_/schedules/resnetrs_350e.py",
 ]

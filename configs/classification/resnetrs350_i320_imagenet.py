@@ -1,7 +1,7 @@
-"""ResNet-RS-350 at 320 px on ImageNet (Bello et al. 2021, section 4.2; 15.8 % error by the authors' repository)."""
+"""ResNet-RS at 320 px on ImageNet (Bello et al. 2021, section 4.2, and the authors' configs)."""
 
 _base_ = [
-    "../_base_/models/imagenet_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_resnetrs320.py",
     "../_base_/schedules/resnetrs_350e.py",
 ]

@@ -1,7 +1,7 @@
-"""ResNet-RS-50 at 160 px on ImageNet (Bello et al. 2021, section 4.2; 21.2 % error by the authors' repository)."""
+"""ResNet-RS at 160 px on ImageNet (Bello et al. 2021, section 4.2, and the authors' configs)."""
 
 _base_ = [
-    "../_base_/models/imagenet_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_resnetrs160.py",
     "../_base_/schedules/resnetrs_350e.py",
 ]

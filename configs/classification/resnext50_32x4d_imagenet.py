@@ -1,4 +1,4 @@
-"""ResNeXt-50 (32×4d) on ImageNet (Xie et al. 2017, table 3: 22.2 % error)."""
+"""ResNeXts on ImageNet (Xie et al. 2017, section 4), with fb.resnet.torch's augmentation."""
 
 _base_ = ["./wide_resnet50_2_imagenet.py"]
 

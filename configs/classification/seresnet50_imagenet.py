@@ -1,11 +1,11 @@
-"""SE-ResNet-50 on ImageNet (Hu et al. 2018, table 2: 23.29 % error).
+"""SE-ResNets and SE-ResNeXts on ImageNet (Hu et al. 2018, section 5).
 
-Section 5: batches of 1024, rate 0.6 divided by 10 every 30 epochs, 100 epochs. Weight decay is not told; ResNet's is
-taken. (Classes are drawn evenly there; ImageNet's are nearly so.)
+Batches of 1024, rate 0.6 divided by 10 every 30 epochs, 100 epochs. The paper gives no weight decay; ResNet's is
+taken. (It draws classes evenly; ImageNet's are nearly so.)
 """
 
 _base_ = [
-    "../_base_/models/imagenet_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet.py",
     "../_base_/schedules/imagenet_90e.py",
 ]

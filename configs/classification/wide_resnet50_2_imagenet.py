@@ -1,7 +1,7 @@
-"""WRN-50-2-bottleneck on ImageNet (Zagoruyko & Komodakis 2016, table 8: 21.9 % error)."""
+"""WRNs of bottlenecks, and DenseNets, on ImageNet: as fb.resnet.torch trains (Zagoruyko & Komodakis 2016)."""
 
 _base_ = [
-    "../_base_/models/imagenet_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/imagenet_color.py",
     "../_base_/schedules/imagenet_90e.py",
 ]

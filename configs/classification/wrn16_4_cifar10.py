@@ -1,7 +1,7 @@
-"""WRN-16-4 on CIFAR-10 (Zagoruyko & Komodakis 2016, table 6: 5.02 % error)."""
+"""WRNs on CIFAR (Zagoruyko & Komodakis 2016, section 3): shifts over mirrored borders."""
 
 _base_ = [
-    "../_base_/models/cifar_classifier.py",
+    "../_base_/models/classifier.py",
     "../_base_/datasets/cifar10.py",
     "../_base_/schedules/wrn_200e.py",
 ]

@@ -1,4 +1,4 @@
-"""Faster R-CNN, ResNet-50-C4, 1× and several scales on COCO (35.7 box AP in Detectron2's model zoo)."""
+"""Faster R-CNN, ResNet-50-C4, 1× and several scales on COCO."""
 
 _base_ = [
     "../_base_/models/faster-rcnn_c4.py",

@@ -1,4 +1,4 @@
-"""Faster R-CNN, ResNet-50-DC5, 1× and several scales on COCO (37.3 box AP in Detectron2's model zoo)."""
+"""Faster R-CNN, ResNet-50-DC5, 1× and several scales on COCO."""
 
 _base_ = [
     "../_base_/models/faster-rcnn_dc5.py",

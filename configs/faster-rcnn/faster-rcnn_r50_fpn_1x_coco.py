@@ -1,4 +1,4 @@
-"""Faster R-CNN, ResNet-50, FPN, 1× on COCO (Lin et al. 2017, table 3; box AP 37.9 in Detectron2's model zoo)."""
+"""Faster R-CNN, ResNet-50, FPN, 1× on COCO (Lin et al. 2017, table 3)."""
 
 _base_ = [
     "../_base_/models/faster-rcnn_fpn.py",

@@ -1,4 +1,4 @@
-"""Faster R-CNN, ResNet-50, FPN, 3× and several scales on COCO (box AP 40.2 in Detectron2's model zoo)."""
+"""Faster R-CNN, ResNet-50, FPN, 3× and several scales on COCO."""
 
 _base_ = [
     "../_base_/models/faster-rcnn_fpn.py",

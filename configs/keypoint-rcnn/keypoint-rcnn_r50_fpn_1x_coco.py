@@ -1,4 +1,4 @@
-"""Keypoint R-CNN, ResNet-50, FPN, 1× on COCO (53.6 box and 64.0 keypoint AP in Detectron2's model zoo)."""
+"""Keypoint R-CNN, ResNet-50, FPN, 1× on COCO."""
 
 _base_ = [
     "../_base_/models/keypoint-rcnn_fpn.py",

@@ -1,4 +1,4 @@
-"""Mask R-CNN, ResNet-50-C4, 1× and several scales on COCO (36.8 box and 32.2 mask AP in Detectron2's model zoo)."""
+"""Mask R-CNN, ResNet-50-C4, 1× and several scales on COCO."""
 
 _base_ = [
     "../_base_/models/mask-rcnn_c4.py",

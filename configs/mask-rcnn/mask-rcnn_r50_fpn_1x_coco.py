@@ -1,4 +1,4 @@
-"""Mask R-CNN, ResNet-50, FPN, 1× on COCO (38.6 box and 35.2 mask AP in Detectron2's model zoo)."""
+"""Mask R-CNN, ResNet-50, FPN, 1× on COCO."""
 
 _base_ = [
     "../_base_/models/mask-rcnn_fpn.py",

@@ -1,4 +1,4 @@
-"""Mask R-CNN, ResNet-50, FPN, 3× and several scales on COCO (41.0 box and 37.2 mask AP in Detectron2's model zoo)."""
+"""Mask R-CNN, ResNet-50, FPN, 3× and several scales on COCO."""
 
 _base_ = [
     "../_base_/models/mask-rcnn_fpn.py",

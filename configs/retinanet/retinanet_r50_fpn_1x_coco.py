@@ -1,4 +1,4 @@
-"""RetinaNet, ResNet-50, FPN, 1× on COCO (Lin et al. 2017, Focal Loss, table 2; box AP 37.4 in Detectron2's zoo)."""
+"""RetinaNet, ResNet-50, FPN, 1× on COCO (Lin et al. 2017, Focal Loss, table 2)."""
 
 _base_ = [
     "../_base_/models/retinanet_fpn.py",

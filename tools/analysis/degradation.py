@@ -4,8 +4,8 @@ Trains four networks on CIFAR-10 with one recipe and draws their training and te
 
     python tools/analysis/degradation.py --data-root cifar10.zip [--iterations 64000] [--depths 20 56]
 
-A run that was interrupted goes on where it stopped when the command is given again; several processes may share the
-work (`--only plain44 resnet20`), and `--plot` draws what there is.
+The same command resumes an interrupted run; several processes may share the work (`--only plain44 resnet20`), and
+`--plot` draws the results so far.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from chordate.cli.main import main
 
 KINDS = ("plain", "resnet")
 COLORS = ("#d99a2b", "#1f4e9c")  # shallow, deep
-PAPER = 64_000  # iterations; the rate falls after a half and three quarters of them
+PAPER = 64_000  # iterations; the learning rate drops after a half and three quarters of them
 POINTS = 100  # of the training curve
 
 
 def train(name: str, arguments: argparse.Namespace) -> int:
-    """Train one network, `plain20` or `resnet56`; 0 if it arrived."""
+    """Train one network, such as `plain20` or `resnet56`; returns 0 on success."""
     iterations = arguments.iterations
     settings = [
         f"train.iterations={iterations}",
@@ -47,7 +47,7 @@ def train(name: str, arguments: argparse.Namespace) -> int:
 
 
 def curves(log: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Training and test error over iterations, `[points, 2]` each (iteration, per cent)."""
+    """Training and test error over iterations, `[points, 2]` each (iteration, percent)."""
     records = [json.loads(line) for line in log.read_text().splitlines()]
     training = np.array([(r["iteration"], 100 * r["error"]) for r in records if r["mode"] == "train"])
     test = np.array([(r["iteration"], 100 * r["error"]) for r in records if r["mode"] == "val"])
@@ -85,15 +85,15 @@ def degradation() -> int:
     parser.add_argument("--data-root", required=True, help="CIFAR-10: a folder or zip, see data/cifar.py")
     parser.add_argument("--iterations", type=int, default=PAPER, help=f"of each network ({PAPER:,} in the paper)")
     parser.add_argument("--depths", type=int, nargs=2, default=(20, 56), metavar=("SHALLOW", "DEEP"))
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train these of the four")
-    parser.add_argument("--plot", action="store_true", help="train nothing, draw what there is")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train only these of the four")
+    parser.add_argument("--plot", action="store_true", help="train nothing, draw the results so far")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/degradation"))
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="the same for all four")
     arguments = parser.parse_args()
     names = [f"{kind}{depth}" for kind in KINDS for depth in arguments.depths]
     unknown = sorted(set(arguments.only) - set(names))
     if unknown:
-        parser.error(f"--only {unknown[0]}: the four are {', '.join(names)}")
+        parser.error(f"--only {unknown[0]}: the four networks are {', '.join(names)}")
     for name in () if arguments.plot else arguments.only or names:
         status = train(name, arguments)
         if status:

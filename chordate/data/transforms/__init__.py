@@ -1,6 +1,6 @@
 """Transforms of samples: torchvision's v2 under their own names, and the few that v2 lacks."""
 
-import chordate.data.polygon_kernels  # noqa: F401  (so that v2 moves Polygons)
+import chordate.data.polygon_kernels  # noqa: F401  (registers the kernels of Polygons)
 from chordate.data.transforms.color import Lighting, NoiseErasing
 from chordate.data.transforms.copy_paste import CopyPaste
 from chordate.data.transforms.mixup import DetectionMixUp

@@ -11,7 +11,7 @@ from chordate.arguments import Fraction, NonNegativeFloat, PositiveFloat
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.registry import TRANSFORMS
 
-# Of the covariance of RGB over ImageNet's training pixels, 0 … 1, from fb.resnet.torch; vectors are columns.
+# PCA of the RGB values (0 … 1) of ImageNet's training images, from fb.resnet.torch; eigenvectors are columns.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
@@ -20,7 +20,7 @@ EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836
 class Lighting(v2.Transform):
     """Add one random color to all pixels (PCA color augmentation, Krizhevsky et al. 2012, section 4.1).
 
-    Each principal component of ImageNet's colors is added, times a Gaussian and its eigenvalue.
+    Adds each principal component of ImageNet's colors, times its eigenvalue and a Gaussian random number.
 
     Args:
         std: of the Gaussian.
@@ -46,7 +46,7 @@ class Lighting(v2.Transform):
 class NoiseErasing(v2.RandomErasing):
     """Fill a random rectangle with noise (Zhong et al. 2020, Random Erasing, section 3) in ImageNet's colors.
 
-    RandomErasing's `value="random"` is for images that are normalized already; pipelines here leave them at 0 … 255.
+    RandomErasing's `value="random"` expects normalized images; in our pipelines they are 0 … 255.
 
     Args:
         p: probability per image.

@@ -1,4 +1,4 @@
-"""Simple copy-paste: instances of another image on top of this one's (Ghiasi et al. 2021)."""
+"""Simple copy-paste: pastes instances of another image onto an image (Ghiasi et al. 2021)."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from torchvision.tv_tensors import wrap
 from chordate.arguments import Fraction
 from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons, Ring
-from chordate.data.rasterize import rasterise
+from chordate.data.rasterize import rasterize
 from chordate.data.rle import mask_rings
 from chordate.data.transforms.mixing import Sample, draw_partners, join, same_size
 from chordate.data.transforms.sanitize import select_instances
@@ -19,19 +19,20 @@ from chordate.errors import ConfigError
 from chordate.registry import TRANSFORMS
 
 Window = tuple[slice, slice]  # rows and columns of an image
-MIN_VISIBLE = 0.1  # of an instance's area; the authors' code has a number of pixels, which depends on the scale
+MIN_VISIBLE = 0.1  # of an instance's area; the authors' code uses a number of pixels, which depends on the scale
 
 
 @TRANSFORMS.register_module()
 class CopyPaste:
     """Paste a random subset of another image's instances onto an image (section 3 of the paper).
 
-    Their number is uniform from none to all, as in the authors' code; edges are not blended. Instances below lose the
-    covered pixels of their mask, and their box becomes the bounds of the rest; covered keypoints become hidden
-    (visibility 1); an instance with less than a tenth of its area visible is dropped. Crowds are neither pasted nor
+    Their number is uniform from none to all, as in the authors' code; edges are not blended. Covered pixels are removed
+    from the masks of the instances below, whose boxes become the bounds of the rest; covered keypoints become hidden
+    (visibility 1); instances with less than a tenth of their area visible are dropped. Crowds are neither pasted nor
     changed. The smaller image is padded to the size of the larger one.
 
-    The other image has gone through the transforms before this one; in the paper, a flip and large-scale jitter.
+    The earlier transforms of the pipeline are applied to the other image too; in the paper, a flip and large-scale
+    jitter.
 
     Args:
         p: probability per sample.
@@ -45,7 +46,7 @@ class CopyPaste:
 
     def __call__(self, sample: Sample) -> Sample:
         if "boxes" in sample and "polygons" not in sample:
-            raise ConfigError("CopyPaste: it cuts objects out along their masks; set masks=True in the data set")
+            raise ConfigError("CopyPaste needs masks to cut out objects; set masks=True in the data set")
         if torch.rand(()) >= self.p:
             return sample
         for other in draw_partners(sample, 1, "CopyPaste"):
@@ -59,7 +60,7 @@ class CopyPaste:
 
 
 def paste(source: Sample, onto: Sample) -> Sample:
-    """All instances of one sample on top of another."""
+    """Paste all instances of one sample onto another."""
     source, onto = same_size([source, onto])
     cover = np.zeros(onto["image"].shape[-2:], np.bool_)
     for rings in source["polygons"].rings():
@@ -70,7 +71,7 @@ def paste(source: Sample, onto: Sample) -> Sample:
 
 
 def occlude(sample: Sample, cover: NDArray[np.bool_]) -> Sample:
-    """The sample's instances without the pixels of `cover` `[H, W]`; their new polygons follow pixel borders."""
+    """Remove the pixels of `cover` `[H, W]` from the sample's instances; their new polygons follow pixel borders."""
     polygons: Polygons = sample["polygons"]
     rings, touched, kept = polygons.rings(), torch.zeros(polygons.count).bool(), torch.ones(polygons.count).bool()
     for number, own in enumerate(rings):
@@ -102,5 +103,5 @@ def _pixels(rings: Sequence[Ring], canvas: tuple[int, ...]) -> tuple[Window, NDA
     high = np.ceil(vertices.max(0, initial=-np.inf)).clip(low, limit)
     (left, top), (right, bottom) = low.astype(int).tolist(), high.astype(int).tolist()
     alone = Polygons.from_rings([rings], (canvas[0], canvas[1]))
-    mask = rasterise(alone, torch.tensor([[left, top, right, bottom]]), bottom - top, right - left)
+    mask = rasterize(alone, torch.tensor([[left, top, right, bottom]]), bottom - top, right - left)
     return (slice(top, bottom), slice(left, right)), mask[0].numpy().view(np.bool_)

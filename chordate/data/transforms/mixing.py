@@ -1,4 +1,4 @@
-"""Shared steps of transforms that mix images: draw other samples, pad to one size, join their instances."""
+"""Shared steps of transforms that mix images: drawing other samples, padding to one size, joining instances."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from chordate.errors import ConfigError
 from chordate.models.preprocess import IMAGENET_MEAN
 
 Sample = dict[str, Any]
-FILL = [round(mean) for mean in IMAGENET_MEAN]  # of padding: about 0 once it is normalized
+FILL = [round(mean) for mean in IMAGENET_MEAN]  # color of padding: about 0 after normalization
 
 
 def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
-    """Draw `count` random samples of the same data set, each after the transforms before this one.
+    """Draw `count` random samples of the same data set, with the earlier transforms applied.
 
     Partners get no partners of their own, so mixing does not recurse.
 
@@ -31,14 +31,14 @@ def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
         ConfigError: the sample has no instances, or no `partner`.
     """
     if "boxes" not in sample:
-        raise ConfigError(f"{name}: it joins the instances of several images, but these have none, only a class")
+        raise ConfigError(f"{name} joins the instances of several images, but these samples have only a class")
     if "partner" not in sample:
-        raise ConfigError(f"{name}: its data set offers no other samples; it must call its pipeline with `draw`")
+        raise ConfigError(f"{name} needs other samples; the data set must call its pipeline with `draw`")
     draw: Callable[[], Sample] | None = sample["partner"]
     return [] if draw is None else [draw() for _ in range(count)]
 
 
-def moved(sample: Sample, functional: Callable[..., Any], *arguments: Any) -> Sample:
+def apply(sample: Sample, functional: Callable[..., Any], *arguments: Any) -> Sample:
     """Apply a functional of v2 to the image and its targets."""
     return {
         name: functional(value, *arguments) if isinstance(value, TVTensor) else value for name, value in sample.items()
@@ -57,15 +57,15 @@ def join(image: Tensor, samples: Sequence[Sample]) -> Sample:
     """A sample with this image and the instances of all samples; other fields come from the first."""
     first, size = samples[0], (image.shape[-2], image.shape[-1])
 
-    def together(name: str) -> Tensor:
+    def cat(name: str) -> Tensor:
         return torch.cat([sample[name].as_subclass(Tensor) for sample in samples])
 
     joined: Sample = {**first, "image": Image(image)}
-    joined["boxes"] = wrap(together("boxes"), like=first["boxes"], canvas_size=size)
-    joined.update({name: together(name) for name in ("labels", "crowd")})
+    joined["boxes"] = wrap(cat("boxes"), like=first["boxes"], canvas_size=size)
+    joined.update({name: cat(name) for name in ("labels", "crowd")})
     if "polygons" in first:
-        joined["polygons"] = Polygons.joined([sample["polygons"] for sample in samples])
+        joined["polygons"] = Polygons.cat([sample["polygons"] for sample in samples])
     if "keypoints" in first:
         mirrored = first["keypoints"].mirrored
-        joined["keypoints"] = InstanceKeypoints(together("keypoints"), mirrored=mirrored, canvas_size=size)
+        joined["keypoints"] = InstanceKeypoints(cat("keypoints"), mirrored=mirrored, canvas_size=size)
     return joined

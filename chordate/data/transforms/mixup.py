@@ -1,4 +1,4 @@
-"""MixUp for detectors: a blend of two images with the instances of both (Zhang et al. 2019)."""
+"""MixUp for detectors: blends two images and keeps the instances of both (Zhang et al. 2019)."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from chordate.registry import TRANSFORMS
 class DetectionMixUp:
     """Blend an image with another (Bag of Freebies for Training Object Detection, section 3.1).
 
-    Neither is scaled, so that objects keep their shapes; the smaller one is padded. Instances have weight 1, as in
-    YOLOX; the paper weights losses by the image's weight in the blend. (v2's MixUp blends batches of classifiers.)
+    Neither image is scaled, so that objects keep their shapes; the smaller one is padded. Instances have weight 1, as
+    in YOLOX; the paper weights losses by the image's weight in the blend. (v2's MixUp blends batches of classifiers.)
 
     Args:
         alpha: the weight of this image is drawn from Beta(alpha, alpha); 1.5 in the paper. A very large number is

@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from chordate.arguments import Fraction, PositiveInt
-from chordate.data.transforms.mixing import FILL, Sample, draw_partners, join, moved
+from chordate.data.transforms.mixing import FILL, Sample, apply, draw_partners, join
 from chordate.data.transforms.sanitize import SanitizeInstances
 from chordate.registry import TRANSFORMS
 
@@ -15,7 +15,7 @@ from chordate.registry import TRANSFORMS
 class Mosaic:
     """Place an image and three others around a random point, on a canvas of side 2 · `size` (Ge et al. 2021, YOLOX).
 
-    Each is scaled to fit into a square of side `size` and touches the point with a corner; it is cropped at the
+    Each image is scaled to fit into a square of side `size`, placed with a corner at the point, and cropped to the
     canvas. In YOLOX a random affine transform and a crop to `size` follow: `RandomAffine`, then `CenterCrop`.
 
     Args:
@@ -41,7 +41,7 @@ class Mosaic:
             image = part.pop("image")
             height, width = image.shape[-2:]
             canvas[:, top : top + height, left : left + width] = image
-            parts.append(moved(part, F.pad, [left, top, side - left - width, side - top - height]))
+            parts.append(apply(part, F.pad, [left, top, side - left - width, side - top - height]))
         return join(canvas, parts)
 
     def _place(self, tile: Sample, point: list[int], *, below: int, right: int) -> tuple[Sample, int, int]:
@@ -53,6 +53,6 @@ class Mosaic:
         low = [max(first, 0) for first in start]
         high = [min(first + length, 2 * self.size) for first, length in zip(start, fitted)]
         window: list[Any] = [*(a - first for a, first in zip(low, start)), *(b - a for a, b in zip(low, high))]
-        part = moved(moved(tile, F.resize, fitted), F.crop, *window)
-        # Here, not later: a box with no area could have one again after a rotation.
+        part = apply(apply(tile, F.resize, fitted), F.crop, *window)
+        # Sanitize now, because a later rotation could give an area to an empty box.
         return SanitizeInstances()(part), low[0], low[1]

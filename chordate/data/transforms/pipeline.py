@@ -1,4 +1,4 @@
-"""Pipelines: a config's list of transforms as one; and torchvision's v2 transforms in the registry."""
+"""Builds the transform pipeline of a config, and registers torchvision's v2 transforms."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ Sample = dict[str, Any]
 class Pipeline:
     """Transforms of a sample, one after another.
 
-    After each, boxes get the image's size as their canvas: v2 does not update it where there are no boxes, and rounds
-    it differently in an expanded rotation, and its next transform would fail on the mismatch.
+    After each transform, the canvas of the boxes is set to the image's size: v2 does not update it if there are no
+    boxes, and rounds it differently in an expanded rotation, so that its next transform would fail.
 
     Raises:
         DataError: a transform fails; the message names it and the image.
@@ -30,28 +30,28 @@ class Pipeline:
         self.transforms = transforms
 
     def __call__(self, sample: Sample, draw: Callable[[], Sample] | None = None) -> Sample:
-        """The sample after all transforms.
+        """Apply all transforms to a sample.
 
         Args:
             sample: of a data set.
-            draw: reads another sample at random, for transforms that mix several. They call it as
-                `sample["partner"]()`, which applies the transforms before them.
+            draw: reads a random other sample, for transforms that mix several. They call `sample["partner"]()`, which
+                also applies the earlier transforms of the pipeline.
         """
         for number, transform in enumerate(self.transforms):
             if draw is not None:
                 sample = {**sample, "partner": partial(self._partner, number, draw)}
-            sample = _applied(transform, sample)
+            sample = _apply(transform, sample)
         return {name: value for name, value in sample.items() if name != "partner"}
 
     def _partner(self, count: int, draw: Callable[[], Sample]) -> Sample:
-        """Another sample after the first `count` transforms; it gets no partners itself, so mixing does not recurse."""
+        """Another sample after the first `count` transforms. It has no partners, so mixing does not recurse."""
         sample = draw()
         for transform in self.transforms[:count]:
-            sample = _applied(transform, {**sample, "partner": None})
+            sample = _apply(transform, {**sample, "partner": None})
         return sample
 
 
-def _applied(transform: Callable[[Any], Any], sample: Sample) -> Sample:
+def _apply(transform: Callable[[Any], Any], sample: Sample) -> Sample:
     try:
         sample = transform(sample)
         for value in sample.values():
@@ -73,21 +73,21 @@ def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
         transforms: dicts with `type`, names, or built transforms.
 
     Raises:
-        ConfigError: an unknown transform or argument, one that blends whole batches, or one that scales or
-            normalizes the image: models do that themselves, on the device, from 0 … 255.
+        ConfigError: a transform or argument is unknown, or a transform blends whole batches, or scales or normalizes
+            the image, which models do on the device, from 0 … 255.
     """
     built = [TRANSFORMS.build(transform) for transform in transforms]
     for transform in built:
         scales = isinstance(transform, v2.ToDtype) and transform.scale
         if scales or isinstance(transform, v2.Normalize | v2.ConvertImageDtype | v2.ToTensor):
             raise ConfigError(
-                f"{type(transform).__name__}: leave it out of the pipeline; the model takes images of 0 … 255 "
-                f"and normalizes them itself"
+                f"{type(transform).__name__}: remove it from the pipeline; the model takes images of 0 … 255 "
+                f"and normalizes them"
             )
         if isinstance(transform, v2.MixUp | v2.CutMix):
             raise ConfigError(
-                f"{type(transform).__name__}: it blends batches, not single images; write it into the `mix` of a "
-                f"classifier's model. A detector's pipeline takes DetectionMixUp, Mosaic and CopyPaste"
+                f"{type(transform).__name__} blends batches, not single images; put it into the `mix` of a "
+                f"classifier's model. For a detector, use DetectionMixUp, Mosaic or CopyPaste in the pipeline"
             )
     return Pipeline(built)
 
@@ -106,7 +106,7 @@ def _interpolation(name: str) -> v2.InterpolationMode:
     return v2.InterpolationMode(name)
 
 
-# Arguments that a config writes as names, and the objects that v2 wants.
+# Arguments that a config writes as names, and how to convert them to the objects that v2 expects.
 _FROM_NAMES: dict[str, Callable[[Any], Any]] = {
     "dtype": lambda value: _dtype(value) if isinstance(value, str) else value,
     "interpolation": lambda value: _interpolation(value) if isinstance(value, str) else value,

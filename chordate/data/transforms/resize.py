@@ -23,15 +23,15 @@ def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:
 class ResizeShortestEdge(v2.Transform):
     """Scale so that the shorter edge is `size`, unless the longer one would exceed `max_size`.
 
-    The setting of Faster R-CNN with FPN is 800 and 1333 (Lin et al. 2017, section 5); several sizes are drawn
-    from uniformly (multi-scale training: 640, 672, … 800).
+    Faster R-CNN with FPN uses 800 and 1333 (Lin et al. 2017, section 5). From several sizes, one is drawn uniformly per
+    image (multi-scale training: 640, 672, … 800).
 
     Args:
-        size: pixels; of several, one is drawn per image.
+        size: pixels, one or several.
         max_size: of the longer edge, in pixels.
         rounding: "detectron2" rounds the new size and filters like Pillow (antialiased, uint8 stays uint8).
-            "torchvision" is bit-identical to its detectors: the size rounded down, plain bilinear sampling of
-            floats; the image stays float32, 0 … 255.
+            "torchvision" is bit-identical to its detectors: it rounds the size down and samples floats bilinearly
+            without antialiasing; the image becomes float32, 0 … 255.
     """
 
     def __init__(

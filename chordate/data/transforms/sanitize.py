@@ -1,4 +1,4 @@
-"""Drops instances without area, in all fields of a sample together."""
+"""Drops instances without area from all fields of a sample."""
 
 from typing import Any
 
@@ -26,19 +26,19 @@ def select_instances(sample: dict[str, Any], keep: Tensor) -> dict[str, Any]:
 class SanitizeInstances:
     """Clip boxes to the image and drop the instances without area, with their labels, polygons and keypoints.
 
-    Each data set does this after its pipeline. (v2's SanitizeBoundingBoxes keeps the polygons and keypoints of dropped
-    boxes, so that they belong to other instances.)
+    CocoDataset does this after its pipeline. (v2's SanitizeBoundingBoxes keeps the polygons and keypoints of dropped
+    boxes, which then belong to the wrong instances.)
 
-    v2 crops an instance's box, which may then be larger than the visible part of the object. `tighten` takes the bounds
+    v2 crops an instance's box, which may then be larger than the visible part of the object. `tighten` uses the bounds
     of the polygons instead, as Detectron2 does after crops when it trains masks.
 
     Args:
         min_size: pixels; a box with a shorter side is dropped, and an instance whose polygons have less area
             than its square.
-        tighten: replace boxes by the bounds of the polygons, where an instance has some.
+        tighten: replace boxes by the bounds of the polygons, for instances that have polygons.
 
     Raises:
-        DataError: an earlier transform dropped instances in some of the fields only.
+        DataError: an earlier transform dropped instances from some of the fields only.
     """
 
     def __init__(self, min_size: NonNegativeFloat = 0.01, tighten: bool = False):

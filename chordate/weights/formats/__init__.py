@@ -1,4 +1,4 @@
-"""Formats of other libraries, one file a library. Importing the package registers every one in FORMATS."""
+"""Checkpoint formats of other libraries, one file per library. Importing the package registers them in FORMATS."""
 
 from chordate.weights.formats import timm, torchvision
 

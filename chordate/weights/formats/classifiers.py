@@ -1,4 +1,4 @@
-"""Whole networks of torchvision, timm and others as a backbone and final layers (`HasFinalLayers`)."""
+"""Divides whole networks of torchvision, timm and others into backbone and final layers (`HasFinalLayers`)."""
 
 from collections.abc import Mapping
 
@@ -14,9 +14,9 @@ _NORM = ("head.norm", "classifier.0")
 
 
 def split_network(state: Mapping[str, Tensor], trunk: str, final: Mapping[str, str]) -> State:
-    """Rename a bare network's tensors to `<trunk>…`, and those of its last layers as `final` says: "linear", "norm".
+    """Rename a network's tensors to `<trunk>…`, and those of its last layers to the names in `final`: "linear", "norm".
 
-    Where the last layer is a 1×1 convolution (timm's pre-activation ResNets) it becomes a linear layer.
+    If the last layer is a 1×1 convolution (timm's pre-activation ResNets), it becomes a linear layer.
     """
     last = _last(state)
     ours = {}
@@ -32,7 +32,7 @@ def split_network(state: Mapping[str, Tensor], trunk: str, final: Mapping[str, s
 
 
 def network_meta(state: Mapping[str, Tensor]) -> DatasetMeta | None:
-    """ImageNet's class names where a bare network's last layer has 1000 outputs; else None."""
+    """ImageNet's class names if a network's last layer has 1000 outputs; else None."""
     last = _last(state)
     classes = imagenet_classes()
     imagenet = last is not None and state[f"{last}.weight"].shape[:1] == (len(classes),)

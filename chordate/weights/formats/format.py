@@ -1,4 +1,4 @@
-"""Format: the state dicts of a foreign library's architecture, and how they become ours."""
+"""Format: converts the state dicts of another library's architecture to ours."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Names = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 class Format:
-    r"""The state dicts of one architecture of a foreign library, and their conversion to our names.
+    r"""The state dicts of one architecture of another library, and their conversion to our names.
 
-    `load_checkpoint` asks every registered format; of all conversions, the one with the most tensors that fit the
-    model is loaded. A format from outside, imported by `custom_imports` or an entry point:
+    `load_checkpoint` tries every registered format, and loads the conversion with the most tensors that fit the model.
+    A format in your own module, imported by `custom_imports` or an entry point:
 
         from chordate.registry import FORMATS
         from chordate.weights.formats.format import Format, rename_all
@@ -35,31 +35,31 @@ class Format:
 
     Attributes:
         library: its name in reports and messages.
-        stride_in_3x3: the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5), so a model
-            with the stride in the 1×1 computes other features from the same weights, and a warning says so.
+        stride_in_3x3: the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5). A model with
+            the stride in the 1×1 computes other features from the same weights, so loading them gives a warning.
     """
 
     library: str
     stride_in_3x3: bool = False
 
     def recognizes(self, state: State) -> bool:
-        """Whether a state dict is of this format. Looks at names only."""
+        """Whether a state dict has this format, by its tensor names."""
         raise NotImplementedError
 
     def convert(self, state: State, model: Any) -> State:
         """The state dict in the names and layout of `model`, a whole model or a backbone.
 
-        Tensors with no counterpart in ours keep their name; they are reported as skipped or as unexpected.
+        Tensors without a counterpart in the model keep their names; they are reported as skipped or as unexpected.
         """
         raise NotImplementedError
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
-        """What the class outputs of the converted state dict stand for, in order; None if unknown."""
+        """The classes of the converted state dict's outputs, in order; None if unknown."""
         return None
 
 
 def rename(name: str, names: Names) -> str:
-    """Replace the beginning of `name` by the first pattern that matches there; as it is where none does."""
+    """Replace the beginning of `name` by the first pattern that matches there; unchanged if none does."""
     for pattern, replacement in names:
         ours, count = re.subn(rf"^{pattern}", replacement, name)
         if count:
@@ -68,5 +68,5 @@ def rename(name: str, names: Names) -> str:
 
 
 def rename_all(state: State, names: Names) -> State:
-    """The same tensors under the names that `rename` gives."""
+    """The same tensors with names from `rename`."""
     return {rename(name, names): tensor for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""timm's state dicts, one class an architecture."""
+"""timm's state dicts, one class per architecture."""
 
 from typing import Any
 
@@ -53,6 +53,8 @@ _CONVNEXT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TimmConvNeXt(Format):
+    """An ImageNet classifier: a ConvNeXt, with its `head`."""
+
     library = "timm"
 
     def recognizes(self, state: State) -> bool:

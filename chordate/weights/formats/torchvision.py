@@ -1,4 +1,4 @@
-"""Torchvision's state dicts, one class an architecture."""
+"""Torchvision's state dicts, one class per architecture."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from chordate.weights.formats.format import Format, Names, State, rename_all
 
 @FORMATS.register_module()
 class TorchvisionResNet(Format):
-    """An ImageNet classifier: a ResNet with its `fc`, and without the squeeze-and-excitation that timm's may have."""
+    """A ResNet classifier for ImageNet, with `fc`, without the squeeze-and-excitation of timm's variants."""
 
     library = "torchvision"
     stride_in_3x3 = True
@@ -32,6 +32,8 @@ _DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.
 
 @FORMATS.register_module()
 class TorchvisionDenseNet(Format):
+    """An ImageNet classifier: a DenseNet with its `classifier`."""
+
     library = "torchvision"
 
     def recognizes(self, state: State) -> bool:
@@ -43,7 +45,7 @@ class TorchvisionDenseNet(Format):
         return rename_all(state, _DENSENET_NAMES)
 
 
-# Its `features` are the stem, then by turns the stages and the downsampling layers between them.
+# Its `features` are the stem, then alternating stages and downsampling layers.
 _CONVNEXT_NAMES: Names = (
     (r"features\.0\.", "stem."),
     (r"features\.([1357])\.(\d+)\.layer_scale$", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.gamma"),
@@ -57,6 +59,8 @@ _CONVNEXT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TorchvisionConvNeXt(Format):
+    """An ImageNet classifier: a ConvNeXt with its `classifier`."""
+
     library = "torchvision"
 
     def recognizes(self, state: State) -> bool:
@@ -67,16 +71,16 @@ class TorchvisionConvNeXt(Format):
         return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in ours.items()}
 
 
-# Torchvision's COCO detectors have an output for each category id up to 90; the ids named "N/A" were never given out.
+# Torchvision's COCO detectors have an output for each category id up to 90; the ids named "N/A" are unused.
 _COCO_IDS: tuple[str, ...] = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 _GAP = "N/A"
 _KEYPOINTS: tuple[str, ...] = tuple(KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"])
 
 
 def _class_rows(outputs: int, model: Any) -> list[int]:
-    """The rows of torchvision's predictor that stand for classes, in the order of ours.
+    """The rows of torchvision's predictor that correspond to classes, in our order.
 
-    A model with COCO's 80 classes takes the rows of these.
+    For a model with COCO's 80 classes, these are the rows of the used ids.
     """
     rows = list(range(1, outputs))
     if outputs == len(_COCO_IDS) and isinstance(model, Model) and len(model.classes) == 80:
@@ -84,7 +88,7 @@ def _class_rows(outputs: int, model: Any) -> list[int]:
     return rows
 
 
-# Files from before torchvision 0.13 lack one `.0` in the FPN and the RPN.
+# Files of torchvision before 0.13 lack one `.0` in the names of the FPN and the RPN.
 _RCNN_NAMES: Names = (
     (r"backbone\.body\.", "backbone."),
     (r"backbone\.fpn\.inner_blocks\.(\d)\.(?=\d)", lambda m: f"neck.lateral.c{int(m[1]) + 2}."),
@@ -97,7 +101,7 @@ _RCNN_NAMES: Names = (
     (r"rpn\.head\.bbox_pred\.", "rpn.anchor_deltas."),
     (r"roi_heads\.box_head\.fc([67])\.", lambda m: f"box.trunk.fcs.{int(m[1]) - 6}."),
     (r"roi_heads\.box_head\.(\d)\.(?=\d)", r"box.trunk.convs.\1."),
-    (r"roi_heads\.box_head\.\d\.", "box.trunk.fcs.0."),  # the only one, after as many convolutions
+    (r"roi_heads\.box_head\.\d\.", "box.trunk.fcs.0."),  # the only fully connected layer, after the convolutions
     (r"roi_heads\.box_predictor\.cls_score\.", "box.cls_score."),
     (r"roi_heads\.box_predictor\.bbox_pred\.", "box.bbox_pred."),
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.", lambda m: f"mask.convs.{int(m[1]) - 1}.0."),
@@ -111,7 +115,7 @@ _RCNN_NAMES: Names = (
 
 @FORMATS.register_module()
 class TorchvisionRCNN(Format):
-    """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Its background is class 0, ours the last."""
+    """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Its background is class 0, ours is the last."""
 
     library = "torchvision"
     stride_in_3x3 = True
@@ -158,9 +162,9 @@ _RATIOS = 3  # aspect ratios of anchors
 
 @FORMATS.register_module()
 class TorchvisionRetinaNet(Format):
-    """RetinaNet. Its classes are COCO's ids as they are, 0 among them, which a model of 91 classes takes over.
+    """RetinaNet. Its classes are COCO's ids including 0, which a model with 91 classes uses unchanged.
 
-    Its anchors of a cell are ordered by ratio, then by size; ours by size, then by ratio, as Detectron2's.
+    Its anchors of a cell are ordered by ratio, then by size; ours by size, then by ratio, as in Detectron2.
     """
 
     library = "torchvision"

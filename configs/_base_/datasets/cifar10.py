@@ -1,9 +1,11 @@
 """CIFAR-10: crops of 32 px after 4 px of padding, and flips (He et al. 2016, section 4.2).
+The paper subtracts the mean image; here it is the mean color, and the deviation is divided by.
 
 The data root holds `cifar-10-batches-py/`, or `train/` and `test/` with a folder for each class; it may be a zip.
 """
 
 fallback_meta = dict(classes="cifar10")
+model = dict(preprocess=dict(mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7)))
 train_data = dict(
     dataset=dict(type="CIFAR10", split="train"),
     pipeline=[dict(type="RandomCrop", size=32, padding=4), dict(type="RandomHorizontalFlip", p=0.5)],

@@ -4,21 +4,5 @@ _base_ = ["faster-rcnn_fpn.py"]
 
 model = dict(
     rpn=dict(post_nms_topk=(2000, 1000)),  # RPN.POST_NMS_TOPK_TRAIN
-    box=dict(
-        _delete_=True,
-        type="CascadeHead",
-        iou_thresholds=(0.5, 0.6, 0.7),  # ROI_BOX_CASCADE_HEAD.IOUS
-        box_weights=((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0)),
-        stage=dict(
-            resolution=7,
-            sampling_ratio=0,
-            trunk=dict(type="ConvFC", fcs=2, fc_channels=1024),
-            batch_size_per_image=512,
-            positive_fraction=0.25,
-            smooth_l1_beta=0.0,
-            score_threshold=0.05,
-            nms_threshold=0.5,
-            detections_per_image=100,
-        ),
-    ),
+    box=dict(_delete_=True, type="CascadeHead", stage=dict(trunk=dict(type="ConvFC"))),
 )

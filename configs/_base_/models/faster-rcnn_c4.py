@@ -4,25 +4,12 @@ _base_ = ["faster-rcnn_fpn.py"]
 
 model = dict(
     backbone=dict(out=["c4", "c5"]),
-    trunk="c5",  # ROI_HEADS.NAME Res5ROIHeads: c5 is computed of regions
+    trunk="c5",  # ROI_HEADS.NAME Res5ROIHeads: c5 is computed on regions
     neck=None,
     rpn=dict(
         anchors=dict(sizes=[[32, 64, 128, 256, 512]]),  # ANCHOR_GENERATOR.SIZES
         pre_nms_topk=(12000, 6000),
         post_nms_topk=(2000, 1000),
     ),
-    box=dict(
-        _delete_=True,
-        type="BoxHead",
-        resolution=14,  # ROI_BOX_HEAD.POOLER_RESOLUTION; the trunk halves it
-        sampling_ratio=0,
-        batch_size_per_image=512,
-        positive_fraction=0.25,
-        iou_threshold=0.5,
-        box_weights=(10.0, 10.0, 5.0, 5.0),
-        smooth_l1_beta=0.0,
-        score_threshold=0.05,
-        nms_threshold=0.5,
-        detections_per_image=100,
-    ),
+    box=dict(_delete_=True, type="BoxHead", resolution=14),  # ROI_BOX_HEAD.POOLER_RESOLUTION; the trunk halves it
 )

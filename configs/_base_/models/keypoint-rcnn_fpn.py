@@ -5,11 +5,5 @@ _base_ = ["faster-rcnn_fpn.py"]
 model = dict(
     rpn=dict(post_nms_topk=(1500, 1000)),  # RPN.POST_NMS_TOPK_TRAIN
     box=dict(smooth_l1_beta=0.5),  # ROI_BOX_HEAD: plain L1 is better for boxes, and worse for keypoints
-    keypoint=dict(
-        type="KeypointHead",
-        resolution=14,  # ROI_KEYPOINT_HEAD.POOLER_RESOLUTION; heatmaps are 56 × 56
-        sampling_ratio=0,
-        convs=8,  # ROI_KEYPOINT_HEAD.CONV_DIMS
-        channels=512,
-    ),
+    keypoint=dict(type="KeypointHead"),
 )

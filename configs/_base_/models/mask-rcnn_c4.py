@@ -2,4 +2,4 @@
 
 _base_ = ["faster-rcnn_c4.py"]
 
-model = dict(mask=dict(type="MaskHead", convs=0, channels=256))  # 14 × 14 masks straight from what c5 gives
+model = dict(mask=dict(type="MaskHead", convs=0))  # 14 × 14 masks straight from the output of c5

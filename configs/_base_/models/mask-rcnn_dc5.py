@@ -2,4 +2,4 @@
 
 _base_ = ["faster-rcnn_dc5.py"]
 
-model = dict(mask=dict(type="MaskHead", resolution=14, sampling_ratio=0, convs=4, channels=256))
+model = dict(mask=dict(type="MaskHead"))

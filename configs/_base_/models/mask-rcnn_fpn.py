@@ -2,12 +2,4 @@
 
 _base_ = ["faster-rcnn_fpn.py"]
 
-model = dict(
-    mask=dict(
-        type="MaskHead",
-        resolution=14,  # ROI_MASK_HEAD.POOLER_RESOLUTION; masks are 28 × 28
-        sampling_ratio=0,
-        convs=4,  # ROI_MASK_HEAD.NUM_CONV
-        channels=256,
-    ),
-)
+model = dict(mask=dict(type="MaskHead"))

@@ -1,4 +1,4 @@
-"""Reads a checkpoint from a path or URL without ever running code from it."""
+"""Reads checkpoints from paths and URLs without running code from them."""
 
 import collections
 import hashlib
@@ -22,11 +22,11 @@ from torch import Tensor
 from chordate.errors import CheckpointError, ConfigError, near_names, unknown
 from chordate.libraries import timm_for
 
-_HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's habit: resnet50-0676ba61.pth begins its sha256 with 0676ba61
+_HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: the sha256 of resnet50-0676ba61.pth starts so
 
 
 class Contents(dict[str, Any]):
-    """What a checkpoint holds, and in `source` the path or URL it was read from, for messages."""
+    """The contents of a checkpoint; `source` is its path or URL, for messages."""
 
     def __init__(self, values: dict[str, Any], source: str):
         super().__init__(values)
@@ -34,12 +34,12 @@ class Contents(dict[str, Any]):
 
 
 def source_of(contents: Mapping[str, Any]) -> str:
-    """What messages call a checkpoint."""
+    """The name of a checkpoint in messages."""
     return contents.source if isinstance(contents, Contents) else "the state dict"
 
 
 def read_state(source: str | Path) -> Contents:
-    """Read what a checkpoint holds, tensors on the CPU.
+    """Read the contents of a checkpoint, with tensors on the CPU.
 
     Args:
         source: a path; an `http(s)://` URL, downloaded once into torch.hub's folder; a `file://` URL;
@@ -49,20 +49,20 @@ def read_state(source: str | Path) -> Contents:
             torch's, read with `weights_only=True`, or `.safetensors`.
 
     Raises:
-        CheckpointError: the file is not there, is damaged, is no checkpoint, or holds anything but tensors
-            and plain values.
+        CheckpointError: the file is missing, damaged or not a checkpoint, or contains anything but tensors and plain
+            values.
     """
     source = str(source)
     if source.startswith("timm://"):
         return Contents(_read_timm(source.removeprefix("timm://")), source)
     path = _fetch(source)
     if not path.exists():
-        raise CheckpointError(_not_there(path))
+        raise CheckpointError(_missing_message(path))
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, not a checkpoint; name one of the files in it")
     values = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, not the dict of a checkpoint")
+        raise CheckpointError(f"{path} contains a {type(values).__name__}, not the dict of a checkpoint")
     return Contents(values, source)
 
 
@@ -80,7 +80,7 @@ def torchvision_url(spec: str) -> str:
 
 
 def _fetch(source: str) -> Path:
-    """The local file of a path or URL; downloads what is elsewhere."""
+    """The local file of a path or URL, downloaded if necessary."""
     scheme, separator, rest = source.partition("://")
     if not separator:
         return Path(source).expanduser()
@@ -96,7 +96,7 @@ def _fetch(source: str) -> Path:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if not digest.startswith(expected[1]):
                 raise CheckpointError(
-                    f"{path} is damaged or another file: its sha256 begins {digest[:8]}, its name says {expected[1]}"
+                    f"{path} is damaged or another file: its sha256 is {digest[:8]}…, but its name says {expected[1]}"
                 )
         return path
     raise CheckpointError(
@@ -107,7 +107,7 @@ def _fetch(source: str) -> Path:
 def _download(url: str) -> Path:
     name = Path(urllib.parse.urlparse(url).path).name or "checkpoint"
     expected = _HASH.search(name)
-    if not expected:  # other sites may use the same name
+    if not expected:  # make the name unique: other sites may use it too
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}"
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.exists():
@@ -116,13 +116,13 @@ def _download(url: str) -> Path:
             torch.hub.download_url_to_file(url, str(path), expected[1] if expected else None)
         except (OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{url} could not be downloaded: {_first_line(error)}; without a network, lay the file there: {path}"
+                f"{url} could not be downloaded: {_first_line(error)}; without a network, copy the file to {path}"
             ) from error
     return path
 
 
 def _read_timm(model: str) -> dict[str, Tensor]:
-    """The state dict of a pretrained model of timm's, which finds its file, checks and converts it."""
+    """The state dict of a pretrained timm model; timm downloads, checks and converts the file."""
     try:
         timm = timm_for(model, f"timm://{model}")
     except ConfigError as error:
@@ -135,9 +135,9 @@ def _read_timm(model: str) -> dict[str, Tensor]:
         raise CheckpointError(f"timm://{model} could not be downloaded: {_first_line(error)}") from error
 
 
-def _not_there(path: Path) -> str:
+def _missing_message(path: Path) -> str:
     if not path.parent.is_dir():
-        return f"no checkpoint {path}: there is no folder {path.parent}"
+        return f"no checkpoint {path}: the folder {path.parent} does not exist"
     files = sorted(entry.name for entry in path.parent.iterdir())
     close = near_names(path.name, files)
     if close:
@@ -151,7 +151,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(safetensors.torch.load_file(path))
     except Exception as error:  # safetensors raises its own kind of Exception
-        raise CheckpointError(f"{path} is cut short or no safetensors file: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} is truncated or not a safetensors file: {_first_line(error)}") from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -162,37 +162,37 @@ def _read_torch(path: Path) -> Any:
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
     if head.startswith(b"PK"):
-        if not zipfile.is_zipfile(path):  # the index stands at the end of the file
-            raise CheckpointError(f"{path} is cut short; copy or download it again")
-        with zipfile.ZipFile(path) as archive:  # torch.load checks no sums
+        if not zipfile.is_zipfile(path):  # the index is at the end of the file
+            raise CheckpointError(f"{path} is truncated; copy or download it again")
+        with zipfile.ZipFile(path) as archive:  # torch.load does not verify checksums
             if damaged := archive.testzip():
-                text = f"{path}: the checksum of {damaged} is wrong: damaged, or written without; copy it again"
+                text = f"{path}: the checksum of {damaged} is wrong; the file is probably damaged: copy it again"
                 warnings.warn(text, stacklevel=2)
     elif head[0] != 0x80:  # neither a zip nor a pickle
-        raise CheckpointError(f"{path} is not a checkpoint: it begins with {head[:16]!r}")
+        raise CheckpointError(f"{path} is not a checkpoint: it starts with {head[:16]!r}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's hints; what matters ends in one of the errors below
+            warnings.simplefilter("ignore")  # torch's hints; real problems end in one of the errors below
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if not head.startswith(b"PK") and not _is_whole_pickle(path):
-            raise CheckpointError(f"{path} is cut short; copy or download it again") from error
+            raise CheckpointError(f"{path} is truncated; copy or download it again") from error
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"holds more than tensors ({forbidden[1]})" if forbidden else "is a pickle of more than tensors"
+        what = f"contains more than tensors ({forbidden[1]})" if forbidden else "is a pickle of more than tensors"
         raise CheckpointError(
             f"{path} {what} and could run code, so it was not opened; save its state_dict() alone, best as .safetensors"
         ) from error
-    except Exception as error:  # damage shows itself in many ways
+    except Exception as error:  # damaged files raise many types of errors
         if isinstance(error, EOFError | IndexError | struct.error) or "unexpected EOF" in str(error):
-            raise CheckpointError(f"{path} is cut short; copy or download it again") from error
+            raise CheckpointError(f"{path} is truncated; copy or download it again") from error
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
 
 
 def _is_whole_pickle(path: Path) -> bool:
-    """Whether the pickles at the start of a file outside the zip form end as they should; nothing is executed."""
+    """Whether the pickles at the start of a file in torch's old format are complete; nothing is executed."""
     with path.open("rb") as file:
         try:
-            for _ in range(4):  # torch's old form: magic number, protocol, system, and the state dict
+            for _ in range(4):  # torch's old format: magic number, protocol, system, and the state dict
                 collections.deque(pickletools.genops(file), maxlen=0)
                 if not file.peek(1):
                     break

@@ -1,0 +1,59 @@
+"""Imports the modules that a config names in `custom_imports`, so that they register their plugs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from chordate.allowed_values import format_value
+from chordate.errors import ChordateError, ConfigError
+
+log = logging.getLogger("chordate")
+
+
+def look_for_modules_in(folder: Path) -> None:
+    """Let Python find modules in a config's folder, and in the current one."""
+    for path in (str(Path.cwd()), str(folder.resolve())):
+        if path not in sys.path:
+            sys.path.append(path)
+
+
+def import_custom_modules(wanted: Any, source: str) -> None:
+    """Import the modules of `custom_imports`; one that was imported before is left as it is.
+
+    Args:
+        wanted: the section; None imports nothing.
+        source: the file that it is from, for messages.
+
+    Raises:
+        ConfigError: the section has another form, or a module does not import.
+    """
+    if wanted is None:
+        return
+    modules = wanted.get("imports") if isinstance(wanted, Mapping) else None
+    modules = [modules] if isinstance(modules, str) else modules
+    if (
+        not isinstance(modules, list | tuple)
+        or not all(isinstance(name, str) and name for name in modules)
+        or not set(wanted) <= {"imports", "allow_failed_imports"}
+    ):
+        raise ConfigError(f'{source}: write custom_imports = dict(imports=["my_module"]), got {format_value(wanted)}')
+    for module in modules:
+        where = f"{source}: custom_imports: {module}"
+        try:
+            import_module(module)
+        except ChordateError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a user's module raises
+            if not (wanted.get("allow_failed_imports") and isinstance(error, ImportError)):
+                raise ConfigError(one_line(where, error)) from error
+            log.warning("%s", one_line(where, error))
+
+
+def one_line(source: str, error: BaseException) -> str:
+    """`mine.py: NameError: name 'x' is not defined`."""
+    return f"{source}: {type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,30 @@
+"""Drops warnings that a run has already logged."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class RepeatFilter(logging.Filter):
+    """Rejects a warning whose text was logged before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_repeated = record.levelno == logging.WARNING and message in self._logged
+        self._logged.add(message)
+        return not is_repeated
+
+
+@contextmanager
+def no_repeated_warnings() -> Iterator[None]:
+    """Within it, "chordate" logs each warning once."""
+    logger, repeat_filter = logging.getLogger("chordate"), RepeatFilter()
+    logger.addFilter(repeat_filter)
+    try:
+        yield
+    finally:
+        logger.removeFilter(repeat_filter)

@@ -1,0 +1,43 @@
+"""Models with half-precision weights predict, and boxes, masks and keypoints keep the precision of float32."""
+
+import pytest
+import torch
+
+import chordate
+from chordate.ops.heatmaps import heatmaps_to_keypoints
+from chordate.ops.paste import paste_masks
+
+HALF = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_a_detector_of_half_precision_predicts_about_what_it_does_in_float32(dtype):
+    torch.manual_seed(0)
+    model = chordate.build_model("mask-rcnn_r18_fpn_demo_shapes", num_classes=5, pretrained=False)
+    with torch.no_grad():
+        model.box.cls_score.weight.normal_(0, 0.3)
+        model.box.cls_score.bias[-1] = -10  # the background
+    image = torch.randint(0, 256, (3, 128, 160), dtype=torch.uint8)
+    (expected,) = chordate.predict(model, image)
+    (detections,) = chordate.predict(model.to(dtype), image)
+    assert detections.masks.shape == (len(detections), 128, 160) and len(expected)
+    assert detections.scores.max() == pytest.approx(float(expected.scores.max()), abs=0.1)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_a_classifier_of_half_precision_predicts_what_it_does_in_float32(dtype):
+    torch.manual_seed(0)
+    model = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet20_cifar"}, num_classes=5)
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    (expected,) = chordate.predict(model, image)
+    (scores,) = chordate.predict(model.to(dtype), image)
+    torch.testing.assert_close(scores.scores, expected.scores, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_maps_of_half_precision_are_placed_as_precisely_as_those_of_float32(dtype):
+    """A mask head of one's own may output them; boxes far from the origin have no half-precision coordinates."""
+    maps = torch.rand(2, 1, 8, 8).to(dtype)
+    boxes = torch.tensor([[1900.3, 20.7, 1980.1, 90.2], [10.4, 5.2, 33.3, 44.4]])
+    assert torch.equal(paste_masks(maps[:, 0], boxes, 100, 2000), paste_masks(maps[:, 0].float(), boxes, 100, 2000))
+    assert torch.equal(heatmaps_to_keypoints(maps, boxes), heatmaps_to_keypoints(maps.float(), boxes))

@@ -1,0 +1,138 @@
+"""Mistakes in plugs, checkpoints and settings of a run end in one clear line, or in a warning."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_two_stage import batch_of, detector
+from trainer_toy import ToyMetric, log_text, toy_loader, toy_trainer
+
+from chordate.errors import CheckpointError, ConfigError, TrainingError
+from chordate.log_once import no_repeated_warnings
+from chordate.model_contracts import Metric, compute_numbers
+from chordate.training.callbacks import Callback
+
+
+def test_two_heads_with_a_loss_of_one_name_are_an_error():
+    model = detector()
+    own = model.rpn.loss
+    model.rpn.loss = lambda *args: {"box_cls": sum(own(*args).values())}
+    with pytest.raises(TrainingError, match='two heads have a loss named "box_cls"; rename one of them'):
+        model.loss(batch_of(2, 1))
+
+
+def test_the_losses_of_a_two_stage_detector_compile_whole():
+    """Joining the dicts of the heads breaks no graph."""
+    model = detector()
+    torch._dynamo.reset()
+    batch = batch_of(2, 1)
+    compiled = torch.compile(lambda: model.loss(batch), backend="eager", fullgraph=True)
+    torch.manual_seed(0)
+    expected = model.loss(batch)
+    torch.manual_seed(0)
+    assert compiled().keys() == expected.keys()
+
+
+@pytest.mark.parametrize("name", ["epoch", "mode", "iteration"])
+def test_a_metric_may_not_name_a_number_like_a_field_of_the_log(name):
+    class Clash(Metric):
+        def compute(self) -> dict[str, float]:
+            return {name: 0.5}
+
+    with pytest.raises(ConfigError, match=f'Clash: a number must not be named "{name}"'):
+        compute_numbers(Clash())
+
+
+def test_a_callback_may_not_overwrite_the_epoch_of_a_record(tmp_path: Path) -> None:
+    class Clash(Callback):
+        def on_evaluation_end(self, trainer: Any, metrics: dict[str, float]) -> None:
+            metrics["epoch"] = 7.0
+
+    options: dict[str, Any] = {"val_loader": toy_loader(training=False), "metric": ToyMetric(), "callbacks": [Clash()]}
+    with pytest.raises(ConfigError, match='must not be named "epoch", a field of every log record'):
+        toy_trainer(tmp_path, epochs=1, **options).train()
+
+
+class NaNMetric(ToyMetric):
+    def compute(self) -> dict[str, float]:
+        return super().compute() | {"toy_AP": math.nan}
+
+
+def test_a_best_score_that_is_always_nan_is_warned_about_once(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"val_loader": toy_loader(training=False), "metric": NaNMetric()}
+    trainer = toy_trainer(tmp_path, epochs=2, save_best="toy_AP", **options)
+    trainer.train()
+    assert trainer.best is None and not (tmp_path / "best_toy_AP.pt").exists()
+    assert log_text(trainer).count("train.save_best: toy_AP is NaN in this evaluation") == 1
+
+
+def test_a_best_score_without_ground_truth_is_shown_as_a_dash(tmp_path: Path) -> None:
+    class Absent(ToyMetric):
+        def compute(self) -> dict[str, float]:
+            return super().compute() | {"toy_AP": -1.0}
+
+    options: dict[str, Any] = {"val_loader": toy_loader(training=False), "metric": Absent()}
+    trainer = toy_trainer(tmp_path, epochs=1, save_best="toy_AP", **options)
+    trainer.train()
+    assert "best toy_AP so far: –" in log_text(trainer)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"seed": 1}, {"seed": 2}, "saved with train.seed=1, resumed with train.seed=2"),
+        ({"ema": 0.9}, {"ema": 0.5}, "saved with train.ema=0.9, resumed with train.ema=0.5"),
+        ({}, {"ema": 0.5}, "saved with train.ema=None, resumed with train.ema=0.5"),
+        ({"ema": 0.9}, {"ema": 0.9}, None),
+    ],
+)
+def test_a_changed_seed_or_average_is_warned_about_on_resume(tmp_path: Path, before, after, message) -> None:
+    toy_trainer(tmp_path, epochs=1, **before).train()
+    trainer = toy_trainer(tmp_path, epochs=2, resume=True, **after)
+    trainer.train()
+    assert trainer.iteration == trainer.max_iterations
+    warnings = [line for line in log_text(trainer).splitlines() if "WARNING" in line]
+    assert [message in line for line in warnings] == [True] if message else not warnings
+
+
+@pytest.mark.parametrize("optimizer", [{"type": "AdamW", "lr": 0.01}, {"type": "Adagrad", "lr": 0.01}])
+def test_an_incomplete_optimizer_state_is_one_line(tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    toy_trainer(tmp_path / "a", optimizer=optimizer, epochs=1).train()
+    path = tmp_path / "a" / "epoch_1.pt"
+    checkpoint = torch.load(path)
+    state = checkpoint["train"]["optimizer"]["state"]
+    key = list(next(iter(state.values())))[-1]
+    del state["head.weight"][key]
+    torch.save(checkpoint, path)
+    with pytest.raises(CheckpointError, match=f"epoch_1.pt: its optimizer state has no '{key}'; the file is damaged"):
+        toy_trainer(tmp_path / "a", optimizer=optimizer, epochs=2, resume=path).train()
+
+
+def test_a_key_error_of_an_optimizer_in_a_new_run_keeps_its_traceback(tmp_path: Path, monkeypatch) -> None:
+    trainer = toy_trainer(tmp_path, epochs=1)
+
+    def step(*args: Any) -> None:
+        raise KeyError("mine")
+
+    monkeypatch.setattr(trainer.optimizer, "step", step)
+    with pytest.raises(KeyError, match="mine"):
+        trainer.train()
+
+
+def test_predicting_on_a_tensor_names_the_function_for_images():
+    with pytest.raises(ConfigError, match=r"takes a Batch, got Tensor; use chordate\.predict\(model, images\)"):
+        detector().eval().predict(torch.zeros(1, 3, 64, 64))
+
+
+def test_a_warning_is_logged_once_in_a_run(caplog) -> None:
+    logger = logging.getLogger("chordate")
+    for _ in range(2):  # once per run, not once per process
+        with no_repeated_warnings():
+            for _ in range(3):
+                logger.warning("1 box clipped to the image (id 1)")
+    assert [record.message for record in caplog.records] == ["1 box clipped to the image (id 1)"] * 2
