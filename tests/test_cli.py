@@ -177,7 +177,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a)[-60:] for a, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_status_2(arguments, message, shapes, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHORDATE_DATA", str(shapes))
     (tmp_path / "a_file").write_text("")
@@ -200,7 +200,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, shapes, tmp_path
         (["trian", "x"], "chordate: argument COMMAND: invalid choice: 'trian'"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_status_2(arguments, message, capsys):
+def test_a_wrong_option_is_a_one_line_error_and_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     (line,) = capsys.readouterr().err.splitlines()
