@@ -25,12 +25,18 @@ settings.load_profile("chordate")
 
 
 @pytest.fixture(scope="session")
+def cells() -> Path:
+    """Six real photos with boxes, in Pascal VOC's layout with `coco.json` beside it (data/README.md)."""
+    return Path(__file__).parent / "data/bccd"
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with coco-mini, bccd …; tests that need it skip where it is absent."""
+    """The folder with coco-mini and CIFAR-10: masks, keypoints, crowds. Tests that need it skip where it is absent."""
     root = Path(__file__).parents[1]
     folder = (root / os.environ.get("CHORDATE_TEST_DATA", "../shared/data")).resolve()
     if not folder.is_dir():
-        pytest.skip(f"needs the real data sets in {folder} (set CHORDATE_TEST_DATA)")
+        pytest.skip(f"needs coco-mini and cifar10.zip in {folder} (set CHORDATE_TEST_DATA)")
     return folder
 
 

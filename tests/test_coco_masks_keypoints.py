@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from coco_referee import Truth, batch_of, detections, disturb_objects, measure, referee
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import forkserver
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
@@ -237,11 +237,11 @@ def test_a_mask_model_without_detections_has_a_mask_ap_of_zero(real_data):
     empty = detections([], [], [])
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]}
     found = {i: replace(empty, masks=torch.zeros(0, *size, dtype=torch.bool)) for i, size in sizes.items()}
-    with pytest.warns(UserWarning, match="detected nothing"):
+    with pytest.warns(UserWarning, match="no detections"):
         _, numbers = measure(truth, found)
     assert numbers["bbox_AP"] == numbers["segm_AP"] == 0
     for engine in ENGINES:
-        with pytest.warns(UserWarning, match="detected nothing"):
+        with pytest.warns(UserWarning, match="no detections"):
             _, numbers = measure(truth, without(found, "masks"), iou_types=["segm"], engine=engine)
         assert numbers["segm_AP"] == 0
 
@@ -293,7 +293,7 @@ def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
         metric.update([masked, one], batch_of([1, 2]))
     metric.update([masked], batch_of([1]))
     metric.update([one], batch_of([2]))
-    with pytest.raises(DataError, match="gave masks for some images"):
+    with pytest.raises(DataError, match="predicted masks for some images"):
         metric.compute()
     metric = CocoMetric(random_points(np.random.default_rng(3), 4, 3))
     with pytest.raises(TrainingError, match="NaN"):
@@ -337,7 +337,12 @@ def _rank(rank: int, world_size: int, folder: str) -> None:
 
 
 def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_path):
-    mp.spawn(_rank, (2, str(tmp_path)), nprocs=2)
+    ranks = [forkserver().Process(target=_rank, args=(rank, 2, str(tmp_path))) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
     metric, expected = measure(*shared_out(5))
     assert all(0 < expected[f"{kind}_AP"] < 1 for kind in ("bbox", "segm", "keypoints"))
     for rank in range(2):
@@ -346,7 +351,7 @@ def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_p
         assert predictions == metric.predictions()
 
 
-def test_a_rank_without_images_changes_nothing():
+def test_a_rank_without_images_changes_no_result():
     truth, found = shared_out(6)
     batches = [PackedDetections.pack(batch_of([i], truth).infos, [found[i]], 2) for i in sorted(found)]
     whole, empty = PackedDetections.concatenate(batches), PackedDetections.concatenate([])

@@ -176,7 +176,7 @@ def probing(tree: ast.AST) -> list[tuple[int, str]]:
     return found
 
 
-def test_no_file_of_the_frame_asks_which_task_it_is():
+def test_no_file_of_the_package_asks_which_task_it_is():
     """In the files that serve all tasks."""
     files = [path for part in OPEN for path in _files(ROOT / "chordate" / part)]
     assert len(files) > 20
@@ -197,7 +197,7 @@ def test_no_file_of_the_frame_asks_which_task_it_is():
         ("isinstance(x, Tensor)", []),
     ],
 )
-def test_the_gate_sees_probing(code, kinds):
+def test_the_search_for_probing_detects_each_kind(code, kinds):
     assert [kind for _line, kind in probing(ast.parse(code))] == kinds
 
 

@@ -255,7 +255,7 @@ def test_an_invalid_number_is_one_line_with_part_and_setting(part, setting, valu
     ],
     ids=str,
 )
-def test_a_built_part_of_another_kind_is_one_line(parts, message):
+def test_a_built_part_of_another_kind_is_a_one_line_error(parts, message):
     with pytest.raises(ConfigError, match=message) as error:
         detector(**parts)
     assert "\n" not in str(error.value)
