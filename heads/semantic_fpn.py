@@ -1,4 +1,4 @@
-"""The semantic head of Panoptic FPN (Kirillov et al. 2019, section 3): all levels of a pyramid, merged at the finest."""
+"""The semantic head of Panoptic FPN (Kirillov et al. 2019, section 3): merges a pyramid at its finest level."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonEmpty, PositiveInt, ProperFraction
-from chordate.contracts import FeatureSpec
+from chordate.contracts import FeatureSpec, select
 from chordate.heads.semantic_head import Losses, SemanticHead
 from chordate.ops.convolutions import conv_tower
 from chordate.ops.norms import Norm
 from chordate.ops.pooling import pyramid_levels
-from chordate.contracts import select
 from chordate.registry import HEADS
 
 

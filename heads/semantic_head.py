@@ -58,5 +58,3 @@ class SemanticHead(nn.Module):
         """
         resized = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
         return {"semantic": sum(loss(resized, labels) for loss in self.losses)}  # type: ignore[dict-item]
-
-

@@ -1,7 +1,7 @@
 """LabelMap: the class of each pixel as a tv_tensor, on which every transform of torchvision's v2 is exact.
 
 Transforms of a Mask sample the nearest pixel, so labels never blend; but they fill what they uncover with 0, or with
-the image's `fill`, which would be classes. A LabelMap holds label + 1, 0 for ignored pixels, and is always filled with 0.
+the image's `fill`, which would be classes. A LabelMap holds label + 1 and 0 for ignored pixels, and is filled with 0.
 """
 
 from __future__ import annotations

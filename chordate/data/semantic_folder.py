@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class SemanticFolder(Dataset):
             if image is None:
                 raise DataError(f"{path}: not a readable label image; copy or download it again")
             return self._of_colors(image)
-        ids = read_ids(path)
+        ids = read_ids(path).astype(np.int64)
         labels = self.lookup[np.minimum(ids, len(self.lookup) - 1)]
         if (labels == UNKNOWN).any():
             value = int(ids[labels == UNKNOWN][0])
@@ -154,8 +154,8 @@ class SemanticFolder(Dataset):
         if files is not None:
             names = [line.strip() for line in files.read_text(encoding="utf-8").splitlines() if line.strip()]
             if missing := [name for name in names if name not in found]:
-                close = near_names(missing[0], found)
-                raise DataError(f"{files}: no image {missing[0]} in {self.images}" + (f"; near: {close[0]}" if close else ""))
+                close = [f"; did you mean {name}?" for name in near_names(missing[0], found, 1)]
+                raise DataError(f"{files}: no image {missing[0]} in {self.images}{''.join(close)}")
         if not names:
             raise DataError(f"{self.images}: no images ({', '.join(suffixes)})")
         pairs = [(found[name], self.labels / f"{name}{label_suffix}") for name in names]

@@ -59,7 +59,9 @@ class SemanticMetric(Metric):
         """
         for prediction, info in zip(predictions, batch.infos, strict=True):
             if not isinstance(prediction, SemanticMap):
-                raise DataError(f"SemanticMetric evaluates SemanticMaps; the model predicts {type(prediction).__name__}")
+                raise DataError(
+                    f"SemanticMetric evaluates SemanticMaps; the model predicts {type(prediction).__name__}"
+                )
             truth = self.dataset.labels_of(info.image_id)
             labels = prediction.labels.cpu().numpy()
             if labels.shape != tuple(truth.shape):
@@ -67,7 +69,9 @@ class SemanticMetric(Metric):
                     f"{info.path}: the prediction has {list(labels.shape)} pixels, the ground truth {list(truth.shape)}"
                 )
             if labels.min() < 0 or labels.max() >= self.classes:
-                raise DataError(f"{info.path}: predicted labels go to {labels.max()}, the data has {self.classes} classes")
+                raise DataError(
+                    f"{info.path}: predicted labels go to {labels.max()}, the data has {self.classes} classes"
+                )
             truth = truth.where(truth != IGNORED, self.classes)
             self._pending.update(truth.numpy().astype(np.uint16), labels.astype(np.uint16))
 

@@ -1,4 +1,4 @@
-"""Losses of dense predictions: logits `[N, K, H, W]` against labels `[N, H, W]`, in which `IGNORED` pixels do not count.
+"""Losses of a class per pixel: logits `[N, K, H, W]` against labels `[N, H, W]`; `IGNORED` pixels do not count.
 
 All reduce without a wait for the device: a batch without labeled pixels has the loss 0.
 """
@@ -93,7 +93,7 @@ class Dice(nn.Module):
 
 @LOSSES.register_module()
 class PixelFocal(nn.Module):
-    """Softmax focal loss `(1 - p)^gamma · cross-entropy`, the mean over the labeled pixels (Lin et al. 2017, section 3).
+    """Softmax focal loss `(1 - p)^gamma · cross-entropy`, mean over the labeled pixels (Lin et al. 2017, section 3).
 
     Args:
         gamma: how much less easy pixels count.

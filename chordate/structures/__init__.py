@@ -9,12 +9,12 @@ from chordate.structures.semantic import IGNORED, SemanticMap, SemanticTargets
 
 __all__ = [
     "BITMAP_SIZE",
+    "IGNORED",
     "Batch",
     "ClassTargets",
     "Classification",
     "DatasetMeta",
     "Detections",
-    "IGNORED",
     "ImageInfo",
     "InstanceTargets",
     "Layout",

@@ -1,0 +1,223 @@
+"""Semantic segmentation models: torchvision's networks with the same weights, losses by formula, windows, sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+
+import chordate
+from chordate.contracts import FeatureSpec
+from chordate.errors import ConfigError, DataError
+from chordate.models.sliding_window import SlidingWindow
+from chordate.ops.argmax_resize import argmax_resize
+from chordate.ops.pixel_losses import CrossEntropy, Dice, PixelFocal
+from chordate.registry import FORMATS, HEADS
+from chordate.structures import IGNORED, Batch, DatasetMeta, ImageInfo, SemanticTargets
+
+META = DatasetMeta(tuple(f"class {number}" for number in range(7)))
+RESNET = {"type": "resnet50", "out": ["c4", "c5"], "output_stride": 8}
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+TORCHVISION = {
+    "deeplabv3_resnet50": {"type": "DeepLabV3Head", "rates": (12, 24, 36)},
+    "fcn_resnet50": {"type": "FCNHead"},
+}
+
+
+def make_batch(images: torch.Tensor, labels: torch.Tensor | None = None) -> Batch:
+    n, height, width = len(images), *images.shape[-2:]
+    infos = [ImageInfo(number, f"{number}.png", height, width) for number in range(n)]
+    targets = None if labels is None else SemanticTargets(labels.short())
+    return Batch(images, torch.tensor([[height, width]] * n), infos, targets)
+
+
+def segmenter(head: dict, **settings) -> chordate.Model:
+    model = {"type": "SemanticSegmenter", "backbone": RESNET, "head": head, "preprocess": PLAIN, **settings}
+    return chordate.build_model({"model": model}, meta=META, pretrained=False)
+
+
+@pytest.fixture(scope="module", params=TORCHVISION)
+def pair(request):
+    """A model of torchvision with random weights and statistics, and ours with these weights, in float64."""
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models.segmentation, request.param)(
+        weights=None, weights_backbone=None, num_classes=7, aux_loss=True
+    )
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.2, 0.4)
+        elif isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    ours = segmenter(TORCHVISION[request.param], auxiliary={"type": "FCNHead", "level": "c4"}, auxiliary_weight=0.5)
+    for module in ours.modules():
+        if isinstance(module, torch.nn.Dropout | torch.nn.Dropout2d):
+            module.p = 0.0
+    report = chordate.load_checkpoint(ours, theirs.state_dict())
+    assert not report.missing and not report.skipped and report.format == "torchvision"
+    return theirs.double(), ours.double()
+
+
+def test_logits_equal_torchvisions(pair):
+    theirs, ours = pair[0].eval(), pair[1].eval()
+    images = torch.rand(2, 3, 97, 129, dtype=torch.float64)
+    with torch.no_grad():
+        expected = theirs(images)
+        maps = ours.backbone(images)
+        for head, name in ((ours.head, "out"), (ours.auxiliary, "aux")):
+            logits = F.interpolate(head(maps), images.shape[-2:], mode="bilinear", align_corners=False)
+            torch.testing.assert_close(logits, expected[name], atol=1e-4, rtol=0)
+            assert expected[name].std() > 1e-2
+
+
+def test_losses_with_the_auxiliary_head_equal_those_of_torchvisions_reference_training(pair):
+    """torchvision's references/segmentation/train.py: cross-entropy of the output, and half of the auxiliary's."""
+    theirs, ours = pair[0].train(), pair[1].train()
+    images = torch.rand(2, 3, 65, 65, dtype=torch.float64)
+    labels = torch.randint(0, 7, (2, 65, 65))
+    labels[:, :20] = 255
+    outputs = theirs(images)
+    expected = [F.cross_entropy(outputs[name], labels, ignore_index=255) for name in ("out", "aux")]
+    losses = ours.loss(make_batch(images, labels.where(labels != 255, IGNORED)))
+    torch.testing.assert_close(losses["semantic"], expected[0])
+    torch.testing.assert_close(losses["auxiliary_semantic"], 0.5 * expected[1])
+
+
+def test_torchvisions_voc_classes_come_with_its_format():
+    state = {"classifier.4.weight": torch.zeros(21, 256, 1, 1)}
+    meta = FORMATS.get("TorchvisionSegmentation")().meta(state, torch.nn.Identity())
+    assert meta.classes[0] == "__background__" and meta.classes[15] == "person"
+
+
+@pytest.mark.parametrize("head", ["FCNHead", "DeepLabV3Head", "DeepLabV3PlusHead", "PSPHead", "SemanticFPNHead"])
+def test_every_head_predicts_each_class_at_each_cell(head):
+    specs = {f"c{number}": FeatureSpec(8 * number, 2**number) for number in (2, 3, 4, 5)}
+    built = HEADS.build({"type": head}, facts=META.facts(), in_features=specs)
+    maps = {name: torch.randn(2, spec.channels, 128 // spec.stride, 192 // spec.stride) for name, spec in specs.items()}
+    stride = {"DeepLabV3PlusHead": 4, "SemanticFPNHead": 4}.get(head, 32)
+    logits = built.train()(maps)
+    assert logits.shape == (2, 7, 128 // stride, 192 // stride)
+    loss = sum(built.loss(logits, torch.randint(-1, 7, (2, 128, 192)).short()).values())
+    loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in built.parameters())
+
+
+@pytest.mark.parametrize(("stride", "rates"), [(16, [6, 12, 18]), (8, [12, 24, 36]), (32, [3, 6, 9])])
+def test_atrous_rates_follow_the_output_stride(stride, rates):
+    """Chen et al. 2017, section 3.3: doubled when the output stride is 8."""
+    head = HEADS.build({"type": "DeepLabV3Head"}, facts=META.facts(), in_features={"c5": FeatureSpec(8, stride)})
+    assert [branch[0].dilation[0] for branch in head.aspp.branches[1:]] == rates
+
+
+def random_logits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    labels = torch.randint(0, 5, (2, 9, 11))
+    labels[torch.rand(labels.shape) < 0.3] = IGNORED
+    return torch.randn(2, 5, 9, 11, dtype=torch.float64, requires_grad=True), labels.short()
+
+
+def test_cross_entropy_is_torchs_with_class_weights_and_ignored_pixels():
+    logits, labels = random_logits()
+    weights = [0.5, 1.0, 2.0, 3.0, 0.1]
+    expected = F.cross_entropy(logits, labels.long(), torch.tensor(weights).double(), ignore_index=IGNORED)
+    torch.testing.assert_close(CrossEntropy(class_weights=weights).double()(logits, labels), expected)
+
+
+def test_hard_example_mining_keeps_the_pixels_of_the_largest_loss():
+    """Against sorting the losses of the labeled pixels."""
+    logits, labels = random_logits()
+    losses = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="none")[labels != IGNORED]
+    kept = losses.sort(descending=True).values[: -(-len(losses) // 4)]
+    torch.testing.assert_close(CrossEntropy(hard_fraction=0.25)(logits, labels), kept.mean())
+
+
+def test_dice_is_the_formula_of_the_paper():
+    logits, labels = random_logits()
+    probabilities, labeled = logits.softmax(1), labels != IGNORED
+    terms = []
+    for number in range(5):
+        p, t = probabilities[:, number][labeled], (labels[labeled] == number).double()
+        terms.append(1 - (2 * (p * t).sum() + 1) / ((p**2).sum() + (t**2).sum() + 1))
+    torch.testing.assert_close(Dice()(logits, labels), torch.stack(terms).mean())
+
+
+def test_focal_loss_weighs_pixels_by_how_wrong_they_are():
+    logits, labels = random_logits()
+    p = logits.softmax(1).gather(1, labels.long().clamp(min=0)[:, None])[:, 0][labels != IGNORED]
+    torch.testing.assert_close(PixelFocal(gamma=2)(logits, labels), (-((1 - p) ** 2) * p.log()).mean())
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(hard_fraction=0.5), Dice(), PixelFocal()], ids=repr)
+def test_a_batch_without_labeled_pixels_gives_a_finite_loss_and_no_gradient(loss):
+    logits, labels = random_logits()
+    value = loss(logits, torch.full_like(labels, IGNORED))
+    value.backward()
+    assert torch.isfinite(value) and (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("size", [(33, 41), (5, 64), (200, 7)])
+def test_labels_are_the_argmax_of_bilinearly_resized_logits(size, monkeypatch):
+    monkeypatch.setattr("chordate.ops.argmax_resize.CHUNK", 600)  # several chunks
+    logits = torch.randn(6, 9, 13, dtype=torch.float64)
+    resized = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+    assert torch.equal(argmax_resize(logits, size, (9.0, 13.0)), resized.argmax(0).short())
+
+
+def test_padding_of_a_batch_does_not_reach_the_prediction():
+    """The part of the map that the image covers, here 6 × 8 of 9 × 13 cells, is resized alone, borders aside."""
+    logits = torch.randn(6, 9, 13, dtype=torch.float64)
+    expected = F.interpolate(logits[None, :, :6, :8], (60, 80), mode="bilinear", align_corners=False)[0].argmax(0)
+    labels = argmax_resize(logits, (60, 80), (6.0, 8.0))
+    assert torch.equal(labels[:-5, :-5], expected[:-5, :-5].short())
+
+
+class Cells(torch.nn.Module):
+    """Logits of single pixels: whatever the window, the same."""
+
+    def forward(self, images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        return torch.cat([images, -images], dim=1)
+
+
+@pytest.mark.parametrize("size", [(50, 70), (20, 90), (33, 16)])
+def test_windows_that_agree_give_the_labels_of_the_whole_image(size):
+    images = torch.randn(1, 3, *size)
+    (labels,) = SlidingWindow((32, 40), (20, 30)).predict(Cells(), make_batch(images))
+    assert torch.equal(labels, Cells()(images, torch.empty(0))[0].argmax(0).short())
+
+
+def test_logits_are_averaged_where_windows_overlap():
+    """Against a plain accumulation of all windows at once."""
+    torch.manual_seed(1)
+    images, conv = torch.rand(1, 3, 70, 90), torch.nn.Conv2d(3, 5, 9, padding=4)
+
+    def logits(windows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        return conv(windows)
+
+    total, count = torch.zeros(5, 70, 90), torch.zeros(70, 90)
+    for top in (0, 20, 38):
+        for left in (0, 30, 50):
+            total[:, top : top + 32, left : left + 40] += conv(images[:, :, top : top + 32, left : left + 40])[0]
+            count[top : top + 32, left : left + 40] += 1
+    (labels,) = SlidingWindow((32, 40), (20, 30)).predict(logits, make_batch(images))
+    assert torch.equal(labels, (total / count).argmax(0).short())
+
+
+def test_a_window_stride_that_leaves_pixels_out_is_refused():
+    with pytest.raises(ConfigError, match=r"window: .*stride \[40, 30\] is larger than the window, size \[32, 40\]"):
+        segmenter({"type": "FCNHead"}, window={"size": (32, 40), "stride": (40, 30)})
+
+
+def test_predictions_have_the_images_own_size():
+    model = segmenter({"type": "FCNHead"}).eval()
+    batch = make_batch(torch.rand(2, 3, 64, 96) * 255)
+    batch.infos[1] = ImageInfo(1, "b.png", 31, 200)
+    first, second = model.predict(batch)
+    assert first.labels.shape == (64, 96) and second.labels.shape == (31, 200)
+    assert sum(share for _, share in second.fractions()) == pytest.approx(1)
+
+
+def test_targets_of_another_task_are_refused():
+    with pytest.raises(DataError, match="SemanticSegmenter trains on SemanticTargets"):
+        segmenter({"type": "FCNHead"}).loss(Batch(torch.rand(1, 3, 64, 64), torch.tensor([[64, 64]]), [], object()))
