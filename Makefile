@@ -30,7 +30,7 @@ types: install
 	MYPYPATH=build/types "$(BIN)"/mypy
 
 test: lint types
-	"$(BIN)"/python -m pytest -q -n auto --dist loadfile -m "not slow"
+	"$(BIN)"/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
