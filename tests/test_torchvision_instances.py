@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from backbone_referee import slow
 from torch import Tensor, nn
 from torchvision.models.detection import roi_heads as theirs
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
@@ -64,7 +65,7 @@ def pair_of(name: str, cells: Path) -> tuple[nn.Module, nn.Module, list[Tensor],
     return referee, model.eval(), images, targets
 
 
-@pytest.fixture(scope="module", params=["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"], ids=["v1", "v2"])
+@pytest.fixture(scope="module", params=[*slow("maskrcnn_resnet50_fpn"), "maskrcnn_resnet50_fpn_v2"], ids=["v1", "v2"])
 def masks(request, cells):
     return pair_of(request.param, cells)
 

@@ -163,6 +163,7 @@ def test_the_step_compiles_whole_and_once_for_any_number_of_objects():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow  # test_training_steps holds it of detectors that have these parts and more
 def test_compiled_losses_are_the_eager_ones():
     """With all anchors and regions sampled, chance has no say."""
     everything = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}
