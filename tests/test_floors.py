@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     [
-        *("text", "errors", "allowed_values", "composition", "arguments", "registry", "config_files", "config"),
-        *("section_names", "libraries", "distributed", "launch", "progress", "log_once"),
+        *("text", "errors", "allowed_values", "composition", "arguments", "registry", "published", "config_names"),
+        *("custom_imports", "config_files", "config", "section_names", "libraries", "distributed", "launch"),
+        *("progress", "log_once"),
     ],
     ["structures", "contracts", "head_contracts", "model_contracts"],
     ["ops"],
@@ -17,7 +18,7 @@ FLOORS = [
     ["models", "data", "evaluation", "weights"],
     ["training", "visualization"],
     ["api", "integrations"],
-    ["cli", "tools"],
+    ["cli", "tools", "__main__"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 PLUGS = {"backbones", "necks", "heads"}
