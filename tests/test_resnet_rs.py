@@ -67,4 +67,4 @@ def test_parameters_and_flops_are_the_papers(depth, image_size, millions, billio
 def test_every_resnet_rs_network_of_the_table_has_a_recipe():
     assert [(depth, recipe.image_size) for depth in DEPTHS for recipe in RECIPES[depth]] == [row[:2] for row in TABLE]
     regularization = [tuple(recipe[1:]) for depth in DEPTHS for recipe in RECIPES[depth]]
-    assert regularization == sorted(regularization)  # the larger the network, the more of it
+    assert regularization == sorted(regularization)  # larger networks have more regularization

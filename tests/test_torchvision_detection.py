@@ -24,7 +24,7 @@ from chordate.weights.loading import load_checkpoint
     ids=["v1", "v2"],
 )
 def pair(request, real_data):
-    """Torchvision's model and ours with its weights, in float64, and the pictures."""
+    """Torchvision's model and ours with its weights, in float64, and the images."""
     name, config = request.param
     images, targets = pictures(real_data)
     referee = scattered(name, images)
@@ -69,11 +69,11 @@ def test_faster_rcnn_losses_equal_torchvisions_on_the_same_samples(pair):
 
 
 def test_files_from_before_0_13_load_too(pair):
-    """The published COCO weights of the first version are one: fewer `.0` in the names."""
+    """Such as the published COCO weights of the first version, whose names have fewer `.0`."""
     referee, model, *_ = pair
     old = {}
     for name, tensor in referee.state_dict().items():
-        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # without norms, as all were then
+        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # without norms, as all FPNs were then
             name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d|head\.conv)\.0(\.0)?\.", r"\1.", name)
         old[name] = tensor
     now, then = (TorchvisionRCNN().convert(state, model) for state in (referee.state_dict(), old))
@@ -82,7 +82,7 @@ def test_files_from_before_0_13_load_too(pair):
 
 
 def test_a_faster_rcnn_for_cocos_80_classes_takes_their_rows(real_data, pair):
-    """Torchvision's detectors have 91 outputs, one for each category id and the background."""
+    """Torchvision's detectors have 91 outputs, one per category id and one for the background."""
     referee = pair[0]
     data = json.loads((real_data / "coco-mini/annotations/instances_val2017.json").read_text())
     ids = sorted(category["id"] for category in data["categories"])
