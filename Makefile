@@ -31,7 +31,7 @@ types: install
 	MYPYPATH=build/types "$(BIN)"/mypy
 
 test: lint types
-	"$(BIN)"/python -m pytest -q -n auto --dist loadfile -m "not slow"
+	"$(BIN)"/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 docs: install
 	"$(BIN)"/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"

@@ -122,8 +122,8 @@ class AdaptedBackbone(Backbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         below, right = (-side % self.side_multiple for side in images.shape[-2:])
         padded = F.pad(images, (0, right, 0, below)) if below or right else images
-        checkpointing = self.checkpointing and self.training and torch.is_grad_enabled()
-        outputs = _listed(recompute(self.net, padded) if checkpointing else self.net(padded))
+        recomputes = self.checkpointing and self.training and torch.is_grad_enabled()
+        outputs = _listed(recompute(self.net, padded) if recomputes else self.net(padded))
         maps = {}
         for (name, spec), x in zip(self.out_features.items(), outputs, strict=True):
             if name in self.channels_last:

@@ -75,7 +75,7 @@ def shortened(words: list[str]) -> list[str]:
     """A command line with a smaller job: one step, small images, no download, no fixed port."""
     stand_in = {"/data/coco": "coco", "/data/imagenet": "imagenet", "8000": "0"}
     words = [stand_in.get(word, re.sub(r"^torchvision://(.*)", r"\1_random.pth", word)) for word in words]
-    if words[1] == "summary":
+    if words[1] in ("summary", "list"):
         return words
     config = words[2]
     options = [] if config.startswith("my_") or "copypaste" in config else SMALL.split()

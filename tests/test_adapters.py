@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from backbone_referee import assert_close, randomize, referee, timms
+from backbone_referee import assert_close, randomize, referee, slow, timms
 from torch import Tensor, nn
 
 import chordate
@@ -33,6 +33,7 @@ TORCHVISION = {
     "regnet_y_400mf": {"c1": "stem", **{f"c{i + 1}": f"trunk_output.block{i}" for i in range(1, 5)}},
     "swin_t": {"c2": "features.1", "c3": "features.3", "c4": "features.5", "c5": "permute"},
 }  # fmt: skip
+LARGE = ("vgg16", "inception_v3")  # of the kinds of AlexNet and GoogLeNet
 SMALLEST_SIDE = {"inception_v3": 160}
 
 
@@ -72,7 +73,7 @@ def seen(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, T
     return outputs
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", [*(name for name in TORCHVISION if name not in LARGE), *slow(*LARGE)])
 def test_adapted_torchvision_networks_give_torchvisions_maps(name):
     theirs = torchvisions(name)
     ours = BACKBONES.build({"type": "TorchvisionBackbone", "model": name, "out": list(TORCHVISION[name])}).eval()
@@ -193,7 +194,7 @@ def test_timms_maps_are_named_after_their_stride():
         ("Timm", {"model": "resnet18", "options": {"widht": 2}}, "timm's resnet18: .*'widht'"),
     ],
 )
-def test_a_wrong_setting_of_an_adapter_is_one_line(kind, settings, says):
+def test_a_wrong_setting_of_an_adapter_is_a_one_line_error(kind, settings, says):
     with pytest.raises(ConfigError, match=says) as caught:
         BACKBONES.build({"type": f"{kind}Backbone", **settings})
     assert "\n" not in str(caught.value)

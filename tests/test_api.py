@@ -84,7 +84,7 @@ def test_a_misspelled_backbone_in_a_config_is_named_when_it_is_built():
         chordate.build_model(config, num_classes=2, pretrained=False)
 
 
-def test_a_bad_fit_of_neck_and_backbone_names_both():
+def test_the_error_for_a_neck_that_does_not_fit_its_backbone_names_both():
     config = chordate.load_config(DEMO, {"model.neck.inputs": ["c2", "c6"]})
     with pytest.raises(ConfigError, match=r'FPN\(in=\["c2", "c6"\]\): ResNet-18 \(24 wide\) offers c2 .*; no "c6"'):
         chordate.build_model(config, num_classes=2, pretrained=False)
@@ -152,7 +152,7 @@ def test_a_part_in_training_mode_is_refused(model, picture):
         part.eval()
 
 
-def test_eight_threads_at_once_predict_what_one_does():
+def test_eight_threads_at_once_predict_the_same_as_one():
     """BatchNorm's statistics and every result are those of one thread: prediction does not change the model's state."""
     classifier = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet20_cifar"}, num_classes=10)
     detector = chordate.build_model(DEMO, num_classes=5, pretrained=False)
@@ -190,7 +190,7 @@ def test_eight_threads_at_once_predict_what_one_does():
         ("https://example.com/a.jpg", r"https://example.com/a.jpg: URLs are not read; download the file first"),
     ],
 )
-def test_predicting_on_what_is_no_image_is_refused(model, image, message):
+def test_predicting_on_input_that_is_no_image_is_refused(model, image, message):
     with pytest.raises(DataError, match=message):
         chordate.predict(model, image)
 

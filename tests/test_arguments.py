@@ -112,7 +112,7 @@ def test_arguments_that_fit_their_annotations_pass(name, value):
     ],
     ids=str,
 )
-def test_an_argument_that_does_not_fit_its_annotation_is_one_line(name, value, message):
+def test_an_argument_that_does_not_fit_its_annotation_is_a_one_line_error(name, value, message):
     with pytest.raises(ConfigError) as error:
         validate_arguments(plug, {name: value}, "head Plug")
     assert message in str(error.value)

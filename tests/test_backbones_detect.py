@@ -1,6 +1,7 @@
 """Any backbone works with FPN and Faster R-CNN by its name alone, without configured channel counts."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ from chordate.registry import BACKBONES
 
 BACKBONES.names()
 NAMED = sorted(BACKBONES.variants)
+# Of each series, like `resnet#d`, the network of the smallest numbers; the others with `-m slow`.
+SERIES = {
+    re.sub(r"\d+", "#", name): name for name in sorted(NAMED, key=lambda n: [*map(int, re.findall(r"\d+", n))])[::-1]
+}
 TORCHVISION = ["alexnet", "vgg16", "googlenet", "inception_v3", "resnet18", "densenet121", "mobilenet_v2"]
 TORCHVISION += ["efficientnet_b0", "regnet_y_400mf", "shufflenet_v2_x0_5", "mnasnet0_5", "squeezenet1_1", "swin_t"]
 TIMM = ["efficientnet_b0", "resnetv2_50", "convnext_atto", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
@@ -56,7 +61,14 @@ def test_the_smallest_of_each_family_takes_a_training_step(name):
     take_a_step(ADAPTED.get(name, name), side=64)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if name not in FAMILIES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in SERIES.values()))
+        for name in NAMED
+        if name not in FAMILIES
+    ],
+)
 def test_every_other_backbone_is_wired_by_its_name(name):
     with torch.device("meta"):
         model = detector(name)

@@ -90,7 +90,7 @@ def test_contradictory_annotations_stop_the_run_with_their_ids_unless_allowed(
     assert len(sample["boxes"]) == len(sample["labels"])
 
 
-def test_of_duplicate_ids_none_gives_a_box_to_another_image(tmp_path: Path) -> None:
+def test_duplicate_ids_give_no_box_to_another_image(tmp_path: Path) -> None:
     twice = [annotation(5, 1, [1, 1, 9, 9]), annotation(5, 2, [20, 20, 9, 9])]
     dataset = open_set(write_coco(tmp_path, twice), health="warn")
     assert dataset[(0, 0)]["boxes"].shape == (0, 4)
@@ -122,7 +122,7 @@ def test_an_empty_set_is_refused(tmp_path: Path, empty: dict) -> None:
     assert "there is nothing to" in told(tmp_path).replace("nothing to learn", "there is nothing to learn")
 
 
-def test_a_set_without_any_instance_is_refused_where_empty_images_are_left_out(tmp_path: Path) -> None:
+def test_a_data_set_without_instances_is_refused_if_empty_images_are_left_out(tmp_path: Path) -> None:
     write_coco(tmp_path, [])
     assert "no image with an instance of its classes" in told(tmp_path, filter_empty=True)
 
@@ -176,7 +176,7 @@ def test_a_truncated_image_file_is_an_error_not_a_gray_image(
         read_image(path)
 
 
-def test_a_jpeg_with_something_after_its_end_is_read(tmp_path: Path, photo: np.ndarray) -> None:
+def test_a_jpeg_with_bytes_after_its_end_is_read(tmp_path: Path, photo: np.ndarray) -> None:
     path = tmp_path / "a.jpg"
     cv2.imwrite(str(path), photo)
     want = read_image(path)

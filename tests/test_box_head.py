@@ -122,7 +122,7 @@ def scripted() -> Scripted:
     return Scripted(pyramid(), CLASSES, trunk=ConvFC(16, 7, fc_channels=8)).eval()
 
 
-def test_detections_are_what_scores_above_the_threshold_cut_to_the_image():
+def test_detections_score_above_the_threshold_and_are_clipped_to_the_image():
     head = scripted().script([[9.0, 0, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9], [0, 9, 0, 0]])
     proposals = proposals_of([[[0, 0, 40, 40], [50, 50, 90, 90], [5, 90, 20, 120]], [[60, 60, 128, 128]]])
     first, second = head.predict({}, proposals)
@@ -149,7 +149,7 @@ def test_detections_per_image_are_limited():
     assert detections.boxes.tolist() == boxes[0][:4]
 
 
-def test_a_trunk_that_gives_maps_is_averaged():
+def test_maps_of_a_trunk_are_averaged():
     """As the last stage of a ResNet does in the C4 layout."""
 
     class Stage(nn.Conv2d):

@@ -151,7 +151,7 @@ def test_every_instance_has_its_box_in_a_color_of_its_own_and_crowds_are_dashed(
     assert 0.3 < (picture[290:440, 220:222] == second).all(2).mean() < 0.7
 
 
-def test_masks_are_pasted_back_to_where_they_came_from() -> None:
+def test_masks_are_drawn_at_their_boxes() -> None:
     """A disc in the frame of its box is drawn as the same disc in the image; crowds have no mask."""
     row, column = torch.meshgrid(torch.arange(112), torch.arange(112), indexing="ij")
     disc = ((row - 55.5) ** 2 + (column - 55.5) ** 2 < 56**2).to(torch.uint8)
@@ -176,7 +176,7 @@ def test_only_labeled_keypoints_are_drawn() -> None:
     assert [bool((picture[200, x] != 128).any()) for x in (100, 200, 300)] == [True, True, False]
 
 
-def test_a_line_under_each_image_has_its_sizes_and_counts() -> None:
+def test_the_caption_of_each_image_has_its_sizes_and_counts() -> None:
     none = one_image(boxes=torch.zeros(0, 4))
     assert describe_image(none, 0) == "96×80 → 48×40, no instances"
     both = one_image(boxes=torch.ones(3, 4), crowd=torch.tensor([False, False, True]))
@@ -214,7 +214,7 @@ def test_a_classifiers_images_have_their_class_and_mixed_ones_their_weights(fold
     assert np.abs(picture[320, 320] - np.array([191, 0, 64])).max() <= 1
 
 
-def test_what_stands_on_the_page_is_text_not_markup() -> None:
+def test_names_on_the_page_are_text_not_markup() -> None:
     html = contact_sheet("a<b", "x & y", [Group("<i>", "", [Thumbnail('a "b".jpg', 3, 2, "<script>", "1 < 2")])])
     page = Page(html)
     assert page.headings == ["<i> "]
@@ -252,10 +252,10 @@ def heed_ctrl_c() -> None:
         (["--serve", "70000"], "--serve 70000: ports are 0 … 65535; choose another"),
         (["--data-root", "/no/such/folder"], "/no/such/folder"),
         (["--out", "a_file"], "a_file"),
-        (["--cfg-options", "train_data.pipeline=[CopyPaste]"], "CopyPaste: .*masks=True"),
+        (["--cfg-options", "train_data.pipeline=[CopyPaste]"], "CopyPaste .*masks=True"),
     ],
 )
-def test_a_mistake_in_browse_is_one_line(arguments, message, shapes, tmp_path, monkeypatch, capsys) -> None:
+def test_a_mistake_in_browse_is_a_one_line_error(arguments, message, shapes, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHORDATE_DATA", str(shapes))
     (tmp_path / "a_file").write_text("")
@@ -265,7 +265,7 @@ def test_a_mistake_in_browse_is_one_line(arguments, message, shapes, tmp_path, m
     assert re.search(message, line)
 
 
-def test_a_port_in_use_is_an_error_before_anything_is_drawn(shapes, tmp_path, capsys) -> None:
+def test_a_port_in_use_is_an_error_before_an_image_is_drawn(shapes, tmp_path, capsys) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

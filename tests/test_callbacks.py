@@ -58,7 +58,7 @@ def stopping(**options: Any) -> dict[str, Any]:
         ({"patience": 1}, (0.5, 0.5), 2),
     ],
 )
-def test_training_stops_when_the_metric_has_not_improved_for_so_long(
+def test_training_stops_when_the_metric_has_not_improved_for_patience_evaluations(
     tmp_path: Path, options: dict[str, Any], scores: tuple[float, ...], epochs: int
 ) -> None:
     trainer = toy_trainer(tmp_path, **validation(*scores), epochs=len(scores), callbacks=[stopping(**options)])
@@ -67,7 +67,7 @@ def test_training_stops_when_the_metric_has_not_improved_for_so_long(
     assert (tmp_path / f"epoch_{epochs}.pt").exists()
 
 
-def test_what_stops_early_is_saved_also_between_checkpoints(tmp_path: Path) -> None:
+def test_an_early_stop_between_checkpoints_saves_a_checkpoint(tmp_path: Path) -> None:
     toy_trainer(tmp_path, **validation(0.5, 0.4, 0.3), epochs=9, save_every=0, callbacks=[stopping()]).train()
     assert {path.name for path in tmp_path.glob("*.pt")} == {"epoch_3.pt"}
 

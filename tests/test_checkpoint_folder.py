@@ -43,7 +43,7 @@ def test_writing_the_same_name_again_does_not_delete_it(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "epoch_1.pt")["train"]["iteration"] == 2
 
 
-def test_a_full_disk_is_one_clear_line_and_the_old_checkpoint_stays(
+def test_a_full_disk_is_a_one_line_error_and_the_old_checkpoint_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = CheckpointFolder(tmp_path, keep=1)
@@ -95,14 +95,14 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginni
         folder.newest()
 
 
-def test_what_could_not_be_read_again_is_not_saved(tmp_path: Path) -> None:
+def test_a_training_state_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     with pytest.raises(CheckpointError, match="can hold tensors, numbers and text only, got object"):
         folder.save("epoch_1.pt", checkpoint(1) | {"extra": [object()]})
     assert folder.newest() is None
 
 
-def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_checkpoint_is_an_error(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     folder.save("epoch_1.pt", checkpoint(1) | {"model": {"weight": torch.arange(1000.0)}})
     path = tmp_path / "epoch_1.pt"
@@ -180,7 +180,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("other optimiser", "trained with AdamW, but optimizer.type is SGD"),
     ],
 )
-def test_resuming_from_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, kind: str, told: str) -> None:
+def test_resuming_from_a_checkpoint_that_does_not_fit_is_a_one_line_error(tmp_path: Path, kind: str, told: str) -> None:
     path = broken(tmp_path, kind)
     with pytest.raises(ChordateError) as error:
         toy_trainer(tmp_path / "run", resume=path, iterations=2).train()

@@ -91,7 +91,7 @@ def test_averaged_weights_are_preferred(tmp_path):
     assert is_filled(model, 0.25)
 
 
-def test_what_was_read_keeps_its_name_for_messages(tmp_path):
+def test_a_loaded_state_dict_keeps_its_file_name_for_messages(tmp_path):
     state = read_state(save(tmp_path / "epoch_1.pth", own(TinyDetector())))
     assert state["meta"]["classes"] == ["cat", "dog"]
     assert "epoch_1.pth" in message(nn.Linear(2, 2), state)
@@ -147,7 +147,7 @@ def test_a_backbone_takes_its_part_of_a_whole_model():
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6, 7])
-def test_a_stem_is_adapted_as_timm_does(channels):
+def test_a_stem_is_adapted_to_input_channels_as_in_timm(channels):
     weight = torch.randn(8, 3, 7, 7)
     expected = timm.models.adapt_input_conv(channels, weight)
     torch.testing.assert_close(adapt_input_channels(weight, channels), expected)
@@ -217,7 +217,7 @@ def test_a_run_with_other_settings_names_the_config_that_it_saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["fc", "classifier", "head", "linear"])
-def test_a_bare_classifier_fills_the_whole_model(name):
+def test_a_bare_classifiers_weights_fill_the_whole_model(name):
     trained, fresh = (build_model("resnet20_cifar10") for _ in range(2))
     theirs = {key.removeprefix("backbone."): value for key, value in trained.state_dict().items()}
     theirs = {f"module.{key.replace('head.fc', name)}": value for key, value in theirs.items()}
@@ -237,7 +237,7 @@ def test_not_strict_keeps_the_predictor_and_the_classes_of_the_model():
     assert is_filled(model.box, 0.75)
 
 
-def test_not_strict_still_needs_something_that_fits():
+def test_not_strict_still_needs_a_tensor_that_fits():
     assert "belongs to another model" in message(TinyDetector(), nn.Linear(2, 2).state_dict(), strict=False)
 
 
@@ -260,7 +260,7 @@ OWN = {"chordate": 2, "model": {}, "meta": {}}
 @pytest.mark.parametrize(
     "wrong", [{"model": 3}, {"meta": None}, {"ema": 3}, {"meta": 5}, {"config": {}}, {"train": [1]}]
 )
-def test_a_checkpoint_of_ours_with_foreign_entries_is_one_line(tmp_path, wrong):
+def test_a_checkpoint_of_ours_with_foreign_entries_is_a_one_line_error(tmp_path, wrong):
     file = save(tmp_path / "a.pth", {**OWN, **wrong})
     with pytest.raises(CheckpointError, match=r"a\.pth is not a complete Chordate checkpoint: its (\w+) is") as caught:
         load_checkpoint(TinyDetector(), file)

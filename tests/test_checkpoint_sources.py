@@ -124,7 +124,7 @@ def test_pretrained_without_weights_on_offer_is_an_error():
         ("ftp://host/x.pth", "unknown scheme ftp://"),
     ],
 )
-def test_a_source_that_does_not_exist_is_named(spec, says):
+def test_the_error_for_a_missing_source_names_it(spec, says):
     assert says in message(TinyDetector(), spec)
 
 
@@ -198,7 +198,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(content, says, tmp_path):
     assert str(path) in said
 
 
-def test_a_missing_file_answers_with_near_names(tmp_path):
+def test_the_error_for_a_missing_file_suggests_near_names(tmp_path):
     save(tmp_path / "epoch_11.pth", {})
     (tmp_path / "log.txt").touch()
     assert "did you mean epoch_11.pth?" in message(TinyDetector(), tmp_path / "epoch_12.pth")

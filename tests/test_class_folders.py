@@ -177,7 +177,7 @@ def test_a_single_class_folder_is_refused(tmp_path):
         TrainValFolder("train", data_root=tmp_path)
 
 
-def test_images_of_classes_that_the_model_lacks_are_left_out_with_a_warning(folders, caplog):
+def test_images_of_classes_that_the_model_lacks_are_skipped_with_a_warning(folders, caplog):
     ImageFolder("train", data_root=folders)
     assert not caplog.messages
     ImageFolder("train", data_root=folders, classes=["red"])

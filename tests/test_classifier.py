@@ -189,7 +189,7 @@ def test_another_augmentation_plugs_in_and_its_settings_are_checked():
         ),
     ],
 )
-def test_a_wrong_setting_of_a_classifier_is_one_line(settings, message):
+def test_a_wrong_setting_of_a_classifier_is_a_one_line_error(settings, message):
     with pytest.raises(ConfigError, match=message) as error:
         classifier(**settings)
     assert "\n" not in str(error.value)

@@ -117,7 +117,7 @@ def test_predict_reports_a_broken_image_and_goes_on_with_the_others(seer, shapes
     files = [str(tmp_path / "cut.jpg"), str(whole)]
     assert main(["predict", CONFIG, str(seer), *files, "--out", str(out), "--score-threshold", "0.2"]) == 2
     told = capsys.readouterr()
-    assert "on 1 image:" in told.out and f"{tmp_path}/cut.jpg: not an image" in told.err
+    assert "on 1 image:" in told.out and f"{tmp_path}/cut.jpg: not a readable image" in told.err
     assert {row["file"] for row in json.loads((out / "predictions.json").read_text())} == {str(whole)}
     assert [file.name for file in out.glob("*.png")] == [f"{whole.stem}_prediction.png"]
 
@@ -177,7 +177,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a)[-60:] for a, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_status_2(arguments, message, shapes, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHORDATE_DATA", str(shapes))
     (tmp_path / "a_file").write_text("")
@@ -200,7 +200,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, shapes, tmp_path
         (["trian", "x"], "chordate: argument COMMAND: invalid choice: 'trian'"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_status_2(arguments, message, capsys):
+def test_a_wrong_option_is_a_one_line_error_and_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     (line,) = capsys.readouterr().err.splitlines()

@@ -58,14 +58,14 @@ def test_undamaged_data_trains(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_training_on_a_missing_image_is_one_line_and_status_2(tmp_path, capsys, workers):
+def test_training_on_a_missing_image_is_a_one_line_error_and_status_2(tmp_path, capsys, workers):
     (write_coco(tmp_path, BOXES) / "images/2.png").rename(tmp_path / "images/02.png")
     assert train(tmp_path, f"train_data.workers={workers}") == 2
     assert "images/2.png: no such image file; did you mean 02.png" in told(capsys)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_training_on_a_truncated_jpeg_is_one_line_and_status_2(tmp_path, capsys, workers):
+def test_training_on_a_truncated_jpeg_is_a_one_line_error_and_status_2(tmp_path, capsys, workers):
     write_coco(tmp_path, BOXES)
     picture = cv2.imencode(".jpg", cv2.imread(str(tmp_path / "images/2.png")))[1].tobytes()
     (tmp_path / "images/2.png").write_bytes(picture[: len(picture) // 2])
@@ -111,19 +111,21 @@ def test_boxes_beyond_the_image_or_without_area_are_counted_and_training_goes_on
     ],
     ids=["unknown category", "duplicate id", "annotation of no image", "no annotation"],
 )
-def test_training_on_contradictory_annotations_is_one_line_and_status_2(tmp_path, capsys, annotations, complaint):
+def test_training_on_contradictory_annotations_is_a_one_line_error_and_status_2(
+    tmp_path, capsys, annotations, complaint
+):
     assert train(write_coco(tmp_path, annotations)) == 2
     assert "annotations.json" in (line := told(capsys)) and complaint in line
 
 
-def test_training_on_truncated_json_is_one_line_and_status_2(tmp_path, capsys):
+def test_training_on_truncated_json_is_a_one_line_error_and_status_2(tmp_path, capsys):
     file = write_coco(tmp_path, BOXES) / "annotations.json"
     file.write_text(file.read_text()[:200])
     assert train(tmp_path) == 2
     assert "annotations.json: not COCO annotations, or truncated" in told(capsys)
 
 
-def test_training_on_an_empty_data_set_is_one_line_and_status_2(tmp_path, capsys):
+def test_training_on_an_empty_data_set_is_a_one_line_error_and_status_2(tmp_path, capsys):
     assert train(write_coco(tmp_path, [], images=[])) == 2
     assert "annotations.json: no images; there is nothing to load" in told(capsys)
 
@@ -164,7 +166,7 @@ KINDS = ["cut short", "another model's", "pickle that runs code", "zip that runs
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", ["test", "predict", "train --resume", "train pretrained"])
-def test_a_broken_checkpoint_is_one_line_and_status_2(tmp_path, capsys, kind, command):
+def test_a_broken_checkpoint_is_a_one_line_error_and_status_2(tmp_path, capsys, kind, command):
     write_coco(tmp_path, BOXES)
     path = str(broken(kind, tmp_path))
     classes = "fallback_meta.classes=[cat,dog]"

@@ -21,12 +21,19 @@ def open_set(root: Path, **settings) -> CocoDataset:
     return CocoDataset("annotations.json", "images", data_root=root, **settings)
 
 
-@pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_boxes_labels_and_crowds_are_those_of_the_annotation_file(real_data: Path, split: str) -> None:
-    file = f"annotations/instances_{split}.json"
-    dataset = CocoDataset(file, split, data_root=real_data / "coco-mini")
-    reference = COCO(str(real_data / "coco-mini" / file))
-    assert dataset.classes == COCO_CLASSES
+@pytest.mark.parametrize("split", ["cells", "train2017", "val2017"])
+def test_boxes_labels_and_crowds_are_those_of_the_annotation_file(request, split: str) -> None:
+    if split == "cells":
+        root, file, images = request.getfixturevalue("cells"), "coco.json", "JPEGImages"
+    else:
+        root, file, images = (
+            request.getfixturevalue("real_data") / "coco-mini",
+            f"annotations/instances_{split}.json",
+            split,
+        )
+    dataset = CocoDataset(file, images, data_root=root)
+    reference = COCO(str(root / file))
+    assert dataset.classes == (("RBC", "WBC", "Platelets") if split == "cells" else COCO_CLASSES)
     assert dataset.category_ids == sorted(reference.cats)
     assert dataset.image_ids.tolist() == sorted(reference.imgs)
     for index, image_id in enumerate(dataset.image_ids.tolist()):
@@ -124,7 +131,7 @@ def test_a_wrong_choice_of_classes_is_refused(tmp_path: Path, classes: list[str]
         open_set(write_coco(tmp_path, [annotation(1, 1, [1, 1, 9, 9])]), classes=classes)
 
 
-def test_images_without_instances_are_left_out_only_where_asked(tmp_path: Path) -> None:
+def test_images_without_instances_are_left_out_only_if_configured(tmp_path: Path) -> None:
     boxes = [
         annotation(1, 1, [1, 1, 9, 9], 3),
         annotation(2, 2, [1, 1, 9, 9], 3, iscrowd=1),
@@ -158,9 +165,9 @@ def test_a_box_is_clipped_to_the_image_and_one_without_area_is_dropped(tmp_path:
     assert len(sample["labels"]) == len(sample["crowd"]) == 3
 
 
-def test_a_clean_file_is_not_complained_about(real_data: Path, caplog) -> None:
+def test_a_clean_file_logs_no_warning(cells: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        CocoDataset("annotations/val.json", "val", data_root=real_data / "bccd")
+        CocoDataset("coco.json", "JPEGImages", data_root=cells)
     assert not caplog.records
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from coco_referee import Truth, batch_of, detections, disturb_objects, measure, referee
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import forkserver
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
@@ -131,6 +131,19 @@ def test_any_number_of_keypoints_is_scored_as_by_pycocotools(seed, images, keypo
         assert metric.per_class()["keypoints"]["fish"]["AP"] == pytest.approx(expected[0])
 
 
+def boxes_masks_and_points(seed: int) -> tuple[Truth, dict]:
+    """Random objects with a mask each, one class of them with keypoints, and detections of all three."""
+    rng = np.random.default_rng(seed)
+    truth = random_points(rng, 8, 3)
+    for annotation in truth.content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    truth = Truth(truth.content)
+    found = disturb_objects(truth, rng)
+    points = with_points_for_all(found, 3)
+    return truth, {i: replace(points[i], masks=d.masks) for i, d in found.items()}
+
+
 def one_fish(count: int, offset: float = 0.0, sigmas=None, engine="hotcoco", **changed) -> dict[str, float]:
     """One object of 100 square pixels, and a detection whose keypoints are `offset` pixels too far to the right."""
     points = np.array([[10 + 3 * n, 20, 2] for n in range(count)])
@@ -218,8 +231,8 @@ def test_saved_masks_and_keypoints_are_those_of_the_annotations(tmp_path, real_d
         assert row["segmentation"]["counts"].encode() == truth.coco.ann_to_rle(annotation)["counts"]
 
 
-def test_masks_and_keypoints_in_predictions_are_scored_by_default(real_data):
-    truth, found = disturbed(real_data / "coco-mini/annotations/person_keypoints_val2017.json", 4)
+def test_masks_and_keypoints_in_predictions_are_scored_by_default():
+    truth, found = boxes_masks_and_points(4)
     kinds = [
         ((), {"bbox", "segm", "keypoints"}),
         (("masks",), {"bbox", "keypoints"}),
@@ -232,16 +245,16 @@ def test_masks_and_keypoints_in_predictions_are_scored_by_default(real_data):
     assert {name.split("_")[0] for name in numbers} == {"segm"}
 
 
-def test_a_mask_model_without_detections_has_a_mask_ap_of_zero(real_data):
-    truth = Truth(json.loads((real_data / "coco-mini/annotations/instances_val2017.json").read_text()))
+def test_a_mask_model_without_detections_has_a_mask_ap_of_zero():
+    truth, _ = boxes_masks_and_points(4)
     empty = detections([], [], [])
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]}
     found = {i: replace(empty, masks=torch.zeros(0, *size, dtype=torch.bool)) for i, size in sizes.items()}
-    with pytest.warns(UserWarning, match="detected nothing"):
+    with pytest.warns(UserWarning, match="no detections"):
         _, numbers = measure(truth, found)
     assert numbers["bbox_AP"] == numbers["segm_AP"] == 0
     for engine in ENGINES:
-        with pytest.warns(UserWarning, match="detected nothing"):
+        with pytest.warns(UserWarning, match="no detections"):
             _, numbers = measure(truth, without(found, "masks"), iou_types=["segm"], engine=engine)
         assert numbers["segm_AP"] == 0
 
@@ -293,42 +306,30 @@ def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
         metric.update([masked, one], batch_of([1, 2]))
     metric.update([masked], batch_of([1]))
     metric.update([one], batch_of([2]))
-    with pytest.raises(DataError, match="gave masks for some images"):
+    with pytest.raises(DataError, match="predicted masks for some images"):
         metric.compute()
     metric = CocoMetric(random_points(np.random.default_rng(3), 4, 3))
     with pytest.raises(TrainingError, match="NaN"):
         metric.update([replace(one, keypoints=torch.full((1, 3, 3), torch.nan))], batch_of([1]))
 
 
-def test_the_table_has_a_part_for_boxes_masks_and_keypoints(real_data):
-    truth, found = disturbed(real_data / "coco-mini/annotations/person_keypoints_val2017.json", 5)
+def test_the_table_has_a_part_for_boxes_masks_and_keypoints():
+    truth, found = boxes_masks_and_points(6)  # has objects of every size
     metric, numbers = measure(truth, found)
     console = Console(file=io.StringIO(), width=80)
     console.print(metric.table())
     text = console.file.getvalue()
     assert [text.count(f"class ({kind})") for kind in ("bbox", "segm", "keypoints")] == [1, 1, 1]
     assert all(f"{name:<5} {numbers[f'keypoints_{name}']:>5.3f}" in text for name in OF_KEYPOINTS)
-    people = [a for a in truth.content["annotations"] if not a["iscrowd"]]
-    counts = {kind: rows["person"]["instances"] for kind, rows in metric.per_class().items()}
-    annotated = sum(a["num_keypoints"] > 0 for a in people)
-    assert counts == {"bbox": len(people), "segm": len(people), "keypoints": annotated}
-
-
-def shared_out(seed: int) -> tuple[Truth, dict]:
-    rng = np.random.default_rng(seed)
-    truth = random_points(rng, 8, 3)
-    for annotation in truth.content["annotations"]:
-        x, y, w, h = annotation["bbox"]
-        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    truth = Truth(truth.content)
-    found = disturb_objects(truth, rng)
-    points = with_points_for_all(found, 3)
-    return truth, {i: replace(points[i], masks=d.masks) for i, d in found.items()}
+    fish = [a for a in truth.content["annotations"] if a["category_id"] == 5 and not a["iscrowd"]]
+    counts = {kind: rows["fish"]["instances"] for kind, rows in metric.per_class().items()}
+    annotated = sum(a["num_keypoints"] > 0 for a in fish)
+    assert counts == {"bbox": len(fish), "segm": len(fish), "keypoints": annotated}
 
 
 def _rank(rank: int, world_size: int, folder: str) -> None:
     """Two ranks process alternate images, and both also process the first one."""
-    truth, found = shared_out(5)
+    truth, found = boxes_masks_and_points(5)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
     order = sorted(found)
     metric, numbers = measure(truth, found, order=dict.fromkeys([*order[rank::world_size], order[0]]))
@@ -337,8 +338,13 @@ def _rank(rank: int, world_size: int, folder: str) -> None:
 
 
 def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_path):
-    mp.spawn(_rank, (2, str(tmp_path)), nprocs=2)
-    metric, expected = measure(*shared_out(5))
+    ranks = [forkserver().Process(target=_rank, args=(rank, 2, str(tmp_path))) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
+    metric, expected = measure(*boxes_masks_and_points(5))
     assert all(0 < expected[f"{kind}_AP"] < 1 for kind in ("bbox", "segm", "keypoints"))
     for rank in range(2):
         numbers, predictions = json.loads((tmp_path / f"{rank}.json").read_text())
@@ -346,8 +352,8 @@ def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_p
         assert predictions == metric.predictions()
 
 
-def test_a_rank_without_images_changes_nothing():
-    truth, found = shared_out(6)
+def test_a_rank_without_images_changes_no_result():
+    truth, found = boxes_masks_and_points(6)
     batches = [PackedDetections.pack(batch_of([i], truth).infos, [found[i]], 2) for i in sorted(found)]
     whole, empty = PackedDetections.concatenate(batches), PackedDetections.concatenate([])
     joined = PackedDetections.concatenate([empty, *batches, empty]).unique()

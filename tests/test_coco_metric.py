@@ -40,6 +40,16 @@ def test_both_engines_and_pycocotools_itself_agree_on_random_data(seed, images, 
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+def test_both_engines_agree_on_the_boxes_of_real_photos(cells, seed):
+    truth, found = disturbed_file(cells / "coco.json", seed)
+    expected = referee(truth, found)
+    assert 0.1 < expected[0] < 0.8
+    for engine in ("hotcoco", "pycocotools"):
+        _, numbers = measure(truth, found, engine=engine)
+        np.testing.assert_allclose(list(numbers.values()), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
 def test_both_engines_agree_on_real_coco_labels(real_data, seed):
     truth, found = disturbed_file(real_data / "coco-mini/annotations/instances_val2017.json", seed)
     expected = referee(truth, found)
@@ -198,13 +208,13 @@ def test_a_second_evaluation_starts_without_the_first_ones_detections():
     assert len(metric.predictions()) == 1
 
 
-def test_saved_boxes_load_in_pycocotools_and_score_the_same(tmp_path, real_data):
-    truth, found = disturbed_file(real_data / "coco-mini/annotations/instances_val2017.json", 3)
+def test_saved_boxes_load_in_pycocotools_and_score_the_same(tmp_path, cells):
+    truth, found = disturbed_file(cells / "coco.json", 3)
     metric, numbers = measure(truth, found)
     path = tmp_path / "detections.json"
     metric.save_predictions(path)
     with contextlib.redirect_stdout(io.StringIO()):
-        ground = COCO(real_data / "coco-mini/annotations/instances_val2017.json")
+        ground = COCO(cells / "coco.json")
         judge = COCOeval(ground, ground.loadRes(str(path)), "bbox")
         judge.evaluate()
         judge.accumulate()

@@ -135,7 +135,7 @@ def test_json_is_read_as_data_and_yaml_is_refused(written: Path) -> None:
         load_config("a.yaml")
 
 
-def test_mmengines_templates_are_answered(written: Path) -> None:
+def test_mmengines_templates_are_refused_with_the_python_way(written: Path) -> None:
     (written / "a.py").write_text("train = dict(seed={{'$SEED:1'}})\n")
     with pytest.raises(ConfigError, match=r"^a\.py: .*os\.environ"):
         load_config("a.py")
@@ -324,7 +324,7 @@ def test_a_type_takes_the_settings_of_its_class_and_variants() -> None:
     assert settings_of("OnlyHere") == {"threshold", "convs", "inner"}
 
 
-def test_a_wrong_setting_on_the_command_line_is_one_line(written: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_wrong_setting_on_the_command_line_is_a_one_line_error(written: Path, capsys: pytest.CaptureFixture) -> None:
     (written / "a.py").write_text(f'base = "{R50}"\nmodel = dict(neck=dict(extra="poool"))\n')
     assert main(["summary", "a.py"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -370,7 +370,7 @@ def test_a_wrong_setting_of_a_section_names_its_option(option: dict[str, Any], m
         ("skeleton", 'unknown skeleton "imagnet". Known: coco'),
     ],
 )
-def test_unknown_fallback_meta_is_one_line(
+def test_unknown_fallback_meta_is_a_one_line_error(
     setting: str, message: str, written: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (written / "a.py").write_text(f'base = "{R50}"\nfallback_meta = dict({setting}="imagnet")\n')

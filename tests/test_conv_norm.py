@@ -140,7 +140,7 @@ def test_the_state_dict_is_that_of_a_sequence():
     assert ConvNorm(*layers).state_dict().keys() == nn.Sequential(*layers).state_dict().keys()
 
 
-def test_statistics_that_change_are_seen_at_once():
+def test_a_changed_statistic_changes_the_output_at_once():
     pair = ConvNorm(nn.Conv2d(3, 4, 1), FrozenBatchNorm(4))
     x = torch.randn(1, 3, 5, 5)
     before = pair(x)
@@ -201,7 +201,7 @@ def test_convolution_and_norm_keep_channels_last(norm):
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("name", ["resnet50d", "preact_resnet50", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet50d", "preact_resnet50", pytest.param("densenet121", marks=pytest.mark.slow)])
 def test_frozen_networks_compile_as_one_graph_and_are_exported(name):
     model = randomize(BACKBONES.build({"type": name, "norm": "FrozenBN", "out": ["c2"], "frozen_stages": 0})).train()
     images = torch.randn(2, 3, 64, 64)
@@ -223,7 +223,7 @@ def test_frozen_networks_compile_as_one_graph_and_are_exported(name):
 
 
 @torch.no_grad()
-def test_eight_threads_give_what_one_gives():
+def test_eight_threads_compute_the_maps_of_one():
     model = randomize(BACKBONES.build({"type": "resnet18", "out": ["c2"]})).eval()
     images = torch.randn(16, 1, 3, 32, 32)
     expected = [model(image)["c2"] for image in images]

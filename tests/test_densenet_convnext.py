@@ -177,6 +177,6 @@ def test_detectors_get_a_norm_on_every_map():
         ({"type": "convnext_tiny", "out": ["c1"]}, 'unknown ConvNeXt-tiny map "c1"'),
     ],
 )
-def test_a_wrong_setting_of_densenet_or_convnext_is_one_line(options, message):
+def test_a_wrong_setting_of_densenet_or_convnext_is_a_one_line_error(options, message):
     with pytest.raises(ConfigError, match=message):
         BACKBONES.build(options)

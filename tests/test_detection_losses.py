@@ -52,7 +52,7 @@ def test_no_shape_depends_on_the_data(kind):
 
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
-def test_a_perfect_prediction_costs_nothing(kind):
+def test_a_perfect_prediction_has_a_loss_of_zero(kind):
     references, boxes = random_boxes(10), random_boxes(10)
     loss = BoxLoss(kind, 0.0, WEIGHTS)(encode(boxes, references, WEIGHTS), references, boxes)
     torch.testing.assert_close(loss, torch.zeros(10), atol=1e-4, rtol=0)
@@ -66,7 +66,7 @@ def test_empty_slots_have_finite_gradients(kind):
     assert deltas.grad is not None and not deltas.grad.any()
 
 
-def test_the_mean_over_nothing_is_zero_and_keeps_its_gradient():
+def test_the_mean_over_no_elements_is_zero_and_keeps_its_gradient():
     values = torch.ones(3, requires_grad=True)
     mean = masked_mean(values, torch.zeros(3, dtype=torch.bool))
     mean.backward()

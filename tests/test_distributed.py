@@ -64,7 +64,7 @@ def test_logged_losses_and_rates_are_those_of_the_whole_batch(ranks: Any, alone:
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_parameters_that_no_loss_reaches_keep_nobody_waiting(ranks: Any) -> None:
+def test_parameters_that_no_loss_reaches_block_no_rank(ranks: Any) -> None:
     assert read_log(ranks[0] / "idle") == read_log(ranks[0] / "plain")
     a, b = (torch.load(ranks[0] / name / "epoch_2.pt", weights_only=True)["model"] for name in ("idle", "plain"))
     assert all(torch.equal(a[name], b[name]) for name in b)
@@ -118,7 +118,7 @@ def test_logged_metrics_are_those_of_the_saved_model_though_batchnorm_saw_other_
         assert {key: logged[epoch - 1][key] for key in expected} == pytest.approx(expected, rel=1e-6)
 
 
-def test_saved_batchnorm_statistics_are_the_mean_of_what_the_ranks_saw(ranks: Any) -> None:
+def test_saved_batchnorm_statistics_are_the_mean_over_the_ranks(ranks: Any) -> None:
     """One step from the initial statistics: 0.9 times these plus 0.1 times the mean over the ranks' batches."""
     saved = torch.load(ranks[0] / "one_step" / "iteration_1.pt", weights_only=True)["model"]
     means, variances = [], []

@@ -14,6 +14,7 @@ from loading import checkpoint_of
 from torch import nn
 
 from chordate import build_model, predict
+from chordate.cli.main import main
 from chordate.data.shapes import CLASSES, generate_shapes
 
 ROOT = Path(__file__).parents[1]
@@ -57,28 +58,32 @@ def shapes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluated(launcher: list[str], checkpoint: Path, shapes: Path, folder: Path) -> tuple[dict[str, float], list[dict]]:
-    """The metrics and the detections that the script writes."""
-    folder.mkdir()
-    out, predictions = folder / "out.json", folder / "predictions.json"
-    run = subprocess.run(
-        [
-            sys.executable, *launcher, str(ROOT / "tools" / "test.py"), CONFIG, str(checkpoint),
-            "--data-root", str(shapes), "--out", str(out), "--predictions", str(predictions),
-            "--cfg-options", "val_data.batch_size=2",
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return json.loads(out.read_text()), json.loads(predictions.read_text())
+def arguments(checkpoint: Path, shapes: Path, folder: Path) -> list[str]:
+    """Of `chordate test`, which writes metrics and detections into the folder."""
+    return [
+        CONFIG, str(checkpoint), "--data-root", str(shapes), "--out", str(folder / "out.json"),
+        "--predictions", str(folder / "predictions.json"), "--cfg-options", "val_data.batch_size=2",
+    ]  # fmt: skip
+
+
+def results(folder: Path) -> tuple[dict[str, float], list[dict]]:
+    """The metrics and the detections that the command wrote."""
+    return tuple(json.loads((folder / name).read_text()) for name in ("out.json", "predictions.json"))
 
 
 def test_a_detector_evaluated_on_two_ranks_gets_the_metrics_and_detections_of_one(
     checkpoint: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    one, found = evaluated([], checkpoint, shapes, tmp_path / "one")
-    two, found_by_two = evaluated(TORCHRUN, checkpoint, shapes, tmp_path / "two")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    assert main(["test", *arguments(checkpoint, shapes, tmp_path / "one")]) == 0
+    run = subprocess.run(
+        [sys.executable, *TORCHRUN, str(ROOT / "tools/test.py"), *arguments(checkpoint, shapes, tmp_path / "two")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    (one, found), (two, found_by_two) = results(tmp_path / "one"), results(tmp_path / "two")
     assert len(found) > 5 * IMAGES  # enough detections to notice lost or duplicate ones
     assert 0 < one["bbox_AP"] < 1  # both true and false positives
     assert two == pytest.approx(one, nan_ok=True)

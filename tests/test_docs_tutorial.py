@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from doc_commands import ONE_STEP, folder, promised, run_page
+from doc_commands import folder, promised, run_page
 from doc_pages import blocks, files, page, with_options
 from loading import checkpoint_of
 
@@ -18,14 +18,15 @@ NAME = "docs/tutorial.md"
 NUMBER = r"[\d,.:–e-]+"  # 1,018 or 0.5 or 3e-05, or – for no value
 
 
-def one_step(words: list[str]) -> list[str]:
-    """The page's command with one training step; the model of the last section gets small images."""
+def two_steps(words: list[str]) -> list[str]:
+    """The page's command with one epoch of two steps; the model of its last section sees small images."""
     words = [re.sub(r"^torchvision://(.*)", r"\1_random.pth", word) for word in words]
     options = []
     if words[1] == "train":
-        options += [*ONE_STEP.split(), "train.log_every=1", "train.eval_every=1", "train_data.batch_size=2"]
+        options += ["train.epochs=1", "train.eval_every=1", "train.log_every=1", "train_data.batch_size=8"]
+        options += ["train_data.workers=0", "val_data.workers=0", "model.backbone.pretrained=None"]
     if words[2] == "mine.py":
-        options += ["val_data.pipeline.0.size=64", "val_data.workers=0"]
+        options += ["val_data.pipeline.0.size=64"]
         options += ["train_data.pipeline.0.size=64"] if words[1] in ("train", "browse") else []
     if words[1] == "predict":
         words = [*words, "--score-threshold", "0"]
@@ -43,7 +44,7 @@ def form(line: str) -> str:
 @pytest.mark.slow
 def test_every_command_of_the_tutorial_prints_what_the_page_shows(folder, capsys, caplog):
     shutil.copytree(folder / "data/shapes", folder / "my_data")
-    printed = run_page(NAME, folder, capsys, caplog, prepare=one_step)
+    printed = run_page(NAME, folder, capsys, caplog, prepare=two_steps)
     shown = [line for line in promised(NAME) if "─" not in line]
     assert len(shown) > 12
     for line in shown:

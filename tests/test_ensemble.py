@@ -88,7 +88,7 @@ def test_models_that_form_no_ensemble_are_refused(members, tmp_path, capsys):
         assert main(["test", *arguments, *data]) == 2
         return capsys.readouterr().err
 
-    assert "needs a CHECKPOINT" in told(*names[:3])
+    assert "must be followed by its CHECKPOINT" in told(*names[:3])
     assert "leave it out for several" in told(*names[:4], "--picture", str(tmp_path / "x.png"))
     other = tmp_path / "other.pt"
     saved = torch.load(names[1], weights_only=True)

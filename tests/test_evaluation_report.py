@@ -56,14 +56,14 @@ RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
     ],
     ids=["right", "background", "twice", "placed", "class", "both", "missed", "unsure", "crowd"],
 )
-def test_confusions_and_errors_are_those_that_were_made(found, matrix, errors):
+def test_confusions_and_error_types_are_those_put_into_the_detections(found, matrix, errors):
     content = report(*found)
     assert content["confusion"]["classes"] == ["dog", "cat", "background"]
     assert content["confusion"]["matrix"] == matrix
     assert counts(content) == errors
 
 
-def test_an_error_costs_what_the_ap_gains_without_it():
+def test_the_cost_of_an_error_type_is_the_ap_gained_without_it():
     """The cat has a true positive and a higher-scored false positive: precision 1/2, so the mean AP is 3/4."""
     content = report(RIGHT[0], (NOWHERE, 0.95, 1), RIGHT[1])
     assert content["errors"]["AP50"] == content["numbers"]["AP50"] == pytest.approx(0.75)
@@ -71,8 +71,13 @@ def test_an_error_costs_what_the_ap_gains_without_it():
     assert content["errors"]["FN"] == pytest.approx(0)
 
 
-def test_the_area_under_each_curve_is_its_ap(real_data):
-    truth = Truth(json.loads((real_data / "coco-mini/annotations/person_keypoints_val2017.json").read_text()))
+@pytest.mark.parametrize("data", ["cells", "people"])
+def test_the_area_under_each_curve_is_its_ap(request, data):
+    if data == "cells":
+        file = request.getfixturevalue("cells") / "coco.json"
+    else:
+        file = request.getfixturevalue("real_data") / "coco-mini/annotations/person_keypoints_val2017.json"
+    truth = Truth(json.loads(file.read_text()))
     metric, numbers = measure(truth, disturb_objects(truth, np.random.default_rng(0)))
     for iou_type, content in metric.report().by_iou_type.items():
         curves = content["precision_recall"]
@@ -80,7 +85,8 @@ def test_the_area_under_each_curve_is_its_ap(real_data):
         assert np.mean(list(areas.values())) == pytest.approx(numbers[f"{iou_type}_AP"])
         assert areas["0.50"] == pytest.approx(numbers[f"{iou_type}_AP50"])
         assert areas["0.75"] == pytest.approx(numbers[f"{iou_type}_AP75"])
-        assert np.mean(curves["by_class"]["person"]) == pytest.approx(content["per_class"]["person"]["AP50"])
+        for name in truth.meta.classes:
+            assert np.mean(curves["by_class"][name]) == pytest.approx(content["per_class"][name]["AP50"])
         assert len(curves["recall"]) == len(curves["precision"]["0.50"]) == 101
         assert ("confusion" in content) == (iou_type != "keypoints")
 
@@ -127,7 +133,7 @@ def test_classes_without_ground_truth_are_in_no_plot():
 
 
 def test_a_report_without_detections_can_be_drawn():
-    with pytest.warns(UserWarning, match="detected nothing"):
+    with pytest.warns(UserWarning, match="no detections"):
         content = report()
     assert content["numbers"]["AP"] == 0 and counts(content) == {"Miss": 2}
     for plot in (plot_classes, plot_confusion, plot_errors, plot_precision_recall):

@@ -56,7 +56,7 @@ def test_no_fallback_metadata_is_none(section: dict | None) -> None:
         ({"classes": 2, "extra": {"num_classes": 3}}, "extra must not have num_classes"),
     ],
 )
-def test_invalid_metadata_is_one_line(section: dict, message: str) -> None:
+def test_invalid_metadata_is_a_one_line_error(section: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         fallback_meta(section)
     assert "\n" not in str(caught.value)

@@ -108,7 +108,7 @@ def test_a_detectors_maps_are_averaged_without_their_padding():
         (["nowhere.png", "--out", "f.npz"], "no such image file"),
     ],
 )
-def test_a_mistake_in_extracting_features_is_one_line(trained, arguments, told, tmp_path, monkeypatch, capsys):
+def test_a_mistake_in_extracting_features_is_a_one_line_error(trained, arguments, told, tmp_path, monkeypatch, capsys):
     root, _ = trained
     monkeypatch.chdir(tmp_path)
     assert main(["features", str(root / "x.py"), str(root / "x.pt"), *arguments, "--data-root", str(root)]) == 2

@@ -23,6 +23,7 @@ SMALL = [
     "train_data.workers=0",
     "val_data.workers=0",
     "train.log_every=1",
+    "train.keep=1",
     "train.tensorboard=False",
 ]
 
@@ -64,7 +65,7 @@ def test_a_folder_of_photos_is_learned_in_one_command(tuned):
     assert sum(right) / 12 == max(line["top1"] for line in log if line["mode"] == "val") >= 0.8
 
 
-def test_frozen_stages_stay_the_librarys_and_the_others_learn_slower_than_the_head(tuned, weights):
+def test_frozen_stages_keep_the_librarys_weights_and_the_others_learn_slower_than_the_head(tuned, weights):
     run, _ = tuned
     text = "".join(path.read_text() for path in run.rglob("*.log"))
     assert "resnet18.pth (torchvision): 120 tensors loaded" in text
@@ -94,7 +95,7 @@ def test_a_classifier_of_other_classes_initializes_the_backbone(tuned, tmp_path)
     assert torch.equal(saved["model"]["backbone.layer1.0.conv1.weight"], frozen)
 
 
-def test_fine_tuning_without_a_val_folder_is_one_line(tmp_path, capsys):
+def test_fine_tuning_without_a_val_folder_is_a_one_line_error(tmp_path, capsys):
     (tmp_path / "train/cat").mkdir(parents=True)
     assert main(["train", "resnet50_finetune_folder", "--data-root", str(tmp_path)]) == 2
     assert "has train/ but no val/" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def test_messages_list_a_format_from_outside_among_the_known(paddle):
     assert "paddle" in message(TinyDetector(), {"x": torch.zeros(1)})
 
 
-def test_a_file_that_a_format_cannot_convert_is_one_line(paddle):
+def test_a_file_that_a_format_cannot_convert_is_a_one_line_error(paddle):
     told = message(TinyDetector(), {"net.trunk.conv1.weight": torch.zeros(1)})
     assert told.startswith("the state dict has the names of paddle's weights (PaddleDetector), but cannot be converted")
 

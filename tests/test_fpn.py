@@ -113,6 +113,6 @@ def test_a_map_that_the_backbone_does_not_offer_names_both_parts():
     ],
     ids=str,
 )
-def test_a_wrong_setting_of_fpn_is_one_line(in_features, options, says):
+def test_a_wrong_setting_of_fpn_is_a_one_line_error(in_features, options, says):
     with pytest.raises(ConfigError, match=says):
         NECKS.build({"type": "FPN", **options}, in_features=in_features)

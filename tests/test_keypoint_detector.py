@@ -58,7 +58,7 @@ def test_the_number_of_keypoints_comes_from_the_data_the_checkpoint_or_the_confi
     assert named.meta.skeleton == Skeleton(("tip", "tail"))
 
 
-def test_a_model_without_a_number_of_keypoints_is_one_line():
+def test_a_model_without_a_number_of_keypoints_is_a_one_line_error():
     with pytest.raises(
         ConfigError, match="has a keypoint head, but the data names no keypoints; train on data with key"
     ):
@@ -71,7 +71,7 @@ def test_a_checkpoint_with_other_keypoints_does_not_fit():
         chordate.load_checkpoint(build(meta=arrow_meta()), state)
 
 
-def test_a_model_without_a_keypoint_head_has_no_use_for_a_skeleton():
+def test_a_model_without_a_keypoint_head_ignores_a_skeleton():
     model = chordate.build_model(DEMO, meta=arrow_meta(), pretrained=False)
     assert model.keypoint is None
 

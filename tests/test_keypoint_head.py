@@ -97,7 +97,7 @@ def test_hidden_keypoints_are_learned_and_unlabeled_ones_are_not():
 
 
 @pytest.mark.parametrize("what", ["keypoints", "regions"])
-def test_without_anything_to_learn_the_loss_is_zero_and_still_has_a_gradient(what):
+def test_without_labeled_keypoints_the_loss_is_zero_and_has_a_gradient(what):
     rois, targets = scene()
     if what == "keypoints":
         targets.keypoints[..., 2] = 0
@@ -109,7 +109,7 @@ def test_without_anything_to_learn_the_loss_is_zero_and_still_has_a_gradient(wha
     assert loss == 0 and all(parameter.grad is not None for parameter in head.parameters())
 
 
-def test_data_without_keypoints_is_one_line():
+def test_data_without_keypoints_is_a_one_line_error():
     rois, targets = scene()
     targets.keypoints = None
     with pytest.raises(

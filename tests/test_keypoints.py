@@ -86,7 +86,7 @@ def test_in_a_mirror_the_left_hand_is_the_right_one(flip):
     assert torch.equal(flip(once), points)
 
 
-def test_what_a_crop_cuts_off_is_no_longer_visible_and_does_not_come_back():
+def test_keypoints_that_a_crop_cuts_off_stay_invisible():
     points = keypoints([[60, 40, 2], [100, 80, 1], [131, 95, 2]])
     back = F.pad(F.crop(points, 0, 0, HEIGHT, 100), [0, 0, WIDTH - 100, 0])
     assert back[0, :, 2].tolist() == [2, 1, 0]

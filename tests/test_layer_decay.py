@@ -92,7 +92,7 @@ def test_parts_and_layers_multiply_and_frozen_layers_still_count() -> None:
         (nn.Linear(2, 2), {"layer_decay": 0.5, "layer_blocks": 0}, "layer_blocks must be ≥ 1, got 0"),
     ],
 )
-def test_an_invalid_layer_decay_is_one_line(model: nn.Module, changed: dict[str, Any], told: str) -> None:
+def test_an_invalid_layer_decay_is_a_one_line_error(model: nn.Module, changed: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told) as error:
         build_optimizer(model, {**ADAMW, **changed}, 1)
     assert "\n" not in str(error.value)

@@ -155,7 +155,7 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
         ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another one, e.g. resnet50"),
     ],
 )
-def test_a_backbone_that_cannot_be_split_is_one_line(changes, message):
+def test_a_backbone_that_cannot_be_split_is_a_one_line_error(changes, message):
     with pytest.raises(ConfigError, match=message) as error:
         c4(**changes)
     assert "\n" not in str(error.value)

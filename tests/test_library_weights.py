@@ -155,7 +155,9 @@ def test_weights_trained_on_other_colors_are_warned_of(hub):
     ("name", "theirs", "format"),
     [
         ("resnet18d", "resnet18d.ra2_in1k", "timm"),
-        ("resnetrs50", "resnetrs50.tf_in1k", "timm"),
+        pytest.param(
+            "resnetrs50", "resnetrs50.tf_in1k", "timm", marks=pytest.mark.slow
+        ),  # resnet18d's and seresnet50's
         ("seresnet50", "seresnet50.ra2_in1k", "timm"),
         ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),
         ("convnext_tiny", "convnext_tiny.fb_in1k", "timm"),

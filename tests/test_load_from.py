@@ -113,7 +113,7 @@ def test_training_in_python_takes_callbacks_and_gives_the_trainer_back(other: Pa
     assert lines == trainer.history
 
 
-def test_resuming_with_the_data_of_other_classes_is_one_line(colors: tuple[Path, Path], other: Path) -> None:
+def test_resuming_with_the_data_of_other_classes_is_a_one_line_error(colors: tuple[Path, Path], other: Path) -> None:
     with pytest.raises(chordate.ChordateError, match="trained on classes 3 .*green.* instead of 3 ") as error:
         chordate.train(config(other), data_root=other, work_dir=other / "run", resume=colors[1])
     assert "\n" not in str(error.value)
@@ -138,7 +138,7 @@ def test_the_log_has_the_table_of_loaded_weights_and_a_note_when_a_resume_ignore
     assert "INFO" in line and "is not loaded: the resumed checkpoint has the weights" in line
 
 
-def test_a_checkpoint_of_which_hardly_anything_fits_is_warned_of(
+def test_a_checkpoint_of_which_few_tensors_fit_is_warned_of(
     colors: tuple[Path, Path], other: Path, tmp_path: Path
 ) -> None:
     weights = {name: value for name, value in state(colors[1])["model"].items() if name.startswith("head.")}

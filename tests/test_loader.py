@@ -13,6 +13,7 @@ import pytest
 import torch
 from loading import open_loader
 from mmengine.config import Config
+from processes import forkserver
 from tiny_coco import annotation, write_coco
 from torch.utils.data import DataLoader
 
@@ -58,7 +59,7 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
             assert value is None or torch.equal(value, getattr(b.targets, name))
 
 
-def test_a_batch_is_padded_and_says_what_is_in_it(root: Path) -> None:
+def test_a_batch_is_padded_and_has_the_sizes_and_infos_of_its_images(root: Path) -> None:
     loader = open_loader(settings(batch_size=2, pipeline=[]), data_root=root, training=False, seed=0)
     for batch in loader:
         count = len(batch)
@@ -123,7 +124,7 @@ def test_loading_leaves_the_global_random_numbers_alone(root: Path) -> None:
     assert (np.random.get_state()[1] == before[1]).all()
 
 
-def test_seeded_numbers_depend_on_the_whole_key() -> None:
+def test_seeded_numbers_depend_on_every_part_of_the_key() -> None:
     def draw(*key: int) -> tuple:
         with seeded(*key):
             return float(torch.rand(())), float(np.random.rand())
@@ -149,7 +150,7 @@ def test_wide_and_tall_images_are_in_separate_batches(root: Path) -> None:
     assert any(len({info.height > info.width for info in batch.infos}) > 1 for batch in mixed)
 
 
-def test_rare_classes_are_repeated_where_asked(tmp_path: Path) -> None:
+def test_rare_classes_are_repeated_if_configured(tmp_path: Path) -> None:
     boxes = [annotation(n, n, [10, 10, 20, 20], category=7 if n == 1 else 3) for n in range(1, 12)]
     dataset = {**settings()["dataset"], "masks": False}
     batches = load(write_coco(tmp_path, boxes, sizes=SIZES), class_balanced=0.99, dataset=dataset)
@@ -158,7 +159,7 @@ def test_rare_classes_are_repeated_where_asked(tmp_path: Path) -> None:
     assert set(seen) == set(range(1, 12))
 
 
-def test_a_worker_outlives_sigterm_by_what_the_trainer_needs(root: Path, monkeypatch) -> None:
+def test_a_worker_outlives_sigterm_for_another_batch_and_then_ends_by_itself(root: Path, monkeypatch) -> None:
     """A scheduler signals all processes, and the trainer may need another batch; leftover workers end themselves."""
     monkeypatch.setattr("chordate.data.loader.GRACE", 3)
     loader = open_loader(settings(batch_size=1, workers=1), data_root=root, training=True, seed=0)
@@ -174,7 +175,7 @@ def test_a_worker_outlives_sigterm_by_what_the_trainer_needs(root: Path, monkeyp
     assert worker.exitcode == -signal.SIGALRM
 
 
-def test_an_error_in_a_worker_is_one_line(root: Path) -> None:
+def test_an_error_in_a_worker_is_a_one_line_error(root: Path) -> None:
     (root / "images" / "4.png").unlink()
     for workers in (0, 1):
         with pytest.raises(DataError) as told:
@@ -260,7 +261,7 @@ def test_a_missing_data_root_is_an_error_with_the_remedy(tmp_path: Path) -> None
         load(tmp_path / "nowhere")
 
 
-def test_a_spawned_worker_opens_the_index_itself(root: Path) -> None:
+def test_a_worker_that_inherits_no_memory_opens_the_index_itself(root: Path) -> None:
     dataset = CocoDataset("annotations.json", "images", data_root=root, masks=True)
     assert b"annotations.json" in pickle.dumps(dataset)
     loader = DataLoader(
@@ -268,7 +269,7 @@ def test_a_spawned_worker_opens_the_index_itself(root: Path) -> None:
         batch_sampler=[[(0, 0), (0, 3)]],
         collate_fn=dataset.collate,
         num_workers=1,
-        multiprocessing_context="spawn",
+        multiprocessing_context=forkserver(),
     )
     assert_same(list(loader), [dataset.collate([dataset[(0, 0)], dataset[(0, 3)]])])
 
@@ -300,6 +301,19 @@ def test_the_data_configs_load_real_data(real_data: Path, name: str, folder: str
         batch = next(iter(loader))
         assert batch.targets.valid.any()
         assert batch.images.float().std() > 20
+
+
+def test_the_data_config_of_bccd_loads_its_photos(cells: Path) -> None:
+    config = Config.fromfile(Path(__file__).parents[1] / "configs/_base_/datasets/bccd_detection.py")
+    voc = {"type": "VocDataset", "folder": "."}
+    for data, split in ((config.train_data, "train"), (config.val_data, "val")):
+        data = {**data, "dataset": {**voc, "split": split}, "batch_size": 1, "workers": 0}
+        batches = list(open_loader(data, data_root=cells, training=split == "train", seed=0))
+        assert len(batches) == {"train": 4, "val": 2}[split]
+        for batch in batches:
+            assert batch.targets.valid.any()
+            assert batch.images.float().std() > 10
+            assert batch.sizes.amin() in range(320, 481) and batch.sizes.amax() <= 640
 
 
 def test_a_loader_has_no_more_workers_than_cores(root: Path, caplog: pytest.LogCaptureFixture) -> None:

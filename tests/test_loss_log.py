@@ -23,7 +23,7 @@ def values(*numbers: float) -> dict[str, torch.Tensor]:
     return {f"loss{i}": torch.tensor(number) for i, number in enumerate(numbers)}
 
 
-def test_a_mean_is_over_all_that_was_read_since_the_last() -> None:
+def test_a_logged_mean_is_over_the_values_since_the_last_one() -> None:
     log = LossLog()
     for number in (1.0, 2.0, 6.0):
         log.record(1, values(number))
@@ -34,7 +34,7 @@ def test_a_mean_is_over_all_that_was_read_since_the_last() -> None:
 
 
 @given(bad=st.sets(st.integers(0, 39), min_size=1), kind=st.sampled_from([math.nan, math.inf, -math.inf]))
-def test_the_first_loss_that_is_not_finite_is_named_whenever_it_is_read(bad: set[int], kind: float) -> None:
+def test_the_first_loss_that_is_not_finite_is_named_also_if_read_later(bad: set[int], kind: float) -> None:
     """20 iterations of two losses, read once at the end, as on a GPU."""
     log = LossLog()
     for iteration in range(20):
@@ -79,7 +79,7 @@ def test_a_model_without_scalar_losses_is_refused(losses: Any, told: str) -> Non
     assert told in str(error.value)
 
 
-def test_what_has_no_gradient_is_logged_and_not_learnt() -> None:
+def test_a_loss_without_a_gradient_is_logged_and_not_learnt() -> None:
     weight = torch.tensor(2.0, requires_grad=True)
     total = total_loss({"fit": weight * 3, "error": torch.tensor(5.0)})
     total.backward()

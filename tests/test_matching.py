@@ -47,12 +47,12 @@ def test_an_object_that_touches_no_anchor_makes_none_positive():
     assert not Matcher(0.7, 0.3, low_quality=True)(grid_of_anchors()[None], far).positive.any()
 
 
-def test_without_objects_everything_is_negative():
+def test_without_objects_every_anchor_is_negative():
     matches = Matcher(0.7, 0.3, low_quality=True)(grid_of_anchors()[None], instances([[], []]))
     assert matches.negative.all() and not matches.positive.any()
 
 
-def test_padding_changes_nothing():
+def test_padded_objects_change_no_match():
     boxes = random_boxes(5, span=128).tolist()
     few, many = (
         Matcher(0.5, 0.3, low_quality=True)(grid_of_anchors()[None], instances([boxes], slots=slots))
@@ -62,7 +62,7 @@ def test_padding_changes_nothing():
     assert torch.equal(few.gt_index, many.gt_index)
 
 
-def test_whatever_stands_in_empty_slots_changes_nothing():
+def test_values_in_empty_slots_change_no_match():
     targets = instances([[[0, 0, 40, 40]]])
     clean = Matcher(0.5, 0.3, low_quality=True)(grid_of_anchors()[None], targets)
     targets.boxes[0, 1:] = torch.tensor([20.0, 20, 100, 100])
@@ -70,7 +70,7 @@ def test_whatever_stands_in_empty_slots_changes_nothing():
     assert torch.equal(clean.positive, dirty.positive) and torch.equal(clean.negative, dirty.negative)
 
 
-def test_what_a_crowd_covers_is_neither_positive_nor_negative():
+def test_anchors_in_a_crowd_are_neither_positive_nor_negative():
     candidates = torch.tensor([[[10.0, 10, 20, 20], [0, 0, 60, 60], [55, 0, 65, 10], [80, 80, 90, 90]]])
     crowd = instances([[[0, 0, 60, 60]]], crowd=[[True]])
     matches = Matcher(0.5, 0.5, low_quality=True)(candidates, crowd)
@@ -86,7 +86,7 @@ def test_an_object_within_a_crowd_is_still_learnt():
     assert not matches.negative.any()
 
 
-def test_images_x_objects_x_anchors_never_stand_in_memory():
+def test_matching_never_allocates_images_x_objects_x_anchors():
     class Largest(TorchDispatchMode):
         elements = 0
 

@@ -78,7 +78,7 @@ def rows(sample: Sample) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_copy_paste_does_to_polygons_what_it_does_to_bitmaps(seed: int) -> None:
+def test_copy_paste_changes_polygons_as_it_changes_bitmaps(seed: int) -> None:
     below, above = scene(seed, 90, 120, 7), scene(100 + seed, 110, 80, 6, first_label=50)
     height, width = 110, 120
     torch.manual_seed(seed)
@@ -117,7 +117,7 @@ def test_copy_paste_does_to_polygons_what_it_does_to_bitmaps(seed: int) -> None:
     assert torch.equal(result["image"], image)
 
 
-def test_an_object_of_which_a_tenth_is_left_stays_and_of_less_goes() -> None:
+def test_an_object_is_dropped_if_less_than_a_tenth_of_it_stays_visible() -> None:
     def square(width: float, label: int, side: int = 100) -> Sample:
         ring = np.array([[0, 0], [width, 0], [width, side], [0, side]], np.float32)
         return {
@@ -307,7 +307,7 @@ def test_mixing_without_access_to_other_samples_is_an_error_with_the_remedy(tran
 
 
 @pytest.mark.parametrize("name", ["MixUp", "CutMix"])
-def test_a_classifiers_mixup_in_a_pipeline_is_answered_with_the_detectors(name: str) -> None:
+def test_the_error_for_a_classifiers_mixup_in_a_pipeline_names_the_detectors(name: str) -> None:
     with pytest.raises(ConfigError, match="`mix` of a classifier's model. .*DetectionMixUp"):
         build_pipeline([{"type": name, "num_classes": 3}])
 
@@ -367,7 +367,7 @@ def test_mixed_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
     assert not same(whole, load(seed=4))
 
 
-def test_a_partner_has_gone_through_what_stands_before_and_is_not_mixed_itself(root: Path) -> None:
+def test_a_partner_has_passed_the_earlier_transforms_and_is_not_mixed_itself(root: Path) -> None:
     reads: list[int] = []
 
     class Counting(CocoDataset):

@@ -87,7 +87,7 @@ def test_frozen_batch_norm_keeps_no_activation_for_the_backward_pass():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_folded_in_half_precision_on_the_gpu_maps_and_gradients_are_those_in_full(kernel, stride):
+def test_norms_folded_in_half_precision_on_the_gpu_give_full_precisions_maps_and_gradients(kernel, stride):
     torch.manual_seed(0)
     conv = nn.Conv2d(16, 32, kernel, stride, padding=kernel // 2, bias=False).cuda()
     norm = FrozenBatchNorm(32).cuda()

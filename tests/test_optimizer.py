@@ -114,7 +114,7 @@ def test_adamw_takes_its_own_arguments() -> None:
         ({"lr": -1.0}, "lr must be ≥ 0, got -1.0"),
     ],
 )
-def test_a_rule_that_matches_no_parameter_is_one_line(changed: dict[str, Any], told: str) -> None:
+def test_a_rule_that_matches_no_parameter_is_a_one_line_error(changed: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_optimizer(Model(), {**SGD, **changed}, 16)
     assert told in str(error.value)
@@ -219,7 +219,7 @@ def test_an_optimizer_of_ones_own_is_registered_and_its_arguments_are_checked(tm
 
 
 @pytest.mark.parametrize("name", ["adahessian", "Adahessian", "Lookahead", "Optimizer"])
-def test_what_cannot_be_built_or_stepped_by_itself_is_not_on_offer(name: str) -> None:
+def test_an_optimizer_that_needs_more_than_parameters_or_step_is_unknown(name: str) -> None:
     with pytest.raises(ConfigError, match=f'unknown optimizer "{name}"'):
         build_optimizer(Model(), {"type": name, "lr": 0.1}, 1)
 

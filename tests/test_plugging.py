@@ -82,7 +82,7 @@ def test_the_backbone_trains_under_the_demos_detector(folder, monkeypatch):
     assert "bbox_AP" in records(work_dir, "val")[-1]
 
 
-def test_its_width_is_checked_by_its_annotation(folder, monkeypatch, capsys):
+def test_the_backbones_width_is_checked_by_its_annotation(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     options = ["--data-root", "data/shapes", "--cfg-options", "model.backbone.width=0"]
     assert main(["train", "three_maps_config.py", *options]) == 2
@@ -157,7 +157,7 @@ def test_the_data_set_is_learned(folder, monkeypatch):
     assert records(work_dir, "val")[-1].keys() >= {"top1", "error"}
 
 
-def test_the_transform_darkens_what_browse_shows(folder, monkeypatch):
+def test_the_transform_darkens_the_images_of_browse(folder, monkeypatch):
     work_dir = run(folder, "my_transform_config.py", monkeypatch, command="browse")
     assert (work_dir / "browse/index.html").is_file()
     data = section(load_config("my_transform_config.py"), "train_data")

@@ -114,7 +114,7 @@ def test_every_functional_that_moves_boxes_is_known_for_polygons() -> None:
 
 @pytest.mark.parametrize("transform", [v2.FiveCrop(50), v2.TenCrop(50)])
 def test_transforms_that_make_several_images_are_refused(transform: v2.Transform, polygons: Polygons) -> None:
-    with pytest.raises(ConfigError, match="several pictures"):
+    with pytest.raises(ConfigError, match="several images"):
         transform({"polygons": polygons})
 
 
@@ -125,7 +125,7 @@ def test_transforms_of_colors_leave_polygons_alone(transform: v2.Transform, poly
     assert isinstance(moved["polygons"], Polygons)
 
 
-def test_what_a_crop_cuts_off_does_not_come_back_with_padding(polygons: Polygons) -> None:
+def test_polygons_that_a_crop_cuts_off_do_not_come_back_with_padding(polygons: Polygons) -> None:
     cut = F.crop(polygons, 0, 0, HEIGHT, 100)
     back = drawn(F.pad(cut, [0, 0, WIDTH - 100, 0]))
     want = drawn(polygons)
@@ -135,7 +135,7 @@ def test_what_a_crop_cuts_off_does_not_come_back_with_padding(polygons: Polygons
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_clipping_changes_nothing_inside_the_canvas(seed: int) -> None:
+def test_clipping_changes_no_polygon_inside_the_canvas(seed: int) -> None:
     random = np.random.default_rng(seed)
     rings = [random.uniform(-40, 90, (random.integers(3, 12), 2)).astype(np.float32) for _ in range(3)]
     polygons = Polygons.from_rings([rings[:2], [orient_clockwise(rings[2])]], (40, 50))
@@ -148,14 +148,14 @@ def test_clipping_changes_nothing_inside_the_canvas(seed: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.floats(0, 1), st.integers(0, 2**32 - 1))
-def test_a_bitmap_made_rings_is_drawn_as_the_same_bitmap(height: int, width: int, share: float, seed: int) -> None:
+def test_rings_of_a_bitmap_are_drawn_as_the_same_bitmap(height: int, width: int, share: float, seed: int) -> None:
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
     polygons = Polygons.from_rings([mask_rings(mask)], (height, width))
     assert torch.equal(drawn(polygons)[0], torch.from_numpy(mask))
     assert polygons.areas()[0] == pytest.approx(mask.sum(), abs=1e-3)
 
 
-def test_rings_that_run_alike_are_united_and_opposite_ones_cut_holes() -> None:
+def test_rings_of_one_direction_are_united_and_opposite_ones_cut_holes() -> None:
     outer = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], np.float32)
     inner = outer / 2 + 2
     union = Polygons.from_rings([[outer, inner]], (10, 10))

@@ -187,6 +187,6 @@ def test_maps_that_are_no_pyramid_are_refused(specs):
         RoIPooler(specs, 7)
 
 
-def test_no_regions_pool_to_nothing():
+def test_no_regions_pool_to_an_empty_tensor():
     pooler = RoIPooler(pyramid(3, 4), 7)
     assert pooler(feature_maps(64, 3), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)).shape == (0, 3, 7, 7)

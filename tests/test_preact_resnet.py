@@ -181,6 +181,6 @@ def test_dropout_lies_between_the_convolutions():
         ({"type": "PreActResNet", "depth": 50, "output_stride": 4}, "one of 8, 16, 32"),
     ],
 )
-def test_a_wrong_setting_of_a_preact_resnet_is_one_line(options, message):
+def test_a_wrong_setting_of_a_preact_resnet_is_a_one_line_error(options, message):
     with pytest.raises(ConfigError, match=message):
         BACKBONES.build(options)

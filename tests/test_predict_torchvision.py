@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from torchvision_referee import PROPOSALS, SIDE, scattered
 
 import chordate
@@ -9,8 +10,12 @@ from chordate.data.image_io import read_image
 
 
 @pytest.fixture(scope="module")
-def files(real_data):
-    return [str(path) for path in sorted((real_data / "coco-mini/val2017").glob("*.jpg"))[:4]]
+def files(cells, tmp_path_factory):
+    """Three landscape photos and a portrait one, cut out of the fourth."""
+    *paths, last = sorted((cells / "JPEGImages").glob("*.jpg"))[:4]
+    portrait = tmp_path_factory.mktemp("photos") / "portrait.png"
+    Image.open(last).crop((100, 0, 400, 480)).save(portrait)
+    return [str(path) for path in (*paths, portrait)]
 
 
 @pytest.fixture(scope="module")

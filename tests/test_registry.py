@@ -42,7 +42,7 @@ def test_builds_from_dict_name_and_variant(registry):
     assert registry.build("stem16").out_features["c2"].channels == 16
 
 
-def test_own_keys_override_a_variants(registry):
+def test_written_settings_override_a_variants(registry):
     assert registry.build({"type": "stem16", "width": 5}).out_features["c2"].channels == 5
     assert registry.build("stem16").out_features["c2"].channels == 16  # the table of variants is unchanged
 
@@ -74,7 +74,7 @@ def test_a_built_object_is_held_to_its_contract_too():
         HEADS.build(part, contract=Pooled)
 
 
-def test_misspelled_type_answers_with_the_nearest_name():
+def test_the_error_for_a_misspelled_type_suggests_the_nearest_name():
     with pytest.raises(ConfigError, match='unknown backbone "Resnet50"; did you mean "resnet50"'):
         BACKBONES.build("Resnet50")
     with pytest.raises(ConfigError, match='unknown neck "FPNN"; did you mean "FPN"'):
@@ -148,7 +148,7 @@ def test_a_backbone_that_needs_values_is_not_refused(kind):
     assert build_backbone({"type": kind})(torch.ones(1, 3, 8, 8))["c2"].shape == (1, 8, 2, 2)
 
 
-def test_a_forward_that_fails_is_one_line():
+def test_a_forward_that_fails_is_a_one_line_error():
     stem = Stem()
     stem.conv = nn.Conv2d(5, 8, 3, 4, 1)
     with pytest.raises(ConfigError, match=r"Stem: forward fails for images \[2, 3, 128, 128\]: "):
@@ -198,7 +198,7 @@ def test_checking_leaves_every_part_in_its_own_mode():
     assert (stem.training, stem.frozen.training, stem.free.training) == (True, False, True)
 
 
-def test_checking_costs_no_arithmetic_and_changes_nothing():
+def test_checking_changes_no_mode_and_no_state():
     stem = nn.Sequential(Stem(), nn.BatchNorm2d(8))
     before = {k: v.clone() for k, v in stem.state_dict().items()}
     check_outputs(stem[0])
@@ -206,9 +206,11 @@ def test_checking_costs_no_arithmetic_and_changes_nothing():
     assert all(torch.equal(v, before[k]) for k, v in stem.state_dict().items())
 
 
-def test_an_installed_packages_entry_point_registers_its_plugs(tmp_path):
-    """A package with an entry point in `chordate.plugins` needs no explicit import."""
-    (tmp_path / "spine.py").write_text(
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory) -> subprocess.CompletedProcess[str]:
+    """A process where two packages with an entry point in `chordate.plugins` are installed, one of them broken."""
+    folder = tmp_path_factory.mktemp("packages")
+    (folder / "spine.py").write_text(
         "from torch import nn\n"
         "from chordate import BACKBONES, Backbone, FeatureSpec\n"
         "@BACKBONES.register_module()\n"
@@ -220,25 +222,26 @@ def test_an_installed_packages_entry_point_registers_its_plugs(tmp_path):
         "    def forward(self, images):\n"
         "        return {'c2': self.conv(images)}\n"
     )
-    info = tmp_path / "spine-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spine\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[chordate.plugins]\nspine = spine\n")
-    code = "import chordate; print(type(chordate.build_backbone('Spine')).__name__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.strip() == "Spine", done.stderr
+    (folder / "broken_spine.py").write_text("raise RuntimeError('no such luck')\n")
+    for package, entry in (("spine", "spine"), ("broken_spine", "broken")):
+        info = folder / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[chordate.plugins]\n{entry} = {package}\n")
+    code = (
+        "import chordate; print(type(chordate.build_backbone('Spine')).__name__, chordate.list_backbones('resnet50'))"
+    )
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
 
 
-def test_a_broken_plugin_is_named_and_left_out(tmp_path):
-    (tmp_path / "broken_spine.py").write_text("raise RuntimeError('no such luck')\n")
-    info = tmp_path / "broken_spine-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken_spine\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[chordate.plugins]\nbroken = broken_spine\n")
-    code = "import chordate; print(chordate.list_backbones('resnet50'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.strip() == "['resnet50']", done.stderr
-    assert "plug-in broken (broken_spine) could not be imported: no such luck" in done.stderr
+def test_an_installed_packages_entry_point_registers_its_plugs(plugins):
+    """A package with an entry point needs no explicit import."""
+    assert plugins.stdout.strip() == "Spine ['resnet50']", plugins.stderr
+
+
+def test_a_broken_plugin_is_named_and_left_out(plugins):
+    assert plugins.returncode == 0
+    assert "plug-in broken (broken_spine) could not be imported: no such luck" in plugins.stderr
 
 
 def test_importing_chordate_is_light():
@@ -278,7 +281,7 @@ def test_a_subclass_that_hands_on_its_settings_keeps_those_that_it_inherits(tmp_
         ("swin_t", 'in torchvision: use dict(type="TorchvisionBackbone", model="swin_t")'),
     ],
 )
-def test_a_network_of_a_library_as_a_type_is_answered_with_its_adapter(name, hint):
+def test_the_error_for_a_librarys_network_as_a_type_names_its_adapter(name, hint):
     with pytest.raises(ConfigError) as caught:
         BACKBONES.build(name)
     assert str(caught.value).endswith(hint)
@@ -294,7 +297,7 @@ def test_a_network_of_a_library_as_a_type_is_answered_with_its_adapter(name, hin
         ({"type": "resnet18", "name": "x"}, None),  # it has no setting `model`
     ],
 )
-def test_other_libraries_names_of_settings_are_answered_with_ours(settings, wanted):
+def test_the_error_for_another_librarys_setting_names_ours(settings, wanted):
     with pytest.raises(ConfigError, match="unknown setting of backbone") as caught:
         BACKBONES.build(settings)
     assert (f'did you mean "{wanted}"?' in str(caught.value)) == (wanted is not None)

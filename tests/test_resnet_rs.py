@@ -31,7 +31,7 @@ def test_maps_and_a_training_step_of_resnet_rs_are_timms(depth):
     assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 64, 64))
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("depth", [50, 101, 152, 200, *slow(270, 350, 420)])
 def test_every_resnet_rs_depth_has_timms_names_and_the_channels_it_offers(depth):
     ours = on_meta(f"resnetrs{depth}", out=list(MAPS.values()))
     with torch.device("meta"):
@@ -42,13 +42,15 @@ def test_every_resnet_rs_depth_has_timms_names_and_the_channels_it_offers(depth)
 
 # Bello et al. 2021, the table of ResNet-RS: depth, image size, parameters in millions, FLOPs in billions (a
 # multiply-add is two).
-TABLE = [
+SMALLER = [
     (50, 160, 36, 4.6),
     (101, 160, 64, 8.4),
     (101, 192, 64, 12),
     (152, 192, 87, 18),
     (152, 224, 87, 24),
     (152, 256, 87, 31),
+]
+LARGER = [
     (200, 256, 93, 40),
     (270, 256, 130, 54),
     (350, 256, 164, 69),
@@ -57,7 +59,10 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("depth", "image_size", "millions", "billions"), TABLE)
+@pytest.mark.parametrize(
+    ("depth", "image_size", "millions", "billions"),
+    [*SMALLER, *(pytest.param(*row, marks=pytest.mark.slow) for row in LARGER)],
+)
 def test_parameters_and_flops_are_the_papers(depth, image_size, millions, billions):
     parameters, multiply_adds = size(f"resnetrs{depth}", image_size)
     assert round(parameters) == millions
@@ -65,6 +70,8 @@ def test_parameters_and_flops_are_the_papers(depth, image_size, millions, billio
 
 
 def test_every_resnet_rs_network_of_the_table_has_a_recipe():
-    assert [(depth, recipe.image_size) for depth in DEPTHS for recipe in RECIPES[depth]] == [row[:2] for row in TABLE]
+    assert [(depth, recipe.image_size) for depth in DEPTHS for recipe in RECIPES[depth]] == [
+        row[:2] for row in SMALLER + LARGER
+    ]
     regularization = [tuple(recipe[1:]) for depth in DEPTHS for recipe in RECIPES[depth]]
     assert regularization == sorted(regularization)  # larger networks have more regularization

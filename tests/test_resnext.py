@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, with_weights_of
+from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, slow, with_weights_of
 
 from chordate.backbones.resnet_variants import RESNEXT
 from chordate.contracts import check_outputs
@@ -18,7 +18,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"])
+@pytest.mark.parametrize("name", ["resnext50_32x4d", *slow("resnext101_32x8d", "resnext101_64x4d")])
 def test_maps_and_a_training_step_of_resnext_are_torchvisions(name):
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     ours = with_weights_of(theirs, name, out=list(TORCHVISION.values()))
@@ -27,7 +27,8 @@ def test_maps_and_a_training_step_of_resnext_are_torchvisions(name):
     assert_same_step(ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32)  # the same operations
 
 
-def test_101_32x4d_has_timms_maps_and_training_step():
+@pytest.mark.slow
+def test_resnext101_32x4d_has_timms_maps_and_training_step():
     theirs = referee(lambda: timm.create_model("resnext101_32x4d"))
     ours = with_weights_of(theirs, "resnext101_32x4d", out=list(TIMM.values()))
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 64, 64), tolerance=1e-5)

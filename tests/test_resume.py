@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import trainer_kills
+from processes import forkserver
 from trainer_kills import COSINE, SETTINGS, Signal, train, train_on_a_full_disk
 from trainer_toy import ToyMetric, ToyModel, log_text, read_log, toy_loader, toy_trainer
 
@@ -25,9 +25,7 @@ ITERATIONS = 8
 
 def in_process(function: Callable[..., None], *arguments: Any, **options: Any) -> int | None:
     """Run a function in a separate process, forked from one that has imported everything; returns its exit code."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["chordate.training.trainer"])  # imported once, since it takes seconds
-    process = context.Process(target=function, args=arguments, kwargs=options)
+    process = forkserver().Process(target=function, args=arguments, kwargs=options)
     process.start()
     process.join(120)
     return process.exitcode
@@ -89,7 +87,7 @@ KILLS = [
     [*((kill, 0) for kill in KILLS), (("iteration", 5), 2), (("half a file", 3), 2)],
     ids=lambda value: f"{value[0]} {value[1]}" if isinstance(value, tuple) else f"{value} workers",
 )
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(
+def test_a_killed_training_resumes_to_the_same_weights(
     tmp_path: Path, whole: Path, kill: tuple[str, int], workers: int
 ) -> None:
     assert in_process(train, tmp_path, workers, kill) == -signal.SIGKILL
@@ -98,7 +96,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     assert not list(tmp_path.glob(".*"))  # nothing half-written is left
 
 
-def test_a_training_killed_again_and_again_still_arrives(tmp_path: Path, whole: Path) -> None:
+def test_a_training_killed_many_times_ends_with_the_same_weights(tmp_path: Path, whole: Path) -> None:
     for iteration in (4, 5, 7):
         assert in_process(train, tmp_path, 0, ("iteration", iteration), resume=True) == -signal.SIGKILL
     assert in_process(train, tmp_path, resume=True) == 0
@@ -240,7 +238,7 @@ def test_averages_over_several_iterations_in_the_log_survive_a_resume(tmp_path: 
     assert [line["iteration"] for line in read_log(tmp_path / "killed")] == [4, 8]
 
 
-def test_a_full_disk_stops_training_and_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_full_disk_stops_training_and_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     told = tmp_path / "told"
     in_process(train_on_a_full_disk, tmp_path / "run", told)
     assert "iteration_6.pt: cannot be written (File too large)" in told.read_text() or (
@@ -269,7 +267,7 @@ def test_the_rate_and_the_decay_of_a_resume_are_the_configs(tmp_path: Path) -> N
     assert read_log(tmp_path)[-1]["lr"] == 0.01
 
 
-def test_resuming_a_finished_training_changes_nothing(tmp_path: Path) -> None:
+def test_resuming_a_finished_training_changes_no_file(tmp_path: Path) -> None:
     toy_trainer(tmp_path, epochs=1).train()
     before = read_log(tmp_path)
     toy_trainer(tmp_path, epochs=1, resume=True).train()

@@ -88,7 +88,7 @@ def test_retina_losses_are_torchvisions_on_the_same_matches(kind):
     torch.testing.assert_close(losses["box"], boxes)
 
 
-def test_without_objects_everything_is_background_and_no_box_is_learnt():
+def test_without_objects_every_anchor_is_background_and_no_box_is_learnt():
     head = head_of()
     outputs = head(feature_maps(SIDE))
     losses = head.loss(outputs, SIZES, instances([[], []]))

@@ -17,7 +17,7 @@ def images_of(batches) -> list[int]:
 
 
 @given(COUNTS, st.integers(0, 5), st.booleans())
-def test_an_epoch_shows_every_image_once_but_for_what_equal_ranks_need(counts, epoch: int, grouped: bool) -> None:
+def test_an_epoch_has_every_image_once_plus_what_makes_the_ranks_equal(counts, epoch: int, grouped: bool) -> None:
     images, batch_size, world = counts
     groups = np.arange(images) % 3 == 0 if grouped else None
     ranks = [
@@ -35,7 +35,7 @@ def test_an_epoch_shows_every_image_once_but_for_what_equal_ranks_need(counts, e
 
 
 @given(COUNTS, st.integers(1, 3))
-def test_a_step_holds_the_same_images_whatever_the_number_of_ranks(counts, world: int) -> None:
+def test_a_step_has_the_same_images_for_any_number_of_ranks(counts, world: int) -> None:
     images, batch_size, _ = counts
     images *= 6  # a multiple of every number of ranks, so that no image is repeated
     alone = list(TrainingBatches(images, batch_size * world, seed=3))
@@ -65,7 +65,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 12])
-def test_an_epoch_is_entered_in_the_middle_where_it_was_left(start: int) -> None:
+def test_an_epoch_resumes_at_the_batch_where_it_stopped(start: int) -> None:
     sampler = TrainingBatches(50, 4, seed=0, groups=np.arange(50) % 2)
     sampler.set_epoch(2)
     whole = list(sampler)
@@ -94,7 +94,7 @@ def test_repeat_factors_follow_the_formula_of_lvis() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000))
-def test_repeated_images_are_seen_as_often_as_their_factor_on_average(seed: int) -> None:
+def test_repeated_images_are_drawn_as_often_as_their_factor_on_average(seed: int) -> None:
     factors = np.array([1.0, 1.0, 1.3, 2.5, 1.0, 3.0, 1.7, 1.0])
     sampler = TrainingBatches(8, 3, seed=seed, factors=factors)
     counts = np.zeros(8)

@@ -86,7 +86,7 @@ def test_a_warmup_in_epochs_is_one_of_so_many_iterations(unit: int) -> None:
     assert [in_epochs.factor(i) for i in range(70)] == [in_iterations.factor(i) for i in range(70)]
 
 
-def test_a_schedule_sets_each_groups_rate_from_where_it_started() -> None:
+def test_a_schedule_scales_each_groups_own_initial_rate() -> None:
     optimizer = torch.optim.SGD(
         [{"params": [torch.zeros(1)], "initial_lr": 0.1}, {"params": [torch.zeros(1)], "initial_lr": 0.01}], lr=0.1
     )
@@ -111,7 +111,7 @@ def test_no_schedule_is_a_constant_rate() -> None:
         ({"type": "step", "warmup": "linaer"}, 'did you mean "linear"'),
     ],
 )
-def test_an_invalid_schedule_is_one_line(config: dict[str, Any], told: str) -> None:
+def test_an_invalid_schedule_is_a_one_line_error(config: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_schedule(config, 10, 1)
     assert told in str(error.value)

@@ -68,7 +68,9 @@ COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
     ],
     ids=str,
 )
-def test_a_setting_of_the_wrong_type_is_one_line(tmp_path: Path, section: str, changes: Any, named: str) -> None:
+def test_a_setting_of_the_wrong_type_is_a_one_line_error(
+    tmp_path: Path, section: str, changes: Any, named: str
+) -> None:
     value = {**(GOOD[section] or {}), **changes} if isinstance(changes, dict) else changes
     with pytest.raises(ConfigError) as error:
         Trainer(ToyModel(), toy_loader(), work_dir=tmp_path, **{**GOOD, section: value}).train()
@@ -96,7 +98,7 @@ def test_a_loader_setting_of_the_wrong_type_is_refused_before_data_are_read(chan
         build_dataset({**data, **changes}, data_root="nowhere", training=True)
 
 
-def test_none_is_allowed_where_it_has_a_meaning(tmp_path: Path) -> None:
+def test_none_is_allowed_for_optional_settings(tmp_path: Path) -> None:
     nothing = ("epochs", "keep", "amp", "clip_norm", "ema", "eval_every", "save_every", "save_best")
     optimizer = {**OPTIMIZER, "base_batch_size": None, "parts": None, "no_decay": None}
     toy_trainer(tmp_path, optimizer=optimizer, iterations=1, **dict.fromkeys(nothing)).train()
@@ -104,7 +106,7 @@ def test_none_is_allowed_where_it_has_a_meaning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "good"), [(1, True), (0, False), (0.5, True), (2, False), (1.999, True)])
-def test_the_bounds_above_and_below_are_themselves_outside(value: float, good: bool) -> None:
+def test_exclusive_bounds_exclude_the_bound_itself(value: float, good: bool) -> None:
     if good:
         validate_value(OpenFraction, value / 2, "x")
     else:

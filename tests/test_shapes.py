@@ -101,7 +101,7 @@ def test_area_and_box_agree_with_the_mask_that_pycocotools_draws(train):
     assert np.abs(np.mean(all_margins, 0)).max() < 0.5
 
 
-def test_only_what_is_visible_is_annotated(train):
+def test_only_visible_parts_are_annotated(train):
     """Masks of one image are disjoint except for pixels on the outlines."""
     shared = total = 0
     for image_id in train.getImgIds():
@@ -113,7 +113,7 @@ def test_only_what_is_visible_is_annotated(train):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_nothing_is_drawn_that_is_mostly_hidden(seed, monkeypatch):
+def test_no_mostly_hidden_shape_is_drawn(seed, monkeypatch):
     drawn = []
     monkeypatch.setattr("chordate.data.shapes.annotate", lambda s, *rest: drawn.append((s, rest[0].sum())) or {})
     make_image(np.random.default_rng(seed), 64)
@@ -151,7 +151,7 @@ def test_invalid_numbers_for_a_shapes_set_are_refused(tmp_path):
         generate_shapes(tmp_path, train=1, val=1, size=16)
 
 
-def test_a_mistake_in_the_shapes_command_is_one_line(tmp_path, capsys):
+def test_a_mistake_in_the_shapes_command_is_a_one_line_error(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path), "--size", "16"])
     assert stopped.value.code == 2

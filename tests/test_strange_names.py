@@ -101,7 +101,7 @@ def test_a_checkpoints_name_is_a_plain_file_name(tmp_path: Path, name: str) -> N
     assert not set(file_stem(name)) & set('/\\:*?"<>|\n\x00')
 
 
-def test_an_error_is_one_line_whatever_is_named_in_it() -> None:
+def test_an_error_is_one_line_whatever_name_it_contains() -> None:
     for name in NAMES:
         assert str(ChordateError(unknown("class", name, NAMES))).isprintable()
         assert META.difference(DatasetMeta((name,))).isprintable()

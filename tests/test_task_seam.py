@@ -52,7 +52,7 @@ def trained(request, tmp_path_factory):
     shutil.copy(OUTSIDE / f"{task['module']}.py", folder)
     config = folder / f"{request.param}.py"
     config.write_text(CONFIG.format(**task))
-    assert main(["train", str(config), "--work-dir", str(folder / "run")]) == 0
+    assert main(["train", str(config), "--work-dir", str(folder / "run"), "--cfg-options", "train.keep=None"]) == 0
     return request.param, folder, config, folder / "run" / f"best_{task['best']}.pt"
 
 
@@ -82,15 +82,13 @@ def test_metadata_travels_from_the_data_to_the_checkpoint(trained):
 
 
 def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
-    _name, _folder, config, _checkpoint = trained
-    work = tmp_path / "work"
-    common = ["train", str(config), "--work-dir", str(work), "--cfg-options", "train.keep=None"]
-    assert main(common) == 0
-    last = sorted(work.glob("epoch_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
-    whole = torch.load(last[-1], weights_only=True)["model"]
-    shutil.copy(last[1], tmp_path / "middle.pt")
-    assert main([*common[:3], str(tmp_path / "again"), "--resume", str(tmp_path / "middle.pt")]) == 0
-    resumed = torch.load(tmp_path / "again" / last[-1].name, weights_only=True)["model"]
+    _name, folder, config, _checkpoint = trained
+    epochs = sorted((folder / "run").glob("epoch_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
+    whole = torch.load(epochs[-1], weights_only=True)["model"]
+    shutil.copy(epochs[1], tmp_path / "middle.pt")
+    work_dir = tmp_path / "again"
+    assert main(["train", str(config), "--work-dir", str(work_dir), "--resume", str(tmp_path / "middle.pt")]) == 0
+    resumed = torch.load(work_dir / epochs[-1].name, weights_only=True)["model"]
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
@@ -176,7 +174,7 @@ def probing(tree: ast.AST) -> list[tuple[int, str]]:
     return found
 
 
-def test_no_file_of_the_frame_asks_which_task_it_is():
+def test_no_file_of_the_package_asks_which_task_it_is():
     """Checks the files that all tasks share."""
     files = [path for part in OPEN for path in _files(ROOT / "chordate" / part)]
     assert len(files) > 20
@@ -197,7 +195,7 @@ def test_no_file_of_the_frame_asks_which_task_it_is():
         ("isinstance(x, Tensor)", []),
     ],
 )
-def test_the_gate_sees_probing(code, kinds):
+def test_the_search_for_probing_detects_each_kind(code, kinds):
     assert [kind for _line, kind in probing(ast.parse(code))] == kinds
 
 

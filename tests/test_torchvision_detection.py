@@ -1,12 +1,12 @@
 """Torchvision's Faster R-CNNs, loaded and compared in float64 on real images: detections and losses."""
 
-import json
 import re
 
 import pytest
 import torch
 from torch import nn
-from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+from torchvision_referee import as_batch, ours, photos, scattered, train_without_norms
 
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.model_contracts import Model
@@ -23,10 +23,10 @@ from chordate.weights.loading import load_checkpoint
     ],
     ids=["v1", "v2"],
 )
-def pair(request, real_data):
-    """Torchvision's model and ours with its weights, in float64, and the images."""
+def pair(request, cells):
+    """Torchvision's model and ours with its weights, in float64, and the photos."""
     name, config = request.param
-    images, targets = pictures(real_data)
+    images, targets = photos(cells)
     referee = scattered(name, images)
     model = ours(config).double()
     report = load_checkpoint(model, referee.state_dict())
@@ -81,12 +81,12 @@ def test_files_from_before_0_13_load_too(pair):
     assert all(torch.equal(tensor, then[name]) for name, tensor in now.items())
 
 
-def test_a_faster_rcnn_for_cocos_80_classes_takes_their_rows(real_data, pair):
+def test_a_faster_rcnn_for_cocos_80_classes_takes_their_rows(pair):
     """Torchvision's detectors have 91 outputs, one per category id and one for the background."""
     referee = pair[0]
-    data = json.loads((real_data / "coco-mini/annotations/instances_val2017.json").read_text())
-    ids = sorted(category["id"] for category in data["categories"])
-    assert len(ids) == 80
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    ids = [number for number, name in enumerate(names) if name not in ("__background__", "N/A")]
+    assert tuple(names[number] for number in ids) == COCO_CLASSES and len(ids) == 80
 
     eighty = Model()
     eighty.meta = DatasetMeta(COCO_CLASSES)

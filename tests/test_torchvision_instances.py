@@ -1,15 +1,18 @@
 """Torchvision's Mask R-CNNs and Keypoint R-CNN, loaded and compared in float64 on real images."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from backbone_referee import slow
 from torch import Tensor, nn
 from torchvision.models.detection import roi_heads as theirs
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import roi_align
-from torchvision_referee import as_batch, ours, pictures, scattered, train_without_norms
+from torchvision_referee import as_batch, ours, photos, scattered, train_without_norms
 
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.heads import mask as mask_head
@@ -20,7 +23,7 @@ from chordate.weights.formats.torchvision import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 
-FEW = 60  # detections per image
+FEW = 50  # detections per image
 SLIM = 48  # channels of the heads under test; at full width float64 takes minutes
 CLASSES = 5  # of the keypoint detector; the published one has only people
 KEYPOINTS = 17
@@ -43,9 +46,9 @@ def slimmer(heads: nn.Module) -> None:
         heads.keypoint_predictor = KeypointRCNNPredictor(SLIM, KEYPOINTS)
 
 
-def pair_of(name: str, real_data) -> tuple[nn.Module, nn.Module, list[Tensor], list[dict]]:
-    """Torchvision's model and ours with its weights, a wide and a tall image, and their objects."""
-    images, targets = (values[1:] for values in pictures(real_data))
+def pair_of(name: str, cells: Path) -> tuple[nn.Module, nn.Module, list[Tensor], list[dict]]:
+    """Torchvision's model and ours with its weights, a wide and a tall photo, and their objects."""
+    images, targets = photos(cells)
     settings = {"box_detections_per_img": FEW}
     parts = {"box": {"detections_per_image": FEW}}
     if name.startswith("keypoint"):
@@ -62,14 +65,14 @@ def pair_of(name: str, real_data) -> tuple[nn.Module, nn.Module, list[Tensor], l
     return referee, model.eval(), images, targets
 
 
-@pytest.fixture(scope="module", params=["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"], ids=["v1", "v2"])
-def masks(request, real_data):
-    return pair_of(request.param, real_data)
+@pytest.fixture(scope="module", params=[*slow("maskrcnn_resnet50_fpn"), "maskrcnn_resnet50_fpn_v2"], ids=["v1", "v2"])
+def masks(request, cells):
+    return pair_of(request.param, cells)
 
 
 @pytest.fixture(scope="module")
-def keypoints(real_data):
-    return pair_of("keypointrcnn_resnet50_fpn", real_data)
+def keypoints(cells):
+    return pair_of("keypointrcnn_resnet50_fpn", cells)
 
 
 def assert_same_detections(found, wanted) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from torchvision_referee import SIDE, as_batch, ours, pictures, scatter, train_without_norms
+from torchvision_referee import as_batch, ours, photos, scatter, train_without_norms
 
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.model_contracts import Model
@@ -11,6 +11,7 @@ from chordate.structures import DatasetMeta
 from chordate.weights.formats.torchvision import TorchvisionRetinaNet
 from chordate.weights.loading import load_checkpoint
 
+SIDE = 96  # 96×128 are padded to 128×128: torchvision infers the strides from the maps, up to 128
 PAIRS = {
     "retinanet_resnet50_fpn": "retinanet_r50_fpn_torchvision",
     "retinanet_resnet50_fpn_v2": "retinanet_r50_fpn-v2_torchvision",
@@ -18,9 +19,9 @@ PAIRS = {
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids=["v1", "v2"])
-def pair(request, real_data):
-    """Torchvision's model and ours with its weights, in float64, and a wide and a tall image."""
-    images, targets = (values[1:] for values in pictures(real_data))
+def pair(request, cells):
+    """Torchvision's model and ours with its weights, in float64, and a wide and a tall photo."""
+    images, targets = photos(cells, SIDE)
     torch.manual_seed(5)
     referee = torchvision.models.get_model(
         request.param,

@@ -116,7 +116,7 @@ def test_a_resumed_training_remembers_the_best_score(tmp_path: Path) -> None:
     assert trainer.best == {"metric": "bbox_AP", "score": 0.4, "iteration": EPOCH}
 
 
-def test_a_misspelled_metric_is_answered_with_near_names_after_saving(tmp_path: Path) -> None:
+def test_the_error_for_a_misspelled_metric_suggests_near_names_after_saving(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, **validation(metric=Scripted(0.1)), epochs=2, save_best="box_AP")
     with pytest.raises(ConfigError, match=r'unknown metric "box_AP"; did you mean "bbox_AP"'):
         trainer.train()
@@ -259,7 +259,7 @@ def test_a_terminal_gets_a_bar_with_loss_rate_speed_and_time_left(tmp_path: Path
         ({"epochs": 1, "accumulate": True}, "an integer"),
     ],
 )
-def test_an_invalid_setting_of_the_trainer_is_one_line(train: dict[str, Any], told: str) -> None:
+def test_an_invalid_setting_of_the_trainer_is_a_one_line_error(train: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         TrainSettings.from_config(train)
     assert told in str(error.value)

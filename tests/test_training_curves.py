@@ -121,7 +121,7 @@ CURVES = {
 
 
 @pytest.mark.parametrize("curve", CURVES)
-def test_the_plots_of_a_training_show_each_value_and_a_label_that_touches_nothing(curve, tmp_path, monkeypatch):
+def test_training_curves_mark_each_value_and_labels_do_not_overlap(curve, tmp_path, monkeypatch):
     """The files that users get, checked by matplotlib's geometry."""
     count, every, value = CURVES[curve]
     lines = []

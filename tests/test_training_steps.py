@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from backbone_referee import slow
 from detection_toys import assert_never_waits
 from test_two_stage import META, Tiny, batch_of
 
@@ -78,7 +79,7 @@ def batch(*counts: int, seed: int):
     return made
 
 
-@pytest.mark.parametrize("kind", MODELS_OF)
+@pytest.mark.parametrize("kind", [*(kind for kind in MODELS_OF if kind != "DC5"), *slow("DC5")])
 def test_the_step_is_one_graph_for_any_number_of_objects(kind):
     """Everything from uint8 images to the losses, forward and backward; NMS is one opaque operator."""
     model = detector(kind)

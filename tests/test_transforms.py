@@ -68,7 +68,7 @@ def test_a_dtype_and_an_interpolation_are_configured_by_name() -> None:
         TRANSFORMS.build({"type": "RandomRotation", "degrees": 10, "interpolation": "bilinaer"})
 
 
-def test_a_misspelled_transform_is_answered_with_near_names() -> None:
+def test_the_error_for_a_misspelled_transform_suggests_near_names() -> None:
     with pytest.raises(ConfigError, match='unknown transform "RandomHorizontalFlipp"; did you mean "RandomHorizont'):
         build_pipeline([{"type": "RandomHorizontalFlipp"}])
     with pytest.raises(ConfigError, match='unknown setting of transform RandomHorizontalFlip "prob"'):
@@ -179,7 +179,7 @@ def test_a_jitter_scales_from_its_smallest_factor_to_its_largest() -> None:
     assert fixed(make_sample(boxes=[[20, 15, 60, 45]]))["image"].shape[1:] == (72, 96)
 
 
-def test_an_instance_leaves_in_all_its_fields() -> None:
+def test_a_dropped_instance_is_dropped_from_every_field() -> None:
     sample = make_sample(boxes=[[10, 10, 30, 40], [50, 5, 75, 55], [2, 2, 8, 9]])
     out = SanitizeInstances()(crop(sample, 0, 40, 60, 40))
     assert out["labels"].tolist() == [1]
@@ -190,7 +190,7 @@ def test_an_instance_leaves_in_all_its_fields() -> None:
     assert out["keypoints"].tolist() == [[[10, 5, 2], [35, 55, 2]]]
 
 
-def test_a_clipped_box_shrinks_to_the_rest_of_its_polygon_where_asked() -> None:
+def test_a_clipped_box_shrinks_to_the_rest_of_its_polygon_if_configured() -> None:
     triangle = np.array([[0, 0], [40, 0], [0, 40]], np.float32)
     sample = make_sample(boxes=[[0, 0, 40, 40]])
     sample["polygons"] = Polygons.from_rings([[triangle]], (60, 80))

@@ -163,6 +163,7 @@ def test_the_step_compiles_whole_and_once_for_any_number_of_objects():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow  # test_training_steps holds it of detectors that have these parts and more
 def test_compiled_losses_are_the_eager_ones():
     """With all anchors and regions sampled, the losses are deterministic."""
     everything = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}
@@ -255,7 +256,7 @@ def test_an_invalid_number_is_one_line_with_part_and_setting(part, setting, valu
     ],
     ids=str,
 )
-def test_a_built_part_of_another_kind_is_one_line(parts, message):
+def test_a_built_part_of_another_kind_is_a_one_line_error(parts, message):
     with pytest.raises(ConfigError, match=message) as error:
         detector(**parts)
     assert "\n" not in str(error.value)

@@ -62,7 +62,7 @@ def test_small_images_are_enlarged_and_large_ones_keep_their_size():
     assert draw(detections((5, 5, 9, 9, 0.9, 0)), large, ONE).shape == large.shape
 
 
-def test_the_box_lies_where_the_detection_says_in_the_color_of_its_class():
+def test_a_box_is_drawn_at_its_coordinates_in_the_color_of_its_class():
     for label in (0, 3):
         picture = draw(detections((40, 50, 120, 90, 0.9, label)), GRAY, FOUR)
         left, right, top, bottom = 4 * 40, 4 * 120, 4 * 50, 4 * 90
@@ -121,7 +121,7 @@ def test_a_name_too_long_is_cut_but_its_score_is_not():
     assert draw(detections((5, 5, 30, 30, 0.9, 0)), narrow, meta).shape == narrow.shape
 
 
-def test_masks_tint_what_they_cover_and_keypoints_are_dots():
+def test_masks_tint_their_pixels_and_keypoints_are_dots():
     mask = torch.zeros(1, 100, 160, dtype=torch.bool)
     mask[:, 60:80, 60:90] = True
     points = torch.tensor([[[140.0, 90.0, 5.0]]])
@@ -250,7 +250,7 @@ def test_a_sheet_of_classifications_shows_the_true_class_and_the_predicted_one()
     assert [tuple(frame[50, 0]) for frame in frames] == [color_of(1), color_of(0)]
 
 
-def test_what_is_larger_than_its_panel_is_shrunk():
+def test_images_larger_than_their_panel_are_shrunk():
     large = np.full((900, 1200, 3), 128, np.uint8)
     sheet = side_by_side([large], ["a.png"], [detections()], [None], ONE, panel=100)
     assert sheet.shape == (7 + 30 + 75 + 14 + 7, 14 + 100 + 4 + 100 + 14, 3)

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from loading import open_loader
 
-from chordate.data import VocDataset, YoloDataset
+from chordate.data import CocoDataset, VocDataset, YoloDataset
 from chordate.errors import DataError
 
 HEIGHT, WIDTH = 60, 80
@@ -67,6 +68,19 @@ def test_voc_splits_share_their_classes(voc: Path) -> None:
     assert (len(train), len(val)) == (2, 1)
     assert train.classes == val.classes == ("bird", "cat", "dog")
     assert val[(0, 0)]["labels"].tolist() == [0]
+
+
+def test_a_real_voc_folder_has_the_boxes_of_its_conversion_to_coco(cells: Path) -> None:
+    coco = CocoDataset("coco.json", "JPEGImages", data_root=cells, classes=["Platelets", "RBC", "WBC"])
+    voc = VocDataset(cells)
+    assert voc.classes == coco.classes and len(voc) == len(coco) == 6
+    for index in range(6):
+        ours, theirs = voc[(0, index)], coco[(0, index)]
+        assert ours["info"].path == theirs["info"].path
+        assert torch.equal(ours["image"], theirs["image"])
+        assert ours["boxes"].tolist() == theirs["boxes"].tolist()
+        assert ours["labels"].tolist() == theirs["labels"].tolist()
+    assert [len(VocDataset(cells, split)) for split in ("train", "val")] == [4, 2]
 
 
 def test_a_voc_folder_is_loaded_by_workers_from_a_config(voc: Path) -> None:

@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torchvision
-from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, with_weights_of
+from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, slow, with_weights_of
 
 from chordate.contracts import check_outputs
 
 MAPS = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
 
 
-@pytest.mark.parametrize("name", ["wide_resnet50_2", "wide_resnet101_2"])
+@pytest.mark.parametrize("name", ["wide_resnet50_2", *slow("wide_resnet101_2")])
 def test_maps_and_a_training_step_of_wide_resnet_are_torchvisions(name):
     torch.manual_seed(0)
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))

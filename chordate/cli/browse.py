@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     count = write_page(cfg, data_root(arguments), out, arguments.count)
     print(f"{pluralize(count, 'image')}: {out / 'index.html'}")
     if server is not None:
-        print(f"http://{HOST}:{server.server_port} (stop with Ctrl-C)", flush=True)
+        print(f"http://{HOST}:{server.server_port} (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -112,8 +112,8 @@ class ImageFolder(Dataset):
     def _on_disk(self) -> dict[str, list[str]]:
         """The files by class, relative to `images`."""
         if not self.images.is_dir():
-            beside = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
-            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {beside}")
+            siblings = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
+            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {siblings}")
         by_class: dict[str, list[str]] = {}
         for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
             files = by_class[folder.name] = []

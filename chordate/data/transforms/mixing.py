@@ -38,7 +38,7 @@ def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
     return [] if draw is None else [draw() for _ in range(count)]
 
 
-def apply(sample: Sample, functional: Callable[..., Any], *arguments: Any) -> Sample:
+def moved(sample: Sample, functional: Callable[..., Any], *arguments: Any) -> Sample:
     """Apply a functional of v2 to the image and its targets."""
     return {
         name: functional(value, *arguments) if isinstance(value, TVTensor) else value for name, value in sample.items()

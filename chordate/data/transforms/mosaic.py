@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from chordate.arguments import Fraction, PositiveInt
-from chordate.data.transforms.mixing import FILL, Sample, apply, draw_partners, join
+from chordate.data.transforms.mixing import FILL, Sample, draw_partners, join, moved
 from chordate.data.transforms.sanitize import SanitizeInstances
 from chordate.registry import TRANSFORMS
 
@@ -41,7 +41,7 @@ class Mosaic:
             image = part.pop("image")
             height, width = image.shape[-2:]
             canvas[:, top : top + height, left : left + width] = image
-            parts.append(apply(part, F.pad, [left, top, side - left - width, side - top - height]))
+            parts.append(moved(part, F.pad, [left, top, side - left - width, side - top - height]))
         return join(canvas, parts)
 
     def _place(self, tile: Sample, point: list[int], *, below: int, right: int) -> tuple[Sample, int, int]:
@@ -53,6 +53,6 @@ class Mosaic:
         low = [max(first, 0) for first in start]
         high = [min(first + length, 2 * self.size) for first, length in zip(start, fitted)]
         window: list[Any] = [*(a - first for a, first in zip(low, start)), *(b - a for a, b in zip(low, high))]
-        part = apply(apply(tile, F.resize, fitted), F.crop, *window)
+        part = moved(moved(tile, F.resize, fitted), F.crop, *window)
         # Sanitize now, because a later rotation could give an area to an empty box.
         return SanitizeInstances()(part), low[0], low[1]
