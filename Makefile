@@ -1,4 +1,4 @@
-# make demo: install, train a small detector on generated pictures, leave pictures of what it finds
+# make demo: install, train a small detector on generated images, and draw its detections
 # make test: install, lint, type-check, test
 # make docs: install Sphinx, build the documentation into site/
 VENV ?= .venv

@@ -1,4 +1,4 @@
-"""The floors of the design: an import may only go down, and plugs never import one another."""
+"""The layers of the package: imports only go down, and backbones, necks and heads never import one another."""
 
 import ast
 from pathlib import Path
@@ -30,7 +30,7 @@ def room_of(path: Path) -> str:
 
 
 def imports_of(path: Path) -> list[str]:
-    """The rooms of Chordate that a file imports, wherever in the file it does so."""
+    """The subpackages and modules of Chordate that a file imports, anywhere in the file."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -58,9 +58,9 @@ def test_imports_only_go_down(path):
             continue
         assert FLOOR[imported] <= FLOOR[room], f"{room} (floor {FLOOR[room]}) imports {imported} above it"
         if room in PLUGS:
-            assert imported == room or imported not in PLUGS, f"{room} imports {imported}: plugs meet in models only"
+            assert imported == room or imported not in PLUGS, f"{room} imports {imported}: parts meet in models only"
     if room == "models":
-        assert not PLUGS & set(imports_of(path)), "models reach plugs only through the registry"
+        assert not PLUGS & set(imports_of(path)), "models reach parts only through the registry"
 
 
 def test_every_room_has_a_floor():

@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""The README's examples work as written."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_ten_line_backbone_trains_through_the_tool(folder, shapes, monkeypatch):
-    """A user's own file, a config that names it, and `tools/train.py`: a checkpoint and metrics come out."""
+    """A user's module, a config that names it, and `tools/train.py` produce a checkpoint and metrics."""
     few = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0"]
     done = run(
         str(ROOT / "tools/train.py"), "my_detector.py", "--data-root", str(shapes), "--cfg-options", *few, cwd=folder
@@ -65,7 +65,7 @@ def test_every_name_in_the_readme_exists():
 
 
 def test_the_python_example_runs(folder, monkeypatch):
-    """The block with `predict`, on random weights in torchvision's form and in ours, and a picture of noise."""
+    """The block with `predict`, with random weights in torchvision's format and in ours, and a noise image."""
     import numpy as np
     import torch
     from loading import checkpoint_of

@@ -1,4 +1,4 @@
-"""Whole tasks from outside the package: every command runs on them through `custom_imports` alone."""
+"""Complete custom tasks from outside the package: every command supports them through `custom_imports` alone."""
 
 import ast
 import json
@@ -40,7 +40,7 @@ TASKS = {
         "backbone": 'dict(type="ClipNet")', "best": "top1", "pipeline": "",
     },
 }  # fmt: skip
-# What a model that has learned nothing reaches: the wall's depth everywhere, the image's center, one class always.
+# Scores of trivial predictions: the wall's depth everywhere, the image's center, always the same class.
 UNTRAINED = {"depth": ("mean_error", 3.0, -1), "landmarks": ("distance", 19.0, -1), "clips": ("top1", 0.25, 1)}
 
 
@@ -158,8 +158,8 @@ OPEN = [
 
 
 def probing(tree: ast.AST) -> list[tuple[int, str]]:
-    """Line and kind of all that asks what an object is or has beyond its contract: `isinstance` and `issubclass` on the
-    types of tasks, `hasattr`, and `getattr` with a name written out or with a default."""
+    """Line and kind of every check for task types or optional attributes: `isinstance` and `issubclass` on the
+    types of tasks, `hasattr`, and `getattr` with a literal name or with a default."""
     found = []
     for node in ast.walk(tree):
         called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
@@ -175,7 +175,7 @@ def probing(tree: ast.AST) -> list[tuple[int, str]]:
 
 
 def test_no_file_of_the_package_asks_which_task_it_is():
-    """In the files that serve all tasks."""
+    """Checks the files that all tasks share."""
     files = [path for part in OPEN for path in _files(ROOT / "chordate" / part)]
     assert len(files) > 20
     for path in files:

@@ -1,4 +1,4 @@
-"""Pascal VOC and YOLO folders give the boxes that their files describe."""
+"""Pascal VOC and YOLO folders yield the boxes in their files."""
 
 from pathlib import Path
 

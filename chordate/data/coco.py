@@ -246,7 +246,7 @@ class CocoDataset(Dataset):
         return self.image_ids[np.isin(self.image_ids, list(used))]
 
     def _rings(self, annotation: dict[str, Any]) -> list[Ring]:
-        """The rings of a polygon or run-length mask."""
+        """The rings of a polygon or RLE mask."""
         segmentation = annotation.get("segmentation")
         if not segmentation:
             raise DataError(

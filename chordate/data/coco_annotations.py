@@ -33,7 +33,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
     """Report errors in an annotation file.
 
     Args:
-        index: of the file.
+        index: the index of the file.
         source: the file's name, for messages.
         health: "error" raises on duplicate ids, annotations of unknown images or categories, annotations
             without geometry, boxes that are not in pixels and images without a size; "warn" only reports them.
@@ -58,7 +58,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
 
 
 def _relative_boxes(index: hotcoco.COCO) -> list[str]:
-    """An error if the first boxes lie between 0 and 1, as in YOLO's files."""
+    """The error message if the first boxes lie between 0 and 1, as in YOLO's files; else None."""
     sample = [a for a in index.load_anns(index.get_ann_ids()[:100]) if a.get("bbox")]
     if not sample or any(max(x + w, y + h) > 1 for x, y, w, h in (a["bbox"] for a in sample)):
         return []

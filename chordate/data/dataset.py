@@ -27,9 +27,9 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     Args:
         data_root: the folder that relative paths start from.
         pipeline: transforms, as dicts with `type` or built.
-        seed: of the augmentation.
-        meta: of the model that is evaluated on this data set: labels must have the same meaning, which `build_dataset`
-            checks.
+        seed: random seed of the augmentation.
+        meta: metadata of the model that is evaluated on this data set: labels must have the same meaning, which
+            `build_dataset` checks.
 
     Attributes:
         meta: metadata for the model, the checkpoint and the predictions.

@@ -66,8 +66,9 @@ class TrainingData(EvaluationData):
 class Loader(DataLoader[Any]):
     """A DataLoader that yields Batches for the trainer.
 
-    User errors in worker processes stay one line. Made by `build_loader`, or from a map-style data set with keys
-    `(epoch, index)`, an `EpochBatches` as `batch_sampler`, and a `collate_fn` that returns Batches.
+    Raises user errors from worker processes as one line, without torch's traceback. Create it with `build_loader`, or
+    directly from a map-style data set with keys `(epoch, index)`, an `EpochBatches` as `batch_sampler`, and a
+    `collate_fn` that returns Batches.
     """
 
     batch_sampler: EpochBatches
@@ -126,11 +127,11 @@ def build_dataset(
     """Build and check the data set of a config's `train_data` or `val_data`, and log the problems in its files.
 
     Args:
-        section: of the config.
+        section: the section of the config.
         data_root: the folder that the data set's paths are relative to.
         training: whether it is for training; then data without anything to train on is an error.
-        seed: of the augmentation.
-        meta: of the model; labels must have the same meaning. None for the data set's own.
+        seed: random seed of the augmentation.
+        meta: metadata of the model; labels must have the same meaning. None for the data set's own.
         meta_of: the owner of `meta`, for messages.
 
     Raises:
@@ -173,12 +174,12 @@ def build_loader(
 
     Args:
         dataset: from `build_dataset`.
-        section: of the config.
+        section: the section of the config.
         training: shuffle, augment by epoch, and yield the same number of batches on all ranks; else yield each image
             once over all ranks, in a fixed order.
         seed: order and augmentation depend on it, the epoch and the image's index alone.
-        size_divisor: of the model: images are padded to multiples of this.
-        rank, world_size: of this process.
+        size_divisor: divisor of the model: images are padded to multiples of this.
+        rank, world_size: rank of this process and number of processes.
 
     Returns:
         A loader; `start_epoch(epoch, start_batch)` sets where it starts.

@@ -16,9 +16,9 @@ def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
     row's middle line adds or subtracts one for all centers to its right.
 
     Args:
-        polygons: of `M` instances.
+        polygons: polygons of `M` instances.
         frames: `[M, 4]` x1, y1, x2, y2, the part of the image that each bitmap covers.
-        height, width: of the bitmaps, in pixels.
+        height, width: size of the bitmaps, in pixels.
 
     Returns:
         `[M, height, width]` uint8, 0 or 1.

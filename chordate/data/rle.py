@@ -1,4 +1,4 @@
-"""Converts bitmaps to COCO's run lengths, and to rings along pixel borders, which rasterize to the same bitmap."""
+"""Converts bitmaps to COCO's RLE, and to polygons along pixel borders that rasterize to the same bitmap."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from chordate.data.polygons import Ring
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """`[D, H, W]` bool as COCO's compressed run lengths: `size`, height and width, and `counts`, a text for JSON."""
+    """`[D, H, W]` bool as COCO's compressed RLE: `size`, height and width, and `counts`, a text for JSON."""
     if not len(masks):
         return []
     encoded = hotcoco.mask.encode(masks.cpu().numpy().transpose(1, 2, 0))

@@ -67,8 +67,8 @@ class TrainingBatches(Sampler[list[Key]]):
     Args:
         images: number of images.
         batch_size: images per rank and step.
-        seed: of the order.
-        rank, world_size: of this process.
+        seed: random seed of the order.
+        rank, world_size: rank of this process and number of processes.
         groups: `[images]` integers or booleans; images of one group share a step, to reduce padding. The remainders of
             the groups at the end of an epoch are mixed.
         factors: `[images]` how often each image is seen in an epoch, on average (`repeat_factors`).
@@ -124,7 +124,7 @@ class TrainingBatches(Sampler[list[Key]]):
         return steps + [rest[start : start + size] for start in range(0, len(rest), size)]
 
     def _order(self, random: np.random.Generator) -> NDArray[np.int64]:
-        """The `self.drawn` indices of the epoch, in order."""
+        """The indices of the epoch in order, `self.drawn` of them."""
         order = random.permutation(self.images)
         if self.factors is not None:
             # Systematic sampling: each image occurs floor(f) or ceil(f) times, f on average, with a constant total.
@@ -142,7 +142,7 @@ class EvaluationBatches(Sampler[list[Key]]):
     Args:
         aspects: `[images]` height / width of each image.
         batch_size: images per batch.
-        rank, world_size: of this process.
+        rank, world_size: rank of this process and number of processes.
     """
 
     def __init__(self, aspects: NDArray[np.floating], batch_size: int, *, rank: int = 0, world_size: int = 1):

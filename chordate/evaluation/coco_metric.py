@@ -250,7 +250,7 @@ class CocoMetric(Metric):
     def predictions(self) -> list[dict[str, Any]]:
         """The last detections in COCO's results format, to 0.001 pixels and 0.00001 of score.
 
-        Masks are compressed run lengths; keypoint coordinates are relative to the center of the first pixel, as in
+        Masks are compressed RLE; keypoint coordinates are relative to the center of the first pixel, as in
         COCO. `compute` uses full precision, so its numbers may differ slightly from those of these rounded results.
         """
         return self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)

@@ -50,11 +50,11 @@ class CocoReport:
 def describe_curves(
     curves: PRCurves, evaluator: hotcoco.COCOeval, per_class: Mapping[str, Mapping[str, float]], iou_type: IouType
 ) -> dict[str, Any]:
-    """The report for one IoU type, see `CocoReport.by_iou_type`.
+    """The report for one IoU type (see `CocoReport.by_iou_type`).
 
     Args:
         curves: from the evaluation.
-        evaluator: hotcoco's, of the same detections, after matching.
+        evaluator: hotcoco's evaluator of the same detections, after matching.
         per_class: numbers by class name, in the order of the curves.
         iou_type: "bbox", "segm" or "keypoints".
     """

@@ -71,7 +71,7 @@ class GroundTruth:
 
         Args:
             coco: the index of the annotation file.
-            category_ids: of the evaluated categories.
+            category_ids: ids of the evaluated categories.
         """
         evaluated, with_masks, without_masks, all_boxed = set(category_ids), 0, 0, True
         for annotation in _annotations(coco):

@@ -224,7 +224,7 @@ def place_label(box: Pixels, width: int, height: int, size: tuple[int, int], tak
 
     Args:
         box: x1, y1, x2, y2 in pixels of the canvas, as all boxes here; x2 and y2 are the last pixels inside.
-        width, height: of the label.
+        width, height: size of the label.
         size: width and height of the canvas.
         taken: boxes of the labels before it.
 

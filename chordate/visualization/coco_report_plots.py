@@ -89,7 +89,7 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
     known = {name: row for name, row in content["per_class"].items() if row["AP"] > -1}
     order = sorted(known, key=lambda name: known[name]["AP"])
     bar, width = 0.21, 6.5  # inches
-    columns = max(round((bar * len(order) / width) ** 0.5), 1)  # about as many inches wide as high
+    columns = max(round((bar * len(order) / width) ** 0.5), 1)  # so that the figure is about square
     rows = max(-(-len(order) // columns), 1)
     figure = new_figure(width * columns, 1.3 + bar * max(rows, 3))
     axes = figure.subplots(1, columns, squeeze=False)[0]

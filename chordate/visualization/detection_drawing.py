@@ -67,7 +67,7 @@ def instance_annotations(
 
     Args:
         targets: on the CPU.
-        index: of the image in the batch.
+        index: index of the image in the batch.
         meta: class names, skeleton and palette.
         size: height and width of the image in pixels, with padding.
     """

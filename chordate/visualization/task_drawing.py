@@ -33,7 +33,7 @@ def draw(
         image: `[H, W, 3]` uint8 RGB; is not changed.
         meta: class names, skeleton and palette.
         score_threshold: objects with lower scores are not drawn.
-        long_side: of the result, in pixels; None for the image's own, but at least 640, so that names are legible.
+        long_side: long side of the result, in pixels; None for the image's own, but at least 640, for legible names.
 
     Returns:
         A new picture `[H', W', 3]` uint8 RGB.
@@ -51,8 +51,8 @@ def draw_targets(
     """Draw the ground truth of one image; the counterpart of `draw`.
 
     Args:
-        targets: of a batch, in pixels of `image`; their type chooses the function. None draws the image alone.
-        index: of the image in the batch.
+        targets: targets of a batch, in pixels of `image`; their type chooses the function. None draws the image alone.
+        index: index of the image in the batch.
         image: `[H, W, 3]` uint8 RGB, with the padding of the batch; is not changed.
         meta, long_side: as in `draw`.
 

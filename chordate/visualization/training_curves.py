@@ -90,7 +90,7 @@ def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) ->
     Args:
         axis: to draw on.
         training: records of training in the log, at least one.
-        metrics: names that are no losses though they are logged in training too, such as a classifier's error.
+        metrics: names that are not losses although they are logged in training, such as a classifier's error.
             A single part that is the sum is not drawn either.
     """
     parts = [name for name in training[-1] if name not in {*_BOOKKEEPING, *metrics, "loss"}]

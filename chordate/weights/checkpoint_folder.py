@@ -186,7 +186,7 @@ def _iteration(path: Path) -> int | None:
     """The iterations done in a readable checkpoint; None for any other file. Reads no weights."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
-    except Exception:  # truncated, another library's, or missing
+    except Exception:  # the file is truncated, missing or another library's
         return None
 
 

@@ -118,29 +118,31 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     """The metadata of the data set that one of our checkpoints was trained on; None for any other checkpoint.
 
     Raises:
-        CheckpointError: it is our own, but of another form, or a part has the wrong type.
+        CheckpointError: it is our own, but has another format version, or a part has the wrong type.
     """
     if "chordate" not in contents:
         return None
     source, form = source_of(contents), contents["chordate"]
     if type(form) is not int:
-        raise CheckpointError(f"{source} is no whole Chordate checkpoint: its chordate is {form!r:.40}, not {FORM}")
+        raise CheckpointError(
+            f"{source} is not a complete Chordate checkpoint: its chordate is {form!r:.40}, not {FORM}"
+        )
     if form < FORM:
-        raise CheckpointError(f"{source} is of form {form}, which is no longer supported; train again")
+        raise CheckpointError(f"{source} has format {form}, which is no longer supported; train again")
     if form > FORM:
-        raise CheckpointError(f"{source} was written by a newer Chordate; this one reads form {FORM}, so update it")
+        raise CheckpointError(f"{source} was written by a newer Chordate; this one reads format {FORM}, so update it")
     for part, kinds in _PARTS.items():
         if not isinstance(contents.get(part), kinds):
             raise CheckpointError(
-                f"{source} is no whole Chordate checkpoint: its {part} is {type(contents.get(part)).__name__} data; "
-                f"take the file as training wrote it"
+                f"{source} is not a complete Chordate checkpoint: its {part} is "
+                f"{type(contents.get(part)).__name__} data; take the file as training wrote it"
             )
     for part in ("model", "ema"):
         for name, value in (contents.get(part) or {}).items():
             if not isinstance(value, Tensor) and not str(name).endswith("_extra_state"):  # of torch's set_extra_state
                 raise CheckpointError(
-                    f"{source} is no whole Chordate checkpoint: its {part}[{name!r}] is {type(value).__name__} data, "
-                    f"not a tensor; take the file as training wrote it"
+                    f"{source} is not a complete Chordate checkpoint: its {part}[{name!r}] is "
+                    f"{type(value).__name__} data, not a tensor; take the file as training wrote it"
                 )
     try:
         return DatasetMeta.from_dict(contents["meta"], source)

@@ -33,7 +33,7 @@ class RowMatcher:
 
     Args:
         model: `class_rows` of its modules names the layers with outputs per class.
-        meta: of the checkpoint; None if unknown. Then only the background is recognized.
+        meta: metadata of the checkpoint; None if unknown. Then only the background is recognized.
     """
 
     def __init__(self, model: nn.Module, meta: DatasetMeta | None):

@@ -33,7 +33,7 @@ class LoadReport:
             other channels.
         skipped: tensors of the checkpoint that were not used, by the model's names if they have one.
         missing: the model's tensors that kept their values.
-        meta: of the data set that the checkpoint was trained on, if known.
+        meta: metadata of the data set that the checkpoint was trained on, if known.
         notes: by tensor, the change, or the reason why it does not fit.
     """
 

@@ -25,7 +25,7 @@ def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
     Args:
         sample: its `partner` is a function that draws a sample, or None in a partner.
         count: number of samples.
-        name: of the transform, for messages.
+        name: name of the transform, for messages.
 
     Raises:
         ConfigError: the sample has no instances, or no `partner`.
