@@ -182,7 +182,7 @@ def test_images_of_classes_that_the_model_lacks_are_skipped_with_a_warning(folde
     assert not caplog.messages
     ImageFolder("train", data_root=folders, classes=["red"])
     assert caplog.messages == [
-        f"{folders}/train: images of other classes than the 1 of the model are ignored: blue (4), green (4)"
+        f"{folders}/train: images of classes that are not in the model (1) are ignored: blue (4), green (4)"
     ]
 
 
@@ -199,7 +199,7 @@ def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
 
 
 def test_missing_or_broken_class_folders_are_refused(folders, archive, tmp_path):
-    with pytest.raises(DataError, match="no such folder of class folders; .* has train, val"):
+    with pytest.raises(DataError, match=r"no such folder \(of class folders\); .* has train, val"):
         ImageFolder("test", data_root=folders)
     with pytest.raises(DataError, match=r"no class folders; .*photos\.zip has train, val"):
         ImageFolder("test", data_root=archive)

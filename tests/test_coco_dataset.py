@@ -124,7 +124,7 @@ def test_classes_are_ordered_by_id_or_as_chosen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [(["dgo"], 'unknown class "dgo"; did you mean "dog"'), ([], "at least one"), (["cat", "cat"], "each class once")],
+    [(["dgo"], 'unknown class "dgo"; did you mean "dog"'), ([], "at least one"), (["cat", "cat"], "each once")],
 )
 def test_a_wrong_choice_of_classes_is_refused(tmp_path: Path, classes: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):

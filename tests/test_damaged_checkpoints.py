@@ -82,8 +82,8 @@ def test_a_momentum_of_another_shape_is_refused_before_a_step_writes_past_its_en
 @pytest.mark.parametrize("form", ["2", 2.0, True, None, [2], "x\n" * 50])
 def test_a_form_that_is_no_number_is_refused(form: Any, tmp_path: Path) -> None:
     file = save(tmp_path / "a.pth", {**own(TinyDetector()), "chordate": form})
-    assert message(TinyDetector(), file).startswith(f"{file} is not a complete Chordate checkpoint: its chordate is")
-    with pytest.raises(CheckpointError, match="its chordate is"):
+    assert message(TinyDetector(), file).startswith(f"{file} is not a complete Chordate checkpoint: its format version")
+    with pytest.raises(CheckpointError, match="its format version is"):
         resume(tmp_path, {**torch.load(file, weights_only=True), "train": {}})
 
 

@@ -82,7 +82,7 @@ def test_data_with_other_keypoints_than_the_models_are_refused(arrows):
     }
     shared = {"data_root": arrows, "training": False, "seed": 0}
     assert open_loader(config, meta=arrow_meta(), **shared).dataset.meta.skeleton == ARROW
-    with pytest.raises(DataError, match=r"its keypoints are tip, left_end, right_end instead of a, b"):
+    with pytest.raises(DataError, match=r"its keypoints are tip, left_end, right_end, but the model's are a, b"):
         open_loader(config, meta=arrow_meta(Skeleton(("a", "b"))), **shared)
 
 

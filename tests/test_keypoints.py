@@ -170,9 +170,9 @@ def test_a_batch_has_the_keypoints_of_every_instance(tmp_path: Path):
     ("categories", "points", "message"),
     [
         (CATEGORIES, (), r"none of its categories has keypoints; keypoints=True needs a file that names them"),
-        ([{**PERSON[0], "skeleton": [[1, 4]]}], (), r'skeleton of category "person" joins keypoints beyond its 3'),
-        ([{**PERSON[0], "keypoints": ["a", "b", "a"]}], (), r"names a keypoint twice"),
-        ([PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}], (), r'\("person" 3 and "dog" 1\); choose those'),
+        ([{**PERSON[0], "skeleton": [[1, 4]]}], (), r'skeleton of category "person" joins keypoints that do not exist'),
+        ([{**PERSON[0], "keypoints": ["a", "b", "a"]}], (), r"has two keypoints with the same name"),
+        ([PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}], (), r'\("person" 3 and "dog" 1\); select'),
         (PERSON, (1, 2, 2), r"annotation 1 has 3 numbers in `keypoints`; its category names 3 keypoints"),
     ],
 )

@@ -79,7 +79,7 @@ class Loader(DataLoader[Any]):
         return self.batch_sampler.batch_size
 
     def start_epoch(self, epoch: int, start_batch: int = 0, worker_seed: int | None = None) -> None:
-        """Iterate over this epoch from now on, the first time from its batch `start_batch` (for a resumed run).
+        """Iterate over `epoch` from now on; the first iteration starts at batch `start_batch` (for a resumed run).
 
         With `worker_seed`, the workers' seed depends on it alone; otherwise it continues from the last epoch's.
         """
@@ -92,8 +92,8 @@ class Loader(DataLoader[Any]):
         return self.collate_fn([self.dataset[0, 0]])
 
     def stop_workers(self) -> None:
-        """End persistent workers now; iterating again starts new ones. (The garbage collector would first wait for five
-        seconds for each.)"""
+        """End persistent workers now; iterating again starts new ones. (The garbage collector would wait five
+        seconds per worker.)"""
         if self._iterator is not None:
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None
@@ -129,7 +129,7 @@ def build_dataset(
     Args:
         section: the section of the config.
         data_root: the folder that the data set's paths are relative to.
-        training: whether it is for training; then data without anything to train on is an error.
+        training: whether the data set is for training; then it must have something to train on.
         seed: random seed of the augmentation.
         meta: metadata of the model; labels must have the same meaning. None for the data set's own.
         meta_of: the owner of `meta`, for messages.
@@ -177,12 +177,12 @@ def build_loader(
         section: the section of the config.
         training: shuffle, augment by epoch, and yield the same number of batches on all ranks; else yield each image
             once over all ranks, in a fixed order.
-        seed: order and augmentation depend on it, the epoch and the image's index alone.
-        size_divisor: divisor of the model: images are padded to multiples of this.
+        seed: order and augmentation depend only on the seed, the epoch and the image's index.
+        size_divisor: images are padded to multiples of this; the divisor of the model.
         rank, world_size: rank of this process and number of processes.
 
     Returns:
-        A loader; `start_epoch(epoch, start_batch)` sets where it starts.
+        A loader; `start_epoch(epoch, start_batch)` sets the epoch and the first batch.
 
     Raises:
         ConfigError: settings are unknown or invalid.

@@ -48,7 +48,7 @@ def instance_bitmaps(polygons: Polygons, boxes: Tensor) -> Tensor:
 def _rows_crossed(
     from_y: NDArray[np.floating], to_y: NDArray[np.floating], height: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Every pair of an edge and a row of pixels whose middle line it crosses."""
+    """Every pair of an edge and a pixel row whose middle line the edge crosses."""
     first = np.ceil(np.minimum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
     after = np.ceil(np.maximum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
     count = after - first

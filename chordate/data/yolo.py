@@ -1,7 +1,7 @@
 """YOLO folders (one text file of relative boxes or polygons per image), read as COCO annotations.
 
-Not converted by hotcoco, which needs the class names beside the labels, drops the images' file extensions and images
-without a label file, and does not read polygons.
+hotcoco's converter is not used: it needs the class names beside the labels, drops the images' file extensions, skips
+images without a label file, and does not read polygons.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def _read_names(file: Path) -> list[str]:
         names = yaml.safe_load(file.read_text())["names"]
         ordered = [names[number] for number in range(len(names))]  # a list, or a dict of 0, 1, 2 …
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise DataError(f'{file}: no list "names" of class names, or one with gaps: {error}') from error
+        raise DataError(f'{file}: needs a list "names" of class names without gaps: {error}') from error
     return [str(name) for name in ordered]
 
 

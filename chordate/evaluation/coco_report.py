@@ -31,7 +31,7 @@ class CocoReport:
     """The report of CocoMetric, in plain numbers and lists for JSON.
 
     Attributes:
-        by_iou_type: for "bbox", "segm" and "keypoints", those that were measured:
+        by_iou_type: for each evaluated IoU type ("bbox", "segm", "keypoints"):
             `numbers`: COCO's numbers by name.
             `precision_recall`: `recall` (0, 0.01 … 1), `precision` at these by IoU threshold ("0.50" …), the mean over
             classes with ground truth, and `by_class` at IoU 0.50 (None without ground truth).

@@ -117,7 +117,7 @@ class PackedDetections:
         return PackedDetections(image_ids, counts, self.sizes[first], *selected)
 
     def gather(self) -> PackedDetections:
-        """The detections of all ranks, the same on each, in an order that does not depend on the distribution."""
+        """The detections of all ranks, the same on each, in an order that does not depend on the number of ranks."""
         return PackedDetections.concatenate(all_gather_object(self)).unique()
 
     def iou_types(self) -> list[IouType]:
@@ -125,7 +125,7 @@ class PackedDetections:
         return [iou_type for iou_type, column in MEASURED_ON.items() if getattr(self, column) is not None]
 
     def to_array(self, category_ids: Sequence[int]) -> NDArray[np.float64]:
-        """`[D, 7]`: image id, x, y, width, height, score, category id, as COCO's tools load arrays."""
+        """`[D, 7]`: image id, x, y, width, height, score, category id: the array format of COCO's `loadRes`."""
         array = np.empty((len(self.scores), 7))
         array[:, 0] = np.repeat(self.image_ids, self.counts)
         array[:, 1:5] = self.boxes

@@ -28,7 +28,7 @@ def plot_coco_report(report: CocoReport, folder: str | Path) -> list[Path]:
 
     Args:
         report: from `CocoMetric.report`.
-        folder: made if it does not exist.
+        folder: created if it does not exist.
 
     Returns:
         The files written.
@@ -119,7 +119,7 @@ def _plot_bars(axis: Axes, classes: Mapping[str, Mapping[str, Any]], rows: int) 
 
 
 def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """Confusion matrix, colored by the fraction of its row; classes without objects and detections are left out."""
+    """Confusion matrix, colored by row fraction; classes with neither objects nor detections are left out."""
     confusion = content["confusion"]
     matrix, names = np.array(confusion["matrix"], float), np.array([plain_label(n) for n in confusion["classes"]])
     used = (matrix.sum(axis=0) > 0) | (matrix.sum(axis=1) > 0)

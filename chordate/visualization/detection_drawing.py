@@ -63,7 +63,7 @@ def detection_annotations(detections: Detections, meta: DatasetMeta, score_thres
 def instance_annotations(
     targets: InstanceTargets, index: int, meta: DatasetMeta, size: Sequence[int]
 ) -> list[Annotation]:
-    """One annotation per instance of one image, in the order of its slots.
+    """One annotation per instance of one image, in the order of the targets.
 
     Args:
         targets: on the CPU.
