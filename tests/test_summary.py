@@ -148,7 +148,10 @@ def test_every_backbone_has_one_line_of_one_table(lines, table):
 
 def test_every_backbone_is_held_to_a_published_number():
     BACKBONES.names()
-    assert {name for _, name, *_ in PRINTED} | UNPUBLISHED == set(BACKBONES.variants)
+    types = {name: BACKBONES.get(variant["type"]) for name, variant in BACKBONES.variants.items()}
+    # Tests of the docs in the same process register others.
+    ours = {name for name, backbone in types.items() if backbone.__module__.startswith("chordate.")}
+    assert {name for _, name, *_ in PRINTED} | UNPUBLISHED == ours
 
 
 def agrees(printed: str, published: str | None, share: float = 0.0) -> bool:
