@@ -1,4 +1,4 @@
-# make demo: install, train a small detector on generated pictures, leave pictures of what it finds
+# make demo: install, train a small detector on generated images, and draw its detections
 # make test: install, lint, type-check, test
 # make docs: install Sphinx, build the documentation into site/
 VENV ?= .venv
@@ -31,7 +31,7 @@ types: install
 	MYPYPATH=build/types "$(BIN)"/mypy
 
 test: lint types
-	"$(BIN)"/python -m pytest -q -n auto --dist loadfile -m "not slow"
+	"$(BIN)"/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 docs: install
 	"$(BIN)"/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"

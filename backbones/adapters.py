@@ -43,7 +43,7 @@ class AdaptedBackbone(Backbone):
     Args:
         model: name of the network in the library.
         out: the maps to output; None for the last one of each stride from 4.
-        in_channels: of the images. 3-channel weights are adapted when they are loaded.
+        in_channels: number of image channels. 3-channel weights are adapted when they are loaded.
         frozen_stages: -1 trains everything; 0 freezes everything up to c1, 1 up to c2 … Frozen BatchNorms keep their
             statistics.
         checkpointing: keep only the network's maps, and recompute the network in the backward pass, so that the
@@ -54,7 +54,7 @@ class AdaptedBackbone(Backbone):
         ConfigError: the model, an argument or a map does not exist, or the network cannot be a backbone.
     """
 
-    source: str  # the library's name, which is also the scheme of its weights
+    source: str  # the library's name, also the URL scheme of its weights (`timm://…`)
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ class StagedBackbone(Backbone):
     Args:
         name: for messages, "ResNet-50".
         out: the maps to output; later stages are not built.
-        in_channels: of the images. 3-channel weights are adapted when they are loaded.
+        in_channels: number of image channels. 3-channel weights are adapted when they are loaded.
         frozen_stages: the part that is not trained, counted as in MMDetection: -1 for none, 0 for the stem, 1 for the
             stem and the first stage, … A frozen part has no gradients, and its BatchNorms keep their running statistics
             even in training mode. Detectron2's `FREEZE_AT=k` is k - 1; torchvision's `trainable_layers=k` is 4 - k.
@@ -116,7 +116,7 @@ class StagedBackbone(Backbone):
 
         Args:
             block: class of the blocks.
-            channels, stride: of the first stage's input.
+            channels, stride: channels and stride of the first stage's input.
             widths, strides, counts: per stage: width of its blocks, stride of its first block, number of blocks.
             drop_path: see `drop_rates`.
             dilations: per stage; all 1 by default.
@@ -124,7 +124,7 @@ class StagedBackbone(Backbone):
                 convolution has the dilation of the stage before, whose cells it reads.
             multi_grid: factors of the dilation, per block of the last stage.
             closing: builds the module `norm` at the end of the last stage, from its number of channels.
-            options: of every block.
+            options: further arguments of every block.
         """
         if drop_path and options.get("shortcut") == "none":
             raise ConfigError(f"{self.name}: drop_path must be 0 without shortcuts, got {drop_path}")
@@ -205,7 +205,9 @@ class StagedBackbone(Backbone):
             if not isinstance(module, nn.Sequential):
                 x = module(x)
                 continue
-            for block in module if isinstance(module, Stage) else [module]:  # parts of a block may work in place
+            for block in (
+                module if isinstance(module, Stage) else [module]
+            ):  # a block's layers may modify inputs in place
                 x = recompute(block, x)
         return x
 

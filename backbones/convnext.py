@@ -51,7 +51,7 @@ class ConvNeXtBlock(nn.Module):
     Args:
         width: channels.
         drop: see `drop_path`.
-        dilation: of the depthwise convolution.
+        dilation: dilation of the depthwise convolution.
     """
 
     def __init__(self, width: int, drop: float, dilation: int = 1):

@@ -66,7 +66,7 @@ class DenseNet(StagedBackbone):
     Args:
         blocks: dense layers in each block (table 1).
         growth: growth rate k: channels that each layer adds.
-        channels: of the stem; None for twice the growth rate, as in table 1.
+        channels: number of channels of the stem; None for twice the growth rate, as in table 1.
         small_stem: a 3×3 convolution of stride 1 instead of 7×7 and max-pool, for CIFAR: the first block has stride 1.
         compression: fraction of the channels that a transition keeps (theta).
         dropout: fraction of a layer's outputs that are dropped in training.

@@ -55,7 +55,7 @@ class HighwayNet(StagedBackbone):
     Args:
         depth: 3n + 2 layers: a stem, 3n blocks and the classifier.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        norm: of the transformed branch, see `make_norm`; None as in the paper.
+        norm: norm of the transformed branch, see `make_norm`; None as in the paper.
 
     Raises:
         ConfigError: the depth is not 3n + 2.

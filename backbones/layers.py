@@ -87,12 +87,12 @@ def make_shortcut(
         option: "A": zero padding if the shape changes; "B": a 1×1 projection if the shape changes, the common choice;
             "C": a projection in every block; "D": as B, with the stride in an average pool before the projection (He T.
             et al. 2019, section 4.2), so that no cell is ignored; "none": no shortcut (plain networks).
-        in_channels, out_channels, stride: of the block.
-        norm: of the projection, see `make_norm`.
-        dilation: of the block. If it replaces a stride, D still averages 2×2 neighbors, as in timm: the cell, the next
-            ones to the right and below, and zeros beyond the border. The strided network averages the same cells,
-            except for odd sizes, and for a second stage without its stride (c5 at output stride 8), where the cells are
-            further apart.
+        in_channels, out_channels, stride: channels and stride of the block.
+        norm: norm of the projection, see `make_norm`.
+        dilation: dilation of the block. If it replaces a stride, D still averages 2×2 neighbors, as in timm: the cell,
+            the next ones to the right and below, and zeros beyond the border. The strided network averages the same
+            cells, except for odd sizes, and for a second stage without its stride (c5 at output stride 8), where the
+            cells are further apart.
     """
     if option == "none":
         return None
@@ -124,10 +124,10 @@ class ResidualBlock(Block):
     A subclass makes the branch's convolutions and norms in `add_branch`, and applies them in `branch`.
 
     Args:
-        in_channels: of the input.
-        width: of the branch's convolutions; its last one has `expansion * width` channels.
-        stride: of one convolution of the branch, and of the shortcut.
-        dilation: of the 3×3 convolutions after the stride.
+        in_channels: number of channels of the input.
+        width: width of the branch's convolutions; its last one has `expansion * width` channels.
+        stride: stride of one convolution of the branch, and of the shortcut.
+        dilation: dilation of the 3×3 convolutions after the stride.
         dilation_before: dilation of the 3×3 convolution that has the stride (or would have it without dilation).
         shortcut: see `make_shortcut`.
         norm: see `make_norm`.

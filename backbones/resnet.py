@@ -49,14 +49,14 @@ class ResNet(StagedBackbone):
             after an average pool; "none": a plain network. See `make_shortcut`.
         stem: "7x7": the paper's; "deep": three 3×3 convolutions (ResNet-C: He T. et al. 2019, section 4.2);
             "deep-strided": then a strided 3×3 instead of the max-pool (ResNet-RS: Bello et al. 2021, section 4.1).
-        base_channels: of the stem and of the blocks in c2, 64 in the paper; each later stage is twice as wide.
-        groups, group_width: of the bottlenecks, see `Bottleneck`; 32 groups of 4 make ResNeXt-32x4d.
+        base_channels: channels of the stem and of the blocks in c2, 64 in the paper; each later stage is twice as wide.
+        groups, group_width: settings of the bottlenecks, see `Bottleneck`; 32 groups of 4 make ResNeXt-32x4d.
         se: ratio of squeeze-and-excitation in every block, or None.
         norm: "BN", "SyncBN", "FrozenBN", "GN" or a dict, see `make_norm`.
         output_stride: 32, or 16 or 8 for dense prediction, see `STRIDES_AND_DILATIONS`. With `se`, which then averages
             more cells, and with shortcut D, the values differ slightly from those of the strided network.
-        dilations: of c2 … c5, instead of those that `output_stride` implies; they apply to every block of the stage, as
-            in Detectron2 and MMDetection.
+        dilations: dilations of c2 … c5, instead of those that `output_stride` implies; they apply to every block of
+            the stage, as in Detectron2 and MMDetection.
         multi_grid: factors of the dilation per block of c5; (1, 2, 4) in DeepLab v3 (its section 3.2.1).
         zero_init_last: initialize each block's last norm with zero, so that the blocks start as identities
             (Goyal et al. 2017, section 5.1).

@@ -1,4 +1,4 @@
-"""The number of our functions between COCO's JSON and a detector's loss, which a reader has to follow.
+"""Counts the functions that a reader has to follow from COCO's JSON to a detector's loss.
 
 Counts the distinct functions of this project that one training sample and one training step call (`sys.setprofile`):
 `dataset[key]`, collation and `model.loss`, for a Faster R-CNN with ResNet-50 and FPN on small generated images.

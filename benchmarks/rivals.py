@@ -75,7 +75,7 @@ def random_images(count: int, height: int, width: int, seed: int) -> tuple[Tenso
 
 
 def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-    """Bitmaps `[M, height, width]` of the ellipses in `boxes` `[M, 4]`, each covering its frame `[M, 4]`."""
+    """Bitmaps `[M, height, width]` of the ellipses in `boxes` `[M, 4]`; a bitmap covers its frame `[M, 4]`."""
     left, top, right, bottom = frames[:, :, None, None].unbind(1)
     x = left + (torch.arange(width) + 0.5) / width * (right - left)
     y = top + (torch.arange(height)[:, None] + 0.5) / height * (bottom - top)

@@ -1,4 +1,4 @@
-"""The Python face: predict on images, take features of them, and list what there is to build."""
+"""The Python API: predicts on images, extracts features, and lists models and backbones."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def features(
 
     Args:
         model, images, batch_size: as of `predict`.
-        map: of the backbone, such as "c4"; None for what a classifier's last layer reads.
+        map: a map of the backbone, such as "c4"; None for what a classifier's last layer reads.
 
     Returns:
         `[images, channels]` float32, on the model's device.
@@ -126,7 +126,7 @@ def _read(images: AnyImage | Sequence[AnyImage]) -> Iterator[tuple[tv_tensors.Im
     """The images one by one as uint8 RGB `[3, H, W]`, with their path or number.
 
     Raises:
-        DataError: a file cannot be read, or an array is no image.
+        DataError: a file cannot be read, or an array is not an image.
     """
     stacked = isinstance(images, Tensor | np.ndarray) and images.ndim == 4
     several: Any = images if stacked or isinstance(images, list | tuple) else [images]
@@ -149,7 +149,7 @@ def _as_uint8(image: Any, number: int) -> Tensor:
         tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     except (TypeError, ValueError) as error:
         kind = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"{what}: a {kind} is no image; give a path, an array, a PIL image or a tensor") from error
+        raise DataError(f"{what}: a {kind} is not an image; give a path, an array, a PIL image or a tensor") from error
     if tensor.ndim == 2:
         tensor = tensor[None] if isinstance(image, Tensor) else tensor[..., None]
     if tensor.ndim != 3:

@@ -49,7 +49,7 @@ class Parameters(NamedTuple):
 
     Attributes:
         annotations: by name, reduced to the checkable part.
-        defaults: of the parameters that have one.
+        defaults: by name, for parameters that have one.
         rest: annotation of `**kwargs`; None if unknown names are errors.
     """
 
@@ -271,7 +271,8 @@ def _checkable(annotation: Any) -> Any:
     if origin in (Union, types.UnionType):
         members = tuple(_checkable(member) for member in inner)
         return Any if Any in members else Union[members]  # noqa: UP007  (of a tuple)
-    generic: dict[Any, Any] = {tuple: tuple, Sequence: Sequence, Mapping: Mapping}  # Any: no type checker reads these
+    # Typed Any, because the annotations below are built at run time.
+    generic: dict[Any, Any] = {tuple: tuple, Sequence: Sequence, Mapping: Mapping}
     items = tuple(item if item is Ellipsis else _checkable(item) for item in inner)
     if origin is tuple:
         return Annotated[generic[tuple][items or (Any, ...)], Strict(False)]
@@ -314,7 +315,7 @@ def _namespace(target: Callable[..., Any]) -> dict[str, Any]:
     target = inspect.unwrap(getattr(target, "func", target))
     if isinstance(target, type):
         names: dict[str, Any] = {}
-        for cls in reversed(target.__mro__):  # a dataclass inherits fields, a class its constructor
+        for cls in reversed(target.__mro__):  # fields and constructors may be inherited from other modules
             names |= vars(sys.modules[cls.__module__]) if cls.__module__ in sys.modules else {}
         return names
     return getattr(target, "__globals__", {})

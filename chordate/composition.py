@@ -45,7 +45,7 @@ class Section(dict[str, Any]):
     Args:
         values: the settings.
         path: keys from the top of the config to this dict.
-        origins: of the settings of the whole config.
+        origins: origins of the settings of the whole config.
     """
 
     def __init__(self, values: Mapping[str, Any], path: KeyPath = (), origins: Mapping[KeyPath, Origin] | None = None):
@@ -143,15 +143,15 @@ def merge(
 ) -> None:
     """Merge a layer into the settings of the earlier layers, in place.
 
-    Dicts are merged; other values replace the earlier ones, and so does a dict with `_delete_=True`. The name of a plug
+    Dicts are merged; other values replace the earlier ones, and so does a dict with `_delete_=True`. The name of a type
     counts as `dict(type=name)`.
 
     Args:
         tree: the settings so far.
         layer: settings that override them.
-        origin: of the layer.
-        origins: of the settings so far; updated.
-        path: of `tree` in the config.
+        origin: origin of the layer.
+        origins: origins of the settings so far; updated.
+        path: path of `tree` in the config.
         into_lists: whether a dict whose keys are indices changes items of a list (options: `pipeline.0.size=640`).
 
     Raises:
@@ -172,7 +172,7 @@ def merge(
             merge(items, value, origin, origins, path=here, into_lists=True)
             if len(items) > len(old):
                 name, index = ".".join(here), max(value, key=int)
-                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, counted from 0; there is no {index}")
+                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, from 0; there is no item {index}")
             tree[key] = list(items.values())
             continue
         if isinstance(old, str):

@@ -1,4 +1,4 @@
-"""Composes configs from files, dicts and options (mmengine's Config), and gives out their sections."""
+"""Composes configs from files, dicts and options (mmengine's Config), and returns their sections."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def load_config(
             inherit from files (`_base_ = ["../x.py"]`; later ones override earlier ones) and, below these, from a
             packaged config (`base = "faster-rcnn_r50_fpn_1x_coco"`).
         options: overrides with dotted keys, `{"optimizer.lr": 0.01}`.
-        source: of the options, for messages.
+        source: origin of the options, for messages.
 
     Returns:
         mmengine's Config. Errors about settings in `section(config, name)` name the file that they come from.
@@ -146,11 +146,11 @@ def section(config: Config, name: str, *, optional: bool = False) -> Section:
 
     Args:
         config: from `load_config`.
-        name: of the section.
+        name: name of the section.
         optional: whether a missing section is an empty one.
 
     Raises:
-        ConfigError: the config has no such section, or it is no dict.
+        ConfigError: the config has no such section, or it is not a dict.
     """
     values, origins = config.get(name), _origins(config)
     if optional and values is None:
@@ -177,7 +177,7 @@ def list_section(config: Config, name: str) -> list[Any]:
     """A section that is a list, such as `callbacks`; empty if the config has none. Dicts in it are Sections.
 
     Raises:
-        ConfigError: it is no list.
+        ConfigError: it is not a list.
     """
     values, origins = config.to_dict().get(name) or [], _origins(config)
     if not isinstance(values, list | tuple):
@@ -187,7 +187,7 @@ def list_section(config: Config, name: str) -> list[Any]:
 
 
 def _is_own(key: str) -> bool:
-    """Whether a name is a config's own and no section."""
+    """Whether a name is a config's own variable, not a section."""
     return str(key).startswith("_")
 
 
@@ -212,7 +212,7 @@ def _written_in(key: str, origins: Origins, otherwise: str = "config") -> str:
 
 
 def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
-    """Drop inherited settings that the type which overrides their part's does not take, in place; a line for each."""
+    """Drop inherited settings that a part's new `type` does not accept, in place. Returns a log line for each."""
     lines: list[str] = []
     if isinstance(node, list | tuple):
         for index, item in enumerate(node):
@@ -237,7 +237,7 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
 
 
 def _older_than_type(node: Mapping[str, Any], origins: Origins, path: KeyPath) -> list[str]:
-    """The settings of a part that layers below the one that chose its `type` wrote."""
+    """The settings of a part from layers below the one that set its `type`."""
     chosen = origin_of(origins, (*path, "type")) if "type" in node else None
     if chosen is None:
         return []

@@ -1,4 +1,4 @@
-"""Reads configs as layers: what each file says itself, in the order of inheritance."""
+"""Reads configs as layers: the settings of each file itself, in the order of inheritance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$\w|file\w|_base_)")  # of mmengine
 
 
 class Layer(NamedTuple):
-    """What one file says itself, without what it inherits.
+    """The settings of one file, without those it inherits.
 
     Attributes:
         source: the file as messages name it; `config` for a dict.
@@ -48,7 +48,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
     """A file's own layer, last, after those that it inherits.
 
     Args:
-        path: of the file.
+        path: path of the file.
         inside: the files that inherit from it.
 
     Raises:
@@ -99,7 +99,7 @@ def dict_layers(values: Mapping[str, Any], source: str = "config") -> list[Layer
 
 
 def once(layers: Iterable[Layer]) -> list[Layer]:
-    """The layers without repetitions: of a file that is inherited twice, the first counts."""
+    """The layers without repetitions: if a file is inherited twice, only its first layer is kept."""
     seen: set[Path] = set()
     kept = []
     for layer in layers:

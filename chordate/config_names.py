@@ -33,7 +33,7 @@ ALIASES = {
     **{f"rs{depth}": f"resnetrs{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)},
     **{f"convnext-{size[0]}": f"convnext_{size}" for size in ("tiny", "small", "base", "large")},
 }
-# Data whose recipes are those of other data: what to put over the other's config.
+# Data sets that share another's recipes, and the file that is applied on top of the other's config.
 SAME_RECIPES = {"cifar100": ("cifar10", "_base_/datasets/cifar100.py")}
 
 
@@ -46,12 +46,12 @@ class NameParts(NamedTuple):
 
 
 class Composition(NamedTuple):
-    """What a name without a file of its own means.
+    """The config that a name without its own file stands for.
 
     Attributes:
-        name: that composes.
+        name: the composed name.
         files: the packaged configs that it changes, later ones over earlier ones.
-        backbone: the settings that replace those of the files' backbone; empty if it is theirs.
+        backbone: the settings that replace those of the files' backbone; empty if it is unchanged.
     """
 
     name: str
@@ -74,7 +74,7 @@ def packaged_configs() -> dict[str, Path]:
 def list_configs(pattern: str = "*") -> list[str]:
     """The names of the packaged and the published configs that match a shell pattern, sorted.
 
-    Many more compose: any of them with another backbone.
+    Unlisted names work too: any of these with another backbone in it.
     """
     return sorted(fnmatch.filter({*packaged_configs(), *PUBLISHED}, pattern))
 
@@ -102,7 +102,7 @@ def find_config(name: str | Path) -> Path | Composition:
 
 
 def _compose(name: str) -> Path | Composition:
-    """What a name means that no packaged config has.
+    """The config for a name without a packaged file.
 
     A classifier follows the recipe that PUBLISHED names for it; one without a paper of its own follows the config of
     its backbone's family (the letters before the first digit or underscore), else ResNet's.
@@ -112,7 +112,7 @@ def _compose(name: str) -> Path | Composition:
             try:
                 found = find_config(name.removesuffix(other) + data)
             except ConfigError:
-                break  # the message is about the name as it was written
+                break  # report the name as the user wrote it
             below = found if isinstance(found, Composition) else Composition(name, [found], {})
             return Composition(name, [*below.files, package_root() / file], below.backbone)
     templates = _templates()
@@ -129,7 +129,7 @@ def _own_settings(name: str) -> dict[str, Any]:
 
 
 def _recipe(name: str, backbone: str, templates: dict[str, str]) -> str:
-    """Which of the packaged configs (by their backbones) that differ from a name in the backbone alone is its base."""
+    """The base of a composed name, chosen from `templates`: configs by backbone that differ only in the backbone."""
     if name in PUBLISHED and PUBLISHED[name].recipe:
         return str(PUBLISHED[name].recipe)
     by_size = sorted(templates, key=by_number, reverse=True)
@@ -152,7 +152,7 @@ def _templates() -> dict[tuple[str, str], dict[str, str]]:
 
 
 def _splits(name: str) -> Iterator[NameParts]:
-    """The ways to read a backbone in a name: the earlier it begins, and the longer it is, the sooner."""
+    """The ways to find a backbone in a name: early positions first, then long matches."""
     words, known = name.split("_"), set(BACKBONES.names())
     for first in range(len(words)):
         for end in range(len(words), first, -1):
@@ -163,7 +163,7 @@ def _splits(name: str) -> Iterator[NameParts]:
 
 
 def _backbone(word: str, tail: str, known: set[str]) -> str | None:
-    """The registered backbone that a part of a name means: for CIFAR's data, the one of CIFAR's size."""
+    """The registered backbone for a part of a name; for CIFAR data, its CIFAR variant if there is one."""
     for spelling in (ALIASES.get(word, word), word.replace("-", "_")):
         candidates = [spelling, f"{spelling}_cifar"]
         for candidate in reversed(candidates) if "_cifar" in tail else candidates[:1]:
@@ -201,7 +201,7 @@ def _unknown_part(name: str, templates: Iterable[tuple[str, str]]) -> str:
 
 
 def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
-    """What stands between a known head and a known tail, where a backbone belongs."""
+    """The text between a known head and a known tail, where a backbone should be."""
     pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
     # Without a head, anything would be the backbone: only where no family has the tail.
     pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]

@@ -47,7 +47,7 @@ class Library:
     Attributes:
         name: "torchvision", "timm".
         prefix: prepended to the library's own tensor names in the backbone's state dict.
-        tensors: tensor names of the library's whole network; the backbone has the tensors that its maps need.
+        tensors: tensor names of the library's whole network; the backbone has those of them that its maps need.
     """
 
     name: str
@@ -151,7 +151,7 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
 
     Args:
         backbone: as built.
-        in_channels: of the images that the model will give it; None for the backbone's own.
+        in_channels: number of channels of the images that the model will give it; None for the backbone's own.
         neck: as built on this backbone, or None.
 
     Raises:

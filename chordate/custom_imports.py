@@ -1,4 +1,4 @@
-"""Imports the modules that a config names in `custom_imports`, so that they register their plugs."""
+"""Imports the modules that a config names in `custom_imports`, so that they register their components."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def look_for_modules_in(folder: Path) -> None:
 
 
 def import_custom_modules(wanted: Any, source: str) -> None:
-    """Import the modules of `custom_imports`; one that was imported before is left as it is.
+    """Import the modules of `custom_imports`; already imported modules are not reloaded.
 
     Args:
         wanted: the section; None imports nothing.

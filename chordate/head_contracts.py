@@ -47,7 +47,7 @@ class HasFinalLayers(Protocol):
     """A head that corresponds to the last layers of other libraries' networks, so that their weights load into it.
 
     Attributes:
-        final_layers: the head's own names of the last linear layer, "linear", and of the norm before it, "norm".
+        final_layers: the head's names of its last layers, by role: "linear", and "norm" for the norm before it.
     """
 
     final_layers: Mapping[Literal["linear", "norm"], str]
@@ -144,7 +144,7 @@ class InstanceHead(Protocol):
         """Scalar losses by name, from the regions that the RoIHead sampled."""
 
     def predict(self, features: dict[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
-        """Maps `[D, …, S, S]` over the boxes of the `D` detections of each image.
+        """Predict a mask or heatmaps `[D, …, S, S]` for each of an image's `D` detections, in the frame of its box.
 
         Args:
             features: maps `[N, C, H, W]` by name.

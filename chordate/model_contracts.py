@@ -1,4 +1,4 @@
-"""The contracts of models and metrics, and the checks that they keep them."""
+"""The contracts of models and metrics, and checks that implementations fulfill them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Metric:
 
 
 def check_implements(plug: object, contract: type, methods: Sequence[str]) -> None:
-    """Check that a plug inherits from the class of its contract and overrides its `methods`.
+    """Check that an object inherits from the class of its contract and overrides its `methods`.
 
     Raises:
         ConfigError: it does not.
@@ -142,7 +142,7 @@ def check_implements(plug: object, contract: type, methods: Sequence[str]) -> No
     cls = type(plug)
     if not isinstance(plug, contract):
         base = f"{contract.__module__}.{contract.__name__}"
-        raise ConfigError(f"{cls.__name__} is no {contract.__name__}: derive it from {base}")
+        raise ConfigError(f"{cls.__name__} is not a subclass of {contract.__name__}: derive it from {base}")
     missing = [name for name in methods if getattr(cls, name) is getattr(contract, name)]
     if missing:
         raise ConfigError(f"{cls.__name__} does not implement {contract.__name__}.{missing[0]}, which it must")

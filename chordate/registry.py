@@ -1,6 +1,6 @@
-"""The registries of plugs, and how a config's dict becomes an object.
+"""The registries of components (backbones, heads, data sets …), and how a config's dict becomes an object.
 
-A plug is registered in one of three ways: the decorator `@BACKBONES.register_module()`, a config's
+A component is registered in one of three ways: the decorator `@BACKBONES.register_module()`, a config's
 `custom_imports`, or an installed package's entry point in the group `chordate.plugins`.
 """
 
@@ -45,9 +45,9 @@ class PlugRegistry(Registry):
     """mmengine's registry with named variants, wiring, checked arguments, and errors with the nearest names.
 
     Args:
-        kind: of plug, for error messages: `backbone`, `neck` …
+        kind: the kind of component, for error messages: `backbone`, `neck` …
         location: the package that is imported at the first look-up, so that its modules register themselves.
-        extra_settings: annotations of settings that a plug's config may have in addition to the plug's own arguments;
+        extra_settings: annotations of settings that a component's config may have besides its own arguments;
             the built object gets them as attributes.
     """
 
@@ -100,20 +100,20 @@ class PlugRegistry(Registry):
     def build(
         self, config: Any, *, facts: Mapping[str, Any] | None = None, contract: type | None = None, **wiring: Any
     ) -> Any:
-        """Build a plug from a config.
+        """Build a component from a config.
 
         Args:
-            config: a variant's name, a dict with `type` and the plug's arguments, or a built object, which
+            config: a variant's name, a dict with `type` and the component's arguments, or a built object, which
                 is checked against the contract and returned as it is.
-            facts: values (`num_classes`, `num_keypoints` …, see `DatasetMeta.facts`) of which the plug receives those
-                that its signature names.
-            contract: a class or Protocol with the methods and attributes that the plug must have.
-            wiring: arguments that the plug always receives (`in_features` …). A config may set neither these nor the
-                facts.
+            facts: values (`num_classes`, `num_keypoints` …, see `DatasetMeta.facts`) of which the component
+                receives those that its signature names.
+            contract: a class or Protocol with the methods and attributes that the component must have.
+            wiring: arguments that the component always receives (`in_features` …). A config may set neither these
+                nor the facts.
 
         Raises:
-            ConfigError: the type is unknown, arguments are unknown, missing or invalid, the plug rejects them, or it
-                does not fulfill the contract. The message names file and setting if the config is a `Section`.
+            ConfigError: the type is unknown, arguments are unknown, missing or invalid, the component rejects them, or
+                it does not fulfill the contract. The message names file and setting if the config is a `Section`.
         """
         if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
             raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
@@ -170,7 +170,7 @@ def check_contract(part: Any, contract: type) -> None:
                     names = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
                     missing.append(f"{name.replace('__call__', 'forward')}({', '.join(names)})")
     if missing:
-        text = f"{repr_name(type(part).__name__)} is no {contract.__name__}: it has no "
+        text = f"{repr_name(type(part).__name__)} does not implement {contract.__name__}: it has no "
         raise ConfigError(f"{text}{', no '.join(dict.fromkeys(missing))}; choose another type")
 
 

@@ -84,7 +84,7 @@ html_copy_source = False
 
 
 def add_navigation(app, docname: str, source: list[str]) -> None:
-    """The table of contents at the left, which is no part of the start page on GitHub."""
+    """The table of contents at the left, which is not part of the start page on GitHub."""
     if docname == root_doc:
         for caption, pages in NAVIGATION.items():
             source[0] += "\n".join(["\n\n```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```\n"])
@@ -118,7 +118,7 @@ def shorten_signature(app, what, name, obj, options, signature: str | None, retu
         return signature and "", returns
     for alias, annotation in ALIASES.items():
         signature = signature.replace(annotation, alias)
-    signature = re.sub(r"= <[^>]*>", "= ...", signature)  # a factory's value, which is no Python
+    signature = re.sub(r"= <[^>]*>", "= ...", signature)  # a factory's value, which is not Python
     return METADATA.sub(r"\1", signature), returns
 
 

@@ -46,7 +46,7 @@ class AnchorHead(nn.Module):
         iou_thresholds, box_loss, smooth_l1_beta: see the subclasses.
 
     Attributes:
-        channels: of every map.
+        channels: number of channels of every map.
 
     Raises:
         ConfigError: a level is not on offer, or levels have different numbers of channels.

@@ -41,7 +41,7 @@ class BoxHead(nn.Module):
         batch_size_per_image: regions per image that the loss samples.
         positive_fraction: upper bound on the fraction of positives among them.
         iou_threshold: regions with at least this IoU with an object are positive, the others negative.
-        box_weights: of the box encoding, see `ops.boxes.encode`.
+        box_weights: weights of the box encoding, see `ops.boxes.encode`.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
         score_threshold: detections with scores up to this are dropped.
@@ -138,7 +138,7 @@ class BoxHead(nn.Module):
         """Cross-entropy of all sampled regions, and box loss of the positive ones, both divided by the number of all.
 
         Args:
-            roi_features: of the rows of `PaddedIndex(rois.valid)`, if they are already computed.
+            roi_features: features of the rows of `PaddedIndex(rois.valid)`, if they are already computed.
         """
         index = PaddedIndex(rois.valid)
         boxes = index.flatten(rois.boxes)

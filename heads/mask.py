@@ -37,8 +37,8 @@ class MaskHead(nn.Module):
         norm: after each convolution, see `make_norm`.
         class_agnostic: predict one mask per region, for any class.
         loss_weight: factor of the loss.
-        roi_channels: of the `roi_features` that `loss` and `predict` receive if the box head's trunk is shared (the C4
-            layout); this head then ignores its pooling settings. None if it pools itself.
+        roi_channels: channels of the `roi_features` that `loss` and `predict` receive if the box head's trunk is
+            shared (the C4 layout); this head then ignores its pooling settings. None if it pools itself.
 
     Raises:
         ConfigError: the levels are not on offer, or do not form a pyramid.
@@ -106,7 +106,7 @@ class MaskHead(nn.Module):
         """Mean binary cross-entropy over the cells of positive regions, for their own class (section 3, "decouples").
 
         Args:
-            roi_features: of the rows of `PaddedIndex(rois.valid)`, if the box head's trunk is shared.
+            roi_features: features of the rows of `PaddedIndex(rois.valid)`, if the box head's trunk is shared.
 
         Raises:
             DataError: the data has no masks.
@@ -137,7 +137,7 @@ class MaskHead(nn.Module):
         """Probabilities `[D, M, M]` in the frame of each detection's box (pixels of the padded batch).
 
         Args:
-            roi_features: of all detections, one image after the other, if the box head's trunk is shared.
+            roi_features: features of all detections, one image after the other, if the box head's trunk is shared.
         """
         labels = torch.cat([image.labels for image in detections])
         if roi_features is None:

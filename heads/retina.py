@@ -35,7 +35,7 @@ class RetinaHead(AnchorHead):
         levels: the names of the maps to use; all by default.
         anchors: arguments of `AnchorGenerator` besides the strides; by default sides of 4 strides times 1, 2^(1/3)
             and 2^(2/3), in ratios 1:2, 1:1 and 2:1.
-        convs: of each tower.
+        convs: number of convolutions of each tower.
         norm: after each convolution, see `make_norm`.
         iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, and positive from
             the upper one; those between are ignored. The best anchors of each object are always positive.

@@ -23,7 +23,7 @@ class FPN(Neck):
 
     Args:
         in_features: maps of the backbone.
-        channels: of every output map.
+        channels: number of channels of every output map.
         inputs: the backbone maps to use, fine to coarse; None for all of stride 4 and coarser.
         extra: source of levels coarser than the backbone's, each half the size of the one before. "pool": one level by
             subsampling the last one (p6, the paper's footnote 2). The name of the last backbone map ("c5") or of the

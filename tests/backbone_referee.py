@@ -1,4 +1,4 @@
-"""How a backbone is held against another's implementation: the same random weights, maps, one training step."""
+"""Compares a backbone with a reference implementation: same random weights, same maps, same training step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from chordate.registry import BACKBONES
 
 
 def slow(*values: Any) -> list[Any]:
-    """Values of `parametrize` that only `pytest -m slow` tests."""
+    """Parameters of `parametrize` that only run with `pytest -m slow`."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def on_meta(name: str, **options: Any) -> nn.Module:
-    """A backbone of shapes only, for what can be said without arithmetic."""
+    """A backbone on the meta device, for tests that only need shapes."""
     with torch.device("meta"):
         return BACKBONES.build({"type": name, **options})
 
@@ -29,8 +29,8 @@ def randomize(model: nn.Module) -> nn.Module:
     """Fill every parameter and running statistic with values under which activations neither vanish nor explode.
 
     BatchNorms get means and variances as different from 0 and 1 as trained ones are, so that an `eps`, a wrong order or
-    a norm taken for another shows. Only integers keep the value they had, so a model moved from the meta device will do
-    where it has none.
+    a swapped norm changes the result. Integer buffers keep their values, so a model moved from the meta device is
+    usable only if it has none.
     """
     for module in model.modules():
         for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -38,7 +38,7 @@ def randomize(model: nn.Module) -> nn.Module:
                 value.uniform_(0.8, 1.5)
             elif name == "num_batches_tracked":
                 value.zero_()
-            elif not value.is_floating_point():  # a table of positions
+            elif not value.is_floating_point():  # a position index table
                 continue
             elif value.dim() >= 2:
                 nn.init.kaiming_normal_(value)
@@ -50,7 +50,7 @@ def randomize(model: nn.Module) -> nn.Module:
 
 
 def referee(build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` gives, randomized; built on the meta device, since its own initialization is of no use."""
+    """The model that `build` returns, randomized; built on the meta device, since its initialization is not used."""
     with torch.device("meta"):
         model = build()
     return randomize(model.to_empty(device="cpu"))
@@ -62,12 +62,12 @@ def timms(name: str) -> nn.Module:
     whole = referee(lambda: timm.create_model(name)) if on_meta else randomize(timm.create_model(name))
     for part, value in whole.named_parameters():
         if part.endswith("gamma"):
-            nn.init.uniform_(value, 0.3, 1.0)  # at 1e-6 the blocks would not be seen
+            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6 the blocks would hardly affect the output
     return whole
 
 
 def with_weights_of(theirs: nn.Module, name: str, classifier: Sequence[str] = ("fc.",), **options: Any) -> nn.Module:
-    """Our backbone `name` with a copy of their weights, which must have our names; only their classifier stays over."""
+    """Our backbone `name` with a copy of their weights, which must have our names, except for the classifier."""
     ours = on_meta(name, **options)
     state = {key: value.clone() for key, value in theirs.state_dict().items()}
     left = ours.load_state_dict(state, strict=False, assign=True)
@@ -77,19 +77,19 @@ def with_weights_of(theirs: nn.Module, name: str, classifier: Sequence[str] = ("
 
 
 def assert_same_names_and_shapes(ours: nn.Module, theirs: nn.Module, classifier: Sequence[str] = ("fc.",)) -> None:
-    """Both state dicts say the same but for their classifier; enough on the meta device."""
+    """Both state dicts have the same names and shapes, except for their classifier; the meta device is enough."""
     shapes = [{name: tuple(value.shape) for name, value in m.state_dict().items()} for m in (ours, theirs)]
     shapes[1] = {name: shape for name, shape in shapes[1].items() if not name.startswith(tuple(classifier))}
     assert shapes[0] == shapes[1]
 
 
 def extractor(theirs: nn.Module, nodes: Mapping[str, str]) -> nn.Module:
-    """Their model as one that gives maps: `nodes` says which of its modules' outputs are which of our maps."""
+    """A feature extractor from their model: `nodes` maps their module names to the names of our maps."""
     return create_feature_extractor(theirs, dict(nodes))
 
 
 def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> None:
-    """The largest difference is at most `tolerance` of the largest value, which must be something."""
+    """The largest difference is at most `tolerance` times the largest value, which must not be 0."""
     assert ours.shape == theirs.shape, what
     scale = torch.linalg.vector_norm(theirs, torch.inf)
     assert 0 < scale < torch.inf, f"{what}: nothing to compare"
@@ -122,8 +122,8 @@ def assert_same_step(
 ) -> None:
     """In training, the same gradients of every parameter and the same running statistics after one step.
 
-    Both models are turned to `dtype`. Float32 is faster, but deep networks magnify the order of a sum, so it serves
-    only where both do the very same operations.
+    Both models are converted to `dtype`. Float32 is faster, but deep networks amplify rounding, so use it only where
+    both run exactly the same operations.
     """
     for model in (ours, theirs_extractor):
         model.to(dtype).train()(images.to(dtype))[last].square().mean().backward()

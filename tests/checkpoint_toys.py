@@ -1,4 +1,4 @@
-"""What the tests of checkpoints share: models of a few tensors, files of them, and the line that a failure ends in."""
+"""Helpers of the checkpoint tests: models of a few tensors, checkpoint files, and the error message of a failure."""
 
 import hashlib
 import warnings
@@ -35,7 +35,7 @@ class TinyDetector(Model):
 
 
 def filled(model: nn.Module, value: float = 0.5) -> nn.Module:
-    """The same model with one value everywhere, so that a loaded tensor is known from a fresh one."""
+    """The same model with one value everywhere, so that loaded tensors can be told from freshly initialized ones."""
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.fill_(value)
@@ -52,7 +52,7 @@ def save(path: Path, values) -> Path:
 
 
 def message(model: nn.Module, source, **options) -> str:
-    """The one line that loading ends in; the model stays as it was."""
+    """The error message of a failed load; asserts that it is one line and that the model is unchanged."""
     before = {name: t.clone() for name, t in model.state_dict().items()}
     with pytest.raises(CheckpointError) as caught, warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -63,7 +63,7 @@ def message(model: nn.Module, source, **options) -> str:
 
 
 def with_hash(path: Path) -> Path:
-    """The file under a name that ends in its hash, as torch.hub has them."""
+    """Renames the file so that its name ends in its hash, as torch.hub expects."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return path.rename(path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}"))
 

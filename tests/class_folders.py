@@ -1,4 +1,4 @@
-"""Generated class folders for the classification tests: pictures whose class is their color."""
+"""Generated class folders for the classification tests: images whose class is their color."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}  # RGB
 
 
 def write_folders(root: Path, counts: dict[str, int], side: int = 24, seed: int = 0, wider: int = 4) -> Path:
-    """Write `root/<split>/<class>/<n>.png`, `counts[split]` pictures a class; gives the root.
+    """Write `root/<split>/<class>/<n>.png`, `counts[split]` images per class; returns the root.
 
-    Every second picture is `wider` than high.
+    Every second image is `wider` than high.
     """
     random = np.random.default_rng(seed)
     for split, count in counts.items():

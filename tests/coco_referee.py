@@ -1,4 +1,4 @@
-"""Ground truth, detections disturbed on purpose, and pycocotools itself: what the tests of CocoMetric share."""
+"""Helpers of the CocoMetric tests: ground truth, perturbed detections, and pycocotools as the reference."""
 
 import contextlib
 import io
@@ -45,7 +45,7 @@ def detections(boxes, scores, labels) -> Detections:
 
 
 def batch_of(image_ids, truth: Truth | None = None) -> Batch:
-    """A batch of those images, with the sizes that the ground truth says."""
+    """A batch of these images, with the sizes from the ground truth."""
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]} if truth else {}
     infos = [ImageInfo(int(i), f"{i}.jpg", *sizes.get(int(i), (128, 128))) for i in image_ids]
     return Batch(torch.zeros(len(infos), 3, 1, 1), torch.ones(len(infos), 2, dtype=torch.int64), infos)
@@ -117,7 +117,7 @@ def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
 
 
 def disturb(truth: Truth, rng: np.random.Generator) -> Found:
-    """Ground truth as a middling model would find it: shifted, mislabeled, doubled, missed, invented; ties."""
+    """Detections of a mediocre model: ground truth shifted, mislabeled, duplicated or missed, false positives, ties."""
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
     by_image: dict[int, list] = {image["id"]: [] for image in truth.content["images"]}
     for annotation in truth.content["annotations"]:
@@ -133,7 +133,7 @@ def disturb(truth: Truth, rng: np.random.Generator) -> Found:
     for image_id, rows in by_image.items():
         if rng.random() < 0.1:
             rows = []
-        elif rng.random() < 0.5:  # things that are not there
+        elif rng.random() < 0.5:  # false positives
             corner = rng.uniform(0, 200, (4, 2))
             invented = np.hstack([corner, corner + rng.uniform(5, 120, (4, 2))])
             rows = rows + [(box, int(rng.integers(len(label_of)))) for box in invented]
@@ -148,7 +148,7 @@ def disturbed_file(path: Path, seed: int) -> tuple[Truth, Found]:
 
 
 def disturb_objects(truth: Truth, rng: np.random.Generator) -> Found:
-    """Each object's box, mask and keypoints, where it has such, as a middling model would find them."""
+    """Each object's box, mask and keypoints, if it has them, as a mediocre model would detect them."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth.content["images"]}
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
     found = {}
@@ -164,7 +164,7 @@ def disturb_objects(truth: Truth, rng: np.random.Generator) -> Found:
             if annotation.get("segmentation"):
                 mask = np.roll(truth.coco.ann_to_mask(annotation), shift[::-1].round().astype(int), (0, 1)) > 0
                 if rng.random() < 0.2:
-                    mask[:, : int(x + w / 2)] = False  # half of it, and sometimes nothing
+                    mask[:, : int(x + w / 2)] = False  # half of the mask, and sometimes none
                 masks[row] = torch.from_numpy(mask)
             if "keypoints" in annotation:
                 place = np.array(annotation["keypoints"], float).reshape(-1, 3)

@@ -1,9 +1,9 @@
-"""What the tests share: threads, hypothesis without a stop-watch, and the folders of real and generated data."""
+"""Shared test setup: threads, hypothesis without deadlines, and fixtures of real and generated data."""
 
 import os
 from pathlib import Path
 
-# Side by side, tests and the programs that they start get one thread each: more would wait for one another.
+# In parallel runs, tests and the processes that they start get one thread each; more would compete for cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
@@ -14,14 +14,28 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_configure(config) -> None:
-    """Hide the GPU from all tests but those marked `gpu`: the others compare bit for bit, as CPUs compute."""
+    """Hide the GPU from all tests but those marked `gpu`: the others compare bitwise, which needs the CPU."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-# A shared machine's clock is no judge of the code, and a run today should test what yesterday's did.
+# Timing on a shared machine is unreliable, so no deadlines; derandomized, so that every run tests the same examples.
 settings.register_profile("chordate", deadline=None, derandomize=True)
 settings.load_profile("chordate")
+
+
+# `make test` gives each process whole files. It begins with those of most work, so that both end at about one time.
+LONG_FILES = (
+    "backbones", "torchvision_instances", "plugging", "torchvision_detection", "training_steps", "conv_norm",
+    "adapters", "resnet", "readme", "distributed_detector", "two_stage", "layouts", "library_weights", "cli",
+    "task_seam", "distributed", "senet", "resume", "mask_head", "densenet_convnext",
+    "backbones_detect", "resnet_rs", "pooling",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {f"test_{name}": place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +56,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
-    """A small generated data set: 24 pictures to train on, 12 to evaluate on."""
+    """A small generated data set: 24 training images and 12 validation images."""
     from chordate.data.shapes import generate_shapes
 
     root = tmp_path_factory.mktemp("shapes")

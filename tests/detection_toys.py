@@ -1,4 +1,4 @@
-"""Small stand-ins that the detection tests share."""
+"""Small inputs and stand-ins that the detection tests share."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ STRIDES = (4, 8, 16, 32, 64)
 
 
 def pyramid(channels: int = 16, levels: int = 5) -> dict[str, FeatureSpec]:
-    """What an FPN offers: p2, p3 …"""
+    """The feature specs of an FPN: p2, p3 …"""
     return {f"p{i + 2}": FeatureSpec(channels, stride) for i, stride in enumerate(STRIDES[:levels])}
 
 
@@ -29,7 +29,7 @@ def instances(
     crowd: list[list[bool]] | None = None,
     slots: int = 8,
 ) -> InstanceTargets:
-    """Ground truth from one list of boxes an image, padded to `slots`."""
+    """Ground truth from one list of boxes per image, padded to `slots`."""
     padded = torch.zeros(len(boxes), slots, 4)
     valid = torch.zeros(len(boxes), slots, dtype=torch.bool)
     padded_labels = torch.zeros(len(boxes), slots, dtype=torch.int64)
@@ -54,8 +54,8 @@ def random_boxes(*shape: int, span: float = 256.0, generator: torch.Generator | 
 
 
 def assert_never_waits(monkeypatch, model: nn.Module, first: Batch, second: Batch) -> None:
-    """From the second batch on a training step makes no host sync on a GPU, but in NMS, whose result decides what there
-    is to do."""
+    """From the second batch on, a training step makes no host sync on a GPU except in NMS, whose output size is
+    data-dependent."""
     plain = nms.nms
 
     def may_wait(*args):

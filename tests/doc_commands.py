@@ -1,4 +1,4 @@
-"""The command lines of the pages, run: with small data, random weights, and one step in place of a training."""
+"""Runs the command lines of the documentation, with small data, random weights and one training step."""
 
 import json
 import re
@@ -21,14 +21,14 @@ from chordate.data.shapes import generate_shapes
 
 
 def make_weights(path: Path) -> None:
-    """A file of random weights in the form of torchvision's network that its name begins with."""
+    """Random weights of the torchvision network that the file's name starts with, written to the file."""
     name = re.split(r"_coco|_random|-", path.name)[0]
     options = {"weights_backbone": None} if re.search("rcnn|retinanet", name) else {}
     torch.save(torchvision.models.get_model(name, weights=None, **options).state_dict(), path)
 
 
 def make_coco(root: Path, shapes: Path) -> Path:
-    """The shapes under COCO's file names, with COCO's 80 categories."""
+    """The shapes data set under COCO's file names, with COCO's 80 categories."""
     for split in ("train", "val"):
         shutil.copytree(shapes / split, root / f"{split}2017")
         content = json.loads((shapes / f"annotations/{split}.json").read_text())
@@ -39,7 +39,7 @@ def make_coco(root: Path, shapes: Path) -> Path:
 
 
 def make_imagenet(root: Path) -> Path:
-    """A thousand class folders, of which a few hold a picture."""
+    """A thousand class folders, a few of which hold an image."""
     noise = np.random.default_rng(0)
     for split in ("train", "val"):
         for number in range(1000):
@@ -52,7 +52,7 @@ def make_imagenet(root: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """A folder with what the command lines name: data, images and weights."""
+    """A folder with the data, images and weights that the command lines name."""
     shapes = tmp_path / "data/shapes"
     generate_shapes(shapes, train=16, val=2, size=64, seed=3)
     monkeypatch.chdir(tmp_path)
@@ -75,7 +75,7 @@ def shortened(words: list[str]) -> list[str]:
     """A command line with a smaller job: one step, small images, no download, no fixed port."""
     stand_in = {"/data/coco": "coco", "/data/imagenet": "imagenet", "8000": "0"}
     words = [stand_in.get(word, re.sub(r"^torchvision://(.*)", r"\1_random.pth", word)) for word in words]
-    if words[1] == "summary":
+    if words[1] in ("summary", "list"):
         return words
     config = words[2]
     options = [] if config.startswith("my_") or "copypaste" in config else SMALL.split()
@@ -96,7 +96,7 @@ def shortened(words: list[str]) -> list[str]:
 
 
 def run_page(name: str, folder: Path, capsys, caplog, *, prepare: Callable[[list[str]], list[str]] = shortened) -> str:
-    """Run the `chordate` command lines of a page in their order; gives what they print."""
+    """Run the `chordate` command lines of a page in order; returns what they print."""
     text = page(name)
     for file, content in files(text).items():
         (folder / file).write_text(content, encoding="utf-8")

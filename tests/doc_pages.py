@@ -16,7 +16,7 @@ def page(name: str) -> str:
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a language ("" for those without), as they stand there."""
+    """The fenced code blocks of a language ("" for blocks without one), verbatim."""
     fenced = re.findall(r"^```(.*?)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     return [block for name, block in fenced if name == language]
 
@@ -34,7 +34,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def with_options(command: list[str], *options: str) -> list[str]:
-    """The command with more `--cfg-options`, behind its own."""
+    """The command with more `--cfg-options` appended to its own."""
     if "--cfg-options" not in command:
         return [*command, "--cfg-options", *options] if options else command
     end = command.index("--cfg-options") + 1

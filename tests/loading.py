@@ -1,4 +1,4 @@
-"""A data set and its loader in one call, as commands build them."""
+"""Builds a data set and its loader in one call, as the commands do."""
 
 from pathlib import Path
 from typing import Any
@@ -23,5 +23,5 @@ def open_loader(
 
 
 def checkpoint_of(model: Any, meta: DatasetMeta | None = None) -> dict[str, Any]:
-    """A checkpoint of our own form, without a training state."""
+    """A checkpoint in our own format, without training state."""
     return {"chordate": 2, "model": model.state_dict(), "meta": (meta or model.meta).to_dict()}

@@ -1,4 +1,4 @@
-"""Torchvision's and timm's networks as backbones: their own maps, and no need of timm without them."""
+"""Torchvision's and timm's networks as backbones: the same maps, and timm is optional."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
 from chordate.weights.loading import load_checkpoint
 
-# The modules of torchvision's networks that give our maps.
+# The modules of torchvision's networks whose outputs are our maps.
 TORCHVISION = {
     "vgg16": {"c1": "features.8", "c2": "features.15", "c3": "features.22", "c4": "features.29", "c5": "features.30"},
     "alexnet": {"c2": "features.1", "c3": "features.4", "c4": "features.11", "c5": "features.12"},
@@ -43,7 +43,7 @@ def _seed():
 
 
 def torchvisions(name: str) -> nn.Module:
-    """Torchvision's network, randomized, without the classifier where that is most of it."""
+    """Torchvision's network, randomized, without the classifier if that has most of the parameters."""
 
     def build() -> nn.Module:
         inception = {"aux_logits": False, "init_weights": False, "transform_input": True}
@@ -53,13 +53,13 @@ def torchvisions(name: str) -> nn.Module:
             whole.classifier = nn.Identity()
         return whole
 
-    on_meta = not name.startswith(("swin", "regnet"))  # which compute with tensors when they are built
+    on_meta = not name.startswith(("swin", "regnet"))  # these compute with tensors in their constructors
     return (referee(build) if on_meta else randomize(build())).eval()
 
 
 @torch.no_grad()
 def seen(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, Tensor]:
-    """What these modules give while the whole network runs."""
+    """The outputs of these modules while the whole network runs."""
     outputs: dict[str, Tensor] = {}
     hooks = [
         net.get_submodule(module).register_forward_hook(
@@ -93,7 +93,7 @@ def test_adapted_torchvision_networks_give_torchvisions_maps(name):
 
 
 def assert_same_cells(ours: Tensor, theirs: Tensor, images: Tensor, stride: int, what: str) -> None:
-    """Ours has `ceil(side / stride)` cells; where theirs has fewer, for want of padding, ours repeats the outermost."""
+    """Ours has `ceil(side / stride)` cells; where theirs has fewer for lack of padding, ours repeats border cells."""
     cells = [-(-side // stride) for side in images.shape[-2:]]
     assert list(ours.shape[-2:]) == cells
     top, left = ((mine - their) // 2 for mine, their in zip(cells, theirs.shape[-2:]))
@@ -108,11 +108,11 @@ TIMM = ["efficientnet_b0", "resnetv2_50", "convnext_atto", "swin_tiny_patch4_win
 def test_adapted_timm_networks_give_timms_maps(name):
     whole = timms(name)
     state = {key: value.clone() for key, value in whole.state_dict().items()}
-    # timm's way to features by default, which takes the whole network's weights before it cuts it.
+    # timm's default way to extract features: it loads the whole network's weights before it removes layers.
     theirs = timm.create_model(
         name, features_only=True, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}
     ).eval()
-    out = {"out": ["c4", "c5", "c6"]} if name.startswith("vit") else {}  # three of one stride
+    out = {"out": ["c4", "c5", "c6"]} if name.startswith("vit") else {}  # three maps of the same stride
     ours = BACKBONES.build({"type": "TimmBackbone", "model": name, **out}).eval()
     report = load_checkpoint(ours, state)
     assert not report.missing and report.format == "timm"
@@ -156,7 +156,7 @@ def test_the_librarys_own_arguments_are_handed_on():
         deep = chordate.build_backbone(
             {"type": "TorchvisionBackbone", "model": "convnext_tiny"}, options={"stochastic_depth_prob": 0.5}
         )
-    assert [spec.stride for spec in dilated.out_features.values()] == [4, 8, 16]  # of c4 and c5 the last
+    assert [spec.stride for spec in dilated.out_features.values()] == [4, 8, 16]  # the last of c4 and c5
     assert max(getattr(part, "drop_prob", None) or 0 for part in dilated.modules()) == pytest.approx(0.1)
     assert max(part.p for part in deep.modules() if isinstance(part, torchvision.ops.StochasticDepth)) == 0.5
 
@@ -164,7 +164,7 @@ def test_the_librarys_own_arguments_are_handed_on():
 def test_timms_maps_are_named_after_their_stride():
     names = {
         "efficientnet_b0": ["c2", "c3", "c4", "c5"],
-        "vgg11": ["c2", "c3", "c4", "c5"],  # it has one of stride 1, too
+        "vgg11": ["c2", "c3", "c4", "c5"],  # it also has a map of stride 1
         "convnext_atto": ["c2", "c3", "c4", "c5"],
         "efficientvit_m0": ["c4", "c5", "c6"],
     }

@@ -1,4 +1,4 @@
-"""Mixed precision, memory layout and compilation: the same training, done otherwise."""
+"""Mixed precision, memory layout and compilation do not change training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 
 
 class Watched(ToyModel):
-    """Notes what its convolutions were given and gave."""
+    """Records the inputs and outputs of its convolutions."""
 
     def __init__(self) -> None:
         super().__init__(dropout=0)

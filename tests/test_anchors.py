@@ -1,4 +1,4 @@
-"""Anchors: the areas, shapes and places that Faster R-CNN and FPN give them, and torchvision's variant."""
+"""Anchors: their areas, shapes and positions as in Faster R-CNN and FPN, and torchvision's variant."""
 
 import pytest
 import torch

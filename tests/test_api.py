@@ -1,4 +1,4 @@
-"""The Python face: building by name, and predicting on every form a picture comes in."""
+"""The Python API: building by name, and predicting on every type of image input."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,7 +19,7 @@ DEMO = "faster-rcnn_r18_fpn_demo_shapes"
 def model():
     torch.manual_seed(0)
     model = chordate.build_model(DEMO, classes=["circle", "star", "ring"], pretrained=False)
-    with torch.no_grad():  # an untrained predictor scores every class alike: spread the scores
+    with torch.no_grad():  # an untrained predictor scores all classes equally: spread the scores
         model.box.cls_score.weight.normal_(0, 0.3)
         model.box.cls_score.bias[-1] = -10  # the background
     return model.eval()
@@ -153,7 +153,7 @@ def test_a_part_in_training_mode_is_refused(model, picture):
 
 
 def test_eight_threads_at_once_predict_the_same_as_one():
-    """BatchNorm's statistics and every result are those of one thread: prediction changes no state of the model."""
+    """BatchNorm's statistics and every result are those of one thread: prediction does not change the model's state."""
     classifier = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet20_cifar"}, num_classes=10)
     detector = chordate.build_model(DEMO, num_classes=5, pretrained=False)
     torch.nn.init.normal_(detector.box.cls_score.weight, std=0.3)
@@ -183,8 +183,8 @@ def test_eight_threads_at_once_predict_the_same_as_one():
         (np.zeros((8, 8, 3), bool), "0 … 255"),
         (np.full((8, 8, 3), 300, np.uint16), "0 … 255"),
         (torch.zeros(3, 8, 8, dtype=torch.complex64), "0 … 255"),
-        (np.array([["a.jpg"]]), "a <U5 array is no image"),
-        (b"bytes", "a bytes is no image"),
+        (np.array([["a.jpg"]]), "a <U5 array is not an image"),
+        (b"bytes", "a bytes is not an image"),
         (torch.full((3, 8, 8), float("nan")), "0 … 1"),
         ("no/such/picture.jpg", "picture.jpg"),
         ("https://example.com/a.jpg", r"https://example.com/a.jpg: URLs are not read; download the file first"),

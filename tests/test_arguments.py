@@ -1,4 +1,4 @@
-"""Arguments and settings checked by their annotations: what fits, and the one line about what does not."""
+"""Arguments and settings are checked by their annotations; invalid ones are reported in one line."""
 
 from __future__ import annotations
 

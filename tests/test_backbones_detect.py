@@ -1,4 +1,4 @@
-"""Any backbone under FPN and Faster R-CNN, by its name alone: nobody writes a channel count."""
+"""Any backbone works with FPN and Faster R-CNN by its name alone, without configured channel counts."""
 
 import math
 import re
@@ -26,7 +26,7 @@ TIMM += ["regnety_002", "hrnet_w18", "pvt_v2_b0", "edgenext_xx_small", "ghostnet
 
 
 def detector(backbone: str | dict) -> nn.Module:
-    """Faster R-CNN with thin heads; every part learns from the one before it what that offers."""
+    """Faster R-CNN with thin heads; every part reads the feature specs of the part before it."""
     return chordate.build_model(
         {
             "type": "TwoStageDetector",

@@ -1,4 +1,4 @@
-"""Broken data ends in one clear line, never in a gray picture, a wrong box or a hang."""
+"""Broken data ends in one clear line, never in a gray image, a wrong box or a hang."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def open_set(root: Path, **settings) -> CocoDataset:
 
 
 def told(root: Path, **settings) -> str:
-    """What a user reads when opening the set and its first picture fails."""
+    """The error message if opening the data set or reading its first image fails."""
     with pytest.raises(DataError) as error:
         open_set(root, **settings)[(0, 0)]
     message = str(error.value)
@@ -33,7 +33,7 @@ def told(root: Path, **settings) -> str:
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """A smooth RGB picture, which JPEG keeps well."""
+    """A smooth RGB image, which JPEG preserves well."""
     y, x = np.mgrid[0:60, 0:80].astype(np.float32)
     return np.stack([x * 3, y * 4, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)], 2).astype(np.uint8)
 
@@ -138,11 +138,11 @@ def test_an_image_without_a_file_name_is_named_by_its_id(tmp_path: Path) -> None
 
 
 def test_boxes_that_are_fractions_of_the_image_are_warned_of(tmp_path: Path) -> None:
-    """Otherwise a detector would learn that every picture has one pixel of interest."""
+    """Otherwise a detector would train on boxes of about one pixel."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
     message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)"
     assert message in told(tmp_path)
-    write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # one small box is no mistake
+    write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # one small box is not an error
     assert len(open_set(tmp_path)) > 0
 
 
@@ -230,7 +230,7 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, photo:
     stored = np.asarray(PIL.Image.open(path))
     np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), displayed)
     np.testing.assert_array_equal(read_image(path, displayed.shape[:2]).permute(1, 2, 0).numpy(), displayed)
-    if orientation >= 5:  # a quarter turn: annotations of the stored pixels show by their size
+    if orientation >= 5:  # rotated by 90°: the size tells whether annotations are of the stored pixels
         np.testing.assert_array_equal(read_image(path, stored.shape[:2]).permute(1, 2, 0).numpy(), stored)
 
 

@@ -1,4 +1,4 @@
-"""The box head: what it learns from sampled regions, and which detections it keeps."""
+"""The box head: its losses on sampled regions, and the detections that it keeps."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def proposals_of(boxes: list[list[list[float]]]) -> Proposals:
 
 
 class Scripted(BoxHead):
-    """A head that predicts what it was built with for each region, in order."""
+    """A head that returns the predictions it was built with, one per region, in order."""
 
     def script(self, logits: list[list[float]], deltas: torch.Tensor | None = None) -> "Scripted":
         self.answer = torch.tensor(logits), torch.zeros(len(logits), 1, 4) if deltas is None else deltas
@@ -86,7 +86,7 @@ def test_box_loss_is_that_of_the_true_class_over_all_regions():
 
 @pytest.mark.parametrize("settings", [{}, {"class_agnostic": True}, {"box_loss": "giou"}])
 def test_box_losses_are_the_same_in_static_slots(settings, monkeypatch):
-    """On a GPU nothing is compacted; the empty slots must not count."""
+    """On a GPU padding is not removed; empty slots must not contribute."""
     head = head_of(**settings)
     targets = instances([[[10, 10, 50, 60]], []], labels=[[2], []])
     features = feature_maps(SIDE)
@@ -167,5 +167,5 @@ def test_without_a_neck_the_maps_do_not_fit():
 
 
 def test_the_coarsest_level_is_for_proposals_only():
-    """p6 is not pooled from (Lin et al. 2017, section 4.2)."""
+    """Regions are not pooled from p6 (Lin et al. 2017, section 4.2)."""
     assert head_of().pooler.names == ("p2", "p3", "p4", "p5")

@@ -1,4 +1,4 @@
-"""`chordate browse`: the pictures are what the loader gives to the model, and the page shows all of them."""
+"""`chordate browse`: the images are those that the loader passes to the model, and the page shows all of them."""
 
 import re
 import signal
@@ -36,7 +36,7 @@ META, NAMELESS = DatasetMeta(classes=("a",)), DatasetMeta(classes=("",))
 
 
 class Page(HTMLParser):
-    """What a page shows: its headings, and each picture with its link and its size."""
+    """Parses a page: its headings, and each image with its link and its size."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -75,7 +75,7 @@ def browse(*arguments: str) -> int:
 
 
 def one_image(height: int = 64, width: int = 64, gray: int = 128, **targets: Tensor) -> Batch:
-    """A gray picture of 48×40 in a padded batch of one."""
+    """A gray image of 48×40 in a padded batch of one."""
     images = torch.full((1, 3, height, width), gray, dtype=torch.uint8)
     count = len(targets["boxes"])
     fields = {"labels": torch.zeros(count).long(), "crowd": torch.zeros(count).bool(), **targets}
@@ -129,7 +129,7 @@ def test_wide_and_tall_images_are_on_the_page_in_separate_batches(tmp_path: Path
     page = Page((tmp_path / "out/index.html").read_text(encoding="utf-8"))
     batches = {heading.removeprefix(f"Batch {n} ") for n, heading in enumerate(page.headings, start=1)}
     assert batches == {"4 images, 64×96 with padding", "4 images, 96×64 with padding"}
-    assert len(page.pictures) == 8  # all there are, though 16 were asked for
+    assert len(page.pictures) == 8  # the whole data set, though 16 were requested
     assert all("60×90 → 60×90, 1 instance" in c or "90×60 → 90×60, 1 instance" in c for c in page.captions)
 
 
@@ -152,7 +152,7 @@ def test_every_instance_has_its_box_in_a_color_of_its_own_and_crowds_are_dashed(
 
 
 def test_masks_are_drawn_at_their_boxes() -> None:
-    """A disc in its box's frame is drawn as the same disc in the picture, and crowds have none."""
+    """A disc in the frame of its box is drawn as the same disc in the image; crowds have no mask."""
     row, column = torch.meshgrid(torch.arange(112), torch.arange(112), indexing="ij")
     disc = ((row - 55.5) ** 2 + (column - 55.5) ** 2 < 56**2).to(torch.uint8)
     batch = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), masks=disc[None])
@@ -185,7 +185,7 @@ def test_the_caption_of_each_image_has_its_sizes_and_counts() -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """Class folders, and a config whose training blends their pictures."""
+    """Class folders, and a config whose training blends their images."""
     root = write_folders(tmp_path / "data", {"train": 4, "val": 1})
     config = tmp_path / "blended.py"
     config.write_text(
@@ -241,7 +241,7 @@ def test_the_page_is_served_to_this_machine(shapes: Path, tmp_path: Path) -> Non
 
 
 def heed_ctrl_c() -> None:
-    """What a shell starts in the background ignores SIGINT, and hands that on: to tests, and to what they start."""
+    """Restore SIGINT's handler: processes that a shell starts in the background ignore it, and so do their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -276,7 +276,7 @@ def test_a_port_in_use_is_an_error_before_an_image_is_drawn(shapes, tmp_path, ca
 
 
 def test_the_example_of_the_page_on_augmentation_runs(shapes: Path, tmp_path: Path, monkeypatch) -> None:
-    """Its own transforms draw twice as wide pictures, and its recipe is one that builds."""
+    """Its custom transform yields images twice as wide, and its recipe builds."""
     text = (ROOT / "docs/augmentation.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n# (\S+)\n(.*?)```", text, flags=re.S):
         (tmp_path / block[0]).write_text(block[1], encoding="utf-8")

@@ -18,7 +18,7 @@ from chordate.training.callbacks import Callback, CSVLogger, EarlyStopping, JSON
 
 
 class Scripted(ToyMetric):
-    """Gives scores that were written down beforehand."""
+    """A metric that returns predefined scores."""
 
     lower_is_better = ("error",)
 
@@ -52,7 +52,7 @@ def stopping(**options: Any) -> dict[str, Any]:
         ({}, (math.nan, 0.1, math.nan, 0.1), 4),
         ({}, (0.1, 0.2, 0.3, 0.4), 4),
         ({"mode": "min"}, (0.1, 0.2, 0.3, 0.0), 3),
-        ({"monitor": "error"}, (0.5, 0.4, 0.3), 3),  # which the metric says is better when lower
+        ({"monitor": "error"}, (0.5, 0.4, 0.3), 3),  # the metric declares that lower is better
         ({"monitor": "error"}, (0.3, 0.4, 0.5, 0.6), 4),
         ({"min_delta": 0.2}, (0.1, 0.2, 0.25, 0.9), 3),
         ({"patience": 1}, (0.5, 0.5), 2),
@@ -74,7 +74,7 @@ def test_an_early_stop_between_checkpoints_saves_a_checkpoint(tmp_path: Path) ->
 
 @pytest.mark.parametrize("log_every", [50, 4, 3])
 def test_the_losses_up_to_an_early_stop_are_recorded_once(tmp_path: Path, log_every: int) -> None:
-    """The mean over the iterations since the last record, which a run that logs every iteration has one by one."""
+    """The mean over the iterations since the last record, checked against a run that logs every iteration."""
     options: dict[str, Any] = {"epochs": 9, "callbacks": [stopping()], "loader": toy_loader(6, 2)}
     toy_trainer(tmp_path / "each", **validation(0.5, 0.4, 0.3), log_every=1, **options).train()
     toy_trainer(tmp_path / "few", **validation(0.5, 0.4, 0.3), log_every=log_every, **options).train()
@@ -87,7 +87,7 @@ def test_the_losses_up_to_an_early_stop_are_recorded_once(tmp_path: Path, log_ev
 
 def test_the_patience_of_a_resumed_training_counts_the_evaluations_before(tmp_path: Path) -> None:
     toy_trainer(tmp_path, **validation(0.5, 0.4), epochs=2, callbacks=[stopping(patience=3)]).train()
-    # The second evaluation came after the last checkpoint and is done again.
+    # The second evaluation came after the last checkpoint and is repeated.
     scores = validation(0.4, 0.3, 0.2, 0.1)
     toy_trainer(tmp_path, **scores, epochs=9, callbacks=[stopping(patience=3)], resume=True).train()
     assert evaluations(tmp_path) == [1, 2, 3, 4]
@@ -123,7 +123,7 @@ class Reports(ToyModel):
 
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_the_validation_loss_is_the_mean_over_the_images(tmp_path: Path, ema: float | None) -> None:
-    """7 images in batches of 4 and 3, against one batch of 7; the values without a gradient are no part of it."""
+    """7 images in batches of 4 and 3, against one batch of 7; values without a gradient are not included."""
     model = ToyModel()
     options = {"val_loader": toy_loader(7, 4, training=False), "metric": ToyMetric(), "ema": ema}
     trainer = toy_trainer(tmp_path, model=model, epochs=1, callbacks=[ValidationLoss()], **options)
@@ -153,7 +153,7 @@ def test_the_validation_loss_draws_the_same_each_time_and_moves_no_generator(tmp
 
 
 def test_training_may_stop_by_the_validation_loss(tmp_path: Path) -> None:
-    """Its name says that lower is better, wherever the callback stands."""
+    """Lower is better because of its name, whatever the order of the callbacks."""
     callbacks = [{"type": "EarlyStopping", "monitor": "val_loss", "patience": 1}, {"type": "ValidationLoss"}]
     sgd = {"type": "SGD", "lr": 0.0}
     options = {"val_loader": toy_loader(7, training=False), "metric": ToyMetric()}

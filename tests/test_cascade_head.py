@@ -1,4 +1,4 @@
-"""Cascade R-CNN's head by the formulas of Cai & Vasconcelos: what each stage learns from, and what all say together."""
+"""Cascade R-CNN's head by the formulas of Cai & Vasconcelos: training regions per stage, averaged predictions."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ SIZES = torch.tensor([[SIDE, SIDE], [100, 90]])
 
 
 def head_of(**stage) -> CascadeHead:
-    """Stages that move boxes by some pixels."""
+    """A cascade head whose stages move boxes by a few pixels."""
     torch.manual_seed(0)
     settings = {"trunk": {"type": "ConvFC", "fc_channels": 32}, "batch_size_per_image": 32, **stage}
     head = CascadeHead(pyramid(), CLASSES, stage=settings)
@@ -42,7 +42,7 @@ def scene() -> tuple[Proposals, InstanceTargets]:
 
 
 def moved(boxes: Tensor, deltas: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """The box coding of R-CNN (Girshick et al. 2014, appendix C) read backwards, a coordinate at a time."""
+    """Decodes boxes by R-CNN's formula (Girshick et al. 2014, appendix C), one coordinate at a time."""
     dx, dy, dw, dh = (deltas[:, i] / weights[i] for i in range(4))
     w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2 + dx * w, (boxes[:, 1] + boxes[:, 3]) / 2 + dy * h
@@ -68,7 +68,7 @@ def test_each_stage_learns_from_the_boxes_of_the_one_before_at_its_own_threshold
     for number, (_, deltas, boxes, index, matched, _) in enumerate(seen):
         labels, gt_index, positive = map(index.flatten, (matched.labels, matched.gt_index, matched.is_foreground))
         truth = targets.boxes[index.image, gt_index]
-        if number:  # those that are mostly crowd, or have no extent left, are gone
+        if number:  # regions that are mostly crowd or have become empty are dropped
             wanted = torch.stack([clip_boxes_to_image(b, tuple(SIZES[i].tolist())) for b, i in zip(before, image)])
             iou_crowd = crowd_share(wanted, targets.boxes[0, 2]) * (image == 0)
             overlap = best_overlap(wanted, image, targets)[0]
@@ -87,14 +87,14 @@ def test_each_stage_learns_from_the_boxes_of_the_one_before_at_its_own_threshold
 
 
 def best_overlap(boxes: Tensor, image: Tensor, targets: InstanceTargets) -> tuple[Tensor, Tensor]:
-    """The highest IoU of each box with a single object of its image, and which one that is."""
+    """The highest IoU of each box with a (non-crowd) object of its image, and the index of that object."""
     single = targets.valid & ~targets.crowd
     iou = torch.stack([box_iou(box[None], targets.boxes[i])[0].nan_to_num() for box, i in zip(boxes, image)])
     return torch.where(single[image], iou, -1.0).max(1)
 
 
 def crowd_share(boxes: Tensor, crowd: Tensor) -> Tensor:
-    """How much of each box lies in the crowd."""
+    """The fraction of each box that lies in the crowd."""
     size = (torch.minimum(boxes[:, 2:], crowd[2:]) - torch.maximum(boxes[:, :2], crowd[:2])).clamp(min=0)
     return size.prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp(min=1e-9)
 
@@ -125,7 +125,7 @@ def test_scores_are_the_mean_of_all_stages_at_the_last_ones_boxes():
 
 
 def test_each_stage_learns_from_its_full_loss_and_the_maps_from_a_third(monkeypatch):
-    """Detectron2 sums the stages' losses, and scales what goes back into the features."""
+    """Detectron2 sums the stages' losses, and scales the gradient of the features."""
     head = head_of()
     proposals, targets = scene()
     rois = head.sample(proposals, targets)

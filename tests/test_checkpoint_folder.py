@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not there, found again, cleared away; and nothing in them is ever executed."""
+"""Checkpoint files: written atomically, found again, deleted when old; and nothing in them is ever executed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_newest_complete_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = CheckpointFolder(tmp_path)
-    for iteration in (9, 10, 11):  # as numbers, not as letters
+    for iteration in (9, 10, 11):  # sorted as numbers, not as text
         folder.save(f"iteration_{iteration}.pt", checkpoint(iteration))
     last = tmp_path / "iteration_11.pt"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
@@ -129,7 +129,7 @@ class Bomb:
 
 
 def broken(tmp_path: Path, kind: str) -> Path:
-    """A checkpoint with something wrong."""
+    """A checkpoint with one invalid field."""
     toy_trainer(tmp_path / "run", iterations=1).train()
     path = tmp_path / "run" / "iteration_1.pt"
     state = torch.load(path, weights_only=True)
@@ -211,7 +211,7 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
 
 
 def test_an_untrusted_checkpoint_cannot_name_files_to_delete(tmp_path: Path) -> None:
-    """The list of a run's files comes from the checkpoint, which may not reach out of its folder or to other files."""
+    """The list of a run's files comes from the checkpoint, which must not name the user's files or other folders."""
     outside, notes = tmp_path / "precious.pt", tmp_path / "run" / "notes.txt"
     folder = CheckpointFolder(tmp_path / "run", keep=1)
     outside.write_text("mine")

@@ -1,4 +1,4 @@
-"""Loading: every known form is recognized, and everything else ends in one line that says why."""
+"""Loading: every known format is recognized, and everything else ends in one line that says why."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import adapt_input_channels
 
-# --- forms that are known ---------------------------------------------------------------------------------------
+# --- known formats ----------------------------------------------------------------------------------------------
 
 
 def wrapped_forms():
@@ -71,7 +71,7 @@ PEOPLE = DatasetMeta(("cat", "dog"), Skeleton(("nose", "tail")), palette=((1, 2,
     ("ours", "is_taken"),
     [
         (DatasetMeta(("a", "b"), Skeleton(("x", "y")), extra={"bins": 8}), True),
-        (DatasetMeta(("a", "b")), True),  # of a model without keypoints
+        (DatasetMeta(("a", "b")), True),  # metadata of a model without keypoints
         (DatasetMeta(("a", "b"), Skeleton(("x", "y", "z"))), False),
         (DatasetMeta(("a", "b"), extra={"bands": 4}), False),
     ],
@@ -125,7 +125,7 @@ def test_batch_norm_weights_fill_its_relatives(norm):
 
 
 def test_torchvisions_weights_in_a_caffe_style_network_are_warned_of():
-    """Every tensor fits, and every feature would be off."""
+    """Every tensor loads, but every feature would be wrong."""
     state = torchvision.models.resnet50(weights=None).state_dict()
     with pytest.warns(UserWarning, match=r'ResNet-50 \(caffe\): .* wrong unless style="pytorch"'):
         load_checkpoint(BACKBONES.build("resnet50_caffe"), state)
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_its_tensors_names(tmp_pat
     ("theirs", "ours"), [("resnet34", "resnet18"), ("resnet101", "resnet50"), ("resnet18", "resnet34")]
 )
 def test_weights_of_another_depth_are_refused(theirs, ours):
-    """All of ResNet-50's tensors are in ResNet-101 with the right shapes; it is another network all the same."""
+    """All of ResNet-50's tensors are in ResNet-101 with the right shapes; it is still another network."""
     state = torchvision.models.get_model(theirs, weights=None).state_dict()
     said = message(BACKBONES.build(ours), state)
     assert "layer" in said
@@ -262,7 +262,7 @@ OWN = {"chordate": 2, "model": {}, "meta": {}}
 )
 def test_a_checkpoint_of_ours_with_foreign_entries_is_a_one_line_error(tmp_path, wrong):
     file = save(tmp_path / "a.pth", {**OWN, **wrong})
-    with pytest.raises(CheckpointError, match=r"a\.pth is no whole Chordate checkpoint: its (\w+) is") as caught:
+    with pytest.raises(CheckpointError, match=r"a\.pth is not a complete Chordate checkpoint: its (\w+) is") as caught:
         load_checkpoint(TinyDetector(), file)
     assert f"its {next(iter(wrong))} is" in str(caught.value)
 

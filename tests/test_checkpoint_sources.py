@@ -1,4 +1,4 @@
-"""Where checkpoints come from: files, URLs and libraries, checked and never unpickled; damage is told in one line."""
+"""Sources of checkpoints: files, URLs and libraries, verified and never unpickled; damage is reported in one line."""
 
 import http.server
 import threading
@@ -17,7 +17,7 @@ from chordate.registry import BACKBONES
 from chordate.weights.checkpoint_sources import torchvision_url
 from chordate.weights.loading import load_checkpoint, load_pretrained
 
-# --- where from -------------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------
 
 
 def test_a_file_url_loads_and_its_hash_is_checked(tmp_path):
@@ -31,14 +31,14 @@ def test_a_file_url_loads_and_its_hash_is_checked(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """torch.hub's folder, empty, and not the user's."""
+    """An empty folder in place of the user's torch.hub folder."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return tmp_path / "hub" / "checkpoints"
 
 
 @pytest.fixture
 def served(tmp_path):
-    """A folder and the URL under which a web server on this machine gives it out."""
+    """A folder and the URL under which a local web server serves it."""
     folder = tmp_path / "served"
     folder.mkdir()
 
@@ -155,7 +155,7 @@ def test_a_pickle_that_would_run_code_is_not_opened(zipped, protocol, tmp_path):
     )
     assert "could run code, so it was not opened" in message(TinyDetector(), path)
     assert not proof.exists()
-    torch.load(path, weights_only=False)  # the bomb is a bomb
+    torch.load(path, weights_only=False)  # the pickle does execute code
     assert proof.exists()
 
 
@@ -208,7 +208,7 @@ def test_the_error_for_a_missing_file_suggests_near_names(tmp_path):
 
 
 def endless() -> dict:
-    """A dict inside itself, which a pickle can hold."""
+    """A dict that contains itself, which pickle allows."""
     values: dict = {}
     values["model"] = values
     return values
@@ -224,7 +224,7 @@ ONE = torch.zeros(1)
         ({}, "has no weights"),
         ({"epoch": 3, "lr": 0.1}, "neither tensors nor a state_dict, but epoch, lr"),
         ({"chordate": 3, "model": {}}, "newer Chordate"),
-        ({"chordate": 1, "model": {}, "classes": ["cat"]}, "x.pth is of form 1, which is no longer supported"),
+        ({"chordate": 1, "model": {}, "classes": ["cat"]}, "x.pth has format 1, which is no longer supported"),
         ({"chordate": 2, "model": {}, "meta": {}}, "has no weights"),
         (endless(), "has no weights"),
         ({3: torch.zeros(2)}, "has no weights"),

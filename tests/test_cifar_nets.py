@@ -22,7 +22,7 @@ def test_depth_counts_the_layers_with_weights(kind, depth):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["resnet", "plain"])
 def test_the_network_is_the_papers_formula(kind):
-    """A stem and 3n pairs of 3×3 convolutions; the shortcut subsamples and pads with zeros, or is not there."""
+    """A stem and 3n pairs of 3×3 convolutions; the shortcut subsamples and pads with zeros, or is absent."""
     torch.manual_seed(0)
     model = randomize(BACKBONES.build({"type": f"{kind}20_cifar", "out": ["c1", "c2", "c3", "c4"]})).eval()
     images = torch.randn(2, 3, 32, 32)
@@ -91,7 +91,7 @@ def test_highway_networks_start_by_carrying():
 
 @pytest.mark.parametrize("depth", [20, 32])
 def test_a_highway_networks_size_is_the_formulas(depth):
-    """A convolution and a norm a layer, and a gate of a convolution with bias wherever the shape stays."""
+    """Each layer has a convolution and a norm, and where the shape is unchanged a gate: a convolution with bias."""
     expected, before = 9 * 3 * 16 + 2 * 16, 16
     for width in (16, 32, 64):
         for _ in range((depth - 2) // 3):

@@ -1,4 +1,4 @@
-"""Class folders, zips and CIFAR's own files: the same samples as torchvision's data sets give."""
+"""Class folders, zips and CIFAR's own files: the same samples as from torchvision's data sets."""
 
 import hashlib
 import json
@@ -126,7 +126,7 @@ def test_folders_to_train_and_to_evaluate_on_are_taken_as_they_are(folders, arch
 
 
 def test_without_a_split_a_fraction_of_every_class_is_held_out(tmp_path):
-    """The two parts are all pictures and share none; a picture that comes in later moves few others."""
+    """The two parts are disjoint and contain all images; an image added later moves few others."""
     write_folders(tmp_path, {"photos": 40})
     root = tmp_path / "photos"
 
@@ -153,7 +153,7 @@ def test_the_smallest_class_still_has_an_image_to_train_on(tmp_path):
 
 @pytest.mark.parametrize("layout", [("cats",), ("train", "val")])
 def test_a_folder_around_the_others_is_passed_through(layout, tmp_path):
-    """As `zip -r my.zip my` makes it, with what a Mac adds; the samples are those of the bare folder."""
+    """As from `zip -r my.zip my`, with macOS's extra files; the samples are those of the plain folder."""
     inner = write_folders(tmp_path / "my", dict.fromkeys(layout, 10))
     inner = inner if "train" in layout else inner / layout[0]
     (tmp_path / "my/.git").mkdir()
@@ -182,7 +182,7 @@ def test_images_of_classes_that_the_model_lacks_are_skipped_with_a_warning(folde
     assert not caplog.messages
     ImageFolder("train", data_root=folders, classes=["red"])
     assert caplog.messages == [
-        f"{folders}/train: images of other classes than the 1 of the model are ignored: blue (4), green (4)"
+        f"{folders}/train: images of classes that are not in the model (1) are ignored: blue (4), green (4)"
     ]
 
 
@@ -199,7 +199,7 @@ def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
 
 
 def test_missing_or_broken_class_folders_are_refused(folders, archive, tmp_path):
-    with pytest.raises(DataError, match="no such folder of class folders; .* has train, val"):
+    with pytest.raises(DataError, match=r"no such folder \(of class folders\); .* has train, val"):
         ImageFolder("test", data_root=folders)
     with pytest.raises(DataError, match=r"no class folders; .*photos\.zip has train, val"):
         ImageFolder("test", data_root=archive)
@@ -244,7 +244,7 @@ def test_images_of_several_sizes_in_a_classification_batch_are_refused(folders):
 
 
 def write_cifar(root, monkeypatch) -> np.ndarray:
-    """A small CIFAR-10 in the official layout; gives its pictures `[N, 32, 32, 3]`."""
+    """A small CIFAR-10 in the official layout; returns its images `[N, 32, 32, 3]`."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     random = np.random.default_rng(0)

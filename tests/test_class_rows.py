@@ -1,4 +1,4 @@
-"""Fine-tuning: outputs of equal class names are kept from a checkpoint with other classes, the rest is initialized."""
+"""Fine-tuning from a checkpoint with other classes: outputs of classes with equal names load, others start anew."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ NEW = DatasetMeta(("zebra", "widget", "person"), Skeleton(("tail", "hoof", "nose
 
 
 class OneHead(Model):
-    """A model of nothing but a head."""
+    """A model that consists of a head."""
 
     def __init__(self, meta: DatasetMeta, head):
         super().__init__()
         self.meta = meta
         self.head = HEADS.build(head, facts=meta.facts(), in_features=FEATURES)
         for parameter in self.parameters():
-            nn.init.normal_(parameter)  # fresh weights, without zeros that would be equal anywhere
+            nn.init.normal_(parameter)  # random weights; zeros would be equal everywhere
         self.double()
 
 
@@ -81,7 +81,7 @@ HEADS_AND_OUTPUTS = {
 @pytest.mark.parametrize("name", HEADS_AND_OUTPUTS)
 @torch.no_grad()
 def test_classes_of_equal_names_get_the_outputs_they_had(name):
-    """Compared by what the heads compute, which knows nothing of rows."""
+    """Compares the heads' outputs, which does not depend on how rows are stored."""
     config, outputs = HEADS_AND_OUTPUTS[name]
     trained, model, fresh = OneHead(OLD, config), OneHead(NEW, config), OneHead(NEW, config)
     fresh.load_state_dict(model.state_dict())
@@ -203,7 +203,7 @@ def test_torchvisions_coco_detectors_keep_the_classes_of_equal_names(name, confi
     assert len(report.loaded) + len(report.adapted) == total and len(report.loaded) / total > 0.9
     person, zebra = 1, 24  # their ids in COCO
 
-    if name.startswith("retinanet"):  # 9 anchors of 3 ratios and 3 sizes each, which ours counts the other way round
+    if name.startswith("retinanet"):  # 9 anchors, 3 ratios × 3 sizes; ours has ratio and size in the other order
         old = (
             theirs["head.classification_head.cls_logits.weight"].view(3, 3, 91, 256, 3, 3).transpose(0, 1).flatten(0, 1)
         )

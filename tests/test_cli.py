@@ -1,4 +1,4 @@
-"""The commands: what they leave behind, their exit status, and one clear line for a user's mistake."""
+"""The commands: the files they write, their exit status, and one clear line for a user's mistake."""
 
 import json
 import os
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def trained(shapes, tmp_path_factory) -> Path:
-    """A work dir after one short epoch."""
+    """The work dir of a run of one short epoch."""
     work_dir = tmp_path_factory.mktemp("work")
     arguments = ["--data-root", str(shapes), "--work-dir", str(work_dir), "--cfg-options", *FEW]
     assert main(["train", CONFIG, *arguments]) == 0
@@ -39,7 +39,7 @@ def trained(shapes, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def seer(shapes, tmp_path_factory) -> Path:
-    """A checkpoint, in our form, of an untrained model that sees objects everywhere."""
+    """A checkpoint, in our format, of an untrained model that detects objects everywhere."""
     torch.manual_seed(0)
     classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
     model = chordate.build_model(CONFIG, classes=classes, pretrained=False)
@@ -123,7 +123,7 @@ def test_predict_reports_a_broken_image_and_goes_on_with_the_others(seer, shapes
 
 
 def test_predict_never_overwrites_an_image(seer, shapes, tmp_path):
-    """Drawn beside the originals, and two pictures of one name."""
+    """Predictions drawn into the folder of the images, and two images with the same name."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         shutil.copy(sorted((shapes / "val").glob("*"))[0], tmp_path / folder / "x.jpg")
@@ -209,7 +209,7 @@ def test_a_wrong_option_is_a_one_line_error_and_status_2(arguments, message, cap
 
 @METRICS.register_module()
 class CountOnly(Metric):
-    """A metric without a report and without predictions; it is told before the first batch."""
+    """A metric without a report and without predictions; asking for them fails before the first batch."""
 
     def __init__(self, dataset):
         pass
@@ -253,7 +253,7 @@ def test_every_command_is_a_tool_too(tool, tmp_path):
 
 
 def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path, capsys):
-    """A job script always says --resume: with nothing to go on from, the backbone must not start at random."""
+    """Job scripts always pass --resume; without a checkpoint, the backbone must still load its pretrained weights."""
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--resume", "--cfg-options", *FEW]
     assert main(["train", CONFIG, *arguments, "model.backbone.pretrained=/no/such/weights.pth"]) == 2
     assert "/no/such/weights.pth" in capsys.readouterr().err
@@ -299,7 +299,7 @@ def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path
 
 @pytest.mark.parametrize("option", ["--load-from", "--work-dir", "--resume", "--data-root"])
 def test_an_empty_option_is_one_line(option, capsys):
-    """As of a shell variable that is not set: it must not train from scratch, or into another folder."""
+    """As from an unset shell variable: it must not train from scratch, or into another folder."""
     with pytest.raises(SystemExit) as stop:
         main(["train", CONFIG, option, ""])
     assert stop.value.code == 2

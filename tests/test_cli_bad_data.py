@@ -24,7 +24,7 @@ SETTINGS = [
 
 @BACKBONES.register_module()
 class Lame(Backbone):
-    """The least that FPN takes; with `infinite` what it gives is not finite."""
+    """The smallest backbone that FPN accepts; with `infinite` its outputs are not finite."""
 
     def __init__(self, infinite: bool = False):
         super().__init__()
@@ -44,7 +44,7 @@ def train(root: Path, *options: str, more: tuple[str, ...] = ()) -> int:
 
 
 def told(capsys, command: str = "train") -> str:
-    """The one line that a failed command ends in."""
+    """The error message of a failed command; asserts that it is one line."""
     lines = capsys.readouterr().err.strip().splitlines()
     errors = [line for line in lines if line.startswith(f"chordate {command}: ")]
     assert len(errors) == 1
@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_names_itself_the_step_and_the_images(tmp_path
 
 
 class Harm:
-    """A pickle that writes a file when it is opened."""
+    """A pickle that writes a file when it is loaded."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,4 +1,4 @@
-"""`chordate list`: tables of what there is, with parameters and published figures."""
+"""`chordate list`: tables of models and components, with parameters and published figures."""
 
 import subprocess
 import sys

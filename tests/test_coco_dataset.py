@@ -1,4 +1,4 @@
-"""CocoDataset reads what pycocotools reads, in the form that models take."""
+"""CocoDataset reads what pycocotools reads, in the format that models take."""
 
 import logging
 import multiprocessing
@@ -72,7 +72,7 @@ def test_masks_are_the_annotated_ones_in_the_frames_of_the_boxes(real_data: Path
 
 
 def test_all_encodings_of_a_mask_decode_to_the_same_mask(tmp_path: Path) -> None:
-    """An L of whole pixels as a polygon, as compressed and as uncompressed run lengths."""
+    """An L of whole pixels as a polygon, as compressed and as uncompressed RLE."""
     outline = [10, 10, 40, 10, 40, 30, 20, 30, 20, 50, 10, 50]
     mask = np.zeros((60, 80), np.uint8, order="F")
     mask[10:30, 10:40] = 1
@@ -124,7 +124,7 @@ def test_classes_are_ordered_by_id_or_as_chosen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [(["dgo"], 'unknown class "dgo"; did you mean "dog"'), ([], "at least one"), (["cat", "cat"], "each class once")],
+    [(["dgo"], 'unknown class "dgo"; did you mean "dog"'), ([], "at least one"), (["cat", "cat"], "each once")],
 )
 def test_a_wrong_choice_of_classes_is_refused(tmp_path: Path, classes: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -173,7 +173,7 @@ def test_a_clean_file_logs_no_warning(cells: Path, caplog) -> None:
 
 def test_forked_processes_read_the_shared_index(tmp_path: Path) -> None:
     dataset = open_set(write_coco(tmp_path, [annotation(1, 1, [1, 1, 9, 9])]))
-    (tmp_path / "annotations.json").unlink()  # whoever opened it again would fail
+    (tmp_path / "annotations.json").unlink()  # opening it again would fail
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=lambda: queue.put(dataset[(0, 0)]["boxes"].tolist()))
@@ -183,7 +183,7 @@ def test_forked_processes_read_the_shared_index(tmp_path: Path) -> None:
 
 
 def test_a_cropped_instance_keeps_its_own_mask(tmp_path: Path) -> None:
-    """Two squares, of which a crop leaves the right one: its bitmap is full, its box where the crop put it."""
+    """A crop keeps the right one of two squares: its mask is full, and its box is shifted by the crop."""
     left, right = [[0, 0, 20, 0, 20, 20, 0, 20]], [[60, 10, 80, 10, 80, 30, 60, 30]]
     boxes = [
         annotation(1, 1, [0, 0, 20, 20], 3, segmentation=left),

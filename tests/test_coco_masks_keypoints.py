@@ -1,4 +1,4 @@
-"""CocoMetric on masks and keypoints: both engines and pycocotools itself agree, and nothing is left out in silence."""
+"""CocoMetric on masks and keypoints: both backends agree with pycocotools, and nothing is dropped silently."""
 
 import contextlib
 import io
@@ -43,9 +43,9 @@ def without(found: dict, *names: str) -> dict:
 
 
 def assert_judged_as_pycocotools_does(truth: Truth, found: dict, iou_types: set[str]) -> dict[str, float]:
-    """By both engines; gives the numbers."""
+    """With both backends; returns the metrics."""
     expected = {iou_type: referee(truth, found, iou_type=iou_type) for iou_type in iou_types}
-    assert all(0.1 < stats[0] < 0.8 for stats in expected.values())  # AP: neither perfect nor hopeless
+    assert all(0.1 < stats[0] < 0.8 for stats in expected.values())  # AP: neither perfect nor near 0
     for engine in ENGINES:
         _, numbers = measure(truth, found, engine=engine)
         assert {name.split("_")[0] for name in numbers} == iou_types
@@ -58,7 +58,7 @@ def test_masks_of_real_coco_objects_are_scored_as_by_pycocotools(real_data):
     truth, found = disturbed(real_data / "coco-mini/annotations/instances_val2017.json", 0)
     assert any(a["iscrowd"] for a in truth.content["annotations"])
     numbers = assert_judged_as_pycocotools_does(truth, found, {"bbox", "segm"})
-    assert min(numbers.values()) > 0.05  # of every size there are some
+    assert min(numbers.values()) > 0.05  # every size occurs
 
 
 def test_keypoints_of_real_people_are_scored_as_by_pycocotools(real_data):
@@ -74,7 +74,7 @@ def test_masks_of_generated_shapes_are_scored_as_by_pycocotools(tmp_path):
 
 
 def random_points(rng: np.random.Generator, images: int, keypoints: int, **left_out) -> Truth:
-    """Objects with keypoints, some of them not visible; crowds; a second class that has none."""
+    """Random objects with keypoints (some not visible), crowds, and objects of a second class without keypoints."""
     annotations = []
     for image_id in range(1, images + 1):
         for _ in range(int(rng.integers(0, 4))):
@@ -102,7 +102,7 @@ def random_points(rng: np.random.Generator, images: int, keypoints: int, **left_
 
 
 def with_points_for_all(found: dict, keypoints: int) -> dict:
-    """A keypoint head gives points of every detection, whatever its class."""
+    """A keypoint head predicts keypoints for every detection, whatever its class."""
     complete = {}
     for image_id, d in found.items():
         points = torch.zeros(len(d), keypoints, 3)
@@ -131,8 +131,21 @@ def test_any_number_of_keypoints_is_scored_as_by_pycocotools(seed, images, keypo
         assert metric.per_class()["keypoints"]["fish"]["AP"] == pytest.approx(expected[0])
 
 
+def boxes_masks_and_points(seed: int) -> tuple[Truth, dict]:
+    """Random objects with a mask each, one class of them with keypoints, and detections of all three."""
+    rng = np.random.default_rng(seed)
+    truth = random_points(rng, 8, 3)
+    for annotation in truth.content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    truth = Truth(truth.content)
+    found = disturb_objects(truth, rng)
+    points = with_points_for_all(found, 3)
+    return truth, {i: replace(points[i], masks=d.masks) for i, d in found.items()}
+
+
 def one_fish(count: int, offset: float = 0.0, sigmas=None, engine="hotcoco", **changed) -> dict[str, float]:
-    """One object of 100 square pixels, and its keypoints found `offset` pixels to the right of where they are."""
+    """One object of 100 square pixels, and a detection whose keypoints are `offset` pixels too far to the right."""
     points = np.array([[10 + 3 * n, 20, 2] for n in range(count)])
     annotation = {
         "id": 0, "image_id": 1, "category_id": 5, "bbox": [10, 15, 20, 10], "area": 100, "iscrowd": 0,
@@ -152,7 +165,7 @@ def one_fish(count: int, offset: float = 0.0, sigmas=None, engine="hotcoco", **c
 @pytest.mark.parametrize("engine", ENGINES)
 def test_object_keypoint_similarity_is_a_gaussian_of_the_distance(engine):
     """exp(-d² / 2 s² κ²), s² the area and κ twice sigma (cocodataset.org/#keypoints-eval): the AP of one object is
-    the share of the thresholds 0.50, 0.55 … 0.95 that it reaches."""
+    the fraction of the thresholds 0.50, 0.55 … 0.95 that it reaches."""
     for sigma in (0.05, 0.1):
         for offset in (0.3, 0.6, 0.9, 1.2):
             similarity = np.exp(-(offset**2) / (2 * 100 * (2 * sigma) ** 2))
@@ -174,7 +187,7 @@ def test_counts_of_visible_keypoints_may_be_left_out(engine):
     assert one_fish(3, num_keypoints=None, engine=engine)["keypoints_AP"] == pytest.approx(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert one_fish(3, keypoints=None, num_keypoints=None, engine=engine)["keypoints_AP"] == -1  # none to find
+        assert one_fish(3, keypoints=None, num_keypoints=None, engine=engine)["keypoints_AP"] == -1  # no ground truth
 
 
 def test_saved_masks_and_keypoints_load_in_pycocotools_and_score_the_same(tmp_path, real_data):
@@ -187,7 +200,7 @@ def test_saved_masks_and_keypoints_load_in_pycocotools_and_score_the_same(tmp_pa
     assert list(rows[0]) == ["image_id", "category_id", "bbox", "segmentation", "keypoints", "score"]
     of_own = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
     for iou_type, field in of_own.items():
-        # A result with a box has the box's size, so each is loaded without the others.
+        # loadRes takes a result's area from its box if it has one, so each kind is loaded separately.
         alone = [{k: v for k, v in row.items() if k not in set(of_own.values()) - {field}} for row in rows]
         with contextlib.redirect_stdout(io.StringIO()):
             ground = COCO(file)
@@ -200,7 +213,7 @@ def test_saved_masks_and_keypoints_load_in_pycocotools_and_score_the_same(tmp_pa
 
 
 def test_saved_masks_and_keypoints_are_those_of_the_annotations(tmp_path, real_data):
-    """Keypoints in whole pixels, as COCO has them, though detections count from the pixel's corner."""
+    """Keypoints in COCO's whole pixels, though coordinates of detections start at the pixel's corner."""
     truth = Truth(json.loads((real_data / "coco-mini/annotations/person_keypoints_val2017.json").read_text()))
     own = [a for a in truth.content["annotations"] if a["image_id"] == truth.content["annotations"][0]["image_id"]]
     masks = np.array([truth.coco.ann_to_mask(a) for a in own]) > 0
@@ -218,8 +231,8 @@ def test_saved_masks_and_keypoints_are_those_of_the_annotations(tmp_path, real_d
         assert row["segmentation"]["counts"].encode() == truth.coco.ann_to_rle(annotation)["counts"]
 
 
-def test_masks_and_keypoints_in_predictions_are_scored_by_default(real_data):
-    truth, found = disturbed(real_data / "coco-mini/annotations/person_keypoints_val2017.json", 4)
+def test_masks_and_keypoints_in_predictions_are_scored_by_default():
+    truth, found = boxes_masks_and_points(4)
     kinds = [
         ((), {"bbox", "segm", "keypoints"}),
         (("masks",), {"bbox", "keypoints"}),
@@ -232,8 +245,8 @@ def test_masks_and_keypoints_in_predictions_are_scored_by_default(real_data):
     assert {name.split("_")[0] for name in numbers} == {"segm"}
 
 
-def test_a_mask_model_without_detections_has_a_mask_ap_of_zero(real_data):
-    truth = Truth(json.loads((real_data / "coco-mini/annotations/instances_val2017.json").read_text()))
+def test_a_mask_model_without_detections_has_a_mask_ap_of_zero():
+    truth, _ = boxes_masks_and_points(4)
     empty = detections([], [], [])
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]}
     found = {i: replace(empty, masks=torch.zeros(0, *size, dtype=torch.bool)) for i, size in sizes.items()}
@@ -300,35 +313,23 @@ def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
         metric.update([replace(one, keypoints=torch.full((1, 3, 3), torch.nan))], batch_of([1]))
 
 
-def test_the_table_has_a_part_for_boxes_masks_and_keypoints(real_data):
-    truth, found = disturbed(real_data / "coco-mini/annotations/person_keypoints_val2017.json", 5)
+def test_the_table_has_a_part_for_boxes_masks_and_keypoints():
+    truth, found = boxes_masks_and_points(6)  # has objects of every size
     metric, numbers = measure(truth, found)
     console = Console(file=io.StringIO(), width=80)
     console.print(metric.table())
     text = console.file.getvalue()
     assert [text.count(f"class ({kind})") for kind in ("bbox", "segm", "keypoints")] == [1, 1, 1]
     assert all(f"{name:<5} {numbers[f'keypoints_{name}']:>5.3f}" in text for name in OF_KEYPOINTS)
-    people = [a for a in truth.content["annotations"] if not a["iscrowd"]]
-    counts = {kind: rows["person"]["instances"] for kind, rows in metric.per_class().items()}
-    annotated = sum(a["num_keypoints"] > 0 for a in people)
-    assert counts == {"bbox": len(people), "segm": len(people), "keypoints": annotated}
-
-
-def shared_out(seed: int) -> tuple[Truth, dict]:
-    rng = np.random.default_rng(seed)
-    truth = random_points(rng, 8, 3)
-    for annotation in truth.content["annotations"]:
-        x, y, w, h = annotation["bbox"]
-        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    truth = Truth(truth.content)
-    found = disturb_objects(truth, rng)
-    points = with_points_for_all(found, 3)
-    return truth, {i: replace(points[i], masks=d.masks) for i, d in found.items()}
+    fish = [a for a in truth.content["annotations"] if a["category_id"] == 5 and not a["iscrowd"]]
+    counts = {kind: rows["fish"]["instances"] for kind, rows in metric.per_class().items()}
+    annotated = sum(a["num_keypoints"] > 0 for a in fish)
+    assert counts == {"bbox": len(fish), "segm": len(fish), "keypoints": annotated}
 
 
 def _rank(rank: int, world_size: int, folder: str) -> None:
-    """Two ranks that share the images out by turns, and both process the first one."""
-    truth, found = shared_out(5)
+    """Two ranks process alternate images, and both also process the first one."""
+    truth, found = boxes_masks_and_points(5)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
     order = sorted(found)
     metric, numbers = measure(truth, found, order=dict.fromkeys([*order[rank::world_size], order[0]]))
@@ -343,7 +344,7 @@ def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_p
     for process in ranks:
         process.join(120)
         assert process.exitcode == 0
-    metric, expected = measure(*shared_out(5))
+    metric, expected = measure(*boxes_masks_and_points(5))
     assert all(0 < expected[f"{kind}_AP"] < 1 for kind in ("bbox", "segm", "keypoints"))
     for rank in range(2):
         numbers, predictions = json.loads((tmp_path / f"{rank}.json").read_text())
@@ -352,7 +353,7 @@ def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_p
 
 
 def test_a_rank_without_images_changes_no_result():
-    truth, found = shared_out(6)
+    truth, found = boxes_masks_and_points(6)
     batches = [PackedDetections.pack(batch_of([i], truth).infos, [found[i]], 2) for i in sorted(found)]
     whole, empty = PackedDetections.concatenate(batches), PackedDetections.concatenate([])
     joined = PackedDetections.concatenate([empty, *batches, empty]).unique()

@@ -1,4 +1,4 @@
-"""CocoMetric: COCO's twelve numbers, from either engine and however the images were dealt out."""
+"""CocoMetric: COCO's twelve numbers, with either backend and however the images are distributed."""
 
 import contextlib
 import io
@@ -53,7 +53,7 @@ def test_both_engines_agree_on_the_boxes_of_real_photos(cells, seed):
 def test_both_engines_agree_on_real_coco_labels(real_data, seed):
     truth, found = disturbed_file(real_data / "coco-mini/annotations/instances_val2017.json", seed)
     expected = referee(truth, found)
-    assert 0.2 < expected[0] < 0.8 and min(expected) > 0.05  # neither perfect nor hopeless
+    assert 0.2 < expected[0] < 0.8 and min(expected) > 0.05  # neither perfect nor near 0
     assert any(a["iscrowd"] for a in truth.content["annotations"])
     for engine in ("hotcoco", "pycocotools"):
         _, numbers = measure(truth, found, engine=engine)
@@ -195,7 +195,7 @@ def test_limits_on_the_detections_are_kept_and_name_the_recalls():
     found = disturb(truth, rng)
     _, numbers = measure(truth, found, max_dets=(1, 2, 4))
     assert [key for key in numbers if "AR" in key][:3] == ["bbox_AR1", "bbox_AR2", "bbox_AR4"]
-    # pycocotools looks for 100 in its first number whatever the limits are; the others follow them
+    # pycocotools computes its first number at 100 detections whatever the limits; the others follow them
     np.testing.assert_allclose(list(numbers.values())[1:], referee(truth, found, (1, 2, 4))[1:], rtol=0, atol=1e-9)
 
 
@@ -240,10 +240,10 @@ def test_table_shows_each_class_with_its_numbers_in_line():
     assert f"{metric.per_class()['bbox']['class 1']['AP']:.3f}" in lines["class 1"]
     assert f"{numbers['bbox_AP']:.3f}" in lines["all"]
     assert lines["never seen"].split()[2:] == ["–", "–", "–", "0"]
-    assert len({len(line) for line in lines.values()}) == 1  # numbers end in one column
+    assert len({len(line) for line in lines.values()}) == 1  # right-aligned
     shown = {name: f"{value:.3f}" if value > -1 else "–" for name, value in zip(NAMES, numbers.values())}
     assert list(numbers) == KEYS
-    assert all(f"{name:<5} {value:>5}" in text for name, value in shown.items())  # none wrapped
+    assert all(f"{name:<5} {value:>5}" in text for name, value in shown.items())  # no line is wrapped
 
 
 def test_a_label_beyond_the_classes_is_an_error_that_names_the_image():

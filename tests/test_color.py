@@ -11,7 +11,7 @@ from chordate.registry import TRANSFORMS
 
 
 def test_lighting_adds_colors_with_imagenets_covariance():
-    """Krizhevsky et al. 2012: [p1, p2, p3] [a1 l1, a2 l2, a3 l3], so the covariance is P diag((0.1 l)²) Pᵀ."""
+    """Krizhevsky et al. 2012: [p1, p2, p3] [a1 l1, a2 l2, a3 l3]ᵀ, so the covariance is P diag((0.1 l)²) Pᵀ."""
     torch.manual_seed(0)
     image = Image(torch.full((3, 2, 2), 100.0))
     added = torch.stack([Lighting(0.1)(image)[:, 0, 0] - 100 for _ in range(4000)]).double()
@@ -30,7 +30,7 @@ def test_lighting_is_one_color_for_the_whole_image_and_stays_in_range():
     assert label == 3 and isinstance(lit, Image) and lit.dtype == torch.uint8
     change = lit.int() - image.int()
     for channel, before in zip(change, image):
-        inside = (before > 100) & (before < 150)  # what is not clipped
+        inside = (before > 100) & (before < 150)  # values that are not clipped
         assert channel[inside].unique().numel() == 1
     assert torch.equal(Lighting(0.0)(image), image)
     with pytest.raises(ConfigError, match="std"):
@@ -48,7 +48,7 @@ def test_an_erased_patch_is_noise_of_mean_0_and_deviation_1_once_normalized():
     normalized = v2.functional.normalize(found / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     for channel in normalized.transpose(0, 1):
         noise = channel[patch]
-        assert noise.mean().item() == pytest.approx(0, abs=0.1)  # what is darker than black is clipped
+        assert noise.mean().item() == pytest.approx(0, abs=0.1)  # values below 0 are clipped
         assert noise.std().item() == pytest.approx(1, abs=0.1)
 
 

@@ -39,7 +39,7 @@ LAYERS = st.lists(st.dictionaries(KEYS, st.recursive(LEAVES, dicts, max_leaves=8
 
 
 def merged(below: Any, above: Any) -> Any:
-    """Two values, by the rule of the docs."""
+    """Two values, merged by the rule in the docs."""
     if not isinstance(above, dict):
         return above
     if isinstance(below, str):
@@ -86,7 +86,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_delete_takes_effect_at_every_level_of_inheritance(written: Path) -> None:
-    """A file with `_base_`, whose parent inherits by `base` and takes an optimizer of its own."""
+    """A file with `_base_` whose parent inherits by `base` and replaces the optimizer."""
     (written / "parent.py").write_text(
         f'base = "{R50}"\n'
         'optimizer = dict(_delete_=True, type="AdamW", lr=1e-3, weight_decay=0.05)\n'
@@ -150,13 +150,13 @@ def test_options_reach_into_lists() -> None:
     config = load_config(R50, {"train_data.pipeline.0.size": 640})
     assert config.train_data.pipeline[0]["size"] == 640
     assert config.train_data.pipeline[1:] == load_config(R50).train_data.pipeline[1:]
-    with pytest.raises(ConfigError, match=r"^--cfg-options: train_data\.pipeline has 2 items.*no 5$"):
+    with pytest.raises(ConfigError, match=r"^--cfg-options: train_data\.pipeline has 2 items.*no item 5$"):
         load_config(R50, {"train_data.pipeline.5.size": 640})
 
 
 @HEADS.register_module()
 class RangedHead(nn.Module):
-    """A head whose settings are annotated."""
+    """A head whose settings have annotated ranges."""
 
     def __init__(self, threshold: Fraction = 0.5, convs: PositiveInt = 1, inner: dict[str, Any] | None = None):
         super().__init__()
@@ -301,7 +301,7 @@ def test_a_setting_written_beside_the_new_type_is_not_dropped(written: Path) -> 
 def test_a_voc_data_set_over_a_coco_base(caplog: pytest.LogCaptureFixture) -> None:
     options = {"train_data.dataset.type": "VocDataset", "train_data.dataset.folder": "VOC2007"}
     own = {"type": "VocDataset", "folder": "VOC2007"}
-    assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}  # which it hands on
+    assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}  # passed on by the wrapper
     assert "train_data.dataset.type=VocDataset does not take annotations, images" in caplog.text
 
 

@@ -24,11 +24,11 @@ from chordate.training.optimizer import UNSUITABLE, optimizer_class
 DEMO = "mask-rcnn_r18_fpn_demo_shapes"
 TRAIN = {"train.epochs": "None", "train.iterations": "1", "train.save_best": "None", "train.tensorboard": "False"}
 PARTS = {
-    "model.box.type=MaskHead": r'model\.box: "MaskHead" is no RoIHead: it has no .*sample\(proposals, targets\)',
-    "model.box.type=RPNHead": r'model\.box: "RPNHead" is no RoIHead: it has no detections_per_image',
-    "model.mask.type=BoxHead": r'model\.mask: "BoxHead" is no InstanceHead: .*predict\(features, detections\)',
-    "model.rpn.type=BoxHead": r'model\.rpn: "BoxHead" is no ProposalHead: it has no forward\(features\)',
-    "model.rpn.type=RetinaHead": r'model\.rpn: "RetinaHead" is no ProposalHead: .*predict\(outputs, sizes, training\)',
+    "model.box.type=MaskHead": r'model\.box: "MaskHead" does not implement RoIHead: .*sample\(proposals, targets\)',
+    "model.box.type=RPNHead": r'model\.box: "RPNHead" does not implement RoIHead: it has no detections_per_image',
+    "model.mask.type=BoxHead": r'model\.mask: "BoxHead" does not implement InstanceHead: .*\(features, detections\)',
+    "model.rpn.type=BoxHead": r'model\.rpn: "BoxHead" does not implement ProposalHead: it has no forward\(features\)',
+    "model.rpn.type=RetinaHead": r'model\.rpn: "RetinaHead" does not implement ProposalHead: .*\(.*sizes, training\)',
     "model.backbone.type=FPN": r'model\.backbone: unknown backbone "FPN"',
     "model.type=None": r"model: type must be the name of a model, got None",
     "model.backbone.type=None": r"model\.backbone: type must be the name of a backbone, got None",
@@ -65,7 +65,7 @@ SETTINGS = {
     "train.amp=fp16": r"train\.amp: fp16",
     "model.type=ImageClassifier val_data=None": r"ImageClassifier trains on ClassTargets, but the data set has",
 }
-# Model and data may come from two files; the message says what each of them is, and names both settings.
+# Model and data may come from two files; the message gives the value and the name of both settings.
 OF_NO_ONE_FILE = {"model.type=ImageClassifier val_data=None"}
 
 
@@ -112,7 +112,7 @@ def test_a_head_keeps_its_own_contract_and_not_anothers(name: str, contract: typ
     part.nms_threshold = part.detections_per_image = 1
     check_contract(part, contract)
     for other in {ProposalHead, RegionHead, InstanceHead} - {contract, RegionHead if contract is RoIHead else None}:
-        with pytest.raises(ConfigError, match=f"is no {other.__name__}"):
+        with pytest.raises(ConfigError, match=f"does not implement {other.__name__}"):
             check_contract(part, other)
 
 
@@ -125,7 +125,9 @@ def test_arguments_beyond_the_contract_are_free_if_they_have_defaults() -> None:
         def loss(self, features: Any, rois: Any, targets: Any, weight: float) -> None: ...  # type: ignore[override]
 
     check_contract(Lenient(), InstanceHead)
-    with pytest.raises(ConfigError, match=r'"Demanding" is no InstanceHead: it has no loss\(features, rois, targets\)'):
+    with pytest.raises(
+        ConfigError, match=r"does not implement InstanceHead: it has no loss\(features, rois, targets\)"
+    ):
         check_contract(Demanding(), InstanceHead)
 
 
@@ -168,7 +170,7 @@ def test_other_objects_have_no_place_in_a_config_file(line: str, message: str, w
 
 
 def test_a_config_of_objects_is_built_but_not_trained() -> None:
-    """Training writes the config to the log folder, and this one cannot be written."""
+    """Training saves the config to the log folder, and this one cannot be saved."""
     config = load_config({"model": {"type": "ImageClassifier", "backbone": chordate.build_backbone("resnet20_cifar")}})
     assert chordate.build_model(config, num_classes=2).classes == ("class 0", "class 1")
     with pytest.raises(ConfigError, match=r"^config: model\.backbone is .*; a config holds"):

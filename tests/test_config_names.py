@@ -33,7 +33,7 @@ COMPOSED = {
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(("name", "base", "backbone"), [(name, *parts) for name, parts in COMPOSED.items()])
 def test_a_name_composes_to_the_file_with_another_backbone(name, base, backbone, route, tmp_path):
-    """As though the backbone's type were set by hand over the packaged config."""
+    """The same as the packaged config with the backbone's type overridden."""
     expected = load_config(base, {"model.backbone.type": backbone})
     if route == "base":
         (tmp_path / "mine.py").write_text(f'base = "{name}"\ntrain = dict(seed=3)\n')

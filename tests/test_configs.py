@@ -1,4 +1,4 @@
-"""Every packaged and published config builds its model, and says what paper it follows."""
+"""Every packaged and published config builds its model, and cites its paper."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Norms folded into their convolutions: the same numbers and gradients as one after the other, for every family."""
+"""Norms folded into convolutions: the same outputs and gradients as unfolded, for every family."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def _fresh() -> None:
 
 @contextmanager
 def one_after_the_other(model: nn.Module) -> Iterator[None]:
-    """Every norm has a hook within it, so none is folded."""
+    """Runs with a hook in every norm, so that none is folded."""
     norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm | nn.BatchNorm2d)]
     hooks = [norm.register_forward_hook(lambda *_: None) for norm in norms]
     yield
@@ -46,7 +46,7 @@ def step(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
-    """How many norms run on their own: each is one call of `batch_norm`, or of a product and a sum."""
+    """The number of norms that run unfolded: each calls `batch_norm` once, or multiplies and adds."""
     called: list[str] = []
     forwards = [(m, type(m).forward) for m in model.modules() if isinstance(m, FrozenBatchNorm | nn.BatchNorm2d)]
     for module, forward in forwards:
@@ -60,7 +60,7 @@ def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_folded_networks_have_the_same_maps_and_gradients(name, norm):
-    """In float32 the maps alone: in a deep network its rounding turns a ReLU on or off, which is all or nothing."""
+    """In float32 only the maps: in a deep network, rounding flips ReLUs, which changes gradients abruptly."""
     model = randomize(BACKBONES.build({"type": name, "norm": norm, "out": ["c2", "c3"]})).eval()
     images = torch.randn(1, 3, 32, 48)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):

@@ -1,4 +1,4 @@
-"""The convolutions of heads by He's formula, and by a plain stack of layers."""
+"""The convolutions of heads against He's formula and a plain stack of layers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A damaged or hostile checkpoint of our own form: one line that names file and field, and nothing is loaded."""
+"""A damaged or malicious checkpoint in our own format: one line that names file and field, and nothing is loaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CASES = [(field, value) for field, values in WRONG_STATES.items() for value in v
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, Any]:
-    """A checkpoint of two iterations, with everything that one can hold."""
+    """A checkpoint after two iterations, with every field that a checkpoint can have."""
     folder = tmp_path_factory.mktemp("whole")
     options = {"val_loader": toy_loader(5, training=False), "metric": ToyMetric(), "save_best": "toy_AP"}
     toy_trainer(folder, iterations=2, log_every=3, eval_every=1, **options).train()
@@ -45,7 +45,7 @@ def whole(tmp_path_factory) -> dict[str, Any]:
 
 
 def changed(state: Any, keys: list[str], value: Any) -> Any:
-    """The same nested structure with another value in one place."""
+    """The same nested structure with one value replaced."""
     if not keys:
         return value
     if isinstance(state, list):
@@ -82,8 +82,8 @@ def test_a_momentum_of_another_shape_is_refused_before_a_step_writes_past_its_en
 @pytest.mark.parametrize("form", ["2", 2.0, True, None, [2], "x\n" * 50])
 def test_a_form_that_is_no_number_is_refused(form: Any, tmp_path: Path) -> None:
     file = save(tmp_path / "a.pth", {**own(TinyDetector()), "chordate": form})
-    assert message(TinyDetector(), file).startswith(f"{file} is no whole Chordate checkpoint: its chordate is")
-    with pytest.raises(CheckpointError, match="its chordate is"):
+    assert message(TinyDetector(), file).startswith(f"{file} is not a complete Chordate checkpoint: its format version")
+    with pytest.raises(CheckpointError, match="its format version is"):
         resume(tmp_path, {**torch.load(file, weights_only=True), "train": {}})
 
 

@@ -1,4 +1,4 @@
-"""`make demo` keeps its promise: a small detector learns the generated shapes from nothing."""
+"""`make demo` works: a small detector learns the generated shapes from scratch."""
 
 import json
 import subprocess

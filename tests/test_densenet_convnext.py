@@ -1,4 +1,4 @@
-"""DenseNet and ConvNeXt against torchvision's, with its state dicts read by our loader."""
+"""DenseNet and ConvNeXt against torchvision's, with its state dicts loaded by our loader."""
 
 import pytest
 import timm
@@ -35,18 +35,18 @@ def pair(name: str, nodes: dict[str, str], **options) -> tuple[nn.Module, nn.Mod
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     for part, value in theirs.named_parameters():
         if part.endswith("layer_scale"):
-            nn.init.uniform_(value, 0.3, 1.0)  # at 1e-6 the blocks would not be seen
+            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6 the blocks would hardly affect the output
     ours = BACKBONES.build({"type": name, "out": list(nodes.values()), **options})
     report = load_checkpoint(ours, theirs.state_dict())
     assert report.format == "torchvision" and not report.missing
     assert all(part.startswith("classifier") for part in report.skipped)
-    if "densenet" in name:  # their dense blocks are traced, to get at what lies inside
+    if "densenet" in name:  # their dense blocks are traced, to extract maps inside them
         return ours, Dense(theirs)
     return ours, extractor(theirs, nodes)
 
 
 class Dense(nn.Module):
-    """Torchvision's DenseNet as one that gives our maps."""
+    """Torchvision's DenseNet, returning our maps."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -73,7 +73,7 @@ def test_every_map_of_convnext_is_torchvisions(name):
 
 
 def test_convnext_at_output_stride_16_is_timms():
-    """At 8 timm puts the cells that its last 2×2 convolution looks at elsewhere; `test_backbones.py` tests that."""
+    """At output stride 8, timm's last 2×2 convolution reads other cells than ours; tested in `test_backbones.py`."""
     theirs = referee(lambda: timm.create_model("convnext_tiny", output_stride=16)).eval()
     for part, value in theirs.named_parameters():
         if part.endswith("gamma"):

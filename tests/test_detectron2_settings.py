@@ -9,7 +9,7 @@ from chordate.config import load_config
 ONE_MAP = {
     "rpn.pre_nms_topk": (12000, 6000),  # RPN.PRE_NMS_TOPK_TRAIN, _TEST
     "rpn.post_nms_topk": (2000, 1000),
-    "rpn.anchors.per_cell": 15,  # ANCHOR_GENERATOR.SIZES [[32, 64, 128, 256, 512]] in three shapes
+    "rpn.anchors.per_cell": 15,  # ANCHOR_GENERATOR.SIZES [[32, 64, 128, 256, 512]] with three aspect ratios
     "box.score_threshold": 0.05,
 }
 PYRAMID = {
@@ -79,7 +79,7 @@ def test_the_rate_is_002_for_16_images_and_half_of_it_for_retinanet(name):
 
 
 def test_the_cascade_asks_for_more_overlap_from_stage_to_stage():
-    """ROI_BOX_CASCADE_HEAD.IOUS and BBOX_REG_WEIGHTS; boxes for no class in particular."""
+    """ROI_BOX_CASCADE_HEAD.IOUS and BBOX_REG_WEIGHTS; class-agnostic boxes."""
     with torch.device("meta"):
         stages = chordate.build_model("cascade-rcnn_r50_fpn_1x_coco", pretrained=False).box.stages
     assert [stage.matcher.positive for stage in stages] == [0.5, 0.6, 0.7]
@@ -90,7 +90,7 @@ def test_the_cascade_asks_for_more_overlap_from_stage_to_stage():
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if "keypoint" in name or "3x" in name or "c4" in name])
 def test_several_scales_are_drawn_from_640_to_800(name):
-    """INPUT.MIN_SIZE_TRAIN, and the keypoints' section of the paper."""
+    """INPUT.MIN_SIZE_TRAIN, and the paper's section on keypoints."""
     resize = load_config(name).train_data.pipeline[0]
     assert (list(resize.size), resize.max_size) == ([640, 672, 704, 736, 768, 800], 1333)
 

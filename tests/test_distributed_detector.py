@@ -1,4 +1,4 @@
-"""`tools/test.py` under torchrun: a real detector on two ranks (gloo on the CPU) is the same evaluation as on one."""
+"""`tools/test.py` under torchrun: evaluating a detector on two ranks (gloo on the CPU) equals one rank."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from chordate.data.shapes import CLASSES, generate_shapes
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
-IMAGES = 11  # odd: the ranks' shares differ
+IMAGES = 11  # odd, so the ranks get different numbers of images
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector that was never trained, but is as sure of itself as a trained one, so that it detects a lot."""
+    """An untrained detector with scores as high as a trained one's, so that it has many detections."""
     torch.manual_seed(0)
     model = build_model(CONFIG, classes=CLASSES, pretrained=False)
     nn.init.normal_(model.box.cls_score.weight, std=1.0)
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shapes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures with some of what the detector finds on them as the truth, so that it is right now and then."""
+    """Images whose ground truth is a part of the detector's detections, so that some are true positives."""
     folder = tmp_path_factory.mktemp("shapes")
     generate_shapes(folder, train=1, val=IMAGES, size=80, seed=3)
     path = folder / "annotations/val.json"
@@ -84,8 +84,8 @@ def test_a_detector_evaluated_on_two_ranks_gets_the_metrics_and_detections_of_on
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     (one, found), (two, found_by_two) = results(tmp_path / "one"), results(tmp_path / "two")
-    assert len(found) > 5 * IMAGES  # there is something to lose or to count twice
-    assert 0 < one["bbox_AP"] < 1  # and something right and wrong among it
+    assert len(found) > 5 * IMAGES  # enough detections to notice lost or duplicate ones
+    assert 0 < one["bbox_AP"] < 1  # both true and false positives
     assert two == pytest.approx(one, nan_ok=True)
     assert len(found_by_two) == len(found)
     assert {d["image_id"] for d in found_by_two} == {d["image_id"] for d in found}

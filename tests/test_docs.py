@@ -1,4 +1,4 @@
-"""The pages of the documentation: links lead somewhere, blocks run, words are American, tables name what there is."""
+"""The pages of the documentation: links resolve, code blocks run, spelling is American, tables are complete."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ from chordate.registry import HEADS, MODELS, NECKS, OPTIMIZERS
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives the headings of a page."""
+    """The anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -67,7 +67,7 @@ def test_spelling_in_the_pages_is_american(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
-    """Those that build on a packaged config or are whole; `plugging.md` has its own test, which trains them."""
+    """Configs that inherit a packaged one or are complete; `plugging.md` has its own test, which trains its configs."""
     monkeypatch.chdir(tmp_path)
     written = files(page(name))
     for file, text in written.items():
@@ -80,7 +80,7 @@ def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["docs/backbones.md", "docs/weights.md"])
 def test_blocks_run_from_above_downwards(name, tmp_path, monkeypatch):
-    """Blocks without a file's name, on random weights under the names of the files that they load."""
+    """Blocks without a file name, with random weights in the files that they load."""
     monkeypatch.chdir(tmp_path)
     named = set(files(page(name)).values())
     unnamed = [block for block in blocks(page(name), "python") if block not in named]
@@ -93,7 +93,7 @@ def test_blocks_run_from_above_downwards(name, tmp_path, monkeypatch):
 
 
 def test_every_code_block_of_a_page_is_run_by_a_test():
-    """Where a page has Python blocks, they are files, which their page's test runs, or run from above downwards."""
+    """Python blocks are either files that their page's test runs, or run in order from top to bottom."""
     with_unnamed = {
         name for name in NAMES if set(blocks(page(name), "python")) - set(files(page(name)).values())
     }  # fmt: skip
@@ -114,7 +114,7 @@ def test_the_table_of_the_readme_has_every_neck_and_head():
     named = set(re.findall(r"`([A-Z]\w+)`", table))
     registered = {name for registry in (NECKS, HEADS) for name in registry.names()}
     packaged = {name for name in registered if (NECKS.get(name) or HEADS.get(name)).__module__.startswith("chordate.")}
-    assert named == packaged - {"ConvFC", "StageTrunk"}  # trunks: parts of heads
+    assert named == packaged - {"ConvFC", "StageTrunk"}  # trunks, which are parts of heads
 
 
 def test_every_config_family_of_the_readme_exists():
@@ -130,7 +130,7 @@ def test_plugging_names_every_registry():
 
 
 def test_renamed_settings_of_the_changelog_are_answered_with_the_new_name():
-    """The `fallback_` sections by their new names; settings of the model as unknown."""
+    """Errors give the new names of `fallback_` sections; renamed settings of the model are unknown."""
     for old, new in re.findall(r"^\| `(fallback_\w+)` \| `([\w.]+)` \|", page("CHANGELOG.md"), flags=re.M):
         with pytest.raises(chordate.ChordateError, match=f"`{old}` is called `{new}` here"):
             load_config({old: "coco"})
@@ -160,7 +160,7 @@ def test_pre_commit_runs_the_tools_that_make_test_runs():
 
 
 def test_every_public_name_is_in_the_api_reference():
-    """`build_model` as `chordate.build_model`, and every plug of the package by its class."""
+    """`build_model` as `chordate.build_model`, and every registered component of the package by its class."""
     reference = "".join(page(name) for name in NAMES if name.startswith("docs/api/"))
     assert not [name for name in chordate.__all__ if not re.search(rf":: chordate\.{name}$", reference, flags=re.M)]
     registries = {value for value in vars(registry).values() if isinstance(value, type(HEADS))} - {OPTIMIZERS}

@@ -1,4 +1,4 @@
-"""The how-tos: own data, own backbone, COCO's evaluation, and the terms of other libraries."""
+"""The how-tos: your own data, custom backbones, COCO's evaluation, and the terms of other libraries."""
 
 import json
 import re
@@ -26,12 +26,12 @@ OWN_DATA, OWN_BACKBONE = "docs/own_data.md", "docs/own_backbone.md"
 ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/migration.md"
 
 
-# Own data
+# Your own data
 
 
 @pytest.fixture
 def own_data(folder) -> Path:
-    """The shapes in the folders that the page names, in all three formats, and the page's configs."""
+    """The shapes data set in the folders that the page names, in all three formats, and the page's configs."""
     shapes = folder / "data/shapes"
     shutil.copytree(shapes, folder / "my_data")
     write_voc(shapes, folder / "VOCdevkit/VOC2007")
@@ -42,7 +42,7 @@ def own_data(folder) -> Path:
 
 
 def objects_by_image(config: str, data_root: str, split: str) -> dict[str, list[tuple[str, list[float]]]]:
-    """Class and box of every object that is no crowd, by the image's name; images without objects are left out."""
+    """Class and box of every non-crowd object, by image name; images without objects are left out."""
     data = section(load_config(config), f"{split}_data")
     dataset = build_dataset(data, data_root=data_root, training=split == "train")
     found = {}
@@ -70,7 +70,7 @@ def test_the_command_lines_on_own_data_run(own_data, capsys, caplog):
         return with_options(shortened(words), *sizes)
 
     run_page(OWN_DATA, own_data, capsys, caplog, prepare=small)
-    assert caplog.text.count("5 classes: ") == 4  # of each training
+    assert caplog.text.count("5 classes: ") == 4  # once per training run
     assert Path("drawn/street_prediction.png").is_file()
 
 
@@ -82,18 +82,18 @@ def test_the_error_on_own_data_is_that_of_the_program(own_data, capsys):
     assert shown in capsys.readouterr().err
 
 
-# Own backbone
+# Custom backbone
 
 
 def test_the_own_backbone_is_pretrained_and_carries_a_detector(folder, capsys, caplog):
     def with_its_weights(words: list[str]) -> list[str]:
-        """The classifier on small images; the detector with `pretrained`, which `shortened` would leave out."""
+        """The classifier trains on small images; the detector keeps `pretrained`, which `shortened` would remove."""
         words = [word for word in shortened(words) if word != "model.backbone.pretrained=None"]
         sizes = "train_data.pipeline.0.size=64 val_data.pipeline.0.size=64 val_data.pipeline.1.size=64"
         return with_options(words, *sizes.split()) if words[1:3] == ["train", "my_classifier.py"] else words
 
     printed = run_page(OWN_BACKBONE, folder, capsys, caplog, prepare=with_its_weights)
-    assert "c2:16/4 c3:32/8 c4:64/16 c5:128/32" in printed  # of `chordate summary`
+    assert "c2:16/4 c3:32/8 c4:64/16 c5:128/32" in printed  # from `chordate summary`
     classifier = torch.load("work_dirs/my_classifier/best_top1.pt", weights_only=True)["model"]
     detector = chordate.build_model("my_detector.py", num_classes=5).state_dict()
     names = [name for name in classifier if name.startswith("backbone.")]
@@ -147,14 +147,14 @@ def test_the_command_lines_on_coco_run_and_pycocotools_agrees(folder, capsys, ca
 
 
 def test_the_names_of_the_migration_page_exist():
-    """Of its columns "here": classes are public or registered, registries and functions public, configs listed."""
+    """In its "here" columns, classes are public or registered, registries and functions are public, configs exist."""
     registries = {name: value for name, value in vars(registry).items() if name.isupper() and hasattr(value, "names")}
     plugs = {name for value in registries.values() for name in value.names()}
     code = ""
     for table in re.findall(r"(?:^\|.*\n)+", page(MIGRATION), flags=re.M):
         header, *rows = [[cell.strip() for cell in row.split("|")] for row in table.splitlines()]
         code += " ".join(re.findall(r"`([^`]+)`", " ".join(row[header.index("here")] for row in rows))) + " "
-    for name in re.findall(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]+)+\b", code):  # FeatureSpec
+    for name in re.findall(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]+)+\b", code):  # names such as FeatureSpec
         assert name in plugs or hasattr(chordate, name), name
     for name in re.findall(r"\b[A-Z]{4,}\b", code):
         assert name in registries or name in ("CONFIG", "CHECKPOINT"), name

@@ -1,4 +1,4 @@
-"""The documentation's site builds without a warning, and nothing in it leads nowhere."""
+"""The documentation site builds without warnings and has no dead links."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 class Page(HTMLParser):
-    """A built page: its anchors, and what it links to or shows."""
+    """Parses a built page: its anchors, links and images."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -57,7 +57,7 @@ def built(site) -> dict[Path, Page]:
 
 
 def dead_links(site: Path, built: dict[Path, Page]) -> Iterator[str]:
-    """Links and images within the site whose file or anchor is not there."""
+    """Links and images within the site whose file or anchor does not exist."""
     for page in built.values():
         for target in page.targets:
             parts = urlsplit(target)
@@ -86,7 +86,7 @@ def test_a_dead_link_would_be_noticed(tmp_path):
 
 
 def test_pages_load_nothing_from_elsewhere(built):
-    """The site works from the disk: scripts, styles and pictures are its own."""
+    """The site works offline: all scripts, styles and images are local."""
     for page in built.values():
         text = page.path.read_text(encoding="utf-8")
         assert '<script src="http' not in text and 'rel="stylesheet" type="text/css" href="http' not in text
@@ -96,4 +96,4 @@ def test_public_names_have_a_place_that_docstrings_link_to(built):
     anchors = set().union(*(page.anchors for page in built.values()))
     assert {f"chordate.{name}" for name in chordate.__all__} <= anchors
     (batch,) = [page for path, page in built.items() if path.match("docs/api/contracts.html")]
-    assert "structures.html#chordate.Batch" in batch.targets  # of `Model.loss`
+    assert "structures.html#chordate.Batch" in batch.targets  # from the signature of `Model.loss`

@@ -1,4 +1,4 @@
-"""docs/tutorial.md: each of its command lines runs, and prints lines of the form that the page shows."""
+"""docs/tutorial.md: each command line runs, and its output has the format that the page shows."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from chordate.data.shapes import CLASSES
 
 __all__ = ["folder"]  # the fixture of the tests below
 NAME = "docs/tutorial.md"
-NUMBER = r"[\d,.:–e-]+"  # 1,018 or 0.5 or 3e-05, and – for none
+NUMBER = r"[\d,.:–e-]+"  # 1,018 or 0.5 or 3e-05, or – for no value
 
 
 def two_steps(words: list[str]) -> list[str]:
@@ -35,7 +35,7 @@ def two_steps(words: list[str]) -> list[str]:
 
 
 def form(line: str) -> str:
-    """A pattern of a line: any numbers in their places, any widths of columns, and whatever stands at "…"."""
+    """A regular expression for a line: any numbers, any column widths, and any text for "…"."""
     line = re.sub(r"^[\d-]+ [\d:]+ INFO ", "", line.strip())
     words = [re.sub(r"\d(?:\\?[\d,.:–-])*", lambda _: NUMBER, re.escape(word)) for word in line.split()]
     return r"\s+".join({"…": ".*", "–": NUMBER}.get(word, word) for word in words)
@@ -52,7 +52,7 @@ def test_every_command_of_the_tutorial_prints_what_the_page_shows(folder, capsys
 
 
 def test_the_tutorials_python_prints_a_line_for_each_detection(folder, capsys):
-    """Of an untrained checkpoint under the name that the page's training gives it."""
+    """With an untrained checkpoint under the name that the page's training run gives it."""
     (block,) = [block for block in blocks(page(NAME), "python") if block not in files(page(NAME)).values()]
     (trained,) = re.findall(r'"(work_dirs/.*?)"', block)
     Path(trained).parent.mkdir(parents=True)
@@ -61,7 +61,7 @@ def test_the_tutorials_python_prints_a_line_for_each_detection(folder, capsys):
     exec(block.replace("score_threshold=0.5)", "score_threshold=0.0)"), {})
     pattern = rf"({'|'.join(CLASSES)}) \d\.\d+ \[\d+, \d+, \d+, \d+\]"
     shown = [text for text in blocks(page(NAME), "") if re.match(pattern, text)]
-    printed = capsys.readouterr().out.splitlines()[1:]  # without the report of loading
+    printed = capsys.readouterr().out.splitlines()[1:]  # without the load report
     assert len(shown) == 1 and printed
     for line in [*shown[0].splitlines(), *printed]:
         assert re.fullmatch(pattern, line)

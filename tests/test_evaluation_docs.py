@@ -1,4 +1,4 @@
-"""docs/evaluation.md names what there is."""
+"""docs/evaluation.md lists all metrics."""
 
 import inspect
 import re

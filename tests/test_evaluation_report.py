@@ -1,4 +1,4 @@
-"""What lies behind an AP: confusions and errors that are put into the detections are those that the report finds."""
+"""The details behind an AP: the report finds exactly the confusions and errors that were put into the detections."""
 
 import json
 from itertools import pairwise
@@ -16,13 +16,13 @@ from chordate.visualization.coco_report_plots import plot_classes, plot_confusio
 from chordate.visualization.training_curves import plot_metric
 
 DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # x1, y1, x2, y2
-BESIDE = [110, 110, 160, 160]  # of the dog; IoU 0.47
+BESIDE = [110, 110, 160, 160]  # overlaps the dog with IoU 0.47
 NOWHERE = [170, 10, 190, 30]
 CROWD = [0, 100, 80, 199]
 
 
 def report(*found: tuple[list[float], float, int]) -> dict:
-    """Of (box, score, label) on an image with a dog (0), a cat (1) and a crowd of dogs."""
+    """The report for (box, score, label) tuples on an image with a dog (0), a cat (1) and a crowd of dogs."""
     annotations = []
     for box, category, crowd in ((DOG, 1, 0), (CAT, 2, 0), (CROWD, 1, 1)):
         x1, y1, x2, y2 = box
@@ -51,8 +51,8 @@ RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
         ([(DOG, 0.9, 1), RIGHT[1]], [[0, 1, 0], [0, 1, 0], [0, 0, 0]], {"Cls": 1}),
         ([(BESIDE, 0.9, 1), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 1, 0]], {"Both": 1, "Miss": 1}),
         ([RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {"Miss": 1}),
-        ([(DOG, 0.4, 0), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {}),  # below the score that is looked at
-        ([*RIGHT, (CROWD, 0.7, 0)], [[1, 0, 0], [0, 1, 0], [1, 0, 0]], {}),  # a member of the crowd is no error
+        ([(DOG, 0.4, 0), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {}),  # below the score threshold of the report
+        ([*RIGHT, (CROWD, 0.7, 0)], [[1, 0, 0], [0, 1, 0], [1, 0, 0]], {}),  # a detection in a crowd is not an error
     ],
     ids=["right", "background", "twice", "placed", "class", "both", "missed", "unsure", "crowd"],
 )
@@ -64,7 +64,7 @@ def test_confusions_and_error_types_are_those_put_into_the_detections(found, mat
 
 
 def test_the_cost_of_an_error_type_is_the_ap_gained_without_it():
-    """The cat found once rightly and once above it elsewhere: precision 1/2, so the mean over two classes is 3/4."""
+    """The cat has a true positive and a higher-scored false positive: precision 1/2, so the mean AP is 3/4."""
     content = report(RIGHT[0], (NOWHERE, 0.95, 1), RIGHT[1])
     assert content["errors"]["AP50"] == content["numbers"]["AP50"] == pytest.approx(0.75)
     assert content["errors"]["kinds"]["Bkg"]["gain"] == content["errors"]["FP"] == pytest.approx(0.25)
@@ -114,7 +114,7 @@ def test_plots_cut_no_text_off_and_stay_of_a_readable_size(count, tmp_path):
     for path in plot_report(many_classes(count), tmp_path / "made")[1:]:
         picture = np.asarray(Image.open(path).convert("L"))
         border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-        assert (border == 255).all(), path  # all text lies within
+        assert (border == 255).all(), path  # no text is cut off
         assert min(picture.shape) > 300 or path.stem.endswith("classes")
         assert max(picture.shape) < 3000, path
     assert {path.name for path in (tmp_path / "made").iterdir()} == {
@@ -152,7 +152,7 @@ def test_the_curve_of_a_model_with_masks_shows_the_ap_of_both():
 
 @pytest.mark.parametrize("count", [1, 20, 80, 81])
 def test_the_names_of_any_number_of_classes_stand_apart(count):
-    """Best first, down each column; the picture is at most twice as high as wide, so names are read at full size."""
+    """Best first, down each column; the plot is at most twice as high as wide, so that names are legible."""
     rng = np.random.default_rng(count)
     rows = {f"class {n}": {"AP": ap, "AP50": ap, "instances": 9} for n, ap in enumerate(rng.random(count))}
     figure = plot_classes({"per_class": rows, "numbers": {"AP": 0.5}}, "bbox")

@@ -1,4 +1,4 @@
-"""`fallback_meta` gives whatever a data set's metadata hold, by DatasetMeta's own names."""
+"""`fallback_meta` can set every field of DatasetMeta, by its own name."""
 
 from dataclasses import fields
 

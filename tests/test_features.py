@@ -1,4 +1,4 @@
-"""`chordate features`: the rows are what the model's own parts give."""
+"""`chordate features`: the rows equal the outputs of the model's own parts."""
 
 import json
 
@@ -30,7 +30,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A data root, and config and checkpoint of a classifier of other classes."""
+    """A data root, and the config and checkpoint of a classifier with other classes."""
     root = tmp_path_factory.mktemp("trained")
     write_folders(root, {"train": 3, "val": 2}, side=24)
     (root / "x.py").write_text(CONFIG)
@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
 
 
 def by_hand(model, file) -> dict[str, torch.Tensor]:
-    """Maps of a picture's central 24 px, averaged."""
+    """The averaged map of an image's central 24 px."""
     image = read_image(file)
     left = round((image.shape[-1] - 24) / 2)
     image = image[None, :, :, left : left + 24].float()

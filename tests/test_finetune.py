@@ -1,4 +1,4 @@
-"""Fine-tuning on photos of one's own, by the command: from a library's weights, and from another classifier's."""
+"""Fine-tuning on a user's photos with the command: from a library's weights, and from another classifier's."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A file of torchvision's, of 1000 classes."""
+    """A weights file of torchvision's with 1000 classes."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
     torch.save(randomize(torchvision.models.resnet18(weights=None)).state_dict(), path)
@@ -38,7 +38,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 def finetune(photos: Path, out: Path, pretrained: str, *options: str) -> list[dict]:
-    """Train the packaged recipe on a folder; gives the log's lines."""
+    """Train the packaged recipe on a folder; returns the lines of the log."""
     settings = [*SMALL, f"model.backbone.pretrained={pretrained}", *options]
     arguments = ["--data-root", str(photos), "--work-dir", str(out), "--cfg-options", *settings]
     assert main(["train", "resnet50_finetune_folder", *arguments]) == 0
@@ -47,7 +47,7 @@ def finetune(photos: Path, out: Path, pretrained: str, *options: str) -> list[di
 
 @pytest.fixture(scope="module")
 def tuned(weights, tmp_path_factory) -> tuple[Path, list[dict]]:
-    """The run on a folder of three classes without any division, and its log."""
+    """A run on a folder of three classes without train and val, and its log."""
     root = tmp_path_factory.mktemp("tuned")
     write_folders(root, {"my_photos": 20}, side=40)
     return root / "run", finetune(root / "my_photos", root / "run", f"file://{weights}", "train.epochs=5")
@@ -69,7 +69,7 @@ def test_frozen_stages_keep_the_librarys_weights_and_the_others_learn_slower_tha
     run, _ = tuned
     text = "".join(path.read_text() for path in run.rglob("*.log"))
     assert "resnet18.pth (torchvision): 120 tensors loaded" in text
-    assert "lr 0.0005, weight decay 0.05" in text and "lr 5e-05, weight decay 0.05" in text  # 16 images of 32
+    assert "lr 0.0005, weight decay 0.05" in text and "lr 5e-05, weight decay 0.05" in text  # batch 16 instead of 32
     before = torch.load(weights, weights_only=True)
     after = torch.load(run / "best_top1.pt", weights_only=True)["model"]
     for name, tensor in before.items():

@@ -1,4 +1,4 @@
-"""Formats of checkpoints are plugs: one from outside is recognized like those of the package."""
+"""Checkpoint formats can be registered: one from outside the package is recognized like the package's own."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Keypoint R-CNN as a whole: how many keypoints there are comes from the data, and stays with the weights."""
+"""The whole Keypoint R-CNN: the number of keypoints comes from the data, and is saved with the weights."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def arrow_meta(skeleton=ARROW) -> DatasetMeta:
 
 @pytest.fixture
 def arrows(tmp_path: Path) -> Path:
-    """Two images with two arrows each."""
+    """Two images of two arrows each, with keypoints."""
     points = [[10, 12, 2, 20, 30, 1, 30, 12, 2], [40, 12, 2, 0, 0, 0, 60, 45, 2]]
     boxes = [[8, 8, 30, 30], [38, 8, 30, 40]]
     objects = [
@@ -82,7 +82,7 @@ def test_data_with_other_keypoints_than_the_models_are_refused(arrows):
     }
     shared = {"data_root": arrows, "training": False, "seed": 0}
     assert open_loader(config, meta=arrow_meta(), **shared).dataset.meta.skeleton == ARROW
-    with pytest.raises(DataError, match=r"its keypoints are tip, left_end, right_end instead of a, b"):
+    with pytest.raises(DataError, match=r"its keypoints are tip, left_end, right_end, but the model's are a, b"):
         open_loader(config, meta=arrow_meta(Skeleton(("a", "b"))), **shared)
 
 
@@ -127,7 +127,7 @@ def test_a_keypoint_detector_learns_the_corners_of_a_square():
 
 
 def test_the_commands_train_resume_test_and_predict_keypoints(arrows, tmp_path, monkeypatch, capfd):
-    """From the annotations' names to a drawn skeleton: no command takes the number of keypoints."""
+    """From names in the annotations to a drawn skeleton: no command needs the number of keypoints."""
     monkeypatch.chdir(tmp_path)
     data = 'dict(dataset=dict(annotations="annotations.json", images="images", keypoints=True))'
     (tmp_path / "arrows.py").write_text(

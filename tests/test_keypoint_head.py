@@ -1,4 +1,4 @@
-"""The keypoint head: targets, loss and peaks against torchvision's, which loops over regions."""
+"""The keypoint head: targets, loss and peaks against torchvision's, which loops over RoIs."""
 
 import math
 
@@ -25,7 +25,7 @@ def head_of(**settings) -> KeypointHead:
 
 
 def scene() -> tuple[SampledRoIs, InstanceTargets]:
-    """Two images; positive regions about objects with keypoints, one without, and background."""
+    """Two images with positive regions around objects with keypoints and one without, and background."""
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]], [[30, 20, 80, 90]]])
     generator = torch.Generator().manual_seed(0)
     places = torch.rand(2, 8, KEYPOINTS, 2, generator=generator) * SIDE
@@ -56,7 +56,7 @@ def test_keypoint_target_cells_are_torchvisions():
     corner = torch.rand(200, 2, generator=generator, dtype=torch.float64) * 50
     boxes = torch.cat((corner, corner + 1 + torch.rand(200, 2, generator=generator, dtype=torch.float64) * 70), 1)
     places = corner[:, None] + torch.rand(200, 6, 2, generator=generator, dtype=torch.float64) * 60 - 5
-    places[:, 0], places[:, 1] = boxes[:, :2], boxes[:, 2:]  # the corners belong to the box
+    places[:, 0], places[:, 1] = boxes[:, :2], boxes[:, 2:]  # corners count as inside the box
     visibility = torch.randint(0, 3, (200, 6, 1), generator=generator).double()
     keypoints = torch.cat((places, visibility), -1)
     cells, counts = keypoint_cells(keypoints, boxes, 56)
@@ -119,7 +119,7 @@ def test_data_without_keypoints_is_a_one_line_error():
 
 
 def regions(count: int) -> torch.Tensor:
-    """Boxes of 0.3 to 130 pixels a side."""
+    """Boxes with sides of 0.3 to 130 pixels."""
     generator = torch.Generator().manual_seed(1)
     corner = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 50
     side = 0.3 + torch.rand(count, 2, generator=generator, dtype=torch.float64) ** 2 * 130
@@ -152,7 +152,7 @@ def test_heatmaps_of_about_one_size_are_resampled_together_up_to_a_limit(most):
 
 
 def test_a_heatmaps_peak_is_located_to_half_a_cell_for_any_box_size():
-    """A smooth hill drawn into the heatmap of each box; its top is where it was put, to half a cell."""
+    """A smooth peak is drawn into the heatmap of each box; it is found where it was drawn, to half a cell."""
     boxes = regions(40)
     generator = torch.Generator().manual_seed(3)
     top = 8 + torch.rand(40, 2, generator=generator, dtype=torch.float64) * 40  # in cells

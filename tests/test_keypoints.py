@@ -1,4 +1,4 @@
-"""Keypoints go where their pixels go, keep left and right apart, and are read as COCO writes them."""
+"""Keypoints move with their pixels, swap left and right when mirrored, and are read as COCO writes them."""
 
 import copy
 import pickle
@@ -32,7 +32,7 @@ def keypoints(*instances: list[list[float]]) -> InstanceKeypoints:
 
 
 def dots(points: Tensor, height: int, width: int, spread: float = 2.5) -> Tensor:
-    """A picture `[points, height, width]` of a soft dot at each point."""
+    """An image `[points, height, width]` with a soft dot at each point, one per channel."""
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     away = (x - points[:, 0, None])[:, None] ** 2 + ((y - points[:, 1, None]) ** 2)[:, :, None]
     return (-away / (2 * spread**2)).exp()
@@ -47,7 +47,7 @@ def center(dot: Tensor) -> Tensor:
 def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
     points = keypoints([[60.5, 40.5, 2], [100.25, 80, 2], [131, 95.5, 1]], [[75, 110, 2], [140, 60, 1], [90, 70, 2]])
     plain = points.as_subclass(Tensor)
-    spread = 1.0 if name == "elastic" else 2.5  # a field that bends a dot moves its center, a large one's more
+    spread = 1.0 if name == "elastic" else 2.5  # elastic deformation shifts the center of a dot, more for large dots
     for seed in range(3):
         torch.manual_seed(seed)
         sample = {
@@ -62,7 +62,7 @@ def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
             picture = picture.unflatten(0, (2, 3))[:, list(SWAPPED)].flatten(0, 1)
         whole = picture.amax((1, 2)) > 0.5
         border = torch.cat([picture[:, [0, -1]].flatten(1), picture[:, :, [0, -1]].flatten(1)], 1).amax(1)
-        whole &= border < 1e-3  # a dot cut by the border has its center elsewhere
+        whole &= border < 1e-3  # the center of mass of a dot cut off by the border is shifted
         visible = found.as_subclass(Tensor)[..., 2].flatten() > 0
         assert visible[whole].all()
         places = found.as_subclass(Tensor)[..., :2].flatten(0, 1)
@@ -73,7 +73,7 @@ def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
 def test_every_functional_that_moves_boxes_is_known_for_keypoints():
     of_boxes = {functional for functional, kernels in _KERNEL_REGISTRY.items() if BoundingBoxes in kernels}
     forgotten = {f.__name__ for f in of_boxes if InstanceKeypoints not in _KERNEL_REGISTRY[f]}
-    assert forgotten <= {"get_size", "to_dtype"}  # which move nothing
+    assert forgotten <= {"get_size", "to_dtype"}  # these do not move points
 
 
 @pytest.mark.parametrize("flip", [F.horizontal_flip, F.vertical_flip])
@@ -96,7 +96,8 @@ def test_left_and_right_keypoints_are_paired_by_name():
     assert Skeleton(("nose", "left_eye", "right_eye", "tail")).mirrored == (0, 2, 1, 3)
     assert Skeleton(("LeftHand", "RightHand", "L_Foot", "R_Foot", "eye-l", "eye-r")).mirrored == (1, 0, 3, 2, 5, 4)
     assert Skeleton(("left_wing", "bright_spot", "collar")).mirrored == (0, 1, 2)
-    pairs = [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)]  # COCO's, by its documentation
+    # left and right, from COCO's documentation
+    pairs = [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)]
     assert [(i, j) for i, j in enumerate(COCO_SKELETON.mirrored) if i < j] == pairs
 
 
@@ -132,7 +133,7 @@ def test_cocos_keypoints_are_read_with_half_a_pixel_added(real_data: Path, split
 
 
 def test_a_sample_goes_through_its_pipeline_with_its_keypoints(tmp_path: Path):
-    """60 x 80 pixels mirrored, and its left 30 columns kept: of the two people the one at the right is left over."""
+    """60 x 80 pixels are mirrored and cropped to the left 30 columns: of two people, the one at the right remains."""
     people = [
         person(1, 1, [2, 2, 20, 20], 3, 4, 2, 5, 6, 2, 7, 8, 1),
         person(2, 1, [50, 10, 29, 40], 60, 20, 2, 70, 30, 1, 48, 40, 2),
@@ -146,7 +147,7 @@ def test_a_sample_goes_through_its_pipeline_with_its_keypoints(tmp_path: Path):
 
 
 class Left:
-    """Keeps the left columns."""
+    """Crops to the left columns."""
 
     def __init__(self, width: int):
         self.width = width
@@ -169,9 +170,9 @@ def test_a_batch_has_the_keypoints_of_every_instance(tmp_path: Path):
     ("categories", "points", "message"),
     [
         (CATEGORIES, (), r"none of its categories has keypoints; keypoints=True needs a file that names them"),
-        ([{**PERSON[0], "skeleton": [[1, 4]]}], (), r'skeleton of category "person" joins keypoints beyond its 3'),
-        ([{**PERSON[0], "keypoints": ["a", "b", "a"]}], (), r"names a keypoint twice"),
-        ([PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}], (), r'\("person" 3 and "dog" 1\); choose those'),
+        ([{**PERSON[0], "skeleton": [[1, 4]]}], (), r'skeleton of category "person" joins keypoints that do not exist'),
+        ([{**PERSON[0], "keypoints": ["a", "b", "a"]}], (), r"has two keypoints with the same name"),
+        ([PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}], (), r'\("person" 3 and "dog" 1\); select'),
         (PERSON, (1, 2, 2), r"annotation 1 has 3 numbers in `keypoints`; its category names 3 keypoints"),
     ],
 )

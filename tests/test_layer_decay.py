@@ -1,4 +1,4 @@
-"""Layer-wise learning rates: counted as timm and ConvNeXt's authors count."""
+"""Layer-wise learning rates: layers are counted as by timm and by ConvNeXt's authors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def classifier(backbone: Any, **head: Any) -> nn.Module:
 
 
 def weights_by_scale(groups: list[dict[str, Any]], key: str, unit: float) -> dict[tuple[int, float], int]:
-    """How many numbers learn at which power of one half and decay how much."""
+    """Number of weights by learning-rate factor (as a power of 1/2) and weight decay."""
     counts: Counter[tuple[int, float]] = Counter()
     for group in groups:
         counts[round(-math.log2(group[key] / unit)), group["weight_decay"]] += sum(p.numel() for p in group["params"])
@@ -49,8 +49,8 @@ def test_layer_decay_gives_timms_rates_and_weight_decays(ours: str, theirs: str,
 
 
 def test_convnexts_layers_are_three_blocks_each() -> None:
-    """The authors' table for (3, 3, 27, 3) blocks: stages 1, 2 and 4 are a layer, stage 3 is nine; the convolutions
-    that halve go with the stage behind them; the stem is layer 0 of 14, the head the last."""
+    """The authors' table for (3, 3, 27, 3) blocks: stages 1, 2 and 4 are one layer each, stage 3 is nine; downsampling
+    layers belong to the stage after them; the stem is layer 0 of 14, the head the last."""
     scales = layer_scales(classifier("convnext_base"), 0.8, blocks=3)
     layers = {name: 13 - round(math.log(scale) / math.log(0.8)) for name, scale in scales.items()}
     wanted = {"stem": 0, "layer1": 1, "downsample2": 2, "layer2": 2, "downsample3": 3, "downsample4": 12, "layer4": 12}

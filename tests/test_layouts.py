@@ -1,4 +1,4 @@
-"""The C4 and DC5 layouts: c5 as the trunk of regions, shared by boxes and masks; c5 dilated, without a neck."""
+"""The C4 and DC5 layouts: c5 as the trunk of the RoI heads, shared by boxes and masks; dilated c5 without a neck."""
 
 import copy
 
@@ -19,7 +19,7 @@ RPN = {"type": "RPNHead", "anchors": {"sizes": [[16, 32, 64]]}, "post_nms_topk":
 
 
 def c4(**changes) -> nn.Module:
-    """Mask R-CNN on the c4 of a ResNet-18."""
+    """Mask R-CNN on c4 of a ResNet-18."""
     torch.manual_seed(0)
     parts = {
         "type": "TwoStageDetector",
@@ -62,7 +62,7 @@ def test_c5_can_be_split_off_any_of_our_backbones(name):
 
 
 def test_regions_are_14_cells_of_c4_that_c5_halves():
-    """He et al. 2016, appendix A; Detectron2's Res5ROIHeads. The whole of the ImageNet network, and linear layers."""
+    """He et al. 2016, appendix A; Detectron2's Res5ROIHeads. The whole ImageNet network, and linear layers."""
     model = c4().eval().double()
     maps = {"c4": torch.randn(2, 256, 6, 6, dtype=torch.float64)}
     boxes, image = torch.tensor([[3.0, 8, 60, 70], [40, 10, 90, 90], [0, 0, 20, 12]]).double(), torch.tensor([1, 0, 1])
@@ -162,7 +162,7 @@ def test_a_backbone_that_cannot_be_split_is_a_one_line_error(changes, message):
 
 
 def test_dc5_is_as_fine_as_c4_with_all_of_c5_dilated():
-    """Detectron2's RES5_DILATION=2: stride 16, and dilation 2 in every 3×3 of c5, the first one too."""
+    """Detectron2's RES5_DILATION=2: stride 16, and dilation 2 in every 3×3 of c5, including the first."""
     with torch.device("meta"):
         model = chordate.build_model("mask-rcnn_r50_dc5_1x_coco", pretrained=False)
     assert str(model.head_features) == "ResNet-50 offers c5 (2048 ch, stride 16)"
@@ -173,7 +173,7 @@ def test_dc5_is_as_fine_as_c4_with_all_of_c5_dilated():
 
 @pytest.mark.parametrize("name", ["faster-rcnn_r50_c4_1x_coco", "mask-rcnn_r50_dc5_1x_coco"])
 def test_proposals_are_detectron2s_for_a_single_map(name):
-    """ANCHOR_GENERATOR's five sizes in three shapes; RPN.PRE_NMS_TOPK and POST_NMS_TOPK, training and testing."""
+    """ANCHOR_GENERATOR's five sizes and three ratios; RPN.PRE_NMS_TOPK and POST_NMS_TOPK, training and testing."""
     with torch.device("meta"):
         rpn = chordate.build_model(name, pretrained=False).rpn
     assert rpn.anchors.per_cell == 15

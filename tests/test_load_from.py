@@ -1,4 +1,4 @@
-"""`--load-from` and `chordate.train`: a whole model from a checkpoint, also one of other classes."""
+"""`--load-from` and `chordate.train`: a whole model from a checkpoint, even one with other classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = {
 
 
 def config(folder: Path, **train: Any) -> dict[str, Any]:
-    """A small classifier of the folder's classes, trained at rate 0, so that its weights stay as they began."""
+    """A small classifier of the folder's classes, trained at learning rate 0, so that its weights do not change."""
     data = {"dataset": {"type": "TrainValFolder"}, "batch_size": 4, "workers": 0}
     data["pipeline"] = [{"type": "CenterCrop", "size": 16}]
     data = {split: {**data, "dataset": {"type": "TrainValFolder", "split": split}} for split in ("train", "val")}
@@ -42,7 +42,7 @@ def write(path: Path, settings: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Images of blue, green and red, and a run on them."""
+    """Class folders blue, green and red, and a run on them."""
     root = write_folders(tmp_path_factory.mktemp("colors"), {"train": 2, "val": 1})
     chordate.train(config(root, seed=1), data_root=root, work_dir=root / "run")
     return root, root / "run" / "iteration_1.pt"
@@ -50,7 +50,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """Images of blue, red and sky: one class gone, one new."""
+    """Class folders blue, red and sky: one class removed, one new."""
     write_folders(tmp_path, {"train": 2, "val": 1})
     for split in ("train", "val"):
         (tmp_path / split / "green").rename(tmp_path / split / "sky")
@@ -81,7 +81,7 @@ def test_rows_of_equal_class_names_are_kept_and_the_others_reinitialized(
 
 
 def ours_parameters(checkpoint: dict[str, Any]) -> list[str]:
-    """The names of what is trained, and not counted like BatchNorm's statistics."""
+    """The names of the trained parameters, without BatchNorm's statistics."""
     return [name for name in checkpoint["model"] if name.endswith((".weight", ".bias"))]
 
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_to_resume_and_one_to_load_from_exclude_each_other(colors: 
 
 
 def test_training_in_python_takes_callbacks_and_gives_the_trainer_back(other: Path) -> None:
-    """And the section `callbacks` of the config, too."""
+    """Also those of the config's section `callbacks`."""
     cfg = {**config(other), "callbacks": [{"type": "CSVLogger"}]}
     more = [{"type": "JSONLogger", "file": "more.jsonl"}]
     trainer = chordate.train(cfg, data_root=other, work_dir=other / "run", callbacks=more)

@@ -1,4 +1,4 @@
-"""Loaders: padded batches that are the same with any number of workers, and errors that stay one line."""
+"""Loaders: padded batches that are the same with any number of workers, and one-line errors."""
 
 import contextlib
 import multiprocessing
@@ -160,7 +160,7 @@ def test_rare_classes_are_repeated_if_configured(tmp_path: Path) -> None:
 
 
 def test_a_worker_outlives_sigterm_for_another_batch_and_then_ends_by_itself(root: Path, monkeypatch) -> None:
-    """A scheduler's reaches all processes, and the trainer may want another batch; what is left over ends by itself."""
+    """A scheduler signals all processes, and the trainer may need another batch; leftover workers end themselves."""
     monkeypatch.setattr("chordate.data.loader.GRACE", 3)
     loader = open_loader(settings(batch_size=1, workers=1), data_root=root, training=True, seed=0)
     others = set(multiprocessing.active_children())
@@ -170,7 +170,7 @@ def test_a_worker_outlives_sigterm_for_another_batch_and_then_ends_by_itself(roo
     worker.terminate()
     next(batches)
     assert worker.is_alive()
-    with contextlib.suppress(RuntimeError):  # torch tells when a worker dies, sooner or later
+    with contextlib.suppress(RuntimeError):  # torch may raise because a worker died
         worker.join(20)
     assert worker.exitcode == -signal.SIGALRM
 
@@ -252,7 +252,7 @@ def test_the_models_classes_decide_the_labels(root: Path) -> None:
     assert build(("cat",)).category_ids == [3]
     with pytest.raises(DataError, match='the model.s classes are .*: .*unknown class "cats"; did you mean "cat"'):
         build(("dog", "cats"))
-    with pytest.raises(DataError, match="the model's classes are dog, cat, .*: this data set is set to dog;"):
+    with pytest.raises(DataError, match="the model's classes are dog, cat, .*: this data set sets classes to dog;"):
         build(("dog", "cat"), classes=["dog"])
 
 
@@ -319,7 +319,7 @@ def test_the_data_config_of_bccd_loads_its_photos(cells: Path) -> None:
 def test_a_loader_has_no_more_workers_than_cores(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     cores = len(os.sched_getaffinity(0))
     with caplog.at_level("INFO", "chordate"), warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch's
+        warnings.simplefilter("error")  # includes torch's warnings
         assert open_loader(settings(workers=cores), data_root=root, training=True).num_workers == cores
         assert not caplog.messages
         loader = open_loader(settings(workers=cores + 1), data_root=root, training=True)

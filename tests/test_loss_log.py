@@ -1,4 +1,4 @@
-"""The loss log: one read for many iterations, and the first loss that is not finite named exactly."""
+"""The loss log: one read for many iterations, and an error that names the first non-finite loss."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_loss_without_a_gradient_is_logged_and_not_learnt() -> None:
 
 
 def batch_with(image: int) -> tuple[int, list[int]]:
-    """The iteration that shows an image in the first epoch, and the images shown with it."""
+    """The iteration of the first epoch whose batch has an image, and the images of that batch."""
     sampler = toy_loader().batch_sampler
     sampler.set_epoch(0)
     for iteration, batch in enumerate(sampler, 1):
@@ -110,7 +110,7 @@ def test_a_nan_loss_stops_the_run_and_nothing_is_saved_from_it(tmp_path: Any, lo
 
 
 def test_an_error_that_follows_from_a_nan_is_reported_as_the_nan(tmp_path: Any) -> None:
-    """As on a GPU, where a later iteration may fall over a NaN before it was read."""
+    """As on a GPU, where a NaN may raise an error in a later iteration before it is read."""
 
     class Falls(ToyModel):
         def loss(self, batch: Any) -> Any:

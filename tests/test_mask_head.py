@@ -1,4 +1,4 @@
-"""The mask head: targets against the polygons themselves, loss against torchvision's, pasting by formula."""
+"""The mask head: targets against exact polygons, loss against torchvision's, pasting against its formula."""
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ from chordate.ops.paste import paste_masks
 from chordate.structures import Detections, SampledRoIs
 
 CLASSES = 3
-SUPERSAMPLED = 16  # samples a side in each cell of a mask: what truth is read off
+SUPERSAMPLED = 16  # samples per side and mask cell, for the reference targets
 
 
 def star(random: np.random.Generator) -> np.ndarray:
-    """A polygon of 5 to 24 corners somewhere in 200 x 200 pixels."""
+    """A star-shaped polygon of 5 to 24 corners within 200 x 200 pixels."""
     corners = random.integers(5, 25)
     angle = np.sort(random.uniform(0, 2 * np.pi, corners))
     radius = random.uniform(0.5, 1, corners) * random.uniform(8, 60)
@@ -34,7 +34,7 @@ def star(random: np.random.Generator) -> np.ndarray:
 
 
 def truth_of(outline: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """Cells of a mask in `box` of which at least half lies in the outline."""
+    """The mask cells in `box` of which at least half lies inside the polygon."""
     many = size * SUPERSAMPLED
     x = box[0] + (np.arange(many) + 0.5) / many * (box[2] - box[0])
     y = box[1] + (np.arange(many) + 0.5) / many * (box[3] - box[1])
@@ -44,7 +44,7 @@ def truth_of(outline: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_targets_are_the_polygons_cut_to_the_regions():
-    """Jittered regions of IoU 0.5 and more with their objects: mean IoU of targets and truth at least 0.99."""
+    """For jittered regions with IoU ≥ 0.5, the mean IoU of targets and reference is at least 0.99."""
     random = np.random.default_rng(0)
     overlaps = []
     for _ in range(30):
@@ -81,7 +81,7 @@ def test_a_mask_target_is_empty_outside_its_object():
 @given(st.lists(st.floats(-60, 60), min_size=2, max_size=2), st.lists(st.floats(4, 100), min_size=2, max_size=2))
 @settings(max_examples=30, deadline=None)
 def test_targets_are_roi_align_with_very_many_samples(corner, extent):
-    """Torchvision's RoIAlign over the zero-padded bitmap; a mean near a half may fall on either side."""
+    """Torchvision's RoIAlign over the zero-padded bitmap; a mean near 0.5 may round either way."""
     (x, y), (width, height) = corner, extent
     frame, region = torch.tensor([[20.0, -10, 120, 40]]), torch.tensor([[x, y, x + width, y + height]])
     bitmap = F.interpolate(torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)).round(), 112)
@@ -117,7 +117,7 @@ def rois_of(boxes: list[list[float]], labels: list[int], positive: int, index: l
 
 
 def scene() -> tuple[SampledRoIs, object]:
-    """Two positive regions and one of background, over two objects with random bitmaps."""
+    """Two positive regions and one background region, and two objects with random bitmaps."""
     torch.manual_seed(0)
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
     targets.masks = F.interpolate(torch.rand(1, 8, 7, 7).round(), 112).to(torch.uint8)
@@ -174,7 +174,7 @@ def test_mask_loss_over_all_slots_is_that_of_the_occupied_ones():
 
 @pytest.mark.parametrize("objects", [0, 1])
 def test_empty_slots_change_no_mask_loss(monkeypatch, objects):
-    """As on a GPU, where they are computed too; also about a frame without extent, or far from a small one."""
+    """As on a GPU, which computes them too; even if a slot's target box is empty, or small and far from the region."""
     targets = instances([[[40, 40, 42, 42]][:objects]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     rois = rois_of([[39, 40, 42, 42], [0, 0, 128, 128]], [0, CLASSES], objects, [0, 0])
@@ -215,7 +215,7 @@ def test_class_agnostic_masks_serve_every_class():
     seed=st.integers(0, 1000),
 )
 def test_pasting_is_bilinear_sampling_at_pixel_centers(box, seed):
-    """torch's grid_sample with zeros outside, cells and pixels as squares."""
+    """Compared with torch's grid_sample: zero padding, align_corners=False."""
     height, width = 32, 40
     mask = torch.rand(1, 7, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x1, y1, w, h = box
@@ -245,7 +245,7 @@ def test_pasting_and_flipping_can_be_done_in_either_order():
 
 
 def test_pasting_a_disc_is_torchvisions_but_for_its_whole_pixels():
-    """It rounds boxes to whole pixels first, which moves the disc by half a pixel or so."""
+    """Torchvision rounds boxes to whole pixels first, which shifts the disc by about half a pixel."""
     cell = (torch.arange(28) + 0.5) / 28 - 0.5
     disc = (1.2 - 10 * (cell**2 + cell[:, None] ** 2)).clamp(0, 1)
     boxes = torch.tensor([[10.3, 12.7, 90.1, 80.5], [-20.2, 5.4, 60.9, 99.2], [40.5, 30.2, 119.7, 130.9]])
@@ -256,7 +256,7 @@ def test_pasting_a_disc_is_torchvisions_but_for_its_whole_pixels():
 
 @pytest.mark.parametrize("chunk", [1, 2 * 40 * 40, 2**24])
 def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
-    """A CPU pastes each mask where it is, a GPU many at once; also with boxes beyond the image's border."""
+    """A CPU pastes each mask in its box's window, a GPU many masks at once; boxes may extend beyond the image."""
     monkeypatch.setattr(paste, "CHUNK", chunk)
     masks = torch.rand(6, 14, 14, dtype=torch.float64)
     boxes = torch.rand(6, 4, dtype=torch.float64) * 10 + torch.tensor([0, 0, 20, 20])
@@ -269,7 +269,7 @@ def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
 
 
 def test_pasting_keeps_its_precision_under_autocast():
-    """Which `predict` runs under where the hardware has bfloat16."""
+    """`predict` uses autocast where the hardware supports bfloat16."""
     masks, boxes = torch.rand(5, 28, 28), torch.rand(5, 4) * 10 + torch.tensor([0, 0, 60, 60])
     plain = paste.paste_masks(masks, boxes, 80, 80)
     with torch.autocast("cpu", torch.bfloat16):

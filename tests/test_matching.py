@@ -1,4 +1,4 @@
-"""Matching against torchvision's Matcher, and what padding, crowds and memory demand beyond it."""
+"""Matching against torchvision's Matcher, and what ours adds: padded batches, crowds, bounded memory."""
 
 import torch
 from detection_toys import instances, random_boxes
@@ -13,7 +13,7 @@ from chordate.ops.matching import GROUP, Matcher
 
 
 def grid_of_anchors() -> torch.Tensor:
-    """Rounded anchors tie often, which is where low-quality matching goes wrong."""
+    """Rounded anchors have many IoU ties, which low-quality matching must handle."""
     return torch.cat(AnchorGenerator([8, 16, 32], rounded=True)([(16, 16), (8, 8), (4, 4)], (128, 128)))
 
 
@@ -75,7 +75,7 @@ def test_anchors_in_a_crowd_are_neither_positive_nor_negative():
     crowd = instances([[[0, 0, 60, 60]]], crowd=[[True]])
     matches = Matcher(0.5, 0.5, low_quality=True)(candidates, crowd)
     assert not matches.positive.any()
-    assert matches.negative.tolist() == [[False, False, True, True]]  # the third lies in it by half
+    assert matches.negative.tolist() == [[False, False, True, True]]  # half of the third lies in the crowd
 
 
 def test_an_object_within_a_crowd_is_still_learnt():

@@ -1,4 +1,4 @@
-"""Copy-paste, mosaic and mixup do to polygons, boxes and keypoints what they do to bitmaps of the same objects."""
+"""Copy-paste, mosaic and mixup transform polygons, boxes and keypoints as they do bitmaps of the same objects."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ by_name = pytest.mark.parametrize("transform", MIXING, ids=lambda t: type(t).__n
 
 
 def scene(seed: int, height: int, width: int, instances: int, first_label: int = 0, specks: float = 0.1) -> Sample:
-    """Noise with flowers and run-length blobs anywhere in it, each with a label of its own; the last is a crowd."""
+    """Noise with flower polygons and RLE blobs at random positions, each with its own label; the last is a crowd."""
     random = np.random.default_rng(seed)
     rings = []
     for number in range(instances):
@@ -39,7 +39,7 @@ def scene(seed: int, height: int, width: int, instances: int, first_label: int =
         reach = radius * (1 + 0.3 * np.cos(random.integers(2, 6) * angle))
         ring = np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None] + middle
         ring = orient_clockwise(ring.clip(0, [width, height]).astype(np.float32))
-        if number % 3 == 2:  # as RLE comes: along the pixels, with holes and specks
+        if number % 3 == 2:  # as from RLE: along pixel borders, with holes and specks
             mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [ring.round().astype(np.int32)], 1)
             rings.append(mask_rings(mask * (random.random((height, width)) > specks)))
         else:
@@ -61,19 +61,19 @@ def scene(seed: int, height: int, width: int, instances: int, first_label: int =
 
 
 def offering(sample: Sample, *others: Sample) -> Sample:
-    """The sample with others that a transform draws one after another."""
+    """The sample, with `partner` returning the others in order."""
     turn = iter(others)
     return {**sample, "partner": lambda: next(turn)}
 
 
 def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
-    """`[M, H, W]` bool: each instance's bitmap in a picture of that size."""
+    """`[M, H, W]` bool: each instance's bitmap in an image of this size."""
     whole = torch.tensor([[0.0, 0.0, width, height]]).expand(sample["polygons"].count, 4)
     return rasterize(sample["polygons"], whole, finer * height, finer * width).bool()
 
 
 def rows(sample: Sample) -> dict[int, int]:
-    """Of each label the instance that has it."""
+    """The index of the instance with each label."""
     return {label: row for row, label in enumerate(sample["labels"].tolist())}
 
 
@@ -84,7 +84,7 @@ def test_copy_paste_changes_polygons_as_it_changes_bitmaps(seed: int) -> None:
     torch.manual_seed(seed)
     result = CopyPaste()(offering(below, above))
     if max(result["labels"]) < 50:
-        assert result["image"] is below["image"]  # the draw was to paste nothing
+        assert result["image"] is below["image"]  # the random subset was empty
         return
     assert result["image"].shape == (3, height, width)
     got, place = drawn(result, height, width), rows(result)
@@ -129,7 +129,7 @@ def test_an_object_is_dropped_if_less_than_a_tenth_of_it_stays_visible() -> None
         }
 
     for covered, left in ((90, [[90, 0, 100, 100]]), (91, [])):
-        for seed in range(9):  # in half of them it is pasted
+        for seed in range(9):  # half of the seeds paste it
             torch.manual_seed(seed)
             result = CopyPaste()(offering(square(100, 0), square(covered, 1)))
             if 1 in result["labels"]:
@@ -166,7 +166,7 @@ def test_copy_paste_pastes_from_none_to_all_but_no_crowd() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
-    """Pictures whose three channels are the coverage of their three instances."""
+    """Images whose three channels are the coverage of their three instances."""
     shapes = [(90, 120), (60, 40), (128, 128), (30, 100)]
     tiles = [scene(10 * seed + n, *shape, 4, first_label=10 * n, specks=0) for n, shape in enumerate(shapes)]
     for tile, (height, width) in zip(tiles, shapes):
@@ -189,7 +189,7 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
 
 
 def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() -> None:
-    """Four plain squares fill the quadrants up to their own size, whatever the point."""
+    """Four uniform squares fill the quadrants up to their own size, whatever the point."""
     corners = set()
     for seed in range(30):
         tiles = []
@@ -216,7 +216,7 @@ def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() ->
 
 
 def test_a_mosaic_moves_keypoints_with_their_boxes() -> None:
-    """A point in each corner of the box."""
+    """One keypoint in each corner of the box."""
     tiles = []
     for number in range(4):
         tile = scene(number, 60, 60, 1, first_label=number)
@@ -343,7 +343,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_mixed_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
-    """With any number of workers, and wherever an epoch is entered."""
+    """Not on the number of workers, nor on the batch at which an epoch starts."""
 
     def load(workers: int = 0, epoch: int = 1, start: int = 0, seed: int = 3) -> list[Any]:
         dataset = {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "masks": True}

@@ -1,4 +1,4 @@
-"""mmengine gives Registry and Config, and nothing else of it is imported."""
+"""Only Registry and Config are imported from mmengine."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Optimisers: which parameter learns how fast and decays how much, and the rate for the batch size."""
+"""Optimizers: learning rate and weight decay of each parameter, and the learning rate for the batch size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """As users write it: a norm layer of their own."""
+    """A custom norm layer, as users write it."""
 
 
 class Model(nn.Module):
@@ -34,7 +34,7 @@ class Model(nn.Module):
 
 
 def rules(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
-    """Rate and decay of every parameter that is trained."""
+    """Learning rate and weight decay of every trainable parameter."""
     groups = parameter_groups(model, 0.1, 0.01, **options)
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {names[p]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -169,7 +169,7 @@ def test_accumulated_small_batches_equal_one_large_batch_also_at_the_end_of_an_e
         ("Lamb", timm.optim.Lamb),
         ("lamb", timm.optim.Lamb),
         ("lion", timm.optim.Lion),
-        ("SGD", torch.optim.SGD),  # also a name of timm's
+        ("SGD", torch.optim.SGD),  # timm has an optimizer of the same name
         ("lambw", timm.optim.Lamb),
     ],
 )
@@ -177,7 +177,7 @@ def test_an_optimizer_is_torchs_or_timms_by_its_name(name: str, cls: type[torch.
     optimizer = build_optimizer(Model(), {"type": name, "lr": 0.01, "weight_decay": 0.1, "no_decay": ["bias"]}, 16)
     assert type(optimizer) is cls
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
-    if name == "lambw":  # whose defaults are bound to the name
+    if name == "lambw":  # its defaults depend on the name
         assert optimizer.param_groups[0]["decoupled_decay"] is True
 
 
@@ -244,7 +244,7 @@ def test_an_error_about_a_rule_names_the_file_and_the_setting(tmp_path: Any, rul
 
 
 def test_a_first_step_that_loss_scaling_skips_leaves_no_trace() -> None:
-    """torch's fused SGD would go on with whatever was in the memory of its momentum."""
+    """torch's fused SGD would otherwise continue with an uninitialized momentum buffer."""
     model = nn.Linear(3, 2)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer = build_optimizer(model, {"type": "SGD", "lr": 0.1, "momentum": 0.9}, batch_size=1)

@@ -1,4 +1,4 @@
-"""A wheel holds everything, installs anywhere, and the command answers at once."""
+"""The wheel is complete and installs anywhere, and the command starts fast."""
 
 import importlib
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """The wheel of a copy of the sources (building writes into its folder), installed into a folder of its own."""
+    """A wheel built from a copy of the sources (the build writes into its folder), installed into a separate folder."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     left_out = shutil.ignore_patterns(".*", "build", "work_dirs", "data", "*.egg-info", "tests", "__pycache__")
@@ -75,4 +75,4 @@ def test_help_answers_in_under_a_second_without_torch():
         subprocess.run([command, "--help"], check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 1  # of the processor's time, whatever else it does
+    assert min(seconds) < 1  # CPU time, which does not depend on other load

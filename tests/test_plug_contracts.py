@@ -1,4 +1,4 @@
-"""Data sets, metrics and backbones from outside are held to their contracts when a run starts, in one line each."""
+"""Custom data sets, metrics, backbones are checked against their contracts when a run starts, with one-line errors."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ DATASETS = {
     "InfoIsADict": "sample['info'] must be an ImageInfo, got dict",
     "InfoHasAText": "sample['info']: image_id must be",
     "MetaIsADict": "MetaIsADict.meta must be a DatasetMeta, got dict",
-    "NoValue": "its samples have no 'value'; Brightness collates them to value [N] float32",
+    "NoValue": "its samples have no 'value'; the fields of Brightness are value [N] float32",
     "WholeNumbers": "Brightness.value must be [N] float32, got [1] int64",
     "TwoValues": "Brightness.value must be [N] float32, got [1, 2] float32",
-    "TextValue": "do not collate (TypeError: expected Tensor as element 0 in argument 0, but got str)",
+    "TextValue": "cannot be collated (TypeError: expected Tensor as element 0 in argument 0, but got str)",
     "ArrayImage": "sample['image'] must be a tensor [C, H, W], got ndarray [16, 16, 3] uint8",
     "WideImage": "images must be [N, C, H, W] uint8 (or float32, 0 … 255), got Tensor [1, 3, 16, 16] int64",
     "OtherTargets": "targets must be InstanceTargets (its target_type), got Brightness",
     "Empty": "Empty has no samples; there is nothing to load",
     "NoRead": "NoRead does not implement Dataset.read, which it must",
-    "NoDataset": "NoDataset is no Dataset: derive it from chordate.data.dataset.Dataset",
+    "NoDataset": "NoDataset is not a subclass of Dataset: derive it from chordate.data.dataset.Dataset",
 }  # fmt: skip
 METRICS = {
     "TextNumbers": "TextNumbers.compute must return numbers, but error is a str",
     "OneNumber": "OneNumber.compute must return numbers by name, got float",
     "NoCompute": "NoCompute does not implement Metric.compute, which it must",
-    "NoMetric": "NoMetric is no Metric: derive it from chordate.model_contracts.Metric",
+    "NoMetric": "NoMetric is not a subclass of Metric: derive it from chordate.model_contracts.Metric",
     "CocoMetric": "CocoMetric needs a data set with COCO annotations",
     "AccuracyMetric": "AccuracyMetric evaluates Classifications; the model predicts Guess",
 }
@@ -98,13 +98,13 @@ def test_a_backbone_offers_positive_numbers(channels: int, stride: int, wrong: s
 def test_a_plain_data_loader_is_refused_by_the_trainer(tmp_path: Path) -> None:
     plain: Any = DataLoader(torch.zeros(4, 1))
     for loaders in ({"loader": plain}, {"val_loader": plain, "metric": ToyMetric()}):
-        with pytest.raises(ConfigError, match="DataLoader is no Loader: derive it from chordate.data.loader.Loader"):
+        with pytest.raises(ConfigError, match="DataLoader is not a subclass of Loader: .* from chordate.data.loader"):
             toy_trainer(tmp_path, **loaders)
     toy_trainer(tmp_path, loader=toy_loader())
 
 
 def test_the_data_that_differ_are_named(tmp_path: Path, capsys) -> None:
-    """Labels of the validation data differ from the training data's: no model or checkpoint is to blame."""
+    """Labels of validation and training data differ: the message does not blame a model or checkpoint."""
     (tmp_path / "named.py").write_text(
         "from broken_plugs import DATASETS, DatasetMeta, Gray\n"
         "@DATASETS.register_module(force=True)\n"
@@ -133,7 +133,7 @@ def test_the_data_that_differ_are_named(tmp_path: Path, capsys) -> None:
     ],
 )
 def test_our_heads_have_the_methods_of_their_contract(head: str, contract: type) -> None:
-    """By name and arguments, so that what is written down is what is called; further arguments have defaults."""
+    """Names and arguments agree, so that the contract is what models call; further arguments have defaults."""
     cls = HEADS.get(HEADS.expand(head)["type"])
     methods = {name: m for base in contract.__mro__ for name, m in vars(base).items() if inspect.isfunction(m)}
     methods = {name: m for name, m in methods.items() if not name.startswith("_") or name == "__call__"}

@@ -1,4 +1,4 @@
-"""Each plug of docs/plugging.md works as it stands there: its config's command runs, and the plug is what ran."""
+"""Each custom component in docs/plugging.md works as written: its command line runs, and uses that component."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def folder(tmp_path_factory, shapes) -> Path:
 
 
 def run(folder: Path, config: str, monkeypatch, *options: str, command: str = "train") -> Path:
-    """Run the page's command line of a config, made shorter by options; gives its work dir."""
+    """Run the page's command line for a config, shortened by options; returns its work dir."""
     monkeypatch.chdir(folder)
     (line,) = [words for words in COMMANDS if words[:3] == ["chordate", command, config]]
     assert main(with_options(line, *options)[1:]) == 0
@@ -60,7 +60,7 @@ def weights(work_dir: Path, iteration: int) -> dict[str, torch.Tensor]:
 
 
 def assert_learns(work_dir: Path, part: str) -> None:
-    """The second step of training moves every parameter of a part of the model."""
+    """The second training step changes every parameter of a part of the model."""
     before, after = weights(work_dir, 1), weights(work_dir, 2)
     moved = {name: not torch.equal(before[name], after[name]) for name in before if name.startswith(part)}
     assert moved and all(moved.values()), moved
@@ -134,7 +134,7 @@ def test_the_roi_head_trains(folder, monkeypatch):
 
 
 def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
-    """Equation 4 by hand for three regions, and the settings of the demo's box head stay."""
+    """Equation 4 by hand for three regions; the settings of the demo's box head are kept."""
     work_dir = run(folder, "my_loss_config.py", monkeypatch, *DETECTOR)
     assert_learns(work_dir, "box.cls_score.")
     head = built(folder, "my_loss_config.py").box
@@ -151,7 +151,7 @@ def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
 
 
 def test_the_data_set_is_learned(folder, monkeypatch):
-    """Dark and light images by their lines in a CSV file: the classes reach the checkpoint."""
+    """Dark and light images labeled in a CSV file; the classes are saved in the checkpoint."""
     work_dir = run(folder, "my_dataset_config.py", monkeypatch, "train_data.workers=0", "val_data.workers=0")
     assert torch.load(work_dir / "best_top1.pt", weights_only=True)["meta"]["classes"] == ["dark", "light"]
     assert records(work_dir, "val")[-1].keys() >= {"top1", "error"}
@@ -180,11 +180,11 @@ def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
     crowd = torch.tensor([[True, False, False], [False, False, False]])
     targets = chordate.InstanceTargets(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64), valid, crowd)
     metric.update([found, found[:1]], chordate.Batch(torch.zeros(2, 3, 9, 9), torch.zeros(2, 2), [], targets))
-    assert metric.compute() == {"count_error": 1.0}  # 3 of 1, and 1 of 1
+    assert metric.compute() == {"count_error": 1.0}  # 3 detections for 1 object, and 1 for 1
 
 
 def test_the_callback_stops_training(folder, monkeypatch):
-    """At the first evaluation, where every value is good enough."""
+    """At the first evaluation, since every value is good enough."""
     options = [option for option in DETECTOR if "eval_every" not in option]
     options = [*options, "train.iterations=9", "train.eval_every=1", "callbacks.0.value=-1"]
     work_dir = run(folder, "my_callback_config.py", monkeypatch, *options)
@@ -198,7 +198,7 @@ def test_the_optimizer_moves_every_weight_by_the_rate(folder, monkeypatch):
     moves = [(after[name] - before[name]).abs() for name in before if name.endswith("conv1.weight")]
     moves = torch.cat([move.flatten() for move in moves])
     assert len(moves) > 1000
-    assert ((moves - 1e-3).abs() < 1e-6).float().mean() > 0.99  # of a few the gradient is 0
+    assert ((moves - 1e-3).abs() < 1e-6).float().mean() > 0.99  # a few have gradient 0
 
 
 def test_the_format_gives_training_its_first_weights(folder, monkeypatch):
@@ -216,7 +216,7 @@ def test_the_format_gives_training_its_first_weights(folder, monkeypatch):
 
 def test_the_whole_task_runs_by_every_command(folder, monkeypatch, capsys):
     work_dir = run(folder, "my_task_config.py", monkeypatch)
-    assert records(work_dir, "val")[-1]["error"] < 25  # degrees; 45 for a guess
+    assert records(work_dir, "val")[-1]["error"] < 25  # degrees; a random guess has 45
     run(folder, "my_task_config.py", monkeypatch, command="browse")
     page = (work_dir / "browse/index.html").read_text()
     assert page.count("<img") == 16

@@ -1,4 +1,4 @@
-"""Polygons are moved, cut and drawn as bitmaps of the same instances are."""
+"""Transforms move and crop polygons as they do bitmaps of the same instances."""
 
 import copy
 import io
@@ -36,7 +36,7 @@ def blob(x: float, y: float, radius: float, lobes: int = 5, vertices: int = 60) 
 
 @pytest.fixture
 def polygons() -> Polygons:
-    """A flower with a hole; a quadrilateral with a triangle apart; both well inside."""
+    """Two instances well inside the image: a flower with a hole, and a quadrilateral with a separate triangle."""
     flower, hole = blob(103.3, 131.7, 60), blob(103.3, 131.7, 20)[::-1]
     quad = orient_clockwise(np.array([[200.2, 40.7], [290.4, 65.1], [285.3, 160.9], [225.6, 155.2]], np.float32))
     triangle = orient_clockwise(np.array([[220.4, 180.3], [285.7, 200.8], [230.9, 228.1]], np.float32))
@@ -44,14 +44,14 @@ def polygons() -> Polygons:
 
 
 def drawn(polygons: Polygons, finer: int = 1) -> Tensor:
-    """Each instance in the whole picture, `[M, finer * H, finer * W]`."""
+    """Each instance as a bitmap of the whole image, `[M, finer * H, finer * W]`."""
     height, width = polygons.canvas_size
     whole = torch.tensor([[0.0, 0.0, width, height]]).expand(polygons.count, 4)
     return rasterize(polygons, whole, finer * height, finer * width)
 
 
 def coverage(polygons: Polygons) -> Tensor:
-    """The share of each pixel that each instance covers, `[M, H, W]`."""
+    """The fraction of each pixel that each instance covers, `[M, H, W]`."""
     return avg_pool2d(drawn(polygons, finer=4).float(), 4)
 
 
@@ -100,16 +100,16 @@ def test_a_transform_moves_polygons_as_it_moves_their_bitmaps(name: str, polygon
         moved = GEOMETRIC[name](sample)
         want, got = moved["image"], coverage(moved["polygons"])
         assert moved["polygons"].canvas_size == tuple(want.shape[-2:])
-        large = want.sum((1, 2)) > 400  # pixels; of slivers at the border the IoU says little
+        large = want.sum((1, 2)) > 400  # pixels; IoU is not meaningful for slivers at the border
         assert (iou(got[large] > 0.5, want[large] > 0.5) > 0.985).all()
-        # Mixing up pixels' centers and corners would cost half a pixel.
+        # Confusing pixel centers and corners would shift by half a pixel.
         assert ((center(got[large]) - center(want[large])).abs() < 0.1).all()
 
 
 def test_every_functional_that_moves_boxes_is_known_for_polygons() -> None:
     of_boxes = {functional for functional, kernels in _KERNEL_REGISTRY.items() if BoundingBoxes in kernels}
     forgotten = {f.__name__ for f in of_boxes if Polygons not in _KERNEL_REGISTRY[f]}
-    assert forgotten <= {"get_size", "to_dtype"}  # which move nothing
+    assert forgotten <= {"get_size", "to_dtype"}  # these do not move points
 
 
 @pytest.mark.parametrize("transform", [v2.FiveCrop(50), v2.TenCrop(50)])
@@ -140,7 +140,7 @@ def test_clipping_changes_no_polygon_inside_the_canvas(seed: int) -> None:
     rings = [random.uniform(-40, 90, (random.integers(3, 12), 2)).astype(np.float32) for _ in range(3)]
     polygons = Polygons.from_rings([rings[:2], [orient_clockwise(rings[2])]], (40, 50))
     clipped = clip(polygons)
-    # Polygons that cross themselves at will: corners of the boundary can differ by rounding, areas cannot.
+    # Polygons that may intersect themselves: vertices of the boundary can differ by rounding, areas cannot.
     assert (drawn(clipped) != drawn(polygons)).sum() <= 2
     vertices = clipped.as_subclass(Tensor)
     assert ((vertices >= 0) & (vertices <= torch.tensor([50.0, 40.0]))).all()

@@ -16,7 +16,7 @@ NUMERICS = [(2, False), (0, True), (0, False), (3, True)]  # sampling ratio, ali
 
 
 def level_by_level(pooler, features, boxes, image):
-    """What the pooler should give, by one call of torchvision's operator a level."""
+    """The reference output of the pooler, by one call of torchvision's operator per level."""
     levels = pooler.levels(boxes)
     rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
     out = boxes.new_zeros(len(boxes), pooler.channels, pooler.resolution, pooler.resolution)
@@ -29,7 +29,7 @@ def level_by_level(pooler, features, boxes, image):
 
 
 def odd_boxes() -> torch.Tensor:
-    """Boxes at the edges, without extent, very thin, and larger than the image."""
+    """Boxes at the edges of the image, empty, very thin, and larger than the image."""
     side = float(SIDE)
     return torch.tensor(
         [
@@ -75,7 +75,7 @@ def test_cpu_pooling_and_its_gradient_are_roi_aligns(seed, count, numerics, leve
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """The module of the GPU's kernel, which is interpreted on the CPU."""
+    """The module of the GPU kernel, run by Triton's interpreter on the CPU."""
     kernels = pytest.importorskip("chordate.ops.roi_align_gpu", reason="needs triton")
     pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
     from triton.runtime.interpreter import InterpretedFunction
@@ -87,7 +87,7 @@ def interpreted(monkeypatch):
 
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_the_gpus_pooling_kernel_reads_and_writes_nothing_for_a_nan_box(interpreted, numerics):
-    """In a training that diverges; the loss then says so, where an access out of bounds would end the process."""
+    """As in a diverging run: then the loss is reported as NaN, while an out-of-bounds access would kill the process."""
     pooler = RoIPooler(pyramid(3, 2), 2, *numerics)
     maps = [x.requires_grad_() for x in list(feature_maps(SIDE, 3).values())[:2]]
     boxes = torch.full((1, 4), torch.nan)
@@ -126,7 +126,7 @@ def test_pooling_on_the_gpu_and_its_gradient_are_roi_aligns(numerics, channels, 
     pooled = pooler(given, boxes, image)
     assert pooled.dtype == dtype
     wanted = level_by_level(pooler, exact, boxes, image)
-    # A box is placed in float32, where the maps are half or single; a pixel of them is random.
+    # Box positions are float32 if the maps are float32 or half precision, and the maps are noise.
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
     torch.testing.assert_close(pooled.double(), wanted, rtol=0, atol=tolerance)
     upstream = torch.randn_like(pooled)

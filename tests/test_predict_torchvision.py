@@ -1,4 +1,4 @@
-"""`chordate.predict` in float64 against torchvision's own road from a file to detections, resize included."""
+"""`chordate.predict` in float64 against torchvision, from the file to detections, including the resize."""
 
 import pytest
 import torch
@@ -43,7 +43,8 @@ def pair(files):
 @torch.no_grad()
 def test_predict_gives_torchvisions_detections(pair, files):
     referee, model = pair
-    wanted = [referee([read_image(path).double() / 255])[0] for path in files]  # as predict does: padding has its say
+    # One image at a time, as in `predict`, because padding changes results.
+    wanted = [referee([read_image(path).double() / 255])[0] for path in files]
     found = chordate.predict(model, files)
     total = equal = 0
     for theirs, mine in zip(wanted, found, strict=True):

@@ -21,7 +21,7 @@ def test_images_are_normalized_and_their_padding_is_zero():
 
 
 def test_any_size_is_padded_to_the_divisor():
-    """By collation; the model only blanks the padding."""
+    """Collation pads; the model only sets the padding to zero."""
     samples = [{"image": image, "info": ImageInfo(i, "", 50, 70)} for i, image in enumerate(IMAGES)]
     assert collate_images(samples, None, 32).images.shape == (2, 3, 64, 96)
     assert collate_images(samples, None, 10).images.shape == (2, 3, 50, 70)

@@ -1,4 +1,4 @@
-"""Recipes of classifiers: the papers' rates at the papers' epochs, the papers' settings, and steps of training."""
+"""Recipes of classifiers: the papers' learning rates by epoch, the papers' settings, and a few training steps."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ NAMES = [name for name in list_configs() if re.search(r"_(imagenet|cifar100?|fin
 IMAGENET = [name for name in NAMES if name.endswith("_imagenet")]
 CIFAR = [name for name in NAMES if name.split("_")[-1] in ("cifar10", "cifar100")]
 DOCUMENT = Path(__file__).parents[1] / "docs/classification.md"
-STEPS = {"imagenet": 1_281_167, "cifar": 50_000}  # images to train on
+STEPS = {"imagenet": 1_281_167, "cifar": 50_000}  # training images
 
 
 def rates(name: str, epochs: list[float]) -> list[float]:
-    """The learning rate at the beginning of each epoch, at the batch size that the config's rate is for."""
+    """The learning rate at the beginning of each epoch, at the config's base batch size."""
     cfg = load_config(name)
     images = STEPS["imagenet" if name.endswith("_imagenet") else "cifar"]
     steps = -(-images // cfg.optimizer.base_batch_size)
@@ -93,7 +93,7 @@ def test_cifar_recipes_have_the_papers_rates_at_the_papers_iterations(name):
     assert found == pytest.approx([*start, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
-# Batch size that the rate is for, weight decay, Nesterov's momentum.
+# Base batch size, weight decay, Nesterov momentum.
 SETTINGS = {
     "resnet50_imagenet": (256, 1e-4, False),
     "preact_resnet152_imagenet": (256, 1e-4, False),
@@ -117,7 +117,7 @@ def test_sgd_is_the_papers(name, wanted):
 
 
 def sides(pipeline: list[dict[str, Any]]) -> set[Any]:
-    """The sizes of the crops in a pipeline."""
+    """The crop sizes in a pipeline."""
     return {transform["size"] for transform in pipeline if "Crop" in transform["type"]}
 
 
@@ -158,7 +158,7 @@ def test_resnets_scale_augmentation_is_that_of_section_3_4():
 
 @pytest.mark.parametrize("name", [*IMAGENET, *CIFAR])
 def test_a_recipe_is_named_after_its_backbone_and_its_data(name):
-    """resnetrs50_i160_imagenet: backbone, what else there is to say, data."""
+    """resnetrs50_i160_imagenet: backbone, image size, data."""
     cfg = load_config(name)
     backbone = cfg.model.backbone.type.removesuffix("_cifar")
     assert name.startswith(f"{backbone}_")
@@ -168,14 +168,14 @@ def test_a_recipe_is_named_after_its_backbone_and_its_data(name):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Small class folders in the layouts of ImageNet, CIFAR and photos of one's own."""
+    """Small class folders in the layouts of ImageNet, CIFAR and a user's photos."""
     return write_folders(tmp_path_factory.mktemp("photos"), {"train": 4, "val": 1, "test": 1}, side=32, wider=0)
 
 
 def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str | None = None) -> list[dict[str, Any]]:
-    """Some steps of a recipe, and an evaluation; gives the log's lines.
+    """Run a few steps of a recipe and an evaluation; returns the lines of the log.
 
-    Only the images, the batches and the length are made small, and the network is cut off behind the map `cut`.
+    Only image size, batch size and length are reduced, and the network is truncated after the map `cut`.
     """
     cfg = load_config(name)
     for data in (cfg.train_data, cfg.val_data):
@@ -198,7 +198,7 @@ def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str
     return [line for line in lines if line["mode"] == "train"]
 
 
-# One recipe of each kind, and where its network is cut off: what comes behind the map is not built.
+# One recipe of each kind, and the map after which its network is truncated; later stages are not built.
 KINDS = {
     "resnet18_imagenet": "c3",
     "preact_resnet50_imagenet": "c3",

@@ -1,4 +1,4 @@
-"""Registries: names, variants, wiring, and what is said when a name or a part is wrong."""
+"""Registries: names, variants, wiring, and error messages for wrong names and parts."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def test_builds_from_dict_name_and_variant(registry):
 
 def test_written_settings_override_a_variants(registry):
     assert registry.build({"type": "stem16", "width": 5}).out_features["c2"].channels == 5
-    assert registry.build("stem16").out_features["c2"].channels == 16  # the table itself is untouched
+    assert registry.build("stem16").out_features["c2"].channels == 16  # the table of variants is unchanged
 
 
 def test_built_objects_pass_through(registry):
@@ -61,14 +61,16 @@ def test_a_built_object_is_held_to_its_contract_too():
     class TwoInputs(nn.Module):
         def forward(self, x, y): ...
 
-    trunk = nn.Sequential(nn.Flatten())  # names its input `input`
+    trunk = nn.Sequential(nn.Flatten())  # its forward calls its argument `input`
     trunk.out_channels = 4
     assert HEADS.build(trunk, contract=Pooled) is trunk
-    with pytest.raises(ConfigError, match='^"Flatten" is no Pooled: it has no out_channels; choose another type$'):
+    with pytest.raises(
+        ConfigError, match='^"Flatten" does not implement Pooled: it has no out_channels; choose another'
+    ):
         HEADS.build(nn.Flatten(), contract=Pooled)
     part = TwoInputs()
     part.out_channels = 4
-    with pytest.raises(ConfigError, match=r"is no Pooled: it has no forward\(x\)"):
+    with pytest.raises(ConfigError, match=r"does not implement Pooled: it has no forward\(x\)"):
         HEADS.build(part, contract=Pooled)
 
 
@@ -154,7 +156,7 @@ def test_a_forward_that_fails_is_a_one_line_error():
 
 
 class Halved(Neck):
-    """p3, half the size of c2."""
+    """A neck with one map, p3, half the size of c2."""
 
     def __init__(self, in_features, told: FeatureSpec, wants: str = "c2"):
         super().__init__()
@@ -233,7 +235,7 @@ def plugins(tmp_path_factory) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_installed_packages_entry_point_registers_its_plugs(plugins):
-    """A package with an entry point needs no import by hand."""
+    """A package with an entry point needs no explicit import."""
     assert plugins.stdout.strip() == "Spine ['resnet50']", plugins.stderr
 
 
@@ -249,7 +251,7 @@ def test_importing_chordate_is_light():
 
 
 def test_a_subclass_that_hands_on_its_settings_keeps_those_that_it_inherits(tmp_path):
-    """In code (`**settings` to the parent's constructor), and in configs (over the parent's section)."""
+    """In code (`**settings` for the parent's constructor), and in configs (inherited settings)."""
     from chordate.heads.box import BoxHead
 
     class FocalBox(BoxHead):
@@ -292,7 +294,7 @@ def test_the_error_for_a_librarys_network_as_a_type_names_its_adapter(name, hint
         ({"type": "TimmBackbone", "name": "resnet18"}, "model"),
         ({"type": "TorchvisionBackbone", "model": "resnet18", "out_indices": (1, 2)}, "out"),
         ({"type": "resnet18", "out_indices": (1, 2)}, "out"),
-        ({"type": "resnet18", "name": "x"}, None),  # which has no `model`
+        ({"type": "resnet18", "name": "x"}, None),  # it has no setting `model`
     ],
 )
 def test_the_error_for_another_librarys_setting_names_ours(settings, wanted):

@@ -53,17 +53,17 @@ def test_every_map_equals_torchvisions_in_evaluation(depth):
 @pytest.mark.parametrize("depth", [18, 50, *slow(34, 101, 152)])
 def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
     ours, theirs = pair(depth, out=["c5"])
-    images = torch.randn(2, 3, 40, 40)  # c5 is 2×2; of two single cells BatchNorm would have no gradient
+    images = torch.randn(2, 3, 40, 40)  # c5 is 2×2; BatchNorm over two 1×1 maps would have almost no gradient
     assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), images, dtype=torch.float32)  # the same operations
 
 
 @pytest.mark.parametrize("name", ["resnet18d", "resnet50c", "resnet50d"])
 def test_deep_stems_and_pooled_shortcuts_are_timms(name):
-    """At sizes that do not divide evenly too: the pool of shortcut D has its own border."""
+    """Also at sizes that are not multiples of the stride, where shortcut D's pool has its own border handling."""
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 75, 97), tolerance=1e-5)
-    if name == "resnet50d":  # it has what the others have
+    if name == "resnet50d":  # it has everything that the others have
         assert_same_step(ours, extractor(theirs, TIMM), torch.randn(2, 3, 40, 40))
 
 
@@ -93,7 +93,7 @@ def test_dilation_in_place_of_stride_is_timms_where_there_are_pools_and_squeezes
 def test_multi_grid_multiplies_the_rate_of_c5(output_stride, rate):
     """Chen et al. 2017, section 3.2.1: at output stride 16, the rates of (1, 2, 4) are 2 · (1, 2, 4).
 
-    As in Detectron2, the rate is of every 3×3 of the block, its first too.
+    As in Detectron2, the rate applies to every 3×3 of the block, including the first.
     """
     ours, theirs = pair(
         50,
@@ -103,7 +103,7 @@ def test_multi_grid_multiplies_the_rate_of_c5(output_stride, rate):
     )
     for block, factor in zip(theirs.layer4, (1, 2, 4)):
         block.conv2.dilation = block.conv2.padding = (rate * factor, rate * factor)
-    if output_stride == 8:  # likewise the first block of the stage before, which torchvision gives the rate 1
+    if output_stride == 8:  # likewise the first block of the stage before, which has rate 1 in torchvision
         theirs.layer3[0].conv2.dilation = theirs.layer3[0].conv2.padding = (2, 2)
     expected = extractor(theirs, {name: key for name, key in TORCHVISION.items() if key != "c1"})
     assert_same_maps(ours, expected, torch.randn(1, 3, 96, 96), tolerance=1e-5)
@@ -119,7 +119,7 @@ def test_dilations_of_a_stage_can_be_set():
 def test_the_depth_is_the_number_of_layers_on_the_way(depth):
     model = on_meta(f"resnet{depth}")
     convs = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d) and "downsample" not in name]
-    assert len(convs) + 1 == depth  # the classifier is the last layer
+    assert len(convs) + 1 == depth  # plus the classifier
 
 
 @pytest.mark.parametrize(("depth", "billions"), [(18, 1.8), (34, 3.6)])
@@ -183,12 +183,12 @@ def test_option_c_projects_every_shortcut_and_b_only_where_the_shape_changes():
 
 @pytest.mark.parametrize("name", ["plain18", "plain34"])
 def test_a_plain_network_has_no_shortcuts(name):
-    """It is the residual network's layers in a row (He et al. 2016, figure 3, middle)."""
+    """A plain network has the same layers without shortcuts (He et al. 2016, figure 3, middle)."""
 
     class NoAddition(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             added = func.overloadpacket in (torch.ops.aten.add, torch.ops.aten.add_) and args[0].dim() == 4
-            assert not added  # of maps; a norm's variance and eps are added too
+            assert not added  # no maps are added (a norm adds eps to the variance)
             return func(*args, **(kwargs or {}))
 
     model = referee(lambda: BACKBONES.build({"type": name, "out": ["c5"]})).eval()
@@ -217,7 +217,7 @@ def test_a_branch_that_is_dropped_leaves_the_shortcut_and_the_others_make_up_for
     with torch.no_grad():
         always(x)
         y = sometimes.train()(x)
-        dropped = (y == x).flatten(1).all(1)  # a shortcut of positive values passes the ReLU as it is
+        dropped = (y == x).flatten(1).all(1)  # positive shortcut values pass the ReLU unchanged
         torch.testing.assert_close(y[~dropped], (x + branch[0] / 0.75).relu()[~dropped])
         assert 30 <= dropped.sum() <= 70  # of 200 at 0.25: within 3.3 standard deviations
         assert torch.equal(sometimes.eval()(x), always.eval()(x))

@@ -74,4 +74,4 @@ def test_every_resnet_rs_network_of_the_table_has_a_recipe():
         row[:2] for row in SMALLER + LARGER
     ]
     regularization = [tuple(recipe[1:]) for depth in DEPTHS for recipe in RECIPES[depth]]
-    assert regularization == sorted(regularization)  # the larger the network, the more of it
+    assert regularization == sorted(regularization)  # larger networks have more regularization

@@ -1,4 +1,4 @@
-"""ResNeXt against torchvision's and timm's, and the paper's equation of what paths cost."""
+"""ResNeXt against torchvision's and timm's, and the paper's equation for the cost of paths."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""A training that was killed and resumed is, step by step, the training that was not."""
+"""A run that is killed and resumed equals, step by step, an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ITERATIONS = 8
 
 
 def in_process(function: Callable[..., None], *arguments: Any, **options: Any) -> int | None:
-    """Run a function in a process of its own (forked from one that has imported everything); its exit code."""
+    """Run a function in a separate process, forked from one that has imported everything; returns its exit code."""
     process = forkserver().Process(target=function, args=arguments, kwargs=options)
     process.start()
     process.join(120)
@@ -33,7 +33,7 @@ def in_process(function: Callable[..., None], *arguments: Any, **options: Any) -
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The training that was not interrupted."""
+    """The work dir of the uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     assert in_process(train, folder) == 0
     assert len(read_log(folder)) == ITERATIONS
@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two nested states are equal, bit by bit."""
+    """Whether two nested states are bitwise equal."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -52,7 +52,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """The same losses in every iteration, evaluations, and final state: weights, average, optimizer, generators."""
+    """The same losses in every iteration, evaluations and final state: weights, EMA, optimizer, random generators."""
     assert read_log(one) == read_log(other)
     assert read_log(one, "val") == read_log(other, "val")
     a, b = (read_checkpoint(folder / "epoch_4.pt") for folder in (one, other))
@@ -67,7 +67,7 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# (where, the how-manieth time): with checkpoints after iterations 2, 3, 4, 6 and 8, and a best one after evaluations.
+# (where to kill, which occurrence), with checkpoints after iterations 2, 3, 4, 6, 8, and a best one after evaluations.
 KILLS = [
     ("iteration", 1),  # before there is any checkpoint
     ("iteration", 5),  # in mid-epoch, between checkpoints
@@ -75,7 +75,7 @@ KILLS = [
     ("half a file", 3),
     ("half a file", 4),
     ("before renaming", 5),
-    ("after renaming", 4),  # the checkpoint is there, last_checkpoint names the one before
+    ("after renaming", 4),  # the checkpoint exists, but last_checkpoint names the previous one
     ("after renaming", 6),
     ("deleting", 1),
     ("evaluating", 2),  # saved, but not yet evaluated
@@ -125,7 +125,7 @@ def test_a_signal_that_the_loaders_workers_get_too_ends_training_as_one_to_the_t
 
 
 class Stops(ToyMetric):
-    """Counts batches and evaluations; sends its process SIGTERM in a batch (1 is the first; 0 never)."""
+    """A metric that counts batches and evaluations; sends SIGTERM to its process in `batch` (from 1; 0 for never)."""
 
     def __init__(self, batch: int = 0):
         super().__init__()
@@ -143,7 +143,7 @@ class Stops(ToyMetric):
 
 
 def evaluated_training(folder: Path, metric: ToyMetric, stops: bool = False, **options: Any) -> None:
-    """Train as the whole training does, with two batches an evaluation; it `stops` by SIGTERM."""
+    """Train as the uninterrupted run does, with two batches per evaluation; the metric `stops` it by SIGTERM."""
     options = {"val_loader": toy_loader(6, training=False), "metric": metric, **SETTINGS, **options}
     trainer = toy_trainer(folder, **options)
     if not stops:
@@ -169,7 +169,7 @@ def test_a_signal_in_an_evaluation_ends_it_after_the_batch(tmp_path: Path, whole
     evaluated_training(tmp_path, metric, stops=True)
     assert (metric.batches, metric.computed) == (batch, (batch - 1) // 2)
     before = read_log(tmp_path)
-    metric = Stops(1)  # and again in the evaluation that is made up
+    metric = Stops(1)  # stopped again, in the evaluation that the resumed run catches up on
     evaluated_training(tmp_path, metric, stops=True, resume=True)
     assert (metric.batches, metric.computed) == (1, 0)
     assert read_log(tmp_path) == before
@@ -204,7 +204,7 @@ def test_a_signal_in_the_validation_loss_ends_it_after_the_batch(tmp_path: Path)
 
         def loss(self, batch: Any) -> dict[str, torch.Tensor]:
             self.calls += not self.training
-            if self.calls == 3:  # after those of one sample at the start, and of the one that tells the gradients
+            if self.calls == 3:  # the first two check one sample, and which losses have a gradient
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().loss(batch)
 
@@ -296,7 +296,7 @@ def test_a_training_started_anew_that_saved_nothing_yet_does_not_resume_the_one_
 
 
 def test_a_resume_with_another_batch_size_restarts_the_epoch_and_logs_it(tmp_path: Path) -> None:
-    toy_trainer(tmp_path, iterations=8).train()  # 6 an epoch: in the second
+    toy_trainer(tmp_path, iterations=8).train()  # 6 per epoch, so the run ends in the second
     trainer = toy_trainer(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)
     trainer.train()
     assert [line["iteration"] for line in read_log(tmp_path)] == [*range(1, 9), *range(12, 23)]
@@ -331,9 +331,9 @@ def test_a_resume_into_another_folder_touches_neither_run_there_nor_mixes_their_
     assert {path.name for path in b.glob("*.pt")} == {"epoch_3.pt", "best_toy_AP.pt", "pretrained.pt"}
     assert [line["iteration"] for line in read_log(b)] == list(range(7, 19))
     assert len(list(b.glob("log_*.jsonl"))) == 1
-    assert read_log(b)[:6] == read_log(a)[6:]  # the same training as it went on in its own folder
+    assert read_log(b)[:6] == read_log(a)[6:]  # equal to the run that continued in its own folder
     best = read_checkpoint(b / "best_toy_AP.pt")["train"]
-    assert trainer.best == best["best"]  # found by this run, whose first evaluation is the one that was still to come
+    assert trainer.best == best["best"]  # from this run, which first does the evaluation that was pending
     assert best["iteration"] >= 6
     assert read_checkpoint(b / "epoch_3.pt")["train"]["files"] == ["epoch_2.pt", "epoch_3.pt"]
     text = log_text(trainer)
@@ -360,7 +360,7 @@ def test_a_training_started_anew_overwrites_no_checkpoint_of_the_one_before(tmp_
 
 
 def test_a_longer_training_keeps_the_last_evaluation_and_the_better_model(tmp_path: Path) -> None:
-    """The final evaluation of a run lies off the grid of `eval_every`; resumed with more iterations, it is not lost."""
+    """The final evaluation of a run need not be a multiple of `eval_every`; resuming with more iterations keeps it."""
 
     class Falling(ToyMetric):
         def compute(self) -> dict[str, float]:

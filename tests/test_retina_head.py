@@ -31,7 +31,7 @@ def scene():
 
 
 def matched(anchors, targets, image):
-    """-1 for background, -2 for what is ignored, else the object: IoU 0.4 and 0.5, and each object's best anchors."""
+    """-1 for background, -2 for ignored, else the object: thresholds 0.4 and 0.5, plus each object's best anchors."""
     single = (targets.valid & ~targets.crowd)[image]
     iou = box_iou(targets.boxes[image][single], anchors)
     best, index = iou.max(0)
@@ -48,7 +48,7 @@ def matched(anchors, targets, image):
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_losses_are_the_papers_over_the_positive_anchors(beta):
-    """Focal loss (equation 5) over all anchors that count, and the boxes' loss, both by the number of positives."""
+    """Focal loss (equation 5) over anchors not ignored, and the box loss, both divided by the number of positives."""
     head, targets = head_of(smooth_l1_beta=beta), scene()
     outputs = head(feature_maps(SIDE))
     losses = head.loss(outputs, SIZES, targets)
@@ -72,7 +72,7 @@ def test_losses_are_the_papers_over_the_positive_anchors(beta):
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
 def test_retina_losses_are_torchvisions_on_the_same_matches(kind):
-    """On one image: torchvision then averages over the images, the paper over all their anchors."""
+    """On one image, because torchvision averages over images, and the paper over the positive anchors of all images."""
     head = head_of(box_loss=kind)
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
     outputs = head(feature_maps(SIDE, images=1))
@@ -100,14 +100,14 @@ def test_without_objects_every_anchor_is_background_and_no_box_is_learnt():
 
 
 def test_at_the_start_every_anchor_scores_a_hundredth():
-    """Section 4.1: the bias that keeps the many negatives from drowning the first steps."""
+    """Section 4.1: the bias keeps the many negatives from dominating the first steps."""
     torch.manual_seed(0)
     scores = RetinaHead(pyramid(), CLASSES)(feature_maps(SIDE)).logits.sigmoid()
     torch.testing.assert_close(scores.mean(), torch.tensor(0.01), atol=1e-3, rtol=0)
 
 
 def test_anchors_are_nine_a_cell_of_three_sizes_an_octave():
-    """Section 4: areas of 32² to 512² on p3 to p7, times 1, 2^(1/3) and 2^(2/3), in three shapes."""
+    """Section 4: areas of 32² to 512² on p3 to p7, times 1, 2^(1/3) and 2^(2/3), with three aspect ratios."""
     levels = {f"p{i}": FeatureSpec(16, 2**i) for i in range(3, 8)}
     base = RetinaHead(levels, CLASSES).anchors.base
     size = base[..., 2:] - base[..., :2]
@@ -151,7 +151,7 @@ def test_levels_of_different_width_cannot_share_a_head():
 
 
 def test_sizes_take_the_place_of_those_of_the_paper():
-    """One anchor per ratio then, of that side, not the three per octave."""
+    """With `sizes`, each ratio has one anchor of the given side instead of three per octave."""
     head = head_of(anchors={"sizes": [40, 80, 160, 320, 640], "ratios": [1.0]})
     levels = head.anchors([(1, 1)] * 5, (64, 64))
     assert [(level[:, 2] - level[:, 0]).tolist() for level in levels] == [[40], [80], [160], [320], [640]]

@@ -1,4 +1,4 @@
-"""The region proposal network: what it proposes, what it learns from, and what it does in a step."""
+"""The region proposal network: its proposals, its training targets and losses, and its training step."""
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ SIZES = torch.tensor([[SIDE, SIDE], [100, 90]])
 
 
 def dense(head: RPNHead, images: int = 2) -> AnchorOutputs:
-    """Outputs for silent maps: every anchor as it is, with equal scores."""
+    """Outputs with zero deltas and equal scores at every anchor."""
     outputs = head({name: torch.zeros_like(x) for name, x in feature_maps(SIDE, images=images).items()})
     return AnchorOutputs(outputs.logits.detach(), outputs.deltas.detach(), outputs.anchors, outputs.counts)
 
 
 def test_outputs_follow_the_anchors_cell_by_cell():
-    """A bias on one anchor shape, and a hot cell, must come out at that shape and that place."""
+    """A bias on one anchor shape and an active cell must appear at that shape and position in the outputs."""
     head = RPNHead(pyramid(levels=1), convs=0)
     torch.nn.init.zeros_(head.objectness_logits.weight)
     torch.nn.init.ones_(head.objectness_logits.weight[1])
@@ -88,7 +88,7 @@ def test_a_perfect_network_has_no_loss():
 
 
 def test_losses_are_means_over_the_anchors_sampled():
-    """Equal scores everywhere: log 2 for each of them, however many are sampled."""
+    """With equal scores everywhere, the mean loss is log 2, however many are sampled."""
     head = RPNHead(pyramid(), batch_size_per_image=64)
     losses = head.loss(dense(head), SIZES, instances([[[20, 30, 52, 62]], []]))
     torch.testing.assert_close(losses["rpn_cls"], torch.tensor(2.0).log())
@@ -108,7 +108,7 @@ def test_anchors_in_a_crowd_are_not_background():
     crowd = instances([[[30, 30, 120, 120]]], crowd=[[True]])
     outputs = dense(head, images=1)
     inside = ((outputs.anchors[:, :2] >= 30) & (outputs.anchors[:, 2:] <= 120)).all(dim=1)
-    outputs.logits[0, inside] = 50.0  # certain of an object there
+    outputs.logits[0, inside] = 50.0  # high objectness there
     losses = head.loss(outputs, SIZES[:1], crowd)
     assert inside.any() and losses["rpn_cls"] <= torch.tensor(2.0).log() + 1e-6
 

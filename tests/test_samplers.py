@@ -1,4 +1,4 @@
-"""An epoch's batches: every image in its turn, the same steps whatever the number of ranks."""
+"""The batches of an epoch: every image once, and the same steps for any number of ranks."""
 
 from collections import Counter
 
@@ -37,7 +37,7 @@ def test_an_epoch_has_every_image_once_plus_what_makes_the_ranks_equal(counts, e
 @given(COUNTS, st.integers(1, 3))
 def test_a_step_has_the_same_images_for_any_number_of_ranks(counts, world: int) -> None:
     images, batch_size, _ = counts
-    images *= 6  # a multiple of every number of ranks, so that none is repeated
+    images *= 6  # a multiple of every number of ranks, so that no image is repeated
     alone = list(TrainingBatches(images, batch_size * world, seed=3))
     ranks = [list(TrainingBatches(images, batch_size, seed=3, rank=rank, world_size=world)) for rank in range(world)]
     together = [[key for rank in ranks for key in rank[step]] for step in range(len(alone))]
@@ -72,7 +72,7 @@ def test_an_epoch_resumes_at_the_batch_where_it_stopped(start: int) -> None:
     sampler.set_epoch(2, start_batch=start)
     assert list(sampler) == whole[start:]
     assert len(sampler) == len(whole) == 13
-    assert list(sampler) == whole  # the start is for one pass only
+    assert list(sampler) == whole  # `start_batch` applies to one pass only
 
 
 def test_keys_carry_the_epoch_and_a_second_turn_is_another_key() -> None:

@@ -1,4 +1,4 @@
-"""Balanced sampling: the counts of Faster R-CNN, section 3.1.3, in a fixed number of slots."""
+"""Balanced sampling: the numbers of Faster R-CNN, section 3.1.3, in a fixed number of slots."""
 
 import torch
 from detection_toys import instances

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: against torch's own schedulers, and the tables that the configs name."""
+"""Learning-rate schedules against torch's schedulers, and the published schedules that configs cite."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_constant_warmup_equals_torchs_constant_scheduler() -> None:
 
 @pytest.mark.parametrize("unit", [7, 1])
 def test_a_warmup_in_epochs_is_one_of_so_many_iterations(unit: int) -> None:
-    """Whether training itself counts in epochs of 7 iterations, or in iterations."""
+    """Whether training is measured in epochs (of 7 iterations) or in iterations."""
     in_epochs = build_schedule({"type": "cosine", "warmup_epochs": 5}, 70, unit, 7)
     in_iterations = build_schedule({"type": "cosine", "warmup_iters": 35}, 70, unit, 7)
     assert [in_epochs.factor(i) for i in range(70)] == [in_iterations.factor(i) for i in range(70)]

@@ -63,7 +63,7 @@ def test_parameters_by_reduction_are_the_papers(reduction, millions):
 
 @pytest.mark.parametrize(("depth", "billions", "with_se"), [(50, 3.86, 3.87), (101, 7.58, 7.60), (152, 11.30, 11.32)])
 def test_multiply_adds_of_senet_are_the_papers(depth, billions, with_se):
-    """Hu et al. 2018, table 2: of networks with the stride in the first 1×1."""
+    """Hu et al. 2018, table 2, whose networks have the stride in the first 1×1."""
     name = f"resnet{depth}_caffe"
     assert size(name)[1] == pytest.approx(billions, rel=2e-3)
     assert size(name)[1] < size(name, se=1 / 16)[1] == pytest.approx(with_se, rel=4e-3)  # pooling is not counted here
@@ -75,7 +75,7 @@ def test_multiply_adds_of_senet_are_the_papers(depth, billions, with_se):
 def test_the_squeeze_and_excitation_switch_adds_the_papers_parameters(name):
     """Hu et al. 2018, equation 5: 2 / r · Σ N_s · C_s² weights over stages of N_s blocks and C_s channels.
 
-    The biases of the two layers, which it leaves out, are C_s / r and C_s.
+    The equation omits the biases of the two layers, C_s / r and C_s.
     """
     with_se, without = (on_meta(name, **options) for options in ({"se": 1 / 16}, {}))
     added = sum(p.numel() for p in with_se.parameters()) - sum(p.numel() for p in without.parameters())
@@ -90,7 +90,7 @@ def test_the_squeeze_and_excitation_switch_adds_the_papers_parameters(name):
     "name", ["resnet20_cifar", "preact_resnet110_cifar", "preact_resnet164_cifar", "wrn16_4_cifar"]
 )
 def test_in_a_cifar_network_squeeze_and_excitation_scales_the_branch_only(name):
-    """Hu et al. 2018, figure 3 and appendix: shut gates leave of a stage's later blocks what is carried past them."""
+    """Hu et al. 2018, figure 3 and appendix: with closed gates, a stage's later blocks return their shortcuts."""
     torch.manual_seed(0)
     model = randomize(BACKBONES.build({"type": name, "se": 1 / 8, "out": ["c2"]})).eval()
     gated, x = model.layer1[1], torch.randn(2, model.out_features["c2"].channels, 8, 8).abs()

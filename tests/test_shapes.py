@@ -1,4 +1,4 @@
-"""The generated set: true to COCO's format, honest about what is visible, no leak between its splits."""
+"""The generated data set: valid COCO format, annotations of the visible regions, and disjoint splits."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def layouts(root: Path, split: str) -> set[tuple]:
-    """What lies where in each image that is not empty, to the pixel."""
+    """The shape at each pixel of each image that is not empty."""
     content = json.loads((root / f"annotations/{split}.json").read_text())
     by_image: dict[int, list] = {}
     for annotation in content["annotations"]:
@@ -95,14 +95,14 @@ def test_area_and_box_agree_with_the_mask_that_pycocotools_draws(train):
         margins = np.array([x - left, y - top, left + width - x - w, top + height - y - h])
         if isinstance(annotation["segmentation"], dict):
             assert (margins == 0).all()
-        else:  # a polygon's box holds its mask; a tip too sharp to fill a pixel reaches further than the mask
+        else:  # a polygon's box contains its mask, but sharp tips may extend beyond the mask's pixels
             assert margins.min() > -0.7 and margins.max() < 3, margins
         all_margins.append(margins)
     assert np.abs(np.mean(all_margins, 0)).max() < 0.5
 
 
 def test_only_visible_parts_are_annotated(train):
-    """Masks of one picture exclude one another, but for the pixels that an outline passes through."""
+    """Masks of one image are disjoint except for pixels on the outlines."""
     shared = total = 0
     for image_id in train.getImgIds():
         annotations = train.loadAnns(train.getAnnIds(image_id, iscrowd=False))
@@ -128,7 +128,7 @@ def test_the_shapes_set_has_crowds_empty_images_holes_and_occlusion(train):
     assert crowds and all(isinstance(a["segmentation"], dict) for a in crowds)
     assert 0 < TRAIN - len({a["image_id"] for a in annotations}) < 0.2 * TRAIN
     plain = [a for a in annotations if not a["iscrowd"]]
-    assert any(isinstance(a["segmentation"], dict) for a in plain)  # a ring seen whole
+    assert any(isinstance(a["segmentation"], dict) for a in plain)  # an unoccluded ring
     assert any(isinstance(a["segmentation"], list) and len(a["segmentation"]) > 1 for a in plain)  # cut in two
 
 

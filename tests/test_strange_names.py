@@ -26,7 +26,7 @@ META = DatasetMeta(NAMES)
 
 
 def shown(table) -> str:
-    """What a terminal gets."""
+    """The terminal output."""
     out = io.StringIO()
     Console(file=out, width=120).print(table)
     return out.getvalue()
@@ -67,7 +67,7 @@ def test_tables_of_metrics_show_brackets_and_one_line_per_class() -> None:
 
 
 def test_a_detection_report_is_drawn_and_written(tmp_path: Path) -> None:
-    names = NAMES[:-1]  # JSON files hold no lone surrogate
+    names = NAMES[:-1]  # JSON files cannot contain lone surrogates
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     boxes = [annotation(n, 1, [10, 10, 20, 20], category=n) for n in range(1, len(names) + 1)]
     root = write_coco(tmp_path, boxes, sizes=[(64, 64)], categories=categories)

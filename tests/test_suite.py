@@ -1,4 +1,4 @@
-"""What the tests themselves keep to: they reach no private member of the package, and no two have one name."""
+"""Rules for the tests: they use no private members of the package, and test names are unique."""
 
 import ast
 import re
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 FILES = sorted(Path(__file__).parent.glob("*.py"))
-# Private names of other packages, for which these have no public ones.
+# Private names of other packages that have no public counterpart.
 OF_TORCH = {"_dynamo", "_python_dispatch", "_pytree"}
 OF_TORCHVISION = {"_utils", "_KERNEL_REGISTRY", "_loss_type"}
 OF_TIMM = {"_hub"}
 OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}
 ALLOWED = OF_TORCH | OF_TORCHVISION | OF_TIMM | OF_NAMED_TUPLES
-BY_TEXT = {"setattr", "getattr", "hasattr", "delattr", "attrgetter", "patch"}  # take the name of a member as text
+BY_TEXT = {"setattr", "getattr", "hasattr", "delattr", "attrgetter", "patch"}  # take a member's name as text
 
 
 def is_private(name: str) -> bool:
@@ -22,7 +22,7 @@ def is_private(name: str) -> bool:
 
 
 def private_members(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Lines and names of the private members that a file reaches, by attribute, by import or by their name as text."""
+    """Lines and names of the private members that a file uses, by attribute, by import or by name as text."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Attribute):
@@ -40,7 +40,7 @@ def private_members(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def names_of_tests(path: Path) -> list[str]:
-    """The names of all test functions of a file, also of those in classes."""
+    """The names of all test functions of a file, including those in classes."""
     nodes = ast.walk(ast.parse(path.read_text()))
     functions = (node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return [function.name for function in functions if function.name.startswith("test")]
@@ -69,7 +69,7 @@ def test_the_search_for_private_members_sees_each_way_to_reach_one(code: str, pr
 
 
 def test_no_name_of_a_test_stands_twice() -> None:
-    """Over the whole suite, so that a name alone says which statement failed."""
+    """Over the whole suite, so that a name identifies a test."""
     files: dict[str, list[str]] = {}
     for path in FILES:
         for name in names_of_tests(path):

@@ -1,4 +1,4 @@
-"""Whole tasks from outside the package: every command runs on them through `custom_imports` alone."""
+"""Complete custom tasks from outside the package: every command supports them through `custom_imports` alone."""
 
 import ast
 import json
@@ -40,7 +40,7 @@ TASKS = {
         "backbone": 'dict(type="ClipNet")', "best": "top1", "pipeline": "",
     },
 }  # fmt: skip
-# What a model that has learned nothing reaches: the wall's depth everywhere, the image's center, one class always.
+# Scores of trivial predictions: the wall's depth everywhere, the image's center, always the same class.
 UNTRAINED = {"depth": ("mean_error", 3.0, -1), "landmarks": ("distance", 19.0, -1), "clips": ("top1", 0.25, 1)}
 
 
@@ -52,7 +52,7 @@ def trained(request, tmp_path_factory):
     shutil.copy(OUTSIDE / f"{task['module']}.py", folder)
     config = folder / f"{request.param}.py"
     config.write_text(CONFIG.format(**task))
-    assert main(["train", str(config), "--work-dir", str(folder / "run")]) == 0
+    assert main(["train", str(config), "--work-dir", str(folder / "run"), "--cfg-options", "train.keep=None"]) == 0
     return request.param, folder, config, folder / "run" / f"best_{task['best']}.pt"
 
 
@@ -82,15 +82,13 @@ def test_metadata_travels_from_the_data_to_the_checkpoint(trained):
 
 
 def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
-    _name, _folder, config, _checkpoint = trained
-    work = tmp_path / "work"
-    common = ["train", str(config), "--work-dir", str(work), "--cfg-options", "train.keep=None"]
-    assert main(common) == 0
-    last = sorted(work.glob("epoch_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
-    whole = torch.load(last[-1], weights_only=True)["model"]
-    shutil.copy(last[1], tmp_path / "middle.pt")
-    assert main([*common[:3], str(tmp_path / "again"), "--resume", str(tmp_path / "middle.pt")]) == 0
-    resumed = torch.load(tmp_path / "again" / last[-1].name, weights_only=True)["model"]
+    _name, folder, config, _checkpoint = trained
+    epochs = sorted((folder / "run").glob("epoch_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
+    whole = torch.load(epochs[-1], weights_only=True)["model"]
+    shutil.copy(epochs[1], tmp_path / "middle.pt")
+    work_dir = tmp_path / "again"
+    assert main(["train", str(config), "--work-dir", str(work_dir), "--resume", str(tmp_path / "middle.pt")]) == 0
+    resumed = torch.load(work_dir / epochs[-1].name, weights_only=True)["model"]
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
@@ -160,8 +158,8 @@ OPEN = [
 
 
 def probing(tree: ast.AST) -> list[tuple[int, str]]:
-    """Line and kind of all that asks what an object is or has beyond its contract: `isinstance` and `issubclass` on the
-    types of tasks, `hasattr`, and `getattr` with a name written out or with a default."""
+    """Line and kind of every check for task types or optional attributes: `isinstance` and `issubclass` on the
+    types of tasks, `hasattr`, and `getattr` with a literal name or with a default."""
     found = []
     for node in ast.walk(tree):
         called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
@@ -177,7 +175,7 @@ def probing(tree: ast.AST) -> list[tuple[int, str]]:
 
 
 def test_no_file_of_the_package_asks_which_task_it_is():
-    """In the files that serve all tasks."""
+    """Checks the files that all tasks share."""
     files = [path for part in OPEN for path in _files(ROOT / "chordate" / part)]
     assert len(files) > 20
     for path in files:

@@ -69,11 +69,11 @@ def test_faster_rcnn_losses_equal_torchvisions_on_the_same_samples(pair):
 
 
 def test_files_from_before_0_13_load_too(pair):
-    """The published COCO weights of the first version are one: fewer `.0` in the names."""
+    """Such as the published COCO weights of the first version, whose names have fewer `.0`."""
     referee, model, *_ = pair
     old = {}
     for name, tensor in referee.state_dict().items():
-        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # without norms, as all were then
+        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # without norms, as all FPNs were then
             name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d|head\.conv)\.0(\.0)?\.", r"\1.", name)
         old[name] = tensor
     now, then = (TorchvisionRCNN().convert(state, model) for state in (referee.state_dict(), old))
@@ -82,7 +82,7 @@ def test_files_from_before_0_13_load_too(pair):
 
 
 def test_a_faster_rcnn_for_cocos_80_classes_takes_their_rows(pair):
-    """Torchvision's detectors have 91 outputs, one for each category id and the background."""
+    """Torchvision's detectors have 91 outputs, one per category id and one for the background."""
     referee = pair[0]
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     ids = [number for number, name in enumerate(names) if name not in ("__background__", "N/A")]

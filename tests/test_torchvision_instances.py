@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from backbone_referee import slow
 from torch import Tensor, nn
 from torchvision.models.detection import roi_heads as theirs
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
@@ -22,9 +23,9 @@ from chordate.weights.formats.torchvision import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 
-FEW = 50  # detections an image
+FEW = 50  # detections per image
 SLIM = 48  # channels of the heads under test; at full width float64 takes minutes
-CLASSES = 5  # of the keypoint detector, which has one where it is trained on people
+CLASSES = 5  # of the keypoint detector; the published one has only people
 KEYPOINTS = 17
 
 PAIRS = {
@@ -35,7 +36,7 @@ PAIRS = {
 
 
 def slimmer(heads: nn.Module) -> None:
-    """Put thin mask and keypoint heads in the place of torchvision's."""
+    """Replace torchvision's mask and keypoint heads by narrow ones."""
     if heads.has_mask():
         norm = nn.BatchNorm2d if any(isinstance(part, nn.BatchNorm2d) for part in heads.mask_head.modules()) else None
         heads.mask_head = MaskRCNNHeads(256, [SLIM] * 4, 1, norm_layer=norm)
@@ -64,7 +65,7 @@ def pair_of(name: str, cells: Path) -> tuple[nn.Module, nn.Module, list[Tensor],
     return referee, model.eval(), images, targets
 
 
-@pytest.fixture(scope="module", params=["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"], ids=["v1", "v2"])
+@pytest.fixture(scope="module", params=[*slow("maskrcnn_resnet50_fpn"), "maskrcnn_resnet50_fpn_v2"], ids=["v1", "v2"])
 def masks(request, cells):
     return pair_of(request.param, cells)
 
@@ -94,14 +95,14 @@ def test_mask_rcnn_masks_equal_torchvisions(masks, monkeypatch):
         assert_same_detections(b, a)
         assert one.std() > 0.1
         torch.testing.assert_close(other, one[:, 0], rtol=0, atol=1e-3)
-        # Torchvision itself moves boxes to whole pixels before it pastes.
+        # Torchvision's own pasting rounds boxes to whole pixels.
         exact = at_pixels(one, a["boxes"], *image.shape[1:])
         sure = (exact - 0.5).abs() > 1e-3
         assert torch.equal(b.masks[sure], (exact >= 0.5)[sure])
 
 
 def at_pixels(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    """Masks `[D, 1, M, M]` in the frames of their boxes, sampled at the picture's pixels: `[D, height, width]`."""
+    """Masks `[D, 1, M, M]` in the frames of their boxes, sampled at the pixels of the image: `[D, height, width]`."""
     x = (torch.arange(width) + 0.5 - boxes[:, :1]) / (boxes[:, 2:3] - boxes[:, :1]) * 2 - 1
     y = (torch.arange(height) + 0.5 - boxes[:, 1:2]) / (boxes[:, 3:] - boxes[:, 1:2]) * 2 - 1
     grid = torch.stack((x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)), -1)
@@ -110,7 +111,7 @@ def at_pixels(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def test_mask_losses_equal_torchvisions_on_the_same_targets(masks, monkeypatch):
-    """Torchvision's targets are soft and cut from whole bitmaps; so both get others, the same for each region."""
+    """Torchvision's targets are soft and cropped from whole bitmaps, so both get the same other targets instead."""
     referee, model, images, targets = masks
     noise = F.interpolate(torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0)), 640)[0, 0].double()
 

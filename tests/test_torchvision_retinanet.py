@@ -31,7 +31,7 @@ def pair(request, cells):
         max_size=10_000,
     ).double()
     head = referee.head
-    # Few of the many anchors may score, as in a trained network.
+    # As in a trained network, only few of the many anchors have high scores.
     scores = {head.classification_head.cls_logits: (1.5, -4.0), head.regression_head.bbox_reg: (0.3,)}
     scatter(referee, images, [scores])
     model = ours(PAIRS[request.param], 91).double()
@@ -53,14 +53,14 @@ def test_retinanet_detections_equal_torchvisions(pair):
 
 @torch.no_grad()
 def test_retinanet_losses_equal_torchvisions(pair):
-    """Image by image: torchvision averages over images, the paper divides by the positive anchors of all."""
+    """Image by image, because torchvision averages over images, and the paper divides by all positive anchors."""
     referee, model, images, targets = pair
     train_without_norms(referee)
     train_without_norms(model)
     for image, target in zip(images, targets):
         wanted = referee([image.double() / 255], [dict(target)])
         batch = as_batch([image], [target])
-        batch.targets.labels[batch.targets.valid] += 1  # its classes are COCO's ids as they are
+        batch.targets.labels[batch.targets.valid] += 1  # its classes are COCO's ids
         found = model(batch)
         for mine, theirs in {"cls": "classification", "box": "bbox_regression"}.items():
             assert wanted[theirs] > 1e-3

@@ -26,7 +26,7 @@ from chordate.training.trainer import Trainer
 from chordate.weights.loading import load_checkpoint
 
 CPU = torch.device("cpu")
-EPOCH = 6  # iterations of the toy's
+EPOCH = 6  # iterations per epoch of the toy data
 
 
 def validation(**options: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def validation(**options: Any) -> dict[str, Any]:
 
 
 class Scripted(ToyMetric):
-    """Gives scores that were written down beforehand."""
+    """A metric that returns predefined scores."""
 
     def __init__(self, *scores: float):
         super().__init__()
@@ -46,7 +46,7 @@ class Scripted(ToyMetric):
 
 
 def at(folder: Path, mode: str) -> list[int]:
-    """The iterations after which there is a line of a kind in the log."""
+    """The iterations after which the log has a record of this mode."""
     return [line["iteration"] for line in read_log(folder, mode)]
 
 
@@ -71,7 +71,7 @@ def test_evaluations_and_checkpoints_come_when_they_are_due(
 
 
 class WithoutLarge(ToyMetric):
-    """Gives COCO's -1 for objects of a size that there are none of, and a score below 0."""
+    """A metric that returns COCO's -1 for a size without objects, and a negative score."""
 
     def compute(self) -> dict[str, float]:
         super().compute()
@@ -110,7 +110,7 @@ def test_the_best_checkpoint_is_of_the_highest_score_and_survives_the_clearing(t
 
 def test_a_resumed_training_remembers_the_best_score(tmp_path: Path) -> None:
     toy_trainer(tmp_path, **validation(metric=Scripted(0.4, 0.3)), epochs=2, save_best="bbox_AP").train()
-    resumed = validation(metric=Scripted(0.3, 0.2))  # the evaluation after the last checkpoint is done again
+    resumed = validation(metric=Scripted(0.3, 0.2))  # the evaluation after the last checkpoint is repeated
     trainer = toy_trainer(tmp_path, **resumed, epochs=3, save_best="bbox_AP", resume=True)
     trainer.train()
     assert trainer.best == {"metric": "bbox_AP", "score": 0.4, "iteration": EPOCH}
@@ -241,7 +241,7 @@ def test_a_terminal_gets_a_bar_with_loss_rate_speed_and_time_left(tmp_path: Path
     text = screen.getvalue()
     for shown in ("epoch 2/2", "12/12", "evaluating", "images/s", "lr 0.05", "loss "):
         assert shown in text
-    assert "iteration 3/12" not in text  # no lines besides the bar
+    assert "iteration 3/12" not in text  # no log lines in addition to the bar
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The trainer with the real loader and a real detector: resumed in mid-epoch, and as the commands use it."""
+"""The trainer with the real loader and a real detector: resumed within an epoch, and as used by the commands."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(shapes: Path, work_dir: Path, **options: Any) -> Trainer:
-    """What `chordate train` does, in 7 batches and 4 iterations an epoch."""
+    """Train as `chordate train` does, with 7 batches and 4 iterations per epoch."""
     cfg = load_config("faster-rcnn_r18_fpn_demo_shapes", {**SMALL, **options})
     trainer = chordate.train(cfg, data_root=shapes, work_dir=work_dir, resume=True)
-    assert not multiprocessing.active_children()  # no worker lingers, to be waited for at the end
+    assert not multiprocessing.active_children()  # no worker is left over to wait for
     return trainer
 
 
@@ -50,7 +50,7 @@ def test_a_detector_resumed_in_mid_epoch_goes_on_exactly_with_workers_and_augmen
     whole, resumed = read_log(tmp_path / "whole"), read_log(tmp_path / "resumed")
     assert [line["iteration"] for line in whole] == list(range(1, 7))
     rates = [line.pop("lr") for line in whole], [line.pop("lr") for line in resumed]
-    assert rates[0] == rates[1]  # in the warm-up, which does not depend on the length
+    assert rates[0] == rates[1]  # during the warm-up, which does not depend on the length of training
     assert whole == resumed
 
 

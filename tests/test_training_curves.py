@@ -1,4 +1,4 @@
-"""The curves of a training: what is drawn, and where its labels lie."""
+"""Training curves: the values that are drawn, and the positions of labels."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def write_log(path: Path, evaluations: int) -> None:
             if evaluations and n % (120 // evaluations) == 0:
                 numbers = {"bbox_AP": n / 300, "bbox_AP50": n / 200, "bbox_AP75": -1.0, "bbox_AR1": 0.1}
                 file.write(json.dumps({"mode": "val", "epoch": 1, "iteration": 10 * n, **numbers}) + "\n")
-        file.write('{"mode": "train", "iter')  # the run was killed while it wrote
+        file.write('{"mode": "train", "iter')  # the run was killed while writing
 
 
 @pytest.mark.parametrize("evaluations", [0, 1, 5])
@@ -66,7 +66,7 @@ def test_the_speed_and_the_gradients_norm_are_no_losses():
 
 
 def evaluated(**metrics: list[float]) -> list[dict[str, Any]]:
-    """The records of a log's evaluations."""
+    """The evaluation records of a log."""
     rows = [dict(zip(metrics, values)) for values in zip(*metrics.values(), strict=True)]
     return [{"mode": "val", "epoch": n, "iteration": 10 * n, **row} for n, row in enumerate(rows, 1)]
 
@@ -122,7 +122,7 @@ CURVES = {
 
 @pytest.mark.parametrize("curve", CURVES)
 def test_training_curves_mark_each_value_and_labels_do_not_overlap(curve, tmp_path, monkeypatch):
-    """The files that users get; matplotlib's own geometry is the referee."""
+    """The files that users get, checked by matplotlib's geometry."""
     count, every, value = CURVES[curve]
     lines = []
     for n in range(1, count + 1):

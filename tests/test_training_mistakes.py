@@ -1,4 +1,4 @@
-"""Mistakes in plugs, checkpoints and settings of a run end in one clear line, or in a warning."""
+"""Mistakes in custom components, checkpoints and settings of a run end in one clear line, or in a warning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_two_heads_with_a_loss_of_one_name_are_an_error():
 
 
 def test_the_losses_of_a_two_stage_detector_compile_whole():
-    """Joining the dicts of the heads breaks no graph."""
+    """Merging the loss dicts of the heads causes no graph break."""
     model = detector()
     torch._dynamo.reset()
     batch = batch_of(2, 1)

@@ -101,14 +101,14 @@ def test_torchvision_resize_is_bit_for_bit_its_detectors(shape: tuple[int, int])
 def test_detectron2_resize_follows_its_size_formula(height: int, width: int) -> None:
     resize = ResizeShortestEdge(800, 1333)
     got = resize.make_params([Image(torch.empty(3, height, width, device="meta"))])["size"]
-    # Detectron2's steps: the shorter side to 800, both scaled down if the longer exceeds 1333, then + 0.5.
+    # Detectron2's steps: scale the shorter side to 800; if the longer exceeds 1333, scale both down; add 0.5 to round.
     scale = 800 / min(height, width)
     new = [800.0, scale * width] if height < width else [scale * height, 800.0]
     if max(new) > 1333:
         shrink = 1333 / max(new)
         new = [side * shrink for side in new]
     want = [max(1, int(side + 0.5)) for side in new]
-    # Where the exact product ends in .5 the two ways of multiplying may round apart.
+    # If the exact product ends in .5, the two orders of multiplication may round differently.
     assert all(abs(a - b) <= (abs(side % 1 - 0.5) < 1e-6) for a, b, side in zip(got, want, new))
 
 
@@ -147,7 +147,7 @@ def test_large_scale_jitter_has_the_papers_range_and_window() -> None:
 
 
 def test_large_scale_jitter_keeps_boxes_on_their_objects() -> None:
-    """A red rectangle is found again in the picture where the box says it is."""
+    """A red rectangle is still in the image region that its box covers."""
     jitter = LargeScaleJitter(96, (0.5, 2.0))
     sample = make_sample(boxes=[[20, 15, 60, 45]])
     picture = torch.zeros(3, 60, 80, dtype=torch.uint8)

@@ -35,7 +35,7 @@ def noise_batch(*sizes: tuple[int, int], side: int = 128) -> Batch:
 
 
 def resized(batch: Batch, scale: float) -> Batch:
-    """Each image resized by itself, as another pipeline would do it."""
+    """Each image resized separately, as a pipeline would do it."""
     scaled = []
     for image, (height, width) in zip(batch.images, batch.sizes.tolist()):
         scaled.append(transform.resize(image[:, :height, :width], [round(height * scale), round(width * scale)]))
@@ -54,7 +54,7 @@ def mirror(batch: Batch) -> Batch:
 
 
 def seer(tta=None, skeleton=SKELETON, **changes) -> nn.Module:
-    """A random Mask and Keypoint R-CNN that finds much in anything."""
+    """A random Mask and Keypoint R-CNN that has many detections on any image."""
     torch.manual_seed(0)
     box = {"type": "BoxHead", "trunk": {"type": "ConvFC", "fc_channels": 32}, "detections_per_image": 20}
     settings = {**config(), "box": box, **HEADS, "tta": tta, **changes}
@@ -81,7 +81,7 @@ def test_one_scale_without_flips_is_the_plain_detector():
 
 
 def test_one_other_scale_is_the_detector_on_the_resized_image():
-    """But for keypoints, whose peaks are sought among the pixels of the batch."""
+    """Except for keypoints, whose peaks are located at pixels of the original batch."""
     batch = noise_batch((96, 128), (128, 80))
     smaller = resized(batch, 0.75)
     for result, expected in zip(seer({"scales": [0.75]})(batch), seer()(smaller), strict=True):
@@ -92,10 +92,10 @@ def test_one_other_scale_is_the_detector_on_the_resized_image():
 
 
 def test_with_flips_a_mirrored_image_gives_the_mirrored_detections():
-    """Whatever the model, an image and its mirror image have the same augmented batches."""
+    """For any model, an image and its mirror image have the same augmented batches."""
     batch = noise_batch((96, 128), (128, 80))
     model = seer({"scales": [0.75, 1.0], "flip": True})
-    assert not torch.equal(seer()(batch)[0].scores, seer()(mirror(batch))[0].scores)  # by itself it is not so
+    assert not torch.equal(seer()(batch)[0].scores, seer()(mirror(batch))[0].scores)  # this does not hold without TTA
     for result, other, info in zip(model(batch), model(mirror(batch)), batch.infos, strict=True):
         assert len(result) == len(other) > 5
         torch.testing.assert_close(result.scores, other.scores)
@@ -103,27 +103,27 @@ def test_with_flips_a_mirrored_image_gives_the_mirrored_detections():
         torch.testing.assert_close(result.boxes[:, [0, 2]], info.width - other.boxes[:, [2, 0]])
         torch.testing.assert_close(result.boxes[:, [1, 3]], other.boxes[:, [1, 3]])
         assert (result.masks == other.masks.flip(-1)).float().mean() > 0.9999
-        swapped = other.keypoints[:, [0, 2, 1]]  # the left eye is a right one in the mirror
+        swapped = other.keypoints[:, [0, 2, 1]]  # mirroring swaps left and right eye
         torch.testing.assert_close(result.keypoints[..., 0], info.width - swapped[..., 0])
         torch.testing.assert_close(result.keypoints[..., 1:], swapped[..., 1:])
 
 
 class Bright(Backbone):
-    """The image itself, averaged over cells of 4 x 4: mirrored when the image is."""
+    """A backbone that averages the image over cells of 4 x 4, so that its map is mirrored with the image."""
 
     name = "Bright"
 
     def __init__(self):
         super().__init__()
         self.out_features = {"c2": FeatureSpec(3, 4)}
-        self.any = nn.Parameter(torch.zeros(1))  # so that there is a device
+        self.any = nn.Parameter(torch.zeros(1))  # a parameter, so that the model has a device
 
     def forward(self, images):
         return {"c2": nn.functional.avg_pool2d(images, 4)}
 
 
 class Untrained(nn.Module):
-    """A head that only predicts."""
+    """Base of heads that only predict."""
 
     def loss(self, features, rois, targets):
         raise NotImplementedError
@@ -141,7 +141,7 @@ class NoProposals(nn.Module):
 
 
 class BrightBox(Untrained):
-    """Finds the bright rectangle; its score is where its left edge lies, 0 … 1, so it prefers it at the right."""
+    """Detects the bright rectangle; the score is the position of its left edge, 0 … 1: higher further right."""
 
     nms_threshold, detections_per_image = 0.5, 5
 
@@ -158,14 +158,14 @@ class BrightBox(Untrained):
 
 
 class Ramp(Untrained):
-    """A mask that rises from 0.1 at the left edge of the box to 1.1 at the right one, whatever is seen."""
+    """A mask that rises from 0.1 at the left edge of the box to 1.1 at the right, whatever the image."""
 
     def predict(self, features, detections):
         return [(0.1 + (torch.arange(8) + 0.5) / 8).expand(len(d), 8, 8) for d in detections]
 
 
 class Seen(Untrained):
-    """A heatmap for each color: how bright the image is."""
+    """One heatmap per color: the brightness of the image in that color."""
 
     def predict(self, features, detections):
         boxes = [image.boxes for image in detections]
@@ -184,7 +184,7 @@ def toy(tta) -> nn.Module:
 
 
 def bright() -> Batch:
-    """A rectangle in the left half, brightest in its upper left corner in red, and in green its upper right one."""
+    """A rectangle in the left half, brightest at the upper left corner in red, at the upper right one in green."""
     images = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
     images[0, :, 16:48, 16:40] = 160
     images[0, 0, 16:24, 16:24] = images[0, 1, 16:24, 32:40] = images[0, 2, 40:48, 32:40] = 250
@@ -192,8 +192,8 @@ def bright() -> Batch:
 
 
 def test_boxes_are_merged_by_nms_and_masks_averaged_at_the_merged_box():
-    """The same box in both batches: one detection with the better score, that in the mirror, where it lies at
-    (80 - 40) / 80. A mask that rises to the right there falls to the right here; the mean is 0.6 everywhere."""
+    """Both batches have the same box, so one detection remains, with the better score: that of the mirrored batch,
+    (80 - 40) / 80. The mirrored batch's mask falls to the right once mirrored back, so the mean is 0.6 everywhere."""
     (plain,), (augmented,) = toy(None)(bright()), toy({"flip": True})(bright())
     assert plain.boxes.tolist() == augmented.boxes.tolist() == [[16, 16, 40, 48]]
     assert plain.scores.item() == pytest.approx(16 / 80) and augmented.scores.item() == pytest.approx(40 / 80)
@@ -202,8 +202,8 @@ def test_boxes_are_merged_by_nms_and_masks_averaged_at_the_merged_box():
 
 
 def test_keypoints_are_read_from_averaged_heatmaps_with_left_and_right_exchanged():
-    """Red (the nose) stays where it is. Green is the left eye here and the right one in the mirror: the mean of the
-    heatmaps of two colors has both their bright corners, so the eyes are detected in either."""
+    """Red (the nose) is not swapped. Green is the left eye, and the right eye in the mirrored batch: the averaged
+    heatmap of an eye has peaks at the bright corners of green and blue, so it is detected at one of them."""
     (plain,), (augmented,) = toy(None)(bright()), toy({"flip": True})(bright())
     corners = {"red": (20, 20), "green": (36, 20), "blue": (36, 44)}
     for place, color in zip(plain.keypoints[0], corners):
@@ -214,7 +214,7 @@ def test_keypoints_are_read_from_averaged_heatmaps_with_left_and_right_exchanged
             (augmented.keypoints[0, eye, :2] - torch.tensor(corners[c])).abs().max() for c in ("green", "blue")
         )
         assert distance < 4
-        assert augmented.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # averaged with what is less bright there
+        assert augmented.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # averaged with a lower value
 
 
 def random_detections(generator: torch.Generator, count: int) -> Detections:

@@ -1,4 +1,4 @@
-"""The whole two-stage detector: its wiring, its training step, its predictions."""
+"""The complete two-stage detector: wiring, training step, predictions."""
 
 import re
 
@@ -18,7 +18,7 @@ META = DatasetMeta(classes=("a", "b", "c"))
 
 
 class Tiny(Backbone):
-    """c2 … c5 by one convolution each."""
+    """A backbone with c2 … c5 from one convolution each."""
 
     name = "Tiny"
 
@@ -52,7 +52,7 @@ def detector(**changes) -> nn.Module:
 
 
 def batch_of(*counts: int, side: int = 96, slots: int = 8, seed: int = 0) -> Batch:
-    """Noise with so many random boxes an image."""
+    """Noise images with the given numbers of random boxes."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (len(counts), 3, side, side), dtype=torch.uint8, generator=generator)
     boxes = []
@@ -147,7 +147,7 @@ def test_bfloat16_autocast_keeps_boxes_and_losses_in_float32():
 
 
 def test_the_step_compiles_whole_and_once_for_any_number_of_objects():
-    """Everything from bytes to the summed loss in one graph, NMS as one opaque operator."""
+    """Everything from uint8 images to the summed loss is one graph; NMS is one opaque operator."""
     model = detector()
 
     def step(batch: Batch) -> torch.Tensor:
@@ -163,8 +163,9 @@ def test_the_step_compiles_whole_and_once_for_any_number_of_objects():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow  # test_training_steps holds it of detectors that have these parts and more
 def test_compiled_losses_are_the_eager_ones():
-    """With all anchors and regions sampled, chance has no say."""
+    """With all anchors and regions sampled, the losses are deterministic."""
     everything = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}
     parts = config()
     model = detector(rpn={**parts["rpn"], **everything}, box={**parts["box"], **everything})
@@ -248,10 +249,10 @@ def test_an_invalid_number_is_one_line_with_part_and_setting(part, setting, valu
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"rpn": nn.Linear(1, 1)}, r'"Linear" is no ProposalHead: it has no forward\(features\), no loss'),
-        ({"box": nn.Linear(1, 1)}, '"Linear" is no RoIHead: it has no nms_threshold'),
-        ({"mask": nn.Linear(1, 1)}, '"Linear" is no InstanceHead'),
-        ({"box": {"type": "BoxHead", "trunk": nn.Flatten()}}, '"Flatten" is no RoITrunk: it has no out_channels'),
+        ({"rpn": nn.Linear(1, 1)}, r'"Linear" does not implement ProposalHead: it has no forward\(features\), no loss'),
+        ({"box": nn.Linear(1, 1)}, '"Linear" does not implement RoIHead: it has no nms_threshold'),
+        ({"mask": nn.Linear(1, 1)}, '"Linear" does not implement InstanceHead'),
+        ({"box": {"type": "BoxHead", "trunk": nn.Flatten()}}, '"Flatten" does not implement RoITrunk: .*out_channels'),
     ],
     ids=str,
 )

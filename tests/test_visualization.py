@@ -1,4 +1,4 @@
-"""Drawings: everything readable, nothing cut off, colors that keep their meaning."""
+"""Drawings: legible labels, nothing cut off, consistent colors."""
 
 import colorsys
 from dataclasses import dataclass, replace
@@ -46,7 +46,7 @@ ONE, TWO, FOUR = (DatasetMeta(classes=("a", "b", "c", "d")[:n]) for n in (1, 2, 
 
 
 def detections(*rows: tuple, **more) -> Detections:
-    """Of (x1, y1, x2, y2, score, label) rows."""
+    """Detections from (x1, y1, x2, y2, score, label) rows."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
     return Detections(table[:, :4], table[:, 4], table[:, 5].long(), **more)
 
@@ -133,7 +133,7 @@ def test_masks_tint_their_pixels_and_keypoints_are_dots():
 
 
 def test_bones_join_the_keypoints_above_the_threshold():
-    """Detectron leaves out those whose logit is below 2."""
+    """Detectron omits keypoints whose logit is below 2."""
     skeleton = Skeleton(("a", "b", "c", "d"), ((0, 1), (1, 2), (2, 3)))
     points = torch.tensor([[[130.0, 20, 5], [150, 20, 5], [150, 60, 2.5], [130, 60, 1.5]]])
     found = detections((10, 50, 60, 95, 0.9, 1), keypoints=points)
@@ -186,7 +186,7 @@ def test_a_labels_text_has_contrast_on_any_color(color):
 
 
 def test_the_label_of_the_best_detection_is_on_top():
-    rows = [(10, 50, 40, 90, 0.9 - 0.01 * n, n) for n in range(12)]  # more than there are places
+    rows = [(10, 50, 40, 90, 0.9 - 0.01 * n, n) for n in range(12)]  # more labels than free positions
     meta = DatasetMeta(classes=tuple("abcdefghijkl"))
     first = draw(detections(rows[0]), GRAY, meta)
     tag = (first == color_of(0)).all(-1)
@@ -202,14 +202,14 @@ def test_names_outside_ascii_are_drawn():
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory) -> CocoDataset:
-    """A generated set of six images."""
+    """A generated data set of six images."""
     root = tmp_path_factory.mktemp("shapes")
     generate_shapes(root, train=0, val=6, size=96, seed=2)
     return CocoDataset("annotations/val.json", "val", data_root=root)
 
 
 def sheet_of(dataset: CocoDataset, indices, panel: int) -> np.ndarray:
-    """A sheet of images of a data set in which nothing was detected."""
+    """A sheet of images of a data set, without detections."""
     samples = [dataset.read(index) for index in indices]
     images = [to_picture(sample["image"]) for sample in samples]
     names = [Path(sample["info"].path).name for sample in samples]
@@ -258,14 +258,14 @@ def test_images_larger_than_their_panel_are_shrunk():
 
 @dataclass
 class Depth(Prediction):
-    """A prediction of a task that Chordate does not know."""
+    """The prediction of a custom task."""
 
     depth: torch.Tensor
 
 
 @dataclass
 class DepthTargets(Targets):
-    """The targets of that task."""
+    """The targets of the custom task."""
 
     depth: torch.Tensor
 

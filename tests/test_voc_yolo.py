@@ -1,4 +1,4 @@
-"""Pascal VOC and YOLO folders give the boxes that their files describe."""
+"""Pascal VOC and YOLO folders yield the boxes in their files."""
 
 from pathlib import Path
 
@@ -178,7 +178,7 @@ def test_broken_yolo_folders_are_refused(yolo: Path) -> None:
     with pytest.raises(DataError, match="no such class name file; did you mean data.yaml"):
         open_yolo(yolo, "dat.yaml")
     (yolo / "data.yaml").write_text("nc: 2\n")
-    with pytest.raises(DataError, match='data.yaml: no list "names"'):
+    with pytest.raises(DataError, match='data.yaml: needs a list "names"'):
         open_yolo(yolo)
     with pytest.raises(DataError, match="no such label folder"):
         YoloDataset("images/train", "labels/val", ["dog"], data_root=yolo)

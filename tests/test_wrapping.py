@@ -1,4 +1,4 @@
-"""A compiled model: as many graphs as there are sizes of batches, and none of them run uncompiled."""
+"""A compiled model: one graph per batch shape, and no fallback to eager mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the comparisons with torchvision's detectors share: photos, a referee that sees many objects, our side."""
+"""Helpers to compare torchvision's detectors with ours: photos, a reference with many detections, our counterpart."""
 
 import json
 from collections.abc import Callable
@@ -45,31 +45,32 @@ def photos(cells: Path, side: int = SIDE) -> tuple[list[torch.Tensor], list[dict
 
 
 def standardise(layer: nn.Module, samples: torch.Tensor, std: float, mean: float = 0.0) -> None:
-    """Shift and scale a predictor so that each of its outputs has this mean and deviation on `samples` `[M, O]`."""
+    """Shift and scale a predictor so that each output has this mean and standard deviation on `samples` `[M, O]`."""
     scale = std / samples.std(dim=0)
     layer.bias.data = (layer.bias - samples.mean(dim=0)) * scale + mean
     outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     layer.weight.data *= scale.reshape([-1 if d == outputs else 1 for d in range(layer.weight.dim())])
 
 
-Predictors = dict[nn.Module, tuple[float, ...]]  # layers, and the deviation and mean that their outputs shall have
+Predictors = dict[nn.Module, tuple[float, ...]]  # layers, and the standard deviation and mean of their outputs
 
 
 @torch.no_grad()
 def scatter(model: nn.Module, images: list[torch.Tensor], stages: list[Predictors]) -> nn.Module:
-    """Make a torchvision detector with random weights and statistics one that sees many objects of many classes.
+    """Set a torchvision detector's random weights and statistics so that it detects many objects of many classes.
 
-    A fresh one has equal scores everywhere, and BatchNorms that do nothing. Here the norms' affine parts are random,
-    their statistics those of the images, and the predictors are scaled until their outputs differ from place to place.
+    A freshly initialized detector has equal scores everywhere, and BatchNorms that do nothing. Here the norms' affine
+    parts are random, their statistics are those of the images, and the predictors are scaled so that their outputs
+    vary over the image.
 
     Args:
-        stages: predictors; those of later stages depend on what the ones before say.
+        stages: predictors; those of later stages depend on the outputs of earlier ones.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.GroupNorm)]
     for norm in norms:
         norm.weight.uniform_(0.5, 1.5)
         norm.bias.normal_(std=0.2)
-        norm.momentum = 1.0  # statistics of the latest pass alone
+        norm.momentum = 1.0  # statistics of the latest pass only
     seen: dict[nn.Module, list[torch.Tensor]] = {}
 
     def note(layer, _, out):
@@ -97,26 +98,26 @@ def scattered(
     change: Callable[[nn.Module], None] = lambda heads: None,
     **settings: Any,
 ) -> nn.Module:
-    """A two-stage detector of torchvision's, see `scatter`.
+    """A two-stage detector from torchvision, prepared by `scatter`.
 
     Args:
-        shifts, boxes: deviations of the RPN's and the box head's deltas.
-        change: is called with its RoI heads.
-        settings: of torchvision's builder.
+        shifts, boxes: standard deviations of the RPN's and the box head's deltas.
+        change: called with the RoI heads.
+        settings: arguments of torchvision's builder.
     """
     torch.manual_seed(5)
     model = torchvision.models.detection.__dict__[name](
         weights=None,
         weights_backbone=None,
-        min_size=SIDE,  # of the pictures too, so that nothing is resized
+        min_size=SIDE,  # equal to the images', so that nothing is resized
         max_size=10_000,
         rpn_post_nms_top_n_test=PROPOSALS,
         rpn_post_nms_top_n_train=PROPOSALS,
-        rpn_batch_size_per_image=10**6,  # all, so that chance has no say in the losses
+        rpn_batch_size_per_image=10**6,  # all, so that losses are deterministic
         box_batch_size_per_image=10**6,
         rpn_positive_fraction=0.5,
         box_positive_fraction=0.5,
-        **{"box_detections_per_img": 10_000, **settings},  # so that the counts say something
+        **{"box_detections_per_img": 10_000, **settings},  # no limit, so that comparing counts is meaningful
     )
     heads = model.roi_heads
     change(heads)
@@ -132,7 +133,7 @@ def scattered(
 
 
 def ours(config: str, num_classes: int = 90, num_keypoints: int | None = None, **parts: dict[str, Any]) -> nn.Module:
-    """Our counterpart, with its settings where the referee's constructor was told so too (`parts`)."""
+    """Our counterpart; `parts` are settings that match arguments of the reference's constructor."""
     model = load_config(config).model.to_dict()
     model["backbone"].update(pretrained=None)
     if isinstance(model["backbone"]["norm"], dict):
@@ -147,10 +148,10 @@ def ours(config: str, num_classes: int = 90, num_keypoints: int | None = None, *
 
 
 def as_batch(images: list[torch.Tensor], targets: list[dict] | None = None) -> Batch:
-    """The same pictures as one padded batch of bytes."""
+    """The same images as one padded uint8 batch."""
     sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = (int(side) for side in sizes.amax(dim=0))
-    padded = torch.full((len(images), 3, height, width), 77, dtype=torch.uint8)  # not 0: the model blanks it
+    padded = torch.full((len(images), 3, height, width), 77, dtype=torch.uint8)  # not 0: the model must zero it
     infos = []
     for i, image in enumerate(images):
         padded[i, :, : image.shape[1], : image.shape[2]] = image
@@ -168,7 +169,7 @@ def as_batch(images: list[torch.Tensor], targets: list[dict] | None = None) -> B
 
 
 def train_without_norms(model: nn.Module) -> nn.Module:
-    """The model in training mode, its norms still using their statistics."""
+    """Put the model in training mode, except its norms, which keep using their running statistics."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own that are killed at chosen moments; run by test_resume.py."""
+"""Training runs in separate processes that are killed at chosen moments; used by test_resume.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Signal(Callback):
-    """Sends a signal to the own process after an iteration (1 is the first)."""
+    """A callback that sends a signal to its own process after an iteration (counted from 1)."""
 
     def __init__(self, iteration: int, number: int = signal.SIGKILL, to_all: bool = False):
         self.iteration, self.number = iteration, number
@@ -37,7 +37,7 @@ class Signal(Callback):
 
 
 class Draws(ToyMetric):
-    """A metric that draws random numbers, as an evaluation may; the `kill`-th evaluation is the last thing it does."""
+    """A metric that draws random numbers, as an evaluation may, and kills its process in the `kill`-th evaluation."""
 
     def __init__(self, kill: int = 0):
         super().__init__()
@@ -53,7 +53,7 @@ class Draws(ToyMetric):
 
 
 def kill_when(module: Any, name: str, count: int, *, first: bool, about: str) -> None:
-    """SIGKILL at the `count`-th call of `module.name` about a path that contains `about`; after it, unless `first`."""
+    """SIGKILL at the `count`-th call of `module.name` whose path contains `about`, before it if `first`, else after."""
     usual, calls = getattr(module, name), [0]
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -86,8 +86,8 @@ def write_half(count: int) -> None:
 
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
-    """Train the toy; `kill` says where to be killed, and the how-manieth time there."""
-    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as where a user starts a training
+    """Train the toy; `kill` is the place at which to kill the process, and at which occurrence."""
+    multiprocessing.set_start_method("fork", force=True)  # start method of the loader's workers, as in a user's run
     place, count = kill or ("", 0)
     callbacks: list[Callback] = []
     match place:

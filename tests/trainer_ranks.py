@@ -1,4 +1,4 @@
-"""What two ranks do under torchrun; test_distributed.py compares it with one process. Run: torchrun … WORK_DIR."""
+"""The script of two ranks under torchrun, which test_distributed.py compares with one process. Run: torchrun … DIR."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fresh_model(**options: Any) -> ToyModel:
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """Everything that a rank has to tell."""
+    """Run everything, and return this rank's results."""
     rank, world_size = start()
     share = {"rank": rank, "world_size": world_size}
     told: dict[str, Any] = {"rank": rank, "world_size": world_size}
@@ -35,7 +35,7 @@ def main(folder: Path) -> dict[str, Any]:
     loader = toy_loader(24, 2, **share)
     toy_trainer(folder / "plain", model=fresh_model(), loader=loader, **TRAINING).train()
 
-    # The same with a layer that no loss reaches, such as a backbone has whose last map is not taken.
+    # The same with a layer that no loss reaches, as in a backbone whose last map is not used.
     model = fresh_model()
     model.idle = nn.Linear(2, 2)
     toy_trainer(folder / "idle", model=model, loader=toy_loader(24, 2, **share), **TRAINING).train()
@@ -45,7 +45,7 @@ def main(folder: Path) -> dict[str, Any]:
     model.load_state_dict(torch.load(folder / "plain" / "epoch_2.pt", weights_only=True)["model"])
     told["metrics"] = evaluate(model, toy_loader(7, 2, training=False, **share), ToyMetric())
 
-    # Dropout, BatchNorm, random numbers of each rank's own: stopped and resumed.
+    # Dropout, BatchNorm and per-rank random numbers, stopped and resumed.
     for name, stages in (("whole", (3,)), ("resumed", (1, 2, 3))):
         for epochs in stages:
             loader = toy_loader(24, 2, workers=0, **share)
@@ -66,7 +66,7 @@ def main(folder: Path) -> dict[str, Any]:
     loader = toy_loader(24, 2, **share)
     toy_trainer(folder / "one_step", model=fresh_model(norm=True), loader=loader, iterations=1).train()
 
-    # A NaN that only the second rank sees.
+    # A NaN on the second rank only.
     _, bad = list(toy_loader(24, 2, rank=1, world_size=2).batch_sampler)[3][0]
     try:
         toy_trainer(folder / "nan", model=fresh_model(), loader=toy_loader(24, 2, bad=bad, **share), epochs=1).train()

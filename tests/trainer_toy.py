@@ -1,7 +1,7 @@
 """A model, a data set and a metric small enough to train hundreds of times, for the tests of the trainer.
 
-The model has dropout and BatchNorm, the data an augmentation that depends on (seed, epoch, index) alone: what an exact
-resume must get right.
+The model has dropout and BatchNorm, and the data an augmentation that depends on (seed, epoch, index) alone, so that
+exact resuming is tested.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIDE = 8
 
 
 class ToyData(Dataset[Any]):
-    """Noise images whose mean is to be found; the augmentation adds noise of its own."""
+    """Noise images whose mean is to be predicted; the augmentation adds more noise."""
 
     classes = ("bright",)
 
@@ -47,7 +47,7 @@ class ToyData(Dataset[Any]):
 
 
 class ToyBatches(Sampler[Any]):
-    """Shuffled batches of (epoch, index), from any batch of any epoch; or each image once, in order."""
+    """Shuffled batches of (epoch, index) keys, starting at any batch of any epoch; or each image once, in order."""
 
     def __init__(self, images: int, batch_size: int, shuffle: bool = True, rank: int = 0, world_size: int = 1):
         self.images, self.batch_size, self.shuffle = images, batch_size, shuffle
@@ -77,7 +77,7 @@ def collate(samples: list[tuple[Tensor, int]]) -> Batch:
 
 
 class ToyModel(Model):
-    """Two convolutions, BatchNorm and dropout, and two losses."""
+    """A model of two convolutions, BatchNorm and dropout, with two losses."""
 
     def __init__(self, classes: tuple[str, ...] = ("bright",), dropout: float = 0.3, norm: bool = True, width: int = 4):
         super().__init__()
@@ -104,7 +104,7 @@ class ToyModel(Model):
 
 
 class ToyMetric(Metric):
-    """The mean score, how many images were counted, and how often the most counted one."""
+    """A metric: the mean score, the number of distinct images, and the largest count of one image."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float]] = []
@@ -159,7 +159,7 @@ def toy_trainer(work_dir: str | Path, *, model: Model | None = None, loader: Any
 
 
 def log_text(trainer: Trainer) -> str:
-    """What a trainer wrote to its log file."""
+    """The contents of a trainer's log file."""
     return (trainer.log_dir / "train.log").read_text()
 
 

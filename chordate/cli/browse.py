@@ -47,10 +47,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
-    """Write the first `count` training samples to `out` as pictures, and `index.html`.
+    """Write the first `count` training samples to `out` as images, and `index.html`.
 
     Returns:
-        Number of pictures: `count`, or fewer if an epoch has fewer.
+        Number of images: `count`, or fewer if an epoch has fewer.
     """
     from chordate.config import section
     from chordate.data.loader import build_dataset, build_loader

@@ -1,4 +1,4 @@
-"""List models, backbones and other plugs, with their parameters and published figures."""
+"""List models, backbones and other components, with their parameters and published figures."""
 
 from __future__ import annotations
 

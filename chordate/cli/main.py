@@ -1,4 +1,4 @@
-"""The `chordate` command: finds the subcommand, runs it, and tells a user's mistake in one line."""
+"""The `chordate` command: finds the subcommand, runs it, and reports a user's mistake in one line."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 if the job was done, 2 for a user's mistake (told in one line), 130 when interrupted.
+        0 if the job was done, 2 for a user's mistake (reported in one line), 130 when interrupted.
     """
     arguments = parser().parse_args(argv)
-    # One line: without the line of code that gave the warning.
+    # One line, without the line of code that issued the warning.
     plain = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"chordate {arguments.command}: {message}\n"
     try:

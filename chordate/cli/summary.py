@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         table.add_column(column, justify="right")
     table.add_column("maps: channels/stride")
     notes, assumed = [FLOPS_NOTE], list[str]()
-    list_backbones()  # imports the plugs, so that their variants are known
+    list_backbones()  # imports all backbones, so that their variants are known
     for pattern in arguments.names or sorted(BACKBONES.variants, key=by_number):
         models = [pattern] if Path(pattern).is_file() else list_models(pattern)
         backbones = [] if models else list_backbones(pattern)

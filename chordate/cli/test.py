@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     metric: Any = None
     members: EnsembleMetric | None = None
     for cfg, model, name in zip(cfgs, models, names[1::2]):
-        # All members see the first config's images, in its batches, each with its own pipeline.
+        # Every member of the ensemble gets the first config's images and batches, but applies its own pipeline.
         data = section(cfgs[0], "val_data") | {"pipeline": placed_parts(section(cfg, "val_data"), "pipeline")}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False, meta=model.meta)
         loader: Any = build_loader(

@@ -66,7 +66,7 @@ def _check_sample(dataset: Dataset, name: str) -> None:
 
 
 def _collate(dataset: Dataset, sample: Any, name: str) -> Any:
-    """Collate one sample; an error describes the fields of the target type."""
+    """Collate one sample; the error message lists the fields of the target type."""
     try:
         return dataset.collate([sample])
     except ChordateError:
@@ -74,13 +74,13 @@ def _collate(dataset: Dataset, sample: Any, name: str) -> Any:
     except Exception as error:
         kind = dataset.target_type
         missing = isinstance(error, KeyError) and error.args[0] not in sample
-        reason = f"have no {error.args[0]!r}" if missing else f"do not collate ({type(error).__name__}: {error})"
+        reason = f"have no {error.args[0]!r}" if missing else f"cannot be collated ({type(error).__name__}: {error})"
         layouts = ", ".join(f"{field} {layout}" for field, layout in (layouts_of(kind) if kind else {}).items())
-        wanted = f"; {kind.__name__} collates them to {layouts}" if kind and layouts else ""
+        wanted = f"; the fields of {kind.__name__} are {layouts}" if kind and layouts else ""
         raise DataError(f"{name}: its samples {' '.join(reason.split())}{wanted}") from error
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor | np.ndarray):
         return f"{type(value).__name__} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    return "nothing" if value is None else type(value).__name__
+    return "None" if value is None else type(value).__name__

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), in the official files or in class folders, zipped or not."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the official files or from class folders, zipped or not."""
 
 import tempfile
 import zipfile
@@ -16,7 +16,7 @@ from chordate.registry import DATASETS
 
 @DATASETS.register_module()
 class CIFAR10(ImageFolder):
-    """32×32 images of ten classes, 50,000 to train on and 10,000 to test on, all kept in memory (180 MB).
+    """32×32 images of ten classes, 50,000 for training and 10,000 for testing, all kept in memory (180 MB).
 
     The data root holds `cifar-10-batches-py/` (the official files, whose md5 sums torchvision checks before it opens
     them), or `train/<class>/` and `test/<class>/`. It may be a zip of either.

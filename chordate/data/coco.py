@@ -29,7 +29,7 @@ from chordate.text import pluralize, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
-MIN_SIDE = SANITIZE.min_size  # pixels; instances with a shorter side are left out
+MIN_SIDE = SANITIZE.min_size  # pixels; instances whose box has a shorter side are dropped
 
 
 @DATASETS.register_module()
@@ -37,8 +37,8 @@ class CocoDataset(Dataset):
     """Images and instances of a COCO annotation file.
 
     A sample has `image` Image uint8 `[3, H, W]` RGB; `boxes` BoundingBoxes `[M, 4]` x1, y1, x2, y2 float32 pixels;
-    `labels` `[M]` int64; `crowd` `[M]` bool; with `masks` also `masks` `[M, 112, 112]` uint8 in the boxes'
-    frames; with `keypoints` also `keypoints` `[M, K, 3]` float32, x, y in continuous pixels and visibility; `info`
+    `labels` `[M]` int64; `crowd` `[M]` bool; with `masks` also `masks` `[M, 112, 112]` uint8, each covering its
+    box; with `keypoints` also `keypoints` `[M, K, 3]` float32, x, y in continuous pixels and visibility; `info`
     ImageInfo. Boxes are clipped to the image; those without area are dropped.
 
     Forked workers share the memory of the index; a spawned worker opens the file again.
@@ -50,19 +50,19 @@ class CocoDataset(Dataset):
             Annotations of other categories are ignored.
         filter_empty: skip images without an instance (crowds do not count, and with `keypoints` neither do instances
             without a labeled keypoint).
-        health: "error" raises on contradictions in the file, "warn" only reports them (`check_health`).
-        masks: read segmentations and return bitmaps; in the pipeline, instances have `polygons`. Crowds have no masks,
+        health: "error" raises on errors in the file, "warn" only reports them (`check_health`).
+        masks: read segmentations and return bitmaps; transforms receive them as `polygons`. Crowds have no masks,
             since they are never trained on.
-        keypoints: read keypoints; in the pipeline, they are InstanceKeypoints.
+        keypoints: read keypoints; transforms receive them as InstanceKeypoints.
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
         category_ids: the file's category ids, by label.
         coco: the index (hotcoco.COCO) of the whole file.
-        image_ids: `[len]` of the images used, ascending.
+        image_ids: `[len]` int64, ids of the images in the data set, ascending.
 
     Raises:
-        DataError: a file or folder is missing or broken, the annotations are contradictory, a class is unknown, the
+        DataError: a file or folder is missing or broken, the annotations are inconsistent, a class is unknown, the
             keypoints are missing or differ from the model's, or there is no image to load.
     """
 
@@ -90,7 +90,9 @@ class CocoDataset(Dataset):
         self.masks, self.keypoints = masks, keypoints
         self.coco = self._open()
         if not self.images.is_dir():
-            raise DataError(f"{self.images}: no such image folder; {self.annotations.name} names images in it")
+            raise DataError(
+                f"{self.images}: no such image folder; the file names in {self.annotations.name} are relative to it"
+            )
         self.health_report = check_health(self.coco, str(self.annotations), health)
         self.category_ids, names = self._choose(model_classes(classes, meta))
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
@@ -104,7 +106,7 @@ class CocoDataset(Dataset):
         if not len(self.image_ids):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
-        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # in parts, to save memory
+        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # in chunks, to save memory
         sizes = []
         for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
             if not record.get("file_name"):
@@ -122,7 +124,7 @@ class CocoDataset(Dataset):
             self.meta = replace(self.meta, skeleton=skeleton)
         elif meta.skeleton is not None and meta.skeleton.names != skeleton.names:
             raise DataError(
-                f"{self.annotations}: its keypoints are {', '.join(skeleton.names)} instead of "
+                f"{self.annotations}: its keypoints are {', '.join(skeleton.names)}, but the model's are "
                 f"{', '.join(meta.skeleton.names)}"
             )
 
@@ -152,7 +154,7 @@ class CocoDataset(Dataset):
         }
         if self.masks:
             rings = [[] if group else self._rings(a) for a, group in zip(annotations, crowd)]
-            crowd = [not part for part in rings]  # polygons of one or two points cannot be trained on either
+            crowd = [not part for part in rings]  # instances without a polygon of 3 or more points count as crowds
             sample["polygons"] = Polygons.from_rings(rings, size)
         sample["crowd"] = torch.tensor(crowd, dtype=torch.bool)
         if self.keypoints and self.meta.skeleton is not None:
@@ -168,9 +170,9 @@ class CocoDataset(Dataset):
         return sample
 
     def _annotations(self, image_id: int, size: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensor]:
-        """The annotations of our classes that have an area within an image, and their boxes.
+        """Annotations of the used classes whose boxes have an area inside the image, and these boxes.
 
-        Contradictory annotations are skipped.
+        Inconsistent annotations are skipped.
 
         Returns:
             The annotations, and their boxes `[M, 4]` x1, y1, x2, y2 clipped to the image (from the segmentation if an
@@ -180,7 +182,7 @@ class CocoDataset(Dataset):
             annotation
             for annotation in self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
             if annotation["category_id"] in self.labels
-            and annotation["image_id"] == image_id  # for duplicate ids the index returns the last, of any image
+            and annotation["image_id"] == image_id  # a duplicate id may return another image's annotation
             and (annotation.get("bbox") or annotation.get("segmentation"))
         ]
         boxes = np.array(
@@ -196,7 +198,7 @@ class CocoDataset(Dataset):
             return
         what = f"{self.annotations}: {pluralize(len(self), 'image')}, but no instance of {', '.join(self.classes)}"
         if training:
-            raise DataError(f"{what} (crowds do not count), so there is nothing to train on; annotate some")
+            raise DataError(f"{what} (crowds do not count), so there is nothing to train on; annotate some images")
         if not self.count(crowd=True):
             log.warning(f"{printable(what, None)}; there is no ground truth to evaluate on")
 
@@ -206,7 +208,7 @@ class CocoDataset(Dataset):
         return [np.flatnonzero(np.isin(self.image_ids, ids)) for ids in ids_by_class]
 
     def count(self, *, crowd: bool) -> int:
-        """Number of annotations of our classes in the file: crowds, or single instances."""
+        """Number of annotations of the used classes in the file: only crowds, or only single instances."""
         return len(self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=crowd))
 
     def _choose(self, classes: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
@@ -226,11 +228,11 @@ class CocoDataset(Dataset):
         if len(names) < len(categories):
             log.info(f"{self.annotations}: {len(names)} of its {len(categories)} classes are used")
         if not names or len(set(names)) < len(names):
-            raise DataError(f"classes={names}: name each class once, and at least one")
+            raise DataError(f"classes={names}: list at least one class, each once")
         return [by_name[name] for name in names], tuple(names)
 
     def _with_instances(self) -> NDArray[np.int64]:
-        """Ids of the images with an instance of our classes, and with labeled keypoints if keypoints are read."""
+        """Ids of the images with an instance of the used classes, and with labeled keypoints if keypoints are read."""
         used: set[int] = set()
         if self.keypoints:
             for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):
@@ -246,7 +248,7 @@ class CocoDataset(Dataset):
         return self.image_ids[np.isin(self.image_ids, list(used))]
 
     def _rings(self, annotation: dict[str, Any]) -> list[Ring]:
-        """The rings of a polygon or run-length mask."""
+        """The rings of a polygon or RLE mask."""
         segmentation = annotation.get("segmentation")
         if not segmentation:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Opens COCO annotation files and checks their health before training."""
+"""Opens COCO annotation files and checks them for errors before training."""
 
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
     """Report errors in an annotation file.
 
     Args:
-        index: of the file.
+        index: the index of the file.
         source: the file's name, for messages.
         health: "error" raises on duplicate ids, annotations of unknown images or categories, annotations
             without geometry, boxes that are not in pixels and images without a size; "warn" only reports them.
@@ -58,7 +58,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
 
 
 def _relative_boxes(index: hotcoco.COCO) -> list[str]:
-    """An error if the first boxes lie between 0 and 1, as in YOLO's files."""
+    """A list with one error message if the first boxes lie between 0 and 1, as in YOLO's files; else empty."""
     sample = [a for a in index.load_anns(index.get_ann_ids()[:100]) if a.get("bbox")]
     if not sample or any(max(x + w, y + h) > 1 for x, y, w, h in (a["bbox"] for a in sample)):
         return []
@@ -67,7 +67,7 @@ def _relative_boxes(index: hotcoco.COCO) -> list[str]:
 
 
 def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
-    """How many boxes will be clipped to their images, and how many have no area within them and are dropped."""
+    """One line: how many boxes are clipped to their images, and how many outside them are dropped."""
     clipped, dropped = [], []
     for annotation in index.load_anns(ids):
         image = index.load_imgs([annotation["image_id"]])[0]
@@ -87,7 +87,7 @@ def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
 
 
 def _with_ids(message: str, ids: list[int]) -> str:
-    """The message followed by the first ids that it is about."""
+    """Append the first of the affected ids to a message."""
     listed = ", ".join(map(str, ids[:10])) + (f" … ({len(ids)} in all)" if len(ids) > 10 else "")
     return f"{message} (id {listed})"
 

@@ -1,4 +1,4 @@
-"""The contract of data sets: samples are pure functions of a key; metadata serves models and metrics."""
+"""Base class of data sets: a sample is a pure function of its key; metadata is for models and metrics."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     Args:
         data_root: the folder that relative paths start from.
         pipeline: transforms, as dicts with `type` or built.
-        seed: of the augmentation.
-        meta: of the model that is evaluated on this data set: labels must have the same meaning, which `build_dataset`
-            checks.
+        seed: random seed of the augmentation.
+        meta: metadata of the model that is evaluated on this data set: labels must have the same meaning, which
+            `build_dataset` checks.
 
     Attributes:
         meta: metadata for the model, the checkpoint and the predictions.
         target_type: the class of a batch's targets; None for a data set without ground truth.
-        default_metric: config of the metric for configs that do not set one.
-        sizes: `[len, 2]` height and width of each image, if they differ; batches are then grouped by shape.
+        default_metric: config of the metric to use if a config does not set one.
+        sizes: `[len, 2]` height and width of each image, if they differ; batches are then grouped by aspect ratio.
         health_report: problems found when the data set was opened, one line each.
     """
 
@@ -55,7 +55,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     ):
         self.data_root = Path(data_root)
         self.pipeline, self.seed = build_pipeline(pipeline), seed
-        if meta is not None and self.meta == DatasetMeta():  # `build_dataset` checks a class attribute
+        if meta is not None and self.meta == DatasetMeta():  # keep a class attribute; `build_dataset` checks it
             self.meta = meta
 
     @property
@@ -84,7 +84,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return self.read(int(torch.randint(len(self), ())))
 
     def original(self, index: int) -> Batch:
-        """A batch of one sample without its transforms: the image and its targets in its own pixels."""
+        """A batch of one sample without its transforms: targets are in pixels of the original image."""
         return self.collate([self.finish(self.read(index))])
 
     def collate(self, samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
@@ -100,7 +100,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         raise DataError(f"{type(self).__name__} has no class_images, so train_data.class_balanced must be None")
 
     def check_annotated(self, training: bool) -> None:
-        """Called once before the data set is used. Raises DataError if it has nothing to train on."""
+        """Raise DataError if there is nothing to train on. Called once before the data set is used."""
 
 
 def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Sequence[str] | None:
@@ -112,5 +112,5 @@ def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Se
     if meta is None:
         return classes
     if classes is not None and set(classes) != set(meta.classes):
-        raise UnknownClass(f"this data set is set to {', '.join(classes)}; remove `classes` from it")
+        raise UnknownClass(f"this data set sets classes to {', '.join(classes)}; remove `classes` from its config")
     return meta.classes

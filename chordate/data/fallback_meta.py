@@ -14,7 +14,7 @@ from chordate.structures import DatasetMeta, Skeleton
 from chordate.structures.metadata import numbered_names
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# Fields of DatasetMeta with named values.
+# Values that a config can refer to by name, for each field of DatasetMeta.
 NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "classes": {"coco": lambda: COCO_CLASSES, "imagenet": imagenet_classes, "cifar10": lambda: CIFAR10_CLASSES},
     "skeleton": {"coco": lambda: COCO_SKELETON},

@@ -36,14 +36,14 @@ class ImageFolder(Dataset):
 
     Args:
         images: the folder of the class folders, relative to `data_root` or absolute. Any part of the path may be a zip
-            (`photos.zip/train`), also `data_root` itself.
+            (`photos.zip/train`), including `data_root` itself.
         classes: the folders to use, label 0 first; None uses all, sorted by name, as torchvision does.
         cache: keep all decoded images in memory, which forked workers share; for small sets.
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
         labels: `[len]` int64.
-        files: the file of each image, for messages.
+        files: name of each image file.
 
     Raises:
         DataError: the folder does not exist or has no class folders or no images, or a class is unknown.
@@ -96,7 +96,7 @@ class ImageFolder(Dataset):
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 
     def decode(self, index: int) -> torch.Tensor:
-        """The image in its file, `[3, H, W]` uint8 RGB."""
+        """Decode an image file to `[3, H, W]` uint8 RGB."""
         path = self.images / self.files[index]
         if self.archive is None:
             return read_image(path)
@@ -113,7 +113,7 @@ class ImageFolder(Dataset):
         """The files by class, relative to `images`."""
         if not self.images.is_dir():
             siblings = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
-            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {siblings}")
+            raise DataError(f"{self.images}: no such folder (of class folders); {self.images.parent} has {siblings}")
         by_class: dict[str, list[str]] = {}
         for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
             files = by_class[folder.name] = []
@@ -139,13 +139,13 @@ class ImageFolder(Dataset):
     def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
         """The files by class, in the order of the labels."""
         if not by_class:
-            raise DataError(f"{self.images}: no class folders; put the images of each class in a folder of its name")
+            raise DataError(f"{self.images}: no class folders; put the images of each class in a folder with its name")
         return dict(sorted(by_class.items()))
 
     def _warn_left_out(self, by_class: dict[str, list[str]]) -> None:
         left_out = [f"{name} ({len(files)})" for name, files in by_class.items() if files and name not in self.classes]
         if left_out:
-            what = f"{self.images}: images of other classes than the {len(self.classes)} of the model are ignored"
+            what = f"{self.images}: images of classes that are not in the model ({len(self.classes)}) are ignored"
             log.warning(f"{what}: {_abbreviate(left_out)}")
 
 
@@ -173,7 +173,7 @@ class ImageNet(ImageFolder):
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet's 1000 classes, in the order of their WordNet ids, as torchvision's weights have them."""
+    """The names of ImageNet's 1000 classes, in the order of their WordNet ids, as in torchvision's weights."""
     return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
@@ -182,7 +182,7 @@ def _is_image(name: str) -> bool:
 
 
 def _hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or was made by a program: `._1.jpg`, `.ipynb_checkpoints/`, `__MACOSX/`."""
+    """Whether a file or folder is hidden or was created by a tool: `._1.jpg`, `.ipynb_checkpoints/`, `__MACOSX/`."""
     return name.startswith((".", "__MACOSX"))
 
 
@@ -207,5 +207,5 @@ def _choose(where: Path, known: list[str], classes: Sequence[str] | None) -> tup
             raise UnknownClass(f"{where}: {unknown('class folder', name, known)}")
     chosen = tuple(known if classes is None else classes)
     if not chosen or len(set(chosen)) < len(chosen):
-        raise DataError(f"classes={list(chosen)}: name each class once, and at least one")
+        raise DataError(f"classes={list(chosen)}: list at least one class, each once")
     return chosen

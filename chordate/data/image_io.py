@@ -12,21 +12,21 @@ from torch import Tensor
 
 from chordate.errors import DataError, near_names
 
-# First and last bytes of complete files; files with another end are checked again by Pillow.
+# First and last bytes of complete files; files that end differently are decoded again by Pillow.
 _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
 
 
 def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     """Read an image as `[3, H, W]` uint8 RGB (channels last in memory).
 
-    Grayscale, CMYK, palette, 16-bit and transparent files become 8-bit RGB (alpha is dropped, 16 bits keep
-    their upper 8).
+    Grayscale, CMYK, palette, 16-bit and transparent files become 8-bit RGB (alpha is dropped; of
+    16 bits, the upper 8 are kept).
 
     Args:
         path: any format that OpenCV reads.
         size: height and width in the annotations. They decide whether a camera's EXIF orientation is applied: some
             tools annotate the image as displayed, others the stored pixels. If both have that size, or `size` is None,
-            the image is as displayed.
+            the orientation is applied.
 
     Raises:
         DataError: the file is missing, truncated or not an image, or its size differs from the annotations'.
@@ -54,17 +54,17 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
             height, width = image.shape[:2]
             raise DataError(
                 f"{path}: the image is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
-                f"they belong to another version of it"
+                f"they were made for another version of the image"
             )
         image = stored
     return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
 
 
 def missing_file(path: Path, kind: str) -> str:
-    """The message about a missing file: names the first folder that does not exist, or files with similar names."""
+    """Error message for a missing file; names the first folder that does not exist, or files with similar names."""
     folder = path.parent
     if path.is_dir():
-        return f"{path}: a folder, but an {kind} file was expected"
+        return f"{path}: is a folder, expected the {kind} file"
     if not folder.is_dir():
         while not folder.parent.is_dir():
             folder = folder.parent

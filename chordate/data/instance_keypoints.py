@@ -1,4 +1,4 @@
-"""Keypoints of instances: a tv_tensor that torchvision's transforms move with the image, and how COCO writes them."""
+"""Keypoints of instances: a tv_tensor that torchvision's transforms move with the image, and a reader for COCO."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -12,7 +12,7 @@ from chordate.data.point_kernels import MOVERS, Canvas, Mover
 from chordate.errors import DataError
 from chordate.structures import Skeleton
 
-MIRRORS = (F.horizontal_flip, F.vertical_flip)  # both turn a left hand into a right one
+MIRRORS = (F.horizontal_flip, F.vertical_flip)  # both swap left and right keypoints
 
 
 class InstanceKeypoints(TVTensor):
@@ -67,7 +67,7 @@ for _functional, _mover in MOVERS.items():
 
 
 def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleton:
-    """The skeleton that categories of a COCO file share: `keypoints`, their names, and `skeleton`, bones from 1.
+    """The skeleton that categories of a COCO file share, from `keypoints` (names) and `skeleton` (bones, 1-based).
 
     Args:
         categories: those that are used; some may have no keypoints.
@@ -87,16 +87,19 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
         names = tuple(map(str, category["keypoints"]))
         bones = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
         if len(set(names)) < len(names):
-            raise DataError(f'{source}: category "{category["name"]}" names a keypoint twice; rename it')
+            raise DataError(f'{source}: category "{category["name"]}" has two keypoints with the same name; rename one')
         if any(not 0 <= end < len(names) for bone in bones for end in bone):
             raise DataError(
-                f'{source}: the skeleton of category "{category["name"]}" joins keypoints beyond its {len(names)}; '
-                f"COCO counts them from 1"
+                f'{source}: the skeleton of category "{category["name"]}" joins keypoints that do not exist; it has '
+                f"{len(names)}, and COCO counts them from 1"
             )
         skeletons[names] = Skeleton(names, bones)
     if len(skeletons) > 1:
         counts = " and ".join(f'"{category["name"]}" {len(category["keypoints"])}' for category in described)
-        raise DataError(f"{source}: categories have different keypoints ({counts}); select equal ones with classes=…")
+        raise DataError(
+            f"{source}: categories have different keypoints ({counts}); select categories with equal keypoints by "
+            f"classes=…"
+        )
     return next(iter(skeletons.values()))
 
 
@@ -108,7 +111,7 @@ def read_keypoints(
     COCO's coordinates are indices of pixels, so half a pixel is added.
 
     Raises:
-        DataError: an annotation has another number of keypoints than its category names.
+        DataError: an annotation and its category have different numbers of keypoints.
     """
     count = len(skeleton.names)
     rows = []

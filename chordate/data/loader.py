@@ -66,8 +66,9 @@ class TrainingData(EvaluationData):
 class Loader(DataLoader[Any]):
     """A DataLoader that yields Batches for the trainer.
 
-    User errors in worker processes stay one line. Made by `build_loader`, or from a map-style data set with keys
-    `(epoch, index)`, an `EpochBatches` as `batch_sampler`, and a `collate_fn` that returns Batches.
+    Raises user errors from worker processes as one line, without torch's traceback. Create it with `build_loader`, or
+    directly from a map-style data set with keys `(epoch, index)`, an `EpochBatches` as `batch_sampler`, and a
+    `collate_fn` that returns Batches.
     """
 
     batch_sampler: EpochBatches
@@ -78,7 +79,7 @@ class Loader(DataLoader[Any]):
         return self.batch_sampler.batch_size
 
     def start_epoch(self, epoch: int, start_batch: int = 0, worker_seed: int | None = None) -> None:
-        """Iterate over this epoch from now on, the first time from its batch `start_batch` (for a resumed run).
+        """Iterate over `epoch` from now on; the first iteration starts at batch `start_batch` (for a resumed run).
 
         With `worker_seed`, the workers' seed depends on it alone; otherwise it continues from the last epoch's.
         """
@@ -91,8 +92,8 @@ class Loader(DataLoader[Any]):
         return self.collate_fn([self.dataset[0, 0]])
 
     def stop_workers(self) -> None:
-        """End persistent workers now; iterating again starts new ones. (The garbage collector would first wait for five
-        seconds for each.)"""
+        """End persistent workers now; iterating again starts new ones. (The garbage collector would wait five
+        seconds per worker.)"""
         if self._iterator is not None:
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None
@@ -126,11 +127,11 @@ def build_dataset(
     """Build and check the data set of a config's `train_data` or `val_data`, and log the problems in its files.
 
     Args:
-        section: of the config.
+        section: the section of the config.
         data_root: the folder that the data set's paths are relative to.
-        training: whether it is for training; then data without anything to train on is an error.
-        seed: of the augmentation.
-        meta: of the model; labels must have the same meaning. None for the data set's own.
+        training: whether the data set is for training; then it must have something to train on.
+        seed: random seed of the augmentation.
+        meta: metadata of the model; labels must have the same meaning. None for the data set's own.
         meta_of: the owner of `meta`, for messages.
 
     Raises:
@@ -173,15 +174,15 @@ def build_loader(
 
     Args:
         dataset: from `build_dataset`.
-        section: of the config.
+        section: the section of the config.
         training: shuffle, augment by epoch, and yield the same number of batches on all ranks; else yield each image
             once over all ranks, in a fixed order.
-        seed: order and augmentation depend on it, the epoch and the image's index alone.
-        size_divisor: of the model: images are padded to multiples of this.
-        rank, world_size: of this process.
+        seed: order and augmentation depend only on the seed, the epoch and the image's index.
+        size_divisor: images are padded to multiples of this; the divisor of the model.
+        rank, world_size: rank of this process and number of processes.
 
     Returns:
-        A loader; `start_epoch(epoch, start_batch)` sets where it starts.
+        A loader; `start_epoch(epoch, start_batch)` sets the epoch and the first batch.
 
     Raises:
         ConfigError: settings are unknown or invalid.

@@ -67,7 +67,7 @@ def _elastic(points: Tensor, canvas: Canvas, displacement: Tensor, *args: Any, *
 def _reject(functional: Callable[..., Any]) -> Mover:
     def refuse(*args: Any, **kwargs: Any) -> tuple[Tensor, Canvas]:
         name = functional.__name__
-        raise ConfigError(f"{name} makes several images of one; it cannot be used with masks or keypoints")
+        raise ConfigError(f"{name} makes several crops of one image; it cannot be used with masks or keypoints")
 
     return refuse
 

@@ -46,7 +46,7 @@ class Polygons(TVTensor):
 
     @classmethod
     def from_rings(cls, instances: Sequence[Iterable[Ring]], canvas_size: tuple[int, int]) -> Self:
-        """Make Polygons from the rings of each instance; the direction of a ring tells whether it is a hole."""
+        """Make Polygons from the rings of each instance; the direction of a ring determines whether it is a hole."""
         rings = [(owner, ring) for owner, rings in enumerate(instances) for ring in rings]
         vertices = [ring for _, ring in rings] or [np.zeros((0, 2), np.float32)]
         return cls(
@@ -72,7 +72,7 @@ class Polygons(TVTensor):
 
     @classmethod
     def wrap(cls, tensor: Tensor, like: "Polygons", **kwargs: Any) -> Self:  # type: ignore[override]
-        """The same rings with other vertices."""
+        """Wrap vertices as Polygons with the attributes of `like`, except those in `kwargs`."""
         return cls(
             tensor,
             ring_sizes=kwargs.get("ring_sizes", like.ring_sizes),
@@ -117,7 +117,7 @@ class Polygons(TVTensor):
         return instances
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Every ring's edges: `[V, 2]` from, `[V, 2]` to, and `[V]` the ring of each."""
+        """All edges: start points `[V, 2]`, end points `[V, 2]`, and the index of each edge's ring `[V]`."""
         start = self.as_subclass(Tensor)
         following = torch.arange(1, len(start) + 1)
         last = self.ring_sizes.cumsum(0) - 1
@@ -131,7 +131,7 @@ class Polygons(TVTensor):
         return torch.zeros(self.count).index_add_(0, self.ring_owner[ring], cross).abs()
 
     def bounds(self) -> Tensor:
-        """`[count, 4]` the box around each instance's rings, x1, y1, x2, y2; inf … -inf without rings."""
+        """`[count, 4]` the box around each instance's rings, x1, y1, x2, y2; inf, inf, -inf, -inf without rings."""
         vertices = self.as_subclass(Tensor)
         owner = self.ring_owner.repeat_interleave(self.ring_sizes)[:, None].expand(-1, 2)
         low = torch.full((self.count, 2), torch.inf).scatter_reduce_(0, owner, vertices, "amin")

@@ -16,9 +16,9 @@ def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
     row's middle line adds or subtracts one for all centers to its right.
 
     Args:
-        polygons: of `M` instances.
+        polygons: polygons of `M` instances.
         frames: `[M, 4]` x1, y1, x2, y2, the part of the image that each bitmap covers.
-        height, width: of the bitmaps, in pixels.
+        height, width: size of the bitmaps, in pixels.
 
     Returns:
         `[M, height, width]` uint8, 0 or 1.
@@ -48,7 +48,7 @@ def instance_bitmaps(polygons: Polygons, boxes: Tensor) -> Tensor:
 def _rows_crossed(
     from_y: NDArray[np.floating], to_y: NDArray[np.floating], height: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Every pair of an edge and a row of pixels whose middle line it crosses."""
+    """Every pair of an edge and a pixel row whose middle line the edge crosses."""
     first = np.ceil(np.minimum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
     after = np.ceil(np.maximum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
     count = after - first

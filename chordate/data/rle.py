@@ -1,4 +1,4 @@
-"""Converts bitmaps to COCO's run lengths, and to rings along pixel borders, which rasterize to the same bitmap."""
+"""Converts bitmaps to COCO's RLE, and to polygons along pixel borders that rasterize to the same bitmap."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from chordate.data.polygons import Ring
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """`[D, H, W]` bool as COCO's compressed run lengths: `size`, height and width, and `counts`, a text for JSON."""
+    """Encode `[D, H, W]` bool as COCO's compressed RLE: `size` (height, width) and `counts`, a str for JSON."""
     if not len(masks):
         return []
     encoded = hotcoco.mask.encode(masks.cpu().numpy().transpose(1, 2, 0))
@@ -47,7 +47,7 @@ def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
 
 
 def _pieces(border: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Maximal runs of equal non-zero values in each row: its row, where it begins and ends, and its value."""
+    """Maximal runs of equal non-zero values in each row: row, begin, end and value of each run."""
     padded = np.pad(border, ((0, 0), (1, 1)))
     change = np.diff(padded, axis=1) != 0
     row, begin = np.nonzero(change & (padded[:, 1:] != 0))

@@ -1,4 +1,4 @@
-"""Which images make up each batch: shuffling, grouping by shape, class balance, and the split over ranks.
+"""Batch samplers: shuffling, grouping by aspect ratio, class balance, and the split over ranks.
 
 A sampler yields keys instead of indices: `(epoch, index)`, or `(epoch, index, repeat)` for further repeats of an image
 in one epoch. A sample's augmentation depends on its key alone, so a resumed run sees the same images, with any number
@@ -16,7 +16,7 @@ Key = tuple[int, ...]
 
 
 class EpochBatches(Protocol):
-    """The batches of keys that a Loader iterates over, one epoch at a time; equally many on every rank in training.
+    """Batch sampler of a Loader: yields one epoch at a time; in training, the same number of batches on every rank.
 
     Attributes:
         batch_size: keys of a full batch on this rank.
@@ -25,13 +25,13 @@ class EpochBatches(Protocol):
     batch_size: int
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Iterate over this epoch from now on, the first time from its batch `start_batch` (for a resumed run)."""
+        """Iterate over `epoch` from now on; the first iteration starts at batch `start_batch` (for a resumed run)."""
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, whatever its start batch."""
+        """Number of batches in a full epoch, regardless of `start_batch`."""
 
     def __iter__(self) -> Iterator[list[Key]]:
-        """Yield the keys of one batch after the other."""
+        """Yield the keys of each batch."""
 
 
 def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, threshold: float) -> NDArray[np.float64]:
@@ -61,14 +61,14 @@ class TrainingBatches(Sampler[list[Key]]):
 
     All ranks draw the same order from `(seed, epoch)` and divide it into steps of `batch_size × world_size` images, of
     which each rank takes its part: a step has the same images for any number of ranks. Every image is seen once per
-    epoch (or according to `factors`); if the images cannot be divided equally, fewer than `world_size` of them are seen
-    once more. The last step may be smaller.
+    epoch (or according to `factors`); if the images cannot be divided equally, fewer than `world_size` of them are
+    repeated. The last step may be smaller.
 
     Args:
         images: number of images.
         batch_size: images per rank and step.
-        seed: of the order.
-        rank, world_size: of this process.
+        seed: random seed of the order.
+        rank, world_size: rank of this process and number of processes.
         groups: `[images]` integers or booleans; images of one group share a step, to reduce padding. The remainders of
             the groups at the end of an epoch are mixed.
         factors: `[images]` how often each image is seen in an epoch, on average (`repeat_factors`).
@@ -90,15 +90,15 @@ class TrainingBatches(Sampler[list[Key]]):
         self.groups = np.zeros(images, np.int64) if groups is None else np.asarray(groups, np.int64)
         self.factors = None if factors is None else np.asarray(factors, np.float64)
         drawn = images if self.factors is None else round(float(self.factors.sum()))
-        self.drawn = -(-drawn // world_size) * world_size  # rounded up, so that every rank has equally many
+        self.drawn = -(-drawn // world_size) * world_size  # rounded up, so that every rank has the same number
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Iterate over this epoch from now on, the first time from its batch `start_batch` (for a resumed run)."""
+        """Iterate over `epoch` from now on; the first iteration starts at batch `start_batch` (for a resumed run)."""
         self.epoch, self.start_batch = epoch, start_batch
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, whatever its start batch."""
+        """Number of batches in a full epoch, regardless of `start_batch`."""
         return -(-self.drawn // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -124,7 +124,7 @@ class TrainingBatches(Sampler[list[Key]]):
         return steps + [rest[start : start + size] for start in range(0, len(rest), size)]
 
     def _order(self, random: np.random.Generator) -> NDArray[np.int64]:
-        """The `self.drawn` indices of the epoch, in order."""
+        """The indices of the epoch in order, `self.drawn` of them."""
         order = random.permutation(self.images)
         if self.factors is not None:
             # Systematic sampling: each image occurs floor(f) or ceil(f) times, f on average, with a constant total.
@@ -135,14 +135,14 @@ class TrainingBatches(Sampler[list[Key]]):
 
 
 class EvaluationBatches(Sampler[list[Key]]):
-    """Batches with every image once over all ranks, sorted by shape, so that batches need little padding.
+    """Batches with every image once over all ranks, sorted by aspect ratio, so that batches need little padding.
 
-    The ranks' numbers of images may differ by one batch.
+    The number of images per rank may differ by one batch.
 
     Args:
         aspects: `[images]` height / width of each image.
         batch_size: images per batch.
-        rank, world_size: of this process.
+        rank, world_size: rank of this process and number of processes.
     """
 
     def __init__(self, aspects: NDArray[np.floating], batch_size: int, *, rank: int = 0, world_size: int = 1):

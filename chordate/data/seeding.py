@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.random import mtrand  # where these functions have their types
+from numpy.random import mtrand  # imported from here for its type stubs
 
 _spare: list[np.random.MT19937] = []  # numpy generators for reuse: swapping them is far faster than copying states
 
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Within it, torch's (CPU), numpy's and Python's generators are seeded with `key`; afterwards they are restored.
+    """Context manager: seeds torch's (CPU), numpy's and Python's generators with `key`, and restores them on exit.
 
     The same key gives the same numbers in every process. Only torch's CPU generator is seeded; `torch.manual_seed`
     would also seed those of all CUDA devices.
@@ -63,7 +63,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Restores all generators afterwards, so that random numbers drawn within it have no effect outside."""
+    """Context manager: restores all generators on exit, so that numbers drawn inside have no effect outside."""
     state = rng_state()
     try:
         yield

@@ -1,8 +1,8 @@
-"""The generated "shapes" set: a COCO-format data set in seconds, for demos and tests without a download.
+"""The generated "shapes" set: a COCO-format data set made in seconds, for demos and tests without a download.
 
 Colored shapes overlap on varied backgrounds. As in COCO, annotations cover the *visible* region: polygons if it has no
-hole, RLE if it has one (every ring). Some images have a cluster of many small shapes with one `iscrowd` annotation;
-some are empty.
+hole, RLE if it has one (as all rings do). Some images have a cluster of many small shapes with one `iscrowd`
+annotation; some are empty.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLITS = ("train", "val")
 SUPERSAMPLING = 4  # cells of the fine drawing grid per pixel and axis
 MIN_VISIBLE = 0.3  # smallest visible fraction of a shape's area …
 MIN_PIXELS = 12  # … and smallest visible area in square pixels
-MIN_PART = 2  # square pixels; smaller parts of an occluded shape are not outlined
+MIN_PART = 2  # square pixels; smaller visible parts of an occluded shape get no polygon
 EMPTY_FRACTION, CROWD_FRACTION = 0.04, 0.08  # of the images
 
 Contour = NDArray[np.float64]  # [points, 2] x, y
@@ -63,7 +63,7 @@ def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size
     Args:
         train, val: number of images.
         size: side of the square images in pixels, at least 64.
-        seed: another seed gives other images.
+        seed: random seed of the images.
 
     Raises:
         DataError: a number is too small.
@@ -173,7 +173,7 @@ def _circle(rng: np.random.Generator, turn: float) -> list[Contour]:
 
 
 def _rectangle(rng: np.random.Generator, turn: float) -> list[Contour]:
-    half = np.arctan(rng.uniform(0.35, 1))  # of the angle between the diagonals: the sides' ratio is its tangent
+    half = np.arctan(rng.uniform(0.35, 1))  # half the angle between the diagonals; its tangent is the aspect ratio
     return [_polar(turn + np.array([half, np.pi - half, np.pi + half, -half]))]
 
 
@@ -206,8 +206,8 @@ def annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.floa
 
     Args:
         shape: its class, and whether it is a crowd.
-        visible: `[SUPERSAMPLING * size, SUPERSAMPLING * size]`, 1 at the points of the fine grid where it is seen.
-        coverage: `[size, size]`, the share 0 … 1 of each pixel that it covers.
+        visible: `[SUPERSAMPLING * size, SUPERSAMPLING * size]`, 1 at the visible points of the fine grid.
+        coverage: `[size, size]`, the fraction 0 … 1 of each pixel that the shape covers.
     """
     size = len(coverage)
     solid = cv2.morphologyEx(visible, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
@@ -215,7 +215,7 @@ def annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.floa
     has_hole = bool((hierarchy[0, :, 3] >= 0).any())
     if shape.crowd or has_hole:
         region = (coverage >= min(0.5, coverage.max())).astype(np.uint8)
-        if shape.crowd:  # the group with the gaps inside it, as an annotator would outline it
+        if shape.crowd:  # fill the gaps between members, as an annotator would
             kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size // 8, size // 8))
             region = cv2.morphologyEx(region, cv2.MORPH_CLOSE, kernel)
         code = rle.encode(np.asfortranarray(region))

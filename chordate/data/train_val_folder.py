@@ -1,4 +1,4 @@
-"""A user's own images in class folders, with a validation split or without."""
+"""A user's own images in class folders, with or without a validation split."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +51,7 @@ class TrainValFolder(ImageFolder):
         return by_class if self.divided else {name: self._part(files) for name, files in by_class.items()}
 
     def _part(self, files: list[str]) -> list[str]:
-        """The files of one class that belong to this split: at least one for training, then one for validation."""
+        """The files of one class in this split: training gets at least one, as does validation if there are two."""
         drawn = sorted(files, key=lambda file: (crc32(Path(file).as_posix().encode()), file))
         count = min(max(1, round(self.held_out * len(files))), len(files) - 1)
         return drawn[:count] if self.split == "val" else drawn[count:]
@@ -79,6 +79,6 @@ def _is_divided(root: Path) -> bool:
         listed = ", ".join(f"{name}/" for name in names)
         raise DataError(
             f"{root}: has {listed} but no {missing[0]}/; give it train/ and val/, each with a folder for every class, "
-            f"or only the class folders, of which a fraction is then held out"
+            f"or only the class folders (then a fraction of each is held out)"
         )
     return not missing

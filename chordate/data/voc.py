@@ -17,11 +17,11 @@ class VocDataset(CocoDataset):
     """`Annotations/*.xml`, `JPEGImages/` and the lists of `ImageSets/Main/` (Everingham et al. 2010).
 
     VOC's offset of one pixel is subtracted from corners. Objects marked `difficult` are read as crowds: they are
-    neither targets nor background, as VOC's evaluation ignores them. Category ids count the class names of all files in
-    alphabetical order (or in the order of a `labels.txt`), so that all splits have the same.
+    neither targets nor background, since VOC's evaluation ignores them. Category ids number the class names of all
+    files in alphabetical order (or in the order of a `labels.txt`), so that all splits have the same ids.
 
     Args:
-        folder: contains these three; relative to `data_root` or absolute.
+        folder: contains these three folders; relative to `data_root` or absolute.
         split: name of a list, `train` for `ImageSets/Main/train.txt`; None for every XML file.
         settings: those of CocoDataset, except `annotations` and `images`.
     """

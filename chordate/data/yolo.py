@@ -1,7 +1,7 @@
-"""YOLO folders (one text file of relative boxes or outlines per image), read as COCO annotations.
+"""YOLO folders (one text file of relative boxes or polygons per image), read as COCO annotations.
 
-Not converted by hotcoco, which needs the class names beside the labels, drops the images' file extensions and images
-without a label file, and does not read outlines.
+hotcoco's converter is not used: it needs the class names beside the labels, drops the images' file extensions, skips
+images without a label file, and does not read polygons.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def _read_names(file: Path) -> list[str]:
         names = yaml.safe_load(file.read_text())["names"]
         ordered = [names[number] for number in range(len(names))]  # a list, or a dict of 0, 1, 2 …
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise DataError(f'{file}: no list "names" of class names, or one with gaps: {error}') from error
+        raise DataError(f'{file}: needs a list "names" of class names without gaps: {error}') from error
     return [str(name) for name in ordered]
 
 
@@ -94,7 +94,7 @@ def _annotation(text: str, width: int, height: int, classes: int, place: str) ->
         x, y, w, h = (value * side for value, side in zip(numbers, (width, height, width, height)))
         return {**result, "bbox": [x - w / 2, y - h / 2, w, h], "area": w * h}
     if len(numbers) < 6 or len(numbers) % 2:
-        raise DataError(f"{place}: {len(numbers)} numbers after the class; a box has 4, an outline 3 or more pairs")
+        raise DataError(f"{place}: {len(numbers)} numbers after the class; a box has 4, a polygon 3 or more pairs")
     xs, ys = [x * width for x in numbers[0::2]], [y * height for y in numbers[1::2]]
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     outline = [value for point in zip(xs, ys) for value in point]

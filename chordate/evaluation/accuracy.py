@@ -22,7 +22,7 @@ from chordate.structures import Batch, Classification, DatasetMeta
 from chordate.text import pluralize, printable
 
 TOP = 5  # classes kept per image, best first
-MAX_ROWS = 40  # classes in the table: if there are more, those with the lowest accuracy
+MAX_ROWS = 40  # classes in the table; if there are more, only those with the lowest accuracy
 
 
 class WithClasses(Protocol):
@@ -33,7 +33,7 @@ class WithClasses(Protocol):
 
 @METRICS.register_module()
 class AccuracyMetric(Metric):
-    """Fraction of images whose true class is predicted best, or among the best five (Russakovsky et al. 2015, 4.1).
+    """Fraction of images whose true class scores highest, or among the best five (Russakovsky et al. 2015, 4.1).
 
     The true classes are the ClassTargets of the batches.
 
@@ -76,7 +76,7 @@ class AccuracyMetric(Metric):
             self._pending_files.append(info.path)
 
     def compute(self) -> dict[str, float]:
-        """Compute the numbers over all ranks, each image once, the same on every rank, and forget the predictions.
+        """Compute the numbers over all ranks, each image once, the same on every rank; clear pending predictions.
 
         Returns:
             `top1`, `top5` and `error` (1 - top1), 0 … 1.
@@ -112,7 +112,7 @@ class AccuracyMetric(Metric):
         return numbers
 
     def table(self) -> Group:
-        """One row per class (the hardest ones if there are many), and one for all classes."""
+        """One row per class (those with the lowest accuracy if there are many), and one for all classes."""
         hits, rows = self._hits(), self.per_class()
         title = None
         if len(rows) > MAX_ROWS:

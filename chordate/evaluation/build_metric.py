@@ -12,7 +12,7 @@ from chordate.registry import METRICS
 
 
 def build_metric(section: str | Mapping[str, Any] | None, dataset: Dataset) -> Metric:
-    """Build the metric of a config's `metric` section, or the default of the data set without one.
+    """Build the metric of a config's `metric` section; without one, the data set's default.
 
     Raises:
         ConfigError: settings are unknown or invalid, there is no metric, or it does not fulfill the contract of Metric.

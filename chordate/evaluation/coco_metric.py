@@ -103,7 +103,7 @@ class CocoMetric(Metric):
         self._pending.append(packed)
 
     def compute(self) -> dict[str, float]:
-        """Compute COCO's numbers over all ranks, the same on every rank, and forget the detections.
+        """Compute COCO's numbers over all ranks, the same on every rank, and clear the pending detections.
 
         Returns:
             `bbox_AP`, `bbox_AP50`, `bbox_AP75`, `bbox_APs`, `bbox_APm`, `bbox_APl`, `bbox_AR1`, `bbox_AR10`,
@@ -118,7 +118,7 @@ class CocoMetric(Metric):
         self._pending = []
         foreign = np.setdiff1d(self._detections.image_ids, self.dataset.image_ids)
         if len(foreign):
-            raise DataError(f"CocoMetric: image {foreign[0]} is not in the data set that the metric was made for")
+            raise DataError(f"CocoMetric: image {foreign[0]} is not in the data set of the metric")
         self._specs = {iou_type: self._spec(iou_type) for iou_type in self._select_types(self._detections)}
         if is_main_process():
             self._warn()
@@ -195,7 +195,7 @@ class CocoMetric(Metric):
     def per_class(self) -> dict[IouType, dict[str, dict[str, float]]]:
         """By IoU type and class name: `AP`, `AP50`, `AR` (-1 without ground truth) and `instances`, without crowds.
 
-        For keypoints only classes with keypoints, and instances with a labeled keypoint.
+        For keypoints, only classes with keypoints are listed, and only instances with a labeled keypoint are counted.
         """
         return {
             iou_type: {
@@ -239,7 +239,7 @@ class CocoMetric(Metric):
         return Group(*parts)
 
     def report(self) -> CocoReport:
-        """Curves, confusions and errors behind the last numbers."""
+        """Precision-recall curves, confusion matrix and TIDE errors of the last `compute`."""
         classes = self.per_class()
         parts = {}
         for iou_type, spec in self._specs.items():
@@ -250,7 +250,7 @@ class CocoMetric(Metric):
     def predictions(self) -> list[dict[str, Any]]:
         """The last detections in COCO's results format, to 0.001 pixels and 0.00001 of score.
 
-        Masks are compressed run lengths; keypoint coordinates are relative to the center of the first pixel, as in
+        Masks are compressed RLE; keypoint coordinates are relative to the center of the first pixel, as in
         COCO. `compute` uses full precision, so its numbers may differ slightly from those of these rounded results.
         """
         return self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)

@@ -31,7 +31,7 @@ class CocoReport:
     """The report of CocoMetric, in plain numbers and lists for JSON.
 
     Attributes:
-        by_iou_type: for "bbox", "segm" and "keypoints", those that were measured:
+        by_iou_type: for each evaluated IoU type ("bbox", "segm", "keypoints"):
             `numbers`: COCO's numbers by name.
             `precision_recall`: `recall` (0, 0.01 … 1), `precision` at these by IoU threshold ("0.50" …), the mean over
             classes with ground truth, and `by_class` at IoU 0.50 (None without ground truth).
@@ -50,11 +50,11 @@ class CocoReport:
 def describe_curves(
     curves: PRCurves, evaluator: hotcoco.COCOeval, per_class: Mapping[str, Mapping[str, float]], iou_type: IouType
 ) -> dict[str, Any]:
-    """The report for one IoU type, see `CocoReport.by_iou_type`.
+    """The report for one IoU type (see `CocoReport.by_iou_type`).
 
     Args:
         curves: from the evaluation.
-        evaluator: hotcoco's, of the same detections, after matching.
+        evaluator: hotcoco's evaluator of the same detections, after matching.
         per_class: numbers by class name, in the order of the curves.
         iou_type: "bbox", "segm" or "keypoints".
     """

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from chordate.errors import DataError
 from chordate.structures import DatasetMeta
 
-BLOCK = 10_000  # annotations read at once; all of a large file would need much memory
+BLOCK = 10_000  # annotations read at once, to save memory
 
 
 @runtime_checkable
@@ -71,7 +71,7 @@ class GroundTruth:
 
         Args:
             coco: the index of the annotation file.
-            category_ids: of the evaluated categories.
+            category_ids: ids of the evaluated categories.
         """
         evaluated, with_masks, without_masks, all_boxed = set(category_ids), 0, 0, True
         for annotation in _annotations(coco):
@@ -87,8 +87,10 @@ class GroundTruth:
         return cls(coco if all_boxed else _with_boxes(coco), with_masks, without_masks, keypoints)
 
     def check_masks(self) -> None:
-        """Raises:
-        DataError: not every annotation has a segmentation.
+        """Check that masks can be evaluated.
+
+        Raises:
+            DataError: not every annotation has a segmentation.
         """
         if self.without_masks:
             raise DataError(
@@ -105,12 +107,12 @@ class GroundTruth:
         counts = sorted(set(self.keypoints.values()))
         if not counts:
             raise DataError(
-                'CocoMetric: no category of the annotations has "keypoints", so they cannot be evaluated; name them '
-                'there, or set metric.iou_types=["bbox"]'
+                'CocoMetric: no category of the annotations has "keypoints", so keypoints cannot be evaluated; add '
+                'them to the file, or set metric.iou_types=["bbox"]'
             )
         if len(counts) > 1:
             raise DataError(
-                f"CocoMetric: categories have {counts[0]} and {counts[1]} keypoints; use classes=[…] with one number"
+                f"CocoMetric: categories have {counts[0]} and {counts[1]} keypoints; select classes with one of these"
             )
         return counts[0]
 

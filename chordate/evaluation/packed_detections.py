@@ -32,7 +32,7 @@ class PackedDetections:
         boxes: `[D, 4]` float32 xyxy in pixels of the original images, image after image, best first.
         scores: `[D]` float32.
         labels: `[D]` int32.
-        masks: `[D]` bytes, COCO's compressed run lengths, or None.
+        masks: `[D]` bytes, COCO's compressed RLE, or None.
         keypoints: `[D, K, 3]` float32 x, y (continuous coordinates) and score, or None.
     """
 
@@ -117,7 +117,7 @@ class PackedDetections:
         return PackedDetections(image_ids, counts, self.sizes[first], *selected)
 
     def gather(self) -> PackedDetections:
-        """The detections of all ranks, the same on each, in an order that does not depend on the distribution."""
+        """The detections of all ranks, the same on each, in an order that does not depend on the number of ranks."""
         return PackedDetections.concatenate(all_gather_object(self)).unique()
 
     def iou_types(self) -> list[IouType]:
@@ -125,7 +125,7 @@ class PackedDetections:
         return [iou_type for iou_type, column in MEASURED_ON.items() if getattr(self, column) is not None]
 
     def to_array(self, category_ids: Sequence[int]) -> NDArray[np.float64]:
-        """`[D, 7]`: image id, x, y, width, height, score, category id, as COCO's tools load arrays."""
+        """`[D, 7]`: image id, x, y, width, height, score, category id: the array format of COCO's `loadRes`."""
         array = np.empty((len(self.scores), 7))
         array[:, 0] = np.repeat(self.image_ids, self.counts)
         array[:, 1:5] = self.boxes
@@ -144,7 +144,7 @@ class PackedDetections:
 
         Args:
             category_ids: by label.
-            iou_types: of these detections.
+            iou_types: the IoU types to include.
             digits: decimals of a pixel, two more for a score; None is full precision.
         """
         if not len(self.scores):
@@ -182,7 +182,7 @@ def _round(values: NDArray[np.float64], digits: int | None, more: int = 0) -> ND
 
 
 def _encode(info: ImageInfo, masks: Tensor) -> NDArray[np.object_]:
-    """`[D, H, W]` bool as `[D]` compressed run lengths."""
+    """`[D, H, W]` bool as `[D]` compressed RLE."""
     if masks.shape[1:] != (info.height, info.width):
         raise DataError(
             f"{info.path}: masks of {masks.shape[2]}×{masks.shape[1]} px for an image of {info.width}×{info.height}"

@@ -37,7 +37,7 @@ class PRCurves:
     def average_recall(
         self, limit: int = -1, iou: float | None = None, area: str = "all", category: int | None = None
     ) -> float:
-        """AR at one IoU threshold or averaged over all, with the `limit`-th of `max_dets`."""
+        """AR at one IoU threshold or averaged over all; `limit` is an index into `max_dets`."""
         return _mean(self.recall[_iou_rows(iou), _categories(category), self.areas.index(area), limit])
 
     def summary(self) -> dict[str, float]:

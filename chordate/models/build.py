@@ -81,8 +81,8 @@ def build_model(
         meta: metadata of the data set. Without it: the checkpoint's, else the config's `fallback_meta`.
         classes: class names that replace those of the metadata.
         num_classes: number of classes, if their names do not matter.
-        checkpoint: of a trained model: a path, a URL, or a result of `read_state`. `model.load_report` then lists the
-            loaded tensors.
+        checkpoint: checkpoint of a trained model: a path, a URL, or a result of `read_state`. `model.load_report` then
+            lists the loaded tensors.
         pretrained: whether to load the backbone weights that the config names; a checkpoint replaces them.
 
     Returns:

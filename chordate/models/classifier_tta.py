@@ -21,7 +21,7 @@ class TenCrop:
     """Averages the probabilities of the four corners, the center, and all five mirrored (Krizhevsky et al. 2012, 4.1).
 
     Args:
-        size: of the square crops, in pixels; the pipeline leaves the images larger.
+        size: side of the square crops in pixels; the pipeline leaves the images larger.
     """
 
     def __init__(self, size: PositiveInt):

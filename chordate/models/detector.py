@@ -18,10 +18,10 @@ class Detector(Model):
     """Normalization, backbone and neck. A subclass adds heads, `loss(batch)` and `predict(batch)`.
 
     Every part is a variant's name, a dict with `type` and the part's own arguments, or a built module; channels,
-    strides and the facts of `meta` are passed on, not configured.
+    strides and the class and keypoint counts in `meta` are passed on, not configured.
 
     Args:
-        meta: of the data set.
+        meta: metadata of the data set.
         backbone: images to feature maps.
         neck: feature maps to feature maps, or None if the heads read the backbone's maps.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.

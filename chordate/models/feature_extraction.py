@@ -16,7 +16,7 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
 
     Args:
         model: in evaluation mode.
-        batch: of images 0 … 255.
+        batch: a batch of images 0 … 255.
         map: name of a backbone map; None for the inputs of the last layer (`Model.embed`).
 
     Raises:

@@ -62,7 +62,7 @@ def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, in
 
     Args:
         pixels: `[D, 2]`, the width and height that each heatmap is resized to, whole numbers.
-        max_pixels: of a group of several, each at the group's largest width and height.
+        max_pixels: limit for a group of several heatmaps, each at the group's largest width and height.
 
     Returns:
         Per group: indices `[G]` int64 into `pixels`, and the largest width and height among them. Each heatmap is in

@@ -38,7 +38,7 @@ class BoxLoss:
             decoded boxes (Rezatofighi et al. 2019).
         beta: where smooth L1 changes from square to absolute value; 0 is plain L1, Detectron2's default; torchvision
             has 1/9.
-        weights: of the box encoding, see `ops.boxes.encode`.
+        weights: weights of the box encoding, see `ops.boxes.encode`.
     """
 
     def __init__(self, kind: BoxLossKind, beta: float, weights: tuple[float, float, float, float]):

@@ -19,7 +19,7 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
     Args:
         probabilities: `[D, M, M]`.
         boxes: `[D, 4]` x1, y1, x2, y2 in pixels of the image.
-        height, width: of the image.
+        height, width: size of the image.
         threshold: above 0.
 
     Returns:

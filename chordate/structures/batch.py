@@ -75,7 +75,7 @@ class Prediction(TensorStruct):
         """Transform the prediction to pixels of the original image; by default unchanged.
 
         Args:
-            info: of the original image.
+            info: ImageInfo of the original image.
             size: `[2]` height and width of the image in the batch, without padding.
         """
         return self
@@ -108,8 +108,8 @@ class ImageInfo:
 
     Attributes:
         image_id: the data set's own id.
-        path: the file, for messages and pictures.
-        height, width: of the image as displayed, in pixels, before any transform.
+        path: the file, for messages and captions.
+        height, width: size of the image as displayed, in pixels, before any transform.
     """
 
     image_id: int
@@ -144,7 +144,7 @@ def collate_images(samples: Sequence[Sample], target_type: type[Targets] | None,
 
     Args:
         samples: `image` `[C, H, W]`, `info`, and the fields that `target_type.collate` reads.
-        target_type: of the targets; None gives a batch without targets.
+        target_type: type of the targets; None gives a batch without targets.
         size_divisor: height and width are padded to multiples of this.
 
     Raises:

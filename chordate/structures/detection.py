@@ -180,7 +180,7 @@ class Detections(Prediction):
         return f"{len(self) or 'no'} detection{'' if len(self) == 1 else 's'}"
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """Per detection `class`, `score`, `box` in pixels; with masks `mask` as COCO's run lengths; with keypoints
+        """Per detection `class`, `score`, `box` in pixels; with masks `mask` as COCO's RLE; with keypoints
         `keypoints`, x, y and score (a logit) by name."""
         records: list[dict[str, Any]] = [
             {"class": meta.classes[label], "score": round(score, 4), "box": [round(x, 2) for x in box]}
@@ -197,7 +197,7 @@ class Detections(Prediction):
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """`[D, H, W]` bool as COCO's compressed run lengths: `size`, height and width, and `counts`, text for JSON."""
+    """`[D, H, W]` bool as COCO's compressed RLE: `size`, height and width, and `counts`, text for JSON."""
     if not len(masks):
         return []
     encoded = hotcoco.mask.encode(masks.cpu().numpy().transpose(1, 2, 0))

@@ -16,7 +16,7 @@ class Layout:
 
     Args:
         dims: numbers or names; dimensions with the same name are equal in all tensors of a structure.
-        dtype: of the values.
+        dtype: data type of the values.
     """
 
     def __init__(self, *dims: int | str, dtype: torch.dtype):

@@ -18,7 +18,7 @@ class Skeleton:
     """The keypoints of an object and the bones between them.
 
     Attributes:
-        names: of the `K` keypoints: "left_eye" …
+        names: names of the `K` keypoints: "left_eye" …
         bones: pairs of keypoints joined by a line, counted from 0.
     """
 

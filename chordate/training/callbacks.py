@@ -1,4 +1,4 @@
-"""Callbacks, which a run calls besides training: the base class, which is the contract, and those that come with us.
+"""Callbacks of a training run: the base class, which is the contract, and the built-in ones.
 
 A config lists them as `callbacks = [dict(type="EarlyStopping", monitor="bbox_AP")]`; register your own with
 `@CALLBACKS.register_module()`.

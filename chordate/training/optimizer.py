@@ -158,7 +158,7 @@ def parameter_groups(
     """Trainable parameters, grouped by learning rate and weight decay (one group if all are equal).
 
     Args:
-        lr, weight_decay: of a parameter without rules.
+        lr, weight_decay: values of a parameter without rules.
         no_decay, parts: as in OptimizerSettings.
         scales: factors of the learning rate, by parameter name; 1 for the others.
 

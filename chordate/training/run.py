@@ -40,8 +40,8 @@ def train(
         data_root: the folder that the data sets' paths are relative to.
         work_dir: folder for logs and checkpoints; by default `work_dirs/<the config's name>`.
         resume: a checkpoint to resume exactly; True for the newest in `work_dir`, if there is one.
-        load_from: a checkpoint of any known format that initializes the whole model, also with other classes (rows of
-            equal class names are kept, the others stay as initialized); overrides `train.load_from`, and replaces the
+        load_from: a checkpoint of any known format that initializes the whole model, even if its classes differ (rows
+            of equal class names are kept, others stay as initialized); overrides `train.load_from`, and replaces the
             backbone's pretrained weights. A resumed run has its own weights and ignores it.
         callbacks: in addition to those of the config.
 

@@ -17,7 +17,7 @@ class TrainSettings:
     Attributes:
         epochs, iterations: length of the training; exactly one is set. `eval_every`, `save_every` and a schedule's
             milestones count in the same unit.
-        seed: of initial weights, dropout, and (through the loader) order and augmentation.
+        seed: random seed of initial weights, dropout and, through the loader, order and augmentation.
         amp: mixed precision, "bf16" (CPU or GPU) or "fp16" (GPU); None is full precision.
         channels_last: lay out images and weights as NHWC; "auto" if that trains faster.
         compile: compile the model for training: True, or a dict of torch.compile's arguments.
@@ -31,7 +31,7 @@ class TrainSettings:
         save_best: a metric; the checkpoint with its best value is kept as `best_<metric>.pt`.
         log_every: iterations between two lines of the log.
         tensorboard: write TensorBoard event files (the callback TensorBoardLogger).
-        load_from: a checkpoint of any known format to start the whole model from, also with other classes.
+        load_from: a checkpoint of any known format that initializes the whole model, even if its classes differ.
     """
 
     epochs: PositiveInt | None = None

@@ -349,7 +349,7 @@ class Trainer:
             )
 
     def _read_losses(self) -> bool:
-        """Read the losses if that is free (CPU) or due. Returns whether any rank received a signal, if it did read."""
+        """Read the losses if due (on the CPU always). Returns whether this showed that a rank received a signal."""
         log_due = self.iteration % self.settings.log_every == 0
         due = self.device.type == "cpu" or log_due or self._save_is_due() or self.evaluation_is_due()
         return due and self.losses.read(self.signals.received is not None)

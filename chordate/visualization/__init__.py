@@ -1,4 +1,4 @@
-"""Draws predictions, targets, batches and sheets of both; plots training curves and reports.
+"""Draws predictions, targets, batches and side-by-side sheets; plots training curves and reports.
 
 Importing the package registers the drawing functions of the tasks that come with Chordate.
 """

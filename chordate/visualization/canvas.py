@@ -84,7 +84,7 @@ def instance_colors(
 def is_bright(color: Color) -> bool:
     """Whether black text has more contrast than white text on a color (WCAG 2.2, relative luminance)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in color)]
-    return bool(np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179)  # the contrast of both is equal there
+    return bool(np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179)  # black and white text have equal contrast at 0.179
 
 
 def to_picture(image: Tensor) -> Picture:
@@ -99,7 +99,7 @@ def to_picture(image: Tensor) -> Picture:
 
 
 def write_image(path: str | Path, image: Picture) -> None:
-    """Write an RGB picture `[H, W, 3]` uint8; the file's extension chooses the format.
+    """Write an RGB picture `[H, W, 3]` uint8; the file's extension selects the format.
 
     Raises:
         DataError: the folder does not exist or the extension is unknown.
@@ -220,13 +220,13 @@ def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> 
 
 
 def place_label(box: Pixels, width: int, height: int, size: tuple[int, int], taken: Sequence[Pixels]) -> Pixels:
-    """The place of a label: at its box, within the picture, where it covers least of the labels before it.
+    """The place of a label: at its box, within the picture, where it overlaps earlier labels least.
 
     Args:
         box: x1, y1, x2, y2 in pixels of the canvas, as all boxes here; x2 and y2 are the last pixels inside.
-        width, height: of the label.
+        width, height: size of the label.
         size: width and height of the canvas.
-        taken: boxes of the labels before it.
+        taken: boxes of the earlier labels.
 
     Returns:
         The label's box.

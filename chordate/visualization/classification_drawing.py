@@ -18,7 +18,7 @@ def draw_classification(
     score_threshold: float = 0.0,
     long_side: int | None = None,
 ) -> Picture:
-    """Draw the best class with its score, whatever the threshold."""
+    """Draw the best class with its score, regardless of the threshold."""
     label, score = prediction.top(1)[0]
     return draw_annotations(image, [_annotation(image, label, f" {score:.2f}", meta)], long_side)
 

@@ -28,7 +28,7 @@ def plot_coco_report(report: CocoReport, folder: str | Path) -> list[Path]:
 
     Args:
         report: from `CocoMetric.report`.
-        folder: made if it does not exist.
+        folder: created if it does not exist.
 
     Returns:
         The files written.
@@ -89,7 +89,7 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
     known = {name: row for name, row in content["per_class"].items() if row["AP"] > -1}
     order = sorted(known, key=lambda name: known[name]["AP"])
     bar, width = 0.21, 6.5  # inches
-    columns = max(round((bar * len(order) / width) ** 0.5), 1)  # about as many inches wide as high
+    columns = max(round((bar * len(order) / width) ** 0.5), 1)  # so that the figure is about square
     rows = max(-(-len(order) // columns), 1)
     figure = new_figure(width * columns, 1.3 + bar * max(rows, 3))
     axes = figure.subplots(1, columns, squeeze=False)[0]
@@ -119,7 +119,7 @@ def _plot_bars(axis: Axes, classes: Mapping[str, Mapping[str, Any]], rows: int) 
 
 
 def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """Confusion matrix, colored by the fraction of its row; classes without objects and detections are left out."""
+    """Confusion matrix, colored by row fraction; classes with neither objects nor detections are left out."""
     confusion = content["confusion"]
     matrix, names = np.array(confusion["matrix"], float), np.array([plain_label(n) for n in confusion["classes"]])
     used = (matrix.sum(axis=0) > 0) | (matrix.sum(axis=1) > 0)

@@ -63,11 +63,11 @@ def detection_annotations(detections: Detections, meta: DatasetMeta, score_thres
 def instance_annotations(
     targets: InstanceTargets, index: int, meta: DatasetMeta, size: Sequence[int]
 ) -> list[Annotation]:
-    """One annotation per instance of one image, in the order of its slots.
+    """One annotation per instance of one image, in the order of the targets.
 
     Args:
         targets: on the CPU.
-        index: of the image in the batch.
+        index: index of the image in the batch.
         meta: class names, skeleton and palette.
         size: height and width of the image in pixels, with padding.
     """

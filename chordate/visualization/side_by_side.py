@@ -26,7 +26,7 @@ def side_by_side(
     columns: int = 2,
     panel: int = 360,
 ) -> Picture:
-    """A sheet of images, each twice: its ground truth at the left, the prediction at the right.
+    """Draw each image twice on a sheet: with its ground truth at the left, with the prediction at the right.
 
     Args:
         images: `[H, W, 3]` uint8 RGB each.

@@ -30,7 +30,7 @@ def tidy(axis: Axes, lines: str = "both") -> None:
 
 
 def save(figure: Figure, out: str | Path) -> None:
-    """Write a figure; the file's extension chooses the format.
+    """Write a figure; the file's extension selects the format.
 
     Raises:
         DataError: the folder does not exist or the extension is unknown.

@@ -1,4 +1,4 @@
-"""Drawing of tasks: one function per type of prediction, targets and report, chosen by `functools.singledispatch`.
+"""Drawing of tasks: one function per type of prediction, targets and report, selected by `functools.singledispatch`.
 
 A new task registers its own functions:
 
@@ -29,11 +29,11 @@ def draw(
     """Draw a prediction on its image.
 
     Args:
-        prediction: in pixels of `image`; its type chooses the function.
+        prediction: in pixels of `image`; its type selects the function.
         image: `[H, W, 3]` uint8 RGB; is not changed.
         meta: class names, skeleton and palette.
         score_threshold: objects with lower scores are not drawn.
-        long_side: of the result, in pixels; None for the image's own, but at least 640, so that names are legible.
+        long_side: long side of the result, in pixels; None for the image's own, but at least 640, for legible names.
 
     Returns:
         A new picture `[H', W', 3]` uint8 RGB.
@@ -51,8 +51,8 @@ def draw_targets(
     """Draw the ground truth of one image; the counterpart of `draw`.
 
     Args:
-        targets: of a batch, in pixels of `image`; their type chooses the function. None draws the image alone.
-        index: of the image in the batch.
+        targets: targets of a batch, in pixels of `image`; their type selects the function. None draws the image alone.
+        index: index of the image in the batch.
         image: `[H, W, 3]` uint8 RGB, with the padding of the batch; is not changed.
         meta, long_side: as in `draw`.
 
@@ -78,8 +78,8 @@ def plot_report(report: Any, folder: str | Path) -> list[Path]:
     """Write the result of a metric's `report()` as plots and JSON.
 
     Args:
-        report: its type chooses the function.
-        folder: made if it does not exist.
+        report: its type selects the function.
+        folder: created if it does not exist.
 
     Returns:
         The files written.

@@ -31,7 +31,7 @@ def plot_training(
     Args:
         log: JSON lines: `{"mode": "train", "iteration", "lr", "loss", …}` with every part of the loss, and
             `{"mode": "val", "iteration", "bbox_AP", …}`.
-        out: the file to write; its extension chooses the format.
+        out: the file to write; its extension selects the format.
         lower_is_better: names of the metrics that are better when lower.
         first: the metric that is drawn boldly, with its best value marked, such as `train.save_best`.
 
@@ -69,7 +69,7 @@ def _read_log(path: Path) -> tuple[Records, Records]:
         raise DataError(f"{path}: not a training log: {error}") from error
     training = [r for r in records if r.get("mode") == "train"]
     if not training:
-        raise DataError(f"{path}: no record of a training; expected a run's log.jsonl")
+        raise DataError(f"{path}: no training records; expected a run's log.jsonl")
     return training, [r for r in records if r.get("mode") == "val"]
 
 
@@ -84,13 +84,13 @@ def _markers(records: Records) -> dict[str, Any]:
 
 
 def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -> None:
-    """Draw the training losses over the iterations: each part thin and the sum bold, smoothed; from 50 records on the
-    raw values behind.
+    """Draw the training losses over the iterations: each part thin and the sum bold, smoothed; with 50
+    records or more, also the raw values, faint.
 
     Args:
         axis: to draw on.
         training: records of training in the log, at least one.
-        metrics: names that are no losses though they are logged in training too, such as a classifier's error.
+        metrics: names that are not losses although they are logged in training, such as a classifier's error.
             A single part that is the sum is not drawn either.
     """
     parts = [name for name in training[-1] if name not in {*_BOOKKEEPING, *metrics, "loss"}]
@@ -113,7 +113,7 @@ def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) ->
 
 
 def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Mean of `[N]` values over `reach` of them to either side, fewer at the ends.
+    """Centered moving average of `[N]` values over a window of `2 * reach + 1`, shorter at the ends.
 
     Values that are not finite are left out; where none is finite, the mean is NaN.
     """
@@ -129,10 +129,10 @@ def plot_metric(
     """Draw the main metrics over the iterations; the first is bold, and its best value annotated.
 
     Args:
-        axis: to draw on; from 0 to 1 where all values are.
+        axis: to draw on; its range is 0 to 1 if all values are in it.
         evaluations: records of evaluations in the log, at least one.
         lower_is_better: names of metrics whose best value is the lowest.
-        first: name of the metric to draw first, such as that which chooses the best checkpoint.
+        first: name of the metric to draw first, such as the one that selects the best checkpoint.
     """
     drawn = []
     for number, name in reversed([*enumerate(_metric_names(evaluations[-1], first))]):

@@ -30,7 +30,7 @@ class Candidate:
         state: tensors by the model's names.
         meta: the classes and keypoints of the outputs, if known.
         left_out: names in the checkpoint of tensors that are not in `state`.
-        conversion: the format that was converted; None if the names were already ours.
+        conversion: the format that it was converted from; None if the names were already ours.
     """
 
     format: str
@@ -82,8 +82,8 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
 
 
 def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
-    """The candidate as it is; as a library's network, divided into the model's backbone and final layers; for a
-    backbone also as its part of a library's network, and as its part of a whole model."""
+    """Yield the candidate unchanged, and its other readings: a library's network split into backbone and final layers;
+    if the model is a backbone, the backbone's part of a library's network, and of a whole model."""
     yield candidate
     state, backbone = candidate.state, model._modules.get("backbone")
     for path, head in model.named_modules():
@@ -102,7 +102,7 @@ def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
 
 
 def _library_part(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:
-    """The part of a library's state dict that a backbone has, under a prefix."""
+    """The tensors of a library's state dict that a backbone has, renamed with the library's prefix."""
     ours, state = backbone.state_dict(), candidate.state
     left_out = [name for name in state if name in library.tensors and library.prefix + name not in ours]
     part = {library.prefix + name: state[name] for name in state if name not in left_out}

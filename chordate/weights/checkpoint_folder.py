@@ -100,7 +100,7 @@ class CheckpointFolder:
         earlier = sorted(path for pattern in WRITTEN for path in self.folder.glob(pattern))
         if not earlier:
             return None
-        self._write(POINTER, lambda file: None)  # first: if the process is killed in between, none is the last
+        self._write(POINTER, lambda file: None)  # first, so that the pointer never names a moved file
         stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(max(path.stat().st_mtime for path in earlier)))
         names = [f"earlier_{stamp}", *(f"earlier_{stamp}_{number}" for number in range(2, 1000))]
         target = next(self.folder / name for name in names if not (self.folder / name).exists())
@@ -113,7 +113,7 @@ class CheckpointFolder:
         return target
 
     def contains(self, path: str | Path) -> bool:
-        """Whether a checkpoint is in this folder (links are followed), so that its run wrote the other files too."""
+        """Whether a checkpoint is in this folder (links are followed); then its run wrote the others too."""
         return Path(path).resolve().parent == self.folder.resolve()
 
     def is_last(self, path: str | Path) -> bool:
@@ -186,7 +186,7 @@ def _iteration(path: Path) -> int | None:
     """The iterations done in a readable checkpoint; None for any other file. Reads no weights."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
-    except Exception:  # truncated, another library's, or missing
+    except Exception:  # the file is truncated, missing or another library's
         return None
 
 
@@ -194,7 +194,7 @@ def to_cpu(value: Any) -> Any:
     """The same nested structure in plain dicts and lists, every tensor detached and on the CPU.
 
     Raises:
-        CheckpointError: it contains a value of another type, with which the file could not be loaded safely.
+        CheckpointError: it contains a value of another type, which could not be loaded safely.
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()

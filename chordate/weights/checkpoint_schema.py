@@ -118,29 +118,31 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     """The metadata of the data set that one of our checkpoints was trained on; None for any other checkpoint.
 
     Raises:
-        CheckpointError: it is our own, but of another form, or a part has the wrong type.
+        CheckpointError: it is our own, but has another format version, or a part has the wrong type.
     """
     if "chordate" not in contents:
         return None
     source, form = source_of(contents), contents["chordate"]
     if type(form) is not int:
-        raise CheckpointError(f"{source} is no whole Chordate checkpoint: its chordate is {form!r:.40}, not {FORM}")
+        raise CheckpointError(
+            f"{source} is not a complete Chordate checkpoint: its format version is {form!r:.40}, not {FORM}"
+        )
     if form < FORM:
-        raise CheckpointError(f"{source} is of form {form}, which is no longer supported; train again")
+        raise CheckpointError(f"{source} has format {form}, which is no longer supported; train again")
     if form > FORM:
-        raise CheckpointError(f"{source} was written by a newer Chordate; this one reads form {FORM}, so update it")
+        raise CheckpointError(f"{source} was written by a newer Chordate; this one reads format {FORM}, so update it")
     for part, kinds in _PARTS.items():
         if not isinstance(contents.get(part), kinds):
             raise CheckpointError(
-                f"{source} is no whole Chordate checkpoint: its {part} is {type(contents.get(part)).__name__} data; "
-                f"take the file as training wrote it"
+                f"{source} is not a complete Chordate checkpoint: its {part} is "
+                f"{type(contents.get(part)).__name__} data; use the file that training wrote"
             )
     for part in ("model", "ema"):
         for name, value in (contents.get(part) or {}).items():
             if not isinstance(value, Tensor) and not str(name).endswith("_extra_state"):  # of torch's set_extra_state
                 raise CheckpointError(
-                    f"{source} is no whole Chordate checkpoint: its {part}[{name!r}] is {type(value).__name__} data, "
-                    f"not a tensor; take the file as training wrote it"
+                    f"{source} is not a complete Chordate checkpoint: its {part}[{name!r}] is "
+                    f"{type(value).__name__} data, not a tensor; use the file that training wrote"
                 )
     try:
         return DatasetMeta.from_dict(contents["meta"], source)
@@ -152,7 +154,7 @@ def check_training_state(state: Any, source: str) -> None:
     """Validate the part `train` of a checkpoint.
 
     Raises:
-        CheckpointError: it is not a TrainingStateSchema; names `source` and the field.
+        CheckpointError: it is not a TrainingStateSchema; the message names `source` and the field.
     """
     try:
         TrainingStateSchema.model_validate(state)
@@ -171,7 +173,7 @@ def check_optimizer_state(state: Mapping[str, Mapping[str, Any]], model: nn.Modu
         state: by parameter name.
 
     Raises:
-        CheckpointError: an entry has another shape; names it.
+        CheckpointError: an entry has another shape; the message names it.
     """
     parameters = {name: p for name, p in model.named_parameters() if name in state and p.numel() > 1}
     tensors = [

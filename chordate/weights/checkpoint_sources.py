@@ -22,7 +22,7 @@ from torch import Tensor
 from chordate.errors import CheckpointError, ConfigError, near_names, unknown
 from chordate.libraries import timm_for
 
-_HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: the sha256 of resnet50-0676ba61.pth starts so
+_HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
 
 
 class Contents(dict[str, Any]):
@@ -46,7 +46,7 @@ def read_state(source: str | Path) -> Contents:
             `torchvision://resnet50` (its default weights) or `torchvision://resnet50/IMAGENET1K_V1`;
             `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts.
             A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. Files are
-            torch's, read with `weights_only=True`, or `.safetensors`.
+            from `torch.save`, read with `weights_only=True`, or `.safetensors`.
 
     Raises:
         CheckpointError: the file is missing, damaged or not a checkpoint, or contains anything but tensors and plain
@@ -180,7 +180,7 @@ def _read_torch(path: Path) -> Any:
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"contains more than tensors ({forbidden[1]})" if forbidden else "is a pickle of more than tensors"
         raise CheckpointError(
-            f"{path} {what} and could run code, so it was not opened; save its state_dict() alone, best as .safetensors"
+            f"{path} {what} and could run code, so it was not opened; save only its state_dict(), as .safetensors"
         ) from error
     except Exception as error:  # damaged files raise many types of errors
         if isinstance(error, EOFError | IndexError | struct.error) or "unexpected EOF" in str(error):

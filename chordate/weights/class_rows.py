@@ -1,4 +1,4 @@
-"""Matches the outputs per class of a checkpoint and of a model with other classes, by name."""
+"""Matches the per-class outputs of a checkpoint to a model with other classes, by class name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RowMatcher:
 
     Args:
         model: `class_rows` of its modules names the layers with outputs per class.
-        meta: of the checkpoint; None if unknown. Then only the background is recognized.
+        meta: metadata of the checkpoint; None if unknown. Then only the background is recognized.
     """
 
     def __init__(self, model: nn.Module, meta: DatasetMeta | None):
@@ -49,7 +49,7 @@ class RowMatcher:
         return bool(theirs and ours and theirs != ours)
 
     def adapt(self, name: str, theirs: Tensor, ours: Tensor) -> AdaptedRows | None:
-        """The model's tensor `ours` of this name with the checkpoint's rows of equal names; None if there are none."""
+        """A copy of `ours` with the rows of `theirs` that have the same class name; None if there are none."""
         if name not in self._layouts or theirs.dim() != ours.dim():
             return None
         layout, dim = self._layouts[name]
@@ -115,7 +115,7 @@ def _by_class(tensor: Tensor, layout: ClassRows, dim: int) -> Tensor | None:
 
 
 def _match_rows(theirs: tuple[str, ...], ours: tuple[str, ...]) -> dict[int, int]:
-    """The checkpoint's rows to the model's rows with equal names. Names that occur twice are ignored."""
+    """Map each row of the checkpoint to the model's row with the same name. Names that occur twice are ignored."""
     unique = [{name for name, count in Counter(names).items() if count == 1} for names in (theirs, ours)]
     rows = {name: row for row, name in enumerate(ours)}
     return {row: rows[name] for row, name in enumerate(theirs) if name in unique[0] & unique[1]}

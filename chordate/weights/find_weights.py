@@ -16,7 +16,7 @@ from chordate.weights.checkpoint_sources import source_of
 from chordate.weights.load_report import abbreviate
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
-_MAX_DEPTH = 4  # of wrappers in one another
+_MAX_DEPTH = 4  # of nested wrappers
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Weights:
 
     Attributes:
         state: tensors by name; averaged ones if the checkpoint has them.
-        meta: of the data set, if the checkpoint is Chordate's own.
+        meta: metadata of the data set, if the checkpoint is Chordate's own.
         source: the path or URL, for messages.
     """
 
@@ -46,7 +46,7 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
         contents: from `read_state`, or a bare state dict.
 
     Raises:
-        CheckpointError: our own checkpoint has another form or parts of wrong types, or there are no usable weights.
+        CheckpointError: our own checkpoint has another format or parts of wrong types, or there are no usable weights.
     """
     source, meta = source_of(contents), checkpoint_meta(contents)
     if meta is not None:

@@ -31,9 +31,9 @@ class LoadReport:
         loaded: the model's tensors that were copied unchanged.
         adapted: the model's tensors that were copied after a change: outputs of equal class names, a 3-channel stem for
             other channels.
-        skipped: tensors of the checkpoint that were not used, by the model's names if they have one.
+        skipped: tensors of the checkpoint that were not used, under the model's names where they have one.
         missing: the model's tensors that kept their values.
-        meta: of the data set that the checkpoint was trained on, if known.
+        meta: metadata of the data set that the checkpoint was trained on, if known.
         notes: by tensor, the change, or the reason why it does not fit.
     """
 

@@ -27,17 +27,17 @@ from chordate.weights.state_dict_match import StateDictMatch, find_backbones, no
 def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *, strict: bool = True) -> LoadReport:
     """Load weights into `model`; the format is recognized by the tensor names.
 
-    Known are Chordate's own checkpoints (averaged weights are preferred), the state dict of the same model, bare or
-    wrapped, and the formats in FORMATS. A backbone also loads its part of a whole model's checkpoint. The model is
+    Known formats are Chordate's own checkpoints (averaged weights are preferred), the state dict of the same model,
+    bare or wrapped, and those in FORMATS. A backbone also loads its part of a whole model's checkpoint. The model is
     changed only if no error is raised.
 
     Args:
         model: a whole model or a backbone.
-        source: an argument or a result of `read_state`, or a state dict.
+        source: a path or URL for `read_state`, the contents that it returned, or a state dict.
         strict: every tensor of the model must be loaded, and the checkpoint may not contradict the model; whole parts
             that the model does not have are skipped; our own checkpoints set `model.meta`. False is for fine-tuning:
-            tensors that fit are loaded, and of outputs per class (`class_rows` of the heads) those with equal class
-            names and the background's; the rest of the model stays as it is, and so does `meta` with real class names.
+            tensors that fit are loaded. Per-class outputs (`class_rows` of the heads) are loaded for equal class names
+            and the background. The rest of the model is unchanged, and so is `meta` if it has real class names.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or belongs to another model.
@@ -106,8 +106,8 @@ def _unwrap_model(model: nn.Module) -> nn.Module:
 
 
 def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> bool:
-    """Whether the model takes over the checkpoint's metadata: both have as many classes and keypoints and the same
-    further facts, and the model has no class names to keep."""
+    """Whether the model takes over the checkpoint's metadata: both have the same number of classes and keypoints and
+    the same extra facts, and (unless strict) the model has no class names of its own."""
     if meta is None or not isinstance(model, Model):
         return False
     if not strict and (has_names(model.meta) or not model.classes):
@@ -128,7 +128,7 @@ def _title(model: nn.Module) -> str:
 
 
 def _mismatch_message(weights: Weights, candidate: Candidate, matched: StateDictMatch, model: nn.Module) -> str:
-    """The message why the checkpoint does not fit this model, with the remedy."""
+    """Error message: why the checkpoint does not fit this model, and the remedy."""
     title, source = _title(model), weights.source
     for path, backbone in find_backbones(model):
         if not path:

@@ -1,4 +1,4 @@
-"""Warnings about settings with which a model computes other outputs than the network that the weights are from."""
+"""Warns about model settings that differ from those that the weights were trained with."""
 
 import warnings
 

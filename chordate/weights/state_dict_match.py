@@ -22,7 +22,7 @@ class StateDictMatch:
 
     Attributes:
         loaded, adapted: tensors for the model, by its names.
-        mismatched: the shapes in the checkpoint and in the model, by name; if they are equal, no class name is.
+        mismatched: the shapes in the checkpoint and in the model, by name; if equal, no class name matches.
         missing: tensors of the model that the checkpoint does not have.
         unexpected: tensors that contradict the model, because they belong to a part that the model has too.
         skipped: tensors of whole parts that the model does not have, such as a classifier's `fc` for a backbone.
@@ -101,7 +101,7 @@ def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors with NaN or infinite values. Waits for their device once."""
+    """The names of the tensors with NaN or infinite values. Synchronizes with the device once."""
     named = [(name, t) for name, t in state.items() if t.is_floating_point() and t.numel()]
     finite = torch.stack([torch.isfinite(t).all() for _, t in named]).tolist() if named else []
     return [name for (name, _), is_finite in zip(named, finite) if not is_finite]
@@ -115,7 +115,7 @@ def find_backbones(model: nn.Module) -> Iterator[tuple[str, Backbone]]:
 
 
 def _stems(model: nn.Module) -> set[str]:
-    """The name of the weight that reads the image, for every backbone in the model."""
+    """Names of the stem weights: of the first convolution of every backbone in the model."""
     stems = set()
     for path, backbone in find_backbones(model):
         first = next((name for name, part in backbone.named_modules() if isinstance(part, nn.Conv2d)), None)
@@ -132,7 +132,7 @@ def _is_of_absent_part(model: nn.Module, name: str) -> bool:
     """Whether `name` belongs to a part that the model, or its backbone, does not have at all.
 
     This holds for `fc.weight` of a ResNet backbone, but not for the 23rd block of a stage with six blocks: that tensor
-    shows that the checkpoint is of a deeper network, even if every tensor of the model could be loaded.
+    shows that the checkpoint is from a deeper network, even if every tensor of the model could be loaded.
     """
     module = model
     for part in name.split(".")[:-1]:

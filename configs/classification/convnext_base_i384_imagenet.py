@@ -1,6 +1,6 @@
-"""A ConvNeXt of ImageNet-1k fine-tuned at 384 px (Liu et al. 2022, appendix A.2, table 6).
+"""A ConvNeXt trained on ImageNet-1k, fine-tuned at 384 px (Liu et al. 2022, appendix A.2, table 6).
 
-The nearer to the image, the lower the rate: 0.7 from each three blocks to those before. The head starts anew.
+Layer decay: each group of three blocks has 0.7 times the rate of the next one. The head is reinitialized.
 """
 
 _base_ = ["./convnext_tiny_imagenet.py"]
@@ -15,7 +15,7 @@ train_data = dict(
     ],
     batch_size=32,
 )
-# The whole picture, whatever its shape.
+# The whole image, whatever its aspect ratio.
 val_data = dict(pipeline=[dict(type="Resize", size=(384, 384), interpolation="bicubic")])
 optimizer = dict(lr=5e-5, weight_decay=1e-8, layer_decay=0.7, layer_blocks=3, base_batch_size=512)
 schedule = dict(min_factor=0.02, warmup_epochs=0)

@@ -1,4 +1,4 @@
-"""ConvNeXt-T fine-tuned on photos of one's own, see `resnet50_finetune_folder`; its rates fall from layer to layer.
+"""ConvNeXt-T fine-tuned on your own photos with layer decay, see `resnet50_finetune_folder`.
 
 Layer decay and stochastic depth as in Liu et al. 2022, appendix A.2, table 6.
 """

@@ -1,4 +1,4 @@
-"""Pre-activation ResNets on ImageNet (He et al. 2016, Identity Mappings, table 5): tested at 320 px."""
+"""Pre-activation ResNets on ImageNet (He et al. 2016, Identity Mappings, table 5), tested at 320 px."""
 
 _base_ = ["./resnet50_imagenet.py"]
 

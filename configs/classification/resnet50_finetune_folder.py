@@ -1,12 +1,12 @@
-"""ResNet-50 fine-tuned on photos of one's own: `chordate train resnet50_finetune_folder --data-root my_photos`.
+"""ResNet-50 fine-tuned on your own photos: `chordate train resnet50_finetune_folder --data-root my_photos`.
 
 The data root holds a folder for each class; or train/ and val/, each with such folders. The stem and the first stage
-stay as ImageNet made them, the other stages learn at a tenth of the head's rate.
+are frozen, and the other stages have a tenth of the head's learning rate.
 """
 
 _base_ = ["../_base_/models/classifier.py"]
 
-fallback_meta = dict(classes="imagenet")  # of torchvision's own classifier, before it is fine-tuned
+fallback_meta = dict(classes="imagenet")  # classes of torchvision's weights, before fine-tuning
 model = dict(
     backbone=dict(type="resnet50", pretrained=True, frozen_stages=1),
     head=dict(label_smoothing=0.1),

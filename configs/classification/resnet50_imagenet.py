@@ -1,6 +1,7 @@
 """ResNets on ImageNet (He et al. 2016, section 3.4).
 
-The stride is in the 3×3 convolution, as in fb.resnet.torch; `model.backbone.style="caffe"` has it where the paper does.
+The stride is in the 3×3 convolution, as in fb.resnet.torch; `model.backbone.style="caffe"` has it in
+the first 1×1, as in the paper.
 """
 
 _base_ = [

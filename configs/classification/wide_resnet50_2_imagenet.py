@@ -1,4 +1,4 @@
-"""WRNs of bottlenecks, and DenseNets, on ImageNet: as fb.resnet.torch trains (Zagoruyko & Komodakis 2016)."""
+"""Bottleneck WRNs, and DenseNets, on ImageNet, trained as in fb.resnet.torch (Zagoruyko & Komodakis 2016)."""
 
 _base_ = [
     "../_base_/models/classifier.py",

@@ -1,4 +1,4 @@
-"""WRNs on CIFAR (Zagoruyko & Komodakis 2016, section 3): shifts over mirrored borders."""
+"""WRNs on CIFAR (Zagoruyko & Komodakis 2016, section 3): random shifts with reflection padding."""
 
 _base_ = [
     "../_base_/models/classifier.py",

@@ -1,6 +1,6 @@
-"""Blood cells from nothing: ResNet-18 without pretraining on 205 pictures, at half their size, on a CPU.
+"""Blood cells from scratch: ResNet-18 without pretraining on 205 images, at half their size, on a CPU.
 
-Training from scratch takes BatchNorm that learns and more rounds (He et al. 2018, Rethinking ImageNet Pre-training).
+Training from scratch needs trainable BatchNorm and more epochs (He et al. 2018, Rethinking ImageNet Pre-training).
 """
 
 _base_ = [

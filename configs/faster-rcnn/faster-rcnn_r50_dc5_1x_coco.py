@@ -1,4 +1,4 @@
-"""Faster R-CNN, ResNet-50-DC5, 1× and several scales on COCO."""
+"""Faster R-CNN, ResNet-50-DC5, 1× with multi-scale training on COCO."""
 
 _base_ = [
     "../_base_/models/faster-rcnn_dc5.py",

@@ -1,6 +1,6 @@
-"""Torchvision's `fasterrcnn_resnet50_fpn_v2` to the letter (Li et al. 2021, Benchmarking Detection Transfer Learning).
+"""Torchvision's `fasterrcnn_resnet50_fpn_v2` exactly (Li et al. 2021, Benchmarking Detection Transfer Learning).
 
-Beside what sets the first version apart: BatchNorm in the neck and the box head, two convolutions in the
+In addition to the differences of the first version: BatchNorm in the neck and the box head, two convolutions in the
 RPN, four and one fully connected layer in the box head.
 """
 

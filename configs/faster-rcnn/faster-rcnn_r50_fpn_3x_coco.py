@@ -1,4 +1,4 @@
-"""Faster R-CNN, ResNet-50, FPN, 3× and several scales on COCO."""
+"""Faster R-CNN, ResNet-50, FPN, 3× with multi-scale training on COCO."""
 
 _base_ = [
     "../_base_/models/faster-rcnn_fpn.py",

@@ -1,6 +1,6 @@
-"""Torchvision's `fasterrcnn_resnet50_fpn` to the letter: loads its COCO weights and gives its numbers.
+"""Torchvision's `fasterrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
-Differences from ours: rounded anchors on a grid of its own, RoIAlign half a pixel off with two samples a
+Differences from ours: rounded anchors on a grid of its own, RoIAlign shifted by half a pixel with two samples per
 side, smooth L1, and BatchNorm without an epsilon. `weights=None` there has BatchNorm's usual 1e-5.
 """
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN, ResNet-50-C4, 1× and several scales on COCO."""
+"""Mask R-CNN, ResNet-50-C4, 1× with multi-scale training on COCO."""
 
 _base_ = [
     "../_base_/models/mask-rcnn_c4.py",

@@ -1,4 +1,4 @@
-"""Mask R-CNN, ResNet-50-DC5, 1× and several scales on COCO."""
+"""Mask R-CNN, ResNet-50-DC5, 1× with multi-scale training on COCO."""
 
 _base_ = [
     "../_base_/models/mask-rcnn_dc5.py",

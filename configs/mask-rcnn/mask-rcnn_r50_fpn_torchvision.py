@@ -1,4 +1,4 @@
-"""Torchvision's `maskrcnn_resnet50_fpn` to the letter: loads its COCO weights and gives its numbers.
+"""Torchvision's `maskrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
 The differences from ours are those of `faster-rcnn_r50_fpn_torchvision`.
 """

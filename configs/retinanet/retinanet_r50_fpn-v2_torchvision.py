@@ -1,6 +1,6 @@
-"""Torchvision's `retinanet_resnet50_fpn_v2` to the letter (Zhang et al. 2020, ATSS, gave its settings).
+"""Torchvision's `retinanet_resnet50_fpn_v2`, reproduced exactly (its settings are from Zhang et al. 2020, ATSS).
 
-Beside what sets the first version apart: BatchNorm in the backbone, p6 from c5, GroupNorm in the towers, GIoU loss.
+In addition to the first version: BatchNorm in the backbone, p6 from c5, GroupNorm in the towers, GIoU loss.
 """
 
 _base_ = ["./retinanet_r50_fpn_torchvision.py"]

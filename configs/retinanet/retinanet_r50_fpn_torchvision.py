@@ -1,6 +1,6 @@
-"""Torchvision's `retinanet_resnet50_fpn` to the letter: loads its COCO weights and gives its numbers.
+"""Torchvision's `retinanet_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
-Differences from ours: p6 comes from p5, anchors have whole sides and rounded corners on a grid of their own, plain L1,
+Differences from ours: p6 comes from p5, anchors have integer sides and rounded corners on torchvision's grid, plain L1,
 300 detections, BatchNorm without an epsilon, and a class for each of COCO's ids from 0 to 90.
 """
 

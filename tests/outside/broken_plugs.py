@@ -40,7 +40,7 @@ class Guess(Prediction):
 
 @DATASETS.register_module()
 class Gray(Dataset):
-    """Gray images and how bright they are; keeps its contract."""
+    """Gray images and their brightness; fulfills the contract."""
 
     meta = DatasetMeta(extra={"unit": "share"})
     target_type = Brightness
@@ -128,7 +128,7 @@ class Empty(Gray):
 
 @DATASETS.register_module()
 class HalfAnnotated(Gray):
-    """Says that it has COCO annotations, of another library's type."""
+    """Claims to have COCO annotations, but of another library's type."""
 
     category_ids = (1,)
     coco = object()
@@ -201,7 +201,7 @@ class NoCompute(Metric):
 
 @METRICS.register_module()
 class NoMetric:
-    """Has what is called, but no table and the rest."""
+    """Has the methods that are called, but not `table` and the rest of the contract."""
 
     def __init__(self, dataset: Dataset):
         pass

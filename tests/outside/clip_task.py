@@ -1,4 +1,4 @@
-"""Classification of clips `[N, C, T, H, W]`: own backbone, collation and model; the rest is Chordate's."""
+"""Classification of clips `[N, C, T, H, W]`: custom backbone, collation and model; the rest is Chordate's."""
 
 from collections.abc import Sequence
 from typing import Any

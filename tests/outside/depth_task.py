@@ -53,7 +53,7 @@ class DepthMap(Prediction):
 
 @DATASETS.register_module()
 class Balls(Dataset):
-    """Balls before a wall: the nearer, the larger and the brighter."""
+    """Balls in front of a wall; nearer balls are larger and brighter."""
 
     meta = DatasetMeta(extra={"unit": "m"})
     target_type = DepthTargets
@@ -85,7 +85,7 @@ class Balls(Dataset):
 
 @MODELS.register_module()
 class DepthEstimator(Model):
-    """A 1×1 convolution on the backbone's finest map, brought to the size of the image."""
+    """A 1×1 convolution on the backbone's finest map, resized to the image."""
 
     size_divisor = 32
 
@@ -111,7 +111,7 @@ class DepthEstimator(Model):
 
 @METRICS.register_module()
 class DepthError(Metric):
-    """Mean absolute error in meters, over the images at the size that they were evaluated at."""
+    """Mean absolute error in meters, at the size of the evaluated images."""
 
     lower_is_better = ("mean_error",)
 

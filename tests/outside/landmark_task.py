@@ -1,4 +1,4 @@
-"""Landmarks by heatmaps, one set per image: a task whose metadata has facts of its own."""
+"""Landmarks by heatmaps, one set per image: a task with additional fields in its metadata."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ class ThreeDots(Dataset):
 
 @HEADS.register_module()
 class HeatmapHead(nn.Module):
-    """One heatmap per landmark; how many, and how wide their peaks are, the data set's metadata says."""
+    """One heatmap per landmark; their number and the width of their peaks come from the data set's metadata."""
 
     def __init__(self, in_features: dict[str, FeatureSpec], num_landmarks: int, heatmap_sigma: float):
         super().__init__()

@@ -23,7 +23,7 @@ class Lighting(v2.Transform):
     Adds each principal component of ImageNet's colors, times its eigenvalue and a Gaussian random number.
 
     Args:
-        std: of the Gaussian.
+        std: standard deviation of the Gaussian.
     """
 
     def __init__(self, std: NonNegativeFloat = 0.1):

@@ -25,13 +25,13 @@ def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
     Args:
         sample: its `partner` is a function that draws a sample, or None in a partner.
         count: number of samples.
-        name: of the transform, for messages.
+        name: name of the transform, for messages.
 
     Raises:
         ConfigError: the sample has no instances, or no `partner`.
     """
     if "boxes" not in sample:
-        raise ConfigError(f"{name} joins the instances of several images, but these samples have only a class")
+        raise ConfigError(f"{name} joins the instances of several images, but these samples have no boxes")
     if "partner" not in sample:
         raise ConfigError(f"{name} needs other samples; the data set must call its pipeline with `draw`")
     draw: Callable[[], Sample] | None = sample["partner"]

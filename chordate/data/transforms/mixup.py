@@ -13,7 +13,7 @@ class DetectionMixUp:
     """Blend an image with another (Bag of Freebies for Training Object Detection, section 3.1).
 
     Neither image is scaled, so that objects keep their shapes; the smaller one is padded. Instances have weight 1, as
-    in YOLOX; the paper weights losses by the image's weight in the blend. (v2's MixUp blends batches of classifiers.)
+    in YOLOX; the paper weights losses by the image's weight in the blend. (v2's MixUp blends batches, for classifiers.)
 
     Args:
         alpha: the weight of this image is drawn from Beta(alpha, alpha); 1.5 in the paper. A very large number is

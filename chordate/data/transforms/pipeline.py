@@ -33,7 +33,7 @@ class Pipeline:
         """Apply all transforms to a sample.
 
         Args:
-            sample: of a data set.
+            sample: a sample of a data set.
             draw: reads a random other sample, for transforms that mix several. They call `sample["partner"]()`, which
                 also applies the earlier transforms of the pipeline.
         """
@@ -73,8 +73,8 @@ def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
         transforms: dicts with `type`, names, or built transforms.
 
     Raises:
-        ConfigError: a transform or argument is unknown, or a transform blends whole batches, or scales or normalizes
-            the image, which models do on the device, from 0 … 255.
+        ConfigError: a transform or argument is unknown; or a transform blends whole batches, or scales or normalizes
+            images (models take 0 … 255 and normalize on the device).
     """
     built = [TRANSFORMS.build(transform) for transform in transforms]
     for transform in built:

@@ -28,7 +28,7 @@ class ResizeShortestEdge(v2.Transform):
 
     Args:
         size: pixels, one or several.
-        max_size: of the longer edge, in pixels.
+        max_size: limit of the longer edge, in pixels.
         rounding: "detectron2" rounds the new size and filters like Pillow (antialiased, uint8 stays uint8).
             "torchvision" is bit-identical to its detectors: it rounds the size down and samples floats bilinearly
             without antialiasing; the image becomes float32, 0 … 255.
@@ -70,7 +70,7 @@ class LargeScaleJitter(v2.Transform):
     `size` where it is larger. Smaller images are padded with the batch.
 
     Args:
-        size: of the crop, pixels: a side, or height and width (1024 in the paper).
+        size: crop size in pixels: one side, or height and width (1024 in the paper).
         scale: smallest and largest factor.
     """
 

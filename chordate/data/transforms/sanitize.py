@@ -33,8 +33,8 @@ class SanitizeInstances:
     of the polygons instead, as Detectron2 does after crops when it trains masks.
 
     Args:
-        min_size: pixels; a box with a shorter side is dropped, and an instance whose polygons have less area
-            than its square.
+        min_size: pixels; an instance is dropped if its box has a shorter side, or if its polygons have an area below
+            `min_size²`.
         tighten: replace boxes by the bounds of the polygons, for instances that have polygons.
 
     Raises:

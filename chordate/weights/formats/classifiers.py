@@ -1,4 +1,4 @@
-"""Divides whole networks of torchvision, timm and others into backbone and final layers (`HasFinalLayers`)."""
+"""Splits whole networks of torchvision, timm and others into backbone and final layers (`HasFinalLayers`)."""
 
 from collections.abc import Mapping
 

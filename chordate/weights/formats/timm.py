@@ -53,7 +53,7 @@ _CONVNEXT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TimmConvNeXt(Format):
-    """An ImageNet classifier: a ConvNeXt, with its `head`."""
+    """A ConvNeXt classifier for ImageNet, with `head`."""
 
     library = "timm"
 

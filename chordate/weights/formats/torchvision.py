@@ -32,7 +32,7 @@ _DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.
 
 @FORMATS.register_module()
 class TorchvisionDenseNet(Format):
-    """An ImageNet classifier: a DenseNet with its `classifier`."""
+    """A DenseNet classifier for ImageNet, with `classifier`."""
 
     library = "torchvision"
 
@@ -59,7 +59,7 @@ _CONVNEXT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TorchvisionConvNeXt(Format):
-    """An ImageNet classifier: a ConvNeXt with its `classifier`."""
+    """A ConvNeXt classifier for ImageNet, with `classifier`."""
 
     library = "torchvision"
 
@@ -164,7 +164,7 @@ _RATIOS = 3  # aspect ratios of anchors
 class TorchvisionRetinaNet(Format):
     """RetinaNet. Its classes are COCO's ids including 0, which a model with 91 classes uses unchanged.
 
-    Its anchors of a cell are ordered by ratio, then by size; ours by size, then by ratio, as in Detectron2.
+    The anchors of a cell are ordered by ratio, then by size; ours by size, then by ratio, as in Detectron2.
     """
 
     library = "torchvision"

@@ -1,4 +1,4 @@
-"""BCCD: 364 microscope pictures of blood, 640×480, with red and white cells and platelets
+"""BCCD: 364 microscope images of blood, 640×480, with red and white cells and platelets
 
 (github.com/Shenggan/BCCD_Dataset, MIT). The data root holds annotations/, train/ and val/.
 Cells look alike from all sides, so both flips are sound.

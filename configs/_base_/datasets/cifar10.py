@@ -1,5 +1,5 @@
 """CIFAR-10: crops of 32 px after 4 px of padding, and flips (He et al. 2016, section 4.2).
-The paper subtracts the mean image; here it is the mean color, and the deviation is divided by.
+The paper subtracts the mean image; here it is the mean color, and the result is divided by the standard deviation.
 
 The data root holds `cifar-10-batches-py/`, or `train/` and `test/` with a folder for each class; it may be a zip.
 """

@@ -15,7 +15,7 @@ train_data = dict(
         dict(type="ResizeShortestEdge", size=800, max_size=1333),
         dict(type="RandomHorizontalFlip", p=0.5),
     ],
-    batch_size=2,  # images a process
+    batch_size=2,  # images per process
     workers=4,
     group_by_aspect=True,
 )

@@ -1,6 +1,6 @@
-"""ImageNet-1k as ConvNeXt learns it (Liu et al. 2022, appendix A.1, table 5): RandAugment (9, 0.5), random erasing.
+"""ImageNet-1k as for ConvNeXt (Liu et al. 2022, appendix A.1, table 5): RandAugment (9, 0.5), random erasing.
 
-Magnitude 9 of 10 there is 27 of 30 in torchvision, for the same rotation of 27°; its deviation of 0.5 is left out.
+Magnitude 9 of 10 there is 27 of 30 in torchvision, for the same rotation of 27°; its deviation 0.5 is omitted.
 """
 
 _base_ = ["imagenet.py"]

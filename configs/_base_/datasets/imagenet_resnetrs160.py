@@ -1,7 +1,7 @@
 """ImageNet-1k at 160 px with RandAugment: two operations of magnitude 10 (Bello et al. 2021, section 4.2).
 
-The magnitudes of the authors' code count to 10, torchvision's to 30 for the same rotation of 30°. They take 15 for
-larger pictures, which is beyond torchvision's scale: all sizes have its end.
+The authors' magnitudes go to 10, torchvision's to 30, for the same rotation of 30°. The authors use 15 for larger
+images, which is beyond torchvision's scale, so all sizes use its maximum.
 """
 
 _base_ = ["imagenet.py"]
@@ -13,5 +13,5 @@ train_data = dict(
     ],
     batch_size=128,
 )
-# The center is 0.875 of the shorter side.
+# The center crop is 0.875 of the shorter side.
 val_data = dict(pipeline=[dict(type="Resize", size=183, interpolation="bicubic"), dict(type="CenterCrop", size=160)])

@@ -4,7 +4,7 @@ defaults of the parts.
 
 model = dict(
     type="TwoStageDetector",
-    # Fine-tuned with few images a process: statistics stay those of ImageNet, stem and c2 stay as they are.
+    # Fine-tuned with few images per process: BatchNorm keeps ImageNet's statistics, and stem and c2 are frozen.
     backbone=dict(type="resnet50", norm=dict(type="FrozenBN"), frozen_stages=1, pretrained=True),
     neck=dict(type="FPN"),
     rpn=dict(type="RPNHead"),

@@ -1,5 +1,5 @@
-"""ResNet-RS (Bello et al. 2021, section 4.2): 350 epochs, rate 0.1 for each 256 of a batch of 4096, 5 epochs of
-warm-up, then half a cosine to 0; weight decay 4e-5, averaged weights.
+"""ResNet-RS (Bello et al. 2021, section 4.2): 350 epochs, batch 4096, rate 0.1 per 256 images, 5 epochs of
+warm-up, then a half-period cosine to 0; weight decay 4e-5, EMA of the weights.
 
 The numbers are the authors' (tensorflow/models, official/vision, imagenet_resnetrs*.yaml). 8 processes of 128 images
 make 1024: train.accumulate=4 for their 4096.
