@@ -175,7 +175,7 @@ def _backbone(word: str, tail: str, known: set[str]) -> str | None:
 def _unknown_part(name: str, templates: Iterable[tuple[str, str]]) -> str:
     """One line about a name that does not compose: which part is unknown, and what is near."""
     what = f"unknown config {repr_name(name)}"
-    tails: dict[str, set[str]] = {}  # of each head
+    tails: dict[str, set[str]] = {}  # by head
     for head, tail in templates:
         tails.setdefault(head, set()).add(tail)
         tails[head] |= {tail.replace(data, other) for other, (data, _) in SAME_RECIPES.items()}

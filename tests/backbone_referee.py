@@ -50,14 +50,14 @@ def randomize(model: nn.Module) -> nn.Module:
 
 
 def referee(build: Callable[[], nn.Module]) -> nn.Module:
-    """The model that `build` returns, randomized; built on the meta device, since its initialization is not used."""
+    """The model that `build` returns, with random weights; built on the meta device to skip its initialization."""
     with torch.device("meta"):
         model = build()
     return randomize(model.to_empty(device="cpu"))
 
 
 def timms(name: str) -> nn.Module:
-    """timm's network, randomized."""
+    """timm's network with random weights."""
     on_meta = not name.startswith(("swin", "vit"))
     whole = referee(lambda: timm.create_model(name)) if on_meta else randomize(timm.create_model(name))
     for part, value in whole.named_parameters():

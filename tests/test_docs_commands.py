@@ -1,4 +1,4 @@
-"""The command lines in the documentation do what it says."""
+"""The command lines in the documentation do what the text around them says."""
 
 import json
 import os

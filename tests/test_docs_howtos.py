@@ -107,7 +107,7 @@ def test_the_error_on_own_backbones_is_that_of_the_check(tmp_path, monkeypatch):
     load_config("my_detector.py")
     wrong = registry.BACKBONES.build("my_small")
     wrong.out_features["c5"] = chordate.FeatureSpec(256, 32)
-    (shown,) = [block.strip() for block in blocks(page(OWN_BACKBONE), "") if "promises" in block]
+    (shown,) = [block.strip() for block in blocks(page(OWN_BACKBONE), "") if "declares" in block]
     with pytest.raises(ConfigError, match=re.escape(shown)):
         check_outputs(wrong)
 

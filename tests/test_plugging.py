@@ -134,7 +134,7 @@ def test_the_roi_head_trains(folder, monkeypatch):
 
 
 def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
-    """Equation 4 by hand for three regions; the settings of the demo's box head are kept."""
+    """Equation 4 computed for three regions; the settings of the demo's box head are kept."""
     work_dir = run(folder, "my_loss_config.py", monkeypatch, *DETECTOR)
     assert_learns(work_dir, "box.cls_score.")
     head = built(folder, "my_loss_config.py").box

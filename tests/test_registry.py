@@ -120,7 +120,7 @@ def test_a_backbone_without_out_features_is_an_error_with_the_remedy():
 
 def test_a_backbone_whose_maps_differ_from_out_features_is_refused():
     check_outputs(Stem())
-    with pytest.raises(ConfigError, match=r"promises c2 \(99 ch, stride 4\).*returned \[2, 8, 32, 32\]"):
+    with pytest.raises(ConfigError, match=r"declares c2 \(99 ch, stride 4\).*returned \[2, 8, 32, 32\]"):
         check_outputs(Stem(told=99))
 
 
@@ -172,8 +172,8 @@ class Halved(Neck):
     ("told", "wants", "message"),
     [
         (FeatureSpec(6, 8), "c2", None),
-        (FeatureSpec(7, 8), "c2", r"^Halved promises p3 \(7 ch, stride 8\), .*returned \[2, 6, 16, 16\]$"),
-        (FeatureSpec(6, 4), "c2", r"^Halved promises p3 \(6 ch, stride 4\), .*returned \[2, 6, 16, 16\]$"),
+        (FeatureSpec(7, 8), "c2", r"^Halved declares p3 \(7 ch, stride 8\), .*returned \[2, 6, 16, 16\]$"),
+        (FeatureSpec(6, 4), "c2", r"^Halved declares p3 \(6 ch, stride 4\), .*returned \[2, 6, 16, 16\]$"),
         (FeatureSpec(6, 8), "c9", "^Halved: forward fails for the maps of Stem: 'c9'$"),
     ],
     ids=str,

@@ -114,7 +114,7 @@ def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
     if arguments.predictions and type(metric).save_predictions is Metric.save_predictions:
         metric.save_predictions(arguments.predictions)  # the default raises
     if arguments.report and type(metric).report is Metric.report:
-        plot_report(metric.report(), arguments.report)  # the default returns None, for which this raises
+        plot_report(metric.report(), arguments.report)  # raises: the default report is None
 
 
 def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metric: Metric) -> None:

@@ -108,7 +108,7 @@ def read_keypoints(
     COCO's coordinates are indices of pixels, so half a pixel is added.
 
     Raises:
-        DataError: an annotation has another number of keypoints than its category names.
+        DataError: an annotation's number of keypoints differs from its category's.
     """
     count = len(skeleton.names)
     rows = []

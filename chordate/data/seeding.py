@@ -14,7 +14,7 @@ _spare: list[np.random.MT19937] = []  # numpy generators for reuse: swapping the
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Within it, torch's (CPU), numpy's and Python's generators are seeded with `key`; afterwards they are restored.
+    """Context manager that seeds torch's (CPU), numpy's and Python's generators with `key`, and restores them at exit.
 
     The same key gives the same numbers in every process. Only torch's CPU generator is seeded; `torch.manual_seed`
     would also seed those of all CUDA devices.

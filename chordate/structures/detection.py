@@ -100,7 +100,7 @@ def count_instances(sample: Sample) -> int:
 
 @dataclass
 class Proposals(TensorStruct):
-    """Boxes that may hold an object, a fixed number per image.
+    """Boxes that may contain an object, a fixed number per image.
 
     Attributes:
         boxes: `[N, P, 4]` in pixels of the padded batch.

@@ -16,7 +16,7 @@ from chordate.weights.checkpoint_sources import source_of
 from chordate.weights.load_report import abbreviate
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
-_MAX_DEPTH = 4  # of wrappers in one another
+_MAX_DEPTH = 4  # levels of nested wrappers
 
 
 @dataclass(frozen=True)
