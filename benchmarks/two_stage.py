@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precision: str, rounds: int) -> Table:
-    """Milliseconds per part of a step, libraries in turn; on a GPU also memory, kernel launches and synchronizations."""
+    """Milliseconds per part of a step, libraries in turn; on a GPU also memory, kernels and synchronizations."""
     rpn, heads = ours.rpn, [(ours.box, "sample"), (ours.box, "loss")]
     if ours.mask is not None:
         heads.append((ours.mask, "loss"))

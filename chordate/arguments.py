@@ -210,7 +210,7 @@ def _setting_problem(arguments: Mapping[str, Any], name: str, where: str, reject
 
 
 def _section_problem(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
-    """`mine.py: model.rpn: message`, without the path if the message has it; for a plain dict the message alone."""
+    """`mine.py: model.rpn: message`, without the path if the message has it; for a plain dict only the message."""
     if isinstance(arguments, Section):
         path = "" if where == arguments.name() else f"{arguments.name()}: "
         return f"{arguments.source(keys)}{path}{message}"

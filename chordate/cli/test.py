@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
     parser.add_argument("--predictions", metavar="JSON", help="write the predictions; detections as COCO results")
-    parser.add_argument("--picture", metavar="PNG", help="draw six images, ground truth beside prediction")
+    parser.add_argument("--picture", metavar="PNG", help="draw six images, ground truth next to prediction")
     parser.add_argument(
         "--report", metavar="DIR", help="write plots of curves, classes, confusions and errors, and their numbers"
     )

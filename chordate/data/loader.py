@@ -81,7 +81,7 @@ class Loader(DataLoader[Any]):
     def start_epoch(self, epoch: int, start_batch: int = 0, worker_seed: int | None = None) -> None:
         """Iterate over this epoch from now on, the first time from its batch `start_batch` (for a resumed run).
 
-        With `worker_seed`, the workers' seed depends on it alone; otherwise it continues from the last epoch's.
+        With `worker_seed`, the workers' seed depends only on it; otherwise it continues from the last epoch's.
         """
         self.batch_sampler.set_epoch(epoch, start_batch)
         if worker_seed is not None:
@@ -177,7 +177,7 @@ def build_loader(
         section: the section of the config.
         training: shuffle, augment by epoch, and yield the same number of batches on all ranks; else yield each image
             once over all ranks, in a fixed order.
-        seed: order and augmentation depend on it, the epoch and the image's index alone.
+        seed: order and augmentation depend only on it, the epoch and the image's index.
         size_divisor: divisor of the model: images are padded to multiples of this.
         rank, world_size: rank of this process and number of processes.
 

@@ -51,7 +51,7 @@ def draw_targets(
     """Draw the ground truth of one image; the counterpart of `draw`.
 
     Args:
-        targets: targets of a batch, in pixels of `image`; their type chooses the function. None draws the image alone.
+        targets: targets of a batch, in pixels of `image`; their type chooses the function. None draws only the image.
         index: index of the image in the batch.
         image: `[H, W, 3]` uint8 RGB, with the padding of the batch; is not changed.
         meta, long_side: as in `draw`.
@@ -69,7 +69,7 @@ def draw_targets(
 def draw_no_targets(
     targets: None, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw the image alone."""
+    """Draw only the image."""
     return draw_annotations(image, [], long_side)
 
 
