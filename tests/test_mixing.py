@@ -343,7 +343,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_mixed_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
-    """Not on the number of workers, nor on the batch at which an epoch starts."""
+    """The number of workers and the batch at which an epoch starts do not matter."""
 
     def load(workers: int = 0, epoch: int = 1, start: int = 0, seed: int = 3) -> list[Any]:
         dataset = {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "masks": True}

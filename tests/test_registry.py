@@ -251,7 +251,7 @@ def test_importing_chordate_is_light():
 
 
 def test_a_subclass_that_hands_on_its_settings_keeps_those_that_it_inherits(tmp_path):
-    """In code (`**settings` for the parent's constructor), and in configs (inherited settings)."""
+    """Both in code (`**settings` for the parent's constructor) and in configs (inherited settings)."""
     from chordate.heads.box import BoxHead
 
     class FocalBox(BoxHead):

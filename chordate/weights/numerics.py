@@ -1,4 +1,4 @@
-"""Warnings about settings with which a model computes other outputs than the network that the weights are from."""
+"""Warnings about settings with which a model's outputs differ from those of the network that the weights are from."""
 
 import warnings
 
