@@ -17,7 +17,7 @@ PROBE_SIZE = (256, 512)  # height and width of the image that probes a network; 
 
 
 class Network(NamedTuple):
-    """A network of another library.
+    """A network from another library.
 
     Attributes:
         maps: the maps that it can output.
@@ -35,7 +35,7 @@ class Network(NamedTuple):
 
 
 class AdaptedBackbone(Backbone):
-    """A network of another library, kept as `net`. A subclass looks it up in `_find`.
+    """A network from another library, kept as `net`. A subclass looks it up in `_find`.
 
     Maps have `ceil(side / stride)` cells per side, as the contract requires: if convolutions without padding (AlexNet,
     Inception, SqueezeNet) or pools that round down (VGG) output fewer, the border cells are repeated.

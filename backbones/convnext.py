@@ -26,7 +26,7 @@ SIZES: dict[Size, dict[str, Any]] = {
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of each cell, `[N, C, H, W]` to the same; makes no copy in channels-last layout."""
+    """Layer norm over the channels of each cell, input and output `[N, C, H, W]`; no copy in channels-last format."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
@@ -46,7 +46,7 @@ def _downsample(in_channels: int, out_channels: int, stride: int, dilation: int)
 class ConvNeXtBlock(nn.Module):
     """7×7 depthwise, norm, 1×1 to four times the width, GELU, 1×1 back, layer scale (figure 4).
 
-    `[N, width, H, W]` to the same. The 1×1 convolutions are linear layers, as in the authors' code.
+    Input and output are `[N, width, H, W]`. The 1×1 convolutions are linear layers, as in the authors' code.
 
     Args:
         width: channels.

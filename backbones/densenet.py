@@ -43,7 +43,7 @@ class DenseLayer(nn.Module):
 
 
 class AtrousAvgPool2d(nn.Module):
-    """Averages 2×2 cells `dilation` apart at every cell, with zeros beyond the border, `[N, C, H, W]` to the same."""
+    """Averages 2×2 cells `dilation` apart at every cell, with zero padding; input and output `[N, C, H, W]`."""
 
     def __init__(self, dilation: int):
         super().__init__()

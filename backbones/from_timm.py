@@ -1,4 +1,4 @@
-"""TimmBackbone: any network of timm that outputs features."""
+"""TimmBackbone: any timm network that outputs features."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
 @BACKBONES.register_module()
 class TimmBackbone(AdaptedBackbone):
-    """A network of timm: `dict(type="TimmBackbone", model="efficientnet_b0")`; arguments: see `AdaptedBackbone`.
+    """A timm network: `dict(type="TimmBackbone", model="efficientnet_b0")`; arguments: see `AdaptedBackbone`.
 
     `model` is a name of `timm.list_models()`, with or without the tag of its weights (`"resnet50.a1_in1k"`); `options`
     are passed to `timm.create_model` (`dict(drop_path_rate=0.1, output_stride=16)`). The first map of stride 2 or more

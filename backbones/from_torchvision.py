@@ -1,4 +1,4 @@
-"""TorchvisionBackbone: any classification network of torchvision."""
+"""TorchvisionBackbone: any torchvision classification network."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ class _Node(NamedTuple):
 
 @BACKBONES.register_module()
 class TorchvisionBackbone(AdaptedBackbone):
-    """A network of torchvision: `dict(type="TorchvisionBackbone", model="vgg16")`; arguments: see `AdaptedBackbone`.
+    """A torchvision network: `dict(type="TorchvisionBackbone", model="vgg16")`; arguments: see `AdaptedBackbone`.
 
     `model` is a name of `torchvision.models.list_models()`; `options` are passed to torchvision's builder
     (`dict(stochastic_depth_prob=0.2)`). c1 … c5 are the last maps of stride 2 … 32 that the network has. The network
@@ -66,7 +66,7 @@ class TorchvisionBackbone(AdaptedBackbone):
         with torch.device("meta"):
             network = build()
             nodes = _nodes(network, self.in_channels, self.name)
-            if model in INCEPTIONS:  # whose files include the auxiliary classifiers
+            if model in INCEPTIONS:  # their files include the auxiliary classifiers
                 network = torchvision.models.get_model(model, weights=None, init_weights=False)
         return Network(
             {name: node.spec for name, node in nodes.items()},

@@ -14,7 +14,7 @@ import chordate
 from chordate.structures import BITMAP_SIZE, Batch, ImageInfo, InstanceTargets
 
 OBJECTS = 8  # training objects per image, about COCO's mean of 7.3
-MAX_DETECTIONS = 100  # per image, the limit of both sides
+MAX_DETECTIONS = 100  # per image, in both libraries
 THEIRS = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
 
 

@@ -73,7 +73,7 @@ class Clock:
 
 
 def gpu_calls(run: Callable[[], Any]) -> tuple[int, int]:
-    """Number of kernels that a call launches, and number of waits for the GPU."""
+    """Numbers of kernel launches and of host-device synchronizations in a call."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         run()

@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precision: str, rounds: int) -> Table:
-    """Milliseconds of the parts of a step, both sides alternately; on a GPU also its memory, kernels and waits."""
+    """Milliseconds per part of a step, libraries in turn; on a GPU also memory, kernels and synchronizations."""
     rpn, heads = ours.rpn, [(ours.box, "sample"), (ours.box, "loss")]
     if ours.mask is not None:
         heads.append((ours.mask, "loss"))
@@ -168,7 +168,7 @@ def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precisio
 
 
 def gpu_use(step: Callable[[], None]) -> list[tuple[str, float]]:
-    """Memory, kernel launches and waits of a training step on a GPU."""
+    """Peak memory, kernel launches and host-device synchronizations of a training step on a GPU."""
     step()
     torch.cuda.reset_peak_memory_stats()
     step()

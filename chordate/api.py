@@ -118,7 +118,7 @@ def _batches(model: Model, images: AnyImage | Sequence[AnyImage], batch_size: in
         for number, (image, path) in enumerate(_read(images))
     )
     while chunk := list(islice(samples, batch_size)):
-        # Convolutions are faster with a pixel's channels side by side; the result is the same.
+        # Convolutions are faster in channels-last memory format; the result is the same.
         yield to_device(collate_images(chunk, None, model.size_divisor), device, channels_last=True)
 
 

@@ -34,7 +34,7 @@ PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
 NonNegativeFloat = Annotated[float, Ge(0), Lt(math.inf)]
 Fraction = Annotated[float, Ge(0), Le(1)]  # both ends included
 OpenFraction = Annotated[float, Gt(0), Lt(1)]  # both ends excluded
-ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 1 excluded: a dropout rate
+ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 1 excluded, such as a dropout rate
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
 Ascending = Predicate(ascend)  # Annotated[Sequence[int], Ascending]: each larger than the one before
@@ -210,7 +210,7 @@ def _setting_problem(arguments: Mapping[str, Any], name: str, where: str, reject
 
 
 def _section_problem(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
-    """`mine.py: model.rpn: message`, without the path if the message has it; for a plain dict the message alone."""
+    """`mine.py: model.rpn: message`, without the path if the message has it; for a plain dict only the message."""
     if isinstance(arguments, Section):
         path = "" if where == arguments.name() else f"{arguments.name()}: "
         return f"{arguments.source(keys)}{path}{message}"

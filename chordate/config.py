@@ -129,7 +129,7 @@ def check_save_best(config: Config) -> None:
 
 @contextmanager
 def naming_files(config: Config) -> Iterator[None]:
-    """Within it, an error that begins with a setting's path (`train.save_best: …`) names the file of the setting."""
+    """Context manager: errors that begin with a setting's path (`train.save_best: …`) name the file of the setting."""
     try:
         yield
     except ChordateError as error:

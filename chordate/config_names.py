@@ -83,7 +83,7 @@ def find_config(name: str | Path) -> Path | Composition:
     """The config given by a file's path, by its packaged name, or by a name that composes.
 
     Raises:
-        ConfigError: none of these. The message says which part of a name is unknown, and what is near.
+        ConfigError: none of these. The message says which part of a name is unknown, and suggests similar names.
     """
     path, known = Path(name), packaged_configs()
     if os.path.isfile(path):  # Path.is_file raises for a name that is too long
@@ -173,9 +173,9 @@ def _backbone(word: str, tail: str, known: set[str]) -> str | None:
 
 
 def _unknown_part(name: str, templates: Iterable[tuple[str, str]]) -> str:
-    """One line about a name that does not compose: which part is unknown, and what is near."""
+    """One line about a name that does not compose: which part is unknown, with similar names."""
     what = f"unknown config {repr_name(name)}"
-    tails: dict[str, set[str]] = {}  # of each head
+    tails: dict[str, set[str]] = {}  # by head
     for head, tail in templates:
         tails.setdefault(head, set()).add(tail)
         tails[head] |= {tail.replace(data, other) for other, (data, _) in SAME_RECIPES.items()}

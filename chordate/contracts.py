@@ -70,7 +70,7 @@ class Backbone(nn.Module):
     in_channels: int = 3
     pretrained: str | bool | None = None  # weights to load, set by the registry from the config
     default_weights: str | None = None  # the weights of `pretrained=True`, set by the registry from the variant
-    library: Library | None = None  # the library that built the network, if another one did
+    library: Library | None = None  # the library that built the network; None for our own
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -133,7 +133,7 @@ def select(in_features: Mapping[str, FeatureSpec], names: Iterable[str], wanted_
     """The maps `names` of `in_features`, in that order.
 
     Raises:
-        ConfigError: a map does not exist; the message names both parts, the wanted maps and those on offer.
+        ConfigError: a map does not exist; the message names both parts, the wanted and the available maps.
     """
     names = list(names)
     missing = [name for name in names if name not in in_features]
@@ -197,11 +197,11 @@ def _compare(outputs: Any, specs: FeatureSpecs, side: int, ndim: int) -> None:
     for name, spec in specs.items():
         if not isinstance(outputs, Mapping) or name not in outputs:
             returned = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
-            raise ConfigError(f"{specs.source} promises {name} ({spec}), but its forward returned {returned}")
+            raise ConfigError(f"{specs.source} declares {name} ({spec}), but its forward returned {returned}")
         got = tuple(outputs[name].shape)
         want = (2, spec.channels, side // spec.stride, side // spec.stride)
         if (*got[:2], *got[-2:]) != want or len(got) != ndim:
             raise ConfigError(
-                f"{specs.source} promises {name} ({spec}), so {list(want)} for images of {side} px, "
+                f"{specs.source} declares {name} ({spec}), so {list(want)} for images of {side} px, "
                 f"but its forward returned {list(got)}"
             )

@@ -86,7 +86,7 @@ def _short(name: str) -> str:
 
 
 def _library_hint(name: str) -> str | None:
-    """How to use a network of timm or torchvision as a backbone, also for `timm/…`; None if neither has it."""
+    """How to use a timm or torchvision network as a backbone, also for `timm/…`; None if neither has it."""
     library, _, model = name.replace("://", "/").rpartition("/")
     plugs = {"timm": "TimmBackbone", "torchvision": "TorchvisionBackbone"}
     libraries = [other for other in plugs if library in ("", other) and _has_model(other, model)]

@@ -54,9 +54,9 @@ class HasFinalLayers(Protocol):
 
 
 class ProposalHead(Protocol):
-    """Proposes boxes that may hold an object, such as an RPN.
+    """Proposes boxes that may contain an object, such as an RPN.
 
-    The model builds it with `in_features` (FeatureSpecs of the maps on offer), and with the facts of the DatasetMeta
+    The model builds it with `in_features` (FeatureSpecs of the available maps), and with the facts of the DatasetMeta
     that its signature names.
     """
 

@@ -147,8 +147,8 @@ def _check(environment: Mapping[str, str], names: tuple[str, ...], variable: str
 
 
 class StopSignals:
-    """Within it, the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) is only recorded in `received`, so that the
-    run can be saved; a second signal has its usual effect."""
+    """Context manager that only records the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) in `received`, so
+    that the run can be saved; a second signal has its usual effect."""
 
     received: signal.Signals | None = None
 

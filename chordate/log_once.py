@@ -21,7 +21,7 @@ class RepeatFilter(logging.Filter):
 
 @contextmanager
 def no_repeated_warnings() -> Iterator[None]:
-    """Within it, "chordate" logs each warning once."""
+    """Context manager in which "chordate" logs each warning once."""
     logger, repeat_filter = logging.getLogger("chordate"), RepeatFilter()
     logger.addFilter(repeat_filter)
     try:

@@ -19,14 +19,14 @@ from chordate.errors import ConfigError, TrainingError
 from chordate.structures import Batch, DatasetMeta, ImageInfo
 from chordate.text import format_metric, printable
 
-RECORD_KEYS = ("mode", "epoch", "iteration")  # of every record in a run's log, beside the numbers
+RECORD_KEYS = ("mode", "epoch", "iteration")  # in every record of a run's log, besides the numbers
 
 
 class Model(nn.Module):
     """A whole model: computes losses for training batches, and predictions for any batch.
 
     A subclass takes `meta` first, then its parts, and builds them through the registries. DistributedDataParallel and
-    torch.compile wrap its `forward`; all other code calls `loss` and `predict`, which depend on their arguments alone.
+    torch.compile wrap its `forward`; all other code calls `loss` and `predict`, which depend only on their arguments.
     """
 
     meta: DatasetMeta

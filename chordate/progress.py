@@ -17,7 +17,7 @@ REFRESH_SECONDS = 0.1
 
 
 class ProgressBar:
-    """One bar per task, with a status beside it, drawn by the first rank and only on a terminal (`console`; None for
+    """One bar per task, with a status next to it, drawn by the first rank and only on a terminal (`console`; None for
     the standard output). While it is live, printed and logged lines appear above it."""
 
     def __init__(self, console: Console | None = None):

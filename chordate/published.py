@@ -17,7 +17,7 @@ class Published(NamedTuple):
         source: paper and table, or model zoo.
         recipe: the packaged config that trains it, for another backbone; None for the config of its own name, else the
             nearest one (see `config_names.compose`).
-        backbone: settings of the backbone that the recipe has for this one alone.
+        backbone: settings of the backbone that the recipe has only for this one.
     """
 
     figure: str

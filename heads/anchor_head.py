@@ -40,7 +40,7 @@ class AnchorHead(nn.Module):
     """Has levels, anchors, matching and box loss. A subclass adds layers, `forward`, `loss` and `predict`.
 
     Args:
-        in_features: the maps on offer.
+        in_features: the available maps.
         levels: the names of the maps to use; None for all.
         anchors: arguments of `AnchorGenerator` besides the strides.
         iou_thresholds, box_loss, smooth_l1_beta: see the subclasses.
@@ -49,7 +49,7 @@ class AnchorHead(nn.Module):
         channels: number of channels of every map.
 
     Raises:
-        ConfigError: a level is not on offer, or levels have different numbers of channels.
+        ConfigError: a level does not exist, or levels have different numbers of channels.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class BoxHead(nn.Module):
     (`Base-RCNN-FPN.yaml`).
 
     Args:
-        in_features: the maps on offer.
+        in_features: the available maps.
         num_classes: without background.
         levels: the names of the maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`.
@@ -50,7 +50,7 @@ class BoxHead(nn.Module):
         detections_per_image: at most this many are kept, the best.
 
     Raises:
-        ConfigError: the levels are not on offer, or do not form a pyramid.
+        ConfigError: the levels do not exist, or do not form a pyramid.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class KeypointHead(nn.Module):
     Defaults are the paper's and Detectron2's (`KRCNNConvDeconvUpsampleHead`): 14 x 14 become 56 x 56.
 
     Args:
-        in_features: the maps on offer.
+        in_features: the available maps.
         num_keypoints: per object.
         levels: the names of the maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`; a heatmap has four times the resolution.
@@ -36,7 +36,7 @@ class KeypointHead(nn.Module):
         loss_weight: factor of the loss.
 
     Raises:
-        ConfigError: the levels are not on offer, or do not form a pyramid.
+        ConfigError: the levels do not exist, or do not form a pyramid.
     """
 
     def __init__(

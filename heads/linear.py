@@ -19,7 +19,7 @@ class ClassificationHead(nn.Module):
     """Averages the coarsest map over its cells (and frames) and predicts a score for every class.
 
     Args:
-        in_features: the maps on offer; the last is used.
+        in_features: the available maps; the last is used.
         num_classes: outputs.
         dropout: fraction of the pooled channels dropped in training.
         norm: "LN" for a LayerNorm after pooling (ConvNeXt; Liu et al. 2022, section 2), or None.

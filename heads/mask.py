@@ -29,7 +29,7 @@ class MaskHead(nn.Module):
     Defaults are Detectron2's for a pyramid (`Base-RCNN-FPN.yaml`, `MaskRCNNConvUpsampleHead`).
 
     Args:
-        in_features: the maps on offer.
+        in_features: the available maps.
         num_classes: without background.
         levels: the names of the maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`; a mask has twice the resolution.
@@ -41,7 +41,7 @@ class MaskHead(nn.Module):
             shared (the C4 layout); this head then ignores its pooling settings. None if it pools itself.
 
     Raises:
-        ConfigError: the levels are not on offer, or do not form a pyramid.
+        ConfigError: the levels do not exist, or do not form a pyramid.
     """
 
     def __init__(

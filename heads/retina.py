@@ -30,11 +30,11 @@ class RetinaHead(AnchorHead):
     """Two towers of convolutions, shared by all levels: one predicts classes, the other boxes.
 
     Args:
-        in_features: the maps on offer, with equal channels; p3 … p7 in the paper.
+        in_features: the available maps, with equal channels; p3 … p7 in the paper.
         num_classes: without background; background anchors score low in every class.
         levels: the names of the maps to use; all by default.
-        anchors: arguments of `AnchorGenerator` besides the strides; by default sides of 4 strides times 1, 2^(1/3)
-            and 2^(2/3), in ratios 1:2, 1:1 and 2:1.
+        anchors: arguments of `AnchorGenerator` besides the strides; by default sizes of 4 × stride ×
+            (1, 2^(1/3), 2^(2/3)) and aspect ratios 1:2, 1:1 and 2:1.
         convs: number of convolutions of each tower.
         norm: after each convolution, see `make_norm`.
         iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, and positive from
@@ -47,7 +47,7 @@ class RetinaHead(AnchorHead):
         detections_per_image: at most this many are kept, the best.
 
     Raises:
-        ConfigError: a level is not on offer, or levels have different numbers of channels.
+        ConfigError: a level does not exist, or levels have different numbers of channels.
     """
 
     def __init__(

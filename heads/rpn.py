@@ -26,7 +26,7 @@ class RPNHead(AnchorHead):
     Defaults are Detectron2's for a pyramid (`Base-RCNN-FPN.yaml`).
 
     Args:
-        in_features: the maps on offer, with equal channels.
+        in_features: the available maps, with equal channels.
         levels: the names of the maps to use; all by default.
         anchors: arguments of `AnchorGenerator` besides the strides: `sizes`, `ratios`, `rounded`, `stride_from_grid`.
         convs: 3 x 3 convolutions before the predictors; torchvision's `_v2` has 2.
@@ -42,7 +42,7 @@ class RPNHead(AnchorHead):
         box_loss_weight: factor of the box loss.
 
     Raises:
-        ConfigError: a level is not on offer, or levels have different numbers of channels.
+        ConfigError: a level does not exist, or levels have different numbers of channels.
     """
 
     def __init__(

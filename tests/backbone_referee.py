@@ -50,14 +50,14 @@ def randomize(model: nn.Module) -> nn.Module:
 
 
 def referee(build: Callable[[], nn.Module]) -> nn.Module:
-    """The model that `build` returns, randomized; built on the meta device, since its initialization is not used."""
+    """The model that `build` returns, with random weights; built on the meta device to skip its initialization."""
     with torch.device("meta"):
         model = build()
     return randomize(model.to_empty(device="cpu"))
 
 
 def timms(name: str) -> nn.Module:
-    """timm's network, randomized."""
+    """timm's network with random weights."""
     on_meta = not name.startswith(("swin", "vit"))
     whole = referee(lambda: timm.create_model(name)) if on_meta else randomize(timm.create_model(name))
     for part, value in whole.named_parameters():
@@ -100,7 +100,7 @@ def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> N
 def assert_same_maps(
     ours: nn.Module, theirs_extractor: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor, tolerance: float = 1e-4
 ) -> None:
-    """In evaluation, the same maps under the same names, in the same order."""
+    """Check that both models output the same maps in eval mode, with the same names and order."""
     for model in (ours, theirs_extractor):
         if isinstance(model, nn.Module):
             model.eval()
@@ -120,7 +120,7 @@ def assert_same_step(
     last: str = "c5",
     dtype: torch.dtype = torch.float64,
 ) -> None:
-    """In training, the same gradients of every parameter and the same running statistics after one step.
+    """Check that one training step gives the same gradients of every parameter and the same running statistics.
 
     Both models are converted to `dtype`. Float32 is faster, but deep networks amplify rounding, so use it only where
     both run exactly the same operations.

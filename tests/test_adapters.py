@@ -33,7 +33,7 @@ TORCHVISION = {
     "regnet_y_400mf": {"c1": "stem", **{f"c{i + 1}": f"trunk_output.block{i}" for i in range(1, 5)}},
     "swin_t": {"c2": "features.1", "c3": "features.3", "c4": "features.5", "c5": "permute"},
 }  # fmt: skip
-LARGE = ("vgg16", "inception_v3")  # of the kinds of AlexNet and GoogLeNet
+LARGE = ("vgg16", "inception_v3")  # slow; AlexNet and GoogLeNet, which are similar, always run
 SMALLEST_SIDE = {"inception_v3": 160}
 
 
@@ -43,7 +43,7 @@ def _seed():
 
 
 def torchvisions(name: str) -> nn.Module:
-    """Torchvision's network, randomized, without the classifier if that has most of the parameters."""
+    """Torchvision's network with random weights, without the classifier if that has most of the parameters."""
 
     def build() -> nn.Module:
         inception = {"aux_logits": False, "init_weights": False, "transform_input": True}

@@ -15,7 +15,7 @@ from chordate.registry import BACKBONES
 
 BACKBONES.names()
 NAMED = sorted(BACKBONES.variants)
-# Of each series, like `resnet#d`, the network of the smallest numbers; the others with `-m slow`.
+# The smallest network of each series, such as `resnet#d`; the others run with `-m slow`.
 SERIES = {
     re.sub(r"\d+", "#", name): name for name in sorted(NAMED, key=lambda n: [*map(int, re.findall(r"\d+", n))])[::-1]
 }

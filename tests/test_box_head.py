@@ -150,7 +150,7 @@ def test_detections_per_image_are_limited():
 
 
 def test_maps_of_a_trunk_are_averaged():
-    """As the last stage of a ResNet does in the C4 layout."""
+    """The C4 layout averages the output of ResNet's last stage in this way."""
 
     class Stage(nn.Conv2d):
         out_channels = 8

@@ -153,7 +153,7 @@ def test_the_validation_loss_draws_the_same_each_time_and_moves_no_generator(tmp
 
 
 def test_training_may_stop_by_the_validation_loss(tmp_path: Path) -> None:
-    """Lower is better because of its name, whatever the order of the callbacks."""
+    """Lower is better for all numbers of ValidationLoss, in any order of the callbacks."""
     callbacks = [{"type": "EarlyStopping", "monitor": "val_loss", "patience": 1}, {"type": "ValidationLoss"}]
     sgd = {"type": "SGD", "lr": 0.0}
     options = {"val_loader": toy_loader(7, training=False), "metric": ToyMetric()}

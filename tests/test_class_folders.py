@@ -93,7 +93,7 @@ def test_imagenets_layout_is_a_split(folders):
 
 
 def test_imagenets_1000_folders_have_their_classes_names(tmp_path):
-    """In the order of the ids, as torchvision's and timm's weights have them: n01440764 is the tench, class 0."""
+    """Class names are sorted by id, as in torchvision's and timm's weights: n01440764 is the tench, class 0."""
     for number in range(1000):
         folder = tmp_path / f"val/n{1440764 + 7 * number:08d}"
         folder.mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_the_smallest_class_still_has_an_image_to_train_on(tmp_path):
 
 @pytest.mark.parametrize("layout", [("cats",), ("train", "val")])
 def test_a_folder_around_the_others_is_passed_through(layout, tmp_path):
-    """As from `zip -r my.zip my`, with macOS's extra files; the samples are those of the plain folder."""
+    """The layout of `zip -r my.zip my`, with macOS's extra files; the samples are those of the plain folder."""
     inner = write_folders(tmp_path / "my", dict.fromkeys(layout, 10))
     inner = inner if "train" in layout else inner / layout[0]
     (tmp_path / "my/.git").mkdir()

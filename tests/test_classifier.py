@@ -1,4 +1,4 @@
-"""The classifier: torchvision's scores, losses by formula, augmentation by hand, and accuracy from class folders."""
+"""The classifier: torchvision's scores, losses and augmentation against their formulas, accuracy from class folders."""
 
 import json
 

@@ -299,7 +299,7 @@ def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path
 
 @pytest.mark.parametrize("option", ["--load-from", "--work-dir", "--resume", "--data-root"])
 def test_an_empty_option_is_one_line(option, capsys):
-    """As from an unset shell variable: it must not train from scratch, or into another folder."""
+    """An unset shell variable gives one; training must not start from scratch, or in another folder."""
     with pytest.raises(SystemExit) as stop:
         main(["train", CONFIG, option, ""])
     assert stop.value.code == 2

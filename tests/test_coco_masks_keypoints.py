@@ -43,7 +43,7 @@ def without(found: dict, *names: str) -> dict:
 
 
 def assert_judged_as_pycocotools_does(truth: Truth, found: dict, iou_types: set[str]) -> dict[str, float]:
-    """With both backends; returns the metrics."""
+    """Compare both backends with pycocotools; returns the metrics."""
     expected = {iou_type: referee(truth, found, iou_type=iou_type) for iou_type in iou_types}
     assert all(0.1 < stats[0] < 0.8 for stats in expected.values())  # AP: neither perfect nor near 0
     for engine in ENGINES:

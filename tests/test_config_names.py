@@ -128,7 +128,7 @@ def test_a_name_that_does_not_compose_says_which_part_is_unknown(name, message):
 
 @pytest.mark.parametrize("route", ["base", "option"])
 def test_a_users_backbone_composes_once_its_module_is_imported(route, tmp_path):
-    """In a process of its own, so that no other test has imported the module."""
+    """Runs in its own process, so that no other test has imported the module."""
     (tmp_path / "my_backbones.py").write_text(
         "from chordate import BACKBONES\n"
         "BACKBONES.register_variants({'my_net': {'type': 'ResNet', 'depth': 50, 'base_channels': 16}})\n"

@@ -27,7 +27,7 @@ def _fresh() -> None:
 
 @contextmanager
 def one_after_the_other(model: nn.Module) -> Iterator[None]:
-    """Runs with a hook in every norm, so that none is folded."""
+    """Context manager: a forward hook on every norm prevents folding."""
     norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm | nn.BatchNorm2d)]
     hooks = [norm.register_forward_hook(lambda *_: None) for norm in norms]
     yield
@@ -60,7 +60,7 @@ def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_folded_networks_have_the_same_maps_and_gradients(name, norm):
-    """In float32 only the maps: in a deep network, rounding flips ReLUs, which changes gradients abruptly."""
+    """Float32 compares only the maps: in a deep network, rounding flips ReLUs, which changes gradients abruptly."""
     model = randomize(BACKBONES.build({"type": name, "norm": norm, "out": ["c2", "c3"]})).eval()
     images = torch.randn(1, 3, 32, 48)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):

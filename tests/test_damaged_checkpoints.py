@@ -1,4 +1,5 @@
-"""A damaged or malicious checkpoint in our own format: one line that names file and field, and nothing is loaded."""
+"""A damaged or malicious checkpoint of our own format raises a one-line error with file and field, and
+nothing is loaded."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_every_map_of_convnext_is_torchvisions(name):
 
 
 def test_convnext_at_output_stride_16_is_timms():
-    """At output stride 8, timm's last 2×2 convolution reads other cells than ours; tested in `test_backbones.py`."""
+    """At output stride 8, timm's last 2×2 convolution reads different cells; tested in `test_backbones.py`."""
     theirs = referee(lambda: timm.create_model("convnext_tiny", output_stride=16)).eval()
     for part, value in theirs.named_parameters():
         if part.endswith("gamma"):

@@ -59,7 +59,7 @@ def shapes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(checkpoint: Path, shapes: Path, folder: Path) -> list[str]:
-    """Of `chordate test`, which writes metrics and detections into the folder."""
+    """Arguments of `chordate test`, which writes metrics and detections to the folder."""
     return [
         CONFIG, str(checkpoint), "--data-root", str(shapes), "--out", str(folder / "out.json"),
         "--predictions", str(folder / "predictions.json"), "--cfg-options", "val_data.batch_size=2",

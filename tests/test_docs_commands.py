@@ -1,4 +1,4 @@
-"""The command lines in the documentation do what it says."""
+"""The command lines in the documentation do what the text around them says."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_the_readmes_command_lines_run(folder, capsys, caplog):
 
 @pytest.mark.slow
 def test_the_readmes_line_for_many_processes_runs(folder):
-    """With two processes instead of eight."""
+    """Runs with two processes instead of eight."""
     (words,) = [words for words in commands(page("README.md")) if words[0] == "torchrun"]
     words = ["2" if word == "8" else str(ROOT / word) if word.startswith("tools/") else word for word in words]
     words = [word.replace("/data/coco", "coco") for word in words]

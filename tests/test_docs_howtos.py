@@ -107,7 +107,7 @@ def test_the_error_on_own_backbones_is_that_of_the_check(tmp_path, monkeypatch):
     load_config("my_detector.py")
     wrong = registry.BACKBONES.build("my_small")
     wrong.out_features["c5"] = chordate.FeatureSpec(256, 32)
-    (shown,) = [block.strip() for block in blocks(page(OWN_BACKBONE), "") if "promises" in block]
+    (shown,) = [block.strip() for block in blocks(page(OWN_BACKBONE), "") if "declares" in block]
     with pytest.raises(ConfigError, match=re.escape(shown)):
         check_outputs(wrong)
 
@@ -147,7 +147,7 @@ def test_the_command_lines_on_coco_run_and_pycocotools_agrees(folder, capsys, ca
 
 
 def test_the_names_of_the_migration_page_exist():
-    """In its "here" columns, classes are public or registered, registries and functions are public, configs exist."""
+    """Its "here" columns name public or registered classes, public registries and functions, and existing configs."""
     registries = {name: value for name, value in vars(registry).items() if name.isupper() and hasattr(value, "names")}
     plugs = {name for value in registries.values() for name in value.names()}
     code = ""

@@ -52,7 +52,7 @@ def test_every_command_of_the_tutorial_prints_what_the_page_shows(folder, capsys
 
 
 def test_the_tutorials_python_prints_a_line_for_each_detection(folder, capsys):
-    """With an untrained checkpoint under the name that the page's training run gives it."""
+    """An untrained checkpoint replaces that of the page's training run."""
     (block,) = [block for block in blocks(page(NAME), "python") if block not in files(page(NAME)).values()]
     (trained,) = re.findall(r'"(work_dirs/.*?)"', block)
     Path(trained).parent.mkdir(parents=True)

@@ -110,7 +110,7 @@ def test_a_nan_loss_stops_the_run_and_nothing_is_saved_from_it(tmp_path: Any, lo
 
 
 def test_an_error_that_follows_from_a_nan_is_reported_as_the_nan(tmp_path: Any) -> None:
-    """As on a GPU, where a NaN may raise an error in a later iteration before it is read."""
+    """Simulates a GPU, where a NaN may raise an error in a later iteration before its loss is read."""
 
     class Falls(ToyModel):
         def loss(self, batch: Any) -> Any:

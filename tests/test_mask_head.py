@@ -174,7 +174,7 @@ def test_mask_loss_over_all_slots_is_that_of_the_occupied_ones():
 
 @pytest.mark.parametrize("objects", [0, 1])
 def test_empty_slots_change_no_mask_loss(monkeypatch, objects):
-    """As on a GPU, which computes them too; even if a slot's target box is empty, or small and far from the region."""
+    """Empty slots are computed on a GPU too; their target box may be empty, or small and far from the region."""
     targets = instances([[[40, 40, 42, 42]][:objects]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     rois = rois_of([[39, 40, 42, 42], [0, 0, 128, 128]], [0, CLASSES], objects, [0, 0])

@@ -179,7 +179,7 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
     got = torch.nn.functional.avg_pool2d(fine, 4)
     for channel in range(3):
         rows_here = [row for label, row in rows(result).items() if label % 10 == channel]
-        ours, theirs = got[rows_here].sum(0) > 0.5, result["image"][channel] > 127  # FILL is below
+        ours, theirs = got[rows_here].sum(0) > 0.5, result["image"][channel] > 127  # FILL is below 127
         assert (ours & theirs).sum() / (ours | theirs).sum() > 0.97
     low, high = result["boxes"][:, :2], result["boxes"][:, 2:]
     assert (low >= 0).all() and (high <= 160).all() and (high > low).all()
@@ -343,7 +343,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_mixed_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
-    """Not on the number of workers, nor on the batch at which an epoch starts."""
+    """The number of workers and the batch at which an epoch starts do not matter."""
 
     def load(workers: int = 0, epoch: int = 1, start: int = 0, seed: int = 3) -> list[Any]:
         dataset = {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "masks": True}

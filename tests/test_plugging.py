@@ -134,7 +134,7 @@ def test_the_roi_head_trains(folder, monkeypatch):
 
 
 def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
-    """Equation 4 by hand for three regions; the settings of the demo's box head are kept."""
+    """Equation 4 computed for three regions; the settings of the demo's box head are kept."""
     work_dir = run(folder, "my_loss_config.py", monkeypatch, *DETECTOR)
     assert_learns(work_dir, "box.cls_score.")
     head = built(folder, "my_loss_config.py").box
@@ -184,7 +184,7 @@ def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
 
 
 def test_the_callback_stops_training(folder, monkeypatch):
-    """At the first evaluation, since every value is good enough."""
+    """It stops at the first evaluation, since every value is good enough."""
     options = [option for option in DETECTOR if "eval_every" not in option]
     options = [*options, "train.iterations=9", "train.eval_every=1", "callbacks.0.value=-1"]
     work_dir = run(folder, "my_callback_config.py", monkeypatch, *options)

@@ -87,7 +87,7 @@ def interpreted(monkeypatch):
 
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_the_gpus_pooling_kernel_reads_and_writes_nothing_for_a_nan_box(interpreted, numerics):
-    """As in a diverging run: then the loss is reported as NaN, while an out-of-bounds access would kill the process."""
+    """NaN boxes occur in a diverging run: the loss is then NaN; an out-of-bounds access would kill the process."""
     pooler = RoIPooler(pyramid(3, 2), 2, *numerics)
     maps = [x.requires_grad_() for x in list(feature_maps(SIDE, 3).values())[:2]]
     boxes = torch.full((1, 4), torch.nan)

@@ -1,4 +1,4 @@
-"""Pre-activation ResNets against timm's `resnetv2`; CIFAR variants and Wide ResNets by formula and size."""
+"""Pre-activation ResNets against timm's `resnetv2`; depths and parameter counts of CIFAR variants and Wide ResNets."""
 
 import pytest
 import timm

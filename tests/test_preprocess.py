@@ -56,4 +56,4 @@ def test_constants_for_pixels_up_to_1_are_refused_but_caffes_deviations_of_1_are
     with pytest.raises(ConfigError, match="are for 0 … 1; pixels are 0 … 255"):
         Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     Normalize((103.53, 116.28, 123.675), (1.0, 1.0, 1.0))  # Detectron2's
-    Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # bytes as they are
+    Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # leaves pixels unchanged

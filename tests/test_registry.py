@@ -120,7 +120,7 @@ def test_a_backbone_without_out_features_is_an_error_with_the_remedy():
 
 def test_a_backbone_whose_maps_differ_from_out_features_is_refused():
     check_outputs(Stem())
-    with pytest.raises(ConfigError, match=r"promises c2 \(99 ch, stride 4\).*returned \[2, 8, 32, 32\]"):
+    with pytest.raises(ConfigError, match=r"declares c2 \(99 ch, stride 4\).*returned \[2, 8, 32, 32\]"):
         check_outputs(Stem(told=99))
 
 
@@ -172,8 +172,8 @@ class Halved(Neck):
     ("told", "wants", "message"),
     [
         (FeatureSpec(6, 8), "c2", None),
-        (FeatureSpec(7, 8), "c2", r"^Halved promises p3 \(7 ch, stride 8\), .*returned \[2, 6, 16, 16\]$"),
-        (FeatureSpec(6, 4), "c2", r"^Halved promises p3 \(6 ch, stride 4\), .*returned \[2, 6, 16, 16\]$"),
+        (FeatureSpec(7, 8), "c2", r"^Halved declares p3 \(7 ch, stride 8\), .*returned \[2, 6, 16, 16\]$"),
+        (FeatureSpec(6, 4), "c2", r"^Halved declares p3 \(6 ch, stride 4\), .*returned \[2, 6, 16, 16\]$"),
         (FeatureSpec(6, 8), "c9", "^Halved: forward fails for the maps of Stem: 'c9'$"),
     ],
     ids=str,
@@ -251,7 +251,7 @@ def test_importing_chordate_is_light():
 
 
 def test_a_subclass_that_hands_on_its_settings_keeps_those_that_it_inherits(tmp_path):
-    """In code (`**settings` for the parent's constructor), and in configs (inherited settings)."""
+    """Both in code (`**settings` for the parent's constructor) and in configs (inherited settings)."""
     from chordate.heads.box import BoxHead
 
     class FocalBox(BoxHead):

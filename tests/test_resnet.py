@@ -59,7 +59,7 @@ def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
 
 @pytest.mark.parametrize("name", ["resnet18d", "resnet50c", "resnet50d"])
 def test_deep_stems_and_pooled_shortcuts_are_timms(name):
-    """Also at sizes that are not multiples of the stride, where shortcut D's pool has its own border handling."""
+    """Sizes include some that are not multiples of the stride: shortcut D's pool has its own border handling."""
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 75, 97), tolerance=1e-5)

@@ -119,7 +119,7 @@ UNPUBLISHED = {
     "wrn16_4_cifar",
     "highway20_cifar",
     "highway32_cifar",
-}  # by formula in test_preact_resnet, test_cifar_nets
+}  # their counts are checked in test_preact_resnet and test_cifar_nets
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_summary_prints_only_the_notes_that_apply(name, notes, capsys):
 @pytest.mark.parametrize(
     ("config", "size", "assumed"),
     [
-        ("faster-rcnn_r50_fpn_1x_coco", "800×1344", False),  # 800 × 1333 of an image of 3:5, in steps of 32
+        ("faster-rcnn_r50_fpn_1x_coco", "800×1344", False),  # 3:5 image: 800 × 1333, padded to 32
         ("faster-rcnn_r18_fpn_bccd", "256×416", False),  # 240 × 400
         ("faster-rcnn_r18_fpn_demo_shapes", "800×1344", True),
         ("resnet20_cifar10", "32×32", True),

@@ -140,7 +140,7 @@ def test_data_with_other_labels_than_the_models_are_refused(trained, tmp_path, c
 
 @pytest.mark.parametrize("trained", ["clips"], indirect=True)
 def test_summary_counts_a_backbone_for_clips(trained):
-    """Its 3×3×3 convolutions by hand, at 6 frames of 224×224, and a classifier of 1000 classes."""
+    """Expected: the 3×3×3 convolutions' counts at 6 frames of 224×224, and a classifier of 1000 classes."""
     _, parameters, multiply_adds, maps = backbone_row("ClipNet", None)
     stem, stage = 3 * 8 * 27, 8 * 16 * 27
     assert maps == "c2:8/4 c3:16/8"

@@ -126,7 +126,7 @@ def test_parts_that_do_not_fit_name_each_other():
 def test_a_detector_with_a_backbone_whose_maps_differ_is_refused_when_built():
     liar = Tiny()
     liar.out_features["c5"] = FeatureSpec(99, 32)
-    with pytest.raises(ConfigError, match=r"Tiny promises c5 \(99 ch, stride 32\)"):
+    with pytest.raises(ConfigError, match=r"Tiny declares c5 \(99 ch, stride 32\)"):
         detector(backbone=liar)
 
 

@@ -40,7 +40,7 @@ class Options(argparse.Action):
     """KEY=VALUE pairs; values are numbers, True, False, None, words, lists of these, and dicts as in Python."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
-        from mmengine.config import DictAction  # which takes a third of a second
+        from mmengine.config import DictAction  # the import takes a third of a second
 
         for value in values:
             key, equals, text = value.partition("=")

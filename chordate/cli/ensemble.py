@@ -44,7 +44,7 @@ class EnsembleMetric(Metric):
         self.metric.update(predictions, batch)
 
     def compute(self) -> dict[str, float]:
-        """Compute the metrics of the latest member alone."""
+        """Compute the metrics of the latest member only."""
         self._members += 1
         return self.metric.compute()
 

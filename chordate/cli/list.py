@@ -157,7 +157,7 @@ def plug_table(kind: str, names: list[str]) -> Table:
 
 
 def counted(names: list[str], count: Any) -> Any:
-    """Pairs of a name and what `count` says of it, with a progress bar."""
+    """Pairs of a name and its result of `count`, with a progress bar."""
     from rich.console import Console
 
     from chordate.progress import ProgressBar

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
     parser.add_argument("--predictions", metavar="JSON", help="write the predictions; detections as COCO results")
-    parser.add_argument("--picture", metavar="PNG", help="draw six images, ground truth beside prediction")
+    parser.add_argument("--picture", metavar="PNG", help="draw six images, ground truth next to prediction")
     parser.add_argument(
         "--report", metavar="DIR", help="write plots of curves, classes, confusions and errors, and their numbers"
     )
@@ -114,7 +114,7 @@ def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
     if arguments.predictions and type(metric).save_predictions is Metric.save_predictions:
         metric.save_predictions(arguments.predictions)  # the default raises
     if arguments.report and type(metric).report is Metric.report:
-        plot_report(metric.report(), arguments.report)  # the default returns None, for which this raises
+        plot_report(metric.report(), arguments.report)  # raises: the default report is None
 
 
 def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metric: Metric) -> None:

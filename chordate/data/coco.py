@@ -203,7 +203,7 @@ class CocoDataset(Dataset):
             log.warning(f"{printable(what, None)}; there is no ground truth to evaluate on")
 
     def class_images(self) -> list[NDArray[np.int64]]:
-        """For each class the indices of the images that contain it, for class-balanced sampling."""
+        """For each class, the indices of the images that contain it, for class-balanced sampling."""
         ids_by_class = [self.coco.get_img_ids(cat_ids=[category]) for category in self.category_ids]
         return [np.flatnonzero(np.isin(self.image_ids, ids)) for ids in ids_by_class]
 

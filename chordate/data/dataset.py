@@ -92,7 +92,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return collate_images(samples, self.target_type, size_divisor)
 
     def class_images(self) -> list[NDArray[np.int64]]:
-        """For each class the indices of the images that contain it, for class-balanced sampling.
+        """For each class, the indices of the images that contain it, for class-balanced sampling.
 
         Raises:
             DataError: the data set does not implement it.

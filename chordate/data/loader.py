@@ -81,7 +81,7 @@ class Loader(DataLoader[Any]):
     def start_epoch(self, epoch: int, start_batch: int = 0, worker_seed: int | None = None) -> None:
         """Iterate over `epoch` from now on; the first iteration starts at batch `start_batch` (for a resumed run).
 
-        With `worker_seed`, the workers' seed depends on it alone; otherwise it continues from the last epoch's.
+        With `worker_seed`, the workers' seed depends only on it; otherwise it continues from the last epoch's.
         """
         self.batch_sampler.set_epoch(epoch, start_batch)
         if worker_seed is not None:

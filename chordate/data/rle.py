@@ -56,7 +56,7 @@ def _pieces(border: NDArray[Any]) -> tuple[NDArray[Any], ...]:
 
 
 def _joined(ends: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each end the index of a piece that begins at the same point."""
+    """For each end, the index of a piece that begins at the same point."""
     following = np.empty_like(ends)
     following[np.argsort(ends, kind="stable")] = np.argsort(begins, kind="stable")
     return following

@@ -57,7 +57,7 @@ class Shape:
 def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size: int = 128, seed: int = 0) -> None:
     """Write `root/{train,val}/*.jpg` and `root/annotations/{train,val}.json`.
 
-    Image `i` of a split depends on (seed, split, i, size) alone, so a larger set starts with the images of a smaller
+    Image `i` of a split depends only on (seed, split, i, size), so a larger set starts with the images of a smaller
     one, and the splits have no images in common.
 
     Args:

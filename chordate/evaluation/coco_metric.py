@@ -217,7 +217,7 @@ class CocoMetric(Metric):
         return sum(any(a.get("keypoints", [])[2::3]) for a in self.dataset.coco.load_anns(ids))
 
     def table(self) -> Group:
-        """For each IoU type COCO's numbers, then a row per class."""
+        """COCO's numbers for each IoU type, then a row per class."""
         parts = []
         for iou_type, classes in self.per_class().items():
             summary = self._curves[iou_type].summary()

@@ -50,7 +50,7 @@ class PackedDetections:
         """Pack the detections of one batch, with one copy from the device per column; masks are encoded per image.
 
         Raises:
-            DataError: a label is not below `num_classes`, a mask has another size than its image, or only some
+            DataError: a label is not below `num_classes`, a mask's size differs from its image's, or only some
                 detections have masks or keypoints.
             TrainingError: boxes, scores or keypoints are not finite.
         """

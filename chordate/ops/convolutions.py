@@ -1,4 +1,4 @@
-"""The 3 × 3 convolutions that heads start with, and He's initialization."""
+"""The 3 × 3 convolutions that heads start with, and He initialization."""
 
 from collections.abc import Callable
 

@@ -58,7 +58,7 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
 
 
 def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, int]]:
-    """Group heatmaps of about one size, to resample each group at once.
+    """Group heatmaps of similar size, to resample each group at once.
 
     Args:
         pixels: `[D, 2]`, the width and height that each heatmap is resized to, whole numbers.

@@ -16,7 +16,7 @@ BLOCK = 1024  # boxes that a kept box is compared with at a time
 def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Clears `keep` of every row that overlaps a better one of its group; the rows of a group are adjacent, best first.
 
-    Program `p` has the group that begins at row `p`, if one does.
+    Program `p` processes the group that starts at row `p`, if there is one.
 
     Args:
         boxes: `[M, 4]` x1, y1, x2, y2.

@@ -13,7 +13,7 @@ Norm = str | Mapping[str, Any] | None  # how configs name a norm, see `make_norm
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalization with constant statistics and affine parameters, `[N, C, H, W]` to the same.
+    """Batch normalization with constant statistics and affine parameters; input and output `[N, C, H, W]`.
 
     Replaces BatchNorm when detectors are fine-tuned with few images per device. It has no parameters: `weight`,
     `bias`, `running_mean` and `running_var` (`[C]` each) are buffers with the names of `nn.BatchNorm2d`, so the state

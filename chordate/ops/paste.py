@@ -35,7 +35,7 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
 
 
 def paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """For GPUs: `paste_masks` on whole images, as many masks at a time as memory allows.
+    """`paste_masks` for GPUs: pastes on whole images, as many masks at a time as memory allows.
 
     Args:
         masks: `[D, M, M]` probabilities.
@@ -52,7 +52,7 @@ def paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor)
 
 
 def paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """For CPUs: as `paste_chunks`, each mask only within its box; most boxes are a small part of the image."""
+    """`paste_masks` for CPUs: pastes each mask only within its box; most boxes are a small part of the image."""
     if not len(boxes):
         return
     limits = torch.tensor([pasted.shape[2], pasted.shape[1]])

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHANNELS = 256  # that one program computes
+CHANNELS = 256  # channels per program
 
 
 def pyramid_roi_align(
@@ -30,7 +30,7 @@ def pyramid_roi_align(
     table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # one pixel per row
     with torch.no_grad():
         cells, first = torch.zeros_like(boxes), torch.zeros_like(image)
-        rows = columns = torch.full_like(image, -2)  # for NaN boxes, which have no level: no sample lies on such a map
+        rows = columns = torch.full_like(image, -2)  # NaN boxes have no level; no sample lies inside a map of side -2
         start = 0
         for number, (x, stride) in enumerate(zip(maps, strides)):  # a tensor of sizes would need a copy to the GPU
             images, height, width = x.shape[0], *x.shape[2:]
@@ -139,7 +139,7 @@ def pool_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     BACKWARD: tl.constexpr,
 ):
-    """Program `p` has the output cell `p`: it stores the mean of its samples in `pooled`; or, backward, reads the
+    """Program `p` computes the output cell `p`: it stores the mean of its samples in `pooled`; or, backward, reads the
     gradient of that mean there, and adds it to the pixels of `table` that were read."""
     box, channel, y0, x0, step_y, step_x, ys, xs = cell_samples(cells, SIDE, RATIO, ALIGNED, BLOCK)
     used = channel < channels

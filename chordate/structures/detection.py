@@ -100,7 +100,7 @@ def count_instances(sample: Sample) -> int:
 
 @dataclass
 class Proposals(TensorStruct):
-    """Boxes that may hold an object, a fixed number per image.
+    """Boxes that may contain an object, a fixed number per image.
 
     Attributes:
         boxes: `[N, P, 4]` in pixels of the padded batch.
@@ -126,7 +126,7 @@ class SampledRoIs(TensorStruct):
         is_foreground: `[N, S]` bool.
         valid: `[N, S]` bool, false for empty slots.
         sizes: `[N, 2]` int64, height and width of each image without padding.
-        max_positives: only the first `max_positives` slots can be foreground, so heads that train on foreground alone
+        max_positives: only the first `max_positives` slots can be foreground, so heads that train only on foreground
             need no others.
     """
 

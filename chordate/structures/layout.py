@@ -57,7 +57,7 @@ def check_layouts(struct: TensorStruct, where: str, **sizes: int) -> None:
         sizes: known sizes by dimension name.
 
     Raises:
-        DataError: a tensor has another shape or type than its layout; the message names both.
+        DataError: a tensor's shape or type differs from its layout; the message names both.
     """
     values = vars(struct)
     for name, layout in layouts_of(type(struct)).items():

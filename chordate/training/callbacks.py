@@ -192,7 +192,7 @@ class TensorBoardLogger(Callback):
     _writer: Any = None
 
     def on_train_start(self, trainer: Trainer) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # a second to import
+        from torch.utils.tensorboard import SummaryWriter  # the import takes a second
 
         if is_main_process():
             self._writer = SummaryWriter(str(trainer.log_dir / "tensorboard"))

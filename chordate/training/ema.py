@@ -11,7 +11,7 @@ class WeightAverage:
 
     Parameters and floating-point buffers are averaged, so that BatchNorm's statistics fit the averaged weights;
     integer buffers are copied. `d` warms up as (1 + n) / (10 + n) (TensorFlow's ExponentialMovingAverage), so that the
-    random initialization is soon forgotten. It depends on the iteration alone and needs no state.
+    random initialization is soon forgotten. It depends only on the iteration and has no state.
 
     `torch.optim.swa_utils.AveragedModel` gives the same numbers (tested), but copies its counter to the device in
     every update, which waits for the GPU.

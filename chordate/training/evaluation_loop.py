@@ -70,7 +70,7 @@ def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within it, the model is in evaluation mode without gradients; afterwards each part is in its earlier mode."""
+    """Context manager for evaluation: eval mode without gradients; restores every module's mode at exit."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

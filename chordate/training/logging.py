@@ -30,8 +30,11 @@ class RunHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def run_log(work_dir: str | Path) -> Iterator[Path]:
-    """Within it, logs of "chordate" go to the terminal and to `<work_dir>/<time>/train.log` (written by the first rank;
-    the others show errors only). Yields that folder; if nested, the folder of the outer `run_log` of `work_dir`."""
+    """Context manager that sends the logs of "chordate" to the terminal and to `<work_dir>/<time>/train.log`.
+
+    The first rank writes the file; the other ranks show errors only. Yields the file's folder. A nested `run_log` of
+    the same `work_dir` adds no file and yields the outer one's folder.
+    """
     work_dir, level = Path(work_dir), logger.level
     for handler in logger.handlers:
         if isinstance(handler, RunHandler) and handler.work_dir == work_dir:

@@ -94,8 +94,8 @@ class LossLog:
 
     @contextmanager
     def explain_errors(self) -> Iterator[None]:
-        """Within it, an error after a NaN is raised as a TrainingError about the NaN. Checks the values of this rank
-        only, since the other ranks may have stopped."""
+        """Context manager that replaces an error after a NaN by a TrainingError about the NaN. Checks the values of
+        this rank only, since the other ranks may have stopped."""
         try:
             yield
         except TrainingError:

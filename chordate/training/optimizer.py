@@ -118,7 +118,7 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     Raises ConfigError if there is none (the message has near names), or if its library is not installed."""
     if name in OPTIMIZERS.names():
         return OPTIMIZERS.get(name)
-    import timm.optim  # seconds, and few runs need it
+    import timm.optim  # the import takes seconds, and few runs need it
 
     classes = _optimizers_in(timm.optim)
     if name in classes:

@@ -58,7 +58,7 @@ def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Mod
 def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = False) -> DistributedDataParallel:
     """Wrap the model to average gradients over the ranks. Each rank has its own buffers until `average_buffers`.
 
-    `find_unused` searches in every step for parameters that the loss does not reach; without it each needs a gradient.
+    `find_unused` searches in every step for parameters without a gradient; without it every parameter needs one.
     """
     known = inspect.signature(DistributedDataParallel).parameters  # torch's version decides which of two names it has
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"

@@ -133,7 +133,7 @@ class Trainer:
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
         self.iteration = self.evaluated = self.saved = 0  # iterations done: now, at the last evaluation, last save
-        self.left_unevaluated: int | None = None  # the iteration of a resumed checkpoint, if its evaluation was due
+        self.left_unevaluated: int | None = None  # a resumed checkpoint's, if its evaluation is still due
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.stop_reason: str | None = None
@@ -338,8 +338,8 @@ class Trainer:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) and not last else nullcontext()
 
     def _find_unused_parameters(self, batch: Batch) -> None:
-        """Find out once whether the loss does not reach some parameters. Only then does DDP search for them in every
-        step, which takes time; otherwise it waits for the gradient of every parameter."""
+        """Check once whether some parameters get no gradient from the loss. Only then is DDP's find_unused_parameters
+        on, which takes time in every step; without it, DDP waits for the gradient of every parameter."""
         unused = find_unused_parameters(self.module, lambda: self._forward(self.module, batch)[1])
         if unused:
             self.model = wrap_ddp(self.model.module, self.device, find_unused=True)  # type: ignore[arg-type]

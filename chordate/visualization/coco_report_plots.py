@@ -85,7 +85,7 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """One bar per class with ground truth, best first, in columns: AP in front of AP50."""
+    """One bar per class with ground truth, best first, in columns: AP drawn over AP50."""
     known = {name: row for name, row in content["per_class"].items() if row["AP"] > -1}
     order = sorted(known, key=lambda name: known[name]["AP"])
     bar, width = 0.21, 6.5  # inches

@@ -1,4 +1,4 @@
-"""A sheet of images, each with its ground truth beside the prediction."""
+"""A sheet of images, each with its ground truth next to the prediction."""
 
 from __future__ import annotations
 

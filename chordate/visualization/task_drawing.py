@@ -69,7 +69,7 @@ def draw_targets(
 def draw_no_targets(
     targets: None, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw the image alone."""
+    """Draw only the image."""
     return draw_annotations(image, [], long_side)
 
 

@@ -12,7 +12,7 @@ from chordate.structures import DatasetMeta
 from chordate.text import pluralize, printable
 
 _COLUMNS = ("loaded", "adapted", "remade", "skipped")
-_MAX_LAYERS = 12  # of one part that get their own rows in the table
+_MAX_LAYERS = 12  # layers of one part with rows of their own in the table
 
 
 def abbreviate(names: Sequence[str], count: int = 3) -> str:

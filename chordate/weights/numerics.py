@@ -13,7 +13,7 @@ from chordate.weights.state_dict_match import find_backbones
 
 
 def warn_about_stride(model: nn.Module, format: Format | None) -> None:
-    """Warn if a bottleneck has its stride in another convolution than in the format's networks."""
+    """Warn if bottlenecks have the stride in the 1×1, but those of the checkpoint's format in the 3×3 convolution."""
     for _, backbone in find_backbones(model):
         if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
             warnings.warn(
@@ -32,7 +32,7 @@ def _has_stride_in_1x1(backbone: Backbone) -> bool:
 
 
 def warn_about_normalization(model: nn.Module, source: str) -> None:
-    """Warn if timm's weights were trained with another mean or standard deviation than the model's."""
+    """Warn if the image mean or std of timm's weights differs from the model's."""
     if not source.startswith("timm://"):
         return
     name = source.removeprefix("timm://")

@@ -1,7 +1,7 @@
 """Torchvision's `fasterrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
-Differences from ours: rounded anchors on a grid of its own, RoIAlign shifted by half a pixel with two samples per
-side, smooth L1, and BatchNorm without an epsilon. `weights=None` there has BatchNorm's usual 1e-5.
+Differences from ours: anchors have rounded corners and torchvision's strides; RoIAlign with aligned=False and
+sampling_ratio=2; smooth L1; BatchNorm's eps is 0. `weights=None` in torchvision has BatchNorm's usual eps, 1e-5.
 """
 
 _base_ = [

@@ -1,7 +1,7 @@
 """Torchvision's `retinanet_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
-Differences from ours: p6 comes from p5, anchors have integer sides and rounded corners on torchvision's grid, plain L1,
-300 detections, BatchNorm without an epsilon, and a class for each of COCO's ids from 0 to 90.
+Differences from ours: p6 is computed from p5; anchors have integer sizes, rounded corners and torchvision's strides;
+the box loss is L1; 300 detections per image; BatchNorm's eps is 0; 91 classes, COCO's category ids 0 … 90.
 """
 
 _base_ = ["./retinanet_r50_fpn_1x_coco.py"]

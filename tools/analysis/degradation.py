@@ -24,7 +24,7 @@ from chordate.cli.main import main
 KINDS = ("plain", "resnet")
 COLORS = ("#d99a2b", "#1f4e9c")  # shallow, deep
 PAPER = 64_000  # iterations; the learning rate drops after a half and three quarters of them
-POINTS = 100  # of the training curve
+POINTS = 100  # points of the training curve
 
 
 def train(name: str, arguments: argparse.Namespace) -> int:

@@ -1,5 +1,5 @@
-"""ImageNet-1k: the shorter side drawn from 256 … 480, crops of 224 px, flips, AlexNet's colors (He et al. 2016,
-section 3.4).
+"""ImageNet-1k: the shorter side drawn from 256 … 480, crops of 224 px, flips, AlexNet's color augmentation
+(He et al. 2016, section 3.4).
 """
 
 _base_ = ["imagenet.py"]
