@@ -1,8 +1,9 @@
 """The semantic head of Panoptic FPN (Kirillov et al. 2019, section 3): merges a pyramid at its finest level."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,15 +55,14 @@ class SemanticFPNHead(SemanticHead):
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
         size = maps[self.finest].shape[-2:]
-        total: Tensor | None = None
-        for name, convs in self.branches.items():
-            x = maps[name]
-            for number, conv in enumerate(convs, 1):  # type: ignore[arg-type]
-                x = conv(x)
-                if name != self.finest:
-                    last = number == len(convs)  # type: ignore[arg-type]
-                    to = size if last else (2 * x.shape[-2], 2 * x.shape[-1])
-                    x = F.interpolate(x, to, mode="bilinear", align_corners=False)
-            total = x if total is None else total + x
-        assert total is not None
-        return total
+        return torch.stack([self._upsample(name, maps[name], size) for name in self.branches]).sum(dim=0)
+
+    def _upsample(self, name: str, x: Tensor, size: torch.Size) -> Tensor:
+        """One level `[N, C, h, w]`, convolved and resized to the finest level's size."""
+        convs: Any = self.branches[name]
+        for number, conv in enumerate(convs, 1):
+            x = conv(x)
+            if name != self.finest:
+                target = size if number == len(convs) else (2 * x.shape[-2], 2 * x.shape[-1])
+                x = F.interpolate(x, target, mode="bilinear", align_corners=False)
+        return x

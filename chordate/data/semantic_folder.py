@@ -119,7 +119,7 @@ class SemanticFolder(Dataset):
             image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
             if image is None:
                 raise DataError(f"{path}: not a readable label image; copy or download it again")
-            return self._of_colors(image)
+            return self._of_colors(image.astype(np.uint8, copy=False))
         ids = read_ids(path).astype(np.int64)
         labels = self.lookup[np.minimum(ids, len(self.lookup) - 1)]
         if (labels == UNKNOWN).any():

@@ -36,6 +36,7 @@ class CrossEntropy(nn.Module):
         label_smoothing: Fraction = 0.0,
     ):
         super().__init__()
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", None if class_weights is None else torch.tensor(class_weights), False)
         self.loss_weight, self.hard_fraction, self.label_smoothing = loss_weight, hard_fraction, label_smoothing
 
