@@ -19,6 +19,7 @@ from chordate.registry import CALLBACKS as CALLBACKS
 from chordate.registry import DATASETS as DATASETS
 from chordate.registry import FORMATS as FORMATS
 from chordate.registry import HEADS as HEADS
+from chordate.registry import LOSSES as LOSSES
 from chordate.registry import METRICS as METRICS
 from chordate.registry import MODELS as MODELS
 from chordate.registry import NECKS as NECKS
@@ -32,6 +33,8 @@ from chordate.structures import Detections as Detections
 from chordate.structures import InstanceTargets as InstanceTargets
 from chordate.structures import Prediction as Prediction
 from chordate.structures import Proposals as Proposals
+from chordate.structures import SemanticMap as SemanticMap
+from chordate.structures import SemanticTargets as SemanticTargets
 from chordate.structures import Skeleton as Skeleton
 from chordate.structures import Targets as Targets
 from chordate.training.callbacks import Callback as Callback

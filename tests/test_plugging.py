@@ -150,6 +150,17 @@ def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
     assert float(losses["box_cls"]) == pytest.approx(by_hand, rel=1e-4)
 
 
+def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):
+    """Brier's squared error, computed for one labeled pixel of two."""
+    monkeypatch.chdir(folder)
+    head = built(folder, "my_pixel_loss_config.py").head
+    logits = torch.zeros(1, 11, 1, 2)
+    logits[0, 3] = torch.tensor(10.0).log()  # 10 of 20, the others 1 of 20 each
+    labels = torch.tensor([[[3, -1]]], dtype=torch.int16)
+    entropy, squared = -np.log(0.5), 0.5**2 + 10 * 0.05**2
+    assert float(head.loss(logits, labels)["semantic"]) == pytest.approx(entropy + squared, rel=1e-5)
+
+
 def test_the_data_set_is_learned(folder, monkeypatch):
     """Dark and light images labeled in a CSV file; the classes are saved in the checkpoint."""
     work_dir = run(folder, "my_dataset_config.py", monkeypatch, "train_data.workers=0", "val_data.workers=0")
