@@ -135,3 +135,9 @@ def test_the_coco_schedules_follow_their_table(name: str, epochs: int, drops: tu
     assert rates == pytest.approx([0.02, 0.002, 0.002, 0.0002])
     assert 0.02 * schedule.factor(0) == pytest.approx(0.02 * 0.001)
     assert schedule.factor(499) < 1 == schedule.factor(500)
+
+
+def test_poly_is_the_power_of_what_is_left_of_the_training():
+    """Chen et al. 2018, DeepLab, section 4.1: (1 - iteration / total) ** 0.9."""
+    schedule = build_schedule({"type": "poly", "power": 0.9, "min_factor": 0.1}, 100, 1)
+    assert [schedule.factor(i) for i in (0, 25, 50, 99)] == pytest.approx([1, 0.75**0.9, 0.5**0.9, 0.1])

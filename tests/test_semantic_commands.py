@@ -1,0 +1,92 @@
+"""The commands on semantic segmentation: a small model learns two colors, and is tested, predicts and is drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from chordate.cli.main import main
+
+CONFIG = """
+_dataset = dict(type="SemanticFolder", classes=["dark", "light"])
+model = dict(
+    type="SemanticSegmenter",
+    backbone=dict(type="resnet18", base_channels=8, out=["c2", "c3"]),
+    head=dict(type="DeepLabV3PlusHead", channels=64, low_channels=16, rates=[1, 2], aspp_dropout=0.0),
+    auxiliary=dict(type="FCNHead", level="c2"),
+)
+train_data = dict(
+    dataset=dict(images="images", labels="labels", **_dataset),
+    pipeline=[dict(type="RandomCrop", size=40, pad_if_needed=True), dict(type="RandomHorizontalFlip")],
+    batch_size=4,
+    workers=0,
+)
+val_data = dict(dataset=dict(images="images", labels="labels", **_dataset), batch_size=3, workers=0)
+optimizer = dict(type="AdamW", lr=3e-3, base_batch_size=4)
+schedule = dict(type="poly")
+train = dict(iterations=50, eval_every=50, save_every=50, save_best="mIoU", tensorboard=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A config, and images of a light rectangle on a dark ground with a border that is ignored."""
+    root, random = tmp_path_factory.mktemp("semantic"), np.random.default_rng(0)
+    (root / "colors.py").write_text(CONFIG)
+    for name in ("images", "labels"):
+        (root / name).mkdir()
+    for number in range(8):
+        height, width = random.integers(40, 70, 2)
+        labels = np.zeros((height, width), np.uint8)
+        y, x = random.integers(4, 20, 2)
+        labels[y : y + 20, x : x + 18] = 1
+        image = (np.where(labels[..., None] > 0, 200, 50) + random.integers(-20, 20, (height, width, 3))).astype(
+            np.uint8
+        )
+        labels[:3] = 255
+        cv2.imwrite(str(root / f"images/{number}.png"), image)
+        cv2.imwrite(str(root / f"labels/{number}.png"), labels)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Path:
+    """The work dir of the training."""
+    arguments = ["train", str(folder / "colors.py"), "--data-root", str(folder), "--work-dir", str(folder / "run")]
+    assert main(arguments) == 0
+    return folder / "run"
+
+
+def test_training_learns_the_classes(trained):
+    records = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert records[-1]["mIoU"] > 0.75  # 0.44 if all is dark
+    assert {"semantic", "auxiliary_semantic"} <= records[0].keys()
+
+
+def test_testing_the_best_checkpoint_prints_each_class(trained, folder, capsys):
+    command = ["test", str(folder / "colors.py"), str(trained / "best_mIoU.pt"), "--data-root", str(folder)]
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert "dark" in table and "light" in table and "IoU / %" in table
+
+
+def test_predicting_writes_the_classes_and_a_drawing(trained, folder, tmp_path):
+    command = ["predict", str(folder / "colors.py"), str(trained / "best_mIoU.pt"), str(folder / "images/0.png")]
+    assert main([*command, "--out", str(tmp_path / "drawn")]) == 0
+    (record,) = json.loads((tmp_path / "drawn/predictions.json").read_text())
+    fractions = {row["class"]: row["fraction"] for row in record["classes"]}
+    light = (cv2.imread(str(folder / "labels/0.png"), cv2.IMREAD_GRAYSCALE) == 1).mean()
+    assert fractions["light"] == pytest.approx(light, abs=0.05)
+    assert cv2.imread(str(tmp_path / "drawn/0_prediction.png")) is not None
+
+
+def test_samples_can_be_browsed_and_the_model_summarized(folder, tmp_path, capsys):
+    config = str(folder / "colors.py")
+    assert main(["browse", config, "--data-root", str(folder), "--out", str(tmp_path), "--count", "4"]) == 0
+    assert "2 classes" in (tmp_path / "index.html").read_text()
+    assert main(["summary", config]) == 0
+    assert "512×1024" in capsys.readouterr().out
