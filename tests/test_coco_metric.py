@@ -284,11 +284,11 @@ def test_detections_that_are_not_finite_are_an_error(box, score):
         ({"iou_types": ("box",)}, r'iou_types.* must be one of "bbox", .*, got "box"'),
         ({"iou_types": "bbox"}, 'iou_types must be a list of .*, got "bbox"'),
         ({"iou_types": ()}, r"iou_types must be a list .* at least 1 item.*, got \(\)"),
-        ({"max_dets": 100}, "max_dets must be a list of 3 numbers that ascend, got 100"),
+        ({"max_dets": 100}, "max_dets must be a list of 3 strictly increasing numbers, got 100"),
         ({"max_dets": ("a", 2, 3)}, 'max_dets.* must be an integer ≥ 1, got "a"'),
-        ({"max_dets": (100, 10, 1)}, "max_dets must be a list of 3 numbers that ascend, got"),
-        ({"max_dets": (1, 10, 10)}, "max_dets must be a list of 3 numbers that ascend, got"),
-        ({"max_dets": (100,)}, "max_dets must be a list of 3 numbers that ascend, got"),
+        ({"max_dets": (100, 10, 1)}, "max_dets must be a list of 3 strictly increasing numbers, got"),
+        ({"max_dets": (1, 10, 10)}, "max_dets must be a list of 3 strictly increasing numbers, got"),
+        ({"max_dets": (100,)}, "max_dets must be a list of 3 strictly increasing numbers, got"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_metric_is_built(wrong, message):

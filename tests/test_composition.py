@@ -277,7 +277,7 @@ def test_a_new_type_drops_the_inherited_settings_that_it_does_not_take(
     assert config.model.backbone == {"type": "convnext_tiny", "frozen_stages": 1, "pretrained": True}
     (message,) = [record.getMessage() for record in caplog.records if record.name == "chordate"]
     assert message == (
-        f"{source}: model.backbone.type=convnext_tiny does not take norm; dropped, inherited from "
+        f"{source}: model.backbone.type=convnext_tiny does not accept norm; dropped the settings inherited from "
         "configs/_base_/models/faster-rcnn_fpn.py"
     )
     assert (
@@ -302,7 +302,7 @@ def test_a_voc_data_set_over_a_coco_base(caplog: pytest.LogCaptureFixture) -> No
     options = {"train_data.dataset.type": "VocDataset", "train_data.dataset.folder": "VOC2007"}
     own = {"type": "VocDataset", "folder": "VOC2007"}
     assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}  # passed on by the wrapper
-    assert "train_data.dataset.type=VocDataset does not take annotations, images" in caplog.text
+    assert "train_data.dataset.type=VocDataset does not accept annotations, images" in caplog.text
 
 
 def test_another_variant_of_the_same_class_keeps_all(caplog: pytest.LogCaptureFixture) -> None:

@@ -135,7 +135,7 @@ def test_each_level_sends_its_best_scores_and_no_more():
         ({"topk": 0}, "RetinaHead: topk must be ≥ 1, got 0"),
         (
             {"iou_thresholds": (0.5, 0.4)},
-            r"RetinaHead: iou_thresholds must be .* 2 numbers that do not descend, got \(0.5, 0.4\)",
+            r"RetinaHead: iou_thresholds must be .* 2 non-decreasing numbers, got \(0.5, 0.4\)",
         ),
         ({"box_loss": "iou"}, 'RetinaHead: box_loss must be one of "smooth_l1", "giou" .*got "iou"'),
     ],
