@@ -116,7 +116,7 @@ def do_not_descend(items: Sequence[float]) -> bool:
 
 
 def are_names(items: Sequence[str]) -> bool:
-    """of at least one name, without duplicates"""
+    """of one or more distinct names"""
     return 0 < len(set(items)) == len(items)
 
 

@@ -41,7 +41,7 @@ PARTS = {
     "model.rpn.iou_thresholds=[0.7,0.3]": r"model\.rpn\.iou_thresholds must be a list of 2 non-decreasing numbers",
     "model.neck.inputs=[]": r"model\.neck\.inputs must be a list of strings with at least 1 item or None, got \[\]",
     "model.rpn.anchors.sizes_per_stride=[]": r"model\.rpn\.anchors\.sizes_per_stride must be a list",
-    "fallback_meta.classes=[a,a]": r"fallback_meta\.classes must be a list of at least one name, without duplicates",
+    "fallback_meta.classes=[a,a]": r"fallback_meta\.classes must be a list of one or more distinct names",
     "fallback_meta.classes=[]": r"fallback_meta\.classes must be",
 }
 SETTINGS = {
@@ -55,7 +55,7 @@ SETTINGS = {
     "train_data.dataset=None": r"train_data\.dataset must be a string or a dict or a Dataset, got None",
     "train_data.dataset.type=None": r"train_data\.dataset: type must be the name of a dataset, got None",
     "train_data.dataset.classes=[]": r"train_data\.dataset\.classes must be a list of names, at least one",
-    "train_data.dataset.classes=[circle,circle]": r"train_data\.dataset\.classes must be .* without duplicates",
+    "train_data.dataset.classes=[circle,circle]": r"train_data\.dataset\.classes must be .* distinct names",
     "train_data.pipeline=[None]": r"train_data\.pipeline\.0: type must be the name of a transform, got None",
     "train_data.pipeline=RandomHorizontalFlip": r"train_data\.pipeline must be a list",
     "train_data.class_balanced=2": r"train_data\.class_balanced must be > 0 and ≤ 1 or None, got 2",
@@ -217,7 +217,7 @@ def test_a_config_file_that_cannot_be_read_is_told_in_one_line(text: bytes, mess
         (chordate.build_model, {"config": 5}, "build_model: config must be .*, got 5"),
         (chordate.build_model, {"config": {}}, "section `model` is None"),
         (chordate.build_model, {"config": DEMO, "checkpoint": [1]}, r"build_model: checkpoint must be .*, got \[1\]"),
-        (chordate.build_model, {"config": DEMO, "classes": ["a", "a"]}, "build_model: classes .* without duplicates"),
+        (chordate.build_model, {"config": DEMO, "classes": ["a", "a"]}, "build_model: classes .* distinct names"),
         (chordate.build_model, {"config": DEMO, "meta": 5}, "build_model: meta must be a DatasetMeta or None, got 5"),
         (chordate.build_backbone, {"backbone": 5}, "build_backbone: backbone must be a string or a dict, got 5"),
         (chordate.build_backbone, {"backbone": "resnet50", "norm": 5}, "backbone ResNet: norm must be"),

@@ -94,7 +94,7 @@ def test_models_that_form_no_ensemble_are_refused(members, tmp_path, capsys):
     saved = torch.load(names[1], weights_only=True)
     torch.save({**saved, "meta": {**saved["meta"], "classes": ["blue", "green", "rouge"]}}, other)
     line = told(*names[:2], names[0], str(other))
-    assert "blue, green, rouge" in line and "the models of an ensemble have the same" in line
+    assert "blue, green, rouge" in line and "an ensemble needs equal metadata" in line
 
 
 def test_members_in_other_batches_are_averaged_by_image():

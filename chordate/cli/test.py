@@ -136,7 +136,7 @@ def check_same_meta(models: list[Any], names: list[str]) -> None:
     for model, name in zip(models, names):
         difference = model.meta.difference(models[0].meta)
         if difference:
-            raise DataError(f"{name} does not fit {names[0]}: {difference}; the models of an ensemble have the same")
+            raise DataError(f"{name} does not fit {names[0]}: {difference}; an ensemble needs equal metadata")
 
 
 def draw_sheet(model: Model, dataset: Dataset, path: str) -> None:

@@ -60,7 +60,7 @@ def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = Fals
 
     With `find_unused`, every step searches for parameters without a gradient; otherwise all parameters need a gradient.
     """
-    known = inspect.signature(DistributedDataParallel).parameters  # the name depends on torch's version
+    known = inspect.signature(DistributedDataParallel).parameters  # the argument's name depends on torch's version
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     buffers: dict[str, Any] = {name: False}
     devices = [device] if device.type == "cuda" else None
