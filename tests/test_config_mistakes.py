@@ -217,7 +217,11 @@ def test_a_config_file_that_cannot_be_read_is_told_in_one_line(text: bytes, mess
         (chordate.build_model, {"config": 5}, "build_model: config must be .*, got 5"),
         (chordate.build_model, {"config": {}}, "section `model` is None"),
         (chordate.build_model, {"config": DEMO, "checkpoint": [1]}, r"build_model: checkpoint must be .*, got \[1\]"),
-        (chordate.build_model, {"config": DEMO, "classes": ["a", "a"]}, "build_model: classes .* distinct names"),
+        (
+            chordate.build_model,
+            {"config": DEMO, "classes": ["a", "a"]},
+            "build_model: classes must be .* distinct names",
+        ),
         (chordate.build_model, {"config": DEMO, "meta": 5}, "build_model: meta must be a DatasetMeta or None, got 5"),
         (chordate.build_backbone, {"backbone": 5}, "build_backbone: backbone must be a string or a dict, got 5"),
         (chordate.build_backbone, {"backbone": "resnet50", "norm": 5}, "backbone ResNet: norm must be"),
