@@ -1,4 +1,4 @@
-"""Configs: found by name or path, composed, overridden, and refused with a remedy."""
+"""Configs are found by name or path, composed and overridden; errors suggest a remedy."""
 
 import pytest
 
