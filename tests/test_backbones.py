@@ -129,7 +129,7 @@ def test_training_in_channels_last_keeps_the_format(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_frozen_stages_have_no_gradients_and_constant_statistics(name, stages):
     model = build(name, frozen_stages=stages).train()
-    frozen = set(shapes_of(name, out=[f"c{stages + 1}"]).state_dict())  # the stem and the first stages
+    frozen = set(shapes_of(name, out=[f"c{stages + 1}"]).state_dict())  # the stem and the first `stages` stages
     assert {key for key, p in model.named_parameters() if not p.requires_grad} == {
         key for key, _ in model.named_parameters() if key in frozen
     }

@@ -1,4 +1,4 @@
-"""Fine-tuning from a checkpoint with other classes: outputs of classes with equal names load, others stay random."""
+"""Fine-tuning with other classes: outputs of classes with equal names load, others keep their initialization."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The classifier: torchvision's scores, losses and augmentation against their formulas, accuracy from class folders."""
+"""The classifier: scores as in torchvision, losses and augmentation by their formulas, accuracy on class folders."""
 
 import json
 

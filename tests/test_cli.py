@@ -1,4 +1,4 @@
-"""The commands: the files they write, their exit status, and one clear line for a user's mistake."""
+"""The commands: the files that they write, their exit status, and one-line errors for mistakes of users."""
 
 import json
 import os

@@ -132,7 +132,7 @@ def test_any_number_of_keypoints_is_scored_as_by_pycocotools(seed, images, keypo
 
 
 def boxes_masks_and_points(seed: int) -> tuple[Truth, dict]:
-    """Random objects with masks (objects of one class also have keypoints), and detections with all outputs."""
+    """Random objects with masks, one class also with keypoints, and detections with masks and keypoints."""
     rng = np.random.default_rng(seed)
     truth = random_points(rng, 8, 3)
     for annotation in truth.content["annotations"]:

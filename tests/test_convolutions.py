@@ -1,4 +1,4 @@
-"""The convolutions of heads against He's formula and a plain stack of layers."""
+"""The convolutions of heads, compared with He's formula and a plain stack of layers."""
 
 import pytest
 import torch

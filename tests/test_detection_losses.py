@@ -1,4 +1,4 @@
-"""Detection losses against their formulas."""
+"""Detection losses compared with their formulas."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Two ranks under torchrun (gloo on the CPU) equal one process with the whole batch."""
+"""Training on two ranks under torchrun (gloo on the CPU) equals one process with the total batch size."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def two_steps(words: list[str]) -> list[str]:
 
 
 def form(line: str) -> str:
-    """A regular expression for a line: any numbers, any column widths, and any text for "…"."""
+    """A regular expression for a line that allows any numbers, any column widths, and any text for "…"."""
     line = re.sub(r"^[\d-]+ [\d:]+ INFO ", "", line.strip())
     words = [re.sub(r"\d(?:\\?[\d,.:–-])*", lambda _: NUMBER, re.escape(word)) for word in line.split()]
     return r"\s+".join({"…": ".*", "–": NUMBER}.get(word, word) for word in words)
