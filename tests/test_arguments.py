@@ -1,4 +1,4 @@
-"""Arguments and settings are checked by their annotations; invalid ones are reported in one line."""
+"""Arguments and settings are validated by their annotations; invalid values raise one-line errors."""
 
 from __future__ import annotations
 

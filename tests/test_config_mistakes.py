@@ -1,4 +1,4 @@
-"""Mistakes in configs and calls: one line that names the file or option, the setting and the remedy, no traceback."""
+"""Mistakes in configs and calls raise one-line errors with the file or option, the setting and the remedy."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_training_tells_a_mistake_in_one_line(
     option: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if option == "train.amp=fp16" and torch.cuda.is_available():
-        pytest.skip("fp16 is for GPUs")
+        pytest.skip("fp16 is an error only without a GPU")
     options = {**TRAIN, **dict(one.split("=", 1) for one in option.split())}
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options"]
     assert main(["train", DEMO, *arguments, *(f"{key}={value}" for key, value in options.items())]) == 2
@@ -170,7 +170,7 @@ def test_other_objects_have_no_place_in_a_config_file(line: str, message: str, w
 
 
 def test_a_config_of_objects_is_built_but_not_trained() -> None:
-    """Training saves the config to the log folder, and this one cannot be saved."""
+    """Training saves its config to the log folder, and a config that contains a module cannot be saved."""
     config = load_config({"model": {"type": "ImageClassifier", "backbone": chordate.build_backbone("resnet20_cifar")}})
     assert chordate.build_model(config, num_classes=2).classes == ("class 0", "class 1")
     with pytest.raises(ConfigError, match=r"^config: model\.backbone is .*; a config holds"):
