@@ -39,11 +39,12 @@ class Stage(nn.Sequential):
 class StagedBackbone(Backbone):
     """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
 
-    A subclass names its maps in `maps`, appends modules with `add` or `add_stages` in the order of the forward pass,
-    those of a stage only where `needs(stage)`, and ends with `freeze`. Stage k outputs map c(k+1); stage 0 is the stem.
+    A subclass lists its maps in `maps`, appends modules with `add` or `add_stages` in the order of the forward pass
+    (those of a stage only if `needs(stage)` is true), and calls `freeze` last. Stage k outputs map c(k+1); stage 0 is
+    the stem.
 
     Args:
-        name: for messages, "ResNet-50".
+        name: the network's name in error messages, such as "ResNet-50".
         out: the maps to output; later stages are not built.
         in_channels: number of image channels. 3-channel weights are adapted when they are loaded.
         frozen_stages: the part that is not trained, counted as in MMDetection: -1 for none, 0 for the stem, 1 for the
@@ -177,7 +178,7 @@ class StagedBackbone(Backbone):
         if name != last or not before or _stage(before[0]) != _stage(name) - 1:
             raise ConfigError(
                 f"{self.name}: {name} cannot be removed from a backbone that outputs {', '.join(self.out_features)}; "
-                f"its `out` must end with the map before {name} and {name}"
+                f"its `out` must end with the map one stage before {name}, then {name}"
             )
         spec = self.out_features.pop(name)
         popped = StagedBackbone(

@@ -1,7 +1,7 @@
 """Layers and residual blocks of the ResNet family (He et al. 2016, sections 3.3 and 4.1).
 
-Parameters have torchvision's and timm's names (`conv1`, `bn1`, `downsample`), whatever the norm is, so that their
-weights load without renaming.
+Parameters have torchvision's and timm's names (`conv1`, `bn1`, `downsample`), whatever the norm is, so that
+pretrained weights load without renaming.
 """
 
 from collections.abc import Callable
@@ -128,7 +128,7 @@ class ResidualBlock(Block):
         width: width of the branch's convolutions; its last one has `expansion * width` channels.
         stride: stride of one convolution of the branch, and of the shortcut.
         dilation: dilation of the 3×3 convolutions after the stride.
-        dilation_before: dilation of the 3×3 convolution that has the stride (or would have it without dilation).
+        dilation_before: dilation of the 3×3 convolution that has the stride, or would have it without dilation.
         shortcut: see `make_shortcut`.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation at the end of the branch, see `squeeze_excitation`.

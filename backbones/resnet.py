@@ -60,7 +60,7 @@ class ResNet(StagedBackbone):
         multi_grid: factors of the dilation per block of c5; (1, 2, 4) in DeepLab v3 (its section 3.2.1).
         zero_init_last: initialize each block's last norm with zero, so that the blocks start as identities
             (Goyal et al. 2017, section 5.1).
-        drop_path: stochastic depth: fraction of images that skip the last block's branch, see `drop_rates`.
+        drop_path: stochastic depth: fraction of training images that skip the last block's branch, see `drop_rates`.
 
     Raises:
         ConfigError: arguments contradict one another.
@@ -94,7 +94,7 @@ class ResNet(StagedBackbone):
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
         options: dict[str, Any] = {"style": style, "groups": groups, "group_width": group_width}
-        if block is BasicBlock:  # both styles are the same for it
+        if block is BasicBlock:  # BasicBlock is the same in both styles
             options = {}
             if (groups, group_width) != (1, 64):
                 raise ConfigError(
@@ -141,7 +141,7 @@ class ResNet(StagedBackbone):
             if isinstance(module, BasicBlock | Bottleneck):
                 norm = module.last_norm
                 if isinstance(norm, nn.Identity | FrozenBatchNorm):
-                    raise ConfigError(f"{self.name}: zero_init_last needs a trainable norm; this one would stay 0")
+                    raise ConfigError(f"{self.name}: zero_init_last needs a trainable norm; a frozen one would stay 0")
                 nn.init.zeros_(norm.weight)  # type: ignore[arg-type]
 
 

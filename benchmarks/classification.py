@@ -1,4 +1,4 @@
-"""ResNet-50 classification against torchvision: the training step, and the input pipeline alone.
+"""ResNet-50 classification against torchvision: the training step and the input pipeline, each by itself.
 
 Training: our ImageClassifier from uint8 images, against torchvision's ResNet-50 in a plain loop from normalized floats.
 Both sides have the same weights, layout, precision and optimizer, and run alternately in one process.

@@ -72,7 +72,7 @@ def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any]
 
 
 class Clock:
-    """Seconds by the name of each step."""
+    """Adds up the seconds of each named step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

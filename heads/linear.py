@@ -20,7 +20,7 @@ class ClassificationHead(nn.Module):
 
     Args:
         in_features: the available maps; the last is used.
-        num_classes: outputs.
+        num_classes: number of classes.
         dropout: fraction of the pooled channels dropped in training.
         norm: "LN" for a LayerNorm after pooling (ConvNeXt; Liu et al. 2022, section 2), or None.
         loss: "softmax" cross-entropy, or "binary": one sigmoid per class (Wightman et al. 2021, section 3.2).

@@ -42,7 +42,7 @@ def randomize(model: nn.Module) -> nn.Module:
                 continue
             elif value.dim() >= 2:
                 nn.init.kaiming_normal_(value)
-            elif name == "weight":  # of a norm
+            elif name == "weight":  # the weight of a norm
                 value.uniform_(0.5, 1.0)
             else:
                 value.normal_(0, 0.1)

@@ -14,7 +14,7 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_configure(config) -> None:
-    """Hide the GPU from all tests but those marked `gpu`: the others compare bitwise, which needs the CPU."""
+    """Hide the GPU from all tests except those marked `gpu`: the others compare bitwise, which needs the CPU."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cells() -> Path:
-    """Six real photos with boxes, in Pascal VOC's layout with `coco.json` beside it (data/README.md)."""
+    """Six real photos with boxes, in Pascal VOC's layout with `coco.json` next to it (data/README.md)."""
     return Path(__file__).parent / "data/bccd"
 
 

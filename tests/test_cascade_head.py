@@ -159,7 +159,7 @@ def test_cascade_losses_are_the_same_in_static_slots(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; give one of each per stage"),
+        ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; pass one of each per stage"),
         ({"iou_thresholds": (), "box_weights": ()}, r"iou_thresholds must be a list of .* at least 1 item, got \(\)"),
         ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by the cascade; remove it"),
         ({"stage": {"resolutoin": 7}}, 'unknown setting of head BoxHead "resolutoin"; did you mean "resolution"'),
