@@ -52,7 +52,7 @@ def drop_rates(rate: float, blocks: int) -> list[float]:
 def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNorm:
     """Three 3×3 convolutions of total stride 2 that replace the 7×7 (ResNet-C: He T. et al. 2019, section 4.2).
 
-    The norm and ReLU after the last one are the ResNet's own, as after a 7×7.
+    The norm and ReLU after the last convolution are the ResNet's own, as after a 7×7.
     """
     half = out_channels // 2
     return ConvNorm(

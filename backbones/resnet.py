@@ -63,7 +63,7 @@ class ResNet(StagedBackbone):
         drop_path: stochastic depth: fraction of training images that skip the last block's branch, see `drop_rates`.
 
     Raises:
-        ConfigError: arguments contradict one another.
+        ConfigError: arguments contradict each other.
     """
 
     def __init__(
