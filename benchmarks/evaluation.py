@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=100, help="per image")
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=2, help="number of alternating rounds; the fastest of each side counts")
+    parser.add_argument("--rounds", type=int, default=2, help="alternating rounds; each side's fastest one counts")
     arguments = parser.parse_args()
     content, predictions = generate(arguments.images, arguments.detections, arguments.classes)
     best: dict[str, Clock] = {}
