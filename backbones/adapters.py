@@ -22,7 +22,7 @@ class Network(NamedTuple):
     Attributes:
         maps: specs of the maps that the network can output, by name.
         make: function from map names to a network that outputs these maps, as a list or dict.
-        library: where it comes from.
+        library: the library's name, and its tensor names for loading weights.
         channels_last: names of the maps that the network outputs as `[N, H, W, C]`.
         side_multiple: image height and width must be multiples of this.
     """

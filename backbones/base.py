@@ -51,8 +51,8 @@ class StagedBackbone(Backbone):
             stem and the first stage, … A frozen part has no gradients, and its BatchNorms keep their running statistics
             even in training mode. Detectron2's `FREEZE_AT=k` is k - 1; torchvision's `trainable_layers=k` is 4 - k.
         checkpointing: keep only each block's input for the backward pass and recompute the rest there, see
-            `recompute`: less memory, about a third more time, the same numbers. The blocks are the members of a
-            `Stage`, and every other `nn.Sequential` after the stem.
+            `recompute`. Needs less memory and about a third more time; results are identical. The blocks are the
+            members of a `Stage`, and every other `nn.Sequential` after the stem.
 
     Raises:
         ConfigError: `out` names an unknown map, or `frozen_stages` is not a number of stages.
@@ -118,13 +118,13 @@ class StagedBackbone(Backbone):
         Args:
             block: class of the blocks.
             channels, stride: channels and stride of the first stage's input.
-            widths, strides, counts: per stage: width of its blocks, stride of its first block, number of blocks.
+            widths, strides, counts: width of the blocks, stride of the first block and number of blocks, per stage.
             drop_path: see `drop_rates`.
-            dilations: per stage; all 1 by default.
+            dilations: dilation of the blocks, per stage; all 1 by default.
             dilate_first: apply a stage's dilation also in the first convolution of its first block; otherwise that
                 convolution has the dilation of the stage before, whose cells it reads.
             multi_grid: factors of the dilation, per block of the last stage.
-            closing: builds the module `norm` at the end of the last stage, from its number of channels.
+            closing: function from the number of channels to the module `norm` at the end of the last stage.
             options: further arguments of every block.
         """
         if drop_path and options.get("shortcut") == "none":

@@ -31,7 +31,7 @@ class CifarResNet(StagedBackbone):
         drop_path: see `drop_rates`.
 
     Raises:
-        ConfigError: the depth is not 6n + 2, or arguments contradict one another.
+        ConfigError: the depth is not 6n + 2, or arguments contradict each other.
     """
 
     maps = ("c1", "c2", "c3", "c4")

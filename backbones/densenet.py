@@ -43,7 +43,7 @@ class DenseLayer(nn.Module):
 
 
 class AtrousAvgPool2d(nn.Module):
-    """Averages 2×2 cells `dilation` apart at every cell, with zero padding; input and output `[N, C, H, W]`."""
+    """Averages 2×2 cells `dilation` apart, with stride 1 and zero padding; input and output `[N, C, H, W]`."""
 
     def __init__(self, dilation: int):
         super().__init__()
@@ -76,7 +76,7 @@ class DenseNet(StagedBackbone):
             the last map with `small_stem`.
 
     Raises:
-        ConfigError: arguments contradict one another.
+        ConfigError: arguments contradict each other.
     """
 
     def __init__(

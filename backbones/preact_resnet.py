@@ -121,7 +121,7 @@ class PreActResNet(StagedBackbone):
     includes the network's last norm and ReLU.
 
     Args:
-        depth: 50, 101, 152 or 200 layers, in bottlenecks.
+        depth: 50, 101, 152 or 200; all consist of bottlenecks.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation in every block, see `squeeze_excitation`, or None.

@@ -174,7 +174,7 @@ def gpu_use(step: Callable[[], None]) -> list[tuple[str, float]]:
     step()
     memory = torch.cuda.max_memory_allocated() / 2**20
     launches, waits = gpu_calls(step)
-    return [("peak memory / MiB", memory), ("kernel launches", launches), ("waits for the device", waits)]
+    return [("peak memory / MiB", memory), ("kernel launches", launches), ("host syncs", waits)]
 
 
 def show_profile(title: str, run: Callable[[], Any]) -> None:

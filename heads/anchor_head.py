@@ -82,8 +82,8 @@ class AnchorHead(nn.Module):
         """Concatenate the outputs of all levels.
 
         Args:
-            levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level; in both, the
-                anchors are the outer dimension of the channels.
+            levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level; both
+                group their channels by anchor.
         """
         logits, deltas, grids = [], [], []
         for level_logits, level_deltas in levels:

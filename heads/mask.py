@@ -75,7 +75,7 @@ class MaskHead(nn.Module):
         self.class_rows = {} if class_agnostic else {"masks": ClassRows()}
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits `[R, M, M]` of `R` boxes, each of its own class, `M` twice the resolution, float32.
+        """Mask logits `[R, M, M]` of `R` boxes, each for its own class, float32; `M` is twice the resolution.
 
         Args:
             boxes: `[R, 4]` in pixels of the padded batch.

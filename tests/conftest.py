@@ -24,7 +24,7 @@ settings.register_profile("chordate", deadline=None, derandomize=True)
 settings.load_profile("chordate")
 
 
-# `make test` gives each process whole files. The slowest files come first, so that the processes finish together.
+# `make test` distributes tests by file. The slowest files come first, so that the processes finish together.
 LONG_FILES = (
     "backbones", "torchvision_instances", "plugging", "torchvision_detection", "training_steps", "conv_norm",
     "adapters", "resnet", "readme", "distributed_detector", "two_stage", "layouts", "library_weights", "cli",

@@ -26,7 +26,7 @@ class AnchorGenerator(nn.Module):
             then by ratio.
         rounded: round the corners of base anchors to whole pixels, as in torchvision.
         stride_from_grid: space anchors by `image side // cells` pixels, as in torchvision, instead of by the nominal
-            stride; the two differ if a level's grid was rounded up, such as 800 px in 13 cells of 64 px.
+            stride; the two differ if a level's grid was rounded up, e.g. 800 px to 13 cells of stride 64.
 
     Attributes:
         per_cell: number of anchors per cell.

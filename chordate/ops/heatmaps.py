@@ -61,7 +61,7 @@ def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, in
     """Group heatmaps of similar size, to resample each group at once.
 
     Args:
-        pixels: `[D, 2]`, the width and height that each heatmap is resized to, whole numbers.
+        pixels: `[D, 2]`, the width and height that each heatmap is resized to, integer values.
         max_pixels: limit for a group of several heatmaps, each at the group's largest width and height.
 
     Returns:

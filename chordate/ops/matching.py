@@ -1,4 +1,4 @@
-"""Matches anchors or proposals to ground-truth boxes, for a whole padded batch at once."""
+"""Matches anchors or proposals to ground-truth boxes, for a padded batch at once."""
 
 from dataclasses import dataclass
 

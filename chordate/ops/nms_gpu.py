@@ -1,7 +1,7 @@
 """Greedy NMS of many groups at once on a GPU: one kernel in which each group has its own thread block.
 
-torchvision's kernel handles one group, box by box in one thread block, and needs a host sync: with 16 images,
-this took a fifth of a Mask R-CNN training step on an H100.
+torchvision's kernel handles one group, box by box in one thread block, and needs a host sync: with 16 images, this
+took a fifth of a Mask R-CNN training step on an H100.
 """
 
 import torch

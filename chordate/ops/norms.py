@@ -94,9 +94,9 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(conv(x))`, computed as one convolution if the norm is a constant affine map: `conv(x, w·s) + t`.
 
     This applies to FrozenBatchNorm, and to BatchNorm and SyncBatchNorm in eval mode; gradients of all parameters are
-    exact. Other pairs, and modules with hooks, run unfused. Nothing is cached: each call computes `s`
-    and `t` from the buffers, and threads share no state. Computing `w·s` takes a pass over the weights instead of the
-    map, so small maps gain nothing.
+    exact. Other pairs, and modules with hooks, run unfused. Nothing is cached: each call computes `s` and `t` from the
+    buffers, and threads share no state. Computing `w·s` takes a pass over the weights instead of the map, so small maps
+    gain nothing.
 
     Args:
         conv: a convolution `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with one.

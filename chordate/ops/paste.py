@@ -1,4 +1,4 @@
-"""Pastes masks, each given over its box, into full-size images (Mask R-CNN, He et al. 2017, section 3.1)."""
+"""Pastes masks, each defined over its box, into full-size images (Mask R-CNN, He et al. 2017, section 3.1)."""
 
 import torch
 from torch import Tensor

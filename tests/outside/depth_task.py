@@ -1,4 +1,4 @@
-"""Monocular depth of generated images: a whole task in one file, outside the package."""
+"""Monocular depth of generated images: a complete task in one file, outside the package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """ImageNet-1k: crops of 224 px from 8 to 100 % of the image's area (Szegedy et al. 2015, section 6), and flips.
 
-The data root contains train/ and val/ with a folder for each class; any images in such folders work. Evaluated on the
-central 224 px after resizing the shorter side to 256.
+The data root contains train/ and val/ with a folder for each class; any images in such folders work. Validation
+uses the central 224 px after resizing the shorter side to 256.
 """
 
 fallback_meta = dict(classes="imagenet")
