@@ -1,4 +1,4 @@
-"""The moving average of the weights: its recursion, and that it is saved and evaluated."""
+"""The moving average of the weights follows its recursion, is saved, and is evaluated."""
 
 from __future__ import annotations
 

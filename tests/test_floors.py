@@ -1,4 +1,4 @@
-"""The layers of the package: imports only go down, and backbones, necks and heads never import one another."""
+"""The layers of the package: each imports only lower layers; backbones, necks and heads never import each other."""
 
 import ast
 from pathlib import Path

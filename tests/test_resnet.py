@@ -1,4 +1,4 @@
-"""ResNet against torchvision's and timm's, the paper's table 1, and the definition of atrous convolution."""
+"""ResNet against torchvision's and timm's, table 1 of the paper, and the definition of atrous convolution."""
 
 import pytest
 import timm
@@ -59,11 +59,11 @@ def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
 
 @pytest.mark.parametrize("name", ["resnet18d", "resnet50c", "resnet50d"])
 def test_deep_stems_and_pooled_shortcuts_are_timms(name):
-    """Sizes include some that are not multiples of the stride: shortcut D's pool has its own border handling."""
+    """Image sizes need not be multiples of the stride: the pooling of shortcut D handles borders differently."""
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 75, 97), tolerance=1e-5)
-    if name == "resnet50d":  # it has everything that the others have
+    if name == "resnet50d":  # this variant has every feature of the others
         assert_same_step(ours, extractor(theirs, TIMM), torch.randn(2, 3, 40, 40))
 
 
@@ -119,12 +119,12 @@ def test_dilations_of_a_stage_can_be_set():
 def test_the_depth_is_the_number_of_layers_on_the_way(depth):
     model = on_meta(f"resnet{depth}")
     convs = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d) and "downsample" not in name]
-    assert len(convs) + 1 == depth  # plus the classifier
+    assert len(convs) + 1 == depth  # convolutions plus the classifier
 
 
 @pytest.mark.parametrize(("depth", "billions"), [(18, 1.8), (34, 3.6)])
 def test_shortcuts_of_option_a_have_no_parameters_and_flops(depth, billions):
-    """He et al. 2016, table 1 and figure 3: the residual networks cost what the plain ones do."""
+    """He et al. 2016, table 1 and figure 3: residual and plain networks have the same FLOPs."""
     parameters, multiply_adds = size(f"resnet{depth}", shortcut="A")
     assert multiply_adds == pytest.approx(billions, abs=0.07)
     assert (parameters, multiply_adds) == size(f"plain{depth}")
@@ -206,7 +206,7 @@ def test_a_plain_network_has_no_shortcuts(name):
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_a_branch_that_is_dropped_leaves_the_shortcut_and_the_others_make_up_for_it(block):
-    """Huang et al. 2016, equation 2, drawn for every image; what is kept is scaled so that the mean stays."""
+    """Huang et al. 2016, equation 2: sampled per image; kept branches are scaled so that the mean is unchanged."""
     width = 64 // block.expansion
     always, sometimes = (block(64, width, norm="FrozenBN", drop=drop) for drop in (0.0, 0.25))
     randomize(always)
@@ -219,7 +219,7 @@ def test_a_branch_that_is_dropped_leaves_the_shortcut_and_the_others_make_up_for
         y = sometimes.train()(x)
         dropped = (y == x).flatten(1).all(1)  # positive shortcut values pass the ReLU unchanged
         torch.testing.assert_close(y[~dropped], (x + branch[0] / 0.75).relu()[~dropped])
-        assert 30 <= dropped.sum() <= 70  # of 200 at 0.25: within 3.3 standard deviations
+        assert 30 <= dropped.sum() <= 70  # of 200 images with probability 0.25: within 3.3 standard deviations
         assert torch.equal(sometimes.eval()(x), always.eval()(x))
 
 

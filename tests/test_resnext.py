@@ -1,4 +1,4 @@
-"""ResNeXt against torchvision's and timm's, and the paper's equation for the cost of paths."""
+"""ResNeXt against torchvision's and timm's, and the paper's equation for the number of weights."""
 
 import pytest
 import timm
