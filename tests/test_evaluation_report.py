@@ -152,7 +152,7 @@ def test_the_curve_of_a_model_with_masks_shows_the_ap_of_both():
 
 @pytest.mark.parametrize("count", [1, 20, 80, 81])
 def test_the_names_of_any_number_of_classes_stand_apart(count):
-    """Classes are sorted by AP, best first, down each column; the plot is at most twice as high as wide."""
+    """Classes are sorted by AP, best first, down each column; the height is less than 1.5 times the width."""
     rng = np.random.default_rng(count)
     rows = {f"class {n}": {"AP": ap, "AP50": ap, "instances": 9} for n, ap in enumerate(rng.random(count))}
     figure = plot_classes({"per_class": rows, "numbers": {"AP": 0.5}}, "bbox")

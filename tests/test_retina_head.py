@@ -31,7 +31,7 @@ def scene():
 
 
 def matched(anchors, targets, image):
-    """Per anchor -1 (background), -2 (ignored) or the object's index; thresholds 0.4, 0.5; low-quality matches count."""
+    """Per anchor -1 (background), -2 (ignored) or the object's index; thresholds 0.4, 0.5; low-quality matches."""
     single = (targets.valid & ~targets.crowd)[image]
     iou = box_iou(targets.boxes[image][single], anchors)
     best, index = iou.max(0)
