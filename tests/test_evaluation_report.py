@@ -92,7 +92,7 @@ def test_the_area_under_each_curve_is_its_ap(request, data):
 
 
 def many_classes(count: int) -> CocoReport:
-    """A report on an image with a class in each corner and `count` classes without any object."""
+    """A report for `count` classes on one image, with one object for each of the first four classes."""
     names = [f"a class with a long name {n}" for n in range(count)]
     annotations = [
         {"id": n + 1, "image_id": 1, "category_id": n + 1, "bbox": [40 * n, 5, 30, 30], "area": 900, "iscrowd": 0}

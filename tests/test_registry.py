@@ -61,7 +61,7 @@ def test_a_built_object_is_held_to_its_contract_too():
     class TwoInputs(nn.Module):
         def forward(self, x, y): ...
 
-    trunk = nn.Sequential(nn.Flatten())  # its forward calls its argument `input`
+    trunk = nn.Sequential(nn.Flatten())  # the argument of its forward is named `input`
     trunk.out_channels = 4
     assert HEADS.build(trunk, contract=Pooled) is trunk
     with pytest.raises(

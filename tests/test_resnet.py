@@ -54,7 +54,8 @@ def test_every_map_equals_torchvisions_in_evaluation(depth):
 def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
     ours, theirs = pair(depth, out=["c5"])
     images = torch.randn(2, 3, 40, 40)  # c5 is 2×2; BatchNorm over two 1×1 maps would have almost no gradient
-    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), images, dtype=torch.float32)  # the same operations
+    # Both run the same operations, so float32 is precise enough.
+    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), images, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["resnet18d", "resnet50c", "resnet50d"])
@@ -103,7 +104,7 @@ def test_multi_grid_multiplies_the_rate_of_c5(output_stride, rate):
     )
     for block, factor in zip(theirs.layer4, (1, 2, 4)):
         block.conv2.dilation = block.conv2.padding = (rate * factor, rate * factor)
-    if output_stride == 8:  # likewise the first block of the stage before, which has rate 1 in torchvision
+    if output_stride == 8:  # also for the first block of layer3, where torchvision uses rate 1
         theirs.layer3[0].conv2.dilation = theirs.layer3[0].conv2.padding = (2, 2)
     expected = extractor(theirs, {name: key for name, key in TORCHVISION.items() if key != "c1"})
     assert_same_maps(ours, expected, torch.randn(1, 3, 96, 96), tolerance=1e-5)

@@ -69,7 +69,7 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 # (where to kill, at which call); checkpoints are saved after iterations 2, 3, 4, 6, 8, the best after evaluations.
 KILLS = [
-    ("iteration", 1),  # before there is any checkpoint
+    ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints
     ("iteration", 6),
     ("half a file", 3),
@@ -169,7 +169,7 @@ def test_a_signal_in_an_evaluation_ends_it_after_the_batch(tmp_path: Path, whole
     evaluated_training(tmp_path, metric, stops=True)
     assert (metric.batches, metric.computed) == (batch, (batch - 1) // 2)
     before = read_log(tmp_path)
-    metric = Stops(1)  # stopped again, in the evaluation that the resumed run catches up on
+    metric = Stops(1)  # stopped again, during the evaluation that the resumed run repeats
     evaluated_training(tmp_path, metric, stops=True, resume=True)
     assert (metric.batches, metric.computed) == (1, 0)
     assert read_log(tmp_path) == before

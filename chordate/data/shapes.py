@@ -205,7 +205,7 @@ def annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.floa
     """The annotation of one shape: COCO's fields without ids.
 
     Args:
-        shape: the shape, for its class and whether it is a crowd.
+        shape: the shape; only its class and `crowd` are used.
         visible: `[SUPERSAMPLING * size, SUPERSAMPLING * size]`, 1 at the visible points of the fine grid.
         coverage: `[size, size]`, the fraction 0 … 1 of each pixel that the shape covers.
     """
