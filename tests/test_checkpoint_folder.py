@@ -97,7 +97,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginni
 
 def test_a_training_state_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
-    with pytest.raises(CheckpointError, match="can hold tensors, numbers and text only, got object"):
+    with pytest.raises(CheckpointError, match="can contain only tensors, numbers and text, got object"):
         folder.save("epoch_1.pt", checkpoint(1) | {"extra": [object()]})
     assert folder.newest() is None
 

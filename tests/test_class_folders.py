@@ -188,7 +188,7 @@ def test_images_of_classes_that_the_model_lacks_are_skipped_with_a_warning(folde
 
 def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
     write_folders(tmp_path, {"train": 1, "test": 1})
-    with pytest.raises(DataError, match=r"has test/, train/ but no val/; give it train/ and val/"):
+    with pytest.raises(DataError, match=r"has test/, train/ but no val/; create train/ and val/"):
         TrainValFolder("train", data_root=tmp_path)
     write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # `train` is a class here: railway trains
     assert TrainValFolder("train", data_root=tmp_path / "vehicles").classes == ("car", "train")
@@ -199,7 +199,7 @@ def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
 
 
 def test_missing_or_broken_class_folders_are_refused(folders, archive, tmp_path):
-    with pytest.raises(DataError, match=r"no such folder \(of class folders\); .* has train, val"):
+    with pytest.raises(DataError, match=r"no such folder of class folders; .* has train, val"):
         ImageFolder("test", data_root=folders)
     with pytest.raises(DataError, match=r"no class folders; .*photos\.zip has train, val"):
         ImageFolder("test", data_root=archive)

@@ -62,7 +62,7 @@ def test_c5_can_be_split_off_any_of_our_backbones(name):
 
 
 def test_regions_are_14_cells_of_c4_that_c5_halves():
-    """He et al. 2016, appendix A; Detectron2's Res5ROIHeads: c5 and the linear layers on 14×14 RoIAlign output."""
+    """He et al. 2016, appendix A, Detectron2's Res5ROIHeads: c5 and the linear layers follow 14×14 RoIAlign."""
     model = c4().eval().double()
     maps = {"c4": torch.randn(2, 256, 6, 6, dtype=torch.float64)}
     boxes, image = torch.tensor([[3.0, 8, 60, 70], [40, 10, 90, 90], [0, 0, 20, 12]]).double(), torch.tensor([1, 0, 1])
