@@ -20,11 +20,11 @@ class Network(NamedTuple):
     """A network from another library.
 
     Attributes:
-        maps: the maps that it can output.
-        make: builds the network that outputs the maps with these names, as a list or dict.
-        library: where it comes from.
-        channels_last: maps that it outputs as `[N, H, W, C]`.
-        side_multiple: the sides of its images must be multiples of this.
+        maps: specs of the maps that the network can output, by name.
+        make: function from map names to a network that outputs these maps, as a list or dict.
+        library: the library's name, and its tensor names for loading weights.
+        channels_last: names of the maps that the network outputs as `[N, H, W, C]`.
+        side_multiple: image height and width must be multiples of this.
     """
 
     maps: Mapping[str, FeatureSpec]
@@ -35,7 +35,7 @@ class Network(NamedTuple):
 
 
 class AdaptedBackbone(Backbone):
-    """A network from another library, kept as `net`. A subclass looks it up in `_find`.
+    """A network from another library, stored as `net`. Subclasses look up the network in `_find`.
 
     Maps have `ceil(side / stride)` cells per side, as the contract requires: if convolutions without padding (AlexNet,
     Inception, SqueezeNet) or pools that round down (VGG) output fewer, the border cells are repeated.

@@ -39,19 +39,20 @@ class Stage(nn.Sequential):
 class StagedBackbone(Backbone):
     """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
 
-    A subclass names its maps in `maps`, appends modules with `add` or `add_stages` in the order of the forward pass,
-    those of a stage only where `needs(stage)`, and ends with `freeze`. Stage k outputs map c(k+1); stage 0 is the stem.
+    A subclass lists its maps in `maps`, appends modules with `add` or `add_stages` in the order of the forward pass
+    (those of a stage only if `needs(stage)` is true), and calls `freeze` last. Stage k outputs map c(k+1); stage 0 is
+    the stem.
 
     Args:
-        name: for messages, "ResNet-50".
+        name: the network's name in error messages, such as "ResNet-50".
         out: the maps to output; later stages are not built.
         in_channels: number of image channels. 3-channel weights are adapted when they are loaded.
         frozen_stages: the part that is not trained, counted as in MMDetection: -1 for none, 0 for the stem, 1 for the
             stem and the first stage, … A frozen part has no gradients, and its BatchNorms keep their running statistics
             even in training mode. Detectron2's `FREEZE_AT=k` is k - 1; torchvision's `trainable_layers=k` is 4 - k.
         checkpointing: keep only each block's input for the backward pass and recompute the rest there, see
-            `recompute`: less memory, about a third more time, the same numbers. The blocks are the members of a
-            `Stage`, and every other `nn.Sequential` after the stem.
+            `recompute`. Needs less memory and about a third more time; results are identical. The blocks are the
+            members of a `Stage`, and every other `nn.Sequential` after the stem.
 
     Raises:
         ConfigError: `out` names an unknown map, or `frozen_stages` is not a number of stages.
@@ -117,13 +118,13 @@ class StagedBackbone(Backbone):
         Args:
             block: class of the blocks.
             channels, stride: channels and stride of the first stage's input.
-            widths, strides, counts: per stage: width of its blocks, stride of its first block, number of blocks.
+            widths, strides, counts: width of the blocks, stride of the first block and number of blocks, per stage.
             drop_path: see `drop_rates`.
-            dilations: per stage; all 1 by default.
+            dilations: dilation of the blocks, per stage; all 1 by default.
             dilate_first: apply a stage's dilation also in the first convolution of its first block; otherwise that
                 convolution has the dilation of the stage before, whose cells it reads.
             multi_grid: factors of the dilation, per block of the last stage.
-            closing: builds the module `norm` at the end of the last stage, from its number of channels.
+            closing: function from the number of channels to the module `norm` at the end of the last stage.
             options: further arguments of every block.
         """
         if drop_path and options.get("shortcut") == "none":
@@ -177,7 +178,7 @@ class StagedBackbone(Backbone):
         if name != last or not before or _stage(before[0]) != _stage(name) - 1:
             raise ConfigError(
                 f"{self.name}: {name} cannot be removed from a backbone that outputs {', '.join(self.out_features)}; "
-                f"its `out` must end with the map before {name} and {name}"
+                f"its `out` must end with the map one stage before {name}, then {name}"
             )
         spec = self.out_features.pop(name)
         popped = StagedBackbone(

@@ -18,9 +18,9 @@ WIDTHS, STRIDES = (16, 32, 64), (1, 2, 2)
 
 @BACKBONES.register_module()
 class CifarResNet(StagedBackbone):
-    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`: c1 the stem's, c2 … c4 the stages'.
+    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
 
-    Strides are 1, 1, 2 and 4, widths 16, 16, 32 and 64.
+    c1 is the stem's output, c2 … c4 are the stages' outputs. Strides are 1, 1, 2 and 4, widths 16, 16, 32 and 64.
 
     Args:
         depth: 6n + 2 layers, 8 or more.
@@ -31,7 +31,7 @@ class CifarResNet(StagedBackbone):
         drop_path: see `drop_rates`.
 
     Raises:
-        ConfigError: the depth is not 6n + 2, or arguments contradict one another.
+        ConfigError: the depth is not 6n + 2, or arguments contradict each other.
     """
 
     maps = ("c1", "c2", "c3", "c4")

@@ -23,7 +23,7 @@ BOTTLENECK = 4  # section 3, "bottleneck layers": 1×1 convolutions of 4 growth 
 class DenseLayer(nn.Module):
     """1×1 and 3×3 convolutions, each after norm and ReLU, concatenated to the input (equation 2, DenseNet-B).
 
-    `[N, in_channels, H, W]` to `[N, in_channels + growth, H, W]`. Parameters are named as torchvision's.
+    `[N, in_channels, H, W]` to `[N, in_channels + growth, H, W]`. Parameters are named as in torchvision.
     """
 
     def __init__(self, in_channels: int, growth: int, norm: Norm, dropout: float, dilation: int = 1):
@@ -43,7 +43,7 @@ class DenseLayer(nn.Module):
 
 
 class AtrousAvgPool2d(nn.Module):
-    """Averages 2×2 cells `dilation` apart at every cell, with zero padding; input and output `[N, C, H, W]`."""
+    """Averages 2×2 cells `dilation` apart, with stride 1 and zero padding; input and output `[N, C, H, W]`."""
 
     def __init__(self, dilation: int):
         super().__init__()
@@ -65,7 +65,7 @@ class DenseNet(StagedBackbone):
 
     Args:
         blocks: dense layers in each block (table 1).
-        growth: growth rate k: channels that each layer adds.
+        growth: growth rate k, the number of channels that each layer adds.
         channels: number of channels of the stem; None for twice the growth rate, as in table 1.
         small_stem: a 3×3 convolution of stride 1 instead of 7×7 and max-pool, for CIFAR: the first block has stride 1.
         compression: fraction of the channels that a transition keeps (theta).
@@ -76,7 +76,7 @@ class DenseNet(StagedBackbone):
             the last map with `small_stem`.
 
     Raises:
-        ConfigError: arguments contradict one another.
+        ConfigError: arguments contradict each other.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ class TimmBackbone(AdaptedBackbone):
 
 
 def _any_size(build: Callable[..., nn.Module]) -> dict[str, bool]:
-    """The first of ANY_SIZE that the network accepts; empty if it accepts none."""
+    """The first arguments in ANY_SIZE that the network accepts; empty if it accepts none."""
     for settings in ANY_SIZE:
         try:
             build(**settings)

@@ -77,7 +77,7 @@ class TorchvisionBackbone(AdaptedBackbone):
 
 
 def _replace_stem(network: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution by one that takes `in_channels`."""
+    """Replace the first convolution by one with `in_channels` input channels."""
     name, stem = next((name, part) for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
     if stem.in_channels != in_channels:
         settings = {key: getattr(stem, key) for key in ("kernel_size", "stride", "padding", "dilation")}
@@ -89,7 +89,7 @@ def _replace_stem(network: nn.Module, in_channels: int) -> None:
 def _nodes(network: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
     """The last node of each stride, by map name; the network is on the meta device.
 
-    Only outputs of whole blocks (`relu`, `Mixed_6a`, `features.6`, `layer3.5`) count, not those of branches in them.
+    Only outputs of complete blocks (`relu`, `Mixed_6a`, `features.6`, `layer3.5`) count, not of branches within them.
     """
     stages = {name for name, part in network.named_children() if isinstance(part, nn.Sequential | nn.ModuleList)}
     try:

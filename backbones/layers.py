@@ -1,7 +1,7 @@
 """Layers and residual blocks of the ResNet family (He et al. 2016, sections 3.3 and 4.1).
 
-Parameters have torchvision's and timm's names (`conv1`, `bn1`, `downsample`), whatever the norm is, so that their
-weights load without renaming.
+Parameters have torchvision's and timm's names (`conv1`, `bn1`, `downsample`), whatever the norm is, so that
+pretrained weights load without renaming.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def drop_rates(rate: float, blocks: int) -> list[float]:
 def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNorm:
     """Three 3×3 convolutions of total stride 2 that replace the 7×7 (ResNet-C: He T. et al. 2019, section 4.2).
 
-    The norm and ReLU after the last one are the ResNet's own, as after a 7×7.
+    The norm and ReLU after the last convolution are the ResNet's own, as after a 7×7.
     """
     half = out_channels // 2
     return ConvNorm(
@@ -84,9 +84,10 @@ def make_shortcut(
     """The shortcut of a residual block (He et al. 2016, section 4.1 and table 3).
 
     Args:
-        option: "A": zero padding if the shape changes; "B": a 1×1 projection if the shape changes, the common choice;
-            "C": a projection in every block; "D": as B, with the stride in an average pool before the projection (He T.
-            et al. 2019, section 4.2), so that no cell is ignored; "none": no shortcut (plain networks).
+        option: "A" for zero padding if the shape changes; "B" for a 1×1 projection if the shape changes, the common
+            choice; "C" for a projection in every block; "D" for B with the stride in an average pool before the
+            projection (He T. et al. 2019, section 4.2), so that no cell is ignored; "none" for no shortcut (plain
+            networks).
         in_channels, out_channels, stride: channels and stride of the block.
         norm: norm of the projection, see `make_norm`.
         dilation: dilation of the block. If it replaces a stride, D still averages 2×2 neighbors, as in timm: the cell,
@@ -128,7 +129,7 @@ class ResidualBlock(Block):
         width: width of the branch's convolutions; its last one has `expansion * width` channels.
         stride: stride of one convolution of the branch, and of the shortcut.
         dilation: dilation of the 3×3 convolutions after the stride.
-        dilation_before: dilation of the 3×3 convolution that has the stride (or would have it without dilation).
+        dilation_before: dilation of the 3×3 convolution that has the stride, or would have it without dilation.
         shortcut: see `make_shortcut`.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation at the end of the branch, see `squeeze_excitation`.
@@ -191,7 +192,7 @@ class Bottleneck(ResidualBlock):
     """1×1, 3×3 and 1×1 convolutions (figure 5, right).
 
     Options:
-        style: which convolution has the stride: "pytorch": the 3×3 (ResNet v1.5); "caffe": the first 1×1 (the paper).
+        style: "pytorch" puts the stride in the 3×3 (ResNet v1.5), "caffe" in the first 1×1 (the paper).
         groups, group_width: the 3×3 has `groups` groups (cardinality) of `group_width` channels at width 64, more in
             proportion to the width (Xie et al. 2017, section 3.3 and table 1); one group of 128 makes it twice as
             wide (Zagoruyko & Komodakis 2016).

@@ -1,6 +1,6 @@
 """Pre-activation ResNet (He et al. 2016, Identity Mappings in Deep Residual Networks), for ImageNet and for CIFAR.
 
-Norm and ReLU come before each convolution, so that the blocks are connected by additions alone. Wide ResNets for CIFAR
+Norm and ReLU come before each convolution, so that the blocks are connected only by additions. Wide ResNets for CIFAR
 (Zagoruyko & Komodakis 2016, Wide Residual Networks) consist of the same blocks.
 """
 
@@ -117,11 +117,11 @@ def _norm_relu(norm: Norm, channels: int) -> nn.Sequential:
 class PreActResNet(StagedBackbone):
     """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
 
-    c1 is the bare 7×7 convolution (stride 2), c2 … c4 are the stages' sums without norm, as timm's features are; c5
+    c1 is the bare 7×7 convolution (stride 2), c2 … c4 are the stages' sums before any norm, as timm's features are; c5
     includes the network's last norm and ReLU.
 
     Args:
-        depth: 50, 101, 152 or 200, of bottlenecks.
+        depth: 50, 101, 152 or 200; all consist of bottlenecks.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation in every block, see `squeeze_excitation`, or None.
@@ -174,14 +174,15 @@ class PreActResNet(StagedBackbone):
 class CifarPreActResNet(StagedBackbone):
     """Normalized images `[N, in_channels, H, W]` to the maps named in `out`, c1 … c4 with strides 1, 1, 2 and 4.
 
-    c2 and c3 are the stages' sums without norm; c4 includes the network's last norm and ReLU.
+    c2 and c3 are the stages' sums before any norm; c4 includes the network's last norm and ReLU.
 
     Args:
-        depth: with basic blocks 6n + 2, or 6n + 4 as Wide ResNets count; with bottlenecks 9n + 2.
-        bottleneck: 1×1, 3×3, 1×1 blocks, four times as wide outside.
-        widen: factor of the blocks' widths 16, 32 and 64; Wide ResNets count their projections too.
+        depth: 6n + 2 with basic blocks, or 6n + 4 as for Wide ResNets, which count projections too; 9n + 2 with
+            bottlenecks.
+        bottleneck: use blocks of 1×1, 3×3 and 1×1 convolutions, whose output is four times as wide.
+        widen: factor of the blocks' widths 16, 32 and 64.
         shortcut: for blocks that change the shape, see `PreActResidualBlock`.
-        dropout: between the convolutions of a basic block.
+        dropout: fraction of channels dropped between the convolutions of a basic block.
 
     The other arguments are those of `PreActResNet`.
     """

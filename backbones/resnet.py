@@ -43,12 +43,13 @@ class ResNet(StagedBackbone):
     Args:
         depth: 18, 34 (basic blocks), 50, 101, 152, 200, 270, 350 or 420 (bottlenecks).
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        style: which convolution of a bottleneck has the stride: "pytorch": the 3×3, as torchvision's weights expect
-            (v1.5, ResNet-B); "caffe": the first 1×1, as in the paper (v1) and Detectron2's MSRA weights.
-        shortcut: "A": zero padding; "B": projections if the shape changes; "C": projections in every block; "D": as B,
-            after an average pool; "none": a plain network. See `make_shortcut`.
-        stem: "7x7": the paper's; "deep": three 3×3 convolutions (ResNet-C: He T. et al. 2019, section 4.2);
-            "deep-strided": then a strided 3×3 instead of the max-pool (ResNet-RS: Bello et al. 2021, section 4.1).
+        style: "pytorch" puts the stride of a bottleneck in the 3×3, as torchvision's weights expect (v1.5,
+            ResNet-B); "caffe" in the first 1×1, as in the paper (v1) and Detectron2's MSRA weights.
+        shortcut: "A" for zero padding, "B" for projections if the shape changes, "C" for projections in every block,
+            "D" for B after an average pool, "none" for a plain network. See `make_shortcut`.
+        stem: "7x7" as in the paper; "deep" for three 3×3 convolutions (ResNet-C, He T. et al. 2019, section 4.2);
+            "deep-strided" for these and a strided 3×3 instead of the max-pool (ResNet-RS, Bello et al. 2021, section
+            4.1).
         base_channels: channels of the stem and of the blocks in c2, 64 in the paper; each later stage is twice as wide.
         groups, group_width: settings of the bottlenecks, see `Bottleneck`; 32 groups of 4 make ResNeXt-32x4d.
         se: ratio of squeeze-and-excitation in every block, or None.
@@ -60,10 +61,11 @@ class ResNet(StagedBackbone):
         multi_grid: factors of the dilation per block of c5; (1, 2, 4) in DeepLab v3 (its section 3.2.1).
         zero_init_last: initialize each block's last norm with zero, so that the blocks start as identities
             (Goyal et al. 2017, section 5.1).
-        drop_path: stochastic depth: fraction of images that skip the last block's branch, see `drop_rates`.
+        drop_path: stochastic depth, the fraction of training images that skip the last block's branch, see
+            `drop_rates`.
 
     Raises:
-        ConfigError: arguments contradict one another.
+        ConfigError: arguments contradict each other.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class ResNet(StagedBackbone):
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
         options: dict[str, Any] = {"style": style, "groups": groups, "group_width": group_width}
-        if block is BasicBlock:  # both styles are the same for it
+        if block is BasicBlock:  # BasicBlock is the same in both styles
             options = {}
             if (groups, group_width) != (1, 64):
                 raise ConfigError(
@@ -141,7 +143,7 @@ class ResNet(StagedBackbone):
             if isinstance(module, BasicBlock | Bottleneck):
                 norm = module.last_norm
                 if isinstance(norm, nn.Identity | FrozenBatchNorm):
-                    raise ConfigError(f"{self.name}: zero_init_last needs a trainable norm; this one would stay 0")
+                    raise ConfigError(f"{self.name}: zero_init_last needs a trainable norm; a frozen one would stay 0")
                 nn.init.zeros_(norm.weight)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""ResNet-50 classification against torchvision: the training step, and the input pipeline alone.
+"""ResNet-50 classification against torchvision: the training step and the input pipeline, each by itself.
 
 Training: our ImageClassifier from uint8 images, against torchvision's ResNet-50 in a plain loop from normalized floats.
 Both sides have the same weights, layout, precision and optimizer, and run alternately in one process.
@@ -38,7 +38,7 @@ HEIGHT, WIDTH = 375, 500  # ImageNet's most common size
 
 
 def training_steps(device: torch.device, batch: int, precision: str, compiled: bool) -> tuple[Any, Any]:
-    """One step of ours and one of torchvision's, each from a batch on the device to updated weights."""
+    """A training step of our model and one of torchvision's, each from a batch on the device to updated weights."""
     theirs: Any = torchvision.models.resnet50(weights=None)
     ours: Any = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet50"}, num_classes=1000)
     chordate.load_checkpoint(ours, theirs.state_dict())

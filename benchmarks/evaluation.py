@@ -1,7 +1,7 @@
 """COCO's box AP on a generated set of val2017's size: CocoMetric against pycocotools, from the same detections.
 
-Both start from one `Detections` per image in memory, with an open index of the ground truth, and end with the twelve
-numbers.
+Both start from one `Detections` per image in memory, with an open index of the ground truth, and end with COCO's
+twelve metrics.
 
     python benchmarks/evaluation.py [--images 5000 --detections 100 --classes 80]
 """
@@ -72,7 +72,7 @@ def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any]
 
 
 class Clock:
-    """Seconds by the name of each step."""
+    """Adds up the seconds of each named step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=100, help="per image")
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=2, help="alternating; the best of each side counts")
+    parser.add_argument("--rounds", type=int, default=2, help="alternating rounds; each side's fastest one counts")
     arguments = parser.parse_args()
     content, predictions = generate(arguments.images, arguments.detections, arguments.classes)
     best: dict[str, Clock] = {}

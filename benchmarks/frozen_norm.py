@@ -39,7 +39,7 @@ class Ours(nn.Module):
 
 
 def sides(images: Tensor) -> tuple[Ours, nn.Module]:
-    """Ours and torchvision's with the same weights and calibrated statistics."""
+    """Our model and torchvision's, with the same weights and calibrated statistics."""
     theirs = resnet_fpn_backbone(
         backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
     ).to(images.device)

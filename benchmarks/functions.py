@@ -2,7 +2,7 @@
 
 Counts the distinct functions of this project that one training sample and one training step call (`sys.setprofile`):
 `dataset[key]`, collation and `model.loss`, for a Faster R-CNN with ResNet-50 and FPN on small generated images.
-Functions that run once, when parts are built, do not count. For DETR, the same count is 60.
+Functions that run once, when parts are built, do not count. DETR's count by this rule is 60.
 
     python benchmarks/functions.py
 """

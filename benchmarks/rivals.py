@@ -21,7 +21,7 @@ THEIRS = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
 def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
     """Our model and torchvision's with the same weights: the last three stages are trained, BatchNorm is frozen.
 
-    Statistics and class scores are fitted to `images` `[N, 3, H, W]` uint8, so that both detect 100 objects in each.
+    Statistics and class scores are fitted to `images` `[N, 3, H, W]` uint8, so that both detect 100 objects per image.
     """
     height, width = images.shape[-2:]
     backbone = resnet_fpn_backbone(

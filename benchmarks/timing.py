@@ -1,4 +1,4 @@
-"""Times two functions alternately, so that other load on the machine affects both; and the parts of one."""
+"""Times two functions alternately, so that other load on the machine affects both; also times parts of a function."""
 
 import statistics
 import time
@@ -21,7 +21,7 @@ def now() -> float:
 
 
 def alternate(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float]:
-    """Median seconds of each, after one unmeasured round."""
+    """Median seconds of each function, after one unmeasured round."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
         for run, kept in zip((first, second), times):

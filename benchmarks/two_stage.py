@@ -2,8 +2,8 @@
 
 Both sides run alternately in one process, so that other load on the machine affects both. Ratios are torchvision's
 median time over ours: above 1, ours is faster. "Like for like" uses the same memory layout and precision for both
-sides; "as shipped" uses each side's defaults. A second table has the parts of a training step, and on a GPU its memory,
-kernel launches and waits for the device.
+sides; "as shipped" uses each side's defaults. A second table lists the time of each part of a training step, and on a
+GPU the step's peak memory, kernel launches and host syncs.
 
     python benchmarks/two_stage.py [--model mask-rcnn] [--height 480 --width 640 --batch 2 --rounds 7] [--profile]
     python benchmarks/two_stage.py --model mask-rcnn --height 800 --width 1333 --batch 16    # on a GPU
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precision: str, rounds: int) -> Table:
-    """Milliseconds per part of a step, libraries in turn; on a GPU also memory, kernels and synchronizations."""
+    """Milliseconds per part of a step, libraries alternating; on a GPU also memory, kernel launches and host syncs."""
     rpn, heads = ours.rpn, [(ours.box, "sample"), (ours.box, "loss")]
     if ours.mask is not None:
         heads.append((ours.mask, "loss"))
@@ -174,7 +174,7 @@ def gpu_use(step: Callable[[], None]) -> list[tuple[str, float]]:
     step()
     memory = torch.cuda.max_memory_allocated() / 2**20
     launches, waits = gpu_calls(step)
-    return [("peak memory / MiB", memory), ("kernel launches", launches), ("waits for the device", waits)]
+    return [("peak memory / MiB", memory), ("kernel launches", launches), ("host syncs", waits)]
 
 
 def show_profile(title: str, run: Callable[[], Any]) -> None:

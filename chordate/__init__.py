@@ -1,7 +1,7 @@
 """Chordate: any backbone, any neck, any head; assembled from a config, trained, evaluated and used.
 
-Importing it is light: each public name is fetched from its module when it is first asked for. Which names there are
-`__init__.pyi` says, as in SPEC 1 of Scientific Python (scientific-python.org/specs/spec-0001).
+Importing the package is fast: each public name is imported from its module at first access. `__init__.pyi` lists the
+public names, as in SPEC 1 of Scientific Python (scientific-python.org/specs/spec-0001).
 """
 
 import ast

@@ -47,10 +47,10 @@ def rejection(annotation: Any, value: Any, fits: Callable[[Any, Any], bool]) -> 
     """Find the part of a rejected value that does not fit the annotation.
 
     Args:
-        annotation: as reduced by `chordate.arguments`: int, float, bool, str, None, Literal, Annotated, unions,
-            Sequence, tuple and Mapping of these; other classes.
+        annotation: an annotation that `chordate.arguments` reduced to int, float, bool, str, None, Literal, Annotated,
+            other classes, and unions, Sequence, tuple and Mapping of these.
         value: the rejected value.
-        fits: tells whether a value fits an annotation.
+        fits: a function that returns whether a value fits an annotation.
     """
     inner = _strip(annotation)
     options = [option for option in _members(inner) if _is_container(option, value)]
@@ -70,7 +70,7 @@ def format_value(value: Any) -> str:
 
 
 def allowed(annotation: Any, value: Any = None) -> str:
-    """The values that an annotation allows; only the bounds, if the value is a number of the right kind."""
+    """Describe the values that an annotation allows; only the bounds if the value is a number of the right type."""
     members = _members(_strip(annotation))
     if len(members) > 1:
         literals = [literal for member in members if get_origin(member) is Literal for literal in get_args(member)]
@@ -106,17 +106,17 @@ def allowed(annotation: Any, value: Any = None) -> str:
 
 
 def ascend(items: Sequence[float]) -> bool:
-    """of numbers that ascend"""
+    """of strictly increasing numbers"""
     return all(earlier < later for earlier, later in itertools.pairwise(items))
 
 
 def do_not_descend(items: Sequence[float]) -> bool:
-    """of numbers that do not descend"""
+    """of non-decreasing numbers"""
     return all(earlier <= later for earlier, later in itertools.pairwise(items))
 
 
 def are_names(items: Sequence[str]) -> bool:
-    """of names, at least one and each once"""
+    """of one or more distinct names"""
     return 0 < len(set(items)) == len(items)
 
 
@@ -167,7 +167,7 @@ def _bounds(annotation: Any, value: Any = None) -> list[str]:
 
 
 def _is_container(annotation: Any, value: Any) -> bool:
-    """Whether the value is a list of the right length or a dict, as annotated, so that one of its items is wrong."""
+    """Whether the value is a list of the annotated length, or a dict if annotated so: then an item must be wrong."""
     inner = _strip(annotation)
     if get_origin(inner) is tuple and Ellipsis not in get_args(inner):
         return isinstance(value, list | tuple) and len(value) == len(get_args(inner))

@@ -47,21 +47,21 @@ def predict(
     batch_size: PositiveInt = 1,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
 ) -> list[Any]:
-    """Predict on images of any size. The model is only read: any number of threads may share it.
+    """Predict on images of any size. Does not modify the model, so several threads may share it.
 
     Args:
         model: from `build_model`, with weights loaded, in evaluation mode; it stays on its device.
         images: a path, an RGB array `[H, W, 3]` uint8, a PIL image, an RGB tensor `[3, H, W]` (uint8, or float
             0 … 1), a stack of them, or a list of any of these.
-        score_threshold: detections below it are dropped; the model's own limit (0.05) holds in any case. A
-            classifier gives all its scores.
-        batch_size: images that go through the model together.
-        precision: "fp32" keeps the model's own; "bf16" runs convolutions and matrix products in bfloat16 (scores then
-            move by about 0.01); "auto" is bf16 for a float32 model on a GPU of compute capability 8 (Ampere) or later,
-            and fp32 elsewhere.
+        score_threshold: detections with a lower score are dropped; the model also applies its own threshold (0.05).
+            A classifier ignores it and returns all scores.
+        batch_size: number of images per forward pass.
+        precision: "fp32" keeps the model's data type; "bf16" runs convolutions and matrix products in bfloat16, which
+            changes scores by about 0.01; "auto" is "bf16" for a float32 model on a GPU of compute capability 8 (Ampere)
+            or later, and "fp32" otherwise.
 
     Returns:
-        One Prediction per image, such as Detections in the image's own pixels, best score first.
+        One Prediction per image, for example Detections in pixels of the original image, best score first.
 
     Raises:
         ConfigError: the model or a part of it is in training mode, or an argument is out of its range.
@@ -82,18 +82,19 @@ def predict(
 def features(
     model: Model, images: AnyImage | Sequence[AnyImage], *, map: str | None = None, batch_size: PositiveInt = 1
 ) -> Tensor:
-    """Feature vectors of images, averaged over each image, for other programs to work on.
+    """Extract one feature vector per image: a feature map averaged over the image.
 
     Args:
-        model, images, batch_size: as of `predict`.
-        map: a map of the backbone, such as "c4"; None for what a classifier's last layer reads.
+        model, images, batch_size: as in `predict`.
+        map: name of a backbone map, such as "c4"; None for the inputs of a classifier's last layer.
 
     Returns:
         `[images, channels]` float32, on the model's device.
 
     Raises:
-        ConfigError: no such map, none named for a model that does not classify, or a model in training mode.
-        DataError: an image cannot be read, or there is none.
+        ConfigError: the map does not exist, `map` is None for a model that is not a classifier, or the model is in
+            training mode.
+        DataError: an image cannot be read, or `images` is empty.
     """
     validate_arguments(features, {"model": model, "map": map, "batch_size": batch_size}, "features")
     vectors = [feature_vectors(model, batch, map) for batch in _batches(model, images, batch_size)]
@@ -107,7 +108,7 @@ def _is_ampere(device: torch.device) -> bool:
 
 
 def _batches(model: Model, images: AnyImage | Sequence[AnyImage], batch_size: int) -> Iterator[Batch]:
-    """The images after the model's test pipeline, on its device."""
+    """Batches of the images after the model's test pipeline, on the model's device."""
     for name, module in model.named_modules():
         if module.training:
             part = f".{name}" if name else ""
@@ -118,12 +119,12 @@ def _batches(model: Model, images: AnyImage | Sequence[AnyImage], batch_size: in
         for number, (image, path) in enumerate(_read(images))
     )
     while chunk := list(islice(samples, batch_size)):
-        # Convolutions are faster in channels-last memory format; the result is the same.
+        # Convolutions are faster in channels_last memory format, and the result is equal.
         yield to_device(collate_images(chunk, None, model.size_divisor), device, channels_last=True)
 
 
 def _read(images: AnyImage | Sequence[AnyImage]) -> Iterator[tuple[tv_tensors.Image, str]]:
-    """The images one by one as uint8 RGB `[3, H, W]`, with their path or number.
+    """Yield each image as uint8 RGB `[3, H, W]`, with its path or number.
 
     Raises:
         DataError: a file cannot be read, or an array is not an image.

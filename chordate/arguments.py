@@ -32,13 +32,13 @@ PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
 NonNegativeFloat = Annotated[float, Ge(0), Lt(math.inf)]
-Fraction = Annotated[float, Ge(0), Le(1)]  # both ends included
-OpenFraction = Annotated[float, Gt(0), Lt(1)]  # both ends excluded
-ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 1 excluded, such as a dropout rate
+Fraction = Annotated[float, Ge(0), Le(1)]  # 0 and 1 are allowed
+OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither 0 nor 1 is allowed
+ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 0 is allowed, 1 is not; for example a dropout rate
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
-Ascending = Predicate(ascend)  # Annotated[Sequence[int], Ascending]: each larger than the one before
-NotDescending = Predicate(do_not_descend)  # each at least the one before: a lower and an upper threshold
+Ascending = Predicate(ascend)  # Annotated[Sequence[int], Ascending]: strictly ascending numbers
+NotDescending = Predicate(do_not_descend)  # for example a lower and an upper threshold, which may be equal
 Names = Annotated[Sequence[str], Predicate(are_names)]
 
 Settings = TypeVar("Settings")
@@ -48,9 +48,9 @@ class Parameters(NamedTuple):
     """The parameters of a callable.
 
     Attributes:
-        annotations: by name, reduced to the checkable part.
-        defaults: by name, for parameters that have one.
-        rest: annotation of `**kwargs`; None if unknown names are errors.
+        annotations: annotations by parameter name, reduced to the checkable part.
+        defaults: default values by parameter name, for parameters that have one.
+        rest: annotation of `**kwargs`; None if the callable has no `**kwargs`, so unknown names are errors.
     """
 
     annotations: dict[str, Any]
@@ -72,16 +72,16 @@ def validate_arguments(
     Args:
         target: a class or function.
         arguments: some or all of its arguments, by name. A `Section` makes errors name the file and the path.
-        where: the owner of the arguments (`backbone ResNet`), for messages.
-        inferred: parameters that the caller fills in, which messages do not list.
+        where: the owner of the arguments for error messages, such as `backbone ResNet`.
+        inferred: parameters that the caller fills in; messages do not list them as available.
         extra_settings: annotations of settings that are accepted in addition to the callable's own parameters.
         values: whether to check the values too, or only the names.
 
     Returns:
-        The arguments, converted as annotated: a list to a tuple, an integer to a float.
+        The arguments, converted to the annotated types (a list to a tuple, an integer to a float).
 
     Raises:
-        ConfigError: names are unknown (with near ones) or values do not fit; one line lists them all.
+        ConfigError: names are unknown or values do not fit. One line lists them all, with similar names.
     """
     parameters = parameters_of(target)
     annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in extra_settings.items()}
@@ -110,12 +110,12 @@ def validate_arguments(
 def validate_settings(
     target: Callable[..., Settings], section: Mapping[str, Any] | None, where: str, **wiring: Any
 ) -> Settings:
-    """Make an object, such as a dataclass, from a section of a config.
+    """Build an object, such as a dataclass, from a section of a config.
 
     Args:
-        target: the class; its signature defines the settings, and which of them are required.
+        target: the class; its signature defines the settings and which of them are required.
         section: the settings; None for an empty section.
-        where: the path (`train`) of a plain dict, for messages; a Section has its own.
+        where: config path (`train`) for error messages if `section` is a plain dict; a Section knows its path.
         wiring: arguments that come from other parts, not from the section.
 
     Raises:
@@ -132,18 +132,18 @@ def validate_settings(
 
 
 def validate_value(annotation: Any, value: Any, where: str) -> Any:
-    """Check one value, such as a command's option.
+    """Check one value, such as a command-line option.
 
     Args:
-        annotation: `Fraction`, `PositiveInt | None` …
-        value: the value.
-        where: its name (`--score-threshold`), for the message.
+        annotation: annotation such as `Fraction` or `PositiveInt | None`.
+        value: the value to check.
+        where: name of the value for the error message, such as `--score-threshold`.
 
     Returns:
-        The value, converted as annotated.
+        The value, converted to the annotated type.
 
     Raises:
-        ConfigError: it does not fit the annotation.
+        ConfigError: the value does not fit the annotation.
     """
     try:
         return _validate(_checkable(annotation), value)
@@ -155,7 +155,7 @@ def check_required(target: Callable[..., Any], arguments: Mapping[str, Any], whe
     """Check that all arguments without a default are set.
 
     Raises:
-        ConfigError: some are missing; names them.
+        ConfigError: arguments are missing; the message names them.
     """
     parameters = parameters_of(target)
     missing = [name for name in parameters.annotations if name not in parameters.defaults and name not in arguments]
@@ -165,7 +165,7 @@ def check_required(target: Callable[..., Any], arguments: Mapping[str, Any], whe
 
 
 def is_third_party(target: Callable[..., Any]) -> bool:
-    """Whether a class or function is of a library whose annotations are narrower than the values it accepts."""
+    """Whether a class or function comes from a library whose annotations are stricter than the values it accepts."""
     return getattr(target, "__module__", "").split(".")[0] in ("builtins", "torch", "torchvision", "timm")
 
 
@@ -202,7 +202,7 @@ def parameters_of(target: Callable[..., Any]) -> Parameters:
 
 
 def _setting_problem(arguments: Mapping[str, Any], name: str, where: str, rejected: Rejection) -> str:
-    """`mine.py: model.rpn.nms_threshold must be …`, or `head RPNHead: nms_threshold must be …`."""
+    """Format `mine.py: model.rpn.nms_threshold must be …`, or `head RPNHead: nms_threshold must be …`."""
     key = ".".join((name, *rejected.path))
     if isinstance(arguments, Section):
         return f"{arguments.source([key])}{arguments.name(key)} {rejected.message}"
@@ -210,7 +210,7 @@ def _setting_problem(arguments: Mapping[str, Any], name: str, where: str, reject
 
 
 def _section_problem(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
-    """`mine.py: model.rpn: message`, without the path if the message has it; for a plain dict only the message."""
+    """Format `mine.py: model.rpn: message`; omits a path that the message contains. A plain dict adds nothing."""
     if isinstance(arguments, Section):
         path = "" if where == arguments.name() else f"{arguments.name()}: "
         return f"{arguments.source(keys)}{path}{message}"
@@ -289,7 +289,7 @@ def _checkable(annotation: Any) -> Any:
 
 
 def _keep_object(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Validate a mapping but return the same object, which may be a Section or have attributes."""
+    """Validate a mapping but return the original object, which may be a Section or have attributes."""
     validate(value)
     return value
 

@@ -30,7 +30,7 @@ Origins = dict[KeyPath, Origin]
 
 
 def origin_of(origins: Mapping[KeyPath, Origin], path: KeyPath) -> Origin | None:
-    """The origin of a setting, or of the nearest enclosing dict or list that has one."""
+    """The origin of a setting, or of the nearest enclosing dict or list that has an origin."""
     for end in range(len(path), 0, -1):
         if path[:end] in origins:
             return origins[path[:end]]
@@ -45,7 +45,7 @@ class Section(dict[str, Any]):
     Args:
         values: the settings.
         path: keys from the top of the config to this dict.
-        origins: origins of the settings of the whole config.
+        origins: origins of all settings of the config.
     """
 
     def __init__(self, values: Mapping[str, Any], path: KeyPath = (), origins: Mapping[KeyPath, Origin] | None = None):
@@ -57,7 +57,7 @@ class Section(dict[str, Any]):
         return ".".join(self.path if key is None else (*self.path, key))
 
     def source(self, keys: Iterable[str]) -> str:
-        """`file: ` of the last layer that wrote one of the settings (keys, also dotted ones); empty if unknown."""
+        """`file: ` of the last layer that wrote one of the settings (plain or dotted keys); empty if unknown."""
         written = []
         for key in keys:
             here = (*self.path, *str(key).split("."))
@@ -79,7 +79,7 @@ class Section(dict[str, Any]):
 
 
 def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
-    """A copy of a section, or of a dict as a section at the path `where`; None becomes an empty section.
+    """Copy a section, or convert a dict to a section at the path `where`; None becomes an empty section.
 
     Raises:
         ConfigError: `values` is not a dict with string keys.
@@ -92,13 +92,13 @@ def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
 
 
 def placed_parts(section: Mapping[str, Any], key: str) -> list[Any]:
-    """The parts in a list of a section (`pipeline`); a part that is only a name becomes a Section with its path."""
+    """The parts in a list setting (`pipeline`) of a section; a part that is only a name becomes a Section."""
     parts = section.get(key) or ()
     return [placed_part(section, part, key, str(index)) for index, part in enumerate(parts)]
 
 
 def placed_part(section: Mapping[str, Any], part: Any, *keys: str) -> Any:
-    """The part at `keys` of a section; a name, or another plain value, becomes a Section."""
+    """Return `part`, found at `keys` in a section; a name or another plain value becomes a Section."""
     if isinstance(section, Section) and (part is None or isinstance(part, str | int | float)):
         return Section({"type": part}, (*section.path, *keys), section.origins)
     return part
@@ -113,11 +113,11 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
 
 
 def located(error: Exception, config: Any, keys: Iterable[str] = (), *, setting: str | None = None) -> ChordateError:
-    """Put the file and the path of a part or section before an error's message. Returns an error of the same type if it
-    is a ChordateError, else a ConfigError.
+    """Prefix an error's message with the file and the path of a part or section. Returns an error of the original type
+    if that is a ChordateError, else a ConfigError.
 
-    The file is the last one that wrote `setting` or one of `keys`; by default one of the settings that the message
-    mentions, else any. The path is that of `setting` if it is given or if the message quotes its value.
+    The file is the last one that wrote `setting` or one of `keys`; without them, one of the settings that the message
+    mentions, else any setting. The path is that of `setting` if it is given or if the message quotes its value.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):
@@ -143,16 +143,17 @@ def merge(
 ) -> None:
     """Merge a layer into the settings of the earlier layers, in place.
 
-    Dicts are merged; other values replace the earlier ones, and so does a dict with `_delete_=True`. The name of a type
-    counts as `dict(type=name)`.
+    Dicts are merged. Other values, and dicts with `_delete_=True`, replace the earlier ones. The name of a type is
+    treated as `dict(type=name)`.
 
     Args:
-        tree: the settings so far.
+        tree: the merged settings of the earlier layers; modified in place.
         layer: settings that override them.
         origin: origin of the layer.
-        origins: origins of the settings so far; updated.
+        origins: origins of the settings in `tree`; updated in place.
         path: path of `tree` in the config.
-        into_lists: whether a dict whose keys are indices changes items of a list (options: `pipeline.0.size=640`).
+        into_lists: whether a dict whose keys are indices changes items of a list, as in the option
+            `pipeline.0.size=640`.
 
     Raises:
         ConfigError: an index is past the end of a list, or `_delete_` is not a bool.
@@ -160,7 +161,7 @@ def merge(
     for key, value in layer.items():
         here, old = (*path, str(key)), tree.get(key)
         if key == "type" and key in tree and _equal(old, value):
-            continue  # repeated, not overridden: it keeps its origin
+            continue  # an equal value keeps its origin
         if not isinstance(value, Mapping):
             _set(tree, key, plain(value), origin, origins, here)
             continue
@@ -191,8 +192,8 @@ def _set(tree: dict[Any, Any], key: Any, value: Any, origin: Origin, origins: Or
 
 
 def plain(value: Any) -> Any:
-    """A copy of a setting, so that layers share no objects: numbers and arrays of numpy and torch become plain numbers,
-    paths become strings, other objects stay as they are."""
+    """Copy a setting, so that layers share no objects. Numbers and arrays of numpy and torch become plain numbers,
+    paths become strings, other objects are not copied."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -203,7 +204,7 @@ def plain(value: Any) -> Any:
 
 
 def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The values in a tree of settings that a config file cannot represent, with their paths."""
+    """Yield the values in a tree of settings that a config file cannot represent, with their paths."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from objects(item, (*path, str(key)))
@@ -215,7 +216,7 @@ def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def unchanged(origins: Mapping[KeyPath, Origin], then: Any, now: Any) -> Origins:
-    """The origins of the settings that have not changed since they were composed."""
+    """The origins of the settings that have not changed since the config was composed."""
     return {path: origin for path, origin in origins.items() if _equal(_at(then, path), _at(now, path))}
 
 
@@ -229,7 +230,7 @@ def _at(tree: Any, path: KeyPath) -> Any:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Equality of settings; identity for tensors and other objects."""
+    """Whether two settings are equal; tensors and other objects are compared by identity."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
@@ -238,7 +239,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"optimizer.lr": 0.01}` as `{"optimizer": {"lr": 0.01}}`. A part's settings may follow its name."""
+    """Convert `{"optimizer.lr": 0.01}` to `{"optimizer": {"lr": 0.01}}`. A part's settings may follow its name."""
     tree: dict[str, Any] = {}
     for dotted, value in options.items():
         *parents, last = dotted.split(".")

@@ -43,25 +43,26 @@ def load_config(
     *,
     source: str = "--cfg-options",
 ) -> Config:
-    """Read a config with all that it inherits, and apply overrides to it.
+    """Read a config and the configs that it inherits from, and apply overrides.
 
-    Layers merge from the base up: dicts merge, other values replace, and so does a dict with `_delete_=True`. Where a
-    layer overrides the `type` of a part, inherited settings that the new type does not take are dropped, with a line
-    in the log. Modules that `custom_imports` names are imported, from the config's folder and the current one too.
+    Layers are merged from the base up: dicts are merged; other values, and dicts with `_delete_=True`, replace the
+    inherited ones. If a layer overrides the `type` of a part, inherited settings that the new type does not accept are
+    dropped and logged. Modules that `custom_imports` names are imported; they may be in the config's folder or in the
+    current folder.
 
     Args:
-        config: a packaged config's name (also with another backbone in it), a file's path, a dict, or a Config. It may
-            inherit from files (`_base_ = ["../x.py"]`; later ones override earlier ones) and, below these, from a
-            packaged config (`base = "faster-rcnn_r50_fpn_1x_coco"`).
-        options: overrides with dotted keys, `{"optimizer.lr": 0.01}`.
-        source: origin of the options, for messages.
+        config: a packaged config's name, in which the backbone may be replaced, a file's path, a dict, or a Config. It
+            may inherit from files (`_base_ = ["../x.py"]`; later files override earlier ones), and from a packaged
+            config (`base = "faster-rcnn_r50_fpn_1x_coco"`), which the files of `_base_` override.
+        options: overrides with dotted keys, such as `{"optimizer.lr": 0.01}`.
+        source: origin of the options for error messages.
 
     Returns:
         mmengine's Config. Errors about settings in `section(config, name)` name the file that they come from.
 
     Raises:
-        ConfigError: no such config, it does not run, or it has a section that does not exist (names that start
-            with an underscore are a config's own).
+        ConfigError: the config does not exist, raises an error, or has an unknown section (names that start with an
+            underscore are the config's own variables).
     """
     validate_arguments(load_config, {"config": config, "options": options}, "load_config")
     filename, text, tree, origins, layers = None, None, {}, Origins(), []
@@ -75,7 +76,7 @@ def load_config(
     elif isinstance(config, Mapping):
         layers = dict_layers(config)
     else:
-        import_custom_modules(overrides.get("custom_imports"), source)  # the name may have one of their backbones
+        import_custom_modules(overrides.get("custom_imports"), source)  # the name may contain a backbone of theirs
         found = find_config(config)
         layers = config_layers(found)
         if isinstance(found, Path):
@@ -95,12 +96,12 @@ def load_config(
         _check_plain(tree, origins)
     import_custom_modules(tree.get("custom_imports"), _written_in("custom_imports", origins))
     for key in tree:
-        if key not in SECTIONS and (not _is_own(key) or key == "_base_"):  # an option inherits nothing
+        if key not in SECTIONS and (not _is_own(key) or key == "_base_"):  # options cannot set `_base_`
             raise ConfigError(f"{_written_in(key, origins)}: {no_section(str(key), tree)}")
     for line in _drop_replaced(tree, origins, ()):
         log.warning("%s", line)
     loaded = Config(tree, cfg_text=text, filename=filename)
-    # Config.copy() keeps these two.
+    # Config.copy() keeps these two attributes.
     object.__setattr__(loaded, "_origins", origins)
     object.__setattr__(loaded, "_composed", loaded.to_dict())
     return loaded
@@ -110,16 +111,16 @@ def check_plain(config: Config) -> None:
     """Check that a config can be written to a file.
 
     Raises:
-        ConfigError: it holds a class, a function or another object; names the setting.
+        ConfigError: the config contains a class, a function or another object; the message names the setting.
     """
     _check_plain(config.to_dict(), _origins(config))
 
 
 def check_save_best(config: Config) -> None:
-    """Check that there is an evaluation for `train.save_best`; a later layer may turn it off with `val_data=None`.
+    """Check that a config with `train.save_best` has `val_data`, which a later layer may have set to None.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: `val_data` is missing or None.
     """
     best, data = (origin_of(_origins(config), path) for path in (("train", "save_best"), ("val_data",)))
     is_off = best is not None and data is not None and data.rank > best.rank
@@ -129,7 +130,7 @@ def check_save_best(config: Config) -> None:
 
 @contextmanager
 def naming_files(config: Config) -> Iterator[None]:
-    """Context manager: errors that begin with a setting's path (`train.save_best: …`) name the file of the setting."""
+    """Context manager that prefixes errors about a setting (`train.save_best: …`) with the setting's file."""
     try:
         yield
     except ChordateError as error:
@@ -147,10 +148,10 @@ def section(config: Config, name: str, *, optional: bool = False) -> Section:
     Args:
         config: from `load_config`.
         name: name of the section.
-        optional: whether a missing section is an empty one.
+        optional: whether to return an empty section if the config does not have it.
 
     Raises:
-        ConfigError: the config has no such section, or it is not a dict.
+        ConfigError: the section is missing or is not a dict.
     """
     values, origins = config.get(name), _origins(config)
     if optional and values is None:
@@ -162,10 +163,10 @@ def section(config: Config, name: str, *, optional: bool = False) -> Section:
 
 
 def part_section(config: Config, name: str) -> Section | None:
-    """A section that describes one part, such as `metric`, by a dict or by its name; None if the config has none.
+    """A section that describes one part, such as `metric`, by a dict or by a name; None if the section is missing.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the section is neither a dict nor a name.
     """
     values = config.get(name)
     if isinstance(values, str):
@@ -174,10 +175,10 @@ def part_section(config: Config, name: str) -> Section | None:
 
 
 def list_section(config: Config, name: str) -> list[Any]:
-    """A section that is a list, such as `callbacks`; empty if the config has none. Dicts in it are Sections.
+    """A section that is a list, such as `callbacks`; empty if the section is missing. Dicts in it become Sections.
 
     Raises:
-        ConfigError: it is not a list.
+        ConfigError: the section is not a list.
     """
     values, origins = config.to_dict().get(name) or [], _origins(config)
     if not isinstance(values, list | tuple):
@@ -201,7 +202,7 @@ def _check_plain(tree: Mapping[str, Any], origins: Origins) -> None:
 
 
 def _origins(config: Config) -> Origins:
-    """The origins of a config's settings, without those of settings that were changed since."""
+    """The origins of a config's settings, without settings that were changed after loading."""
     attributes = vars(config)
     return unchanged(attributes.get("_origins", {}), attributes.get("_composed", {}), config.to_dict())
 
@@ -227,8 +228,8 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
     if dropped:
         by, *others = (origin_of(origins, (*path, key)) for key in ("type", *dropped))
         lines.append(
-            f"{by.source if by else 'config'}: {'.'.join(path)}.type={node['type']} does not take "
-            f"{', '.join(dropped)}; dropped, inherited from "
+            f"{by.source if by else 'config'}: {'.'.join(path)}.type={node['type']} does not accept "
+            f"{', '.join(dropped)}; dropped the settings inherited from "
             + " and ".join(dict.fromkeys(origin.source for origin in others if origin))
         )
     for key, item in node.items():
@@ -237,7 +238,7 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
 
 
 def _older_than_type(node: Mapping[str, Any], origins: Origins, path: KeyPath) -> list[str]:
-    """The settings of a part from layers below the one that set its `type`."""
+    """The settings of a part from layers below the layer that set its `type`."""
     chosen = origin_of(origins, (*path, "type")) if "type" in node else None
     if chosen is None:
         return []

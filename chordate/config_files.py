@@ -1,4 +1,4 @@
-"""Reads configs as layers: the settings of each file itself, in the order of inheritance."""
+"""Reads configs as layers: one layer per file with the settings written in it, in the order of inheritance."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Layer(NamedTuple):
 
     Attributes:
         source: the file as messages name it; `config` for a dict.
-        path: the file, or None.
-        values: its settings.
+        path: path of the file; None for a dict.
+        values: the settings.
     """
 
     source: str
@@ -36,7 +36,7 @@ class Layer(NamedTuple):
 
 
 def config_layers(config: Path | Composition, inside: tuple[Path, ...] = ()) -> list[Layer]:
-    """The layers of a config that `find_config` found; arguments and errors as those of `file_layers`."""
+    """The layers of a config that `find_config` found. Raises the errors of `file_layers`."""
     if isinstance(config, Path):
         return file_layers(config, inside)
     layers = [layer for path in config.files for layer in file_layers(path, inside)]
@@ -45,14 +45,14 @@ def config_layers(config: Path | Composition, inside: tuple[Path, ...] = ()) -> 
 
 
 def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
-    """A file's own layer, last, after those that it inherits.
+    """The layers that a file inherits, then the file's own layer.
 
     Args:
         path: path of the file.
-        inside: the files that inherit from it.
+        inside: the files that inherit from it, to detect cycles.
 
     Raises:
-        ConfigError: a file does not exist, does not run, or inherits from itself.
+        ConfigError: a file does not exist, raises an error, or inherits from itself.
     """
     source = _source(path)
     if path.resolve() in inside:
@@ -77,7 +77,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         return _layers(_run(code, path, below), source, path, inside, below)
     except ChordateError:
         raise
-    except (Exception, SystemExit) as error:  # a config is code: whatever it raises is the config's own mistake
+    except (Exception, SystemExit) as error:  # a config is Python code; any exception in it is a mistake in the config
         raise ConfigError(one_line(source, error)) from error
 
 
@@ -85,7 +85,7 @@ def read_text(path: Path) -> str:
     """The text of a config file.
 
     Raises:
-        ConfigError: it is not UTF-8.
+        ConfigError: the file is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -94,12 +94,12 @@ def read_text(path: Path) -> str:
 
 
 def dict_layers(values: Mapping[str, Any], source: str = "config") -> list[Layer]:
-    """The layer of a dict, last, after those that it inherits."""
+    """The layers that a dict inherits, then the dict's own layer."""
     return once(_layers(dict(values), source, None, ()))
 
 
 def once(layers: Iterable[Layer]) -> list[Layer]:
-    """The layers without repetitions: if a file is inherited twice, only its first layer is kept."""
+    """Remove repeated layers: if a file is inherited twice, only its first layer is kept."""
     seen: set[Path] = set()
     kept = []
     for layer in layers:
@@ -112,14 +112,14 @@ def once(layers: Iterable[Layer]) -> list[Layer]:
 def _layers(
     values: dict[str, Any], source: str, path: Path | None, inside: tuple[Path, ...], below: Sequence[Layer] = ()
 ) -> list[Layer]:
-    """A layer after those that its `base` and `_base_` name."""
+    """The layers that a layer's `base` and `_base_` name, then the layer."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: a config must be a dict of sections, got {type(values).__name__}")
     below = [*below, *_base_layers([values.pop("_base_", [])], source, path or Path("config"), inside)]
     base = values.pop("base", None)
     lowest = []
     if base is not None:
-        import_custom_modules(values.get("custom_imports"), source)  # the name may have one of their backbones
+        import_custom_modules(values.get("custom_imports"), source)  # the name may contain a backbone of theirs
         lowest = config_layers(_find("base", base, source), inside)
     return once([*lowest, *below, Layer(source, path, values)])
 
@@ -132,7 +132,7 @@ def _base_layers(bases: Sequence[Any], source: str, path: Path, inside: tuple[Pa
 
 
 def _find(key: str, name: Any, source: str, folder: Path | None = None) -> Path | Composition:
-    """The config that `base` or `_base_` names, the latter relative to a folder."""
+    """The config that `base` or `_base_` names; paths in `_base_` are relative to a folder."""
     if not (isinstance(name, str | Path) and str(name)):
         wanted = "a packaged config or a file" if folder is None else "a config file, or a list of them"
         raise ConfigError(f"{source}: {key} must name {wanted}, got {format_value(name)}")
@@ -151,7 +151,7 @@ def _literal(node: ast.expr, source: str) -> Any:
 
 
 def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]:
-    """The names that a Python config defines; `_base_` is what it inherits from its `_base_` files."""
+    """Run a Python config and return its variables; in it, `_base_` is the merged config of its `_base_` files."""
     inherited: dict[str, Any] = {}
     for rank, layer in enumerate(below):
         merge(inherited, layer.values, Origin(rank, layer.source), {})
@@ -165,7 +165,7 @@ def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]
 
 
 def _source(path: Path) -> str:
-    """A file as messages name it: packaged ones as `configs/…`, others from the current folder if they are in it."""
+    """A file as messages name it: `configs/…` for packaged files, else relative to the current folder if inside it."""
     full = path.resolve()
     for folder, prefix in ((package_root().resolve(), "configs/"), (Path.cwd().resolve(), "")):
         if full.is_relative_to(folder):

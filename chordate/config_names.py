@@ -1,7 +1,7 @@
-"""Names of configs: those of the files in the package, and those that compose with any registered backbone.
+"""Names of configs: files in the package, and names composed from them with any registered backbone.
 
-A name is `<family>_<backbone>_<neck>_<schedule>_<data>`, a classifier's `<backbone>_<data>`. Where the package has a
-file for one backbone, the same name with another backbone means that file with `model.backbone.type` replaced.
+A detector's name is `<family>_<backbone>_<neck>_<schedule>_<data>`, a classifier's `<backbone>_<data>`. If the package
+has a file for one backbone, the name with another backbone means that file with `model.backbone.type` replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chordate.published import PUBLISHED
 from chordate.registry import BACKBONES
 from chordate.text import by_number
 
-# Short forms of backbones in names: those of MMDetection, and others that are in use.
+# Short forms of backbones in names: MMDetection's, and other common ones.
 ALIASES = {
     **{f"r{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
     **{f"r{depth}-caffe": f"resnet{depth}_caffe" for depth in (50, 101, 152)},
@@ -33,12 +33,12 @@ ALIASES = {
     **{f"rs{depth}": f"resnetrs{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)},
     **{f"convnext-{size[0]}": f"convnext_{size}" for size in ("tiny", "small", "base", "large")},
 }
-# Data sets that share another's recipes, and the file that is applied on top of the other's config.
+# Data sets that use the recipes of another data set, and the config file that overrides these recipes' settings.
 SAME_RECIPES = {"cifar100": ("cifar10", "_base_/datasets/cifar100.py")}
 
 
 class NameParts(NamedTuple):
-    """A config's name around its backbone: `mask-rcnn_`, `resnet50`, `_fpn_1x_coco`."""
+    """A config's name split at its backbone: `mask-rcnn_`, `resnet50`, `_fpn_1x_coco`."""
 
     head: str
     backbone: str
@@ -46,12 +46,12 @@ class NameParts(NamedTuple):
 
 
 class Composition(NamedTuple):
-    """The config that a name without its own file stands for.
+    """The config for a name that has no file of its own.
 
     Attributes:
         name: the composed name.
-        files: the packaged configs that it changes, later ones over earlier ones.
-        backbone: the settings that replace those of the files' backbone; empty if it is unchanged.
+        files: the packaged configs that it inherits from; later ones override earlier ones.
+        backbone: settings that replace the backbone of the files; empty if the backbone is unchanged.
     """
 
     name: str
@@ -80,17 +80,17 @@ def list_configs(pattern: str = "*") -> list[str]:
 
 
 def find_config(name: str | Path) -> Path | Composition:
-    """The config given by a file's path, by its packaged name, or by a name that composes.
+    """Find a config by a file's path, a packaged config's name, or a composed name.
 
     Raises:
-        ConfigError: none of these. The message says which part of a name is unknown, and suggests similar names.
+        ConfigError: there is no such config. The message has the unknown part of the name, and similar names.
     """
     path, known = Path(name), packaged_configs()
     if os.path.isfile(path):  # Path.is_file raises for a name that is too long
         return path
     if os.path.isdir(name):
         raise ConfigError(f"{path}: a folder; name a config file or a packaged config")
-    # configs/faster-rcnn/x.py, asked for from another folder, is x.
+    # configs/faster-rcnn/x.py means the packaged config x, whatever the current folder.
     stem = path.stem if path.suffix == ".py" and not path.parent.is_dir() else str(name)
     if stem in known:
         return known[stem]
@@ -104,8 +104,8 @@ def find_config(name: str | Path) -> Path | Composition:
 def _compose(name: str) -> Path | Composition:
     """The config for a name without a packaged file.
 
-    A classifier follows the recipe that PUBLISHED names for it; one without a paper of its own follows the config of
-    its backbone's family (the letters before the first digit or underscore), else ResNet's.
+    A classifier uses the recipe in PUBLISHED. Without an entry there, it uses the config of its backbone's family (the
+    letters at the start of the name), else ResNet's.
     """
     for other, (data, file) in SAME_RECIPES.items():
         if name.endswith(f"_{other}"):
@@ -129,7 +129,7 @@ def _own_settings(name: str) -> dict[str, Any]:
 
 
 def _recipe(name: str, backbone: str, templates: dict[str, str]) -> str:
-    """The base of a composed name, chosen from `templates`: configs by backbone that differ only in the backbone."""
+    """Choose the base of a composed name from `templates`: by backbone, configs whose names differ only in it."""
     if name in PUBLISHED and PUBLISHED[name].recipe:
         return str(PUBLISHED[name].recipe)
     by_size = sorted(templates, key=by_number, reverse=True)
@@ -142,7 +142,7 @@ def _family(backbone: str) -> str:
 
 
 def _templates() -> dict[tuple[str, str], dict[str, str]]:
-    """For each head and tail of a packaged name, the configs that have both, by their backbones."""
+    """For each head and tail of packaged names, the names that have both, by backbone."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for name in packaged_configs():
         for head, backbone, tail in _splits(name):
@@ -152,7 +152,7 @@ def _templates() -> dict[tuple[str, str], dict[str, str]]:
 
 
 def _splits(name: str) -> Iterator[NameParts]:
-    """The ways to find a backbone in a name: early positions first, then long matches."""
+    """All splits of a name at a backbone: early positions first, then long backbone names first."""
     words, known = name.split("_"), set(BACKBONES.names())
     for first in range(len(words)):
         for end in range(len(words), first, -1):
@@ -203,14 +203,14 @@ def _unknown_part(name: str, templates: Iterable[tuple[str, str]]) -> str:
 def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
     """The text between a known head and a known tail, where a backbone should be."""
     pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
-    # Without a head, anything would be the backbone: only where no family has the tail.
+    # With an empty head, anything would match as the backbone, so allow it only if no other head has this tail.
     pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]
     head, tail = max(pairs, key=lambda pair: len("".join(pair)), default=("", ""))
     return name[len(head) : len(name) - len(tail)] if tail else None
 
 
 def _wrong_word(tail: str, known: Iterable[str]) -> str:
-    """The first word of a tail that no known tail continues with."""
+    """A phrase about the first word of a tail that matches no known tail."""
     words, others = tail.split("_")[1:], [other.split("_")[1:] for other in known]
     for index, word in enumerate(words):
         if not any(other[: index + 1] == words[: index + 1] for other in others):

@@ -20,7 +20,7 @@ from chordate.errors import ConfigError
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """One feature map: its channels, and its stride in input pixels per feature cell."""
+    """Number of channels of a feature map, and its stride in input pixels per cell."""
 
     channels: PositiveInt
     stride: PositiveInt
@@ -30,7 +30,7 @@ class FeatureSpec:
 
 
 class FeatureSpecs(dict[str, FeatureSpec]):
-    """The maps that a part offers to the next one, ordered fine to coarse, and the name of that part."""
+    """The feature maps that a part outputs to the next part, ordered fine to coarse, and the part's name."""
 
     def __init__(self, specs: Mapping[str, FeatureSpec], source: str):
         super().__init__(specs)
@@ -47,7 +47,7 @@ class Library:
     Attributes:
         name: "torchvision", "timm".
         prefix: prepended to the library's own tensor names in the backbone's state dict.
-        tensors: tensor names of the library's whole network; the backbone has those of them that its maps need.
+        tensors: tensor names of the library's complete network; the backbone may have only a subset.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Backbone(nn.Module):
     """Base class of backbones: images to feature maps.
 
     A subclass sets `out_features` in `__init__`, ordered fine to coarse and named `c1` … `c5` after the stages of the
-    FPN paper (Lin et al. 2017, section 3); `forward` returns the same names, map
-    `[N, channels, ceil(H / stride), ceil(W / stride)]` for normalized images `[N, in_channels, H, W]`. A backbone for
-    other inputs (clips `[N, C, T, H, W]`) overrides `input_shape`; its maps may have dimensions between the channels
-    and the two spatial ones.
+    FPN paper (Lin et al. 2017, section 3). `forward` takes normalized images `[N, in_channels, H, W]` and returns a
+    dict from these names to maps `[N, channels, ceil(H / stride), ceil(W / stride)]`. A backbone for other inputs
+    (clips `[N, C, T, H, W]`) overrides `input_shape`; its maps may have more dimensions between the channels and the
+    two spatial dimensions.
     """
 
     out_features: Mapping[str, FeatureSpec]
@@ -70,23 +70,23 @@ class Backbone(nn.Module):
     in_channels: int = 3
     pretrained: str | bool | None = None  # weights to load, set by the registry from the config
     default_weights: str | None = None  # the weights of `pretrained=True`, set by the registry from the variant
-    library: Library | None = None  # the library that built the network; None for our own
+    library: Library | None = None  # the library that built the network; None if it was Chordate
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of one input of this size, without the batch dimension."""
+        """The shape of one input with the given height and width, without the batch dimension."""
         return self.in_channels, height, width
 
     @property
     def example_size(self) -> tuple[int, int]:
-        """Height and width of typical images: 32 px (CIFAR) for a backbone without coarse maps, else 224 px."""
+        """Height and width of typical images: 32 px (CIFAR) if the largest stride is small, else 224 px."""
         side = 32 if list(self.out_features.values())[-1].stride < 8 else 224
         return side, side
 
     def pop_stage(self, name: str) -> Backbone:
-        """Remove the last stage, which outputs the map `name`, and return it as a backbone that reads the map before.
+        """Remove the last stage, which outputs the map `name`. Returns it as a backbone whose input is the map before.
 
         Raises:
             ConfigError: this backbone does not support it.
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
 class Neck(nn.Module):
     """Base class of necks: feature maps to feature maps.
 
-    Its constructor takes `in_features` first; it has `out_features` like a backbone.
+    The first argument of its constructor is `in_features`; like a backbone, it sets `out_features`.
     """
 
     out_features: Mapping[str, FeatureSpec]
@@ -107,10 +107,10 @@ class Neck(nn.Module):
 
 
 def offered(part: nn.Module) -> FeatureSpecs:
-    """The maps that `part` offers to the next part, with its name for error messages.
+    """The feature maps that `part` outputs to the next part, with the part's name for error messages.
 
     Raises:
-        ConfigError: `out_features` is missing, empty, or does not consist of FeatureSpecs of positive numbers.
+        ConfigError: `out_features` is missing, empty, or not a dict of FeatureSpecs with positive numbers.
     """
     name = getattr(part, "name", None) or type(part).__name__
     specs = getattr(part, "out_features", None)
@@ -146,13 +146,13 @@ def select(in_features: Mapping[str, FeatureSpec], names: Iterable[str], wanted_
 
 @torch.no_grad()
 def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.Module | None = None) -> None:
-    """Check the `out_features` of a backbone, and of the neck on it, by one forward pass on the meta device (shapes
-    only, no arithmetic).
+    """Check the `out_features` of a backbone and its neck by one forward pass on the meta device (which computes only
+    shapes).
 
     Args:
-        backbone: as built.
-        in_channels: number of channels of the images that the model will give it; None for the backbone's own.
-        neck: as built on this backbone, or None.
+        backbone: the built backbone.
+        in_channels: number of channels of the model's images; None for the backbone's `in_channels`.
+        neck: the neck built for this backbone, or None.
 
     Raises:
         ConfigError: a map is missing, or its channels or stride differ from `out_features`.
@@ -172,10 +172,10 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
 
 
 def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
-    """The outputs of a part on the meta device; None if its forward reads values, which the meta device does not have.
+    """The outputs of a part on the meta device; None if its forward reads values, which meta tensors do not have.
 
     Raises:
-        ConfigError: its forward fails for these inputs, which the message calls `described`.
+        ConfigError: its forward fails for these inputs; `described` names the inputs in the message.
     """
     state = {k: v.to("meta") for k, v in [*part.named_parameters(), *part.named_buffers()]}
     modes = {module: module.training for module in part.modules()}
@@ -193,7 +193,9 @@ def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
 
 
 def _compare(outputs: Any, specs: FeatureSpecs, side: int, ndim: int) -> None:
-    """Compare a part's outputs for two images of `side` pixels, maps of `ndim` dimensions, with its `out_features`."""
+    """Check a part's maps, computed from two images of `side` × `side` pixels, against its `out_features`.
+
+    Each map must have `ndim` dimensions."""
     for name, spec in specs.items():
         if not isinstance(outputs, Mapping) or name not in outputs:
             returned = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__

@@ -16,7 +16,7 @@ log = logging.getLogger("chordate")
 
 
 def look_for_modules_in(folder: Path) -> None:
-    """Let Python find modules in a config's folder, and in the current one."""
+    """Add a config's folder and the current folder to the paths where Python finds modules."""
     for path in (str(Path.cwd()), str(folder.resolve())):
         if path not in sys.path:
             sys.path.append(path)
@@ -26,11 +26,11 @@ def import_custom_modules(wanted: Any, source: str) -> None:
     """Import the modules of `custom_imports`; already imported modules are not reloaded.
 
     Args:
-        wanted: the section; None imports nothing.
-        source: the file that it is from, for messages.
+        wanted: the section `custom_imports`; None imports nothing.
+        source: the file that the section is written in, for error messages.
 
     Raises:
-        ConfigError: the section has another form, or a module does not import.
+        ConfigError: the section is invalid, or a module cannot be imported.
     """
     if wanted is None:
         return
@@ -48,7 +48,7 @@ def import_custom_modules(wanted: Any, source: str) -> None:
             import_module(module)
         except ChordateError:
             raise
-        except (Exception, SystemExit) as error:  # whatever a user's module raises
+        except (Exception, SystemExit) as error:  # a user's module may raise any exception
             if not (wanted.get("allow_failed_imports") and isinstance(error, ImportError)):
                 raise ConfigError(one_line(where, error)) from error
             log.warning("%s", one_line(where, error))

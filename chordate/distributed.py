@@ -48,7 +48,7 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
 
 @torch.no_grad()
 def average_buffers(model: nn.Module) -> None:
-    """Make a model's buffers equal on all ranks: floating-point ones are averaged, others are the first rank's.
+    """Make a model's buffers equal on all ranks: average floating-point buffers, copy others from the first rank.
 
     BatchNorm's running statistics are linear in the batches, so their mean over the ranks equals the statistics over
     the batches of all ranks. Buffers that are already equal stay bit-identical.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from chordate.text import printable
 
-# Names of our backbones' settings in MMDetection, Detectron2 and timm.
+# Maps the names of backbone settings in MMDetection, Detectron2 and timm to ours.
 _BACKBONE_SETTINGS = {"out_indices": "out", "out_features": "out", "name": "model", "model_name": "model"}
 
 
@@ -18,8 +18,8 @@ class ChordateError(Exception):
     """An error that the user can fix. The message is always one line, and names the remedy.
 
     Args:
-        message: one line.
-        located: whether the message names the setting's path, and its file if that is known.
+        message: the message, one line.
+        located: whether the message already has the setting's path, and its file if known.
     """
 
     def __init__(self, message: str, *, located: bool = False):
@@ -39,7 +39,7 @@ class DataError(ChordateError):
 
 
 class UnknownClass(DataError):
-    """The data do not have a class that was requested."""
+    """A requested class is not in the data."""
 
 
 class CheckpointError(ChordateError):
@@ -51,7 +51,7 @@ class TrainingError(ChordateError):
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` names of `known` that are most similar to `name`, ignoring case; names that start with it come first.
+    """The `count` names in `known` most similar to `name`, ignoring case; names that start with `name` come first.
 
     `faster-rcnn_r50_fpn_torchvision` counts as starting with `fasterrcnn_resnet50_fpn`.
     """
@@ -86,7 +86,7 @@ def _short(name: str) -> str:
 
 
 def _library_hint(name: str) -> str | None:
-    """How to use a timm or torchvision network as a backbone, also for `timm/…`; None if neither has it."""
+    """How to use a timm or torchvision network as a backbone, also if written as `timm/…`; None if neither has it."""
     library, _, model = name.replace("://", "/").rpartition("/")
     plugs = {"timm": "TimmBackbone", "torchvision": "TorchvisionBackbone"}
     libraries = [other for other in plugs if library in ("", other) and _has_model(other, model)]
@@ -110,5 +110,5 @@ def _has_model(library: str, model: str) -> bool:
 
 
 def repr_name(name: str) -> str:
-    """The name in double quotes, as in a config."""
+    """The name in double quotes, as it is written in a config."""
     return f'"{name}"'

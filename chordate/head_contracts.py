@@ -15,12 +15,12 @@ from chordate.structures import Detections, InstanceTargets, Proposals, SampledR
 class ClassRows:
     """Layout of a layer's outputs per class: `[anchors, classes + background, values]`, flattened.
 
-    Loading a checkpoint with other classes keeps the outputs of the classes that both have, and the background's.
+    When a checkpoint with different classes is loaded, the outputs of shared classes and of the background are copied.
 
     Attributes:
-        values: outputs per class, 4 for boxes.
-        anchors: anchors per cell, each with outputs for all classes.
-        background: 1 if outputs for the background follow those of the classes.
+        values: number of outputs per class, for example 4 for boxes.
+        anchors: number of anchors per cell; each has outputs for all classes.
+        background: 1 if the background's outputs follow those of the classes, else 0.
         names: source of the class names: "classes" or "keypoints" of the DatasetMeta, or a list in its `extra`.
     """
 
@@ -34,9 +34,9 @@ class ClassRows:
 class HasClassRows(Protocol):
     """A module, usually a head, with outputs per class.
 
-    `class_rows` names its layers (or parameters) with such outputs, set in `__init__`:
-    `self.class_rows = {"cls_score": ClassRows(background=1), "bbox_pred": ClassRows(values=4)}`. Without it, tensors
-    whose shapes differ from the checkpoint's stay as initialized.
+    `__init__` sets `class_rows`, by name of the layer or parameter:
+    `self.class_rows = {"cls_score": ClassRows(background=1), "bbox_pred": ClassRows(values=4)}`. Without `class_rows`,
+    tensors whose shapes differ from the checkpoint's keep their initial values.
     """
 
     class_rows: Mapping[str, ClassRows]
@@ -47,17 +47,17 @@ class HasFinalLayers(Protocol):
     """A head that corresponds to the last layers of other libraries' networks, so that their weights load into it.
 
     Attributes:
-        final_layers: the head's names of its last layers, by role: "linear", and "norm" for the norm before it.
+        final_layers: maps "linear" to the name of the head's last linear layer, and "norm" to that of the norm before.
     """
 
     final_layers: Mapping[Literal["linear", "norm"], str]
 
 
 class ProposalHead(Protocol):
-    """Proposes boxes that may contain an object, such as an RPN.
+    """Proposes boxes that may contain an object, for example an RPN.
 
-    The model builds it with `in_features` (FeatureSpecs of the available maps), and with the facts of the DatasetMeta
-    that its signature names.
+    The model passes to its constructor `in_features` (FeatureSpecs of the available maps), and those facts of the
+    DatasetMeta that the signature names.
     """
 
     def __call__(self, features: dict[str, Tensor]) -> Any:
@@ -70,9 +70,9 @@ class ProposalHead(Protocol):
         """Proposals without a gradient, clipped to the images.
 
         Args:
-            outputs: from the call.
+            outputs: the outputs of `forward`.
             sizes: `[N, 2]` int64, heights and widths of the images without padding.
-            training: whether the proposals are for training, where there may be more of them.
+            training: whether the proposals are for training, which may use more proposals.
         """
 
 
@@ -80,8 +80,8 @@ class RoIHead(Protocol):
     """Classifies and refines proposals: the box head of a two-stage detector. Built like a ProposalHead.
 
     Attributes:
-        nms_threshold: IoU, within a class; test-time augmentation merges boxes with it.
-        detections_per_image: at most this many are kept, the best.
+        nms_threshold: IoU threshold of the NMS within each class; test-time augmentation merges boxes with it.
+        detections_per_image: maximum number of detections per image; those with the highest scores are kept.
     """
 
     nms_threshold: float
@@ -100,12 +100,13 @@ class RoIHead(Protocol):
 class RegionHead(RoIHead, Protocol):
     """A RoIHead whose trunk may be shared with a mask head (the C4 layout, `TwoStageDetector(trunk="c5")`).
 
-    Its constructor takes `trunk`, a module from pooled regions `[R, C, S, S]` to maps; its `loss` also takes
+    Its constructor takes `trunk`, a module that computes maps from pooled regions `[R, C, S, S]`. Its `loss` also takes
     `roi_features`, the trunk's output.
     """
 
     def roi_features(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
-        """The trunk's output `[R, C, S, S]` for boxes `[R, 4]`, in pixels of the padded batch, of images `[R]`."""
+        """The trunk's output `[R, C, S, S]` for boxes `[R, 4]`, in pixels of the padded batch; `image` `[R]` is the
+        index of each box's image."""
 
     def loss(
         self,
@@ -114,16 +115,16 @@ class RegionHead(RoIHead, Protocol):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """As in RoIHead; `roi_features` belong to the rows of `PaddedIndex(rois.valid)`."""
+        """Scalar losses by name; `roi_features` has one row per row of `PaddedIndex(rois.valid)`."""
 
 
 class RoITrunk(Protocol):
     """The layers of a RoIHead between pooling and predictors.
 
-    Built by the head with `in_channels` (C) and `resolution` (S) of the pooled regions.
+    The head passes `in_channels` (C) and `resolution` (S) of the pooled regions to the constructor.
 
     Attributes:
-        out_channels: D.
+        out_channels: number of output channels D.
     """
 
     out_channels: int
@@ -135,9 +136,9 @@ class RoITrunk(Protocol):
 class InstanceHead(Protocol):
     """Predicts attributes (masks, keypoints) of each detection of the RoIHead. Built like a ProposalHead.
 
-    If the trunk of a RegionHead is shared, a mask head is also built with `roi_channels`, and its `loss` and `predict`
-    receive the keyword `roi_features`: in `loss` of the rows of `PaddedIndex(rois.valid)`, in `predict` of all
-    detections.
+    If the trunk of a RegionHead is shared, the constructor of a mask head also receives `roi_channels`, and its `loss`
+    and `predict` receive the keyword `roi_features`: one row per row of `PaddedIndex(rois.valid)` in `loss`, one per
+    detection in `predict`.
     """
 
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
@@ -177,7 +178,7 @@ class DenseHead(Protocol):
 
 
 class ImageHead(Protocol):
-    """Classifies whole images. Built like a ProposalHead."""
+    """Classifies images. Built like a ProposalHead."""
 
     def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
         """Logits `[N, num_classes]`, float32, from maps `[N, C, ..., H, W]` by name."""
@@ -190,7 +191,7 @@ class ImageHead(Protocol):
 
         Args:
             logits: `[N, num_classes]`.
-            truth: labels `[N]` int64, or weights `[N, num_classes]` of mixed images, which sum to 1.
+            truth: labels `[N]` int64, or for mixed images class weights `[N, num_classes]` that sum to 1 per image.
         """
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Launching and stopping: the rank, device, threads and seed of a process, and signals that end it after a step.
+"""Launching and stopping: rank, device, threads and seed of a process, and signals that end the run after a step.
 
-A single process starts directly; several are started by torchrun (one machine or many) or by SLURM's srun.
+A single process starts directly; several processes are started by torchrun (on one or more machines) or SLURM's srun.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from chordate.errors import ConfigError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
-TEXT_VARIABLES = ("MASTER_ADDR", "SLURM_STEP_NODELIST")  # the others are numbers
+TEXT_VARIABLES = ("MASTER_ADDR", "SLURM_STEP_NODELIST")  # all other variables are numbers
 
 
 def start(seed: int | None = None) -> tuple[int, int]:
-    """Join the process group, if there is one, and seed the generators, so that all ranks build the same model.
+    """Join the process group, if there is one, and seed the random number generators identically on all ranks.
 
     Returns:
         Rank and number of ranks: (0, 1) for a single process.
@@ -54,7 +54,7 @@ def start(seed: int | None = None) -> tuple[int, int]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's generators (and those of all CUDA devices)."""
+    """Seed the random number generators of Python, numpy and torch (also on all CUDA devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -66,12 +66,12 @@ def _join() -> None:
         dist.init_process_group("nccl", device_id=device())
     else:
         dist.init_process_group("gloo")
-        atexit.register(finish)  # else gloo's threads may abort when the interpreter shuts down
+        atexit.register(finish)  # otherwise gloo's threads may abort when the interpreter shuts down
 
 
 def finish() -> None:
-    """Leave the process group after the work is done. On GPUs not after an error, when it may wait forever."""
-    gc.collect()  # a DDP model that still exists would keep the group's threads alive
+    """Leave the process group after the run. On GPUs, do not call it after an error, since it might block forever."""
+    gc.collect()  # otherwise a DDP model that still exists would keep the group's threads alive
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -92,14 +92,14 @@ def share_threads(environment: Mapping[str, str]) -> None:
 
 
 def is_launched(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process, as one of several or alone.
+    """Whether a launcher started this process, even if it is the only process.
 
     Raises:
-        ConfigError: its variables are incomplete or invalid.
+        ConfigError: the launcher's environment variables are incomplete or invalid.
     """
     remedy = "start with torchrun or srun, or unset them"
     if "RANK" not in environment:
-        if environment.get("WORLD_SIZE", "1") != "1":  # else each process would train alone in the same folder
+        if environment.get("WORLD_SIZE", "1") != "1":  # otherwise all processes would train independently in one folder
             raise ConfigError(f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set; {remedy}")
         return False
     _check(environment, TORCHRUN, "RANK", remedy)
@@ -110,9 +110,9 @@ def is_launched(environment: Mapping[str, str]) -> bool:
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that torchrun would set, for a task that srun started; empty for any other process.
+    """The environment variables that torchrun would set, for a task that srun started; empty for other processes.
 
-    A batch script has most of SLURM's variables too, but is not a task of a step.
+    A batch script also has most of SLURM's variables, but it is not a task of a job step.
 
     Raises:
         ConfigError: some of SLURM's variables are missing or invalid.
@@ -120,7 +120,7 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if "RANK" in environment or environment.get("SLURM_STEP_NUM_TASKS", "1") == "1":
         return {}
     _check(environment, SRUN, "SLURM_STEP_NUM_TASKS", "start with srun")
-    # SLURM's short list of machines: "gpu[07-09,12],login" begins with gpu07.
+    # The first machine of SLURM's compact list: gpu07 for "gpu[07-09,12],login".
     first = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", environment["SLURM_STEP_NODELIST"])
     if first is None:
         raise ConfigError(f'SLURM_STEP_NODELIST is "{environment["SLURM_STEP_NODELIST"]}"; expected machine names')
@@ -147,13 +147,13 @@ def _check(environment: Mapping[str, str], names: tuple[str, ...], variable: str
 
 
 class StopSignals:
-    """Context manager that only records the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) in `received`, so
-    that the run can be saved; a second signal has its usual effect."""
+    """Context manager that records the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) in `received` instead of
+    ending the process, so that the run can be saved; a second signal has its usual effect."""
 
     received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        in_main_thread = threading.current_thread() is threading.main_thread()  # only it may set signal handlers
+        in_main_thread = threading.current_thread() is threading.main_thread()  # other threads must not set handlers
         signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
         self._handlers = {number: signal.signal(number, self._record) for number in signals}
         return self

@@ -10,7 +10,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def timm_for(model: str, wanted_by: str) -> Any:
-    """Import timm and check that it has this model, and the weights that a tag names (`resnet18.a1_in1k`).
+    """Import timm and check that it has the model and, if `model` has a tag (`resnet18.a1_in1k`), the weights.
 
     Raises:
         ConfigError: timm cannot be imported, or does not have the model or the weights.

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class RepeatFilter(logging.Filter):
-    """Rejects a warning whose text was logged before."""
+    """Log filter that rejects a warning whose text was logged before."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class RepeatFilter(logging.Filter):
 
 @contextmanager
 def no_repeated_warnings() -> Iterator[None]:
-    """Context manager in which "chordate" logs each warning once."""
+    """Context manager in which the logger "chordate" logs each distinct warning only once."""
     logger, repeat_filter = logging.getLogger("chordate"), RepeatFilter()
     logger.addFilter(repeat_filter)
     try:

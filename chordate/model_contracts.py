@@ -19,23 +19,24 @@ from chordate.errors import ConfigError, TrainingError
 from chordate.structures import Batch, DatasetMeta, ImageInfo
 from chordate.text import format_metric, printable
 
-RECORD_KEYS = ("mode", "epoch", "iteration")  # in every record of a run's log, besides the numbers
+RECORD_KEYS = ("mode", "epoch", "iteration")  # fields of every record of a run's log, in addition to the numbers
 
 
 class Model(nn.Module):
-    """A whole model: computes losses for training batches, and predictions for any batch.
+    """Base class of models: computes losses for training batches, and predictions for any batch.
 
-    A subclass takes `meta` first, then its parts, and builds them through the registries. DistributedDataParallel and
-    torch.compile wrap its `forward`; all other code calls `loss` and `predict`, which depend only on their arguments.
+    The first argument of a subclass is `meta`; then come its parts, which it builds through the registries.
+    DistributedDataParallel and torch.compile wrap `forward`; all other code calls `loss` and `predict`, whose results
+    depend only on their arguments.
     """
 
     meta: DatasetMeta
-    backbone: Any  # a Backbone, where the model has one
+    backbone: Any  # a Backbone, if the model has one
     load_report: Any = None  # LoadReport of the checkpoint that `build_model` loaded
     pretrained_reports: Sequence[Any] = ()  # LoadReports of the backbones' own weights
     size_divisor: int = 1  # the loader pads images to multiples of this
-    example_size: tuple[int, int] = (224, 224)  # height and width of the input for which `chordate summary` counts
-    pipeline: Sequence[Any] = ()  # the test pipeline of its config, for `predict` on files
+    example_size: tuple[int, int] = (224, 224)  # height and width for which `chordate summary` counts FLOPs
+    pipeline: Sequence[Any] = ()  # the test pipeline of the model's config, which `chordate.predict` applies
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ class Model(nn.Module):
         return self.meta.classes
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalar losses by name, summed by the trainer; values without a gradient are only logged."""
+        """Scalar losses by name. The trainer minimizes their sum; values without a gradient are only logged."""
         raise NotImplementedError
 
     def predict(self, batch: Batch) -> list[Any]:
@@ -51,7 +52,7 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def feature_specs(self) -> Mapping[str, FeatureSpec]:
-        """The maps that `chordate summary` lists; by default those of the backbone, if there is one."""
+        """The feature maps that `chordate summary` lists; by default the backbone's, if there is one."""
         backbone = self._modules.get("backbone")
         return backbone.out_features if isinstance(backbone, Backbone) else {}
 
@@ -59,12 +60,12 @@ class Model(nn.Module):
         """The backbone's maps for a batch, by name.
 
         Raises:
-            ConfigError: this model does not implement it.
+            ConfigError: the model does not implement this method.
         """
         raise ConfigError(f"{type(self).__name__} gives no features; implement backbone_features in it")
 
     def embed(self, batch: Batch) -> Tensor | None:
-        """The inputs `[N, C]` of the last layer, one vector per image; None for a model that has no such layer."""
+        """The inputs `[N, C]` of the last layer, one vector per image; None if the model does not support it."""
         return None
 
     def augment_batch(self, batch: Batch) -> Batch:
@@ -79,12 +80,12 @@ class Model(nn.Module):
         return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of one input of this size, without the batch dimension; by default the backbone's."""
+        """The shape of one input with the given size, without the batch dimension; by default the backbone's."""
         backbone = self._modules.get("backbone")
         return backbone.input_shape(height, width) if isinstance(backbone, Backbone) else (3, height, width)
 
     def example_batch(self, height: int, width: int) -> Batch:
-        """One blank input of this size, on the model's device."""
+        """One input of zeros with the given height and width, on the model's device."""
         device = next(self.parameters()).device
         images = torch.zeros(1, *self.input_shape(height, width), device=device)
         sizes = torch.tensor([[height, width]], device=device)
@@ -92,14 +93,14 @@ class Model(nn.Module):
 
 
 class Metric:
-    """Collects predictions batch by batch and computes numbers from them, the same on every rank.
+    """Base class of metrics: collects predictions batch by batch and computes numbers, which are equal on all ranks.
 
-    A subclass takes the data set as the keyword `dataset` first. After `compute`, the other methods describe the
-    predictions of that call, until the next `compute`.
+    The constructor of a subclass receives the data set as the keyword `dataset`. The other methods refer to the
+    predictions of the last `compute`.
 
     Attributes:
-        numbers: the result of the last `compute`, which sets them.
-        lower_is_better: names of the numbers that are better when lower, for `train.save_best` and EarlyStopping.
+        numbers: the result of the last `compute`.
+        lower_is_better: names of the numbers for which lower is better; used by `train.save_best` and EarlyStopping.
     """
 
     numbers: Mapping[str, float] = MappingProxyType({})
@@ -110,11 +111,11 @@ class Metric:
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """Compute the numbers over all ranks, by name, and forget the collected predictions."""
+        """Compute the numbers, by name, over the predictions of all ranks, and discard the collected predictions."""
         raise NotImplementedError
 
     def table(self) -> RenderableType:
-        """The last numbers for the terminal; a plain table by default."""
+        """Format the last numbers for the terminal; by default as a plain table."""
         table = Table("metric", "value")
         for name, value in self.numbers.items():
             table.add_row(Text(printable(name)), format_metric(value))
@@ -124,7 +125,7 @@ class Metric:
         """Write the last predictions as JSON.
 
         Raises:
-            ConfigError: this metric does not keep them.
+            ConfigError: the metric does not keep predictions.
         """
         raise ConfigError(f"--predictions: {type(self).__name__} does not keep predictions")
 
@@ -134,10 +135,10 @@ class Metric:
 
 
 def check_implements(plug: object, contract: type, methods: Sequence[str]) -> None:
-    """Check that an object inherits from the class of its contract and overrides its `methods`.
+    """Check that an object is an instance of its contract's base class and overrides the required `methods`.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the object has another base class, or lacks a method.
     """
     cls = type(plug)
     if not isinstance(plug, contract):
@@ -156,7 +157,7 @@ def check_batch(model: Model, batch: Any) -> None:
 
 
 def check_number_names(names: Iterable[str], source: str) -> None:
-    """Raise ConfigError if a number has the name of another field of a log record."""
+    """Raise ConfigError if the name of a number is reserved for another field of log records."""
     reserved = [name for name in names if name in RECORD_KEYS]
     if reserved:
         raise ConfigError(f'{source} must not be named "{reserved[0]}", a field of every log record; rename it')
@@ -166,8 +167,8 @@ def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor
     """The sum of a model's losses. A value without a gradient, such as a training error, is only logged.
 
     Args:
-        losses: by name.
-        trained: whether each of them has a gradient in training; None reads that from the values.
+        losses: scalar losses by name.
+        trained: whether each loss has a gradient in training, by name; None for `requires_grad` of the values.
 
     Raises:
         TrainingError: `losses` is not a dict of scalars.

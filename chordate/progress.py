@@ -17,8 +17,8 @@ REFRESH_SECONDS = 0.1
 
 
 class ProgressBar:
-    """One bar per task, with a status next to it, drawn by the first rank and only on a terminal (`console`; None for
-    the standard output). While it is live, printed and logged lines appear above it."""
+    """Progress bars, one per task, each followed by a status text. Drawn only by the first rank and only on a terminal
+    (`console`; None for the standard output). Lines printed or logged meanwhile appear above the bars."""
 
     def __init__(self, console: Console | None = None):
         console = console or Console()
@@ -26,12 +26,13 @@ class ProgressBar:
         self._drawn = 0.0
         texts = [TextColumn(text) for text in ("{task.description}", "{task.fields[status]}", "<")]
         columns = [texts[0], BarColumn(None), MofNCompleteColumn(), texts[1], TimeElapsedColumn(), texts[2]]
-        # No refresh thread, because it could hold a lock while the loader forks its workers.
+        # No refresh thread: it could hold a lock while the loader forks its workers.
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, expand=True, auto_refresh=False)
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-        """A bar of `total` steps, of which `done` are done; yields `update(advance=1, description=…, status=…)`."""
+        """Context manager that shows a bar of `total` steps, `done` of them complete at the start. Yields a function
+        `update(advance=1, description=…, status=…)`."""
         if not self.visible:
             yield lambda advance=1, **fields: None
             return

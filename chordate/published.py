@@ -1,7 +1,8 @@
-"""The figures that papers and model zoos publish for configs, and whose recipe each backbone's own paper used.
+"""Results that papers and model zoos published for the packaged models, and the training recipe of each backbone.
 
-A figure is that of the source, trained and tested as there; this project has not repeated it unless `docs/results.md`
-says so. Errors are top-1 on the validation images, of one center crop unless the source is said to take more.
+Each result is copied from its source and was trained and tested as described there; this project has not reproduced it
+unless `docs/results.md` says so. Errors are top-1 errors on the validation images, with one center crop unless the
+source column says otherwise.
 """
 
 from collections.abc import Mapping
@@ -10,14 +11,14 @@ from typing import Any, NamedTuple
 
 
 class Published(NamedTuple):
-    """One model of a paper.
+    """One published model.
 
     Attributes:
-        figure: what the source reports, or an empty string.
+        figure: the result in the source, or an empty string.
         source: paper and table, or model zoo.
-        recipe: the packaged config that trains it, for another backbone; None for the config of its own name, else the
-            nearest one (see `config_names.compose`).
-        backbone: settings of the backbone that the recipe has only for this one.
+        recipe: name of a packaged config of another backbone whose training settings this model uses; None for the
+            config with the model's own name, or else of its backbone's family (see `config_names`).
+        backbone: backbone settings that only this model has.
     """
 
     figure: str
@@ -27,13 +28,13 @@ class Published(NamedTuple):
 
 
 def _errors(rows: Mapping[str, str], source: str, recipe: str | None = None, **backbone: Any) -> dict[str, Published]:
-    """Rows of one table: the errors in percent as printed there, or empty strings."""
+    """Entries for the models of one table; `errors` in percent as printed there, or empty strings."""
     return {
         name: Published(f"{error} % error" if error else "", source, recipe, backbone) for name, error in rows.items()
     }
 
 
-# He et al. 2016 is Deep Residual Learning; the pre-activation networks are those of their Identity Mappings.
+# He et al. 2016 is Deep Residual Learning; the pre-activation networks are from their paper Identity Mappings.
 RESNET, IDENTITY = "He et al. 2016", "He et al. 2016, Identity Mappings"
 WIDE, DENSE = "Zagoruyko & Komodakis 2016", "Huang et al. 2017"
 RS, CONVNEXT = "Bello et al. 2021, authors' repository", "Liu et al. 2022, table 1"
@@ -113,7 +114,7 @@ CIFAR = {
         "resnet20_cifar10",
     ),
     **_errors({"resnet110_cifar10": "6.43", "resnet1202_cifar10": "7.93"}, f"{RESNET}, table 6", "resnet110_cifar10"),
-    # The networks of Srivastava et al. 2015 are wider: 7.72 % error of 19 layers, 8.80 % of 32 (He et al., table 6).
+    # Srivastava et al. 2015 use wider networks: 7.72 % error with 19 layers, 8.80 % with 32 (He et al., table 6).
     **_errors({"highway20_cifar10": "", "highway32_cifar10": ""}, f"size and recipe of {RESNET}", "resnet20_cifar10"),
     **_errors(
         {"preact_resnet110_cifar10": "6.37", "preact_resnet164_cifar10": "5.46", "preact_resnet1001_cifar10": "4.92"},

@@ -1,4 +1,4 @@
-"""The registries of components (backbones, heads, data sets …), and how a config's dict becomes an object.
+"""The registries of components (backbones, heads, data sets …), which build objects from a config's dicts.
 
 A component is registered in one of three ways: the decorator `@BACKBONES.register_module()`, a config's
 `custom_imports`, or an installed package's entry point in the group `chordate.plugins`.
@@ -29,7 +29,7 @@ _registries: list[PlugRegistry] = []
 
 
 def load_plugins() -> None:
-    """Import every installed plug-in once; warn about those that fail."""
+    """Import every installed plug-in once; warn about plug-ins that cannot be imported."""
     global _plugins_loaded
     if _plugins_loaded:
         return
@@ -46,9 +46,9 @@ class PlugRegistry(Registry):
 
     Args:
         kind: the kind of component, for error messages: `backbone`, `neck` …
-        location: the package that is imported at the first look-up, so that its modules register themselves.
-        extra_settings: annotations of settings that a component's config may have besides its own arguments;
-            the built object gets them as attributes.
+        location: the package that is imported at the first look-up, so that its modules register their components.
+        extra_settings: annotations of settings that a component's config may have in addition to the component's
+            arguments; they become attributes of the built object.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class PlugRegistry(Registry):
         return sorted(fnmatch.filter({*self.module_dict, *self.variants}, pattern))
 
     def expand(self, config: Any) -> dict[str, Any]:
-        """Replace the name of a variant by its dict; the config's own keys override the variant's.
+        """Replace the name of a variant by its dict; keys in the config override the variant's.
 
         Raises:
             ConfigError: the type or variant does not exist, or the config is neither a name nor a dict with `type`.
@@ -104,12 +104,12 @@ class PlugRegistry(Registry):
 
         Args:
             config: a variant's name, a dict with `type` and the component's arguments, or a built object, which
-                is checked against the contract and returned as it is.
-            facts: values (`num_classes`, `num_keypoints` …, see `DatasetMeta.facts`) of which the component
-                receives those that its signature names.
+                is checked against the contract and returned unchanged.
+            facts: values such as `num_classes` and `num_keypoints` (see `DatasetMeta.facts`); the component receives
+                those that its signature names.
             contract: a class or Protocol with the methods and attributes that the component must have.
-            wiring: arguments that the component always receives (`in_features` …). A config may set neither these
-                nor the facts.
+            wiring: arguments that the component always receives, such as `in_features`. A config must not set facts or
+                wiring.
 
         Raises:
             ConfigError: the type is unknown, arguments are unknown, missing or invalid, the component rejects them, or
@@ -155,7 +155,7 @@ def check_contract(part: Any, contract: type) -> None:
     """Check that a part has the attributes and methods (with their arguments) that a class or Protocol declares.
 
     Raises:
-        ConfigError: some are missing.
+        ConfigError: attributes or methods are missing.
     """
     missing = []
     for cls in contract.__mro__:
@@ -175,8 +175,8 @@ def check_contract(part: Any, contract: type) -> None:
 
 
 def _accepts(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
-    """Whether a method accepts the arguments of the contract's method, in the same positions and (unless they are
-    positional-only) with the same names, and requires no others."""
+    """Whether a method can be called like the contract's method: it has these arguments at these positions, with these
+    names unless they are positional-only, and requires no others."""
     signature = inspect.signature(method)
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
         return True
@@ -218,7 +218,7 @@ CALLBACKS = PlugRegistry("callback", "chordate.training.callbacks")
 OPTIMIZERS = PlugRegistry(
     "optimizer",
     "chordate.training.optimizer",
-    # OptimizerSettings checks their values.
+    # Any, because OptimizerSettings checks the values.
     extra_settings=dict.fromkeys(("base_batch_size", "no_decay", "parts", "layer_decay", "layer_blocks"), Any),
 )
 SCHEDULES = PlugRegistry("schedule", "chordate.training.schedule")

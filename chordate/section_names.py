@@ -17,7 +17,7 @@ SECTIONS = (
     "fallback_meta",
     "custom_imports",
 )
-# Names in MMDetection's configs and in our earlier ones; docs/configs.md has the whole table.
+# Section names in MMDetection's configs and in our earlier configs; docs/configs.md has the full table.
 NAMES_HERE = {
     "train_cfg.max_epochs": "train.epochs",
     "train_cfg.max_iters": "train.iterations",

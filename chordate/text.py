@@ -1,19 +1,19 @@
-"""Formats text for people: names from files made safe to print, counts, metrics."""
+"""Formats text for people: printable names, counts, metrics."""
 
 import re
 
-KEPT = "\u200c\u200d\u00a0\u3000"  # joiners within words of some scripts, and spaces
+KEPT = "\u200c\u200d\u00a0\u3000"  # joiners that some scripts need within words, and spaces
 
 
 def printable(text: str, most: int | None = 60) -> str:
-    """The text on one line, cut to `most` characters; unprintable characters (control characters, line breaks, changes
-    of direction) become �."""
+    """The text on one line, truncated to `most` characters; unprintable characters (control characters, line breaks,
+    changes of text direction) become �."""
     cut = text if most is None or len(text) <= most else f"{text[: most - 1]}…"
     return "".join(c if c.isprintable() or c in KEPT else "�" for c in cut)
 
 
 def file_stem(text: str) -> str:
-    """The text as a part of a file name that is valid on any system."""
+    """Convert the text to a part of a file name that is valid on any operating system."""
     return re.sub(r'[/\\:*?"<>|]', "_", printable(text, 100).replace("�", "_"))
 
 
@@ -24,10 +24,10 @@ def pluralize(number: int, noun: str) -> str:
 
 
 def format_metric(value: float) -> str:
-    """A metric with four decimals; "–" for -1, COCO's value where there is no ground truth."""
+    """Format a metric with four decimals; "–" for -1, COCO's value if there is no ground truth."""
     return "–" if value == -1 else f"{value:.4f}"
 
 
 def by_number(name: str) -> list[str | int]:
-    """A key that sorts names with resnet18 before resnet101."""
+    """Sort key that compares numbers in names by value: resnet18 before resnet101."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -27,7 +27,7 @@ class AnchorOutputs:
         logits: `[N, A, K]` float32, one per class; `[N, A]` objectness in an RPN.
         deltas: `[N, A, 4]` float32, from the anchors to the predicted boxes.
         anchors: `[A, 4]` in pixels, the same for all images.
-        counts: anchors per level.
+        counts: number of anchors per level.
     """
 
     logits: Tensor
@@ -37,7 +37,9 @@ class AnchorOutputs:
 
 
 class AnchorHead(nn.Module):
-    """Has levels, anchors, matching and box loss. A subclass adds layers, `forward`, `loss` and `predict`.
+    """Selects levels, generates and matches anchors, and computes the box loss.
+
+    A subclass adds layers, `forward`, `loss` and `predict`.
 
     Args:
         in_features: the available maps.
@@ -80,8 +82,8 @@ class AnchorHead(nn.Module):
         """Concatenate the outputs of all levels.
 
         Args:
-            levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level; in both, the
-                anchors are the outer dimension of the channels.
+            levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level; both
+                group their channels by anchor.
         """
         logits, deltas, grids = [], [], []
         for level_logits, level_deltas in levels:
@@ -99,11 +101,11 @@ class AnchorHead(nn.Module):
 
 
 def topk_per_level(scores: Tensor, counts: Sequence[int], topk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `topk` best scores of each level, or all if it has fewer.
+    """The `topk` best scores of each level, or all scores of smaller levels.
 
     Args:
         scores: `[N, M]`, one level after the other.
-        counts: scores per level; they sum to `M`.
+        counts: number of scores per level; the sum is `M`.
 
     Returns:
         `[N, K]` each: scores, their indices in `M`, and their levels; best first within each level.

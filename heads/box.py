@@ -32,22 +32,22 @@ class BoxHead(nn.Module):
 
     Args:
         in_features: the available maps.
-        num_classes: without background.
+        num_classes: number of classes without background.
         levels: the names of the maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`.
-        trunk: from `[R, C, resolution, resolution]` to vectors `[R, out_channels]`, or to maps, which are then
+        trunk: module from `[R, C, resolution, resolution]` to vectors `[R, out_channels]`, or to maps, which are then
             averaged; built with `in_channels` and `resolution`.
         class_agnostic: predict one box per region, for any class.
-        batch_size_per_image: regions per image that the loss samples.
-        positive_fraction: upper bound on the fraction of positives among them.
+        batch_size_per_image: number of regions sampled per image for the loss.
+        positive_fraction: maximum fraction of positives among the sampled regions.
         iou_threshold: regions with at least this IoU with an object are positive, the others negative.
         box_weights: weights of the box encoding, see `ops.boxes.encode`.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
-        score_threshold: detections with scores up to this are dropped.
-        nms_threshold: IoU, within a class.
+        score_threshold: detections with a score of at most this are dropped.
+        nms_threshold: IoU threshold of NMS, which runs per class.
         min_side: detections with a side shorter than this many pixels are dropped.
-        detections_per_image: at most this many are kept, the best.
+        detections_per_image: maximum number of detections per image; the best are kept.
 
     Raises:
         ConfigError: the levels do not exist, or do not form a pyramid.
@@ -113,7 +113,7 @@ class BoxHead(nn.Module):
 
         Args:
             boxes: `[R, 4]` in pixels of the padded batch.
-            image: `[R]` int64, the image of each.
+            image: `[R]` int64, the image of each box.
         """
         return self.predictions(self.roi_features(features, boxes, image))
 
@@ -135,7 +135,7 @@ class BoxHead(nn.Module):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Cross-entropy of all sampled regions, and box loss of the positive ones, both divided by the number of all.
+        """Cross-entropy of all sampled regions, and box loss of positive ones, divided by the number of samples.
 
         Args:
             roi_features: features of the rows of `PaddedIndex(rois.valid)`, if they are already computed.

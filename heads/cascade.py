@@ -32,7 +32,7 @@ class CascadeHead(nn.Module):
     Args:
         in_features, num_classes: see `BoxHead`.
         iou_thresholds, box_weights: one entry per stage.
-        stage: settings of `BoxHead`, the same for all stages.
+        stage: arguments of `BoxHead`, shared by all stages.
 
     Raises:
         ConfigError: the numbers of weights and thresholds differ, or `BoxHead` rejects settings.
@@ -50,7 +50,7 @@ class CascadeHead(nn.Module):
         if len(iou_thresholds) != len(box_weights):
             raise ConfigError(
                 f"CascadeHead: {len(iou_thresholds)} iou_thresholds and {len(box_weights)} box_weights; "
-                f"give one of each per stage"
+                f"pass one of each per stage"
             )
         own = {"iou_threshold", "box_weights", "class_agnostic"} & set(stage or {})
         if own:
@@ -127,5 +127,5 @@ def _match(stage: BoxHead, boxes: Tensor, rois: SampledRoIs, targets: InstanceTa
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """`x` `[...]` itself; the gradient that goes back through it is multiplied by `factor`."""
+    """Identity in the forward pass; multiplies the gradient of `x` `[...]` by `factor` in the backward pass."""
     return torch.lerp(x.detach(), x, factor)

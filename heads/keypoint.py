@@ -29,7 +29,7 @@ class KeypointHead(nn.Module):
 
     Args:
         in_features: the available maps.
-        num_keypoints: per object.
+        num_keypoints: number of keypoints per object.
         levels: the names of the maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`; a heatmap has four times the resolution.
         convs, channels: number and width of the 3 x 3 convolutions before the deconvolution.
@@ -67,7 +67,7 @@ class KeypointHead(nn.Module):
 
         Args:
             boxes: `[R, 4]` in pixels of the padded batch.
-            image: `[R]` int64, the image of each.
+            image: `[R]` int64, the image of each box.
         """
         low = at_least_float32(self.heatmaps(self.convs(self.pooler(features, boxes, image))))
         return F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)

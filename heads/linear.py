@@ -20,7 +20,7 @@ class ClassificationHead(nn.Module):
 
     Args:
         in_features: the available maps; the last is used.
-        num_classes: outputs.
+        num_classes: number of classes.
         dropout: fraction of the pooled channels dropped in training.
         norm: "LN" for a LayerNorm after pooling (ConvNeXt; Liu et al. 2022, section 2), or None.
         loss: "softmax" cross-entropy, or "binary": one sigmoid per class (Wightman et al. 2021, section 3.2).
@@ -43,7 +43,7 @@ class ClassificationHead(nn.Module):
         self.fc = nn.Linear(spec.channels, num_classes)
         self.binary, self.label_smoothing = loss == "binary", label_smoothing
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
-        # With binary losses all classes start with low scores; otherwise the first steps only learn that.
+        # With binary losses all classes start with low scores; otherwise the first steps only lower the scores.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
         self.class_rows = {"fc": ClassRows()}
         self.final_layers = {"linear": "fc", "norm": "norm"}

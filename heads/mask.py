@@ -30,15 +30,15 @@ class MaskHead(nn.Module):
 
     Args:
         in_features: the available maps.
-        num_classes: without background.
+        num_classes: number of classes without background.
         levels: the names of the maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`; a mask has twice the resolution.
-        convs, channels: number of 3 x 3 convolutions before the deconvolution, and width of all.
+        convs, channels: number of 3 x 3 convolutions before the deconvolution, and channels of all layers.
         norm: after each convolution, see `make_norm`.
         class_agnostic: predict one mask per region, for any class.
         loss_weight: factor of the loss.
         roi_channels: channels of the `roi_features` that `loss` and `predict` receive if the box head's trunk is
-            shared (the C4 layout); this head then ignores its pooling settings. None if it pools itself.
+            shared (the C4 layout); this head then ignores its pooling settings. None if this head pools for itself.
 
     Raises:
         ConfigError: the levels do not exist, or do not form a pyramid.
@@ -75,11 +75,11 @@ class MaskHead(nn.Module):
         self.class_rows = {} if class_agnostic else {"masks": ClassRows()}
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits `[R, M, M]` of `R` boxes, each of its own class, `M` twice the resolution, float32.
+        """Mask logits `[R, M, M]` of `R` boxes, each for its own class, float32; `M` is twice the resolution.
 
         Args:
             boxes: `[R, 4]` in pixels of the padded batch.
-            image: `[R]` int64, the image of each.
+            image: `[R]` int64, the image of each box.
             labels: `[R]` int64, the class of each; for background the mask is that of an arbitrary class.
         """
         return self.logits(self.pooler(features, boxes, image), labels)
@@ -166,7 +166,7 @@ def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, gt_index: Tensor,
     extent = (frames[:, 2:] - frames[:, :2]).clamp(min=1e-3).repeat(1, 2)
     inside = at_least_float32((boxes - corner) / extent * side)  # in pixels of the bitmap
     bitmaps = masks.flatten(0, 1)[image * slots + gt_index].to(inside.dtype)
-    with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's position
+    with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 is too imprecise for pixel positions
         rows = area_weights(inside[:, 1], inside[:, 3], size, side)
         columns = area_weights(inside[:, 0], inside[:, 2], size, side)
         return (rows @ bitmaps @ columns.mT >= 0.5).to(inside.dtype)

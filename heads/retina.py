@@ -31,20 +31,20 @@ class RetinaHead(AnchorHead):
 
     Args:
         in_features: the available maps, with equal channels; p3 … p7 in the paper.
-        num_classes: without background; background anchors score low in every class.
+        num_classes: number of classes without background; background anchors score low in every class.
         levels: the names of the maps to use; all by default.
         anchors: arguments of `AnchorGenerator` besides the strides; by default sizes of 4 × stride ×
             (1, 2^(1/3), 2^(2/3)) and aspect ratios 1:2, 1:1 and 2:1.
         convs: number of convolutions of each tower.
         norm: after each convolution, see `make_norm`.
-        iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, and positive from
-            the upper one; those between are ignored. The best anchors of each object are always positive.
+        iou_thresholds: (lower, upper): anchors whose highest IoU is below `lower` are negative, at least `upper`
+            positive, and in between ignored. The best anchors of each object are always positive.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
-        score_threshold: detections with scores up to this are dropped.
-        topk: candidates of each level before NMS.
-        nms_threshold: IoU, within a class.
-        detections_per_image: at most this many are kept, the best.
+        score_threshold: detections with a score of at most this are dropped.
+        topk: maximum number of candidates per level before NMS.
+        nms_threshold: IoU threshold of NMS, which runs per class.
+        detections_per_image: maximum number of detections per image; the best are kept.
 
     Raises:
         ConfigError: a level does not exist, or levels have different numbers of channels.

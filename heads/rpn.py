@@ -29,14 +29,14 @@ class RPNHead(AnchorHead):
         in_features: the available maps, with equal channels.
         levels: the names of the maps to use; all by default.
         anchors: arguments of `AnchorGenerator` besides the strides: `sizes`, `ratios`, `rounded`, `stride_from_grid`.
-        convs: 3 x 3 convolutions before the predictors; torchvision's `_v2` has 2.
-        batch_size_per_image: anchors per image that the loss samples.
-        positive_fraction: upper bound on the fraction of positives among them.
-        iou_thresholds: (lower, upper): anchors whose highest IoU is below the lower one are negative, and positive from
-            the upper one; those between are ignored. The best anchors of each object are always positive.
-        pre_nms_topk: proposals of each level before NMS, in training and in testing.
-        post_nms_topk: proposals of an image after NMS, in training and in testing.
-        nms_threshold: IoU.
+        convs: number of 3 x 3 convolutions before the predictors; torchvision's `_v2` has 2.
+        batch_size_per_image: number of anchors sampled per image for the loss.
+        positive_fraction: maximum fraction of positives among the sampled anchors.
+        iou_thresholds: (lower, upper): anchors whose highest IoU is below `lower` are negative, at least `upper`
+            positive, and in between ignored. The best anchors of each object are always positive.
+        pre_nms_topk: (training, testing): maximum number of proposals per level before NMS.
+        post_nms_topk: (training, testing): maximum number of proposals per image after NMS.
+        nms_threshold: IoU threshold of NMS, which runs per level.
         min_side: proposals with a side shorter than this many pixels are dropped.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
@@ -116,7 +116,7 @@ class RPNHead(AnchorHead):
 
         Args:
             sizes: `[N, 2]` int64, height and width of each image without padding.
-            training: whether to keep the numbers of proposals for training or those for testing.
+            training: whether to apply the limits for training (`pre_nms_topk`, `post_nms_topk`) or those for testing.
         """
         pre_nms_topk, post_nms_topk = (topk[0 if training else 1] for topk in (self.pre_nms_topk, self.post_nms_topk))
         scores, index, level = topk_per_level(outputs.logits, outputs.counts, pre_nms_topk)

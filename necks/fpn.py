@@ -25,10 +25,10 @@ class FPN(Neck):
         in_features: maps of the backbone.
         channels: number of channels of every output map.
         inputs: the backbone maps to use, fine to coarse; None for all of stride 4 and coarser.
-        extra: source of levels coarser than the backbone's, each half the size of the one before. "pool": one level by
-            subsampling the last one (p6, the paper's footnote 2). The name of the last backbone map ("c5") or of the
-            last pyramid map ("p5"): two levels (p6, p7) by 3×3 convolutions of stride 2 from that map (Lin et al. 2017,
-            Focal Loss, section 4). None: no extra levels.
+        extra: source of levels coarser than the backbone's, each half the size of the one before. "pool" adds one level
+            by subsampling the last one (p6, the paper's footnote 2). The name of the last backbone map ("c5") or of the
+            last pyramid map ("p5") adds two levels (p6, p7) by 3×3 convolutions of stride 2 from that map (Lin et al.
+            2017, Focal Loss, section 4). None adds no levels.
         norm: after the 1×1 and the 3×3 convolutions, see `make_norm`; not in extra levels.
 
     Raises:

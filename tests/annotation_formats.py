@@ -42,7 +42,7 @@ def write_voc(coco: Path, root: Path) -> None:
 
 
 def write_yolo(coco: Path, root: Path) -> None:
-    """`images/<split>/`, `labels/<split>/` and `data.yaml`; centers and sides as fractions of the image's."""
+    """`images/<split>/`, `labels/<split>/` and `data.yaml`; centers and sides as fractions of the image's sides."""
     for split in ("train", "val"):
         images, annotations, names = read(coco, split)
         shutil.copytree(coco / split, root / "images" / split)

@@ -42,7 +42,7 @@ def randomize(model: nn.Module) -> nn.Module:
                 continue
             elif value.dim() >= 2:
                 nn.init.kaiming_normal_(value)
-            elif name == "weight":  # of a norm
+            elif name == "weight":  # the weight of a norm
                 value.uniform_(0.5, 1.0)
             else:
                 value.normal_(0, 0.1)
@@ -120,7 +120,7 @@ def assert_same_step(
     last: str = "c5",
     dtype: torch.dtype = torch.float64,
 ) -> None:
-    """Check that one training step gives the same gradients of every parameter and the same running statistics.
+    """Check that one training step yields the same gradients for every parameter and the same running statistics.
 
     Both models are converted to `dtype`. Float32 is faster, but deep networks amplify rounding, so use it only where
     both run exactly the same operations.

@@ -16,7 +16,7 @@ from chordate.weights.loading import load_checkpoint
 
 
 class TinyBackbone(Backbone):
-    """Two convolutions: enough to tell stems, stages and depths apart, and quick."""
+    """Two convolutions: fast, and enough to distinguish stems, stages and depths."""
 
     def __init__(self, in_channels: int = 3, blocks: int = 1):
         super().__init__()
@@ -35,7 +35,7 @@ class TinyDetector(Model):
 
 
 def filled(model: nn.Module, value: float = 0.5) -> nn.Module:
-    """The same model with one value everywhere, so that loaded tensors can be told from freshly initialized ones."""
+    """The same model, filled with one value, so that loaded tensors differ from freshly initialized ones."""
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.fill_(value)

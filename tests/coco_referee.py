@@ -61,7 +61,7 @@ def measure(truth: Truth, found: Found, order=None, batch_size=3, **settings) ->
 
 
 def referee(truth: Truth, found: Found, max_dets=(1, 10, 100), iou_type="bbox", sigmas=None) -> list[float]:
-    """pycocotools, used as its own demo does."""
+    """pycocotools, used as in its own demo."""
     results = []
     for image_id, d in found.items():
         for i in range(len(d)):
@@ -91,7 +91,7 @@ def referee(truth: Truth, found: Found, max_dets=(1, 10, 100), iou_type="bbox", 
 
 
 def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
-    """Boxes of all three sizes, crowds, and images without any; category ids have gaps."""
+    """Boxes of all three sizes, crowds, and images without objects; category ids have gaps."""
     annotations = []
     for image_id in range(1, images + 1):
         for _ in range(int(rng.integers(0, 7)) if rng.random() < 0.8 else 0):

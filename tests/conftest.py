@@ -14,7 +14,7 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_configure(config) -> None:
-    """Hide the GPU from all tests but those marked `gpu`: the others compare bitwise, which needs the CPU."""
+    """Hide the GPU from all tests except those marked `gpu`: the others compare bitwise, which needs the CPU."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -24,7 +24,7 @@ settings.register_profile("chordate", deadline=None, derandomize=True)
 settings.load_profile("chordate")
 
 
-# `make test` gives each process whole files. The slowest files come first, so that the processes finish together.
+# `make test` distributes tests by file. The slowest files come first, so that the processes finish together.
 LONG_FILES = (
     "backbones", "torchvision_instances", "plugging", "torchvision_detection", "training_steps", "conv_norm",
     "adapters", "resnet", "readme", "distributed_detector", "two_stage", "layouts", "library_weights", "cli",
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cells() -> Path:
-    """Six real photos with boxes, in Pascal VOC's layout with `coco.json` beside it (data/README.md)."""
+    """Six real photos with boxes, in Pascal VOC's layout with `coco.json` next to it (data/README.md)."""
     return Path(__file__).parent / "data/bccd"
 
 

@@ -39,7 +39,7 @@ def make_coco(root: Path, shapes: Path) -> Path:
 
 
 def make_imagenet(root: Path) -> Path:
-    """A thousand class folders, a few of which hold an image."""
+    """A thousand class folders, a few of which contain an image."""
     noise = np.random.default_rng(0)
     for split in ("train", "val"):
         for number in range(1000):

@@ -1,4 +1,4 @@
-"""Processes that import the package only once."""
+"""A multiprocessing context in which the package is imported only once."""
 
 import multiprocessing
 from multiprocessing.context import ForkServerContext

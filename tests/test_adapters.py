@@ -1,4 +1,4 @@
-"""Torchvision's and timm's networks as backbones: the same maps, and timm is optional."""
+"""Torchvision and timm networks as backbones: maps equal those of the original networks, and timm is optional."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
 from chordate.weights.loading import load_checkpoint
 
-# The modules of torchvision's networks whose outputs are our maps.
+# Modules of torchvision's networks whose outputs equal our maps.
 TORCHVISION = {
     "vgg16": {"c1": "features.8", "c2": "features.15", "c3": "features.22", "c4": "features.29", "c5": "features.30"},
     "alexnet": {"c2": "features.1", "c3": "features.4", "c4": "features.11", "c5": "features.12"},
@@ -33,7 +33,7 @@ TORCHVISION = {
     "regnet_y_400mf": {"c1": "stem", **{f"c{i + 1}": f"trunk_output.block{i}" for i in range(1, 5)}},
     "swin_t": {"c2": "features.1", "c3": "features.3", "c4": "features.5", "c5": "permute"},
 }  # fmt: skip
-LARGE = ("vgg16", "inception_v3")  # slow; AlexNet and GoogLeNet, which are similar, always run
+LARGE = ("vgg16", "inception_v3")  # tested with `-m slow`; AlexNet and GoogLeNet, which are similar, are always tested
 SMALLEST_SIDE = {"inception_v3": 160}
 
 
@@ -43,7 +43,7 @@ def _seed():
 
 
 def torchvisions(name: str) -> nn.Module:
-    """Torchvision's network with random weights, without the classifier if that has most of the parameters."""
+    """A torchvision network with random weights; the large classifiers of VGG and AlexNet are removed."""
 
     def build() -> nn.Module:
         inception = {"aux_logits": False, "init_weights": False, "transform_input": True}
@@ -53,13 +53,13 @@ def torchvisions(name: str) -> nn.Module:
             whole.classifier = nn.Identity()
         return whole
 
-    on_meta = not name.startswith(("swin", "regnet"))  # these compute with tensors in their constructors
+    on_meta = not name.startswith(("swin", "regnet"))  # Swin and RegNet compute with tensors in __init__
     return (referee(build) if on_meta else randomize(build())).eval()
 
 
 @torch.no_grad()
 def seen(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, Tensor]:
-    """The outputs of these modules while the whole network runs."""
+    """Runs the whole network and returns the outputs of `modules`."""
     outputs: dict[str, Tensor] = {}
     hooks = [
         net.get_submodule(module).register_forward_hook(
@@ -93,7 +93,7 @@ def test_adapted_torchvision_networks_give_torchvisions_maps(name):
 
 
 def assert_same_cells(ours: Tensor, theirs: Tensor, images: Tensor, stride: int, what: str) -> None:
-    """Ours has `ceil(side / stride)` cells; where theirs has fewer for lack of padding, ours repeats border cells."""
+    """Our map has `ceil(side / stride)` cells per side; its inner part equals their map, which may lack padding."""
     cells = [-(-side // stride) for side in images.shape[-2:]]
     assert list(ours.shape[-2:]) == cells
     top, left = ((mine - their) // 2 for mine, their in zip(cells, theirs.shape[-2:]))
@@ -108,7 +108,7 @@ TIMM = ["efficientnet_b0", "resnetv2_50", "convnext_atto", "swin_tiny_patch4_win
 def test_adapted_timm_networks_give_timms_maps(name):
     whole = timms(name)
     state = {key: value.clone() for key, value in whole.state_dict().items()}
-    # timm's default way to extract features: it loads the whole network's weights before it removes layers.
+    # timm's default feature extraction loads the weights of all layers and then removes unused layers.
     theirs = timm.create_model(
         name, features_only=True, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}
     ).eval()
@@ -156,7 +156,7 @@ def test_the_librarys_own_arguments_are_handed_on():
         deep = chordate.build_backbone(
             {"type": "TorchvisionBackbone", "model": "convnext_tiny"}, options={"stochastic_depth_prob": 0.5}
         )
-    assert [spec.stride for spec in dilated.out_features.values()] == [4, 8, 16]  # the last of c4 and c5
+    assert [spec.stride for spec in dilated.out_features.values()] == [4, 8, 16]  # two maps have stride 16
     assert max(getattr(part, "drop_prob", None) or 0 for part in dilated.modules()) == pytest.approx(0.1)
     assert max(part.p for part in deep.modules() if isinstance(part, torchvision.ops.StochasticDepth)) == 0.5
 
@@ -164,7 +164,7 @@ def test_the_librarys_own_arguments_are_handed_on():
 def test_timms_maps_are_named_after_their_stride():
     names = {
         "efficientnet_b0": ["c2", "c3", "c4", "c5"],
-        "vgg11": ["c2", "c3", "c4", "c5"],  # it also has a map of stride 1
+        "vgg11": ["c2", "c3", "c4", "c5"],  # vgg11 also has a map of stride 1
         "convnext_atto": ["c2", "c3", "c4", "c5"],
         "efficientvit_m0": ["c4", "c5", "c6"],
     }

@@ -19,7 +19,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 
 
 class Watched(ToyModel):
-    """Records the inputs and outputs of its convolutions."""
+    """Records its convolution's output dtype and whether the input is in channels-last format."""
 
     def __init__(self) -> None:
         super().__init__(dropout=0)
@@ -112,7 +112,7 @@ def test_an_iteration_on_the_gpu_has_no_host_sync(tmp_path: Path, amp: str | Non
         tmp_path, optimizer=optimizer, amp=amp, clip_norm=1.0, ema=0.9, accumulate=2, channels_last=True,
         log_every=100, epochs=3,
     )  # fmt: skip
-    trainer.train()  # everything is set up now
+    trainer.train()  # warm-up
     batches = [batch.pin_memory() for batch in list(toy_loader())[:2]]
     trainer.model.train()
     torch.cuda.set_sync_debug_mode("error")

@@ -1,4 +1,4 @@
-"""Anchors: their areas, shapes and positions as in Faster R-CNN and FPN, and torchvision's variant."""
+"""Anchors: areas, aspect ratios and positions as in Faster R-CNN and FPN, and as in torchvision."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_rounded_anchors_on_their_own_grid_are_torchvisions(height, width):
 
 
 def test_a_level_rounded_up_has_a_closer_grid_only_when_asked():
-    grid = [(13, 13)]  # 800 px in cells of 64
+    grid = [(13, 13)]  # 800 pixels / stride 64, rounded up
     (nominal,) = AnchorGenerator([64], ratios=[1.0])(grid, (800, 800))
     (from_grid,) = AnchorGenerator([64], ratios=[1.0], stride_from_grid=True)(grid, (800, 800))
     assert (nominal[1] - nominal[0])[0] == 64

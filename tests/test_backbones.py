@@ -1,4 +1,4 @@
-"""The contract of every backbone, tested on the smallest of each family."""
+"""The contract of every backbone, tested on the smallest backbone of each family."""
 
 import copy
 import inspect
@@ -26,7 +26,7 @@ ADAPTED = {
     "timm": {"type": "TimmBackbone", "model": "mobilenetv3_small_050"},
 }
 FIRST = ("c2", "c3")  # two stages are enough for these tests
-# What takes seconds a network is tested on each architecture, and with `-m slow` on these variants of ResNet too.
+# Tests that take seconds per network run on every architecture; these ResNet variants are added by `-m slow`.
 VARIANTS = {"resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18"}
 ARCHITECTURES = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in FAMILIES]
 
@@ -36,7 +36,7 @@ def config(name: str, **options) -> dict:
 
 
 def takes(option: str) -> list[str]:
-    """The families that have this option."""
+    """The families whose backbones accept this option."""
     BACKBONES.names()
     classes = {name: BACKBONES.module_dict[BACKBONES.expand(config(name))["type"]] for name in FAMILIES}
     return [name for name, cls in classes.items() if option in inspect.signature(cls).parameters]
@@ -65,7 +65,7 @@ def _fresh() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def whole(request) -> tuple[str, nn.Module]:
-    """A family's name and its smallest network with every map it can output, in eval mode; do not modify."""
+    """A family's name and its smallest network in eval mode with all maps; tests must not modify the network."""
     maps = ["c1", *FIRST, "c4", "c5"] if request.param in ADAPTED else shapes_of(request.param).maps
     return request.param, build(request.param, out=maps).eval()
 
@@ -129,7 +129,7 @@ def test_training_in_channels_last_keeps_the_format(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_frozen_stages_have_no_gradients_and_constant_statistics(name, stages):
     model = build(name, frozen_stages=stages).train()
-    frozen = set(shapes_of(name, out=[f"c{stages + 1}"]).state_dict())  # the stem and that many stages
+    frozen = set(shapes_of(name, out=[f"c{stages + 1}"]).state_dict())  # the stem and the first `stages` stages
     assert {key for key, p in model.named_parameters() if not p.requires_grad} == {
         key for key, _ in model.named_parameters() if key in frozen
     }
@@ -161,13 +161,13 @@ def test_checkpointing_keeps_fewer_activations_and_changes_no_number(name):
 
         steps.append(train_step(model, images, run))
         kept.append(sum(saved.values()))
-    assert_same_results(steps[1], steps[0])  # BatchNorms count one batch, though they ran on it twice
+    assert_same_results(steps[1], steps[0])  # BatchNorm counts one batch, although its forward runs twice
     assert kept[1] < 0.8 * kept[0]
 
 
 @pytest.mark.parametrize("name", [param for param in ARCHITECTURES if param.values[0] not in ADAPTED])
 def test_every_map_learns_with_checkpointing(name):
-    """The last stage ends with a norm and a ReLU in some families. No hooks, which would hide in-place operations."""
+    """The last stage of some families ends with a norm and a ReLU. Hooks would hide in-place operations."""
     images, maps = torch.randn(2, 3, 64, 64), shapes_of(name).maps
     steps = [
         train_step(build(name, out=maps, checkpointing=on).double().train(), images.double()) for on in (False, True)
@@ -217,7 +217,7 @@ def test_pretrained_stems_are_adapted_to_other_input_channels(name, channels):
 
 @pytest.mark.parametrize("name", takes("drop_path"))
 def test_stochastic_depth_grows_linearly_from_zero_to_the_rate(name):
-    """Huang et al. 2016, equation 4, with the first block counted as 0."""
+    """Huang et al. 2016, equation 4, with blocks numbered from 0."""
     last = shapes_of(name).maps[-1:]
     rates = [part.p for part in shapes_of(name, out=last, drop_path=0.3).modules() if isinstance(part, StochasticDepth)]
     blocks = len(rates) + 1
@@ -242,7 +242,7 @@ def test_every_backbone_with_published_weights_offers_default_weights():
 @torch.no_grad()
 @pytest.mark.parametrize("name", takes("drop_path"))
 def test_stochastic_depth_drops_whole_images_in_training_and_nothing_in_evaluation(name):
-    """Huang et al. 2016, equation 2; what is kept is scaled so that the mean stays."""
+    """Huang et al. 2016, equation 2; residual branches that are kept are scaled, which preserves the mean."""
     model = build(name, out=["c2"], drop_path=0.9)
     seen = []
     for part in model.modules():
@@ -286,7 +286,7 @@ def test_the_norm_setting_replaces_every_norm(name, norm):
         ("plain18", {}, (16, 8)),
         ("resnet50c", {}, (16, 8)),
         ("resnext50_32x4d", {}, (16, 8)),
-        # Shortcut D's average pool does not widen with the dilation, so the second stage without a stride differs.
+        # The average pool of shortcut D is not dilated, so values differ once two stages are dilated.
         ("resnet50d", {}, (16,)),
         ("preact_resnet50", {}, (16, 8)),
         ("densenet121", {}, (16, 8)),
@@ -295,7 +295,7 @@ def test_the_norm_setting_replaces_every_norm(name, norm):
     ids=str,
 )
 def test_a_dilated_network_computes_the_strided_ones_values_on_a_finer_grid(name, options, output_strides):
-    """Atrous convolution (Chen et al. 2017, section 3.1): the fine map contains the coarse one."""
+    """Atrous convolution (Chen et al. 2017, section 3.1): the fine map, subsampled, equals the coarse map."""
     strided = build(name, out=["c5"], **options).eval()
     images = torch.randn(1, 3, 96, 128)
     with torch.no_grad():

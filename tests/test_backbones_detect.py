@@ -1,4 +1,4 @@
-"""Any backbone works with FPN and Faster R-CNN by its name alone, without configured channel counts."""
+"""FPN and Faster R-CNN work with the name of any backbone; channel counts need no configuration."""
 
 import math
 import re
@@ -26,7 +26,7 @@ TIMM += ["regnety_002", "hrnet_w18", "pvt_v2_b0", "edgenext_xx_small", "ghostnet
 
 
 def detector(backbone: str | dict) -> nn.Module:
-    """Faster R-CNN with thin heads; every part reads the feature specs of the part before it."""
+    """Faster R-CNN with thin heads; each part reads the feature specs of the previous part."""
     return chordate.build_model(
         {
             "type": "TwoStageDetector",
@@ -53,7 +53,7 @@ def take_a_step(backbone: str | dict, side: int) -> None:
     assert math.isfinite(norm)
     before = next(model.backbone.parameters()).clone()
     optimizer.step()
-    assert not torch.equal(before, next(model.backbone.parameters())), "the first layer has learned nothing"
+    assert not torch.equal(before, next(model.backbone.parameters())), "the optimizer did not update the first layer"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -74,7 +74,7 @@ def test_every_other_backbone_is_wired_by_its_name(name):
         model = detector(name)
     maps = {key.replace("c", "p"): spec.stride for key, spec in model.backbone.out_features.items() if spec.stride >= 4}
     assert maps.items() <= {key: spec.stride for key, spec in model.neck.out_features.items()}.items()
-    assert set(model.neck.out_features) - set(maps) == {f"p{int(max(maps)[1]) + 1}"}  # one coarser level is pooled
+    assert set(model.neck.out_features) - set(maps) == {f"p{int(max(maps)[1]) + 1}"}  # pooling adds one coarser level
 
 
 def test_maps_that_are_all_too_fine_for_a_neck_are_refused():

@@ -1,4 +1,4 @@
-"""The box head: its losses on sampled regions, and the detections that it keeps."""
+"""The box head: losses on sampled regions, and the selection of detections."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def proposals_of(boxes: list[list[list[float]]]) -> Proposals:
 
 
 class Scripted(BoxHead):
-    """A head that returns the predictions it was built with, one per region, in order."""
+    """A box head that returns the predictions passed to `script`, one per region, in order."""
 
     def script(self, logits: list[list[float]], deltas: torch.Tensor | None = None) -> "Scripted":
         self.answer = torch.tensor(logits), torch.zeros(len(logits), 1, 4) if deltas is None else deltas
@@ -62,7 +62,7 @@ def test_a_perfect_head_has_no_loss():
 
 
 def test_box_loss_is_that_of_the_true_class_over_all_regions():
-    """Detectron2 and torchvision both divide by the number of sampled regions, negatives too."""
+    """Detectron2 and torchvision both divide by the number of sampled regions, including negatives."""
     head = head_of()
     targets = instances([[[10, 10, 50, 60]], [[30, 20, 80, 90]]], labels=[[2], [0]])
     proposals = proposals_of([[[12, 8, 48, 66], [90, 90, 120, 120]], [[0, 0, 20, 20]]])
@@ -86,7 +86,7 @@ def test_box_loss_is_that_of_the_true_class_over_all_regions():
 
 @pytest.mark.parametrize("settings", [{}, {"class_agnostic": True}, {"box_loss": "giou"}])
 def test_box_losses_are_the_same_in_static_slots(settings, monkeypatch):
-    """On a GPU padding is not removed; empty slots must not contribute."""
+    """Padding, which is not removed on a GPU, must not contribute to the losses."""
     head = head_of(**settings)
     targets = instances([[[10, 10, 50, 60]], []], labels=[[2], []])
     features = feature_maps(SIDE)

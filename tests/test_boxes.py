@@ -1,4 +1,4 @@
-"""Box arithmetic against torchvision and its own inverse."""
+"""Box encoding and decoding: equal to torchvision's, and inverse to each other."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_deltas_of_empty_slots_are_finite():
 
 
 def test_half_precision_is_not_used_for_boxes():
-    box = torch.tensor([1001.0, 501, 1003, 503])  # 1001 and 1003 are 1000 and 1004 in bfloat16
+    box = torch.tensor([1001.0, 501, 1003, 503])  # bfloat16 rounds 1001 to 1000 and 1003 to 1004
     decoded = decode(torch.zeros(4, dtype=torch.bfloat16), box, FAST_RCNN)
     assert decoded.dtype == torch.float32
     torch.testing.assert_close(decoded, box)

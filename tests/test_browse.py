@@ -36,7 +36,7 @@ META, NAMELESS = DatasetMeta(classes=("a",)), DatasetMeta(classes=("",))
 
 
 class Page(HTMLParser):
-    """Parses a page: its headings, and each image with its link and its size."""
+    """Parses the headings of a page, and the link, size and caption of each image."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -46,7 +46,7 @@ class Page(HTMLParser):
         self.captions: list[str] = []
         self.open: list[str] = []
         self.feed(html)
-        assert not self.open, "every tag is closed"
+        assert not self.open, "the page has unclosed tags"
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
         found = dict(attributes)
@@ -75,7 +75,7 @@ def browse(*arguments: str) -> int:
 
 
 def one_image(height: int = 64, width: int = 64, gray: int = 128, **targets: Tensor) -> Batch:
-    """A gray image of 48×40 in a padded batch of one."""
+    """A batch of one gray image, whose 48×40 pixels (height × width) are padded."""
     images = torch.full((1, 3, height, width), gray, dtype=torch.uint8)
     count = len(targets["boxes"])
     fields = {"labels": torch.zeros(count).long(), "crowd": torch.zeros(count).bool(), **targets}
@@ -129,7 +129,7 @@ def test_wide_and_tall_images_are_on_the_page_in_separate_batches(tmp_path: Path
     page = Page((tmp_path / "out/index.html").read_text(encoding="utf-8"))
     batches = {heading.removeprefix(f"Batch {n} ") for n, heading in enumerate(page.headings, start=1)}
     assert batches == {"4 images, 64×96 with padding", "4 images, 96×64 with padding"}
-    assert len(page.pictures) == 8  # the whole data set, though 16 were requested
+    assert len(page.pictures) == 8  # all images of the data set, fewer than the default of 16
     assert all("60×90 → 60×90, 1 instance" in c or "90×60 → 90×60, 1 instance" in c for c in page.captions)
 
 
@@ -152,7 +152,7 @@ def test_every_instance_has_its_box_in_a_color_of_its_own_and_crowds_are_dashed(
 
 
 def test_masks_are_drawn_at_their_boxes() -> None:
-    """A disc in the frame of its box is drawn as the same disc in the image; crowds have no mask."""
+    """A mask of a disc, relative to its box, is drawn as a disc in the image; crowds have no mask."""
     row, column = torch.meshgrid(torch.arange(112), torch.arange(112), indexing="ij")
     disc = ((row - 55.5) ** 2 + (column - 55.5) ** 2 < 56**2).to(torch.uint8)
     batch = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), masks=disc[None])
@@ -160,8 +160,8 @@ def test_masks_are_drawn_at_their_boxes() -> None:
     want = cv2.circle(np.zeros((640, 640), np.uint8), (200, 230), 150, 1, -1).astype(bool)
     painted = (picture != 128).any(2)
     inside = np.zeros_like(want)
-    inside[90:370, 60:340] = True  # within the box's own lines
-    inside[60:115, 40:120] = False  # nor its label
+    inside[90:370, 60:340] = True  # inside the outline of the box
+    inside[60:115, 40:120] = False  # without the label
     assert (painted & want & inside).sum() / ((painted | want) & inside).sum() > 0.97
 
     crowd = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), masks=disc[None] * 0, crowd=torch.tensor([True]))
@@ -185,7 +185,7 @@ def test_the_caption_of_each_image_has_its_sizes_and_counts() -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """Class folders, and a config whose training blends their images."""
+    """Class folders, and a config that trains on them with MixUp."""
     root = write_folders(tmp_path / "data", {"train": 4, "val": 1})
     config = tmp_path / "blended.py"
     config.write_text(
@@ -210,7 +210,7 @@ def test_a_classifiers_images_have_their_class_and_mixed_ones_their_weights(fold
     (picture,) = draw_batch(batch, DatasetMeta(classes=tuple(names)))
     for label, drawn in enumerate((True, False, True)):
         assert (picture == color_of(label)).all(2).any() == drawn
-    # The background is the blend: a quarter of blue and three of red.
+    # The background is the mixed image: 25 % blue and 75 % red.
     assert np.abs(picture[320, 320] - np.array([191, 0, 64])).max() <= 1
 
 
@@ -241,7 +241,7 @@ def test_the_page_is_served_to_this_machine(shapes: Path, tmp_path: Path) -> Non
 
 
 def heed_ctrl_c() -> None:
-    """Restore SIGINT's handler: processes that a shell starts in the background ignore it, and so do their children."""
+    """Restores the default handler of SIGINT, which background processes of a shell and their children ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -276,7 +276,7 @@ def test_a_port_in_use_is_an_error_before_an_image_is_drawn(shapes, tmp_path, ca
 
 
 def test_the_example_of_the_page_on_augmentation_runs(shapes: Path, tmp_path: Path, monkeypatch) -> None:
-    """Its custom transform yields images twice as wide, and its recipe builds."""
+    """The page's custom transform doubles the image width, and the page's recipe builds."""
     text = (ROOT / "docs/augmentation.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n# (\S+)\n(.*?)```", text, flags=re.S):
         (tmp_path / block[0]).write_text(block[1], encoding="utf-8")

@@ -74,7 +74,7 @@ def test_an_early_stop_between_checkpoints_saves_a_checkpoint(tmp_path: Path) ->
 
 @pytest.mark.parametrize("log_every", [50, 4, 3])
 def test_the_losses_up_to_an_early_stop_are_recorded_once(tmp_path: Path, log_every: int) -> None:
-    """The mean over the iterations since the last record, checked against a run that logs every iteration."""
+    """The last record is the mean loss since the previous record; the reference is a run that logs every iteration."""
     options: dict[str, Any] = {"epochs": 9, "callbacks": [stopping()], "loader": toy_loader(6, 2)}
     toy_trainer(tmp_path / "each", **validation(0.5, 0.4, 0.3), log_every=1, **options).train()
     toy_trainer(tmp_path / "few", **validation(0.5, 0.4, 0.3), log_every=log_every, **options).train()
@@ -87,7 +87,7 @@ def test_the_losses_up_to_an_early_stop_are_recorded_once(tmp_path: Path, log_ev
 
 def test_the_patience_of_a_resumed_training_counts_the_evaluations_before(tmp_path: Path) -> None:
     toy_trainer(tmp_path, **validation(0.5, 0.4), epochs=2, callbacks=[stopping(patience=3)]).train()
-    # The second evaluation came after the last checkpoint and is repeated.
+    # The last checkpoint was saved before the second evaluation, which is therefore repeated.
     scores = validation(0.4, 0.3, 0.2, 0.1)
     toy_trainer(tmp_path, **scores, epochs=9, callbacks=[stopping(patience=3)], resume=True).train()
     assert evaluations(tmp_path) == [1, 2, 3, 4]
@@ -113,7 +113,7 @@ def test_settings_of_a_callback_are_validated(tmp_path: Path) -> None:
 
 
 class Reports(ToyModel):
-    """A model that logs an error rate beside its losses, and draws random numbers in them."""
+    """A model that adds random noise to its loss and also reports an error rate without a gradient."""
 
     def loss(self, batch: Any) -> dict[str, torch.Tensor]:
         losses = super().loss(batch)
@@ -123,7 +123,7 @@ class Reports(ToyModel):
 
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_the_validation_loss_is_the_mean_over_the_images(tmp_path: Path, ema: float | None) -> None:
-    """7 images in batches of 4 and 3, against one batch of 7; values without a gradient are not included."""
+    """Compares batches of 4 and 3 images with one batch of 7; values without a gradient are excluded."""
     model = ToyModel()
     options = {"val_loader": toy_loader(7, 4, training=False), "metric": ToyMetric(), "ema": ema}
     trainer = toy_trainer(tmp_path, model=model, epochs=1, callbacks=[ValidationLoss()], **options)
@@ -153,7 +153,7 @@ def test_the_validation_loss_draws_the_same_each_time_and_moves_no_generator(tmp
 
 
 def test_training_may_stop_by_the_validation_loss(tmp_path: Path) -> None:
-    """Lower is better for all numbers of ValidationLoss, in any order of the callbacks."""
+    """Lower is better for every metric of ValidationLoss, whatever the order of the callbacks."""
     callbacks = [{"type": "EarlyStopping", "monitor": "val_loss", "patience": 1}, {"type": "ValidationLoss"}]
     sgd = {"type": "SGD", "lr": 0.0}
     options = {"val_loader": toy_loader(7, training=False), "metric": ToyMetric()}

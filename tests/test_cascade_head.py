@@ -29,7 +29,7 @@ def head_of(**stage) -> CascadeHead:
 
 
 def scene() -> tuple[Proposals, InstanceTargets]:
-    """Two images with objects, one of them a crowd, and proposals around them."""
+    """Two images with objects (one object is a crowd), and proposals around the objects."""
     boxes = [[[10.0, 10, 50, 60], [60, 20, 120, 90], [0, 90, 60, 128]], [[30.0, 20, 80, 90]]]
     targets = instances(boxes, labels=[[2, 0, 1], [1]], crowd=[[False, False, True], [False]])
     generator = torch.Generator().manual_seed(0)
@@ -68,7 +68,7 @@ def test_each_stage_learns_from_the_boxes_of_the_one_before_at_its_own_threshold
     for number, (_, deltas, boxes, index, matched, _) in enumerate(seen):
         labels, gt_index, positive = map(index.flatten, (matched.labels, matched.gt_index, matched.is_foreground))
         truth = targets.boxes[index.image, gt_index]
-        if number:  # regions that are mostly crowd or have become empty are dropped
+        if number:  # boxes that lie mostly in a crowd or have become empty are dropped
             wanted = torch.stack([clip_boxes_to_image(b, tuple(SIZES[i].tolist())) for b, i in zip(before, image)])
             iou_crowd = crowd_share(wanted, targets.boxes[0, 2]) * (image == 0)
             overlap = best_overlap(wanted, image, targets)[0]
@@ -83,18 +83,18 @@ def test_each_stage_learns_from_the_boxes_of_the_one_before_at_its_own_threshold
         changed |= number > 0 and bool(((overlap >= IOUS[number - 1]) != is_object).any())
         scale = 10.0 * (number + 1)
         before = moved(boxes, deltas[:, 0].detach(), (scale, scale, scale / 2, scale / 2))
-    assert changed, "the thresholds make no difference here"
+    assert changed, "the boxes match equally at all thresholds"
 
 
 def best_overlap(boxes: Tensor, image: Tensor, targets: InstanceTargets) -> tuple[Tensor, Tensor]:
-    """The highest IoU of each box with a (non-crowd) object of its image, and the index of that object."""
+    """The highest IoU of each box with a non-crowd object of its image, and the object's index."""
     single = targets.valid & ~targets.crowd
     iou = torch.stack([box_iou(box[None], targets.boxes[i])[0].nan_to_num() for box, i in zip(boxes, image)])
     return torch.where(single[image], iou, -1.0).max(1)
 
 
 def crowd_share(boxes: Tensor, crowd: Tensor) -> Tensor:
-    """The fraction of each box that lies in the crowd."""
+    """The fraction of each box's area that lies in the crowd."""
     size = (torch.minimum(boxes[:, 2:], crowd[2:]) - torch.maximum(boxes[:, :2], crowd[:2])).clamp(min=0)
     return size.prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp(min=1e-9)
 
@@ -117,7 +117,7 @@ def test_scores_are_the_mean_of_all_stages_at_the_last_ones_boxes():
     mean = sum(scores) / 3
     for i, result in enumerate(detections):
         rows = (image == i).nonzero()[:, 0]
-        assert len(result) == len(rows) * CLASSES  # one box for every class
+        assert len(result) == len(rows) * CLASSES  # each box is a detection of every class
         wanted, order = mean[rows].flatten().sort(descending=True)
         torch.testing.assert_close(result.scores, wanted)
         assert torch.equal(result.labels, order % CLASSES)
@@ -125,7 +125,7 @@ def test_scores_are_the_mean_of_all_stages_at_the_last_ones_boxes():
 
 
 def test_each_stage_learns_from_its_full_loss_and_the_maps_from_a_third(monkeypatch):
-    """Detectron2 sums the stages' losses, and scales the gradient of the features."""
+    """As in Detectron2: the losses of the stages are summed, and the gradient of the features is divided by 3."""
     head = head_of()
     proposals, targets = scene()
     rois = head.sample(proposals, targets)
@@ -159,7 +159,7 @@ def test_cascade_losses_are_the_same_in_static_slots(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; give one of each per stage"),
+        ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; pass one of each per stage"),
         ({"iou_thresholds": (), "box_weights": ()}, r"iou_thresholds must be a list of .* at least 1 item, got \(\)"),
         ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by the cascade; remove it"),
         ({"stage": {"resolutoin": 7}}, 'unknown setting of head BoxHead "resolutoin"; did you mean "resolution"'),

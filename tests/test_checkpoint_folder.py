@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, found again, deleted when old; and nothing in them is ever executed."""
+"""Checkpoint files are written atomically, found on resume and deleted when old; their content is never executed."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginni
 
 def test_a_training_state_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
-    with pytest.raises(CheckpointError, match="can hold tensors, numbers and text only, got object"):
+    with pytest.raises(CheckpointError, match="can contain only tensors, numbers and text, got object"):
         folder.save("epoch_1.pt", checkpoint(1) | {"extra": [object()]})
     assert folder.newest() is None
 
@@ -129,7 +129,7 @@ class Bomb:
 
 
 def broken(tmp_path: Path, kind: str) -> Path:
-    """A checkpoint with one invalid field."""
+    """A checkpoint that is truncated, empty or has one invalid field, by `kind`."""
     toy_trainer(tmp_path / "run", iterations=1).train()
     path = tmp_path / "run" / "iteration_1.pt"
     state = torch.load(path, weights_only=True)
@@ -194,7 +194,7 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
     trainer = toy_trainer(tmp_path, iterations=1, ema=0.9, callbacks=[{"type": "EarlyStopping", "monitor": "toy_AP"}])
     trainer.train()
     path = tmp_path / "iteration_1.pt"
-    allowed = torch.serialization.get_safe_globals()  # torch.distributed adds some of its own
+    allowed = torch.serialization.get_safe_globals()  # torch.distributed registers safe globals
     torch.serialization.clear_safe_globals()
     state = torch.load(path, weights_only=True)
     torch.serialization.add_safe_globals(allowed)
@@ -211,7 +211,7 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
 
 
 def test_an_untrusted_checkpoint_cannot_name_files_to_delete(tmp_path: Path) -> None:
-    """The list of a run's files comes from the checkpoint, which must not name the user's files or other folders."""
+    """A checkpoint lists the files of its run; other files of the user in this list must not be deleted."""
     outside, notes = tmp_path / "precious.pt", tmp_path / "run" / "notes.txt"
     folder = CheckpointFolder(tmp_path / "run", keep=1)
     outside.write_text("mine")

@@ -1,4 +1,4 @@
-"""Loading: every known format is recognized, and everything else ends in one line that says why."""
+"""Every known checkpoint format is recognized and loaded; other files raise a one-line error with the cause."""
 
 from functools import partial
 
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_its_tensors_names(tmp_pat
     ("theirs", "ours"), [("resnet34", "resnet18"), ("resnet101", "resnet50"), ("resnet18", "resnet34")]
 )
 def test_weights_of_another_depth_are_refused(theirs, ours):
-    """All of ResNet-50's tensors are in ResNet-101 with the right shapes; it is still another network."""
+    """ResNet-101 has all tensors of ResNet-50 with the same shapes, but is a different network."""
     state = torchvision.models.get_model(theirs, weights=None).state_dict()
     said = message(BACKBONES.build(ours), state)
     assert "layer" in said

@@ -61,7 +61,7 @@ def test_a_url_is_downloaded_once_and_its_hash_is_checked(hub, served):
     assert is_filled(model)
     assert [f.name for f in hub.iterdir()] == [path.name]
     path.unlink()
-    load_checkpoint(model, f"{url}/{path.name}")  # from torch.hub's folder
+    load_checkpoint(model, f"{url}/{path.name}")  # loads the copy in torch.hub's folder
 
     save(folder / "tiny-0123abcd.pth", TinyDetector().state_dict())
     assert "invalid hash" in message(model, f"{url}/tiny-0123abcd.pth")
@@ -132,7 +132,7 @@ def test_the_error_for_a_missing_source_names_it(spec, says):
 
 
 class Bomb:
-    """A pickle that creates a file when it is opened."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, target: Path):
         self.target = target
@@ -155,7 +155,7 @@ def test_a_pickle_that_would_run_code_is_not_opened(zipped, protocol, tmp_path):
     )
     assert "could run code, so it was not opened" in message(TinyDetector(), path)
     assert not proof.exists()
-    torch.load(path, weights_only=False)  # the pickle does execute code
+    torch.load(path, weights_only=False)  # proves that the pickle runs code
     assert proof.exists()
 
 

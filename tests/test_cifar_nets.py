@@ -16,7 +16,7 @@ from chordate.registry import BACKBONES
 @pytest.mark.parametrize("depth", [20, 56])
 def test_depth_counts_the_layers_with_weights(kind, depth):
     model = on_meta(f"{kind}{depth}_cifar")
-    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) + 1 == depth  # option A has none
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) + 1 == depth  # option A shortcuts have no weights
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def test_highway_networks_start_by_carrying():
 
 @pytest.mark.parametrize("depth", [20, 32])
 def test_a_highway_networks_size_is_the_formulas(depth):
-    """Each layer has a convolution and a norm, and where the shape is unchanged a gate: a convolution with bias."""
+    """Each layer has a convolution and a norm; layers that keep the shape also have a gate, a biased convolution."""
     expected, before = 9 * 3 * 16 + 2 * 16, 16
     for width in (16, 32, 64):
         for _ in range((depth - 2) // 3):

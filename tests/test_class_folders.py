@@ -93,7 +93,7 @@ def test_imagenets_layout_is_a_split(folders):
 
 
 def test_imagenets_1000_folders_have_their_classes_names(tmp_path):
-    """Class names are sorted by id, as in torchvision's and timm's weights: n01440764 is the tench, class 0."""
+    """Classes are sorted by WordNet id, as in torchvision's and timm's weights: class 0 is n01440764, the tench."""
     for number in range(1000):
         folder = tmp_path / f"val/n{1440764 + 7 * number:08d}"
         folder.mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_folders_to_train_and_to_evaluate_on_are_taken_as_they_are(folders, arch
 
 
 def test_without_a_split_a_fraction_of_every_class_is_held_out(tmp_path):
-    """The two parts are disjoint and contain all images; an image added later moves few others."""
+    """The two parts are disjoint and contain all images; adding an image moves few others to the other part."""
     write_folders(tmp_path, {"photos": 40})
     root = tmp_path / "photos"
 
@@ -153,7 +153,7 @@ def test_the_smallest_class_still_has_an_image_to_train_on(tmp_path):
 
 @pytest.mark.parametrize("layout", [("cats",), ("train", "val")])
 def test_a_folder_around_the_others_is_passed_through(layout, tmp_path):
-    """The layout of `zip -r my.zip my`, with macOS's extra files; the samples are those of the plain folder."""
+    """`zip -r my.zip my` creates this layout, and macOS adds files; the samples equal those of the inner folder."""
     inner = write_folders(tmp_path / "my", dict.fromkeys(layout, 10))
     inner = inner if "train" in layout else inner / layout[0]
     (tmp_path / "my/.git").mkdir()
@@ -188,9 +188,9 @@ def test_images_of_classes_that_the_model_lacks_are_skipped_with_a_warning(folde
 
 def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
     write_folders(tmp_path, {"train": 1, "test": 1})
-    with pytest.raises(DataError, match=r"has test/, train/ but no val/; give it train/ and val/"):
+    with pytest.raises(DataError, match=r"has test/, train/ but no val/; create train/ and val/"):
         TrainValFolder("train", data_root=tmp_path)
-    write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # trains, in folders of colors
+    write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # `train` is a class here: railway trains
     assert TrainValFolder("train", data_root=tmp_path / "vehicles").classes == ("car", "train")
     with pytest.raises(ConfigError, match='split must be one of "train", "val", got "test"'):
         DATASETS.build({"type": "TrainValFolder", "split": "test"}, data_root=tmp_path)
@@ -199,7 +199,7 @@ def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
 
 
 def test_missing_or_broken_class_folders_are_refused(folders, archive, tmp_path):
-    with pytest.raises(DataError, match=r"no such folder \(of class folders\); .* has train, val"):
+    with pytest.raises(DataError, match=r"no such folder of class folders; .* has train, val"):
         ImageFolder("test", data_root=folders)
     with pytest.raises(DataError, match=r"no class folders; .*photos\.zip has train, val"):
         ImageFolder("test", data_root=archive)
@@ -227,7 +227,7 @@ def test_a_damaged_or_encrypted_member_of_a_zip_is_named(folders, tmp_path):
     with pytest.raises(DataError, match=r"photos\.zip/red/0\.png: cannot be read from the zip"):
         ImageFolder(".", data_root=archive)[0, 0]
     locked = bytearray(whole)
-    locked[first.header_offset + 6] |= 1  # the flag of an encrypted member, here and in the zip's own list
+    locked[first.header_offset + 6] |= 1  # sets the encryption flag here, and in the central directory below
     entry = whole.index(b"PK\x01\x02")
     while whole[entry + 46 :].startswith(first.filename.encode()) is False:
         entry = whole.index(b"PK\x01\x02", entry + 4)

@@ -1,4 +1,4 @@
-"""Fine-tuning from a checkpoint with other classes: outputs of classes with equal names load, others start anew."""
+"""Fine-tuning with other classes: outputs of classes with equal names load, others keep their initialization."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ NEW = DatasetMeta(("zebra", "widget", "person"), Skeleton(("tail", "hoof", "nose
 
 
 class OneHead(Model):
-    """A model that consists of a head."""
+    """A model that consists of one head."""
 
     def __init__(self, meta: DatasetMeta, head):
         super().__init__()
@@ -81,7 +81,7 @@ HEADS_AND_OUTPUTS = {
 @pytest.mark.parametrize("name", HEADS_AND_OUTPUTS)
 @torch.no_grad()
 def test_classes_of_equal_names_get_the_outputs_they_had(name):
-    """Compares the heads' outputs, which does not depend on how rows are stored."""
+    """Compares the outputs of the heads, which do not depend on the layout of the weights."""
     config, outputs = HEADS_AND_OUTPUTS[name]
     trained, model, fresh = OneHead(OLD, config), OneHead(NEW, config), OneHead(NEW, config)
     fresh.load_state_dict(model.state_dict())
@@ -99,7 +99,7 @@ def test_classes_of_equal_names_get_the_outputs_they_had(name):
         for row, class_name in enumerate(after):
             kept = class_name in before
             torch.testing.assert_close(new[key][row], old[key][before.index(class_name)] if kept else initial[key][row])
-        if len(new[key]) > len(after):  # the background
+        if len(new[key]) > len(after):  # the last row is the background
             torch.testing.assert_close(new[key][-1], old[key][-1])
     assert bool(adapted) == ("agnostic mask" not in name)
 
@@ -155,7 +155,7 @@ def test_a_head_from_outside_declares_which_output_belongs_to_which_class():
     class Prototypes(nn.Module):
         def __init__(self, **_):
             super().__init__()
-            self.centers = nn.Parameter(torch.rand(6, 3))  # two per attribute
+            self.centers = nn.Parameter(torch.rand(6, 3))  # two rows per attribute
             self.class_rows = {"centers": ClassRows(values=2, names="attributes")}
 
     metas = [DatasetMeta(extra={"attributes": names}) for names in (["red", "big", "old"], ["old", "new", "red"])]
@@ -203,7 +203,7 @@ def test_torchvisions_coco_detectors_keep_the_classes_of_equal_names(name, confi
     assert len(report.loaded) + len(report.adapted) == total and len(report.loaded) / total > 0.9
     person, zebra = 1, 24  # their ids in COCO
 
-    if name.startswith("retinanet"):  # 9 anchors, 3 ratios × 3 sizes; ours has ratio and size in the other order
+    if name.startswith("retinanet"):  # 9 anchors = 3 ratios × 3 sizes; we swap the two axes
         old = (
             theirs["head.classification_head.cls_logits.weight"].view(3, 3, 91, 256, 3, 3).transpose(0, 1).flatten(0, 1)
         )

@@ -1,4 +1,4 @@
-"""The classifier: torchvision's scores, losses and augmentation against their formulas, accuracy from class folders."""
+"""The classifier: scores as in torchvision, losses and augmentation by their formulas, accuracy on class folders."""
 
 import json
 
@@ -28,7 +28,7 @@ FEATURES = {"c5": FeatureSpec(8, 4)}
 
 @BACKBONES.register_module()
 class Colors(Backbone):
-    """Two convolutions: enough to tell colors apart."""
+    """Two convolutions, which suffice to classify colors."""
 
     def __init__(self):
         super().__init__()
@@ -76,7 +76,7 @@ def test_losses_are_those_of_torch_and_timm(smoothing, soft):
     head = ClassificationHead(FEATURES, 4, label_smoothing=smoothing)
     torch.testing.assert_close(head.loss(logits, truth)["cls"], wanted)
     head = ClassificationHead(FEATURES, 4, loss="binary", label_smoothing=smoothing)
-    theirs = BinaryCrossEntropy(smoothing=0.0)(logits, smooth)  # timm smooths hard labels by another rule
+    theirs = BinaryCrossEntropy(smoothing=0.0)(logits, smooth)  # timm's smoothing of hard labels differs
     torch.testing.assert_close(head.loss(logits, truth)["cls"], theirs)
 
 
@@ -101,7 +101,7 @@ def test_mixed_batches_are_torchvisions_and_the_truth_goes_along():
 
 
 def test_several_mixing_augmentations_alternate():
-    """With the same draws, a batch equals torchvision's MixUp or CutMix of it; both occur about equally often."""
+    """With the same random numbers, results equal torchvision's MixUp or CutMix; both occur about equally often."""
     model = classifier(mix=[{"type": "MixUp", "alpha": 0.8}, {"type": "CutMix", "alpha": 1.0}])
     theirs = [v2.MixUp(alpha=0.8, num_classes=4), v2.CutMix(alpha=1.0, num_classes=4)]
     batch, drawn = batch_of(torch.randn(6, 3, 16, 16), [0, 1, 2, 3, 0, 1]), []
@@ -196,7 +196,7 @@ def test_a_wrong_setting_of_a_classifier_is_a_one_line_error(settings, message):
 
 
 def test_accuracy_is_the_fraction_of_correct_predictions():
-    """Counted by hand over several batches; a duplicate image counts once."""
+    """Compared with direct counts over two overlapping batches; duplicate images count once."""
     random = np.random.default_rng(0)
 
     class Data:
@@ -230,7 +230,7 @@ def test_a_table_of_many_classes_lists_the_hardest():
     metric = AccuracyMetric(Data())
     infos = [ImageInfo(i, "", 1, 1) for i in range(100)]
     right = torch.eye(100)
-    right[[7, 30]] = right[[30, 7]]  # confused with each other
+    right[[7, 30]] = right[[30, 7]]  # classes 7 and 30 are confused with each other
     batch = Batch(torch.zeros(100, 1), torch.ones(100, 2), infos, ClassTargets(torch.arange(100)))
     metric.update([Classification(row) for row in right], batch)
     metric.compute()

@@ -1,4 +1,4 @@
-"""The commands: the files they write, their exit status, and one clear line for a user's mistake."""
+"""The commands: the files that they write, their exit status, and one-line errors for mistakes of users."""
 
 import json
 import os
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def trained(shapes, tmp_path_factory) -> Path:
-    """The work dir of a run of one short epoch."""
+    """The work dir of a training run of one short epoch."""
     work_dir = tmp_path_factory.mktemp("work")
     arguments = ["--data-root", str(shapes), "--work-dir", str(work_dir), "--cfg-options", *FEW]
     assert main(["train", CONFIG, *arguments]) == 0
@@ -39,13 +39,13 @@ def trained(shapes, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def seer(shapes, tmp_path_factory) -> Path:
-    """A checkpoint, in our format, of an untrained model that detects objects everywhere."""
+    """A checkpoint in our format; its untrained model detects objects everywhere."""
     torch.manual_seed(0)
     classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
     model = chordate.build_model(CONFIG, classes=classes, pretrained=False)
     with torch.no_grad():
         model.box.cls_score.weight.normal_(0, 0.3)
-        model.box.cls_score.bias[-1] = -10  # the background
+        model.box.cls_score.bias[-1] = -10  # the background's bias
     path = tmp_path_factory.mktemp("seer") / "seer.pt"
     torch.save(checkpoint_of(model), path)
     return path
@@ -123,7 +123,7 @@ def test_predict_reports_a_broken_image_and_goes_on_with_the_others(seer, shapes
 
 
 def test_predict_never_overwrites_an_image(seer, shapes, tmp_path):
-    """Predictions drawn into the folder of the images, and two images with the same name."""
+    """Covers predictions drawn into the folder of the input images, and two images with the same name."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         shutil.copy(sorted((shapes / "val").glob("*"))[0], tmp_path / folder / "x.jpg")
@@ -209,7 +209,7 @@ def test_a_wrong_option_is_a_one_line_error_and_status_2(arguments, message, cap
 
 @METRICS.register_module()
 class CountOnly(Metric):
-    """A metric without a report and without predictions; asking for them fails before the first batch."""
+    """A metric without a report or predictions; requesting either fails before the first batch."""
 
     def __init__(self, dataset):
         pass
@@ -299,7 +299,7 @@ def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path
 
 @pytest.mark.parametrize("option", ["--load-from", "--work-dir", "--resume", "--data-root"])
 def test_an_empty_option_is_one_line(option, capsys):
-    """An unset shell variable gives one; training must not start from scratch, or in another folder."""
+    """An unset shell variable results in an empty option; training must not start from scratch or in another folder."""
     with pytest.raises(SystemExit) as stop:
         main(["train", CONFIG, option, ""])
     assert stop.value.code == 2

@@ -1,4 +1,4 @@
-"""Broken data and checkpoints through the commands: one line and status 2, or a counted warning where that is right."""
+"""Commands with broken data or checkpoints: a one-line error and exit status 2, or a warning with a count."""
 
 import pickle
 from pathlib import Path
@@ -24,7 +24,7 @@ SETTINGS = [
 
 @BACKBONES.register_module()
 class Lame(Backbone):
-    """The smallest backbone that FPN accepts; with `infinite` its outputs are not finite."""
+    """The smallest backbone that FPN accepts; with `infinite=True` its outputs are infinite or NaN."""
 
     def __init__(self, infinite: bool = False):
         super().__init__()
@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_names_itself_the_step_and_the_images(tmp_path
 
 
 class Harm:
-    """A pickle that writes a file when it is loaded."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -72,7 +72,7 @@ def test_masks_are_the_annotated_ones_in_the_frames_of_the_boxes(real_data: Path
 
 
 def test_all_encodings_of_a_mask_decode_to_the_same_mask(tmp_path: Path) -> None:
-    """An L of whole pixels as a polygon, as compressed and as uncompressed RLE."""
+    """An L-shaped mask as a polygon, as compressed RLE and as uncompressed RLE."""
     outline = [10, 10, 40, 10, 40, 30, 20, 30, 20, 50, 10, 50]
     mask = np.zeros((60, 80), np.uint8, order="F")
     mask[10:30, 10:40] = 1
@@ -183,7 +183,7 @@ def test_forked_processes_read_the_shared_index(tmp_path: Path) -> None:
 
 
 def test_a_cropped_instance_keeps_its_own_mask(tmp_path: Path) -> None:
-    """A crop keeps the right one of two squares: its mask is full, and its box is shifted by the crop."""
+    """The crop contains only the right square: its mask fills its box, and its box is shifted by the crop."""
     left, right = [[0, 0, 20, 0, 20, 20, 0, 20]], [[60, 10, 80, 10, 80, 30, 60, 30]]
     boxes = [
         annotation(1, 1, [0, 0, 20, 20], 3, segmentation=left),

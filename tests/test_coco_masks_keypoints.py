@@ -43,9 +43,9 @@ def without(found: dict, *names: str) -> dict:
 
 
 def assert_judged_as_pycocotools_does(truth: Truth, found: dict, iou_types: set[str]) -> dict[str, float]:
-    """Compare both backends with pycocotools; returns the metrics."""
+    """Compares both backends with pycocotools; returns the metrics."""
     expected = {iou_type: referee(truth, found, iou_type=iou_type) for iou_type in iou_types}
-    assert all(0.1 < stats[0] < 0.8 for stats in expected.values())  # AP: neither perfect nor near 0
+    assert all(0.1 < stats[0] < 0.8 for stats in expected.values())  # AP is neither perfect nor near 0
     for engine in ENGINES:
         _, numbers = measure(truth, found, engine=engine)
         assert {name.split("_")[0] for name in numbers} == iou_types
@@ -58,7 +58,7 @@ def test_masks_of_real_coco_objects_are_scored_as_by_pycocotools(real_data):
     truth, found = disturbed(real_data / "coco-mini/annotations/instances_val2017.json", 0)
     assert any(a["iscrowd"] for a in truth.content["annotations"])
     numbers = assert_judged_as_pycocotools_does(truth, found, {"bbox", "segm"})
-    assert min(numbers.values()) > 0.05  # every size occurs
+    assert min(numbers.values()) > 0.05  # objects of every size occur
 
 
 def test_keypoints_of_real_people_are_scored_as_by_pycocotools(real_data):
@@ -102,7 +102,7 @@ def random_points(rng: np.random.Generator, images: int, keypoints: int, **left_
 
 
 def with_points_for_all(found: dict, keypoints: int) -> dict:
-    """A keypoint head predicts keypoints for every detection, whatever its class."""
+    """Adds keypoints to detections of all classes, as a keypoint head predicts them."""
     complete = {}
     for image_id, d in found.items():
         points = torch.zeros(len(d), keypoints, 3)
@@ -132,7 +132,7 @@ def test_any_number_of_keypoints_is_scored_as_by_pycocotools(seed, images, keypo
 
 
 def boxes_masks_and_points(seed: int) -> tuple[Truth, dict]:
-    """Random objects with a mask each, one class of them with keypoints, and detections of all three."""
+    """Random objects with masks, one class also with keypoints, and detections with masks and keypoints."""
     rng = np.random.default_rng(seed)
     truth = random_points(rng, 8, 3)
     for annotation in truth.content["annotations"]:
@@ -164,8 +164,10 @@ def one_fish(count: int, offset: float = 0.0, sigmas=None, engine="hotcoco", **c
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_object_keypoint_similarity_is_a_gaussian_of_the_distance(engine):
-    """exp(-d² / 2 s² κ²), s² the area and κ twice sigma (cocodataset.org/#keypoints-eval): the AP of one object is
-    the fraction of the thresholds 0.50, 0.55 … 0.95 that it reaches."""
+    """OKS = exp(-d² / (2 s² κ²)) with area s² and κ = 2 sigma (cocodataset.org/#keypoints-eval).
+
+    AP of one object is the fraction of the thresholds 0.50, 0.55 … 0.95 that its OKS reaches.
+    """
     for sigma in (0.05, 0.1):
         for offset in (0.3, 0.6, 0.9, 1.2):
             similarity = np.exp(-(offset**2) / (2 * 100 * (2 * sigma) ** 2))
@@ -200,7 +202,7 @@ def test_saved_masks_and_keypoints_load_in_pycocotools_and_score_the_same(tmp_pa
     assert list(rows[0]) == ["image_id", "category_id", "bbox", "segmentation", "keypoints", "score"]
     of_own = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
     for iou_type, field in of_own.items():
-        # loadRes takes a result's area from its box if it has one, so each kind is loaded separately.
+        # loadRes computes areas from boxes if there are boxes, so boxes, masks and keypoints are loaded separately.
         alone = [{k: v for k, v in row.items() if k not in set(of_own.values()) - {field}} for row in rows]
         with contextlib.redirect_stdout(io.StringIO()):
             ground = COCO(file)
@@ -208,12 +210,12 @@ def test_saved_masks_and_keypoints_load_in_pycocotools_and_score_the_same(tmp_pa
             judge.evaluate()
             judge.accumulate()
             judge.summarize()
-            ground.loadRes(str(path))  # whole
+            ground.loadRes(str(path))  # rows with all fields also load
         np.testing.assert_allclose(judge.stats, values(numbers, iou_type), atol=2e-3)
 
 
 def test_saved_masks_and_keypoints_are_those_of_the_annotations(tmp_path, real_data):
-    """Keypoints in COCO's whole pixels, though coordinates of detections start at the pixel's corner."""
+    """Saved keypoints are integer pixel indices as in COCO; in detections, pixel centers are at +0.5."""
     truth = Truth(json.loads((real_data / "coco-mini/annotations/person_keypoints_val2017.json").read_text()))
     own = [a for a in truth.content["annotations"] if a["image_id"] == truth.content["annotations"][0]["image_id"]]
     masks = np.array([truth.coco.ann_to_mask(a) for a in own]) > 0
@@ -314,7 +316,7 @@ def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
 
 
 def test_the_table_has_a_part_for_boxes_masks_and_keypoints():
-    truth, found = boxes_masks_and_points(6)  # has objects of every size
+    truth, found = boxes_masks_and_points(6)  # contains objects of every size
     metric, numbers = measure(truth, found)
     console = Console(file=io.StringIO(), width=80)
     console.print(metric.table())
@@ -328,7 +330,7 @@ def test_the_table_has_a_part_for_boxes_masks_and_keypoints():
 
 
 def _rank(rank: int, world_size: int, folder: str) -> None:
-    """Two ranks process alternate images, and both also process the first one."""
+    """Runs one of two ranks: each rank evaluates every second image, and both evaluate the first image."""
     truth, found = boxes_masks_and_points(5)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
     order = sorted(found)

@@ -1,4 +1,4 @@
-"""CocoMetric: COCO's twelve numbers, with either backend and however the images are distributed."""
+"""CocoMetric: COCO's twelve metrics, with both backends and any distribution of images over ranks."""
 
 import contextlib
 import io
@@ -71,7 +71,7 @@ def test_both_engines_agree_on_the_generated_shapes(tmp_path):
 
 
 def simple_truth(**extra) -> Truth:
-    """One `a` of 20×20 in image 1, one `a` and one `b` of 50×50 in image 2, image 3 empty."""
+    """Image 1 has one `a` of 20×20 pixels, image 2 one `a` and one `b` of 50×50, image 3 no object."""
     boxes = [(1, 4, [10, 10, 20, 20]), (2, 4, [10, 10, 50, 50]), (2, 9, [70, 70, 50, 50])]
     annotations = [
         {
@@ -104,13 +104,13 @@ def perfect(truth: Truth) -> dict:
 def test_perfect_detections_score_one_and_sizes_without_ground_truth_minus_one(engine):
     truth = simple_truth()
     _, numbers = measure(truth, perfect(truth), engine=engine)
-    assert [name for name in NAMES if numbers[f"bbox_{name}"] == -1] == ["APl", "ARl"]  # nothing above 96²
+    assert [name for name in NAMES if numbers[f"bbox_{name}"] == -1] == ["APl", "ARl"]  # no object is larger than 96²
     assert all(value == pytest.approx(1) for value in numbers.values() if value != -1)
 
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
 def test_a_false_positive_above_the_only_hit_halves_the_precision(engine):
-    """Two detections, the wrong one first: precision is 1/2 at every recall, so AP = 1/2 (class a alone)."""
+    """Two detections, the wrong one first: precision is 1/2 at every recall, so AP = 1/2 (only `a` has objects)."""
     truth = simple_truth()
     truth.content["annotations"] = truth.content["annotations"][:1]
     truth = Truth(truth.content)
@@ -135,7 +135,7 @@ def test_images_that_were_never_evaluated_are_warned_of_and_count_as_missed():
     truth = simple_truth()
     with pytest.warns(UserWarning, match="2 of 3 images were not evaluated"):
         _, numbers = measure(truth, perfect(truth), order=[1])
-    assert numbers["bbox_AR100"] == pytest.approx((0.5 + 0) / 2)  # one of two `a`, none of one `b`
+    assert numbers["bbox_AR100"] == pytest.approx((0.5 + 0) / 2)  # recall: 1 of 2 `a`, 0 of 1 `b`
 
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
@@ -195,7 +195,7 @@ def test_limits_on_the_detections_are_kept_and_name_the_recalls():
     found = disturb(truth, rng)
     _, numbers = measure(truth, found, max_dets=(1, 2, 4))
     assert [key for key in numbers if "AR" in key][:3] == ["bbox_AR1", "bbox_AR2", "bbox_AR4"]
-    # pycocotools computes its first number at 100 detections whatever the limits; the others follow them
+    # pycocotools always computes its first metric at 100 detections; the other metrics use max_dets
     np.testing.assert_allclose(list(numbers.values())[1:], referee(truth, found, (1, 2, 4))[1:], rtol=0, atol=1e-9)
 
 
@@ -284,11 +284,11 @@ def test_detections_that_are_not_finite_are_an_error(box, score):
         ({"iou_types": ("box",)}, r'iou_types.* must be one of "bbox", .*, got "box"'),
         ({"iou_types": "bbox"}, 'iou_types must be a list of .*, got "bbox"'),
         ({"iou_types": ()}, r"iou_types must be a list .* at least 1 item.*, got \(\)"),
-        ({"max_dets": 100}, "max_dets must be a list of 3 numbers that ascend, got 100"),
+        ({"max_dets": 100}, "max_dets must be a list of 3 strictly increasing numbers, got 100"),
         ({"max_dets": ("a", 2, 3)}, 'max_dets.* must be an integer ≥ 1, got "a"'),
-        ({"max_dets": (100, 10, 1)}, "max_dets must be a list of 3 numbers that ascend, got"),
-        ({"max_dets": (1, 10, 10)}, "max_dets must be a list of 3 numbers that ascend, got"),
-        ({"max_dets": (100,)}, "max_dets must be a list of 3 numbers that ascend, got"),
+        ({"max_dets": (100, 10, 1)}, "max_dets must be a list of 3 strictly increasing numbers, got"),
+        ({"max_dets": (1, 10, 10)}, "max_dets must be a list of 3 strictly increasing numbers, got"),
+        ({"max_dets": (100,)}, "max_dets must be a list of 3 strictly increasing numbers, got"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_metric_is_built(wrong, message):

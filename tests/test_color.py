@@ -1,4 +1,4 @@
-"""Lighting noise and erased patches: by the papers' formulas, and by their statistics over many draws."""
+"""Lighting noise and random erasing: the papers' formulas, checked by statistics over many samples."""
 
 import pytest
 import torch

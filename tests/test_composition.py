@@ -1,4 +1,4 @@
-"""Layers of configs: merged in order, with the origin of every setting, and errors that name it."""
+"""Layered configs: layers merge in order, every setting records its origin, and errors name the origin."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LAYERS = st.lists(st.dictionaries(KEYS, st.recursive(LEAVES, dicts, max_leaves=8
 
 
 def merged(below: Any, above: Any) -> Any:
-    """Two values, merged by the rule in the docs."""
+    """Merges two values by the rule in the docs."""
     if not isinstance(above, dict):
         return above
     if isinstance(below, str):
@@ -86,7 +86,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_delete_takes_effect_at_every_level_of_inheritance(written: Path) -> None:
-    """A file with `_base_` whose parent inherits by `base` and replaces the optimizer."""
+    """The child inherits by `_base_`; its parent inherits by `base` and replaces the optimizer."""
     (written / "parent.py").write_text(
         f'base = "{R50}"\n'
         'optimizer = dict(_delete_=True, type="AdamW", lr=1e-3, weight_decay=0.05)\n'
@@ -277,7 +277,7 @@ def test_a_new_type_drops_the_inherited_settings_that_it_does_not_take(
     assert config.model.backbone == {"type": "convnext_tiny", "frozen_stages": 1, "pretrained": True}
     (message,) = [record.getMessage() for record in caplog.records if record.name == "chordate"]
     assert message == (
-        f"{source}: model.backbone.type=convnext_tiny does not take norm; dropped, inherited from "
+        f"{source}: model.backbone.type=convnext_tiny does not accept norm; dropped the settings inherited from "
         "configs/_base_/models/faster-rcnn_fpn.py"
     )
     assert (
@@ -301,8 +301,8 @@ def test_a_setting_written_beside_the_new_type_is_not_dropped(written: Path) -> 
 def test_a_voc_data_set_over_a_coco_base(caplog: pytest.LogCaptureFixture) -> None:
     options = {"train_data.dataset.type": "VocDataset", "train_data.dataset.folder": "VOC2007"}
     own = {"type": "VocDataset", "folder": "VOC2007"}
-    assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}  # passed on by the wrapper
-    assert "train_data.dataset.type=VocDataset does not take annotations, images" in caplog.text
+    assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}  # passed on to CocoDataset
+    assert "train_data.dataset.type=VocDataset does not accept annotations, images" in caplog.text
 
 
 def test_another_variant_of_the_same_class_keeps_all(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Configs: found by name or path, composed, overridden, and refused with a remedy."""
+"""Configs are found by name or path, composed and overridden; errors suggest a remedy."""
 
 import pytest
 
@@ -110,7 +110,7 @@ def test_custom_imports_of_another_form_are_shown_the_right_one(tmp_path, given)
 
 
 def test_a_misspelled_section_of_a_file_is_an_error(tmp_path):
-    """If it were ignored, training would use the defaults."""
+    """If the section were ignored, training would use the defaults."""
     file = tmp_path / "mine.py"
     file.write_text(f'base = "{R50}"\n_side = 640  # names with an underscore belong to the file\nmodle = dict()\n')
     with pytest.raises(ConfigError, match=r'mine\.py: unknown section "modle"; did you mean "model"'):

@@ -1,4 +1,4 @@
-"""Mistakes in configs and calls: one line that names the file or option, the setting and the remedy, no traceback."""
+"""Mistakes in configs and calls raise one-line errors with the file or option, the setting and the remedy."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ PARTS = {
     "model.backbone.norm=Bn": r'model\.backbone\.norm: unknown norm "Bn"',
     "model.backbone.pretrained=no.pth": r"model\.backbone\.pretrained: no checkpoint no\.pth",
     "model.rpn.anchors.ratios=[]": r"model\.rpn\.anchors\.ratios must be a list .* with at least 1 item",
-    "model.rpn.iou_thresholds=[0.7,0.3]": r"model\.rpn\.iou_thresholds must be a list of 2 numbers that do not descend",
+    "model.rpn.iou_thresholds=[0.7,0.3]": r"model\.rpn\.iou_thresholds must be a list of 2 non-decreasing numbers",
     "model.neck.inputs=[]": r"model\.neck\.inputs must be a list of strings with at least 1 item or None, got \[\]",
     "model.rpn.anchors.sizes_per_stride=[]": r"model\.rpn\.anchors\.sizes_per_stride must be a list",
-    "fallback_meta.classes=[a,a]": r"fallback_meta\.classes must be a list of names, at least one and each once",
+    "fallback_meta.classes=[a,a]": r"fallback_meta\.classes must be a list of one or more distinct names",
     "fallback_meta.classes=[]": r"fallback_meta\.classes must be",
 }
 SETTINGS = {
@@ -55,7 +55,7 @@ SETTINGS = {
     "train_data.dataset=None": r"train_data\.dataset must be a string or a dict or a Dataset, got None",
     "train_data.dataset.type=None": r"train_data\.dataset: type must be the name of a dataset, got None",
     "train_data.dataset.classes=[]": r"train_data\.dataset\.classes must be a list of names, at least one",
-    "train_data.dataset.classes=[circle,circle]": r"train_data\.dataset\.classes must be .* each once",
+    "train_data.dataset.classes=[circle,circle]": r"train_data\.dataset\.classes must be .* distinct names",
     "train_data.pipeline=[None]": r"train_data\.pipeline\.0: type must be the name of a transform, got None",
     "train_data.pipeline=RandomHorizontalFlip": r"train_data\.pipeline must be a list",
     "train_data.class_balanced=2": r"train_data\.class_balanced must be > 0 and ≤ 1 or None, got 2",
@@ -85,7 +85,7 @@ def test_training_tells_a_mistake_in_one_line(
     option: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if option == "train.amp=fp16" and torch.cuda.is_available():
-        pytest.skip("fp16 is for GPUs")
+        pytest.skip("fp16 is an error only without a GPU")
     options = {**TRAIN, **dict(one.split("=", 1) for one in option.split())}
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options"]
     assert main(["train", DEMO, *arguments, *(f"{key}={value}" for key, value in options.items())]) == 2
@@ -170,7 +170,7 @@ def test_other_objects_have_no_place_in_a_config_file(line: str, message: str, w
 
 
 def test_a_config_of_objects_is_built_but_not_trained() -> None:
-    """Training saves the config to the log folder, and this one cannot be saved."""
+    """Training saves its config to the log folder, and a config that contains a module cannot be saved."""
     config = load_config({"model": {"type": "ImageClassifier", "backbone": chordate.build_backbone("resnet20_cifar")}})
     assert chordate.build_model(config, num_classes=2).classes == ("class 0", "class 1")
     with pytest.raises(ConfigError, match=r"^config: model\.backbone is .*; a config holds"):
@@ -217,7 +217,11 @@ def test_a_config_file_that_cannot_be_read_is_told_in_one_line(text: bytes, mess
         (chordate.build_model, {"config": 5}, "build_model: config must be .*, got 5"),
         (chordate.build_model, {"config": {}}, "section `model` is None"),
         (chordate.build_model, {"config": DEMO, "checkpoint": [1]}, r"build_model: checkpoint must be .*, got \[1\]"),
-        (chordate.build_model, {"config": DEMO, "classes": ["a", "a"]}, "build_model: classes must be .* each once"),
+        (
+            chordate.build_model,
+            {"config": DEMO, "classes": ["a", "a"]},
+            "build_model: classes must be .* distinct names",
+        ),
         (chordate.build_model, {"config": DEMO, "meta": 5}, "build_model: meta must be a DatasetMeta or None, got 5"),
         (chordate.build_backbone, {"backbone": 5}, "build_backbone: backbone must be a string or a dict, got 5"),
         (chordate.build_backbone, {"backbone": "resnet50", "norm": 5}, "backbone ResNet: norm must be"),
@@ -276,7 +280,7 @@ def test_dropped_settings_are_told_once_and_only_if_the_config_loads(
     config = load_config(DEMO, options)
     load_config(config)
     lines = [record.getMessage() for record in caplog.records]
-    assert len([line for line in lines if "model.backbone.type=convnext_tiny does not take" in line]) == 1
+    assert len([line for line in lines if "model.backbone.type=convnext_tiny does not accept" in line]) == 1
     caplog.clear()
     with pytest.raises(ConfigError):
         load_config(DEMO, {**options, "modle": 1})

@@ -1,4 +1,4 @@
-"""Names that compose: any backbone in any named config, by the papers' recipes, and errors about one part of a name."""
+"""Composed config names: any backbone in any packaged config, with the papers' recipes; errors name the wrong part."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ COMPOSED = {
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(("name", "base", "backbone"), [(name, *parts) for name, parts in COMPOSED.items()])
 def test_a_name_composes_to_the_file_with_another_backbone(name, base, backbone, route, tmp_path):
-    """The same as the packaged config with the backbone's type overridden."""
+    """The composed config equals the packaged config with `model.backbone.type` overridden."""
     expected = load_config(base, {"model.backbone.type": backbone})
     if route == "base":
         (tmp_path / "mine.py").write_text(f'base = "{name}"\ntrain = dict(seed=3)\n')

@@ -33,7 +33,7 @@ def test_each_published_config_builds_its_model(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_says_what_it_is(name):
-    assert ast.get_docstring(ast.parse(CONFIGS[name].read_text())), f"{name} has no first line"
+    assert ast.get_docstring(ast.parse(CONFIGS[name].read_text())), f"{name} has no docstring"
 
 
 @pytest.mark.parametrize("name", COCO)
@@ -47,7 +47,7 @@ def test_the_backbone_is_the_names(name):
 
 @pytest.mark.parametrize(("schedule", "epochs", "milestones"), [("1x", 12, [8, 11]), ("3x", 36, [27, 33])])
 def test_schedules_are_the_model_zoos(schedule, epochs, milestones):
-    """MMDetection's `schedule_1x` and `ms_3x`: rate 0.02 at batch 16, a tenth after two thirds and eleven twelfths."""
+    """MMDetection's `schedule_1x` and `ms_3x`: learning rate 0.02 at batch size 16, divided by 10 at each milestone."""
     cfg = load_config(f"faster-rcnn_r50_fpn_{schedule}_coco")
     assert cfg.train.epochs == epochs
     assert list(cfg.schedule.milestones) == milestones
@@ -62,7 +62,7 @@ def test_no_config_writes_channel_or_class_counts(name):
 
 
 def test_anchors_follow_the_maps_that_a_backbone_offers():
-    """Detectron2's ANCHOR_GENERATOR.SIZES for strides 4 … 64, and one level less where c5 is left out."""
+    """Detectron2's ANCHOR_GENERATOR.SIZES for strides 4 … 64; without c5 there is one level fewer."""
     config = load_config("faster-rcnn_r50_fpn_1x_coco")
     with torch.device("meta"):
         model = chordate.build_model(config, pretrained=False)

@@ -1,4 +1,4 @@
-"""Norms folded into convolutions: the same outputs and gradients as unfolded, for every family."""
+"""Norms folded into convolutions have the same outputs and gradients as unfolded norms, for every family."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def _fresh() -> None:
 
 @contextmanager
 def one_after_the_other(model: nn.Module) -> Iterator[None]:
-    """Context manager: a forward hook on every norm prevents folding."""
+    """Context manager that prevents folding by a forward hook on every norm."""
     norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm | nn.BatchNorm2d)]
     hooks = [norm.register_forward_hook(lambda *_: None) for norm in norms]
     yield
@@ -36,7 +36,7 @@ def one_after_the_other(model: nn.Module) -> Iterator[None]:
 
 
 def step(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Maps, and the gradients of the images and of every parameter."""
+    """The feature maps, and the gradients of the images and of every parameter."""
     images = images.detach().requires_grad_()
     model.zero_grad()
     maps = model(images)
@@ -46,7 +46,7 @@ def step(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
-    """The number of norms that run unfolded: each calls `batch_norm` once, or multiplies and adds."""
+    """The number of calls to `forward` of a norm; folded norms are not called."""
     called: list[str] = []
     forwards = [(m, type(m).forward) for m in model.modules() if isinstance(m, FrozenBatchNorm | nn.BatchNorm2d)]
     for module, forward in forwards:
@@ -60,7 +60,7 @@ def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_folded_networks_have_the_same_maps_and_gradients(name, norm):
-    """Float32 compares only the maps: in a deep network, rounding flips ReLUs, which changes gradients abruptly."""
+    """In float32 only maps are compared: in a deep network, rounding flips ReLUs, which changes gradients abruptly."""
     model = randomize(BACKBONES.build({"type": name, "norm": norm, "out": ["c2", "c3"]})).eval()
     images = torch.randn(1, 3, 32, 48)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
@@ -82,9 +82,9 @@ def test_folded_networks_have_the_same_maps_and_gradients(name, norm):
         ("seresnet18", 0),
         ("resnet20_cifar", 0),
         ("highway20_cifar", 0),
-        ("preact_resnet50", 16 + 1),  # each block's first and the network's last have no convolution before them
+        ("preact_resnet50", 16 + 1),  # the first norm per block and the last do not follow a convolution
         ("wrn16_4_cifar", 6 + 1),
-        ("densenet121", 58 + 3 + 1),  # each layer's first, the transitions' and the last
+        ("densenet121", 58 + 3 + 1),  # the first norm per layer, those of transitions and the last
     ],
 )
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
@@ -242,4 +242,4 @@ def test_frozen_norms_behind_convolutions_keep_no_map_for_the_backward_pass():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         pair(x)
-    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # the convolution's input
+    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # only the convolution's input

@@ -46,7 +46,7 @@ def whole(tmp_path_factory) -> dict[str, Any]:
 
 
 def changed(state: Any, keys: list[str], value: Any) -> Any:
-    """The same nested structure with one value replaced."""
+    """A copy of `state` in which the value at the path `keys` is replaced."""
     if not keys:
         return value
     if isinstance(state, list):

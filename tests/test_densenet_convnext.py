@@ -1,4 +1,4 @@
-"""DenseNet and ConvNeXt against torchvision's, with its state dicts loaded by our loader."""
+"""DenseNet and ConvNeXt equal torchvision's networks, whose state dicts our loader converts."""
 
 import pytest
 import timm
@@ -16,7 +16,7 @@ from chordate.weights.loading import load_checkpoint
 
 
 def in_our_names(state):
-    """Torchvision's state dict under our names."""
+    """Converts torchvision's state dict to our parameter names."""
     (format,) = [one for one in formats() if one.library == "torchvision" and one.recognizes(state)]
     return format.convert(state, None)
 
@@ -40,13 +40,13 @@ def pair(name: str, nodes: dict[str, str], **options) -> tuple[nn.Module, nn.Mod
     report = load_checkpoint(ours, theirs.state_dict())
     assert report.format == "torchvision" and not report.missing
     assert all(part.startswith("classifier") for part in report.skipped)
-    if "densenet" in name:  # their dense blocks are traced, to extract maps inside them
+    if "densenet" in name:  # collects the maps without tracing
         return ours, Dense(theirs)
     return ours, extractor(theirs, nodes)
 
 
 class Dense(nn.Module):
-    """Torchvision's DenseNet, returning our maps."""
+    """Torchvision's DenseNet, which returns the same maps as ours."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -73,7 +73,7 @@ def test_every_map_of_convnext_is_torchvisions(name):
 
 
 def test_convnext_at_output_stride_16_is_timms():
-    """At output stride 8, timm's last 2×2 convolution reads different cells; tested in `test_backbones.py`."""
+    """`test_backbones.py` tests output stride 8, where timm's last 2×2 convolution reads other cells."""
     theirs = referee(lambda: timm.create_model("convnext_tiny", output_stride=16)).eval()
     for part, value in theirs.named_parameters():
         if part.endswith("gamma"):

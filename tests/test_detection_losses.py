@@ -1,4 +1,4 @@
-"""Detection losses against their formulas."""
+"""Detection losses compared with their formulas."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_smooth_l1_is_a_square_up_to_beta_and_a_line_after(beta):
 
 
 def test_giou_is_that_of_the_boxes_the_deltas_lead_to():
-    """1 - IoU + (hull - union) / hull (Rezatofighi et al. 2019, algorithm 1)."""
+    """The loss is 1 - IoU + (hull - union) / hull (Rezatofighi et al. 2019, algorithm 1)."""
     torch.manual_seed(0)
     references, boxes, deltas = random_boxes(30), random_boxes(30), torch.randn(30, 4)
     found = decode(deltas, references, WEIGHTS)

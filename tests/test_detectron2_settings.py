@@ -31,7 +31,7 @@ KEYPOINT = {
     "box.box_loss.beta": 0.5,
     "keypoint.pooler.resolution": 14,
     "keypoint.size": 56,
-    "keypoint.convs": 8,  # ROI_KEYPOINT_HEAD.CONV_DIMS: 512 eight times
+    "keypoint.convs": 8,  # ROI_KEYPOINT_HEAD.CONV_DIMS: eight layers of 512 channels
     "keypoint.heatmaps.in_channels": 512,
 }
 CASCADE = {"rpn.post_nms_topk": (2000, 1000), "box.stages": 3}
@@ -73,13 +73,13 @@ def test_settings_are_those_of_the_table(name):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_rate_is_002_for_16_images_and_half_of_it_for_retinanet(name):
-    """SOLVER.BASE_LR and IMS_PER_BATCH."""
+    """Detectron2's SOLVER.BASE_LR and SOLVER.IMS_PER_BATCH."""
     optimizer = load_config(name).optimizer
     assert (optimizer.lr, optimizer.base_batch_size) == (0.01 if name.startswith("retinanet") else 0.02, 16)
 
 
 def test_the_cascade_asks_for_more_overlap_from_stage_to_stage():
-    """ROI_BOX_CASCADE_HEAD.IOUS and BBOX_REG_WEIGHTS; class-agnostic boxes."""
+    """Detectron2's ROI_BOX_CASCADE_HEAD.IOUS and BBOX_REG_WEIGHTS; box regression is class-agnostic."""
     with torch.device("meta"):
         stages = chordate.build_model("cascade-rcnn_r50_fpn_1x_coco", pretrained=False).box.stages
     assert [stage.matcher.positive for stage in stages] == [0.5, 0.6, 0.7]
@@ -90,7 +90,7 @@ def test_the_cascade_asks_for_more_overlap_from_stage_to_stage():
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if "keypoint" in name or "3x" in name or "c4" in name])
 def test_several_scales_are_drawn_from_640_to_800(name):
-    """INPUT.MIN_SIZE_TRAIN, and the paper's section on keypoints."""
+    """Detectron2's INPUT.MIN_SIZE_TRAIN, and the section on keypoints in the Mask R-CNN paper."""
     resize = load_config(name).train_data.pipeline[0]
     assert (list(resize.size), resize.max_size) == ([640, 672, 704, 736, 768, 800], 1333)
 

@@ -1,4 +1,4 @@
-"""Two ranks under torchrun (gloo on the CPU) equal one process with the whole batch."""
+"""Training on two ranks under torchrun (gloo on the CPU) equals one process with the total batch size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chordate.training.prepare import find_unused_parameters
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """The work folder of two ranks, and the results that each reported."""
+    """The work dir of two ranks, and the results that each rank reported."""
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).parent / "trainer_ranks.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -38,7 +38,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same training in one process, with whole batches."""
+    """The work dir of the same training in one process with the total batch size."""
     folder = tmp_path_factory.mktemp("alone")
     toy_trainer(folder, model=fresh_model(), loader=toy_loader(24, 4), **TRAINING).train()
     return folder
@@ -74,7 +74,7 @@ def test_parameters_that_no_loss_reaches_block_no_rank(ranks: Any) -> None:
 def test_parameters_that_no_loss_reaches_are_named_and_the_model_is_as_before() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 2), nn.Linear(2, 2))
-    model[3].requires_grad_(False)  # frozen, so DDP does not wait for its gradient
+    model[3].requires_grad_(False)  # frozen, so DDP expects no gradient
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     assert find_unused_parameters(model, lambda: model[:3](torch.ones(4, 2)).sum()) == ["4.weight", "4.bias"]
@@ -119,7 +119,7 @@ def test_logged_metrics_are_those_of_the_saved_model_though_batchnorm_saw_other_
 
 
 def test_saved_batchnorm_statistics_are_the_mean_over_the_ranks(ranks: Any) -> None:
-    """One step from the initial statistics: 0.9 times these plus 0.1 times the mean over the ranks' batches."""
+    """After one step: 0.9 × the initial statistics + 0.1 × the mean over the ranks' batches."""
     saved = torch.load(ranks[0] / "one_step" / "iteration_1.pt", weights_only=True)["model"]
     means, variances = [], []
     for rank in range(2):
@@ -146,7 +146,7 @@ def test_synchronized_batchnorm_on_the_cpu_is_refused(ranks: Any) -> None:
 
 
 def test_only_the_first_rank_writes(ranks: Any) -> None:
-    assert len(read_log(ranks[0] / "plain")) == 6  # not twelve: only one rank writes
+    assert len(read_log(ranks[0] / "plain")) == 6  # 12 if both ranks wrote
     assert len(list((ranks[0] / "plain").glob("*/*.log"))) == 1
 
 

@@ -25,7 +25,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained detector with scores as high as a trained one's, so that it has many detections."""
+    """A checkpoint of an untrained detector whose weights are scaled so that it has many detections."""
     torch.manual_seed(0)
     model = build_model(CONFIG, classes=CLASSES, pretrained=False)
     nn.init.normal_(model.box.cls_score.weight, std=1.0)
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shapes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images whose ground truth is a part of the detector's detections, so that some are true positives."""
+    """Images whose ground truth is every third detection, so that there are true and false positives."""
     folder = tmp_path_factory.mktemp("shapes")
     generate_shapes(folder, train=1, val=IMAGES, size=80, seed=3)
     path = folder / "annotations/val.json"
@@ -59,7 +59,7 @@ def shapes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(checkpoint: Path, shapes: Path, folder: Path) -> list[str]:
-    """Arguments of `chordate test`, which writes metrics and detections to the folder."""
+    """Arguments with which `chordate test` writes metrics and detections to `folder`."""
     return [
         CONFIG, str(checkpoint), "--data-root", str(shapes), "--out", str(folder / "out.json"),
         "--predictions", str(folder / "predictions.json"), "--cfg-options", "val_data.batch_size=2",

@@ -48,7 +48,7 @@ def test_every_page_and_image_is_reached_from_the_readme():
     assert {path for path in (ROOT / "docs").rglob("*.*") if path.suffix in (".md", ".jpg", ".png")} <= reached
 
 
-# Words
+# Spelling
 
 BRITISH = (
     r"\b(colou?red|\w*colour\w*|\w*(?:optimi|normali|recogni|initiali|summari|visuali|organi|generali|minimi|maximi)s"
@@ -62,12 +62,12 @@ def test_spelling_in_the_pages_is_american(name):
     assert not [word for word in re.findall(BRITISH, prose) if word.lower() != "colored"]
 
 
-# Blocks
+# Code blocks
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
-    """Configs that inherit a packaged one or are complete; `plugging.md` has its own test, which trains its configs."""
+    """Covers configs with `base`; `plugging.md` has its own test, which trains its configs."""
     monkeypatch.chdir(tmp_path)
     written = files(page(name))
     for file, text in written.items():
@@ -80,7 +80,7 @@ def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["docs/backbones.md", "docs/weights.md"])
 def test_blocks_run_from_above_downwards(name, tmp_path, monkeypatch):
-    """Blocks without a file name, with random weights in the files that they load."""
+    """Runs the blocks without a file name; the weight files that they load contain random weights."""
     monkeypatch.chdir(tmp_path)
     named = set(files(page(name)).values())
     unnamed = [block for block in blocks(page(name), "python") if block not in named]
@@ -93,7 +93,7 @@ def test_blocks_run_from_above_downwards(name, tmp_path, monkeypatch):
 
 
 def test_every_code_block_of_a_page_is_run_by_a_test():
-    """Python blocks are either files that their page's test runs, or run in order from top to bottom."""
+    """A Python block is either a file that its page's test runs, or runs in order with the other unnamed blocks."""
     with_unnamed = {
         name for name in NAMES if set(blocks(page(name), "python")) - set(files(page(name)).values())
     }  # fmt: skip
@@ -106,7 +106,7 @@ def test_every_code_block_of_a_page_is_run_by_a_test():
     assert with_unnamed == {"docs/backbones.md", "docs/weights.md", *of_other_tests}
 
 
-# What the pages list
+# Tables and lists
 
 
 def test_the_table_of_the_readme_has_every_neck_and_head():
@@ -130,7 +130,7 @@ def test_plugging_names_every_registry():
 
 
 def test_renamed_settings_of_the_changelog_are_answered_with_the_new_name():
-    """Errors give the new names of `fallback_` sections; renamed settings of the model are unknown."""
+    """Errors name the new names of `fallback_` sections; old names of model settings are unknown settings."""
     for old, new in re.findall(r"^\| `(fallback_\w+)` \| `([\w.]+)` \|", page("CHANGELOG.md"), flags=re.M):
         with pytest.raises(chordate.ChordateError, match=f"`{old}` is called `{new}` here"):
             load_config({old: "coco"})
@@ -160,7 +160,7 @@ def test_pre_commit_runs_the_tools_that_make_test_runs():
 
 
 def test_every_public_name_is_in_the_api_reference():
-    """`build_model` as `chordate.build_model`, and every registered component of the package by its class."""
+    """The reference lists public names (`chordate.build_model`), and registered components by their class."""
     reference = "".join(page(name) for name in NAMES if name.startswith("docs/api/"))
     assert not [name for name in chordate.__all__ if not re.search(rf":: chordate\.{name}$", reference, flags=re.M)]
     registries = {value for value in vars(registry).values() if isinstance(value, type(HEADS))} - {OPTIMIZERS}

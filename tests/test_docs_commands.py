@@ -21,7 +21,7 @@ from chordate.cli.main import main, parser
 from chordate.config import load_config
 from chordate.data.shapes import CLASSES
 
-__all__ = ["folder"]  # the fixture of the tests below
+__all__ = ["folder"]  # a fixture that the tests below use
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_the_errors_on_the_page_about_configs_are_those_of_the_program(folder, c
 
 
 def test_the_command_lines_on_evaluation_run(folder, capsys, caplog):
-    """CONFIG and CHECKPOINT of the page are those of the demo, untrained."""
+    """The demo config and an untrained checkpoint replace the page's CONFIG and CHECKPOINT."""
     config, checkpoint = "mask-rcnn_r18_fpn_demo_shapes", "untrained.pt"
     classes = ["circle", "rectangle", "triangle", "star", "ring"]
     torch.save(checkpoint_of(chordate.build_model(config, classes=classes, pretrained=False)), checkpoint)
@@ -114,21 +114,21 @@ def test_the_command_lines_on_evaluation_run(folder, capsys, caplog):
 
 
 def inline_commands(text: str) -> list[list[str]]:
-    """The words of the command lines in inline code."""
+    """The command lines in inline code, each split into words."""
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
     return [shlex.split(line) for line in re.findall(r"`((?:chordate|python|pytest|make) [^`]+)`", prose)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_command_lines_in_the_text_are_understood(name):
-    """Their options exist and their configs load; the commands are not run, since some take hours."""
+    """The options exist and the configs load; the commands are not run, since some take hours."""
     for words in inline_commands(page(name)):
         if words[0] == "chordate" and words[1:]:
             example = {"CONFIG": "resnet50_imagenet", "…": "resnet50_imagenet", "config.py": "resnet50_imagenet"}
             words = [example.get(word, word) for word in words]
             if len(words) > 2:
                 arguments = parser().parse_args(words[1:])
-                if words[1] == "list":  # takes no config; the parser knows the kinds that there are
+                if words[1] == "list":  # takes no config; the parser checks the argument
                     continue
                 configs = arguments.names if words[1] == "summary" else [arguments.config]
                 options = getattr(arguments, "cfg_options", {})  # `summary` has no such option

@@ -1,4 +1,4 @@
-"""The how-tos: your own data, custom backbones, COCO's evaluation, and the terms of other libraries."""
+"""The how-tos: your own data, custom backbones, evaluation on COCO, and migration from other libraries."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from chordate.contracts import check_outputs
 from chordate.data.loader import build_dataset
 from chordate.errors import ConfigError
 
-__all__ = ["folder"]  # the fixture of the tests below
+__all__ = ["folder"]  # a fixture that the tests below use
 OWN_DATA, OWN_BACKBONE = "docs/own_data.md", "docs/own_backbone.md"
 ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/migration.md"
 
@@ -31,7 +31,7 @@ ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/migration.md"
 
 @pytest.fixture
 def own_data(folder) -> Path:
-    """The shapes data set in the folders that the page names, in all three formats, and the page's configs."""
+    """Writes the shapes data set in three formats to the page's folders, and also the page's configs."""
     shapes = folder / "data/shapes"
     shutil.copytree(shapes, folder / "my_data")
     write_voc(shapes, folder / "VOCdevkit/VOC2007")

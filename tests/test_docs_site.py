@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The site as `make docs` builds it."""
+    """The documentation site, built as by `make docs`."""
     out = tmp_path_factory.mktemp("site")
     sphinx = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"]
     command = [*sphinx, "-c", "docs", "-d", str(tmp_path_factory.mktemp("doctrees")), ".", str(out)]

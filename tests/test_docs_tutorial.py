@@ -13,13 +13,13 @@ from loading import checkpoint_of
 import chordate
 from chordate.data.shapes import CLASSES
 
-__all__ = ["folder"]  # the fixture of the tests below
+__all__ = ["folder"]  # a fixture that the tests below use
 NAME = "docs/tutorial.md"
 NUMBER = r"[\d,.:–e-]+"  # 1,018 or 0.5 or 3e-05, or – for no value
 
 
 def two_steps(words: list[str]) -> list[str]:
-    """The page's command with one epoch of two steps; the model of its last section sees small images."""
+    """Shortens a command: one epoch of two steps, and small images for the config of the page's last section."""
     words = [re.sub(r"^torchvision://(.*)", r"\1_random.pth", word) for word in words]
     options = []
     if words[1] == "train":
@@ -35,7 +35,7 @@ def two_steps(words: list[str]) -> list[str]:
 
 
 def form(line: str) -> str:
-    """A regular expression for a line: any numbers, any column widths, and any text for "…"."""
+    """A regular expression for a line that allows any numbers, any column widths, and any text for "…"."""
     line = re.sub(r"^[\d-]+ [\d:]+ INFO ", "", line.strip())
     words = [re.sub(r"\d(?:\\?[\d,.:–-])*", lambda _: NUMBER, re.escape(word)) for word in line.split()]
     return r"\s+".join({"…": ".*", "–": NUMBER}.get(word, word) for word in words)
@@ -52,7 +52,7 @@ def test_every_command_of_the_tutorial_prints_what_the_page_shows(folder, capsys
 
 
 def test_the_tutorials_python_prints_a_line_for_each_detection(folder, capsys):
-    """An untrained checkpoint replaces that of the page's training run."""
+    """An untrained checkpoint replaces the checkpoint of the page's training run."""
     (block,) = [block for block in blocks(page(NAME), "python") if block not in files(page(NAME)).values()]
     (trained,) = re.findall(r'"(work_dirs/.*?)"', block)
     Path(trained).parent.mkdir(parents=True)

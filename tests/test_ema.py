@@ -1,4 +1,4 @@
-"""The moving average of the weights: its recursion, and that it is saved and evaluated."""
+"""The moving average of the weights follows its recursion, is saved, and is evaluated."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_average_is_torchs_with_the_same_decay() -> None:
             mine.lerp_(theirs, 1 - decay) if mine.is_floating_point() else mine.copy_(theirs)
 
     reference = AveragedModel(model, multi_avg_fn=lerp, use_buffers=True)
-    reference.n_averaged.fill_(1)  # so that the initial weights count as an average and are not overwritten
+    reference.n_averaged.fill_(1)  # otherwise the first update would overwrite the initial weights
     for iteration in range(1, 20):
         model.loss(next(iter(toy_loader())))["fit"].backward()  # moves BatchNorm's statistics
         with torch.no_grad():

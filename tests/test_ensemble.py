@@ -94,11 +94,11 @@ def test_models_that_form_no_ensemble_are_refused(members, tmp_path, capsys):
     saved = torch.load(names[1], weights_only=True)
     torch.save({**saved, "meta": {**saved["meta"], "classes": ["blue", "green", "rouge"]}}, other)
     line = told(*names[:2], names[0], str(other))
-    assert "blue, green, rouge" in line and "the models of an ensemble have the same" in line
+    assert "blue, green, rouge" in line and "an ensemble needs equal metadata" in line
 
 
 def test_members_in_other_batches_are_averaged_by_image():
-    """Also, a duplicate image counts once."""
+    """An image that a member predicts twice counts once."""
     random = torch.Generator().manual_seed(0)
     scores, truth = torch.rand(3, 20, 4, generator=random), torch.randint(4, (20,), generator=random)
     dataset = SimpleNamespace(meta=DatasetMeta(classes=tuple("abcd")))
@@ -135,7 +135,7 @@ def test_predict_writes_the_best_classes_and_draws_the_best_one(members, tmp_pat
     ]
     assert sum(found["score"] for found in row["classes"]) == pytest.approx(1, abs=1e-3)
     drawn = cv2.imread(str(out / "0_prediction.png"))
-    assert max(drawn.shape[:2]) == 640  # enlarged, so that the name is legible
+    assert max(drawn.shape[:2]) == 640  # the image is enlarged, so that the class name is legible
     assert not (out / "detections.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""The details behind an AP: the report finds exactly the confusions and errors that were put into the detections."""
+"""The evaluation report finds exactly the confusions and errors that the test puts into the detections."""
 
 import json
 from itertools import pairwise
@@ -92,7 +92,7 @@ def test_the_area_under_each_curve_is_its_ap(request, data):
 
 
 def many_classes(count: int) -> CocoReport:
-    """A report on an image with a class in each corner and `count` classes without any object."""
+    """A report for `count` classes on one image, with one object for each of the first four classes."""
     names = [f"a class with a long name {n}" for n in range(count)]
     annotations = [
         {"id": n + 1, "image_id": 1, "category_id": n + 1, "bbox": [40 * n, 5, 30, 30], "area": 900, "iscrowd": 0}
@@ -152,7 +152,7 @@ def test_the_curve_of_a_model_with_masks_shows_the_ap_of_both():
 
 @pytest.mark.parametrize("count", [1, 20, 80, 81])
 def test_the_names_of_any_number_of_classes_stand_apart(count):
-    """Best first, down each column; the plot is at most twice as high as wide, so that names are legible."""
+    """Classes are sorted by AP, best first, down each column; the height is less than 1.5 times the width."""
     rng = np.random.default_rng(count)
     rows = {f"class {n}": {"AP": ap, "AP50": ap, "instances": 9} for n, ap in enumerate(rng.random(count))}
     figure = plot_classes({"per_class": rows, "numbers": {"AP": 0.5}}, "bbox")

@@ -1,4 +1,4 @@
-"""`fallback_meta` can set every field of DatasetMeta, by its own name."""
+"""`fallback_meta` can set every field of DatasetMeta by the field's name."""
 
 from dataclasses import fields
 

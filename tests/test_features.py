@@ -1,4 +1,4 @@
-"""`chordate features`: the rows equal the outputs of the model's own parts."""
+"""`chordate features` writes feature vectors that equal the outputs of the model's backbone."""
 
 import json
 
@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
 
 
 def by_hand(model, file) -> dict[str, torch.Tensor]:
-    """The averaged map of an image's central 24 px."""
+    """The feature map of an image's central 24×24 pixels, averaged over positions."""
     image = read_image(file)
     left = round((image.shape[-1] - 24) / 2)
     image = image[None, :, :, left : left + 24].float()

@@ -1,4 +1,4 @@
-"""Fine-tuning on a user's photos with the command: from a library's weights, and from another classifier's."""
+"""Fine-tuning on a user's photos from the command line, with torchvision's weights or another classifier's."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A weights file of torchvision's with 1000 classes."""
+    """A file of weights in torchvision's format, with 1000 classes."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
     torch.save(randomize(torchvision.models.resnet18(weights=None)).state_dict(), path)

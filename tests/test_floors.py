@@ -1,4 +1,4 @@
-"""The layers of the package: imports only go down, and backbones, necks and heads never import one another."""
+"""The layers of the package: each imports only lower layers; backbones, necks and heads never import each other."""
 
 import ast
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_imports_only_go_down(path):
             continue
         assert FLOOR[imported] <= FLOOR[room], f"{room} (floor {FLOOR[room]}) imports {imported} above it"
         if room in PLUGS:
-            assert imported == room or imported not in PLUGS, f"{room} imports {imported}: parts meet in models only"
+            assert imported == room or imported not in PLUGS, f"{room} imports {imported}; they must be independent"
     if room == "models":
         assert not PLUGS & set(imports_of(path)), "models reach parts only through the registry"
 

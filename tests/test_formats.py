@@ -1,4 +1,4 @@
-"""Checkpoint formats can be registered: one from outside the package is recognized like the package's own."""
+"""Checkpoint formats can be registered; a user's format is recognized like the package's own formats."""
 
 import pytest
 import torch

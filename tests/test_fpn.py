@@ -1,4 +1,4 @@
-"""FPN against torchvision's, and sizes and errors of any pyramid."""
+"""FPN against torchvision's; map sizes and error messages of all pyramids."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ CHANNELS = 8
 
 
 def features(height: int, width: int, names=tuple(SPECS)) -> dict[str, Tensor]:
-    """Random maps of an image of this size; each halving rounds up, as strided convolutions do."""
+    """Random feature maps for an image of this size; each halving rounds up, as in strided convolutions."""
     return {
         n: torch.randn(2, SPECS[n].channels, -(-height // SPECS[n].stride), -(-width // SPECS[n].stride)) for n in names
     }
@@ -28,7 +28,7 @@ def copy_weights(ours: FPN, theirs: torchvision.ops.FeaturePyramidNetwork) -> No
     for i, (name, level) in enumerate(zip(ours.lateral, ours.output, strict=True)):
         ours.lateral[name].load_state_dict(theirs.inner_blocks[i].state_dict())
         ours.output[level].load_state_dict(theirs.layer_blocks[i].state_dict())
-    if isinstance(theirs.extra_blocks, LastLevelP6P7):  # its names are p6 and p7 wherever the pyramid ends
+    if isinstance(theirs.extra_blocks, LastLevelP6P7):  # torchvision's names are p6 and p7, whatever the last level is
         for layer, their_name in zip(ours.extra.values(), ("p6", "p7"), strict=True):
             layer.load_state_dict(getattr(theirs.extra_blocks, their_name).state_dict())
 

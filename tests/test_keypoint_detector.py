@@ -1,4 +1,4 @@
-"""The whole Keypoint R-CNN: the number of keypoints comes from the data, and is saved with the weights."""
+"""Keypoint R-CNN end to end: the number of keypoints comes from the data and is saved with the weights."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def arrow_meta(skeleton=ARROW) -> DatasetMeta:
 
 @pytest.fixture
 def arrows(tmp_path: Path) -> Path:
-    """Two images of two arrows each, with keypoints."""
+    """Two images with two arrows each, annotated with keypoints."""
     points = [[10, 12, 2, 20, 30, 1, 30, 12, 2], [40, 12, 2, 0, 0, 0, 60, 45, 2]]
     boxes = [[8, 8, 30, 30], [38, 8, 30, 40]]
     objects = [
@@ -127,7 +127,7 @@ def test_a_keypoint_detector_learns_the_corners_of_a_square():
 
 
 def test_the_commands_train_resume_test_and_predict_keypoints(arrows, tmp_path, monkeypatch, capfd):
-    """From names in the annotations to a drawn skeleton: no command needs the number of keypoints."""
+    """From annotations to a drawn skeleton, no command needs the number of keypoints."""
     monkeypatch.chdir(tmp_path)
     data = 'dict(dataset=dict(annotations="annotations.json", images="images", keypoints=True))'
     (tmp_path / "arrows.py").write_text(

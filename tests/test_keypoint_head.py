@@ -1,4 +1,4 @@
-"""The keypoint head: targets, loss and peaks against torchvision's, which loops over RoIs."""
+"""The keypoint head: targets, loss and decoded keypoints against torchvision's, which loops over RoIs."""
 
 import math
 
@@ -25,7 +25,7 @@ def head_of(**settings) -> KeypointHead:
 
 
 def scene() -> tuple[SampledRoIs, InstanceTargets]:
-    """Two images with positive regions around objects with keypoints and one without, and background."""
+    """Two images with background RoIs and positive RoIs; one object has no keypoints."""
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]], [[30, 20, 80, 90]]])
     generator = torch.Generator().manual_seed(0)
     places = torch.rand(2, 8, KEYPOINTS, 2, generator=generator) * SIDE
@@ -79,7 +79,7 @@ def test_the_keypoint_loss_is_torchvisions():
 
 
 def test_keypoint_loss_over_all_slots_is_that_of_the_occupied_ones():
-    """A compiled graph and a GPU keep every slot; the CPU leaves the empty ones out."""
+    """Compiled graphs and GPUs compute the loss with all slots; the CPU drops the empty ones first."""
     rois, targets = scene()
     head, maps = head_of(sampling_ratio=2), feature_maps(SIDE)
     compiled = torch.compile(head.loss, fullgraph=True, backend="aot_eager")
@@ -128,7 +128,7 @@ def regions(count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("together", [0, 30_000, 10**9])
 def test_keypoints_from_heatmaps_are_torchvisions(monkeypatch, together):
-    """Bicubic to the box's pixels, argmax, the pixel's center, the raw logit; a GPU resamples many regions at once."""
+    """Heatmaps are resized to boxes (bicubic); a keypoint is the center of the argmax pixel, its score the logit."""
     plain = heatmaps.group_by_size
     monkeypatch.setattr(heatmaps, "group_by_size", lambda pixels, _: plain(pixels, together))
     boxes = regions(40)
@@ -152,7 +152,7 @@ def test_heatmaps_of_about_one_size_are_resampled_together_up_to_a_limit(most):
 
 
 def test_a_heatmaps_peak_is_located_to_half_a_cell_for_any_box_size():
-    """A smooth peak is drawn into the heatmap of each box; it is found where it was drawn, to half a cell."""
+    """A smooth peak in the heatmap of each box is decoded to its position within half a cell."""
     boxes = regions(40)
     generator = torch.Generator().manual_seed(3)
     top = 8 + torch.rand(40, 2, generator=generator, dtype=torch.float64) * 40  # in cells
@@ -186,7 +186,7 @@ def test_predictions_are_in_the_order_of_the_detections():
 
 
 def test_keypoint_head_defaults_are_the_papers():
-    """Section 5: eight convolutions of 512, heatmaps of 56 x 56."""
+    """He et al. 2017, section 5: eight convolutions with 512 channels, heatmaps of 56×56."""
     with torch.device("meta"):
         head = KeypointHead(pyramid(256), 17)
     convs = [module for module in head.convs.modules() if isinstance(module, torch.nn.Conv2d)]

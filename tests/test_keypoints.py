@@ -1,4 +1,4 @@
-"""Keypoints move with their pixels, swap left and right when mirrored, and are read as COCO writes them."""
+"""Keypoints move with their pixels, swap left and right when mirrored, and are read from COCO files."""
 
 import copy
 import pickle
@@ -62,7 +62,7 @@ def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
             picture = picture.unflatten(0, (2, 3))[:, list(SWAPPED)].flatten(0, 1)
         whole = picture.amax((1, 2)) > 0.5
         border = torch.cat([picture[:, [0, -1]].flatten(1), picture[:, :, [0, -1]].flatten(1)], 1).amax(1)
-        whole &= border < 1e-3  # the center of mass of a dot cut off by the border is shifted
+        whole &= border < 1e-3  # the border cuts off part of a dot, which shifts its center of mass
         visible = found.as_subclass(Tensor)[..., 2].flatten() > 0
         assert visible[whole].all()
         places = found.as_subclass(Tensor)[..., :2].flatten(0, 1)
@@ -133,7 +133,7 @@ def test_cocos_keypoints_are_read_with_half_a_pixel_added(real_data: Path, split
 
 
 def test_a_sample_goes_through_its_pipeline_with_its_keypoints(tmp_path: Path):
-    """60 x 80 pixels are mirrored and cropped to the left 30 columns: of two people, the one at the right remains."""
+    """A 60×80 image is mirrored and cropped to its left 30 columns; only the person on the right remains."""
     people = [
         person(1, 1, [2, 2, 20, 20], 3, 4, 2, 5, 6, 2, 7, 8, 1),
         person(2, 1, [50, 10, 29, 40], 60, 20, 2, 70, 30, 1, 48, 40, 2),

@@ -1,4 +1,4 @@
-"""Layer-wise learning rates: layers are counted as by timm and by ConvNeXt's authors."""
+"""Layer-wise learning-rate decay: layers are counted as in timm and in the code of ConvNeXt's authors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_layer_decay_gives_timms_rates_and_weight_decays(ours: str, theirs: str,
 
 
 def test_convnexts_layers_are_three_blocks_each() -> None:
-    """The authors' table for (3, 3, 27, 3) blocks: stages 1, 2 and 4 are one layer each, stage 3 is nine; downsampling
+    """The authors' code, for (3, 3, 27, 3) blocks: stages 1, 2 and 4 are one layer each, stage 3 is nine; downsampling
     layers belong to the stage after them; the stem is layer 0 of 14, the head the last."""
     scales = layer_scales(classifier("convnext_base"), 0.8, blocks=3)
     layers = {name: 13 - round(math.log(scale) / math.log(0.8)) for name, scale in scales.items()}

@@ -62,7 +62,7 @@ def test_c5_can_be_split_off_any_of_our_backbones(name):
 
 
 def test_regions_are_14_cells_of_c4_that_c5_halves():
-    """He et al. 2016, appendix A; Detectron2's Res5ROIHeads: c5 and the linear layers on 14×14 RoIAlign output."""
+    """He et al. 2016, appendix A, Detectron2's Res5ROIHeads: c5 and the linear layers follow 14×14 RoIAlign."""
     model = c4().eval().double()
     maps = {"c4": torch.randn(2, 256, 6, 6, dtype=torch.float64)}
     boxes, image = torch.tensor([[3.0, 8, 60, 70], [40, 10, 90, 90], [0, 0, 20, 12]]).double(), torch.tensor([1, 0, 1])
@@ -147,7 +147,7 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
         ),
         (
             {"backbone": {"type": "resnet18", "out": ["c3", "c5"]}},
-            "its `out` must end with the map before c5 and c5",
+            "its `out` must end with the map one stage before c5, then c5",
         ),
         ({"trunk": "c4"}, "ResNet-18: c4 cannot be removed from a backbone that outputs c4, c5"),
         ({"neck": {"type": "FPN"}}, 'trunk="c5" replaces neck; remove one of them'),

@@ -1,4 +1,4 @@
-"""Weights of torchvision and timm: by name, file and URL, for the libraries' networks and for ours."""
+"""Weights of torchvision and timm load by name, file and URL, into the libraries' networks and into ours."""
 
 import warnings
 from functools import partial
@@ -122,14 +122,14 @@ def test_timms_networks_load_their_weights(source, hub, tmp_path):
 
 
 def test_weights_with_a_tag_are_those_of_the_tag(hub):
-    """timm has several weights for one architecture."""
+    """timm has several sets of weights for one architecture."""
     hub["resnet18.gluon_in1k"] = referee(lambda: timm.create_model("resnet18")).state_dict()
     model = chordate.build_backbone({"type": "TimmBackbone", "model": "resnet18.gluon_in1k"}, pretrained=True)
     assert same(model, "net.model.", hub["resnet18.gluon_in1k"])
 
 
 def test_weights_trained_on_other_colors_are_warned_of(hub):
-    """The mean and standard deviation come from timm's metadata; differences below half a gray level are rounding."""
+    """The mean and std are those of timm's metadata; a difference below half a gray level is a rounding error."""
     hub["resnetv2_50.a1h_in1k"] = timms("resnetv2_50.a1h_in1k").state_dict()
     hub["resnet18.a1_in1k"] = timms("resnet18.a1_in1k").state_dict()
 
@@ -171,7 +171,7 @@ def test_our_own_networks_take_timms_weights(name, theirs, format, hub):
     report = load_checkpoint(model, f"timm://{theirs}")
     assert report.format == format and not report.missing and not report.adapted
     assert all(part.startswith(("fc.", "head.", "classifier.")) for part in report.skipped)
-    if name in ("convnext_tiny", "densenet121"):  # the tests of the others compare them with timm's maps
+    if name in ("convnext_tiny", "densenet121"):  # other tests compare the other networks with timm's
         images = torch.randn(1, 3, 64, 96)
         with torch.no_grad():
             maps = whole.eval().forward_intermediates(images, intermediates_only=True)

@@ -1,4 +1,4 @@
-"""`--load-from` and `chordate.train`: a whole model from a checkpoint, even one with other classes."""
+"""`--load-from` and `chordate.train` load a model from a checkpoint, even if its classes differ."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_to_resume_and_one_to_load_from_exclude_each_other(colors: 
 
 
 def test_training_in_python_takes_callbacks_and_gives_the_trainer_back(other: Path) -> None:
-    """The config's section `callbacks` adds to them."""
+    """Callbacks in the config are used in addition to those passed to `chordate.train`."""
     cfg = {**config(other), "callbacks": [{"type": "CSVLogger"}]}
     more = [{"type": "JSONLogger", "file": "more.jsonl"}]
     trainer = chordate.train(cfg, data_root=other, work_dir=other / "run", callbacks=more)

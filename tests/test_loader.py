@@ -1,4 +1,4 @@
-"""Loaders: padded batches that are the same with any number of workers, and one-line errors."""
+"""Loaders yield the same padded batches with any number of workers, and raise one-line errors."""
 
 import contextlib
 import multiprocessing
@@ -160,7 +160,7 @@ def test_rare_classes_are_repeated_if_configured(tmp_path: Path) -> None:
 
 
 def test_a_worker_outlives_sigterm_for_another_batch_and_then_ends_by_itself(root: Path, monkeypatch) -> None:
-    """A scheduler signals all processes, and the trainer may need another batch; leftover workers end themselves."""
+    """After SIGTERM a worker keeps loading, since the trainer may need a batch, and exits after `GRACE` seconds."""
     monkeypatch.setattr("chordate.data.loader.GRACE", 3)
     loader = open_loader(settings(batch_size=1, workers=1), data_root=root, training=True, seed=0)
     others = set(multiprocessing.active_children())

@@ -1,4 +1,4 @@
-"""The loss log: one read for many iterations, and an error that names the first non-finite loss."""
+"""The loss log copies the losses of many iterations at once; its error names the first non-finite loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_logged_mean_is_over_the_values_since_the_last_one() -> None:
     log = LossLog()
     for number in (1.0, 2.0, 6.0):
         log.record(1, values(number))
-    assert log.means() == {}  # nothing is read before read()
+    assert log.means() == {}  # no value is copied from the device before read()
     log.read()
     assert log.means() == {"loss0": 3.0}
     assert log.means() == {}
@@ -35,7 +35,7 @@ def test_a_logged_mean_is_over_the_values_since_the_last_one() -> None:
 
 @given(bad=st.sets(st.integers(0, 39), min_size=1), kind=st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_the_first_loss_that_is_not_finite_is_named_also_if_read_later(bad: set[int], kind: float) -> None:
-    """20 iterations of two losses, read once at the end, as on a GPU."""
+    """A log of 20 iterations with two losses, all read at the end, as on a GPU."""
     log = LossLog()
     for iteration in range(20):
         numbers = [kind if 2 * iteration + place in bad else 1.0 for place in range(2)]
@@ -87,7 +87,7 @@ def test_a_loss_without_a_gradient_is_logged_and_not_learnt() -> None:
 
 
 def batch_with(image: int) -> tuple[int, list[int]]:
-    """The iteration of the first epoch whose batch has an image, and the images of that batch."""
+    """The iteration of the first epoch whose batch contains `image`, and all images of that batch."""
     sampler = toy_loader().batch_sampler
     sampler.set_epoch(0)
     for iteration, batch in enumerate(sampler, 1):

@@ -1,4 +1,4 @@
-"""The mask head: targets against exact polygons, loss against torchvision's, pasting against its formula."""
+"""The mask head: targets against exact polygons, loss against torchvision's, pasting against a formula."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def truth_of(outline: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_targets_are_the_polygons_cut_to_the_regions():
-    """For jittered regions with IoU ≥ 0.5, the mean IoU of targets and reference is at least 0.99."""
+    """For jittered RoIs with IoU ≥ 0.5, the mean IoU of the targets with the reference is at least 0.99."""
     random = np.random.default_rng(0)
     overlaps = []
     for _ in range(30):
@@ -81,7 +81,7 @@ def test_a_mask_target_is_empty_outside_its_object():
 @given(st.lists(st.floats(-60, 60), min_size=2, max_size=2), st.lists(st.floats(4, 100), min_size=2, max_size=2))
 @settings(max_examples=30, deadline=None)
 def test_targets_are_roi_align_with_very_many_samples(corner, extent):
-    """Torchvision's RoIAlign over the zero-padded bitmap; a mean near 0.5 may round either way."""
+    """The reference is torchvision's RoIAlign on the zero-padded bitmap; values near 0.5 may round either way."""
     (x, y), (width, height) = corner, extent
     frame, region = torch.tensor([[20.0, -10, 120, 40]]), torch.tensor([[x, y, x + width, y + height]])
     bitmap = F.interpolate(torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)).round(), 112)
@@ -117,7 +117,7 @@ def rois_of(boxes: list[list[float]], labels: list[int], positive: int, index: l
 
 
 def scene() -> tuple[SampledRoIs, object]:
-    """Two positive regions and one background region, and two objects with random bitmaps."""
+    """Two positive RoIs, one background RoI, and two objects with random bitmaps."""
     torch.manual_seed(0)
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
     targets.masks = F.interpolate(torch.rand(1, 8, 7, 7).round(), 112).to(torch.uint8)
@@ -164,7 +164,7 @@ def test_without_a_positive_region_the_loss_is_zero_and_still_has_a_gradient():
 
 
 def test_mask_loss_over_all_slots_is_that_of_the_occupied_ones():
-    """A compiled graph and a GPU keep every slot; the CPU leaves the empty ones out."""
+    """Compiled graphs and GPUs compute the loss with all slots; the CPU drops the empty ones first."""
     rois, targets = scene()
     head = MaskHead(pyramid(), CLASSES, channels=16, sampling_ratio=2)
     maps = feature_maps(128, images=1)
@@ -174,7 +174,7 @@ def test_mask_loss_over_all_slots_is_that_of_the_occupied_ones():
 
 @pytest.mark.parametrize("objects", [0, 1])
 def test_empty_slots_change_no_mask_loss(monkeypatch, objects):
-    """Empty slots are computed on a GPU too; their target box may be empty, or small and far from the region."""
+    """A GPU also computes empty slots, whose target box may be empty, or small and far from the RoI."""
     targets = instances([[[40, 40, 42, 42]][:objects]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     rois = rois_of([[39, 40, 42, 42], [0, 0, 128, 128]], [0, CLASSES], objects, [0, 0])
@@ -215,7 +215,7 @@ def test_class_agnostic_masks_serve_every_class():
     seed=st.integers(0, 1000),
 )
 def test_pasting_is_bilinear_sampling_at_pixel_centers(box, seed):
-    """Compared with torch's grid_sample: zero padding, align_corners=False."""
+    """The reference is torch's grid_sample with zero padding and align_corners=False."""
     height, width = 32, 40
     mask = torch.rand(1, 7, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x1, y1, w, h = box
@@ -256,7 +256,7 @@ def test_pasting_a_disc_is_torchvisions_but_for_its_whole_pixels():
 
 @pytest.mark.parametrize("chunk", [1, 2 * 40 * 40, 2**24])
 def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
-    """A CPU pastes each mask in its box's window, a GPU many masks at once; boxes may extend beyond the image."""
+    """The CPU pastes each mask into its box's window, a GPU many masks at once; boxes may extend beyond the image."""
     monkeypatch.setattr(paste, "CHUNK", chunk)
     masks = torch.rand(6, 14, 14, dtype=torch.float64)
     boxes = torch.rand(6, 4, dtype=torch.float64) * 10 + torch.tensor([0, 0, 20, 20])

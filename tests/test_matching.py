@@ -1,4 +1,4 @@
-"""Matching against torchvision's Matcher, and what ours adds: padded batches, crowds, bounded memory."""
+"""Matching against torchvision's Matcher; also padded batches, crowds and bounded memory."""
 
 import torch
 from detection_toys import instances, random_boxes

@@ -1,4 +1,4 @@
-"""Copy-paste, mosaic and mixup transform polygons, boxes and keypoints as they do bitmaps of the same objects."""
+"""Copy-paste, mosaic and mixup move polygons, boxes and keypoints like bitmaps of the same objects."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def scene(seed: int, height: int, width: int, instances: int, first_label: int =
         reach = radius * (1 + 0.3 * np.cos(random.integers(2, 6) * angle))
         ring = np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None] + middle
         ring = orient_clockwise(ring.clip(0, [width, height]).astype(np.float32))
-        if number % 3 == 2:  # as from RLE: along pixel borders, with holes and specks
+        if number % 3 == 2:  # as decoded from RLE: along pixel borders, with holes and specks
             mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [ring.round().astype(np.int32)], 1)
             rings.append(mask_rings(mask * (random.random((height, width)) > specks)))
         else:
@@ -129,7 +129,7 @@ def test_an_object_is_dropped_if_less_than_a_tenth_of_it_stays_visible() -> None
         }
 
     for covered, left in ((90, [[90, 0, 100, 100]]), (91, [])):
-        for seed in range(9):  # half of the seeds paste it
+        for seed in range(9):  # with half of the seeds, the object is pasted
             torch.manual_seed(seed)
             result = CopyPaste()(offering(square(100, 0), square(covered, 1)))
             if 1 in result["labels"]:
@@ -166,7 +166,7 @@ def test_copy_paste_pastes_from_none_to_all_but_no_crowd() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
-    """Images whose three channels are the coverage of their three instances."""
+    """Images with three instances; channel i is the coverage of instance i."""
     shapes = [(90, 120), (60, 40), (128, 128), (30, 100)]
     tiles = [scene(10 * seed + n, *shape, 4, first_label=10 * n, specks=0) for n, shape in enumerate(shapes)]
     for tile, (height, width) in zip(tiles, shapes):
@@ -189,7 +189,7 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
 
 
 def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() -> None:
-    """Four uniform squares fill the quadrants up to their own size, whatever the point."""
+    """Each of four uniform squares fills its quadrant up to the square's size, wherever the mosaic's center is."""
     corners = set()
     for seed in range(30):
         tiles = []
@@ -343,7 +343,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_mixed_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
-    """The number of workers and the batch at which an epoch starts do not matter."""
+    """Samples do not depend on the number of workers or on the batch at which an epoch starts."""
 
     def load(workers: int = 0, epoch: int = 1, start: int = 0, seed: int = 3) -> list[Any]:
         dataset = {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "masks": True}

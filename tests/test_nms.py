@@ -1,4 +1,4 @@
-"""Batched NMS against torchvision's plain NMS, one group at a time."""
+"""Batched NMS against torchvision's NMS, called for each group."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def one_group_at_a_time(boxes, scores, groups, valid, threshold):
 
 
 def flat(boxes, scores, groups, valid, threshold, nms_rows=batched_nms, device="cpu"):
-    """The rows of all images, one image after the other; empty rows have a negative group."""
+    """Apply `nms_rows` to the flattened boxes of all images; empty slots have a negative group."""
     image = torch.arange(len(valid))[:, None].expand_as(valid)
     rows = (boxes.flatten(0, 1), scores.flatten(), torch.where(valid, groups, -1).flatten(), image.flatten())
     return nms_rows(*(values.to(device) for values in rows), threshold).view_as(valid).cpu()
@@ -53,7 +53,7 @@ def test_groups_do_not_suppress_each_other(seed, images, count, groups, threshol
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """The GPU kernel, run by Triton's interpreter on the CPU."""
+    """The GPU kernel in Triton's interpreter on the CPU."""
     nms_gpu = pytest.importorskip("chordate.ops.nms_gpu", reason="needs triton")
     pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
     from triton.runtime.interpreter import InterpretedFunction
@@ -88,7 +88,7 @@ def test_nms_on_the_gpu_keeps_the_same_boxes_without_a_host_sync(count):
 
 
 def test_many_boxes_on_a_large_canvas_are_compared_exactly():
-    """Shifted apart in float32, boxes this far out are rounded so much that wrong ones overlap."""
+    """Adding an offset per group to such large float32 coordinates would round them, so that wrong boxes overlap."""
     _, scores, groups, valid = candidates(0, 1, 3 * module.ONE_CALL_BOXES, 90)
     boxes = random_boxes(1, 3 * module.ONE_CALL_BOXES, span=20) + 4000
     assert torch.equal(flat(boxes, scores, groups, valid, 0.5), one_group_at_a_time(boxes, scores, groups, valid, 0.5))

@@ -1,4 +1,4 @@
-"""Norms against torch's own layers and torchvision's frozen BatchNorm."""
+"""Norms against torch's layers and torchvision's frozen BatchNorm."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Optimizers: learning rate and weight decay of each parameter, and the learning rate for the batch size."""
+"""Optimizers: learning rate and weight decay of each parameter; scaling of the learning rate by the batch size."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_clipping_shortens_the_step_to_the_norm_and_logs_the_norm_before(tmp_pat
 
 
 def test_accumulated_small_batches_equal_one_large_batch_also_at_the_end_of_an_epoch(tmp_path: Any) -> None:
-    """11 batches of 2 in groups of 4, 4 and 3 against batches of 8, 8 and 6."""
+    """Accumulating 11 batches of 2 in groups of 4, 4 and 3 equals steps with batches of 8, 8 and 6."""
     models = []
     for name, batch_size, accumulate in (("small", 2, 4), ("large", 8, 1)):
         torch.manual_seed(3)
@@ -177,7 +177,7 @@ def test_an_optimizer_is_torchs_or_timms_by_its_name(name: str, cls: type[torch.
     optimizer = build_optimizer(Model(), {"type": name, "lr": 0.01, "weight_decay": 0.1, "no_decay": ["bias"]}, 16)
     assert type(optimizer) is cls
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
-    if name == "lambw":  # its defaults depend on the name
+    if name == "lambw":  # timm's defaults depend on the optimizer's name
         assert optimizer.param_groups[0]["decoupled_decay"] is True
 
 
@@ -244,7 +244,7 @@ def test_an_error_about_a_rule_names_the_file_and_the_setting(tmp_path: Any, rul
 
 
 def test_a_first_step_that_loss_scaling_skips_leaves_no_trace() -> None:
-    """torch's fused SGD would otherwise continue with an uninitialized momentum buffer."""
+    """After a skipped first step, torch's fused SGD would use an uninitialized momentum buffer."""
     model = nn.Linear(3, 2)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer = build_optimizer(model, {"type": "SGD", "lr": 0.1, "momentum": 0.9}, batch_size=1)

@@ -1,4 +1,4 @@
-"""Custom data sets, metrics, backbones are checked against their contracts when a run starts, with one-line errors."""
+"""Custom data sets, metrics and backbones are validated when a run starts; violations raise one-line errors."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_plain_data_loader_is_refused_by_the_trainer(tmp_path: Path) -> None:
 
 
 def test_the_data_that_differ_are_named(tmp_path: Path, capsys) -> None:
-    """Labels of validation and training data differ: the message does not blame a model or checkpoint."""
+    """If labels of validation and training data differ, the message does not name a model or checkpoint."""
     (tmp_path / "named.py").write_text(
         "from broken_plugs import DATASETS, DatasetMeta, Gray\n"
         "@DATASETS.register_module(force=True)\n"
@@ -133,7 +133,7 @@ def test_the_data_that_differ_are_named(tmp_path: Path, capsys) -> None:
     ],
 )
 def test_our_heads_have_the_methods_of_their_contract(head: str, contract: type) -> None:
-    """Names and arguments agree, so that the contract is what models call; further arguments have defaults."""
+    """Implementations have the methods and arguments of their protocol; further arguments have defaults."""
     cls = HEADS.get(HEADS.expand(head)["type"])
     methods = {name: m for base in contract.__mro__ for name, m in vars(base).items() if inspect.isfunction(m)}
     methods = {name: m for name, m in methods.items() if not name.startswith("_") or name == "__call__"}

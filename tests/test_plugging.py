@@ -1,4 +1,4 @@
-"""Each custom component in docs/plugging.md works as written: its command line runs, and uses that component."""
+"""Each custom component in docs/plugging.md works as written: its command line runs and uses the component."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ DETECTOR = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, shapes) -> Path:
-    """The page's files, and the data that its command lines name."""
+    """A folder with the page's files and the data that its command lines name."""
     root = tmp_path_factory.mktemp("plugging")
     for name, text in FILES.items():
         (root / name).write_text(text, encoding="utf-8")
@@ -105,7 +105,7 @@ def test_the_one_stage_head_trains(folder, monkeypatch):
 
 
 def test_the_one_stage_head_learns_where_one_object_is(folder, monkeypatch):
-    """Trained on one image, it detects that image's object: its targets and its predictions agree."""
+    """After training on one image, the model detects that image's object, so targets and predictions agree."""
     monkeypatch.chdir(folder)
     torch.manual_seed(0)
     model = built(folder, "my_dense_head_config.py").train()
@@ -134,7 +134,7 @@ def test_the_roi_head_trains(folder, monkeypatch):
 
 
 def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
-    """Equation 4 computed for three regions; the settings of the demo's box head are kept."""
+    """The loss equals equation 4 for three RoIs; the settings of the demo's box head are kept."""
     work_dir = run(folder, "my_loss_config.py", monkeypatch, *DETECTOR)
     assert_learns(work_dir, "box.cls_score.")
     head = built(folder, "my_loss_config.py").box
@@ -191,11 +191,11 @@ def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
     crowd = torch.tensor([[True, False, False], [False, False, False]])
     targets = chordate.InstanceTargets(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64), valid, crowd)
     metric.update([found, found[:1]], chordate.Batch(torch.zeros(2, 3, 9, 9), torch.zeros(2, 2), [], targets))
-    assert metric.compute() == {"count_error": 1.0}  # 3 detections for 1 object, and 1 for 1
+    assert metric.compute() == {"count_error": 1.0}  # image 0: 3 detections, 1 object; image 1: 1 and 1
 
 
 def test_the_callback_stops_training(folder, monkeypatch):
-    """It stops at the first evaluation, since every value is good enough."""
+    """The callback stops training at the first evaluation, since every value reaches the target of -1."""
     options = [option for option in DETECTOR if "eval_every" not in option]
     options = [*options, "train.iterations=9", "train.eval_every=1", "callbacks.0.value=-1"]
     work_dir = run(folder, "my_callback_config.py", monkeypatch, *options)
@@ -209,7 +209,7 @@ def test_the_optimizer_moves_every_weight_by_the_rate(folder, monkeypatch):
     moves = [(after[name] - before[name]).abs() for name in before if name.endswith("conv1.weight")]
     moves = torch.cat([move.flatten() for move in moves])
     assert len(moves) > 1000
-    assert ((moves - 1e-3).abs() < 1e-6).float().mean() > 0.99  # a few have gradient 0
+    assert ((moves - 1e-3).abs() < 1e-6).float().mean() > 0.99  # a few parameters have gradient 0
 
 
 def test_the_format_gives_training_its_first_weights(folder, monkeypatch):
@@ -227,7 +227,7 @@ def test_the_format_gives_training_its_first_weights(folder, monkeypatch):
 
 def test_the_whole_task_runs_by_every_command(folder, monkeypatch, capsys):
     work_dir = run(folder, "my_task_config.py", monkeypatch)
-    assert records(work_dir, "val")[-1]["error"] < 25  # degrees; a random guess has 45
+    assert records(work_dir, "val")[-1]["error"] < 25  # degrees; random guessing has a mean error of 45
     run(folder, "my_task_config.py", monkeypatch, command="browse")
     page = (work_dir / "browse/index.html").read_text()
     assert page.count("<img") == 16
@@ -245,7 +245,7 @@ def test_the_whole_task_runs_by_every_command(folder, monkeypatch, capsys):
 
 
 def test_no_plug_of_the_page_is_left_out():
-    """Every module of the page has a config that names it, and every config a command line."""
+    """Every module of the page is named by a config, and every config has a command line."""
     configs = {name for name in FILES if name.endswith("_config.py")}
     assert {f"{name.removesuffix('.py')}_config.py" for name in FILES if name not in configs} == configs
     assert {words[2] for words in COMMANDS if words[0] == "chordate"} == configs

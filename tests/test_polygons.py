@@ -1,4 +1,4 @@
-"""Transforms move and crop polygons as they do bitmaps of the same instances."""
+"""Transforms move and crop polygons like bitmaps of the same instances."""
 
 import copy
 import io
@@ -44,7 +44,7 @@ def polygons() -> Polygons:
 
 
 def drawn(polygons: Polygons, finer: int = 1) -> Tensor:
-    """Each instance as a bitmap of the whole image, `[M, finer * H, finer * W]`."""
+    """Each instance as a bitmap of the image at `finer` times its resolution, `[M, finer * H, finer * W]`."""
     height, width = polygons.canvas_size
     whole = torch.tensor([[0.0, 0.0, width, height]]).expand(polygons.count, 4)
     return rasterize(polygons, whole, finer * height, finer * width)
@@ -102,7 +102,7 @@ def test_a_transform_moves_polygons_as_it_moves_their_bitmaps(name: str, polygon
         assert moved["polygons"].canvas_size == tuple(want.shape[-2:])
         large = want.sum((1, 2)) > 400  # pixels; IoU is not meaningful for slivers at the border
         assert (iou(got[large] > 0.5, want[large] > 0.5) > 0.985).all()
-        # Confusing pixel centers and corners would shift by half a pixel.
+        # Confusing pixel centers with corners would shift the polygons by half a pixel.
         assert ((center(got[large]) - center(want[large])).abs() < 0.1).all()
 
 
@@ -140,7 +140,7 @@ def test_clipping_changes_no_polygon_inside_the_canvas(seed: int) -> None:
     rings = [random.uniform(-40, 90, (random.integers(3, 12), 2)).astype(np.float32) for _ in range(3)]
     polygons = Polygons.from_rings([rings[:2], [orient_clockwise(rings[2])]], (40, 50))
     clipped = clip(polygons)
-    # Polygons that may intersect themselves: vertices of the boundary can differ by rounding, areas cannot.
+    # Rounding can change the vertices of self-intersecting polygons, but hardly their areas.
     assert (drawn(clipped) != drawn(polygons)).sum() <= 2
     vertices = clipped.as_subclass(Tensor)
     assert ((vertices >= 0) & (vertices <= torch.tensor([50.0, 40.0]))).all()
@@ -183,7 +183,7 @@ def test_coco_polygons_are_drawn_as_pycocotools_draws_them(real_data) -> None:
 
 
 def test_box_frame_bitmaps_give_mask_targets_like_fine_supersampling() -> None:
-    """Targets of 28×28 cut from 112×112 bitmaps, against the outline drawn 16 times finer."""
+    """28×28 targets cropped from 112×112 bitmaps, against the polygon drawn at 16 times the resolution."""
     random = np.random.default_rng(0)
     instances = [
         [blob(120, 90, random.uniform(15, 55), random.integers(0, 7)) * random.uniform(0.8, 1.2)] for _ in range(60)

@@ -1,4 +1,4 @@
-"""RoI pooling over a pyramid against torchvision's RoIAlign and its MultiScaleRoIAlign."""
+"""RoI pooling over a pyramid against torchvision's RoIAlign and MultiScaleRoIAlign."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ NUMERICS = [(2, False), (0, True), (0, False), (3, True)]  # sampling ratio, ali
 
 
 def level_by_level(pooler, features, boxes, image):
-    """The reference output of the pooler, by one call of torchvision's operator per level."""
+    """The reference output of the pooler: one call of torchvision's RoIAlign per level."""
     levels = pooler.levels(boxes)
     rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
     out = boxes.new_zeros(len(boxes), pooler.channels, pooler.resolution, pooler.resolution)
@@ -48,7 +48,7 @@ def odd_boxes() -> torch.Tensor:
 
 
 def assert_equals_level_by_level(pooler, features, boxes, image, ours):
-    """The pooled regions and the gradients of the maps, against torchvision's."""
+    """Compare pooled features and gradients with respect to the maps with torchvision's."""
     theirs = level_by_level(pooler, features, boxes, image)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     upstream = torch.randn_like(ours)
@@ -87,7 +87,7 @@ def interpreted(monkeypatch):
 
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_the_gpus_pooling_kernel_reads_and_writes_nothing_for_a_nan_box(interpreted, numerics):
-    """NaN boxes occur in a diverging run: the loss is then NaN; an out-of-bounds access would kill the process."""
+    """A diverging run has NaN boxes: they must make the loss NaN, not cause an out-of-bounds access."""
     pooler = RoIPooler(pyramid(3, 2), 2, *numerics)
     maps = [x.requires_grad_() for x in list(feature_maps(SIDE, 3).values())[:2]]
     boxes = torch.full((1, 4), torch.nan)
@@ -126,7 +126,7 @@ def test_pooling_on_the_gpu_and_its_gradient_are_roi_aligns(numerics, channels, 
     pooled = pooler(given, boxes, image)
     assert pooled.dtype == dtype
     wanted = level_by_level(pooler, exact, boxes, image)
-    # Box positions are float32 if the maps are float32 or half precision, and the maps are noise.
+    # Box coordinates are float32 for maps in float32 or half precision, and the maps are noise.
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
     torch.testing.assert_close(pooled.double(), wanted, rtol=0, atol=tolerance)
     upstream = torch.randn_like(pooled)

@@ -1,4 +1,4 @@
-"""Pre-activation ResNets against timm's `resnetv2`; depths and parameter counts of CIFAR variants and Wide ResNets."""
+"""Pre-activation ResNets against timm's `resnetv2`; depths and parameter counts of CIFAR and Wide ResNets."""
 
 import pytest
 import timm
@@ -14,7 +14,7 @@ from chordate.weights.formats import timm as timm_names
 
 
 class Theirs(nn.Module):
-    """timm's network, returning our maps, with its parameters under our names."""
+    """timm's network with our map names and parameter names."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -74,7 +74,7 @@ def test_a_dilated_preact_resnet_is_timms(output_stride):
 
 @pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), (1001, 10.2)])
 def test_weight_counts_of_preact_resnets_are_the_papers(depth, millions):
-    """He et al. 2016, Identity Mappings, table 4: it counts convolutions and the classifier, without norms."""
+    """Identity Mappings (He et al. 2016), table 4: counts parameters of convolutions and the classifier, not norms."""
     weights = sum(p.numel() for p in on_meta(f"preact_resnet{depth}_cifar").parameters() if p.dim() == 4)
     assert (weights + 10 * 256 + 10) / 1e6 == pytest.approx(millions, abs=0.05)
 

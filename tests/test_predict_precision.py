@@ -36,7 +36,7 @@ def test_a_classifier_of_half_precision_predicts_what_it_does_in_float32(dtype):
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_maps_of_half_precision_are_placed_as_precisely_as_those_of_float32(dtype):
-    """A custom mask head may output such maps; half precision cannot represent coordinates far from the origin."""
+    """A custom mask head may output half precision, which cannot represent coordinates far from the origin."""
     maps = torch.rand(2, 1, 8, 8).to(dtype)
     boxes = torch.tensor([[1900.3, 20.7, 1980.1, 90.2], [10.4, 5.2, 33.3, 44.4]])
     assert torch.equal(paste_masks(maps[:, 0], boxes, 100, 2000), paste_masks(maps[:, 0].float(), boxes, 100, 2000))

@@ -11,7 +11,7 @@ from chordate.data.image_io import read_image
 
 @pytest.fixture(scope="module")
 def files(cells, tmp_path_factory):
-    """Three landscape photos and a portrait one, cut out of the fourth."""
+    """Four photos: three in landscape format, and the fourth cropped to portrait format."""
     *paths, last = sorted((cells / "JPEGImages").glob("*.jpg"))[:4]
     portrait = tmp_path_factory.mktemp("photos") / "portrait.png"
     Image.open(last).crop((100, 0, 400, 480)).save(portrait)
@@ -26,11 +26,11 @@ def pair(files):
     config = chordate.load_config(
         "faster-rcnn_r50_fpn_torchvision",
         {
-            "model.backbone.norm.eps": 1e-5,  # 0 is for the published weights only
+            "model.backbone.norm.eps": 1e-5,  # eps is 0 only with the published weights
             "model.rpn.post_nms_topk": (PROPOSALS, PROPOSALS),
             "model.box.detections_per_image": 10_000,
             "val_data.pipeline": [
-                {"type": "ToDtype", "dtype": "float64"},  # float32 pixels move the boxes by more than the bounds
+                {"type": "ToDtype", "dtype": "float64"},  # float32 moves boxes beyond the tolerances
                 {"type": "ResizeShortestEdge", "size": SIDE, "max_size": 10_000, "rounding": "torchvision"},
             ],
         },

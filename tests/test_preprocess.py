@@ -21,7 +21,7 @@ def test_images_are_normalized_and_their_padding_is_zero():
 
 
 def test_any_size_is_padded_to_the_divisor():
-    """Collation pads; the model only sets the padding to zero."""
+    """Collation pads images; the model only sets the padding to zero."""
     samples = [{"image": image, "info": ImageInfo(i, "", 50, 70)} for i, image in enumerate(IMAGES)]
     assert collate_images(samples, None, 32).images.shape == (2, 3, 64, 96)
     assert collate_images(samples, None, 10).images.shape == (2, 3, 50, 70)
@@ -55,5 +55,5 @@ def test_invalid_normalization_constants_are_refused(mean, std):
 def test_constants_for_pixels_up_to_1_are_refused_but_caffes_deviations_of_1_are_not():
     with pytest.raises(ConfigError, match="are for 0 … 1; pixels are 0 … 255"):
         Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    Normalize((103.53, 116.28, 123.675), (1.0, 1.0, 1.0))  # Detectron2's
+    Normalize((103.53, 116.28, 123.675), (1.0, 1.0, 1.0))  # Detectron2's values
     Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # leaves pixels unchanged

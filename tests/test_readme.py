@@ -65,7 +65,7 @@ def test_every_name_in_the_readme_exists():
 
 
 def test_the_python_example_runs(folder, monkeypatch):
-    """The block with `predict`, with random weights in torchvision's format and in ours, and a noise image."""
+    """The code block with `predict` runs on a noise image, with random weights in torchvision's format and in ours."""
     import numpy as np
     import torch
     from loading import checkpoint_of

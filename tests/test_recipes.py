@@ -1,4 +1,4 @@
-"""Recipes of classifiers: the papers' learning rates by epoch, the papers' settings, and a few training steps."""
+"""Classifier recipes have the papers' learning rates by epoch and the papers' settings, and train a few steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rates(name: str, epochs: list[float]) -> list[float]:
 RESNET = ([0, 29.99, 30, 59.99, 60, 89.99], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 RESNEXT = ([0, 30, 60, 89.99, 90, 99.99], [0.1, 0.01, 0.001, 0.001, 1e-4, 1e-4])
 SENET = ([0, 30, 60, 89.99, 90, 99.99], [0.6, 0.06, 0.006, 0.006, 6e-4, 6e-4])
-RS = ([0, 2.5, 5, 177.5, 350], [0, 0.8, 1.6, 0.8, 0])  # half a cosine from epoch 5 to 350
+RS = ([0, 2.5, 5, 177.5, 350], [0, 0.8, 1.6, 0.8, 0])  # half a cosine period from epoch 5 to epoch 350
 CONVNEXT = ([0, 10, 20, 160, 300], [0, 2e-3, 4e-3, 2.0005e-3, 1e-6])  # from 20 to 300
 FINE = ([0, 15, 30], [5e-5, 2.55e-5, 1e-6])
 WRN = ([0, 59.99, 60, 120, 160, 199.99], [0.1, 0.1, 0.02, 0.004, 8e-4, 8e-4])
@@ -134,7 +134,7 @@ def test_resnet_rs_has_a_recipe_for_every_row_of_the_family():
         assert sides(cfg.train_data.pipeline) == sides(cfg.val_data.pipeline) == {size}
         augment = cfg.train_data.pipeline[-1]
         assert (augment.type, augment.num_ops) == ("RandAugment", 2)
-        assert augment.magnitude == min(30, 3 * row.randaugment)  # of 30 in torchvision, of 10 in the authors' code
+        assert augment.magnitude == min(30, 3 * row.randaugment)  # torchvision's maximum is 30, the authors' 10
         assert cfg.train.ema == 0.9999
 
 
@@ -168,7 +168,7 @@ def test_a_recipe_is_named_after_its_backbone_and_its_data(name):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Small class folders in the layouts of ImageNet, CIFAR and a user's photos."""
+    """A data root with small class folders in the layouts of ImageNet, CIFAR and a user's photos."""
     return write_folders(tmp_path_factory.mktemp("photos"), {"train": 4, "val": 1, "test": 1}, side=32, wider=0)
 
 
@@ -198,7 +198,7 @@ def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str
     return [line for line in lines if line["mode"] == "train"]
 
 
-# One recipe of each kind, and the map after which its network is truncated; later stages are not built.
+# One recipe of each kind, and the last feature map of its network; later stages are not built.
 KINDS = {
     "resnet18_imagenet": "c3",
     "preact_resnet50_imagenet": "c3",

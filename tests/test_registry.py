@@ -61,7 +61,7 @@ def test_a_built_object_is_held_to_its_contract_too():
     class TwoInputs(nn.Module):
         def forward(self, x, y): ...
 
-    trunk = nn.Sequential(nn.Flatten())  # its forward calls its argument `input`
+    trunk = nn.Sequential(nn.Flatten())  # the argument of its forward is named `input`
     trunk.out_channels = 4
     assert HEADS.build(trunk, contract=Pooled) is trunk
     with pytest.raises(
@@ -208,7 +208,7 @@ def test_checking_changes_no_mode_and_no_state():
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory) -> subprocess.CompletedProcess[str]:
-    """A process where two packages with an entry point in `chordate.plugins` are installed, one of them broken."""
+    """A process with two installed packages that have an entry point in `chordate.plugins`, one of them broken."""
     folder = tmp_path_factory.mktemp("packages")
     (folder / "spine.py").write_text(
         "from torch import nn\n"
@@ -251,7 +251,7 @@ def test_importing_chordate_is_light():
 
 
 def test_a_subclass_that_hands_on_its_settings_keeps_those_that_it_inherits(tmp_path):
-    """Both in code (`**settings` for the parent's constructor) and in configs (inherited settings)."""
+    """A subclass inherits settings in code (`**settings` for the parent's constructor) and in configs."""
     from chordate.heads.box import BoxHead
 
     class FocalBox(BoxHead):
@@ -294,7 +294,7 @@ def test_the_error_for_a_librarys_network_as_a_type_names_its_adapter(name, hint
         ({"type": "TimmBackbone", "name": "resnet18"}, "model"),
         ({"type": "TorchvisionBackbone", "model": "resnet18", "out_indices": (1, 2)}, "out"),
         ({"type": "resnet18", "out_indices": (1, 2)}, "out"),
-        ({"type": "resnet18", "name": "x"}, None),  # it has no setting `model`
+        ({"type": "resnet18", "name": "x"}, None),  # this config has no setting `model`
     ],
 )
 def test_the_error_for_another_librarys_setting_names_ours(settings, wanted):

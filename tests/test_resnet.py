@@ -1,4 +1,4 @@
-"""ResNet against torchvision's and timm's, the paper's table 1, and the definition of atrous convolution."""
+"""ResNet against torchvision's and timm's, table 1 of the paper, and the definition of atrous convolution."""
 
 import pytest
 import timm
@@ -54,16 +54,17 @@ def test_every_map_equals_torchvisions_in_evaluation(depth):
 def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
     ours, theirs = pair(depth, out=["c5"])
     images = torch.randn(2, 3, 40, 40)  # c5 is 2×2; BatchNorm over two 1×1 maps would have almost no gradient
-    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), images, dtype=torch.float32)  # the same operations
+    # Both run the same operations, so float32 is precise enough.
+    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), images, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["resnet18d", "resnet50c", "resnet50d"])
 def test_deep_stems_and_pooled_shortcuts_are_timms(name):
-    """Sizes include some that are not multiples of the stride: shortcut D's pool has its own border handling."""
+    """Image sizes need not be multiples of the stride: the pooling of shortcut D handles borders differently."""
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 75, 97), tolerance=1e-5)
-    if name == "resnet50d":  # it has everything that the others have
+    if name == "resnet50d":  # this variant has every feature of the others
         assert_same_step(ours, extractor(theirs, TIMM), torch.randn(2, 3, 40, 40))
 
 
@@ -103,7 +104,7 @@ def test_multi_grid_multiplies_the_rate_of_c5(output_stride, rate):
     )
     for block, factor in zip(theirs.layer4, (1, 2, 4)):
         block.conv2.dilation = block.conv2.padding = (rate * factor, rate * factor)
-    if output_stride == 8:  # likewise the first block of the stage before, which has rate 1 in torchvision
+    if output_stride == 8:  # also for the first block of layer3, where torchvision uses rate 1
         theirs.layer3[0].conv2.dilation = theirs.layer3[0].conv2.padding = (2, 2)
     expected = extractor(theirs, {name: key for name, key in TORCHVISION.items() if key != "c1"})
     assert_same_maps(ours, expected, torch.randn(1, 3, 96, 96), tolerance=1e-5)
@@ -119,12 +120,12 @@ def test_dilations_of_a_stage_can_be_set():
 def test_the_depth_is_the_number_of_layers_on_the_way(depth):
     model = on_meta(f"resnet{depth}")
     convs = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d) and "downsample" not in name]
-    assert len(convs) + 1 == depth  # plus the classifier
+    assert len(convs) + 1 == depth  # convolutions plus the classifier
 
 
 @pytest.mark.parametrize(("depth", "billions"), [(18, 1.8), (34, 3.6)])
 def test_shortcuts_of_option_a_have_no_parameters_and_flops(depth, billions):
-    """He et al. 2016, table 1 and figure 3: the residual networks cost what the plain ones do."""
+    """He et al. 2016, table 1 and figure 3: residual and plain networks have the same FLOPs."""
     parameters, multiply_adds = size(f"resnet{depth}", shortcut="A")
     assert multiply_adds == pytest.approx(billions, abs=0.07)
     assert (parameters, multiply_adds) == size(f"plain{depth}")
@@ -206,7 +207,7 @@ def test_a_plain_network_has_no_shortcuts(name):
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_a_branch_that_is_dropped_leaves_the_shortcut_and_the_others_make_up_for_it(block):
-    """Huang et al. 2016, equation 2, drawn for every image; what is kept is scaled so that the mean stays."""
+    """Huang et al. 2016, equation 2: sampled per image; kept branches are scaled so that the mean is unchanged."""
     width = 64 // block.expansion
     always, sometimes = (block(64, width, norm="FrozenBN", drop=drop) for drop in (0.0, 0.25))
     randomize(always)
@@ -219,7 +220,7 @@ def test_a_branch_that_is_dropped_leaves_the_shortcut_and_the_others_make_up_for
         y = sometimes.train()(x)
         dropped = (y == x).flatten(1).all(1)  # positive shortcut values pass the ReLU unchanged
         torch.testing.assert_close(y[~dropped], (x + branch[0] / 0.75).relu()[~dropped])
-        assert 30 <= dropped.sum() <= 70  # of 200 at 0.25: within 3.3 standard deviations
+        assert 30 <= dropped.sum() <= 70  # of 200 images with probability 0.25: within 3.3 standard deviations
         assert torch.equal(sometimes.eval()(x), always.eval()(x))
 
 

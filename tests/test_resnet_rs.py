@@ -40,7 +40,7 @@ def test_every_resnet_rs_depth_has_timms_names_and_the_channels_it_offers(depth)
     assert ours.name == f"ResNet-RS-{depth}"
 
 
-# Bello et al. 2021, the table of ResNet-RS: depth, image size, parameters in millions, FLOPs in billions (a
+# Bello et al. 2021, the table of ResNet-RS: depth, image size, parameters in millions, FLOPs in billions (one
 # multiply-add is two).
 SMALLER = [
     (50, 160, 36, 4.6),

@@ -1,4 +1,4 @@
-"""ResNeXt against torchvision's and timm's, and the paper's equation for the cost of paths."""
+"""ResNeXt against torchvision's and timm's, and the paper's equation for the number of weights."""
 
 import pytest
 import timm
@@ -24,7 +24,7 @@ def test_maps_and_a_training_step_of_resnext_are_torchvisions(name):
     ours = with_weights_of(theirs, name, out=list(TORCHVISION.values()))
     assert_same_maps(ours, extractor(theirs, TORCHVISION), torch.randn(2, 3, 64, 64), tolerance=1e-5)
     theirs = extractor(theirs, {"layer4": "c5"})
-    assert_same_step(ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32)  # the same operations
+    assert_same_step(ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32)  # float32 suffices: same operations
 
 
 @pytest.mark.slow

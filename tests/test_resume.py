@@ -19,7 +19,7 @@ from chordate.errors import CheckpointError
 from chordate.training.callbacks import ValidationLoss
 from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint
 
-# Six batches of the toy in groups of four and two: two iterations an epoch, eight in all.
+# The toy's six batches are accumulated in groups of four and two: two iterations per epoch, eight in all.
 ITERATIONS = 8
 
 
@@ -52,7 +52,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """The same losses in every iteration, evaluations and final state: weights, EMA, optimizer, random generators."""
+    """The losses of all iterations, the evaluations and the final weights, EMA, optimizer and generators are equal."""
     assert read_log(one) == read_log(other)
     assert read_log(one, "val") == read_log(other, "val")
     a, b = (read_checkpoint(folder / "epoch_4.pt") for folder in (one, other))
@@ -67,10 +67,10 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# (where to kill, which occurrence), with checkpoints after iterations 2, 3, 4, 6, 8, and a best one after evaluations.
+# (where to kill, at which call); checkpoints are saved after iterations 2, 3, 4, 6, 8, the best after evaluations.
 KILLS = [
-    ("iteration", 1),  # before there is any checkpoint
-    ("iteration", 5),  # in mid-epoch, between checkpoints
+    ("iteration", 1),  # before the first checkpoint
+    ("iteration", 5),  # in the middle of an epoch, between checkpoints
     ("iteration", 6),
     ("half a file", 3),
     ("half a file", 4),
@@ -93,7 +93,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert in_process(train, tmp_path, workers, kill) == -signal.SIGKILL
     assert in_process(train, tmp_path, workers, resume=True) == 0
     assert_same_training(whole, tmp_path)
-    assert not list(tmp_path.glob(".*"))  # nothing half-written is left
+    assert not list(tmp_path.glob(".*"))  # no partly written file is left
 
 
 def test_a_training_killed_many_times_ends_with_the_same_weights(tmp_path: Path, whole: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_signal_ends_training_after_the_iteration_with_everything_saved(
 def test_a_signal_that_the_loaders_workers_get_too_ends_training_as_one_to_the_trainer_alone(
     tmp_path: Path, whole: Path, name: str, status: int
 ) -> None:
-    """Ctrl-C and SLURM signal whole process groups."""
+    """Ctrl-C and SLURM signal all processes of a process group."""
     assert in_process(train, tmp_path, 2, (name, 5)) == status
     assert CheckpointFolder(tmp_path).newest() == tmp_path / "iteration_5.pt"
     assert in_process(train, tmp_path, 2, resume=True) == 0
@@ -143,7 +143,7 @@ class Stops(ToyMetric):
 
 
 def evaluated_training(folder: Path, metric: ToyMetric, stops: bool = False, **options: Any) -> None:
-    """Train as the uninterrupted run does, with two batches per evaluation; the metric `stops` it by SIGTERM."""
+    """Train like the uninterrupted run, with two batches per evaluation; with `stops`, SIGTERM must end the run."""
     options = {"val_loader": toy_loader(6, training=False), "metric": metric, **SETTINGS, **options}
     trainer = toy_trainer(folder, **options)
     if not stops:
@@ -169,7 +169,7 @@ def test_a_signal_in_an_evaluation_ends_it_after_the_batch(tmp_path: Path, whole
     evaluated_training(tmp_path, metric, stops=True)
     assert (metric.batches, metric.computed) == (batch, (batch - 1) // 2)
     before = read_log(tmp_path)
-    metric = Stops(1)  # stopped again, in the evaluation that the resumed run catches up on
+    metric = Stops(1)  # stopped again, during the evaluation that the resumed run repeats
     evaluated_training(tmp_path, metric, stops=True, resume=True)
     assert (metric.batches, metric.computed) == (1, 0)
     assert read_log(tmp_path) == before
@@ -204,7 +204,7 @@ def test_a_signal_in_the_validation_loss_ends_it_after_the_batch(tmp_path: Path)
 
         def loss(self, batch: Any) -> dict[str, torch.Tensor]:
             self.calls += not self.training
-            if self.calls == 3:  # the first two check one sample, and which losses have a gradient
+            if self.calls == 3:  # the first two calls check one sample and find out which losses have a gradient
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().loss(batch)
 
@@ -333,7 +333,7 @@ def test_a_resume_into_another_folder_touches_neither_run_there_nor_mixes_their_
     assert len(list(b.glob("log_*.jsonl"))) == 1
     assert read_log(b)[:6] == read_log(a)[6:]  # equal to the run that continued in its own folder
     best = read_checkpoint(b / "best_toy_AP.pt")["train"]
-    assert trainer.best == best["best"]  # from this run, which first does the evaluation that was pending
+    assert trainer.best == best["best"]  # from this run, which first runs the pending evaluation
     assert best["iteration"] >= 6
     assert read_checkpoint(b / "epoch_3.pt")["train"]["files"] == ["epoch_2.pt", "epoch_3.pt"]
     text = log_text(trainer)
@@ -360,7 +360,7 @@ def test_a_training_started_anew_overwrites_no_checkpoint_of_the_one_before(tmp_
 
 
 def test_a_longer_training_keeps_the_last_evaluation_and_the_better_model(tmp_path: Path) -> None:
-    """The final evaluation of a run need not be a multiple of `eval_every`; resuming with more iterations keeps it."""
+    """An evaluation at the end of a run, even if not due by `eval_every`, is kept by a resume with more iterations."""
 
     class Falling(ToyMetric):
         def compute(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""RetinaNet's head: its losses against torchvision's and the paper's formula, and what it predicts."""
+"""RetinaNet's head: losses against torchvision's and the paper's formula; predictions."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def scene():
 
 
 def matched(anchors, targets, image):
-    """-1 for background, -2 for ignored, else the object: thresholds 0.4 and 0.5, plus each object's best anchors."""
+    """Per anchor -1 (background), -2 (ignored) or the object's index; thresholds 0.4, 0.5; low-quality matches."""
     single = (targets.valid & ~targets.crowd)[image]
     iou = box_iou(targets.boxes[image][single], anchors)
     best, index = iou.max(0)
@@ -72,7 +72,7 @@ def test_losses_are_the_papers_over_the_positive_anchors(beta):
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
 def test_retina_losses_are_torchvisions_on_the_same_matches(kind):
-    """On one image, because torchvision averages over images, and the paper over the positive anchors of all images."""
+    """Uses one image, since torchvision averages over images, but the paper over the positive anchors of all images."""
     head = head_of(box_loss=kind)
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
     outputs = head(feature_maps(SIDE, images=1))
@@ -107,7 +107,7 @@ def test_at_the_start_every_anchor_scores_a_hundredth():
 
 
 def test_anchors_are_nine_a_cell_of_three_sizes_an_octave():
-    """Section 4: areas of 32² to 512² on p3 to p7, times 1, 2^(1/3) and 2^(2/3), with three aspect ratios."""
+    """Section 4: areas of 32² to 512² on p3 to p7, scales 1, 2^(1/3) and 2^(2/3), three aspect ratios."""
     levels = {f"p{i}": FeatureSpec(16, 2**i) for i in range(3, 8)}
     base = RetinaHead(levels, CLASSES).anchors.base
     size = base[..., 2:] - base[..., :2]
@@ -135,7 +135,7 @@ def test_each_level_sends_its_best_scores_and_no_more():
         ({"topk": 0}, "RetinaHead: topk must be ≥ 1, got 0"),
         (
             {"iou_thresholds": (0.5, 0.4)},
-            r"RetinaHead: iou_thresholds must be .* 2 numbers that do not descend, got \(0.5, 0.4\)",
+            r"RetinaHead: iou_thresholds must be .* 2 non-decreasing numbers, got \(0.5, 0.4\)",
         ),
         ({"box_loss": "iou"}, 'RetinaHead: box_loss must be one of "smooth_l1", "giou" .*got "iou"'),
     ],
@@ -151,7 +151,7 @@ def test_levels_of_different_width_cannot_share_a_head():
 
 
 def test_sizes_take_the_place_of_those_of_the_paper():
-    """With `sizes`, each ratio has one anchor of the given side instead of three per octave."""
+    """With `sizes`, each level has one anchor size instead of three."""
     head = head_of(anchors={"sizes": [40, 80, 160, 320, 640], "ratios": [1.0]})
     levels = head.anchors([(1, 1)] * 5, (64, 64))
     assert [(level[:, 2] - level[:, 0]).tolist() for level in levels] == [[40], [80], [160], [320], [640]]

@@ -1,4 +1,4 @@
-"""The region proposal network: its proposals, its training targets and losses, and its training step."""
+"""The region proposal network: proposals, training targets, losses and a training step."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def dense(head: RPNHead, images: int = 2) -> AnchorOutputs:
 
 
 def test_outputs_follow_the_anchors_cell_by_cell():
-    """A bias on one anchor shape and an active cell must appear at that shape and position in the outputs."""
+    """A bias on one anchor shape and an input at one cell must change the outputs at that shape and position."""
     head = RPNHead(pyramid(levels=1), convs=0)
     torch.nn.init.zeros_(head.objectness_logits.weight)
     torch.nn.init.ones_(head.objectness_logits.weight[1])
@@ -108,7 +108,7 @@ def test_anchors_in_a_crowd_are_not_background():
     crowd = instances([[[30, 30, 120, 120]]], crowd=[[True]])
     outputs = dense(head, images=1)
     inside = ((outputs.anchors[:, :2] >= 30) & (outputs.anchors[:, 2:] <= 120)).all(dim=1)
-    outputs.logits[0, inside] = 50.0  # high objectness there
+    outputs.logits[0, inside] = 50.0  # high objectness at this anchor
     losses = head.loss(outputs, SIZES[:1], crowd)
     assert inside.any() and losses["rpn_cls"] <= torch.tensor(2.0).log() + 1e-6
 

@@ -1,4 +1,4 @@
-"""The batches of an epoch: every image once, and the same steps for any number of ranks."""
+"""The batches of an epoch contain every image once; steps are the same for any number of ranks."""
 
 from collections import Counter
 
@@ -37,7 +37,7 @@ def test_an_epoch_has_every_image_once_plus_what_makes_the_ranks_equal(counts, e
 @given(COUNTS, st.integers(1, 3))
 def test_a_step_has_the_same_images_for_any_number_of_ranks(counts, world: int) -> None:
     images, batch_size, _ = counts
-    images *= 6  # a multiple of every number of ranks, so that no image is repeated
+    images *= 6  # divisible by every number of ranks, so that no image is repeated
     alone = list(TrainingBatches(images, batch_size * world, seed=3))
     ranks = [list(TrainingBatches(images, batch_size, seed=3, rank=rank, world_size=world)) for rank in range(world)]
     together = [[key for rank in ranks for key in rank[step]] for step in range(len(alone))]
@@ -84,7 +84,7 @@ def test_keys_carry_the_epoch_and_a_second_turn_is_another_key() -> None:
 
 
 def test_repeat_factors_follow_the_formula_of_lvis() -> None:
-    # 1,000 images; class 0 in all, class 1 in 10, class 2 in 1, class 3 in none; threshold 0.04.
+    # Of 1,000 images, class 0 is in all, class 1 in 10, class 2 in 1, class 3 in none; threshold 0.04.
     class_images = [np.arange(1000), np.arange(10), np.array([5]), np.array([], int)]
     factors = repeat_factors(class_images, 1000, 0.04)
     assert factors[20] == 1.0
@@ -103,7 +103,7 @@ def test_repeated_images_are_drawn_as_often_as_their_factor_on_average(seed: int
         seen = Counter(images_of(sampler))
         assert sum(seen.values()) == round(factors.sum())
         counts += [seen[index] for index in range(8)]
-    # The factors add up to 12.5, of which an epoch has 12.
+    # The factors add up to 12.5, so an epoch has 12 images.
     assert np.abs(counts / 300 - factors * 12 / 12.5).max() < 0.15
 
 

@@ -1,4 +1,4 @@
-"""Balanced sampling: the numbers of Faster R-CNN, section 3.1.3, in a fixed number of slots."""
+"""Balanced sampling as in Faster R-CNN, section 3.1.3, with a fixed number of slots."""
 
 import torch
 from detection_toys import instances
@@ -11,7 +11,7 @@ from chordate.structures import Proposals
 
 
 def masks(images: int, candidates: int, positives: int, negatives: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first `positives` candidates positive, the last `negatives` negative, the rest ignored."""
+    """Labels: the first `positives` candidates are positive, the last `negatives` negative, the rest ignored."""
     number = torch.arange(candidates).expand(images, candidates)
     return number < positives, number >= candidates - negatives
 
@@ -48,7 +48,7 @@ def test_every_candidate_has_the_same_chance():
     for _ in range(1000):
         chosen, _, valid = sample_balanced(positive, negative, 16, 0.25)
         drawn[chosen[valid]] += 1
-    # 4 of 10 positives and 12 of 30 negatives each time: 400 times each, standard deviation 15.5.
+    # Each draw takes 4 of 10 positives and 12 of 30 negatives: expected count 400 each, standard deviation 15.5.
     assert (drawn - 400).abs().max() < 5 * 15.5
 
 

@@ -104,8 +104,11 @@ def test_no_schedule_is_a_constant_rate() -> None:
         ({"type": "cosin"}, 'did you mean "cosine"'),
         ({"type": "step", "milestone": [8]}, 'did you mean "milestones"'),
         ({"type": "cosine", "milestones": [8]}, 'unknown setting of schedule "milestones"'),
-        ({"type": "step", "milestones": [11, 8]}, "ascend, got"),
-        ({"type": "step", "milestones": [8, 8]}, "milestones must be a list of numbers that ascend, got [8, 8]"),
+        ({"type": "step", "milestones": [11, 8]}, "increasing numbers, got"),
+        (
+            {"type": "step", "milestones": [8, 8]},
+            "milestones must be a list of strictly increasing numbers, got [8, 8]",
+        ),
         ({"type": "step", "warmup_iters": 0.5}, "warmup_iters must be an integer ≥ 0, got 0.5"),
         ({"type": "step", "warmup_iters": 5, "warmup_epochs": 1}, "either warmup_iters or warmup_epochs"),
         ({"type": "step", "warmup": "linaer"}, 'did you mean "linear"'),

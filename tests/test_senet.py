@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation networks against timm's, and the paper's tables and equation."""
+"""Squeeze-and-excitation networks against timm's, the paper's tables, and its equation 5."""
 
 import pytest
 import timm
@@ -57,7 +57,7 @@ def test_every_senet_variant_has_timms_names_and_the_channels_it_offers(name):
     ("reduction", "millions"), [(2, 45.7), (4, 35.7), (8, 30.7), (16, 28.1), (32, 26.9)], ids="reduction={}".format
 )
 def test_parameters_by_reduction_are_the_papers(reduction, millions):
-    """Hu et al. 2018, table 10 (SE-ResNet-50), within its rounding."""
+    """Hu et al. 2018, table 10 (SE-ResNet-50), up to the table's rounding."""
     assert size("resnet50", se=1 / reduction)[0] == pytest.approx(millions, abs=0.1)
 
 

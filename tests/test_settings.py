@@ -1,4 +1,4 @@
-"""Values of the wrong kind in `train`, `optimizer`, `schedule` and `train_data`: one line names them, no traceback."""
+"""Invalid values in `train`, `optimizer`, `schedule` and `train_data` raise one-line errors without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generated data set: valid COCO format, annotations of the visible regions, and disjoint splits."""
+"""The generated data set has valid COCO format, annotations of the visible regions, and disjoint splits."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def layouts(root: Path, split: str) -> set[tuple]:
-    """The shape at each pixel of each image that is not empty."""
+    """The category and box of each annotation, for each image that is not empty."""
     content = json.loads((root / f"annotations/{split}.json").read_text())
     by_image: dict[int, list] = {}
     for annotation in content["annotations"]:

@@ -12,7 +12,7 @@ from chordate.cli.main import main
 from chordate.registry import BACKBONES
 
 # By paper or publisher: millions of parameters and billions of multiply-adds, as printed there; some round,
-# some truncate, some also count norms and pools. None where nothing is printed.
+# some truncate, some also count norms and pools. None where the source prints no number.
 PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
     "He et al. 2016, Deep Residual Learning, table 1 and figure 3": {
         "resnet18": (None, "1.8"),
@@ -155,7 +155,7 @@ def test_every_backbone_is_held_to_a_published_number():
 
 
 def agrees(printed: str, published: str | None, share: float = 0.0) -> bool:
-    """Equal within one unit of the last published digit or of the table's second decimal, or within `share`."""
+    """Whether both numbers are equal within `share`, or one unit of the last published digit or second decimal."""
     if published is None:
         return True
     places = len(published.partition(".")[2])

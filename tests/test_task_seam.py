@@ -1,4 +1,4 @@
-"""Complete custom tasks from outside the package: every command supports them through `custom_imports` alone."""
+"""Complete custom tasks from outside the package: `custom_imports` is all that the commands need."""
 
 import ast
 import json

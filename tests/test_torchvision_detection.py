@@ -69,7 +69,7 @@ def test_faster_rcnn_losses_equal_torchvisions_on_the_same_samples(pair):
 
 
 def test_files_from_before_0_13_load_too(pair):
-    """The first published COCO weights are of this kind; their parameter names have fewer `.0`."""
+    """The first published COCO weights have the old parameter names, with fewer `.0`."""
     referee, model, *_ = pair
     old = {}
     for name, tensor in referee.state_dict().items():

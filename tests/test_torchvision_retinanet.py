@@ -31,7 +31,7 @@ def pair(request, cells):
         max_size=10_000,
     ).double()
     head = referee.head
-    # As in a trained network, only few of the many anchors have high scores.
+    # As in a trained network, only a few of the many anchors have high scores.
     scores = {head.classification_head.cls_logits: (1.5, -4.0), head.regression_head.bbox_reg: (0.3,)}
     scatter(referee, images, [scores])
     model = ours(PAIRS[request.param], 91).double()

@@ -1,4 +1,4 @@
-"""The trainer with the real loader and a real detector: resumed within an epoch, and as used by the commands."""
+"""The trainer with the real loader and a real detector: resuming within an epoch, and training as the commands do."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def train(shapes: Path, work_dir: Path, **options: Any) -> Trainer:
     """Train as `chordate train` does, with 7 batches and 4 iterations per epoch."""
     cfg = load_config("faster-rcnn_r18_fpn_demo_shapes", {**SMALL, **options})
     trainer = chordate.train(cfg, data_root=shapes, work_dir=work_dir, resume=True)
-    assert not multiprocessing.active_children()  # no worker is left over to wait for
+    assert not multiprocessing.active_children()  # all workers have exited
     return trainer
 
 

@@ -131,7 +131,7 @@ def test_predicting_on_a_tensor_names_the_function_for_images():
 
 def test_a_warning_is_logged_once_in_a_run(caplog) -> None:
     logger = logging.getLogger("chordate")
-    for _ in range(2):  # once per run, not once per process
+    for _ in range(2):  # a message appears once per run, not once per process
         with no_repeated_warnings():
             for _ in range(3):
                 logger.warning("1 box clipped to the image (id 1)")

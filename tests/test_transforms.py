@@ -173,7 +173,7 @@ def test_impossible_resizes_are_refused(arguments: dict) -> None:
 
 
 def test_a_jitter_scales_from_its_smallest_factor_to_its_largest() -> None:
-    with pytest.raises(ConfigError, match="scale must be a list of 2 numbers that do not descend, got"):
+    with pytest.raises(ConfigError, match="scale must be a list of 2 non-decreasing numbers, got"):
         TRANSFORMS.build({"type": "LargeScaleJitter", "scale": [2.0, 0.1]})
     fixed = TRANSFORMS.build({"type": "LargeScaleJitter", "size": 96, "scale": [1.0, 1.0]})
     assert fixed(make_sample(boxes=[[20, 15, 60, 45]]))["image"].shape[1:] == (72, 96)

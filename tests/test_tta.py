@@ -81,7 +81,7 @@ def test_one_scale_without_flips_is_the_plain_detector():
 
 
 def test_one_other_scale_is_the_detector_on_the_resized_image():
-    """Except for keypoints, whose peaks are located at pixels of the original batch."""
+    """Keypoints are excluded: their peaks are located at pixels of the original batch."""
     batch = noise_batch((96, 128), (128, 80))
     smaller = resized(batch, 0.75)
     for result, expected in zip(seer({"scales": [0.75]})(batch), seer()(smaller), strict=True):
@@ -95,7 +95,7 @@ def test_with_flips_a_mirrored_image_gives_the_mirrored_detections():
     """For any model, an image and its mirror image have the same augmented batches."""
     batch = noise_batch((96, 128), (128, 80))
     model = seer({"scales": [0.75, 1.0], "flip": True})
-    assert not torch.equal(seer()(batch)[0].scores, seer()(mirror(batch))[0].scores)  # this does not hold without TTA
+    assert not torch.equal(seer()(batch)[0].scores, seer()(mirror(batch))[0].scores)  # without TTA, the scores differ
     for result, other, info in zip(model(batch), model(mirror(batch)), batch.infos, strict=True):
         assert len(result) == len(other) > 5
         torch.testing.assert_close(result.scores, other.scores)

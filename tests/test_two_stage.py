@@ -163,7 +163,7 @@ def test_the_step_compiles_whole_and_once_for_any_number_of_objects():
     torch._dynamo.reset()
 
 
-@pytest.mark.slow  # test_training_steps holds it of detectors that have these parts and more
+@pytest.mark.slow  # test_training_steps checks this for detectors with these and more parts
 def test_compiled_losses_are_the_eager_ones():
     """With all anchors and regions sampled, the losses are deterministic."""
     everything = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}

@@ -59,9 +59,9 @@ Predictors = dict[nn.Module, tuple[float, ...]]  # layers, and the standard devi
 def scatter(model: nn.Module, images: list[torch.Tensor], stages: list[Predictors]) -> nn.Module:
     """Set a torchvision detector's random weights and statistics so that it detects many objects of many classes.
 
-    A freshly initialized detector has equal scores everywhere, and BatchNorms that do nothing. Here the norms' affine
-    parts are random, their statistics are those of the images, and the predictors are scaled so that their outputs
-    vary over the image.
+    A freshly initialized detector has equal scores everywhere, and its BatchNorms are identities. Here the norms'
+    affine parts are random, their statistics are those of the images, and the predictors are scaled so that their
+    outputs vary over the image.
 
     Args:
         stages: predictors; those of later stages depend on the outputs of earlier ones.

@@ -86,7 +86,7 @@ def write_half(count: int) -> None:
 
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
-    """Train the toy; `kill` is the place at which to kill the process, and at which occurrence."""
+    """Train the toy model; `kill` is the place, and its occurrence, at which the process is killed."""
     multiprocessing.set_start_method("fork", force=True)  # start method of the loader's workers, as in a user's run
     place, count = kill or ("", 0)
     callbacks: list[Callback] = []

@@ -31,21 +31,21 @@ def main(folder: Path) -> dict[str, Any]:
     share = {"rank": rank, "world_size": world_size}
     told: dict[str, Any] = {"rank": rank, "world_size": world_size}
 
-    # 24 images in batches of 2 for each rank are the batches of 4 that one process sees.
+    # 24 images: batches of 2 on each of two ranks equal the batches of 4 on one process.
     loader = toy_loader(24, 2, **share)
     toy_trainer(folder / "plain", model=fresh_model(), loader=loader, **TRAINING).train()
 
-    # The same with a layer that no loss reaches, as in a backbone whose last map is not used.
+    # As above, with a layer that gets no gradient, as in a backbone whose last map is not used.
     model = fresh_model()
     model.idle = nn.Linear(2, 2)
     toy_trainer(folder / "idle", model=model, loader=toy_loader(24, 2, **share), **TRAINING).train()
 
-    # One checkpoint, evaluated over the ranks' shares of 7 images.
+    # One checkpoint, evaluated on 7 images split over the ranks.
     model = fresh_model()
     model.load_state_dict(torch.load(folder / "plain" / "epoch_2.pt", weights_only=True)["model"])
     told["metrics"] = evaluate(model, toy_loader(7, 2, training=False, **share), ToyMetric())
 
-    # Dropout, BatchNorm and per-rank random numbers, stopped and resumed.
+    # A run with dropout, BatchNorm and per-rank random numbers, stopped and resumed.
     for name, stages in (("whole", (3,)), ("resumed", (1, 2, 3))):
         for epochs in stages:
             loader = toy_loader(24, 2, workers=0, **share)
@@ -73,14 +73,14 @@ def main(folder: Path) -> dict[str, Any]:
     except ChordateError as error:
         told["nan"], told["bad"] = str(error), bad
 
-    # Two machines without a common disk, of which only the first has the checkpoint.
+    # Two machines without a shared disk; only the first has the checkpoint.
     machine = folder / "idle" if rank == 0 else folder / "elsewhere"
     try:
         toy_trainer(machine, model=fresh_model(), loader=loader, resume=True, **TRAINING).train()
     except ChordateError as error:
         told["resume"] = str(error)
 
-    # Batch statistics over processes exist on GPUs only.
+    # SyncBatchNorm supports only GPUs.
     try:
         toy_trainer(folder / "sync", model=fresh_model(norm=True), loader=loader, sync_bn=True)
     except ConfigError as error:

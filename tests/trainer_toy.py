@@ -1,7 +1,7 @@
 """A model, a data set and a metric small enough to train hundreds of times, for the tests of the trainer.
 
-The model has dropout and BatchNorm, and the data an augmentation that depends on (seed, epoch, index) alone, so that
-exact resuming is tested.
+The model has dropout and BatchNorm, and the data an augmentation that depends only on (seed, epoch, index), so that
+exact resuming can be tested.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from chordate.text import pluralize
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-HOST = "127.0.0.1"  # this machine only
+HOST = "127.0.0.1"  # reachable only from this machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     """Write the first `count` training samples to `out` as images, and `index.html`.
 
     Returns:
-        Number of images: `count`, or fewer if an epoch has fewer.
+        Number of images: `count`, or the number of samples in an epoch if that is smaller.
     """
     from chordate.config import section
     from chordate.data.loader import build_dataset, build_loader
@@ -61,7 +61,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     from chordate.visualization.contact_sheet import Group, Thumbnail, contact_sheet
 
     seed = TrainSettings.from_config(section(cfg, "train")).seed
-    # Samples do not depend on the number of workers; without workers, only samples that are drawn are loaded.
+    # Samples do not depend on the number of workers; without workers, only the samples to draw are loaded.
     data = section(cfg, "train_data") | {"workers": 0}
     dataset: Any = build_dataset(data, data_root=root, training=True, seed=seed)
     model: Any = build_model(cfg, meta=dataset.meta, pretrained=False)
@@ -94,7 +94,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
 
 
 def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of the folder's files, reachable from this machine only.
+    """Create an HTTP server for the folder's files, reachable only from this machine.
 
     Raises:
         ConfigError: the port is in use, forbidden or out of range.

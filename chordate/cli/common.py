@@ -30,14 +30,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def nonempty(text: str) -> str:
-    """The argument itself. An empty one, such as that of an unset shell variable, is an error."""
+    """Return the argument. An empty argument, for example from an unset shell variable, is an error."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty; leave the option out instead")
     return text
 
 
 class Options(argparse.Action):
-    """KEY=VALUE pairs; values are numbers, True, False, None, words, lists of these, and dicts as in Python."""
+    """Parses KEY=VALUE pairs: numbers, True, False, None, words, lists of these, and dicts in Python syntax."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
         from mmengine.config import DictAction  # the import takes a third of a second
@@ -47,7 +47,7 @@ class Options(argparse.Action):
             if not equals:
                 parser.error(f"{option_string} {value}: give KEY=VALUE")
             try:
-                if "{" in text:  # DictAction would keep it as text
+                if "{" in text:  # DictAction would keep a dict as text
                     setattr(namespace, self.dest, {**getattr(namespace, self.dest), key: ast.literal_eval(text)})
                 else:
                     DictAction([], self.dest)(parser, namespace, [value], option_string)

@@ -13,13 +13,13 @@ from chordate.structures import Batch, Prediction
 
 
 class EnsembleMetric(Metric):
-    """Wraps a metric: the members are evaluated on the same images in turn, then the means of their predictions.
+    """Wraps a metric: evaluates the members in turn on the same images, then the means of their predictions.
 
-    `compute` returns the metrics of the latest member, and the next member follows; `compute_mean` returns those of the
-    ensemble, which `table` then shows. Predictions of all members stay in CPU memory.
+    `compute` returns the metrics of the latest member and starts the next member; `compute_mean` returns the metrics of
+    the ensemble, which `table` then shows. Predictions of all members stay in CPU memory.
 
     Args:
-        metric: the metric of one model. Its type of predictions must implement `mean`.
+        metric: the metric of one model. The type of its predictions must implement `mean`.
     """
 
     def __init__(self, metric: Metric):

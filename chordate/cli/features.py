@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images", nargs="*", metavar="IMAGE",
         help="image files, or folders of them (default: the config's validation data)",
     )  # fmt: skip
-    parser.add_argument("--data", choices=["train", "val"], default="val", help="which of the config's data sets (val)")
+    parser.add_argument("--data", choices=["train", "val"], default="val", help="data set of the config (default: val)")
     parser.add_argument(
         "--map", metavar="NAME",
         help="map of the backbone to average, such as c4 (default: the inputs of a classifier's last layer)",
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         files = [str(path) for path in paths]
         rows = [features(model, path, map=arguments.map).cpu() for path in track(paths, description="features")]
     else:
-        # Both data sets are prepared as for testing; their classes may differ from the model's.
+        # Either data set uses the test pipeline; its classes may differ from the model's.
         data = section(cfg, "val_data") | {"dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False)
         loader: Any = build_loader(dataset, data, training=False, size_divisor=model.size_divisor)
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def check_features_file(path: Path) -> None:
-    """Raise ConfigError unless `save_features` can write there."""
+    """Raise ConfigError unless `save_features` can write to `path`."""
     from chordate.errors import ConfigError
 
     if path.suffix not in SUFFIXES:
@@ -85,7 +85,7 @@ def check_features_file(path: Path) -> None:
 def save_features(
     path: Path, features: Tensor, files: Sequence[str], labels: Tensor | None = None, classes: Sequence[str] = ()
 ) -> None:
-    """Write one row per image: `features` `[N, C]`, `labels` `[N]` if known, `files` and `classes`.
+    """Write the arrays `features` `[N, C]`, `labels` `[N]` (if known) and `files` `[N]`, and `classes`.
 
     In `.safetensors`, which stores only tensors, `files` and `classes` are JSON lists in the metadata.
     """

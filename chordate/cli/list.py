@@ -26,13 +26,13 @@ KINDS = {
     "formats": "FORMATS",
 }
 COMPOSE_NOTE = (
-    "Any backbone goes into any of these names: mask-rcnn_r50_fpn_1x_coco, mask-rcnn_convnext_tiny_fpn_1x_coco. "
-    "Published figures are those of the source, not measured here."
+    "Each name also works with any other backbone: mask-rcnn_r50_fpn_1x_coco, mask-rcnn_convnext_tiny_fpn_1x_coco. "
+    "Published figures are from the source, not measured here."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", nargs="?", choices=KINDS, help="what to list (default: how many there are of each)")
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="what to list (default: the number of each kind)")
     parser.add_argument("pattern", nargs="?", default="*", help="a part of the names, or a shell pattern")
 
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def names_of(kind: str) -> list[str]:
-    """All names of a kind; of backbones, the ready-made ones, and the classes that have none."""
+    """All names of a kind, sorted; a class that has named variants is replaced by their names."""
     import chordate.registry
     from chordate.config import list_configs
     from chordate.text import by_number
@@ -71,10 +71,10 @@ def names_of(kind: str) -> list[str]:
 
 
 def matching(kind: str, written: str, pattern: str) -> list[str]:
-    """The names of a kind that match a pattern; a name of a model that composes matches itself.
+    """The names of a kind that match a pattern, or an unlisted model name that composes (`find_config` finds it).
 
     Raises:
-        ConfigError: none match; names near ones.
+        ConfigError: no name matches; the message has similar names.
     """
     from chordate.config import find_config
     from chordate.errors import ConfigError, unknown
@@ -157,7 +157,7 @@ def plug_table(kind: str, names: list[str]) -> Table:
 
 
 def counted(names: list[str], count: Any) -> Any:
-    """Pairs of a name and its result of `count`, with a progress bar."""
+    """Yield each name with the result of `count(name)`, with a progress bar."""
     from rich.console import Console
 
     from chordate.progress import ProgressBar
@@ -167,7 +167,7 @@ def counted(names: list[str], count: Any) -> Any:
 
 
 def model_parameters(name: str) -> str:
-    """The parameters of a model in millions, counted on the meta device."""
+    """The number of parameters of a model in millions, counted on the meta device."""
     import torch
 
     from chordate.cli.summary import model_without_weights
@@ -178,7 +178,7 @@ def model_parameters(name: str) -> str:
 
 
 def backbone_facts(name: str) -> tuple[str, str]:
-    """The parameters of a backbone without a head in millions, and its maps; blank for a class that needs settings."""
+    """Number of parameters of a backbone in millions, and its maps; empty for a class with required arguments."""
     import torch
 
     from chordate.errors import ConfigError

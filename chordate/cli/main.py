@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser, and its subcommands' parsers, whose errors are one line without the usage."""
+    """A parser whose errors are one line without the usage text; subcommands' parsers have this class too."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 if the job was done, 2 for a user's mistake (reported in one line), 130 when interrupted.
+        Exit status: 0 for success, 2 for a user's mistake (reported in one line), 130 when interrupted.
     """
     arguments = parser().parse_args(argv)
     # One line, without the line of code that issued the warning.

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def image_files(names: list[str]) -> list[Path]:
-    """The image files that `names` name: files, and the images in folders.
+    """The image files for the command's arguments: files, and the images in folders.
 
     Raises:
         DataError: a name is a URL, a missing file, or a folder without images.
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     for number, path in enumerate(track(paths, description="predict")):
         try:
             image = read_image(path)
-        except DataError as error:  # go on with the other images, and report it at the end
+        except DataError as error:  # continue with the other images, and report the error at the end
             broken.append(str(error))
             continue
         (prediction,) = predict(model, image, score_threshold=threshold, precision=arguments.precision)

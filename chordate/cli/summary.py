@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 FLOPS_NOTE = "FLOPs are the multiply-adds of convolutions and matrix products, each counted once."
 BACKBONE_NOTE = "Backbones are counted with a linear layer of 1000 classes (10 at 32 px) on top."
-BOTTLENECK_NOTE = 'Bottlenecks have their stride in the 3×3 (v1.5); style="caffe": 7 % fewer FLOPs.'
+BOTTLENECK_NOTE = 'Bottlenecks have their stride in the 3×3 conv (v1.5); style="caffe" has 7 % fewer FLOPs.'
 CLASSES_NOTE = "A config without class names is counted with one class."
-UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
+UNWRAPPED = 160  # width in characters of a table that is written to a file or a pipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="backbones, configs or config files, shell patterns too (default: every backbone)",
+        help="names or shell patterns of backbones and configs, or config files (default: every backbone)",
     )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
@@ -107,7 +107,7 @@ def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | No
 
 
 def is_bottleneck(settings: Mapping[str, Any]) -> bool:
-    """Whether a backbone's settings are those of a ResNet with bottlenecks that have the stride in the 3×3."""
+    """Whether a backbone is a ResNet whose bottlenecks have the stride in the 3×3 convolution."""
     return settings["type"] == "ResNet" and settings.get("depth", 0) >= 50 and settings.get("style") != "caffe"
 
 
@@ -133,7 +133,7 @@ def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str
     with torch.device("meta"):
         model = Classifier()
     for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):  # takes half of the time, but changes neither shapes nor counts
+        if isinstance(part, nn.BatchNorm2d):  # takes half of the time, but affects neither shapes nor counts
             part.forward = nn.Identity().forward  # type: ignore[method-assign]
     return row(model, size or model.backbone.example_size, model.backbone.out_features)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from chordate.data.dataset import Dataset
     from chordate.model_contracts import Metric, Model
 
-SHEET_IMAGES = 6  # on the sheet that --picture writes
+SHEET_IMAGES = 6  # number of images that --picture draws
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="path or URL of a checkpoint, Chordate's own or a foreign one")
     parser.add_argument(
         "more", nargs="*", metavar="CONFIG CHECKPOINT",
-        help="further models of the same classes, whose predictions are averaged (an ensemble of classifiers)",
+        help="further models with the same classes; all predictions are averaged (an ensemble of classifiers)",
     )  # fmt: skip
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
     parser.add_argument("--predictions", metavar="JSON", help="write the predictions; detections as COCO results")
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def make_folders(arguments: argparse.Namespace) -> None:
-    """Make the folders of all outputs before the evaluation, so that a wrong path fails early.
+    """Create the folders of all output files before the evaluation, so that a wrong path fails early.
 
     Raises:
         ConfigError: an output file is an existing folder.
@@ -106,15 +106,15 @@ def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
     """Check before the evaluation that the metric supports --predictions and --report.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the metric does not support a requested output.
     """
     from chordate.model_contracts import Metric
     from chordate.visualization import plot_report
 
     if arguments.predictions and type(metric).save_predictions is Metric.save_predictions:
-        metric.save_predictions(arguments.predictions)  # the default raises
+        metric.save_predictions(arguments.predictions)  # the base class's method raises ConfigError
     if arguments.report and type(metric).report is Metric.report:
-        plot_report(metric.report(), arguments.report)  # raises: the default report is None
+        plot_report(metric.report(), arguments.report)  # raises ConfigError, because the base class's report is None
 
 
 def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metric: Metric) -> None:
@@ -136,11 +136,11 @@ def check_same_meta(models: list[Any], names: list[str]) -> None:
     for model, name in zip(models, names):
         difference = model.meta.difference(models[0].meta)
         if difference:
-            raise DataError(f"{name} does not fit {names[0]}: {difference}; the models of an ensemble have the same")
+            raise DataError(f"{name} does not fit {names[0]}: {difference}; an ensemble needs equal metadata")
 
 
 def draw_sheet(model: Model, dataset: Dataset, path: str) -> None:
-    """Draw images spread over the data set, each with its ground truth and the model's prediction."""
+    """Draw images evenly spaced over the data set, each with its ground truth and the model's prediction."""
     import torch
 
     from chordate.visualization import side_by_side, to_picture, write_image

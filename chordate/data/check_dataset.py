@@ -20,8 +20,8 @@ def check_dataset(dataset: Any) -> None:
     """Check the attributes of a data set, and a batch of its first sample.
 
     Raises:
-        ConfigError: it is not a Dataset, or does not implement a method.
-        DataError: it has no samples, or an attribute, the sample or its batch does not fulfill the contract; the
+        ConfigError: the data set is not a Dataset, or does not implement a required method.
+        DataError: the data set is empty, or an attribute, the sample or its batch violates the contract; the
             message names the class and the part.
     """
     check_implements(dataset, Dataset, ["__len__"])

@@ -45,12 +45,12 @@ class CocoDataset(Dataset):
 
     Args:
         annotations: the file, relative to `data_root` or absolute.
-        images: the folder of the image files.
+        images: the folder that contains the image files.
         classes: names of the categories to use, label 0 first; None uses all in the order of their ids.
             Annotations of other categories are ignored.
         filter_empty: skip images without an instance (crowds do not count, and with `keypoints` neither do instances
             without a labeled keypoint).
-        health: "error" raises on errors in the file, "warn" only reports them (`check_health`).
+        health: "error" raises DataError for errors in the file, "warn" only reports them (`check_health`).
         masks: read segmentations and return bitmaps; transforms receive them as `polygons`. Crowds have no masks,
             since they are never trained on.
         keypoints: read keypoints; transforms receive them as InstanceKeypoints.
@@ -58,7 +58,7 @@ class CocoDataset(Dataset):
 
     Attributes:
         category_ids: the file's category ids, by label.
-        coco: the index (hotcoco.COCO) of the whole file.
+        coco: the index (hotcoco.COCO) of the annotation file, with all its images.
         image_ids: `[len]` int64, ids of the images in the data set, ascending.
 
     Raises:
@@ -115,7 +115,7 @@ class CocoDataset(Dataset):
         self.sizes = np.array(sizes)
 
     def _open(self) -> hotcoco.COCO:
-        """Open the index; called again in processes that do not share the memory of their parent."""
+        """Open the index; a process that does not share its parent's memory calls this again."""
         return open_index(self.annotations)
 
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
@@ -170,7 +170,7 @@ class CocoDataset(Dataset):
         return sample
 
     def _annotations(self, image_id: int, size: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensor]:
-        """Annotations of the used classes whose boxes have an area inside the image, and these boxes.
+        """Annotations of the used classes whose boxes have positive area inside the image, and their boxes.
 
         Inconsistent annotations are skipped.
 
@@ -208,7 +208,7 @@ class CocoDataset(Dataset):
         return [np.flatnonzero(np.isin(self.image_ids, ids)) for ids in ids_by_class]
 
     def count(self, *, crowd: bool) -> int:
-        """Number of annotations of the used classes in the file: only crowds, or only single instances."""
+        """Number of annotations of the used classes in the file: crowds if `crowd`, else single instances."""
         return len(self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=crowd))
 
     def _choose(self, classes: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
@@ -232,7 +232,7 @@ class CocoDataset(Dataset):
         return [by_name[name] for name in names], tuple(names)
 
     def _with_instances(self) -> NDArray[np.int64]:
-        """Ids of the images with an instance of the used classes, and with labeled keypoints if keypoints are read."""
+        """Ids of the images with an instance of the used classes (with a labeled keypoint, if keypoints are read)."""
         used: set[int] = set()
         if self.keypoints:
             for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):

@@ -11,7 +11,7 @@ from chordate.errors import ConfigError, DataError, unknown
 
 Health = Literal["error", "warn"]
 
-# hotcoco's warnings about boxes, which we rephrase; its others (rare classes, similar boxes) are ignored.
+# hotcoco's warnings about boxes, which we rephrase; other warnings (rare classes, similar boxes) are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
 
 
@@ -42,7 +42,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
         The problems, one line each.
 
     Raises:
-        DataError: there are such errors; the message lists their ids.
+        DataError: `health` is "error" and the file has such errors; the message lists the ids.
     """
     if health not in ("error", "warn"):
         raise ConfigError(unknown("health", str(health), ("error", "warn")))
@@ -67,7 +67,7 @@ def _relative_boxes(index: hotcoco.COCO) -> list[str]:
 
 
 def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
-    """One line: how many boxes are clipped to their images, and how many outside them are dropped."""
+    """One line: the number of boxes that are clipped to their images, and of boxes that are dropped."""
     clipped, dropped = [], []
     for annotation in index.load_anns(ids):
         image = index.load_imgs([annotation["image_id"]])[0]
@@ -93,7 +93,7 @@ def _with_ids(message: str, ids: list[int]) -> str:
 
 
 def resolve_path(data_root: str | Path, path: str | Path) -> Path:
-    """`path` under the data root (a folder, a zip, or a folder in a zip); an absolute path stays as it is.
+    """`path` under the data root (a folder, a zip, or a folder in a zip); an absolute path is unchanged.
 
     Raises:
         DataError: the path is relative, and the data root does not exist.

@@ -28,7 +28,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         data_root: the folder that relative paths start from.
         pipeline: transforms, as dicts with `type` or built.
         seed: random seed of the augmentation.
-        meta: metadata of the model that is evaluated on this data set: labels must have the same meaning, which
+        meta: metadata of the model that is evaluated on this data set; both must give labels the same meaning, which
             `build_dataset` checks.
 
     Attributes:
@@ -92,10 +92,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return collate_images(samples, self.target_type, size_divisor)
 
     def class_images(self) -> list[NDArray[np.int64]]:
-        """For each class, the indices of the images that contain it, for class-balanced sampling.
+        """For each class, the indices of the images that contain the class, for class-balanced sampling.
 
         Raises:
-            DataError: the data set does not implement it.
+            DataError: the data set does not implement this method.
         """
         raise DataError(f"{type(self).__name__} has no class_images, so train_data.class_balanced must be None")
 
@@ -104,10 +104,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
 
 def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Sequence[str] | None:
-    """The classes that a data set should use: those of `meta`, else those of its config.
+    """The classes that a data set should use: those of `meta` if given, else those of its config.
 
     Raises:
-        UnknownClass: the two differ.
+        UnknownClass: both are set and name different classes.
     """
     if meta is None:
         return classes

@@ -22,7 +22,7 @@ NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 
 
 def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
-    """The metadata that a config's `fallback_meta` describes; None if it is empty.
+    """The metadata that a config's `fallback_meta` describes; None if that section is empty.
 
     Its settings are the fields of DatasetMeta. `classes` may also be "coco", "imagenet", "cifar10", or a number of
     classes without names; `skeleton` is "coco" (a person's 17 keypoints), a list of keypoint names, or a dict with
@@ -47,7 +47,7 @@ def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
 
 
 def _value(section: Section, key: str) -> Any:
-    """The value of a field, which the config may give as a name, a number or a list."""
+    """Convert a config's value of a field (a name, a number or a list) to the value for DatasetMeta."""
     value = section[key]
     if isinstance(value, str) and key in NAMED:
         if value not in NAMED[key]:

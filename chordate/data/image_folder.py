@@ -35,8 +35,8 @@ class ImageFolder(Dataset):
     A sample has `image` Image uint8 `[3, H, W]` RGB, `label` int, and `info` ImageInfo.
 
     Args:
-        images: the folder of the class folders, relative to `data_root` or absolute. Any part of the path may be a zip
-            (`photos.zip/train`), including `data_root` itself.
+        images: the folder that contains the class folders, relative to `data_root` or absolute. Any part of the path
+            may be a zip (`photos.zip/train`), including `data_root` itself.
         classes: the folders to use, label 0 first; None uses all, sorted by name, as torchvision does.
         cache: keep all decoded images in memory, which forked workers share; for small sets.
         data_root, pipeline, seed, meta: see `Dataset`.
@@ -110,10 +110,10 @@ class ImageFolder(Dataset):
         return decode_image(np.frombuffer(data, np.uint8), path)
 
     def _on_disk(self) -> dict[str, list[str]]:
-        """The files by class, relative to `images`."""
+        """Dict from class name to image files, relative to `images`."""
         if not self.images.is_dir():
             siblings = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
-            raise DataError(f"{self.images}: no such folder (of class folders); {self.images.parent} has {siblings}")
+            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {siblings}")
         by_class: dict[str, list[str]] = {}
         for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
             files = by_class[folder.name] = []
@@ -137,7 +137,7 @@ class ImageFolder(Dataset):
         return self._files_by_class(by_class)
 
     def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
-        """The files by class, in the order of the labels."""
+        """Dict from class name to image files, in the order of the labels."""
         if not by_class:
             raise DataError(f"{self.images}: no class folders; put the images of each class in a folder with its name")
         return dict(sorted(by_class.items()))

@@ -25,8 +25,8 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     Args:
         path: any format that OpenCV reads.
         size: height and width in the annotations. They decide whether a camera's EXIF orientation is applied: some
-            tools annotate the image as displayed, others the stored pixels. If both have that size, or `size` is None,
-            the orientation is applied.
+            tools annotate the image as displayed, others the stored pixels. The orientation is also
+            applied if both have that size, or if `size` is None.
 
     Raises:
         DataError: the file is missing, truncated or not an image, or its size differs from the annotations'.

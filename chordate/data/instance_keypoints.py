@@ -18,8 +18,9 @@ MIRRORS = (F.horizontal_flip, F.vertical_flip)  # both swap left and right keypo
 class InstanceKeypoints(TVTensor):
     """The keypoints of all instances of an image.
 
-    v2's KeyPoints have no visibility, do not swap left and right, and refer to pixel centers; coordinates here are
-    continuous, like those of boxes and Polygons. A point that leaves the image is no longer visible.
+    v2's KeyPoints have no visibility, do not swap left and right, and refer to pixel centers. InstanceKeypoints have
+    visibility, swap left and right, and use continuous coordinates, like boxes and Polygons. A point that leaves the
+    image is no longer visible.
 
     Attributes:
         data (the tensor itself): `[M, K, 3]` float32, x, y in pixels and COCO's visibility (0 not labeled, 1 hidden,
@@ -70,11 +71,11 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
     """The skeleton that categories of a COCO file share, from `keypoints` (names) and `skeleton` (bones, 1-based).
 
     Args:
-        categories: those that are used; some may have no keypoints.
+        categories: the categories that the data set uses; some may have no keypoints.
         source: the file's name, for messages.
 
     Raises:
-        DataError: none has keypoints, two have different ones, or a bone refers to a keypoint that does not exist.
+        DataError: no category has keypoints, two have different ones, or a bone joins a keypoint that does not exist.
     """
     described = [category for category in categories if category.get("keypoints")]
     if not described:

@@ -75,13 +75,13 @@ class Loader(DataLoader[Any]):
 
     @property
     def images_per_batch(self) -> int:
-        """Images of a full batch on this rank."""
+        """Number of images in a full batch on this rank."""
         return self.batch_sampler.batch_size
 
     def start_epoch(self, epoch: int, start_batch: int = 0, worker_seed: int | None = None) -> None:
         """Iterate over `epoch` from now on; the first iteration starts at batch `start_batch` (for a resumed run).
 
-        With `worker_seed`, the workers' seed depends only on it; otherwise it continues from the last epoch's.
+        `worker_seed` sets the seed of the workers; None continues from the seed of the last epoch.
         """
         self.batch_sampler.set_epoch(epoch, start_batch)
         if worker_seed is not None:
@@ -129,10 +129,10 @@ def build_dataset(
     Args:
         section: the section of the config.
         data_root: the folder that the data set's paths are relative to.
-        training: whether the data set is for training; then it must have something to train on.
+        training: whether the data set is for training; then there must be annotations to train on.
         seed: random seed of the augmentation.
-        meta: metadata of the model; labels must have the same meaning. None for the data set's own.
-        meta_of: the owner of `meta`, for messages.
+        meta: metadata of the model, whose labels must have the same meaning. None uses the data set's own metadata.
+        meta_of: what `meta` belongs to (such as "the model"), for messages.
 
     Raises:
         ConfigError: settings are unknown or invalid, or the class is not a Dataset.
@@ -177,8 +177,8 @@ def build_loader(
         section: the section of the config.
         training: shuffle, augment by epoch, and yield the same number of batches on all ranks; else yield each image
             once over all ranks, in a fixed order.
-        seed: order and augmentation depend only on the seed, the epoch and the image's index.
-        size_divisor: images are padded to multiples of this; the divisor of the model.
+        seed: random seed. Order and augmentation depend only on the seed, the epoch and the image's index.
+        size_divisor: height and width of batches are padded to multiples of this number; the model's `size_divisor`.
         rank, world_size: rank of this process and number of processes.
 
     Returns:

@@ -1,6 +1,6 @@
 """Kernels that transform points in continuous coordinates (vertices, keypoints) for torchvision's v2 functionals.
 
-A point is a box without extent, and v2's box kernels use the same coordinates; they serve all functionals but two.
+Points are transformed as boxes without extent, by v2's box kernels; only two functionals need kernels of their own.
 (v2's KeyPoints refer to pixel centers: a flip maps them to `W - 1 - x`, and resizing shifts them by half a pixel.)
 """
 
@@ -16,7 +16,7 @@ from chordate.errors import ConfigError
 
 Canvas = tuple[int, int]  # height and width
 Mover = Callable[..., tuple[Tensor, Canvas]]  # points `[V, 2]`, canvas, and the functional's own arguments
-ELASTIC_STEPS = 10  # of the fixed-point iteration; each multiplies the error by the field's slope
+ELASTIC_STEPS = 10  # steps of the fixed-point iteration; each step multiplies the error by the field's slope
 
 
 def _as_boxes(functional: Callable[..., Any]) -> Mover:
@@ -42,7 +42,7 @@ def _rotate(
     center: Any = None,
     fill: Any = None,
 ) -> tuple[Tensor, Canvas]:
-    """Rotate points. The box kernel's expanded canvas may differ by a pixel from the image's, which is used here."""
+    """Rotate points. Uses the image's expanded canvas, since that of the box kernel may differ by a pixel."""
     moved, _ = _rotate_boxes(points, canvas, angle, center=center)
     if not expand:
         return moved, canvas

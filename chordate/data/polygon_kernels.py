@@ -36,7 +36,7 @@ def clip(polygons: Polygons) -> Polygons:
 
 
 def _clip_side(polygons: Polygons, axis: int, bound: float, sign: int) -> Polygons:
-    """Keep the part with `sign × (coordinate - bound) ≥ 0`."""
+    """Keep the part of a ring with `sign × (coordinate - bound) ≥ 0`."""
     start, end, ring = polygons.edges()
     inside = sign * (start[:, axis] - bound) >= 0
     if bool(inside.all()):
@@ -46,7 +46,7 @@ def _clip_side(polygons: Polygons, axis: int, bound: float, sign: int) -> Polygo
     run = torch.where(crossing, end[:, axis] - start[:, axis], 1.0)
     crossed = start + ((bound - start[:, axis]) / run)[:, None] * (end - start)
     crossed[:, axis] = bound
-    # Each edge emits its first vertex if that is inside, then its crossing if it has one.
+    # Each edge emits its first vertex if inside, then its crossing with the border if there is one.
     emitted = torch.stack([inside, crossing], 1)
     sizes = torch.zeros_like(polygons.ring_sizes).index_add_(0, ring, emitted.sum(1))
     kept = sizes > 0

@@ -25,9 +25,9 @@ class Polygons(TVTensor):
 
     Attributes:
         data (the tensor itself): `[V, 2]` float32, every ring's vertices, x and y in pixels.
-        ring_sizes: `[R]` int64, vertices of each ring.
+        ring_sizes: `[R]` int64, number of vertices of each ring.
         ring_owner: `[R]` int64, the instance that each ring belongs to, in ascending order.
-        count: instances, with or without rings.
+        count: number of instances, with or without rings.
         canvas_size: height and width of the image.
     """
 
@@ -125,13 +125,13 @@ class Polygons(TVTensor):
         return start, start[following], torch.arange(len(self.ring_sizes)).repeat_interleave(self.ring_sizes)
 
     def areas(self) -> Tensor:
-        """`[count]` area of each instance in square pixels, overlaps of its rings counted twice."""
+        """`[count]` area of each instance in square pixels; overlaps of its rings are counted twice."""
         start, end, ring = self.edges()
         cross = (start[:, 0] * end[:, 1] - start[:, 1] * end[:, 0]) / 2
         return torch.zeros(self.count).index_add_(0, self.ring_owner[ring], cross).abs()
 
     def bounds(self) -> Tensor:
-        """`[count, 4]` the box around each instance's rings, x1, y1, x2, y2; inf, inf, -inf, -inf without rings."""
+        """`[count, 4]` x1, y1, x2, y2, the box around each instance's rings; (inf, inf, -inf, -inf) without rings."""
         vertices = self.as_subclass(Tensor)
         owner = self.ring_owner.repeat_interleave(self.ring_sizes)[:, None].expand(-1, 2)
         low = torch.full((self.count, 2), torch.inf).scatter_reduce_(0, owner, vertices, "amin")

@@ -10,7 +10,7 @@ from chordate.structures import BITMAP_SIZE
 
 
 def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Tensor:
-    """Draw each instance into a bitmap of its own frame.
+    """Draw each instance into a bitmap that covers the instance's frame.
 
     A pixel is set if the winding number at its center is not zero: in each row of pixels, every edge that crosses the
     row's middle line adds or subtracts one for all centers to its right.
@@ -41,14 +41,14 @@ def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
 
 
 def instance_bitmaps(polygons: Polygons, boxes: Tensor) -> Tensor:
-    """`[M, 112, 112]` bitmaps in the frames of the instances' boxes `[M, 4]`, for `InstanceTargets.masks`."""
+    """`[M, 112, 112]` bitmaps, each covering its instance's box (`boxes` `[M, 4]`), for `InstanceTargets.masks`."""
     return rasterize(polygons, boxes, BITMAP_SIZE, BITMAP_SIZE)
 
 
 def _rows_crossed(
     from_y: NDArray[np.floating], to_y: NDArray[np.floating], height: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Every pair of an edge and a pixel row whose middle line the edge crosses."""
+    """All pairs of an edge and a pixel row whose middle line the edge crosses."""
     first = np.ceil(np.minimum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
     after = np.ceil(np.maximum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
     count = after - first

@@ -21,7 +21,7 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
 def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
     """The borders of the set pixels of a 0/1 `[H, W]` mask, outer ones clockwise and holes counter-clockwise.
 
-    Every border has the set pixels on its right. Its straight pieces are chained at their end points; if two borders
+    Every border has the set pixels on its right. Straight pieces are chained at their end points; if two borders
     touch in a corner, both ways of chaining give the same winding numbers.
     """
     mask = mask.astype(np.int8)
@@ -33,7 +33,7 @@ def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
     to_y = _joined(row * width + along_x[1], along_y[0] * width + column)
     to_x = _joined(along_y[1] * width + column, row * width + along_x[0])
     following = to_x[to_y].tolist()
-    points = np.stack([along_x, np.stack([row, row])], -1).astype(np.float32)  # [from and to, pieces, x and y]
+    points = np.stack([along_x, np.stack([row, row])], -1).astype(np.float32)  # [2 (from, to), pieces, 2 (x, y)]
     rings, seen = [], [False] * len(following)
     for first in range(len(following)):
         ring, piece = [], first
@@ -56,7 +56,7 @@ def _pieces(border: NDArray[Any]) -> tuple[NDArray[Any], ...]:
 
 
 def _joined(ends: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each end, the index of a piece that begins at the same point."""
+    """For each end point, the index of a piece that begins there."""
     following = np.empty_like(ends)
     following[np.argsort(ends, kind="stable")] = np.argsort(begins, kind="stable")
     return following

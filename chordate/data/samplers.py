@@ -19,7 +19,7 @@ class EpochBatches(Protocol):
     """Batch sampler of a Loader: yields one epoch at a time; in training, the same number of batches on every rank.
 
     Attributes:
-        batch_size: keys of a full batch on this rank.
+        batch_size: number of keys in a full batch on this rank.
     """
 
     batch_size: int
@@ -38,15 +38,15 @@ def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, thres
     """How often each image is repeated in an epoch, so that rare classes are seen more often.
 
     Repeat-factor sampling of LVIS (Gupta et al. 2019, section "Methodology"): a class in a fraction `f` of
-    the images has the factor `max(1, sqrt(threshold / f))`, an image the largest factor of its classes.
+    the images has the factor `max(1, sqrt(threshold / f))`; an image has the largest factor of its classes.
 
     Args:
-        class_images: for each class the indices of the images that contain it.
+        class_images: for each class, the indices of the images that contain the class.
         images: number of images.
         threshold: fraction below which a class counts as rare (LVIS: 0.001).
 
     Returns:
-        `[images]`, each at least 1.
+        `[images]` repeat factors, each ≥ 1.
     """
     factors = np.ones(images)
     for indices in class_images:
@@ -60,7 +60,7 @@ class TrainingBatches(Sampler[list[Key]]):
     """Shuffled batches of keys, the same number and the same sizes on every rank.
 
     All ranks draw the same order from `(seed, epoch)` and divide it into steps of `batch_size × world_size` images, of
-    which each rank takes its part: a step has the same images for any number of ranks. Every image is seen once per
+    which each rank loads its part: a step has the same images for any number of ranks. Every image is seen once per
     epoch (or according to `factors`); if the images cannot be divided equally, fewer than `world_size` of them are
     repeated. The last step may be smaller.
 
@@ -124,7 +124,7 @@ class TrainingBatches(Sampler[list[Key]]):
         return steps + [rest[start : start + size] for start in range(0, len(rest), size)]
 
     def _order(self, random: np.random.Generator) -> NDArray[np.int64]:
-        """The indices of the epoch in order, `self.drawn` of them."""
+        """The `self.drawn` image indices of the epoch, in order."""
         order = random.permutation(self.images)
         if self.factors is not None:
             # Systematic sampling: each image occurs floor(f) or ceil(f) times, f on average, with a constant total.
@@ -135,7 +135,7 @@ class TrainingBatches(Sampler[list[Key]]):
 
 
 class EvaluationBatches(Sampler[list[Key]]):
-    """Batches with every image once over all ranks, sorted by aspect ratio, so that batches need little padding.
+    """Batches that contain every image once over all ranks, sorted by aspect ratio to reduce padding.
 
     The number of images per rank may differ by one batch.
 

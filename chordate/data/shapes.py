@@ -49,7 +49,7 @@ class Shape:
     crowd: bool = False
 
     def full_area(self) -> float:
-        """Area in square pixels without occlusion and without the image's border."""
+        """Area in square pixels, ignoring occlusion and the image's border."""
         areas = ([cv2.contourArea(c.astype(np.float32)) for c in member] for member in self.members)
         return sum(outer - sum(holes) for outer, *holes in areas)
 
@@ -69,7 +69,7 @@ def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size
         DataError: a number is too small.
     """
     if size < 64 or train < 0 or val < 0 or seed < 0:
-        raise DataError(f"shapes: needs size ≥ 64 and counts and seed ≥ 0; got {size=}, {train=}, {val=}, {seed=}")
+        raise DataError(f"shapes: size must be ≥ 64, other numbers ≥ 0, got {size=}, {train=}, {val=}, {seed=}")
     root = Path(root)
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for number, (split, count) in enumerate(zip(SPLITS, (train, val))):
@@ -141,7 +141,7 @@ def _arrange(rng: np.random.Generator, size: int) -> tuple[list[Shape], NDArray[
 def _single(rng: np.random.Generator, size: int) -> Shape:
     label = int(rng.integers(len(CLASSES)))
     radius = size * np.exp(rng.uniform(np.log(0.08), np.log(0.28)))
-    center = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)  # may lie partly outside the image
+    center = rng.uniform(0.4 * radius, size - 0.4 * radius, 2)  # the shape may lie partly outside the image
     return Shape(label, [_outline(rng, label, center, radius)])
 
 
@@ -205,7 +205,7 @@ def annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.floa
     """The annotation of one shape: COCO's fields without ids.
 
     Args:
-        shape: its class, and whether it is a crowd.
+        shape: the shape; only its class and `crowd` are used.
         visible: `[SUPERSAMPLING * size, SUPERSAMPLING * size]`, 1 at the visible points of the fine grid.
         coverage: `[size, size]`, the fraction 0 … 1 of each pixel that the shape covers.
     """

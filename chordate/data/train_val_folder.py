@@ -1,4 +1,4 @@
-"""A user's own images in class folders, with or without a validation split."""
+"""Images in class folders, with or without a validation split, such as a user's own photos."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ class TrainValFolder(ImageFolder):
     The other arguments are those of `ImageFolder`.
 
     Raises:
-        DataError: as in `ImageFolder`; or only one of `train` and `val` exists, or only one class.
+        DataError: as in `ImageFolder`, or only one of `train` and `val` exists, or there is only one class.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TrainValFolder(ImageFolder):
         return by_class if self.divided else {name: self._part(files) for name, files in by_class.items()}
 
     def _part(self, files: list[str]) -> list[str]:
-        """The files of one class in this split: training gets at least one, as does validation if there are two."""
+        """The files of one class in this split: at least one for training, and one for validation if there are two."""
         drawn = sorted(files, key=lambda file: (crc32(Path(file).as_posix().encode()), file))
         count = min(max(1, round(self.held_out * len(files))), len(files) - 1)
         return drawn[:count] if self.split == "val" else drawn[count:]
@@ -70,15 +70,15 @@ def _is_divided(root: Path) -> bool:
     """Whether a folder, or a zip, has `train` and `val`.
 
     Raises:
-        DataError: it has only one of them.
+        DataError: only one of the two exists.
     """
     names = subfolders(root)
     missing = [split for split in SPLITS if split not in names]
     rest = {*names} - {*SPLITS, *OTHER_SPLITS}
-    if len(missing) == 1 and not rest:  # beside other class folders, "train" is a class (a vehicle)
+    if len(missing) == 1 and not rest:  # next to other class folders, "train" is a class (the vehicle)
         listed = ", ".join(f"{name}/" for name in names)
         raise DataError(
-            f"{root}: has {listed} but no {missing[0]}/; give it train/ and val/, each with a folder for every class, "
+            f"{root}: has {listed} but no {missing[0]}/; create train/ and val/, each with a folder for every class, "
             f"or only the class folders (then a fraction of each is held out)"
         )
     return not missing

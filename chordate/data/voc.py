@@ -44,7 +44,7 @@ class VocDataset(CocoDataset):
         return index if self.split is None else self._part(index)
 
     def _part(self, index: hotcoco.COCO) -> hotcoco.COCO:
-        """The images of the split's list."""
+        """The images listed in the file of the split."""
         file = self.annotations.parent / "ImageSets" / "Main" / f"{self.split}.txt"
         if not file.is_file():
             raise DataError(missing_file(file, "image list"))

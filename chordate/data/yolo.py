@@ -1,7 +1,7 @@
 """YOLO folders (one text file of relative boxes or polygons per image), read as COCO annotations.
 
-hotcoco's converter is not used: it needs the class names beside the labels, drops the images' file extensions, skips
-images without a label file, and does not read polygons.
+hotcoco's converter is not used: it needs the class names in the folder of the labels, drops the images' file
+extensions, skips images without a label file, and does not read polygons.
 """
 
 from collections.abc import Sequence

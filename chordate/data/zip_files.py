@@ -6,12 +6,12 @@ from pathlib import Path
 
 from chordate.errors import DataError
 
-# Errors of reading a member that is damaged, truncated, encrypted, or compressed in a way that Python does not support.
+# Errors for members that are damaged, truncated, encrypted, or compressed by a method that Python does not support.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
 
 def split_archive(folder: Path) -> tuple[Path | None, str]:
-    """The zip in the path of a folder, if there is one, and the prefix of its members in that folder."""
+    """The zip file in a folder's path, if there is one, and the prefix of the zip's members in that folder."""
     for path in (folder, *folder.parents):
         if path.suffix == ".zip" and path.is_file():
             inner = folder.relative_to(path).as_posix()
@@ -20,10 +20,10 @@ def split_archive(folder: Path) -> tuple[Path | None, str]:
 
 
 def members(archive: Path) -> list[str]:
-    """Names of a zip's members: files, and folders with a slash at the end.
+    """Names of a zip's members; those of folders end with a slash.
 
     Raises:
-        DataError: it is not a zip, or truncated.
+        DataError: the file is truncated or not a zip.
     """
     try:
         with zipfile.ZipFile(archive) as file:

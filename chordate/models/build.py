@@ -29,8 +29,8 @@ from chordate.weights.load_report import LoadReport
 from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.state_dict_match import find_backbones
 
-TABLE_WIDTH = 120  # of the table of loaded tensors in the log
-MIN_LOADED = 0.25  # of the model's tensors: if fewer fit, the checkpoint is probably of another model
+TABLE_WIDTH = 120  # columns of the table of loaded tensors in the log
+MIN_LOADED = 0.25  # warn if a smaller fraction of the model's tensors fits
 log = logging.getLogger("chordate")
 DEFAULT_PIPELINE = [  # for a config without val_data
     {"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}
@@ -45,10 +45,10 @@ def build_backbone(
     Args:
         backbone: a variant's name (`"resnet50"`), or a dict with `type` and arguments.
         pretrained: weights to load: True for the variant's default, `"torchvision://resnet50"`, a path or a URL.
-        options: further arguments, such as `out=["c3", "c4", "c5"]`, which override the variant's.
+        options: further arguments, such as `out=["c3", "c4", "c5"]`; they override the variant's arguments.
 
     Returns:
-        A module from normalized images `[N, 3, H, W]` to a dict of the maps in its `out_features`.
+        A module that computes a dict of maps, as in its `out_features`, from normalized images `[N, 3, H, W]`.
 
     Raises:
         ConfigError: a name or argument is unknown, or a forward pass does not return the maps in `out_features`.
@@ -78,7 +78,7 @@ def build_model(
     Args:
         config: a packaged config's name (`"faster-rcnn_r50_fpn_1x_coco"`), a file's path, a Config, or a dict:
             a whole config or just its `model` part.
-        meta: metadata of the data set. Without it: the checkpoint's, else the config's `fallback_meta`.
+        meta: metadata of the data set; by default the checkpoint's, else the config's `fallback_meta`.
         classes: class names that replace those of the metadata.
         num_classes: number of classes, if their names do not matter.
         checkpoint: checkpoint of a trained model: a path, a URL, or a result of `read_state`. `model.load_report` then
@@ -119,10 +119,10 @@ def build_model(
 
 
 def start_from(model: Model, source: str | Path, setting: str = "load_from") -> None:
-    """Load the tensors of a checkpoint that fit, also with other classes, and log the report.
+    """Load the tensors of a checkpoint that fit, even if its classes differ, and log the report.
 
     Raises:
-        CheckpointError: it cannot be read, or none of its tensors fits; names the `setting`.
+        CheckpointError: the checkpoint cannot be read, or none of its tensors fits; the message names the `setting`.
     """
     try:
         report = load_checkpoint(model, source, strict=False)
@@ -139,7 +139,7 @@ def start_from(model: Model, source: str | Path, setting: str = "load_from") -> 
 
 
 def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
-    """Load the backbones' pretrained weights and log the reports; an error names the config's file and setting."""
+    """Load the backbones' pretrained weights and log the reports. Errors name the config's file and the setting."""
     named = [f"{path}.pretrained" for path, backbone in find_backbones(model) if backbone.pretrained]
     try:
         reports = load_pretrained(model)
@@ -151,8 +151,8 @@ def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
 
 
 def config_meta(cfg: Config) -> DatasetMeta | None:
-    """The metadata in a config, without reading data: its `fallback_meta`, else that of its data set's class, with the
-    `classes` of the training data; None if there is none."""
+    """The metadata that a config defines, without reading data: its `fallback_meta`, else the metadata of its data
+    set's class with the `classes` in the section of the training data; None if there is none."""
     meta = fallback_meta(section(cfg, "fallback_meta", optional=True))
     dataset = section(cfg, "train_data", optional=True).get("dataset")
     if isinstance(dataset, str | Mapping):

@@ -25,10 +25,10 @@ class ImageClassifier(Model):
         meta: metadata of the data set.
         backbone, head: a variant's name, a dict with `type` and the part's own arguments, or a built module; the head
             is an `ImageHead`.
-        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
-        mix: transforms of whole training batches, `MixUp` and `CutMix` of torchvision.transforms.v2, as dicts with
-            `type`; each batch uses one of them, drawn at random.
-        tta: test-time augmentation, a dict with `type`, see `classifier_tta.py`; None for none.
+        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's statistics.
+        mix: transforms of training batches, `MixUp` and `CutMix` of torchvision.transforms.v2, as dicts with `type`;
+            one of them is drawn at random for each batch.
+        tta: test-time augmentation, a dict with `type` (see `classifier_tta.py`); None for no test-time augmentation.
 
     Raises:
         ConfigError: two parts do not fit together.
@@ -70,7 +70,7 @@ class ImageClassifier(Model):
         return self.head.pool(self.backbone_features(batch))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and the error rate of the batch (for mixed images with respect to the class of largest weight).
+        """The loss and the error rate of the batch. The true class of a mixed image is that of the largest weight.
 
         Raises:
             DataError: the batch has no targets.
@@ -84,11 +84,11 @@ class ImageClassifier(Model):
         return {**self.head.loss(logits, labels), "error": wrong}
 
     def augment_batch(self, batch: Batch) -> Batch:
-        """Mix the images of a training batch and the weights of their classes with one transform of `mix`."""
+        """Mix the images of a training batch, and their class weights, with one transform of `mix`."""
         if not self.mix or batch.targets is None:
             return batch
         chosen = int(torch.randint(len(self.mix), ()))  # on the CPU, so that it does not wait for the device
-        # Blending before normalization gives the same result.
+        # Blending before or after normalization gives equal results.
         images, labels = self.mix[chosen](batch.images.float(), batch.targets.labels)
         return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
 

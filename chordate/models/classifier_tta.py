@@ -18,10 +18,12 @@ CLASSIFIER_TTA = PlugRegistry("test-time augmentation")
 
 @CLASSIFIER_TTA.register_module(name="ten_crop")
 class TenCrop:
-    """Averages the probabilities of the four corners, the center, and all five mirrored (Krizhevsky et al. 2012, 4.1).
+    """Averages the probabilities of ten crops: four corners and the center, each also mirrored left to right.
+
+    Source: Krizhevsky et al. 2012, section 4.1.
 
     Args:
-        size: side of the square crops in pixels; the pipeline leaves the images larger.
+        size: side of the square crops in pixels; the pipeline's images must have at least this size.
     """
 
     def __init__(self, size: PositiveInt):
@@ -31,17 +33,17 @@ class TenCrop:
         height, width = images.shape[-2:]
         if min(height, width) < self.size:
             raise ConfigError(
-                f"model.tta: crops of {self.size} px from images of {width}×{height}; resize them to more"
+                f"model.tta: crops of {self.size} px from images of {width}×{height}; resize the images to more"
             )
         return torch.stack([score(crop) for crop in transform.ten_crop(images, [self.size])]).mean(dim=0)
 
 
 @CLASSIFIER_TTA.register_module(name="multi_scale")
 class MultiScale:
-    """Averages the probabilities of the whole image at several sizes, and mirrored, fully convolutionally.
+    """Averages the probabilities of the whole image at several sizes, each also mirrored (fully convolutional testing).
 
-    He et al. 2016, section 3.4: "the fully-convolutional form", shorter sides of 224, 256, 384, 480 and 640. Global
-    pooling and a linear layer are linear, so the head on a larger map computes the average over positions.
+    Source: He et al. 2016, section 3.4, with shorter sides of 224, 256, 384, 480 and 640 pixels. Global average pooling
+    and the linear layer commute, so the head's logits are the average over the positions of a larger map.
 
     Args:
         sizes: shorter sides in pixels.

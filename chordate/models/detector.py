@@ -17,15 +17,15 @@ from chordate.structures import Batch, DatasetMeta
 class Detector(Model):
     """Normalization, backbone and neck. A subclass adds heads, `loss(batch)` and `predict(batch)`.
 
-    Every part is a variant's name, a dict with `type` and the part's own arguments, or a built module; channels,
-    strides and the class and keypoint counts in `meta` are passed on, not configured.
+    Every part is a variant's name, a dict with `type` and the part's own arguments, or a built module. Channels,
+    strides, and the class and keypoint counts in `meta` are passed to the parts automatically.
 
     Args:
         meta: metadata of the data set.
         backbone: images to feature maps.
         neck: feature maps to feature maps, or None if the heads read the backbone's maps.
-        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
-        size_divisor: images are padded to multiples of this many pixels, so that maps of all strides up to it align.
+        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's statistics.
+        size_divisor: heights and widths are padded to multiples of this, so that maps of all strides up to it align.
         tta: arguments of `DetectorTTA`, `dict(scales=[0.75, 1.0, 1.25], flip=True)`; None for no test-time
             augmentation.
 
@@ -64,6 +64,6 @@ class Detector(Model):
         return self.backbone(self.preprocess(batch.images, batch.sizes))
 
     def features(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
-        """The maps that the heads read, from `images` `[N, 3, H, W]` and `sizes` `[N, 2]` of a batch."""
+        """The maps that the heads read, for `images` `[N, 3, H, W]` and `sizes` `[N, 2]` of a batch."""
         features = self.backbone(self.preprocess(images, sizes))
         return features if self.neck is None else self.neck(features)

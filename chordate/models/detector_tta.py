@@ -1,7 +1,7 @@
-"""Test-time augmentation of detectors: merges predictions for several scales and mirror images of a batch.
+"""Test-time augmentation of detectors: merges predictions for a batch at several scales, with and without mirroring.
 
-Boxes are merged by NMS; masks and heatmaps of each box are averaged over the augmented batches (Mask R-CNN's entry to
-the COCO challenge: He et al. 2017, appendix B; as in Detectron2).
+Boxes are merged by NMS; masks and heatmaps of each box are averaged over the augmented batches, as in Mask R-CNN's
+entry to the COCO challenge (He et al. 2017, appendix B) and in Detectron2.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class AugmentedBatch:
     Attributes:
         images: `[N, 3, H, W]`, padded at the right and the bottom.
         sizes: `[N, 2]` height and width of each image without padding.
-        factors: `[N, 4]`, scale x1, y1, x2, y2 of the original batch to this one, before mirroring.
+        factors: `[N, 4]` factors of x1, y1, x2, y2 from the original batch to this batch, before mirroring.
         flip: whether the images are mirrored left to right.
     """
 
@@ -55,18 +55,18 @@ class AugmentedBatch:
 
 
 class DetectorTTA:
-    """The augmented batches that a detector predicts on.
+    """Makes the augmented batches that a detector predicts on.
 
     Args:
         scales: factors of the image size.
-        flip: also mirror each scale.
+        flip: whether to add a mirrored batch at each scale.
     """
 
     def __init__(self, scales: Annotated[Sequence[PositiveFloat], NonEmpty] = (1.0,), flip: bool = False):
         self.scales, self.flip = tuple(scales), flip
 
     def augment(self, batch: Batch, size_divisor: int) -> list[AugmentedBatch]:
-        """The batch at every scale, and with `flip` also mirrored.
+        """The batch at every scale; with `flip`, also mirrored left to right.
 
         Args:
             size_divisor: height and width are padded to multiples of this.
@@ -76,7 +76,7 @@ class DetectorTTA:
 
 
 def augment(batch: Batch, scale: float, flip: bool, size_divisor: int) -> AugmentedBatch:
-    """Resize the images of a batch bilinearly, antialiased, and mirror them."""
+    """Resize the images of a batch bilinearly with antialiasing, and mirror them if `flip` is set."""
     ones = torch.ones(len(batch), 4, dtype=torch.float64, device=batch.sizes.device)
     if scale == 1 and not flip:
         return AugmentedBatch(batch.images, batch.sizes, ones, False)
@@ -95,12 +95,12 @@ def augment(batch: Batch, scale: float, flip: bool, size_divisor: int) -> Augmen
 
 
 def merge_detections(detections: Sequence[list[Detections]], nms_threshold: float, topk: int) -> list[Detections]:
-    """Merge the detections of several augmented batches, all in pixels of the original one, by NMS within classes.
+    """Merge the detections of several augmented batches, all in pixels of the original batch, by NMS within classes.
 
     Args:
-        detections: one Detections per image, for each augmented batch; of a single batch they are returned unchanged.
-        nms_threshold: IoU.
-        topk: maximum number of detections per image, the best are kept.
+        detections: for each augmented batch, one Detections per image; those of a single batch are returned unchanged.
+        nms_threshold: IoU threshold of the NMS.
+        topk: maximum number of detections per image; those with the highest scores are kept.
     """
     if len(detections) == 1:
         return detections[0]
@@ -117,12 +117,13 @@ def merge_detections(detections: Sequence[list[Detections]], nms_threshold: floa
 def average_maps(
     maps: Sequence[Sequence[Tensor]], batches: Sequence[AugmentedBatch], mirrored: Sequence[int] | None = None
 ) -> list[Tensor]:
-    """The mean over augmented batches of maps `[D, …, S, S]` over the boxes of each image.
+    """Average masks or heatmaps `[D, …, S, S]` of the `D` detections of each image over the augmented batches.
 
     Args:
-        maps: one tensor per image, for each augmented batch.
+        maps: for each augmented batch, one tensor per image.
         batches: the augmented batches; maps of mirrored batches are mirrored back.
-        mirrored: for each channel of `[D, K, S, S]` its counterpart in a mirrored image; None if channels stay.
+        mirrored: for each channel `K` of `[D, K, S, S]`, the index of its counterpart in a mirrored image; None if
+            mirroring does not swap channels.
     """
     restored = []
     for images, batch in zip(maps, batches, strict=True):

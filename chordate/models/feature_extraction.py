@@ -16,7 +16,7 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
 
     Args:
         model: in evaluation mode.
-        batch: a batch of images 0 … 255.
+        batch: a batch of images with values 0 … 255.
         map: name of a backbone map; None for the inputs of the last layer (`Model.embed`).
 
     Raises:
@@ -33,6 +33,6 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
     if map not in features:
         raise ConfigError(unknown("map of the backbone", map, features))
     padded, grid = (torch.tensor(x.shape[-2:], device=batch.sizes.device) for x in (batch.images, features[map]))
-    cells = -(-batch.sizes * grid // padded)  # without those in the padding
+    cells = -(-batch.sizes * grid // padded)  # exclude cells in the padding
     pairs = zip(features[map].float(), cells.tolist())
     return torch.stack([x[..., :height, :width].flatten(1).mean(1) for x, (height, width) in pairs])

@@ -1,4 +1,4 @@
-"""The one-stage detector (RetinaNet, Lin et al. 2017): predicts detections directly at the cells of the pyramid."""
+"""The one-stage detector (RetinaNet, Lin et al. 2017): predicts detections directly at each feature map cell."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ class OneStageDetector(Detector):
         return self.head.predict(self.head(self.features(images, sizes)), sizes)
 
     def _detect_augmented(self, tta: DetectorTTA, batch: Batch) -> list[Detections]:
-        """Detections of all augmented batches, merged."""
+        """The merged detections of all augmented batches."""
         augmented = tta.augment(batch, self.size_divisor)
         detections = [one.inverse_boxes(self._detect(one.images, one.sizes)) for one in augmented]
         return merge_detections(detections, self.head.nms_threshold, self.head.detections_per_image)

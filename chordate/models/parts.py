@@ -11,7 +11,7 @@ Part = str | Mapping[str, Any] | nn.Module  # a variant's name, a dict with `typ
 
 
 def wrong_targets(model: nn.Module, targets: object, wanted: type) -> DataError:
-    """The error about a batch whose targets are missing or are of a different task than the model's."""
+    """The error for a batch whose targets are missing or belong to another task than the model's."""
     if targets is None:
         return DataError("a batch without targets cannot be trained on; call model.predict to predict")
     kinds = f"{type(model).__name__} trains on {wanted.__name__}, but the data set has {type(targets).__name__}"

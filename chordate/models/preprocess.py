@@ -1,4 +1,4 @@
-"""Converts the loader's bytes to the backbone's input: normalizes on the device, and sets the padding to zero."""
+"""Converts the loader's uint8 images to the backbone's input: normalizes on the device, sets the padding to zero."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from chordate.arguments import NonNegativeFloat
 from chordate.errors import ConfigError
 
-# Of ImageNet's training images, RGB, 0 … 255; torchvision's and timm's classifiers were trained with these values.
+# RGB statistics of ImageNet's training images, on the scale 0 … 255; torchvision's and timm's classifiers use them.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -17,14 +17,14 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class Normalize(nn.Module):
     """Subtracts a mean and divides by a standard deviation, per channel, and sets the padding to zero.
 
-    The padding is set to zero after normalization, which would turn zero bytes into -mean / std, an artificial edge.
+    The padding is set to zero after normalization; otherwise it would be -mean / std, with an artificial edge.
 
     Args:
-        mean, std: one number per channel, on the scale of 0 … 255, as the backbone's weights were trained.
-        bgr: reverse the channels first (for weights from Caffe); `mean` and `std` are in BGR order.
+        mean, std: one number per channel, on the scale 0 … 255; the values that the backbone was trained with.
+        bgr: whether to reverse the channels first (for weights from Caffe); `mean` and `std` are then in BGR order.
 
     Raises:
-        ConfigError: mean and std have different lengths, a std is 0, or they are for pixels of 0 … 1.
+        ConfigError: mean and std have different lengths, a std is 0, or the values are for the scale 0 … 1.
     """
 
     mean: Tensor
@@ -49,7 +49,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", _per_channel(std).float(), persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Move or cast; a cast to float64 uses the exact numbers, not their float32 roundings."""
+        """Move or cast the module; a cast to float64 uses the exact mean and std, not values rounded to float32."""
         super()._apply(fn, recurse)
         mean, std = self._exact
         self.mean, self.std = _per_channel(mean).to(self.mean), _per_channel(std).to(self.std)
@@ -60,10 +60,10 @@ class Normalize(nn.Module):
 
         Args:
             images: `[N, C, H, W]` uint8 or float, 0 … 255.
-            sizes: `[N, 2]`, heights and widths without padding.
+            sizes: `[N, 2]` heights and widths without padding.
 
         Returns:
-            float `[N, C, H, W]`.
+            Normalized images `[N, C, H, W]` in floating point.
         """
         if self.bgr:
             images = images.flip(1)
@@ -77,5 +77,5 @@ class Normalize(nn.Module):
 
 
 def _per_channel(numbers: Sequence[float]) -> Tensor:
-    """`[C, 1, 1]` float64."""
+    """Convert per-channel values to `[C, 1, 1]` float64."""
     return torch.tensor(numbers, dtype=torch.float64)[:, None, None]

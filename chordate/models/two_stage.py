@@ -20,19 +20,19 @@ from chordate.ops.paste import paste_masks
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets
 
-Maps = list[Tensor] | None  # `[D, …, S, S]` over the boxes of each image's detections; None without the head
+Maps = list[Tensor] | None  # masks or heatmaps `[D, …, S, S]`, one tensor per image; None if the model has no such head
 
 
 @MODELS.register_module()
 class TwoStageDetector(Detector):
-    """Backbone, neck, proposal head, box head, and heads for masks and keypoints of the detections.
+    """Backbone, neck, proposal head, box head, and optional heads for masks and keypoints.
 
     Args:
         rpn: a `ProposalHead`.
         box: an `RoIHead` that classifies and refines the proposals.
         mask: an `InstanceHead` that predicts masks (Mask R-CNN, He et al. 2017), or None.
-        keypoint: an `InstanceHead` that predicts keypoint heatmaps (its section 5), or None.
-        trunk: a map of the backbone, "c5", whose stage is removed from the backbone and becomes the trunk that the box
+        keypoint: an `InstanceHead` that predicts keypoint heatmaps (He et al. 2017, section 5), or None.
+        trunk: name of the backbone's last map, "c5": its stage is moved from the backbone to a trunk that the box head
             and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None for separate trunks.
 
     The other arguments are those of `Detector`.
@@ -136,7 +136,7 @@ class TwoStageDetector(Detector):
         return masks, heatmaps
 
     def _detect_augmented(self, tta: DetectorTTA, batch: Batch) -> tuple[list[Detections], Maps, Maps]:
-        """Detections of all augmented batches merged, their masks and heatmaps averaged; in pixels of the batch.
+        """Merged detections of all augmented batches, with averaged masks and heatmaps, in pixels of `batch`.
 
         Raises:
             ConfigError: images are mirrored, but the names of the keypoints are unknown.

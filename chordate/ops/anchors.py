@@ -21,14 +21,15 @@ class AnchorGenerator(nn.Module):
         strides: pixels per cell, one per level.
         sizes: square roots of the anchors' areas in pixels, one number or a list of numbers per level; by default
             `sizes_per_stride` times the stride.
-        sizes_per_stride: see `sizes`; 8 by default.
-        ratios: heights over widths, for every size. The anchors of a cell are ordered by size, then by ratio.
+        sizes_per_stride: anchor sizes as multiples of the stride, see `sizes`; 8 by default.
+        ratios: aspect ratios (height / width), combined with every size. The anchors of a cell are ordered by size,
+            then by ratio.
         rounded: round the corners of base anchors to whole pixels, as in torchvision.
-        stride_from_grid: cells are `image side // cells` pixels apart, as in torchvision, instead of the nominal
-            stride; these differ if a level's grid was rounded up, such as 800 px in 13 cells of 64.
+        stride_from_grid: space anchors by `image side // cells` pixels, as in torchvision, instead of by the nominal
+            stride; the two differ if a level's grid was rounded up, e.g. 800 px to 13 cells of stride 64.
 
     Attributes:
-        per_cell: anchors per cell.
+        per_cell: number of anchors per cell.
 
     Raises:
         ConfigError: `sizes` and `sizes_per_stride` are both set, `sizes` does not have one entry per level, or levels
@@ -55,7 +56,7 @@ class AnchorGenerator(nn.Module):
         if len(per_level) != len(strides) or len({len(level) for level in per_level}) != 1:
             raise ConfigError(
                 f"anchor sizes {list(sizes)} do not fit {len(strides)} feature maps (strides {list(strides)}): "
-                f"give one entry per map, and equally many sizes in each"
+                f"pass one entry per map, with the same number of sizes in each"
             )
         self.strides = tuple(strides)
         self.stride_from_grid = stride_from_grid

@@ -20,12 +20,12 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def area(boxes: Tensor) -> Tensor:
-    """`[..., 4]` to `[...]`, in square pixels."""
+    """Areas `[...]` of boxes `[..., 4]` in square pixels."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def is_nonempty(boxes: Tensor, min_side: float) -> Tensor:
-    """`[..., 4]` to `[...]` bool: both sides are at least `min_side` pixels (false where a coordinate is NaN)."""
+    """Whether both sides of each box `[..., 4]` are ≥ `min_side` pixels, `[...]` bool; false for NaN coordinates."""
     return ((boxes[..., 2:] - boxes[..., :2]) >= min_side).all(dim=-1)
 
 

@@ -27,10 +27,10 @@ def conv_tower(
 
     Args:
         norm: see `make_norm`; without a norm, convolutions have a bias.
-        init: initializes each convolution; None if the head does so.
+        init: function that initializes each convolution; None if the head initializes them.
 
     Returns:
-        `[N, in_channels, H, W]` to `[N, channels, H, W]`; the identity without convolutions.
+        A module from `[N, in_channels, H, W]` to `[N, channels, H, W]`; the identity if `convs` is 0.
     """
     tower = nn.Sequential()
     for _ in range(convs):

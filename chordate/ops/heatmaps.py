@@ -6,7 +6,7 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bicubic_weights
 
-CHUNK = 2**24  # values that a device resamples at once: 64 MiB in float32
+CHUNK = 2**24  # values resampled at once: 64 MiB in float32
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     pixels = size.ceil()
     keypoints = heatmaps.new_zeros((*heatmaps.shape[:2], 3))
-    with torch.autocast(heatmaps.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's position
+    with torch.autocast(heatmaps.device.type, enabled=False):  # bfloat16 is too imprecise for pixel positions
         # On a CPU it is fastest to resize one detection's heatmaps at a time, each to its own size.
         max_pixels = 0 if boxes.device.type == "cpu" else CHUNK // heatmaps.shape[1]
         for rows, width, height in group_by_size(pixels, max_pixels):
@@ -61,12 +61,12 @@ def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, in
     """Group heatmaps of similar size, to resample each group at once.
 
     Args:
-        pixels: `[D, 2]`, the width and height that each heatmap is resized to, whole numbers.
+        pixels: `[D, 2]`, the width and height that each heatmap is resized to, integer values.
         max_pixels: limit for a group of several heatmaps, each at the group's largest width and height.
 
     Returns:
         Per group: indices `[G]` int64 into `pixels`, and the largest width and height among them. Each heatmap is in
-        one group; no heatmaps form no group.
+        one group; the list is empty if there are no heatmaps.
     """
     order = pixels.prod(1).argsort()
     groups, first, width, height = [], 0, 0, 0

@@ -19,7 +19,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def giou_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
     """1 - GIoU of two boxes `[..., 4]` each, 0 … 2 (Rezatofighi et al. 2019, algorithm 1).
 
-    torchvision's uses boolean indexing, which waits for the device and cannot be compiled.
+    torchvision's version uses boolean indexing, which needs a host sync and breaks compiled graphs.
     """
     outer, inner = torch.maximum(predicted, boxes), torch.minimum(predicted, boxes)
     width, height = (inner[..., 2:] - outer[..., :2]).clamp(min=0).unbind(-1)
@@ -31,13 +31,13 @@ def giou_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
 
 
 class BoxLoss:
-    """The regression loss of predicted deltas, one number per box.
+    """The regression loss of predicted deltas, one value per box.
 
     Args:
         kind: "smooth_l1" of the deltas (Fast R-CNN, equation 3), summed over the four of them, or "giou" of the
             decoded boxes (Rezatofighi et al. 2019).
         beta: where smooth L1 changes from square to absolute value; 0 is plain L1, Detectron2's default; torchvision
-            has 1/9.
+            uses 1/9.
         weights: weights of the box encoding, see `ops.boxes.encode`.
     """
 

@@ -1,4 +1,4 @@
-"""Matches anchors or proposals to ground-truth boxes, for a whole padded batch at once."""
+"""Matches anchors or proposals to ground-truth boxes, for a padded batch at once."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from chordate.ops.boxes import area, at_least_float32
 from chordate.structures import InstanceTargets
 
-# Number of ground-truth boxes compared with all candidates at a time. More need fewer kernels on a GPU, but comparing
-# all of them at once (images x ground truth x anchors) takes gigabytes.
+# Number of ground-truth boxes compared with all candidates at a time. Larger groups need fewer kernels on a GPU, but
+# comparing all of them at once (images x ground truth x anchors) takes gigabytes.
 GROUP = 8
 
 
@@ -34,7 +34,7 @@ class Matcher:
 
     Args:
         positive: candidates with at least this IoU are positive.
-        negative: candidates below this IoU are negative; between the two they are ignored.
+        negative: candidates below this IoU are negative; candidates between the two thresholds are ignored.
         low_quality: the candidates with the highest IoU of a target (including ties, above 0) are positive too,
             whatever that IoU is. Each is matched to *its own* best target (Faster R-CNN, section 3.1.2, as in
             Detectron2 and torchvision).

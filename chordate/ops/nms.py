@@ -19,9 +19,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, th
     Args:
         boxes: `[M, 4]`; compared in float64.
         scores: `[M]`, higher is better.
-        groups: `[M]` int64; boxes of different groups do not suppress each other, rows with a negative group are empty.
+        groups: `[M]` int64; boxes of different groups do not suppress each other, negative groups mark empty rows.
         image: `[M]` int64 in ascending order, the image of each box.
-        threshold: IoU, 0 … 1.
+        threshold: IoU threshold, 0 … 1.
 
     Returns:
         `[M]` bool, the boxes to keep.
@@ -72,7 +72,7 @@ def select_detections(
 
 def _suppress(threshold: float, boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor) -> None:
     """NMS of one image's rows; fills `keep`, `[K]`. Groups are shifted apart in float64, since rounding in float32
-    could make other boxes overlap. For many rows there is one call per group, since the cost is quadratic."""
+    could make other boxes overlap. With many rows, NMS is called once per group, since its cost is quadratic."""
     rows = (groups >= 0).nonzero()[:, 0]
     if not len(rows):
         return

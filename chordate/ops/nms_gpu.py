@@ -1,7 +1,7 @@
 """Greedy NMS of many groups at once on a GPU: one kernel in which each group has its own thread block.
 
-torchvision's kernel handles one group, box by box in one thread block, and the host waits for it: with 16 images that
-took a fifth of a training step of Mask R-CNN on an H100.
+torchvision's kernel handles one group, box by box in one thread block, and needs a host sync: with 16 images, this
+took a fifth of a Mask R-CNN training step on an H100.
 """
 
 import torch
@@ -22,13 +22,13 @@ def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type:
         boxes: `[M, 4]` x1, y1, x2, y2.
         ends: `[M]` int64, the row after the last one of each row's group.
         keep: `[M]` int8, 1 for the boxes to compare, 0 for empty rows; changed in place.
-        threshold: `[1]`, IoU.
+        threshold: `[1]`, IoU threshold.
         BLOCK: boxes that a kept box is compared with at a time.
     """
     begin = tl.program_id(0).to(tl.int64)
     end = tl.load(ends + begin)
     if tl.load(ends + begin - 1, mask=begin > 0, other=-1) == end:
-        end = begin  # within a group
+        end = begin  # the row is not the first of its group
     limit = tl.load(threshold)
     for row in range(begin, end):
         if tl.load(keep + row) != 0:
@@ -54,7 +54,7 @@ def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type:
 
 
 def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
-    """As `batched_nms`, without waiting for the device."""
+    """Like `batched_nms`, without a host sync."""
     # The kernel reads copies, sorted by group: boxes in float64, and one key per image and group.
     key = torch.where(groups < 0, -1, (image << 32) + groups)
     order = scores.argsort(descending=True, stable=True)

@@ -93,10 +93,10 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(conv(x))`, computed as one convolution if the norm is a constant affine map: `conv(x, w·s) + t`.
 
-    That holds for FrozenBatchNorm, and for BatchNorm and SyncBatchNorm in eval mode; gradients of all parameters are
-    exact. Other pairs run one after the other, and so do modules with hooks. Nothing is cached: each call computes `s`
-    and `t` from the buffers, and threads share no state. Computing `w·s` is a pass over the weights instead of the map,
-    so small maps do not gain.
+    This applies to FrozenBatchNorm, and to BatchNorm and SyncBatchNorm in eval mode; gradients of all parameters are
+    exact. Other pairs, and modules with hooks, run unfused. Nothing is cached: each call computes `s` and `t` from the
+    buffers, and threads share no state. Computing `w·s` takes a pass over the weights instead of the map, so small maps
+    gain nothing.
 
     Args:
         conv: a convolution `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with one.
@@ -152,7 +152,7 @@ def _has_hooks(*modules: nn.Module) -> bool:
 
 
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
-    """An affine norm as `x * scale + shift`, both `[C]`."""
+    """`scale` and `shift` `[C]` of a constant affine norm `x * scale + shift`."""
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = norm.weight * scale

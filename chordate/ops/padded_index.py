@@ -14,12 +14,12 @@ class PaddedIndex:
     """Maps `[N, S]` slots to rows `[R]`: the occupied slots on the CPU, all slots elsewhere.
 
     Computing empty slots takes time. Dropping them needs a data-dependent shape, which is free on the CPU; on a GPU it
-    needs a host sync, and in a compiled graph all later shapes would depend on data. (There, BatchNorm layers see empty
-    slots too; they are few, since samples are mostly full.)
+    needs a host sync, and in a compiled graph all later shapes would depend on data. (BatchNorm layers then see empty
+    slots too; these are few, since most sampled slots are occupied.)
 
     Args:
         occupied: `[N, S]` bool.
-        leading: use only this many first slots of each image; None for all.
+        leading: number of leading slots of each image to use; None for all.
 
     Attributes:
         image: `[R]` int64, the image of each row.
@@ -40,7 +40,7 @@ class PaddedIndex:
         self.present = present
 
     def flatten(self, values: Tensor) -> Tensor:
-        """`[N, S, ...]` to the rows `[R, ...]`."""
+        """The rows `[R, ...]` of slot values `[N, S, ...]`."""
         rows = values[:, : self._shape[1]].flatten(0, 1)
         return rows if self._rows is None else rows[self._rows]
 

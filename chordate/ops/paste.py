@@ -1,4 +1,4 @@
-"""Pastes masks from the frames of their boxes into whole images (Mask R-CNN, He et al. 2017, section 3.1)."""
+"""Pastes masks, each defined over its box, into full-size images (Mask R-CNN, He et al. 2017, section 3.1)."""
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
     Args:
         probabilities: `[D, M, M]`.
         boxes: `[D, 4]` x1, y1, x2, y2 in pixels of the image.
-        height, width: size of the image.
-        threshold: above 0.
+        height, width: size of the image in pixels.
+        threshold: probability threshold, above 0.
 
     Returns:
         `[D, height, width]` bool, the pixels whose probability is at least `threshold`.
@@ -28,20 +28,20 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
     probabilities = at_least_float32(probabilities)
     boxes = boxes.to(probabilities.dtype)
     pasted = torch.zeros((len(boxes), height, width), dtype=torch.bool, device=boxes.device)
-    with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 has too few digits for a pixel's position
+    with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 is too imprecise for pixel positions
         paste = paste_windows if boxes.device.type == "cpu" else paste_chunks
         paste(probabilities, boxes, threshold, pasted)
     return pasted
 
 
 def paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """`paste_masks` for GPUs: pastes on whole images, as many masks at a time as memory allows.
+    """`paste_masks` for GPUs: samples each mask at every pixel of the image, in chunks that limit memory.
 
     Args:
         masks: `[D, M, M]` probabilities.
         boxes: `[D, 4]` x1, y1, x2, y2 in pixels of the image.
-        threshold: above 0.
-        pasted: `[D, H, W]` bool, False; filled in place.
+        threshold: probability threshold, above 0.
+        pasted: `[D, H, W]` bool, initially False; filled in place.
     """
     height, width = pasted.shape[1:]
     step = max(1, CHUNK // max(1, height * width))

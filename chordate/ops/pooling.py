@@ -33,8 +33,8 @@ class RoIPooler(nn.Module):
         in_features: the maps to pool from, fine to coarse, each stride twice the one before, with equal channels.
         resolution: cells per side of the output.
         sampling_ratio: samples per side and cell; 0 for one sample per pixel of the map.
-        aligned: pixel centers lie at half coordinates, as in Detectron2. torchvision's detectors were trained without
-            it, which shifts them by half a pixel.
+        aligned: pixel centers lie at half coordinates, as in Detectron2. torchvision's detectors were trained
+            with `aligned=False`, which shifts samples by half a pixel.
 
     Raises:
         ConfigError: the maps do not form such a pyramid.
@@ -68,7 +68,7 @@ class RoIPooler(nn.Module):
         """The index `[R]` (float, 0 for the finest) of the map that each of the boxes `[R, 4]` belongs to (FPN,
         equation 1)."""
         size = area(boxes).clamp(min=0).sqrt()
-        # Detectron2 and torchvision both add about this much, so that a side of exactly 224 is not below 224.
+        # Detectron2 and torchvision both add a similar epsilon, so that a side of exactly 224 is not below 224.
         stage = torch.floor(CANONICAL_STAGE + torch.log2(size / CANONICAL_SIZE) + 1e-6)
         return stage.clamp(self.first_stage, self.first_stage + len(self.strides) - 1) - self.first_stage
 
@@ -76,7 +76,7 @@ class RoIPooler(nn.Module):
         """Pool `R` boxes.
 
         Args:
-            features: `[N, C, H, W]` each.
+            features: maps `[N, C, H, W]` by name.
             boxes: `[R, 4]` in pixels of the padded batch.
             image: `[R]` int64, the image of each box in the batch.
 
@@ -99,7 +99,7 @@ class RoIPooler(nn.Module):
         rois = torch.cat((image[:, None], boxes), dim=1)
         if len(maps) == 1:
             return self._align(maps[0], rois, self.strides[0]).to(dtype)
-        # Splitting the boxes by level would wait for the device. It is faster to pool all boxes on every level, with
+        # Splitting the boxes by level needs a host sync. It is faster to pool all boxes on every level, with
         # the boxes of other levels moved outside the map, where RoIAlign reads nothing.
         away = torch.cat((rois[:, :1], torch.full_like(boxes, FAR_AWAY)), dim=1)
         pooled = self._align(maps[0], torch.where((levels == 0)[:, None], rois, away), self.strides[0])

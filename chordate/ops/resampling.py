@@ -62,11 +62,11 @@ def bilinear_taps(
     Args:
         low, span: `[R]`, start and length of each region, in pixels of its map.
         size: `[R]`, pixels of its map.
-        samples: per cell, equally spaced.
+        samples: number of equally spaced samples per cell.
         sparse: whether samples may be more than a pixel apart; if not, a cell reads at most `samples + 1` adjacent
             pixels.
     """
-    if samples == 0:  # a region without extent reads nothing
+    if samples == 0:  # a region of zero size reads no pixels
         zeros = low.new_zeros(len(low), cells, 1)
         return zeros.long(), zeros
     step = span[:, None, None] / (cells * samples)

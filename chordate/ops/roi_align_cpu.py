@@ -1,4 +1,4 @@
-"""RoIAlign for CPUs: every output cell is a weighted sum of pixels; one lookup computes all cells of all levels.
+"""RoIAlign for CPUs: every output cell is a weighted sum of pixels; one `embedding_bag` computes all levels.
 
 torchvision's operator reads one channel after the other, and its backward pass runs on one core. Here the channels of
 a pixel are contiguous and read at once, and pixels between neighboring samples are read once: 3 to 6 times faster
@@ -57,7 +57,7 @@ def _bags(
     sampling_ratio: int,
     aligned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rows and weights of each output cell's sum, where each sum starts, and the order of the boxes."""
+    """Arguments of `embedding_bag`: rows of the table, their weights and each cell's first entry; and the box order."""
     shapes = torch.tensor([x.shape[-2:] for x in maps])
     pixels = torch.tensor([x.shape[0] * x.shape[2] * x.shape[3] for x in maps])
     size = shapes[level]  # [R, 2] rows and columns of the box's map

@@ -1,7 +1,7 @@
 """RoIAlign for GPUs: one kernel for all levels of a pyramid, with contiguous channels of each pixel.
 
-torchvision's operator reads one map: for a pyramid one must either wait for the device to sort the boxes by level, or
-pool every box on every level. It also requires float32 in NCHW, while training runs in bfloat16 and NHWC.
+torchvision's operator reads one map: for a pyramid, one must either sort the boxes by level, which needs a host sync,
+or pool every box on every level. It also requires float32 in NCHW, while training runs in bfloat16 and NHWC.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def pyramid_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """As `roi_align_cpu.pyramid_roi_align`, in the data type of the maps; sums are at least float32."""
+    """Like `roi_align_cpu.pyramid_roi_align`, in the data type of the maps; sums are at least float32."""
     channels = maps[0].shape[1]
     table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # one pixel per row
     with torch.no_grad():
@@ -59,7 +59,8 @@ def roi_align_rows(
     Args:
         table: `[M, C]`, the pixels of all maps, row by row.
         cells: `[R, 4]`, the boxes in pixels of their maps.
-        first, rows, columns: `[R]` int64, the table's row of a map's first pixel, and the size of the map.
+        first, rows, columns: `[R]` int64, the row of `table` with the first pixel of the box's map, and the
+            height and width of that map in pixels.
 
     Returns:
         `[R, resolution, resolution, C]`.
@@ -139,8 +140,8 @@ def pool_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     BACKWARD: tl.constexpr,
 ):
-    """Program `p` computes the output cell `p`: it stores the mean of its samples in `pooled`; or, backward, reads the
-    gradient of that mean there, and adds it to the pixels of `table` that were read."""
+    """Program `p` computes the output cell `p`: forward, it stores the mean of the samples in `pooled`; backward, it
+    reads the gradient of that mean from `pooled`, and adds it to the sampled pixels of `table`."""
     box, channel, y0, x0, step_y, step_x, ys, xs = cell_samples(cells, SIDE, RATIO, ALIGNED, BLOCK)
     used = channel < channels
     cell = pooled + tl.program_id(0).to(tl.int64) * channels + channel
@@ -190,7 +191,7 @@ def cell_samples(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def bilinear_taps(position, side):  # type: ignore[no-untyped-def]
-    """The pixels around a position on one axis, and the weight of the second."""
+    """The pixels around a position on one axis, and the weight of the second pixel."""
     position = tl.maximum(position, 0)
     low = tl.minimum(position.to(tl.int64), side - 1)
     high = tl.minimum(low + 1, side - 1)

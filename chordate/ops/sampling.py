@@ -13,7 +13,7 @@ def sample_balanced(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample up to `count` of `A` candidates per image, at most `positive_fraction` of them positive.
 
-    The rest is filled with negatives, if there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
+    Negatives fill the remaining slots, if there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
 
     Args:
         positive, negative: `[N, A]` bool, disjoint.
@@ -35,7 +35,7 @@ def sample_balanced(
     slot = torch.arange(slots, device=positive.device)[None]
     is_positive = slot < num_positives
     valid = slot < num_positives + num_negatives
-    rank = torch.where(is_positive, slot, slot - num_positives + max_positives)  # in positives, then negatives
+    rank = torch.where(is_positive, slot, slot - num_positives + max_positives)  # rank among positives or negatives
     return torch.cat((positives, negatives), dim=1).gather(1, rank), is_positive, valid
 
 

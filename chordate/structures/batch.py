@@ -12,14 +12,14 @@ from torch import Tensor
 from chordate.errors import ConfigError
 from chordate.structures.metadata import DatasetMeta
 
-Sample = dict[str, Any]  # one image before collation: `image`, `info`, and the fields of its targets
+Sample = dict[str, Any]  # the data of one image before collation: `image`, `info`, and the fields of its targets
 
 
 class TensorStruct:
-    """Base of a dataclass of tensors: `to` and `pin_memory` apply to all tensors; other fields are unchanged."""
+    """Base class of dataclasses of tensors: `to` and `pin_memory` apply to all tensors; other fields are unchanged."""
 
     def map_tensors(self, function: Any) -> Self:
-        """The same structure with `function` applied to each tensor, also within nested structures."""
+        """Apply `function` to each tensor, also in nested structures. Returns a new structure."""
 
         def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -36,23 +36,23 @@ class TensorStruct:
 
 
 class Targets(TensorStruct):
-    """Base of a task's ground truth for one batch. A subclass is a dataclass of tensors and implements `collate`.
+    """Base class of a task's ground truth for one batch. A subclass is a dataclass of tensors and implements `collate`.
 
-    If a field is annotated with a `Layout`, the first sample of a data set is checked against it when a run starts.
+    Fields annotated with a `Layout` are checked on the first sample of a data set when a run starts.
 
     Attributes:
-        legend: a phrase that explains the drawing, for the page of `chordate browse`; empty for none.
+        legend: a phrase that explains the drawings on the page of `chordate browse`, or an empty string.
     """
 
     legend: ClassVar[str] = ""
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
-        """The targets of a batch.
+        """Collate the targets of a batch.
 
         Args:
-            samples: one per image, from the data set.
-            size: height and width that all images of the batch are padded to, in pixels.
+            samples: one sample of the data set per image.
+            size: height and width in pixels to which all images of the batch are padded.
 
         Raises:
             DataError: the samples do not fit together.
@@ -69,7 +69,7 @@ class Targets(TensorStruct):
 
 
 class Prediction(TensorStruct):
-    """Base of a model's output for one image. A subclass is a dataclass of tensors."""
+    """Base class of a model's output for one image. A subclass is a dataclass of tensors."""
 
     def to_original(self, info: ImageInfo, size: Tensor) -> Self:
         """Transform the prediction to pixels of the original image; by default unchanged.
@@ -81,7 +81,7 @@ class Prediction(TensorStruct):
         return self
 
     def above(self, score_threshold: float) -> Self:
-        """The objects that score at least the threshold; by default the whole prediction."""
+        """Keep the objects whose score is at least the threshold; by default returns the prediction unchanged."""
         return self
 
     def describe(self) -> str:
@@ -98,7 +98,7 @@ class Prediction(TensorStruct):
         raise ConfigError(f"{cls.__name__} cannot be averaged for an ensemble; test one model at a time")
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """The prediction as plain values for JSON, one dict per object, or one for the whole image."""
+        """The prediction as plain values for JSON: one dict per object, or a single dict for the image."""
         raise NotImplementedError(f"{type(self).__name__}.to_records")
 
 
@@ -108,7 +108,7 @@ class ImageInfo:
 
     Attributes:
         image_id: the data set's own id.
-        path: the file, for messages and captions.
+        path: path of the image file, for messages and captions.
         height, width: size of the image as displayed, in pixels, before any transform.
     """
 
@@ -120,14 +120,14 @@ class ImageInfo:
 
 @dataclass
 class Batch(TensorStruct):
-    """Inputs padded at the right and the bottom to one size, with their sources and targets.
+    """Images padded at the right and the bottom to one size, with their sources and targets.
 
     Attributes:
-        images: `[N, C, H, W]` uint8 (or float, 0 … 255) RGB, normalized by the model on the device. A data set
-            with its own `collate` may add dimensions between C and H, as `[N, C, T, H, W]` for clips.
+        images: `[N, C, H, W]` RGB, uint8 or float, 0 … 255; the model normalizes them on the device. A data set with
+            its own `collate` may add dimensions between C and H, for example `[N, C, T, H, W]` for clips.
         sizes: `[N, 2]` int64, height and width of each image without padding.
         infos: one ImageInfo per image.
-        targets: ground truth of the task's own type, or None.
+        targets: ground truth, a subclass of Targets for the task, or None.
     """
 
     images: Tensor

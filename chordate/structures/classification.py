@@ -1,4 +1,4 @@
-"""Classification of whole images: targets and predictions."""
+"""Image classification: targets and predictions."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from chordate.structures.metadata import DatasetMeta
 
 @dataclass
 class ClassTargets(Targets):
-    """Ground truth of a classification: one class per image.
+    """Ground truth of image classification: one class per image.
 
     Attributes:
-        labels: `[N]` int64, 0 … classes-1; for blended images weights of the classes, `[N, classes]`.
+        labels: `[N]` int64, 0 … classes-1; for images mixed by MixUp or CutMix, class weights `[N, classes]`.
     """
 
     labels: Annotated[Tensor, Layout("N", dtype=torch.int64)]
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
-        """Collate the samples' `label`. Raises DataError for images of different sizes: padding would be classified."""
+        """Collate the samples' `label`. Raises DataError for images of different sizes, which would need padding."""
         shapes = torch.tensor([sample["image"].shape[-2:] for sample in samples])
         if (shapes != shapes[0]).any():
             raise DataError(
@@ -45,8 +45,8 @@ class Classification(Prediction):
     """Class scores of one image.
 
     Attributes:
-        scores: `[classes]` probabilities, 0 … 1; they sum to 1, or are independent if the model was trained with binary
-            losses.
+        scores: `[classes]` probabilities, 0 … 1. They sum to 1 after a softmax, but not if the model was trained with
+            binary losses (sigmoid).
     """
 
     scores: Tensor
@@ -62,5 +62,5 @@ class Classification(Prediction):
         return cls(torch.stack([prediction.scores.double().cpu() for prediction in predictions]).mean(dim=0))
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """One record: `classes`, the best five, each with `class` and `score`."""
+        """One record with `classes`: the five best classes, each with `class` and `score`."""
         return [{"classes": [{"class": meta.classes[label], "score": round(s, 4)} for label, s in self.top(5)]}]

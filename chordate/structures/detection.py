@@ -19,22 +19,23 @@ from chordate.structures.batch import ImageInfo, Prediction, Sample, Targets, Te
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
 
-BITMAP_SIZE = 112  # side of the bitmap of an instance's mask, in the frame of its own box
-SLOTS = (8, 16, 32, 64)  # then multiples of 128: few different shapes, so that compiled code can be reused
+BITMAP_SIZE = 112  # side in pixels of an instance's mask, which is resampled to its box
+SLOTS = (8, 16, 32, 64)  # then multiples of 128; with few distinct shapes, compiled code is reused
 INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks")
 
 
 @dataclass
 class InstanceTargets(Targets):
-    """Ground truth padded to `G` slots per image. Padding has `valid` false and boxes of zeros.
+    """Ground truth padded to `G` slots per image. In empty slots, `valid` is false and boxes are zeros.
 
     Attributes:
         boxes: `[N, G, 4]` float32.
         labels: `[N, G]` int64, 0 … classes-1; no background class.
-        valid: `[N, G]` bool, the slot holds an annotation (crowd or not).
-        crowd: `[N, G]` bool, the annotation covers a group: it is never a target, and its area is not background.
-        masks: `[N, G, 112, 112]` uint8 0/1 in the frame of the instance's box, or None.
-        keypoints: `[N, G, K, 3]` float32 x, y and visibility 0/1/2, or None.
+        valid: `[N, G]` bool, whether the slot contains an annotation (crowd or not).
+        crowd: `[N, G]` bool, whether the annotation covers a group of objects: it is never a target, and its area is
+            not background.
+        masks: `[N, G, 112, 112]` uint8 0/1, each resampled to the instance's box, or None.
+        keypoints: `[N, G, K, 3]` float32 x, y and COCO visibility (0, 1 or 2), or None.
     """
 
     legend: ClassVar[str] = "crowds are dashed, every instance has its own color"
@@ -83,7 +84,7 @@ def count_instances(sample: Sample) -> int:
     """The number of instances in a sample, which must be equal in all fields.
 
     Raises:
-        DataError: the fields differ.
+        DataError: the fields have different numbers of instances.
     """
     counts = {name: len(sample[name]) for name in INSTANCE_FIELDS if name in sample}
     if "polygons" in sample:
@@ -117,17 +118,17 @@ class Proposals(TensorStruct):
 
 @dataclass
 class SampledRoIs(TensorStruct):
-    """Regions sampled for training the RoI heads, `S` slots per image, foreground first.
+    """Regions sampled for training the RoI heads, `S` slots per image, foreground regions first.
 
     Attributes:
         boxes: `[N, S, 4]` in pixels of the padded batch.
-        labels: `[N, S]` int64, the class of a foreground region, else the number of classes (background).
-        gt_index: `[N, S]` int64, the target slot that a foreground region is matched to; arbitrary for others.
+        labels: `[N, S]` int64, the class of a foreground region; the number of classes for background.
+        gt_index: `[N, S]` int64, the target slot that a foreground region is matched to; arbitrary for background.
         is_foreground: `[N, S]` bool.
         valid: `[N, S]` bool, false for empty slots.
         sizes: `[N, 2]` int64, height and width of each image without padding.
         max_positives: only the first `max_positives` slots can be foreground, so heads that train only on foreground
-            need no others.
+            can ignore the other slots.
     """
 
     boxes: Tensor
@@ -180,8 +181,8 @@ class Detections(Prediction):
         return f"{len(self) or 'no'} detection{'' if len(self) == 1 else 's'}"
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """Per detection `class`, `score`, `box` in pixels; with masks `mask` as COCO's RLE; with keypoints
-        `keypoints`, x, y and score (a logit) by name."""
+        """One record per detection: `class`, `score`, `box` in pixels, `mask` as COCO RLE if there are masks, and
+        `keypoints` (x, y and score, a logit, by name) if there are keypoints."""
         records: list[dict[str, Any]] = [
             {"class": meta.classes[label], "score": round(score, 4), "box": [round(x, 2) for x in box]}
             for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
@@ -197,7 +198,7 @@ class Detections(Prediction):
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """`[D, H, W]` bool as COCO's compressed RLE: `size`, height and width, and `counts`, text for JSON."""
+    """Convert masks `[D, H, W]` bool to COCO's compressed RLE: `size` (height, width), and `counts` as a string."""
     if not len(masks):
         return []
     encoded = hotcoco.mask.encode(masks.cpu().numpy().transpose(1, 2, 0))

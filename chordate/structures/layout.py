@@ -1,4 +1,4 @@
-"""Layout: annotates a tensor of a TensorStruct with its shape and type, which can be checked."""
+"""Layout: an annotation of a TensorStruct's tensor with shape and data type, against which the tensor is checked."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from chordate.structures.batch import TensorStruct
 
 
 class Layout:
-    """Shape and type of a tensor: `labels: Annotated[Tensor, Layout("N", "G", dtype=torch.int64)]`.
+    """Shape and data type of a tensor: `labels: Annotated[Tensor, Layout("N", "G", dtype=torch.int64)]`.
 
     Args:
-        dims: numbers or names; dimensions with the same name are equal in all tensors of a structure.
+        dims: sizes or names of the dimensions; dimensions with one name have equal sizes in all tensors of a structure.
         dtype: data type of the values.
     """
 
@@ -26,7 +26,7 @@ class Layout:
         return f"[{', '.join(map(str, self.dims))}] {_name(self.dtype)}"
 
     def fits(self, tensor: Tensor, sizes: dict[str, int]) -> bool:
-        """Whether a tensor has this layout. `sizes` are known sizes by dimension name; new names are added to it."""
+        """Whether a tensor has this layout. `sizes` has known sizes by dimension name; new names are added to it."""
         if tensor.dtype != self.dtype or tensor.ndim != len(self.dims):
             return False
         pairs = zip(self.dims, tensor.shape)
@@ -37,7 +37,7 @@ def layouts_of(kind: type[TensorStruct]) -> dict[str, Layout]:
     """The layouts in a structure's annotations, by field."""
     try:
         hints = get_type_hints(kind, include_extras=True)
-    except NameError:  # names that only type checkers know
+    except NameError:  # annotations use names that only type checkers import
         return {}
     layouts = {}
     for name, hint in hints.items():
@@ -57,7 +57,7 @@ def check_layouts(struct: TensorStruct, where: str, **sizes: int) -> None:
         sizes: known sizes by dimension name.
 
     Raises:
-        DataError: a tensor's shape or type differs from its layout; the message names both.
+        DataError: a tensor's shape or data type differs from its layout; the message shows both.
     """
     values = vars(struct)
     for name, layout in layouts_of(type(struct)).items():

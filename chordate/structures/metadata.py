@@ -19,7 +19,7 @@ class Skeleton:
 
     Attributes:
         names: names of the `K` keypoints: "left_eye" …
-        bones: pairs of keypoints joined by a line, counted from 0.
+        bones: pairs of keypoint indices (from 0), each drawn as a line.
     """
 
     names: tuple[str, ...]
@@ -32,8 +32,8 @@ class Skeleton:
 
     @property
     def mirrored(self) -> tuple[int, ...]:
-        """The index of each keypoint's counterpart in a mirrored image: the keypoint whose name has left and right (or
-        l and r as separate words) swapped; its own index if there is none."""
+        """The index of each keypoint's counterpart in a mirrored image: the keypoint whose name has "left" and "right"
+        (or "l" and "r" as separate words) swapped; the keypoint's own index if there is no such keypoint."""
         indices = {name: index for index, name in enumerate(self.names)}
         return tuple(indices.get(_other_side(name), index) for name, index in indices.items())
 
@@ -52,15 +52,15 @@ def _other_side(name: str) -> str:
 
 @dataclass(frozen=True)
 class DatasetMeta:
-    """Facts about a data set that its models need; passed from data set to model, checkpoint and predictions.
+    """Facts about a data set that models need; passed from the data set to the model, its checkpoints and predictions.
 
     Attributes:
-        classes: names by label; empty where the task has no classes.
+        classes: class names by label; empty if the task has no classes.
         skeleton: keypoints of the objects, or None.
         stuff: names of the classes that are stuff (regions without instances); the others are things.
-        palette: RGB 0 … 255 by label; None for generated colors.
+        palette: RGB colors (0 … 255) by label; None for generated colors.
         ignore_label: label of pixels that are ignored in training and evaluation, or None.
-        extra: further facts, plain values by name; heads and models receive them by these names.
+        extra: further facts, plain values by name; heads and models receive them as arguments with these names.
     """
 
     classes: tuple[str, ...] = ()

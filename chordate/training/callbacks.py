@@ -1,4 +1,4 @@
-"""Callbacks of a training run: the base class, which is the contract, and the built-in ones.
+"""Callbacks of a training run: the base class, and the built-in callbacks.
 
 A config lists them as `callbacks = [dict(type="EarlyStopping", monitor="bbox_AP")]`; register your own with
 `@CALLBACKS.register_module()`.
@@ -32,32 +32,35 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base class of all callbacks. Its five methods do nothing; a subclass overrides those it needs.
+    """Base class of all callbacks. Its five methods do nothing; a subclass overrides the methods that it needs.
 
-    The trainer calls them on every rank, in the order of the list, with itself as the first argument. They read its
-    attributes (see Trainer), such as `iteration` (iterations done), `epoch` (whole epochs done), `module` (the model),
-    `settings`, `log_dir` (of this start), `resumed` and `history`; they may call `stop(reason)` (on all ranks) and add
-    to `lower_is_better`. An epoch has ended when `iteration % steps_per_epoch == 0`. A callback that computes its state
-    from `history` resumes exactly, because checkpoints hold the history.
+    The trainer calls the callbacks on every rank, in the order of the list, and passes itself as the first argument.
+    Callbacks may read the trainer's attributes (see Trainer), such as `iteration` (iterations done), `epoch` (complete
+    epochs), `module` (the model), `settings`, `log_dir` (the log folder of this start), `resumed` and `history`; call
+    `stop(reason)` (on all ranks); and add names to `lower_is_better`. An epoch has ended if
+    `iteration % steps_per_epoch == 0`. A callback that computes its state from `history` resumes exactly, because
+    checkpoints contain the history.
     """
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Called before the first step. In a resumed run, the trainer's state is restored already."""
+        """Called before the first step. In a resumed run, the trainer's state has already been restored."""
 
     def on_step_end(self, trainer: Trainer, losses: dict[str, Tensor]) -> None:
-        """Called after every step of the optimizer, before a checkpoint. Reading `losses` (of the step's last batch on
-        this rank) waits for the GPU."""
+        """Called after every optimizer step, before a checkpoint is saved. `losses` are those of the step's last batch
+        on this rank; reading them synchronizes with the GPU."""
 
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Called after every evaluation, before it is logged. Numbers added to `metrics` count as the metric's own and
-        must be the same on all ranks. A loop over data must return when `trainer.interrupted()`."""
+        """Called after every evaluation, before the metrics are logged. Numbers added to `metrics` are treated like
+        those of the metric and must be equal on all ranks. A loop over data must return if `trainer.interrupted()`."""
 
     def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
-        """Called after every new record of `trainer.history`, every `train.log_every` iterations and every evaluation:
-        `mode` ("train" or "val"), `epoch`, `iteration`, and numbers by name. Only the speed differs among ranks."""
+        """Called with every new record of `trainer.history`: every `train.log_every` iterations, and after every
+        evaluation. The record has `mode` ("train" or "val"), `epoch`, `iteration`, and numbers by name. Only the speed
+        differs between ranks."""
 
     def on_train_end(self, trainer: Trainer) -> None:
-        """Called when training ends, also after an error. Its own error is logged, and raised if it is the first."""
+        """Called when training ends, also after an error. An error in this method is logged; it is raised only if
+        training and earlier callbacks ended without an error."""
 
 
 @CALLBACKS.register_module()
@@ -65,10 +68,10 @@ class EarlyStopping(Callback):
     """Stops training when a metric has not improved for several evaluations.
 
     Args:
-        monitor: the metric, such as "bbox_AP", or "val_loss" with the callback ValidationLoss.
-        patience: evaluations without improvement, until training stops.
-        mode: "max" if higher is better, "min" if lower is; None for the metric's own `lower_is_better`.
-        min_delta: a smaller change does not count as an improvement.
+        monitor: name of the metric, such as "bbox_AP", or "val_loss" with the callback ValidationLoss.
+        patience: number of evaluations without improvement after which training stops.
+        mode: "max" if higher is better, "min" if lower is better; None decides by the metric's `lower_is_better`.
+        min_delta: an improvement must be larger than this to count.
     """
 
     def __init__(
@@ -98,14 +101,14 @@ class EarlyStopping(Callback):
 
 @CALLBACKS.register_module()
 class ValidationLoss(Callback):
-    """Adds the losses on the validation data to the metrics: `val_loss`, and `val_<name>` of each part.
+    """Adds the losses on the validation data to the metrics: `val_loss`, and `val_<name>` for each part of the loss.
 
-    They are means over all images, of the model in evaluation mode (with averaged weights, if `train.ema` is set), in
-    full precision; random samples are the same in every evaluation. Takes a second pass over the validation data.
+    The losses are means over all images, for the model in evaluation mode (with averaged weights if `train.ema` is set)
+    and full precision. Random sampling is identical in every evaluation. Needs a second pass over the validation data.
     """
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Compute the loss of one sample, so that data without the targets of a loss (masks) fail early."""
+        """Compute the loss of one sample, so that missing targets (for example masks) are reported early."""
         if trainer.val_loader is None:
             raise ConfigError("ValidationLoss needs val_data; add it to the config")
         with evaluation_mode(trainer.module), preserved_rng():
@@ -118,7 +121,7 @@ class ValidationLoss(Callback):
             torch.manual_seed(trainer.settings.seed)
             for batch in trainer.progress.track(loader, "validation loss", len(loader)):
                 batch = to_device(batch, trainer.device, trainer.channels_last)
-                if not images:  # averaged weights require no gradients, so ask the trained model which losses have one
+                if not images:  # averaged weights have no gradients; the trained model shows which losses have one
                     with torch.enable_grad():
                         trained = {name: value.requires_grad for name, value in trainer.module.loss(batch).items()}
                 losses = model.loss(batch)
@@ -136,11 +139,12 @@ class ValidationLoss(Callback):
 
 @CALLBACKS.register_module()
 class JSONLogger(Callback):
-    """Writes `log.jsonl` in the work dir: one JSON object per record of the whole run, over all its resumes, at full
-    precision; NaN and Inf, which JSON lacks, become null. The trainer adds this callback unless the config lists it.
+    """Writes `log.jsonl` in the work dir: one JSON object per record of the run, including all resumes, in full
+    precision; NaN and Inf, which JSON does not have, become null. The trainer adds this callback unless the config
+    lists it.
 
-    A new run renames the file of an earlier run after the time of its last write. A resumed run rewrites the file from
-    the history in its checkpoint, so that no record is in it twice.
+    A new run renames the file of an earlier run; the new name has the time of the file's last write. A resumed run
+    rewrites the file from the history in its checkpoint, so that no record is duplicated.
     """
 
     def __init__(self, file: str = "log.jsonl"):
@@ -170,8 +174,8 @@ class JSONLogger(Callback):
 
 @CALLBACKS.register_module()
 class CSVLogger(Callback):
-    """Writes `log.csv` in this start's log dir: a row per record of the whole run, over all its resumes, with a column
-    for every number that any record has. Written at every evaluation and at the end."""
+    """Writes `log.csv` in the log folder of this start, at every evaluation and at the end: one row per record of the
+    run, including all resumes, and one column for every number that any record has."""
 
     def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         if record["mode"] == "val":
@@ -187,7 +191,8 @@ class CSVLogger(Callback):
 
 @CALLBACKS.register_module()
 class TensorBoardLogger(Callback):
-    """Writes TensorBoard event files to `tensorboard/` in this start's log dir. `train.tensorboard` adds one."""
+    """Writes TensorBoard event files to `tensorboard/` in the log folder of this start. `train.tensorboard=True` adds
+    this callback."""
 
     _writer: Any = None
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of a model's weights, often better than the weights themselves."""
+"""Exponential moving average of a model's weights, often more accurate than the weights of the last step."""
 
 from copy import deepcopy
 
@@ -10,15 +10,16 @@ class WeightAverage:
     """Keeps `average = d · average + (1 - d) · weights`, updated after every step.
 
     Parameters and floating-point buffers are averaged, so that BatchNorm's statistics fit the averaged weights;
-    integer buffers are copied. `d` warms up as (1 + n) / (10 + n) (TensorFlow's ExponentialMovingAverage), so that the
-    random initialization is soon forgotten. It depends only on the iteration and has no state.
+    integer buffers are copied. After `n` steps, `d` is at most (1 + n) / (10 + n) (as in TensorFlow's
+    ExponentialMovingAverage), so that the random initialization soon has little weight. `d` depends only on the
+    iteration, so there is no state besides the weights.
 
-    `torch.optim.swa_utils.AveragedModel` gives the same numbers (tested), but copies its counter to the device in
-    every update, which waits for the GPU.
+    `torch.optim.swa_utils.AveragedModel` computes equal averages (tested), but copies its counter to the device in
+    every update, which synchronizes with the GPU.
 
     Args:
-        model: the model to start from; `module` is the averaged copy, in evaluation mode.
-        decay: `d` once warmed up, between 0 and 1.
+        model: the model whose weights the average starts from; `module` is the averaged copy, in evaluation mode.
+        decay: `d` after the warm-up, between 0 and 1.
     """
 
     def __init__(self, model: nn.Module, decay: float):

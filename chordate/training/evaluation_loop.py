@@ -31,18 +31,18 @@ def evaluate(
     progress: ProgressBar | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Run a model over a data set and return the metric's numbers, the same on every rank.
+    """Evaluate a model on a data set. Returns the metric's numbers, which are equal on all ranks.
 
-    Restores the training modes of the model's parts and the random number generators afterwards.
+    Afterwards, restores the training modes of the model's modules and the states of the random number generators.
 
     Args:
-        model: is moved to the device.
+        model: the model, which is moved to the device.
         loader: yields this rank's part of the images.
         metric: collects the predictions and gathers them over the ranks.
-        device: None for this process's GPU, or the CPU without one.
-        amp: None, "bf16" or "fp16" (GPU).
-        channels_last: lay out images and weights as NHWC.
-        progress: where to draw a bar; None makes one on a terminal.
+        device: None for this process's GPU, or the CPU if there is no GPU.
+        amp: mixed precision, "bf16" or "fp16" (GPU only); None for full precision.
+        channels_last: whether to use the NHWC memory layout for images and weights.
+        progress: the Progress in which to draw a bar; None creates one on the terminal.
         interrupted: called after every batch; if it returns True, the evaluation ends and returns no numbers.
     """
     device = device or launch.device()
@@ -60,8 +60,8 @@ def evaluate(
 
 
 def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> None:
-    """Evaluate one sample, so that data, predictions and a metric that do not fit together fail before training.
-    Ignores warnings about the numbers, and the error that an untrained model's predictions are not finite."""
+    """Evaluate one sample, so that mismatches of data, predictions and metric are reported before training. Ignores
+    numerical warnings, and the error that predictions are not finite, since the model is untrained."""
     with warnings.catch_warnings(), suppress(TrainingError):
         warnings.simplefilter("ignore")
         evaluate(model, [loader.first_batch()], metric, device)
@@ -82,7 +82,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-    """The batch on `device`, its images as NHWC if `channels_last`. The host does not wait for a pinned batch."""
+    """Move a batch to `device`, with images in NHWC layout if `channels_last`; asynchronously if it is pinned."""
     batch = batch.to(device)
     if channels_last:
         batch.images = to_channels_last(batch.images)

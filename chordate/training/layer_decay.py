@@ -1,7 +1,8 @@
-"""Layer-wise learning-rate decay: early layers of a pretrained backbone change least (BEiT: Bao et al. 2022, appendix).
+"""Layer-wise learning-rate decay: early layers of a pretrained backbone have the smallest learning rates.
 
-timm's `param_groups_layer_decay` needs name patterns per architecture (`group_matcher`); without them it makes groups
-of twelve tensors. Ours counts the blocks of any backbone, and gives timm's numbers for timm's models (tested).
+Source: BEiT (Bao et al. 2022, appendix). timm's `param_groups_layer_decay` needs name patterns per architecture
+(`group_matcher`); without them it makes groups of twelve tensors. This module counts the blocks of any backbone; for
+timm's models, the factors equal timm's (tested).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ STEM, AFTER_LAST_BLOCK = ("", 0), ("", 1)
 
 
 class ParamGroup(NamedTuple):
-    """Names of parameters with one learning rate; for a block, also its sequence and its index in the sequence."""
+    """Names of parameters that share a learning rate; for a block, also its sequence and its index in the sequence."""
 
     parameters: list[str]
     block: tuple[str, int] | None
@@ -27,14 +28,14 @@ class ParamGroup(NamedTuple):
 def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, float]:
     """Learning-rate factors by name, for all parameters of the model's backbone.
 
-    Layer 0 is the stem: everything before the first block. Then every block of every stage is a layer, or `blocks`
-    consecutive ones of a stage; modules between two stages belong to the block after them. After the last block, and
-    outside the backbone, the factor is 1; each earlier layer has `decay` times the factor of the next one.
+    Layer 0 is the stem: everything before the first block. Each further layer consists of `blocks` consecutive blocks
+    of a stage; modules between two stages belong to the block after them. After the last block, and outside the
+    backbone, the factor is 1; the factor of each layer is `decay` times that of the next layer.
 
     Args:
-        model: has a `backbone`.
-        decay: usually below 1.
-        blocks: consecutive blocks of a stage that make a layer: 1 in BEiT and timm, 3 in ConvNeXt's recipes.
+        model: a model with a `backbone`.
+        decay: ratio of the factors of successive layers, usually below 1.
+        blocks: number of blocks per layer: 1 in BEiT and timm, 3 in ConvNeXt's recipes.
 
     Raises:
         ConfigError: the model has no backbone, or the backbone has no sequence of blocks.
@@ -57,7 +58,7 @@ def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, f
 
 
 def _param_groups(module: nn.Module, prefix: str) -> Iterator[ParamGroup]:
-    """A module's parameters in order, one group per block of a sequence."""
+    """Yield a module's parameters in order; each block of a sequence is a group of its own."""
     yield ParamGroup([f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)], None)
     for name, child in module.named_children():
         full = f"{prefix}.{name}"
@@ -71,7 +72,8 @@ def _param_groups(module: nn.Module, prefix: str) -> Iterator[ParamGroup]:
 
 
 def _is_sequence(module: nn.Module) -> bool:
-    """Whether a module is a sequence of blocks: numbered or sequential children that have children of their own."""
+    """Whether a module is a sequence of blocks: a Sequential, a ModuleList or a module with numbered children, all of
+    which have children of their own."""
     members = dict(module.named_children())
     in_sequence = isinstance(module, nn.Sequential | nn.ModuleList) or all(name.isdigit() for name in members)
     blocks = all(any(True for _ in member.children()) for member in members.values())

@@ -32,8 +32,8 @@ class RunHandler(logging.StreamHandler[TextIO]):
 def run_log(work_dir: str | Path) -> Iterator[Path]:
     """Context manager that sends the logs of "chordate" to the terminal and to `<work_dir>/<time>/train.log`.
 
-    The first rank writes the file; the other ranks show errors only. Yields the file's folder. A nested `run_log` of
-    the same `work_dir` adds no file and yields the outer one's folder.
+    The first rank writes the file; the other ranks only print errors. Yields the file's folder. A nested `run_log` with
+    an equal `work_dir` adds no file and yields the folder of the outer `run_log`.
     """
     work_dir, level = Path(work_dir), logger.level
     for handler in logger.handlers:

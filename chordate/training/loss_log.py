@@ -1,8 +1,8 @@
-"""The losses of recent steps: kept on the device, read in one copy, averaged over ranks, and checked.
+"""The losses of recent steps: kept on the device, copied to the host together, averaged over ranks, and checked.
 
-Reading a loss makes the host wait for the GPU, so losses are read only when a log line is due. Until then the values of
-every step are kept with the ids of its images, so that the error can name the first loss that is not finite. Losses are
-also read before every checkpoint and evaluation, so that no weights after such a loss are saved.
+Reading a loss synchronizes with the GPU, so losses are read only if a log line is due. Until then the values of every
+step are kept with the ids of its images, so that the error can name the first loss that is not finite. Losses are also
+read before every checkpoint and evaluation, so that weights updated with such a loss are never saved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from chordate.errors import TrainingError
 
 
 class StepValues(NamedTuple):
-    """Values of one batch on the device: `values` has one per name."""
+    """The losses of one batch on the device: `values` has one element per name."""
 
     iteration: int
     image_ids: list[int]
@@ -31,7 +31,7 @@ class StepValues(NamedTuple):
 
 
 class BadValue(NamedTuple):
-    """A loss that is not finite, and its source. Sorts by time; `position` counts the values since the last read."""
+    """A loss that is not finite, and where it occurred. Sorts by time: `position` counts values since the last read."""
 
     iteration: int
     position: int
@@ -49,7 +49,7 @@ class BadValue(NamedTuple):
 
 
 class LossLog:
-    """Collects losses without waiting for the device, and stops the run at the first one that is not finite."""
+    """Collects losses without synchronization, and stops the run at the first loss that is not finite."""
 
     def __init__(self) -> None:
         self._unread: list[StepValues] = []
@@ -65,15 +65,16 @@ class LossLog:
         self._unread.append(StepValues(iteration, list(image_ids), list(values), flat, guarded))
 
     def read(self, flag: bool = False) -> bool:
-        """Copy the values to the host, average them over the ranks, and check them. All ranks call it after the same
-        iteration; it waits for the device once.
+        """Copy the values to the host, average them over the ranks, and check them. All ranks must call it after the
+        same iteration; it synchronizes with the device once.
 
         Returns:
-            Whether any rank passed a true `flag`, so that ranks agree without another wait; False if there is nothing
-            to read.
+            Whether any rank passed a true `flag`, so that ranks agree without another synchronization; False if there
+            is nothing to read.
 
         Raises:
-            TrainingError: a guarded value is not finite on some rank; all ranks name the earliest.
+            TrainingError: a guarded value is not finite on some rank; the message is about the earliest such value on
+                all ranks.
         """
         if not self._unread:
             return False
@@ -94,8 +95,8 @@ class LossLog:
 
     @contextmanager
     def explain_errors(self) -> Iterator[None]:
-        """Context manager that replaces an error after a NaN by a TrainingError about the NaN. Checks the values of
-        this rank only, since the other ranks may have stopped."""
+        """Context manager that replaces an error caused by a loss that is not finite with a TrainingError about that
+        loss. Checks the values of this rank only, since the other ranks may have stopped."""
         try:
             yield
         except TrainingError:
@@ -114,7 +115,7 @@ class LossLog:
         return None
 
     def means(self) -> dict[str, float]:
-        """The mean of each value over the steps read since the last call."""
+        """The mean of each value over the steps that were read since the last call of `means`."""
         means = {name: self._sums[name] / self._counts[name] for name in self._sums}
         self._sums, self._counts = {}, {}
         return means

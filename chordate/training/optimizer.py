@@ -1,4 +1,4 @@
-"""Builds optimizers: learning rate and weight decay of each parameter, scaled to the actual batch size."""
+"""Builds optimizers: sets learning rate and weight decay per parameter, and scales the rate with the batch size."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class PartSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The `optimizer` section of a config, apart from the arguments of the optimizer's class.
+    """The `optimizer` section of a config, except for the arguments of the optimizer's class.
 
     Attributes:
         type: a class in OPTIMIZERS, in torch.optim or in timm.optim, or one of `timm.optim.list_optimizers()`.
         lr: learning rate for a batch of `base_batch_size` images, scaled linearly to the actual batch size (Goyal et
             al. 2017, section 2.1); not scaled if `base_batch_size` is None.
-        no_decay: parameters without weight decay: "norm" (of normalization layers), "bias", or patterns of full names
-            such as "*.cls_token".
-        parts: `dict(lr_mult=…, decay_mult=…)` by name prefix; the longest prefix of a parameter's name applies.
+        no_decay: parameters without weight decay: "norm" (all parameters of normalization layers), "bias", or patterns
+            of full parameter names such as "*.cls_token".
+        parts: `dict(lr_mult=…, decay_mult=…)` by prefix of parameter names; the longest matching prefix applies.
         layer_decay, layer_blocks: see `layer_scales`.
     """
 
@@ -80,8 +80,8 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
 
     Args:
         model: frozen parameters (`requires_grad` false) are left out.
-        config: OptimizerSettings, and the arguments of the optimizer's class.
-        batch_size: images in one iteration, over all ranks and accumulated batches.
+        config: the section: OptimizerSettings, and the arguments of the optimizer's class.
+        batch_size: number of images per iteration, over all ranks and accumulated batches.
 
     Returns:
         An optimizer whose groups have a `name`, and an `initial_lr` that schedules start from.
@@ -102,10 +102,10 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         devices = {p.device.type for group in groups for p in group["params"]}
         fusable = devices in FUSED and "fused" in inspect.signature(cls).parameters
         if fusable and not {"fused", "foreach", "dampening"} & set(arguments):
-            arguments["fused"] = True  # one pass over the weights, and with fp16's loss scaling no wait for the device
+            arguments["fused"] = True  # one pass over the weights, and no synchronization with fp16's loss scaling
         optimizer = cls(groups, lr=lr, **arguments)
         if cls is torch.optim.SGD and arguments.get("momentum") and not arguments.get("dampening"):
-            # Otherwise the first step makes the buffers; if fp16's loss scaling skips it, they stay uninitialized.
+            # Otherwise the first step creates the buffers; if fp16's loss scaling skips it, they stay uninitialized.
             for group in groups:
                 optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]})
         return optimizer
@@ -115,10 +115,10 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
 
 def optimizer_class(name: str) -> Callable[..., Optimizer]:
     """Find an optimizer's class by name: in OPTIMIZERS (with torch.optim's), then timm.optim's classes and its list.
-    Raises ConfigError if there is none (the message has near names), or if its library is not installed."""
+    Raises ConfigError if there is none (the message has similar names), or if its library is not installed."""
     if name in OPTIMIZERS.names():
         return OPTIMIZERS.get(name)
-    import timm.optim  # the import takes seconds, and few runs need it
+    import timm.optim  # import lazily: it takes seconds, and few runs need timm
 
     classes = _optimizers_in(timm.optim)
     if name in classes:
@@ -158,9 +158,9 @@ def parameter_groups(
     """Trainable parameters, grouped by learning rate and weight decay (one group if all are equal).
 
     Args:
-        lr, weight_decay: values of a parameter without rules.
-        no_decay, parts: as in OptimizerSettings.
-        scales: factors of the learning rate, by parameter name; 1 for the others.
+        lr, weight_decay: values for parameters to which no rule applies.
+        no_decay, parts: rules as in OptimizerSettings.
+        scales: factors of the learning rate by parameter name; the factor of other parameters is 1.
 
     Raises:
         ConfigError: a prefix of `parts` or a pattern of `no_decay` matches no parameter, or nothing is trainable.

@@ -14,10 +14,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[Any]:
-    """The context in which a model runs in mixed precision; None for full precision.
+    """The autocast context for mixed precision `amp`; for None, one that keeps full precision.
 
     Raises:
-        ConfigError: fp16 on the CPU, which has no fast kernels for it.
+        ConfigError: `amp` is "fp16" on the CPU, which has no fast kernels for it.
     """
     if amp == "fp16" and device.type == "cpu":
         raise ConfigError('train.amp: fp16 mixed precision needs a GPU; on the CPU use amp="bf16"')
@@ -25,16 +25,17 @@ def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[An
 
 
 def gradient_scaler(device: torch.device, amp: str | None) -> torch.amp.GradScaler:
-    """The loss scaling that fp16 needs (Micikevicius et al. 2018, section 3.2); does nothing in other precisions."""
+    """The gradient scaler for fp16 (Micikevicius et al. 2018, section 3.2); disabled in other precisions."""
     with autocast(device, amp):  # fails here rather than in the first step
         return torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
 
 def use_channels_last(setting: bool | Literal["auto"], device: torch.device) -> bool:
-    """Whether images and weights are laid out as NHWC; "auto" chooses the faster layout for training.
+    """Whether to use the NHWC memory layout for images and weights; "auto" chooses the faster layout for training.
 
-    On CPUs NHWC is faster with AVX-512. Without it, the weight gradient of a 3 × 3 convolution takes three times as
-    long as in NCHW on large maps (256 channels, 120 × 160), more than other layers gain. PyTorch recommends it on GPUs.
+    On CPUs, NHWC is faster with AVX-512. Without AVX-512, the weight gradient of a 3 × 3 convolution on large maps (256
+    channels, 120 × 160) takes three times as long as in NCHW, which outweighs the gain in other layers. On GPUs,
+    PyTorch recommends NHWC.
     """
     if isinstance(setting, bool):
         return setting
@@ -42,11 +43,11 @@ def use_channels_last(setting: bool | Literal["auto"], device: torch.device) -> 
 
 
 def to_channels_last(images: Tensor) -> Tensor:
-    """Images `[N, C, H, W]` in NHWC memory order; inputs with other dimensions, such as clips, are unchanged."""
+    """Convert images `[N, C, H, W]` to NHWC memory layout; inputs with other dimensions (clips) are unchanged."""
     return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 
 def to_channels_last_weights(model: nn.Module) -> None:
-    """Lay out the 4-dimensional weights as NHWC, in place. (`Module.to` fails on 5-dimensional ones.)"""
+    """Convert 4-dimensional weights to NHWC memory layout, in place. (`Module.to` fails on 5-dimensional weights.)"""
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = to_channels_last(tensor.data)

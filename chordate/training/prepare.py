@@ -17,14 +17,14 @@ from chordate.errors import ConfigError
 from chordate.training.precision import to_channels_last_weights, use_channels_last
 from chordate.training.settings import TrainSettings
 
-COMPILED_GRAPHS = 64  # per function, before torch runs it uncompiled; its default is 8
+COMPILED_GRAPHS = 64  # maximum per function, after which torch runs it uncompiled (torch's default is 8)
 
 
 def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.device) -> nn.Module:
-    """Move the model to the device, with the memory layout and the BatchNorm of the settings.
+    """Move the model to the device, and convert its memory layout and BatchNorm layers as the settings require.
 
     Raises:
-        ConfigError: SyncBN over several processes on the CPU.
+        ConfigError: the settings require SyncBN over several processes on the CPU.
     """
     if settings.sync_bn and world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -38,14 +38,14 @@ def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.devic
 
 
 def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Module:
-    """Compile the model (unless False), allowing a graph per image size and number of boxes in a batch.
+    """Compile the model (unless `options` is False). Allows one graph per image size and number of boxes in a batch.
 
     Raises:
         ConfigError: torch.compile rejects `options`.
     """
     if options is False:
         return model
-    import torch._dynamo  # takes seconds, and few runs need it
+    import torch._dynamo  # import lazily: it takes seconds, and few runs need it
 
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, COMPILED_GRAPHS)
@@ -58,9 +58,9 @@ def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Mod
 def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = False) -> DistributedDataParallel:
     """Wrap the model to average gradients over the ranks. Each rank has its own buffers until `average_buffers`.
 
-    `find_unused` searches in every step for parameters without a gradient; without it every parameter needs one.
+    With `find_unused`, every step searches for parameters without a gradient; otherwise all parameters need a gradient.
     """
-    known = inspect.signature(DistributedDataParallel).parameters  # torch's version decides which of two names it has
+    known = inspect.signature(DistributedDataParallel).parameters  # the argument's name depends on torch's version
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     buffers: dict[str, Any] = {name: False}
     devices = [device] if device.type == "cuda" else None
@@ -68,9 +68,9 @@ def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = Fals
 
 
 def find_unused_parameters(model: nn.Module, loss: Callable[[], Tensor]) -> list[str]:
-    """Names of the trainable parameters that `loss()` reaches on no rank, such as those of a stage whose map is unused.
+    """Names of the trainable parameters that get no gradient from `loss()` on any rank, for example in unused stages.
 
-    All ranks call it. Runs one backward pass, and restores gradients, buffers and random number generators.
+    All ranks must call it. Runs one backward pass, and restores gradients, buffers and random number generators.
     """
     before = [buffer.clone() for buffer in model.buffers()]
     with preserved_rng():

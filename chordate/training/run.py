@@ -37,17 +37,17 @@ def train(
 
     Args:
         config: a packaged config's name, a file's path, a Config, or a dict.
-        data_root: the folder that the data sets' paths are relative to.
+        data_root: folder to which the data sets' paths are relative.
         work_dir: folder for logs and checkpoints; by default `work_dirs/<the config's name>`.
-        resume: a checkpoint to resume exactly; True for the newest in `work_dir`, if there is one.
-        load_from: a checkpoint of any known format that initializes the whole model, even if its classes differ (rows
-            of equal class names are kept, others stay as initialized); overrides `train.load_from`, and replaces the
-            backbone's pretrained weights. A resumed run has its own weights and ignores it.
-        callbacks: in addition to those of the config.
+        resume: a checkpoint to resume exactly; True for the newest checkpoint in `work_dir`, if there is one.
+        load_from: a checkpoint of any known format that initializes the whole model, even if its classes differ (the
+            output rows of classes with equal names are loaded, the others keep their initial values). Overrides
+            `train.load_from`, and replaces the backbone's pretrained weights. Ignored when a run is resumed.
+        callbacks: callbacks in addition to those of the config.
 
     Returns:
-        The trainer, after training: its `module` is the trained model, `ema` the average of its weights, `history` the
-        log, `best` the best evaluation.
+        The trainer after training: `module` is the trained model, `ema` the average of its weights, `history` the log,
+        `best` the best evaluation.
 
     Raises:
         ChordateError: the config, the data or a checkpoint does not fit, or a loss is not finite.
@@ -65,7 +65,7 @@ def train(
         check_save_best(cfg)
         data = section(cfg, "train_data")
         dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed)
-        # A first start with resume=True has no checkpoint yet, and needs the pretrained weights.
+        # The first start of a run with resume=True has no checkpoint yet, so it needs the pretrained weights.
         newest = CheckpointFolder(work_dir).newest() if resume is True else None
         resumes = bool(newest or (resume and resume is not True))
         weights = load_from or settings.load_from

@@ -1,7 +1,7 @@
 """Learning-rate schedules: the factor of the learning rate as a pure function of the iteration.
 
-A schedule has no state, so a resumed run that trains longer than first planned follows the longer schedule. (torch's
-schedulers store their end; a resumed run with more epochs would stay at its last learning rate.)
+A schedule has no state, so a run that is resumed with more epochs follows the schedule of the new length. (torch's
+schedulers store their length in the state; such a run would stay at its last learning rate.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from chordate.registry import SCHEDULES
 
 @dataclass(frozen=True)
 class Span:
-    """Lengths in iterations: of the warm-up, of the whole training, and of the unit that milestones count in."""
+    """Lengths in iterations: of the warm-up, of the whole training, and of the unit of milestones."""
 
     warmup: int
     total: int
@@ -35,9 +35,9 @@ class Constant:
     """`type="constant"`, and the warm-up of every type (Goyal et al. 2017, section 2.2).
 
     Attributes:
-        warmup_iters, warmup_epochs: length of the warm-up; at most one of them is set.
-        warmup_factor: the factor that the warm-up starts from.
-        warmup: "linear", or "constant": `warmup_factor` to the end of the warm-up, then 1 at once.
+        warmup_iters, warmup_epochs: length of the warm-up; at most one of them may be set.
+        warmup_factor: factor of the learning rate at the start of the warm-up.
+        warmup: "linear" increases the factor to 1; "constant" keeps `warmup_factor` until the end of the warm-up.
     """
 
     warmup_iters: NonNegativeInt = 0
@@ -57,7 +57,7 @@ class Constant:
 @SCHEDULES.register_module("step")
 @dataclass(frozen=True)
 class Step(Constant):
-    """`type="step"`: multiplies by `gamma` at each milestone, in epochs or iterations, as training is measured."""
+    """`type="step"`: multiplies by `gamma` at each milestone, in epochs or iterations like the training's length."""
 
     milestones: Annotated[Sequence[PositiveFloat], Ascending] = ()
     gamma: NonNegativeFloat = 0.1
@@ -96,7 +96,7 @@ class Poly(Constant):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of a training."""
+    """The learning-rate schedule of a training run."""
 
     settings: Constant
     span: Span
@@ -123,12 +123,12 @@ def build_schedule(
 
     Args:
         config: the section.
-        total: iterations of the whole training.
-        steps_per_unit: iterations in the unit of milestones: those of an epoch, or 1.
-        steps_per_epoch: iterations of an epoch; None for `steps_per_unit`.
+        total: number of iterations of the whole training.
+        steps_per_unit: number of iterations in the unit of milestones: those of one epoch, or 1.
+        steps_per_epoch: number of iterations per epoch; None for `steps_per_unit`.
 
     Raises:
-        ConfigError: a type or setting is unknown (the message has near names), or a value is invalid.
+        ConfigError: a type or setting is unknown (the message has similar names), or a value is invalid.
     """
     section = as_section(config, "schedule")
     kind = section.pop("type", "constant")

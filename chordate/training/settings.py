@@ -12,24 +12,25 @@ from chordate.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a run trains. An iteration is one step of the optimizer, over `accumulate` batches.
+    """Settings of a training run. An iteration is one optimizer step, over `accumulate` batches.
 
     Attributes:
-        epochs, iterations: length of the training; exactly one is set. `eval_every`, `save_every` and a schedule's
-            milestones count in the same unit.
-        seed: random seed of initial weights, dropout and, through the loader, order and augmentation.
+        epochs, iterations: length of the training; exactly one must be set. It also sets the unit of `eval_every`,
+            `save_every` and a schedule's milestones.
+        seed: random seed for initial weights, dropout, and the loader's image order and augmentation.
         amp: mixed precision, "bf16" (CPU or GPU) or "fp16" (GPU); None is full precision.
-        channels_last: lay out images and weights as NHWC; "auto" if that trains faster.
+        channels_last: use the NHWC memory layout for images and weights; "auto" uses it if it trains faster.
         compile: compile the model for training: True, or a dict of torch.compile's arguments.
-        accumulate: batches whose gradients are averaged in one iteration.
-        clip_norm: largest global norm of the gradients; None does not clip.
-        ema: decay of the moving average of the weights, which evaluations then use; None for no average.
-        sync_bn: batch statistics over all ranks (GPU).
-        eval_every, save_every: None for once per epoch and at the end; 0 for the end only.
-        save_every_iterations: save within epochs too, after this many iterations.
-        keep: how many of the newest checkpoints to keep (in addition to the best one); None keeps all.
-        save_best: a metric; the checkpoint with its best value is kept as `best_<metric>.pt`.
-        log_every: iterations between two lines of the log.
+        accumulate: number of batches whose gradients are averaged in one iteration.
+        clip_norm: maximum global norm of the gradients; None for no clipping.
+        ema: decay of the moving average of the weights, which evaluations use; None for no average.
+        sync_bn: compute BatchNorm's batch statistics over all ranks (GPU only).
+        eval_every, save_every: period of evaluations and checkpoints; None for every epoch and the end, 0 for the end
+            only.
+        save_every_iterations: additional period of checkpoints, in iterations; None for no additional checkpoints.
+        keep: number of newest checkpoints to keep (in addition to the best checkpoint); None keeps all.
+        save_best: name of a metric; the checkpoint with its best value is kept as `best_<metric>.pt`.
+        log_every: number of iterations between log lines.
         tensorboard: write TensorBoard event files (the callback TensorBoardLogger).
         load_from: a checkpoint of any known format that initializes the whole model, even if its classes differ.
     """
@@ -64,15 +65,15 @@ class TrainSettings:
 
     @property
     def by_epoch(self) -> bool:
-        """Whether training is measured in epochs (else in iterations)."""
+        """Whether the length of training is set in epochs (otherwise in iterations)."""
         return self.epochs is not None
 
     def length(self, steps_per_epoch: int) -> int:
-        """The whole training, in iterations."""
+        """Number of iterations of the whole training."""
         return self.in_iterations(self.epochs if self.epochs is not None else self.iterations or 0, steps_per_epoch)
 
     def in_iterations(self, count: int, steps_per_epoch: int) -> int:
-        """Convert a count in the unit that training is measured in to iterations."""
+        """Convert a count of epochs or iterations, whichever is the unit of training's length, to iterations."""
         return count * steps_per_epoch if self.by_epoch else count
 
     def is_due(self, every: int | None, iteration: int, steps_per_epoch: int) -> bool:

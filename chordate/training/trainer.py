@@ -47,26 +47,26 @@ class Trainer:
 
     `Trainer(model, loader, optimizer=dict(type="SGD", lr=0.1), train=dict(epochs=3), work_dir="run").train()`
 
-    An iteration is one step of the optimizer over `accumulate` batches. Epoch, learning rate and the next images follow
-    from the number of iterations done, so a run can stop after any iteration and resume exactly there.
+    An iteration is one optimizer step over `accumulate` batches. The number of iterations done determines the epoch,
+    the learning rate and the next images, so a run can stop after any iteration and resume exactly from there.
 
     Args:
-        model: is moved to this process's device.
-        train_loader: yields the same number of batches on every rank.
+        model: the model to train, which is moved to this process's device.
+        train_loader: the training data; must yield equal numbers of batches on all ranks.
         optimizer, train, schedule: sections of a config, see OptimizerSettings, TrainSettings, `build_schedule`.
         work_dir: folder for checkpoints and logs.
-        val_loader, metric: None for no evaluation.
+        val_loader, metric: validation data and metric; None for no evaluation.
         callbacks: Callbacks, or dicts that CALLBACKS builds.
-        resume: a checkpoint to resume; True for the newest readable one in `work_dir`, if there is one.
-        config: saved as text for reference; by default the three sections.
+        resume: a checkpoint to resume; True for the newest readable checkpoint in `work_dir`, if there is one.
+        config: the config, saved as text for reference; by default the three sections.
 
     Attributes:
-        module: the model itself; `model` is the compiled or DDP-wrapped module that training calls.
+        module: the original model; `model` is the compiled or DDP-wrapped module that training calls.
         ema: the average of the model's weights, or None.
         iteration: number of iterations done.
-        history: all records of the log, over all resumes: dicts with `mode`, `epoch`, `iteration` and numbers.
+        history: all records of the log, including all resumes: dicts with `mode`, `epoch`, `iteration` and numbers.
         best: `metric`, `score` and `iteration` of the best evaluation, or None.
-        lower_is_better: names of the metrics that are better when lower; callbacks add theirs.
+        lower_is_better: names of the metrics for which lower is better; callbacks may add names.
         resumed: whether this start continues the run in `work_dir`.
 
     Raises:
@@ -132,20 +132,20 @@ class Trainer:
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
-        self.iteration = self.evaluated = self.saved = 0  # iterations done: now, at the last evaluation, last save
-        self.left_unevaluated: int | None = None  # a resumed checkpoint's, if its evaluation is still due
+        self.iteration = self.evaluated = self.saved = 0  # iterations done now, at last evaluation, at last save
+        self.left_unevaluated: int | None = None  # iteration of a resumed checkpoint that was not evaluated
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.stop_reason: str | None = None
 
     @property
     def epoch(self) -> int:
-        """Number of whole epochs done."""
+        """Number of complete epochs done."""
         return self.iteration // self.steps_per_epoch
 
     @property
     def evaluated_model(self) -> Any:
-        """The model for evaluations: with averaged weights if there are any."""
+        """The model for evaluations; has averaged weights if `train.ema` is set."""
         return self.module if self.ema is None else self.ema.module
 
     def train(self) -> Model:
@@ -210,7 +210,7 @@ class Trainer:
                 return
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """One step of the optimizer on the mean gradient of the batches. Never waits for the device.
+        """Run one optimizer step on the mean gradient of the batches, without synchronizing with the device.
 
         Returns:
             The losses of the last batch, on the device.
@@ -248,7 +248,8 @@ class Trainer:
             return losses, total_loss(losses)
 
     def _evaluate(self) -> None:
-        """Evaluate, log the metrics, and save the model if it is the best. After a signal, the resumed run does so."""
+        """Evaluate, log the metrics, and save the model if it is the best so far. A signal ends the run without this;
+        the resumed run repeats the evaluation."""
         metrics = self.evaluate(self.interrupted)
         for callback in self.callbacks:
             self._exit_on_signal()
@@ -262,8 +263,8 @@ class Trainer:
         self._restart_clock()
 
     def evaluate(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        """Compute the metric on the validation data, with the averaged weights if there are any, in full precision; the
-        same numbers on every rank. Ends early, without numbers, if `interrupted()` after a batch."""
+        """Compute the metric on the validation data in full precision, with the averaged weights if there are any. The
+        numbers are equal on all ranks. If `interrupted()` is true after a batch, ends early and returns no numbers."""
         self.average_buffers()
         opts: dict[str, Any] = {"channels_last": self.channels_last, "interrupted": interrupted}
         return evaluate(self.evaluated_model, self.val_loader, self.metric, self.device, progress=self.progress, **opts)
@@ -273,12 +274,12 @@ class Trainer:
         return self.world_size == 1 and self.signals.received is not None
 
     def stop(self, reason: str) -> None:
-        """Save and end training after this iteration. All ranks call it. The log says "stopped", then the reason."""
+        """Save and end training after this iteration. All ranks must call it. The log says "stopped" and the reason."""
         self.stop_reason = reason
         logger.warning(f"stopped {reason}")
 
     def average_buffers(self) -> None:
-        """Average BatchNorm's statistics over the ranks, so that all save and evaluate one model. All ranks call it."""
+        """Average BatchNorm's statistics over the ranks, so that the models are identical. All ranks must call it."""
         average_buffers(self.module)
         if self.ema is not None:
             average_buffers(self.ema.module)
@@ -314,12 +315,12 @@ class Trainer:
         return due or self.settings.is_due(self.settings.save_every, self.iteration, self.steps_per_epoch)
 
     def evaluation_is_due(self) -> bool:
-        """Whether this iteration is followed by an evaluation."""
+        """Whether an evaluation is due after this iteration."""
         due = self.settings.is_due(self.settings.eval_every, self.iteration, self.steps_per_epoch)
         return self.val_loader is not None and (due or self.iteration == self.left_unevaluated)
 
     def _iterations(self) -> Iterator[list[Batch]]:
-        """Yield the batches of each remaining iteration of the epoch; the last iteration may have fewer."""
+        """Yield the list of batches for each remaining iteration of the epoch; the last list may be shorter."""
         size, total = self.settings.accumulate, self.batches_per_epoch
         start = self.iteration % self.steps_per_epoch * size
         # The workers' seed depends on the epoch: drawing it from the global generator would change the random numbers
@@ -334,12 +335,12 @@ class Trainer:
             yield accumulated
 
     def _gradient_sync(self, last: bool) -> Any:
-        """The context of one batch: DDP averages gradients only in the last batch of an iteration."""
+        """Context manager for one batch: DDP averages gradients only in the last batch of an iteration."""
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) and not last else nullcontext()
 
     def _find_unused_parameters(self, batch: Batch) -> None:
-        """Check once whether some parameters get no gradient from the loss. Only then is DDP's find_unused_parameters
-        on, which takes time in every step; without it, DDP waits for the gradient of every parameter."""
+        """Check once whether some parameters get no gradient from the loss. If so, enable DDP's find_unused_parameters,
+        which takes time in every step; without it, DDP would wait forever for these gradients."""
         unused = find_unused_parameters(self.module, lambda: self._forward(self.module, batch)[1])
         if unused:
             self.model = wrap_ddp(self.model.module, self.device, find_unused=True)  # type: ignore[arg-type]
@@ -357,14 +358,14 @@ class Trainer:
     def _exit_on_signal(self, agreed: bool = False) -> None:
         """Save and exit after a signal; with several ranks, only if they `agreed` on it."""
         if agreed or self.interrupted():
-            received = self.signals.received or signal.SIGTERM  # None: another rank received it
+            received = self.signals.received or signal.SIGTERM  # None if another rank received the signal
             training_state.save(self)
             self.stop(f"by {received.name} after iteration {self.iteration}, which is saved; continue with --resume")
             raise SystemExit(128 + received)
 
     def _log(self, batches: Sequence[Batch], stopping: bool = False) -> None:
-        """Record losses, learning rate and speed, every `log_every` iterations and at the end, and when a callback is
-        `stopping` training. (Not after a signal: the resumed run continues the means.)"""
+        """Record losses, learning rate and speed: every `log_every` iterations, at the end, and if a callback is
+        `stopping` training. (After a signal nothing is recorded; the resumed run continues the means.)"""
         self._images += sum(len(batch) for batch in batches) * self.world_size
         epoch = (self.iteration - 1) // self.steps_per_epoch + 1
         self._update_bar(description=f"epoch {epoch}/{self.max_epochs}")

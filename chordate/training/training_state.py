@@ -28,11 +28,12 @@ from chordate.weights.state_dict_match import match, not_finite
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer
 
-COMPARED_SETTINGS = ("seed", "ema")  # of TrainSettings: a resumed run that changes them gets a warning
+COMPARED_SETTINGS = ("seed", "ema")  # names in TrainSettings; a resumed run that changes these settings logs a warning
 
 
 def save(trainer: Trainer) -> None:
-    """Save the state of training as the last checkpoint, unless it is saved already. All ranks call it and raise."""
+    """Save the training state as the last checkpoint, unless it is already saved. All ranks must call it; if saving
+    fails, all raise."""
     if trainer.saved == trainer.iteration:
         return
     whole_epoch = trainer.settings.by_epoch and trainer.iteration % trainer.steps_per_epoch == 0
@@ -42,7 +43,7 @@ def save(trainer: Trainer) -> None:
 
 
 def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Save `best_<metric>.pt` if the metric `train.save_best` is better than ever before. All ranks call it."""
+    """Save `best_<metric>.pt` if the metric `train.save_best` is the best so far. All ranks must call it."""
     key = trainer.settings.save_best
     if key is None:
         return
@@ -59,7 +60,7 @@ def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 
 
 def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, Any]], Any]) -> None:
-    """Write the state of all ranks from the first one; if that fails, all raise."""
+    """Write the state of all ranks from the first rank; if that fails, all ranks raise."""
     trainer.average_buffers()
     state = collect(trainer, files)
     failure = None
@@ -73,7 +74,7 @@ def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, An
 
 
 def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
-    """Collect everything that the rest of a training depends on, after a whole step. All ranks call it.
+    """Collect the state that the rest of a training run depends on, after a complete step. All ranks must call it.
 
     `files` are the names of this run's checkpoints, including the one to be written. Raises TrainingError if a loss or
     a weight is not finite, since such a state must never be saved."""
@@ -113,7 +114,7 @@ def resume_or_start(trainer: Trainer) -> None:
     """Restore the checkpoint to resume, or start a new run and move the files of an earlier one.
 
     Raises CheckpointError if the checkpoint is truncated or belongs to another model, data set or optimizer, or if
-    ranks on machines without a common disk would resume different checkpoints."""
+    ranks on machines without a shared disk would resume different checkpoints."""
     folder, work_dir = trainer.folder, trainer.work_dir
     if is_main_process():
         folder.remove_temporary()
@@ -131,7 +132,7 @@ def resume_or_start(trainer: Trainer) -> None:
         trainer.saved = trainer.iteration if folder.is_last(path) else 0
         if trainer.resumed:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
-            trainer.best = broadcast_object(best)  # without a common disk, only the first rank knows
+            trainer.best = broadcast_object(best)  # without a shared disk, only the first rank finds it
         else:  # files, best score and log of the resumed run are in another folder
             logger.warning(f"{path} is not in {work_dir}, where a new log and a new best score start")
             trainer.history = []
@@ -143,7 +144,7 @@ def resume_or_start(trainer: Trainer) -> None:
 
 
 def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Restore the trainer's state that `collect` returned. Changes no files.
+    """Restore the trainer's state from a checkpoint that `collect` made. Changes no files.
 
     If the data, the batch size or the number of ranks has changed, training continues (if measured in epochs, from the
     start of the interrupted epoch) with a warning.
@@ -192,7 +193,7 @@ def _iteration(saved: Mapping[str, Any], trainer: Trainer) -> int:
 
 
 def check_model(model: Model, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Raise CheckpointError unless a checkpoint is of the same model: equal metadata, names and shapes."""
+    """Raise CheckpointError unless the checkpoint's model has equal metadata, tensor names and shapes."""
     difference = DatasetMeta.from_dict(checkpoint["meta"], path).difference(model.meta)
     if difference is not None:
         raise CheckpointError(f"{path}: trained on {difference}; resume with the same data")
@@ -209,7 +210,7 @@ def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The optimizer's state by parameter name, and values that it added to its groups, without those of the config."""
+    """The optimizer's state by parameter name, and values in its groups that are not from the config."""
     trained, configured = trained_names(optimizer, model), {*optimizer.defaults, "params", "name", "initial_lr"}
     state = {trained[index]: values for index, values in optimizer.state_dict()["state"].items()}
     groups = [{key: value for key, value in group.items() if key not in configured} for group in optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""The candidates for loading a state dict into a model: converted from each format, whole or in part."""
+"""Candidates for loading a state dict into a model: the state dict, or parts of it, converted from each format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chordate.weights.formats.classifiers import network_meta, split_network
 from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # added by DistributedDataParallel, torch.compile, Lightning
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Candidate:
         state: tensors by the model's names.
         meta: the classes and keypoints of the outputs, if known.
         left_out: names in the checkpoint of tensors that are not in `state`.
-        conversion: the format that it was converted from; None if the names were already ours.
+        conversion: the format that the state dict was converted from; None if it had the model's names.
     """
 
     format: str
@@ -44,10 +44,10 @@ def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) ->
     """The candidate with the most tensors that fit the model.
 
     Args:
-        by_name: match outputs by class names if the model has other classes.
+        by_name: whether to match outputs by class name if the model's classes differ from the checkpoint's.
 
     Raises:
-        CheckpointError: a format recognizes the state dict and cannot convert it.
+        CheckpointError: a format recognizes the state dict but cannot convert it.
     """
     matches = []
     for candidate in _candidates(weights, model):
@@ -82,8 +82,8 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
 
 
 def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
-    """Yield the candidate unchanged, and its other readings: a library's network split into backbone and final layers;
-    if the model is a backbone, the backbone's part of a library's network, and of a whole model."""
+    """Yield the candidate unchanged and in other forms: a library's network split into backbone and final layers;
+    if the model is a backbone, the backbone's tensors in a library's network or in a detector or classifier."""
     yield candidate
     state, backbone = candidate.state, model._modules.get("backbone")
     for path, head in model.named_modules():

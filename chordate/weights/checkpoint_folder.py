@@ -28,10 +28,10 @@ WRITTEN = ("epoch_*.pt", "iteration_*.pt", "best_*.pt")  # names that training w
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Create or replace `path` completely or not at all; `write` receives the open file.
+    """Create or replace `path` atomically; `write` is called with the open file.
 
     Raises:
-        OSError: it cannot be written; `path` is unchanged.
+        OSError: writing failed; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -55,7 +55,7 @@ class CheckpointFolder:
     """The checkpoints in one folder.
 
     Args:
-        folder: created if it does not exist.
+        folder: the folder; created if it does not exist.
         keep: number of the newest checkpoints to keep; None keeps all. Only files of this run are deleted.
 
     Attributes:
@@ -113,7 +113,7 @@ class CheckpointFolder:
         return target
 
     def contains(self, path: str | Path) -> bool:
-        """Whether a checkpoint is in this folder (links are followed); then its run wrote the others too."""
+        """Whether a checkpoint is in this folder (links are followed); if so, its run also wrote the other files."""
         return Path(path).resolve().parent == self.folder.resolve()
 
     def is_last(self, path: str | Path) -> bool:
@@ -133,16 +133,16 @@ class CheckpointFolder:
         return best if best and (self.folder / best_name(best["metric"])).is_file() else None
 
     def remove_temporary(self) -> None:
-        """Delete the temporary files of a killed process."""
+        """Delete temporary files that a killed process left."""
         for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
-        """The last readable checkpoint: the one that `last_checkpoint` names, else the one with the most iterations;
-        None if there are none, or a new run has not saved one yet.
+        """The checkpoint that `last_checkpoint` names if readable, else the readable one with the most iterations;
+        None if the folder has no checkpoints, or a new run has not saved any yet.
 
         Raises:
-            CheckpointError: there are checkpoints, but none can be read.
+            CheckpointError: there are checkpoints, but none is readable.
         """
         pointer, last = self.folder / POINTER, None
         if pointer.is_file():
@@ -183,7 +183,7 @@ def best_name(metric: str) -> str:
 
 
 def _iteration(path: Path) -> int | None:
-    """The iterations done in a readable checkpoint; None for any other file. Reads no weights."""
+    """The number of completed iterations in a checkpoint; None if unreadable. Does not read the weights."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
     except Exception:  # the file is truncated, missing or another library's
@@ -191,10 +191,10 @@ def _iteration(path: Path) -> int | None:
 
 
 def to_cpu(value: Any) -> Any:
-    """The same nested structure in plain dicts and lists, every tensor detached and on the CPU.
+    """Copy a nested structure to plain dicts and lists, with every tensor detached and on the CPU.
 
     Raises:
-        CheckpointError: it contains a value of another type, which could not be loaded safely.
+        CheckpointError: a value has a type that cannot be loaded safely.
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()
@@ -205,4 +205,4 @@ def to_cpu(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     kind = type(value).__name__
-    raise CheckpointError(f"a checkpoint can hold tensors, numbers and text only, got {kind} ({value!r:.60})")
+    raise CheckpointError(f"a checkpoint can contain only tensors, numbers and text, got {kind} ({value!r:.60})")

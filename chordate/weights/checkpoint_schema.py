@@ -14,7 +14,7 @@ from chordate.structures import DatasetMeta
 from chordate.weights.checkpoint_sources import source_of
 
 FORM = 2
-# The parts of our own checkpoints and their types. `ema` are averaged weights; `config` is text for reference and is
+# The parts of our own checkpoints and their types. `ema` is the averaged weights; `config` is text for reference and
 # never executed; `train` is a TrainingStateSchema.
 _PARTS: dict[str, tuple[type, ...]] = {
     "model": (Mapping,),
@@ -30,7 +30,7 @@ class _Part(BaseModel):
 
 
 def _numbers(value: Any) -> Any:
-    """The value, if it consists of tensors, numbers and None, in lists and dicts; else a ValueError."""
+    """Return the value if it consists of tensors, numbers and None in lists and dicts; else raise ValueError."""
     if isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             _numbers(item)
@@ -40,7 +40,7 @@ def _numbers(value: Any) -> Any:
 
 
 class LogRecord(_Part):
-    """A record of the log; its further fields are numbers by name."""
+    """A record of the log; additional fields are numbers by name."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, float]
@@ -88,7 +88,7 @@ class NumpyRandom(_Part):
 
 
 class RandomState(_Part):
-    """The generators of one rank, see `data.seeding.rng_state`."""
+    """The states of one rank's random number generators, see `data.seeding.rng_state`."""
 
     python: PythonRandom
     numpy: NumpyRandom
@@ -118,7 +118,7 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     """The metadata of the data set that one of our checkpoints was trained on; None for any other checkpoint.
 
     Raises:
-        CheckpointError: it is our own, but has another format version, or a part has the wrong type.
+        CheckpointError: the checkpoint is our own, but has another format version, or a part has the wrong type.
     """
     if "chordate" not in contents:
         return None
@@ -130,7 +130,7 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     if form < FORM:
         raise CheckpointError(f"{source} has format {form}, which is no longer supported; train again")
     if form > FORM:
-        raise CheckpointError(f"{source} was written by a newer Chordate; this one reads format {FORM}, so update it")
+        raise CheckpointError(f"{source} was written by a newer Chordate (this one reads format {FORM}); update it")
     for part, kinds in _PARTS.items():
         if not isinstance(contents.get(part), kinds):
             raise CheckpointError(
@@ -139,7 +139,7 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
             )
     for part in ("model", "ema"):
         for name, value in (contents.get(part) or {}).items():
-            if not isinstance(value, Tensor) and not str(name).endswith("_extra_state"):  # of torch's set_extra_state
+            if not isinstance(value, Tensor) and not str(name).endswith("_extra_state"):  # from torch's set_extra_state
                 raise CheckpointError(
                     f"{source} is not a complete Chordate checkpoint: its {part}[{name!r}] is "
                     f"{type(value).__name__} data, not a tensor; use the file that training wrote"
@@ -154,7 +154,7 @@ def check_training_state(state: Any, source: str) -> None:
     """Validate the part `train` of a checkpoint.
 
     Raises:
-        CheckpointError: it is not a TrainingStateSchema; the message names `source` and the field.
+        CheckpointError: the part does not fit TrainingStateSchema; the message names `source` and the field.
     """
     try:
         TrainingStateSchema.model_validate(state)
@@ -166,7 +166,7 @@ def check_training_state(state: Any, source: str) -> None:
 
 
 def check_optimizer_state(state: Mapping[str, Mapping[str, Any]], model: nn.Module, source: str) -> None:
-    """Check the shapes of an optimizer's state: an entry that has its parameter's shape for one parameter must have it
+    """Check the shapes of an optimizer's state: an entry that has the parameter's shape for one parameter must have it
     for all. PyTorch's fused steps do not check, and would write past the end of a smaller tensor.
 
     Args:

@@ -172,7 +172,7 @@ def _read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a checkpoint: it starts with {head[:16]!r}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's hints; real problems end in one of the errors below
+            warnings.simplefilter("ignore")  # torch's warnings; real problems raise one of the errors below
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if not head.startswith(b"PK") and not _is_whole_pickle(path):
@@ -189,7 +189,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _is_whole_pickle(path: Path) -> bool:
-    """Whether the pickles at the start of a file in torch's old format are complete; nothing is executed."""
+    """Whether the pickles at the start of a file in torch's old format are complete; does not execute them."""
     with path.open("rb") as file:
         try:
             for _ in range(4):  # torch's old format: magic number, protocol, system, and the state dict

@@ -21,7 +21,7 @@ class AdaptedRows:
 
     Attributes:
         tensor: has the model's shape.
-        note: names these rows, for the report.
+        note: the number and names of these rows, for the report.
     """
 
     tensor: Tensor
@@ -29,7 +29,7 @@ class AdaptedRows:
 
 
 class RowMatcher:
-    """Copies outputs with equal names from a checkpoint, and keeps the model's other outputs.
+    """Copies outputs with equal class names from a checkpoint, and keeps the model's other outputs.
 
     Args:
         model: `class_rows` of its modules names the layers with outputs per class.
@@ -49,7 +49,7 @@ class RowMatcher:
         return bool(theirs and ours and theirs != ours)
 
     def adapt(self, name: str, theirs: Tensor, ours: Tensor) -> AdaptedRows | None:
-        """A copy of `ours` with the rows of `theirs` that have the same class name; None if there are none."""
+        """A copy of `ours` with the rows of `theirs` that have the same class name; None if no name is equal."""
         if name not in self._layouts or theirs.dim() != ours.dim():
             return None
         layout, dim = self._layouts[name]
@@ -83,12 +83,12 @@ def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
 
 
 def has_names(meta: DatasetMeta) -> bool:
-    """Whether the classes have real names, not only numbers."""
+    """Whether the classes have names, not only numbers."""
     return meta.classes != numbered_names(len(meta.classes))
 
 
 def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:
-    """The layout and the dimension of the outputs per class, by tensor of the model."""
+    """For each tensor of the model with outputs per class, their layout and dimension."""
     layouts = {}
     names = list(model.state_dict())
     modules = dict(model.named_modules())
@@ -106,7 +106,7 @@ def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:
 
 
 def _by_class(tensor: Tensor, layout: ClassRows, dim: int) -> Tensor | None:
-    """A view `[anchors, classes + background, values, …]` of a tensor; None if its size does not allow that."""
+    """View a tensor as `[anchors, classes + background, values, …]`; None if its size does not allow that."""
     rows = tensor.movedim(dim, 0) if dim < tensor.dim() else tensor
     if rows.dim() == 0 or not len(rows) or len(rows) % (layout.anchors * layout.values):
         return None

@@ -15,8 +15,8 @@ from chordate.weights.checkpoint_schema import checkpoint_meta
 from chordate.weights.checkpoint_sources import source_of
 from chordate.weights.load_report import abbreviate
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
-_MAX_DEPTH = 4  # of nested wrappers
+_WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts save the weights
+_MAX_DEPTH = 4  # maximum depth of nested wrappers
 
 
 @dataclass(frozen=True)

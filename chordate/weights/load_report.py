@@ -12,11 +12,11 @@ from chordate.structures import DatasetMeta
 from chordate.text import pluralize, printable
 
 _COLUMNS = ("loaded", "adapted", "remade", "skipped")
-_MAX_LAYERS = 12  # layers of one part with rows of their own in the table
+_MAX_LAYERS = 12  # maximum number of layers per part with rows of their own in the table
 
 
 def abbreviate(names: Sequence[str], count: int = 3) -> str:
-    """The first names and how many more there are: `fc.weight, fc.bias`, `a, b, c … 57 more`."""
+    """The first names and the number of others: `fc.weight, fc.bias`, `a, b, c … 57 more`."""
     rest = len(names) - count
     return ", ".join(printable(name, 160) for name in names[:count]) + (f" … {rest} more" if rest > 0 else "")
 
@@ -29,10 +29,10 @@ class LoadReport:
         source: the path or URL, or "the state dict".
         format: the library whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
         loaded: the model's tensors that were copied unchanged.
-        adapted: the model's tensors that were copied after a change: outputs of equal class names, a 3-channel stem for
+        adapted: the model's tensors that were copied after a change: outputs of the same class, a 3-channel stem for
             other channels.
         skipped: tensors of the checkpoint that were not used, under the model's names where they have one.
-        missing: the model's tensors that kept their values.
+        missing: the model's tensors that were not loaded; they keep their values.
         meta: metadata of the data set that the checkpoint was trained on, if known.
         notes: by tensor, the change, or the reason why it does not fit.
     """
@@ -56,7 +56,7 @@ class LoadReport:
         return f"{self.source} ({self.format}): " + ", ".join(parts)
 
     def table(self) -> Table:
-        """Per part of the model the number of tensors loaded, adapted, remade (kept as initialized) and skipped.
+        """The number of tensors loaded, adapted, remade (kept as initialized) and skipped, per part of the model.
 
         A layer whose outcome differs from the rest of its part has its own row.
         """

@@ -34,7 +34,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     Args:
         model: a whole model or a backbone.
         source: a path or URL for `read_state`, the contents that it returned, or a state dict.
-        strict: every tensor of the model must be loaded, and the checkpoint may not contradict the model; whole parts
+        strict: every tensor of the model must be loaded, and the checkpoint must not contradict the model; parts
             that the model does not have are skipped; our own checkpoints set `model.meta`. False is for fine-tuning:
             tensors that fit are loaded. Per-class outputs (`class_rows` of the heads) are loaded for equal class names
             and the background. The rest of the model is unchanged, and so is `meta` if it has real class names.
@@ -75,7 +75,7 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
     """Load the `pretrained` weights of every backbone in `model`; True means its `default_weights`.
 
     Raises:
-        CheckpointError: as in `load_checkpoint`, or `pretrained` is True for a backbone without default weights.
+        CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights.
     """
     reports = []
     for _, backbone in find_backbones(model):

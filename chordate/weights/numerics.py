@@ -13,12 +13,12 @@ from chordate.weights.state_dict_match import find_backbones
 
 
 def warn_about_stride(model: nn.Module, format: Format | None) -> None:
-    """Warn if bottlenecks have the stride in the 1×1, but those of the checkpoint's format in the 3×3 convolution."""
+    """Warn if the model's bottlenecks have the stride in the 1×1 convolution, but the checkpoint's in the 3×3."""
     for _, backbone in find_backbones(model):
         if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
             warnings.warn(
                 f"{backbone.name}: {format.library} trained these weights with the stride in the 3×3 convolution; "
-                f'they load, but features are wrong unless style="pytorch"',
+                f'they are loaded, but features are wrong unless style="pytorch"',
                 stacklevel=3,
             )
 

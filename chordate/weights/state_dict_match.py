@@ -1,4 +1,4 @@
-"""StateDictMatch: compares a state dict with a model: which tensors fit, can be adapted, or do not belong to it."""
+"""StateDictMatch: finds which tensors of a state dict fit a model, can be adapted to it, or do not belong to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chordate.contracts import Backbone
 from chordate.weights.class_rows import RowMatcher
 from chordate.weights.load_report import abbreviate
 
-_COUNTER = "num_batches_tracked"  # of BatchNorm; some checkpoints lack it, and it is not needed
+_COUNTER = "num_batches_tracked"  # a buffer of BatchNorm that some checkpoints lack and that is not needed
 
 
 @dataclass
@@ -22,10 +22,10 @@ class StateDictMatch:
 
     Attributes:
         loaded, adapted: tensors for the model, by its names.
-        mismatched: the shapes in the checkpoint and in the model, by name; if equal, no class name matches.
+        mismatched: the shapes in the checkpoint and in the model, by name; if they are equal, no class name matches.
         missing: tensors of the model that the checkpoint does not have.
         unexpected: tensors that contradict the model, because they belong to a part that the model has too.
-        skipped: tensors of whole parts that the model does not have, such as a classifier's `fc` for a backbone.
+        skipped: tensors of parts that the model does not have, such as a classifier's `fc` for a backbone.
         notes: by adapted tensor, the change.
     """
 
@@ -60,7 +60,7 @@ class StateDictMatch:
 
 
 def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None = None) -> StateDictMatch:
-    """Compare names and shapes; nothing is loaded yet.
+    """Compare names and shapes without loading.
 
     Args:
         model: a whole model or a backbone.

@@ -1,6 +1,6 @@
 """ResNet-50 fine-tuned on your own photos: `chordate train resnet50_finetune_folder --data-root my_photos`.
 
-The data root holds a folder for each class; or train/ and val/, each with such folders. The stem and the first stage
+The data root contains a folder for each class; or train/ and val/, each with such folders. The stem and the first stage
 are frozen, and the other stages have a tenth of the head's learning rate.
 """
 

@@ -1,9 +1,9 @@
-"""The demo: a Faster R-CNN thin enough to learn the generated shapes from scratch in three minutes on two CPU cores."""
+"""The demo: a Faster R-CNN narrow enough to learn generated shapes from scratch in three minutes on two CPU cores."""
 
 _base_ = ["../_base_/models/faster-rcnn_fpn.py", "../_base_/schedules/1x.py"]
 
 model = dict(
-    # Shapes are 15 to 90 px, so stride 16 suffices. A thinner network trains for more iterations in the same time.
+    # Shapes are 15 to 90 px, so stride 16 suffices. A narrower network trains for more iterations in the same time.
     backbone=dict(
         type="resnet18",
         base_channels=24,

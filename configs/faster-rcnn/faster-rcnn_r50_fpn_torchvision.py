@@ -1,6 +1,6 @@
 """Torchvision's `fasterrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
-Differences from ours: anchors have rounded corners and torchvision's strides; RoIAlign with aligned=False and
+Differences from our defaults: anchors have rounded corners and torchvision's strides; RoIAlign with aligned=False and
 sampling_ratio=2; smooth L1; BatchNorm's eps is 0. `weights=None` in torchvision has BatchNorm's usual eps, 1e-5.
 """
 
@@ -11,7 +11,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(norm=dict(eps=0.0), pretrained=None),  # the whole model's weights follow
+    backbone=dict(norm=dict(eps=0.0), pretrained=None),  # the model's weights include the backbone
     rpn=dict(
         anchors=dict(rounded=True, stride_from_grid=True),
         post_nms_topk=(2000, 1000),

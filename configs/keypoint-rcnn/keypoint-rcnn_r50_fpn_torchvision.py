@@ -1,6 +1,6 @@
 """Torchvision's `keypointrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
-The differences from ours are those of `faster-rcnn_r50_fpn_torchvision`.
+The differences from our defaults are those of `faster-rcnn_r50_fpn_torchvision`.
 """
 
 _base_ = ["../faster-rcnn/faster-rcnn_r50_fpn_torchvision.py"]

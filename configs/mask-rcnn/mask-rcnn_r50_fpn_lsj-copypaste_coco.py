@@ -3,7 +3,7 @@
 
 Their settings (tensorflow/tpu, `copy_paste/configs/maskrcnn_resnet50_1024.yaml`): BatchNorm over all devices and in
 every part, two convolutions in the RPN, four in the box head; 270,000 steps of 256 images. Here the box head has one
-fully connected layer, as in Detectron2's and torchvision's versions of this recipe, and the RPN no BatchNorm.
+fully connected layer, as in Detectron2's and torchvision's versions of this recipe, and the RPN has no BatchNorm.
 """
 
 _base_ = ["../_base_/models/mask-rcnn_fpn.py", "../_base_/datasets/coco_instance_lsj_copypaste.py"]

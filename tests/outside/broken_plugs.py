@@ -24,7 +24,7 @@ from chordate.structures import Batch, ImageInfo, InstanceTargets, Layout, Sampl
 
 @dataclass
 class Brightness(Targets):
-    """`value` `[N]` 0 … 1."""
+    """The brightness of each image: `value` `[N]`, 0 … 1."""
 
     value: Annotated[Tensor, Layout("N", dtype=torch.float32)]
 
@@ -128,7 +128,7 @@ class Empty(Gray):
 
 @DATASETS.register_module()
 class HalfAnnotated(Gray):
-    """Claims to have COCO annotations, but of another library's type."""
+    """Claims to have COCO annotations, but returns another library's type."""
 
     category_ids = (1,)
     coco = object()

@@ -44,7 +44,7 @@ class MovingDots(Dataset):
         return {"image": Video(clip), "label": label, "info": ImageInfo(index, f"{index}.mp4", SIDE, SIDE)}
 
     def collate(self, samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
-        """Clips of equal size, as `[N, C, T, H, W]`."""
+        """Stack clips of equal size to `[N, C, T, H, W]`."""
         clips = torch.stack([sample["image"].as_subclass(Tensor).transpose(0, 1) for sample in samples])
         sizes = torch.tensor([clip.shape[-2:] for clip in clips])
         return Batch(clips, sizes, [s["info"] for s in samples], ClassTargets.collate(samples, (SIDE, SIDE)))

@@ -1,4 +1,4 @@
-"""Monocular depth of generated images: a whole task in one file, outside the package."""
+"""Monocular depth of generated images: a complete task in one file, outside the package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ FAR = 10.0  # meters
 
 @dataclass
 class DepthTargets(Targets):
-    """`depth` `[N, H, W]` in meters, 0 in the padding."""
+    """Depth maps: `depth` `[N, H, W]` in meters, 0 in the padding."""
 
     depth: Tensor
 
@@ -38,7 +38,7 @@ class DepthTargets(Targets):
 
 @dataclass
 class DepthMap(Prediction):
-    """`depth` `[H, W]` in meters."""
+    """A predicted depth map: `depth` `[H, W]` in meters."""
 
     depth: Tensor
 

@@ -27,12 +27,12 @@ from chordate.distributed import all_gather_object
 from chordate.structures import Batch, ImageInfo, Sample
 from chordate.visualization import draw, draw_targets
 
-SIDE = 64  # pixels
+SIDE = 64  # image height and width in pixels
 
 
 @dataclass
 class LandmarkTargets(Targets):
-    """`points` `[N, L, 2]` x and y in pixels."""
+    """True landmarks: `points` `[N, L, 2]`, x and y in pixels."""
 
     points: Tensor
 
@@ -43,7 +43,7 @@ class LandmarkTargets(Targets):
 
 @dataclass
 class Landmarks(Prediction):
-    """`points` `[L, 2]` x and y in pixels of the original image, `scores` `[L]`."""
+    """Predicted landmarks: `points` `[L, 2]`, x and y in pixels of the original image, and `scores` `[L]`."""
 
     points: Tensor
     scores: Tensor

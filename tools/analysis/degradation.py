@@ -1,4 +1,4 @@
-"""The degradation experiment (He et al. 2016, figures 1 and 6): deeper plain nets learn worse, residual ones do not.
+"""The degradation experiment (He et al. 2016, figures 1 and 6): plain nets get worse with depth, ResNets do not.
 
 Trains four networks on CIFAR-10 with one recipe and draws their training and test errors:
 
@@ -88,7 +88,7 @@ def degradation() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train only these of the four")
     parser.add_argument("--plot", action="store_true", help="train nothing, draw the results so far")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/degradation"))
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="the same for all four")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="for all four networks")
     arguments = parser.parse_args()
     names = [f"{kind}{depth}" for kind in KINDS for depth in arguments.depths]
     unknown = sorted(set(arguments.only) - set(names))

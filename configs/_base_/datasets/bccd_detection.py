@@ -1,7 +1,7 @@
 """BCCD: 364 microscope images of blood, 640×480, with red and white cells and platelets
 
-(github.com/Shenggan/BCCD_Dataset, MIT). The data root holds annotations/, train/ and val/.
-Cells look alike from all sides, so both flips are sound.
+(github.com/Shenggan/BCCD_Dataset, MIT). The data root contains annotations/, train/ and val/.
+Cells have no preferred orientation, so horizontal and vertical flips are both valid.
 """
 
 train_data = dict(

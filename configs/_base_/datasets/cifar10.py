@@ -1,7 +1,8 @@
 """CIFAR-10: crops of 32 px after 4 px of padding, and flips (He et al. 2016, section 4.2).
 The paper subtracts the mean image; here it is the mean color, and the result is divided by the standard deviation.
 
-The data root holds `cifar-10-batches-py/`, or `train/` and `test/` with a folder for each class; it may be a zip.
+The data root contains `cifar-10-batches-py/`, or `train/` and `test/` with a folder for each class. It may be a zip
+file.
 """
 
 fallback_meta = dict(classes="cifar10")

@@ -1,6 +1,6 @@
 """CIFAR-100 instead of CIFAR-10, with the same recipes; list this file after a CIFAR-10 config.
 
-Mean and standard deviation are those of its training images.
+Mean and standard deviation are those of CIFAR-100's training images.
 """
 
 fallback_meta = dict(classes=100)

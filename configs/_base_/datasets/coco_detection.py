@@ -1,6 +1,6 @@
 """COCO 2017 boxes: shortest edge 800, longest at most 1333, flips (Lin et al. 2017, FPN, section 5.2).
 
-The data root holds annotations/, train2017/ and val2017/.
+The data root contains annotations/, train2017/ and val2017/.
 """
 
 fallback_meta = dict(classes="coco")

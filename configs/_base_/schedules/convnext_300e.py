@@ -1,7 +1,7 @@
 """ConvNeXt (Liu et al. 2022, appendix A.1, table 5): AdamW, 300 epochs of batch 4096, rate 4e-3, weight decay 0.05,
 20 epochs of warm-up, then a half-period cosine; EMA of the weights.
 
-8 processes of 128 images make 1024: train.accumulate=4 for the paper's 4096.
+8 processes of 128 images make batches of 1024; set train.accumulate=4 for the paper's 4096.
 """
 
 optimizer = dict(

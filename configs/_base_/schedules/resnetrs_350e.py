@@ -2,7 +2,7 @@
 warm-up, then a half-period cosine to 0; weight decay 4e-5, EMA of the weights.
 
 The numbers are the authors' (tensorflow/models, official/vision, imagenet_resnetrs*.yaml). 8 processes of 128 images
-make 1024: train.accumulate=4 for their 4096.
+make batches of 1024; set train.accumulate=4 for their 4096.
 """
 
 optimizer = dict(type="SGD", lr=1.6, momentum=0.9, weight_decay=4e-5, no_decay=["norm", "bias"], base_batch_size=4096)
