@@ -23,7 +23,7 @@ class DeepLabV3Head(SemanticHead):
     """ASPP and a 3×3 convolution (Chen et al. 2017, Rethinking Atrous Convolution, section 3.3).
 
     Args:
-        in_features: the maps on offer.
+        in_features: the available maps.
         num_classes: outputs.
         level: the map that is read; None for the coarsest.
         rates: of the atrous convolutions; None for 6, 12, 18 at stride 16, and twice as much at stride 8.
@@ -61,7 +61,7 @@ class DeepLabV3PlusHead(SemanticHead):
     """ASPP, and a decoder that adds detail from a finer map (Chen et al. 2018, DeepLab v3+, section 3.1).
 
     Args:
-        in_features: the maps on offer.
+        in_features: the available maps.
         num_classes: outputs.
         level: the map of ASPP; None for the coarsest.
         low_level: the finer map; None for the finest of stride 4 or more.

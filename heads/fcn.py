@@ -17,7 +17,7 @@ class FCNHead(SemanticHead):
     """`convs` 3×3 convolutions with norm and ReLU, dropout, and a 1×1 convolution to the classes.
 
     Args:
-        in_features: the maps on offer.
+        in_features: the available maps.
         num_classes: outputs.
         level: the map that is read; None for the coarsest.
         convs, channels: number and width of the convolutions; None for a quarter of the map's channels.

@@ -20,7 +20,7 @@ class PSPHead(SemanticHead):
     """Means of the map over grids of cells, resized and joined with the map, and a 3×3 convolution (section 3.2).
 
     Args:
-        in_features: the maps on offer.
+        in_features: the available maps.
         num_classes: outputs.
         level: the map that is read; None for the coarsest.
         grids: cells along a side of each grid.

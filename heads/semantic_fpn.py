@@ -22,7 +22,7 @@ class SemanticFPNHead(SemanticHead):
     size; the levels are summed (figure 3).
 
     Args:
-        in_features: the maps on offer.
+        in_features: the available maps.
         num_classes: outputs.
         levels: of the pyramid; all up to stride 32 by default.
         channels: of the convolutions.
