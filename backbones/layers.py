@@ -128,8 +128,8 @@ class ResidualBlock(Block):
         in_channels: number of channels of the input.
         width: width of the branch's convolutions; its last one has `expansion * width` channels.
         stride: stride of one convolution of the branch, and of the shortcut.
-        dilation: dilation of the 3×3 convolutions after the stride.
-        dilation_before: dilation of the 3×3 convolution that has the stride, or would have it without dilation.
+        dilation: dilation of the 3×3 convolutions after the strided one.
+        dilation_before: dilation of the strided 3×3 convolution (whose stride is 1 if dilation replaces it).
         shortcut: see `make_shortcut`.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation at the end of the branch, see `squeeze_excitation`.

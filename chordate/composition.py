@@ -19,7 +19,7 @@ class Origin(NamedTuple):
 
     Attributes:
         rank: position among the layers; later layers override earlier ones.
-        source: the file as messages name it, or `--cfg-options`.
+        source: the path as shown in messages, or `--cfg-options`.
     """
 
     rank: int
@@ -113,11 +113,14 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
 
 
 def located(error: Exception, config: Any, keys: Iterable[str] = (), *, setting: str | None = None) -> ChordateError:
-    """Prefix an error's message with the file and the path of a part or section. Returns an error of the original type
-    if that is a ChordateError, else a ConfigError.
+    """Prefix an error's message with the config file and the key path (`model.backbone.depth`) that caused it.
 
-    The file is the last one that wrote `setting` or one of `keys`; without them, one of the settings that the message
-    mentions, else any setting. The path is that of `setting` if it is given or if the message quotes its value.
+    The file is the last one that set `setting` or one of `keys`. If neither is given, it is the last one that set a key
+    mentioned in the message, or else any key of `config`. The key path is that of the section `config`, followed by
+    `setting` if given, or by the key whose value the message quotes.
+
+    Returns:
+        An error of the original type if that is a ChordateError, else a ConfigError.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):

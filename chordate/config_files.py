@@ -25,7 +25,7 @@ class Layer(NamedTuple):
     """The settings of one file, without those it inherits.
 
     Attributes:
-        source: the file as messages name it; `config` for a dict.
+        source: the path as shown in messages; `config` for a dict.
         path: path of the file; None for a dict.
         values: the settings.
     """
@@ -36,7 +36,7 @@ class Layer(NamedTuple):
 
 
 def config_layers(config: Path | Composition, inside: tuple[Path, ...] = ()) -> list[Layer]:
-    """The layers of a config that `find_config` found. Raises the errors of `file_layers`."""
+    """The layers of a config that `find_config` returned, base files first. Raises as `file_layers` does."""
     if isinstance(config, Path):
         return file_layers(config, inside)
     layers = [layer for path in config.files for layer in file_layers(path, inside)]
@@ -165,7 +165,7 @@ def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]
 
 
 def _source(path: Path) -> str:
-    """A file as messages name it: `configs/…` for packaged files, else relative to the current folder if inside it."""
+    """The path as shown in messages: `configs/…` for packaged files, else relative to the current folder."""
     full = path.resolve()
     for folder, prefix in ((package_root().resolve(), "configs/"), (Path.cwd().resolve(), "")):
         if full.is_relative_to(folder):

@@ -19,7 +19,7 @@ from chordate.errors import ConfigError, TrainingError
 from chordate.structures import Batch, DatasetMeta, ImageInfo
 from chordate.text import format_metric, printable
 
-RECORD_KEYS = ("mode", "epoch", "iteration")  # fields of every record of a run's log, in addition to the numbers
+RECORD_KEYS = ("mode", "epoch", "iteration")  # fields of every record of a run's log, in addition to the metrics
 
 
 class Model(nn.Module):
@@ -93,14 +93,14 @@ class Model(nn.Module):
 
 
 class Metric:
-    """Base class of metrics: collects predictions batch by batch and computes numbers, which are equal on all ranks.
+    """Base class of metrics: collects predictions batch by batch and computes values, which are equal on all ranks.
 
     The constructor of a subclass receives the data set as the keyword `dataset`. The other methods refer to the
     predictions of the last `compute`.
 
     Attributes:
         numbers: the result of the last `compute`.
-        lower_is_better: names of the numbers for which lower is better; used by `train.save_best` and EarlyStopping.
+        lower_is_better: names of the values for which lower is better; used by `train.save_best` and EarlyStopping.
     """
 
     numbers: Mapping[str, float] = MappingProxyType({})
@@ -111,11 +111,11 @@ class Metric:
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """Compute the numbers, by name, over the predictions of all ranks, and discard the collected predictions."""
+        """Compute the values, by name, over the predictions of all ranks, and discard the collected predictions."""
         raise NotImplementedError
 
     def table(self) -> RenderableType:
-        """Format the last numbers for the terminal; by default as a plain table."""
+        """Format the last values for the terminal; by default as a plain table."""
         table = Table("metric", "value")
         for name, value in self.numbers.items():
             table.add_row(Text(printable(name)), format_metric(value))
@@ -130,7 +130,7 @@ class Metric:
         raise ConfigError(f"--predictions: {type(self).__name__} does not keep predictions")
 
     def report(self) -> Any:
-        """Details of the last numbers, which `visualization.plot_report` draws; None if the metric has no report."""
+        """Details of the last values, which `visualization.plot_report` draws; None if the metric has no report."""
         return None
 
 

@@ -24,7 +24,7 @@ from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
 @HEADS.register_module()
 class MaskHead(nn.Module):
-    """Pools regions, applies convolutions, doubles the resolution, and classifies each cell as object or not.
+    """Pools regions, applies convolutions, doubles the resolution, and classifies each mask pixel as object or not.
 
     Defaults are Detectron2's for a pyramid (`Base-RCNN-FPN.yaml`, `MaskRCNNConvUpsampleHead`).
 
@@ -103,7 +103,7 @@ class MaskHead(nn.Module):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Mean binary cross-entropy over the cells of positive regions, for their own class (section 3, "decouples").
+        """Mean binary cross-entropy over the mask pixels of positive regions, for their own class (section 3).
 
         Args:
             roi_features: features of the rows of `PaddedIndex(rois.valid)`, if the box head's trunk is shared.
@@ -151,15 +151,15 @@ class MaskHead(nn.Module):
 def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, gt_index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """The target mask of each region: its object's bitmap cropped to the region, `[R, size, size]` 0 or 1.
 
-    A cell is 1 if the mean of the bitmap over the cell, interpolated bilinearly with zeros outside, is at least 0.5.
+    A pixel is 1 if the mean of the bitmap over the pixel, interpolated bilinearly with zeros outside, is at least 0.5.
     This is the limit of RoIAlign with many samples, computed by two small matrix products per region.
 
     Args:
         masks: `[N, G, 112, 112]`, bitmaps of the objects.
         frames: `[R, 4]`, the box that the bitmap of each region's object fills.
-        image, gt_index: `[R]` int64, the image and the target slot of each region.
+        image, gt_index: `[R]` int64, the indices of each region's image and target.
         boxes: `[R, 4]` the regions, in pixels of the padded batch.
-        size: cells per side.
+        size: pixels per side of the target masks.
     """
     slots, side = masks.shape[1], masks.shape[-1]
     corner = frames[:, :2].repeat(1, 2)

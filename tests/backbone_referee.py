@@ -38,7 +38,7 @@ def randomize(model: nn.Module) -> nn.Module:
                 value.uniform_(0.8, 1.5)
             elif name == "num_batches_tracked":
                 value.zero_()
-            elif not value.is_floating_point():  # a position index table
+            elif not value.is_floating_point():  # an integer buffer, as Swin's relative_position_index
                 continue
             elif value.dim() >= 2:
                 nn.init.kaiming_normal_(value)
@@ -137,7 +137,7 @@ def assert_same_step(
 
 
 def size(name: str, image_size: int = 224, classes: int = 1000, **options: Any) -> tuple[float, float]:
-    """Parameters in millions and multiply-adds in billions, with the classifier that papers count: one linear layer."""
+    """Parameters in millions and multiply-adds in billions, including a linear classifier, as in the papers."""
     backbone = on_meta(name, out=["c5"], **options).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         backbone(torch.empty(1, 3, image_size, image_size, device="meta"))

@@ -276,7 +276,7 @@ def test_a_port_in_use_is_an_error_before_an_image_is_drawn(shapes, tmp_path, ca
 
 
 def test_the_example_of_the_page_on_augmentation_runs(shapes: Path, tmp_path: Path, monkeypatch) -> None:
-    """The page's custom transform doubles the image width, and the page's recipe builds."""
+    """The page's custom transform doubles the image width, and the page's pipeline can be built."""
     text = (ROOT / "docs/augmentation.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n# (\S+)\n(.*?)```", text, flags=re.S):
         (tmp_path / block[0]).write_text(block[1], encoding="utf-8")

@@ -155,7 +155,7 @@ def test_a_head_from_outside_declares_which_output_belongs_to_which_class():
     class Prototypes(nn.Module):
         def __init__(self, **_):
             super().__init__()
-            self.centers = nn.Parameter(torch.rand(6, 3))  # two rows per attribute
+            self.centers = nn.Parameter(torch.rand(6, 3))  # two rows for each of 3 attributes
             self.class_rows = {"centers": ClassRows(values=2, names="attributes")}
 
     metas = [DatasetMeta(extra={"attributes": names}) for names in (["red", "big", "old"], ["old", "new", "red"])]

@@ -79,7 +79,7 @@ def test_the_keypoint_loss_is_torchvisions():
 
 
 def test_keypoint_loss_over_all_slots_is_that_of_the_occupied_ones():
-    """Compiled graphs and GPUs compute the loss with all slots; the CPU drops the empty ones first."""
+    """Compiled graphs and GPUs compute the loss with padding; the CPU drops the padding first."""
     rois, targets = scene()
     head, maps = head_of(sampling_ratio=2), feature_maps(SIDE)
     compiled = torch.compile(head.loss, fullgraph=True, backend="aot_eager")

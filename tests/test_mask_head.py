@@ -21,7 +21,7 @@ from chordate.ops.paste import paste_masks
 from chordate.structures import Detections, SampledRoIs
 
 CLASSES = 3
-SUPERSAMPLED = 16  # samples per side and mask cell, for the reference targets
+SUPERSAMPLED = 16  # samples per side of a mask pixel, for the reference targets
 
 
 def star(random: np.random.Generator) -> np.ndarray:
@@ -34,7 +34,7 @@ def star(random: np.random.Generator) -> np.ndarray:
 
 
 def truth_of(outline: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """The mask cells in `box` of which at least half lies inside the polygon."""
+    """The mask target in `box`: pixels that the polygon covers by at least half."""
     many = size * SUPERSAMPLED
     x = box[0] + (np.arange(many) + 0.5) / many * (box[2] - box[0])
     y = box[1] + (np.arange(many) + 0.5) / many * (box[3] - box[1])
@@ -164,7 +164,7 @@ def test_without_a_positive_region_the_loss_is_zero_and_still_has_a_gradient():
 
 
 def test_mask_loss_over_all_slots_is_that_of_the_occupied_ones():
-    """Compiled graphs and GPUs compute the loss with all slots; the CPU drops the empty ones first."""
+    """Compiled graphs and GPUs compute the loss with padding; the CPU drops the padding first."""
     rois, targets = scene()
     head = MaskHead(pyramid(), CLASSES, channels=16, sampling_ratio=2)
     maps = feature_maps(128, images=1)
@@ -174,7 +174,7 @@ def test_mask_loss_over_all_slots_is_that_of_the_occupied_ones():
 
 @pytest.mark.parametrize("objects", [0, 1])
 def test_empty_slots_change_no_mask_loss(monkeypatch, objects):
-    """A GPU also computes empty slots, whose target box may be empty, or small and far from the RoI."""
+    """A GPU also computes padding, whose target box may be empty, or small and far from the RoI."""
     targets = instances([[[40, 40, 42, 42]][:objects]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     rois = rois_of([[39, 40, 42, 42], [0, 0, 128, 128]], [0, CLASSES], objects, [0, 0])

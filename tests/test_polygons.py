@@ -114,7 +114,7 @@ def test_every_functional_that_moves_boxes_is_known_for_polygons() -> None:
 
 @pytest.mark.parametrize("transform", [v2.FiveCrop(50), v2.TenCrop(50)])
 def test_transforms_that_make_several_images_are_refused(transform: v2.Transform, polygons: Polygons) -> None:
-    with pytest.raises(ConfigError, match="several images"):
+    with pytest.raises(ConfigError, match="several crops of one image"):
         transform({"polygons": polygons})
 
 

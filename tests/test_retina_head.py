@@ -107,7 +107,7 @@ def test_at_the_start_every_anchor_scores_a_hundredth():
 
 
 def test_anchors_are_nine_a_cell_of_three_sizes_an_octave():
-    """Section 4: areas of 32² to 512² on p3 to p7, scales 1, 2^(1/3) and 2^(2/3), three aspect ratios."""
+    """Section 4: sizes (√area) of 32 to 512 px on p3 to p7, times 1, 2^(1/3) and 2^(2/3), in three aspect ratios."""
     levels = {f"p{i}": FeatureSpec(16, 2**i) for i in range(3, 8)}
     base = RetinaHead(levels, CLASSES).anchors.base
     size = base[..., 2:] - base[..., :2]

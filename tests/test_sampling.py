@@ -1,4 +1,4 @@
-"""Balanced sampling as in Faster R-CNN, section 3.1.3, with a fixed number of slots."""
+"""Sampling of positives and negatives as in Faster R-CNN, section 3.1.3, padded to a fixed size."""
 
 import torch
 from detection_toys import instances

@@ -43,7 +43,7 @@ def test_plotting_a_file_that_is_no_log_is_an_error(tmp_path):
     for name, message in (
         ("absent", "not a training log"),
         ("other.txt", "not a training log"),
-        ("empty.jsonl", "no record"),
+        ("empty.jsonl", "no training records"),
     ):
         with pytest.raises(DataError, match=message):
             plot_training(tmp_path / name, tmp_path / "out.png")

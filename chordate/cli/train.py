@@ -51,6 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
                 lower_is_better=trainer.lower_is_better,
                 first=trainer.settings.save_best,
             )
-        except DataError as error:  # a resumed run that was already complete has no records in a new folder
+        except DataError as error:  # resuming a finished run with a new output folder logs nothing there
             logger.warning(f"no training curve is drawn: {error}")
     finish()

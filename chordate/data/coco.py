@@ -248,7 +248,7 @@ class CocoDataset(Dataset):
         return self.image_ids[np.isin(self.image_ids, list(used))]
 
     def _rings(self, annotation: dict[str, Any]) -> list[Ring]:
-        """The rings of a polygon or RLE mask."""
+        """The polygons of an annotation's mask, a list of polygons or RLE."""
         segmentation = annotation.get("segmentation")
         if not segmentation:
             raise DataError(

@@ -36,7 +36,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
         index: the index of the file.
         source: the file's name, for messages.
         health: "error" raises on duplicate ids, annotations of unknown images or categories, annotations
-            without geometry, boxes that are not in pixels and images without a size; "warn" only reports them.
+            without a box or mask, boxes that are not in pixels and images without a size; "warn" only reports them.
 
     Returns:
         The problems, one line each.

@@ -1,4 +1,4 @@
-"""Base class of data sets: a sample is a pure function of its key; metadata is for models and metrics."""
+"""Base class of data sets: a sample depends only on seed, epoch and index; models and metrics read the metadata."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
     `meta` is a class attribute if it does not depend on the files; else `__init__` sets it.
 
-    `dataset[(epoch, index)]` is a sample, a pure function of the key and `seed`: `image`, `info` (ImageInfo), and the
+    `dataset[(epoch, index)]` is a sample; it depends only on this key and `seed`: `image`, `info` (ImageInfo), and the
     fields that `target_type.collate` reads.
 
     Args:
         data_root: the folder that relative paths start from.
-        pipeline: transforms, as dicts with `type` or built.
+        pipeline: transforms, as for `build_pipeline`.
         seed: random seed of the augmentation.
         meta: metadata of the model that is evaluated on this data set; both must give labels the same meaning, which
             `build_dataset` checks.

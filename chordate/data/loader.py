@@ -79,7 +79,7 @@ class Loader(DataLoader[Any]):
         return self.batch_sampler.batch_size
 
     def start_epoch(self, epoch: int, start_batch: int = 0, worker_seed: int | None = None) -> None:
-        """Iterate over `epoch` from now on; the first iteration starts at batch `start_batch` (for a resumed run).
+        """Set the epoch; the next pass starts at batch `start_batch` (for a resumed run), later passes at 0.
 
         `worker_seed` sets the seed of the workers; None continues from the seed of the last epoch.
         """

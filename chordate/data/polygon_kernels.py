@@ -1,6 +1,7 @@
 """Kernels of Polygons for torchvision's v2 functionals, registered when this module is imported.
 
-Parts outside the image are clipped at once, so that they do not reappear if a later transform enlarges the image.
+Parts outside the image are clipped after each transform, so that a later transform does not make them
+reappear.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., Polyg
 
 
 def clip(polygons: Polygons) -> Polygons:
-    """Clip each ring to the canvas (Sutherland and Hodgman 1974); rings outside are dropped."""
+    """Clip each polygon to the canvas (Sutherland and Hodgman 1974); polygons outside are dropped."""
     height, width = polygons.canvas_size
     for axis, bound, sign in ((0, 0.0, 1), (0, float(width), -1), (1, 0.0, 1), (1, float(height), -1)):
         polygons = _clip_side(polygons, axis, bound, sign)
@@ -36,7 +37,7 @@ def clip(polygons: Polygons) -> Polygons:
 
 
 def _clip_side(polygons: Polygons, axis: int, bound: float, sign: int) -> Polygons:
-    """Keep the part of a ring with `sign × (coordinate - bound) ≥ 0`."""
+    """Keep the part of each polygon with `sign × (coordinate - bound) ≥ 0`."""
     start, end, ring = polygons.edges()
     inside = sign * (start[:, axis] - bound) >= 0
     if bool(inside.all()):

@@ -4,8 +4,8 @@ Transforming a full-size bitmap per instance is slow; transforming a hundred ver
 continuous, like those of boxes: pixel (0, 0) covers the square from 0 to 1, a flip is `x → W - x`. (v2's KeyPoints
 refer to pixel centers, `x → W - 1 - x`, so they cannot represent polygons.)
 
-A point belongs to an instance if the winding number of the instance's rings is not zero. So rings with the same
-direction form a union, and a ring inside another one with the opposite direction is a hole.
+A point belongs to an instance if the winding number of the instance's polygons is not zero. So polygons with the
+same direction form a union, and a polygon inside another one with the opposite direction is a hole.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,13 +21,13 @@ Ring = NDArray[np.float32]  # [vertices, 2] x, y; closed by its first vertex
 
 
 class Polygons(TVTensor):
-    """The rings of all instances of an image, one after another.
+    """The polygons of all instances of an image, one after another.
 
     Attributes:
-        data (the tensor itself): `[V, 2]` float32, every ring's vertices, x and y in pixels.
-        ring_sizes: `[R]` int64, number of vertices of each ring.
-        ring_owner: `[R]` int64, the instance that each ring belongs to, in ascending order.
-        count: number of instances, with or without rings.
+        data (the tensor itself): `[V, 2]` float32, every polygon's vertices, x and y in pixels.
+        ring_sizes: `[R]` int64, number of vertices of each polygon.
+        ring_owner: `[R]` int64, the instance that each polygon belongs to, in ascending order.
+        count: number of instances, with or without polygons.
         canvas_size: height and width of the image.
     """
 
@@ -46,7 +46,7 @@ class Polygons(TVTensor):
 
     @classmethod
     def from_rings(cls, instances: Sequence[Iterable[Ring]], canvas_size: tuple[int, int]) -> Self:
-        """Make Polygons from the rings of each instance; the direction of a ring determines whether it is a hole."""
+        """Make Polygons from each instance's list of polygons; the direction decides whether one is a hole."""
         rings = [(owner, ring) for owner, rings in enumerate(instances) for ring in rings]
         vertices = [ring for _, ring in rings] or [np.zeros((0, 2), np.float32)]
         return cls(
@@ -109,7 +109,7 @@ class Polygons(TVTensor):
         )
 
     def rings(self) -> list[list[Ring]]:
-        """Each instance's rings, as `from_rings` takes them."""
+        """The polygons of each instance, in the format of `from_rings`."""
         instances: list[list[Ring]] = [[] for _ in range(self.count)]
         vertices, ends = self.as_subclass(Tensor).numpy(), self.ring_sizes.cumsum(0).tolist()
         for owner, first, end in zip(self.ring_owner.tolist(), [0, *ends], ends):
@@ -117,7 +117,7 @@ class Polygons(TVTensor):
         return instances
 
     def edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All edges: start points `[V, 2]`, end points `[V, 2]`, and the index of each edge's ring `[V]`."""
+        """All edges: start points `[V, 2]`, end points `[V, 2]`, and the index of each edge's polygon `[V]`."""
         start = self.as_subclass(Tensor)
         following = torch.arange(1, len(start) + 1)
         last = self.ring_sizes.cumsum(0) - 1
@@ -125,13 +125,13 @@ class Polygons(TVTensor):
         return start, start[following], torch.arange(len(self.ring_sizes)).repeat_interleave(self.ring_sizes)
 
     def areas(self) -> Tensor:
-        """`[count]` area of each instance in square pixels; overlaps of its rings are counted twice."""
+        """`[count]` area of each instance in square pixels; overlaps of its polygons are counted twice."""
         start, end, ring = self.edges()
         cross = (start[:, 0] * end[:, 1] - start[:, 1] * end[:, 0]) / 2
         return torch.zeros(self.count).index_add_(0, self.ring_owner[ring], cross).abs()
 
     def bounds(self) -> Tensor:
-        """`[count, 4]` x1, y1, x2, y2, the box around each instance's rings; (inf, inf, -inf, -inf) without rings."""
+        """`[count, 4]` x1, y1, x2, y2, the box around each instance; (inf, inf, -inf, -inf) without polygons."""
         vertices = self.as_subclass(Tensor)
         owner = self.ring_owner.repeat_interleave(self.ring_sizes)[:, None].expand(-1, 2)
         low = torch.full((self.count, 2), torch.inf).scatter_reduce_(0, owner, vertices, "amin")
@@ -146,6 +146,6 @@ def _rebuild(
 
 
 def orient_clockwise(ring: Ring) -> Ring:
-    """The ring in clockwise order on the screen, as required for rings that are not holes."""
+    """The polygon in clockwise order on the screen, as required if it is not a hole."""
     x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
     return ring if np.dot(x, np.roll(y, -1)) >= np.dot(y, np.roll(x, -1)) else ring[::-1]

@@ -1,8 +1,8 @@
 """Batch samplers: shuffling, grouping by aspect ratio, class balance, and the split over ranks.
 
 A sampler yields keys instead of indices: `(epoch, index)`, or `(epoch, index, repeat)` for further repeats of an image
-in one epoch. A sample's augmentation depends on its key alone, so a resumed run sees the same images, with any number
-of workers.
+in one epoch. A sample's augmentation depends only on its key and the seed, so a resumed run sees the same images,
+with any number of workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class EpochBatches(Protocol):
     batch_size: int
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Iterate over `epoch` from now on; the first iteration starts at batch `start_batch` (for a resumed run)."""
+        """Set the epoch; the next pass starts at batch `start_batch` (for a resumed run), later passes at 0."""
 
     def __len__(self) -> int:
         """Number of batches in a full epoch, regardless of `start_batch`."""
@@ -94,7 +94,7 @@ class TrainingBatches(Sampler[list[Key]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Iterate over `epoch` from now on; the first iteration starts at batch `start_batch` (for a resumed run)."""
+        """Set the epoch; the next pass starts at batch `start_batch` (for a resumed run), later passes at 0."""
         self.epoch, self.start_batch = epoch, start_batch
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class TrainingBatches(Sampler[list[Key]]):
         return steps + [rest[start : start + size] for start in range(0, len(rest), size)]
 
     def _order(self, random: np.random.Generator) -> NDArray[np.int64]:
-        """The `self.drawn` image indices of the epoch, in order."""
+        """The `self.drawn` image indices of the epoch, in the order in which they are drawn."""
         order = random.permutation(self.images)
         if self.factors is not None:
             # Systematic sampling: each image occurs floor(f) or ceil(f) times, f on average, with a constant total.

@@ -1,4 +1,4 @@
-"""Metrics, which collect predictions batch by batch, gather them over ranks, and compute plain numbers."""
+"""Metrics, which collect predictions batch by batch, gather them over ranks, and compute values by name."""
 
 from chordate.evaluation.accuracy import AccuracyMetric
 from chordate.evaluation.coco_metric import CocoMetric

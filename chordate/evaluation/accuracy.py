@@ -47,12 +47,12 @@ class AccuracyMetric(Metric):
         self.dataset = dataset
         self._pending: list[NDArray[np.float64]] = []
         self._pending_files: list[str] = []
-        # Per image: id, true label, the best labels, their scores.
+        # Per image: id, true label, top-k predicted labels, their scores.
         self._rows: NDArray[np.float64] = np.empty((0, 2 + 2 * TOP))
         self._files: list[str] = []
 
     def update(self, predictions: Sequence[Classification], batch: Batch) -> None:
-        """Keep the best classes of each image of a batch, and its true class.
+        """Keep the top-k predicted classes and the true class of each image of a batch.
 
         Raises:
             DataError: the predictions are not Classifications, or do not have the data set's classes, or the batch has
@@ -76,7 +76,7 @@ class AccuracyMetric(Metric):
             self._pending_files.append(info.path)
 
     def compute(self) -> dict[str, float]:
-        """Compute the numbers over all ranks, each image once, the same on every rank; clear pending predictions.
+        """Compute the metrics over all ranks, each image once; equal on every rank. Clears pending predictions.
 
         Returns:
             `top1`, `top5` and `error` (1 - top1), 0 … 1.

@@ -23,7 +23,7 @@ class EvalSpec:
     """What to evaluate: COCO's parameters for one IoU type.
 
     Attributes:
-        iou_type: geometry on which overlap is measured.
+        iou_type: what is compared: boxes, masks or keypoints.
         labels: the classes to evaluate.
         category_ids: COCO's category id of every label.
         max_dets: limits on the detections per image and class, ascending.

@@ -40,9 +40,9 @@ class CocoMetric(Metric):
     Args:
         dataset: the data set of the predictions. All its images count; objects of an image that was never passed to
             `update` count as missed.
-        iou_types: geometries on which overlap is measured. None for all that the model predicts: boxes, and masks and
-            keypoints if it predicts them; those without annotations are skipped with a warning.
-        engine: "hotcoco" (fast), or "pycocotools", the reference; both compute the same numbers.
+        iou_types: what to evaluate: "bbox", "segm", "keypoints". None for all that the model predicts: boxes, and masks
+            and keypoints if it predicts them; those without annotations are skipped with a warning.
+        engine: "hotcoco" (fast), or "pycocotools", the reference; both compute equal metrics.
         max_dets: three ascending limits of the detections per image and class, best first. AP uses the last one. For
             keypoints the limit is always 20, as in COCO.
         keypoint_sigmas: per keypoint the standard deviation of annotators relative to the object's size (half of κ in
@@ -51,7 +51,7 @@ class CocoMetric(Metric):
 
     Raises:
         ConfigError: the number of sigmas is not the number of keypoints.
-        DataError: the data set is not `CocoAnnotated`, or the annotations lack a geometry in `iou_types`.
+        DataError: the data set is not `CocoAnnotated`, or no annotation has what a type in `iou_types` needs.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class CocoMetric(Metric):
         """Keep the detections of a batch, in pixels of the original images.
 
         Raises:
-            DataError: the predictions are not Detections, a label is not a class of the data set, or a geometry in
-                `iou_types` is missing.
+            DataError: the predictions are not Detections, a label is not a class of the data set, or the masks or
+                keypoints that `iou_types` needs are missing.
             TrainingError: boxes, scores or keypoints are not finite.
         """
         for prediction in predictions:
@@ -103,12 +103,12 @@ class CocoMetric(Metric):
         self._pending.append(packed)
 
     def compute(self) -> dict[str, float]:
-        """Compute COCO's numbers over all ranks, the same on every rank, and clear the pending detections.
+        """Compute COCO's metrics over all ranks, equal on every rank, and clear the pending detections.
 
         Returns:
             `bbox_AP`, `bbox_AP50`, `bbox_AP75`, `bbox_APs`, `bbox_APm`, `bbox_APl`, `bbox_AR1`, `bbox_AR10`,
-            `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 without ground truth. The same for `segm`; for
-            `keypoints` AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl.
+            `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 without ground truth. `segm` has the same;
+            `keypoints` has AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl.
 
         Raises:
             DataError: detections belong to an image that is not in the data set, or only some annotations have the
@@ -154,7 +154,7 @@ class CocoMetric(Metric):
         return types
 
     def _is_annotated(self, iou_type: IouType) -> bool:
-        """Whether any annotation has this geometry."""
+        """Whether any annotation has what `iou_type` compares: a box, a mask or keypoints."""
         if iou_type == "bbox":
             return True  # without reading the annotations
         return bool(self.truth.with_masks if iou_type == "segm" else self.truth.keypoints)
@@ -176,7 +176,7 @@ class CocoMetric(Metric):
         return tuple(sigmas)
 
     def _warn(self) -> None:
-        """Warn if the numbers of `compute` are incomplete or undefined."""
+        """Warn if the metrics of `compute` are incomplete or undefined."""
         expected = self.dataset.image_ids
         missing = len(expected) - len(self._detections.image_ids)
         if missing:
@@ -217,7 +217,7 @@ class CocoMetric(Metric):
         return sum(any(a.get("keypoints", [])[2::3]) for a in self.dataset.coco.load_anns(ids))
 
     def table(self) -> Group:
-        """COCO's numbers for each IoU type, then a row per class."""
+        """COCO's summary metrics (AP, AP50, …) for each IoU type, then a row per class."""
         parts = []
         for iou_type, classes in self.per_class().items():
             summary = self._curves[iou_type].summary()
@@ -251,7 +251,7 @@ class CocoMetric(Metric):
         """The last detections in COCO's results format, to 0.001 pixels and 0.00001 of score.
 
         Masks are compressed RLE; keypoint coordinates are relative to the center of the first pixel, as in
-        COCO. `compute` uses full precision, so its numbers may differ slightly from those of these rounded results.
+        COCO. `compute` uses full precision, so its metrics may differ slightly from those of these rounded results.
         """
         return self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)
 

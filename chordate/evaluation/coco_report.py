@@ -32,7 +32,7 @@ class CocoReport:
 
     Attributes:
         by_iou_type: for each evaluated IoU type ("bbox", "segm", "keypoints"):
-            `numbers`: COCO's numbers by name.
+            `numbers`: COCO's summary metrics by name.
             `precision_recall`: `recall` (0, 0.01 … 1), `precision` at these by IoU threshold ("0.50" …), the mean over
             classes with ground truth, and `by_class` at IoU 0.50 (None without ground truth).
             `confusion`, not for keypoints, where hotcoco compares boxes: counts at IoU 0.5 of detections that score at
@@ -55,7 +55,7 @@ def describe_curves(
     Args:
         curves: from the evaluation.
         evaluator: hotcoco's evaluator of the same detections, after matching.
-        per_class: numbers by class name, in the order of the curves.
+        per_class: metrics by class name, in the order of the curves.
         iou_type: "bbox", "segm" or "keypoints".
     """
     names: Sequence[str] = list(per_class)

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from chordate.errors import DataError
 from chordate.structures import DatasetMeta
 
-BLOCK = 10_000  # annotations read at once, to save memory
+BLOCK = 10_000  # annotations read at a time, to limit memory
 
 
 @runtime_checkable
@@ -102,7 +102,7 @@ class GroundTruth:
         """Number of keypoints per object.
 
         Raises:
-            DataError: no category has keypoints, or their numbers differ.
+            DataError: no category has keypoints, or their numbers of keypoints differ.
         """
         counts = sorted(set(self.keypoints.values()))
         if not counts:

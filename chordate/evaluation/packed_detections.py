@@ -137,7 +137,7 @@ class PackedDetections:
     def to_results(
         self, category_ids: Sequence[int], iou_types: Sequence[IouType], digits: int | None = None
     ) -> list[dict[str, Any]]:
-        """Convert to COCO's results format: one dict per detection, with the geometries in `iou_types`.
+        """Convert to COCO's results format: one dict per detection, with the fields that `iou_types` need.
 
         COCO's tools take a detection's size from its box if it has one. So evaluate masks and keypoints from results
         without boxes; then the size is that of the mask, or of the keypoints' extent.

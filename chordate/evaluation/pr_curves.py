@@ -1,4 +1,4 @@
-"""COCO's precision and recall curves, and the numbers computed from them."""
+"""COCO's precision and recall curves, and the metrics computed from them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PRCurves:
         return _mean(self.recall[_iou_rows(iou), _categories(category), self.areas.index(area), limit])
 
     def summary(self) -> dict[str, float]:
-        """COCO's numbers in its order: twelve for boxes and masks, ten for keypoints, which have one limit only."""
+        """COCO's summary metrics in its order: twelve for boxes and masks, ten for keypoints (one limit)."""
         if len(self.max_dets) == 1:
             recalls = {
                 name: self.average_recall(iou=iou) for name, iou in (("AR", None), ("AR50", 0.5), ("AR75", 0.75))

@@ -41,7 +41,7 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
     Args:
         weights: factors of dx, dy, dw, dh that scale their variances to about 1.
 
-    A side of zero length (a padded slot) counts as 1e-6 px, so that every delta is finite.
+    A side of zero length (padding) counts as 1e-6 px, so that every delta is finite.
     """
     boxes, references = at_least_float32(boxes), at_least_float32(references)
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)

@@ -6,7 +6,7 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bicubic_weights
 
-CHUNK = 2**24  # values resampled at once: 64 MiB in float32
+CHUNK = 2**24  # values resampled at a time: 64 MiB in float32
 
 
 @torch.no_grad()

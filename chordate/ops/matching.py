@@ -18,7 +18,7 @@ class Matches:
     """The matches of `N x A` candidates; candidates that are neither positive nor negative are ignored.
 
     Attributes:
-        gt_index: `[N, A]` int64, the target slot with the highest IoU (0 if none overlaps).
+        gt_index: `[N, A]` int64, index of the target with the highest IoU (0 if none overlaps).
         positive: `[N, A]` bool, trained on the class and box of that target.
         negative: `[N, A]` bool, trained as background.
     """
@@ -54,7 +54,7 @@ class Matcher:
         boxes = at_least_float32(boxes).to(candidates.dtype)
         has_crowd = True
         if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Reading values is free on the CPU, and avoids work on empty slots.
+            # Reading values is free on the CPU, and avoids work on padding.
             used = int(targets.valid.any(dim=0).nonzero().amax()) + 1 if bool(targets.valid.any()) else 0
             boxes, single, crowd = boxes[:, :used], single[:, :used], crowd[:, :used]
             has_crowd = bool(crowd.any())

@@ -1,4 +1,4 @@
-"""Normalization layers by their config names ("BN", "SyncBN", "FrozenBN", "GN"), and folding into convolutions."""
+"""Normalization layers by their config names ("BN", "SyncBN", "FrozenBN", "GN"), and folding them into convolutions."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

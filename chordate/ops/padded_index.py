@@ -11,19 +11,19 @@ from chordate.structures import Detections
 
 
 class PaddedIndex:
-    """Maps `[N, S]` slots to rows `[R]`: the occupied slots on the CPU, all slots elsewhere.
+    """Maps padded positions `[N, S]` to rows `[R]`: the valid positions on the CPU, all positions elsewhere.
 
-    Computing empty slots takes time. Dropping them needs a data-dependent shape, which is free on the CPU; on a GPU it
-    needs a host sync, and in a compiled graph all later shapes would depend on data. (BatchNorm layers then see empty
-    slots too; these are few, since most sampled slots are occupied.)
+    Computing padding takes time. Dropping it needs a data-dependent shape, which is free on the CPU; on a GPU it
+    needs a host sync, and in a compiled graph all later shapes would depend on data. (BatchNorm layers then see padding
+    too; there is little, since most sampled positions are valid.)
 
     Args:
-        occupied: `[N, S]` bool.
-        leading: number of leading slots of each image to use; None for all.
+        occupied: `[N, S]` bool, false for padding.
+        leading: number of leading positions of each image to use; None for all.
 
     Attributes:
         image: `[R]` int64, the image of each row.
-        present: `[R]` bool, whether the row is an occupied slot; losses ignore the others.
+        present: `[R]` bool, false for rows of padding, which losses ignore.
     """
 
     def __init__(self, occupied: Tensor, leading: int | None = None):
@@ -40,12 +40,12 @@ class PaddedIndex:
         self.present = present
 
     def flatten(self, values: Tensor) -> Tensor:
-        """The rows `[R, ...]` of slot values `[N, S, ...]`."""
+        """The rows `[R, ...]` of padded values `[N, S, ...]`; on the CPU, padding is dropped."""
         rows = values[:, : self._shape[1]].flatten(0, 1)
         return rows if self._rows is None else rows[self._rows]
 
     def unflatten(self, rows: Tensor, padded: Tensor) -> Tensor:
-        """The inverse of `flatten`: `padded` `[N, S, ...]` with `rows` `[R, ...]` written to their slots."""
+        """The inverse of `flatten`: `padded` `[N, S, ...]` with `rows` `[R, ...]` written to their positions."""
         if self._rows is None:
             return rows.view_as(padded)
         flat = padded.flatten(0, 1).clone()
@@ -53,7 +53,7 @@ class PaddedIndex:
         return flat.view_as(padded)
 
     def select(self, rows: Tensor, subset: PaddedIndex) -> Tensor:
-        """The part of `rows` `[R, ...]` that belongs to `subset`, an index of a subset of these slots."""
+        """The part of `rows` `[R, ...]` that belongs to `subset`, an index of a subset of these positions."""
         slots = subset._shape[1]
         if self._rows is None or subset._rows is None:
             return rows.unflatten(0, self._shape)[:, :slots].flatten(0, 1)
@@ -62,7 +62,7 @@ class PaddedIndex:
 
 
 def cat_boxes(detections: Sequence[Detections]) -> tuple[Tensor, Tensor]:
-    """The boxes of all images `[R, 4]`, and the image of each `[R]` int64."""
+    """The boxes of all images `[R, 4]`, and the image index of each box, `[R]` int64."""
     boxes = torch.cat([one.boxes for one in detections])
     image = torch.cat([one.labels.new_full((len(one),), number) for number, one in enumerate(detections)])
     return boxes, image

@@ -6,15 +6,15 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bilinear_weights
 
-CHUNK = 2**24  # values computed at once: 64 MiB in float32
+CHUNK = 2**24  # values computed at a time: 64 MiB in float32
 
 
 @torch.no_grad()
 def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> Tensor:
     """Resample each mask bilinearly to its box, and threshold it.
 
-    Pixels are sampled at their centers. The cells of a mask are squares that fill the box, so the mask is not shifted
-    by half a pixel; beyond the centers of the outermost cells it fades to 0.
+    The image's pixels are sampled at their centers. The mask's pixels are squares that fill the box, so the mask is not
+    shifted by half a pixel; beyond the centers of its outermost pixels it fades to 0.
 
     Args:
         probabilities: `[D, M, M]`.

@@ -13,15 +13,15 @@ def sample_balanced(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample up to `count` of `A` candidates per image, at most `positive_fraction` of them positive.
 
-    Negatives fill the remaining slots, if there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
+    Negatives fill the rest, if there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
 
     Args:
         positive, negative: `[N, A]` bool, disjoint.
 
     Returns:
-        `[N, S]` each, with S = min(count, A): the index of a candidate, whether it is positive, and whether the slot
-        is occupied. Positives come first, in the leading `int(count * positive_fraction)` slots; empty slots come last,
-        with arbitrary indices.
+        `[N, S]` each, with S = min(count, A): the index of a candidate, whether it is positive, and whether it is
+        valid (not padding). Positives come first, at most `int(count * positive_fraction)`; padding comes last, with
+        arbitrary indices.
     """
     candidates = positive.shape[1]
     slots = min(count, candidates)

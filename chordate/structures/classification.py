@@ -52,7 +52,7 @@ class Classification(Prediction):
     scores: Tensor
 
     def top(self, count: int = 5) -> list[tuple[int, float]]:
-        """The `count` best labels with their probabilities, best first."""
+        """The top `count` labels with their probabilities, in descending order."""
         scores, labels = self.scores.topk(min(count, len(self.scores)))
         return list(zip(labels.tolist(), scores.tolist()))
 

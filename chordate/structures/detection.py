@@ -1,6 +1,6 @@
 """Detection, instance segmentation and keypoints: targets, data passed between the heads, and detections.
 
-`N` images, `G` target slots per image, `P` proposals per image, `K` keypoints, `D` detections. Boxes are
+`N` images, `G` targets per image with padding, `P` proposals per image, `K` keypoints, `D` detections. Boxes are
 `x1, y1, x2, y2` in pixels, continuous coordinates.
 """
 
@@ -26,12 +26,12 @@ INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks")
 
 @dataclass
 class InstanceTargets(Targets):
-    """Ground truth padded to `G` slots per image. In empty slots, `valid` is false and boxes are zeros.
+    """Ground truth padded to `G` instances per image. In padding, `valid` is false and boxes are zeros.
 
     Attributes:
         boxes: `[N, G, 4]` float32.
         labels: `[N, G]` int64, 0 … classes-1; no background class.
-        valid: `[N, G]` bool, whether the slot contains an annotation (crowd or not).
+        valid: `[N, G]` bool, true for annotations (crowd or not), false for padding.
         crowd: `[N, G]` bool, whether the annotation covers a group of objects: it is never a target, and its area is
             not background.
         masks: `[N, G, 112, 112]` uint8 0/1, each resampled to the instance's box, or None.
@@ -76,7 +76,7 @@ class InstanceTargets(Targets):
 
 
 def slots_for(instances: int) -> int:
-    """The number of target slots for at most `instances` per image: 8, 16, 32, 64, 128, 256, 384 …"""
+    """The padded number of targets for at most `instances` per image: 8, 16, 32, 64, 128, 256, 384 …"""
     return next((size for size in SLOTS if size >= instances), -(-instances // 128) * 128)
 
 
@@ -106,7 +106,7 @@ class Proposals(TensorStruct):
     Attributes:
         boxes: `[N, P, 4]` in pixels of the padded batch.
         scores: `[N, P]` objectness logits.
-        valid: `[N, P]` bool, false for empty slots.
+        valid: `[N, P]` bool, false for padding.
         sizes: `[N, 2]` int64, height and width of each image without padding.
     """
 
@@ -118,17 +118,17 @@ class Proposals(TensorStruct):
 
 @dataclass
 class SampledRoIs(TensorStruct):
-    """Regions sampled for training the RoI heads, `S` slots per image, foreground regions first.
+    """Regions sampled for training the RoI heads, padded to `S` per image, foreground regions first.
 
     Attributes:
         boxes: `[N, S, 4]` in pixels of the padded batch.
         labels: `[N, S]` int64, the class of a foreground region; the number of classes for background.
-        gt_index: `[N, S]` int64, the target slot that a foreground region is matched to; arbitrary for background.
+        gt_index: `[N, S]` int64, index of the target that a foreground region is matched to; arbitrary for background.
         is_foreground: `[N, S]` bool.
-        valid: `[N, S]` bool, false for empty slots.
+        valid: `[N, S]` bool, false for padding.
         sizes: `[N, 2]` int64, height and width of each image without padding.
-        max_positives: only the first `max_positives` slots can be foreground, so heads that train only on foreground
-            can ignore the other slots.
+        max_positives: only the first `max_positives` regions can be foreground, so heads that train only on foreground
+            can ignore the others.
     """
 
     boxes: Tensor

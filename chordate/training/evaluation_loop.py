@@ -31,7 +31,7 @@ def evaluate(
     progress: ProgressBar | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Evaluate a model on a data set. Returns the metric's numbers, which are equal on all ranks.
+    """Evaluate a model on a data set. Returns the metrics, which are equal on all ranks.
 
     Afterwards, restores the training modes of the model's modules and the states of the random number generators.
 
@@ -43,7 +43,7 @@ def evaluate(
         amp: mixed precision, "bf16" or "fp16" (GPU only); None for full precision.
         channels_last: whether to use the NHWC memory layout for images and weights.
         progress: the Progress in which to draw a bar; None creates one on the terminal.
-        interrupted: called after every batch; if it returns True, the evaluation ends and returns no numbers.
+        interrupted: called after every batch; if it returns True, the evaluation ends and returns no metrics.
     """
     device = device or launch.device()
     model.to(device)

@@ -105,7 +105,7 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
             arguments["fused"] = True  # one pass over the weights, and no synchronization with fp16's loss scaling
         optimizer = cls(groups, lr=lr, **arguments)
         if cls is torch.optim.SGD and arguments.get("momentum") and not arguments.get("dampening"):
-            # Otherwise the first step creates the buffers; if fp16's loss scaling skips it, they stay uninitialized.
+            # Create momentum buffers now; else they stay uninitialized if fp16's loss scaling skips the first step.
             for group in groups:
                 optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]})
         return optimizer

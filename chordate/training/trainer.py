@@ -64,7 +64,7 @@ class Trainer:
         module: the original model; `model` is the compiled or DDP-wrapped module that training calls.
         ema: the average of the model's weights, or None.
         iteration: number of iterations done.
-        history: all records of the log, including all resumes: dicts with `mode`, `epoch`, `iteration` and numbers.
+        history: all records of the log, including all resumes: dicts with `mode`, `epoch`, `iteration` and metrics.
         best: `metric`, `score` and `iteration` of the best evaluation, or None.
         lower_is_better: names of the metrics for which lower is better; callbacks may add names.
         resumed: whether this start continues the run in `work_dir`.
@@ -248,8 +248,10 @@ class Trainer:
             return losses, total_loss(losses)
 
     def _evaluate(self) -> None:
-        """Evaluate, log the metrics, and save the model if it is the best so far. A signal ends the run without this;
-        the resumed run repeats the evaluation."""
+        """Evaluate, log the metrics, and save the model if it is the best so far.
+
+        If a signal ends the run during the evaluation, its metrics are not logged, and the resumed run evaluates again.
+        """
         metrics = self.evaluate(self.interrupted)
         for callback in self.callbacks:
             self._exit_on_signal()
@@ -264,13 +266,13 @@ class Trainer:
 
     def evaluate(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Compute the metric on the validation data in full precision, with the averaged weights if there are any. The
-        numbers are equal on all ranks. If `interrupted()` is true after a batch, ends early and returns no numbers."""
+        metrics are equal on all ranks. If `interrupted()` is true after a batch, ends early and returns no metrics."""
         self.average_buffers()
         opts: dict[str, Any] = {"channels_last": self.channels_last, "interrupted": interrupted}
         return evaluate(self.evaluated_model, self.val_loader, self.metric, self.device, progress=self.progress, **opts)
 
     def interrupted(self) -> bool:
-        """Whether the process received a signal and can stop at once, because no other ranks have to agree."""
+        """Whether the process received a signal and can stop immediately, because no other ranks have to agree."""
         return self.world_size == 1 and self.signals.received is not None
 
     def stop(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Plots of a CocoReport: precision-recall curves, AP by class, confusion matrix, TIDE errors; its numbers as JSON."""
+"""Plots of a CocoReport: precision-recall curves, AP by class, confusion matrix, TIDE errors; its values as JSON."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """One bar per class with ground truth, best first, in columns: AP drawn over AP50."""
+    """Bar chart of AP (in front) and AP50 (behind) for each class that has ground truth, sorted by AP."""
     known = {name: row for name, row in content["per_class"].items() if row["AP"] > -1}
     order = sorted(known, key=lambda name: known[name]["AP"])
     bar, width = 0.21, 6.5  # inches

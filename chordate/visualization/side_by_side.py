@@ -77,7 +77,7 @@ def _fit(picture: Picture, panel: int) -> Picture:
 
 
 def _compose(rows: Sequence[Sequence[tuple[Picture, str]]], panel: int) -> Picture:
-    """Arrange captioned pictures in rows of pairs; each row is as high as its highest picture."""
+    """Arrange captioned images in rows of pairs; each row is as tall as its tallest image."""
     font, strip, gap = make_font(CAPTION), 2 * CAPTION, MARGIN // 3
     lefts = [MARGIN + i * (panel + gap) + i // 2 * (2 * MARGIN - gap) for i in range(max(map(len, rows), default=0))]
     heights = [strip + max(picture.shape[0] for picture, _ in row) + MARGIN for row in rows]

@@ -168,7 +168,7 @@ def plot_metric(
 
 
 def _metric_names(numbers: dict[str, Any], first: str | None) -> list[str]:
-    """The metrics to draw: `first`, if it is among the numbers; then every `…_AP`, with AP50 and AP75 of the first
+    """The metrics to draw: `first`, if it was computed; then every `…_AP`, with AP50 and AP75 of the first
     one; if there is no AP, the first four metrics."""
     metrics = [name for name in numbers if name not in _BOOKKEEPING]
     aps = [name for name in metrics if name.endswith("_AP")]

@@ -63,7 +63,7 @@ class LossSums(_Part):
     @model_validator(mode="after")
     def have_the_same_names(self) -> Self:
         if self.sums.keys() != self.counts.keys():
-            raise ValueError("sums and counts must have the same names")
+            raise ValueError("the loss log's sums and counts must have the same keys")
         return self
 
 

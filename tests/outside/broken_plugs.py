@@ -40,7 +40,7 @@ class Guess(Prediction):
 
 @DATASETS.register_module()
 class Gray(Dataset):
-    """Gray images and their brightness; fulfills the contract."""
+    """A valid data set (unlike the others here): gray images with their brightness as target."""
 
     meta = DatasetMeta(extra={"unit": "share"})
     target_type = Brightness

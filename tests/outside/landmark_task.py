@@ -1,4 +1,4 @@
-"""Landmarks by heatmaps, one set per image: a task with additional fields in its metadata."""
+"""Heatmap-based landmark detection, one set of landmarks per image: a task with additional metadata fields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

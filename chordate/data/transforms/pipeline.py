@@ -70,7 +70,7 @@ def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
     """Build the pipeline of a config.
 
     Args:
-        transforms: dicts with `type`, names, or built transforms.
+        transforms: each a dict with a `type`, a registered name, or a transform object.
 
     Raises:
         ConfigError: a transform or argument is unknown; or a transform blends whole batches, or scales or normalizes
