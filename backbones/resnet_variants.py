@@ -71,7 +71,7 @@ SE_RESNET: Variants = {
 }
 
 # Bello et al. 2021, Revisiting ResNets: a ResNet-D with squeeze-and-excitation of ratio 1/4 and a strided convolution
-# for the stem's max-pool (section 4.1), whose depth and image size grow together (section 6).
+# in place of the stem's max-pool (section 4.1). Depth and image size of ResNet-RS grow together (section 6).
 RESNET_RS_DEPTHS = (50, 101, 152, 200, 270, 350, 420)
 RESNET_RS: Variants = {}
 for depth in RESNET_RS_DEPTHS:

@@ -125,7 +125,7 @@ def _layers(
 
 
 def _base_layers(bases: Sequence[Any], source: str, path: Path, inside: tuple[Path, ...]) -> list[Layer]:
-    """The layers of the files that `_base_` names, relative to the folder of `path`."""
+    """The config layers of the files listed in `_base_`, whose paths are relative to the folder of `path`."""
     names = [name for base in bases for name in (base if isinstance(base, list | tuple) else [base])]
     found = [_find("_base_", name, source, path.parent) for name in names]
     return once(layer for base in found for layer in config_layers(base, inside))

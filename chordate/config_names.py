@@ -173,7 +173,7 @@ def _backbone(word: str, tail: str, known: set[str]) -> str | None:
 
 
 def _unknown_part(name: str, templates: Iterable[tuple[str, str]]) -> str:
-    """One line about a name that does not compose: which part is unknown, with similar names."""
+    """One line about a config name that cannot be composed: which part is unknown, with similar names."""
     what = f"unknown config {repr_name(name)}"
     tails: dict[str, set[str]] = {}  # by head
     for head, tail in templates:

@@ -52,7 +52,7 @@ project = "Chordate"
 version = release = chordate.__version__
 copyright = "the authors of Chordate"
 
-# Sources: the root, for the pages that stand there; of its folders, `docs` alone.
+# Source pages: those in the repository root, and those under `docs/`; other folders are excluded.
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md"]
 exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "docs"]

@@ -62,7 +62,7 @@ class ClassificationHead(nn.Module):
 
         Args:
             logits: `[N, num_classes]`.
-            truth: `[N]` int64, or weights `[N, num_classes]` that sum to 1 (blended images).
+            truth: `[N]` int64, or soft targets `[N, num_classes]`, each row summing to 1 (MixUp, CutMix).
         """
         if not self.binary:
             return {"cls": F.cross_entropy(logits, truth, label_smoothing=self.label_smoothing)}

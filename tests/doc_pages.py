@@ -22,7 +22,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def files(text: str) -> dict[str, str]:
-    """The Python blocks whose first line is their file's name, `# my_backbone.py`, by that name."""
+    """Python code blocks by file name, for blocks whose first line is a comment with it, e.g. `# my_backbone.py`."""
     named = [(re.match(r"# (\w+\.py)\b", block), block) for block in blocks(text, "python")]
     return {match[1]: block for match, block in named if match}
 

@@ -73,7 +73,7 @@ def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
 
 
 def rows(sample: Sample) -> dict[int, int]:
-    """The index of the instance with each label."""
+    """Instance index by label."""
     return {label: row for row, label in enumerate(sample["labels"].tolist())}
 
 

@@ -11,7 +11,7 @@ from chordate.data.image_io import read_image
 
 @pytest.fixture(scope="module")
 def files(cells, tmp_path_factory):
-    """Four photos: three in landscape format, and the fourth cropped to portrait format."""
+    """Four photos: three landscape, and the fourth cropped to portrait."""
     *paths, last = sorted((cells / "JPEGImages").glob("*.jpg"))[:4]
     portrait = tmp_path_factory.mktemp("photos") / "portrait.png"
     Image.open(last).crop((100, 0, 400, 480)).save(portrait)

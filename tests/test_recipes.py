@@ -1,4 +1,4 @@
-"""Classifier recipes have the papers' learning rates by epoch and the papers' settings, and train a few steps."""
+"""Classifier recipes have the papers' learning-rate schedules and settings, and train for a few steps."""
 
 from __future__ import annotations
 
@@ -175,7 +175,8 @@ def photos(tmp_path_factory) -> Path:
 def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str | None = None) -> list[dict[str, Any]]:
     """Run a few steps of a recipe and an evaluation; returns the lines of the log.
 
-    Only image size, batch size and length are reduced, and the network is truncated after the map `cut`.
+    Only image size, batch size and number of steps are reduced, and the network is truncated after the feature map
+    `cut`.
     """
     cfg = load_config(name)
     for data in (cfg.train_data, cfg.val_data):

@@ -145,7 +145,7 @@ def toy_config(optimizer: dict[str, Any] | None = None, schedule: dict[str, Any]
 
 
 def toy_trainer(work_dir: str | Path, *, model: Model | None = None, loader: Any = None, **options: Any) -> Trainer:
-    """A Trainer over the toy; `options` are those of `toy_config` and of Trainer."""
+    """A Trainer for the toy model and data; `options` are those of `toy_config` and of Trainer."""
     known = ("resume", "callbacks", "val_loader", "metric")
     given = {name: options.pop(name) for name in known if name in options}
     torch.manual_seed(0)

@@ -19,10 +19,10 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
 
 
 def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
-    """The borders of the set pixels of a 0/1 `[H, W]` mask, outer ones clockwise and holes counter-clockwise.
+    """The contours of the set pixels of a 0/1 `[H, W]` mask, outer ones clockwise and holes counter-clockwise.
 
-    Every border has the set pixels on its right. Straight pieces are chained at their end points; if two borders
-    touch in a corner, both ways of chaining give the same winding numbers.
+    Every contour has the set pixels on its right. Straight pieces are chained at their end points; if two contours
+    touch at a corner, both ways of chaining give the same winding numbers.
     """
     mask = mask.astype(np.int8)
     width = mask.shape[1] + 1

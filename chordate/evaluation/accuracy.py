@@ -26,7 +26,7 @@ MAX_ROWS = 40  # classes in the table; if there are more, only those with the lo
 
 
 class WithClasses(Protocol):
-    """The part of a data set that the metric needs."""
+    """The data set attributes that the metric uses."""
 
     meta: DatasetMeta
 

@@ -33,14 +33,14 @@ class CocoReport:
     Attributes:
         by_iou_type: for each evaluated IoU type ("bbox", "segm", "keypoints"):
             `numbers`: COCO's summary metrics by name.
-            `precision_recall`: `recall` (0, 0.01 … 1), `precision` at these by IoU threshold ("0.50" …), the mean over
-            classes with ground truth, and `by_class` at IoU 0.50 (None without ground truth).
+            `precision_recall`: `recall` (0, 0.01 … 1); `precision` at each recall, by IoU threshold ("0.50" …), the
+            mean over classes with ground truth; `by_class`: precision at IoU 0.50 (None without ground truth).
             `confusion`, not for keypoints, where hotcoco compares boxes: counts at IoU 0.5 of detections that score at
             least 0.5. `matrix` has a row per true class and a column per predicted class, in the order of `classes`;
             the last row and column are the background: its column counts missed objects, its row false positives
-            (including detections of crowd members). Also `iou` and `score`.
-            `errors`: by TIDE's error type the AP50 that it costs (`gain`) and its `count`; `FP` and `FN`, the cost of
-            all false positives and of all misses; `AP50`.
+            (including detections of crowd members). `iou` and `score` are the thresholds used.
+            `errors`: `AP50`; `kinds`: for each TIDE error type its `meaning`, its `gain` (dAP: the AP50 gained by
+            fixing it) and its `count`; `FP` and `FN`: the gains of fixing all false positives and all misses.
             `per_class`: as `CocoMetric.per_class`.
     """
 

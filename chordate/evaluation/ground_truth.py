@@ -52,10 +52,10 @@ def check_annotated(dataset: object, metric: str) -> None:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Annotations, completed with boxes.
+    """COCO annotations, with missing boxes filled in.
 
     Attributes:
-        coco: the index, with a box for every annotation.
+        coco: the COCO object, with a box for every annotation.
         with_masks, without_masks: number of annotations of the evaluated categories with and without a segmentation.
         keypoints: number of keypoints by category id, for categories that have keypoints.
     """

@@ -14,12 +14,13 @@ ONE_CALL_BOXES = 1000
 # A custom operator, so that it does not break compiled graphs.
 @torch.library.custom_op("chordate::batched_nms", mutates_args=())
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
-    """Greedy NMS within each group of each image: removes boxes that overlap a better one by more than `threshold`.
+    """Greedy NMS within each group of each image: removes boxes that overlap a higher-scoring one by more than
+    `threshold`.
 
     Args:
         boxes: `[M, 4]`; compared in float64.
         scores: `[M]`, higher is better.
-        groups: `[M]` int64; boxes of different groups do not suppress each other, negative groups mark empty rows.
+        groups: `[M]` int64; boxes of different groups do not suppress each other, negative groups mark padding.
         image: `[M]` int64 in ascending order, the image of each box.
         threshold: IoU threshold, 0 … 1.
 

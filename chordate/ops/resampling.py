@@ -25,8 +25,8 @@ def bilinear_weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cell
 
 
 def bicubic_weights(pixels: Tensor, max_pixels: int, cells: int) -> Tensor:
-    """Weights `[D, max_pixels, cells]` to resize `cells` to `pixels` `[D]`; as in torch's `interpolate`, border cells
-    are repeated outside. Rows beyond `pixels` are undefined."""
+    """Weights `[D, max_pixels, cells]` to resize `cells` to `pixels` `[D]`; outside, border cells are
+    replicated, as in torch's `interpolate`. Rows beyond `pixels` are undefined."""
     centers = torch.arange(max_pixels, device=pixels.device, dtype=pixels.dtype) + 0.5
     position = centers * (cells / pixels[:, None]) - 0.5
     below = position.floor()
@@ -42,8 +42,8 @@ def bicubic_weights(pixels: Tensor, max_pixels: int, cells: int) -> Tensor:
 
 
 def area_weights(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
-    """Weights `[R, cells, pixels]` for the mean over each of `cells` cells from `low` to `high` `[R]`, in pixels of a
-    bilinearly interpolated map with zeros outside.
+    """Weights `[R, cells, pixels]` that average a bilinearly interpolated, zero-padded map over each of `cells` equal
+    bins between `low` and `high` (`[R]`, in pixels).
 
     A pixel has the weight 1 - |u| at the distance |u| ≤ 1 from its center; the integral of the weight is u - u|u| / 2.
     """

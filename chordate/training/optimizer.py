@@ -30,7 +30,7 @@ UNSUITABLE = {  # optimizers that the trainer cannot step or resume, by name in 
 
 @dataclass(frozen=True)
 class PartSettings:
-    """Factors of the learning rate and the weight decay of one part of the model."""
+    """Learning-rate and weight-decay multipliers for one part of the model."""
 
     lr_mult: NonNegativeFloat = 1.0
     decay_mult: NonNegativeFloat = 1.0
@@ -114,8 +114,9 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
 
 
 def optimizer_class(name: str) -> Callable[..., Optimizer]:
-    """Find an optimizer's class by name: in OPTIMIZERS (with torch.optim's), then timm.optim's classes and its list.
-    Raises ConfigError if there is none (the message has similar names), or if its library is not installed."""
+    """Find an optimizer's class by name: in OPTIMIZERS (with torch.optim's), then timm.optim's classes, then timm's
+    optimizer registry. Raises ConfigError if there is none (the message suggests similar names), or if its library is
+    not installed."""
     if name in OPTIMIZERS.names():
         return OPTIMIZERS.get(name)
     import timm.optim  # import lazily: it takes seconds, and few runs need timm

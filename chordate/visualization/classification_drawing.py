@@ -1,4 +1,4 @@
-"""Draws classes as labels of the whole image."""
+"""Draws classification results and ground truth: image-level labels."""
 
 from __future__ import annotations
 

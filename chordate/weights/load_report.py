@@ -29,8 +29,8 @@ class LoadReport:
         source: the path or URL, or "the state dict".
         format: the library whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
         loaded: the model's tensors that were copied unchanged.
-        adapted: the model's tensors that were copied after a change: outputs of the same class, a 3-channel stem for
-            other channels.
+        adapted: the model's tensors that were copied after a change: outputs matched by name (of a class or keypoint),
+            a 3-channel stem converted to another number of input channels.
         skipped: tensors of the checkpoint that were not used, under the model's names where they have one.
         missing: the model's tensors that were not loaded; they keep their values.
         meta: metadata of the data set that the checkpoint was trained on, if known.

@@ -14,7 +14,7 @@ _NORM = ("head.norm", "classifier.0")
 
 
 def split_network(state: Mapping[str, Tensor], trunk: str, final: Mapping[str, str]) -> State:
-    """Rename a network's tensors to `<trunk>…`, and those of its last layers to the names in `final`: "linear", "norm".
+    """Prefix a network's tensor names with `trunk`; rename its last layers as `final` says (keys "linear" and "norm").
 
     If the last layer is a 1×1 convolution (timm's pre-activation ResNets), it becomes a linear layer.
     """

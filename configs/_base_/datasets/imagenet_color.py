@@ -1,5 +1,5 @@
 """ImageNet-1k as in fb.resnet.torch, which WRN, ResNeXt and DenseNet were trained with: crops of 8 to 100 % of the
-area, jitter of brightness, contrast and saturation (Howard 2013), AlexNet's lighting, flips.
+area, color jitter (brightness, contrast, saturation; Howard 2013), AlexNet's PCA lighting noise, flips.
 """
 
 _base_ = ["imagenet.py"]

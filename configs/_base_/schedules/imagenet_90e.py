@@ -1,7 +1,7 @@
-"""90 epochs of ImageNet at batch 256, rate 0.1 divided by 10 after epochs 30 and 60, weight decay 1e-4.
+"""90 epochs of ImageNet, batch size 256, weight decay 1e-4; learning rate 0.1, divided by 10 after epochs 30 and 60.
 
-He et al. 2016, section 3.4, divide the rate when the error plateaus. These epochs are from He et al. 2016, Identity
-Mappings, appendix, and from fb.resnet.torch.
+He et al. 2016, section 3.4, divide the learning rate when the error plateaus. These milestones are from He et al. 2016,
+Identity Mappings, appendix, and from fb.resnet.torch.
 """
 
 optimizer = dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-4, base_batch_size=256)
