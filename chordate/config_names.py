@@ -86,19 +86,26 @@ def find_config(name: str | Path) -> Path | Composition:
         ConfigError: there is no such config. The message has the unknown part of the name, and similar names.
     """
     path, known = Path(name), packaged_configs()
+    if str(name) in known:
+        return known[str(name)]
     if os.path.isfile(path):  # Path.is_file raises for a name that is too long
         return path
-    if os.path.isdir(name):
-        raise ConfigError(f"{path}: a folder; name a config file or a packaged config")
-    # configs/faster-rcnn/x.py means the packaged config x, whatever the current folder.
-    stem = path.stem if path.suffix == ".py" and not path.parent.is_dir() else str(name)
+    has_folder = os.path.isdir(path.parent)
+    # configs/faster-rcnn/x.py, given from another folder, is x.
+    stem = path.stem if path.suffix == ".py" and not has_folder else str(name)
     if stem in known:
         return known[stem]
-    if stem == str(name) and (path.suffix or len(path.parts) > 1):
-        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    is_folder = os.path.isdir(name)
+    if stem == str(name) and (path.suffix or len(path.parts) > 1) and not is_folder:
+        beside = [p.name for p in path.parent.glob("*.py")] if has_folder else []
         close = near_names(path.name, beside) or near_names(path.stem, known)
         raise ConfigError(f"{path}: no such config file" + (f"; did you mean {_either(close)}?" if close else ""))
-    return _compose(stem)
+    try:
+        return _compose(stem)
+    except ConfigError:
+        if is_folder:
+            raise ConfigError(f"{path}: a folder; name a config file or a packaged config") from None
+        raise
 
 
 def _compose(name: str) -> Path | Composition:
@@ -119,8 +126,9 @@ def _compose(name: str) -> Path | Composition:
     for head, backbone, tail in _splits(name):
         if (head, tail) in templates:
             same = templates[head, tail].get(backbone)  # resnet50 for r50
-            path = packaged_configs()[same or _recipe(name, backbone, templates[head, tail])]
-            return path if same else Composition(name, [path], {"type": backbone, **_own_settings(name)})
+            full = f"{head}{backbone.removesuffix('_cifar')}{tail}"  # without aliases, as in PUBLISHED
+            path = packaged_configs()[same or _recipe(full, backbone, templates[head, tail])]
+            return path if same else Composition(name, [path], {"type": backbone, **_own_settings(full)})
     raise ConfigError(_unknown_part(name, templates))
 
 
@@ -154,8 +162,9 @@ def _templates() -> dict[tuple[str, str], dict[str, str]]:
 def _splits(name: str) -> Iterator[NameParts]:
     """All splits of a name at a backbone: early positions first, then long backbone names first."""
     words, known = name.split("_"), set(BACKBONES.names())
+    longest = 1 + max(backbone.count("_") for backbone in known)  # in words
     for first in range(len(words)):
-        for end in range(len(words), first, -1):
+        for end in range(min(len(words), first + longest), first, -1):
             tail = "".join(f"_{word}" for word in words[end:])
             backbone = _backbone("_".join(words[first:end]), tail, known)
             if backbone:

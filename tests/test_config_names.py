@@ -61,6 +61,37 @@ def test_an_alias_names_a_registered_backbone(alias, backbone):
     assert load_config(f"retinanet_{alias}_fpn_1x_coco").model.backbone.type == backbone
 
 
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [
+        ("convnext-s_imagenet", "convnext_small_imagenet"),
+        ("d121_imagenet", "densenet121_imagenet"),
+        ("se-x50-32x4d_imagenet", "seresnext50_32x4d_imagenet"),
+        ("rs152_i256_imagenet", "resnetrs152_i256_imagenet"),
+        ("preact-resnet110_cifar10", "preact_resnet110_cifar10"),
+    ],
+)
+def test_a_short_form_has_the_recipe_of_its_backbones_paper(short, name):
+    assert load_config(short).to_dict() == load_config(name).to_dict()
+
+
+def test_a_folder_of_a_configs_name_does_not_hide_the_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mask-rcnn_r50_fpn_1x_coco", "mask-rcnn_r101_fpn_1x_coco", "resnet20_cifar10", "other"):
+        (tmp_path / name).mkdir()
+    assert load_config("mask-rcnn_r50_fpn_1x_coco").model.backbone.type == "resnet50"
+    assert load_config("mask-rcnn_r101_fpn_1x_coco").model.backbone.type == "resnet101"
+    assert load_config("resnet20_cifar100").train_data.dataset.type == "CIFAR100"
+    with pytest.raises(ConfigError, match="other: a folder; name a config file"):
+        load_config("other")
+
+
+@pytest.mark.parametrize("name", ["_" * 3000, "a" * 3000, f"{'a' * 300}/x.py"], ids=["words", "word", "path"])
+def test_a_very_long_name_is_unknown(name):
+    with pytest.raises(ConfigError, match="unknown config|no such config file"):
+        load_config(name)
+
+
 def test_the_same_backbone_by_its_long_name_is_the_packaged_file():
     assert find_config("mask-rcnn_resnet50_fpn_1x_coco") == packaged_configs()["mask-rcnn_r50_fpn_1x_coco"]
 
