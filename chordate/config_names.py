@@ -33,7 +33,7 @@ ALIASES = {
     **{f"rs{depth}": f"resnetrs{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)},
     **{f"convnext-{size[0]}": f"convnext_{size}" for size in ("tiny", "small", "base", "large")},
 }
-# Data sets that use the recipes of another data set, and the config file that overrides these recipes' settings.
+# Datasets that use the recipes of another dataset, and the config file that overrides these recipes' settings.
 SAME_RECIPES = {"cifar100": ("cifar10", "_base_/datasets/cifar100.py")}
 
 

@@ -91,7 +91,9 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: this backbone does not support it.
         """
-        raise ConfigError(f"{offered(self).source} has no stage that can be removed; use another one, e.g. resnet50")
+        raise ConfigError(
+            f"{offered(self).source} has no stage that can be removed; use another backbone, e.g. resnet50"
+        )
 
 
 class Neck(nn.Module):

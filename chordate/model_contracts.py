@@ -95,7 +95,7 @@ class Model(nn.Module):
 class Metric:
     """Base class of metrics: collects predictions batch by batch and computes values, which are equal on all ranks.
 
-    The constructor of a subclass receives the data set as the keyword `dataset`. The other methods refer to the
+    The constructor of a subclass receives the dataset as the keyword `dataset`. The other methods refer to the
     predictions of the last `compute`.
 
     Attributes:

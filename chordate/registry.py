@@ -1,4 +1,4 @@
-"""The registries of components (backbones, heads, data sets …), which build objects from a config's dicts.
+"""The registries of components (backbones, heads, datasets …), which build objects from a config's dicts.
 
 A component is registered in one of three ways: the decorator `@BACKBONES.register_module()`, a config's
 `custom_imports`, or an installed package's entry point in the group `chordate.plugins`.

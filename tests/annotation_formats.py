@@ -1,4 +1,4 @@
-"""Converts a COCO data set to Pascal VOC's and YOLO's layout: the same images and boxes."""
+"""Converts a COCO dataset to Pascal VOC's and YOLO's layout: the same images and boxes."""
 
 import json
 import shutil

@@ -22,7 +22,7 @@ Found = dict[int, Detections]  # by image id
 
 @dataclass
 class Truth:
-    """The part of a data set that the metric needs."""
+    """The part of a dataset that the metric needs."""
 
     content: dict
     classes: tuple[str, ...] = ()

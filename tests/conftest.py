@@ -56,7 +56,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
-    """A small generated data set: 24 training images and 12 validation images."""
+    """A small generated dataset: 24 training images and 12 validation images."""
     from chordate.data.shapes import generate_shapes
 
     root = tmp_path_factory.mktemp("shapes")

@@ -1,4 +1,4 @@
-"""Builds a data set and its loader in one call, as the commands do."""
+"""Builds a dataset and its loader in one call, as the commands do."""
 
 from pathlib import Path
 from typing import Any

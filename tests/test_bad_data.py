@@ -22,8 +22,8 @@ def open_set(root: Path, **settings) -> CocoDataset:
     return CocoDataset("annotations.json", "images", data_root=root, **settings)
 
 
-def told(root: Path, **settings) -> str:
-    """The error message if opening the data set or reading its first image fails."""
+def error_line(root: Path, **settings) -> str:
+    """The error message if opening the dataset or reading its first image fails."""
     with pytest.raises(DataError) as error:
         open_set(root, **settings)[(0, 0)]
     message = str(error.value)
@@ -60,13 +60,13 @@ def test_truncated_json_is_an_error_that_names_the_file(tmp_path: Path, share: f
     file = write_coco(tmp_path, [BOX]) / "annotations.json"
     text = file.read_text()
     file.write_text(text[: int(len(text) * share)])
-    assert re.match(rf"{file}: not COCO annotations, or truncated: .*line", told(tmp_path))
+    assert re.match(rf"{file}: not COCO annotations, or truncated: .*line", error_line(tmp_path))
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"annotations": 3}, "nonsense"])
 def test_json_that_is_not_coco_is_refused(tmp_path: Path, content) -> None:
     (write_coco(tmp_path, []) / "annotations.json").write_text(json.dumps(content))
-    assert "annotations.json: not COCO annotations" in told(tmp_path)
+    assert "annotations.json: not COCO annotations" in error_line(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_contradictory_annotations_stop_the_run_with_their_ids_unless_allowed(
     tmp_path: Path, annotations: list, replaced: dict, complaint: str
 ) -> None:
     write_coco(tmp_path, annotations, **replaced)
-    message = told(tmp_path)
+    message = error_line(tmp_path)
     assert re.search(complaint, message)
     assert 'health="warn"' in message
     sample = open_set(tmp_path, health="warn")[(0, 0)]
@@ -102,51 +102,51 @@ def test_duplicate_image_ids_stop_the_run(tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     content["images"].append(content["images"][0])
     file.write_text(json.dumps(content))
-    assert re.search(r"[Dd]uplicate image.*\(id 1\)", told(tmp_path))
+    assert re.search(r"[Dd]uplicate image.*\(id 1\)", error_line(tmp_path))
     assert open_set(tmp_path, health="warn").image_ids.tolist() == [1, 2]
 
 
 def test_two_categories_of_one_name_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX], categories=[{"id": 1, "name": "cat"}, {"id": 3, "name": "cat"}])
-    assert "several categories have the same name" in told(tmp_path)
+    assert "several categories have the same name" in error_line(tmp_path)
 
 
 def test_many_ids_are_counted_not_listed(tmp_path: Path) -> None:
     write_coco(tmp_path, [annotation(n, 99, [1, 1, 9, 9]) for n in range(100)])
-    assert "9 … (100 in all)" in told(tmp_path)
+    assert "9 … (100 in all)" in error_line(tmp_path)
 
 
 @pytest.mark.parametrize("empty", [{"images": []}, {"categories": []}])
 def test_an_empty_set_is_refused(tmp_path: Path, empty: dict) -> None:
     write_coco(tmp_path, [], **empty)
-    assert "there is nothing to" in told(tmp_path).replace("nothing to learn", "there is nothing to learn")
+    assert "there is nothing to" in error_line(tmp_path).replace("nothing to learn", "there is nothing to learn")
 
 
-def test_a_data_set_without_instances_is_refused_if_empty_images_are_left_out(tmp_path: Path) -> None:
+def test_a_dataset_without_instances_is_refused_if_empty_images_are_left_out(tmp_path: Path) -> None:
     write_coco(tmp_path, [])
-    assert "no image with an instance of its classes" in told(tmp_path, filter_empty=True)
+    assert "no image with an instance of its classes" in error_line(tmp_path, filter_empty=True)
 
 
 def test_masks_from_box_annotations_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
-    assert "annotation 1 has no segmentation; masks=True needs one" in told(tmp_path, masks=True)
+    assert "annotation 1 has no segmentation; masks=True needs one" in error_line(tmp_path, masks=True)
 
 
 def test_an_image_without_a_file_name_is_named_by_its_id(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX], images=[{"id": 1, "height": 60, "width": 80}])
-    assert told(tmp_path) == f"{tmp_path}/annotations.json: image 1 has no file_name; add it"
+    assert error_line(tmp_path) == f"{tmp_path}/annotations.json: image 1 has no file_name; add it"
 
 
 def test_boxes_that_are_fractions_of_the_image_are_warned_of(tmp_path: Path) -> None:
     """Otherwise a detector would train on boxes of about one pixel."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
     message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)"
-    assert message in told(tmp_path)
+    assert message in error_line(tmp_path)
     write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # one small box is not an error
     assert len(open_set(tmp_path)) > 0
 
 
-def test_the_problems_of_the_health_check_stay_with_the_data_set(tmp_path: Path) -> None:
+def test_the_problems_of_the_health_check_stay_with_the_dataset(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     assert open_set(tmp_path).health_report == []
     write_coco(tmp_path, [annotation(4, 1, [70, 10, 20, 20])])
@@ -159,7 +159,7 @@ def test_the_problems_of_the_health_check_stay_with_the_data_set(tmp_path: Path)
 def test_a_missing_image_names_its_neighbors(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     (tmp_path / "images" / "1.png").rename(tmp_path / "images" / "01.png")
-    assert "images/1.png: no such image file; did you mean 01.png" in told(tmp_path)
+    assert "images/1.png: no such image file; did you mean 01.png" in error_line(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -237,10 +237,10 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, photo:
 def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     cv2.imwrite(str(tmp_path / "images" / "1.png"), np.zeros((30, 40, 3), np.uint8))
-    assert re.search(r"images/1\.png: the image is 40×30, but the annotations say 80×60", told(tmp_path))
+    assert re.search(r"images/1\.png: the image is 40×30, but the annotations say 80×60", error_line(tmp_path))
 
 
 def test_swapped_width_and_height_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     cv2.imwrite(str(tmp_path / "images" / "1.png"), np.zeros((80, 60, 3), np.uint8))
-    assert "the image is 60×80, but the annotations say 80×60" in told(tmp_path)
+    assert "the image is 60×80, but the annotations say 80×60" in error_line(tmp_path)

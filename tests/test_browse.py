@@ -129,7 +129,7 @@ def test_wide_and_tall_images_are_on_the_page_in_separate_batches(tmp_path: Path
     page = Page((tmp_path / "out/index.html").read_text(encoding="utf-8"))
     batches = {heading.removeprefix(f"Batch {n} ") for n, heading in enumerate(page.headings, start=1)}
     assert batches == {"4 images, 64×96 with padding", "4 images, 96×64 with padding"}
-    assert len(page.pictures) == 8  # all images of the data set, fewer than the default of 16
+    assert len(page.pictures) == 8  # all images of the dataset, fewer than the default of 16
     assert all("60×90 → 60×90, 1 instance" in c or "90×60 → 90×60, 1 instance" in c for c in page.captions)
 
 

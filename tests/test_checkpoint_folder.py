@@ -164,7 +164,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "expected"),
     [
         ("cut", "truncated"),
         ("empty", "empty"),
@@ -180,11 +180,13 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("other optimiser", "trained with AdamW, but optimizer.type is SGD"),
     ],
 )
-def test_resuming_from_a_checkpoint_that_does_not_fit_is_a_one_line_error(tmp_path: Path, kind: str, told: str) -> None:
+def test_resuming_from_a_checkpoint_that_does_not_fit_is_a_one_line_error(
+    tmp_path: Path, kind: str, expected: str
+) -> None:
     path = broken(tmp_path, kind)
     with pytest.raises(ChordateError) as error:
         toy_trainer(tmp_path / "run", resume=path, iterations=2).train()
-    assert told in str(error.value)
+    assert expected in str(error.value)
     assert path.name in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ran").exists()

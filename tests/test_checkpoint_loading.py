@@ -273,5 +273,5 @@ def test_a_checkpoint_of_ours_with_foreign_entries_is_a_one_line_error(tmp_path,
 )
 def test_broken_metadata_names_the_file_and_the_field(tmp_path, meta, field):
     file = save(tmp_path / "a.pth", {**own(TinyDetector()), "meta": meta})
-    told = message(TinyDetector(), file)
-    assert told.startswith(f"{file}: broken dataset metadata ({field}")
+    text = message(TinyDetector(), file)
+    assert text.startswith(f"{file}: broken dataset metadata ({field}")

@@ -65,9 +65,9 @@ def test_a_url_is_downloaded_once_and_its_hash_is_checked(hub, served):
 
     save(folder / "tiny-0123abcd.pth", TinyDetector().state_dict())
     assert "invalid hash" in message(model, f"{url}/tiny-0123abcd.pth")
-    told = message(model, f"{url}/none.pth")
-    assert "could not be downloaded: HTTP Error 404" in told
-    remedy = Path(told.rpartition("copy the file to ")[2])
+    text = message(model, f"{url}/none.pth")
+    assert "could not be downloaded: HTTP Error 404" in text
+    remedy = Path(text.rpartition("copy the file to ")[2])
     save(remedy, filled(model).state_dict())
     load_checkpoint(TinyDetector(), f"{url}/none.pth")
 

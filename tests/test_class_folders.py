@@ -1,4 +1,4 @@
-"""Class folders, zips and CIFAR's own files: the same samples as from torchvision's data sets."""
+"""Class folders, zips and CIFAR's own files: the same samples as from torchvision's datasets."""
 
 import hashlib
 import json

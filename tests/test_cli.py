@@ -116,8 +116,8 @@ def test_predict_reports_a_broken_image_and_goes_on_with_the_others(seer, shapes
     out = tmp_path / "drawn"
     files = [str(tmp_path / "cut.jpg"), str(whole)]
     assert main(["predict", CONFIG, str(seer), *files, "--out", str(out), "--score-threshold", "0.2"]) == 2
-    told = capsys.readouterr()
-    assert "on 1 image:" in told.out and f"{tmp_path}/cut.jpg: not a readable image" in told.err
+    output = capsys.readouterr()
+    assert "on 1 image:" in output.out and f"{tmp_path}/cut.jpg: not a readable image" in output.err
     assert {row["file"] for row in json.loads((out / "predictions.json").read_text())} == {str(whole)}
     assert [file.name for file in out.glob("*.png")] == [f"{whole.stem}_prediction.png"]
 

@@ -43,7 +43,7 @@ def train(root: Path, *options: str, more: tuple[str, ...] = ()) -> int:
     return main(["train", CONFIG, *arguments, "--cfg-options", *SETTINGS, *backbone, *options])
 
 
-def told(capsys, command: str = "train") -> str:
+def error_line(capsys, command: str = "train") -> str:
     """The error message of a failed command; asserts that it is one line."""
     lines = capsys.readouterr().err.strip().splitlines()
     errors = [line for line in lines if line.startswith(f"chordate {command}: ")]
@@ -61,7 +61,7 @@ def test_undamaged_data_trains(tmp_path):
 def test_training_on_a_missing_image_is_a_one_line_error_and_status_2(tmp_path, capsys, workers):
     (write_coco(tmp_path, BOXES) / "images/2.png").rename(tmp_path / "images/02.png")
     assert train(tmp_path, f"train_data.workers={workers}") == 2
-    assert "images/2.png: no such image file; did you mean 02.png" in told(capsys)
+    assert "images/2.png: no such image file; did you mean 02.png" in error_line(capsys)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -70,7 +70,7 @@ def test_training_on_a_truncated_jpeg_is_a_one_line_error_and_status_2(tmp_path,
     picture = cv2.imencode(".jpg", cv2.imread(str(tmp_path / "images/2.png")))[1].tobytes()
     (tmp_path / "images/2.png").write_bytes(picture[: len(picture) // 2])
     assert train(tmp_path, f"train_data.workers={workers}") == 2
-    assert "images/2.png" in (line := told(capsys)) and "truncated" in line
+    assert "images/2.png" in (line := error_line(capsys)) and "truncated" in line
 
 
 def test_images_of_every_file_type_train(tmp_path):
@@ -115,24 +115,24 @@ def test_training_on_contradictory_annotations_is_a_one_line_error_and_status_2(
     tmp_path, capsys, annotations, complaint
 ):
     assert train(write_coco(tmp_path, annotations)) == 2
-    assert "annotations.json" in (line := told(capsys)) and complaint in line
+    assert "annotations.json" in (line := error_line(capsys)) and complaint in line
 
 
 def test_training_on_truncated_json_is_a_one_line_error_and_status_2(tmp_path, capsys):
     file = write_coco(tmp_path, BOXES) / "annotations.json"
     file.write_text(file.read_text()[:200])
     assert train(tmp_path) == 2
-    assert "annotations.json: not COCO annotations, or truncated" in told(capsys)
+    assert "annotations.json: not COCO annotations, or truncated" in error_line(capsys)
 
 
-def test_training_on_an_empty_data_set_is_a_one_line_error_and_status_2(tmp_path, capsys):
+def test_training_on_an_empty_dataset_is_a_one_line_error_and_status_2(tmp_path, capsys):
     assert train(write_coco(tmp_path, [], images=[])) == 2
-    assert "annotations.json: no images; there is nothing to load" in told(capsys)
+    assert "annotations.json: no images; there is nothing to load" in error_line(capsys)
 
 
 def test_a_loss_that_is_not_finite_names_itself_the_step_and_the_images(tmp_path, capsys):
     assert train(write_coco(tmp_path, BOXES), "model.backbone.infinite=True") == 2
-    line = told(capsys)
+    line = error_line(capsys)
     assert "is nan in iteration 1" in line and ("images [1]" in line or "images [2]" in line)
     assert not list((tmp_path / "run").glob("*.pt"))
 
@@ -181,5 +181,5 @@ def test_a_broken_checkpoint_is_a_one_line_error_and_status_2(tmp_path, capsys, 
         arguments = ["--data-root", str(tmp_path), "--work-dir", str(tmp_path / "run"), "--cfg-options", *SETTINGS]
         status = main(["train", CONFIG, *arguments, f"model.backbone.pretrained={path}"])
     assert status == 2
-    assert path in told(capsys, command.split()[0])
+    assert path in error_line(capsys, command.split()[0])
     assert not (tmp_path / "harmed").exists()

@@ -252,10 +252,10 @@ def test_a_label_beyond_the_classes_is_an_error_that_names_the_image():
         metric.update([detections([], [], []), detections([[0, 0, 9, 9]], [0.5], [2])], batch_of([1, 2]))
 
 
-def test_an_image_of_another_data_set_is_an_error():
+def test_an_image_of_another_dataset_is_an_error():
     metric = CocoMetric(simple_truth())
     metric.update([detections([], [], [])], batch_of([77]))
-    with pytest.raises(DataError, match="image 77 is not in the data set"):
+    with pytest.raises(DataError, match="image 77 is not in the dataset"):
         metric.compute()
 
 

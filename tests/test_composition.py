@@ -298,7 +298,7 @@ def test_a_setting_written_beside_the_new_type_is_not_dropped(written: Path) -> 
         BACKBONES.build(section(load_config(R50, options), "model")["backbone"])
 
 
-def test_a_voc_data_set_over_a_coco_base(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_voc_dataset_over_a_coco_base(caplog: pytest.LogCaptureFixture) -> None:
     options = {"train_data.dataset.type": "VocDataset", "train_data.dataset.folder": "VOC2007"}
     own = {"type": "VocDataset", "folder": "VOC2007"}
     assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}  # passed on to CocoDataset

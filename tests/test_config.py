@@ -58,7 +58,7 @@ def test_misspelled_section_of_an_override_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "expected"),
     [
         ("lr", r"`lr` is a setting, not a section: write optimizer\.lr$"),
         ("epochs", r"write train\.epochs$"),
@@ -67,12 +67,12 @@ def test_misspelled_section_of_an_override_is_an_error():
         ("train_dataloader.batch_size", r"`train_dataloader` is called `train_data` here"),
     ],
 )
-def test_a_setting_in_the_wrong_place_is_told_its_own(option, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_setting_in_the_wrong_place_names_the_right_place(option, expected):
+    with pytest.raises(ConfigError, match=expected):
         load_config(R50, {option: 1})
 
 
-def test_a_missing_file_whose_name_is_nearly_a_packaged_ones_is_told_so(tmp_path):
+def test_a_missing_file_whose_name_resembles_a_packaged_one_names_that_one(tmp_path):
     with pytest.raises(ConfigError, match=f'no such config file; did you mean "{R50}"'):
         load_config(tmp_path / f"{R50}x.py")
 

@@ -63,7 +63,7 @@ SETTINGS = {
     "train.load_from=no.pth": r"train\.load_from: no checkpoint no\.pth",
     "train.seed=99999999999999999999": r"train\.seed must be",
     "train.amp=fp16": r"train\.amp: fp16",
-    "model.type=ImageClassifier val_data=None": r"ImageClassifier trains on ClassTargets, but the data set has",
+    "model.type=ImageClassifier val_data=None": r"ImageClassifier trains on ClassTargets, but the dataset has",
 }
 # Model and data may come from two files; the message gives the value and the name of both settings.
 OF_NO_ONE_FILE = {"model.type=ImageClassifier val_data=None"}
@@ -201,7 +201,7 @@ def test_a_config_of_objects_is_built_but_not_trained() -> None:
         (b"custom_imports = dict(imports=['fails'])", "custom_imports: fails: ValueError: bad luck"),
     ],
 )
-def test_a_config_file_that_cannot_be_read_is_told_in_one_line(text: bytes, message: str, written: Path) -> None:
+def test_a_config_file_that_cannot_be_read_is_a_one_line_error(text: bytes, message: str, written: Path) -> None:
     (written / "leaves_at_once.py").write_text("raise SystemExit(3)\n")
     (written / "fails.py").write_text("raise ValueError('bad\\nluck')\n")
     (written / "a.py").write_bytes(text)
@@ -235,7 +235,7 @@ def test_a_config_file_that_cannot_be_read_is_told_in_one_line(text: bytes, mess
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
-def test_nonsense_arguments_are_told_in_one_line(call: Any, arguments: dict[str, Any], message: str) -> None:
+def test_nonsense_arguments_are_one_line_errors(call: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         call(**arguments)
     assert "\n" not in str(error.value)
@@ -273,7 +273,7 @@ def test_every_optimizer_of_timms_list_is_on_offer_or_torchs_under_its_own_name(
     assert optimizer_class("adafactor") is timm.optim.Adafactor
 
 
-def test_dropped_settings_are_told_once_and_only_if_the_config_loads(
+def test_dropped_settings_are_reported_once_and_only_if_the_config_loads(
     written: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {"optimizer.type": "SGD", "model.backbone.type": "convnext_tiny"}

@@ -33,7 +33,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return folder, json.loads((folder / "told.json").read_text())
+    return folder, json.loads((folder / "report.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_torchrun_gives_each_process_its_rank(ranks: Any) -> None:
-    assert [(told["rank"], told["world_size"]) for told in ranks[1]] == [(0, 2), (1, 2)]
+    assert [(reports["rank"], reports["world_size"]) for reports in ranks[1]] == [(0, 2), (1, 2)]
 
 
 def test_gradients_averaged_over_ranks_train_the_same_weights(ranks: Any, alone: Path) -> None:
@@ -84,32 +84,32 @@ def test_parameters_that_no_loss_reaches_are_named_and_the_model_is_as_before() 
 
 
 def test_one_checkpoint_evaluates_to_the_same_numbers_and_counts_each_image_once(ranks: Any) -> None:
-    folder, told = ranks
+    folder, reports = ranks
     model = fresh_model()
     model.load_state_dict(torch.load(folder / "plain" / "epoch_2.pt", weights_only=True)["model"])
     expected = evaluate(model, toy_loader(7, 2, training=False), ToyMetric(), device=torch.device("cpu"))
-    assert told[0]["metrics"] == told[1]["metrics"]
-    assert told[0]["metrics"] == pytest.approx(expected, rel=1e-6)
+    assert reports[0]["metrics"] == reports[1]["metrics"]
+    assert reports[0]["metrics"] == pytest.approx(expected, rel=1e-6)
     assert (expected["toy_images"], expected["toy_most"]) == (7, 1)
 
 
 def test_a_resume_restores_the_random_numbers_of_every_rank(ranks: Any) -> None:
-    folder, told = ranks
+    folder, reports = ranks
     assert read_log(folder / "whole") == read_log(folder / "resumed")
     assert len(read_log(folder / "whole")) == 18
-    assert told[0]["draw"] != told[1]["draw"]  # dropout differs between the ranks
+    assert reports[0]["draw"] != reports[1]["draw"]  # dropout differs between the ranks
 
 
 def test_ranks_with_different_checkpoints_do_not_resume(ranks: Any) -> None:
-    assert all("would resume from epoch_2.pt and nothing" in told["resume"] for told in ranks[1])
+    assert all("would resume from epoch_2.pt and nothing" in reports["resume"] for reports in ranks[1])
 
 
 @pytest.mark.parametrize(("name", "part"), [("norm", "model"), ("norm_ema", "ema")])
 def test_logged_metrics_are_those_of_the_saved_model_though_batchnorm_saw_other_images_on_each_rank(
     ranks: Any, name: str, part: str
 ) -> None:
-    folder, told = ranks
-    assert told[0][name] == told[1][name]
+    folder, reports = ranks
+    assert reports[0][name] == reports[1][name]
     logged = read_log(folder / name, "val")
     for epoch in (1, 2):
         model = fresh_model(norm=True)
@@ -135,10 +135,10 @@ def test_saved_batchnorm_statistics_are_the_mean_over_the_ranks(ranks: Any) -> N
 
 
 def test_a_nan_on_one_rank_stops_all_and_is_named_by_all(ranks: Any) -> None:
-    told = ranks[1]
-    assert told[0]["nan"] == told[1]["nan"]
-    assert "fit is nan in iteration 4 on rank 1, images [" in told[0]["nan"]
-    assert str(told[0]["bad"]) in told[0]["nan"].split("[")[1].split("]")[0].split(", ")
+    reports = ranks[1]
+    assert reports[0]["nan"] == reports[1]["nan"]
+    assert "fit is nan in iteration 4 on rank 1, images [" in reports[0]["nan"]
+    assert str(reports[0]["bad"]) in reports[0]["nan"].split("[")[1].split("]")[0].split(", ")
 
 
 def test_synchronized_batchnorm_on_the_cpu_is_refused(ranks: Any) -> None:
@@ -202,7 +202,7 @@ def test_a_process_started_by_hand_is_alone(environment: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "reports"),
     [
         ({"RANK": "0"}, "RANK is set, but not WORLD_SIZE, LOCAL_RANK"),
         ({"WORLD_SIZE": "8"}, "WORLD_SIZE is 8, but RANK is not set"),
@@ -211,28 +211,28 @@ def test_a_process_started_by_hand_is_alone(environment: dict[str, str]) -> None
         ({**LAUNCHED, "MASTER_PORT": "-1"}, 'MASTER_PORT is "-1"'),
     ],
 )
-def test_invalid_launcher_variables_are_named(environment: dict[str, str], told: str) -> None:
+def test_invalid_launcher_variables_are_named(environment: dict[str, str], reports: str) -> None:
     assert is_launched(LAUNCHED)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=reports):
         is_launched(environment)
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "reports"),
     [
         ({"SLURM_PROCID": None}, "not SLURM_PROCID"),
         ({"SLURM_JOB_ID": "x"}, 'SLURM_JOB_ID is "x"'),
         ({"SLURM_STEP_NUM_TASKS": "many"}, 'SLURM_STEP_NUM_TASKS is "many"'),
     ],
 )
-def test_invalid_slurm_variables_are_named(changed: dict[str, str | None], told: str) -> None:
+def test_invalid_slurm_variables_are_named(changed: dict[str, str | None], reports: str) -> None:
     task = {
         "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "n1",
         "SLURM_JOB_ID": "7",
     }  # fmt: skip
     assert slurm_environment(task)["RANK"] == "0"
     broken = {name: value for name, value in {**task, **changed}.items() if value is not None}
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=reports):
         slurm_environment(broken)
 
 

@@ -19,7 +19,7 @@ WHOLE = DatasetMeta(
 )
 
 
-def test_every_field_of_a_data_sets_metadata_can_be_set() -> None:
+def test_every_field_of_a_datasets_metadata_can_be_set() -> None:
     assert all(getattr(WHOLE, f.name) != getattr(DatasetMeta(), f.name) for f in fields(DatasetMeta))
     assert fallback_meta(WHOLE.to_dict()) == WHOLE
 

@@ -53,7 +53,7 @@ def by_hand(model, file) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_data_sets_rows_are_the_pooled_features_of_its_images(trained, split, tmp_path):
+def test_a_datasets_rows_are_the_pooled_features_of_its_images(trained, split, tmp_path):
     root, model = trained
     out = tmp_path / "deep/f.npz"
     files = [str(root / "x.py"), str(root / "x.pt")]

@@ -252,7 +252,7 @@ def test_the_models_classes_decide_the_labels(root: Path) -> None:
     assert build(("cat",)).category_ids == [3]
     with pytest.raises(DataError, match='the model.s classes are .*: .*unknown class "cats"; did you mean "cat"'):
         build(("dog", "cats"))
-    with pytest.raises(DataError, match="the model's classes are dog, cat, .*: this data set sets classes to dog;"):
+    with pytest.raises(DataError, match="the model's classes are dog, cat, .*: this dataset sets classes to dog;"):
         build(("dog", "cat"), classes=["dog"])
 
 

@@ -1,4 +1,4 @@
-"""Custom data sets, metrics and backbones are validated when a run starts; violations raise one-line errors."""
+"""Custom datasets, metrics and backbones are validated when a run starts; violations raise one-line errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ METRICS = {
     "OneNumber": "OneNumber.compute must return numbers by name, got float",
     "NoCompute": "NoCompute does not implement Metric.compute, which it must",
     "NoMetric": "NoMetric is not a subclass of Metric: derive it from chordate.model_contracts.Metric",
-    "CocoMetric": "CocoMetric needs a data set with COCO annotations",
+    "CocoMetric": "CocoMetric needs a dataset with COCO annotations",
     "AccuracyMetric": "AccuracyMetric evaluates Classifications; the model predicts Guess",
 }
 
@@ -66,7 +66,7 @@ def test_plugs_that_keep_their_contracts_train(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["train", "val"])
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_data_set_that_breaks_its_contract_is_refused_before_training(tmp_path: Path, capsys, name, role) -> None:
+def test_a_dataset_that_breaks_its_contract_is_refused_before_training(tmp_path: Path, capsys, name, role) -> None:
     assert train(tmp_path, **{role: name}) == 2
     line = capsys.readouterr().err
     assert name in line and DATASETS[name] in line and line.count("\n") == 1

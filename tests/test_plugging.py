@@ -161,7 +161,7 @@ def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):
     assert float(head.loss(logits, labels)["semantic"]) == pytest.approx(entropy + squared, rel=1e-5)
 
 
-def test_the_data_set_is_learned(folder, monkeypatch):
+def test_the_dataset_is_learned(folder, monkeypatch):
     """Dark and light images labeled in a CSV file; the classes are saved in the checkpoint."""
     work_dir = run(folder, "my_dataset_config.py", monkeypatch, "train_data.workers=0", "val_data.workers=0")
     assert torch.load(work_dir / "best_top1.pt", weights_only=True)["meta"]["classes"] == ["dark", "light"]

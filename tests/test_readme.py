@@ -50,7 +50,7 @@ def test_the_custom_backbone_is_about_ten_lines():
     assert len(lines) <= 16
 
 
-def test_the_data_set_config_inherits(folder):
+def test_the_dataset_config_inherits(folder):
     cfg = chordate.load_config(folder / "cells.py")
     assert cfg.train_data.dataset.annotations == "annotations/train.json"
     assert cfg.train.epochs == 24

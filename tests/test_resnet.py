@@ -207,7 +207,7 @@ def test_a_plain_network_has_no_shortcuts(name):
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_a_branch_that_is_dropped_leaves_the_shortcut_and_the_others_make_up_for_it(block):
-    """Stochastic depth (Huang et al. 2016), sampled per image; kept branches are divided by their probability."""
+    """Stochastic depth (Huang et al. 2016), per image; kept branches are divided by the probability to be kept."""
     width = 64 // block.expansion
     always, sometimes = (block(64, width, norm="FrozenBN", drop=drop) for drop in (0.0, 0.25))
     randomize(always)

@@ -153,7 +153,7 @@ def test_padding_of_a_batch_is_ignored():
 
 
 class Truth:
-    """A data set of given labels."""
+    """A dataset of given labels."""
 
     def __init__(self, labels: list[torch.Tensor]):
         self.meta, self.labels = DatasetMeta(("a", "b", "c", "never")), labels

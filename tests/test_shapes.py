@@ -1,4 +1,4 @@
-"""The generated data set has valid COCO format, annotations of the visible regions, and disjoint splits."""
+"""The generated dataset has valid COCO format, annotations of the visible regions, and disjoint splits."""
 
 import hashlib
 import json

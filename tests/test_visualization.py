@@ -202,14 +202,14 @@ def test_names_outside_ascii_are_drawn():
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory) -> CocoDataset:
-    """A generated data set of six images."""
+    """A generated dataset of six images."""
     root = tmp_path_factory.mktemp("shapes")
     generate_shapes(root, train=0, val=6, size=96, seed=2)
     return CocoDataset("annotations/val.json", "val", data_root=root)
 
 
 def sheet_of(dataset: CocoDataset, indices, panel: int) -> np.ndarray:
-    """A sheet of images of a data set, without detections."""
+    """A sheet of images of a dataset, without detections."""
     samples = [dataset.read(index) for index in indices]
     images = [to_picture(sample["image"]) for sample in samples]
     names = [Path(sample["info"].path).name for sample in samples]

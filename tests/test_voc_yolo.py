@@ -105,7 +105,7 @@ def test_broken_voc_folders_are_refused(voc: Path) -> None:
     file.write_text("<annotation></annotation>")
     with pytest.raises(DataError, match=r"000001\.xml.*filename"):
         VocDataset(voc)
-    with pytest.raises(DataError, match="a VOC data set has its XML files there"):
+    with pytest.raises(DataError, match="a VOC dataset has its XML files there"):
         VocDataset(voc / "JPEGImages")
 
 

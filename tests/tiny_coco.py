@@ -1,4 +1,4 @@
-"""A COCO-format data set of a few images, for tests with hand-written annotations."""
+"""A COCO-format dataset of a few images, for tests with hand-written annotations."""
 
 import json
 from pathlib import Path

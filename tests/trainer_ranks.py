@@ -91,5 +91,5 @@ def main(folder: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     told = all_gather_object(main(Path(sys.argv[1])))
     if is_main_process():
-        (Path(sys.argv[1]) / "told.json").write_text(json.dumps(told))
+        (Path(sys.argv[1]) / "report.json").write_text(json.dumps(told))
     finish()

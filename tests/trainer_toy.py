@@ -1,4 +1,4 @@
-"""A model, a data set and a metric small enough to train hundreds of times, for the tests of the trainer.
+"""A model, a dataset and a metric small enough to train hundreds of times, for the tests of the trainer.
 
 The model has dropout and BatchNorm, and the data an augmentation that depends only on (seed, epoch, index), so that
 exact resuming can be tested.

@@ -1,4 +1,4 @@
-"""`make demo`: generate a data set, train a small Mask R-CNN on it, and draw its predictions."""
+"""`make demo`: generate a dataset, train a small Mask R-CNN on it, and draw its predictions."""
 
 import sys
 from pathlib import Path

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add CONFIG, --data-root and --cfg-options, the arguments of every command that works on a data set."""
+    """Add CONFIG, --data-root and --cfg-options, the arguments of every command that works on a dataset."""
     parser.add_argument("config", help="a packaged config's name, or a config file")
     parser.add_argument(
-        "--data-root", type=nonempty, help="folder of the data set (default: $CHORDATE_DATA, else data/)"
+        "--data-root", type=nonempty, help="folder of the dataset (default: $CHORDATE_DATA, else data/)"
     )
     add_options(parser)
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images", nargs="*", metavar="IMAGE",
         help="image files, or folders of them (default: the config's validation data)",
     )  # fmt: skip
-    parser.add_argument("--data", choices=["train", "val"], default="val", help="data set of the config (default: val)")
+    parser.add_argument("--data", choices=["train", "val"], default="val", help="dataset of the config (default: val)")
     parser.add_argument(
         "--map", metavar="NAME",
         help="map of the backbone to average, such as c4 (default: the inputs of a classifier's last layer)",
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         files = [str(path) for path in paths]
         rows = [features(model, path, map=arguments.map).cpu() for path in track(paths, description="features")]
     else:
-        # Either data set uses the test pipeline; its classes may differ from the model's.
+        # Either dataset uses the test pipeline; its classes may differ from the model's.
         data = section(cfg, "val_data") | {"dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False)
         loader: Any = build_loader(dataset, data, training=False, size_divisor=model.size_divisor)

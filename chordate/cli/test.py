@@ -140,7 +140,7 @@ def check_same_meta(models: list[Any], names: list[str]) -> None:
 
 
 def draw_sheet(model: Model, dataset: Dataset, path: str) -> None:
-    """Draw images evenly spaced over the data set, each with its ground truth and the model's prediction."""
+    """Draw images evenly spaced over the dataset, each with its ground truth and the model's prediction."""
     import torch
 
     from chordate.visualization import side_by_side, to_picture, write_image

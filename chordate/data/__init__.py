@@ -1,6 +1,6 @@
-"""Data sets, transforms and loaders: from annotation files to padded batches of tensors.
+"""Datasets, transforms and loaders: from annotation files to padded batches of tensors.
 
-Importing the package registers every data set in DATASETS. `Dataset` is the base class, and the contract.
+Importing the package registers every dataset in DATASETS. `Dataset` is the base class, and the contract.
 """
 
 from chordate.data.cifar import CIFAR10, CIFAR100

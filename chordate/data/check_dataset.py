@@ -1,4 +1,4 @@
-"""Checks that a data set fulfills the contract of `Dataset`, before training or evaluation."""
+"""Checks that a dataset fulfills the contract of `Dataset`, before training or evaluation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from chordate.structures.layout import check_layouts, layouts_of
 
 
 def check_dataset(dataset: Any) -> None:
-    """Check the attributes of a data set, and a batch of its first sample.
+    """Check the attributes of a dataset, and a batch of its first sample.
 
     Raises:
-        ConfigError: the data set is not a Dataset, or does not implement a required method.
-        DataError: the data set is empty, or an attribute, the sample or its batch violates the contract; the
+        ConfigError: the dataset is not a Dataset, or does not implement a required method.
+        DataError: the dataset is empty, or an attribute, the sample or its batch violates the contract; the
             message names the class and the part.
     """
     check_implements(dataset, Dataset, ["__len__"])

@@ -1,4 +1,4 @@
-"""Data sets with COCO annotations, read image by image from an index that forked workers share."""
+"""Datasets with COCO annotations, read image by image from an index that forked workers share."""
 
 import logging
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class CocoDataset(Dataset):
     Attributes:
         category_ids: the file's category ids, by label.
         coco: the index (hotcoco.COCO) of the annotation file, with all its images.
-        image_ids: `[len]` int64, ids of the images in the data set, ascending.
+        image_ids: `[len]` int64, ids of the images in the dataset, ascending.
 
     Raises:
         DataError: a file or folder is missing or broken, the annotations are inconsistent, a class is unknown, the

@@ -51,7 +51,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
     errors += _relative_boxes(index)
     if errors and health == "error":
         raise DataError(
-            f'{source}: {"; ".join(errors)}. Fix the file, or continue anyway with health="warn" in the data set'
+            f'{source}: {"; ".join(errors)}. Fix the file, or continue anyway with health="warn" in the dataset'
         )
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
     return [f"{source}: {message}" for message in ("; ".join(errors), _box_report(index, sorted(boxes))) if message]

@@ -1,4 +1,4 @@
-"""Base class of data sets: a sample depends only on seed, epoch and index; models and metrics read the metadata."""
+"""Base class of datasets: a sample depends only on seed, epoch and index; models and metrics read the metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chordate.structures import Batch, DatasetMeta, Sample, Targets, collate_ima
 
 
 class Dataset(torch.utils.data.Dataset[Sample]):
-    """Base class of data sets. A subclass sets `meta` and `target_type`, and implements `__len__` and `read`.
+    """Base class of datasets. A subclass sets `meta` and `target_type`, and implements `__len__` and `read`.
 
     `meta` is a class attribute if it does not depend on the files; else `__init__` sets it.
 
@@ -28,15 +28,15 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         data_root: the folder that relative paths start from.
         pipeline: transforms, as for `build_pipeline`.
         seed: random seed of the augmentation.
-        meta: metadata of the model that is evaluated on this data set; both must give labels the same meaning, which
+        meta: metadata of the model that is evaluated on this dataset; both must give labels the same meaning, which
             `build_dataset` checks.
 
     Attributes:
         meta: metadata for the model, the checkpoint and the predictions.
-        target_type: the class of a batch's targets; None for a data set without ground truth.
+        target_type: the class of a batch's targets; None for a dataset without ground truth.
         default_metric: config of the metric to use if a config does not set one.
         sizes: `[len, 2]` height and width of each image, if they differ; batches are then grouped by aspect ratio.
-        health_report: problems found when the data set was opened, one line each.
+        health_report: problems found when the dataset was opened, one line each.
     """
 
     meta: DatasetMeta = DatasetMeta()
@@ -95,16 +95,16 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """For each class, the indices of the images that contain the class, for class-balanced sampling.
 
         Raises:
-            DataError: the data set does not implement this method.
+            DataError: the dataset does not implement this method.
         """
         raise DataError(f"{type(self).__name__} has no class_images, so train_data.class_balanced must be None")
 
     def check_annotated(self, training: bool) -> None:
-        """Raise DataError if there is nothing to train on. Called once before the data set is used."""
+        """Raise DataError if there is nothing to train on. Called once before the dataset is used."""
 
 
 def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Sequence[str] | None:
-    """The classes that a data set should use: those of `meta` if given, else those of its config.
+    """The classes that a dataset should use: those of `meta` if given, else those of its config.
 
     Raises:
         UnknownClass: both are set and name different classes.
@@ -112,5 +112,5 @@ def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Se
     if meta is None:
         return classes
     if classes is not None and set(classes) != set(meta.classes):
-        raise UnknownClass(f"this data set sets classes to {', '.join(classes)}; remove `classes` from its config")
+        raise UnknownClass(f"this dataset sets classes to {', '.join(classes)}; remove `classes` from its config")
     return meta.classes

@@ -71,7 +71,7 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
     """The skeleton that categories of a COCO file share, from `keypoints` (names) and `skeleton` (bones, 1-based).
 
     Args:
-        categories: the categories that the data set uses; some may have no keypoints.
+        categories: the categories that the dataset uses; some may have no keypoints.
         source: the file's name, for messages.
 
     Raises:

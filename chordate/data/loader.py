@@ -1,4 +1,4 @@
-"""Builds the data set and the loader of a config's `train_data` or `val_data`."""
+"""Builds the dataset and the loader of a config's `train_data` or `val_data`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Loader(DataLoader[Any]):
     """A DataLoader that yields Batches for the trainer.
 
     Raises user errors from worker processes as one line, without torch's traceback. Create it with `build_loader`, or
-    directly from a map-style data set with keys `(epoch, index)`, an `EpochBatches` as `batch_sampler`, and a
+    directly from a map-style dataset with keys `(epoch, index)`, an `EpochBatches` as `batch_sampler`, and a
     `collate_fn` that returns Batches.
     """
 
@@ -88,7 +88,7 @@ class Loader(DataLoader[Any]):
             self.generator = torch.Generator().manual_seed(worker_seed)
 
     def first_batch(self) -> Batch:
-        """A batch of the data set's first sample, loaded in this process, for checks before training."""
+        """A batch of the dataset's first sample, loaded in this process, for checks before training."""
         return self.collate_fn([self.dataset[0, 0]])
 
     def stop_workers(self) -> None:
@@ -124,14 +124,14 @@ def build_dataset(
     meta: DatasetMeta | None = None,
     meta_of: str = "the model",
 ) -> Dataset:
-    """Build and check the data set of a config's `train_data` or `val_data`, and log the problems in its files.
+    """Build and check the dataset of a config's `train_data` or `val_data`, and log the problems in its files.
 
     Args:
         section: the section of the config.
-        data_root: the folder that the data set's paths are relative to.
-        training: whether the data set is for training; then there must be annotations to train on.
+        data_root: the folder that the dataset's paths are relative to.
+        training: whether the dataset is for training; then there must be annotations to train on.
         seed: random seed of the augmentation.
-        meta: metadata of the model, whose labels must have the same meaning. None uses the data set's own metadata.
+        meta: metadata of the model, whose labels must have the same meaning. None uses the dataset's own metadata.
         meta_of: what `meta` belongs to (such as "the model"), for messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The generated "shapes" set: a COCO-format data set made in seconds, for demos and tests without a download.
+"""The generated "shapes" set: a COCO-format dataset made in seconds, for demos and tests without a download.
 
 Colored shapes overlap on varied backgrounds. As in COCO, annotations cover the *visible* region: polygons if it has no
 hole, RLE if it has one (as all rings do). Some images have a cluster of many small shapes with one `iscrowd`

@@ -33,7 +33,7 @@ class VocDataset(CocoDataset):
 
     def _open(self) -> hotcoco.COCO:
         if not self.annotations.is_dir():
-            raise DataError(f"{self.annotations}: no such folder; a VOC data set has its XML files there")
+            raise DataError(f"{self.annotations}: no such folder; a VOC dataset has its XML files there")
         for file in sorted(self.annotations.glob("*.xml")):
             if not file.read_bytes().rstrip().endswith(b"</annotation>"):
                 raise DataError(f"{file}: truncated, it does not end with </annotation>")

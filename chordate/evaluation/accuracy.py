@@ -26,7 +26,7 @@ MAX_ROWS = 40  # classes in the table; if there are more, only those with the lo
 
 
 class WithClasses(Protocol):
-    """The data set attributes that the metric uses."""
+    """The dataset attributes that the metric uses."""
 
     meta: DatasetMeta
 
@@ -38,7 +38,7 @@ class AccuracyMetric(Metric):
     The true classes are the ClassTargets of the batches.
 
     Args:
-        dataset: the data set of the predictions.
+        dataset: the dataset of the predictions.
     """
 
     lower_is_better = ("error",)
@@ -55,7 +55,7 @@ class AccuracyMetric(Metric):
         """Keep the top-k predicted classes and the true class of each image of a batch.
 
         Raises:
-            DataError: the predictions are not Classifications, or do not have the data set's classes, or the batch has
+            DataError: the predictions are not Classifications, or do not have the dataset's classes, or the batch has
                 no targets.
         """
         for prediction in predictions:
@@ -69,7 +69,7 @@ class AccuracyMetric(Metric):
         labels = batch.targets.labels.tolist()
         for info, label, prediction in zip(batch.infos, labels, predictions, strict=True):
             if len(prediction.scores) != classes:
-                raise DataError(f"the model has {pluralize(len(prediction.scores), 'class')}, the data set {classes}")
+                raise DataError(f"the model has {pluralize(len(prediction.scores), 'class')}, the dataset {classes}")
             best = prediction.top(TOP)
             best += [(-1, 0.0)] * (TOP - len(best))
             self._pending.append(np.array([info.image_id, label, *(b[0] for b in best), *(b[1] for b in best)]))

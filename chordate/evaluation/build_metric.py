@@ -1,4 +1,4 @@
-"""Builds the metric of a config, or the data set's default."""
+"""Builds the metric of a config, or the dataset's default."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chordate.registry import METRICS
 
 
 def build_metric(section: str | Mapping[str, Any] | None, dataset: Dataset) -> Metric:
-    """Build the metric of a config's `metric` section; without one, the data set's default.
+    """Build the metric of a config's `metric` section; without one, the dataset's default.
 
     Raises:
         ConfigError: settings are unknown or invalid, there is no metric, or it does not fulfill the contract of Metric.

@@ -38,7 +38,7 @@ class CocoMetric(Metric):
     """Average precision and recall as COCO defines them (Lin et al. 2014; cocodataset.org/#detection-eval).
 
     Args:
-        dataset: the data set of the predictions. All its images count; objects of an image that was never passed to
+        dataset: the dataset of the predictions. All its images count; objects of an image that was never passed to
             `update` count as missed.
         iou_types: what to evaluate: "bbox", "segm", "keypoints". None for all that the model predicts: boxes, and masks
             and keypoints if it predicts them; those without annotations are skipped with a warning.
@@ -51,7 +51,7 @@ class CocoMetric(Metric):
 
     Raises:
         ConfigError: the number of sigmas is not the number of keypoints.
-        DataError: the data set is not `CocoAnnotated`, or no annotation has what a type in `iou_types` needs.
+        DataError: the dataset is not `CocoAnnotated`, or no annotation has what a type in `iou_types` needs.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CocoMetric(Metric):
         """Keep the detections of a batch, in pixels of the original images.
 
         Raises:
-            DataError: the predictions are not Detections, a label is not a class of the data set, or the masks or
+            DataError: the predictions are not Detections, a label is not a class of the dataset, or the masks or
                 keypoints that `iou_types` needs are missing.
             TrainingError: boxes, scores or keypoints are not finite.
         """
@@ -111,14 +111,14 @@ class CocoMetric(Metric):
             `keypoints` has AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl.
 
         Raises:
-            DataError: detections belong to an image that is not in the data set, or only some annotations have the
+            DataError: detections belong to an image that is not in the dataset, or only some annotations have the
                 masks or keypoints to evaluate.
         """
         self._detections = PackedDetections.concatenate(self._pending).gather()
         self._pending = []
         foreign = np.setdiff1d(self._detections.image_ids, self.dataset.image_ids)
         if len(foreign):
-            raise DataError(f"CocoMetric: image {foreign[0]} is not in the data set of the metric")
+            raise DataError(f"CocoMetric: image {foreign[0]} is not in the dataset of the metric")
         self._specs = {iou_type: self._spec(iou_type) for iou_type in self._select_types(self._detections)}
         if is_main_process():
             self._warn()

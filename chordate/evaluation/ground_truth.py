@@ -19,7 +19,7 @@ BLOCK = 10_000  # annotations read at a time, to limit memory
 
 @runtime_checkable
 class CocoAnnotated(Protocol):
-    """The attributes of a data set that COCO's metrics need.
+    """The attributes of a dataset that COCO's metrics need.
 
     Attributes:
         meta: its class names, by label.
@@ -35,14 +35,14 @@ class CocoAnnotated(Protocol):
 
 
 def check_annotated(dataset: object, metric: str) -> None:
-    """Check that a data set is CocoAnnotated.
+    """Check that a dataset is CocoAnnotated.
 
     Raises:
         DataError: it is not; the message lists the attributes that `metric` needs.
     """
     name, members = type(dataset).__name__, ", ".join(CocoAnnotated.__annotations__)
     if not isinstance(dataset, CocoAnnotated):
-        raise DataError(f"{metric} needs a data set with COCO annotations (attributes {members}), which {name} is not")
+        raise DataError(f"{metric} needs a dataset with COCO annotations (attributes {members}), which {name} is not")
     if not isinstance(dataset.coco, hotcoco.COCO):
         raise DataError(f"{metric}: {name}.coco must be a hotcoco.COCO, got {type(dataset.coco).__name__}")
     if len(dataset.category_ids) != len(dataset.meta.classes):

@@ -73,7 +73,7 @@ class PackedDetections:
         if wrong.any():
             info, label = packed._first_info(wrong, infos), packed.labels[wrong][0]
             raise DataError(
-                f"{info.path}: a detection has label {label}, but the data set has {pluralize(num_classes, 'class')} "
+                f"{info.path}: a detection has label {label}, but the dataset has {pluralize(num_classes, 'class')} "
                 f"(0 … {num_classes - 1}); evaluate the model on the classes it was trained for"
             )
         finite = np.isfinite(packed.scores) & np.isfinite(packed.boxes).all(1)

@@ -22,7 +22,7 @@ from chordate.text import printable
 
 
 class WithLabels(Protocol):
-    """The part of a data set that the metric needs."""
+    """The part of a dataset that the metric needs."""
 
     meta: DatasetMeta
 
@@ -39,7 +39,7 @@ class SemanticMetric(Metric):
     the ground truth nor predicted do not count; pixels without a class are left out.
 
     Args:
-        dataset: the data set of the predictions.
+        dataset: the dataset of the predictions.
     """
 
     def __init__(self, dataset: WithLabels):
@@ -55,7 +55,7 @@ class SemanticMetric(Metric):
         """Count the pixels of a batch.
 
         Raises:
-            DataError: the predictions are not SemanticMaps, or have other classes or another size than the data set's.
+            DataError: the predictions are not SemanticMaps, or have other classes or another size than the dataset's.
         """
         for prediction, info in zip(predictions, batch.infos, strict=True):
             if not isinstance(prediction, SemanticMap):

@@ -78,7 +78,7 @@ def build_model(
     Args:
         config: a packaged config's name (`"faster-rcnn_r50_fpn_1x_coco"`), a file's path, a Config, or a dict:
             a whole config or just its `model` part.
-        meta: metadata of the data set; by default the checkpoint's, else the config's `fallback_meta`.
+        meta: metadata of the dataset; by default the checkpoint's, else the config's `fallback_meta`.
         classes: class names that replace those of the metadata.
         num_classes: number of classes, if their names do not matter.
         checkpoint: checkpoint of a trained model: a path, a URL, or a result of `read_state`. `model.load_report` then

@@ -22,7 +22,7 @@ class ImageClassifier(Model):
     """Backbone and classification head.
 
     Args:
-        meta: metadata of the data set.
+        meta: metadata of the dataset.
         backbone, head: a variant's name, a dict with `type` and the part's own arguments, or a built module; the head
             is an `ImageHead`.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's statistics.

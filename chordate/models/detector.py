@@ -21,7 +21,7 @@ class Detector(Model):
     strides, and the class and keypoint counts in `meta` are passed to the parts automatically.
 
     Args:
-        meta: metadata of the data set.
+        meta: metadata of the dataset.
         backbone: images to feature maps.
         neck: feature maps to feature maps, or None if the heads read the backbone's maps.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's statistics.

@@ -14,5 +14,5 @@ def wrong_targets(model: nn.Module, targets: object, wanted: type) -> DataError:
     """The error for a batch whose targets are missing or belong to another task than the model's."""
     if targets is None:
         return DataError("a batch without targets cannot be trained on; call model.predict to predict")
-    kinds = f"{type(model).__name__} trains on {wanted.__name__}, but the data set has {type(targets).__name__}"
+    kinds = f"{type(model).__name__} trains on {wanted.__name__}, but the dataset has {type(targets).__name__}"
     return DataError(f"{kinds}; choose another train_data.dataset or another model.type")

@@ -37,7 +37,7 @@ class SemanticSegmenter(Model):
     """Backbone, neck and a semantic head.
 
     Args:
-        meta: of the data set.
+        meta: of the dataset.
         backbone, neck, head: a variant's name, a dict with `type` and the part's own arguments, or a built module; the
             head is a `PixelHead`. Without a neck it reads the backbone's maps.
         auxiliary: a second PixelHead on the backbone's maps that helps in training and is not used to predict.
@@ -67,7 +67,7 @@ class SemanticSegmenter(Model):
     ):
         super().__init__()
         if not meta.classes:
-            raise ConfigError("SemanticSegmenter needs class names; the data set or fallback_meta.classes gives them")
+            raise ConfigError("SemanticSegmenter needs class names; the dataset or fallback_meta.classes gives them")
         self.meta, self.size_divisor, self.auxiliary_weight = meta, size_divisor, auxiliary_weight
         self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
         self.backbone = BACKBONES.build(backbone)

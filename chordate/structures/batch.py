@@ -38,7 +38,7 @@ class TensorStruct:
 class Targets(TensorStruct):
     """Base class of a task's ground truth for one batch. A subclass is a dataclass of tensors and implements `collate`.
 
-    Fields annotated with a `Layout` are checked on the first sample of a data set when a run starts.
+    Fields annotated with a `Layout` are checked on the first sample of a dataset when a run starts.
 
     Attributes:
         legend: a phrase that explains the drawings on the page of `chordate browse`, or an empty string.
@@ -51,7 +51,7 @@ class Targets(TensorStruct):
         """Collate the targets of a batch.
 
         Args:
-            samples: one sample of the data set per image.
+            samples: one sample of the dataset per image.
             size: height and width in pixels to which all images of the batch are padded.
 
         Raises:
@@ -107,7 +107,7 @@ class ImageInfo:
     """The source of an image.
 
     Attributes:
-        image_id: the data set's own id.
+        image_id: the dataset's own id.
         path: path of the image file, for messages and captions.
         height, width: size of the image as displayed, in pixels, before any transform.
     """
@@ -123,7 +123,7 @@ class Batch(TensorStruct):
     """Images padded at the right and the bottom to one size, with their sources and targets.
 
     Attributes:
-        images: `[N, C, H, W]` RGB, uint8 or float, 0 … 255; the model normalizes them on the device. A data set with
+        images: `[N, C, H, W]` RGB, uint8 or float, 0 … 255; the model normalizes them on the device. A dataset with
             its own `collate` may add dimensions between C and H, for example `[N, C, T, H, W]` for clips.
         sizes: `[N, 2]` int64, height and width of each image without padding.
         infos: one ImageInfo per image.

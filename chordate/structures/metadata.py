@@ -1,4 +1,4 @@
-"""DatasetMeta: metadata of a data set that its models need."""
+"""DatasetMeta: metadata of a dataset that its models need."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _other_side(name: str) -> str:
 
 @dataclass(frozen=True)
 class DatasetMeta:
-    """Facts about a data set that models need; passed from the data set to the model, its checkpoints and predictions.
+    """Facts about a dataset that models need; passed from the dataset to the model, its checkpoints and predictions.
 
     Attributes:
         classes: class names by label; empty if the task has no classes.
@@ -80,7 +80,9 @@ class DatasetMeta:
                 raise DataError(f"DatasetMeta: extra must not have {name}, which is derived from the other fields")
             if not _is_plain(value):
                 kind = type(value).__name__
-                raise DataError(f"DatasetMeta: extra[{name!r}] must be plain values (checkpoints keep it), got {kind}")
+                raise DataError(
+                    f"DatasetMeta: extra[{name!r}] must consist of plain Python values (it is saved in checkpoints), got {kind}"
+                )
 
     def facts(self) -> dict[str, Any]:
         """The arguments that heads receive if their signatures name them: `num_classes`, `num_keypoints` and

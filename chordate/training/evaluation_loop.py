@@ -31,7 +31,7 @@ def evaluate(
     progress: ProgressBar | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Evaluate a model on a data set. Returns the metrics, which are equal on all ranks.
+    """Evaluate a model on a dataset. Returns the metrics, which are equal on all ranks.
 
     Afterwards, restores the training modes of the model's modules and the states of the random number generators.
 

@@ -37,7 +37,7 @@ def train(
 
     Args:
         config: a packaged config's name, a file's path, a Config, or a dict.
-        data_root: folder to which the data sets' paths are relative.
+        data_root: folder to which the datasets' paths are relative.
         work_dir: folder for logs and checkpoints; by default `work_dirs/<the config's name>`.
         resume: a checkpoint to resume exactly; True for the newest checkpoint in `work_dir`, if there is one.
         load_from: a checkpoint of any known format that initializes the whole model, even if its classes differ (the

@@ -113,7 +113,7 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
 def resume_or_start(trainer: Trainer) -> None:
     """Restore the checkpoint to resume, or start a new run and move the files of an earlier one.
 
-    Raises CheckpointError if the checkpoint is truncated or belongs to another model, data set or optimizer, or if
+    Raises CheckpointError if the checkpoint is truncated or belongs to another model, dataset or optimizer, or if
     ranks on machines without a shared disk would resume different checkpoints."""
     folder, work_dir = trainer.folder, trainer.work_dir
     if is_main_process():

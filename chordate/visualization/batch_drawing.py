@@ -17,7 +17,7 @@ def draw_batch(batch: Batch, meta: DatasetMeta, long_side: int = LONG_SIDE) -> l
 
     Args:
         batch: from a training loader, on the CPU.
-        meta: metadata of its data set.
+        meta: metadata of its dataset.
         long_side: smaller images are enlarged to this side in pixels, so that names are legible.
 
     Returns:

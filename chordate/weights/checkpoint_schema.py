@@ -115,7 +115,7 @@ class TrainingStateSchema(_Part):
 
 
 def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
-    """The metadata of the data set that one of our checkpoints was trained on; None for any other checkpoint.
+    """The metadata of the dataset that one of our checkpoints was trained on; None for any other checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is our own, but has another format version, or a part has the wrong type.

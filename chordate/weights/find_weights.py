@@ -25,7 +25,7 @@ class Weights:
 
     Attributes:
         state: tensors by name; averaged ones if the checkpoint has them.
-        meta: metadata of the data set, if the checkpoint is Chordate's own.
+        meta: metadata of the dataset, if the checkpoint is Chordate's own.
         source: the path or URL, for messages.
     """
 

@@ -33,7 +33,7 @@ class LoadReport:
             a 3-channel stem converted to another number of input channels.
         skipped: tensors of the checkpoint that were not used, under the model's names where they have one.
         missing: the model's tensors that were not loaded; they keep their values.
-        meta: metadata of the data set that the checkpoint was trained on, if known.
+        meta: metadata of the dataset that the checkpoint was trained on, if known.
         notes: by tensor, the change, or the reason why it does not fit.
     """
 

@@ -1,4 +1,4 @@
-"""A tiny task, and data sets and metrics that each break their contract in one way."""
+"""A tiny task, and datasets and metrics that each break their contract in one way."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -40,7 +40,7 @@ class Guess(Prediction):
 
 @DATASETS.register_module()
 class Gray(Dataset):
-    """A valid data set (unlike the others here): gray images with their brightness as target."""
+    """A valid dataset (unlike the others here): gray images with their brightness as target."""
 
     meta = DatasetMeta(extra={"unit": "share"})
     target_type = Brightness

@@ -83,7 +83,7 @@ class ThreeDots(Dataset):
 
 @HEADS.register_module()
 class HeatmapHead(nn.Module):
-    """One heatmap per landmark; their number and the width of their peaks come from the data set's metadata."""
+    """One heatmap per landmark; their number and the width of their peaks come from the dataset's metadata."""
 
     def __init__(self, in_features: dict[str, FeatureSpec], num_landmarks: int, heatmap_sigma: float):
         super().__init__()

@@ -46,7 +46,7 @@ class CopyPaste:
 
     def __call__(self, sample: Sample) -> Sample:
         if "boxes" in sample and "polygons" not in sample:
-            raise ConfigError("CopyPaste needs masks to cut out objects; set masks=True in the data set")
+            raise ConfigError("CopyPaste needs masks to cut out objects; set masks=True in the dataset")
         if torch.rand(()) >= self.p:
             return sample
         for other in draw_partners(sample, 1, "CopyPaste"):

@@ -18,7 +18,7 @@ FILL = [round(mean) for mean in IMAGENET_MEAN]  # color of padding: about 0 afte
 
 
 def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
-    """Draw `count` random samples of the same data set, with the earlier transforms applied.
+    """Draw `count` random samples of the same dataset, with the earlier transforms applied.
 
     Partners get no partners of their own, so mixing does not recurse.
 
@@ -33,7 +33,7 @@ def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
     if "boxes" not in sample:
         raise ConfigError(f"{name} joins the instances of several images, but these samples have no boxes")
     if "partner" not in sample:
-        raise ConfigError(f"{name} needs other samples; the data set must call its pipeline with `draw`")
+        raise ConfigError(f"{name} needs other samples; the dataset must call its pipeline with `draw`")
     draw: Callable[[], Sample] | None = sample["partner"]
     return [] if draw is None else [draw() for _ in range(count)]
 

@@ -33,7 +33,7 @@ class Pipeline:
         """Apply all transforms to a sample.
 
         Args:
-            sample: a sample of a data set.
+            sample: a sample of a dataset.
             draw: reads a random other sample, for transforms that mix several. They call `sample["partner"]()`, which
                 also applies the earlier transforms of the pipeline.
         """
