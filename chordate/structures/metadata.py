@@ -81,7 +81,7 @@ class DatasetMeta:
             if not _is_plain(value):
                 kind = type(value).__name__
                 raise DataError(
-                    f"DatasetMeta: extra[{name!r}] must consist of plain Python values (it is saved in checkpoints), got {kind}"
+                    f"DatasetMeta: extra[{name!r}] must be plain Python values to be saved in checkpoints, got {kind}"
                 )
 
     def facts(self) -> dict[str, Any]:
