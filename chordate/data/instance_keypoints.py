@@ -1,4 +1,4 @@
-"""Keypoints of instances: a tv_tensor that torchvision's transforms move with the image, and a reader for COCO."""
+"""Keypoints of instances: a tv_tensor that torchvision's transforms move with the image, and a COCO reader."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -18,14 +18,15 @@ MIRRORS = (F.horizontal_flip, F.vertical_flip)  # both swap left and right keypo
 class InstanceKeypoints(TVTensor):
     """The keypoints of all instances of an image.
 
-    v2's KeyPoints have no visibility, do not swap left and right, and refer to pixel centers. InstanceKeypoints have
-    visibility, swap left and right, and use continuous coordinates, like boxes and Polygons. A point that leaves the
-    image is no longer visible.
+    v2's KeyPoints have no visibility, do not swap left and right when flipped, and refer to pixel centers.
+    InstanceKeypoints have visibility, swap left and right when flipped, and use continuous coordinates, like boxes and
+    Polygons. The visibility of a point that leaves the image becomes 0.
 
     Attributes:
         data (the tensor itself): `[M, K, 3]` float32, x, y in pixels and COCO's visibility (0 not labeled, 1 hidden,
             2 visible).
-        mirrored: `[K]` int64, the index of each keypoint's counterpart in a mirrored image.
+        mirrored: `[K]` int64, for each keypoint, the index of the keypoint that replaces it in a flipped image (left
+            eye and right eye, for example).
         canvas_size: height and width of the image.
     """
 
@@ -68,14 +69,15 @@ for _functional, _mover in MOVERS.items():
 
 
 def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleton:
-    """The skeleton that categories of a COCO file share, from `keypoints` (names) and `skeleton` (bones, 1-based).
+    """The common skeleton of COCO categories, from their fields `keypoints` (names) and `skeleton` (1-based bones).
 
     Args:
         categories: the categories that the dataset uses; some may have no keypoints.
         source: the file's name, for messages.
 
     Raises:
-        DataError: no category has keypoints, two have different ones, or a bone joins a keypoint that does not exist.
+        DataError: no category has keypoints, categories have different keypoints, two keypoints of a category have the
+            same name, or a bone joins a keypoint that does not exist.
     """
     described = [category for category in categories if category.get("keypoints")]
     if not described:
@@ -107,12 +109,12 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
 def read_keypoints(
     annotations: Sequence[Mapping[str, Any]], skeleton: Skeleton, canvas_size: Canvas, source: str
 ) -> InstanceKeypoints:
-    """The keypoints of COCO annotations; for an annotation without keypoints, all are marked as not labeled.
+    """The keypoints of COCO annotations. If an annotation has none, its keypoints are marked as not labeled.
 
-    COCO's coordinates are indices of pixels, so half a pixel is added.
+    COCO's coordinates are pixel indices, so half a pixel is added to get continuous coordinates.
 
     Raises:
-        DataError: an annotation and its category have different numbers of keypoints.
+        DataError: an annotation's number of keypoints differs from its category's.
     """
     count = len(skeleton.names)
     rows = []
