@@ -37,7 +37,7 @@ class ImageFolder(Dataset):
     Args:
         images: the folder that contains the class folders, relative to `data_root` or absolute. The path may
             lead through a zip (`photos.zip/train`), and `data_root` may be a zip.
-        classes: names of the folders to use, in the order of the labels; None uses all, sorted by name (as torchvision).
+        classes: names of the folders to use, in the order of the labels; None uses all, sorted by name.
         cache: whether to keep all decoded images in memory (shared with forked workers), for small datasets.
         data_root, pipeline, seed, meta: see `Dataset`.
 
