@@ -96,7 +96,7 @@ def test_a_detectors_maps_are_averaged_without_their_padding():
     with torch.no_grad():
         cells = model.backbone(torch.nn.functional.pad(normalized, (0, 14))[None])["c2"]
     torch.testing.assert_close(found[0], cells[0, :, :, :13].mean((1, 2)))
-    with pytest.raises(chordate.ChordateError, match="has no feature vectors; name the map to average: c2, c3"):
+    with pytest.raises(chordate.ChordateError, match="has no feature vectors; name the feature map to average: c2, c3"):
         chordate.features(model, image)
 
 
@@ -104,7 +104,7 @@ def test_a_detectors_maps_are_averaged_without_their_padding():
     ("arguments", "told"),
     [
         (["--out", "f.csv"], ".npz or .safetensors"),
-        (["--out", "f.npz", "--map", "c3"], 'unknown map of the backbone "c3"'),
+        (["--out", "f.npz", "--map", "c3"], 'unknown feature map of the backbone "c3"'),
         (["nowhere.png", "--out", "f.npz"], "no such image file"),
     ],
 )
