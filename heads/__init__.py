@@ -1,4 +1,4 @@
-"""Heads: predictions from feature maps. Importing the package registers them in HEADS."""
+"""Heads, which compute predictions from feature maps. Importing the package registers them in HEADS."""
 
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead

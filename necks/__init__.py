@@ -1,4 +1,4 @@
-"""Necks: feature maps to feature maps. Importing the package registers them in NECKS."""
+"""Necks, which compute feature maps from the backbone's. Importing the package registers them in NECKS."""
 
 from chordate.necks.fpn import FPN
 
