@@ -94,7 +94,7 @@ class RPNHead(AnchorHead):
         return replace(outputs, logits=outputs.logits.squeeze(-1))
 
     def loss(self, outputs: AnchorOutputs, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Objectness loss of the sampled anchors and box loss of the positives, both divided by the number of samples."""
+        """Objectness loss of sampled anchors and box loss of positive ones, both divided by the number of samples."""
         matches = self.matcher(outputs.anchors[None], targets)
         chosen, positive, valid = sample_balanced(
             matches.positive, matches.negative, self.batch_size_per_image, self.positive_fraction

@@ -51,10 +51,10 @@ class FPN(Neck):
         specs = select(in_features, inputs, "FPN")
         self.inputs = tuple(specs)
         if not specs:
-            raise ConfigError("FPN: inputs must be at least one backbone map of stride 4 or coarser, got none")
+            raise ConfigError("FPN: inputs must have at least one feature map of stride 4 or coarser, got none")
         for name in specs:
             if not re.fullmatch(r"c\d+", name):
-                raise ConfigError(f'FPN: maps must be named after their stage (c1 … c5), got "{name}"')
+                raise ConfigError(f'FPN: inputs must be named after their stage (c1 … c5), got "{name}"')
         strides = [spec.stride for spec in specs.values()]
         if strides != sorted(strides):
             raise ConfigError(

@@ -174,7 +174,7 @@ def test_detectors_get_a_norm_on_every_map():
         ({"type": "ConvNeXt", "size": "tini"}, 'did you mean "tiny"'),
         ({"type": "DenseNet", "blocks": []}, "at least 1 item"),
         ({"type": "densenet121", "compression": 0}, "> 0"),
-        ({"type": "convnext_tiny", "out": ["c1"]}, 'unknown ConvNeXt-tiny map "c1"'),
+        ({"type": "convnext_tiny", "out": ["c1"]}, 'unknown ConvNeXt-tiny feature map "c1"'),
     ],
 )
 def test_a_wrong_setting_of_densenet_or_convnext_is_a_one_line_error(options, message):

@@ -147,7 +147,7 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
         ),
         (
             {"backbone": {"type": "resnet18", "out": ["c3", "c5"]}},
-            "its `out` must end with the map one stage before c5, then c5",
+            "its `out` must end with the feature map of the stage before c5, then c5",
         ),
         ({"trunk": "c4"}, "ResNet-18: c4 cannot be removed from a backbone that outputs c4, c5"),
         ({"neck": {"type": "FPN"}}, 'trunk="c5" replaces neck; remove one of them'),

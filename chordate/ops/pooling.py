@@ -54,8 +54,8 @@ class RoIPooler(nn.Module):
         if len(channels) != 1 or any(b != 2 * a for a, b in itertools.pairwise(strides)):
             offer = ", ".join(f"{name} ({spec})" for name, spec in in_features.items())
             raise ConfigError(
-                f"RoIs are pooled from maps with equal channels and strides that double; got {offer}. "
-                f"Put a neck such as FPN in between, or choose one map by levels=[…]"
+                f"RoIs are pooled from feature maps with equal channels and doubling strides; got {offer}. "
+                f"Add a neck such as FPN, or choose one feature map with levels=[…]"
             )
         self.names = tuple(in_features)
         self.strides = tuple(strides)
