@@ -182,7 +182,7 @@ def test_timms_maps_are_named_after_their_stride():
     ("kind", "settings", "says"),
     [
         ("Torchvision", {"model": "vgg61"}, 'unknown torchvision model "vgg61"; did you mean "vgg'),
-        ("Torchvision", {"model": "squeezenet1_1", "out": ["c5"]}, 'unknown feature map of torchvision\'s squeezenet1_1 "c5"'),
+        ("Torchvision", {"model": "squeezenet1_1", "out": ["c5"]}, 'unknown feature map of torchvision\'s squeezenet1_1'),
         ("Torchvision", {"model": "resnet18", "out": []}, "at least 1 item"),
         ("Torchvision", {"model": "resnet18", "depth": 3}, "unknown setting of backbone TorchvisionBackbone"),
         ("Torchvision", {"model": "resnet18", "options": {"widht": 2}}, "resnet18: .*'widht'"),

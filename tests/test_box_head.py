@@ -161,7 +161,7 @@ def test_maps_of_a_trunk_are_averaged():
 
 def test_without_a_neck_the_maps_do_not_fit():
     backbone = {"c4": FeatureSpec(1024, 16), "c5": FeatureSpec(2048, 32)}
-    with pytest.raises(ConfigError, match="Put a neck such as FPN in between"):
+    with pytest.raises(ConfigError, match="Add a neck such as FPN"):
         BoxHead(backbone, CLASSES)
     BoxHead(backbone, CLASSES, levels=["c4"])
 
