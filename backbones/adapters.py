@@ -1,4 +1,4 @@
-"""AdaptedBackbone, the base class of backbones from other libraries: renames, resizes and freezes as for our own."""
+"""Base class of backbones from other libraries: unifies feature map names, feature map sizes and freezing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -39,7 +39,7 @@ class AdaptedBackbone(Backbone):
     """Base class of backbones from other libraries. The network is the attribute `net`; subclasses find it in `_find`.
 
     Feature maps have `ceil(side / stride)` cells per side, as `Backbone` requires. If convolutions without padding
-    (AlexNet, Inception, SqueezeNet) or pooling that rounds down (VGG) results in fewer cells, border cells are
+    (AlexNet, Inception, SqueezeNet) or pooling that rounds down (VGG) result in fewer cells, border cells are
     replicated.
 
     Args:
@@ -99,7 +99,7 @@ class AdaptedBackbone(Backbone):
         raise NotImplementedError
 
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
-        """Freeze the parameters on which the feature map `last` depends (found by a backward pass on meta)."""
+        """Freeze the parameters on which the feature map `last` depends (by a backward pass on the meta device)."""
         with torch.device("meta"):
             leading = make([last])
             (x,) = _listed(leading(torch.empty(2, self.in_channels, *PROBE_SIZE)))

@@ -37,7 +37,7 @@ class Stage(nn.Sequential):
 
 
 class StagedBackbone(Backbone):
-    """Computes the feature maps in `out` from normalized images `[N, in_channels, H, W]`.
+    """Base class of backbones with stages: computes the feature maps in `out` from images `[N, in_channels, H, W]`.
 
     A subclass sets `maps`, the names of all its feature maps. Its `__init__` appends modules with `add` or `add_stages`
     in the order of the forward pass (modules of a stage only if `needs(stage)` is true), and calls `freeze` last. Stage

@@ -22,7 +22,7 @@ INCEPTIONS = ("googlenet", "inception_v3")
 
 
 class _Node(NamedTuple):
-    """A node of a traced network: its path, and the spec of its feature map and whether that is `[N, H, W, C]`."""
+    """A node of a traced network that outputs a feature map: path, spec, and whether the map is `[N, H, W, C]`."""
 
     path: str
     spec: FeatureSpec
@@ -100,7 +100,7 @@ def _nodes(network: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
         outputs = extractor(torch.empty(2, in_channels, *PROBE_SIZE, device="meta"))
     except Exception as error:  # tracing fails in many ways
         height, width = PROBE_SIZE
-        raise ConfigError(f"{name} does not take images of {height}×{width} px: {one_line(error)}") from error
+        raise ConfigError(f"{name} does not accept images of {height}×{width} px: {one_line(error)}") from error
     ends: dict[tuple[str, ...], str] = {}
     for path in paths:
         part, *inner = path.split(".")

@@ -233,7 +233,7 @@ class CifarPreActResNet(StagedBackbone):
             se=se,
             **options,
         )
-        if not bottleneck and widen == 1 and self.needs(1):  # Identity Mappings, appendix; else, this block projects
+        if not bottleneck and widen == 1 and self.needs(1):  # Identity Mappings, appendix; else there is a projection
             first: Any = self.get_submodule("layer1.0")
             first.carries_active = True
         he_init(self)

@@ -60,8 +60,8 @@ WIDE_RESNET: Variants = {
     **_torchvision("wide_resnet101_2", depth=101, group_width=128),
 }
 
-# Hu et al. 2018, Squeeze-and-Excitation Networks, figure 3 and table 1. Every ResNet accepts `se`; these are
-# the named variants.
+# Hu et al. 2018, Squeeze-and-Excitation Networks, figure 3 and table 1. Every ResNet accepts `se`; these are the
+# named variants.
 SE_RESNET: Variants = {
     "seresnet18": {"depth": 18, "se": 1 / 16},
     "seresnet34": {"depth": 34, "se": 1 / 16},

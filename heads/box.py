@@ -50,7 +50,7 @@ class BoxHead(nn.Module):
         detections_per_image: maximum number of detections per image; the highest-scoring are kept.
 
     Raises:
-        ConfigError: a level does not exist, or the levels are rejected by `RoIPooler`.
+        ConfigError: a level does not exist, or the levels' channels or strides do not suit `RoIPooler`.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class KeypointHead(nn.Module):
         loss_weight: factor of the loss.
 
     Raises:
-        ConfigError: a level does not exist, or the levels are rejected by `RoIPooler`.
+        ConfigError: a level does not exist, or the levels' channels or strides do not suit `RoIPooler`.
     """
 
     def __init__(

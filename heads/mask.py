@@ -43,7 +43,7 @@ class MaskHead(nn.Module):
             regions itself.
 
     Raises:
-        ConfigError: a level does not exist, or the levels are rejected by `RoIPooler`.
+        ConfigError: a level does not exist, or the levels' channels or strides do not suit `RoIPooler`.
     """
 
     def __init__(

@@ -182,11 +182,11 @@ def test_timms_maps_are_named_after_their_stride():
     ("kind", "settings", "says"),
     [
         ("Torchvision", {"model": "vgg61"}, 'unknown torchvision model "vgg61"; did you mean "vgg'),
-        ("Torchvision", {"model": "squeezenet1_1", "out": ["c5"]}, 'unknown feature map of torchvision\'s squeezenet1_1'),
+        ("Torchvision", {"model": "squeezenet1_1", "out": ["c5"]}, "unknown feature map of torchvision's squeezenet"),
         ("Torchvision", {"model": "resnet18", "out": []}, "at least 1 item"),
         ("Torchvision", {"model": "resnet18", "depth": 3}, "unknown setting of backbone TorchvisionBackbone"),
         ("Torchvision", {"model": "resnet18", "options": {"widht": 2}}, "resnet18: .*'widht'"),
-        ("Torchvision", {"model": "vit_b_16"}, "vit_b_16 does not take images of 256×512 px"),
+        ("Torchvision", {"model": "vit_b_16"}, "vit_b_16 does not accept images of 256×512 px"),
         ("Torchvision", {"model": "swin_t", "frozen_stages": 0}, "-1 [(]none[)], 1 [(]up to c2[)]"),
         ("Timm", {"model": "efficientnet_b9"}, 'unknown timm model "efficientnet_b9"; did you mean "efficientnet_b'),
         ("Timm", {"model": "resnet18.nobody"}, "unknown weights of timm's resnet18"),

@@ -39,7 +39,7 @@ def test_a_model_knows_its_classes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "does not name its classes"),
+        ({}, "does not define the classes"),
         ({"num_classes": 0}, "num_classes must be ≥ 1"),
         ({"num_classes": "3"}, "num_classes must be an integer ≥ 1"),
         ({"num_classes": 2, "classes": ["a"]}, "give one of them"),
@@ -62,7 +62,7 @@ def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_
 
 
 def test_a_checkpoint_without_class_names_needs_them_as_an_argument(model):
-    with pytest.raises(ConfigError, match="does not name its classes, nor does the state dict"):
+    with pytest.raises(ConfigError, match="does not define the classes, nor does the state dict"):
         chordate.build_model(DEMO, checkpoint=model.state_dict())
     assert chordate.build_model(DEMO, checkpoint=model.state_dict(), num_classes=3).classes[2] == "class 2"
 

@@ -60,7 +60,7 @@ def test_the_number_of_keypoints_comes_from_the_data_the_checkpoint_or_the_confi
 
 def test_a_model_without_a_number_of_keypoints_is_a_one_line_error():
     with pytest.raises(
-        ConfigError, match="has a keypoint head, but the data names no keypoints; train on data with key"
+        ConfigError, match="has a keypoint head, but the dataset has no keypoint names; train on data with key"
     ):
         build(classes=["arrow"])
 

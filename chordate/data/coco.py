@@ -36,14 +36,16 @@ MIN_SIDE = SANITIZE.min_size  # pixels; instances whose box has a shorter side a
 class CocoDataset(Dataset):
     """Images and instances of a COCO annotation file.
 
-    A sample is a dict with:
-        image: Image uint8 `[3, H, W]` RGB.
-        boxes: BoundingBoxes float32 `[M, 4]`, x1, y1, x2, y2 in pixels, clipped to the image.
-        labels: `[M]` int64.
-        crowd: `[M]` bool.
-        masks: `[M, 112, 112]` uint8, each covering its instance's box (if `masks`).
-        keypoints: `[M, K, 3]` float32, x and y in continuous pixels, and visibility (if `keypoints`).
-        info: ImageInfo.
+    A sample is a dict with
+
+    - `image`: Image uint8 `[3, H, W]` RGB,
+    - `boxes`: BoundingBoxes float32 `[M, 4]`, x1, y1, x2, y2 in pixels, clipped to the image,
+    - `labels`: `[M]` int64,
+    - `crowd`: `[M]` bool,
+    - `masks`: `[M, 112, 112]` uint8, each covering its instance's box (only if `masks` is set),
+    - `keypoints`: `[M, K, 3]` float32, x and y in continuous pixels, and visibility (only if `keypoints` is set),
+    - `info`: ImageInfo.
+
     Instances whose boxes have no area are dropped.
 
     Forked workers share the memory of `coco`; a spawned worker opens the annotation file again.

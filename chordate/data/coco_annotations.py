@@ -100,5 +100,5 @@ def resolve_path(data_root: str | Path, path: str | Path) -> Path:
     """
     path, root = Path(path), Path(data_root)
     if not path.is_absolute() and not root.is_dir() and split_archive(root)[0] is None:
-        raise DataError(f"{root}: no such data folder; name it with --data-root, or set CHORDATE_DATA")
+        raise DataError(f"{root}: no such data folder; set it with --data-root or CHORDATE_DATA")
     return root / path

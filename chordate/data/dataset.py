@@ -25,7 +25,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     `target_type.collate` reads. The sample depends only on the key `(epoch, index)` and on `seed`.
 
     Args:
-        data_root: the folder that the dataset's relative paths start from.
+        data_root: the folder that the dataset's paths are relative to.
         pipeline: transforms, as for `build_pipeline`.
         seed: random seed of the augmentation.
         meta: metadata of the model that is evaluated on this dataset. Labels must have the same meaning in both;
@@ -36,7 +36,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         target_type: the class of a batch's targets; None for a dataset without ground truth.
         default_metric: config of the metric to use if a config does not set one.
         sizes: `[len, 2]`, height and width of each image, so that images of similar aspect ratio can share a batch;
-            None for no such grouping.
+            None disables this grouping.
         health_report: problems found when the dataset was opened, one line each.
     """
 
@@ -61,7 +61,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names of `meta`; the label of a class is its position."""
+        """The class names of `meta`; labels are indices into them."""
         return self.meta.classes
 
     def __len__(self) -> int:

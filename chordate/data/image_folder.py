@@ -92,7 +92,7 @@ class ImageFolder(Dataset):
         return {**self.__dict__, "_zips": {}}  # open files cannot be sent to another process
 
     def class_images(self) -> list[NDArray[np.int64]]:
-        """For each class, the indices of its images, for class-balanced sampling of the dataset."""
+        """For each class, the indices of its images, for class-balanced sampling."""
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 
     def decode(self, index: int) -> torch.Tensor:

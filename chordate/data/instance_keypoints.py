@@ -25,8 +25,8 @@ class InstanceKeypoints(TVTensor):
     Attributes:
         data (the tensor itself): `[M, K, 3]` float32, x, y in pixels and COCO's visibility (0 not labeled, 1 hidden,
             2 visible).
-        mirrored: `[K]` int64, for each keypoint, the index of the keypoint that replaces it in a flipped image (left
-            eye and right eye, for example).
+        mirrored: `[K]` int64, for each keypoint, the index of the keypoint that replaces it in a flipped image, e.g.
+            the right eye for the left eye.
         canvas_size: height and width of the image.
     """
 
@@ -82,8 +82,8 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
     described = [category for category in categories if category.get("keypoints")]
     if not described:
         raise DataError(
-            f"{source}: none of its categories has keypoints; keypoints=True needs a file that names them, as "
-            f"COCO's person_keypoints_train2017.json does"
+            f"{source}: none of its categories has keypoints; keypoints=True needs a file with keypoint names, "
+            f"such as COCO's person_keypoints_train2017.json"
         )
     skeletons = {}
     for category in described:
@@ -93,8 +93,8 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
             raise DataError(f'{source}: category "{category["name"]}" has two keypoints with the same name; rename one')
         if any(not 0 <= end < len(names) for bone in bones for end in bone):
             raise DataError(
-                f'{source}: the skeleton of category "{category["name"]}" joins keypoints that do not exist; it has '
-                f"{len(names)}, and COCO counts them from 1"
+                f'{source}: the skeleton of category "{category["name"]}" joins keypoints that do not exist; there are '
+                f"{len(names)}, and COCO counts keypoints from 1"
             )
         skeletons[names] = Skeleton(names, bones)
     if len(skeletons) > 1:
@@ -109,7 +109,7 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
 def read_keypoints(
     annotations: Sequence[Mapping[str, Any]], skeleton: Skeleton, canvas_size: Canvas, source: str
 ) -> InstanceKeypoints:
-    """The keypoints of COCO annotations. If an annotation has none, its keypoints are marked as not labeled.
+    """The keypoints of COCO annotations. If an annotation has no `keypoints`, all are marked as not labeled.
 
     COCO's coordinates are pixel indices, so half a pixel is added to get continuous coordinates.
 
@@ -123,7 +123,7 @@ def read_keypoints(
         if len(numbers) != 3 * count:
             raise DataError(
                 f"{source}: annotation {annotation['id']} has {len(numbers)} numbers in `keypoints`; its category "
-                f"names {count} keypoints, of three numbers each"
+                f"has {count} keypoints, with three numbers each"
             )
         rows.append(numbers)
     keypoints = torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)

@@ -10,7 +10,7 @@ from chordate.structures import BITMAP_SIZE
 
 
 def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Tensor:
-    """Rasterize each instance to a bitmap of the part of the image given by its frame.
+    """Rasterize each instance to a bitmap of its frame, a part of the image.
 
     A pixel is 1 if the winding number at its center is not zero. The winding numbers are computed per row of pixels:
     every edge that crosses the row's center line adds ±1 to all pixel centers to the right of the crossing.

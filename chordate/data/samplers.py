@@ -60,8 +60,8 @@ class TrainingBatches(Sampler[list[Key]]):
     """Shuffled batches of keys, the same number and the same sizes on every rank.
 
     All ranks draw the same order from `(seed, epoch)` and divide it into steps of `batch_size × world_size` images, of
-    which each rank loads its part. With an equal step size, a step has the same images for any number of ranks.
-    Every image is seen once per epoch (or according to `factors`). If the number of images is not a multiple of
+    which each rank loads its part. So the steps are equal for any number of ranks, if `batch_size × world_size` is
+    equal. Every image is seen once per epoch (or according to `factors`). If the number of images is not a multiple of
     `world_size`, fewer than `world_size` images are repeated. The last step may be smaller.
 
     Args:

@@ -18,7 +18,8 @@ OTHER_SPLITS = ("dev", "eval", "test", "valid", "validation")  # other common na
 class TrainValFolder(ImageFolder):
     """Images in `train/<class>/` and `val/<class>/` under the data root, or only in `<class>/`.
 
-    If the data root contains only one folder that encloses all others (as in the zip of a folder), that folder is used.
+    If the data root contains only one folder that encloses all others (as in the zip of a folder), that folder is used
+    instead.
     Without `train` and `val`, a fraction of each class's images is held out for validation. The images are chosen by a
     hash of their names, so they are always the same.
 

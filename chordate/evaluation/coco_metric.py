@@ -190,7 +190,7 @@ class CocoMetric(Metric):
         for iou_type in self._detections.iou_types():
             if not self._is_annotated(iou_type):
                 name = MEASURED_ON[iou_type]
-                text = f"CocoMetric: the annotations have no {name}, so the model's are not evaluated"
+                text = f"CocoMetric: {name} are not evaluated, because the annotations have none"
                 warnings.warn(text, stacklevel=3)
 
     def per_class(self) -> dict[IouType, dict[str, dict[str, float]]]:

@@ -47,7 +47,7 @@ def check_annotated(dataset: object, metric: str) -> None:
         raise DataError(f"{metric}: {name}.coco must be a hotcoco.COCO, got {type(dataset.coco).__name__}")
     if len(dataset.category_ids) != len(dataset.meta.classes):
         counts = f"{len(dataset.category_ids)} category_ids for {len(dataset.meta.classes)} classes"
-        raise DataError(f"{metric}: {name} has {counts}; give one per class, by label")
+        raise DataError(f"{metric}: {name} has {counts}; pass one category id per class, in the order of the labels")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class GroundTruth:
             )
         if len(counts) > 1:
             raise DataError(
-                f"CocoMetric: categories have {counts[0]} and {counts[1]} keypoints; select classes with one of these"
+                f"CocoMetric: categories have {counts[0]} and {counts[1]} keypoints; select classes with equal numbers "
+                f"of keypoints"
             )
         return counts[0]
 

@@ -106,7 +106,7 @@ def build_model(
     state = checkpoint if checkpoint is None or isinstance(checkpoint, Mapping) else read_state(checkpoint)
     trained = None if state is None else checkpoint_meta(state)
     if meta is not None and (classes is not None or num_classes is not None):
-        raise ConfigError("meta names the classes already; leave out classes and num_classes")
+        raise ConfigError("meta already has the class names; remove classes and num_classes")
     fallback = config_meta(cfg)
     meta = meta or _meta(fallback, classes, num_classes, trained, state)
     difference = None if trained is None else meta.difference(trained)
@@ -139,7 +139,7 @@ def start_from(model: Model, source: str | Path, setting: str = "load_from") -> 
     fitting = len(report.loaded) + len(report.adapted)
     total = fitting + len(report.missing)
     if fitting < MIN_LOADED * total:
-        log.warning(f"{setting}={source}: only {fitting} of the model's {total} tensors fit; is it of another model?")
+        log.warning(f"{setting}={source}: only {fitting} of the model's {total} tensors fit; is it from another model?")
 
 
 def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
@@ -193,6 +193,6 @@ def _meta(
         return fallback
     neither = "" if state is None else f", nor does {source_of(state)}"
     raise ConfigError(
-        f"this config does not name its classes{neither}; give classes=[…] or num_classes=…, or on the command line "
+        f"this config does not define the classes{neither}; pass classes=[…] or num_classes=…, or on the command line "
         f"--cfg-options 'fallback_meta.classes=[cat,dog]'"
     )

@@ -98,8 +98,8 @@ def merge_detections(detections: Sequence[list[Detections]], nms_threshold: floa
     """Merge the detections of several augmented batches, all in pixels of the original batch, by NMS within classes.
 
     Args:
-        detections: for each augmented batch, one Detections per image; with only one batch, its
-            detections are returned unchanged.
+        detections: for each augmented batch, one Detections per image. If there is only one batch, its detections are
+            returned unchanged.
         nms_threshold: IoU threshold of the NMS.
         topk: maximum number of detections per image; the highest-scoring are kept.
     """

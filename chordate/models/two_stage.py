@@ -74,7 +74,7 @@ class TwoStageDetector(Detector):
         if keypoint is not None:
             if "num_keypoints" not in facts:
                 raise ConfigError(
-                    "TwoStageDetector has a keypoint head, but the data names no keypoints; train on data with "
+                    "TwoStageDetector has a keypoint head, but the dataset has no keypoint names; train on data with "
                     'keypoints=True, or set fallback_meta.skeleton to a list of names, or to "coco"'
                 )
             self.keypoint = HEADS.build(keypoint, facts=facts, contract=InstanceHead, in_features=features)

@@ -19,7 +19,8 @@ from chordate.errors import ConfigError
 from chordate.registry import TRANSFORMS
 
 Window = tuple[slice, slice]  # rows and columns of an image
-# Smallest visible fraction of an instance's area. The authors' code has a number of pixels, which depends on the scale.
+# Smallest visible fraction of an instance's area. The authors' code has a minimum number of pixels instead, which
+# depends on the scale.
 MIN_VISIBLE = 0.1
 
 
