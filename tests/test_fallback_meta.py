@@ -51,7 +51,7 @@ def test_no_fallback_metadata_is_none(section: dict | None) -> None:
         ({"clases": ["cat"]}, 'unknown setting of fallback_meta "clases"; did you mean "classes"'),
         ({"ignore_label": "void"}, "ignore_label must be"),
         ({"palette": [[1, 2]]}, "palette.0 must"),
-        ({"skeleton": {"names": ["a"], "bones": [[0, 1]]}}, r"bone \(0, 1\) has an index ≥ the number of keypoints, 1"),
+        ({"skeleton": {"names": ["a"], "bones": [[0, 1]]}}, r"bone \(0, 1\) must have keypoint indices 0 ≤ i < 1"),
         ({"skeleton": {"nams": ["a"]}}, 'unknown setting of fallback_meta.skeleton "nams"'),
         ({"classes": 2, "extra": {"num_classes": 3}}, "extra must not have num_classes"),
     ],

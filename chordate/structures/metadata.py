@@ -28,7 +28,7 @@ class Skeleton:
     def __post_init__(self) -> None:
         for bone in self.bones:
             if not all(0 <= end < len(self.names) for end in bone):
-                raise DataError(f"Skeleton: bone {tuple(bone)} has an index ≥ the number of keypoints, {len(self.names)}")
+                raise DataError(f"Skeleton: bone {tuple(bone)} must have keypoint indices 0 ≤ i < {len(self.names)}")
 
     @property
     def mirrored(self) -> tuple[int, ...]:
