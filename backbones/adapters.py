@@ -46,7 +46,7 @@ class AdaptedBackbone(Backbone):
         model: name of the model in the library.
         out: names of the feature maps to output; None for the last feature map of each stride ≥ 4.
         in_channels: number of image channels. Pretrained weights for 3 channels are adapted when they are loaded.
-        frozen_stages: -1 trains all parameters; 0 freezes the layers up to c1, 1 those up to c2, … Frozen BatchNorms
+        frozen_stages: -1 trains all parameters; 0 freezes the layers up to c1, 1 up to c2, … Frozen BatchNorms
             stay in eval mode.
         checkpointing: whether to use activation checkpointing: keep only the feature maps, and recompute the network in
             the backward pass, so that the activations of backbone and heads are not in memory at the same time.

@@ -52,7 +52,7 @@ class HighwayBlock(Block):
 class HighwayNet(StagedBackbone):
     """Highway network for CIFAR: computes the feature maps in `out` from normalized images `[N, in_channels, H, W]`.
 
-    c1 … c4 have strides 1, 1, 2 and 4. Stem, widths and strides are those of `CifarResNet`, for comparison; the paper's
+    c1 … c4 have strides 1, 1, 2 and 4. Stem, widths and strides are as in `CifarResNet`, for comparison; the paper's
     CIFAR networks (its table 2) have other widths.
 
     Args:

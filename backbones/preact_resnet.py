@@ -187,7 +187,7 @@ class CifarPreActResNet(StagedBackbone):
         shortcut: "A" or "B", the shortcut of blocks that change the shape, see `PreActResidualBlock`.
         dropout: dropout probability between the convolutions of a basic block.
 
-    The other arguments are those of `PreActResNet`.
+    The other arguments are as in `PreActResNet`.
     """
 
     maps = ("c1", "c2", "c3", "c4")

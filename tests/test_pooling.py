@@ -183,7 +183,7 @@ def test_constant_maps_pool_to_the_constant():
     ids=["other channels", "a level left out"],
 )
 def test_maps_that_are_no_pyramid_are_refused(specs):
-    with pytest.raises(ConfigError, match=r"strides that double; got .*c4|strides that double; got .*p2"):
+    with pytest.raises(ConfigError, match=r"doubling strides; got .*c4|doubling strides; got .*p2"):
         RoIPooler(specs, 7)
 
 

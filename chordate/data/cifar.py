@@ -24,7 +24,7 @@ class CIFAR10(ImageFolder):
     Args:
         split: "train" or "test".
 
-    The other arguments are those of `ImageFolder`, except `cache`, which is always true.
+    The other arguments are as in `ImageFolder`, except `cache`, which is always true.
 
     Raises:
         DataError: the data root has neither of the two layouts, or an official file is damaged.

@@ -177,7 +177,7 @@ class CocoDataset(Dataset):
         return sample
 
     def _annotations(self, image_id: int, size: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensor]:
-        """Load an image's annotations: those of the used classes whose boxes have positive area inside the image.
+        """Load an image's annotations of the used classes, if their boxes have positive area inside the image.
 
         Inconsistent annotations are skipped.
 

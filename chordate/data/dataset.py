@@ -34,7 +34,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     Attributes:
         meta: metadata for the model, the checkpoint and the predictions.
         target_type: the class of a batch's targets; None for a dataset without ground truth.
-        default_metric: config of the metric to use if a config does not set one.
+        default_metric: config of the metric that is used if the run's config has no `metric`.
         sizes: `[len, 2]`, height and width of each image, so that images of similar aspect ratio can share a batch;
             None disables this grouping.
         health_report: problems found when the dataset was opened, one line each.
@@ -105,7 +105,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
 
 def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Sequence[str] | None:
-    """The classes that a dataset should use: those of the model's `meta` if given, else its config's `classes`.
+    """The classes that a dataset should use: `meta.classes` if the model's `meta` is given, else `classes`.
 
     Raises:
         UnknownClass: both are set and name different classes.

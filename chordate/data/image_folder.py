@@ -159,7 +159,7 @@ class ImageNet(ImageFolder):
     Args:
         split: "train" or "val".
 
-    The other arguments are those of `ImageFolder`.
+    The other arguments are as in `ImageFolder`.
     """
 
     def __init__(self, split: str, **arguments: Any):

@@ -72,7 +72,7 @@ class Polygons(TVTensor):
 
     @classmethod
     def wrap(cls, tensor: Tensor, like: "Polygons", **kwargs: Any) -> Self:  # type: ignore[override]
-        """Wrap vertices as Polygons with the attributes of `like`, except those in `kwargs`."""
+        """Wrap vertices as Polygons with the attributes of `like`, unless `kwargs` override them."""
         return cls(
             tensor,
             ring_sizes=kwargs.get("ring_sizes", like.ring_sizes),

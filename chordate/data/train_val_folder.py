@@ -27,7 +27,7 @@ class TrainValFolder(ImageFolder):
         split: "train" or "val".
         held_out: fraction of each class's images that is held out for validation if there is no `val`.
 
-    The other arguments are those of `ImageFolder`.
+    The other arguments are as in `ImageFolder`.
 
     Raises:
         DataError: as in `ImageFolder`, or only one of `train` and `val` exists, or there is only one class.

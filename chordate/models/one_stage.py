@@ -22,7 +22,7 @@ class OneStageDetector(Detector):
     Args:
         head: a `DenseHead`, such as `RetinaHead`.
 
-    The other arguments are those of `Detector`.
+    The other arguments are as in `Detector`.
     """
 
     def __init__(

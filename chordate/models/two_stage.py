@@ -36,7 +36,7 @@ class TwoStageDetector(Detector):
             backbone to a trunk that the box head and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4
             layout). None for separate trunks.
 
-    The other arguments are those of `Detector`.
+    The other arguments are as in `Detector`.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 Pixels are squares: pixel `i` covers `i … i + 1`, and its center lies at `i + 0.5`. A mask or feature map `x`
 `[..., H, W]` is resampled by `rows @ x @ columns.mT`, with weights `rows` `[..., h, H]` and `columns` `[..., w, W]`.
-Below, *cells* are the elements of a box's own grid (mask, heatmap or RoIAlign bins); *pixels* are those of the image,
-feature map or bitmap.
+Below, *cells* belong to a box's small grid (mask, heatmap or RoIAlign bins), *pixels* to the image, feature map or
+bitmap.
 """
 
 import torch

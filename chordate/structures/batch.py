@@ -148,7 +148,7 @@ def collate_images(samples: Sequence[Sample], target_type: type[Targets] | None,
         size_divisor: height and width are padded to multiples of this number.
 
     Raises:
-        DataError: the samples do not fit together.
+        DataError: the samples cannot be collated.
     """
     images = [sample["image"] for sample in samples]
     sizes = torch.tensor([image.shape[-2:] for image in images])
