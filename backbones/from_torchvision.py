@@ -31,11 +31,11 @@ class _Node(NamedTuple):
 
 @BACKBONES.register_module()
 class TorchvisionBackbone(AdaptedBackbone):
-    """A torchvision model as backbone: `dict(type="TorchvisionBackbone", model="vgg16")`. Args: see `AdaptedBackbone`.
+    """A torchvision model as backbone: `dict(type="TorchvisionBackbone", model="vgg16")`.
 
-    `model` is a name in `torchvision.models.list_models()`; `options` are passed to torchvision's model builder
-    (`dict(stochastic_depth_prob=0.2)`). c1 … c5 are the network's last feature maps with strides 2, 4, 8, 16 and 32.
-    The network must accept images of any size.
+    The arguments are documented in `AdaptedBackbone`. `model` is a name in `torchvision.models.list_models()`;
+    `options` are passed to torchvision's model builder (`dict(stochastic_depth_prob=0.2)`). c1 … c5 are the network's
+    last feature maps with strides 2, 4, 8, 16 and 32. The network must accept images of any size.
     """
 
     source = "torchvision"

@@ -152,7 +152,7 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
         ({"trunk": "c4"}, "ResNet-18: c4 cannot be removed from a backbone that outputs c4, c5"),
         ({"neck": {"type": "FPN"}}, 'trunk="c5" replaces neck; remove one of them'),
         ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" replaces box.trunk; remove one'),
-        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another one, e.g. resnet50"),
+        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another backbone, e.g. resnet50"),
     ],
 )
 def test_a_backbone_that_cannot_be_split_is_a_one_line_error(changes, message):
