@@ -128,7 +128,7 @@ class PreActResNet(StagedBackbone):
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation in every block, see `squeeze_excitation`, or None.
         output_stride: 32, 16 or 8, see `STRIDES_AND_DILATIONS`.
-        drop_path: see `drop_rates`.
+        drop_path: stochastic depth rate of the last block, see `drop_rates`.
 
     Raises:
         ConfigError: see `StagedBackbone`.

@@ -29,7 +29,7 @@ from chordate.text import pluralize, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
-MIN_SIDE = SANITIZE.min_size  # pixels; instances whose box has a shorter side are dropped
+MIN_SIDE = SANITIZE.min_size  # pixels; instances whose box has a side below this are dropped
 
 
 @DATASETS.register_module()
@@ -55,8 +55,8 @@ class CocoDataset(Dataset):
         images: the folder that contains the image files, relative to `data_root` or absolute.
         classes: names of the categories to use, in the order of the labels; None uses all, sorted by id.
             Annotations of other categories are ignored.
-        filter_empty: skip images without an instance (crowds do not count, and with `keypoints` neither do instances
-            without a labeled keypoint).
+        filter_empty: whether to skip images that have no instance. Crowds do not count; with `keypoints`, only
+            instances with a labeled keypoint count.
         health: "error" raises DataError for errors in the file, "warn" only reports them (`check_health`).
         masks: whether to read segmentations. Transforms receive them as `polygons`; the final sample has bitmaps.
             Masks of crowds are not read, since crowds are never trained on.

@@ -26,7 +26,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
     Args:
         data_root: the folder that the dataset's paths are relative to.
-        pipeline: transforms, as for `build_pipeline`.
+        pipeline: list of transforms, see `build_pipeline`.
         seed: random seed of the augmentation.
         meta: metadata of the model that is evaluated on this dataset. Labels must have the same meaning in both;
             `build_dataset` checks this.
@@ -56,7 +56,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     ):
         self.data_root = Path(data_root)
         self.pipeline, self.seed = build_pipeline(pipeline), seed
-        if meta is not None and self.meta == DatasetMeta():  # keep a class attribute; `build_dataset` checks it
+        if meta is not None and self.meta == DatasetMeta():  # keep a class attribute; `build_dataset` compares both
             self.meta = meta
 
     @property

@@ -48,7 +48,7 @@ class InstanceKeypoints(TVTensor):
         return type(self)(data, mirrored=self.mirrored, canvas_size=canvas_size)
 
     def select(self, keep: Tensor) -> Self:
-        """The instances where `keep` `[M]` is true."""
+        """Select the instances where `keep` `[M]` is true."""
         return self._replace_data(self.as_subclass(Tensor)[keep], self.canvas_size)
 
 

@@ -127,7 +127,7 @@ def build_dataset(
     """Build and check the dataset of a config's `train_data` or `val_data`, and log the problems in its files.
 
     Args:
-        section: the section of the config.
+        section: the config's section `train_data` or `val_data`.
         data_root: the folder that the dataset's paths are relative to.
         training: whether the dataset is for training; then there must be annotations to train on.
         seed: random seed of the augmentation.
@@ -174,7 +174,7 @@ def build_loader(
 
     Args:
         dataset: from `build_dataset`.
-        section: the section of the config.
+        section: the config's section `train_data` or `val_data`.
         training: if true, shuffle, augment differently in each epoch, and yield the same number of batches on every
             rank; otherwise, yield each image exactly once across all ranks, in a fixed order.
         seed: random seed. Order and augmentation depend only on the seed, the epoch and the image's index.

@@ -98,7 +98,7 @@ class Polygons(TVTensor):
         return f"Polygons({self.count} instances, {len(self.ring_sizes)} rings, canvas_size={self.canvas_size})"
 
     def select(self, keep: Tensor) -> Self:
-        """The instances where `keep` `[count]` is true, renumbered."""
+        """Select the instances where `keep` `[count]` is true, and renumber them."""
         kept = keep[self.ring_owner]
         return self.wrap(
             self.as_subclass(Tensor)[kept.repeat_interleave(self.ring_sizes)],

@@ -33,7 +33,7 @@ def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
     to_y = _joined(row * width + along_x[1], along_y[0] * width + column)
     to_x = _joined(along_y[1] * width + column, row * width + along_x[0])
     following = to_x[to_y].tolist()
-    points = np.stack([along_x, np.stack([row, row])], -1).astype(np.float32)  # [2 (start, end), pieces, 2 (x, y)]
+    points = np.stack([along_x, np.stack([row, row])], -1).astype(np.float32)  # [2 (start, end), edges, 2 (x, y)]
     rings, seen = [], [False] * len(following)
     for first in range(len(following)):
         ring, piece = [], first
@@ -47,7 +47,7 @@ def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
 
 
 def _pieces(border: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Maximal runs of equal non-zero values in each row: row, begin, end and value of each run."""
+    """Find the maximal runs of equal non-zero values in each row; returns row, begin, end and value of each run."""
     padded = np.pad(border, ((0, 0), (1, 1)))
     change = np.diff(padded, axis=1) != 0
     row, begin = np.nonzero(change & (padded[:, 1:] != 0))
@@ -56,7 +56,7 @@ def _pieces(border: NDArray[Any]) -> tuple[NDArray[Any], ...]:
 
 
 def _joined(ends: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each end point, the index of a piece that begins there."""
+    """For each end point of an edge, the index of an edge that begins there."""
     following = np.empty_like(ends)
     following[np.argsort(ends, kind="stable")] = np.argsort(begins, kind="stable")
     return following

@@ -37,7 +37,7 @@ class EpochBatches(Protocol):
 def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, threshold: float) -> NDArray[np.float64]:
     """How often each image occurs in an epoch, on average, so that rare classes are seen more often.
 
-    Repeat-factor sampling of LVIS (Gupta et al. 2019, section "Methodology"): a class in a fraction `f` of
+    Repeat-factor sampling of LVIS (Gupta et al. 2019, section "Methodology"): a class that occurs in a fraction `f` of
     the images has the factor `max(1, sqrt(threshold / f))`; an image has the largest factor of its classes.
 
     Args:
@@ -57,7 +57,7 @@ def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, thres
 
 
 class TrainingBatches(Sampler[list[Key]]):
-    """Shuffled batches of keys, the same number and the same sizes on every rank.
+    """Shuffled batches of keys, equal in number and sizes on every rank.
 
     All ranks draw the same order from `(seed, epoch)` and divide it into steps of `batch_size × world_size` images, of
     which each rank loads its part. So the steps are equal for any number of ranks, if `batch_size × world_size` is

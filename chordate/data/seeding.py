@@ -16,8 +16,8 @@ _spare: list[np.random.MT19937] = []  # numpy generators to reuse: swapping gene
 def seeded(*key: int) -> Iterator[None]:
     """Context manager: seeds torch's (CPU), numpy's and Python's generators with `key`, and restores them on exit.
 
-    The same key gives the same numbers in every process. Only torch's CPU generator is seeded; `torch.manual_seed`
-    would also seed the generators of all CUDA devices.
+    The same key yields the same random numbers in every process. Only torch's CPU generator is seeded;
+    `torch.manual_seed` would also seed the generators of all CUDA devices.
     """
     words = np.random.SeedSequence(key).generate_state(4)
     torch_state, numpy_generator, python_state = torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate()

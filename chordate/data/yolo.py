@@ -67,7 +67,7 @@ def _read_names(file: Path) -> list[str]:
         raise DataError(missing_file(file, "class name"))
     try:
         names = yaml.safe_load(file.read_text())["names"]
-        ordered = [names[number] for number in range(len(names))]  # a list, or a dict of 0, 1, 2 …
+        ordered = [names[number] for number in range(len(names))]  # a list, or a dict with keys 0, 1, 2 …
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(f'{file}: needs a list "names" of class names without gaps: {error}') from error
     return [str(name) for name in ordered]

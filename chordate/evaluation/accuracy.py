@@ -38,7 +38,7 @@ class AccuracyMetric(Metric):
     Defined in Russakovsky et al. 2015, section 4.1. The true classes are read from the ClassTargets of the batches.
 
     Args:
-        dataset: the dataset of the predictions.
+        dataset: the dataset that is evaluated.
     """
 
     lower_is_better = ("error",)

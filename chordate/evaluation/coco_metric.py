@@ -38,8 +38,8 @@ class CocoMetric(Metric):
     """Average precision and recall as COCO defines them (Lin et al. 2014; cocodataset.org/#detection-eval).
 
     Args:
-        dataset: the dataset that is predicted. All its images are evaluated; objects of an image that was never passed
-            to `update` count as missed.
+        dataset: the dataset that is evaluated. All its images count; objects of an image that was never passed to
+            `update` count as missed.
         iou_types: what to evaluate: "bbox", "segm", "keypoints". None for everything that the model predicts (boxes,
             and masks or keypoints, if any), except what the annotations lack, which is skipped with a warning.
         engine: "hotcoco" (fast), or "pycocotools" (the reference implementation); both compute equal metrics.

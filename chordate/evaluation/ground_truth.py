@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from chordate.errors import DataError
 from chordate.structures import DatasetMeta
 
-BLOCK = 10_000  # annotations read at a time, to limit memory
+BLOCK = 10_000  # number of annotations read at a time, to limit memory
 
 
 @runtime_checkable

@@ -51,7 +51,7 @@ class PackedDetections:
         """Pack the detections of one batch. Each field is copied from the device once, masks once per image.
 
         Raises:
-            DataError: a label is not below `num_classes`, a mask's size differs from its image's, or only some
+            DataError: a label is not in 0 … `num_classes` - 1, a mask's size differs from its image's, or only some
                 detections have masks or keypoints.
             TrainingError: boxes, scores or keypoints are not finite.
         """

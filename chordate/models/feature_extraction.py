@@ -15,7 +15,7 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
     """Compute the feature vectors `[N, C]` of a batch, float32, on the model's device.
 
     Args:
-        model: in evaluation mode.
+        model: a model in evaluation mode.
         batch: a batch of images with values 0 … 255.
         map: name of the backbone's feature map to average over each image; None for the input of the model's last layer
             (`Model.embed`).

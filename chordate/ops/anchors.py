@@ -15,7 +15,7 @@ SIZES_PER_STRIDE = (8.0,)  # FPN (Lin et al. 2017, section 4.1): sides of 32 …
 
 
 class AnchorGenerator(nn.Module):
-    """Boxes of fixed sizes and aspect ratios around the top left corner of each cell, level by level.
+    """Generates anchors: boxes of fixed sizes and aspect ratios, centered at the top left corner of each cell.
 
     Args:
         strides: stride of each level's feature map, in pixels.

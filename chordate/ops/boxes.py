@@ -15,7 +15,7 @@ MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32; float64 stays float64."""
+    """Convert `x` to float32, unless it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -11,7 +11,7 @@ CHUNK = 2**24  # number of values resampled at a time: 64 MiB in float32
 
 @torch.no_grad()
 def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The cell of each keypoint in a `size` x `size` heatmap over its box.
+    """Find the cell of each keypoint in a `size` x `size` heatmap that covers its box.
 
     Args:
         keypoints: `[..., K, 3]`, x and y in continuous pixels, and visibility.

@@ -51,7 +51,7 @@ class NoiseErasing(v2.RandomErasing):
     Args:
         p: probability per image.
         scale: smallest and largest area of the rectangle, as fractions of the image area.
-        ratio: smallest and largest ratio of its height to its width.
+        ratio: smallest and largest ratio of the rectangle's height to its width.
     """
 
     def __init__(

@@ -33,8 +33,8 @@ class SanitizeInstances:
     uses the bounds of the clipped polygons instead, as Detectron2 does when it trains masks.
 
     Args:
-        min_size: pixels; an instance is dropped if its box has a shorter side, or if its polygons have an area below
-            `min_size²`.
+        min_size: minimum side of a box in pixels. An instance is dropped if its box has a shorter side, or if its
+            polygons have an area below `min_size²`.
         tighten: replace boxes by the bounds of the polygons, for instances that have polygons.
 
     Raises:
