@@ -1,4 +1,4 @@
-"""Helpers to read zip files like folders: find the zip file in a path, and list its members."""
+"""Functions that read zip files like folders: find the zip file in a path, and list its members."""
 
 import zipfile
 import zlib
