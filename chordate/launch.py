@@ -1,4 +1,4 @@
-"""Launching and stopping: rank, device, threads and seed of a process, and signals that end the run after a step.
+"""Starts a process of a run (rank, device, number of threads, seed), and ends the run after a signal.
 
 A single process starts directly; several processes are started by torchrun (on one or more machines) or SLURM's srun.
 """
@@ -34,7 +34,7 @@ def start(seed: int | None = None) -> tuple[int, int]:
         Rank and number of ranks: (0, 1) for a single process.
 
     Raises:
-        ConfigError: the launcher's variables are incomplete or invalid, or the processes cannot reach each other.
+        ConfigError: the launcher's environment variables are incomplete or invalid, or processes cannot reach each other.
     """
     os.environ.update(slurm_environment(os.environ))
     if not dist.is_initialized() and is_launched(os.environ):
@@ -54,7 +54,7 @@ def start(seed: int | None = None) -> tuple[int, int]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the random number generators of Python, numpy and torch (also on all CUDA devices)."""
+    """Seed the random number generators of Python, numpy and torch (on the CPU and all CUDA devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -92,7 +92,7 @@ def share_threads(environment: Mapping[str, str]) -> None:
 
 
 def is_launched(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process, even if it is the only process.
+    """Whether torchrun or srun started this process; true even if it is the only process.
 
     Raises:
         ConfigError: the launcher's environment variables are incomplete or invalid.
@@ -112,7 +112,7 @@ def is_launched(environment: Mapping[str, str]) -> bool:
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment variables that torchrun would set, for a task that srun started; empty for other processes.
 
-    A batch script also has most of SLURM's variables, but it is not a task of a job step.
+    SLURM sets most of its variables in a batch script as well, but the script is not a task of a job step.
 
     Raises:
         ConfigError: some of SLURM's variables are missing or invalid.
