@@ -34,7 +34,7 @@ def start(seed: int | None = None) -> tuple[int, int]:
         Rank and number of ranks: (0, 1) for a single process.
 
     Raises:
-        ConfigError: the launcher's environment variables are incomplete or invalid, or processes cannot reach each other.
+        ConfigError: the launcher's environment variables are incomplete or invalid, or processes cannot connect.
     """
     os.environ.update(slurm_environment(os.environ))
     if not dist.is_initialized() and is_launched(os.environ):

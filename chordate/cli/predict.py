@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument("--out", type=nonempty, default="predictions", help="folder for pictures and predictions.json")
     parser.add_argument(
-        "--score-threshold", type=float, default=0.5, help="drop lower-scoring detections (default 0.5)"
+        "--score-threshold", type=float, default=0.5, help="drop lower-scoring detections (default: 0.5)"
     )
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     add_options(parser)

@@ -1,4 +1,4 @@
-"""Plots of a CocoReport: precision-recall curves, AP by class, confusion matrix, TIDE errors; its values as JSON."""
+"""Plots of a CocoReport: precision-recall curves, AP per class, confusion matrix, TIDE errors; also as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chordate.visualization.task_drawing import plot_report
 
 COLORED_CLASSES = 6  # curves with a color and a legend entry: the classes with the most objects
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
-SIMILARITIES = {"keypoints": "OKS"}  # the similarity that thresholds refer to; IoU for the others
+SIMILARITIES = {"keypoints": "OKS"}  # similarity that the thresholds apply to; IoU for boxes and masks
 
 
 @plot_report.register
@@ -56,7 +56,10 @@ def plot_coco_report(report: CocoReport, folder: str | Path) -> list[Path]:
 
 
 def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """Left: the mean over classes by threshold. Right: each class at 0.50; those with the most objects are named."""
+    """Precision-recall curves. Left: mean over classes, per threshold. Right: per class, at threshold 0.50.
+
+    The legend at the right lists the classes with the most objects.
+    """
     similarity, curves = SIMILARITIES.get(iou_type, "IoU"), content["precision_recall"]
     figure = new_figure(11, 4.8)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -103,7 +106,7 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def _plot_bars(axis: Axes, classes: Mapping[str, Mapping[str, Any]], rows: int) -> None:
-    """One column of `plot_classes`: at most `rows` classes, the last at the top."""
+    """Draw one column of `plot_classes`: at most `rows` classes, the last class at the top."""
     first = rows - len(classes)  # the bars of a short last column are at the top
     places = range(first, rows)
     for key, color in (("AP50", "#c9d6ea"), ("AP", FIRST)):
@@ -155,7 +158,7 @@ def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """TIDE's error types (Bolya et al. 2020, section 2.2): the AP50 that each costs, and their counts."""
+    """TIDE's error types (Bolya et al. 2020, section 2.2): the AP50 gained by fixing each type, and its count."""
     errors = content["errors"]
     rows = [(f"{k['meaning']}  ({name})", k["gain"], f"{k['count']:,}") for name, k in errors["kinds"].items()]
     rows += [("all false positives  (FP)", errors["FP"], ""), ("all misses  (FN)", errors["FN"], "")]

@@ -1,4 +1,4 @@
-"""Drawing of tasks: one function per type of prediction, targets and report, selected by `functools.singledispatch`.
+"""Draws the results of any task: one function per type of prediction, targets and report (`functools.singledispatch`).
 
 A new task registers its own functions:
 
@@ -33,7 +33,8 @@ def draw(
         image: `[H, W, 3]` uint8 RGB; is not changed.
         meta: class names, skeleton and palette.
         score_threshold: objects with lower scores are not drawn.
-        long_side: long side of the result, in pixels; None for the image's own, but at least 640, for legible names.
+        long_side: longer side of the result in pixels; None for the longer side of `image`, but at least 640, so that
+            names are legible.
 
     Returns:
         A new picture `[H', W', 3]` uint8 RGB.

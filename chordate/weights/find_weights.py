@@ -24,7 +24,7 @@ class Weights:
     """The weights of a checkpoint.
 
     Attributes:
-        state: tensors by name; averaged ones if the checkpoint has them.
+        state: tensors keyed by name; the averaged weights if the checkpoint has them.
         meta: metadata of the dataset, if the checkpoint is Chordate's own.
         source: the path or URL, for messages.
     """

@@ -1,4 +1,4 @@
-"""timm's state dicts, one class per architecture."""
+"""Formats of timm's state dicts, one class per architecture."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Torchvision's state dicts, one class per architecture."""
+"""Formats of torchvision's state dicts, one class per architecture."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ class TorchvisionDenseNet(Format):
         return rename_all(state, _DENSENET_NAMES)
 
 
-# Its `features` are the stem, then alternating stages and downsampling layers.
+# The `features` of torchvision's ConvNeXt are the stem, then alternating stages and downsampling layers.
 _CONVNEXT_NAMES: Names = (
     (r"features\.0\.", "stem."),
     (r"features\.([1357])\.(\d+)\.layer_scale$", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.gamma"),
@@ -115,7 +115,7 @@ _RCNN_NAMES: Names = (
 
 @FORMATS.register_module()
 class TorchvisionRCNN(Format):
-    """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Its background is class 0, ours is the last."""
+    """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Torchvision's background is class 0; ours is the last."""
 
     library = "torchvision"
     stride_in_3x3 = True
@@ -162,9 +162,10 @@ _RATIOS = 3  # aspect ratios of anchors
 
 @FORMATS.register_module()
 class TorchvisionRetinaNet(Format):
-    """RetinaNet. Its classes are COCO's ids including 0, which a model with 91 classes uses unchanged.
+    """RetinaNet. Its classes are COCO's category ids including 0; a model with 91 classes keeps all of them.
 
-    The anchors of a cell are ordered by ratio, then by size; ours by size, then by ratio, as in Detectron2.
+    Torchvision orders the anchors of a cell by ratio, then by size; ours are ordered by size, then by ratio, as in
+    Detectron2.
     """
 
     library = "torchvision"
