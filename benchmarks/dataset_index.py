@@ -1,6 +1,6 @@
 """Benchmark of opening an annotation file of COCO train2017's size: CocoDataset against pycocotools, time and memory.
 
-Each side opens the file in a new process (CocoDataset with its health check) and forks 4 workers, which read the
+Each side opens the file in a new process (CocoDataset also checks the annotations) and forks 4 workers, which read the
 annotations, including polygons, of random images. A worker's memory is the size of its private pages
 (Linux `smaps_rollup`); pages that are still shared with the parent do not count.
 

@@ -1,4 +1,4 @@
-"""Times two functions alternately, so that other load on the machine affects both, and parts of a function."""
+"""Times two functions alternately, so that other load on the machine affects both; and times parts of functions."""
 
 import statistics
 import time
@@ -53,7 +53,7 @@ class Clock:
 
     @contextmanager
     def watching(self, parts: Mapping[str, Sequence[tuple[Any, str]]]) -> Iterator[None]:
-        """Context manager that times the methods of each part, which are pairs of object and method name."""
+        """Context manager that times the methods of each part, given as pairs (object, method name)."""
 
         def watched(part: str, method: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:

@@ -54,7 +54,7 @@ def predict(
         images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
             tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1.
         score_threshold: detections with a lower score are dropped; the model also applies its own threshold (0.05).
-            A classifier ignores it and returns all scores.
+            Classifiers ignore the threshold and return all scores.
         batch_size: number of images per forward pass.
         precision: "fp32" keeps the model's data type; "bf16" runs convolutions and matrix products in bfloat16, which
             changes scores by about 0.01; "auto" is "bf16" for a float32 model on a GPU of compute capability 8 (Ampere)

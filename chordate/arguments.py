@@ -36,8 +36,8 @@ Fraction = Annotated[float, Ge(0), Le(1)]  # 0 and 1 are allowed
 OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither 0 nor 1 is allowed
 ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 0 is allowed, 1 is not; for example a dropout rate
 Seed = Annotated[int, Ge(0), Lt(2**32)]
-NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
-Ascending = Predicate(ascend)  # Annotated[Sequence[int], Ascending]: strictly ascending numbers
+NonEmpty = MinLen(1)  # for example Annotated[Sequence[int], NonEmpty]
+Ascending = Predicate(ascend)  # for example Annotated[Sequence[int], Ascending]; strictly ascending
 NotDescending = Predicate(do_not_descend)  # for example a lower and an upper threshold, which may be equal
 Names = Annotated[Sequence[str], Predicate(are_names)]
 
@@ -254,13 +254,13 @@ def _fits(annotation: Any, value: Any) -> bool:
 def _adapter(annotation: Any) -> Any:
     from pydantic import ConfigDict, InstanceOf, TypeAdapter
 
-    # pydantic rejects a config for dataclasses; an InstanceOf checks the class only, so it needs none.
+    # pydantic rejects a config for a dataclass; `InstanceOf` checks only the class, so no config is needed.
     is_class = any(isinstance(item, InstanceOf) for item in getattr(annotation, "__metadata__", ()))
     return TypeAdapter(annotation, config=None if is_class else ConfigDict(strict=True))
 
 
 def _checkable(annotation: Any) -> Any:
-    """An annotation with everything that cannot be checked replaced by Any."""
+    """Replace everything in an annotation that cannot be checked by Any."""
     from pydantic import InstanceOf, Strict, WrapValidator
 
     origin, inner = get_origin(annotation) or annotation, get_args(annotation)

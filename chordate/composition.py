@@ -115,12 +115,12 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
 def located(error: Exception, config: Any, keys: Iterable[str] = (), *, setting: str | None = None) -> ChordateError:
     """Prefix an error's message with the config file and the key path (`model.backbone.depth`) that caused it.
 
-    The file is the last one that set `setting` or one of `keys`. If neither is given, it is the last one that set a key
-    mentioned in the message, or else any key of `config`. The key path is that of the section `config`, followed by
-    `setting` if given, or by the key whose value the message quotes.
+    The file is the last file that set `setting` or one of `keys`. If neither is given, it is the last file that set a
+    key mentioned in the message, or else any key of `config`. The key path is the path of the section `config`,
+    followed by `setting` if given, or by the key whose value the message quotes.
 
     Returns:
-        An error of the original type if that is a ChordateError, else a ConfigError.
+        An error of the original type if the type is a ChordateError, else a ConfigError.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):
@@ -219,7 +219,7 @@ def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def unchanged(origins: Mapping[KeyPath, Origin], then: Any, now: Any) -> Origins:
-    """The origins of the settings that have not changed since the config was composed."""
+    """The origins of the settings that are equal in the config when it was composed (`then`) and `now`."""
     return {path: origin for path, origin in origins.items() if _equal(_at(then, path), _at(now, path))}
 
 

@@ -244,7 +244,7 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
 
 
 def _older_than_type(node: Mapping[str, Any], origins: Origins, path: KeyPath) -> list[str]:
-    """The settings of a component that earlier layers set than the layer that set its `type`."""
+    """The settings of a component that were set in earlier layers than its `type`."""
     chosen = origin_of(origins, (*path, "type")) if "type" in node else None
     if chosen is None:
         return []

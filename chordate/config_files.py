@@ -1,4 +1,4 @@
-"""Reads a config and the files that it inherits from as config layers, base files first; a layer is one file."""
+"""Reads a config and the files that it inherits from into config layers, one per file, base files first."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _literal(node: ast.expr, source: str) -> Any:
 
 
 def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]:
-    """Run a Python config and return its variables; in it, `_base_` is the merged config of its `_base_` files."""
+    """Run a Python config and return its variables; its code can read the merged base files as `_base_`."""
     inherited: dict[str, Any] = {}
     for rank, layer in enumerate(below):
         merge(inherited, layer.values, Origin(rank, layer.source), {})

@@ -59,7 +59,7 @@ class Library:
 
 
 class Backbone(nn.Module):
-    """Base class of backbones: images to feature maps.
+    """Base class of backbones, which compute feature maps from images.
 
     A subclass sets `out_features` in `__init__`, ordered fine to coarse and named `c1` … `c5` after the stages of the
     FPN paper (Lin et al. 2017, section 3). `forward` takes normalized images `[N, in_channels, H, W]` and returns a
@@ -84,7 +84,7 @@ class Backbone(nn.Module):
 
     @property
     def example_size(self) -> tuple[int, int]:
-        """Height and width of typical images: 32 px (CIFAR) if the largest stride is small, else 224 px."""
+        """Height and width of typical images: 32 px (CIFAR) if the largest stride is below 8, else 224 px."""
         side = 32 if list(self.out_features.values())[-1].stride < 8 else 224
         return side, side
 
@@ -103,7 +103,7 @@ class Backbone(nn.Module):
 
 
 class Neck(nn.Module):
-    """Base class of necks: feature maps to feature maps.
+    """Base class of necks, which compute feature maps from the feature maps of a backbone.
 
     The first argument of the constructor is `in_features`, the FeatureSpecs of the backbone. Like a backbone, a neck
     sets `out_features`.
@@ -116,7 +116,7 @@ class Neck(nn.Module):
 
 
 def offered(part: nn.Module) -> FeatureSpecs:
-    """Validate and return the `out_features` of a backbone or neck, with its name for error messages.
+    """Validate the `out_features` of a backbone or neck. Returns them with the module's name for error messages.
 
     Raises:
         ConfigError: `out_features` is missing, empty, or not a dict of FeatureSpecs with positive numbers.

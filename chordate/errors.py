@@ -53,8 +53,8 @@ class TrainingError(ChordateError):
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` names in `known` most similar to `name`, ignoring case; names that start with `name` come first.
 
-    For this, "-" and "_" are ignored, and `resnet50` equals `r50`: `faster-rcnn_r50_fpn_torchvision` starts with
-    `fasterrcnn_resnet50_fpn`.
+    In this comparison, "-" and "_" are ignored, and `resnet50` equals `r50`: `faster-rcnn_r50_fpn_torchvision` starts
+    with `fasterrcnn_resnet50_fpn`.
     """
     by_lower: dict[str, str] = {}
     for candidate in known:

@@ -68,7 +68,7 @@ class ProposalHead(Protocol):
         """Scalar losses keyed by name; `sizes` `[N, 2]` are heights and widths of the images without padding."""
 
     def predict(self, outputs: Any, sizes: Tensor, training: bool = False) -> Proposals:
-        """Proposals without a gradient, clipped to the images.
+        """Predict proposals, clipped to the images, without a gradient.
 
         Args:
             outputs: the outputs of `forward`.
@@ -82,7 +82,7 @@ class RoIHead(Protocol):
 
     Attributes:
         nms_threshold: IoU threshold of the NMS within each class; also used to merge boxes in test-time augmentation.
-        detections_per_image: maximum number of detections per image; those with the highest scores are kept.
+        detections_per_image: maximum number of detections per image; the highest-scoring detections are kept.
     """
 
     nms_threshold: float

@@ -70,7 +70,7 @@ def _join() -> None:
 
 
 def finish() -> None:
-    """Leave the process group after the run. On GPUs, do not call it after an error, since it might block forever."""
+    """Leave the process group after the run. On GPUs, do not call this after an error: it might block forever."""
     gc.collect()  # otherwise a DDP model that still exists would keep the group's threads alive
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -80,7 +80,7 @@ def device() -> torch.device:
     """This process's GPU if there is one, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # If the launcher makes only one GPU visible to each process, that GPU has number 0 in all of them.
+    # If the launcher makes only one GPU visible to each process, the GPU has index 0 in every process.
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 

@@ -27,6 +27,7 @@ class Model(nn.Module):
 
     The first argument of a subclass's constructor is `meta`, followed by the configs of its parts (backbone, heads …),
     which it builds through the registries.
+
     DistributedDataParallel and torch.compile wrap `forward`; all other code calls `loss` and `predict`, whose results
     depend only on their arguments.
     """
@@ -53,7 +54,7 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def feature_specs(self) -> Mapping[str, FeatureSpec]:
-        """The feature maps that `chordate summary` lists; by default the backbone's, if there is one."""
+        """The feature maps that `chordate summary` lists; by default the feature maps of the backbone, if any."""
         backbone = self._modules.get("backbone")
         return backbone.out_features if isinstance(backbone, Backbone) else {}
 
@@ -96,8 +97,8 @@ class Model(nn.Module):
 class Metric:
     """Base class of metrics: collects predictions batch by batch, and computes values that are equal on all ranks.
 
-    The constructor of a subclass receives the dataset as the keyword `dataset`. `table`,
-    `save_predictions` and `report` refer to the last `compute`.
+    The constructor of a subclass receives the dataset as the keyword `dataset`. `table`, `save_predictions` and
+    `report` refer to the last `compute`.
 
     Attributes:
         numbers: the result of the last `compute`: a mapping from name to value.
@@ -140,10 +141,10 @@ class Metric:
 
 
 def check_implements(plug: object, contract: type, methods: Sequence[str]) -> None:
-    """Check that an object is an instance of its contract's base class and overrides the required `methods`.
+    """Check that an object is an instance of the base class `contract` and overrides the required `methods`.
 
     Raises:
-        ConfigError: the object has another base class, or lacks a method.
+        ConfigError: the object is not an instance of `contract`, or does not override a method.
     """
     cls = type(plug)
     if not isinstance(plug, contract):
@@ -170,6 +171,8 @@ def check_number_names(names: Iterable[str], source: str) -> None:
 
 def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor:
     """The sum of a model's losses, except values without a gradient (such as a training error, which is only logged).
+
+    If no value has a gradient, all values are summed.
 
     Args:
         losses: scalar losses keyed by name.

@@ -47,8 +47,8 @@ class PlugRegistry(Registry):
     Args:
         kind: the kind of component, for error messages: `backbone`, `neck` …
         location: the package that is imported at the first look-up, so that its modules register their components.
-        extra_settings: annotations of settings that a component's config may have in addition to the component's
-            arguments; they become attributes of the built object.
+        extra_settings: mapping from name to annotation, for settings that a component's config may have in addition to
+            the component's arguments; they become attributes of the built object.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class PlugRegistry(Registry):
                 it does not fulfill the contract. The message names file and setting if the config is a `Section`.
         """
         if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
-            raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
+            raise ConfigError(f"a {self.name} must be a name, a dict with `type`, or a built object, got {config!r}")
         try:
             is_config = isinstance(config, str | Mapping)
             built = self._build(self.expand(config), dict(facts or {}), wiring) if is_config else config

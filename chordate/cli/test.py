@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, or an ensemble of several, on the validation set of a config."""
+"""Evaluate a checkpoint, or an ensemble of several checkpoints, on the validation set of a config."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ class Callback:
 
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """Called after every evaluation, before the metrics are logged. Values added to `metrics` are treated like
-        the values of the metric, and must be equal on all ranks. A method that iterates over data must return once
-        `trainer.interrupted()` is true."""
+        the values of the metric, and must be equal on all ranks. If this method iterates over data, it must return
+        as soon as `trainer.interrupted()` is true."""
 
     def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         """Called with every new record of `trainer.history`: every `train.log_every` iterations, and after every
@@ -60,7 +60,7 @@ class Callback:
         Only speed and memory differ between ranks."""
 
     def on_train_end(self, trainer: Trainer) -> None:
-        """Called when training ends, also after an error. An error in this method is logged; it is raised only if
+        """Called when training ends, with or without an error. An error in this method is logged; it is raised only if
         training and earlier callbacks ended without an error."""
 
 
@@ -71,8 +71,8 @@ class EarlyStopping(Callback):
     Args:
         monitor: name of the metric, such as "bbox_AP", or "val_loss" with the callback ValidationLoss.
         patience: number of evaluations without improvement after which training stops.
-        mode: "max" if higher is better, "min" if lower is better; None for "min" if
-            `monitor` is in the metric's `lower_is_better`, else "max".
+        mode: "max" if higher is better, "min" if lower is better; None for "min" if `monitor` is in the metric's
+            `lower_is_better`, else "max".
         min_delta: smaller or equal improvements do not count.
     """
 
@@ -105,9 +105,9 @@ class EarlyStopping(Callback):
 class ValidationLoss(Callback):
     """Adds the losses on the validation data to the metrics: `val_loss`, and `val_<name>` for each of the losses.
 
-    The losses are means over all images, for the model in evaluation mode (with averaged weights if `train.ema` is set)
-    and full precision. Random sampling has the same seed in every evaluation. This callback needs a second pass
-    over the validation data.
+    The losses are means over all images, computed in evaluation mode and full precision (with averaged weights if
+    `train.ema` is set). Random sampling has the same seed in every evaluation. This callback needs a second pass over
+    the validation data.
     """
 
     def on_train_start(self, trainer: Trainer) -> None:

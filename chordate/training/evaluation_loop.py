@@ -33,7 +33,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate a model on a dataset. Returns the metrics, which are equal on all ranks.
 
-    Afterwards, restores the training modes of the model's modules and the states of the random number generators.
+    The training mode of every module and the states of the random number generators are restored afterwards.
 
     Args:
         model: the model, which is moved to the device.
@@ -70,7 +70,7 @@ def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Context manager for evaluation: eval mode without gradients; restores every module's mode at exit."""
+    """Context manager for evaluation: eval mode without gradients; restores the mode of every module at exit."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

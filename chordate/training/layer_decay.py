@@ -19,8 +19,8 @@ STEM, AFTER_LAST_BLOCK = ("", 0), ("", 1)
 
 
 class ParamGroup(NamedTuple):
-    """Names of parameters that share a learning rate; `block` is the name of a sequence of blocks and the
-    index of their block in it; None for parameters outside blocks."""
+    """Names of parameters that share a learning rate; `block` is the name of a sequence of blocks and the index of
+    their block in it; None for parameters outside blocks."""
 
     parameters: list[str]
     block: tuple[str, int] | None
@@ -30,8 +30,8 @@ def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, f
     """Learning-rate scales for the parameters of the model's backbone, keyed by parameter name.
 
     Layer 0 is the stem: everything before the first block. Each further layer consists of `blocks` consecutive blocks
-    of a stage; modules between two stages belong to the block after them. The scale is 1
-    after the last block and outside the backbone; each layer's scale is `decay` times the scale of the next layer.
+    of a stage; modules between two stages belong to the block after them. The scale is 1 after the last block and
+    outside the backbone; each layer's scale is `decay` times the scale of the next layer.
 
     Args:
         model: a model with a `backbone`.

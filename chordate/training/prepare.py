@@ -38,8 +38,8 @@ def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.devic
 
 
 def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Module:
-    """Compile the model (unless `options` is False). Allows 64 graphs; torch compiles one per image size and
-    number of boxes in a batch.
+    """Compile the model (unless `options` is False). Allows 64 graphs; torch compiles one per image size and number
+    of boxes in a batch.
 
     Raises:
         ConfigError: torch.compile rejects `options`.

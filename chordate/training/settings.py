@@ -15,7 +15,7 @@ class TrainSettings:
     """Settings of a training run. An iteration is one optimizer step, over `accumulate` batches.
 
     Attributes:
-        epochs, iterations: length of the training; exactly one must be set. It also sets the unit of `eval_every`,
+        epochs, iterations: length of the training; exactly one must be set. Its unit is also the unit of `eval_every`,
             `save_every` and a schedule's milestones.
         seed: random seed for initial weights, dropout, and the loader's image order and augmentation.
         amp: mixed precision, "bf16" (CPU or GPU) or "fp16" (GPU); None is full precision.

@@ -1,6 +1,6 @@
 """Saves the state of a training run in checkpoints, and restores it.
 
-Checkpoints hold only tensors, numbers, strings, lists and dicts, so that they load with `weights_only=True`.
+Checkpoints contain only tensors, numbers, strings, lists and dicts, so that they load with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 
 
 def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, Any]], Any]) -> None:
-    """Write the state of all ranks from the first rank; if that fails, all ranks raise."""
+    """Collect the state of all ranks, and write it on the first rank; if writing fails, all ranks raise."""
     trainer.average_buffers()
     state = collect(trainer, files)
     failure = None

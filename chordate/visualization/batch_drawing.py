@@ -43,7 +43,7 @@ def describe_image(batch: Batch, index: int) -> str:
 
 
 def _stripe_padding(picture: Picture, height: int, width: int) -> None:
-    """Draw diagonal stripes below `height` and right of `width`. Changes `picture`."""
+    """Draw diagonal stripes below `height` and right of `width`, in place."""
     row, column = np.ogrid[: picture.shape[0], : picture.shape[1]]
     outside = (row >= height) | (column >= width)
     picture[outside] = STRIPES[(row + column) // STRIPE % 2][outside]

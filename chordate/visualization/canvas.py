@@ -170,7 +170,7 @@ def _to_canvas(box: Sequence[float], scale: float, size: tuple[int, int]) -> Pix
 
 
 def _draw_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, line: int) -> None:
-    """Draw the mask as a tint with an outline. Changes `picture`."""
+    """Draw the mask as a tint with an outline, in place."""
     size = picture.shape[1], picture.shape[0]
     resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     inside = resized > 0

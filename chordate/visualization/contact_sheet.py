@@ -24,8 +24,8 @@ class Thumbnail:
 
     Attributes:
         file: path relative to the page.
-        width, height: in pixels.
-        name, note: the caption.
+        width, height: size of the picture in pixels.
+        name, note: text of the caption.
     """
 
     file: str

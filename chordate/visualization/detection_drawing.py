@@ -66,7 +66,7 @@ def instance_annotations(
     """One annotation per instance of one image, in the order of the targets.
 
     Args:
-        targets: on the CPU.
+        targets: targets of a batch, on the CPU.
         index: index of the image in the batch.
         meta: class names, skeleton and palette.
         size: height and width of the image in pixels, with padding.

@@ -29,7 +29,7 @@ def draw(
     """Draw a prediction on its image.
 
     Args:
-        prediction: in pixels of `image`; its type selects the function.
+        prediction: a prediction in pixels of `image`; its type selects the function.
         image: `[H, W, 3]` uint8 RGB; is not changed.
         meta: class names, skeleton and palette.
         score_threshold: objects with lower scores are not drawn.
@@ -79,7 +79,7 @@ def plot_report(report: Any, folder: str | Path) -> list[Path]:
     """Write the result of a metric's `report()` as plots and JSON.
 
     Args:
-        report: its type selects the function.
+        report: result of `Metric.report`; its type selects the function.
         folder: created if it does not exist.
 
     Returns:

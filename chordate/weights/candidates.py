@@ -102,7 +102,7 @@ def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
 
 
 def _library_part(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:
-    """Remove the tensors of a library's network that `backbone` does not have; add `library.prefix` to the rest."""
+    """Drop the tensors of a library's network that `backbone` does not have; prefix the other tensors' names."""
     ours, state = backbone.state_dict(), candidate.state
     left_out = [name for name in state if name in library.tensors and library.prefix + name not in ours]
     part = {library.prefix + name: state[name] for name in state if name not in left_out}

@@ -113,7 +113,7 @@ class CheckpointFolder:
         return target
 
     def contains(self, path: str | Path) -> bool:
-        """Whether a checkpoint is in this folder (after resolving links), so that its run is the run of this folder."""
+        """Whether a checkpoint is in this folder (after resolving links), and so belongs to the folder's run."""
         return Path(path).resolve().parent == self.folder.resolve()
 
     def is_last(self, path: str | Path) -> bool:

@@ -73,7 +73,7 @@ class RowMatcher:
 
 
 def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
-    """The names of outputs, in order: "classes", "keypoints", or a list in `meta.extra`; empty if unnamed."""
+    """The names of outputs, in order: the classes, the keypoints, or the list `meta.extra[kind]`; empty if unknown."""
     if kind == "classes":
         return meta.classes if has_names(meta) else ()
     if kind == "keypoints":

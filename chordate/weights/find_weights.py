@@ -1,4 +1,4 @@
-"""Finds the weights in a checkpoint of any origin."""
+"""Finds the state dict in a checkpoint of any library."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
         contents: from `read_state`, or a bare state dict.
 
     Raises:
-        CheckpointError: our own checkpoint has another format or parts of wrong types, or there are no usable weights.
+        CheckpointError: our own checkpoint has another format or values of wrong types, or there are no usable weights.
     """
     source, meta = source_of(contents), checkpoint_meta(contents)
     if meta is not None:

@@ -32,7 +32,7 @@ def _has_stride_in_1x1(backbone: Backbone) -> bool:
 
 
 def warn_about_normalization(model: nn.Module, source: str) -> None:
-    """Warn if the image mean or std of timm's weights differs from the model's."""
+    """Warn if the image mean or std of timm's weights differs from the model's Normalize layer."""
     if not source.startswith("timm://"):
         return
     name = source.removeprefix("timm://")

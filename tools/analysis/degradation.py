@@ -23,7 +23,7 @@ from chordate.cli.main import main
 
 KINDS = ("plain", "resnet")
 COLORS = ("#d99a2b", "#1f4e9c")  # shallow, deep
-PAPER = 64_000  # iterations; the learning rate drops after a half and three quarters of them
+PAPER = 64_000  # iterations; the learning rate drops after half and three quarters of them
 POINTS = 100  # points of the training curve
 
 

@@ -1,4 +1,4 @@
-"""Format: converts the state dicts of another library's architecture to ours."""
+"""Format: base class that converts the state dicts of another library's architecture to our tensor names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Format:
 
 
 def rename(name: str, names: Names) -> str:
-    """Replace the beginning of `name` by the first pattern that matches there; unchanged if none does."""
+    """Replace the beginning of `name` with the first of the patterns that matches; unchanged if no pattern matches."""
     for pattern, replacement in names:
         ours, count = re.subn(rf"^{pattern}", replacement, name)
         if count:

@@ -14,7 +14,7 @@ from chordate.weights.formats.format import Format, Names, State, rename_all
 
 @FORMATS.register_module()
 class TorchvisionResNet(Format):
-    """A ResNet classifier for ImageNet, with `fc`, without the squeeze-and-excitation of timm's variants."""
+    """A ResNet classifier for ImageNet, whose last layer is named `fc`; without squeeze-and-excitation."""
 
     library = "torchvision"
     stride_in_3x3 = True
@@ -32,7 +32,7 @@ _DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.
 
 @FORMATS.register_module()
 class TorchvisionDenseNet(Format):
-    """A DenseNet classifier for ImageNet, with `classifier`."""
+    """A DenseNet classifier for ImageNet, whose last layer is named `classifier`."""
 
     library = "torchvision"
 
@@ -59,7 +59,7 @@ _CONVNEXT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TorchvisionConvNeXt(Format):
-    """A ConvNeXt classifier for ImageNet, with `classifier`."""
+    """A ConvNeXt classifier for ImageNet, whose last layers are named `classifier`."""
 
     library = "torchvision"
 
