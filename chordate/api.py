@@ -170,5 +170,5 @@ def _as_uint8(image: Any, number: int) -> Tensor:
     elif tensor.dtype != torch.uint8:
         whole = not tensor.is_complex() and tensor.dtype != torch.bool
         if not whole or tensor.long().min() < 0 or tensor.long().max() > 255:
-            raise DataError(f"{what}: integer pixels must be within 0 … 255; this {tensor.dtype} image has others")
+            raise DataError(f"{what}: integer pixels must be within 0 … 255, got {tensor.dtype} with other values")
     return tensor.to(torch.uint8).contiguous()

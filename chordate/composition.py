@@ -176,7 +176,7 @@ def merge(
             merge(items, value, origin, origins, path=here, into_lists=True)
             if len(items) > len(old):
                 name, index = ".".join(here), max(value, key=int)
-                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, from 0; there is no item {index}")
+                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, 0-based; there is no item {index}")
             tree[key] = list(items.values())
             continue
         if isinstance(old, str):

@@ -152,7 +152,7 @@ def select(in_features: Mapping[str, FeatureSpec], names: Iterable[str], wanted_
     names = list(names)
     missing = [name for name in names if name not in in_features]
     if missing:
-        offer = in_features if isinstance(in_features, FeatureSpecs) else FeatureSpecs(in_features, "the part before")
+        offer = in_features if isinstance(in_features, FeatureSpecs) else FeatureSpecs(in_features, "the module before")
         wanted = ", ".join(f'"{name}"' for name in names)
         raise ConfigError(f'{wanted_by}(in=[{wanted}]): {offer}; no "{missing[0]}"')
     return {name: in_features[name] for name in names}
@@ -180,7 +180,7 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
         return
     _compare(maps, parts[0], side, len(shape))
     if neck is not None:
-        outputs = _meta_outputs(neck, maps, f"the maps of {parts[0].source}")
+        outputs = _meta_outputs(neck, maps, f"the feature maps of {parts[0].source}")
         if outputs is not None:
             _compare(outputs, parts[1], side, len(shape))
 

@@ -79,7 +79,7 @@ def check_features_file(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: features are written as {' or '.join(SUFFIXES)}; use one of these suffixes")
     if path.is_dir():
-        raise ConfigError(f"{path}: a folder; name the file to write")
+        raise ConfigError(f"{path} is a folder; name the file to write")
 
 
 def save_features(

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     paths = image_files(arguments.images)
     out = Path(arguments.out)
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: not a folder; name a folder for the pictures and predictions.json")
+        raise ConfigError(f"--out {out} is not a folder; name a folder for the pictures and predictions.json")
     out.mkdir(parents=True, exist_ok=True)
     model = load_trained(cfg, arguments.checkpoint)
     records: list[dict[str, Any]] = []

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.text import by_number
 
     if arguments.size and min(arguments.size) < 32:
-        raise ConfigError(f"--size {arguments.size}: at least 32 pixels each")
+        raise ConfigError(f"--size {arguments.size}: height and width must be at least 32 pixels")
     table = Table(caption_justify="left", title_justify="left")
     table.add_column("name", no_wrap=True)
     for column in ("input", "parameters / M", "FLOPs / G"):

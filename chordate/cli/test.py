@@ -97,7 +97,7 @@ def make_folders(arguments: argparse.Namespace) -> None:
     for path in map(Path, filter(None, (arguments.out, arguments.predictions, arguments.picture))):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise ConfigError(f"{path}: a folder; name the file to write")
+            raise ConfigError(f"{path} is a folder; name the file to write")
     if arguments.report:
         Path(arguments.report).mkdir(parents=True, exist_ok=True)
 

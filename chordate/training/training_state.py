@@ -134,7 +134,7 @@ def resume_or_start(trainer: Trainer) -> None:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
             trainer.best = broadcast_object(best)  # without a shared disk, only the first rank finds the file
         else:  # files, best score and log of the resumed run are in another folder
-            logger.warning(f"{path} is not in {work_dir}, where a new log and a new best score start")
+            logger.warning(f"{path} is not in {work_dir}, so a new log and a new best score start there")
             trainer.history = []
         logger.info(f"resumed from {path}: epoch {trainer.epoch}, iteration {trainer.iteration}")
     elif trainer.resume:
@@ -173,7 +173,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
             set_rng_state(saved["rng"][trainer.rank])
         else:
             counts = f"saved by {len(saved['rng'])} processes, resumed by {trainer.world_size}"
-            logger.warning(f"{counts}: the random numbers differ from those of an uninterrupted run")
+            logger.warning(f"{counts}: the random numbers differ from an uninterrupted run")
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from error

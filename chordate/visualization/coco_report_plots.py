@@ -68,7 +68,7 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
         if precision is not None:
             label = f"{threshold}   AP {np.mean(precision):.3f}"
             left.plot(curves["recall"], precision, color=shade, lw=1.5, label=label)
-    left.set_title(f"{TITLES[iou_type]}: mean over classes, by {similarity}", loc="left", fontsize=11)
+    left.set_title(f"{TITLES[iou_type]}: mean over classes, for thresholds of {similarity}", loc="left", fontsize=11)
     known = {name: line for name, line in curves["by_class"].items() if line is not None}
     order = sorted(known, key=lambda name: -content["per_class"][name]["instances"])
     for name in order[COLORED_CLASSES:]:
@@ -76,7 +76,7 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
     for name, color in zip(order[:COLORED_CLASSES], [FIRST, *OTHERS]):
         label = f"{plain_label(name)}   AP50 {np.mean(known[name]):.3f}"
         right.plot(curves["recall"], known[name], color=color, lw=1.6, label=label)
-    which = "each class" if len(order) <= COLORED_CLASSES else f"the {COLORED_CLASSES} largest of {len(order)} classes"
+    which = "each class" if len(order) <= COLORED_CLASSES else f"top {COLORED_CLASSES} of {len(order)} classes by count"
     right.set_title(f"{which}, at {similarity} 0.50", loc="left", fontsize=11)
     left.set(ylabel="precision", xlim=(0, 1), ylim=(0, 1.03))
     for axis in (left, right):
@@ -100,7 +100,7 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
         end = len(order) - number * rows
         _plot_bars(axis, {name: known[name] for name in order[max(end - rows, 0) : end]}, rows)
         axis.axvline(content["numbers"]["AP"], color=OTHERS[0], lw=1.2, ls="--", label="mean AP")
-    axes[0].set_title(f"{TITLES[iou_type]}: AP of each class (its objects)", loc="left", fontsize=11)
+    axes[0].set_title(f"{TITLES[iou_type]}: AP of each class (number of objects)", loc="left", fontsize=11)
     axes[-1].legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
     return figure
 
@@ -174,7 +174,7 @@ def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
     axis.text(1.3 * reach, -0.85, "count", ha="right", fontsize=9, color="0.35")
     axis.set_yticks(places, [name for name, _, _ in rows], fontsize=9)
     axis.invert_yaxis()
-    axis.set(xlim=(0, 1.3 * reach), xlabel="AP50 gained without them")
+    axis.set(xlim=(0, 1.3 * reach), xlabel="AP50 gained by fixing them")
     axis.set_title(f"{TITLES[iou_type]}: error types, AP50 {errors['AP50']:.3f}", loc="left", fontsize=11, pad=14)
     axis.tick_params(left=False)
     tidy(axis, "x")

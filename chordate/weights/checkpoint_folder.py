@@ -156,7 +156,7 @@ class CheckpointFolder:
             path.name for pattern in WRITTEN for path in self.folder.glob(pattern) if iterations[path] is None
         )
         if not whole and damaged:
-            remedy = "restore one, or move them elsewhere to start from the beginning"
+            remedy = "restore one of them, or move them elsewhere to start from the beginning"
             raise CheckpointError(f"{self.folder}: no checkpoint can be read ({', '.join(damaged)}); {remedy}")
         if whole and last is not None:
             logger.warning(f"{last}: missing or damaged; an older checkpoint is used")
@@ -171,9 +171,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     state = read_state(path)
     if checkpoint_meta(state) is None:
-        raise CheckpointError(f"{path}: not Chordate's own checkpoint; --resume needs one that training wrote")
+        raise CheckpointError(f"{path}: not Chordate's own checkpoint; --resume needs a checkpoint from training")
     if state.get("train") is None:
-        raise CheckpointError(f"{path}: has weights but no training state; --resume needs one that training wrote")
+        raise CheckpointError(f"{path}: has no training state, only weights; --resume needs a checkpoint from training")
     return state
 
 

@@ -131,7 +131,7 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     if form < FORM:
         raise CheckpointError(f"{source} has format {form}, which is no longer supported; train again")
     if form > FORM:
-        raise CheckpointError(f"{source} was written by a newer Chordate (this one reads format {FORM}); update it")
+        raise CheckpointError(f"{source} is from a newer Chordate (this one reads format {FORM}); update Chordate")
     for part, kinds in _PARTS.items():
         if not isinstance(contents.get(part), kinds):
             raise CheckpointError(
