@@ -177,7 +177,7 @@ def test_eight_threads_at_once_predict_the_same_as_one():
     ("image", "message"),
     [
         (np.zeros((5, 5, 7), np.uint8), "3 channels"),
-        (np.zeros((0, 5, 3), np.uint8), "some pixels"),
+        (np.zeros((0, 5, 3), np.uint8), "at least one pixel"),
         (torch.full((3, 8, 8), 200.0), "0 … 1"),
         (np.full((8, 8, 3), 300), "0 … 255"),
         (np.zeros((8, 8, 3), bool), "0 … 255"),

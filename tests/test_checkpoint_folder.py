@@ -91,7 +91,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginni
     torch.save({"weight": torch.ones(1)}, tmp_path / "new" / "foreign.pt")
     assert folder.newest() is None
     (tmp_path / "new" / "epoch_1.pt").write_bytes(b"PK cut")
-    with pytest.raises(CheckpointError, match=r"new: no checkpoint can be read \(epoch_1\.pt\); restore one"):
+    with pytest.raises(CheckpointError, match=r"new: no checkpoint can be read \(epoch_1\.pt\); restore one of them"):
         folder.newest()
 
 

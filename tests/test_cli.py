@@ -337,4 +337,4 @@ def test_predict_checks_its_output_folder_before_the_checkpoint(tmp_path, shapes
     out.write_text("")
     image = str(next((shapes / "val").glob("*.jpg")))
     assert main(["predict", CONFIG, "missing.pt", image, "--out", str(out)]) == 2
-    assert f"--out {out}: not a folder" in capsys.readouterr().err
+    assert f"--out {out} is not a folder" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_later_bases_override_earlier_ones_and_a_shared_base_counts_once(written
 def test_files_that_inherit_from_each_other_are_refused(written: Path) -> None:
     (written / "a.py").write_text('_base_ = ["b.py"]\n')
     (written / "b.py").write_text('_base_ = "a.py"\n')
-    with pytest.raises(ConfigError, match=r"^a\.py: it inherits from itself$"):
+    with pytest.raises(ConfigError, match=r"^a\.py: the config inherits from itself$"):
         load_config("a.py")
 
 

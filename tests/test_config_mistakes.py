@@ -157,7 +157,7 @@ def test_numbers_of_numpy_and_torch_become_plain_ones_and_the_config_can_be_writ
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("optimizer = dict(lr=object())", r"a\.py: optimizer\.lr is <object object at .*; a config holds numbers"),
+        ("optimizer = dict(lr=object())", r"a\.py: optimizer\.lr is <object object at .*; a config may contain only"),
         ("train_data = dict(pipeline=[dict(f=lambda x: x)])", r"a\.py: train_data\.pipeline\.0\.f is <function"),
         ("class Mine: pass\nmodel = dict(type=Mine)", r'a\.py: model\.type is .*register .*, model\.type="Mine"'),
         ("fallback_meta = dict(extra=dict(a={1, 2}))", r"a\.py: fallback_meta\.extra\.a is \{1, 2\}"),
@@ -173,7 +173,7 @@ def test_a_config_of_objects_is_built_but_not_trained() -> None:
     """Training saves its config to the log folder, and a config that contains a module cannot be saved."""
     config = load_config({"model": {"type": "ImageClassifier", "backbone": chordate.build_backbone("resnet20_cifar")}})
     assert chordate.build_model(config, num_classes=2).classes == ("class 0", "class 1")
-    with pytest.raises(ConfigError, match=r"^config: model\.backbone is .*; a config holds"):
+    with pytest.raises(ConfigError, match=r"^config: model\.backbone is .*; a config may contain only"):
         check_plain(config)
 
 
@@ -192,7 +192,7 @@ def test_a_config_of_objects_is_built_but_not_trained() -> None:
         (b"_base_ = [None]", "_base_ must name .*, got None"),
         (b"_base_ = ''", "_base_ must name"),
         (b"_base_ = '.'", "a folder; name a config file"),
-        (b"_base_ = 2 * 'x'", "_base_ must be a string or a list of strings, not computed"),
+        (b"_base_ = 2 * 'x'", "_base_ must be a string or list of strings, not an expression"),
         (b"train = dict()\ntrain['x'] = train", "a setting contains itself"),
         (b"custom_imports = dict(imports=5)", r"write custom_imports = dict\(imports=\[.*got \{'imports': 5\}"),
         (b"custom_imports = dict(imports=[5])", "write custom_imports"),

@@ -89,7 +89,7 @@ def test_models_that_form_no_ensemble_are_refused(members, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "must be followed by its CHECKPOINT" in told(*names[:3])
-    assert "leave it out for several" in told(*names[:4], "--picture", str(tmp_path / "x.png"))
+    assert "leave it out for an ensemble" in told(*names[:4], "--picture", str(tmp_path / "x.png"))
     other = tmp_path / "other.pt"
     saved = torch.load(names[1], weights_only=True)
     torch.save({**saved, "meta": {**saved["meta"], "classes": ["blue", "green", "rouge"]}}, other)

@@ -183,7 +183,7 @@ def test_an_optimizer_is_torchs_or_timms_by_its_name(name: str, cls: type[torch.
 
 @pytest.mark.parametrize("name", ["Kron", "kron", "kronc", "kronw"])
 def test_an_optimizer_that_no_checkpoint_holds_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f'"{name}": it draws random numbers of its own'):
+    with pytest.raises(ConfigError, match=f'"{name}": it has a random generator'):
         build_optimizer(Model(), {"type": name, "lr": 0.01}, 16)
 
 

@@ -39,13 +39,13 @@ DATASETS = {
     "WideImage": "images must be [N, C, H, W] uint8 (or float32, 0 … 255), got Tensor [1, 3, 16, 16] int64",
     "OtherTargets": "targets must be InstanceTargets (its target_type), got Brightness",
     "Empty": "Empty has no samples; there is nothing to load",
-    "NoRead": "NoRead does not implement Dataset.read, which it must",
+    "NoRead": "NoRead does not implement Dataset.read, which is required",
     "NoDataset": "NoDataset is not a subclass of Dataset: derive it from chordate.data.dataset.Dataset",
 }  # fmt: skip
 METRICS = {
     "TextNumbers": "TextNumbers.compute must return numbers, but error is a str",
-    "OneNumber": "OneNumber.compute must return numbers by name, got float",
-    "NoCompute": "NoCompute does not implement Metric.compute, which it must",
+    "OneNumber": "OneNumber.compute must return a dict of numbers, got float",
+    "NoCompute": "NoCompute does not implement Metric.compute, which is required",
     "NoMetric": "NoMetric is not a subclass of Metric: derive it from chordate.model_contracts.Metric",
     "CocoMetric": "CocoMetric needs a dataset with COCO annotations",
     "AccuracyMetric": "AccuracyMetric evaluates Classifications; the model predicts Guess",

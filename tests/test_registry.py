@@ -174,7 +174,7 @@ class Halved(Neck):
         (FeatureSpec(6, 8), "c2", None),
         (FeatureSpec(7, 8), "c2", r"^Halved declares p3 \(7 ch, stride 8\), .*returned \[2, 6, 16, 16\]$"),
         (FeatureSpec(6, 4), "c2", r"^Halved declares p3 \(6 ch, stride 4\), .*returned \[2, 6, 16, 16\]$"),
-        (FeatureSpec(6, 8), "c9", "^Halved: forward fails for the maps of Stem: 'c9'$"),
+        (FeatureSpec(6, 8), "c9", "^Halved: forward fails for the feature maps of Stem: 'c9'$"),
     ],
     ids=str,
 )
