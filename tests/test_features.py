@@ -30,7 +30,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A data root, and the config and checkpoint of a classifier with other classes."""
+    """A data root with `x.py` and `x.pt`, config and checkpoint of a classifier of other classes; and that model."""
     root = tmp_path_factory.mktemp("trained")
     write_folders(root, {"train": 3, "val": 2}, side=24)
     (root / "x.py").write_text(CONFIG)
@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
 
 
 def by_hand(model, file) -> dict[str, torch.Tensor]:
-    """The feature map of an image's central 24×24 pixels, averaged over positions."""
+    """The backbone's feature maps for the central 24×24 pixels of an image, each averaged over its positions."""
     image = read_image(file)
     left = round((image.shape[-1] - 24) / 2)
     image = image[None, :, :, left : left + 24].float()
@@ -53,7 +53,7 @@ def by_hand(model, file) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_datasets_rows_are_the_pooled_features_of_its_images(trained, split, tmp_path):
+def test_features_of_a_dataset_are_the_pooled_features_of_its_images(trained, split, tmp_path):
     root, model = trained
     out = tmp_path / "deep/f.npz"
     files = [str(root / "x.py"), str(root / "x.pt")]
@@ -66,7 +66,7 @@ def test_a_datasets_rows_are_the_pooled_features_of_its_images(trained, split, t
         np.testing.assert_allclose(row, by_hand(model, file)["c4"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_named_map_of_image_files_is_written_as_safetensors(trained, tmp_path):
+def test_pooled_features_of_a_named_feature_map_are_written_as_safetensors(trained, tmp_path):
     root, model = trained
     out, folder = tmp_path / "f.safetensors", root / "val/red"
     files = [str(root / "x.py"), str(root / "x.pt"), str(folder), str(root / "val/blue/1.png")]
@@ -79,14 +79,14 @@ def test_a_named_map_of_image_files_is_written_as_safetensors(trained, tmp_path)
         torch.testing.assert_close(row, by_hand(model, file)["c2"], rtol=1e-4, atol=1e-5)
 
 
-def test_features_of_several_images_at_once_are_those_of_each(trained):
+def test_features_are_the_same_for_a_batch_and_per_image(trained):
     root, model = trained
     files = sorted(str(path) for path in (root / "val").rglob("*.png"))
     rows = chordate.features(model, files, batch_size=4)
     torch.testing.assert_close(rows, torch.stack([by_hand(model, file)["c4"] for file in files]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_detectors_maps_are_averaged_without_their_padding():
+def test_a_detectors_feature_maps_are_averaged_without_their_padding():
     torch.manual_seed(0)
     model = chordate.build_model("faster-rcnn_r18_fpn_demo_shapes", num_classes=2, pretrained=False).eval()
     model.pipeline = []
@@ -101,15 +101,15 @@ def test_a_detectors_maps_are_averaged_without_their_padding():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--out", "f.csv"], ".npz or .safetensors"),
         (["--out", "f.npz", "--map", "c3"], 'unknown map of the backbone "c3"'),
         (["nowhere.png", "--out", "f.npz"], "no such image file"),
     ],
 )
-def test_a_mistake_in_extracting_features_is_a_one_line_error(trained, arguments, told, tmp_path, monkeypatch, capsys):
+def test_an_error_of_the_features_command_is_one_line(trained, arguments, message, tmp_path, monkeypatch, capsys):
     root, _ = trained
     monkeypatch.chdir(tmp_path)
     assert main(["features", str(root / "x.py"), str(root / "x.pt"), *arguments, "--data-root", str(root)]) == 2
-    assert told in capsys.readouterr().err and not any(tmp_path.iterdir())
+    assert message in capsys.readouterr().err and not any(tmp_path.iterdir())

@@ -30,7 +30,7 @@ def pair(files):
             "model.rpn.post_nms_topk": (PROPOSALS, PROPOSALS),
             "model.box.detections_per_image": 10_000,
             "val_data.pipeline": [
-                {"type": "ToDtype", "dtype": "float64"},  # float32 moves boxes beyond the tolerances
+                {"type": "ToDtype", "dtype": "float64"},  # in float32, boxes differ by more than the tolerance
                 {"type": "ResizeShortestEdge", "size": SIDE, "max_size": 10_000, "rounding": "torchvision"},
             ],
         },
