@@ -30,7 +30,7 @@ by_name = pytest.mark.parametrize("transform", MIXING, ids=lambda t: type(t).__n
 
 
 def scene(seed: int, height: int, width: int, instances: int, first_label: int = 0, specks: float = 0.1) -> Sample:
-    """A noise image with instances (polygons, decoded RLE) of different labels at random positions; the last is crowd."""
+    """A noise image with instances (polygons, decoded RLE) of different labels at random places; the last is crowd."""
     random = np.random.default_rng(seed)
     rings = []
     for number in range(instances):

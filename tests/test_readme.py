@@ -29,11 +29,11 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_the_ten_line_backbone_can_be_trained_with_tools_train(folder, shapes, monkeypatch):
+def test_the_custom_backbone_can_be_trained_with_tools_train(folder, shapes, monkeypatch):
     """A user's module, a config that names it, and `tools/train.py` produce a checkpoint and metrics."""
-    options = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0"]
+    few = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0"]
     done = run(
-        str(ROOT / "tools/train.py"), "my_detector.py", "--data-root", str(shapes), "--cfg-options", *options, cwd=folder
+        str(ROOT / "tools/train.py"), "my_detector.py", "--data-root", str(shapes), "--cfg-options", *few, cwd=folder
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     work_dir = folder / "work_dirs/my_detector"
@@ -65,7 +65,7 @@ def test_every_name_in_the_readme_exists():
 
 
 def test_the_python_example_runs(folder, monkeypatch):
-    """The code block with `predict` runs on a noise image, with random weights in torchvision's and Chordate's formats."""
+    """The code block with `predict` runs on a noise image, and random weights in torchvision's and Chordate's format."""
     import numpy as np
     import torch
     from loading import checkpoint_of

@@ -24,7 +24,7 @@ from chordate.weights.loading import load_checkpoint
     ids=["v1", "v2"],
 )
 def pair(request, cells):
-    """Torchvision's model and ours with its weights, in float64, and the photos."""
+    """Torchvision's model and Chordate's with its weights, in float64, and photos with their targets."""
     name, config = request.param
     images, targets = photos(cells)
     referee = scattered(name, images)
@@ -68,12 +68,12 @@ def test_faster_rcnn_losses_equal_torchvisions_on_the_same_samples(pair):
     model.eval()
 
 
-def test_files_from_before_0_13_load_too(pair):
+def test_checkpoints_from_before_torchvision_0_13_are_converted_equally(pair):
     """The first published COCO weights have the old parameter names, with fewer `.0`."""
     referee, model, *_ = pair
     old = {}
     for name, tensor in referee.state_dict().items():
-        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # without norms, as all FPNs were then
+        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # in FPNs without norms; there were no others then
             name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d|head\.conv)\.0(\.0)?\.", r"\1.", name)
         old[name] = tensor
     now, then = (TorchvisionRCNN().convert(state, model) for state in (referee.state_dict(), old))
@@ -81,7 +81,7 @@ def test_files_from_before_0_13_load_too(pair):
     assert all(torch.equal(tensor, then[name]) for name, tensor in now.items())
 
 
-def test_a_faster_rcnn_for_cocos_80_classes_takes_their_rows(pair):
+def test_a_faster_rcnn_for_cocos_80_classes_loads_the_rows_of_these_classes(pair):
     """Torchvision's detectors have 91 outputs, one per category id and one for the background."""
     referee = pair[0]
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
