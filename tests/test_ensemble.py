@@ -29,7 +29,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory) -> tuple[Path, list[str]]:
-    """A data root; [config, checkpoint, config, …] of three untrained classifiers with different pipelines."""
+    """A data root, and paths config, checkpoint, config, … of three untrained classifiers; their pipelines differ."""
     root = tmp_path_factory.mktemp("members")
     write_folders(root, {"val": 5}, side=24)
     names = []

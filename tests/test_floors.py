@@ -1,4 +1,4 @@
-"""Layers of the code: modules import only from their own or a lower layer; plugs do not import each other."""
+"""Layered imports: modules import only their own or lower layers; backbones, necks and heads are independent."""
 
 import ast
 from pathlib import Path

@@ -128,7 +128,7 @@ def regions(count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("max_pixels", [0, 30_000, 10**9])
 def test_keypoints_from_heatmaps_are_torchvisions(monkeypatch, max_pixels):
-    """Heatmaps are resized to boxes (bicubic); a keypoint is the center of the argmax pixel, its score that logit."""
+    """Heatmaps are resized to boxes (bicubic); a keypoint is the center of the argmax pixel, scored by its logit."""
     plain = heatmaps.group_by_size
     monkeypatch.setattr(heatmaps, "group_by_size", lambda pixels, _: plain(pixels, max_pixels))
     boxes = regions(40)

@@ -32,7 +32,7 @@ def keypoints(*instances: list[list[float]]) -> InstanceKeypoints:
 
 
 def dots(points: Tensor, height: int, width: int, spread: float = 2.5) -> Tensor:
-    """An image `[points, height, width]` whose channels have one Gaussian dot each, at the points `[points, 2]`."""
+    """An image `[N, height, width]` of `points` `[N, 2]`: each channel has a Gaussian dot at one point."""
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     away = (x - points[:, 0, None])[:, None] ** 2 + ((y - points[:, 1, None]) ** 2)[:, :, None]
     return (-away / (2 * spread**2)).exp()
@@ -62,7 +62,7 @@ def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
             picture = picture.unflatten(0, (2, 3))[:, list(SWAPPED)].flatten(0, 1)
         whole = picture.amax((1, 2)) > 0.5
         border = torch.cat([picture[:, [0, -1]].flatten(1), picture[:, :, [0, -1]].flatten(1)], 1).amax(1)
-        whole &= border < 1e-3  # a dot that the border cuts has a shifted center of mass
+        whole &= border < 1e-3  # excludes dots cut off by the border, whose center of mass is shifted
         visible = found.as_subclass(Tensor)[..., 2].flatten() > 0
         assert visible[whole].all()
         places = found.as_subclass(Tensor)[..., :2].flatten(0, 1)

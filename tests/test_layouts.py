@@ -62,7 +62,7 @@ def test_c5_can_be_popped_from_every_backbone(name):
 
 
 def test_rois_are_pooled_from_c4_to_14x14_and_halved_by_c5():
-    """He et al. 2016, appendix A, and Detectron2's Res5ROIHeads: 14×14 RoIAlign of c4, c5, then linear layers."""
+    """He et al. 2016, appendix A, and Detectron2's Res5ROIHeads: 14×14 RoIAlign on c4, then c5 and linear layers."""
     model = c4().eval().double()
     maps = {"c4": torch.randn(2, 256, 6, 6, dtype=torch.float64)}
     boxes, image = torch.tensor([[3.0, 8, 60, 70], [40, 10, 90, 90], [0, 0, 20, 12]]).double(), torch.tensor([1, 0, 1])

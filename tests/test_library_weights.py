@@ -155,7 +155,7 @@ def test_a_warning_points_out_weights_trained_with_another_normalization(hub):
     ("name", "theirs", "format"),
     [
         ("resnet18d", "resnet18d.ra2_in1k", "timm"),
-        # Slow because it only combines the layers of resnet18d and seresnet50.
+        # Marked slow, since resnet18d and seresnet50 cover its layers.
         pytest.param("resnetrs50", "resnetrs50.tf_in1k", "timm", marks=pytest.mark.slow),
         ("seresnet50", "seresnet50.ra2_in1k", "timm"),
         ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),

@@ -44,7 +44,7 @@ def truth_of(outline: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_targets_are_the_polygons_cropped_to_the_rois():
-    """Jittered RoIs (IoU ≥ 0.5 with the object) have targets with a mean IoU ≥ 0.99 with the reference targets."""
+    """Targets of jittered RoIs (IoU ≥ 0.5 with the object) have a mean IoU ≥ 0.99 with the reference targets."""
     random = np.random.default_rng(0)
     overlaps = []
     for _ in range(30):
@@ -174,7 +174,7 @@ def test_the_mask_loss_is_the_same_with_and_without_padding():
 
 @pytest.mark.parametrize("objects", [0, 1])
 def test_padding_does_not_change_the_mask_loss(monkeypatch, objects):
-    """GPUs also compute the padding, whose target boxes may be empty, or small and far from the RoI."""
+    """GPUs do not skip the padding, whose target boxes may be empty, or small and far from the RoI."""
     targets = instances([[[40, 40, 42, 42]][:objects]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     rois = rois_of([[39, 40, 42, 42], [0, 0, 128, 128]], [0, CLASSES], objects, [0, 0])
@@ -256,7 +256,7 @@ def test_pasting_a_disc_matches_torchvision_up_to_its_rounding_of_boxes():
 
 @pytest.mark.parametrize("chunk", [1, 2 * 40 * 40, 2**24])
 def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
-    """The CPU pastes each mask into its box's window; a GPU pastes many masks at once. Boxes may exceed the image."""
+    """CPUs paste each mask into its box's window, GPUs many masks at once; boxes may extend beyond the image."""
     monkeypatch.setattr(paste, "CHUNK", chunk)
     masks = torch.rand(6, 14, 14, dtype=torch.float64)
     boxes = torch.rand(6, 4, dtype=torch.float64) * 10 + torch.tensor([0, 0, 20, 20])

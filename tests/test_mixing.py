@@ -30,7 +30,7 @@ by_name = pytest.mark.parametrize("transform", MIXING, ids=lambda t: type(t).__n
 
 
 def scene(seed: int, height: int, width: int, instances: int, first_label: int = 0, specks: float = 0.1) -> Sample:
-    """A noise image with instances (polygons, decoded RLE) of different labels at random places; the last is crowd."""
+    """A noise image with random instances (polygons, decoded RLE), each with its own label; the last is a crowd."""
     random = np.random.default_rng(seed)
     rings = []
     for number in range(instances):
@@ -166,7 +166,7 @@ def test_copy_paste_pastes_any_number_of_objects_but_no_crowd() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
-    """The image channels are three of the instances: each pixel's coverage by the instance."""
+    """The three channels of a tile's image are the pixel coverages of its first three instances."""
     shapes = [(90, 120), (60, 40), (128, 128), (30, 100)]
     tiles = [scene(10 * seed + n, *shape, 4, first_label=10 * n, specks=0) for n, shape in enumerate(shapes)]
     for tile, (height, width) in zip(tiles, shapes):
@@ -189,7 +189,7 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
 
 
 def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() -> None:
-    """Each of four uniform square images fills its quadrant up to the image's size, wherever the center is."""
+    """Each of four uniform square images fills its quadrant of the mosaic, up to the image's size, for any center."""
     corners = set()
     for seed in range(30):
         tiles = []

@@ -23,7 +23,7 @@ def one_group_at_a_time(boxes, scores, groups, valid, threshold):
 
 
 def flat(boxes, scores, groups, valid, threshold, nms_rows=batched_nms, device="cpu"):
-    """Apply `nms_rows` to the flattened boxes of all images, with group -1 for padding; returns which are kept."""
+    """Apply `nms_rows` to the flattened boxes of all images (group -1: padding); returns the mask of kept boxes."""
     image = torch.arange(len(valid))[:, None].expand_as(valid)
     rows = (boxes.flatten(0, 1), scores.flatten(), torch.where(valid, groups, -1).flatten(), image.flatten())
     return nms_rows(*(values.to(device) for values in rows), threshold).view_as(valid).cpu()

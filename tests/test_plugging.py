@@ -105,7 +105,7 @@ def test_the_one_stage_head_trains(folder, monkeypatch):
 
 
 def test_the_one_stage_head_learns_where_one_object_is(folder, monkeypatch):
-    """The model is trained on one image and detects its object, so training targets and predictions agree."""
+    """After training on one image, the model detects its object: training targets and predictions agree."""
     monkeypatch.chdir(folder)
     torch.manual_seed(0)
     model = built(folder, "my_dense_head_config.py").train()

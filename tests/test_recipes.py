@@ -117,7 +117,7 @@ def test_sgd_settings_are_the_papers(name, wanted):
 
 
 def sides(pipeline: list[dict[str, Any]]) -> set[Any]:
-    """The crop sizes in a pipeline."""
+    """The crop sizes of a pipeline."""
     return {transform["size"] for transform in pipeline if "Crop" in transform["type"]}
 
 
@@ -134,7 +134,9 @@ def test_resnet_rs_has_a_recipe_for_every_row_of_the_papers_table():
         assert sides(cfg.train_data.pipeline) == sides(cfg.val_data.pipeline) == {size}
         augment = cfg.train_data.pipeline[-1]
         assert (augment.type, augment.num_ops) == ("RandAugment", 2)
-        assert augment.magnitude == min(30, 3 * row.randaugment)  # torchvision's maximum is 30, the authors' 10
+        assert augment.magnitude == min(
+            30, 3 * row.randaugment
+        )  # the maximum is 30 in torchvision and 10 in the authors' code
         assert cfg.train.ema == 0.9999
 
 

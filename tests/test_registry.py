@@ -184,7 +184,7 @@ def test_a_neck_whose_feature_maps_differ_from_out_features_is_refused(declared,
             DatasetMeta(classes=("a",)),
             Stem(),
             "RetinaHead",
-            neck={"type": Halved, "declared": declared, "wants": input},
+            neck={"type": Halved, "declared": declared, "input": input},
         )
 
     if message is None:
@@ -211,7 +211,7 @@ def test_check_outputs_changes_neither_mode_nor_state_dict():
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory) -> subprocess.CompletedProcess[str]:
-    """A script's completed process, with two packages installed that have entry points (one broken) as plug-ins."""
+    """The completed process of a script, with two plug-in packages installed, one of which fails to import."""
     folder = tmp_path_factory.mktemp("packages")
     (folder / "spine.py").write_text(
         "from torch import nn\n"

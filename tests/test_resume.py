@@ -67,7 +67,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# (where to kill, at its n-th call). Checkpoints are saved after iterations 2, 3, 4, 6 and 8; the best, after evaluations.
+# (point at which the process is killed, occurrence). Checkpoints are saved after iterations 2, 3, 4, 6 and 8, and the
+# best checkpoint after evaluations.
 KILLS = [
     ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints

@@ -72,7 +72,7 @@ def test_losses_are_the_papers_over_the_positive_anchors(beta):
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
 def test_retina_losses_are_torchvisions_on_the_same_matches(kind):
-    """One image: torchvision averages the loss over images, the paper over the positive anchors of all images."""
+    """Uses one image: torchvision averages the loss over images, the paper over all images' positive anchors."""
     head = head_of(box_loss=kind)
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
     outputs = head(feature_maps(SIDE, images=1))

@@ -40,7 +40,7 @@ TASKS = {
         "backbone": 'dict(type="ClipNet")', "best": "top1", "pipeline": "",
     },
 }  # fmt: skip
-# Scores of trivial predictions: the wall's depth everywhere, the image's center, always the same class.
+# Scores of trivial predictions: the wall's depth everywhere, the image's center as landmark, one class.
 UNTRAINED = {"depth": ("mean_error", 3.0, -1), "landmarks": ("distance", 19.0, -1), "clips": ("top1", 0.25, 1)}
 
 
@@ -140,7 +140,7 @@ def test_data_whose_classes_differ_from_the_models_is_refused(trained, tmp_path,
 
 @pytest.mark.parametrize("trained", ["clips"], indirect=True)
 def test_summary_counts_a_backbone_for_clips(trained):
-    """Counts of the 3×3×3 convolutions for 6 frames of 224×224, plus a classifier of 1000 classes, are expected."""
+    """Counts include the 3×3×3 convolutions for 6 frames of 224×224 and a classifier with 1000 classes."""
     _, parameters, multiply_adds, maps = backbone_row("ClipNet", None)
     stem, stage = 3 * 8 * 27, 8 * 16 * 27
     assert maps == "c2:8/4 c3:16/8"

@@ -73,7 +73,7 @@ def test_checkpoints_from_before_torchvision_0_13_are_converted_equally(pair):
     referee, model, *_ = pair
     old = {}
     for name, tensor in referee.state_dict().items():
-        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # in FPNs without norms; there were no others then
+        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # FPNs with norms did not exist then
             name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d|head\.conv)\.0(\.0)?\.", r"\1.", name)
         old[name] = tensor
     now, then = (TorchvisionRCNN().convert(state, model) for state in (referee.state_dict(), old))

@@ -111,7 +111,7 @@ def at_pixels(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def test_mask_losses_equal_torchvisions_on_the_same_targets(masks, monkeypatch):
-    """Torchvision's targets are soft and cropped from full-size bitmaps; here, both heads get the same substitute targets."""
+    """Torchvision's targets are soft and cropped from full-size bitmaps; both heads get equal substitutes instead."""
     referee, model, images, targets = masks
     noise = F.interpolate(torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0)), 640)[0, 0].double()
 

@@ -1,4 +1,4 @@
-"""The trainer with the real loader and a real detector: resuming within an epoch, and training as the commands do."""
+"""The trainer with the real loader and a real detector: resuming within an epoch, and the logged metrics."""
 
 from __future__ import annotations
 
