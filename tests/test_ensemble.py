@@ -65,9 +65,9 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(members, tmp_path,
         best, labels = scores.sort(descending=True)
         assert [entry["class"] for entry in row["classes"]] == [("blue", "green", "red")[label] for label in labels]
         assert [entry["score"] for entry in row["classes"]] == pytest.approx(best.tolist(), abs=2e-4)
-    alone = capsys.readouterr().out.replace("\n", "")
+    output = capsys.readouterr().out.replace("\n", "")
     for checkpoint, scores in zip(names[1::2], singles):
-        assert f"{Path(checkpoint).name} alone: top1 {(scores.argmax(1) == truth).float().mean():.4f}" in alone
+        assert f"{Path(checkpoint).name} alone: top1 {(scores.argmax(1) == truth).float().mean():.4f}" in output
 
 
 def test_an_ensemble_of_a_model_and_itself_has_the_models_metrics(members, tmp_path):

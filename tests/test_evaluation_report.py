@@ -21,7 +21,7 @@ NOWHERE = [170, 10, 190, 30]
 CROWD = [0, 100, 80, 199]
 
 
-def report(*found: tuple[list[float], float, int]) -> dict:
+def report(*rows: tuple[list[float], float, int]) -> dict:
     """The report for detections (box, score, label) in an image of a dog (label 0), a cat (1) and a crowd of dogs."""
     annotations = []
     for box, category, crowd in ((DOG, 1, 0), (CAT, 2, 0), (CROWD, 1, 1)):
@@ -30,7 +30,7 @@ def report(*found: tuple[list[float], float, int]) -> dict:
         annotations.append({**annotation, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)})
     images, categories = [{"id": 1, "width": 200, "height": 200}], [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     truth = Truth({"images": images, "annotations": annotations, "categories": categories})
-    metric, _ = measure(truth, {1: detections(*([row[i] for row in found] for i in range(3)))})
+    metric, _ = measure(truth, {1: detections(*([row[i] for row in rows] for i in range(3)))})
     return metric.report().by_iou_type["bbox"]
 
 
@@ -42,7 +42,7 @@ RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
 
 
 @pytest.mark.parametrize(
-    "found, matrix, errors",
+    "detected, matrix, errors",
     [
         (RIGHT, [[1, 0, 0], [0, 1, 0], [0, 0, 0]], {}),
         ([*RIGHT, (NOWHERE, 0.7, 1)], [[1, 0, 0], [0, 1, 0], [0, 1, 0]], {"Bkg": 1}),
@@ -56,8 +56,8 @@ RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
     ],
     ids=["right", "background", "twice", "placed", "class", "both", "missed", "unsure", "crowd"],
 )
-def test_the_confusion_matrix_and_error_types_are_as_constructed(found, matrix, errors):
-    content = report(*found)
+def test_the_confusion_matrix_and_error_types_are_as_constructed(detected, matrix, errors):
+    content = report(*detected)
     assert content["confusion"]["classes"] == ["dog", "cat", "background"]
     assert content["confusion"]["matrix"] == matrix
     assert counts(content) == errors
@@ -124,8 +124,8 @@ def test_plots_cut_off_no_text_and_have_a_readable_size(count, tmp_path):
 
 def test_classes_without_ground_truth_are_in_no_plot():
     content = many_classes(5).by_iou_type["bbox"]
-    shown = [text.get_text() for text in plot_classes(content, "bbox").axes[0].get_yticklabels()]
-    assert shown == [f"a class with a long name {n}  (1)" for n in range(4)]
+    labels = [text.get_text() for text in plot_classes(content, "bbox").axes[0].get_yticklabels()]
+    assert labels == [f"a class with a long name {n}  (1)" for n in range(4)]
     names = [text.get_text() for text in plot_confusion(content, "bbox").axes[0].get_yticklabels()]
     assert names == [*(f"a class with a long name {n}" for n in range(4)), "background"]
     left, right = plot_precision_recall(content, "bbox").axes

@@ -58,11 +58,11 @@ def test_features_of_a_dataset_are_the_pooled_features_of_its_images(trained, sp
     out = tmp_path / "deep/f.npz"
     files = [str(root / "x.py"), str(root / "x.pt")]
     assert main(["features", *files, "--data-root", str(root), "--data", split, "--out", str(out)]) == 0
-    found = np.load(out)
-    assert sorted(found["files"]) == sorted(str(path) for path in (root / split).rglob("*.png"))
-    assert found["classes"].tolist() == ["blue", "green", "red"]
-    for row, file, label in zip(found["features"], found["files"], found["labels"], strict=True):
-        assert file.split("/")[-2] == found["classes"][label]
+    archive = np.load(out)
+    assert sorted(archive["files"]) == sorted(str(path) for path in (root / split).rglob("*.png"))
+    assert archive["classes"].tolist() == ["blue", "green", "red"]
+    for row, file, label in zip(archive["features"], archive["files"], archive["labels"], strict=True):
+        assert file.split("/")[-2] == archive["classes"][label]
         np.testing.assert_allclose(row, by_hand(model, file)["c4"], rtol=1e-4, atol=1e-5)
 
 
@@ -71,9 +71,9 @@ def test_pooled_features_of_a_named_feature_map_are_written_as_safetensors(train
     out, folder = tmp_path / "f.safetensors", root / "val/red"
     files = [str(root / "x.py"), str(root / "x.pt"), str(folder), str(root / "val/blue/1.png")]
     assert main(["features", *files, "--map", "c2", "--out", str(out)]) == 0
-    with safetensors.safe_open(out, "pt") as found:
-        assert list(found.keys()) == ["features"]
-        names, rows = json.loads(found.metadata()["files"]), found.get_tensor("features")
+    with safetensors.safe_open(out, "pt") as archive:
+        assert list(archive.keys()) == ["features"]
+        names, rows = json.loads(archive.metadata()["files"]), archive.get_tensor("features")
     assert names == [*(str(path) for path in sorted(folder.iterdir())), files[-1]]
     for row, file in zip(rows, names, strict=True):
         torch.testing.assert_close(row, by_hand(model, file)["c2"], rtol=1e-4, atol=1e-5)
@@ -91,11 +91,11 @@ def test_a_detectors_feature_maps_are_averaged_without_their_padding():
     model = chordate.build_model("faster-rcnn_r18_fpn_demo_shapes", num_classes=2, pretrained=False).eval()
     model.pipeline = []
     image = torch.randint(0, 256, (3, 64, 50), dtype=torch.uint8)
-    found = chordate.features(model, image, map="c2")
+    vectors = chordate.features(model, image, map="c2")
     normalized = (image.float() - model.preprocess.mean) / model.preprocess.std
     with torch.no_grad():
         cells = model.backbone(torch.nn.functional.pad(normalized, (0, 14))[None])["c2"]
-    torch.testing.assert_close(found[0], cells[0, :, :, :13].mean((1, 2)))
+    torch.testing.assert_close(vectors[0], cells[0, :, :, :13].mean((1, 2)))
     with pytest.raises(chordate.ChordateError, match="has no feature vectors; name the map to average: c2, c3"):
         chordate.features(model, image)
 

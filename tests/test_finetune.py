@@ -60,8 +60,10 @@ def test_one_command_trains_a_classifier_on_a_folder_of_photos(tuned):
     model = chordate.build_model(config, checkpoint=run / "best_top1.pt")
     held_out = TrainValFolder("val", data_root=run.parent / "my_photos")
     files = [held_out.images / file for file in held_out.files]
-    found = [model.classes[one.top(1)[0][0]] for one in chordate.predict(model, files, precision="fp32")]
-    right = [name == file.parent.name for name, file in zip(found, files, strict=True)]
+    predicted = [
+        model.classes[prediction.top(1)[0][0]] for prediction in chordate.predict(model, files, precision="fp32")
+    ]
+    right = [name == file.parent.name for name, file in zip(predicted, files, strict=True)]
     assert sum(right) / 12 == max(line["top1"] for line in log if line["mode"] == "val") >= 0.8
 
 

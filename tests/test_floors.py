@@ -31,15 +31,15 @@ def package_of(path: Path) -> str:
 
 def imports_of(path: Path) -> list[str]:
     """Names of Chordate's subpackages and modules that a file imports, also inside functions."""
-    found = []
+    imported = []
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             module = node.module or ""
             names = [f"chordate.{alias.name}" for alias in node.names] if module == "chordate" else [module]
-        found += [name.split(".")[1] for name in names if name.startswith("chordate.")]
-    return found
+        imported += [name.split(".")[1] for name in names if name.startswith("chordate.")]
+    return imported
 
 
 SOURCES = [

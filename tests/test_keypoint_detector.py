@@ -95,9 +95,9 @@ def test_keypoints_are_in_pixels_of_the_original_image():
     plain = model(batch)
     batch.infos = [ImageInfo(0, "", 2 * 96, 96), ImageInfo(1, "", 96, 3 * 96)]
     scaled = model(batch)
-    for one, other, factor in zip(plain, scaled, ([1, 2, 1], [3, 1, 1])):
-        assert len(one) and one.keypoints.shape == (len(one), 3, 3)
-        torch.testing.assert_close(other.keypoints, one.keypoints * torch.tensor(factor))
+    for original, resized, factor in zip(plain, scaled, ([1, 2, 1], [3, 1, 1])):
+        assert len(original) and original.keypoints.shape == (len(original), 3, 3)
+        torch.testing.assert_close(resized.keypoints, original.keypoints * torch.tensor(factor))
 
 
 def test_a_keypoint_detector_learns_the_corners_of_a_square():

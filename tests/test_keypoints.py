@@ -56,16 +56,16 @@ def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
             "keypoints": points,
         }
         moved = GEOMETRIC[name](sample)
-        found, picture = moved["keypoints"], moved["image"]
-        assert found.canvas_size == tuple(picture.shape[-2:])
+        moved_keypoints, picture = moved["keypoints"], moved["image"]
+        assert moved_keypoints.canvas_size == tuple(picture.shape[-2:])
         if "flip" in name or name == "in a container":
             picture = picture.unflatten(0, (2, 3))[:, list(SWAPPED)].flatten(0, 1)
         whole = picture.amax((1, 2)) > 0.5
         border = torch.cat([picture[:, [0, -1]].flatten(1), picture[:, :, [0, -1]].flatten(1)], 1).amax(1)
         whole &= border < 1e-3  # excludes dots cut off by the border, whose center of mass is shifted
-        visible = found.as_subclass(Tensor)[..., 2].flatten() > 0
+        visible = moved_keypoints.as_subclass(Tensor)[..., 2].flatten() > 0
         assert visible[whole].all()
-        places = found.as_subclass(Tensor)[..., :2].flatten(0, 1)
+        places = moved_keypoints.as_subclass(Tensor)[..., :2].flatten(0, 1)
         tolerance = 0.25 if name == "elastic" else 0.15  # pixels
         assert ((places - center(picture))[whole].abs() < tolerance).all()
 
@@ -125,8 +125,8 @@ def test_cocos_keypoints_are_read_with_half_a_pixel_added(real_data: Path, split
     reference = COCO(str(real_data / "coco-mini" / file))
     for index, image_id in enumerate(dataset.image_ids.tolist()):
         expected = [a["keypoints"] for a in reference.loadAnns(reference.getAnnIds(image_id))]
-        found = dataset.read(index)["keypoints"]
-        np.testing.assert_array_equal(found - torch.tensor([0.5, 0.5, 0]), np.array(expected).reshape(-1, 17, 3))
+        loaded = dataset.read(index)["keypoints"]
+        np.testing.assert_array_equal(loaded - torch.tensor([0.5, 0.5, 0]), np.array(expected).reshape(-1, 17, 3))
     annotated = {a["image_id"] for a in reference.anns.values() if a["num_keypoints"] and not a["iscrowd"]}
     filtered = CocoDataset(file, split, data_root=real_data / "coco-mini", keypoints=True, filter_empty=True)
     assert set(filtered.image_ids.tolist()) == annotated

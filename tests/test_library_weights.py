@@ -174,9 +174,9 @@ def test_our_backbones_load_timms_weights(name, theirs, format, hub):
         images = torch.randn(1, 3, 64, 96)
         with torch.no_grad():
             maps = whole.eval().forward_intermediates(images, intermediates_only=True)
-            found = model.eval()(images)
-        assert_close(found["c3"], maps[-3], "c3", 1e-4)
-        assert_close(found["c5"], maps[-1], "c5", 1e-4)
+            ours = model.eval()(images)
+        assert_close(ours["c3"], maps[-3], "c3", 1e-4)
+        assert_close(ours["c5"], maps[-1], "c5", 1e-4)
 
 
 @pytest.mark.parametrize(

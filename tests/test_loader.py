@@ -93,9 +93,9 @@ def test_float_images_stay_float(root: Path) -> None:
 
 
 def test_a_sample_is_the_same_whatever_the_number_of_workers(root: Path) -> None:
-    alone = load(root, epoch=3)
-    assert_same(load(root, epoch=3, workers=2), alone)
-    assert_same(load(root, epoch=3, workers=1, start=2), alone[2:])
+    expected = load(root, epoch=3)
+    assert_same(load(root, epoch=3, workers=2), expected)
+    assert_same(load(root, epoch=3, workers=1, start=2), expected[2:])
 
 
 def test_augmentation_differs_between_epochs_and_between_seeds(root: Path) -> None:

@@ -17,8 +17,8 @@ def one_group_at_a_time(boxes, scores, groups, valid, threshold):
     for image in range(len(boxes)):
         for group in groups[image].unique():
             slots = ((groups[image] == group) & valid[image]).nonzero()[:, 0]
-            kept = nms(boxes[image][slots].double(), scores[image][slots].double(), threshold)
-            keep[image, slots[kept]] = True
+            indices = nms(boxes[image][slots].double(), scores[image][slots].double(), threshold)
+            keep[image, slots[indices]] = True
     return keep
 
 

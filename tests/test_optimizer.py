@@ -47,23 +47,23 @@ def test_without_rules_all_parameters_share_one_group() -> None:
 
 
 def test_parts_have_learning_rates_and_the_longest_prefix_wins() -> None:
-    found = rules(Model(), parts={"backbone": {"lr_mult": 0.1}, "backbone.1": {"lr_mult": 0.5, "decay_mult": 0.0}})
-    assert found["backbone.0.weight"] == pytest.approx((0.01, 0.01))
-    assert found["backbone.1.weight"] == pytest.approx((0.05, 0.0))
-    assert found["backbone_extra.weight"] == pytest.approx((0.1, 0.01))
+    settings = rules(Model(), parts={"backbone": {"lr_mult": 0.1}, "backbone.1": {"lr_mult": 0.5, "decay_mult": 0.0}})
+    assert settings["backbone.0.weight"] == pytest.approx((0.01, 0.01))
+    assert settings["backbone.1.weight"] == pytest.approx((0.05, 0.0))
+    assert settings["backbone_extra.weight"] == pytest.approx((0.1, 0.01))
 
 
 def test_no_decay_exempts_norm_layers_biases_and_named_parameters_from_weight_decay() -> None:
-    found = rules(Model(), no_decay=["norm", "bias", "token"])
-    exempt = {name for name, (_, decay) in found.items() if decay == 0}
+    settings = rules(Model(), no_decay=["norm", "bias", "token"])
+    exempt = {name for name, (_, decay) in settings.items() if decay == 0}
     norms = {f"{layer}.{kind}" for layer in ("backbone.1", "neck.0", "neck.1") for kind in ("weight", "bias")}
     assert exempt == norms | {"backbone.0.bias", "backbone_extra.bias", "head.bias", "token"}
 
 
 def test_no_decay_of_norm_layers_does_not_exempt_other_biases() -> None:
-    found = rules(Model(), no_decay=["norm"])
-    assert found["head.bias"][1] == 0.01
-    assert found["backbone.1.bias"][1] == 0
+    settings = rules(Model(), no_decay=["norm"])
+    assert settings["head.bias"][1] == 0.01
+    assert settings["backbone.1.bias"][1] == 0
 
 
 def test_frozen_parameters_are_left_out() -> None:

@@ -186,11 +186,11 @@ def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
     assert records(work_dir, "val")[-1]["count_error"] >= 0
     metric = sys.modules["my_metric"].CountError(None, score_threshold=0.5)
     boxes = torch.tensor([[0.0, 0, 9, 9]] * 4)
-    found = chordate.Detections(boxes, torch.tensor([0.9, 0.6, 0.5, 0.2]), torch.zeros(4, dtype=torch.int64))
+    detections = chordate.Detections(boxes, torch.tensor([0.9, 0.6, 0.5, 0.2]), torch.zeros(4, dtype=torch.int64))
     valid = torch.tensor([[True, True, False], [True, False, False]])
     crowd = torch.tensor([[True, False, False], [False, False, False]])
     targets = chordate.InstanceTargets(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64), valid, crowd)
-    metric.update([found, found[:1]], chordate.Batch(torch.zeros(2, 3, 9, 9), torch.zeros(2, 2), [], targets))
+    metric.update([detections, detections[:1]], chordate.Batch(torch.zeros(2, 3, 9, 9), torch.zeros(2, 2), [], targets))
     assert metric.compute() == {"count_error": 1.0}  # image 0: 3 detections, 1 object; image 1: 1 and 1
 
 

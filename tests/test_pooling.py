@@ -120,17 +120,17 @@ def test_pooling_on_the_gpu_and_its_gradient_are_roi_aligns(numerics, channels, 
     pooler = RoIPooler(pyramid(channels, 4), 7, *numerics)
     maps = {k: x.to(dtype) for k, x in feature_maps(SIDE, channels).items()}
     exact = {k: x.double().cuda().requires_grad_() for k, x in maps.items()}
-    given = {k: x.cuda().contiguous(memory_format=torch.channels_last).requires_grad_() for k, x in maps.items()}
+    inputs = {k: x.cuda().contiguous(memory_format=torch.channels_last).requires_grad_() for k, x in maps.items()}
     boxes = torch.cat((random_boxes(100, span=SIDE), odd_boxes())).double().cuda()
     image = torch.randint(0, 2, (len(boxes),)).cuda()
-    pooled = pooler(given, boxes, image)
+    pooled = pooler(inputs, boxes, image)
     assert pooled.dtype == dtype
     wanted = level_by_level(pooler, exact, boxes, image)
     # The tolerances allow for float32 box coordinates, used with feature maps below float64, on feature maps of noise.
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
     torch.testing.assert_close(pooled.double(), wanted, rtol=0, atol=tolerance)
     upstream = torch.randn_like(pooled)
-    mine = torch.autograd.grad(pooled, list(given.values()), upstream, materialize_grads=True)
+    mine = torch.autograd.grad(pooled, list(inputs.values()), upstream, materialize_grads=True)
     other = torch.autograd.grad(wanted, list(exact.values()), upstream.double(), materialize_grads=True)
     for ours, theirs in zip(mine, other):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-2, atol=10 * tolerance)

@@ -152,9 +152,9 @@ def test_without_norms_a_feature_map_does_not_depend_on_later_stages(name):
     model = BACKBONES.build({"type": name, "norm": None, "out": ["c2", "c4"] if "dense" not in name else ["c1", "c3"]})
     images = torch.randn(2, 3, 16, 16)
     early = min(model.out_features)
-    alone = BACKBONES.build({"type": name, "norm": None, "out": [early]})
-    alone.load_state_dict({k: v for k, v in model.state_dict().items() if k in alone.state_dict()})
-    torch.testing.assert_close(model(images)[early], alone(images)[early])
+    truncated = BACKBONES.build({"type": name, "norm": None, "out": [early]})
+    truncated.load_state_dict({k: v for k, v in model.state_dict().items() if k in truncated.state_dict()})
+    torch.testing.assert_close(model(images)[early], truncated(images)[early])
 
 
 def test_only_the_last_feature_map_is_normalized_and_activated():

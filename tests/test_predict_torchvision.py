@@ -45,9 +45,9 @@ def test_predict_gives_torchvisions_detections(pair, files):
     referee, model = pair
     # One image at a time, as in `predict`, because padding changes results.
     wanted = [referee([read_image(path).double() / 255])[0] for path in files]
-    found = chordate.predict(model, files)
+    ours = chordate.predict(model, files)
     total = equal = 0
-    for theirs, mine in zip(wanted, found, strict=True):
+    for theirs, mine in zip(wanted, ours, strict=True):
         assert len(theirs["scores"]) >= 50 and theirs["labels"].unique().numel() >= 5
         near = (
             ((mine.boxes[:, None] - theirs["boxes"][None]).abs().amax(-1) <= 1e-2)

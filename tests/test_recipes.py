@@ -88,9 +88,9 @@ def test_cifar_recipes_have_the_papers_learning_rates_at_the_papers_iterations(n
         return
     assert cfg.train.iterations == 64_000
     schedule = build_schedule(cfg.schedule, 64_000, 1, 391)
-    found = [0.1 * schedule.factor(i) for i in (0, 399, 400, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    rates = [0.1 * schedule.factor(i) for i in (0, 399, 400, 31_999, 32_000, 47_999, 48_000, 63_999)]
     start = [0.01, 0.01] if any(depth in name for depth in ("110_", "164_", "1001_", "1202_")) else [0.1, 0.1]
-    assert found == pytest.approx([*start, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert rates == pytest.approx([*start, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 # Base batch size, weight decay, Nesterov momentum.
@@ -123,8 +123,8 @@ def sides(pipeline: list[dict[str, Any]]) -> set[Any]:
 
 def test_resnet_rs_has_a_recipe_for_every_row_of_the_papers_table():
     rows = {(depth, row.image_size): row for depth, recipes in RESNET_RS.items() for row in recipes}
-    found = {name for name in IMAGENET if name.startswith("resnetrs")}
-    assert found == {f"resnetrs{depth}_i{size}_imagenet" for depth, size in rows} and len(rows) == 11
+    names = {name for name in IMAGENET if name.startswith("resnetrs")}
+    assert names == {f"resnetrs{depth}_i{size}_imagenet" for depth, size in rows} and len(rows) == 11
     for (depth, size), row in rows.items():
         cfg = load_config(f"resnetrs{depth}_i{size}_imagenet")
         model = cfg.model
@@ -221,15 +221,15 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_recipe_of_each_kind_trains(name, photos, tmp_path):
-    found = train(name, photos, tmp_path, steps=2, side=32, cut=KINDS[name])
-    assert len(found) == 2 and all(math.isfinite(line["loss"]) for line in found)
+    records = train(name, photos, tmp_path, steps=2, side=32, cut=KINDS[name])
+    assert len(records) == 2 and all(math.isfinite(line["loss"]) for line in records)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_takes_20_steps(name, photos, tmp_path):
-    found = train(name, photos, tmp_path, steps=20, side=64)
-    assert len(found) == 20 and all(math.isfinite(line["loss"]) for line in found)
+    records = train(name, photos, tmp_path, steps=20, side=64)
+    assert len(records) == 20 and all(math.isfinite(line["loss"]) for line in records)
 
 
 def test_the_documents_test_time_augmentations_can_be_built(tmp_path):

@@ -38,10 +38,10 @@ def test_an_epoch_has_every_image_once_and_a_few_twice_for_equal_ranks(counts, e
 def test_a_step_has_the_same_images_for_any_number_of_ranks(counts, world: int) -> None:
     images, batch_size, _ = counts
     images *= 6  # divisible by every number of ranks, so that no image is repeated
-    alone = list(TrainingBatches(images, batch_size * world, seed=3))
+    expected = list(TrainingBatches(images, batch_size * world, seed=3))
     ranks = [list(TrainingBatches(images, batch_size, seed=3, rank=rank, world_size=world)) for rank in range(world)]
-    together = [[key for rank in ranks for key in rank[step]] for step in range(len(alone))]
-    assert together == alone
+    together = [[key for rank in ranks for key in rank[step]] for step in range(len(expected))]
+    assert together == expected
 
 
 def test_only_the_last_batch_mixes_groups() -> None:

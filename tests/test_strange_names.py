@@ -74,14 +74,14 @@ def test_a_detection_report_is_drawn_and_written(tmp_path: Path) -> None:
     dataset = CocoDataset("annotations.json", "images", data_root=root)
     assert dataset.classes == names
     count = len(names)
-    found = Detections(torch.tensor([[10.0, 10, 30, 30]] * count), torch.full((count,), 0.9), torch.arange(count))
+    detections = Detections(torch.tensor([[10.0, 10, 30, 30]] * count), torch.full((count,), 0.9), torch.arange(count))
     metric = CocoMetric(dataset)
-    metric.update([found], Batch(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]), [dataset[0, 0]["info"]]))
+    metric.update([detections], Batch(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]), [dataset[0, 0]["info"]]))
     assert metric.compute()["bbox_AP"] == pytest.approx(1)
     assert_displayable(shown(metric.table()))
     files = plot_report(metric.report(), tmp_path / "report")
     assert all(file.stat().st_size > 1000 for file in files)
-    picture = draw(found, np.zeros((64, 64, 3), np.uint8), dataset.meta)
+    picture = draw(detections, np.zeros((64, 64, 3), np.uint8), dataset.meta)
     assert picture.max() > 100
 
 

@@ -160,18 +160,18 @@ OPEN = [
 def task_type_checks(tree: ast.AST) -> list[tuple[int, str]]:
     """Line and kind of every check for task types or optional attributes: `isinstance` and `issubclass` on the
     types of tasks, `hasattr`, and `getattr` with a literal name or with a default."""
-    found = []
+    checks = []
     for node in ast.walk(tree):
         called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
         if called in ("isinstance", "issubclass"):
             names = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(node.args[1])}
             if names & TASK_TYPES:
-                found.append((node.lineno, called))
+                checks.append((node.lineno, called))
         if called == "hasattr" or (
             called == "getattr" and (len(node.args) > 2 or isinstance(node.args[1], ast.Constant))
         ):
-            found.append((node.lineno, called))
-    return found
+            checks.append((node.lineno, called))
+    return checks
 
 
 def test_files_shared_by_all_tasks_do_not_check_for_task_types():

@@ -75,11 +75,11 @@ def keypoints(cells):
     return pair_of("keypointrcnn_resnet50_fpn", cells)
 
 
-def assert_same_detections(found, wanted) -> None:
+def assert_same_detections(detections, wanted) -> None:
     assert len(wanted["scores"]) >= 50 and wanted["labels"].unique().numel() >= CLASSES
-    assert torch.equal(found.labels, wanted["labels"] - 1)
-    torch.testing.assert_close(found.scores, wanted["scores"], rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.boxes, wanted["boxes"], rtol=0, atol=1e-2)
+    assert torch.equal(detections.labels, wanted["labels"] - 1)
+    torch.testing.assert_close(detections.scores, wanted["scores"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(detections.boxes, wanted["boxes"], rtol=0, atol=1e-2)
 
 
 @torch.no_grad()
@@ -90,8 +90,8 @@ def test_mask_rcnn_masks_equal_torchvisions(masks, monkeypatch):
     monkeypatch.setattr(theirs, "maskrcnn_inference", lambda *a: small["theirs"].extend(infer(*a)) or small["theirs"])
     monkeypatch.setattr(two_stage, "paste_masks", lambda m, *a: small["ours"].append(m) or paste(m, *a))
     wanted = referee([image.double() / 255 for image in images])
-    found = model(as_batch(images))
-    for image, a, b, one, other in zip(images, wanted, found, small["theirs"], small["ours"], strict=True):
+    detections = model(as_batch(images))
+    for image, a, b, one, other in zip(images, wanted, detections, small["theirs"], small["ours"], strict=True):
         assert_same_detections(b, a)
         assert one.std() > 0.1
         torch.testing.assert_close(other, one[:, 0], rtol=0, atol=1e-3)
@@ -132,8 +132,8 @@ def test_mask_losses_equal_torchvisions_on_the_same_targets(masks, monkeypatch):
 def test_keypoint_rcnn_keypoints_equal_torchvisions(keypoints):
     referee, model, images, _ = keypoints
     wanted = referee([image.double() / 255 for image in images])
-    found = model(as_batch(images))
-    for a, b in zip(wanted, found, strict=True):
+    detections = model(as_batch(images))
+    for a, b in zip(wanted, detections, strict=True):
         assert_same_detections(b, a)
         assert a["keypoints_scores"].std() > 0.1
         assert b.keypoints.shape == (len(b), KEYPOINTS, 3)
@@ -159,10 +159,10 @@ def test_keypoint_losses_equal_torchvisions(keypoints):
 
 def compare_losses(referee, model, images, full_targets, batch, **names) -> None:
     wanted = train_without_norms(referee)([image.double() / 255 for image in images], full_targets)
-    found = train_without_norms(model)(batch)
+    losses = train_without_norms(model)(batch)
     for mine, other in {"box_cls": "loss_classifier", "box_reg": "loss_box_reg", **names}.items():
         assert wanted[other] > 1e-3
-        torch.testing.assert_close(found[mine], wanted[other], rtol=0, atol=1e-4, check_dtype=False)
+        torch.testing.assert_close(losses[mine], wanted[other], rtol=0, atol=1e-4, check_dtype=False)
     referee.eval()
     model.eval()
 
@@ -183,5 +183,5 @@ def test_a_mask_rcnn_for_cocos_80_classes_loads_the_rows_of_these_classes():
 
     eighty = Model()
     eighty.meta = DatasetMeta(COCO_CLASSES)
-    found = TorchvisionRCNN().convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, eighty)
-    assert torch.equal(found["mask.masks.bias"], found["box.cls_score.bias"][:80])
+    converted = TorchvisionRCNN().convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, eighty)
+    assert torch.equal(converted["mask.masks.bias"], converted["box.cls_score.bias"][:80])

@@ -61,10 +61,10 @@ def test_retinanet_losses_equal_torchvisions(pair):
         wanted = referee([image.double() / 255], [dict(target)])
         batch = as_batch([image], [target])
         batch.targets.labels[batch.targets.valid] += 1  # torchvision's labels are COCO's ids, from 1
-        found = model(batch)
+        losses = model(batch)
         for mine, theirs in {"cls": "classification", "box": "bbox_regression"}.items():
             assert wanted[theirs] > 1e-3
-            torch.testing.assert_close(found[mine], wanted[theirs], rtol=1e-6, atol=1e-4, check_dtype=False)
+            torch.testing.assert_close(losses[mine], wanted[theirs], rtol=1e-6, atol=1e-4, check_dtype=False)
     referee.eval()
     model.eval()
 
@@ -74,7 +74,7 @@ def test_a_retinanet_for_cocos_80_classes_loads_the_rows_of_these_classes(pair):
     eighty.meta = DatasetMeta(COCO_CLASSES)
     theirs = torch.arange(91.0).repeat(9)
     state = {**pair[0].state_dict(), "head.classification_head.cls_logits.bias": theirs}
-    found = TorchvisionRetinaNet().convert(state, eighty)["head.cls_score.bias"].view(9, 80)
+    biases = TorchvisionRetinaNet().convert(state, eighty)["head.cls_score.bias"].view(9, 80)
     gaps = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-    assert found[0].tolist() == [number for number in range(91) if number not in gaps]
-    assert (found == found[0]).all()
+    assert biases[0].tolist() == [number for number in range(91) if number not in gaps]
+    assert (biases == biases[0]).all()

@@ -88,11 +88,11 @@ def test_the_training_step_is_one_graph_for_any_number_of_objects(kind):
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for seed, counts in enumerate([(3, 1), (0, 0), (8, 2)]):
         made = batch(*counts, seed=seed)
-        found, wanted = compiled(made), model(made)
-        assert found.keys() == wanted.keys()
+        losses, wanted = compiled(made), model(made)
+        assert losses.keys() == wanted.keys()
         for name, loss in wanted.items():
-            torch.testing.assert_close(found[name], loss, msg=lambda message, name=name: f"{name}: {message}")
-        sum(found.values()).backward()
+            torch.testing.assert_close(losses[name], loss, msg=lambda message, name=name: f"{name}: {message}")
+        sum(losses.values()).backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     torch._dynamo.reset()
 
@@ -103,10 +103,10 @@ def test_bfloat16_autocast_keeps_losses_and_detections_in_float32(kind):
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(batch(3, 1, seed=0))
         sum(losses.values()).backward()
-        found = model.eval()(batch(3, 1, seed=0))
+        predictions = model.eval()(batch(3, 1, seed=0))
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
-    assert all(d.boxes.dtype == torch.float32 for d in found)
-    assert all(d.keypoints is None or d.keypoints.dtype == torch.float32 for d in found)
+    assert all(d.boxes.dtype == torch.float32 for d in predictions)
+    assert all(d.keypoints is None or d.keypoints.dtype == torch.float32 for d in predictions)
 
 
 @pytest.mark.parametrize("kind", MODELS_OF)
@@ -114,12 +114,14 @@ def test_without_detections_there_are_no_masks_and_no_keypoints(kind):
     model = detector(kind).eval()
     last_head = getattr(model, "head", None) or getattr(model.box, "stages", [model.box])[-1]
     last_head.score_threshold = 1.0
-    for found in model(batch(0, 0, seed=0)):
-        assert len(found) == 0
-        assert found.masks is None or found.masks.shape == (0, 64, 64)
-        assert found.keypoints is None or found.keypoints.shape == (0, KEYPOINTS, 3)
+    for detections in model(batch(0, 0, seed=0)):
+        assert len(detections) == 0
+        assert detections.masks is None or detections.masks.shape == (0, 64, 64)
+        assert detections.keypoints is None or detections.keypoints.shape == (0, KEYPOINTS, 3)
     parts = MODELS_OF[kind]
-    assert (found.masks is not None) == ("mask" in parts) and (found.keypoints is not None) == ("keypoint" in parts)
+    assert (detections.masks is not None) == ("mask" in parts) and (detections.keypoints is not None) == (
+        "keypoint" in parts
+    )
 
 
 @pytest.mark.gpu

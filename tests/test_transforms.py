@@ -158,8 +158,8 @@ def test_large_scale_jitter_keeps_boxes_on_their_objects() -> None:
         ys, xs = torch.nonzero(out["image"][0] > 127, as_tuple=True)
         if len(out["boxes"]) == 0:
             continue
-        found = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-        assert (out["boxes"][0] - found).abs().max() <= 1
+        bounds = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+        assert (out["boxes"][0] - bounds).abs().max() <= 1
         assert (out["polygons"].bounds()[0] - out["boxes"][0]).abs().max() < 1e-3
 
 

@@ -247,8 +247,8 @@ def test_merging_is_nms_within_classes_over_all_augmented_batches():
 def test_inverse_boxes_undo_transform_boxes():
     batch = noise_batch((90, 118), (128, 75))
     detections = [random_detections(torch.Generator().manual_seed(4), 9) for _ in range(2)]
-    for one in detections:
-        one.boxes *= 0.75  # so that boxes lie within the images
+    for image_detections in detections:
+        image_detections.boxes *= 0.75  # so that boxes lie within the images
     scales = [0.31, 0.31, 1, 1, 1.7, 1.7]
     batches = DetectorTTA(scales=[0.31, 1, 1.7], flip=True).augment(batch, 32)
     for augmented, scale, flip in zip(batches, scales, [False, True] * 3, strict=True):
@@ -304,9 +304,9 @@ def test_predict_on_images_uses_tta():
 def test_tta_leaves_training_unchanged():
     batch = batch_of(3, 1)
     plain, augmented = detector(), detector(tta={"flip": True})
-    for one in (plain, augmented):
+    for model in (plain, augmented):
         torch.manual_seed(1)
-        one.losses = one(batch)
+        model.losses = model(batch)
     assert {name: loss.item() for name, loss in plain.losses.items()} == {
         name: loss.item() for name, loss in augmented.losses.items()
     }

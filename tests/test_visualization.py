@@ -84,10 +84,10 @@ def test_the_input_image_is_not_drawn_on():
 
 
 def test_detections_below_the_score_threshold_are_not_drawn():
-    found = detections((10, 10, 50, 50, 0.6, 0), (60, 10, 90, 50, 0.4, 0))
-    assert changed(draw(found, GRAY, ONE, score_threshold=0.3))[:, 4 * 85 :].any()
-    assert not changed(draw(found, GRAY, ONE, score_threshold=0.5))[:, 4 * 55 :].any()
-    assert not changed(draw(found, GRAY, ONE, score_threshold=0.7)).any()
+    detected = detections((10, 10, 50, 50, 0.6, 0), (60, 10, 90, 50, 0.4, 0))
+    assert changed(draw(detected, GRAY, ONE, score_threshold=0.3))[:, 4 * 85 :].any()
+    assert not changed(draw(detected, GRAY, ONE, score_threshold=0.5))[:, 4 * 55 :].any()
+    assert not changed(draw(detected, GRAY, ONE, score_threshold=0.7)).any()
 
 
 def test_every_class_has_a_color_and_the_first_eight_differ_clearly():
@@ -130,8 +130,8 @@ def test_masks_tint_their_pixels_and_keypoints_are_dots():
     mask = torch.zeros(1, 100, 160, dtype=torch.bool)
     mask[:, 60:80, 60:90] = True
     points = torch.tensor([[[140.0, 90.0, 5.0]]])
-    found = detections((40, 50, 120, 95, 0.9, 1), masks=mask, keypoints=points)
-    picture = changed(draw(found, GRAY, TWO))
+    detected = detections((40, 50, 120, 95, 0.9, 1), masks=mask, keypoints=points)
+    picture = changed(draw(detected, GRAY, TWO))
     assert picture[4 * 62 : 4 * 78, 4 * 62 : 4 * 88].all()
     assert not picture[4 * 84 : 4 * 90, 4 * 62 : 4 * 88].any()
     assert picture[4 * 90, 4 * 140] and not picture[4 * 90, 4 * 150]
@@ -141,8 +141,8 @@ def test_bones_connect_the_keypoints_above_the_threshold():
     """Detectron omits keypoints whose logit is below 2."""
     skeleton = Skeleton(("a", "b", "c", "d"), ((0, 1), (1, 2), (2, 3)))
     points = torch.tensor([[[130.0, 20, 5], [150, 20, 5], [150, 60, 2.5], [130, 60, 1.5]]])
-    found = detections((10, 50, 60, 95, 0.9, 1), keypoints=points)
-    plain, joined = (changed(draw(found, GRAY, replace(TWO, skeleton=bones))) for bones in (None, skeleton))
+    detected = detections((10, 50, 60, 95, 0.9, 1), keypoints=points)
+    plain, joined = (changed(draw(detected, GRAY, replace(TWO, skeleton=bones))) for bones in (None, skeleton))
     assert not plain[4 * 20, 4 * 140] and joined[4 * 20, 4 * 140]
     assert not plain[4 * 40, 4 * 150] and joined[4 * 40, 4 * 150]
     assert not joined[4 * 60, 4 * 140] and not joined[4 * 60, 4 * 130]
@@ -163,11 +163,11 @@ WEIGHTS = (0.2126, 0.7152, 0.0722)
 def test_instances_have_shades_of_their_classs_color_equal_in_targets_and_predictions():
     rows = (90, 40, 120, 95, 0.9, 1), (50, 40, 80, 95, 0.7, 1), (10, 40, 40, 95, 0.8, 1), (130, 40, 155, 95, 0.6, 0)
     masks = torch.zeros(4, 100, 160, dtype=torch.bool)
-    found = detections(*rows)
+    detected = detections(*rows)
     valid = torch.ones(1, 4, dtype=torch.bool)
-    truth = InstanceTargets(found.boxes[None], found.labels[None], valid, ~valid)
+    truth = InstanceTargets(detected.boxes[None], detected.labels[None], valid, ~valid)
     pictures = [
-        draw(found, GRAY, TWO),
+        draw(detected, GRAY, TWO),
         draw(detections(*rows, masks=masks), GRAY, TWO),
         draw_targets(truth, 0, GRAY, TWO),
     ]
@@ -200,8 +200,8 @@ def test_the_label_of_the_best_detection_is_on_top():
 
 
 def test_names_outside_ascii_are_drawn():
-    one = detections((20, 50, 120, 95, 0.9, 0))
-    plain, accented, unknown = (draw(one, GRAY, DatasetMeta(classes=(name,))) for name in ("eee", "éßЖ", "???"))
+    detected = detections((20, 50, 120, 95, 0.9, 0))
+    plain, accented, unknown = (draw(detected, GRAY, DatasetMeta(classes=(name,))) for name in ("eee", "éßЖ", "???"))
     assert (plain != accented).any() and (accented != unknown).any()
 
 
