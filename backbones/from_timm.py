@@ -23,7 +23,7 @@ class TimmBackbone(AdaptedBackbone):
     """A timm network: `dict(type="TimmBackbone", model="efficientnet_b0")`; arguments: see `AdaptedBackbone`.
 
     `model` is a name of `timm.list_models()`, with or without the tag of its weights (`"resnet50.a1_in1k"`); `options`
-    are passed to `timm.create_model` (`dict(drop_path_rate=0.1, output_stride=16)`). The first map of stride 2 or more
+    are passed to `timm.create_model` (`dict(drop_path_rate=0.1)`). The first map of stride 2 or more
     is named after its stride (2 is c1, 4 is c2), and the next ones are numbered consecutively. Transformers for a fixed
     image size are built to accept any size, padded to multiples of their coarsest stride.
     """
@@ -32,7 +32,8 @@ class TimmBackbone(AdaptedBackbone):
 
     def _find(self, model: str, options: dict[str, Any]) -> Network:
         timm = timm_for(model, "TimmBackbone")
-        build = partial(timm.create_model, model, in_chans=self.in_channels, **options)
+        dilated = {"output_stride": self.output_stride} if self.output_stride < 32 else {}
+        build = partial(timm.create_model, model, in_chans=self.in_channels, **dilated, **options)
         try:
             with torch.device("meta"):
                 any_size = _any_size(build) if timm.get_pretrained_cfg(model).fixed_input_size else {}
@@ -41,6 +42,8 @@ class TimmBackbone(AdaptedBackbone):
                 info = features().feature_info
                 network = build()
         except Exception as error:  # timm raises many types
+            if dilated:
+                raise self.not_dilated("timm cannot dilate it") from error
             raise ConfigError(f"{self.name}: {one_line(error)}") from error
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
         coarse = [(spec, index) for spec, index in zip(specs, info.out_indices) if spec.stride > 1]

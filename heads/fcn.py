@@ -18,7 +18,7 @@ class FCNHead(SemanticHead):
 
     Args:
         in_features: the available maps.
-        num_classes: outputs.
+        num_classes: number of classes.
         level: the map that is read; None for the coarsest.
         convs, channels: number and width of the convolutions; None for a quarter of the map's channels.
         norm: after each convolution, see `make_norm`.

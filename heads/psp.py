@@ -21,7 +21,7 @@ class PSPHead(SemanticHead):
 
     Args:
         in_features: the available maps.
-        num_classes: outputs.
+        num_classes: number of classes.
         level: the map that is read; None for the coarsest.
         grids: cells along a side of each grid.
         channels: after the 3×3 convolution.
