@@ -1,7 +1,7 @@
 """Base class of backbones from other libraries: unifies feature map names, feature map sizes and freezing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,11 @@ from chordate.backbones.recompute import recompute
 from chordate.contracts import Backbone, FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 
+# In messages: the backbones whose last stages can be dilated.
+DILATED = (
+    "the package's ResNet (ResNeXt, Wide, SE, pre-activation, ResNet-RS), DenseNet and ConvNeXt; timm's ResNet, "
+    "RegNet, EfficientNet, MobileNet and ConvNeXt"
+)
 # Height and width of the images in the forward pass that finds a network's feature maps; multiples of every stride.
 PROBE_SIZE = (256, 512)
 
@@ -50,10 +55,13 @@ class AdaptedBackbone(Backbone):
             stay in eval mode.
         checkpointing: whether to use activation checkpointing: keep only the feature maps, and recompute the network in
             the backward pass, so that the activations of backbone and heads are not in memory at the same time.
+        output_stride: stride of the coarsest feature map, 32, 16 or 8, by dilation of the last stages; see
+            `STRIDES_AND_DILATIONS`.
         options: further arguments of the library's model constructor.
 
     Raises:
-        ConfigError: the model, an argument or a feature map does not exist, or the network cannot be a backbone.
+        ConfigError: the model, an argument or a feature map does not exist, or the network cannot be a backbone or
+            cannot be dilated.
     """
 
     source: str  # the library's name, also the URL scheme of its weights (`timm://…`)
@@ -66,12 +74,17 @@ class AdaptedBackbone(Backbone):
         in_channels: PositiveInt = 3,
         frozen_stages: int = -1,
         checkpointing: bool = False,
+        output_stride: Literal[8, 16, 32] = 32,
         options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.name, self.in_channels, self.checkpointing = f"{self.source}'s {model}", in_channels, checkpointing
         self.default_weights = f"{self.source}://{model}"
+        self.output_stride = output_stride
         network = self._find(model, dict(options or {}))
+        coarsest = max(spec.stride for spec in network.maps.values())
+        if output_stride < 32 and coarsest != output_stride:
+            raise self.not_dilated(f"its coarsest stride stays {coarsest}")
         self.library, self.channels_last = network.library, network.channels_last
         self.side_multiple = network.side_multiple
         maps = network.maps
@@ -91,12 +104,19 @@ class AdaptedBackbone(Backbone):
             self._freeze(network.make, stages[frozen_stages])
 
     def _find(self, model: str, options: dict[str, Any]) -> Network:
-        """Find the network in the library. `self.name` and `self.in_channels` are already set.
+        """Find the network in the library. `self.name`, `self.in_channels` and `self.output_stride` are already set.
 
         Raises:
             ConfigError: the model or an option does not exist, or the network cannot be used as a backbone.
         """
         raise NotImplementedError
+
+    def not_dilated(self, reason: str) -> ConfigError:
+        """The error for a network that cannot be dilated to `output_stride`."""
+        return ConfigError(
+            f"{self.name} cannot be dilated to output_stride {self.output_stride} ({reason}); leave output_stride out "
+            f"for stride 32, or use one of: {DILATED}"
+        )
 
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
         """Freeze the parameters on which the feature map `last` depends (by a backward pass on the meta device)."""

@@ -23,9 +23,9 @@ class TimmBackbone(AdaptedBackbone):
     """A timm model as backbone: `dict(type="TimmBackbone", model="efficientnet_b0")`.
 
     The arguments are documented in `AdaptedBackbone`. `model` is a name in `timm.list_models()`, with or without the
-    tag of its weights (`"resnet50.a1_in1k"`); `options` are passed to `timm.create_model` (`dict(drop_path_rate=0.1,
-    output_stride=16)`). The first feature map with a stride of 2 or more is named after its stride (c1 for 2, c2 for
-    4); the following feature maps are numbered consecutively. Fixed-size transformers are built so that they accept any
+    tag of its weights (`"resnet50.a1_in1k"`); `options` are passed to `timm.create_model` (`dict(drop_path_rate=0.1)`). The
+    first feature map with a stride of 2 or more is named after its stride (c1 for 2, c2 for 4); the following feature
+    maps are numbered consecutively. Fixed-size transformers are built so that they accept any
     image size; images are padded to multiples of the largest stride.
     """
 
@@ -33,7 +33,8 @@ class TimmBackbone(AdaptedBackbone):
 
     def _find(self, model: str, options: dict[str, Any]) -> Network:
         timm = timm_for(model, "TimmBackbone")
-        build = partial(timm.create_model, model, in_chans=self.in_channels, **options)
+        dilated = {"output_stride": self.output_stride} if self.output_stride < 32 else {}
+        build = partial(timm.create_model, model, in_chans=self.in_channels, **dilated, **options)
         try:
             with torch.device("meta"):
                 any_size = _any_size(build) if timm.get_pretrained_cfg(model).fixed_input_size else {}
@@ -42,6 +43,8 @@ class TimmBackbone(AdaptedBackbone):
                 info = features().feature_info
                 network = build()
         except Exception as error:  # timm raises many types of errors
+            if dilated:
+                raise self.not_dilated("timm cannot dilate it") from error
             raise ConfigError(f"{self.name}: {one_line(error)}") from error
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
         coarse = [(spec, index) for spec, index in zip(specs, info.out_indices) if spec.stride > 1]

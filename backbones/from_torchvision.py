@@ -47,6 +47,8 @@ class TorchvisionBackbone(AdaptedBackbone):
         settings: dict[str, Any] = {}
         if model in INCEPTIONS:
             settings = {"aux_logits": False, "init_weights": True, "transform_input": self.in_channels == 3}
+        if self.output_stride < 32:
+            raise self.not_dilated("a TorchvisionBackbone has one map per stride")
         settings |= options
 
         def build() -> nn.Module:

@@ -1,4 +1,4 @@
-"""The heads of DeepLab v3 and v3+: atrous spatial pyramid pooling (ASPP) without and with a decoder."""
+"""The heads of DeepLab v2, v3 and v3+: atrous spatial pyramid pooling (ASPP) without and with a decoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chordate.arguments import NonEmpty, PositiveInt, ProperFraction
 from chordate.contracts import FeatureSpec, select
+from chordate.head_contracts import ClassRows
 from chordate.heads.semantic_head import Losses, SemanticHead
 from chordate.ops.convolutions import he_init
 from chordate.ops.norms import ConvNorm, Norm, make_norm
@@ -16,6 +17,52 @@ from chordate.registry import HEADS
 
 Rates = Annotated[Sequence[PositiveInt], NonEmpty]
 RATES = (6, 12, 18)  # dilations at output stride 16 (Chen et al. 2017, DeepLab v3, section 3.3)
+RATES_V2 = (6, 12, 18, 24)  # at output stride 8: ASPP-L (Chen et al. 2017, DeepLab, section 4.1)
+
+
+@HEADS.register_module()
+class DeepLabV2Head(SemanticHead):
+    """Segmentation head of DeepLab v2: ASPP as the sum of atrous 3×3 convolutions, each to class logits.
+
+    Chen et al. 2017, DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, section 3.2.
+
+    Args:
+        in_features: specs of the available feature maps.
+        num_classes: number of classes.
+        level: name of the input feature map; None for the coarsest.
+        rates: dilations of the convolutions; None for 6, 12, 18 and 24 at stride 8, halved at stride 16.
+        dropout, losses: see `SemanticHead`.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        num_classes: PositiveInt,
+        level: str | None = None,
+        rates: Rates | None = None,
+        dropout: ProperFraction = 0.0,
+        losses: Losses | None = None,
+    ):
+        chosen, spec = _chosen(in_features, level, "DeepLabV2Head")
+        super().__init__(spec.channels, num_classes, dropout, losses)
+        self.level = chosen
+        rates = rates or [max(1, rate * 8 // spec.stride) for rate in RATES_V2]
+        # Replaces the 1×1 convolution of SemanticHead.
+        self.logits = ConvSum(nn.Conv2d(spec.channels, num_classes, 3, padding=rate, dilation=rate) for rate in rates)
+        for conv in self.logits:
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+        self.class_rows = {f"logits.{number}": ClassRows() for number in range(len(rates))}
+
+    def features(self, maps: Mapping[str, Tensor]) -> Tensor:
+        return maps[self.level]
+
+
+class ConvSum(nn.ModuleList):
+    """Sums the outputs of several convolutions of the same feature map `[N, C, h, w]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([conv(x) for conv in self]).sum(dim=0)
 
 
 @HEADS.register_module()

@@ -161,6 +161,35 @@ def test_the_librarys_own_arguments_are_handed_on():
     assert max(part.p for part in deep.modules() if isinstance(part, torchvision.ops.StochasticDepth)) == 0.5
 
 
+@pytest.mark.parametrize("name", ["convnext_atto", "efficientnet_b0"])
+def test_dilated_timm_networks_give_timms_maps(name):
+    whole = timm.create_model(name, output_stride=16).eval()
+    ours = BACKBONES.build({"type": "TimmBackbone", "model": name, "out": ["c4", "c5"], "output_stride": 16}).eval()
+    load_checkpoint(ours, whole.state_dict())
+    images = torch.randn(1, 3, 97, 130)
+    with torch.no_grad():
+        expected, maps = whole.forward_intermediates(images, indices=2, intermediates_only=True), ours(images)
+    assert [spec.stride for spec in ours.out_features.values()] == [16, 16]
+    for (key, map_), wanted in zip(maps.items(), expected, strict=True):
+        assert_same_cells(map_, wanted, images, 16, key)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TimmBackbone", "vgg16"),
+        ("TimmBackbone", "swin_tiny_patch4_window7_224"),
+        ("TimmBackbone", "maxvit_tiny_tf_224"),
+        ("TorchvisionBackbone", "vgg16"),
+    ],
+)
+def test_a_network_that_cannot_be_dilated_is_a_line_with_those_that_can(kind, name, output_stride):
+    says = rf"'s {name} cannot be dilated to output_stride {output_stride} .*stride 32, or use one of: .*ConvNeXt"
+    with torch.device("meta"), pytest.raises(ConfigError, match=says):
+        BACKBONES.build({"type": kind, "model": name, "output_stride": output_stride})
+
+
 def test_timms_maps_are_named_after_their_stride():
     names = {
         "efficientnet_b0": ["c2", "c3", "c4", "c5"],

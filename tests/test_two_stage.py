@@ -146,6 +146,7 @@ def test_bfloat16_autocast_keeps_boxes_and_losses_in_float32():
     assert detections.boxes.dtype == torch.float32
 
 
+@pytest.mark.slow  # test_training_steps checks this for detectors with these and more parts
 def test_the_training_step_compiles_once_for_any_number_of_objects():
     """Everything from uint8 images to the summed loss is one graph; NMS is one opaque operator."""
     model = detector()
