@@ -22,11 +22,11 @@ ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 class TimmBackbone(AdaptedBackbone):
     """A timm model as backbone: `dict(type="TimmBackbone", model="efficientnet_b0")`.
 
-    The arguments are documented in `AdaptedBackbone`. `model` is a name in `timm.list_models()`, with or without the
-    tag of its weights (`"resnet50.a1_in1k"`); `options` are passed to `timm.create_model` (`dict(drop_path_rate=0.1)`). The
-    first feature map with a stride of 2 or more is named after its stride (c1 for 2, c2 for 4); the following feature
-    maps are numbered consecutively. Fixed-size transformers are built so that they accept any
-    image size; images are padded to multiples of the largest stride.
+    The arguments are documented in `AdaptedBackbone`. `model` is a name in `timm.list_models()`, with or without
+    the tag of its weights (`"resnet50.a1_in1k"`); `options` are passed to `timm.create_model`
+    (`dict(drop_path_rate=0.1)`). The first feature map with a stride of 2 or more is named after its stride (c1 for
+    2, c2 for 4); the following feature maps are numbered consecutively. Fixed-size transformers are built so that
+    they accept any image size; images are padded to multiples of the largest stride.
     """
 
     source = "timm"

@@ -19,9 +19,9 @@ from chordate.registry import NECKS
 class UNet(Neck):
     """Decoder of U-Net (figure 1, with padded convolutions); its output is the feature map "p0" with stride 1.
 
-    Each block upsamples by 2 (nearest neighbor), concatenates the backbone's feature map of that stride if there is one,
-    and applies two 3×3 convolutions with norm and ReLU. Before concatenation, the upsampled feature map is cropped to
-    the size of the backbone's.
+    Each block upsamples by 2 (nearest neighbor), concatenates the backbone's feature map of that stride if there is
+    one, and applies two 3×3 convolutions with norm and ReLU. Before concatenation, the upsampled feature map is
+    cropped to the size of the backbone's.
 
     Args:
         in_features: specs of the backbone's feature maps.
