@@ -1,4 +1,4 @@
-"""Converts a COCO dataset to Pascal VOC's and YOLO's layout: the same images and boxes."""
+"""Converts a COCO dataset to Pascal VOC's and YOLO's formats, with the same images and boxes."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read(coco: Path, split: str) -> tuple[dict[int, dict[str, Any]], dict[int, list[Any]], dict[int, str]]:
-    """Images by id, annotations that are not crowds by image id, class names by category id."""
+    """Images keyed by id, non-crowd annotations grouped by image id, class names keyed by category id."""
     content = json.loads((coco / f"annotations/{split}.json").read_text())
     by_image = defaultdict(list)
     for annotation in content["annotations"]:

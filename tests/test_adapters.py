@@ -1,4 +1,4 @@
-"""Torchvision and timm networks as backbones: maps equal those of the original networks, and timm is optional."""
+"""Torchvision and timm networks as backbones: feature maps equal the original networks', and timm is optional."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
 from chordate.weights.loading import load_checkpoint
 
-# Modules of torchvision's networks whose outputs equal our maps.
+# The modules of torchvision's networks whose outputs equal our feature maps.
 TORCHVISION = {
     "vgg16": {"c1": "features.8", "c2": "features.15", "c3": "features.22", "c4": "features.29", "c5": "features.30"},
     "alexnet": {"c2": "features.1", "c3": "features.4", "c4": "features.11", "c5": "features.12"},
@@ -48,18 +48,18 @@ def torchvisions(name: str) -> nn.Module:
     def build() -> nn.Module:
         inception = {"aux_logits": False, "init_weights": False, "transform_input": True}
         options = inception if name in ("googlenet", "inception_v3") else {}
-        whole = torchvision.models.get_model(name, weights=None, **options)
+        network = torchvision.models.get_model(name, weights=None, **options)
         if name in ("vgg16", "alexnet"):
-            whole.classifier = nn.Identity()
-        return whole
+            network.classifier = nn.Identity()
+        return network
 
     on_meta = not name.startswith(("swin", "regnet"))  # Swin and RegNet compute with tensors in __init__
     return (referee(build) if on_meta else randomize(build())).eval()
 
 
 @torch.no_grad()
-def seen(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, Tensor]:
-    """Runs the whole network and returns the outputs of `modules`."""
+def module_outputs(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, Tensor]:
+    """Run `net` on `images`; returns the outputs of `modules` (feature map name to module name)."""
     outputs: dict[str, Tensor] = {}
     hooks = [
         net.get_submodule(module).register_forward_hook(
@@ -74,14 +74,14 @@ def seen(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, T
 
 
 @pytest.mark.parametrize("name", [*(name for name in TORCHVISION if name not in LARGE), *slow(*LARGE)])
-def test_adapted_torchvision_networks_give_torchvisions_maps(name):
+def test_adapted_torchvision_networks_return_torchvisions_feature_maps(name):
     theirs = torchvisions(name)
     ours = BACKBONES.build({"type": "TorchvisionBackbone", "model": name, "out": list(TORCHVISION[name])}).eval()
     report = load_checkpoint(ours, theirs.state_dict())
     assert report.format == "torchvision" and not report.missing
     side = SMALLEST_SIDE.get(name, 96)
     for images in (torch.randn(2, 3, side, side + 32), torch.randn(1, 3, side + 5, side + 13)):
-        wanted = seen(theirs, TORCHVISION[name], images)
+        wanted = module_outputs(theirs, TORCHVISION[name], images)
         with torch.no_grad():
             maps = ours(images)
         assert list(maps) == list(ours.out_features) == list(TORCHVISION[name])
@@ -93,10 +93,10 @@ def test_adapted_torchvision_networks_give_torchvisions_maps(name):
 
 
 def assert_same_cells(ours: Tensor, theirs: Tensor, images: Tensor, stride: int, what: str) -> None:
-    """Our map has `ceil(side / stride)` cells per side; its inner part equals their map, which may lack padding."""
+    """Check that our map has `ceil(side / stride)` cells per side, and that its center equals the unpadded `theirs`."""
     cells = [-(-side // stride) for side in images.shape[-2:]]
     assert list(ours.shape[-2:]) == cells
-    top, left = ((mine - their) // 2 for mine, their in zip(cells, theirs.shape[-2:]))
+    top, left = ((our_side - their_side) // 2 for our_side, their_side in zip(cells, theirs.shape[-2:]))
     inner = ours[:, :, top : top + theirs.shape[2], left : left + theirs.shape[3]]
     assert_close(inner, theirs, what, 1e-5)
 
@@ -105,14 +105,14 @@ TIMM = ["efficientnet_b0", "resnetv2_50", "convnext_atto", "swin_tiny_patch4_win
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_adapted_timm_networks_give_timms_maps(name):
-    whole = timms(name)
-    state = {key: value.clone() for key, value in whole.state_dict().items()}
+def test_adapted_timm_networks_return_timms_feature_maps(name):
+    network = timms(name)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
     # timm's default feature extraction loads the weights of all layers and then removes unused layers.
     theirs = timm.create_model(
         name, features_only=True, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}
     ).eval()
-    out = {"out": ["c4", "c5", "c6"]} if name.startswith("vit") else {}  # three maps of the same stride
+    out = {"out": ["c4", "c5", "c6"]} if name.startswith("vit") else {}  # three feature maps of the same stride
     ours = BACKBONES.build({"type": "TimmBackbone", "model": name, **out}).eval()
     report = load_checkpoint(ours, state)
     assert not report.missing and report.format == "timm"
@@ -136,7 +136,7 @@ def test_adapted_timm_networks_give_timms_maps(name):
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
-def test_timms_transformers_take_images_of_any_size(name):
+def test_timms_transformers_accept_images_of_any_size(name):
     model = BACKBONES.build({"type": "TimmBackbone", "model": name}).eval()
     images = torch.randn(1, 3, 97, 130)
     multiple = list(model.out_features.values())[-1].stride
@@ -148,7 +148,7 @@ def test_timms_transformers_take_images_of_any_size(name):
         assert torch.equal(maps[key], padded[key][:, :, :rows, :columns])
 
 
-def test_the_librarys_own_arguments_are_handed_on():
+def test_options_are_passed_to_the_librarys_builder():
     with torch.device("meta"):
         dilated = chordate.build_backbone(
             {"type": "TimmBackbone", "model": "resnetv2_50"}, options={"output_stride": 16, "drop_path_rate": 0.1}
@@ -156,15 +156,15 @@ def test_the_librarys_own_arguments_are_handed_on():
         deep = chordate.build_backbone(
             {"type": "TorchvisionBackbone", "model": "convnext_tiny"}, options={"stochastic_depth_prob": 0.5}
         )
-    assert [spec.stride for spec in dilated.out_features.values()] == [4, 8, 16]  # two maps have stride 16
+    assert [spec.stride for spec in dilated.out_features.values()] == [4, 8, 16]  # two feature maps have stride 16
     assert max(getattr(part, "drop_prob", None) or 0 for part in dilated.modules()) == pytest.approx(0.1)
     assert max(part.p for part in deep.modules() if isinstance(part, torchvision.ops.StochasticDepth)) == 0.5
 
 
-def test_timms_maps_are_named_after_their_stride():
+def test_timms_feature_maps_are_named_after_their_stride():
     names = {
         "efficientnet_b0": ["c2", "c3", "c4", "c5"],
-        "vgg11": ["c2", "c3", "c4", "c5"],  # vgg11 also has a map of stride 1
+        "vgg11": ["c2", "c3", "c4", "c5"],  # vgg11 also has a feature map of stride 1
         "convnext_atto": ["c2", "c3", "c4", "c5"],
         "efficientvit_m0": ["c4", "c5", "c6"],
     }

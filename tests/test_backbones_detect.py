@@ -1,4 +1,4 @@
-"""FPN and Faster R-CNN work with the name of any backbone; channel counts need no configuration."""
+"""FPN and Faster R-CNN work with every registered backbone, and channel counts are not configured."""
 
 import math
 import re
@@ -57,7 +57,7 @@ def take_a_step(backbone: str | dict, side: int) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_smallest_of_each_family_takes_a_training_step(name):
+def test_the_smallest_backbone_of_each_family_runs_a_training_step(name):
     take_a_step(ADAPTED.get(name, name), side=64)
 
 
@@ -69,7 +69,7 @@ def test_the_smallest_of_each_family_takes_a_training_step(name):
         if name not in FAMILIES
     ],
 )
-def test_every_other_backbone_is_wired_by_its_name(name):
+def test_every_other_backbone_builds_a_detector_by_its_name(name):
     with torch.device("meta"):
         model = detector(name)
     maps = {key.replace("c", "p"): spec.stride for key, spec in model.backbone.out_features.items() if spec.stride >= 4}
@@ -77,24 +77,24 @@ def test_every_other_backbone_is_wired_by_its_name(name):
     assert set(model.neck.out_features) - set(maps) == {f"p{int(max(maps)[1]) + 1}"}  # pooling adds one coarser level
 
 
-def test_maps_that_are_all_too_fine_for_a_neck_are_refused():
+def test_feature_maps_that_are_all_too_fine_for_a_neck_are_refused():
     with pytest.raises(ConfigError, match="at least one backbone map of stride 4 or coarser"):
         detector({"type": "resnet20_cifar", "out": ["c3"]})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMED)
-def test_every_named_backbone_takes_a_training_step(name):
+def test_every_named_backbone_runs_a_training_step(name):
     take_a_step(name, side=64)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", TORCHVISION)
-def test_torchvisions_networks_take_a_training_step(model):
+def test_torchvisions_networks_run_a_training_step(model):
     take_a_step({"type": "TorchvisionBackbone", "model": model}, side=128)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", TIMM)
-def test_timms_networks_take_a_training_step(model):
+def test_timms_networks_run_a_training_step(model):
     take_a_step({"type": "TimmBackbone", "model": model}, side=128)

@@ -29,7 +29,7 @@ class Signal(Callback):
         self.iteration, self.number = iteration, number
         self.send = os.killpg if to_all else os.kill
         if to_all:
-            os.setsid()  # a process group of our own: this process and the loader's workers
+            os.setsid()  # a new process group of this process and the loader's workers
 
     def on_step_end(self, trainer: Trainer, losses: Any) -> None:
         if trainer.iteration == self.iteration:
@@ -53,7 +53,7 @@ class Draws(ToyMetric):
 
 
 def kill_when(module: Any, name: str, count: int, *, first: bool, about: str) -> None:
-    """SIGKILL at the `count`-th call of `module.name` whose path contains `about`, before it if `first`, else after."""
+    """Kill the process before (`first`) or after the `count`-th call of `module.name` on a path with `about` in it."""
     usual, calls = getattr(module, name), [0]
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -70,7 +70,7 @@ def kill_when(module: Any, name: str, count: int, *, first: bool, about: str) ->
 
 
 def write_half(count: int) -> None:
-    """SIGKILL in the middle of writing the `count`-th checkpoint."""
+    """Patch `torch.save` to send SIGKILL when half of the `count`-th checkpoint is written."""
     usual, calls = torch.save, [0]
 
     def save(state: Any, file: Any) -> None:
@@ -86,17 +86,17 @@ def write_half(count: int) -> None:
 
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
-    """Train the toy model; `kill` is the place, and its occurrence, at which the process is killed."""
+    """Train the toy model; `kill` is `(event, n)`: the process is killed at the n-th occurrence of the event."""
     multiprocessing.set_start_method("fork", force=True)  # start method of the loader's workers, as in a user's run
-    place, count = kill or ("", 0)
+    event, count = kill or ("", 0)
     callbacks: list[Callback] = []
-    match place:
+    match event:
         case "iteration":
             callbacks.append(Signal(count))
         case "SIGTERM" | "SIGINT":
-            callbacks.append(Signal(count, signal.Signals[place]))
+            callbacks.append(Signal(count, signal.Signals[event]))
         case "SIGTERM to all" | "SIGINT to all":
-            callbacks.append(Signal(count, signal.Signals[place.split()[0]], to_all=True))
+            callbacks.append(Signal(count, signal.Signals[event.split()[0]], to_all=True))
         case "half a file":
             write_half(count)
         case "before renaming":
@@ -109,14 +109,14 @@ def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None,
         work_dir,
         loader=toy_loader(workers=workers),
         val_loader=toy_loader(6, training=False),
-        metric=Draws(count if place == "evaluating" else 0),
+        metric=Draws(count if event == "evaluating" else 0),
         callbacks=callbacks,
         **{**SETTINGS, **options},
     ).train()
 
 
-def train_on_a_full_disk(work_dir: Path, told: Path) -> None:
-    """Train while no file may grow beyond 20 kB once the first checkpoint is written."""
+def train_on_a_full_disk(work_dir: Path, message_file: Path) -> None:
+    """Train with a file size limit of 20 kB after the first checkpoint; writes the error message to `message_file`."""
     import resource
 
     from chordate.errors import ChordateError
@@ -130,4 +130,4 @@ def train_on_a_full_disk(work_dir: Path, told: Path) -> None:
     try:
         toy_trainer(work_dir, callbacks=[Limit()], save_every_iterations=3).train()
     except ChordateError as error:
-        told.write_text(str(error))
+        message_file.write_text(str(error))

@@ -1,4 +1,4 @@
-"""The script of two ranks under torchrun, which test_distributed.py compares with one process. Run: torchrun … DIR."""
+"""The script that test_distributed.py runs on two ranks: `torchrun … trainer_ranks.py DIR`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def fresh_model(**options: Any) -> ToyModel:
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """Run everything, and return this rank's results."""
+    """Run all trainings in `folder`, and return this rank's results."""
     rank, world_size = start()
     share = {"rank": rank, "world_size": world_size}
-    told: dict[str, Any] = {"rank": rank, "world_size": world_size}
+    report: dict[str, Any] = {"rank": rank, "world_size": world_size}
 
     # 24 images: batches of 2 on each of two ranks equal the batches of 4 on one process.
     loader = toy_loader(24, 2, **share)
     toy_trainer(folder / "plain", model=fresh_model(), loader=loader, **TRAINING).train()
 
-    # As above, with a layer that gets no gradient, as in a backbone whose last map is not used.
+    # As above, with a layer that gets no gradient, like a backbone stage whose feature map is not used.
     model = fresh_model()
     model.idle = nn.Linear(2, 2)
     toy_trainer(folder / "idle", model=model, loader=toy_loader(24, 2, **share), **TRAINING).train()
@@ -43,7 +43,7 @@ def main(folder: Path) -> dict[str, Any]:
     # One checkpoint, evaluated on 7 images split over the ranks.
     model = fresh_model()
     model.load_state_dict(torch.load(folder / "plain" / "epoch_2.pt", weights_only=True)["model"])
-    told["metrics"] = evaluate(model, toy_loader(7, 2, training=False, **share), ToyMetric())
+    report["metrics"] = evaluate(model, toy_loader(7, 2, training=False, **share), ToyMetric())
 
     # A run with dropout, BatchNorm and per-rank random numbers, stopped and resumed.
     for name, stages in (("whole", (3,)), ("resumed", (1, 2, 3))):
@@ -52,16 +52,16 @@ def main(folder: Path) -> dict[str, Any]:
             model = fresh_model(dropout=0.5, norm=True)
             toy_trainer(folder / name, model=model, loader=loader, epochs=epochs, resume=True).train()
             torch.distributed.barrier()
-    told["draw"] = torch.rand(1).item()
+    report["draw"] = torch.rand(1).item()
 
-    # BatchNorm's statistics differ between the ranks until they evaluate or save.
+    # BatchNorm's running statistics differ between the ranks until an evaluation or a checkpoint averages them.
     for name, ema in (("norm", None), ("norm_ema", 0.9)):
         trainer = toy_trainer(
             folder / name, model=fresh_model(norm=True), loader=toy_loader(24, 2, **share), epochs=2, ema=ema,
             val_loader=toy_loader(7, 2, training=False, **share), metric=ToyMetric(),
         )  # fmt: skip
         trainer.train()
-        told[name] = {key: value.double().sum().item() for key, value in trainer.module.named_buffers()}
+        report[name] = {key: value.double().sum().item() for key, value in trainer.module.named_buffers()}
 
     loader = toy_loader(24, 2, **share)
     toy_trainer(folder / "one_step", model=fresh_model(norm=True), loader=loader, iterations=1).train()
@@ -71,25 +71,25 @@ def main(folder: Path) -> dict[str, Any]:
     try:
         toy_trainer(folder / "nan", model=fresh_model(), loader=toy_loader(24, 2, bad=bad, **share), epochs=1).train()
     except ChordateError as error:
-        told["nan"], told["bad"] = str(error), bad
+        report["nan"], report["bad"] = str(error), bad
 
     # Two machines without a shared disk; only the first has the checkpoint.
     machine = folder / "idle" if rank == 0 else folder / "elsewhere"
     try:
         toy_trainer(machine, model=fresh_model(), loader=loader, resume=True, **TRAINING).train()
     except ChordateError as error:
-        told["resume"] = str(error)
+        report["resume"] = str(error)
 
     # SyncBatchNorm supports only GPUs.
     try:
         toy_trainer(folder / "sync", model=fresh_model(norm=True), loader=loader, sync_bn=True)
     except ConfigError as error:
-        told["sync_bn"] = str(error)
-    return told
+        report["sync_bn"] = str(error)
+    return report
 
 
 if __name__ == "__main__":
-    told = all_gather_object(main(Path(sys.argv[1])))
+    report = all_gather_object(main(Path(sys.argv[1])))
     if is_main_process():
-        (Path(sys.argv[1]) / "report.json").write_text(json.dumps(told))
+        (Path(sys.argv[1]) / "report.json").write_text(json.dumps(report))
     finish()
