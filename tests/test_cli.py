@@ -63,7 +63,8 @@ def test_test_writes_metrics_predictions_and_drawn_images(untrained, shapes, tmp
     out, predictions, picture = tmp_path / "m.json", tmp_path / "p.json", tmp_path / "sheet.png"
     status = main([
         "test", CONFIG, str(untrained), "--data-root", str(shapes), "--out", str(out),
-        "--report", str(tmp_path / "why"), "--predictions", str(predictions), "--picture", str(picture), "--cfg-options", "val_data.workers=0",
+        "--report", str(tmp_path / "why"), "--predictions", str(predictions), "--picture", str(picture),
+        "--cfg-options", "val_data.workers=0",
     ])  # fmt: skip
     assert status == 0
     report = json.loads((tmp_path / "why/report.json").read_text())

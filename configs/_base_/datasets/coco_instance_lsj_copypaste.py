@@ -1,6 +1,6 @@
 """COCO 2017 boxes and masks with large-scale jitter and copy-paste (Ghiasi et al. 2021, section 3 and table 1).
 
-Both images are flipped at random, scaled by 0.1 … 2.0 and cropped or padded to 1024 px; then objects of one are pasted
+Both images are randomly flipped, scaled by 0.1 … 2.0 and cropped to at most 1024 px; then objects of one are pasted
 onto the other.
 """
 
