@@ -19,7 +19,7 @@ def read(coco: Path, split: str) -> tuple[dict[int, dict[str, Any]], dict[int, l
 
 
 def write_voc(coco: Path, root: Path) -> None:
-    """`Annotations/`, `JPEGImages/` and `ImageSets/Main/`; corners count pixels from one and include the last."""
+    """Write `Annotations/`, `JPEGImages/` and `ImageSets/Main/`; box corners are 1-based, inclusive pixel indices."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):
@@ -42,7 +42,7 @@ def write_voc(coco: Path, root: Path) -> None:
 
 
 def write_yolo(coco: Path, root: Path) -> None:
-    """`images/<split>/`, `labels/<split>/` and `data.yaml`; centers and sides as fractions of the image's sides."""
+    """Write `images/<split>/`, `labels/<split>/` and `data.yaml`; box centers and sides are relative to the image size."""
     for split in ("train", "val"):
         images, annotations, names = read(coco, split)
         shutil.copytree(coco / split, root / "images" / split)

@@ -29,7 +29,7 @@ def instances(
     crowd: list[list[bool]] | None = None,
     slots: int = 8,
 ) -> InstanceTargets:
-    """Ground truth from one list of boxes per image, padded to `slots`."""
+    """Ground truth from one list of boxes per image, padded to `slots` boxes."""
     padded = torch.zeros(len(boxes), slots, 4)
     valid = torch.zeros(len(boxes), slots, dtype=torch.bool)
     padded_labels = torch.zeros(len(boxes), slots, dtype=torch.int64)

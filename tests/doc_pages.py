@@ -34,7 +34,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def with_options(command: list[str], *options: str) -> list[str]:
-    """The command with more `--cfg-options` appended to its own."""
+    """The command with `options` appended to its `--cfg-options`."""
     if "--cfg-options" not in command:
         return [*command, "--cfg-options", *options] if options else command
     end = command.index("--cfg-options") + 1

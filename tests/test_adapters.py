@@ -93,7 +93,7 @@ def test_adapted_torchvision_networks_return_torchvisions_feature_maps(name):
 
 
 def assert_same_cells(ours: Tensor, theirs: Tensor, images: Tensor, stride: int, what: str) -> None:
-    """Check that our map has `ceil(side / stride)` cells per side, and that its center equals the unpadded `theirs`."""
+    """Check that our map has `ceil(side / stride)` cells per side, and that it equals `theirs` inside its border."""
     cells = [-(-side // stride) for side in images.shape[-2:]]
     assert list(ours.shape[-2:]) == cells
     top, left = ((our_side - their_side) // 2 for our_side, their_side in zip(cells, theirs.shape[-2:]))

@@ -26,7 +26,7 @@ ADAPTED = {
     "timm": {"type": "TimmBackbone", "model": "mobilenetv3_small_050"},
 }
 FIRST = ("c2", "c3")  # two stages are enough for these tests
-# Tests that take seconds per network run on every architecture; these ResNet variants are added by `-m slow`.
+# The tests below take seconds per network, so these variants of ResNet are tested only with `-m slow`.
 VARIANTS = {"resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18"}
 ARCHITECTURES = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in FAMILIES]
 

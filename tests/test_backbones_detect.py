@@ -26,7 +26,7 @@ TIMM += ["regnety_002", "hrnet_w18", "pvt_v2_b0", "edgenext_xx_small", "ghostnet
 
 
 def detector(backbone: str | dict) -> nn.Module:
-    """Faster R-CNN with thin heads; each part reads the feature specs of the previous part."""
+    """Faster R-CNN with narrow heads; each component gets the feature specs of the previous one."""
     return chordate.build_model(
         {
             "type": "TwoStageDetector",

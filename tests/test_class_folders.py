@@ -244,7 +244,7 @@ def test_images_of_several_sizes_in_a_classification_batch_are_refused(folders):
 
 
 def write_cifar(root, monkeypatch) -> np.ndarray:
-    """A small CIFAR-10 in the official layout; returns its images `[N, 32, 32, 3]`."""
+    """Write a small CIFAR-10 in the official layout; returns its images `[N, 32, 32, 3]`."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     random = np.random.default_rng(0)

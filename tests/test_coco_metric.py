@@ -71,7 +71,7 @@ def test_both_engines_agree_on_the_generated_shapes(tmp_path):
 
 
 def simple_truth(**extra) -> Truth:
-    """Image 1 has one `a` of 20×20 pixels, image 2 one `a` and one `b` of 50×50, image 3 no object."""
+    """Image 1 has an object of class `a` (20×20 px), image 2 one of `a` and one of `b` (50×50 px), image 3 none."""
     boxes = [(1, 4, [10, 10, 20, 20]), (2, 4, [10, 10, 50, 50]), (2, 9, [70, 70, 50, 50])]
     annotations = [
         {
