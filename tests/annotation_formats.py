@@ -42,7 +42,7 @@ def write_voc(coco: Path, root: Path) -> None:
 
 
 def write_yolo(coco: Path, root: Path) -> None:
-    """Write `images/<split>/`, `labels/<split>/` and `data.yaml`; box centers and sides are relative to the image size."""
+    """Write `images/<split>/`, `labels/<split>/` and `data.yaml`; boxes are centers and sides relative to the image."""
     for split in ("train", "val"):
         images, annotations, names = read(coco, split)
         shutil.copytree(coco / split, root / "images" / split)

@@ -60,7 +60,7 @@ def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_folded_networks_have_the_same_feature_maps_and_gradients(name, norm):
-    """In float32 only feature maps are compared: rounding in a deep network flips ReLUs, which changes its gradients."""
+    """In float32 only feature maps are compared: in deep networks, rounding flips ReLUs, which changes gradients."""
     model = randomize(BACKBONES.build({"type": name, "norm": norm, "out": ["c2", "c3"]})).eval()
     images = torch.randn(1, 3, 32, 48)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
