@@ -49,14 +49,14 @@ class Page(HTMLParser):
         assert not self.open, "the page has unclosed tags"
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
-        found = dict(attributes)
+        values = dict(attributes)
         if tag not in ("meta", "img"):
             self.open.append(tag)
         if tag == "img":
-            assert found["alt"]
-            self.pictures.append((unquote(found["src"]), int(found["width"]), int(found["height"])))
+            assert values["alt"]
+            self.pictures.append((unquote(values["src"]), int(values["width"]), int(values["height"])))
         if tag == "a":
-            self.links.append(unquote(found["href"]))
+            self.links.append(unquote(values["href"]))
         if tag in ("h2", "figcaption"):
             (self.headings if tag == "h2" else self.captions).append("")
 

@@ -157,7 +157,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
             torch.save({**state, "model": {"body.weight": torch.ones(1)}}, path)
         case "other classes":
             torch.save({**state, "meta": DatasetMeta(("dark",)).to_dict()}, path)
-        case "other optimiser":
+        case "other optimizer":
             state["train"]["optimizer"]["type"] = "AdamW"
             torch.save(state, path)
     return path
@@ -177,7 +177,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("wider model", "backbone.0.weight [5, 3, 3, 3] for the model's [4, 3, 3, 3]"),
         ("other model", "belongs to another model"),
         ("other classes", "trained on classes 1 [dark] instead of 1 [bright]"),
-        ("other optimiser", "trained with AdamW, but optimizer.type is SGD"),
+        ("other optimizer", "trained with AdamW, but optimizer.type is SGD"),
     ],
 )
 def test_resuming_from_a_checkpoint_that_does_not_fit_is_a_one_line_error(
