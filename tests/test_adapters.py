@@ -190,7 +190,7 @@ def test_a_network_that_cannot_be_dilated_is_a_line_with_those_that_can(kind, na
         BACKBONES.build({"type": kind, "model": name, "output_stride": output_stride})
 
 
-def test_timms_maps_are_named_after_their_stride():
+def test_timms_feature_maps_are_named_after_their_stride():
     names = {
         "efficientnet_b0": ["c2", "c3", "c4", "c5"],
         "vgg11": ["c2", "c3", "c4", "c5"],  # vgg11 also has a map of stride 1
