@@ -121,7 +121,7 @@ def model_table(names: list[str]) -> Table:
 def backbone_table(names: list[str]) -> Table:
     from rich.table import Table
 
-    from chordate.config_names import ALIASES
+    from chordate.config_templates import ALIASES
     from chordate.published import PUBLISHED
 
     short = {backbone: alias for alias, backbone in reversed(ALIASES.items())}

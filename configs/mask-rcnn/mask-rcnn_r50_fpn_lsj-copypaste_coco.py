@@ -2,7 +2,6 @@
 
 "Res50-FPN (1024) w/ Copy-Paste" in the authors' repository: 48.3 box and 42.4 mask AP.
 
-
 Their settings (tensorflow/tpu, `copy_paste/configs/maskrcnn_resnet50_1024.yaml`): BatchNorm over all devices and in
 every part, two convolutions in the RPN, four in the box head; 270,000 steps of 256 images. Here the box head has one
 fully connected layer, as in Detectron2's and torchvision's versions of this recipe, and the RPN has no BatchNorm.
