@@ -1,5 +1,6 @@
 """Composed config names: any backbone in any packaged config, with the papers' recipes; errors name the wrong part."""
 
+import json
 import re
 import subprocess
 import sys
@@ -287,3 +288,59 @@ def test_a_users_backbone_composes_once_its_module_is_imported(route, tmp_path):
 def test_listed_names_are_packaged_or_published():
     assert set(list_configs()) == {*packaged_configs(), *PUBLISHED}
     assert list_configs("mask-rcnn_r101*") == ["mask-rcnn_r101_fpn_3x_coco"]
+
+
+@pytest.mark.parametrize("key", ["base", "_base_"])
+@pytest.mark.parametrize("suffix", ["py", "json"])
+def test_a_base_is_a_composed_name_wherever_the_config_is_addressed_from(key, suffix, tmp_path, monkeypatch):
+    name = "mask-rcnn_convnext_tiny_fpn_1x_coco"
+    file = tmp_path / "folder" / f"mine.{suffix}"
+    file.parent.mkdir()
+    file.write_text(f'{key} = "{name}"\n' if suffix == "py" else json.dumps({key: name}))
+    found = {}
+    for cwd, address in {file.parent: file.name, tmp_path: f"folder/{file.name}", Path.cwd(): file}.items():
+        monkeypatch.chdir(cwd)
+        found[cwd] = load_config(address).model.backbone.type
+    assert set(found.values()) == {"convnext_tiny"} and len(found) == 3
+
+
+def test_a_file_of_a_composed_name_may_inherit_from_the_name(tmp_path, monkeypatch):
+    """Files and folders beside the config, or in the current folder, do not hide a name without a suffix."""
+    name = "mask-rcnn_convnext_tiny_fpn_1x_coco"
+    monkeypatch.chdir(tmp_path)
+    for key in ("base", "_base_"):
+        Path(f"{name}.py").write_text(f'{key} = "{name}"\ntrain = dict(seed=5)\n')
+        Path(name).mkdir(exist_ok=True)
+        assert load_config(name).train.get("seed", 0) == 0
+        for address in (f"{name}.py", f"./{name}.py", tmp_path / f"{name}.py"):
+            config = load_config(address)
+            assert (config.model.backbone.type, config.train.seed) == ("convnext_tiny", 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['_base_ = "imports.py"\nbase = "{}"\n', '_base_ = ["imports.py", "{}"]\n'],
+    ids=["base", "_base_"],
+)
+def test_custom_imports_of_a_base_file_come_before_a_name_that_needs_them(text, tmp_path):
+    module = tmp_path.name.replace("-", "_")
+    (tmp_path / f"{module}.py").write_text(
+        "from chordate import BACKBONES\n"
+        f"BACKBONES.register_variants({{'{module}_net': {{'type': 'ResNet', 'depth': 50}}}})\n"
+    )
+    (tmp_path / "imports.py").write_text(f'custom_imports = dict(imports=["{module}"])\n')
+    (tmp_path / "mine.py").write_text(text.format(f"retinanet_{module}_net_fpn_1x_coco"))
+    try:
+        assert load_config(tmp_path / "mine.py").model.backbone.type == f"{module}_net"
+    finally:
+        del BACKBONES.variants[f"{module}_net"]
+
+
+def test_a_backbones_name_may_have_a_dot_and_one_with_a_slash_is_named(registered):
+    registered("resnet50.a1_in1k", "zoo/resnet50")
+    config = load_config("retinanet_resnet50.a1_in1k_fpn_1x_coco")
+    assert config.model.backbone.type == "resnet50.a1_in1k"
+    assert Path(config.filename).stem == "retinanet_resnet50.a1_in1k_fpn_1x_coco"
+    with pytest.raises(ConfigError, match='a config\'s name has no "/"; .* model.backbone.type="zoo/resnet50"'):
+        load_config("retinanet_zoo/resnet50_fpn_1x_coco")
+    assert load_config("retinanet_r50_fpn_1x_coco", {"model.backbone.type": "zoo/resnet50"})
