@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chordate.config_templates import packaged_files, read_templates, splits
+from chordate.config_templates import NameParts, packaged_files, read_templates, splits
 from chordate.errors import ConfigError, near_names, repr_name
 from chordate.published import PUBLISHED
 from chordate.registry import BACKBONES
@@ -53,6 +54,30 @@ def list_configs(pattern: str = "*") -> list[str]:
     Unlisted names work too: any of these with another backbone in it.
     """
     return sorted(fnmatch.filter({*packaged_configs(), *PUBLISHED}, pattern))
+
+
+def match_configs(pattern: str) -> list[str]:
+    """The listed names of which a spelling (`r101`, `resnet101`) matches a shell pattern; if there is none, composed
+    names in the spelling that matches. Ignores case.
+    """
+    matches = re.compile(fnmatch.translate(pattern.lower())).match
+    templates, backbones = read_templates(package_root()), BACKBONES.names()
+
+    def spellings(name: str) -> list[str]:
+        parts = templates.parts.get(name) or next(splits(name, backbones), None)
+        return [name, *(parts.spellings if parts else [])]
+
+    listed = [name for name in list_configs() if any(matches(other.lower()) for other in spellings(name))]
+    if listed:
+        return listed
+    composed = []
+    for head, tail in templates.recipes:
+        for backbone in BACKBONES.variants:
+            parts = NameParts(head, backbone, tail)
+            close = [name for name in parts.spellings if matches(name.lower())]
+            if close and ("_cifar" in tail) == backbone.endswith("_cifar") and templates.recipe(parts):
+                composed.append(close[0])
+    return sorted(composed)
 
 
 def is_file_name(name: str | Path) -> bool:

@@ -40,10 +40,15 @@ class NameParts(NamedTuple):
         return self.backbone.removesuffix("_cifar")
 
     @property
+    def spellings(self) -> list[str]:
+        """The names with each short form of the backbone, and last with its registered name."""
+        short = [alias for alias, backbone in ALIASES.items() if backbone == self.backbone]
+        return [f"{self.head}{word}{self.tail}" for word in (*short, self.stem)]
+
+    @property
     def name(self) -> str:
         """The one name of all spellings: the published one, else with the registered name of the backbone."""
-        spellings = [alias for alias, backbone in ALIASES.items() if backbone == self.backbone]
-        names = [f"{self.head}{word}{self.tail}" for word in (*spellings, self.stem)]
+        names = self.spellings
         return next((name for name in names if name in PUBLISHED), names[-1])
 
 
