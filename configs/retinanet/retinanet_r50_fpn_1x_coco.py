@@ -1,4 +1,4 @@
-"""RetinaNet, ResNet-50, FPN, 1× with multi-scale training on COCO (Lin et al. 2017, Focal Loss; Detectron2's settings)."""
+"""RetinaNet, ResNet-50, FPN, 1× with multi-scale training on COCO (Lin et al. 2017; Detectron2's settings)."""
 
 _base_ = [
     "../_base_/models/retinanet_fpn.py",

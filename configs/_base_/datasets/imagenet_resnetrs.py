@@ -1,5 +1,6 @@
 """ImageNet-1k at 160 px with RandAugment: two operations of magnitude 10 (Bello et al. 2021, section 4.2).
 
+160 px is the smallest of ResNet-RS's image sizes; the configs of the others replace it.
 The authors' magnitudes go to 10, torchvision's to 30, for the same rotation of 30°. The authors use 15 for larger
 images, which is beyond torchvision's scale, so all sizes use its maximum.
 """
