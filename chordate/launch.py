@@ -1,4 +1,4 @@
-"""Starts a process of a run (rank, device, number of threads, seed), and ends the run after a signal.
+"""Sets up each process of a run (rank, device, number of threads, seed), and lets a signal end the run.
 
 A single process starts directly; several processes are started by torchrun (on one or more machines) or SLURM's srun.
 """
@@ -153,7 +153,8 @@ class StopSignals:
     received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        in_main_thread = threading.current_thread() is threading.main_thread()  # other threads must not set handlers
+        # Python lets only the main thread set signal handlers.
+        in_main_thread = threading.current_thread() is threading.main_thread()
         signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
         self._handlers = {number: signal.signal(number, self._record) for number in signals}
         return self

@@ -131,7 +131,8 @@ def build_dataset(
         data_root: the folder that the dataset's paths are relative to.
         training: whether the dataset is for training; then there must be annotations to train on.
         seed: random seed of the augmentation.
-        meta: metadata of the model, whose labels must have the same meaning. None uses the dataset's own metadata.
+        meta: metadata of the model; labels must have the same meaning in the model and the dataset. None uses the
+            dataset's own metadata.
         meta_of: what `meta` belongs to (such as "the model"), for messages.
 
     Raises:

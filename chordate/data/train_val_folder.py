@@ -77,7 +77,8 @@ def _is_divided(root: Path) -> bool:
     names = subfolders(root)
     missing = [split for split in SPLITS if split not in names]
     rest = {*names} - {*SPLITS, *OTHER_SPLITS}
-    if len(missing) == 1 and not rest:  # beside other class folders, "train" is a class (the vehicle)
+    # If there are other class folders, "train" is a class as well (the vehicle).
+    if len(missing) == 1 and not rest:
         listed = ", ".join(f"{name}/" for name in names)
         raise DataError(
             f"{root}: has {listed} but no {missing[0]}/; create train/ and val/, each with a folder for every class, "
