@@ -119,7 +119,7 @@ def _batches(model: Model, images: AnyImage | Sequence[AnyImage], batch_size: in
         for number, (image, path) in enumerate(_read(images))
     )
     while chunk := list(islice(samples, batch_size)):
-        # Convolutions are faster in channels_last memory format, and the result is equal.
+        # Convolutions are faster in channels_last memory format, with the same result.
         yield to_device(collate_images(chunk, None, model.size_divisor), device, channels_last=True)
 
 

@@ -200,8 +200,11 @@ def _set(tree: dict[Any, Any], key: Any, value: Any, origin: Origin, origins: Or
 
 
 def plain(value: Any) -> Any:
-    """Copy a setting, so that layers share no objects. Numbers and arrays of numpy and torch become Python numbers and
-    lists, and paths become strings; other objects are returned as they are."""
+    """Copy a setting, so that layers share no objects.
+
+    Numbers and arrays of numpy and torch become Python numbers and lists, and paths become strings; other objects are
+    returned as they are.
+    """
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):

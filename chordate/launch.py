@@ -147,8 +147,10 @@ def _check(environment: Mapping[str, str], names: tuple[str, ...], variable: str
 
 
 class StopSignals:
-    """Context manager that records the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) in `received` instead of
-    ending the process, so that the run can be saved; a second signal has its usual effect."""
+    """Context manager that records the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) in `received`.
+
+    The first signal does not end the process, so that the run can be saved; a second signal has its usual effect.
+    """
 
     received: signal.Signals | None = None
 

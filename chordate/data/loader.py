@@ -92,8 +92,10 @@ class Loader(DataLoader[Any]):
         return self.collate_fn([self.dataset[0, 0]])
 
     def stop_workers(self) -> None:
-        """End persistent workers now; iterating again starts new ones. (The garbage collector would wait five
-        seconds per worker.)"""
+        """End persistent workers now; iterating again starts new ones.
+
+        Without this call, the garbage collector ends them, and waits five seconds per worker.
+        """
         if self._iterator is not None:
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None

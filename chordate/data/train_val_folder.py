@@ -53,7 +53,7 @@ class TrainValFolder(ImageFolder):
         return by_class if self.divided else {name: self._part(files) for name, files in by_class.items()}
 
     def _part(self, files: list[str]) -> list[str]:
-        """The files of one class in this split: at least one for training and, if there are two, one for validation."""
+        """The files of one class in this split. The validation split has at least one file if the class has two."""
         drawn = sorted(files, key=lambda file: (crc32(Path(file).as_posix().encode()), file))
         count = min(max(1, round(self.held_out * len(files))), len(files) - 1)
         return drawn[:count] if self.split == "val" else drawn[count:]

@@ -79,7 +79,7 @@ class HotcocoBackend:
 
 
 class PycocotoolsBackend:
-    """Evaluates with pycocotools, the slow reference implementation. Called like HotcocoBackend."""
+    """Evaluates with pycocotools, the slow reference implementation; it is called like HotcocoBackend."""
 
     def __init__(self, coco: hotcoco.COCO):
         self.coco = _reference_index(coco)
