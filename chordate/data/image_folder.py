@@ -209,5 +209,5 @@ def _choose(where: Path, known: list[str], classes: Sequence[str] | None) -> tup
             raise UnknownClass(f"{where}: {unknown('class folder', name, known)}")
     chosen = tuple(known if classes is None else classes)
     if not chosen or len(set(chosen)) < len(chosen):
-        raise DataError(f"classes={list(chosen)}: list one or more class folders, each only once")
+        raise DataError(f"classes={list(chosen)}: list at least one class, each once")
     return chosen
