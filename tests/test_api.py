@@ -187,7 +187,7 @@ def test_eight_threads_at_once_predict_the_same_as_one():
         (b"bytes", "a bytes is not an image"),
         (torch.full((3, 8, 8), float("nan")), "0 … 1"),
         ("no/such/picture.jpg", "picture.jpg"),
-        ("https://example.com/a.jpg", r"https://example.com/a.jpg: URLs are not read; download the file first"),
+        ("https://example.com/a.jpg", r"https://example.com/a.jpg: URLs are not supported; download the file first"),
     ],
 )
 def test_predicting_on_input_that_is_no_image_is_refused(model, image, message):

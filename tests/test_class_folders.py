@@ -199,7 +199,7 @@ def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
 
 
 def test_missing_or_broken_class_folders_are_refused(folders, archive, tmp_path):
-    with pytest.raises(DataError, match=r"no such folder of class folders; .* has train, val"):
+    with pytest.raises(DataError, match=r"no such folder with one subfolder per class; .* has train, val"):
         ImageFolder("test", data_root=folders)
     with pytest.raises(DataError, match=r"no class folders; .*photos\.zip has train, val"):
         ImageFolder("test", data_root=archive)
