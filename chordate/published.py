@@ -39,6 +39,7 @@ RESNET, IDENTITY = "He et al. 2016", "He et al. 2016, Identity Mappings"
 WIDE, DENSE = "Zagoruyko & Komodakis 2016", "Huang et al. 2017"
 RS, CONVNEXT = "Bello et al. 2021, authors' repository", "Liu et al. 2022, table 1"
 DETECTRON2, TORCHVISION = "Detectron2's model zoo", "torchvision's weights"
+MMSEGMENTATION = "MMSegmentation's model zoo"
 COPY_PASTE = "Ghiasi et al. 2021, authors' repository"
 
 IMAGENET = {
@@ -170,4 +171,29 @@ COCO = {
     "retinanet_r50_fpn-v2_torchvision": Published("41.5 box AP", TORCHVISION),
 }
 
-PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO}
+SEMANTIC = {
+    "deeplabv3plus_r50c_d8_80k_cityscapes": Published("80.09 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r101c_d8_80k_cityscapes": Published("80.97 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r50c_d8_40k_voc-aug": Published("76.81 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r101c_d8_40k_voc-aug": Published("78.62 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r50c_d8_80k_ade20k": Published("42.72 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r101c_d8_80k_ade20k": Published("44.60 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_80k_cityscapes": Published("79.32 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_80k_cityscapes": Published("80.20 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_40k_voc-aug": Published("77.68 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_40k_voc-aug": Published("77.92 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_80k_ade20k": Published("42.42 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_80k_ade20k": Published("44.08 mIoU", MMSEGMENTATION),
+    "pspnet_r50c_d8_80k_cityscapes": Published("78.55 mIoU", MMSEGMENTATION),
+    "pspnet_r101c_d8_80k_cityscapes": Published("79.76 mIoU", MMSEGMENTATION),
+    "pspnet_r50c_d8_80k_ade20k": Published("41.13 mIoU", MMSEGMENTATION),
+    "pspnet_r101c_d8_80k_ade20k": Published("43.57 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r50c_fpn_80k_cityscapes": Published("74.52 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r101c_fpn_80k_cityscapes": Published("75.80 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r50c_fpn_160k_ade20k": Published("37.49 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r101c_fpn_160k_ade20k": Published("39.35 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50_d8_torchvision": Published("66.4 mIoU", TORCHVISION),
+    "fcn_r50_d8_torchvision": Published("60.5 mIoU", TORCHVISION),
+}
+
+PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO, **SEMANTIC}
