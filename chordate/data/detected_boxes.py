@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypedDict
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -16,7 +17,8 @@ from chordate.errors import DataError
 from chordate.text import pluralize
 
 
-class DetectedBox(TypedDict):
+@dataclass
+class DetectedBox:
     """One entry of a results file; `bbox` is x, y, width, height in pixels. Further fields are ignored."""
 
     image_id: int
@@ -64,10 +66,10 @@ def read_detected_boxes(
             error
         )
     found = DetectedBoxes(
-        np.array([entry["image_id"] for entry in entries], np.int64),
-        np.array([entry["category_id"] for entry in entries], np.int64),
-        np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4),
-        np.array([entry["score"] for entry in entries], np.float32),
+        np.array([entry.image_id for entry in entries], np.int64),
+        np.array([entry.category_id for entry in entries], np.int64),
+        np.array([entry.bbox for entry in entries], np.float32).reshape(-1, 4),
+        np.array([entry.score for entry in entries], np.float32),
     )
     foreign = ~np.isin(found.image_ids, image_ids)
     if foreign.any():
