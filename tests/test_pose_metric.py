@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from coco_referee import referee
+from processes import forkserver
 from stick_figures import detected, write_figures
 
 from chordate.data import CocoPoseDataset
@@ -87,7 +89,7 @@ def metric_sigmas() -> tuple[float, ...]:
 def test_the_order_of_the_crops_does_not_matter_and_each_counts_once(tmp_path):
     write_figures(tmp_path)
     dataset = figures(tmp_path)
-    poses = [perfect(dataset, i, 0.5 + i / 50, 3.0 * (i % 3)) for i in range(12)]
+    poses = [perfect(dataset, i, *uneven(i)) for i in range(12)]
     plain = evaluate(dataset, poses)
     other = METRICS.build("PoseMetric", dataset=dataset)
     for index in (*range(11, -1, -1), 3, 7):
@@ -157,14 +159,32 @@ def test_what_does_not_fit_is_one_line(tmp_path, shapes):
         metric.update([perfect(dataset, 0)], batch)
 
 
-def test_every_crop_is_evaluated_once_over_two_ranks(tmp_path):
+def _rank(rank: int, world_size: int, folder: str) -> None:
+    """Runs one of two ranks with the loader's share of the crops, so that an image's crops are on both."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
+    dataset = figures(Path(folder))
+    metric = METRICS.build("PoseMetric", dataset=dataset)
+    section = {"dataset": dataset, "workers": 0}
+    for batch in build_loader(dataset, section, training=False, rank=rank, world_size=world_size):
+        metric.update([perfect(dataset, i.image_id, *uneven(i.image_id)) for i in batch.infos], batch)
+    Path(folder, f"{rank}.json").write_text(json.dumps([metric.compute(), metric.predictions()]))
+    torch.distributed.destroy_process_group()
+
+
+def uneven(index: int) -> tuple[float, float]:
+    """A score, and an error in pixels."""
+    return 0.5 + index / 50, 4.0 * (index % 3)
+
+
+def test_two_ranks_put_the_crops_of_an_image_together(tmp_path):
     write_figures(tmp_path)
+    ranks = [forkserver().Process(target=_rank, args=(rank, 2, str(tmp_path))) for rank in range(2)]
+    for process in ranks:
+        process.start()
     dataset = figures(tmp_path)
-    section = {"dataset": dataset, "batch_size": 5, "workers": 0}
-    ids = [
-        info.image_id
-        for rank in (0, 1)
-        for batch in build_loader(dataset, section, training=False, rank=rank, world_size=2)
-        for info in batch.infos
-    ]
-    assert sorted(ids) == list(range(12))
+    metric = evaluate(dataset, [perfect(dataset, i, *uneven(i)) for i in range(12)])
+    for rank, process in enumerate(ranks):
+        process.join(120)
+        assert process.exitcode == 0
+        numbers, predictions = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert numbers == metric.numbers and predictions == metric.predictions()

@@ -113,7 +113,7 @@ class PoseEstimator(Model):
             for values in ([c.matrix for c in crops], [[c.box] for c in crops], [c.score for c in crops])
         )
         labels = torch.tensor([[crop.label] for crop in crops], device=keypoints.device)
-        confidence = keypoints[..., 2]
+        confidence = keypoints[..., 2].clamp(0, 1)
         certain = confidence > self.min_confidence
         scores = scores * torch.where(certain, confidence, 0.0).sum(1) / certain.sum(1).clamp(min=1)
         points = keypoints[..., :2] @ matrix[:, :, :2].mT + matrix[:, None, :, 2]

@@ -97,7 +97,7 @@ class Poses(Detections):
 
     Attributes:
         boxes, scores, labels: see `Detections`; the box is the one that was cropped.
-        keypoints: `[D, K, 3]` x, y in pixels of the original image and confidence, about 0 … 1.
+        keypoints: `[D, K, 3]` x, y in pixels of the original image and confidence 0 … 1.
     """
 
     def describe(self) -> str:
