@@ -33,6 +33,9 @@ from chordate.structures import Detections as Detections
 from chordate.structures import InstanceTargets as InstanceTargets
 from chordate.structures import Prediction as Prediction
 from chordate.structures import Proposals as Proposals
+from chordate.structures import CropInfo as CropInfo
+from chordate.structures import Poses as Poses
+from chordate.structures import PoseTargets as PoseTargets
 from chordate.structures import SemanticMap as SemanticMap
 from chordate.structures import SemanticTargets as SemanticTargets
 from chordate.structures import Skeleton as Skeleton

@@ -101,4 +101,4 @@ def test_crops_can_be_browsed_and_the_model_summarized(folder, tmp_path, capsys)
     page = (tmp_path / "index.html").read_text()
     assert "3 of 3 keypoints" in page and "left is orange" in page
     assert main(["summary", config]) == 0
-    assert "256×192" in capsys.readouterr().out
+    assert "64×64" in capsys.readouterr().out
