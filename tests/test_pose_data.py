@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stick_figures import CATEGORIES, NAMES, detected, write_figures
+from stick_figures import NAMES, detected, write_figures
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, Image
 
@@ -261,5 +261,3 @@ def test_coco_minis_people_are_those_of_the_file(real_data):
     for index in range(0, len(dataset), 17):
         numbers = by_id[int(dataset.annotation_ids[index])]["num_keypoints"]
         assert dataset.original(index).targets.describe(0) == f"{numbers} of 17 keypoints"
-
-

@@ -58,7 +58,8 @@ def test_numbers_are_those_of_pycocotools_on_the_poses_put_together(tmp_path):
     write_figures(tmp_path, images=12)
     dataset, random = figures(tmp_path), np.random.default_rng(0)
     poses = [
-        perfect(dataset, i, round(float(s), 2), float(m)) for i, s, m in zip(range(24), random.random(24), random.normal(0, 5, 24))
+        perfect(dataset, i, round(float(s), 2), float(m))
+        for i, s, m in zip(range(24), random.random(24), random.normal(0, 5, 24))
     ]
     metric = evaluate(dataset, poses, nms_threshold=1.0)
     together = {

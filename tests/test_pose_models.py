@@ -40,7 +40,9 @@ def noise(count: int = 2, size: tuple[int, int] = (64, 64)) -> Tensor:
 # Sizes
 
 
-@pytest.mark.parametrize(("name", "millions", "gflops"), [("r50", 34.0, 8.9), ("r101", 53.0, 12.4), ("r152", 68.6, 15.7)])
+@pytest.mark.parametrize(
+    ("name", "millions", "gflops"), [("r50", 34.0, 8.9), ("r101", 53.0, 12.4), ("r152", 68.6, 15.7)]
+)
 def test_parameters_and_operations_are_the_papers(name, millions, gflops):
     """Sun et al. 2019 (HRNet), table 1, give both for Simple Baselines at 256×192.
 
@@ -134,6 +136,13 @@ def test_a_batch_without_labeled_keypoints_has_no_loss_and_finite_gradients():
     loss = model.loss(batch_of(noise(), targets))["heatmap"]
     loss.backward()
     assert loss.item() == 0 and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_training_step_never_waits_for_the_device():
+    """Tensors on the meta device have no values, so reading one would fail."""
+    targets = PoseTargets(*(torch.zeros(2, *rest, device="meta") for rest in ((3, 3), (4,), ())))
+    batch = batch_of(torch.zeros(2, 3, 64, 64, device="meta"), targets)
+    small_model().to("meta").train().loss(batch.to("meta"))["heatmap"].backward()
 
 
 def test_gradients_lower_the_loss():

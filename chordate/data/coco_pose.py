@@ -15,13 +15,12 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 from chordate.arguments import Fraction, Names
 from chordate.data.coco import MIN_SIDE, CocoDataset
 from chordate.data.coco_annotations import Health, resolve_path
-from chordate.data.dataset import Dataset
 from chordate.data.detected_boxes import DetectedBoxes, read_detected_boxes
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints
 from chordate.errors import DataError
 from chordate.registry import DATASETS
-from chordate.structures import DatasetMeta, ImageInfo, Sample
+from chordate.structures import DatasetMeta, Sample
 from chordate.structures.pose import CropInfo, PoseTargets
 
 BLOCK = 10_000  # annotations read at a time, to limit memory
@@ -126,9 +125,11 @@ class CocoPoseDataset(CocoDataset):
 
     def _annotated_boxes(self) -> tuple[DetectedBoxes, NDArray[np.int64]]:
         """The box of each object with a labeled keypoint, clipped to its image, and the ids of the annotations."""
-        sizes = {}
+        sizes: dict[int, tuple[int, int]] = {}
         for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // BLOCK):
-            sizes |= {record["id"]: (record["width"], record["height"]) for record in self.coco.load_imgs(part.tolist())}
+            sizes |= {
+                record["id"]: (record["width"], record["height"]) for record in self.coco.load_imgs(part.tolist())
+            }
         rows = []
         ids = self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=False)
         for start in range(0, len(ids), BLOCK):
@@ -140,7 +141,9 @@ class CocoPoseDataset(CocoDataset):
                     if min(corners[2] - corners[0], corners[3] - corners[1]) >= MIN_SIDE:
                         rows.append((annotation["image_id"], annotation["category_id"], corners, annotation["id"]))
         if not rows:
-            raise DataError(f"{self.annotations}: no object with a box and a labeled keypoint; there is nothing to load")
+            raise DataError(
+                f"{self.annotations}: no object with a box and a labeled keypoint; there is nothing to load"
+            )
         rows.sort(key=lambda row: (row[0], row[3]))
         image_ids, categories, boxes, numbers = zip(*rows)
         found = DetectedBoxes(

@@ -1,4 +1,4 @@
-"""Reads the boxes of a detector's results file, in COCO's results format, as `chordate test --predictions` writes it."""
+"""Reads the boxes of a detector's results in COCO's format, as `chordate test --predictions` writes them."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def read_detected_boxes(
     except OSError as error:
         raise DataError(missing_file(path, "results")) from error
     except ValidationError as error:
-        raise DataError(f"{path}: not COCO results ({_problem(error)}); write them by chordate test --predictions") from (
-            error
-        )
+        raise DataError(
+            f"{path}: not COCO results ({_problem(error)}); write them by chordate test --predictions"
+        ) from (error)
     found = DetectedBoxes(
         np.array([entry.image_id for entry in entries], np.int64),
         np.array([entry.category_id for entry in entries], np.int64),

@@ -89,10 +89,10 @@ class PoseMetric(CocoMetric):
         # Images without a crop are evaluated with no pose; images whose crops are still to come are not.
         seen = np.isin(self.dataset.image_ids, self.crop_image_ids[crops.image_ids])
         evaluated = self.dataset.image_ids[seen | ~np.isin(self.dataset.image_ids, self.crop_image_ids)]
-        counts = np.array([(images[kept] == image).sum() for image in evaluated], np.int64)
+        ends = [np.searchsorted(images[kept], evaluated, side) for side in ("left", "right")]
         keypoints = None if crops.keypoints is None else crops.keypoints[kept]
         return PackedDetections(
-            evaluated, counts, np.zeros((len(evaluated), 2), np.int64),
+            evaluated, ends[1] - ends[0], np.zeros((len(evaluated), 2), np.int64),
             crops.boxes[kept], crops.scores[kept], crops.labels[kept], None, keypoints,
         )  # fmt: skip
 

@@ -58,6 +58,7 @@ class PoseEstimator(Model):
     """
 
     example_size = (256, 192)
+    mirrored: Tensor  # [K] int64, the counterpart of each keypoint
 
     def __init__(
         self,

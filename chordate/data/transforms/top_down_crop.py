@@ -51,17 +51,13 @@ class TopDownCrop:
         info = CropInfo.whole(sample["info"], image.shape[-2:])
         whole = [0.0, 0.0, float(image.shape[-1]), float(image.shape[-2])]
         box = sample["boxes"].as_subclass(Tensor)[0].tolist() if "boxes" in sample else whole
-        angle = scale = 0.0
-        if self.rotation:
-            angle = self.rotation * _uniform()
-        if self.scale:
-            scale = self.scale * _uniform()
-        matrix = crop_matrix(box, self.size, self.padding * (1 + scale), angle)
+        angle, scale = _uniform(self.rotation), 1 + _uniform(self.scale)
+        matrix = crop_matrix(box, self.size, self.padding * scale, angle)
         to_original = _square(info.matrix) @ np.linalg.inv(_square(matrix))
-        rows = tuple(tuple(row) for row in to_original[:2].tolist())
+        (a, b, c), (d, e, f) = to_original[:2].tolist()
         cropped: dict[str, Any] = {
             "image": Image(warp(image, matrix, self.size)),
-            "info": replace(info, size=self.size, matrix=rows),
+            "info": replace(info, size=self.size, matrix=((a, b, c), (d, e, f))),
         }
         if "boxes" in sample:
             boxes = _move_boxes(sample["boxes"].as_subclass(Tensor), matrix)
@@ -103,9 +99,9 @@ def warp(image: Tensor, matrix: NDArray[np.float64], size: tuple[int, int]) -> T
     return torch.from_numpy(warped.reshape(*size, -1)).permute(2, 0, 1)
 
 
-def _uniform() -> float:
-    """A random number from -1 to 1."""
-    return float(torch.rand(())) * 2 - 1
+def _uniform(limit: float) -> float:
+    """A random number from -limit to limit; for 0, none is drawn."""
+    return limit * (float(torch.rand(())) * 2 - 1) if limit else 0.0
 
 
 def _square(matrix: Any) -> NDArray[np.float64]:

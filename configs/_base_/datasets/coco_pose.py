@@ -7,9 +7,7 @@ boxes of the annotations; for published numbers set val_data.dataset.boxes to a 
 
 fallback_meta = dict(classes=["person"], skeleton="coco")
 train_data = dict(
-    dataset=dict(
-        type="CocoPoseDataset", annotations="annotations/person_keypoints_train2017.json", images="train2017"
-    ),
+    dataset=dict(type="CocoPoseDataset", annotations="annotations/person_keypoints_train2017.json", images="train2017"),
     pipeline=[
         dict(type="TopDownCrop", size=(256, 192), rotation=40, scale=0.3),
         dict(type="RandomHorizontalFlip", p=0.5),
