@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -102,6 +103,52 @@ def test_composed_names_take_any_backbone():
     assert chordate.build_model("pose_r101_384x288_coco", pretrained=False).head.sigma == 3
     with pytest.raises(ChordateError, match="did you mean"):
         chordate.build_model("pose_r50_256x190_coco")
+
+
+# Weights
+
+
+class PoseResNet(nn.Module):
+    """The authors' network: torchvision's ResNet without its classifier, deconvolutions and a last convolution."""
+
+    def __init__(self):
+        super().__init__()
+        resnet = torchvision.models.resnet50()
+        for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"):
+            self.add_module(name, getattr(resnet, name))
+        layers: list[nn.Module] = []
+        for channels in (2048, 256, 256):
+            layers += [nn.ConvTranspose2d(channels, 256, 4, 2, 1, bias=False), nn.BatchNorm2d(256), nn.ReLU()]
+        self.deconv_layers = nn.Sequential(*layers)
+        self.final_layer = nn.Conv2d(256, 17, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        return self.final_layer(self.deconv_layers(self.layer4(self.layer3(self.layer2(self.layer1(x))))))
+
+
+def as_mmpose(name: str) -> str:
+    return f"head.{name}" if name.startswith(("deconv_layers", "final_layer")) else f"backbone.{name}"
+
+
+@pytest.mark.parametrize("library", ["authors", "mmpose"])
+def test_checkpoints_of_the_authors_and_of_mmpose_give_their_heatmaps(library):
+    torch.manual_seed(0)
+    theirs = PoseResNet().double().eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1), module.running_var.uniform_(0.5, 1.5)
+    state = theirs.state_dict()
+    if library == "mmpose":
+        state = {as_mmpose(name): tensor for name, tensor in state.items()}
+    ours = chordate.build_model("pose_r50_256x192_coco", pretrained=False).double()
+    report = chordate.load_checkpoint(ours, {"state_dict": state})
+    assert report.format == "Simple Baselines" and not report.missing and not report.skipped
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected, found = theirs(images), ours.head(ours.backbone(images))
+    assert expected.abs().max() > 1e-3 and torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert report.meta.skeleton.names == COCO_SKELETON.names
 
 
 # The loss
