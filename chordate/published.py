@@ -144,6 +144,17 @@ CIFAR = {
     **_errors({"densenet100_12_cifar10": "4.51", "densenet100_12_cifar100": "22.27"}, f"{DENSE}, table 2"),
 }
 
+# A detector with 56.4 AP of people gives the boxes; flip test.
+XIAO = "Xiao et al. 2018, table 2"
+POSE = {
+    "pose_r50_256x192_coco": Published("70.4 keypoint AP", XIAO),
+    "pose_r101_256x192_coco": Published("71.4 keypoint AP", XIAO),
+    "pose_r152_256x192_coco": Published("72.0 keypoint AP", XIAO),
+    "pose_r50_384x288_coco": Published("72.2 keypoint AP", XIAO),
+    "pose_r101_384x288_coco": Published("73.6 keypoint AP", "authors of Xiao et al. 2018, repository"),
+    "pose_r152_384x288_coco": Published("74.3 keypoint AP", "authors of Xiao et al. 2018, repository"),
+}
+
 COCO = {
     "faster-rcnn_r50_fpn_1x_coco": Published("37.9 box AP", DETECTRON2),
     "faster-rcnn_r50_fpn_3x_coco": Published("40.2 box AP", DETECTRON2),
@@ -196,4 +207,4 @@ SEMANTIC = {
     "fcn_r50_d8_torchvision": Published("60.5 mIoU", TORCHVISION),
 }
 
-PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO, **SEMANTIC}
+PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO, **SEMANTIC, **POSE}

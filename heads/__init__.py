@@ -2,6 +2,7 @@
 
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead
+from chordate.heads.deconv import DeconvHead
 from chordate.heads.deeplab import DeepLabV2Head, DeepLabV3Head, DeepLabV3PlusHead
 from chordate.heads.fcn import FCNHead
 from chordate.heads.keypoint import KeypointHead
@@ -18,6 +19,7 @@ __all__ = [
     "CascadeHead",
     "ClassificationHead",
     "ConvFC",
+    "DeconvHead",
     "DeepLabV2Head",
     "DeepLabV3Head",
     "DeepLabV3PlusHead",

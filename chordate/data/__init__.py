@@ -6,6 +6,7 @@ must implement.
 
 from chordate.data.cifar import CIFAR10, CIFAR100
 from chordate.data.coco import CocoDataset
+from chordate.data.coco_pose import CocoPoseDataset
 from chordate.data.dataset import Dataset
 from chordate.data.image_folder import ImageFolder, ImageNet
 from chordate.data.semantic_folder import SemanticFolder
@@ -17,6 +18,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "CocoDataset",
+    "CocoPoseDataset",
     "Dataset",
     "ImageFolder",
     "ImageNet",
