@@ -228,8 +228,8 @@ ONE = torch.zeros(1)
         ({"chordate": 2, "model": {}, "meta": {}}, "has no weights"),
         (endless(), "has no weights"),
         ({3: torch.zeros(2)}, "has no weights"),
-        ({"box.weight": torch.zeros(3, 4).to_sparse()}, "box.weight is not a dense tensor"),
-        ({"box.weight": torch.zeros(3, 4, device="meta")}, "box.weight is not a dense tensor"),
+        ({"box.weight": torch.zeros(3, 4).to_sparse()}, "box.weight must be a dense, unquantized tensor"),
+        ({"box.weight": torch.zeros(3, 4, device="meta")}, "box.weight must be a dense, unquantized tensor"),
         (
             {"backbone.body.layer1.0.conv1.weight": torch.zeros(1), "roi_heads.box_predictor.cls_score.weight": ONE},
             "has the names of torchvision's weights (TorchvisionRCNN), but cannot be converted: KeyError",

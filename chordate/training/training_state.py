@@ -186,8 +186,8 @@ def _iteration(saved: Mapping[str, Any], trainer: Trainer) -> int:
         return saved["iteration"]
     iteration = saved["iteration"] // before * now if trainer.settings.by_epoch else saved["iteration"]
     logger.warning(
-        f"an epoch had {before} iterations and now has {now} (other data, batch size or number of processes): training "
-        f"continues from iteration {iteration}, with other images than in an uninterrupted run"
+        f"iterations per epoch changed from {before} to {now} (different data, batch size or number of processes); "
+        f"resuming at iteration {iteration}, where the batches differ from those of an uninterrupted run"
     )
     return iteration
 
