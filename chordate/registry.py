@@ -134,9 +134,7 @@ class PlugRegistry(Registry):
         wiring |= {name: value for name, value in facts.items() if name in accepted}
         clash = ", ".join(sorted(set(arguments) & set(wiring)))
         if clash:
-            raise ConfigError(
-                f"{where}: {clash} is set from the dataset or other components; remove it from the config"
-            )
+            raise ConfigError(f"{where}: {clash} is set automatically; remove it from the config")
         names: dict[str, Any] = {"inferred": wiring, "extra_settings": self.extra_settings}
         checked = validate_arguments(cls, arguments, where, **names, values=not is_third_party(cls))
         extra_settings = {name: checked.pop(name) for name in self.extra_settings if name in checked}

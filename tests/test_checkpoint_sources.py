@@ -222,7 +222,7 @@ ONE = torch.zeros(1)
     [
         ([1, 2], "contains a list"),
         ({}, "has no weights"),
-        ({"epoch": 3, "lr": 0.1}, "neither tensors nor a state_dict, but epoch, lr"),
+        ({"epoch": 3, "lr": 0.1}, "expected tensors or a state_dict, got keys: epoch, lr"),
         ({"chordate": 3, "model": {}}, "newer Chordate"),
         ({"chordate": 1, "model": {}, "classes": ["cat"]}, "x.pth has format 1, which is no longer supported"),
         ({"chordate": 2, "model": {}, "meta": {}}, "has no weights"),

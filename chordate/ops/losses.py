@@ -1,4 +1,4 @@
-"""Losses of detection heads, with static shapes: elements are masked instead of selected by index."""
+"""Losses of detection heads; to keep shapes static, they mask elements instead of selecting them by index."""
 
 from typing import Literal
 

@@ -128,7 +128,7 @@ class Trainer:
 
         own = [JSONLogger(), TensorBoardLogger()] if settings.tensorboard else [JSONLogger()]
         listed: list[Callback] = [CALLBACKS.build(callback) for callback in callbacks]
-        for other in listed:  # drop default callbacks that the config lists too, with equal settings
+        for other in listed:  # drop a default callback if it is also listed, with the same settings
             own = [c for c in own if not (isinstance(other, type(c)) and vars(c).items() <= vars(other).items())]
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
@@ -147,7 +147,7 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> Any:
-        """The model that evaluations use; with averaged weights if `train.ema` is set."""
+        """The model that evaluations use: the model with averaged weights if `train.ema` is set, else `module`."""
         return self.module if self.ema is None else self.ema.module
 
     def train(self) -> Model:

@@ -80,7 +80,7 @@ def torchvision_url(spec: str) -> str:
 
 
 def _fetch(source: str) -> Path:
-    """The local file of a path or URL, downloaded if necessary."""
+    """Return the local file for a path or URL; a URL is downloaded unless torch.hub's folder has the file."""
     scheme, separator, rest = source.partition("://")
     if not separator:
         return Path(source).expanduser()

@@ -75,5 +75,5 @@ def _unwrap(contents: Mapping[Any, Any], source: str) -> dict[Any, Any]:
         if inner is None:
             break
         weights = dict(inner)
-    keys = abbreviate([str(key) for key in weights], 5) or "nothing"
-    raise CheckpointError(f"{source} has no weights: expected tensors or a state_dict, got the keys {keys}")
+    keys = abbreviate([str(key) for key in weights], 5) or "none"
+    raise CheckpointError(f"{source} has no weights: expected tensors or a state_dict, got keys: {keys}")
