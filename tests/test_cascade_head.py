@@ -161,7 +161,7 @@ def test_cascade_losses_do_not_depend_on_padding(monkeypatch):
     [
         ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; pass one of each per stage"),
         ({"iou_thresholds": (), "box_weights": ()}, r"iou_thresholds must be a list of .* at least 1 item, got \(\)"),
-        ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by the cascade; remove it"),
+        ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by CascadeHead; remove it"),
         ({"stage": {"resolutoin": 7}}, 'unknown setting of head BoxHead "resolutoin"; did you mean "resolution"'),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_truncated_checkpoint_is_skipped_for_the_newest_complete_one(
     last = tmp_path / "iteration_11.pt"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     assert folder.newest() == tmp_path / "iteration_10.pt"
-    assert f"{last}: missing or damaged; an older checkpoint is used" in caplog.text
+    assert f"{last} is missing or damaged; an older checkpoint is used" in caplog.text
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginning(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("missing", "no checkpoint"),
         ("pickle", "could run code"),
         ("pickle in a checkpoint", "could run code"),
-        ("foreign", "not Chordate's own checkpoint"),
+        ("foreign", "was not written by Chordate"),
         ("weights only", "no training state"),
         ("half a state", "training state does not fit"),
         ("wider model", "backbone.0.weight [5, 3, 3, 3] for the model's [4, 3, 3, 3]"),

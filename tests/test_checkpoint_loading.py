@@ -262,9 +262,9 @@ OWN = {"chordate": 2, "model": {}, "meta": {}}
 )
 def test_a_checkpoint_of_ours_with_foreign_entries_is_a_one_line_error(tmp_path, wrong):
     file = save(tmp_path / "a.pth", {**OWN, **wrong})
-    with pytest.raises(CheckpointError, match=r"a\.pth is not a complete Chordate checkpoint: its (\w+) is") as caught:
+    with pytest.raises(CheckpointError, match=r"a\.pth is not a complete Chordate checkpoint: its (\w+) has") as caught:
         load_checkpoint(TinyDetector(), file)
-    assert f"its {next(iter(wrong))} is" in str(caught.value)
+    assert f"its {next(iter(wrong))} has the type" in str(caught.value)
 
 
 @pytest.mark.parametrize(

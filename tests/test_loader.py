@@ -227,7 +227,7 @@ def test_an_error_in_a_transform_names_the_transform_and_the_image(root: Path, t
         ({"workers": -1}, "train_data.workers must be ≥ 0, got -1"),
         ({"dataset": {"type": "CocoDatset"}}, 'unknown dataset "CocoDatset"; did you mean "CocoDataset"'),
         ({"dataset": {"type": "CocoDataset", "annotation": "x"}}, "CocoDataset.*annotation"),
-        ({"dataset": {"type": "CocoDataset", "seed": 3}}, "seed is inferred from the other parts"),
+        ({"dataset": {"type": "CocoDataset", "seed": 3}}, "seed is set automatically"),
     ],
 )
 def test_an_invalid_setting_of_the_loader_is_a_config_error(root: Path, changed: dict, message: str) -> None:

@@ -301,7 +301,7 @@ def test_a_resume_with_another_batch_size_restarts_the_epoch_and_logs_it(tmp_pat
     trainer = toy_trainer(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)
     trainer.train()
     assert [line["iteration"] for line in read_log(tmp_path)] == [*range(1, 9), *range(12, 23)]
-    assert "other data, batch size" in log_text(trainer)
+    assert "different data, batch size" in log_text(trainer)
 
 
 def test_an_evaluation_does_not_change_the_random_state(tmp_path: Path) -> None:
