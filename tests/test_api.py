@@ -19,9 +19,9 @@ DEMO = "faster-rcnn_r18_fpn_demo_shapes"
 def model():
     torch.manual_seed(0)
     model = chordate.build_model(DEMO, classes=["circle", "star", "ring"], pretrained=False)
-    with torch.no_grad():  # an untrained predictor scores all classes almost equally
+    with torch.no_grad():  # an untrained box predictor would score all classes almost equally
         model.box.cls_score.weight.normal_(0, 0.3)
-        model.box.cls_score.bias[-1] = -10  # the background's bias
+        model.box.cls_score.bias[-1] = -10  # lowers the background logit, so that there are detections
     return model.eval()
 
 

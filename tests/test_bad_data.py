@@ -138,11 +138,11 @@ def test_an_image_without_a_file_name_is_named_by_its_id(tmp_path: Path) -> None
 
 
 def test_boxes_that_are_fractions_of_the_image_are_warned_of(tmp_path: Path) -> None:
-    """Otherwise a detector would train on boxes of about one pixel."""
+    """Without the error, a detector would train on boxes of about one pixel."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
     message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)"
     assert message in error_line(tmp_path)
-    write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # one small box is not an error
+    write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # a single such box may be a small object
     assert len(open_set(tmp_path)) > 0
 
 

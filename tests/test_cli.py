@@ -45,7 +45,7 @@ def untrained(shapes, tmp_path_factory) -> Path:
     model = chordate.build_model(CONFIG, classes=classes, pretrained=False)
     with torch.no_grad():
         model.box.cls_score.weight.normal_(0, 0.3)
-        model.box.cls_score.bias[-1] = -10  # the background's bias
+        model.box.cls_score.bias[-1] = -10  # lowers the background logit, so that there are detections
     path = tmp_path_factory.mktemp("seer") / "seer.pt"
     torch.save(checkpoint_of(model), path)
     return path

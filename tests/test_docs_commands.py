@@ -21,7 +21,7 @@ from chordate.cli.main import main, parser
 from chordate.config import load_config
 from chordate.data.shapes import CLASSES
 
-__all__ = ["folder"]  # a fixture that the tests below use
+__all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 
 
 @pytest.mark.slow

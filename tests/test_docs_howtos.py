@@ -21,7 +21,7 @@ from chordate.contracts import check_outputs
 from chordate.data.loader import build_dataset
 from chordate.errors import ConfigError
 
-__all__ = ["folder"]  # a fixture that the tests below use
+__all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 OWN_DATA, OWN_BACKBONE = "docs/own_data.md", "docs/own_backbone.md"
 ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/migration.md"
 

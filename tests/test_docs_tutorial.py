@@ -13,7 +13,7 @@ from loading import checkpoint_of
 import chordate
 from chordate.data.shapes import CLASSES
 
-__all__ = ["folder"]  # a fixture that the tests below use
+__all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 NAME = "docs/tutorial.md"
 NUMBER = r"[\d,.:–e-]+"  # 1,018 or 0.5 or 3e-05, or – for no value
 

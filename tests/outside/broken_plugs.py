@@ -128,7 +128,7 @@ class Empty(Gray):
 
 @DATASETS.register_module()
 class HalfAnnotated(Gray):
-    """Claims to have COCO annotations, but returns another library's type."""
+    """A dataset whose `coco` attribute is of another library's type."""
 
     category_ids = (1,)
     coco = object()
