@@ -76,7 +76,7 @@ def test_losses_are_those_of_torch_and_timm(smoothing, soft):
     head = ClassificationHead(FEATURES, 4, label_smoothing=smoothing)
     torch.testing.assert_close(head.loss(logits, truth)["cls"], wanted)
     head = ClassificationHead(FEATURES, 4, loss="binary", label_smoothing=smoothing)
-    theirs = BinaryCrossEntropy(smoothing=0.0)(logits, smooth)  # timm's smoothing of hard labels differs
+    theirs = BinaryCrossEntropy(smoothing=0.0)(logits, smooth)  # given soft labels, since timm smooths hard labels differently
     torch.testing.assert_close(head.loss(logits, truth)["cls"], theirs)
 
 
@@ -232,7 +232,7 @@ def test_a_table_of_many_classes_lists_the_hardest():
     metric = AccuracyMetric(Data())
     infos = [ImageInfo(i, "", 1, 1) for i in range(100)]
     right = torch.eye(100)
-    right[[7, 30]] = right[[30, 7]]  # classes 7 and 30 are confused with each other
+    right[[7, 30]] = right[[30, 7]]  # each of these classes is predicted as the other
     batch = Batch(torch.zeros(100, 1), torch.ones(100, 2), infos, ClassTargets(torch.arange(100)))
     metric.update([Classification(row) for row in right], batch)
     metric.compute()

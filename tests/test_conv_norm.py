@@ -27,7 +27,7 @@ def _fresh() -> None:
 
 @contextmanager
 def one_after_the_other(model: nn.Module) -> Iterator[None]:
-    """Context manager that prevents folding by a forward hook on every norm."""
+    """A context manager that keeps norms from being folded, by a forward hook on every norm."""
     norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm | nn.BatchNorm2d)]
     hooks = [norm.register_forward_hook(lambda *_: None) for norm in norms]
     yield
@@ -77,7 +77,7 @@ def test_folded_networks_have_the_same_feature_maps_and_gradients(name, norm):
     ("name", "alone"),
     [
         ("resnet18", 0),
-        ("resnet50d", 0),  # deep stem and pooled shortcuts
+        ("resnet50d", 0),  # covers the deep stem and pooled shortcuts
         ("resnetrs50", 0),
         ("seresnet18", 0),
         ("resnet20_cifar", 0),
@@ -242,4 +242,4 @@ def test_folded_frozen_norms_save_no_activation_for_the_backward_pass():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         pair(x)
-    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # the convolution's input
+    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # only the convolution's input is saved

@@ -96,4 +96,4 @@ def test_docstrings_link_to_the_entries_of_public_names(built):
     anchors = set().union(*(page.anchors for page in built.values()))
     assert {f"chordate.{name}" for name in chordate.__all__} <= anchors
     (batch,) = [page for path, page in built.items() if path.match("docs/api/contracts.html")]
-    assert "structures.html#chordate.Batch" in batch.targets  # from the signature of `Model.loss`
+    assert "structures.html#chordate.Batch" in batch.targets  # links from the signature of `Model.loss`

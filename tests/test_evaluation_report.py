@@ -15,7 +15,7 @@ from chordate.visualization import plot_report
 from chordate.visualization.coco_report_plots import plot_classes, plot_confusion, plot_errors, plot_precision_recall
 from chordate.visualization.training_curves import plot_metric
 
-DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # x1, y1, x2, y2
+DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # boxes as x1, y1, x2, y2 in pixels
 BESIDE = [110, 110, 160, 160]  # overlaps the dog with IoU 0.47
 NOWHERE = [170, 10, 190, 30]
 CROWD = [0, 100, 80, 199]
@@ -51,7 +51,7 @@ RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
         ([(DOG, 0.9, 1), RIGHT[1]], [[0, 1, 0], [0, 1, 0], [0, 0, 0]], {"Cls": 1}),
         ([(BESIDE, 0.9, 1), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 1, 0]], {"Both": 1, "Miss": 1}),
         ([RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {"Miss": 1}),
-        ([(DOG, 0.4, 0), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {}),  # below the score threshold of the report
+        ([(DOG, 0.4, 0), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {}),  # score below the report's threshold
         ([*RIGHT, (CROWD, 0.7, 0)], [[1, 0, 0], [0, 1, 0], [1, 0, 0]], {}),  # a detection in a crowd is not an error
     ],
     ids=["right", "background", "twice", "placed", "class", "both", "missed", "unsure", "crowd"],
@@ -114,7 +114,7 @@ def test_plots_cut_off_no_text_and_have_a_readable_size(count, tmp_path):
     for path in plot_report(many_classes(count), tmp_path / "made")[1:]:
         picture = np.asarray(Image.open(path).convert("L"))
         border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-        assert (border == 255).all(), path  # no text is cut off
+        assert (border == 255).all(), path  # text at the border would be cut off
         assert min(picture.shape) > 300 or path.stem.endswith("classes")
         assert max(picture.shape) < 3000, path
     assert {path.name for path in (tmp_path / "made").iterdir()} == {

@@ -169,7 +169,7 @@ def test_accumulated_small_batches_equal_large_batches_also_at_the_end_of_an_epo
         ("Lamb", timm.optim.Lamb),
         ("lamb", timm.optim.Lamb),
         ("lion", timm.optim.Lion),
-        ("SGD", torch.optim.SGD),  # timm has an optimizer of the same name
+        ("SGD", torch.optim.SGD),  # torch's takes precedence over timm's
         ("lambw", timm.optim.Lamb),
     ],
 )
