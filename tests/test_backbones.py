@@ -40,7 +40,7 @@ def config(name: str, **options) -> dict:
 
 
 def takes(option: str) -> list[str]:
-    """The families whose backbones accept this option."""
+    """The names of the families whose backbones accept this option."""
     BACKBONES.names()
     classes = {name: BACKBONES.module_dict[BACKBONES.expand(config(name))["type"]] for name in FAMILIES}
     return [name for name, cls in classes.items() if option in inspect.signature(cls).parameters]
@@ -75,7 +75,7 @@ def whole(request) -> tuple[str, nn.Module]:
 
 
 def train_step(model: nn.Module, images: Tensor, run: Callable | None = None) -> dict[str, dict[str, Tensor]]:
-    """Outputs, gradients and buffers after one training step. Every call uses the same random numbers."""
+    """Run a training step; returns outputs, gradients and buffers. Every call uses the same random numbers."""
     torch.manual_seed(1)
     outputs = model(images) if run is None else run(images)
     sum(map_.square().mean() for map_ in outputs.values()).backward()
@@ -214,7 +214,7 @@ def test_pretrained_stems_are_adapted_to_other_input_channels(name, channels):
     image = torch.randn(1, 1, 64, 64)
     with torch.no_grad():  # a gray image has the same output with any number of channels
         maps = [m(image.expand(-1, count, -1, -1)) for m, count in ((model, channels), (rgb, 3))]
-    if channels != 4:  # exact only if the channels repeat RGB completely
+    if channels != 4:  # 4 channels repeat only a part of RGB
         for key in maps[1]:
             assert_close(maps[0][key], maps[1][key], key, 1e-4)
 

@@ -76,7 +76,9 @@ def test_losses_are_those_of_torch_and_timm(smoothing, soft):
     head = ClassificationHead(FEATURES, 4, label_smoothing=smoothing)
     torch.testing.assert_close(head.loss(logits, truth)["cls"], wanted)
     head = ClassificationHead(FEATURES, 4, loss="binary", label_smoothing=smoothing)
-    theirs = BinaryCrossEntropy(smoothing=0.0)(logits, smooth)  # given soft labels, since timm smooths hard labels differently
+    theirs = BinaryCrossEntropy(smoothing=0.0)(
+        logits, smooth
+    )  # given soft labels, since timm smooths hard labels differently
     torch.testing.assert_close(head.loss(logits, truth)["cls"], theirs)
 
 

@@ -242,4 +242,6 @@ def test_folded_frozen_norms_save_no_activation_for_the_backward_pass():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         pair(x)
-    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # only the convolution's input is saved
+    assert [count for count in kept.values() if count >= x.numel()] == [
+        x.numel()
+    ]  # only the convolution's input is saved

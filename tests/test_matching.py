@@ -105,7 +105,9 @@ def test_matching_never_allocates_images_x_objects_x_anchors():
 
 
 def test_float64_candidates_are_matched_in_float64():
-    exactly_half = torch.tensor([[[0.0, 0, 10, 10 + 1e-12]]], dtype=torch.float64)  # in float32, its IoU would round to 1/2
+    exactly_half = torch.tensor(
+        [[[0.0, 0, 10, 10 + 1e-12]]], dtype=torch.float64
+    )  # in float32, its IoU would round to 1/2
     targets = instances([[[0, 0, 10, 5]]])
     assert not Matcher(0.5, 0.5)(exactly_half, targets).positive.any()
     assert Matcher(0.5, 0.5)(exactly_half.float(), targets).positive.all()

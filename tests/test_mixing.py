@@ -179,7 +179,10 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
     got = torch.nn.functional.avg_pool2d(fine, 4)
     for channel in range(3):
         rows_here = [row for label, row in rows(result).items() if label % 10 == channel]
-        ours, theirs = got[rows_here].sum(0) > 0.5, result["image"][channel] > 127  # FILL, the color between tiles, is below 127
+        ours, theirs = (
+            got[rows_here].sum(0) > 0.5,
+            result["image"][channel] > 127,
+        )  # FILL, the color between tiles, is below 127
         assert (ours & theirs).sum() / (ours | theirs).sum() > 0.97
     low, high = result["boxes"][:, :2], result["boxes"][:, 2:]
     assert (low >= 0).all() and (high <= 160).all() and (high > low).all()

@@ -66,7 +66,9 @@ def test_multiply_adds_of_senet_are_the_papers(depth, billions, with_se):
     """Hu et al. 2018, table 2, whose networks have the stride in the first 1×1 convolution."""
     name = f"resnet{depth}_caffe"
     assert size(name)[1] == pytest.approx(billions, rel=2e-3)
-    assert size(name)[1] < size(name, se=1 / 16)[1] == pytest.approx(with_se, rel=4e-3)  # pooling is not counted
+    assert (
+        size(name)[1] < size(name, se=1 / 16)[1] == pytest.approx(with_se, rel=4e-3)
+    )  # tolerance for the pooling, which is not counted
 
 
 @pytest.mark.parametrize(

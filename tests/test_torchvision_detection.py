@@ -73,7 +73,7 @@ def test_checkpoints_from_before_torchvision_0_13_are_converted_equally(pair):
     referee, model, *_ = pair
     old = {}
     for name, tensor in referee.state_dict().items():
-        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # FPNs with norms did not exist then
+        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # only FPNs without norms existed then
             name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d|head\.conv)\.0(\.0)?\.", r"\1.", name)
         old[name] = tensor
     new_state, old_state = (TorchvisionRCNN().convert(state, model) for state in (referee.state_dict(), old))

@@ -60,7 +60,7 @@ def test_retinanet_losses_equal_torchvisions(pair):
     for image, target in zip(images, targets):
         wanted = referee([image.double() / 255], [dict(target)])
         batch = as_batch([image], [target])
-        batch.targets.labels[batch.targets.valid] += 1  # torchvision's labels are COCO's ids, from 1
+        batch.targets.labels[batch.targets.valid] += 1  # torchvision's labels are COCO's category ids, which start at 1
         losses = model(batch)
         for mine, theirs in {"cls": "classification", "box": "bbox_regression"}.items():
             assert wanted[theirs] > 1e-3

@@ -135,7 +135,7 @@ def test_large_scale_jitter_has_the_papers_range_and_window() -> None:
     torch.manual_seed(0)
     image = Image(torch.empty(3, 60, 80, device="meta"))
     params = [jitter.make_params([image]) for _ in range(400)]
-    factors = np.array([p["scaled"][1] / 100 for p in params])  # factor 1 resizes the width of 80 to 100
+    factors = np.array([p["scaled"][1] / 100 for p in params])  # at factor 1, the width is resized to 100
     assert factors.min() < 0.15
     assert factors.max() > 1.95
     assert abs(factors.mean() - 1.05) < 0.06

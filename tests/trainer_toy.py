@@ -47,7 +47,7 @@ class ToyData(Dataset[Any]):
 
 
 class ToyBatches(Sampler[Any]):
-    """Batches of (epoch, index) keys, in order or shuffled by epoch, starting at any batch of any epoch."""
+    """A batch sampler of (epoch, index) keys, in order or shuffled per epoch, that can start at any batch of any epoch."""
 
     def __init__(self, images: int, batch_size: int, shuffle: bool = True, rank: int = 0, world_size: int = 1):
         self.images, self.batch_size, self.shuffle = images, batch_size, shuffle
