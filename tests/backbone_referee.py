@@ -89,7 +89,7 @@ def extractor(theirs: nn.Module, nodes: Mapping[str, str]) -> nn.Module:
 
 
 def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> None:
-    """Check that the largest difference is at most `tolerance` times the largest absolute value, which must not be 0."""
+    """Check that the largest difference is at most `tolerance` times the largest absolute value, which must be > 0."""
     assert ours.shape == theirs.shape, what
     scale = torch.linalg.vector_norm(theirs, torch.inf)
     assert 0 < scale < torch.inf, f"{what}: nothing to compare"

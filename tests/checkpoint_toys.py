@@ -35,7 +35,7 @@ class TinyDetector(Model):
 
 
 def filled(model: nn.Module, value: float = 0.5) -> nn.Module:
-    """Set all tensors of the model to `value`, to distinguish loaded from freshly initialized ones; returns the model."""
+    """Fill the model with one value, so that loaded tensors differ from freshly initialized ones; returns the model."""
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.fill_(value)

@@ -1,4 +1,4 @@
-"""Anchors: areas, aspect ratios and positions as in Faster R-CNN and FPN, and as in torchvision."""
+"""Anchors have the areas, aspect ratios and positions of Faster R-CNN, FPN and torchvision's implementation."""
 
 import pytest
 import torch

@@ -33,7 +33,7 @@ def error_line(root: Path, **settings) -> str:
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """A smooth RGB image, which JPEG preserves well."""
+    """A smooth RGB image `[H, W, 3]`, which JPEG compression hardly changes."""
     y, x = np.mgrid[0:60, 0:80].astype(np.float32)
     return np.stack([x * 3, y * 4, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)], 2).astype(np.uint8)
 
@@ -230,7 +230,7 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, photo:
     stored = np.asarray(PIL.Image.open(path))
     np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), displayed)
     np.testing.assert_array_equal(read_image(path, displayed.shape[:2]).permute(1, 2, 0).numpy(), displayed)
-    if orientation >= 5:  # rotated by 90°: annotations may refer to the stored pixels
+    if orientation >= 5:  # for rotations by 90°, annotations may refer to the stored pixels
         np.testing.assert_array_equal(read_image(path, stored.shape[:2]).permute(1, 2, 0).numpy(), stored)
 
 

@@ -241,7 +241,7 @@ def test_the_page_is_served_on_localhost(shapes: Path, tmp_path: Path) -> None:
 
 
 def heed_ctrl_c() -> None:
-    """Restores the default handler of SIGINT, which background processes of a shell and their children ignore."""
+    """Let SIGINT end the process again, because background processes of a shell and their children ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

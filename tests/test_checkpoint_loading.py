@@ -19,7 +19,7 @@ from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import adapt_input_channels
 
-# --- checkpoints of known formats ----------------------------------------------------------------------------------------------
+# --- checkpoints of known formats -------------------------------------------------------------------------------
 
 
 def wrapped_forms():
@@ -143,7 +143,7 @@ def test_a_backbone_loads_its_tensors_from_a_full_model():
     assert report.skipped == ["box.weight", "box.bias"]
 
 
-# --- another number of input channels ---------------------------------------------------------------------------------------
+# --- another number of input channels ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6, 7])

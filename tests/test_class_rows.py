@@ -81,7 +81,7 @@ HEADS_AND_OUTPUTS = {
 @pytest.mark.parametrize("name", HEADS_AND_OUTPUTS)
 @torch.no_grad()
 def test_outputs_of_classes_with_equal_names_are_kept(name):
-    """Compares the outputs of the heads, which do not depend on the layout of the weights."""
+    """Outputs of the heads are compared, since they do not depend on the layout of the weights."""
     config, outputs = HEADS_AND_OUTPUTS[name]
     trained, model, fresh = OneHead(OLD, config), OneHead(NEW, config), OneHead(NEW, config)
     fresh.load_state_dict(model.state_dict())

@@ -189,9 +189,7 @@ def test_counts_of_visible_keypoints_may_be_left_out(engine):
     assert one_fish(3, num_keypoints=None, engine=engine)["keypoints_AP"] == pytest.approx(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert (
-            one_fish(3, keypoints=None, num_keypoints=None, engine=engine)["keypoints_AP"] == -1
-        )  # no keypoints in the ground truth
+        assert one_fish(3, keypoints=None, num_keypoints=None, engine=engine)["keypoints_AP"] == -1  # no ground truth
 
 
 def test_saved_masks_and_keypoints_load_in_pycocotools_and_score_the_same(tmp_path, real_data):

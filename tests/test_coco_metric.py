@@ -104,10 +104,7 @@ def perfect(truth: Truth) -> dict:
 def test_perfect_detections_score_one_and_sizes_without_ground_truth_minus_one(engine):
     truth = simple_truth()
     _, numbers = measure(truth, perfect(truth), engine=engine)
-    assert [name for name in NAMES if numbers[f"bbox_{name}"] == -1] == [
-        "APl",
-        "ARl",
-    ]  # all objects are smaller than 96² px
+    assert [name for name in NAMES if numbers[f"bbox_{name}"] == -1] == ["APl", "ARl"]  # no object is larger than 96²
     assert all(value == pytest.approx(1) for value in numbers.values() if value != -1)
 
 
@@ -138,9 +135,7 @@ def test_images_that_were_never_evaluated_are_warned_of_and_count_as_missed():
     truth = simple_truth()
     with pytest.warns(UserWarning, match="2 of 3 images were not evaluated"):
         _, numbers = measure(truth, perfect(truth), order=[1])
-    assert numbers["bbox_AR100"] == pytest.approx(
-        (0.5 + 0) / 2
-    )  # recall of class a: 1 of 2 objects; of class b: 0 of 1
+    assert numbers["bbox_AR100"] == pytest.approx((0.5 + 0) / 2)  # recall: 1 of 2 objects of a, 0 of 1 of b
 
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
@@ -250,9 +245,7 @@ def test_the_table_has_a_row_per_class_with_aligned_columns():
     assert len({len(line) for line in lines.values()}) == 1  # numbers are right-aligned
     shown = {name: f"{value:.3f}" if value > -1 else "–" for name, value in zip(NAMES, numbers.values())}
     assert list(numbers) == KEYS
-    assert all(
-        f"{name:<5} {value:>5}" in text for name, value in shown.items()
-    )  # a wrapped line would separate name and value
+    assert all(f"{name:<5} {value:>5}" in text for name, value in shown.items())  # lines are not wrapped
 
 
 def test_a_label_beyond_the_classes_is_an_error_that_names_the_image():

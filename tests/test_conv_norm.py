@@ -46,7 +46,7 @@ def step(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
-    """The number of calls to `forward` of a norm; folded norms are not called."""
+    """The number of calls of norms during `run`; folded norms are not called."""
     called: list[str] = []
     forwards = [(m, type(m).forward) for m in model.modules() if isinstance(m, FrozenBatchNorm | nn.BatchNorm2d)]
     for module, forward in forwards:
@@ -242,6 +242,4 @@ def test_folded_frozen_norms_save_no_activation_for_the_backward_pass():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         pair(x)
-    assert [count for count in kept.values() if count >= x.numel()] == [
-        x.numel()
-    ]  # only the convolution's input is saved
+    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # the convolution's input

@@ -42,7 +42,7 @@ def own_data(folder) -> Path:
 
 
 def objects_by_image(config: str, data_root: str, split: str) -> dict[str, list[tuple[str, list[float]]]]:
-    """Class and box of every non-crowd object, by image name; images without objects are left out."""
+    """The class and box of every non-crowd object, keyed by image name; images without objects are left out."""
     data = section(load_config(config), f"{split}_data")
     dataset = build_dataset(data, data_root=data_root, training=split == "train")
     found = {}

@@ -86,7 +86,7 @@ def test_a_dead_link_would_be_noticed(tmp_path):
 
 
 def test_pages_load_nothing_from_elsewhere(built):
-    """The site works offline: all scripts, styles and images are local."""
+    """The site works offline, since all scripts, styles and images are local."""
     for page in built.values():
         text = page.path.read_text(encoding="utf-8")
         assert '<script src="http' not in text and 'rel="stylesheet" type="text/css" href="http' not in text

@@ -152,7 +152,7 @@ def test_the_metric_curve_of_a_model_with_masks_shows_box_and_mask_ap():
 
 @pytest.mark.parametrize("count", [1, 20, 80, 81])
 def test_class_names_do_not_overlap_in_the_plot_for_any_number_of_classes(count):
-    """Classes are sorted by AP, highest first, column by column; height is less than 1.5 times width."""
+    """Class names are sorted by AP, from the highest, column by column; the height is less than 1.5 times the width."""
     rng = np.random.default_rng(count)
     rows = {f"class {n}": {"AP": ap, "AP50": ap, "instances": 9} for n, ap in enumerate(rng.random(count))}
     figure = plot_classes({"per_class": rows, "numbers": {"AP": 0.5}}, "bbox")

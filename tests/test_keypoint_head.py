@@ -186,7 +186,7 @@ def test_predictions_are_in_the_order_of_the_detections():
 
 
 def test_keypoint_head_defaults_are_the_papers():
-    """He et al. 2017, section 5: eight convolutions with 512 channels, heatmaps of 56×56."""
+    """He et al. 2017, section 5: eight convolutions with 512 channels, and heatmaps of 56×56 cells."""
     with torch.device("meta"):
         head = KeypointHead(pyramid(256), 17)
     convs = [module for module in head.convs.modules() if isinstance(module, torch.nn.Conv2d)]

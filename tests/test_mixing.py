@@ -39,7 +39,7 @@ def scene(seed: int, height: int, width: int, instances: int, first_label: int =
         reach = radius * (1 + 0.3 * np.cos(random.integers(2, 6) * angle))
         ring = np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None] + middle
         ring = orient_clockwise(ring.clip(0, [width, height]).astype(np.float32))
-        if number % 3 == 2:  # polygons as decoded from RLE: along pixel borders, with holes and specks
+        if number % 3 == 2:  # as decoded from RLE: polygons along pixel borders, with holes and specks
             mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [ring.round().astype(np.int32)], 1)
             rings.append(mask_rings(mask * (random.random((height, width)) > specks)))
         else:
@@ -73,7 +73,7 @@ def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
 
 
 def rows(sample: Sample) -> dict[int, int]:
-    """Mapping from label to instance index."""
+    """The instance index of each label, keyed by label."""
     return {label: row for row, label in enumerate(sample["labels"].tolist())}
 
 
@@ -179,10 +179,7 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
     got = torch.nn.functional.avg_pool2d(fine, 4)
     for channel in range(3):
         rows_here = [row for label, row in rows(result).items() if label % 10 == channel]
-        ours, theirs = (
-            got[rows_here].sum(0) > 0.5,
-            result["image"][channel] > 127,
-        )  # FILL, the color between tiles, is below 127
+        ours, theirs = got[rows_here].sum(0) > 0.5, result["image"][channel] > 127  # the fill color is below 127
         assert (ours & theirs).sum() / (ours | theirs).sum() > 0.97
     low, high = result["boxes"][:, :2], result["boxes"][:, 2:]
     assert (low >= 0).all() and (high <= 160).all() and (high > low).all()

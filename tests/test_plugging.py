@@ -151,7 +151,7 @@ def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
 
 
 def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):
-    """Cross-entropy plus Brier score of one labeled pixel; a second pixel is unlabeled."""
+    """The loss is cross-entropy plus the Brier score of the one labeled pixel; the second pixel is unlabeled."""
     monkeypatch.chdir(folder)
     head = built(folder, "my_pixel_loss_config.py").head
     logits = torch.zeros(1, 11, 1, 2)

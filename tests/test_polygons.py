@@ -185,7 +185,7 @@ def test_coco_polygons_are_drawn_as_pycocotools_draws_them(real_data) -> None:
 
 
 def test_box_frame_bitmaps_give_mask_targets_like_fine_supersampling() -> None:
-    """28×28 targets cropped from 112×112 bitmaps, against the polygon drawn at 16 times the resolution."""
+    """Compares 28×28 targets cropped from 112×112 bitmaps with the polygon drawn at 16 times the resolution."""
     random = np.random.default_rng(0)
     instances = [
         [blob(120, 90, random.uniform(15, 55), random.integers(0, 7)) * random.uniform(0.8, 1.2)] for _ in range(60)

@@ -19,7 +19,7 @@ from chordate.errors import CheckpointError
 from chordate.training.callbacks import ValidationLoss
 from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint
 
-# The six batches of an epoch are accumulated in groups of four and two: two iterations × four epochs.
+# An epoch has two iterations, which accumulate four and two of its six batches; there are four epochs.
 ITERATIONS = 8
 
 
@@ -67,8 +67,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# (point at which the process is killed, occurrence). Checkpoints are saved after iterations 2, 3, 4, 6 and 8, and the
-# best checkpoint after evaluations.
+# The point at which the process is killed, and its occurrence. Checkpoints are saved after iterations 2, 3, 4, 6
+# and 8; the best checkpoint is saved after evaluations.
 KILLS = [
     ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints
@@ -118,7 +118,7 @@ def test_a_signal_ends_training_after_the_iteration_with_a_checkpoint(
 def test_a_signal_to_trainer_and_workers_ends_training_like_one_to_the_trainer(
     tmp_path: Path, whole: Path, name: str, status: int
 ) -> None:
-    """Ctrl-C and SLURM send signals to all processes of a process group."""
+    """Ctrl-C and SLURM signal all processes of a process group, not only the trainer."""
     assert in_process(train, tmp_path, 2, (name, 5)) == status
     assert CheckpointFolder(tmp_path).newest() == tmp_path / "iteration_5.pt"
     assert in_process(train, tmp_path, 2, resume=True) == 0
@@ -334,7 +334,7 @@ def test_a_resume_into_another_folder_keeps_the_files_of_both_runs_and_separate_
     assert len(list(b.glob("log_*.jsonl"))) == 1
     assert read_log(b)[:6] == read_log(a)[6:]  # equals the run that continued in its own folder
     best = read_checkpoint(b / "best_toy_AP.pt")["train"]
-    assert trainer.best == best["best"]  # not the score of the earlier run in `b`
+    assert trainer.best == best["best"]  # the best of this run, not of the run that was moved aside
     assert best["iteration"] >= 6
     assert read_checkpoint(b / "epoch_3.pt")["train"]["files"] == ["epoch_2.pt", "epoch_3.pt"]
     text = log_text(trainer)

@@ -178,9 +178,7 @@ def test_parameter_counts_equal_torchvisions_exactly():
             theirs = torchvision.models.get_model_weights(model)[weights].meta["num_params"]
             backbone = on_meta(name)
             channels = list(backbone.out_features.values())[-1].channels
-            classifier = 1000 * (channels + 1) + (
-                2 * channels if "convnext" in name else 0
-            )  # ConvNeXt has a norm before it
+            classifier = 1000 * (channels + 1) + (2 * channels if "convnext" in name else 0)  # with the norm before it
             assert sum(p.numel() for p in backbone.parameters()) + classifier == theirs, name
 
 

@@ -69,7 +69,7 @@ def test_faster_rcnn_losses_equal_torchvisions_on_the_same_samples(pair):
 
 
 def test_checkpoints_from_before_torchvision_0_13_are_converted_equally(pair):
-    """The first published COCO weights have the old parameter names, with fewer `.0`."""
+    """The first published COCO weights have the old parameter names, which lack some `.0` parts."""
     referee, model, *_ = pair
     old = {}
     for name, tensor in referee.state_dict().items():

@@ -1,4 +1,4 @@
-"""Training curves: the values that are drawn, and the positions of labels."""
+"""Training curves: drawn values and positions of labels."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Test-time augmentation: detections are mapped back to the image and merged by NMS, masks and heatmaps averaged."""
+"""Test-time augmentation: boxes are mapped back to the image and merged by NMS; masks and heatmaps are averaged."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Drawings of predictions and targets: legible labels, nothing cut off, consistent colors."""
+"""Drawings of predictions and targets have legible labels and consistent colors, and nothing is cut off."""
 
 import colorsys
 from dataclasses import dataclass, replace
@@ -57,7 +57,7 @@ def detections(*rows: tuple, **more) -> Detections:
 
 
 def changed(picture: np.ndarray) -> np.ndarray:
-    """Which pixels of a drawing on a gray image are not gray, `[H, W]` bool."""
+    """Mask `[H, W]` (bool) of the pixels that were drawn on a gray image."""
     return (picture != 128).any(-1)
 
 
@@ -138,7 +138,7 @@ def test_masks_tint_their_pixels_and_keypoints_are_dots():
 
 
 def test_bones_connect_the_keypoints_above_the_threshold():
-    """Detectron omits keypoints whose logit is below 2."""
+    """As in Detectron, keypoints whose logit is below 2 are not drawn."""
     skeleton = Skeleton(("a", "b", "c", "d"), ((0, 1), (1, 2), (2, 3)))
     points = torch.tensor([[[130.0, 20, 5], [150, 20, 5], [150, 60, 2.5], [130, 60, 1.5]]])
     detected = detections((10, 50, 60, 95, 0.9, 1), keypoints=points)
@@ -187,9 +187,7 @@ def test_instances_below_the_score_threshold_do_not_change_the_colors_of_the_oth
 
 @given(st.tuples(*[st.integers(0, 255)] * 3))
 def test_a_labels_text_has_contrast_on_any_color(color):
-    assert (
-        contrast(color, (0, 0, 0) if is_bright(color) else (255, 255, 255)) >= 4.5
-    )  # the minimum of WCAG 2.2, level AA
+    assert contrast(color, (0, 0, 0) if is_bright(color) else (255, 255, 255)) >= 4.5  # required by WCAG, level AA
 
 
 def test_the_label_of_the_best_detection_is_on_top():

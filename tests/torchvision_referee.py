@@ -156,9 +156,7 @@ def as_batch(images: list[torch.Tensor], targets: list[dict] | None = None) -> B
     """The images as one padded uint8 batch; labels, which start at 1 in torchvision, start at 0."""
     sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = (int(side) for side in sizes.amax(dim=0))
-    padded = torch.full(
-        (len(images), 3, height, width), 77, dtype=torch.uint8
-    )  # not 0, to test that the model zeroes the padding
+    padded = torch.full((len(images), 3, height, width), 77, dtype=torch.uint8)  # the model must set the padding to 0
     infos = []
     for i, image in enumerate(images):
         padded[i, :, : image.shape[1], : image.shape[2]] = image

@@ -86,7 +86,7 @@ def write_half(count: int) -> None:
 
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
-    """Train a `ToyModel`; `kill` is where the process is killed, and at which occurrence."""
+    """Train a `ToyModel`; `kill` is the point at which the process is killed, and which of its occurrences."""
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a user's run
     place, count = kill or ("", 0)
     callbacks: list[Callback] = []

@@ -53,7 +53,7 @@ class DepthMap(Prediction):
 
 @DATASETS.register_module()
 class Balls(Dataset):
-    """Balls in front of a wall; nearer balls are larger and brighter."""
+    """A dataset of balls in front of a wall; nearer balls are larger and brighter."""
 
     meta = DatasetMeta(extra={"unit": "m"})
     target_type = DepthTargets
