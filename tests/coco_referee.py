@@ -170,7 +170,7 @@ def disturb_objects(truth: Truth, rng: np.random.Generator) -> Predictions:
             if annotation.get("segmentation"):
                 mask = np.roll(truth.coco.ann_to_mask(annotation), shift[::-1].round().astype(int), (0, 1)) > 0
                 if rng.random() < 0.2:
-                    mask[:, : int(x + w / 2)] = False  # the right half, which the shift may leave empty
+                    mask[:, : int(x + w / 2)] = False  # keeps the part right of the box's center, if any
                 masks[row] = torch.from_numpy(mask)
             if "keypoints" in annotation:
                 place = np.array(annotation["keypoints"], float).reshape(-1, 3)

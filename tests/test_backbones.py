@@ -25,7 +25,7 @@ ADAPTED = {
     "torchvision": {"type": "TorchvisionBackbone", "model": "mobilenet_v3_small"},
     "timm": {"type": "TimmBackbone", "model": "mobilenetv3_small_050"},
 }
-FIRST = ("c2", "c3")  # two feature maps are enough for some tests
+FIRST = ("c2", "c3")  # the default `out`; two feature maps are enough for most tests
 # The tests below take seconds per network, so these variants of ResNet are tested only with `-m slow`.
 VARIANTS = {"resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18"}
 ARCHITECTURES = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in FAMILIES]

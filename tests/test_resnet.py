@@ -280,7 +280,7 @@ def test_resnet_traces_as_one_graph(name, options):
     (last,) = model.out
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     images = torch.randn(2, 3, 32, 32)
-    losses = [f(images)[last].square().mean() for f in (compiled, model)]  # in training mode
+    losses = [f(images)[last].square().mean() for f in (compiled, model)]  # in training mode, so with batch statistics
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*(torch.autograd.grad(loss, model.layer2[0].conv2.weight)[0] for loss in losses))
 

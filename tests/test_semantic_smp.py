@@ -93,7 +93,7 @@ def test_deeplabv3_equals_smps():
 def test_deeplabv3plus_equals_smps():
     """The test removes the differences between smp's network and ours, which follows the paper.
 
-    Ours has a norm and a ReLU after each depthwise convolution; smp does not. After ASPP, ours upsamples
+    Ours has a norm and a ReLU after each depthwise convolution; smp has neither. After ASPP, ours upsamples
     (align_corners=False), concatenates, and applies two convolutions; smp applies one of them before the upsampling
     (align_corners=True) and one after the concatenation.
     """

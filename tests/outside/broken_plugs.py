@@ -128,7 +128,7 @@ class Empty(Gray):
 
 @DATASETS.register_module()
 class HalfAnnotated(Gray):
-    """A dataset whose `coco` attribute is of another library's type."""
+    """A dataset whose `coco` attribute has the wrong type."""
 
     category_ids = (1,)
     coco = object()
