@@ -40,7 +40,7 @@ def pair(name: str, nodes: dict[str, str], **options) -> tuple[nn.Module, nn.Mod
     report = load_checkpoint(ours, theirs.state_dict())
     assert report.format == "torchvision" and not report.missing
     assert all(part.startswith("classifier") for part in report.skipped)
-    if "densenet" in name:  # DenseNet's maps are inside its blocks, so a wrapper returns them
+    if "densenet" in name:  # the wrapper `Dense` makes tracing the model unnecessary
         return ours, Dense(theirs)
     return ours, extractor(theirs, nodes)
 

@@ -45,7 +45,7 @@ EMPTY_ANNOTATION = {
     "category_id": 3,
     "area": 1,
     "iscrowd": 0,
-}  # an annotation needs no box, mask or keypoints
+}  # has no box, mask or keypoints
 GRAY = np.full((100, 160, 3), 128, np.uint8)
 ONE, TWO, FOUR = (DatasetMeta(classes=("a", "b", "c", "d")[:n]) for n in (1, 2, 4))
 
