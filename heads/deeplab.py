@@ -17,14 +17,14 @@ from chordate.registry import HEADS
 
 Rates = Annotated[Sequence[PositiveInt], NonEmpty]
 RATES = (6, 12, 18)  # dilations at output stride 16 (Chen et al. 2017, DeepLab v3, section 3.3)
-RATES_V2 = (6, 12, 18, 24)  # dilations at output stride 8: ASPP-L (Chen et al. 2017, DeepLab, section 4.1)
+RATES_V2 = (6, 12, 18, 24)  # dilations at output stride 8: ASPP-L (Chen et al. 2018, DeepLab, section 4.1)
 
 
 @HEADS.register_module()
 class DeepLabV2Head(SemanticHead):
     """Segmentation head of DeepLab v2: the logits are the sum of the outputs of atrous 3×3 convolutions (ASPP).
 
-    Chen et al. 2017, DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, section 3.2.
+    Chen et al. 2018, DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, section 3.2.
 
     Args:
         in_features: specs of the available feature maps.
