@@ -111,8 +111,6 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
     """
     where, report = f"{source}: ", []
     checked = f"{survey.files} label file{'s' if survey.files > 1 else ''} checked"
-    if survey.wrong_sizes:
-        raise DataError(f"{survey.wrong_sizes[0]} ({len(survey.wrong_sizes)} of {checked} differ)")
     if set(survey.ids) == TWO_VALUED and encoding.ids_are_default and encoding.ids[-1] == 1:
         ids, ignored = (*encoding.ids[:-1], 255), tuple(value for value in encoding.ignored_ids if value != 255)
         encoding = replace(encoding, ids=ids, ignored_ids=ignored)
@@ -135,6 +133,8 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
             f"{where}label images in color: {survey.describe(list(survey.colors), 'colors')}; {checked}; set palette "
             f"to the color of each class"
         )
+    if survey.wrong_sizes:
+        raise DataError(f"{survey.wrong_sizes[0]} ({len(survey.wrong_sizes)} of {checked} differ)")
     if survey.colors:
         report += _check_colors(survey, encoding, where, checked)
     if survey.ids and not survey.colors and not set(survey.ids) & set(encoding.ids):
