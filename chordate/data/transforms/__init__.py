@@ -1,6 +1,7 @@
 """Transforms of samples: torchvision's v2 under their own names, and the few that v2 lacks."""
 
 import chordate.data.polygon_kernels  # noqa: F401  (registers the kernels of Polygons)
+from chordate.data.transforms.class_limited_crop import ClassLimitedCrop
 from chordate.data.transforms.color import Lighting, NoiseErasing
 from chordate.data.transforms.copy_paste import CopyPaste
 from chordate.data.transforms.mixup import DetectionMixUp
@@ -10,6 +11,7 @@ from chordate.data.transforms.resize import LargeScaleJitter, ResizeShortestEdge
 from chordate.data.transforms.sanitize import SanitizeInstances
 
 __all__ = [
+    "ClassLimitedCrop",
     "CopyPaste",
     "DetectionMixUp",
     "LargeScaleJitter",
