@@ -45,7 +45,7 @@ def plot_semantic_report(report: SemanticReport, folder: str | Path) -> list[Pat
         for name, row in report.per_class.items()
         if row["pixels"]
     ]
-    title = "IoU of each class (its fraction of the pixels)"
+    title = "IoU by class (% of pixels)"
     save(class_bars(bars, title, ("IoU", "accuracy"), report.numbers["mIoU"], "mIoU"), written[1])
     used = (report.confusion.sum(axis=0) > 0) | (report.confusion.sum(axis=1) > 0)
     names = [plain_label(name) for name, is_used in zip(report.meta.classes, used) if is_used]
