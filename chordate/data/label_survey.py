@@ -63,8 +63,12 @@ class LabelSurvey:
         for value in sorted(values, key=lambda value: -counter[value])[:LISTED]:
             name = format_color(value) if kind == "colors" else str(value)
             of = " of the pixels" if not phrases else ""
-            phrases.append(f"{name} ({100 * counter[value] / total:.2g} %{of}, {self.examples[kind, value].name})")
+            phrases.append(f"{name} ({_percent(counter[value] / total)}{of}, {self.examples[kind, value].name})")
         return ", ".join(phrases) + (f" and {len(values) - LISTED} more" if len(values) > LISTED else "")
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %" if fraction >= 0.01 else f"{100 * fraction:.2g} %"
 
 
 def survey_labels(pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], LabelPixels]) -> LabelSurvey:

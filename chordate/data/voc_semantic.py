@@ -104,9 +104,10 @@ def read_sbd(path: Path) -> LabelPixels:
     """
     try:
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
     except ImportError as error:
         raise DataError(f"{path}: reading SBD needs scipy; pip install scipy") from error
     try:
         return np.asarray(loadmat(str(path))["GTcls"][0, 0]["Segmentation"], np.uint8)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (MatReadError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise DataError(f"{path}: not a label file of SBD ({type(error).__name__}: {error})") from error
