@@ -113,7 +113,9 @@ def test_the_background_keeps_the_ids_of_the_other_classes(tmp_path):
     mask = masks_of([0, 7, 9], 1)[0]
     dataset = folder(write(tmp_path, [mask]), ["cat", "dog"], ids=[7, 9], background="class")
     assert np.array_equal(dataset.labels_of(0).numpy(), np.vectorize({0: 0, 7: 1, 9: 2}.get)(mask))
-    assert "ids has 0, which is the background's value" in error(tmp_path, ["cat", "dog"], ids=[0, 7], background="class")
+    assert "ids has 0, which is the background's value" in error(
+        tmp_path, ["cat", "dog"], ids=[0, 7], background="class"
+    )
     assert "ids has the value 7 twice" in error(tmp_path, ["cat", "dog"], ids=[7, 7])
 
 

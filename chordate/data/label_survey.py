@@ -173,7 +173,7 @@ def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
         if len(survey.ids) == count + 1 and 0 in survey.ids:
             return 'one value more than classes: background="class" to learn 0, background="ignored" to leave it out'
         if values == list(range(1, count + 1)):
-            return f"ids={values}, or background=\"ignored\" if 0 means no class"
+            return f'ids={values}, or background="ignored" if 0 means no class'
         if len(values) == count:
             return f"ids={values} if these are the classes"
     known = str(list(encoding.ids)) if count <= 20 else f"{min(encoding.ids)} … {max(encoding.ids)}"
