@@ -59,7 +59,8 @@ class LabelSurvey:
     def describe(self, values: Sequence[int], kind: str = "ids") -> str:
         """The histogram of some values: `19 (1.2 % of the pixels, a.png), 33 (0.1 %, b.png)`, frequent ones first."""
         counter = self.ids if kind == "ids" else self.colors
-        total, phrases = sum(counter.values()), []
+        total = sum(counter.values())
+        phrases: list[str] = []
         for value in sorted(values, key=lambda value: -counter[value])[:LISTED]:
             name = format_color(value) if kind == "colors" else str(value)
             of = " of the pixels" if not phrases else ""

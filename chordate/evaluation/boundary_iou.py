@@ -35,10 +35,10 @@ class BoundaryIoU:
             labels: `[H, W]` predicted.
         """
         distance = max(1, round(self.distance * float(np.hypot(*truth.shape))))
-        truth = truth.astype(np.int16)
-        labels = np.where(truth == self.classes, truth, labels).astype(np.int16)
-        true, predicted = boundary(truth, distance), boundary(labels, distance)
-        for row, pixels in enumerate((truth[true & predicted & (truth == labels)], truth[true], labels[predicted])):
+        t = truth.astype(np.int16)
+        p = np.where(t == self.classes, t, labels).astype(np.int16)
+        true, predicted = boundary(t, distance), boundary(p, distance)
+        for row, pixels in enumerate((t[true & predicted & (t == p)], t[true], p[predicted])):
             self.counts[row] += np.bincount(pixels, minlength=self.classes + 1)[: self.classes]
 
     def merge(self, other: BoundaryIoU) -> None:

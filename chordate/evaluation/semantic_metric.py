@@ -142,7 +142,8 @@ class SemanticMetric(Metric):
         if self._last_boundary is not None:
             for row, score in zip(table.values(), self._last_boundary.per_class().tolist()):
                 row["boundary_IoU"] = score
-        return {name: row if row["pixels"] else dict.fromkeys(row, -1) | {"pixels": 0} for name, row in table.items()}
+        absent = {name: dict.fromkeys(row, -1.0) | {"pixels": 0.0} for name, row in table.items() if not row["pixels"]}
+        return table | absent
 
     def report(self) -> SemanticReport:
         """Scores and confusions of the classes, and the images with the lowest IoU."""
