@@ -2,7 +2,7 @@
 
 Counts the distinct functions of this project that one training sample and one training step call (`sys.setprofile`):
 `dataset[key]`, collation and `model.loss`, for a Faster R-CNN with ResNet-50 and FPN on small generated images.
-Functions that run once, when parts are built, do not count. DETR's count by this rule is 60.
+Functions that run only when the dataset and the model are built do not count. DETR's count by this rule is 60.
 
     python benchmarks/functions.py
 """
@@ -36,7 +36,7 @@ GENERATED = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>", "
 
 
 def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:
-    """The functions that one sample and one batch call, in the order of their first call."""
+    """The functions that are called to load one sample and train on one batch, in the order of their first call."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         generate_shapes(folder, train=2, val=1, size=64, seed=0)
@@ -49,7 +49,7 @@ def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:
             batch = dataset.collate([dataset[0, 0]], model.size_divisor)
             sum(model.loss(batch).values())
 
-        train()  # for imports and caches of the first call
+        train()  # the first call also imports modules and fills caches
         return entered(train)
 
 

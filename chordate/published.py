@@ -17,7 +17,7 @@ class Published(NamedTuple):
         figure: the result in the source, or an empty string.
         source: paper and table, or model zoo.
         recipe: name of a packaged config of another backbone whose training settings this model uses; None for the
-            config with the model's own name, or else of its backbone's family (see `config_names`).
+            config with the model's own name, or else of its backbone's family (see `config_templates`).
         backbone: backbone settings that only this model has.
     """
 
@@ -39,6 +39,8 @@ RESNET, IDENTITY = "He et al. 2016", "He et al. 2016, Identity Mappings"
 WIDE, DENSE = "Zagoruyko & Komodakis 2016", "Huang et al. 2017"
 RS, CONVNEXT = "Bello et al. 2021, authors' repository", "Liu et al. 2022, table 1"
 DETECTRON2, TORCHVISION = "Detectron2's model zoo", "torchvision's weights"
+MMSEGMENTATION = "MMSegmentation's model zoo"
+COPY_PASTE = "Ghiasi et al. 2021, authors' repository"
 
 IMAGENET = {
     **_errors({"plain18_imagenet": "27.94", "plain34_imagenet": "28.54"}, f"{RESNET}, table 2, 10 crops"),
@@ -155,7 +157,7 @@ COCO = {
     "mask-rcnn_x101-32x8d_fpn_3x_coco": Published("44.3 box AP, 39.5 mask AP", DETECTRON2),
     "mask-rcnn_r50_c4_1x_coco": Published("36.8 box AP, 32.2 mask AP", DETECTRON2),
     "mask-rcnn_r50_dc5_1x_coco": Published("38.3 box AP, 34.2 mask AP", DETECTRON2),
-    "mask-rcnn_r50_fpn_lsj-copypaste_coco": Published("48.3 box AP, 42.4 mask AP", "Ghiasi et al. 2021, table 1"),
+    "mask-rcnn_r50_fpn_lsj-copypaste_coco": Published("48.3 box AP, 42.4 mask AP", COPY_PASTE),
     "cascade-mask-rcnn_r50_fpn_1x_coco": Published("42.1 box AP, 36.4 mask AP", DETECTRON2),
     "keypoint-rcnn_r50_fpn_1x_coco": Published("53.6 box AP, 64.0 keypoint AP", DETECTRON2),
     "retinanet_r50_fpn_1x_coco": Published("37.4 box AP", DETECTRON2),
@@ -169,4 +171,29 @@ COCO = {
     "retinanet_r50_fpn-v2_torchvision": Published("41.5 box AP", TORCHVISION),
 }
 
-PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO}
+SEMANTIC = {
+    "deeplabv3plus_r50c_d8_80k_cityscapes": Published("80.09 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r101c_d8_80k_cityscapes": Published("80.97 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r50c_d8_40k_voc-aug": Published("76.81 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r101c_d8_40k_voc-aug": Published("78.62 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r50c_d8_80k_ade20k": Published("42.72 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r101c_d8_80k_ade20k": Published("44.60 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_80k_cityscapes": Published("79.32 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_80k_cityscapes": Published("80.20 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_40k_voc-aug": Published("77.68 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_40k_voc-aug": Published("77.92 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_80k_ade20k": Published("42.42 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_80k_ade20k": Published("44.08 mIoU", MMSEGMENTATION),
+    "pspnet_r50c_d8_80k_cityscapes": Published("78.55 mIoU", MMSEGMENTATION),
+    "pspnet_r101c_d8_80k_cityscapes": Published("79.76 mIoU", MMSEGMENTATION),
+    "pspnet_r50c_d8_80k_ade20k": Published("41.13 mIoU", MMSEGMENTATION),
+    "pspnet_r101c_d8_80k_ade20k": Published("43.57 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r50c_fpn_80k_cityscapes": Published("74.52 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r101c_fpn_80k_cityscapes": Published("75.80 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r50c_fpn_160k_ade20k": Published("37.49 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r101c_fpn_160k_ade20k": Published("39.35 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50_d8_torchvision": Published("66.4 mIoU", TORCHVISION),
+    "fcn_r50_d8_torchvision": Published("60.5 mIoU", TORCHVISION),
+}
+
+PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO, **SEMANTIC}

@@ -12,6 +12,8 @@ import torchvision
 from checkpoint_toys import TinyBackbone, TinyDetector, filled, is_filled, message, own, save, with_hash
 from torch import nn
 
+import chordate
+from chordate.config import load_config
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
 from chordate.weights.checkpoint_sources import torchvision_url
@@ -72,7 +74,7 @@ def test_a_url_is_downloaded_once_and_its_hash_is_checked(hub, served):
     load_checkpoint(TinyDetector(), f"{url}/none.pth")
 
 
-def test_one_file_name_at_two_addresses_is_two_files(hub, served):
+def test_equal_file_names_from_two_urls_are_two_files(hub, served):
     folder, url = served
     for name, value in (("a", 0.25), ("b", 0.75)):
         (folder / name).mkdir()
@@ -89,12 +91,12 @@ def test_one_file_name_at_two_addresses_is_two_files(hub, served):
         ("resnet50/IMAGENET1K_V1", torchvision.models.ResNet50_Weights.IMAGENET1K_V1),
     ],
 )
-def test_torchvisions_weights_come_from_its_own_address(spec, weights):
+def test_torchvision_sources_resolve_to_torchvisions_urls(spec, weights):
     assert torchvision_url(spec) == weights.url
 
 
 @pytest.mark.parametrize("pretrained", [True, "torchvision://resnet18"])
-def test_pretrained_backbones_are_filled_through_torch_hub(pretrained, hub, monkeypatch):
+def test_pretrained_backbones_load_weights_from_torch_hub(pretrained, hub, monkeypatch):
     theirs = torchvision.models.resnet18(weights=None)
     asked = []
 
@@ -110,10 +112,38 @@ def test_pretrained_backbones_are_filled_through_torch_hub(pretrained, hub, monk
     torch.testing.assert_close(model[0].layer4[1].bn2.weight, theirs.layer4[1].bn2.weight)
 
 
-def test_pretrained_without_weights_on_offer_is_an_error():
+def test_pretrained_is_an_error_for_backbones_without_published_weights():
     with pytest.raises(CheckpointError, match=r"ResNet-50 \(caffe\): pretrained=True, but it has no default weights"):
         load_pretrained(BACKBONES.build({"type": "resnet50_caffe", "pretrained": True}))
     assert load_pretrained(BACKBONES.build({"type": "resnet18", "pretrained": False})) == []
+
+
+WITHOUT_WEIGHTS = {
+    "resnet50_caffe": "resnet50",
+    "resnet152_caffe": "resnet152",
+    "plain34": "resnet34",
+    "seresnet18": "resnet18",
+    "seresnet101": "resnet101",
+    "preact_resnet50": "resnet50",
+    "preact_resnet200": "resnetrs200",
+}
+
+
+@pytest.mark.parametrize(("name", "close"), WITHOUT_WEIGHTS.items())
+def test_a_detector_without_default_weights_is_told_options_that_work(name, close):
+    config = f"retinanet_{name}_fpn_1x_coco"
+    error = pytest.raises(CheckpointError, match="pretrained=True, but it has no default weights")
+    with torch.device("meta"), error as caught:
+        chordate.build_model(config)
+    text = str(caught.value)
+    assert f"or use {close}, which has weights" in text and "set model.backbone.pretrained to a checkpoint" in text
+    words = text.partition("--cfg-options ")[2].partition(")")[0].split()
+    assert "model.backbone.pretrained=False" in words
+    options = {key: {"False": False, "-1": -1}.get(value, value) for key, value in (w.split("=") for w in words)}
+    with torch.device("meta"):
+        model = chordate.build_model(load_config(config, options))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert BACKBONES.variants[close]["default_weights"]
 
 
 @pytest.mark.parametrize(
@@ -193,9 +223,9 @@ def test_a_truncated_checkpoint_file_is_reported_as_truncated(kind, kept, tmp_pa
 def test_a_file_that_is_no_checkpoint_is_refused(content, says, tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
-    said = message(TinyDetector(), path)
-    assert says in said
-    assert str(path) in said
+    error = message(TinyDetector(), path)
+    assert says in error
+    assert str(path) in error
 
 
 def test_the_error_for_a_missing_file_suggests_near_names(tmp_path):

@@ -1,4 +1,4 @@
-"""`chordate list`: tables of models and components, with parameters and published figures."""
+"""`chordate list`: tables of models and components, with parameter counts and published metrics."""
 
 import subprocess
 import sys
@@ -7,8 +7,9 @@ import pytest
 import torchvision
 
 import chordate
-from chordate.cli.list import KINDS
+from chordate.cli.list import KINDS, backbone_figure
 from chordate.cli.main import main
+from chordate.contracts import CHECK_OUTPUTS
 
 
 def listed(capsys, *arguments: str) -> str:
@@ -16,13 +17,13 @@ def listed(capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_without_a_kind_every_kind_is_listed_with_its_number(capsys):
+def test_without_a_kind_all_kinds_are_listed(capsys):
     text = listed(capsys)
     assert all(f"│ {kind}" in text for kind in KINDS)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("models", "backbones")])
-def test_a_kind_lists_its_plugs_with_what_they_are(kind, capsys):
+def test_a_kind_lists_its_components_with_descriptions(kind, capsys):
     rows = [line.split("│")[1:3] for line in listed(capsys, kind).splitlines() if line.startswith("│")]
     assert rows and all(what.strip() for _, what in rows)
 
@@ -39,18 +40,56 @@ def test_backbones_have_their_short_form_and_maps(capsys):
     assert "x101-64x4d" in row and "c5:2048/32" in row and "20.4 % error" in row
 
 
-def test_a_pattern_without_signs_matches_anywhere(capsys):
+def test_a_pattern_without_wildcards_matches_substrings(capsys):
     text = listed(capsys, "heads", "box")
     assert "BoxHead" in text and "MaskHead" not in text
 
 
-def test_a_model_that_composes_is_listed_by_its_name(capsys):
+def test_a_composed_model_name_is_listed(capsys):
     assert "retinanet_convnext-t_fpn_1x_coco" in listed(capsys, "models", "retinanet_convnext-t_fpn_1x_coco")
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "names"),
+    [
+        ("models", "mask-rcnn_r101*", ["mask-rcnn_r101_fpn_3x_coco"]),
+        ("models", "mask-rcnn_resnet101*", ["mask-rcnn_r101_fpn_3x_coco"]),
+        ("models", "x101*", ["resnext101_32x4d_imagenet", "resnext101_64x4d_imagenet"]),
+        ("models", "*rcnn*resnext*", ["faster-rcnn_x101-32x8d_fpn_3x_coco", "mask-rcnn_x101-32x8d_fpn_3x_coco"]),
+        ("models", "deeplabv3_convnext_[ts]*", ["deeplabv3_convnext_small_camvid", "deeplabv3_convnext_tiny_camvid"]),
+        ("models", "deeplabv3_r101*", ["deeplabv3_r101-caffe_camvid", "deeplabv3_r101_camvid"]),
+        ("backbones", "x101*", ["resnext101_32x4d", "resnext101_32x8d", "resnext101_64x4d"]),
+        ("backbone", "se-r50", ["seresnet50"]),
+    ],
+)
+def test_short_forms_and_composed_names_match(kind, pattern, names, capsys):
+    rows = [line.split("│")[1].strip() for line in listed(capsys, kind, pattern).splitlines() if line.startswith("│")]
+    assert sorted(rows) == names
+
+
+def test_figures_are_those_of_the_same_model(capsys):
+    """Same backbone, data and image size: 21.2 % of ResNet-RS-50 is at 160 px (Bello et al. 2021)."""
+    (row,) = [line for line in listed(capsys, "backbones", "resnetrs50").splitlines() if line.startswith("│")]
+    assert "21.2 % error at 160 px" in row
+    (row,) = [
+        line for line in listed(capsys, "models", "faster-rcnn_resnet101_fpn_3x_coco").splitlines() if "│ " in line
+    ]
+    assert "42.0 box AP" in row
+    assert backbone_figure("convnext") == backbone_figure("wide_resnet101_2") == ("", "")
+    assert backbone_figure("wrn28_10_cifar")[0] == "4.00 % error"  # without dropout
+
+
+def test_parameters_are_counted_without_running_the_model(monkeypatch, capsys):
+    """Forward passes on the meta device, which check a model's maps, took most of the time."""
+    monkeypatch.setattr("chordate.contracts._meta_outputs", lambda *_: pytest.fail("a forward pass"))
+    assert "25.56" in listed(capsys, "models", "resnet50_imagenet")
+    assert CHECK_OUTPUTS.get()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["modles"], 'unknown kind "modles"; did you mean "models"'),
         (["heads", "BoxHed"], 'unknown head "BoxHed"; did you mean "BoxHead"'),
         (["models", "resnet51_imagenet"], 'unknown backbone "resnet51"'),
     ],

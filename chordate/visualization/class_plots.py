@@ -42,7 +42,7 @@ def class_bars(bars: Sequence[ClassBar], title: str, names: tuple[str, str], mea
         _plot_bars(axis, ordered[max(end - rows, 0) : end], rows, names)
         axis.axvline(mean, color=OTHERS[0], lw=1.2, ls="--", label=mean_name)
     axes[0].set_title(title, loc="left", fontsize=11)
-    axes[-1].legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    figure.legend(*axes[-1].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=3, loc="outside lower right")
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,9 @@ from torch import nn
 
 from chordate.arguments import validate_value
 from chordate.contracts import Backbone
-from chordate.errors import CheckpointError
+from chordate.errors import CheckpointError, near_names
 from chordate.model_contracts import Model
+from chordate.registry import BACKBONES
 from chordate.structures import DatasetMeta
 from chordate.text import pluralize
 from chordate.weights.candidates import Candidate, best_candidate, formats
@@ -28,16 +30,17 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     """Load weights into `model`; the format is recognized by the tensor names.
 
     Known formats are Chordate's own checkpoints (averaged weights are preferred), the state dict of the same model,
-    bare or wrapped, and those in FORMATS. A backbone also loads its part of a whole model's checkpoint. The model is
-    changed only if no error is raised.
+    bare or in a wrapper, and the formats in FORMATS. A backbone loads its part of a whole model's checkpoint. The model
+    is changed only if no error is raised.
 
     Args:
         model: a whole model or a backbone.
         source: a path or URL for `read_state`, the contents that it returned, or a state dict.
-        strict: every tensor of the model must be loaded, and the checkpoint must not contradict the model; parts
-            that the model does not have are skipped; our own checkpoints set `model.meta`. False is for fine-tuning:
-            tensors that fit are loaded. Per-class outputs (`class_rows` of the heads) are loaded for equal class names
-            and the background. The rest of the model is unchanged, and so is `meta` if it has real class names.
+        strict: if True, every tensor of the model must be loaded, and the checkpoint must not contradict the model
+            (parts that the model does not have are skipped); our own checkpoints set `model.meta`. If False, for
+            fine-tuning, the tensors that fit are loaded; outputs per class (`class_rows` of the heads) are loaded for
+            equal class names and the background. The rest of the model is unchanged, and so is `meta` if it has class
+            names rather than numbers.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or belongs to another model.
@@ -72,24 +75,37 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
 
 
 def load_pretrained(model: nn.Module) -> list[LoadReport]:
-    """Load the `pretrained` weights of every backbone in `model`; True means its `default_weights`.
+    """Load the `pretrained` weights of every backbone in `model`; True means the backbone's `default_weights`.
 
     Raises:
         CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights.
     """
     reports = []
-    for _, backbone in find_backbones(model):
+    for path, backbone in find_backbones(model):
         if not backbone.pretrained:
             continue
         source = backbone.default_weights if backbone.pretrained is True else backbone.pretrained
         if source is None:
-            raise CheckpointError(
-                f"{_title(backbone)}: pretrained=True, but it has no default weights; build the variant by its "
-                f'name ("resnet50"), or name the weights: "torchvision://…", "timm://…", a path or a URL'
-            )
+            raise CheckpointError(_no_default_weights(path, backbone))
         reports.append(load_checkpoint(backbone, source))
         warn_about_normalization(model, str(source))
     return reports
+
+
+def _no_default_weights(path: str, backbone: Backbone) -> str:
+    """Error message: how to train from scratch, how to name weights, and a similar backbone that has weights."""
+    title, setting = _title(backbone), f"model.{path}." if path else ""
+    scratch = f"{setting}pretrained=False"
+    if any(not parameter.requires_grad for parameter in backbone.parameters()):
+        scratch += f" {setting}norm=BN {setting}frozen_stages=-1"
+    with_weights = [name for name, variant in BACKBONES.variants.items() if variant.get("default_weights")]
+    depth = re.search(r"\d+", title)
+    close = near_names(f"resnet{depth[0] if depth else 50}", with_weights)
+    return (
+        f"{title}: pretrained=True, but it has no default weights; train it from scratch "
+        f"({'--cfg-options ' if path else ''}{scratch}), set {setting}pretrained to a checkpoint's path or URL, "
+        f"or use {close[0] if close else 'resnet50'}, which has weights"
+    )
 
 
 def _note(theirs: list[int], ours: list[int]) -> str:
@@ -106,8 +122,8 @@ def _unwrap_model(model: nn.Module) -> nn.Module:
 
 
 def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> bool:
-    """Whether the model takes over the checkpoint's metadata: both have the same number of classes and keypoints and
-    the same extra facts, and (unless strict) the model has no class names of its own."""
+    """Whether the checkpoint's metadata replaces the model's: both have equal numbers of classes and keypoints and
+    equal `extra`, and (unless strict) the model's classes have no names."""
     if meta is None or not isinstance(model, Model):
         return False
     if not strict and (has_names(model.meta) or not model.classes):
