@@ -74,6 +74,16 @@ def test_testing_the_best_checkpoint_prints_each_class(trained, folder, capsys):
     assert "dark" in table and "light" in table and "IoU / %" in table
 
 
+def test_a_report_is_written(trained, folder, tmp_path):
+    command = ["test", str(folder / "colors.py"), str(trained / "best_mIoU.pt"), "--data-root", str(folder)]
+    options = ["--report", str(tmp_path), "--cfg-options", "metric.type=SemanticMetric", "metric.boundary=0.02"]
+    options.append("model.tta.flip=True")
+    assert main([*command, *options]) == 0
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["numbers"]["mIoU"] > 0.75 and content["confusion"]["classes"] == ["dark", "light"]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"classes.png", "confusion.png", "worst.png"}
+
+
 def test_predicting_writes_the_classes_and_a_drawing(trained, folder, tmp_path):
     command = ["predict", str(folder / "colors.py"), str(trained / "best_mIoU.pt"), str(folder / "images/0.png")]
     assert main([*command, "--out", str(tmp_path / "drawn")]) == 0

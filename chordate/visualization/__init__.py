@@ -10,6 +10,7 @@ from chordate.visualization.coco_report_plots import plot_coco_report
 from chordate.visualization.detection_drawing import draw_detections, draw_instance_targets
 from chordate.visualization.pose_drawing import draw_pose_targets, draw_poses
 from chordate.visualization.semantic_drawing import draw_semantic_map, draw_semantic_targets
+from chordate.visualization.semantic_report_plots import plot_semantic_report
 from chordate.visualization.side_by_side import side_by_side
 from chordate.visualization.task_drawing import draw, draw_targets, plot_report
 from chordate.visualization.training_curves import plot_training
@@ -32,6 +33,7 @@ __all__ = [
     "draw_targets",
     "plot_coco_report",
     "plot_report",
+    "plot_semantic_report",
     "plot_training",
     "side_by_side",
     "to_picture",
