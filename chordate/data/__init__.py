@@ -5,6 +5,7 @@ Importing the package registers every dataset in DATASETS. `Dataset` is the base
 
 from chordate.data.cifar import CIFAR10, CIFAR100
 from chordate.data.coco import CocoDataset
+from chordate.data.coco_panoptic import CocoPanoptic
 from chordate.data.dataset import Dataset
 from chordate.data.image_folder import ImageFolder, ImageNet
 from chordate.data.semantic_folder import SemanticFolder
@@ -16,6 +17,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "CocoDataset",
+    "CocoPanoptic",
     "Dataset",
     "ImageFolder",
     "ImageNet",
