@@ -73,9 +73,10 @@ class RowMatcher:
 
 
 def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
-    """The names of outputs, in order: "classes", "keypoints", or a list in `meta.extra`; empty if they have none."""
-    if kind == "classes":
-        return meta.classes if has_names(meta) else ()
+    """The names of outputs, in order; empty if they have none. See `ClassRows.names`."""
+    per_class = {"classes": meta.classes, "things": meta.things, "things and stuff": ("things", *meta.stuff)}
+    if kind in per_class:
+        return per_class[kind] if has_names(meta) else ()
     if kind == "keypoints":
         return meta.skeleton.names if meta.skeleton else ()
     names = meta.extra.get(kind)
