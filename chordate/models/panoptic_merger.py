@@ -1,4 +1,4 @@
-"""The classes of Panoptic FPN's heads, and its merge: instance heads know the things, the semantic head knows the stuff."""
+"""Classes and merge of Panoptic FPN: the instance heads know the things, the semantic head knows the stuff."""
 
 from __future__ import annotations
 
