@@ -7,7 +7,7 @@ from typing import Any
 
 from chordate.arguments import Names, PositiveInt, validate_settings, validate_value
 from chordate.composition import Section, as_section, located
-from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
+from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON, COCO_STUFF
 from chordate.data.image_folder import imagenet_classes
 from chordate.errors import ConfigError, DataError, unknown
 from chordate.structures import DatasetMeta, Skeleton
@@ -16,17 +16,23 @@ from chordate.structures.metadata import numbered_names
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Values that a config can refer to by name, for each field of DatasetMeta.
 NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
-    "classes": {"coco": lambda: COCO_CLASSES, "imagenet": imagenet_classes, "cifar10": lambda: CIFAR10_CLASSES},
+    "classes": {
+        "coco": lambda: COCO_CLASSES,
+        "coco_panoptic": lambda: COCO_CLASSES + COCO_STUFF,
+        "imagenet": imagenet_classes,
+        "cifar10": lambda: CIFAR10_CLASSES,
+    },
     "skeleton": {"coco": lambda: COCO_SKELETON},
+    "stuff": {"coco_panoptic": lambda: COCO_STUFF},
 }
 
 
 def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
     """The metadata that a config's `fallback_meta` describes; None if that section is empty.
 
-    Its settings are the fields of DatasetMeta. `classes` may also be "coco", "imagenet", "cifar10", or a number of
-    classes without names; `skeleton` is "coco" (a person's 17 keypoints), a list of keypoint names, or a dict with
-    `names` and `bones`.
+    Its settings are the fields of DatasetMeta. `classes` may also be "coco", "coco_panoptic", "imagenet", "cifar10", or
+    a number of classes without names; `stuff` may be "coco_panoptic"; `skeleton` is "coco" (a person's 17 keypoints), a
+    list of keypoint names, or a dict with `names` and `bones`.
 
     Raises:
         ConfigError: a name or setting is unknown, or a value is invalid for DatasetMeta.
