@@ -7,6 +7,7 @@ from chordate.heads.fcn import FCNHead
 from chordate.heads.keypoint import KeypointHead
 from chordate.heads.linear import ClassificationHead
 from chordate.heads.mask import MaskHead
+from chordate.heads.panoptic_deeplab import CenterOffsetHead, PanopticDeepLabHead
 from chordate.heads.psp import PSPHead
 from chordate.heads.retina import RetinaHead
 from chordate.heads.rpn import RPNHead
@@ -16,6 +17,7 @@ from chordate.heads.trunk import ConvFC, StageTrunk
 __all__ = [
     "BoxHead",
     "CascadeHead",
+    "CenterOffsetHead",
     "ClassificationHead",
     "ConvFC",
     "DeepLabV3Head",
@@ -24,6 +26,7 @@ __all__ = [
     "KeypointHead",
     "MaskHead",
     "PSPHead",
+    "PanopticDeepLabHead",
     "RPNHead",
     "RetinaHead",
     "SemanticFPNHead",
