@@ -47,7 +47,8 @@ def write_panoptic(root: Path, count: int = 2) -> dict:
             ids[rows, columns] = own + number
         colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
         cv2.imwrite(str(root / f"panoptic/{number}.png"), colors[..., ::-1])
-        cv2.imwrite(str(root / f"images/{number}.jpg"), np.random.default_rng(number).integers(0, 256, (32, 40, 3)))
+        noise = np.random.default_rng(number).integers(0, 256, (32, 40, 3), np.uint8)
+        cv2.imwrite(str(root / f"images/{number}.jpg"), noise)
         images.append({"id": 50 - number, "file_name": f"{number}.jpg", "height": 32, "width": 40})
         segments = [{"id": own + number, "category_id": c, "iscrowd": crowd} for own, c, crowd, *_ in SEGMENTS]
         annotations.append({"image_id": 50 - number, "file_name": f"{number}.png", "segments_info": segments})

@@ -1,7 +1,9 @@
-"""Panoptic FPN on the generated shapes, whose backgrounds are stuff; learns from scratch in five minutes on two cores."""
+"""Panoptic FPN on the generated shapes, whose backgrounds are stuff, small enough for two CPU cores."""
 
 _base_ = ["../demo/mask-rcnn_r18_fpn_demo_shapes.py"]
 
+_stuff = ["gradient", "stripes", "checkerboard", "clouds"]
+fallback_meta = dict(classes=["circle", "rectangle", "triangle", "star", "ring", *_stuff], stuff=_stuff)
 model = dict(
     semantic=dict(type="SemanticFPNHead", channels=32, losses=[dict(type="CrossEntropy", loss_weight=0.5)]),
     merge=dict(stuff_area=256),  # 4096 is a quarter of an image of 128 px
