@@ -8,7 +8,7 @@ STAMP := $(BIN)/../.chordate
 # An environment serves this clone when it was installed from this folder with this pyproject.toml.
 STATE = $(CURDIR) $(shell cksum < pyproject.toml)
 
-.PHONY: demo test docs lint types install clean
+.PHONY: demo test tests docs lint types install clean
 
 install:
 	@test -x "$(BIN)"/python || $(PYTHON) -m venv "$(VENV)"
@@ -30,7 +30,11 @@ types: install
 	@"$(BIN)"/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
 	MYPYPATH=build/types "$(BIN)"/mypy
 
-test: lint types
+# Types are checked while the tests run.
+test: lint
+	@$(MAKE) --no-print-directory -j2 types tests
+
+tests: install
 	"$(BIN)"/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 docs: install

@@ -1,12 +1,12 @@
-"""Backbones: images to feature maps. Importing the package registers them in BACKBONES.
+"""Backbones, which compute feature maps from images. Importing the package registers them in BACKBONES.
 
-The contract is `chordate.contracts.Backbone`. The files:
+Their base class is `chordate.contracts.Backbone`. The files:
 
-- architectures: `resnet.py` (its named networks in `resnet_variants.py`), `preact_resnet.py`, `densenet.py`,
-  `convnext.py`, and for CIFAR `cifar_resnet.py` and `highway.py`; each ends with a table of its variants.
-- their parts: `base.py`, the base class (stem, stages, freezing); `layers.py`, residual blocks and shortcuts;
-  `recompute.py`, activation checkpointing.
-- networks of other libraries: `from_timm.py`, `from_torchvision.py`, and their base class in `adapters.py`.
+- architectures: `resnet.py` (its variants are in `resnet_variants.py`), `preact_resnet.py`, `densenet.py`,
+  `convnext.py`, and for CIFAR `cifar_resnet.py` and `highway.py`; each of these files ends with a table of variants.
+- shared by the architectures: `base.py`, the base class (stem, stages, freezing); `layers.py`, residual blocks and
+  shortcuts; `recompute.py`, activation checkpointing.
+- backbones from other libraries: `from_timm.py`, `from_torchvision.py`, and their base class in `adapters.py`.
 """
 
 from chordate.backbones import resnet_variants

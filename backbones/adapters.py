@@ -1,7 +1,7 @@
-"""AdaptedBackbone, the base class of backbones from other libraries, with our map names, map sizes and freezing."""
+"""Base class of backbones from other libraries: unifies feature map names, feature map sizes and freezing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,24 @@ from chordate.backbones.recompute import recompute
 from chordate.contracts import Backbone, FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 
-PROBE_SIZE = (256, 512)  # height and width of the image that probes a network; multiples of every stride
+# In messages: the backbones whose last stages can be dilated.
+DILATED = (
+    "the package's ResNet (ResNeXt, Wide, SE, pre-activation, ResNet-RS), DenseNet and ConvNeXt; timm's ResNet, "
+    "RegNet, EfficientNet, MobileNet and ConvNeXt"
+)
+# Height and width of the images in the forward pass that finds a network's feature maps; multiples of every stride.
+PROBE_SIZE = (256, 512)
 
 
 class Network(NamedTuple):
     """A network from another library.
 
     Attributes:
-        maps: specs of the maps that the network can output, by name.
-        make: function from map names to a network that outputs these maps, as a list or dict.
+        maps: dict from name to spec of the feature maps that the network can output.
+        make: function that builds the network, from the names of the feature maps to output (as a list or dict).
         library: the library's name, and its tensor names for loading weights.
-        channels_last: names of the maps that the network outputs as `[N, H, W, C]`.
-        side_multiple: image height and width must be multiples of this.
+        channels_last: names of the feature maps that the network outputs as `[N, H, W, C]`.
+        side_multiple: image height and width must be multiples of this number.
     """
 
     maps: Mapping[str, FeatureSpec]
@@ -35,23 +41,27 @@ class Network(NamedTuple):
 
 
 class AdaptedBackbone(Backbone):
-    """A network from another library, stored as `net`. Subclasses look up the network in `_find`.
+    """Base class of backbones from other libraries. The network is the attribute `net`; subclasses find it in `_find`.
 
-    Maps have `ceil(side / stride)` cells per side, as the contract requires: if convolutions without padding (AlexNet,
-    Inception, SqueezeNet) or pools that round down (VGG) output fewer, the border cells are repeated.
+    Feature maps have `ceil(side / stride)` cells per side, as `Backbone` requires. If convolutions without padding
+    (AlexNet, Inception, SqueezeNet) or pooling that rounds down (VGG) result in fewer cells, border cells are
+    replicated.
 
     Args:
-        model: name of the network in the library.
-        out: the maps to output; None for the last one of each stride from 4.
-        in_channels: number of image channels. 3-channel weights are adapted when they are loaded.
-        frozen_stages: -1 trains everything; 0 freezes everything up to c1, 1 up to c2 … Frozen BatchNorms keep their
-            statistics.
-        checkpointing: keep only the network's maps, and recompute the network in the backward pass, so that the
-            activations of the network and of the heads are not in memory at the same time.
-        options: further arguments of the library's constructor.
+        model: name of the model in the library.
+        out: names of the feature maps to output; None for the last feature map of each stride ≥ 4.
+        in_channels: number of image channels. Pretrained weights for 3 channels are adapted when they are loaded.
+        frozen_stages: -1 trains all parameters; 0 freezes the layers up to c1, 1 up to c2, … Frozen BatchNorms
+            stay in eval mode.
+        checkpointing: whether to use activation checkpointing: keep only the feature maps, and recompute the network in
+            the backward pass, so that the activations of backbone and heads are not in memory at the same time.
+        output_stride: stride of the coarsest feature map, 32, 16 or 8, by dilation of the last stages; see
+            `STRIDES_AND_DILATIONS`.
+        options: further arguments of the library's model constructor.
 
     Raises:
-        ConfigError: the model, an argument or a map does not exist, or the network cannot be a backbone.
+        ConfigError: the model, an argument or a feature map does not exist, or the network cannot be a backbone or
+            cannot be dilated.
     """
 
     source: str  # the library's name, also the URL scheme of its weights (`timm://…`)
@@ -64,12 +74,17 @@ class AdaptedBackbone(Backbone):
         in_channels: PositiveInt = 3,
         frozen_stages: int = -1,
         checkpointing: bool = False,
+        output_stride: Literal[8, 16, 32] = 32,
         options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.name, self.in_channels, self.checkpointing = f"{self.source}'s {model}", in_channels, checkpointing
         self.default_weights = f"{self.source}://{model}"
+        self.output_stride = output_stride
         network = self._find(model, dict(options or {}))
+        coarsest = max(spec.stride for spec in network.maps.values())
+        if output_stride < 32 and coarsest != output_stride:
+            raise self.not_dilated(f"its coarsest stride stays {coarsest}")
         self.library, self.channels_last = network.library, network.channels_last
         self.side_multiple = network.side_multiple
         maps = network.maps
@@ -77,10 +92,10 @@ class AdaptedBackbone(Backbone):
             out = list({spec.stride: name for name, spec in maps.items() if spec.stride >= 4}.values())
         for name in out:
             if name not in maps:
-                raise ConfigError(unknown(f"map of {self.name}", name, maps))
+                raise ConfigError(unknown(f"feature map of {self.name}", name, maps))
         self.out_features = {name: spec for name, spec in maps.items() if name in out}
         self.net = network.make(list(self.out_features))
-        self.frozen: tuple[str, ...] = ()  # parts of `net` that stay in eval mode
+        self.frozen: tuple[str, ...] = ()  # names of the modules of `net` that stay in eval mode
         stages = {int(name[1:]) - 1: name for name in maps}
         if frozen_stages not in (-1, *stages):
             known = ", ".join(f"{stage} (up to {name})" for stage, name in stages.items())
@@ -89,15 +104,22 @@ class AdaptedBackbone(Backbone):
             self._freeze(network.make, stages[frozen_stages])
 
     def _find(self, model: str, options: dict[str, Any]) -> Network:
-        """Look the network up in the library; `self.name` and `self.in_channels` are set.
+        """Find the network in the library. `self.name`, `self.in_channels` and `self.output_stride` are already set.
 
         Raises:
-            ConfigError: see the class.
+            ConfigError: the model or an option does not exist, or the network cannot be used as a backbone.
         """
         raise NotImplementedError
 
+    def not_dilated(self, reason: str) -> ConfigError:
+        """The error for a network that cannot be dilated to `output_stride`."""
+        return ConfigError(
+            f"{self.name} cannot be dilated to output_stride {self.output_stride} ({reason}); leave output_stride out "
+            f"for stride 32, or use one of: {DILATED}"
+        )
+
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
-        """Disable the gradients of all parameters that the map `last` depends on (found by a backward pass on meta)."""
+        """Freeze the parameters on which the feature map `last` depends (by a backward pass on the meta device)."""
         with torch.device("meta"):
             leading = make([last])
             (x,) = _listed(leading(torch.empty(2, self.in_channels, *PROBE_SIZE)))
@@ -137,7 +159,7 @@ def _listed(outputs: Any) -> list[Tensor]:
 
 
 def _on_grid(x: Tensor, stride: int, images: Tensor) -> Tensor:
-    """Change a map to `ceil(side / stride)` cells per side: repeat its border cells, or crop it."""
+    """Pad a feature map by replicating its border cells, or crop it, to `ceil(side / stride)` cells per side."""
     rows, columns = (-(-side // stride) for side in images.shape[-2:])
     down, across = max(0, rows - x.shape[2]), max(0, columns - x.shape[3])
     if down or across:

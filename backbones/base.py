@@ -1,4 +1,4 @@
-"""StagedBackbone, the base class of our own architectures: a stem and a sequence of stages with feature maps."""
+"""StagedBackbone, the base class of Chordate's own architectures: a stem and a sequence of stages."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple, Self
@@ -15,8 +15,8 @@ from chordate.ops.norms import run_layers
 
 MapNames = Annotated[Sequence[str], NonEmpty]
 
-# By output stride, the strides and dilations of c2 … c5. Dilation replaces the strides that are removed, so that the
-# network computes the same values on a finer grid (Chen et al. 2017, DeepLab v3, section 3.1).
+# Strides and dilations of c2 … c5 for each output stride. Dilation replaces the removed strides, so that the network
+# computes the same values at more positions (Chen et al. 2017, DeepLab v3, section 3.1).
 STRIDES_AND_DILATIONS = {
     32: ((1, 2, 2, 2), (1, 1, 1, 1)),
     16: ((1, 2, 2, 1), (1, 1, 1, 2)),
@@ -25,7 +25,7 @@ STRIDES_AND_DILATIONS = {
 
 
 class Step(NamedTuple):
-    """Part of the forward pass: names of its modules in order, its stage (0 for the stem), and its output map."""
+    """A step of the forward pass: names of its modules in order, its stage (0 for the stem), and name of its output."""
 
     modules: tuple[str, ...]
     stage: int
@@ -37,25 +37,26 @@ class Stage(nn.Sequential):
 
 
 class StagedBackbone(Backbone):
-    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
+    """Base class of backbones with stages: computes the feature maps in `out` from images `[N, in_channels, H, W]`.
 
-    A subclass lists its maps in `maps`, appends modules with `add` or `add_stages` in the order of the forward pass
-    (those of a stage only if `needs(stage)` is true), and calls `freeze` last. Stage k outputs map c(k+1); stage 0 is
-    the stem.
+    A subclass sets `maps`, the names of all its feature maps. Its `__init__` appends modules with `add` or `add_stages`
+    in the order of the forward pass (modules of a stage only if `needs(stage)` is true), and calls `freeze` last. Stage
+    k outputs the feature map c(k+1); stage 0 is the stem.
 
     Args:
         name: the network's name in error messages, such as "ResNet-50".
-        out: the maps to output; later stages are not built.
-        in_channels: number of image channels. 3-channel weights are adapted when they are loaded.
-        frozen_stages: the part that is not trained, counted as in MMDetection: -1 for none, 0 for the stem, 1 for the
-            stem and the first stage, … A frozen part has no gradients, and its BatchNorms keep their running statistics
-            even in training mode. Detectron2's `FREEZE_AT=k` is k - 1; torchvision's `trainable_layers=k` is 4 - k.
-        checkpointing: keep only each block's input for the backward pass and recompute the rest there, see
-            `recompute`. Needs less memory and about a third more time; results are identical. The blocks are the
-            members of a `Stage`, and every other `nn.Sequential` after the stem.
+        out: names of the feature maps to output; stages after the last one are not built.
+        in_channels: number of image channels. Pretrained weights for 3 channels are adapted when they are loaded.
+        frozen_stages: the stages that are not trained, as in MMDetection: -1 for none, 0 for the stem, 1 for the stem
+            and the first stage, … Their parameters have no gradients, and their BatchNorms stay in eval mode.
+            Detectron2's `FREEZE_AT=k` is k - 1; torchvision's `trainable_layers=k` is 4 - k.
+        checkpointing: whether to use activation checkpointing: keep only each block's input for the backward pass, and
+            recompute the block's activations there, see `recompute`. This needs less memory and about a third more
+            time; results are identical. The blocks are the modules in a `Stage`, and every other `nn.Sequential` after
+            the stem.
 
     Raises:
-        ConfigError: `out` names an unknown map, or `frozen_stages` is not a number of stages.
+        ConfigError: a feature map of `out` does not exist, or `frozen_stages` is out of range.
     """
 
     maps: tuple[str, ...] = ("c1", "c2", "c3", "c4", "c5")
@@ -74,7 +75,7 @@ class StagedBackbone(Backbone):
         self.frozen_stages, self.checkpointing = frozen_stages, checkpointing
         for map_name in out:
             if map_name not in self.maps:
-                raise ConfigError(unknown(f"{name} map", map_name, self.maps))
+                raise ConfigError(unknown(f"{name} feature map", map_name, self.maps))
         stages = _stage(self.maps[-1])
         if frozen_stages not in range(-1, stages + 1):
             raise ConfigError(
@@ -85,11 +86,11 @@ class StagedBackbone(Backbone):
         self.steps: list[Step] = []
 
     def needs(self, stage: int) -> bool:
-        """Whether a map of `out` comes from this stage or a later one."""
+        """Whether this stage must be built: whether `out` has a feature map of this stage or of a later one."""
         return stage <= max(map(_stage, self.out))
 
     def add(self, stage: int, spec: FeatureSpec | None = None, **modules: nn.Module) -> None:
-        """Append modules to the forward pass, kept as `self.<name>`; with `spec`, they output the stage's map."""
+        """Append modules to the forward pass, as `self.<name>`. With `spec`, they output the stage's feature map."""
         for name, module in modules.items():
             self.add_module(name, module)
         map_name = None if spec is None else f"c{stage + 1}"
@@ -113,18 +114,18 @@ class StagedBackbone(Backbone):
         closing: Callable[[int], nn.Module] | None = None,
         **options: Any,
     ) -> None:
-        """Append `layer1`, `layer2` … of blocks, as far as `out` needs them.
+        """Append the stages `layer1`, `layer2` …, up to the last one that `out` needs.
 
         Args:
             block: class of the blocks.
             channels, stride: channels and stride of the first stage's input.
-            widths, strides, counts: width of the blocks, stride of the first block and number of blocks, per stage.
-            drop_path: see `drop_rates`.
-            dilations: dilation of the blocks, per stage; all 1 by default.
-            dilate_first: apply a stage's dilation also in the first convolution of its first block; otherwise that
-                convolution has the dilation of the stage before, whose cells it reads.
-            multi_grid: factors of the dilation, per block of the last stage.
-            closing: function from the number of channels to the module `norm` at the end of the last stage.
+            widths, strides, counts: for each stage, width of the blocks, stride of the first block, number of blocks.
+            drop_path: stochastic depth rate of the last block, see `drop_rates`.
+            dilations: dilation of each stage's blocks; all 1 by default.
+            dilate_first: whether the first 3×3 convolution of a stage also has the stage's dilation; otherwise, it has
+                the dilation of the stage before, since it reads that stage's output.
+            multi_grid: for each block of the last stage, a factor of its dilation.
+            closing: function that builds the module `norm` after the last stage, from its number of channels.
             options: further arguments of every block.
         """
         if drop_path and options.get("shortcut") == "none":
@@ -149,13 +150,13 @@ class StagedBackbone(Backbone):
             self.add(number, FeatureSpec(channels, stride), **modules)
 
     def freeze(self) -> None:
-        """Disable the gradients of the frozen stages. Subclasses call it last, after initialization."""
+        """Disable the gradients of the frozen stages. Subclasses call this last, after initialization."""
         for part in self._frozen():
             part.requires_grad_(False)
         self.train(self.training)
 
     def _frozen(self) -> Iterator[nn.Module]:
-        # Look modules up by name, because SyncBatchNorm's conversion replaces them.
+        # Look up modules by name, because conversion to SyncBatchNorm replaces them.
         frozen = (step.modules for step in self.steps if step.stage <= self.frozen_stages)
         return (self.get_submodule(name) for names in frozen for name in names)
 
@@ -178,7 +179,7 @@ class StagedBackbone(Backbone):
         if name != last or not before or _stage(before[0]) != _stage(name) - 1:
             raise ConfigError(
                 f"{self.name}: {name} cannot be removed from a backbone that outputs {', '.join(self.out_features)}; "
-                f"its `out` must end with the map one stage before {name}, then {name}"
+                f"its `out` must end with the feature map of the stage before {name}, then {name}"
             )
         spec = self.out_features.pop(name)
         popped = StagedBackbone(
@@ -214,5 +215,5 @@ class StagedBackbone(Backbone):
 
 
 def _stage(map_name: str) -> int:
-    """The stage that outputs a map; stage 0, the stem, outputs c1."""
+    """The index of the stage that outputs a feature map: 0 (the stem) for c1."""
     return int(map_name[1:]) - 1

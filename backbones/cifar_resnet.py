@@ -1,4 +1,4 @@
-"""ResNets for CIFAR-10 (He et al. 2016, section 4.2 and table 6) with 6n + 2 layers, and plain networks."""
+"""ResNets with 6n + 2 layers for CIFAR-10, and plain networks (He et al. 2016, section 4.2 and table 6)."""
 
 from typing import Any
 
@@ -18,17 +18,18 @@ WIDTHS, STRIDES = (16, 32, 64), (1, 2, 2)
 
 @BACKBONES.register_module()
 class CifarResNet(StagedBackbone):
-    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
+    """ResNet for CIFAR: computes the feature maps in `out` from normalized images `[N, in_channels, H, W]`.
 
-    c1 is the stem's output, c2 … c4 are the stages' outputs. Strides are 1, 1, 2 and 4, widths 16, 16, 32 and 64.
+    c1 is the stem's output, c2 … c4 are the stages' outputs. c1 … c4 have strides 1, 1, 2 and 4, and 16, 16, 32 and 64
+    channels.
 
     Args:
-        depth: 6n + 2 layers, 8 or more.
+        depth: number of layers, 6n + 2 with n ≥ 1.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        shortcut: see `make_shortcut`: "A", without parameters, as in the paper; "none" for a plain network.
+        shortcut: "A" (without parameters) as in the paper; "none" for a plain network; see `make_shortcut`.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation in every block, see `squeeze_excitation`, or None.
-        drop_path: see `drop_rates`.
+        drop_path: stochastic depth rate of the last block, see `drop_rates`.
 
     Raises:
         ConfigError: the depth is not 6n + 2, or arguments contradict each other.

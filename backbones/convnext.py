@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al. 2022, A ConvNet for the 2020s): a ResNet modernized with the design of transformers."""
+"""ConvNeXt (Liu et al. 2022, A ConvNet for the 2020s): a ResNet modernized with design choices of transformers."""
 
 from typing import Any, Literal
 
@@ -13,10 +13,10 @@ from chordate.backbones.layers import drop_rates
 from chordate.contracts import FeatureSpec
 from chordate.registry import BACKBONES
 
-LAYER_SCALE = 1e-6  # table 5 of its appendix
+LAYER_SCALE = 1e-6  # initial layer scale, table 5 of the paper's appendix
 
 Size = Literal["tiny", "small", "base", "large"]
-# Section 3.1 and table 9: blocks and widths of c2 … c5, and the stochastic depth of the ImageNet-1k recipe.
+# Section 3.1 and table 9: number of blocks and channels of c2 … c5, and stochastic depth rate for ImageNet-1k.
 SIZES: dict[Size, dict[str, Any]] = {
     "tiny": {"blocks": (3, 3, 9, 3), "widths": (96, 192, 384, 768), "recipe_drop_path": 0.1},
     "small": {"blocks": (3, 3, 27, 3), "widths": (96, 192, 384, 768), "recipe_drop_path": 0.4},
@@ -26,7 +26,7 @@ SIZES: dict[Size, dict[str, Any]] = {
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of each cell, input and output `[N, C, H, W]`; no copy in channels-last format."""
+    """LayerNorm over the channels; input and output `[N, C, H, W]`. Does not copy channels-last input."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
@@ -34,7 +34,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Sequential:
-    """Norm and a 2×2 convolution of stride 2; with stride 1 it is dilated instead, so that it reads the same cells."""
+    """Norm and a 2×2 convolution of stride 2; with stride 1, the convolution is dilated, to read the same positions."""
     halve = nn.Sequential()
     halve.add_module("0", LayerNorm2d(in_channels, eps=1e-6))
     if stride == 1:
@@ -44,13 +44,14 @@ def _downsample(in_channels: int, out_channels: int, stride: int, dilation: int)
 
 
 class ConvNeXtBlock(nn.Module):
-    """7×7 depthwise, norm, 1×1 to four times the width, GELU, 1×1 back, layer scale (figure 4).
+    """7×7 depthwise convolution, norm, 1×1 convolution to `4 · width` channels, GELU, 1×1 convolution, layer scale.
 
-    Input and output are `[N, width, H, W]`. The 1×1 convolutions are linear layers, as in the authors' code.
+    Figure 4 of the paper. Input and output are `[N, width, H, W]`. The 1×1 convolutions are linear layers, as in the
+    authors' code.
 
     Args:
-        width: channels.
-        drop: see `drop_path`.
+        width: number of channels.
+        drop: stochastic depth rate, see `drop_path`.
         dilation: dilation of the depthwise convolution.
     """
 
@@ -71,15 +72,17 @@ class ConvNeXtBlock(nn.Module):
 
 @BACKBONES.register_module()
 class ConvNeXt(StagedBackbone):
-    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`, c2 … c5 with strides 4 … 32.
+    """ConvNeXt: computes the feature maps in `out` from normalized images `[N, in_channels, H, W]`.
+
+    c2, c3, c4 and c5 have strides 4, 8, 16 and 32.
 
     Args:
         size: "tiny", "small", "base" or "large".
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        out_norm: apply a layer norm to every output map, as in the paper's detectors; ImageNet classifiers have the
-            norm after pooling (`ClassificationHead(norm="LN")`).
+        out_norm: whether to apply a LayerNorm to every output feature map, as in the paper's detectors. ImageNet
+            classifiers have a LayerNorm after pooling instead (`ClassificationHead(norm="LN")`).
         output_stride: 32, 16 or 8, see `STRIDES_AND_DILATIONS`.
-        drop_path: see `drop_rates`; `SIZES` has the paper's values for training on ImageNet.
+        drop_path: stochastic depth rate of the last block, see `drop_rates`; `SIZES` has the rates for ImageNet.
 
     Raises:
         ConfigError: see `StagedBackbone`.

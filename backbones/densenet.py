@@ -1,4 +1,4 @@
-"""DenseNet (Huang et al. 2017, Densely Connected Convolutional Networks): each layer reads all maps before it."""
+"""DenseNet (Huang et al. 2017, Densely Connected Convolutional Networks): a layer's input is all earlier outputs."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -17,13 +17,13 @@ from chordate.ops.convolutions import he_init
 from chordate.ops.norms import Norm, conv_norm, make_norm
 from chordate.registry import BACKBONES
 
-BOTTLENECK = 4  # section 3, "bottleneck layers": 1×1 convolutions of 4 growth rates
+BOTTLENECK = 4  # section 3, "bottleneck layers": the 1×1 convolution has 4k channels (k: growth rate)
 
 
 class DenseLayer(nn.Module):
-    """1×1 and 3×3 convolutions, each after norm and ReLU, concatenated to the input (equation 2, DenseNet-B).
+    """1×1 and 3×3 convolutions, each after norm and ReLU; the output is concatenated to the input (eq. 2, DenseNet-B).
 
-    `[N, in_channels, H, W]` to `[N, in_channels + growth, H, W]`. Parameters are named as in torchvision.
+    Input `[N, in_channels, H, W]`, output `[N, in_channels + growth, H, W]`. Modules are named as in torchvision.
     """
 
     def __init__(self, in_channels: int, growth: int, norm: Norm, dropout: float, dilation: int = 1):
@@ -43,7 +43,9 @@ class DenseLayer(nn.Module):
 
 
 class AtrousAvgPool2d(nn.Module):
-    """Averages 2×2 cells `dilation` apart, with stride 1 and zero padding; input and output `[N, C, H, W]`."""
+    """Dilated 2×2 average pooling with stride 1, and zero padding at the right and the bottom.
+
+    Input and output are `[N, C, H, W]`."""
 
     def __init__(self, dilation: int):
         super().__init__()
@@ -58,22 +60,24 @@ class AtrousAvgPool2d(nn.Module):
 
 @BACKBONES.register_module()
 class DenseNet(StagedBackbone):
-    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
+    """DenseNet: computes the feature maps in `out` from normalized images `[N, in_channels, H, W]`.
 
-    c1 is the stem's output before its max-pool, c2 … are the dense blocks' outputs before the transitions that halve
-    them; the last includes the network's last norm and ReLU.
+    c1 is the stem's output before the max-pool. c2, c3 … are the dense blocks' outputs before the transitions, which
+    halve height and width; the last feature map includes the network's final norm and ReLU.
 
     Args:
-        blocks: dense layers in each block (table 1).
-        growth: growth rate k, the number of channels that each layer adds.
+        blocks: number of dense layers in each dense block (table 1).
+        growth: growth rate k, the number of channels that each dense layer adds.
         channels: number of channels of the stem; None for twice the growth rate, as in table 1.
-        small_stem: a 3×3 convolution of stride 1 instead of 7×7 and max-pool, for CIFAR: the first block has stride 1.
+        small_stem: whether the stem is a 3×3 convolution of stride 1, for CIFAR, instead of a 7×7 convolution and
+            max-pool; the first dense block then has stride 1.
         compression: fraction of the channels that a transition keeps (theta).
-        dropout: fraction of a layer's outputs that are dropped in training.
-        output_stride: 32, 16 or 8, only for ImageNet networks, see `STRIDES_AND_DILATIONS`.
+        dropout: dropout probability of each dense layer's output.
+        output_stride: 32, 16 or 8, see `STRIDES_AND_DILATIONS`; 16 and 8 only for networks with four blocks and a large
+            stem.
         norm: see `make_norm`.
-        out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`; by default `out` is all maps from c2, or
-            the last map with `small_stem`.
+        out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`. By default, `out` has all feature maps
+            from c2, or with `small_stem` only the last one.
 
     Raises:
         ConfigError: arguments contradict each other.

@@ -1,4 +1,4 @@
-"""TimmBackbone: any timm network that outputs features."""
+"""TimmBackbone: any timm model that supports `features_only=True`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,25 +14,27 @@ from chordate.errors import ConfigError
 from chordate.libraries import timm_for
 from chordate.registry import BACKBONES
 
-# Arguments that make timm's transformers of one image size accept any size.
+# Arguments that make timm's fixed-size transformers accept any image size.
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
 
 @BACKBONES.register_module()
 class TimmBackbone(AdaptedBackbone):
-    """A timm network: `dict(type="TimmBackbone", model="efficientnet_b0")`; arguments: see `AdaptedBackbone`.
+    """A timm model as backbone: `dict(type="TimmBackbone", model="efficientnet_b0")`.
 
-    `model` is a name of `timm.list_models()`, with or without the tag of its weights (`"resnet50.a1_in1k"`); `options`
-    are passed to `timm.create_model` (`dict(drop_path_rate=0.1, output_stride=16)`). The first map of stride 2 or more
-    is named after its stride (2 is c1, 4 is c2), and the next ones are numbered consecutively. Transformers for a fixed
-    image size are built to accept any size, padded to multiples of their coarsest stride.
+    The arguments are documented in `AdaptedBackbone`. `model` is a name in `timm.list_models()`, with or without
+    the tag of its weights (`"resnet50.a1_in1k"`); `options` are passed to `timm.create_model`
+    (`dict(drop_path_rate=0.1)`). The first feature map with a stride of 2 or more is named after its stride (c1 for
+    2, c2 for 4); the following feature maps are numbered consecutively. Fixed-size transformers are built so that
+    they accept any image size; images are padded to multiples of the largest stride.
     """
 
     source = "timm"
 
     def _find(self, model: str, options: dict[str, Any]) -> Network:
         timm = timm_for(model, "TimmBackbone")
-        build = partial(timm.create_model, model, in_chans=self.in_channels, **options)
+        dilated = {"output_stride": self.output_stride} if self.output_stride < 32 else {}
+        build = partial(timm.create_model, model, in_chans=self.in_channels, **dilated, **options)
         try:
             with torch.device("meta"):
                 any_size = _any_size(build) if timm.get_pretrained_cfg(model).fixed_input_size else {}
@@ -40,7 +42,9 @@ class TimmBackbone(AdaptedBackbone):
                 features = partial(build, features_only=True, feature_cls="getter", **any_size)
                 info = features().feature_info
                 network = build()
-        except Exception as error:  # timm raises many types
+        except Exception as error:  # timm raises many types of errors
+            if dilated:
+                raise self.not_dilated("timm cannot dilate it") from error
             raise ConfigError(f"{self.name}: {one_line(error)}") from error
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
         coarse = [(spec, index) for spec, index in zip(specs, info.out_indices) if spec.stride > 1]
@@ -59,7 +63,7 @@ class TimmBackbone(AdaptedBackbone):
 
 
 def _any_size(build: Callable[..., nn.Module]) -> dict[str, bool]:
-    """The first arguments in ANY_SIZE that the network accepts; empty if it accepts none."""
+    """The first entry of ANY_SIZE that the model's constructor accepts; an empty dict if it accepts none."""
     for settings in ANY_SIZE:
         try:
             build(**settings)

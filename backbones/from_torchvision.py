@@ -1,4 +1,4 @@
-"""TorchvisionBackbone: any torchvision classification network."""
+"""TorchvisionBackbone: any torchvision classification model."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,15 +13,16 @@ from chordate.contracts import FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
 
-STAGES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}  # the strides of their maps
-MISSING_CELLS = 4  # largest number of cells per side that a map without padding may lack for the probe image
-HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names of the parts after the features
-# Torchvision's weights of these two networks expect another normalization, which the networks apply themselves.
+STAGES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}  # stride of each feature map
+# An unpadded network's feature map may have this many cells fewer per side than `image side // stride`.
+MISSING_CELLS = 4
+HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names of the modules after the features
+# torchvision's weights of these two networks expect a different normalization, which the networks apply themselves.
 INCEPTIONS = ("googlenet", "inception_v3")
 
 
 class _Node(NamedTuple):
-    """A node of a traced network that outputs a map: its path, the map's spec, and whether it is `[N, H, W, C]`."""
+    """A node of a traced network that outputs a feature map: path, spec, and whether the map is `[N, H, W, C]`."""
 
     path: str
     spec: FeatureSpec
@@ -30,11 +31,11 @@ class _Node(NamedTuple):
 
 @BACKBONES.register_module()
 class TorchvisionBackbone(AdaptedBackbone):
-    """A torchvision network: `dict(type="TorchvisionBackbone", model="vgg16")`; arguments: see `AdaptedBackbone`.
+    """A torchvision model as backbone: `dict(type="TorchvisionBackbone", model="vgg16")`.
 
-    `model` is a name of `torchvision.models.list_models()`; `options` are passed to torchvision's builder
-    (`dict(stochastic_depth_prob=0.2)`). c1 … c5 are the last maps of stride 2 … 32 that the network has. The network
-    must accept images of any size.
+    The arguments are documented in `AdaptedBackbone`. `model` is a name in `torchvision.models.list_models()`;
+    `options` are passed to torchvision's model builder (`dict(stochastic_depth_prob=0.2)`). c1 … c5 are the network's
+    last feature maps with strides 2, 4, 8, 16 and 32. The network must accept images of any size.
     """
 
     source = "torchvision"
@@ -46,6 +47,8 @@ class TorchvisionBackbone(AdaptedBackbone):
         settings: dict[str, Any] = {}
         if model in INCEPTIONS:
             settings = {"aux_logits": False, "init_weights": True, "transform_input": self.in_channels == 3}
+        if self.output_stride < 32:
+            raise self.not_dilated("a TorchvisionBackbone has one map per stride")
         settings |= options
 
         def build() -> nn.Module:
@@ -66,7 +69,7 @@ class TorchvisionBackbone(AdaptedBackbone):
         with torch.device("meta"):
             network = build()
             nodes = _nodes(network, self.in_channels, self.name)
-            if model in INCEPTIONS:  # their files include the auxiliary classifiers
+            if model in INCEPTIONS:  # their weight files include the auxiliary classifiers
                 network = torchvision.models.get_model(model, weights=None, init_weights=False)
         return Network(
             {name: node.spec for name, node in nodes.items()},
@@ -77,7 +80,7 @@ class TorchvisionBackbone(AdaptedBackbone):
 
 
 def _replace_stem(network: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution by one with `in_channels` input channels."""
+    """Replace the first convolution by a new one with `in_channels` input channels."""
     name, stem = next((name, part) for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
     if stem.in_channels != in_channels:
         settings = {key: getattr(stem, key) for key in ("kernel_size", "stride", "padding", "dilation")}
@@ -87,9 +90,10 @@ def _replace_stem(network: nn.Module, in_channels: int) -> None:
 
 
 def _nodes(network: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
-    """The last node of each stride, by map name; the network is on the meta device.
+    """For each stride, find the last node that outputs a feature map; returns a dict keyed by feature map name.
 
-    Only outputs of complete blocks (`relu`, `Mixed_6a`, `features.6`, `layer3.5`) count, not of branches within them.
+    Only outputs of complete blocks (`relu`, `Mixed_6a`, `features.6`, `layer3.5`) are considered, not outputs inside a
+    block. The network must be on the meta device.
     """
     stages = {name for name, part in network.named_children() if isinstance(part, nn.Sequential | nn.ModuleList)}
     try:
@@ -98,7 +102,7 @@ def _nodes(network: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
         outputs = extractor(torch.empty(2, in_channels, *PROBE_SIZE, device="meta"))
     except Exception as error:  # tracing fails in many ways
         height, width = PROBE_SIZE
-        raise ConfigError(f"{name} does not take images of {height}×{width} px: {one_line(error)}") from error
+        raise ConfigError(f"{name} does not accept images of {height}×{width} px: {one_line(error)}") from error
     ends: dict[tuple[str, ...], str] = {}
     for path in paths:
         part, *inner = path.split(".")

@@ -1,4 +1,4 @@
-"""Highway networks (Srivastava et al. 2015): the predecessor of ResNet, with a learned gate in the shortcut."""
+"""Highway networks (Srivastava et al. 2015), which preceded ResNets: shortcuts with a learned gate."""
 
 from typing import Any
 
@@ -21,10 +21,13 @@ GATE_BIAS = -2.0  # section 2.2: negative, so that a deep network initially pass
 class HighwayBlock(Block):
     """y = H(x) · T(x) + x · (1 - T(x)) (equation 3) if the shape is unchanged, else y = H(x).
 
-    H is a 3×3 convolution, norm and ReLU; T, the transform gate, a 3×3 convolution and a sigmoid.
+    H is a 3×3 convolution, norm and ReLU; T, the transform gate, is a 3×3 convolution and a sigmoid. Input
+    `[N, in_channels, H, W]`, output `[N, width, H / stride, W / stride]`.
 
     Args:
-        in_channels, width, stride, norm: `[N, in_channels, H, W]` to `[N, width, H/stride, W/stride]`.
+        in_channels, width: number of input and output channels.
+        stride: stride of H.
+        norm: norm of H, see `make_norm`.
     """
 
     expansion = 1
@@ -47,15 +50,15 @@ class HighwayBlock(Block):
 
 @BACKBONES.register_module()
 class HighwayNet(StagedBackbone):
-    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`, c1 … c4 with strides 1, 1, 2 and 4.
+    """Highway network for CIFAR: computes the feature maps in `out` from normalized images `[N, in_channels, H, W]`.
 
-    A highway network with the stem, widths and strides of `CifarResNet`, for comparison. The paper's CIFAR networks
-    (its table 2) have other widths.
+    c1 … c4 have strides 1, 1, 2 and 4. Stem, widths and strides are as in `CifarResNet`, for comparison; the paper's
+    CIFAR networks (its table 2) have other widths.
 
     Args:
-        depth: 3n + 2 layers: a stem, 3n blocks and the classifier.
+        depth: number of layers, 3n + 2: the stem, 3n blocks and the classifier.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        norm: norm of the transformed branch, see `make_norm`; None as in the paper.
+        norm: norm of H in each block and of the stem, see `make_norm`; the paper uses none.
 
     Raises:
         ConfigError: the depth is not 3n + 2.

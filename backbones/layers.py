@@ -1,6 +1,6 @@
 """Layers and residual blocks of the ResNet family (He et al. 2016, sections 3.3 and 4.1).
 
-Parameters have torchvision's and timm's names (`conv1`, `bn1`, `downsample`), whatever the norm is, so that
+Modules have the same names as in torchvision and timm (`conv1`, `bn1`, `downsample`) for every type of norm, so that
 pretrained weights load without renaming.
 """
 
@@ -20,16 +20,16 @@ Shortcut = Literal["A", "B", "C", "D", "none"]
 def conv(
     in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> nn.Conv2d:
-    """A convolution without bias (a norm follows), padded so that only `stride` changes the size."""
+    """A convolution without bias (a norm follows), padded so that stride 1 keeps height and width."""
     padding = dilation * (kernel - 1) // 2
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
 
 
 def squeeze_excitation(channels: int, ratio: float | None) -> nn.Module:
-    """Squeeze-and-excitation: reweights channels by global context (Hu et al. 2018, section 3). None: identity.
+    """Squeeze-and-excitation: reweights channels by global context (Hu et al. 2018, section 3).
 
-    The squeezed width is `channels * ratio` rounded to a multiple of 8, at least 8, as in timm's weights; table 2 of
-    the paper has ratio 1/16.
+    `ratio` is 1/16 in table 2 of the paper; None for no squeeze-and-excitation. The number of squeezed channels,
+    `channels * ratio`, is rounded to a multiple of 8, at least 8, as in timm.
     """
     if ratio is None:
         return nn.Identity()
@@ -37,22 +37,22 @@ def squeeze_excitation(channels: int, ratio: float | None) -> nn.Module:
 
 
 def drop_path(rate: float) -> nn.Module:
-    """Stochastic depth: skips a residual branch for a fraction `rate` of the training images (Huang et al. 2016)."""
+    """Stochastic depth: drops a residual branch for a fraction `rate` of the training images (Huang et al. 2016)."""
     return StochasticDepth(rate, "row") if rate else nn.Identity()
 
 
 def drop_rates(rate: float, blocks: int) -> list[float]:
-    """Linear decay of the survival rate (Huang et al. 2016, equation 4): 0 for the first block, `rate` for the last.
+    """Stochastic depth rates, rising linearly from 0 (first block) to `rate` (last block; Huang et al. 2016, eq. 4).
 
-    The paper counts blocks from 1, so that the first one is dropped too; timm's recipes count from 0, as here.
+    The paper counts blocks from 1, so its first block has a rate above 0; here, as in timm, blocks count from 0.
     """
     return [rate * i / max(1, blocks - 1) for i in range(blocks)]
 
 
 def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNorm:
-    """Three 3×3 convolutions of total stride 2 that replace the 7×7 (ResNet-C: He T. et al. 2019, section 4.2).
+    """Three 3×3 convolutions with a total stride of 2 that replace the 7×7 (ResNet-C, He T. et al. 2019, section 4.2).
 
-    The norm and ReLU after the last convolution are the ResNet's own, as after a 7×7.
+    The norm and ReLU after the last convolution are not included; `ResNet` adds them, as after the 7×7 convolution.
     """
     half = out_channels // 2
     return ConvNorm(
@@ -67,7 +67,7 @@ def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNorm:
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: subsamples by `stride` and pads the new channels with zeros. No parameters."""
+    """Shortcut of option A: subsamples by `stride` and zero-pads the additional channels. Has no parameters."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -85,15 +85,15 @@ def make_shortcut(
 
     Args:
         option: "A" for zero padding if the shape changes; "B" for a 1×1 projection if the shape changes, the common
-            choice; "C" for a projection in every block; "D" for B with the stride in an average pool before the
-            projection (He T. et al. 2019, section 4.2), so that no cell is ignored; "none" for no shortcut (plain
+            choice; "C" for a projection in every block; "D" for option B with the stride in an average pool before the
+            projection, so that no position is ignored (He T. et al. 2019, section 4.2); "none" for no shortcut (plain
             networks).
         in_channels, out_channels, stride: channels and stride of the block.
-        norm: norm of the projection, see `make_norm`.
-        dilation: dilation of the block. If it replaces a stride, D still averages 2×2 neighbors, as in timm: the cell,
-            the next ones to the right and below, and zeros beyond the border. The strided network averages the same
-            cells, except for odd sizes, and for a second stage without its stride (c5 at output stride 8), where the
-            cells are further apart.
+        norm: norm after the projection, see `make_norm`.
+        dilation: dilation of the block. If dilation replaces a stride, option D still averages 2×2 adjacent positions,
+            with zero padding at the right and the bottom, as in timm. The strided network averages the same positions,
+            except for odd sizes, and except in the second stage whose stride is removed (c5 at output stride 8), where
+            these positions are further apart.
     """
     if option == "none":
         return None
@@ -114,26 +114,28 @@ def make_shortcut(
 
 
 class Block(nn.Module):
-    """The building block of stages: `block(in_channels, width, stride=…, …)` outputs `expansion * width` channels."""
+    """Base class of blocks: `block(in_channels, width, stride=…, …)` outputs `expansion * width` channels."""
 
     expansion: int
 
 
 class ResidualBlock(Block):
-    """A branch of convolutions added to a shortcut, `[N, in_channels, H, W]` to `[N, expansion * width, H/s, W/s]`.
+    """Base class of residual blocks: the sum of a branch of convolutions and a shortcut, then ReLU.
 
-    A subclass makes the branch's convolutions and norms in `add_branch`, and applies them in `branch`.
+    Input `[N, in_channels, H, W]`, output `[N, expansion * width, H / stride, W / stride]`. A subclass creates the
+    branch's convolutions and norms in `add_branch`, and applies them in `branch`.
 
     Args:
         in_channels: number of channels of the input.
-        width: width of the branch's convolutions; its last one has `expansion * width` channels.
+        width: number of channels of the branch's convolutions; the last one outputs `expansion * width` channels.
         stride: stride of one convolution of the branch, and of the shortcut.
-        dilation: dilation of the 3×3 convolutions after the strided one.
-        dilation_before: dilation of the strided 3×3 convolution (whose stride is 1 if dilation replaces it).
+        dilation: dilation of 3×3 convolutions after the strided convolution.
+        dilation_before: dilation of the strided 3×3 convolution (its stride is 1 if dilation replaces the stride);
+            timm's `first_dilation`.
         shortcut: see `make_shortcut`.
-        norm: see `make_norm`.
+        norm: norm after each convolution, see `make_norm`.
         se: ratio of squeeze-and-excitation at the end of the branch, see `squeeze_excitation`.
-        drop: see `drop_path`.
+        drop: stochastic depth rate, see `drop_path`.
         options: further arguments of the subclass's `add_branch`.
     """
 
@@ -192,10 +194,10 @@ class Bottleneck(ResidualBlock):
     """1×1, 3×3 and 1×1 convolutions (figure 5, right).
 
     Options:
-        style: "pytorch" puts the stride in the 3×3 (ResNet v1.5), "caffe" in the first 1×1 (the paper).
-        groups, group_width: the 3×3 has `groups` groups (cardinality) of `group_width` channels at width 64, more in
-            proportion to the width (Xie et al. 2017, section 3.3 and table 1); one group of 128 makes it twice as
-            wide (Zagoruyko & Komodakis 2016).
+        style: "pytorch" puts the stride in the 3×3 convolution (ResNet v1.5), "caffe" in the first 1×1 (the paper).
+        groups, group_width: the 3×3 convolution has `groups` groups (the cardinality) of `group_width · width / 64`
+            channels each (Xie et al. 2017, section 3.3 and table 1); one group of 128 doubles its channels (Zagoruyko &
+            Komodakis 2016).
     """
 
     expansion = 4

@@ -1,7 +1,7 @@
 """Pre-activation ResNet (He et al. 2016, Identity Mappings in Deep Residual Networks), for ImageNet and for CIFAR.
 
-Norm and ReLU come before each convolution, so that the blocks are connected only by additions. Wide ResNets for CIFAR
-(Zagoruyko & Komodakis 2016, Wide Residual Networks) consist of the same blocks.
+Norm and ReLU come before each convolution, so that there are only additions on the path from block to block. Wide
+ResNets for CIFAR (Zagoruyko & Komodakis 2016, Wide Residual Networks) have the same blocks.
 """
 
 from functools import partial
@@ -21,24 +21,26 @@ from chordate.ops.norms import Norm, conv_norm, make_norm
 from chordate.registry import BACKBONES
 
 Depth = Literal[50, 101, 152, 200]
-# Blocks of c2 … c5: the ResNet paper's table 1; 200: Identity Mappings, section 4.
+# Number of blocks in c2 … c5. 50, 101, 152: table 1 of the ResNet paper; 200: Identity Mappings, section 4.
 DEPTHS: dict[Depth, tuple[int, int, int, int]] = {
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
 }
-# Wide ResNets, tables 4 and 5: depth, and width relative to a ResNet.
+# Wide ResNets, tables 4 and 5: depth, and factor of the width of a ResNet.
 WIDE_SIZES = ((16, 4), (16, 8), (28, 10), (40, 4))
 
 
 class PreActResidualBlock(ResidualBlock):
-    """A branch whose convolutions each follow a norm and a ReLU; nothing follows the addition (figure 4e).
+    """Base class of pre-activation blocks: norm and ReLU before each convolution, none after the addition (figure 4e).
 
-    If the shape changes, `shortcut` "A" is zero padding, and "B" is a 1×1 convolution of the activated map.
+    If the shape changes, `shortcut="A"` is zero padding, and `shortcut="B"` is a 1×1 convolution, whose input is after
+    the first norm and ReLU.
 
     Attributes:
-        carries_active: whether an identity shortcut starts from the activated map, as in a network's first block.
+        carries_active: whether the input of the identity shortcut is after the first norm and ReLU, as in the first
+            block of a network.
     """
 
     carries_active = False
@@ -56,7 +58,7 @@ class PreActResidualBlock(ResidualBlock):
         return conv(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.norm1(x))  # not in place: without a norm this would change x, which the shortcut carries
+        active = F.relu(self.norm1(x))  # not in place: without a norm, this would change x, the shortcut's input
         y = self.drop_path(self.se(self.branch(active)))
         is_projection = isinstance(self.downsample, nn.Conv2d)
         return y + self.downsample(active if is_projection or self.carries_active else x)
@@ -66,7 +68,7 @@ class PreActBlock(PreActResidualBlock):
     """Two 3×3 convolutions; the first has the stride.
 
     Options:
-        dropout: fraction of channels dropped between the convolutions (Zagoruyko & Komodakis 2016, section 2.4).
+        dropout: dropout probability between the convolutions (Zagoruyko & Komodakis 2016, section 2.4).
     """
 
     expansion = 1
@@ -115,18 +117,18 @@ def _norm_relu(norm: Norm, channels: int) -> nn.Sequential:
 
 @BACKBONES.register_module()
 class PreActResNet(StagedBackbone):
-    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
+    """Pre-activation ResNet: computes the feature maps in `out` from normalized images `[N, in_channels, H, W]`.
 
-    c1 is the bare 7×7 convolution (stride 2), c2 … c4 are the stages' sums before any norm, as timm's features are; c5
-    includes the network's last norm and ReLU.
+    c1 is the output of the 7×7 convolution (stride 2), without norm. c2 … c4 are the outputs of the last addition in
+    each stage, before norm and ReLU, as in timm; c5 includes the network's final norm and ReLU.
 
     Args:
-        depth: 50, 101, 152 or 200; all consist of bottlenecks.
+        depth: 50, 101, 152 or 200, all with bottleneck blocks.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation in every block, see `squeeze_excitation`, or None.
         output_stride: 32, 16 or 8, see `STRIDES_AND_DILATIONS`.
-        drop_path: see `drop_rates`.
+        drop_path: stochastic depth rate of the last block, see `drop_rates`.
 
     Raises:
         ConfigError: see `StagedBackbone`.
@@ -172,19 +174,20 @@ class PreActResNet(StagedBackbone):
 
 @BACKBONES.register_module()
 class CifarPreActResNet(StagedBackbone):
-    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`, c1 … c4 with strides 1, 1, 2 and 4.
+    """Pre-activation ResNet for CIFAR: computes the feature maps in `out` from images `[N, in_channels, H, W]`.
 
-    c2 and c3 are the stages' sums before any norm; c4 includes the network's last norm and ReLU.
+    c1 … c4 have strides 1, 1, 2 and 4. c2 and c3 are the outputs of the last addition in each stage, before norm and
+    ReLU; c4 includes the network's final norm and ReLU.
 
     Args:
-        depth: 6n + 2 with basic blocks, or 6n + 4 as for Wide ResNets, which count projections too; 9n + 2 with
+        depth: 6n + 2 with basic blocks (or 6n + 4, as in Wide ResNets, whose depth includes projections); 9n + 2 with
             bottlenecks.
-        bottleneck: use blocks of 1×1, 3×3 and 1×1 convolutions, whose output is four times as wide.
-        widen: factor of the blocks' widths 16, 32 and 64.
-        shortcut: for blocks that change the shape, see `PreActResidualBlock`.
-        dropout: fraction of channels dropped between the convolutions of a basic block.
+        bottleneck: whether to use bottleneck blocks, which output four times as many channels, instead of basic blocks.
+        widen: factor of the blocks' widths, 16, 32 and 64.
+        shortcut: "A" or "B", the shortcut of blocks that change the shape, see `PreActResidualBlock`.
+        dropout: dropout probability between the convolutions of a basic block.
 
-    The other arguments are those of `PreActResNet`.
+    The other arguments are as in `PreActResNet`.
     """
 
     maps = ("c1", "c2", "c3", "c4")
@@ -230,7 +233,7 @@ class CifarPreActResNet(StagedBackbone):
             se=se,
             **options,
         )
-        if not bottleneck and widen == 1 and self.needs(1):  # Identity Mappings, appendix; other first blocks project
+        if not bottleneck and widen == 1 and self.needs(1):  # Identity Mappings, appendix; else there is a projection
             first: Any = self.get_submodule("layer1.0")
             first.carries_active = True
         he_init(self)

@@ -1,4 +1,4 @@
-"""Activation checkpointing that updates running statistics once."""
+"""Activation checkpointing that updates BatchNorm's running statistics only once per step."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,11 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(block: nn.Module, x: Tensor) -> Any:
-    """Compute `block(x)`, keeping only `x` for the backward pass, where the block is computed again.
+    """Compute `block(x)`, and keep only `x` for the backward pass, which computes the block again.
 
-    Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost.
+    Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost.
     """
-    if torch.compiler.is_compiling():  # the compiler updates statistics once
+    if torch.compiler.is_compiling():  # compiled code updates the statistics once anyway
         return checkpoint(block, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -25,7 +25,7 @@ def recompute(block: nn.Module, x: Tensor) -> Any:
 
 @contextmanager
 def _preserved_buffers(block: nn.Module) -> Iterator[None]:
-    """Run the block on copies of its buffers: the running statistics already include the batch."""
+    """Context manager: replaces the block's buffers by copies, since running statistics already include the batch."""
     kept = [(m, name, buffer) for m in block.modules() for name, buffer in m.named_buffers(recurse=False)]
     for module, name, buffer in kept:
         setattr(module, name, buffer.clone())

@@ -1,6 +1,6 @@
 """ResNet (He et al. 2016, Deep Residual Learning for Image Recognition).
 
-ResNeXt, Wide ResNet, SE-ResNet and ResNet-RS are settings of this class: rows of the tables in `resnet_variants.py`.
+ResNeXt, Wide ResNet, SE-ResNet and ResNet-RS are this class with other arguments, listed in `resnet_variants.py`.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from chordate.ops.norms import ConvNorm, FrozenBatchNorm, Norm, make_norm
 from chordate.registry import BACKBONES
 
 Depth = Literal[18, 34, 50, 101, 152, 200, 270, 350, 420]
-# By depth: the block, and its number in c2 … c5. Up to 152: table 1; 200: He et al. 2016, Identity Mappings, section 4;
-# above: Bello et al. 2021, appendix.
+# For each depth, the type of block, and the number of blocks in c2 … c5. Up to 152: table 1; 200: He et al. 2016,
+# Identity Mappings, section 4; above 200: Bello et al. 2021, appendix.
 DEPTHS: dict[Depth, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -36,33 +36,32 @@ Stem = Literal["7x7", "deep", "deep-strided"]
 
 @BACKBONES.register_module()
 class ResNet(StagedBackbone):
-    """Normalized images `[N, in_channels, H, W]` to the maps named in `out`.
+    """ResNet: computes the feature maps in `out` from normalized images `[N, in_channels, H, W]`.
 
-    c1 is the stem's output before its max-pool (stride 2), c2 … c5 are the outputs of the four stages.
+    c1 is the stem's output before the max-pool (stride 2); c2 … c5 are the outputs of the four stages (strides 4 … 32).
 
     Args:
         depth: 18, 34 (basic blocks), 50, 101, 152, 200, 270, 350 or 420 (bottlenecks).
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        style: "pytorch" puts the stride of a bottleneck in the 3×3, as torchvision's weights expect (v1.5,
-            ResNet-B); "caffe" in the first 1×1, as in the paper (v1) and Detectron2's MSRA weights.
+        style: "pytorch" puts the stride of a bottleneck in the 3×3 convolution, as torchvision's weights require (v1.5,
+            ResNet-B); "caffe" puts it in the first 1×1, as in the paper (v1) and Detectron2's MSRA weights.
         shortcut: "A" for zero padding, "B" for projections if the shape changes, "C" for projections in every block,
-            "D" for B after an average pool, "none" for a plain network. See `make_shortcut`.
-        stem: "7x7" as in the paper; "deep" for three 3×3 convolutions (ResNet-C, He T. et al. 2019, section 4.2);
-            "deep-strided" for these and a strided 3×3 instead of the max-pool (ResNet-RS, Bello et al. 2021, section
-            4.1).
-        base_channels: channels of the stem and of the blocks in c2, 64 in the paper; each later stage is twice as wide.
-        groups, group_width: settings of the bottlenecks, see `Bottleneck`; 32 groups of 4 make ResNeXt-32x4d.
+            "D" for option B after an average pool, "none" for a plain network. See `make_shortcut`.
+        stem: "7x7" for a 7×7 convolution, as in the paper; "deep" for three 3×3 convolutions (ResNet-C, He T. et al.
+            2019, section 4.2); "deep-strided" for three 3×3 convolutions, and a strided 3×3 convolution instead of the
+            max-pool (ResNet-RS, Bello et al. 2021, section 4.1).
+        base_channels: width of the stem and of the blocks in c2, 64 in the paper; the width doubles with each stage.
+        groups, group_width: arguments of `Bottleneck`; 32 and 4 for ResNeXt-32x4d.
         se: ratio of squeeze-and-excitation in every block, or None.
         norm: "BN", "SyncBN", "FrozenBN", "GN" or a dict, see `make_norm`.
-        output_stride: 32, or 16 or 8 for dense prediction, see `STRIDES_AND_DILATIONS`. With `se`, which then averages
-            more cells, and with shortcut D, the values differ slightly from those of the strided network.
-        dilations: dilations of c2 … c5, instead of those that `output_stride` implies; they apply to every block of
-            the stage, as in Detectron2 and MMDetection.
-        multi_grid: factors of the dilation per block of c5; (1, 2, 4) in DeepLab v3 (its section 3.2.1).
-        zero_init_last: initialize each block's last norm with zero, so that the blocks start as identities
+        output_stride: 32, or 16 or 8 for dense prediction, see `STRIDES_AND_DILATIONS`. With `se` (which then averages
+            more positions) and with shortcut "D", the values differ slightly from the network with stride 32.
+        dilations: dilations of c2 … c5, instead of the dilations that `output_stride` implies; they apply to every
+            block of the stage, as in Detectron2 and MMDetection.
+        multi_grid: for each block of c5, a factor of its dilation; (1, 2, 4) in DeepLab v3 (its section 3.2.1).
+        zero_init_last: whether to initialize each block's last norm with zero, so that the blocks start as identities
             (Goyal et al. 2017, section 5.1).
-        drop_path: stochastic depth, the fraction of training images that skip the last block's branch, see
-            `drop_rates`.
+        drop_path: stochastic depth rate of the last block, see `drop_rates`.
 
     Raises:
         ConfigError: arguments contradict each other.
@@ -143,14 +142,14 @@ class ResNet(StagedBackbone):
             if isinstance(module, BasicBlock | Bottleneck):
                 norm = module.last_norm
                 if isinstance(norm, nn.Identity | FrozenBatchNorm):
-                    raise ConfigError(f"{self.name}: zero_init_last needs a trainable norm; a frozen one would stay 0")
+                    raise ConfigError(f"{self.name}: zero_init_last needs a trainable norm; a frozen norm would stay 0")
                 nn.init.zeros_(norm.weight)  # type: ignore[arg-type]
 
 
 def _name(
     depth: Depth, style: str, shortcut: str, stem: str, base: int, groups: int, group_width: int, se: float | None
 ) -> str:
-    """The network's name in the papers."""
+    """The network's name as in the papers, e.g. "ResNeXt-50-32x4d"."""
     if (stem, shortcut) == ("deep-strided", "D") and se:
         return f"ResNet-RS-{depth}"
     if groups > 1:

@@ -1,7 +1,7 @@
-"""The named networks that are settings of `ResNet`: ResNet, ResNeXt, Wide ResNet, SE-ResNet and ResNet-RS.
+"""Named variants of `ResNet`, as tables of its arguments: ResNet, ResNeXt, Wide ResNet, SE-ResNet and ResNet-RS.
 
-Default weights are torchvision's IMAGENET1K_V1 where they exist: its detectors start from them too, and they were
-trained by the papers' recipes.
+Default weights are torchvision's IMAGENET1K_V1 where they exist: torchvision's detectors are fine-tuned from these
+weights, which were trained with the papers' recipes.
 """
 
 from typing import Any
@@ -19,8 +19,9 @@ def _timm(name: str, tag: str, **settings: Any) -> Variants:
     return {name: {**settings, "default_weights": f"timm://{name}.{tag}"}}
 
 
-# He et al. 2016, Deep Residual Learning for Image Recognition, table 1. "c" (deep stem) and "d" (average pool in the
-# shortcut too) are named as in GluonCV and timm: He T. et al. 2019, section 4.2. "caffe": stride in the first 1×1.
+# He et al. 2016, Deep Residual Learning for Image Recognition, table 1. Suffixes "c" (deep stem) and "d" (deep stem,
+# and average pool in the shortcut) as in GluonCV and timm: He T. et al. 2019, section 4.2. "caffe": stride in the first
+# 1×1 convolution.
 RESNET: Variants = {
     **_torchvision("resnet18", depth=18),
     **_torchvision("resnet34", depth=34),
@@ -42,9 +43,9 @@ RESNET: Variants = {
     "plain34": {"depth": 34, "shortcut": "none"},
 }
 
-# Xie et al. 2017, Aggregated Residual Transformations for Deep Neural Networks, table 1: the 3×3 of each bottleneck has
-# `groups` paths (the cardinality) of `group_width` channels at c2, twice as many at each later stage; "32x4d" is
-# groups x group_width. 32x8d: Mahajan et al. 2018.
+# Xie et al. 2017, Aggregated Residual Transformations for Deep Neural Networks, table 1: the 3×3 convolution of each
+# bottleneck has `groups` groups (the cardinality) of `group_width` channels at c2, twice as many channels at each later
+# stage; "32x4d" is groups x group_width. 32x8d: Mahajan et al. 2018.
 RESNEXT: Variants = {
     **_torchvision("resnext50_32x4d", depth=50, groups=32, group_width=4),
     **_timm("resnext101_32x4d", "gluon_in1k", depth=101, groups=32, group_width=4),
@@ -52,14 +53,15 @@ RESNEXT: Variants = {
     **_torchvision("resnext101_64x4d", depth=101, groups=64, group_width=4),
 }
 
-# Zagoruyko & Komodakis 2016, Wide Residual Networks, table 8: "WRN-50-2-bottleneck" has twice the channels in the 3×3
-# of each bottleneck, and as many as ResNet-50 between the blocks.
+# Zagoruyko & Komodakis 2016, Wide Residual Networks, table 8: "WRN-50-2-bottleneck" has twice as many channels as
+# ResNet-50 in the 3×3 convolution of each bottleneck, and as many as ResNet-50 between the blocks.
 WIDE_RESNET: Variants = {
     **_torchvision("wide_resnet50_2", depth=50, group_width=128),
     **_torchvision("wide_resnet101_2", depth=101, group_width=128),
 }
 
-# Hu et al. 2018, Squeeze-and-Excitation Networks, figure 3 and table 1. Every ResNet accepts `se`; these are named.
+# Hu et al. 2018, Squeeze-and-Excitation Networks, figure 3 and table 1. Every ResNet accepts `se`; these are the
+# named variants.
 SE_RESNET: Variants = {
     "seresnet18": {"depth": 18, "se": 1 / 16},
     "seresnet34": {"depth": 34, "se": 1 / 16},

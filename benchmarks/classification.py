@@ -1,10 +1,10 @@
-"""ResNet-50 classification against torchvision: the training step and the input pipeline, each by itself.
+"""Benchmark of ResNet-50 classification against torchvision: the training step and the input pipeline, separately.
 
-Training: our ImageClassifier from uint8 images, against torchvision's ResNet-50 in a plain loop from normalized floats.
+Training: our ImageClassifier on uint8 images, against torchvision's ResNet-50 in a plain loop on normalized floats.
 Both sides have the same weights, layout, precision and optimizer, and run alternately in one process.
 
 Loading: our ImageFolder and loader against `torchvision.datasets.ImageFolder` and a plain DataLoader, with the same
-v2 transforms (RandomResizedCrop 224, flip) over the same generated JPEGs of ImageNet's mean size, also alternately.
+v2 transforms (RandomResizedCrop 224, flip) on the same generated JPEGs of ImageNet's most common size, alternately.
 
     python benchmarks/classification.py [--batch 32 --rounds 7 --precision bf16 --eager] [--images 600 --workers 2]
 """
@@ -38,7 +38,7 @@ HEIGHT, WIDTH = 375, 500  # ImageNet's most common size
 
 
 def training_steps(device: torch.device, batch: int, precision: str, compiled: bool) -> tuple[Any, Any]:
-    """A training step of our model and one of torchvision's, each from a batch on the device to updated weights."""
+    """Training steps of our model and of torchvision's; a step goes from a batch on the device to updated weights."""
     theirs: Any = torchvision.models.resnet50(weights=None)
     ours: Any = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet50"}, num_classes=1000)
     chordate.load_checkpoint(ours, theirs.state_dict())
@@ -71,7 +71,7 @@ def training_steps(device: torch.device, batch: int, precision: str, compiled: b
 
 
 def write_images(root: Path, count: int) -> None:
-    """JPEGs of smooth noise in ten class folders."""
+    """Write `count` JPEGs of smooth noise to ten class folders."""
     random = np.random.default_rng(0)
     for number in range(count):
         folder = root / f"class{number % 10}"
@@ -110,9 +110,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--eager", action="store_true", help="compile neither side")
-    parser.add_argument("--images", type=int, default=600, help="JPEGs that the loaders read")
-    parser.add_argument("--workers", type=int, default=2, help="loading processes")
+    parser.add_argument("--eager", action="store_true", help="do not compile the models")
+    parser.add_argument("--images", type=int, default=600, help="number of JPEGs to load")
+    parser.add_argument("--workers", type=int, default=2, help="number of loader processes")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -128,7 +128,7 @@ def main() -> None:
     steps = training_steps(device, arguments.batch, arguments.precision, not arguments.eager)
     row(f"ResNet-50 training step ({how})", arguments.batch, steps)
     with tempfile.TemporaryDirectory() as folder:
-        images = arguments.images // arguments.batch * arguments.batch  # whole batches, equally many for both libraries
+        images = arguments.images // arguments.batch * arguments.batch  # full batches, as many for both libraries
         write_images(Path(folder) / "train", images)
         ours, theirs = loaders(Path(folder), arguments.batch, arguments.workers)
         row(f"loading {WIDTH}×{HEIGHT} JPEGs ({arguments.workers} workers)", images,

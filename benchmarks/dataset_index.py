@@ -1,8 +1,8 @@
-"""Opening an annotation file of COCO train2017's size: CocoDataset against pycocotools, in time and memory.
+"""Benchmark of opening an annotation file of COCO train2017's size: CocoDataset against pycocotools, time and memory.
 
-Each side opens the file in a new process (CocoDataset with its health check) and forks 4 workers, which read the
-annotations, including polygons, of random images. A worker's memory is that of its private pages (Linux
-`smaps_rollup`); pages that are still shared with the parent do not count.
+Each side opens the file in a new process (CocoDataset also checks the annotations) and forks 4 workers, which read the
+annotations, including polygons, of random images. A worker's memory is the size of its private pages
+(Linux `smaps_rollup`); pages that are still shared with the parent do not count.
 
     python benchmarks/dataset_index.py [--file instances.json] [--images 118287 --annotations 860001]
 
@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-IMAGES, ANNOTATIONS, CATEGORIES, WORKERS, READS = 118_287, 860_001, 80, 4, 5_000  # COCO train2017's numbers
-VERTICES = 24  # mean per instance, which makes the file as large as train2017's
+IMAGES, ANNOTATIONS, CATEGORIES, WORKERS, READS = 118_287, 860_001, 80, 4, 5_000  # first three: COCO train2017
+VERTICES = 24  # mean number of polygon vertices per instance; makes the file as large as train2017's
 
 
 def generate(path: Path, images: int, annotations: int) -> None:
-    """Write COCO-format annotations: blobs of 8 to 40 vertices in random places, with the fields that COCO has."""
+    """Write annotations in COCO format: star-shaped polygons of random sizes, with all fields of COCO's files."""
     rng = np.random.default_rng(0)
     owner = np.sort(rng.integers(0, images, annotations))
     with open(path, "w") as file:
@@ -75,7 +75,7 @@ def generate(path: Path, images: int, annotations: int) -> None:
 
 
 def memory(*fields: str) -> float:
-    """Memory of this process in MB: the sum of these fields of `smaps_rollup`."""
+    """Memory of this process in MB: the sum of the given fields of `smaps_rollup`."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     sizes = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
     return sum(sizes[field] for field in fields) / 1024

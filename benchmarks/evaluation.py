@@ -1,7 +1,6 @@
-"""COCO's box AP on a generated set of val2017's size: CocoMetric against pycocotools, from the same detections.
+"""Benchmark of COCO's box AP on generated data of val2017's size: CocoMetric against pycocotools, same detections.
 
-Both start from one `Detections` per image in memory, with an open index of the ground truth, and end with COCO's
-twelve metrics.
+Both start from one `Detections` per image in memory and from indexed ground truth, and end with COCO's twelve metrics.
 
     python benchmarks/evaluation.py [--images 5000 --detections 100 --classes 80]
 """
@@ -27,12 +26,12 @@ from rich.table import Table
 from chordate.evaluation import CocoMetric
 from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo
 
-OBJECTS = 7.3  # mean number per image of val2017
+OBJECTS = 7.3  # mean number of objects per image in val2017
 BATCH = 8
 
 
 def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any], list[Detections]]:
-    """Ground truth, and predictions of a mediocre model: shifted boxes, some wrong labels, many false positives."""
+    """Generate ground truth, and predictions with shifted boxes, some wrong labels and many false positives."""
     rng = np.random.default_rng(0)
     annotations, predictions = [], []
     for image_id in range(1, images + 1):
@@ -72,7 +71,7 @@ def generate(images: int, detections: int, classes: int) -> tuple[dict[str, Any]
 
 
 class Clock:
-    """Adds up the seconds of each named step."""
+    """Measures the seconds of named steps, and their sum."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -134,7 +133,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=100, help="per image")
     parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=2, help="alternating rounds; each side's fastest one counts")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="number of alternating rounds; the fastest round of each side counts"
+    )
     arguments = parser.parse_args()
     content, predictions = generate(arguments.images, arguments.detections, arguments.classes)
     best: dict[str, Clock] = {}
@@ -155,7 +156,7 @@ def main() -> None:
     console.print(table)
     difference = np.abs(numbers["CocoMetric"] - numbers["pycocotools"]).max()
     ratio, ap = best["pycocotools"].total() / best["CocoMetric"].total(), numbers["CocoMetric"][0]
-    console.print(f"{ratio:.0f} times as fast; AP {ap:.4f}; the twelve numbers differ by at most {difference:.1e}")
+    console.print(f"{ratio:.0f} times as fast; AP {ap:.4f}; the twelve metrics differ by at most {difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""ResNet-50 and FPN with FrozenBN against torchvision's: the same weights, statistics and images, alternating.
+"""Benchmark of ResNet-50 with FPN and FrozenBN against torchvision's: same weights, statistics and images, alternating.
 
-Ours folds each norm into its convolution; "unfolded" is ours with a hook in each norm, which prevents folding. Ratios
-are torchvision's median time over ours: above 1, ours is faster.
+Our model folds each norm into its convolution; "unfolded" is our model with a hook in each norm, which prevents
+folding. Ratios are torchvision's median time over ours: above 1, ours is faster.
 
     python benchmarks/frozen_norm.py [--height 800 --width 1088 --batch 1 --rounds 7]
 """
@@ -24,7 +24,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from chordate.ops.norms import FrozenBatchNorm
 from chordate.registry import BACKBONES, NECKS
 
-TOLERANCE = 1e-3  # of a map's largest value: random networks amplify float32 rounding; float64 agrees to 1e-12
+TOLERANCE = 1e-3  # relative to a feature map's maximum: random networks amplify rounding (float64 agrees to 1e-12)
 
 
 class Ours(nn.Module):

@@ -2,7 +2,7 @@
 
 Counts the distinct functions of this project that one training sample and one training step call (`sys.setprofile`):
 `dataset[key]`, collation and `model.loss`, for a Faster R-CNN with ResNet-50 and FPN on small generated images.
-Functions that run once, when parts are built, do not count. DETR's count by this rule is 60.
+Functions that run only when the dataset and the model are built do not count. DETR's count by this rule is 60.
 
     python benchmarks/functions.py
 """
@@ -49,7 +49,7 @@ def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:
             batch = dataset.collate([dataset[0, 0]], model.size_divisor)
             sum(model.loss(batch).values())
 
-        train()  # for imports and caches of the first call
+        train()  # the first call also imports modules and fills caches
         return entered(train)
 
 

@@ -1,4 +1,4 @@
-"""Our two-stage detectors and torchvision's, with the same weights and the same images, for `two_stage.py`."""
+"""Builds our two-stage detectors and torchvision's, with the same weights and images, for `two_stage.py`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ THEIRS = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
 def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
     """Our model and torchvision's with the same weights: the last three stages are trained, BatchNorm is frozen.
 
-    Statistics and class scores are fitted to `images` `[N, 3, H, W]` uint8, so that both detect 100 objects per image.
+    Norm statistics and class scores are adjusted to `images` `[N, 3, H, W]` uint8, so that both detect 100 objects per
+    image.
     """
     height, width = images.shape[-2:]
     backbone = resnet_fpn_backbone(
@@ -49,7 +50,7 @@ def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Set the statistics of every FrozenBN to those of its input, since random networks overflow with 0 and 1."""
+    """Set the statistics of every FrozenBN to its input's statistics, since random networks overflow with 0 and 1."""
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))  # type: ignore[operator]
@@ -63,7 +64,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
 
 def random_images(count: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """uint8 images `[N, 3, H, W]`, boxes `[N, G, 4]`, labels `[N, G]`."""
+    """Random uint8 images `[N, 3, H, W]`, boxes `[N, G, 4]` and labels `[N, G]`."""
     random = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, height // 16, width // 16), generator=random).float()
     images = torch.nn.functional.interpolate(images, (height, width), mode="bilinear").to(torch.uint8)
@@ -75,7 +76,7 @@ def random_images(count: int, height: int, width: int, seed: int) -> tuple[Tenso
 
 
 def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-    """Bitmaps `[M, height, width]` of the ellipses in `boxes` `[M, 4]`; a bitmap covers its frame `[M, 4]`."""
+    """Bitmaps `[M, height, width]` of the ellipses inscribed in `boxes` `[M, 4]`; bitmap i covers `frames[i]`."""
     left, top, right, bottom = frames[:, :, None, None].unbind(1)
     x = left + (torch.arange(width) + 0.5) / width * (right - left)
     y = top + (torch.arange(height)[:, None] + 0.5) / height * (bottom - top)
@@ -84,7 +85,7 @@ def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
-    """A batch as from our loader: 112×112 bitmaps in the frames of the boxes."""
+    """A batch as our loader yields it: masks are 112×112 bitmaps over the boxes."""
     count, _, height, width = images.shape
     filled = torch.ones(count, OBJECTS, dtype=torch.bool)
     masks = ellipses(boxes.flatten(0, 1), boxes.flatten(0, 1), BITMAP_SIZE, BITMAP_SIZE)
@@ -96,7 +97,7 @@ def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
 def their_batch(
     images: Tensor, boxes: Tensor, labels: Tensor, device: torch.device
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """A batch for torchvision's detectors: a list of float images, and bitmaps of the whole image."""
+    """A batch for torchvision's detectors: a list of float images, and masks of the size of the image."""
     height, width = images.shape[-2:]
     frame = torch.tensor([0.0, 0.0, width, height]).expand(OBJECTS, 4)
     targets = [

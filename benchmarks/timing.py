@@ -1,4 +1,4 @@
-"""Times two functions alternately, so that other load on the machine affects both; also times parts of a function."""
+"""Times two functions alternately, so that other load on the machine affects both; and times parts of functions."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 def now() -> float:
-    """Seconds, after the GPU has finished its work."""
+    """Current time in seconds, after the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -33,7 +33,7 @@ def alternate(first: Callable[[], Any], second: Callable[[], Any], rounds: int) 
 
 
 class Clock:
-    """Adds up the seconds of named parts; a nested part counts for the outer one only."""
+    """Adds up the seconds of named parts; the time of a nested part counts only for the outer part."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -53,7 +53,7 @@ class Clock:
 
     @contextmanager
     def watching(self, parts: Mapping[str, Sequence[tuple[Any, str]]]) -> Iterator[None]:
-        """Time the methods of each part, as pairs of object and method name."""
+        """Context manager that times the methods of each part, given as pairs (object, method name)."""
 
         def watched(part: str, method: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:
@@ -73,7 +73,7 @@ class Clock:
 
 
 def gpu_calls(run: Callable[[], Any]) -> tuple[int, int]:
-    """Numbers of kernel launches and of host-device synchronizations in a call."""
+    """Number of kernel launches, and number of host-device synchronizations, in a call of `run`."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         run()

@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN R-50 FPN against torchvision's: training step and inference, same weights, same images.
+"""Benchmark of Faster and Mask R-CNN R-50 FPN against torchvision's: training and inference, same weights and images.
 
 Both sides run alternately in one process, so that other load on the machine affects both. Ratios are torchvision's
 median time over ours: above 1, ours is faster. "Like for like" uses the same memory layout and precision for both
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--bf16", action="store_true", help="also in bfloat16 on a CPU; always done on a GPU")
+    parser.add_argument("--bf16", action="store_true", help="measure bfloat16 on a CPU (always measured on a GPU)")
     parser.add_argument("--profile", action="store_true", help="print where our training step and inference spend time")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def main() -> None:
     row("inference", "as shipped: chordate.predict, torchvision's model", shipped, their_shipped)
     ours.train(), theirs.train()
     row("training step", "like for like: contiguous, fp32", our_step(), their_step())
-    if use_channels_last("auto", device):  # else both train as above
+    if use_channels_last("auto", device):  # otherwise the defaults are the settings above
         layout(torch.channels_last, ours)
         row("training step", "as shipped: fp32, ours channels-last", our_step(), their_step())
     layout(torch.channels_last, ours, theirs)
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precision: str, rounds: int) -> Table:
-    """Milliseconds per part of a step, libraries alternating; on a GPU also memory, kernel launches and host syncs."""
+    """Table of milliseconds per part of a step, libraries alternating; on a GPU with memory, launches, host syncs."""
     rpn, heads = ours.rpn, [(ours.box, "sample"), (ours.box, "loss")]
     if ours.mask is not None:
         heads.append((ours.mask, "loss"))

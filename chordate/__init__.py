@@ -1,4 +1,4 @@
-"""Chordate: any backbone, any neck, any head; assembled from a config, trained, evaluated and used.
+"""Chordate: models of any backbone, neck and head, built from a config; training, evaluation and prediction.
 
 Importing the package is fast: each public name is imported from its module at first access. `__init__.pyi` lists the
 public names, as in SPEC 1 of Scientific Python (scientific-python.org/specs/spec-0001).

@@ -1,4 +1,4 @@
-"""`python -m chordate`, the same as `chordate`."""
+"""Makes `python -m chordate` run the command `chordate`."""
 
 import sys
 

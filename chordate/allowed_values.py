@@ -1,4 +1,4 @@
-"""Describes in words which values an annotation allows, and which part of a value it rejects."""
+"""Describes, for error messages, the values that a type annotation allows and the item of a value that it rejects."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _shortened.maxdict = _shortened.maxlist = _shortened.maxtuple = 8
 
 
 class Rejection(NamedTuple):
-    """The part of a value that an annotation rejects.
+    """The item of a (nested) value that a type annotation rejects.
 
     Attributes:
-        path: keys and indices that lead to that part.
-        message: "must be ≥ 0, got -1".
+        path: keys and indices from the value to the rejected item.
+        message: error message about the item, such as "must be ≥ 0, got -1".
     """
 
     path: tuple[str, ...]
@@ -44,13 +44,13 @@ class Rejection(NamedTuple):
 
 
 def rejection(annotation: Any, value: Any, fits: Callable[[Any, Any], bool]) -> Rejection:
-    """Find the part of a rejected value that does not fit the annotation.
+    """Find the item of a rejected value that does not fit its annotation.
 
     Args:
         annotation: an annotation that `chordate.arguments` reduced to int, float, bool, str, None, Literal, Annotated,
             other classes, and unions, Sequence, tuple and Mapping of these.
         value: the rejected value.
-        fits: a function that returns whether a value fits an annotation.
+        fits: `fits(annotation, value)` returns whether the value fits the annotation.
     """
     inner = _strip(annotation)
     options = [option for option in _members(inner) if _is_container(option, value)]
@@ -64,13 +64,13 @@ def rejection(annotation: Any, value: Any, fits: Callable[[Any, Any], bool]) -> 
 
 
 def format_value(value: Any) -> str:
-    """A value as written in a config, on one line and shortened."""
+    """Format a value as a config would write it, on one line, truncated if long."""
     text = repr_name(value) if isinstance(value, str) and len(value) < 80 else _shortened.repr(value)
     return " ".join(text.split())
 
 
 def allowed(annotation: Any, value: Any = None) -> str:
-    """Describe the values that an annotation allows; only the bounds if the value is a number of the right type."""
+    """Describe the values that an annotation allows: "an integer ≥ 1", or "≥ 1" if `value` is an integer."""
     members = _members(_strip(annotation))
     if len(members) > 1:
         literals = [literal for member in members if get_origin(member) is Literal for literal in get_args(member)]
@@ -105,6 +105,7 @@ def allowed(annotation: Any, value: Any = None) -> str:
     return f"{'an' if inner.__name__[0] in 'AEIOU' else 'a'} {inner.__name__}"
 
 
+# `allowed` appends the docstrings of these three predicates to "a list ".
 def ascend(items: Sequence[float]) -> bool:
     """of strictly increasing numbers"""
     return all(earlier < later for earlier, later in itertools.pairwise(items))
@@ -167,7 +168,10 @@ def _bounds(annotation: Any, value: Any = None) -> list[str]:
 
 
 def _is_container(annotation: Any, value: Any) -> bool:
-    """Whether the value is a list of the annotated length, or a dict if annotated so: then an item must be wrong."""
+    """Whether the value is a list of the annotated length, or a dict where a dict is annotated.
+
+    If such a value is rejected, one of its items is wrong.
+    """
     inner = _strip(annotation)
     if get_origin(inner) is tuple and Ellipsis not in get_args(inner):
         return isinstance(value, list | tuple) and len(value) == len(get_args(inner))

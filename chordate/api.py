@@ -34,7 +34,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
-    """Names of the registered backbones and their variants that match a shell pattern, `"*resnet*"`."""
+    """Names of the registered backbones and their variants that match a shell pattern, for example `"*resnet*"`."""
     return BACKBONES.names(pattern)
 
 
@@ -47,14 +47,14 @@ def predict(
     batch_size: PositiveInt = 1,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
 ) -> list[Any]:
-    """Predict on images of any size. Does not modify the model, so several threads may share it.
+    """Predict on images of any size. The model is not modified, so several threads may share it.
 
     Args:
         model: from `build_model`, with weights loaded, in evaluation mode; it stays on its device.
-        images: a path, an RGB array `[H, W, 3]` uint8, a PIL image, an RGB tensor `[3, H, W]` (uint8, or float
-            0 … 1), a stack of them, or a list of any of these.
+        images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
+            tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1.
         score_threshold: detections with a lower score are dropped; the model also applies its own threshold (0.05).
-            A classifier ignores it and returns all scores.
+            Classifiers ignore the threshold and return all scores.
         batch_size: number of images per forward pass.
         precision: "fp32" keeps the model's data type; "bf16" runs convolutions and matrix products in bfloat16, which
             changes scores by about 0.01; "auto" is "bf16" for a float32 model on a GPU of compute capability 8 (Ampere)
@@ -64,7 +64,7 @@ def predict(
         One Prediction per image, for example Detections in pixels of the original image, best score first.
 
     Raises:
-        ConfigError: the model or a part of it is in training mode, or an argument is out of its range.
+        ConfigError: the model or a submodule is in training mode, or an argument is out of its range.
         DataError: an image cannot be read.
     """
     given = {"score_threshold": score_threshold, "batch_size": batch_size, "precision": precision}
@@ -82,18 +82,18 @@ def predict(
 def features(
     model: Model, images: AnyImage | Sequence[AnyImage], *, map: str | None = None, batch_size: PositiveInt = 1
 ) -> Tensor:
-    """Extract one feature vector per image: a feature map averaged over the image.
+    """Extract one feature vector per image: a spatially averaged feature map, or the input of the last layer.
 
     Args:
         model, images, batch_size: as in `predict`.
-        map: name of a backbone map, such as "c4"; None for the inputs of a classifier's last layer.
+        map: name of a feature map of the backbone, such as "c4"; None for the input of a classifier's last layer.
 
     Returns:
-        `[images, channels]` float32, on the model's device.
+        `[N, C]` float32, one row per image, on the model's device.
 
     Raises:
-        ConfigError: the map does not exist, `map` is None for a model that is not a classifier, or the model is in
-            training mode.
+        ConfigError: the feature map does not exist, `map` is None for a model that is not a classifier, or the model is
+            in training mode.
         DataError: an image cannot be read, or `images` is empty.
     """
     validate_arguments(features, {"model": model, "map": map, "batch_size": batch_size}, "features")
@@ -108,7 +108,7 @@ def _is_ampere(device: torch.device) -> bool:
 
 
 def _batches(model: Model, images: AnyImage | Sequence[AnyImage], batch_size: int) -> Iterator[Batch]:
-    """Batches of the images after the model's test pipeline, on the model's device."""
+    """Yield batches of images, transformed by the model's test pipeline, on the model's device."""
     for name, module in model.named_modules():
         if module.training:
             part = f".{name}" if name else ""
@@ -160,13 +160,15 @@ def _as_uint8(image: Any, number: int) -> Tensor:
     if tensor.shape[0] == 1:
         tensor = tensor.expand(3, -1, -1)
     if tensor.shape[0] != 3 or 0 in tensor.shape:
-        raise DataError(f"{what}: expected 3 channels, RGB, and some pixels; got {list(tensor.shape)} (channels first)")
+        raise DataError(
+            f"{what}: expected RGB, 3 channels, with at least one pixel; got {list(tensor.shape)} (channels first)"
+        )
     if tensor.is_floating_point():
         if not torch.isfinite(tensor).all() or tensor.min() < 0 or tensor.max() > 1:
-            raise DataError(f"{what}: floating-point images are 0 … 1; give 0 … 255 as uint8")
+            raise DataError(f"{what}: floating-point pixels must be within 0 … 1; convert pixels of 0 … 255 to uint8")
         tensor = (tensor * 255).round()
     elif tensor.dtype != torch.uint8:
         whole = not tensor.is_complex() and tensor.dtype != torch.bool
         if not whole or tensor.long().min() < 0 or tensor.long().max() > 255:
-            raise DataError(f"{what}: integer images are 0 … 255; this one is {tensor.dtype} with other values")
+            raise DataError(f"{what}: integer pixels must be within 0 … 255, got {tensor.dtype} with other values")
     return tensor.to(torch.uint8).contiguous()

@@ -5,8 +5,8 @@ checked: `int`, `float`, `bool`, `str`, `None`, `Literal["a", "b"]`, `Sequence[i
 `Mapping[str, int]`, `Path`, classes, and unions and `Annotated` forms of these. Any other annotation (a tensor, a
 callable, a Protocol) accepts every value.
 
-Types are strict: strings and bools are not numbers. An integer is accepted as a float, a list as a tuple, a string as
-a path, and a number or array of numpy or torch as plain numbers.
+Types are strict: strings and bools are not numbers. An integer is accepted for a float, a list for a tuple, a string
+for a path, and numbers and arrays of numpy or torch for Python numbers and lists.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Fraction = Annotated[float, Ge(0), Le(1)]  # 0 and 1 are allowed
 OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither 0 nor 1 is allowed
 ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 0 is allowed, 1 is not; for example a dropout rate
 Seed = Annotated[int, Ge(0), Lt(2**32)]
-NonEmpty = MinLen(1)  # Annotated[Sequence[int], NonEmpty]
-Ascending = Predicate(ascend)  # Annotated[Sequence[int], Ascending]: strictly ascending numbers
+NonEmpty = MinLen(1)  # for example Annotated[Sequence[int], NonEmpty]
+Ascending = Predicate(ascend)  # for example Annotated[Sequence[int], Ascending]; strictly ascending
 NotDescending = Predicate(do_not_descend)  # for example a lower and an upper threshold, which may be equal
 Names = Annotated[Sequence[str], Predicate(are_names)]
 
@@ -48,8 +48,8 @@ class Parameters(NamedTuple):
     """The parameters of a callable.
 
     Attributes:
-        annotations: annotations by parameter name, reduced to the checkable part.
-        defaults: default values by parameter name, for parameters that have one.
+        annotations: mapping from parameter name to annotation, in which Any replaces what cannot be checked.
+        defaults: mapping from parameter name to default value, for the parameters with a default.
         rest: annotation of `**kwargs`; None if the callable has no `**kwargs`, so unknown names are errors.
     """
 
@@ -71,17 +71,19 @@ def validate_arguments(
 
     Args:
         target: a class or function.
-        arguments: some or all of its arguments, by name. A `Section` makes errors name the file and the path.
+        arguments: some or all of the target's keyword arguments. If they are a `Section`, errors name the config file
+            and the key path.
         where: the owner of the arguments for error messages, such as `backbone ResNet`.
         inferred: parameters that the caller fills in; messages do not list them as available.
-        extra_settings: annotations of settings that are accepted in addition to the callable's own parameters.
-        values: whether to check the values too, or only the names.
+        extra_settings: mapping from name to annotation, for settings accepted in addition to the target's parameters.
+        values: whether to check the values in addition to the names.
 
     Returns:
         The arguments, converted to the annotated types (a list to a tuple, an integer to a float).
 
     Raises:
-        ConfigError: names are unknown or values do not fit. One line lists them all, with similar names.
+        ConfigError: names are unknown, or values do not fit their annotations. The message lists all of them on one
+            line, with suggestions for unknown names.
     """
     parameters = parameters_of(target)
     annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in extra_settings.items()}
@@ -115,8 +117,9 @@ def validate_settings(
     Args:
         target: the class; its signature defines the settings and which of them are required.
         section: the settings; None for an empty section.
-        where: config path (`train`) for error messages if `section` is a plain dict; a Section knows its path.
-        wiring: arguments that come from other parts, not from the section.
+        where: key path of the section (`train`) for error messages; used only if `section` is a plain dict, since a
+            Section stores its key path.
+        wiring: further arguments, which are not settings of the section.
 
     Raises:
         ConfigError: settings are unknown, missing or invalid, or the class rejects them.
@@ -171,11 +174,11 @@ def is_third_party(target: Callable[..., Any]) -> bool:
 
 @cache
 def parameters_of(target: Callable[..., Any]) -> Parameters:
-    """The parameters of a callable, their annotations reduced to the checkable part.
+    """The parameters of a callable; in their annotations, Any replaces what cannot be checked.
 
     A class with `**kwargs` is expected to pass them to its parent class, so the parent's parameters become optional
-    parameters of the class. If the class has required parameters of its own, they replace the parent's required ones (a
-    VocDataset requires a folder instead of a CocoDataset's annotations).
+    parameters of the class. If the class has required parameters of its own, they replace the parent's required ones
+    (`VocDataset` requires a folder where its parent `CocoDataset` requires annotations).
     """
     annotations, defaults, rest = {}, {}, None
     for parameter in inspect.signature(target).parameters.values():
@@ -210,7 +213,10 @@ def _setting_problem(arguments: Mapping[str, Any], name: str, where: str, reject
 
 
 def _section_problem(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
-    """Format `mine.py: model.rpn: message`; omits a path that the message contains. A plain dict adds nothing."""
+    """Format `mine.py: model.rpn: message`, without the key path if the message starts with it.
+
+    For a plain dict, which has no file and no key path, returns only the message.
+    """
     if isinstance(arguments, Section):
         path = "" if where == arguments.name() else f"{arguments.name()}: "
         return f"{arguments.source(keys)}{path}{message}"
@@ -248,13 +254,13 @@ def _fits(annotation: Any, value: Any) -> bool:
 def _adapter(annotation: Any) -> Any:
     from pydantic import ConfigDict, InstanceOf, TypeAdapter
 
-    # pydantic rejects a config for dataclasses; an InstanceOf checks the class only, so it needs none.
+    # pydantic rejects a config for a dataclass; `InstanceOf` checks only the class, so no config is needed.
     is_class = any(isinstance(item, InstanceOf) for item in getattr(annotation, "__metadata__", ()))
     return TypeAdapter(annotation, config=None if is_class else ConfigDict(strict=True))
 
 
 def _checkable(annotation: Any) -> Any:
-    """An annotation with everything that cannot be checked replaced by Any."""
+    """Replace everything in an annotation that cannot be checked by Any."""
     from pydantic import InstanceOf, Strict, WrapValidator
 
     origin, inner = get_origin(annotation) or annotation, get_args(annotation)
@@ -270,7 +276,7 @@ def _checkable(annotation: Any) -> Any:
         return Annotated[(base, *known)] if base is not Any and known else base
     if origin in (Union, types.UnionType):
         members = tuple(_checkable(member) for member in inner)
-        return Any if Any in members else Union[members]  # noqa: UP007  (of a tuple)
+        return Any if Any in members else Union[members]  # noqa: UP007  (`members` is a tuple)
     # Typed Any, because the annotations below are built at run time.
     generic: dict[Any, Any] = {tuple: tuple, Sequence: Sequence, Mapping: Mapping}
     items = tuple(item if item is Ellipsis else _checkable(item) for item in inner)

@@ -1,4 +1,4 @@
-"""Merges the layers of a config (files, then options), and records the layer that each setting came from."""
+"""Merges config layers (the settings of each file, then the options), and records which layer set each setting."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ KeyPath = tuple[str, ...]  # keys and list indices from the top of the config
 
 
 class Origin(NamedTuple):
-    """The layer in which a setting was written.
+    """The config layer (a file, a dict or the options) that set a setting.
 
     Attributes:
         rank: position among the layers; later layers override earlier ones.
-        source: the path as shown in messages, or `--cfg-options`.
+        source: the file's path as shown in messages, or `--cfg-options`.
     """
 
     rank: int
@@ -38,14 +38,14 @@ def origin_of(origins: Mapping[KeyPath, Origin], path: KeyPath) -> Origin | None
 
 
 class Section(dict[str, Any]):
-    """A dict of settings that knows its path in the config; nested dicts are sections too.
+    """A dict of settings that stores its key path in the config; dicts nested in it are Sections as well.
 
-    `copy()` and `|` keep the path; `dict(section)` and `{**section}` lose it, so that errors about them name no file.
+    `copy()` and `|` keep the path; `dict(section)` and `{**section}` lose it: errors about them do not name the file.
 
     Args:
         values: the settings.
         path: keys from the top of the config to this dict.
-        origins: origins of all settings of the config.
+        origins: mapping from key path to Origin, for all settings of the config.
     """
 
     def __init__(self, values: Mapping[str, Any], path: KeyPath = (), origins: Mapping[KeyPath, Origin] | None = None):
@@ -53,11 +53,11 @@ class Section(dict[str, Any]):
         super().__init__({key: _placed(value, (*path, str(key)), self.origins) for key, value in values.items()})
 
     def name(self, key: str | None = None) -> str:
-        """The dotted path of a setting (`model.rpn.nms_threshold`), or of the section itself."""
+        """The dotted key path of a setting (`model.rpn.nms_threshold`); of the section itself if `key` is None."""
         return ".".join(self.path if key is None else (*self.path, key))
 
     def source(self, keys: Iterable[str]) -> str:
-        """`file: ` of the last layer that wrote one of the settings (plain or dotted keys); empty if unknown."""
+        """Prefix `file: ` for messages: the last file that set one of `keys`, which may be dotted; empty if unknown."""
         written = []
         for key in keys:
             here = (*self.path, *str(key).split("."))
@@ -92,13 +92,13 @@ def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
 
 
 def placed_parts(section: Mapping[str, Any], key: str) -> list[Any]:
-    """The parts in a list setting (`pipeline`) of a section; a part that is only a name becomes a Section."""
+    """The components in a list of a section, such as `pipeline`; components given only by name become Sections."""
     parts = section.get(key) or ()
     return [placed_part(section, part, key, str(index)) for index, part in enumerate(parts)]
 
 
 def placed_part(section: Mapping[str, Any], part: Any, *keys: str) -> Any:
-    """Return `part`, found at `keys` in a section; a name or another plain value becomes a Section."""
+    """Return `part`, the value at `keys` in a section; a name, number or None becomes `Section(type=part)`."""
     if isinstance(section, Section) and (part is None or isinstance(part, str | int | float)):
         return Section({"type": part}, (*section.path, *keys), section.origins)
     return part
@@ -115,12 +115,12 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
 def located(error: Exception, config: Any, keys: Iterable[str] = (), *, setting: str | None = None) -> ChordateError:
     """Prefix an error's message with the config file and the key path (`model.backbone.depth`) that caused it.
 
-    The file is the last one that set `setting` or one of `keys`. If neither is given, it is the last one that set a key
-    mentioned in the message, or else any key of `config`. The key path is that of the section `config`, followed by
-    `setting` if given, or by the key whose value the message quotes.
+    The file is the last file that set `setting` or one of `keys`. If neither is given, it is the last file that set a
+    key mentioned in the message, or else any key of `config`. The key path is the path of the section `config`,
+    followed by `setting` if given, or by the key whose value the message quotes.
 
     Returns:
-        An error of the original type if that is a ChordateError, else a ConfigError.
+        An error of the original type if the type is a ChordateError, else a ConfigError.
     """
     message = " ".join(str(error).split())
     if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):
@@ -146,15 +146,15 @@ def merge(
 ) -> None:
     """Merge a layer into the settings of the earlier layers, in place.
 
-    Dicts are merged. Other values, and dicts with `_delete_=True`, replace the earlier ones. The name of a type is
-    treated as `dict(type=name)`.
+    Dicts are merged. Other values, and dicts with `_delete_=True`, replace the earlier ones. A string that a dict is
+    merged into is the name of a type, and treated as `dict(type=name)`.
 
     Args:
         tree: the merged settings of the earlier layers; modified in place.
-        layer: settings that override them.
-        origin: origin of the layer.
-        origins: origins of the settings in `tree`; updated in place.
-        path: path of `tree` in the config.
+        layer: settings that override those in `tree`.
+        origin: the Origin recorded for the settings of `layer`.
+        origins: mapping from key path to Origin, for the settings in `tree`; updated in place.
+        path: key path of `tree` in the config.
         into_lists: whether a dict whose keys are indices changes items of a list, as in the option
             `pipeline.0.size=640`.
 
@@ -176,7 +176,7 @@ def merge(
             merge(items, value, origin, origins, path=here, into_lists=True)
             if len(items) > len(old):
                 name, index = ".".join(here), max(value, key=int)
-                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, from 0; there is no item {index}")
+                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, 0-based; there is no item {index}")
             tree[key] = list(items.values())
             continue
         if isinstance(old, str):
@@ -195,8 +195,8 @@ def _set(tree: dict[Any, Any], key: Any, value: Any, origin: Origin, origins: Or
 
 
 def plain(value: Any) -> Any:
-    """Copy a setting, so that layers share no objects. Numbers and arrays of numpy and torch become plain numbers,
-    paths become strings, other objects are not copied."""
+    """Copy a setting, so that layers share no objects. Numbers and arrays of numpy and torch become Python numbers and
+    lists, and paths become strings; other objects are returned as they are."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -207,7 +207,7 @@ def plain(value: Any) -> Any:
 
 
 def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Yield the values in a tree of settings that a config file cannot represent, with their paths."""
+    """Yield the key path and value of each setting that a config file cannot represent, such as a function."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from objects(item, (*path, str(key)))
@@ -219,7 +219,7 @@ def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def unchanged(origins: Mapping[KeyPath, Origin], then: Any, now: Any) -> Origins:
-    """The origins of the settings that have not changed since the config was composed."""
+    """The origins of the settings that are equal in the config when it was composed (`then`) and `now`."""
     return {path: origin for path, origin in origins.items() if _equal(_at(then, path), _at(now, path))}
 
 
@@ -242,7 +242,10 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert `{"optimizer.lr": 0.01}` to `{"optimizer": {"lr": 0.01}}`. A part's settings may follow its name."""
+    """Convert `{"optimizer.lr": 0.01}` to `{"optimizer": {"lr": 0.01}}`.
+
+    Options may set a component by name, and then its settings: `{"neck": "FPN", "neck.channels": 128}`.
+    """
     tree: dict[str, Any] = {}
     for dotted, value in options.items():
         *parents, last = dotted.split(".")

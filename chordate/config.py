@@ -45,20 +45,20 @@ def load_config(
 ) -> Config:
     """Read a config and the configs that it inherits from, and apply overrides.
 
-    Layers are merged from the base up: dicts are merged; other values, and dicts with `_delete_=True`, replace the
-    inherited ones. If a layer overrides the `type` of a part, inherited settings that the new type does not accept are
-    dropped and logged. Modules that `custom_imports` names are imported; they may be in the config's folder or in the
-    current folder.
+    Files are merged in the order of inheritance, base files first, then options: dicts are merged; other values, and
+    dicts with `_delete_=True`, replace the inherited ones. If a file or an option overrides the `type` of a component,
+    inherited settings that the new type does not accept are dropped and logged. The modules listed in `custom_imports`
+    are imported; they may be in the config's folder or in the current folder.
 
     Args:
-        config: a packaged config's name, in which the backbone may be replaced, a file's path, a dict, or a Config. It
-            may inherit from files (`_base_ = ["../x.py"]`; later files override earlier ones), and from a packaged
-            config (`base = "faster-rcnn_r50_fpn_1x_coco"`), which the files of `_base_` override.
+        config: the name of a packaged config (in which the backbone may be replaced), the path of a config file, a
+            dict, or a Config. It may inherit from files (`_base_ = ["../x.py"]`; later files override earlier ones),
+            and from a packaged config (`base = "faster-rcnn_r50_fpn_1x_coco"`), which the files of `_base_` override.
         options: overrides with dotted keys, such as `{"optimizer.lr": 0.01}`.
         source: origin of the options for error messages.
 
     Returns:
-        mmengine's Config. Errors about settings in `section(config, name)` name the file that they come from.
+        An mmengine Config that records which file set each setting, for errors about settings read by `section`.
 
     Raises:
         ConfigError: the config does not exist, raises an error, or has an unknown section (names that start with an
@@ -76,7 +76,7 @@ def load_config(
     elif isinstance(config, Mapping):
         layers = dict_layers(config)
     else:
-        import_custom_modules(overrides.get("custom_imports"), source)  # the name may contain a backbone of theirs
+        import_custom_modules(overrides.get("custom_imports"), source)  # may register the backbone in the config's name
         found = find_config(config)
         layers = config_layers(found)
         if isinstance(found, Path):
@@ -117,10 +117,12 @@ def check_plain(config: Config) -> None:
 
 
 def check_save_best(config: Config) -> None:
-    """Check that a config with `train.save_best` has `val_data`, which a later layer may have set to None.
+    """Check that a config with `train.save_best` has `val_data`.
+
+    `val_data=None` is accepted if it was set after `save_best`, for example by an option that turns evaluation off.
 
     Raises:
-        ConfigError: `val_data` is missing or None.
+        ConfigError: `val_data` is missing, or None without having been set after `save_best`.
     """
     best, data = (origin_of(_origins(config), path) for path in (("train", "save_best"), ("val_data",)))
     is_off = best is not None and data is not None and data.rank > best.rank
@@ -130,7 +132,7 @@ def check_save_best(config: Config) -> None:
 
 @contextmanager
 def naming_files(config: Config) -> Iterator[None]:
-    """Context manager that prefixes errors about a setting (`train.save_best: …`) with the setting's file."""
+    """Context manager that prefixes errors about a setting (`train.save_best: …`) with the file that set it."""
     try:
         yield
     except ChordateError as error:
@@ -143,7 +145,7 @@ def naming_files(config: Config) -> Iterator[None]:
 
 
 def section(config: Config, name: str, *, optional: bool = False) -> Section:
-    """One section of a config; errors about its settings name the file that they come from.
+    """Return one section of a config, as a Section: errors about its settings name the file that set them.
 
     Args:
         config: from `load_config`.
@@ -163,7 +165,7 @@ def section(config: Config, name: str, *, optional: bool = False) -> Section:
 
 
 def part_section(config: Config, name: str) -> Section | None:
-    """A section that describes one part, such as `metric`, by a dict or by a name; None if the section is missing.
+    """Return a section that is a component, such as `metric`, given as a dict or a name; None if it is missing.
 
     Raises:
         ConfigError: the section is neither a dict nor a name.
@@ -175,7 +177,7 @@ def part_section(config: Config, name: str) -> Section | None:
 
 
 def list_section(config: Config, name: str) -> list[Any]:
-    """A section that is a list, such as `callbacks`; empty if the section is missing. Dicts in it become Sections.
+    """Return a section that is a list, such as `callbacks`, with dicts and names as Sections; empty if it is missing.
 
     Raises:
         ConfigError: the section is not a list.
@@ -195,14 +197,14 @@ def _is_own(key: str) -> bool:
 def _check_plain(tree: Mapping[str, Any], origins: Origins) -> None:
     for path, value in objects(tree):
         origin, setting = origin_of(origins, path), ".".join(path)
-        remedy = "a config holds numbers, strings, True, False, None, lists and dicts"
+        remedy = "a config may contain only numbers, strings, True, False, None, lists and dicts"
         if isinstance(value, type):
             remedy = f'register the class and write its name, {setting}="{value.__name__}"'
         raise ConfigError(f"{origin.source if origin else 'config'}: {setting} is {format_value(value)}; {remedy}")
 
 
 def _origins(config: Config) -> Origins:
-    """The origins of a config's settings, without settings that were changed after loading."""
+    """The origins of a config's settings, except settings that were changed after loading."""
     attributes = vars(config)
     return unchanged(attributes.get("_origins", {}), attributes.get("_composed", {}), config.to_dict())
 
@@ -213,7 +215,11 @@ def _written_in(key: str, origins: Origins, otherwise: str = "config") -> str:
 
 
 def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
-    """Drop inherited settings that a part's new `type` does not accept, in place. Returns a log line for each."""
+    """Remove, in place, inherited settings that a component's new `type` does not accept.
+
+    Returns:
+        A log line for each component that lost settings.
+    """
     lines: list[str] = []
     if isinstance(node, list | tuple):
         for index, item in enumerate(node):
@@ -238,7 +244,7 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
 
 
 def _older_than_type(node: Mapping[str, Any], origins: Origins, path: KeyPath) -> list[str]:
-    """The settings of a part from layers below the layer that set its `type`."""
+    """The settings of a component that were set in earlier layers than its `type`."""
     chosen = origin_of(origins, (*path, "type")) if "type" in node else None
     if chosen is None:
         return []

@@ -1,4 +1,4 @@
-"""Reads configs as layers: one layer per file with the settings written in it, in the order of inheritance."""
+"""Reads a config and the files that it inherits from into config layers, one per file, base files first."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from chordate.config_names import Composition, find_config, package_root
 from chordate.custom_imports import import_custom_modules, look_for_modules_in, one_line
 from chordate.errors import ChordateError, ConfigError
 
-TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$\w|file\w|_base_)")  # of mmengine
+TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$\w|file\w|_base_)")  # mmengine's templates, such as {{ fileBasename }}
 
 
 class Layer(NamedTuple):
-    """The settings of one file, without those it inherits.
+    """A config layer: the settings written in one file (or dict), without inherited settings.
 
     Attributes:
-        source: the path as shown in messages; `config` for a dict.
-        path: path of the file; None for a dict.
+        source: name of the layer in messages: the file's path, or `config` for a dict.
+        path: path of the file; None if the layer is not a file.
         values: the settings.
     """
 
@@ -36,7 +36,7 @@ class Layer(NamedTuple):
 
 
 def config_layers(config: Path | Composition, inside: tuple[Path, ...] = ()) -> list[Layer]:
-    """The layers of a config that `find_config` returned, base files first. Raises as `file_layers` does."""
+    """The config layers of a result of `find_config`, base files first. `inside` and errors are as in `file_layers`."""
     if isinstance(config, Path):
         return file_layers(config, inside)
     layers = [layer for path in config.files for layer in file_layers(path, inside)]
@@ -45,18 +45,18 @@ def config_layers(config: Path | Composition, inside: tuple[Path, ...] = ()) -> 
 
 
 def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
-    """The layers that a file inherits, then the file's own layer.
+    """The config layers that a file inherits, then the layer of the file itself.
 
     Args:
         path: path of the file.
-        inside: the files that inherit from it, to detect cycles.
+        inside: the files that inherit from this file, to detect cycles.
 
     Raises:
         ConfigError: a file does not exist, raises an error, or inherits from itself.
     """
     source = _source(path)
     if path.resolve() in inside:
-        raise ConfigError(f"{source}: it inherits from itself")
+        raise ConfigError(f"{source}: the config inherits from itself")
     inside = (*inside, path.resolve())
     if path.suffix not in (".py", ".json"):
         raise ConfigError(f"{source}: configs are Python or JSON files (reading YAML may run code)")
@@ -67,7 +67,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
             return _layers(json.loads(text), source, path, inside)
         if TEMPLATE.search(text):
             raise ConfigError(
-                f"{source}: {{{{…}}}} is not filled in; write os.environ[…], __file__ or _base_.… instead"
+                f"{source}: templates ({{{{…}}}}) are not supported; write os.environ[…], __file__ or _base_.… instead"
             )
         code = ast.parse(text, str(path))
         assigned = [node for node in code.body if isinstance(node, ast.Assign)]
@@ -82,7 +82,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a config file.
+    """Read the text of a config file.
 
     Raises:
         ConfigError: the file is not UTF-8.
@@ -94,12 +94,12 @@ def read_text(path: Path) -> str:
 
 
 def dict_layers(values: Mapping[str, Any], source: str = "config") -> list[Layer]:
-    """The layers that a dict inherits, then the dict's own layer."""
+    """The config layers that a dict inherits, then the layer of the dict itself."""
     return once(_layers(dict(values), source, None, ()))
 
 
 def once(layers: Iterable[Layer]) -> list[Layer]:
-    """Remove repeated layers: if a file is inherited twice, only its first layer is kept."""
+    """Remove repeated layers: if a file is inherited more than once, only its first layer is kept."""
     seen: set[Path] = set()
     kept = []
     for layer in layers:
@@ -112,14 +112,14 @@ def once(layers: Iterable[Layer]) -> list[Layer]:
 def _layers(
     values: dict[str, Any], source: str, path: Path | None, inside: tuple[Path, ...], below: Sequence[Layer] = ()
 ) -> list[Layer]:
-    """The layers that a layer's `base` and `_base_` name, then the layer."""
+    """The config layers that `values` inherits by its keys `base` and `_base_`, then the layer of `values` itself."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: a config must be a dict of sections, got {type(values).__name__}")
     below = [*below, *_base_layers([values.pop("_base_", [])], source, path or Path("config"), inside)]
     base = values.pop("base", None)
     lowest = []
     if base is not None:
-        import_custom_modules(values.get("custom_imports"), source)  # the name may contain a backbone of theirs
+        import_custom_modules(values.get("custom_imports"), source)  # may register the backbone in the config's name
         lowest = config_layers(_find("base", base, source), inside)
     return once([*lowest, *below, Layer(source, path, values)])
 
@@ -132,7 +132,7 @@ def _base_layers(bases: Sequence[Any], source: str, path: Path, inside: tuple[Pa
 
 
 def _find(key: str, name: Any, source: str, folder: Path | None = None) -> Path | Composition:
-    """The config that `base` or `_base_` names; paths in `_base_` are relative to a folder."""
+    """Find the config that the key `base` or `_base_` refers to; paths in `_base_` are relative to `folder`."""
     if not (isinstance(name, str | Path) and str(name)):
         wanted = "a packaged config or a file" if folder is None else "a config file, or a list of them"
         raise ConfigError(f"{source}: {key} must name {wanted}, got {format_value(name)}")
@@ -147,11 +147,11 @@ def _literal(node: ast.expr, source: str) -> Any:
         return ast.literal_eval(node)
     except ValueError:
         text = ast.unparse(node)
-        raise ConfigError(f"{source}: _base_ must be a string or a list of strings, not computed: {text}") from None
+        raise ConfigError(f"{source}: _base_ must be a string or list of strings, not an expression: {text}") from None
 
 
 def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]:
-    """Run a Python config and return its variables; in it, `_base_` is the merged config of its `_base_` files."""
+    """Run a Python config and return its variables; its code can read the merged base files as `_base_`."""
     inherited: dict[str, Any] = {}
     for rank, layer in enumerate(below):
         merge(inherited, layer.values, Origin(rank, layer.source), {})

@@ -1,6 +1,6 @@
-"""The contracts of backbones and necks, and checks that implementations fulfill them and fit together.
+"""The contracts (base classes) of backbones and necks, and checks that implementations fulfill them and fit together.
 
-The contracts of heads are in `head_contracts`, those of models and metrics in `model_contracts`.
+The contracts of heads are in `head_contracts`; the contracts of models and metrics are in `model_contracts`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class FeatureSpec:
 
 
 class FeatureSpecs(dict[str, FeatureSpec]):
-    """The feature maps that a part outputs to the next part, ordered fine to coarse, and the part's name."""
+    """The FeatureSpecs of the feature maps that a module outputs, keyed by name, ordered fine to coarse.
+
+    `source` is the module's name, for error messages.
+    """
 
     def __init__(self, specs: Mapping[str, FeatureSpec], source: str):
         super().__init__(specs)
@@ -45,8 +48,8 @@ class Library:
     """The library that built a backbone's network.
 
     Attributes:
-        name: "torchvision", "timm".
-        prefix: prepended to the library's own tensor names in the backbone's state dict.
+        name: "torchvision" or "timm".
+        prefix: prefix of the library's tensor names in the backbone's state dict.
         tensors: tensor names of the library's complete network; the backbone may have only a subset.
     """
 
@@ -56,13 +59,13 @@ class Library:
 
 
 class Backbone(nn.Module):
-    """Base class of backbones: images to feature maps.
+    """Base class of backbones, which compute feature maps from images.
 
     A subclass sets `out_features` in `__init__`, ordered fine to coarse and named `c1` … `c5` after the stages of the
     FPN paper (Lin et al. 2017, section 3). `forward` takes normalized images `[N, in_channels, H, W]` and returns a
-    dict from these names to maps `[N, channels, ceil(H / stride), ceil(W / stride)]`. A backbone for other inputs
-    (clips `[N, C, T, H, W]`) overrides `input_shape`; its maps may have more dimensions between the channels and the
-    two spatial dimensions.
+    dict from these names to feature maps `[N, channels, ceil(H / stride), ceil(W / stride)]`. A backbone for other
+    inputs (clips `[N, C, T, H, W]`) overrides `input_shape`; its feature maps may have further dimensions between the
+    channels and the two spatial dimensions.
     """
 
     out_features: Mapping[str, FeatureSpec]
@@ -81,15 +84,18 @@ class Backbone(nn.Module):
 
     @property
     def example_size(self) -> tuple[int, int]:
-        """Height and width of typical images: 32 px (CIFAR) if the largest stride is small, else 224 px."""
+        """Height and width of typical images: 32 px (CIFAR) if the largest stride is below 8, else 224 px."""
         side = 32 if list(self.out_features.values())[-1].stride < 8 else 224
         return side, side
 
     def pop_stage(self, name: str) -> Backbone:
-        """Remove the last stage, which outputs the map `name`. Returns it as a backbone whose input is the map before.
+        """Remove the last stage, which outputs the feature map `name`.
+
+        Returns:
+            The stage, as a backbone whose input is the preceding feature map.
 
         Raises:
-            ConfigError: this backbone does not support it.
+            ConfigError: the backbone has no stage that can be removed.
         """
         raise ConfigError(
             f"{offered(self).source} has no stage that can be removed; use another backbone, e.g. resnet50"
@@ -97,9 +103,10 @@ class Backbone(nn.Module):
 
 
 class Neck(nn.Module):
-    """Base class of necks: feature maps to feature maps.
+    """Base class of necks, which compute feature maps from the feature maps of a backbone.
 
-    The first argument of its constructor is `in_features`; like a backbone, it sets `out_features`.
+    The first argument of the constructor is `in_features`, the FeatureSpecs of the backbone. Like a backbone, a neck
+    sets `out_features`.
     """
 
     out_features: Mapping[str, FeatureSpec]
@@ -109,7 +116,7 @@ class Neck(nn.Module):
 
 
 def offered(part: nn.Module) -> FeatureSpecs:
-    """The feature maps that `part` outputs to the next part, with the part's name for error messages.
+    """Validate the `out_features` of a backbone or neck. Returns them with the module's name for error messages.
 
     Raises:
         ConfigError: `out_features` is missing, empty, or not a dict of FeatureSpecs with positive numbers.
@@ -132,15 +139,20 @@ def offered(part: nn.Module) -> FeatureSpecs:
 
 
 def select(in_features: Mapping[str, FeatureSpec], names: Iterable[str], wanted_by: str) -> dict[str, FeatureSpec]:
-    """The maps `names` of `in_features`, in that order.
+    """Select feature maps by name.
+
+    Args:
+        in_features: the available feature maps.
+        names: names of the wanted feature maps, in the order of the result.
+        wanted_by: name of the module that needs the feature maps, for error messages.
 
     Raises:
-        ConfigError: a map does not exist; the message names both parts, the wanted and the available maps.
+        ConfigError: a feature map does not exist; the message lists the wanted and the available feature maps.
     """
     names = list(names)
     missing = [name for name in names if name not in in_features]
     if missing:
-        offer = in_features if isinstance(in_features, FeatureSpecs) else FeatureSpecs(in_features, "the part before")
+        offer = in_features if isinstance(in_features, FeatureSpecs) else FeatureSpecs(in_features, "the module before")
         wanted = ", ".join(f'"{name}"' for name in names)
         raise ConfigError(f'{wanted_by}(in=[{wanted}]): {offer}; no "{missing[0]}"')
     return {name: in_features[name] for name in names}
@@ -157,7 +169,7 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
         neck: the neck built for this backbone, or None.
 
     Raises:
-        ConfigError: a map is missing, or its channels or stride differ from `out_features`.
+        ConfigError: a feature map is missing, or its channels or stride differ from `out_features`.
     """
     parts = [offered(backbone)] if neck is None else [offered(backbone), offered(neck)]
     side = 2 * math.lcm(64, *(spec.stride for specs in parts for spec in specs.values()))
@@ -168,16 +180,16 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
         return
     _compare(maps, parts[0], side, len(shape))
     if neck is not None:
-        outputs = _meta_outputs(neck, maps, f"the maps of {parts[0].source}")
+        outputs = _meta_outputs(neck, maps, f"the feature maps of {parts[0].source}")
         if outputs is not None:
             _compare(outputs, parts[1], side, len(shape))
 
 
 def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
-    """The outputs of a part on the meta device; None if its forward reads values, which meta tensors do not have.
+    """The outputs of a module on the meta device; None if its forward reads values, which meta tensors do not have.
 
     Raises:
-        ConfigError: its forward fails for these inputs; `described` names the inputs in the message.
+        ConfigError: forward fails for `inputs`, which the message describes as `described`.
     """
     state = {k: v.to("meta") for k, v in [*part.named_parameters(), *part.named_buffers()]}
     modes = {module: module.training for module in part.modules()}
@@ -185,7 +197,8 @@ def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
     try:
         return torch.func.functional_call(part, state, (inputs,))
     except (RuntimeError, AssertionError, TypeError, KeyError) as error:
-        # An operator without a meta kernel, a value that is read (`.item()`), or a plain tensor that is not a buffer.
+        # Errors that mention "meta": an operator has no meta kernel, or forward reads a value (`.item()`) or uses a
+        # tensor that is not a buffer.
         if isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error)):
             return None
         raise ConfigError(f"{offered(part).source}: forward fails for {described}: {error}") from error
@@ -195,9 +208,10 @@ def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
 
 
 def _compare(outputs: Any, specs: FeatureSpecs, side: int, ndim: int) -> None:
-    """Check a part's maps, computed from two images of `side` × `side` pixels, against its `out_features`.
+    """Compare a module's feature maps for two images of `side` × `side` pixels with its `out_features`.
 
-    Each map must have `ndim` dimensions."""
+    Each feature map must have `ndim` dimensions.
+    """
     for name, spec in specs.items():
         if not isinstance(outputs, Mapping) or name not in outputs:
             returned = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__

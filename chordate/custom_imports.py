@@ -1,4 +1,4 @@
-"""Imports the modules that a config names in `custom_imports`, so that they register their components."""
+"""Imports the modules listed in a config's `custom_imports`, so that they register their components."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ log = logging.getLogger("chordate")
 
 
 def look_for_modules_in(folder: Path) -> None:
-    """Add a config's folder and the current folder to the paths where Python finds modules."""
+    """Add the current folder and a config's folder to `sys.path`, so that modules in them can be imported."""
     for path in (str(Path.cwd()), str(folder.resolve())):
         if path not in sys.path:
             sys.path.append(path)
 
 
 def import_custom_modules(wanted: Any, source: str) -> None:
-    """Import the modules of `custom_imports`; already imported modules are not reloaded.
+    """Import the modules listed in `custom_imports`; modules that are already imported are not reloaded.
 
     Args:
         wanted: the section `custom_imports`; None imports nothing.
-        source: the file that the section is written in, for error messages.
+        source: the file that contains the section, for error messages.
 
     Raises:
         ConfigError: the section is invalid, or a module cannot be imported.
@@ -55,5 +55,5 @@ def import_custom_modules(wanted: Any, source: str) -> None:
 
 
 def one_line(source: str, error: BaseException) -> str:
-    """`mine.py: NameError: name 'x' is not defined`."""
+    """Format an exception on one line, as in `mine.py: NameError: name 'x' is not defined`."""
     return f"{source}: {type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,4 +1,4 @@
-"""Collectives over the ranks of a run, for Python objects and buffers; without a process group there is one rank."""
+"""Collective operations on Python objects and buffers, which also work without a process group (one rank)."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 
 def is_active() -> bool:
-    """Whether there is a process group."""
+    """Whether a process group is initialized."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Rank of this process; 0 without a process group."""
     return dist.get_rank() if is_active() else 0
 
 
 def world_size() -> int:
-    """Number of processes of the run."""
+    """Number of processes of the run; 1 without a process group."""
     return dist.get_world_size() if is_active() else 1
 
 
@@ -50,8 +50,8 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
 def average_buffers(model: nn.Module) -> None:
     """Make a model's buffers equal on all ranks: average floating-point buffers, copy others from the first rank.
 
-    BatchNorm's running statistics are linear in the batches, so their mean over the ranks equals the statistics over
-    the batches of all ranks. Buffers that are already equal stay bit-identical.
+    BatchNorm's running statistics are moving averages of batch statistics, so their mean over the ranks equals the
+    moving average of the batch statistics of all ranks. Buffers that are already equal stay bit-identical.
     """
     if world_size() == 1:
         return

@@ -1,4 +1,4 @@
-"""User errors: one line each, with the file, the setting and the remedy.
+"""Errors that the user can fix: one line each, with the file, the setting and the remedy.
 
 The commands print a `ChordateError` without a traceback and exit with status 2. Any other exception is a bug and is
 shown with its traceback.
@@ -15,11 +15,11 @@ _BACKBONE_SETTINGS = {"out_indices": "out", "out_features": "out", "name": "mode
 
 
 class ChordateError(Exception):
-    """An error that the user can fix. The message is always one line, and names the remedy.
+    """An error that the user can fix. The message is one line that includes the remedy.
 
     Args:
         message: the message, one line.
-        located: whether the message already has the setting's path, and its file if known.
+        located: whether the message already starts with the file (if known) and the key path of the setting.
     """
 
     def __init__(self, message: str, *, located: bool = False):
@@ -39,7 +39,7 @@ class DataError(ChordateError):
 
 
 class UnknownClass(DataError):
-    """A requested class is not in the data."""
+    """A requested class is not in the dataset."""
 
 
 class CheckpointError(ChordateError):
@@ -53,7 +53,8 @@ class TrainingError(ChordateError):
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` names in `known` most similar to `name`, ignoring case; names that start with `name` come first.
 
-    `faster-rcnn_r50_fpn_torchvision` counts as starting with `fasterrcnn_resnet50_fpn`.
+    In this comparison, "-" and "_" are ignored, and `resnet50` equals `r50`: `faster-rcnn_r50_fpn_torchvision` starts
+    with `fasterrcnn_resnet50_fpn`.
     """
     by_lower: dict[str, str] = {}
     for candidate in known:
@@ -66,7 +67,7 @@ def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) -> str:
     """The message about a misspelled name: `unknown backbone "Resnet50"; did you mean "ResNet"? Known: …`.
 
-    With `listed` it lists the known names, unless the line gets too long.
+    If `listed`, the message ends with the known names, unless there are more than 40 and a similar one is suggested.
     """
     if kind == "backbone" and (library := _library_hint(name)):
         return f"unknown backbone {repr_name(name)}; {library}"
@@ -81,12 +82,15 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) 
 
 
 def _short(name: str) -> str:
-    """A lower-case name without separators, `resnet50` as `r50`."""
+    """Remove the separators from a lower-case name, and shorten `resnet50` to `r50`."""
     return re.sub(r"[-_]", "", re.sub(r"resnet(?=\d)", "r", name))
 
 
 def _library_hint(name: str) -> str | None:
-    """How to use a timm or torchvision network as a backbone, also if written as `timm/…`; None if neither has it."""
+    """Message that tells how to use `name`, a network of timm or torchvision, as a backbone; None if neither has it.
+
+    `name` may start with the library, as in `timm/resnet50`.
+    """
     library, _, model = name.replace("://", "/").rpartition("/")
     plugs = {"timm": "TimmBackbone", "torchvision": "TorchvisionBackbone"}
     libraries = [other for other in plugs if library in ("", other) and _has_model(other, model)]

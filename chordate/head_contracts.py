@@ -1,4 +1,4 @@
-"""The contracts of heads, which the package's models build and call."""
+"""The contracts (protocols) of heads: the methods and attributes that the package's models use."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from chordate.structures import Detections, InstanceTargets, Proposals, SampledR
 
 @dataclass(frozen=True)
 class ClassRows:
-    """Layout of a layer's outputs per class: `[anchors, classes + background, values]`, flattened.
+    """Layout of a layer whose outputs belong to classes: `[anchors, classes + background, values]`, flattened.
 
-    When a checkpoint with different classes is loaded, the outputs of shared classes and of the background are copied.
+    When a checkpoint with different classes is loaded, the weights of shared classes and of the background are copied.
 
     Attributes:
         values: number of outputs per class, for example 4 for boxes.
         anchors: number of anchors per cell; each has outputs for all classes.
-        background: 1 if the background's outputs follow those of the classes, else 0.
+        background: 1 if outputs for the background follow the outputs for the classes, else 0.
         names: source of the class names: "classes", "things" or "keypoints" of the DatasetMeta, "things and stuff" for
-            one class of all things followed by each stuff class, or a list in its `extra`.
+            one class of all things followed by each stuff class, or a key of its `extra`.
     """
 
     values: int = 1
@@ -35,9 +35,9 @@ class ClassRows:
 class HasClassRows(Protocol):
     """A module, usually a head, with outputs per class.
 
-    `__init__` sets `class_rows`, by name of the layer or parameter:
+    `__init__` sets `class_rows`, a mapping from the name of a layer or parameter to its layout:
     `self.class_rows = {"cls_score": ClassRows(background=1), "bbox_pred": ClassRows(values=4)}`. Without `class_rows`,
-    tensors whose shapes differ from the checkpoint's keep their initial values.
+    tensors whose shapes differ from the checkpoint keep their initial values.
     """
 
     class_rows: Mapping[str, ClassRows]
@@ -45,10 +45,11 @@ class HasClassRows(Protocol):
 
 @runtime_checkable
 class HasFinalLayers(Protocol):
-    """A head that corresponds to the last layers of other libraries' networks, so that their weights load into it.
+    """A head that corresponds to the last layers of other libraries' networks, so that it can load their weights.
 
     Attributes:
-        final_layers: maps "linear" to the name of the head's last linear layer, and "norm" to that of the norm before.
+        final_layers: maps "linear" to the name of the head's last linear layer, and "norm" to the name of the
+            normalization layer before it.
     """
 
     final_layers: Mapping[Literal["linear", "norm"], str]
@@ -57,18 +58,18 @@ class HasFinalLayers(Protocol):
 class ProposalHead(Protocol):
     """Proposes boxes that may contain an object, for example an RPN.
 
-    The model passes to its constructor `in_features` (FeatureSpecs of the available maps), and those facts of the
-    DatasetMeta that the signature names.
+    The model passes two kinds of arguments to the constructor: `in_features` (FeatureSpecs of the available feature
+    maps), and the values of `DatasetMeta.facts()`, such as `num_classes`, that the constructor has parameters for.
     """
 
     def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Outputs of any form from maps `[N, C, H, W]` by name; the other methods receive them."""
+        """Compute outputs of any type, for the other methods, from feature maps `[N, C, H, W]` keyed by name."""
 
     def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name; `sizes` are heights and widths `[N, 2]` of the images without padding."""
+        """Scalar losses keyed by name; `sizes` `[N, 2]` are heights and widths of the images without padding."""
 
     def predict(self, outputs: Any, sizes: Tensor, training: bool = False) -> Proposals:
-        """Proposals without a gradient, clipped to the images.
+        """Predict proposals, clipped to the images, without a gradient.
 
         Args:
             outputs: the outputs of `forward`.
@@ -81,8 +82,8 @@ class RoIHead(Protocol):
     """Classifies and refines proposals: the box head of a two-stage detector. Built like a ProposalHead.
 
     Attributes:
-        nms_threshold: IoU threshold of the NMS within each class; test-time augmentation merges boxes with it.
-        detections_per_image: maximum number of detections per image; those with the highest scores are kept.
+        nms_threshold: IoU threshold of the NMS within each class; also used to merge boxes in test-time augmentation.
+        detections_per_image: maximum number of detections per image; the highest-scoring detections are kept.
     """
 
     nms_threshold: float
@@ -92,7 +93,7 @@ class RoIHead(Protocol):
         """Sample the regions that this head and the InstanceHeads train on, without a gradient."""
 
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name."""
+        """Scalar losses keyed by name."""
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals) -> list[Detections]:
         """Detections of each image, best first, boxes in pixels of the padded batch."""
@@ -101,8 +102,8 @@ class RoIHead(Protocol):
 class RegionHead(RoIHead, Protocol):
     """A RoIHead whose trunk may be shared with a mask head (the C4 layout, `TwoStageDetector(trunk="c5")`).
 
-    Its constructor takes `trunk`, a module that computes maps from pooled regions `[R, C, S, S]`. Its `loss` also takes
-    `roi_features`, the trunk's output.
+    The constructor has a parameter `trunk`, a module that computes feature maps from pooled regions `[R, C, S, S]`;
+    `loss` has a parameter `roi_features`, the output of the trunk.
     """
 
     def roi_features(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
@@ -116,7 +117,8 @@ class RegionHead(RoIHead, Protocol):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Scalar losses by name; `roi_features` has one row per row of `PaddedIndex(rois.valid)`."""
+        """Scalar losses keyed by name; `roi_features` has one row per valid RoI, in the order of
+        `PaddedIndex(rois.valid)`."""
 
 
 class RoITrunk(Protocol):
@@ -131,35 +133,35 @@ class RoITrunk(Protocol):
     out_channels: int
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """Vectors `[R, D]`, or maps `[R, D, S', S']`, from pooled regions `[R, C, S, S]`."""
+        """Compute vectors `[R, D]` or feature maps `[R, D, S', S']` from pooled regions `[R, C, S, S]`."""
 
 
 class InstanceHead(Protocol):
     """Predicts attributes (masks, keypoints) of each detection of the RoIHead. Built like a ProposalHead.
 
     If the trunk of a RegionHead is shared, the constructor of a mask head also receives `roi_channels`, and its `loss`
-    and `predict` receive the keyword `roi_features`: one row per row of `PaddedIndex(rois.valid)` in `loss`, one per
-    detection in `predict`.
+    and `predict` receive the keyword `roi_features`: in `loss`, one row per valid RoI in the order of
+    `PaddedIndex(rois.valid)`; in `predict`, one row per detection.
     """
 
     def loss(self, features: dict[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name, from the regions that the RoIHead sampled."""
+        """Scalar losses keyed by name, computed on the regions that the RoIHead sampled."""
 
     def predict(self, features: dict[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
-        """Predict a mask or heatmaps `[D, …, S, S]` for each of an image's `D` detections, in the frame of its box.
+        """Predict a mask or keypoint heatmaps for each detection, on an S × S grid over its box.
 
         Args:
-            features: maps `[N, C, H, W]` by name.
+            features: feature maps `[N, C, H, W]` keyed by name.
             detections: one per image, boxes in pixels of the padded batch.
 
         Returns:
-            One tensor per image: a mask head returns probabilities `[D, S, S]` for each detection's class, a keypoint
-            head returns heatmaps `[D, K, S, S]` of logits.
+            One tensor per image of `D` detections: a mask head returns probabilities `[D, S, S]` for the class of each
+            detection; a keypoint head returns logits `[D, K, S, S]`, one heatmap per keypoint.
         """
 
 
 class DenseHead(Protocol):
-    """Detects objects at every cell of the maps, in one stage. Built like a ProposalHead.
+    """Detects objects at every cell of the feature maps, in one stage. Built like a ProposalHead.
 
     Attributes:
         nms_threshold, detections_per_image: as in RoIHead.
@@ -169,10 +171,10 @@ class DenseHead(Protocol):
     detections_per_image: int
 
     def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Outputs of any form from maps `[N, C, H, W]` by name; the other methods receive them."""
+        """Compute outputs of any type, for the other methods, from feature maps `[N, C, H, W]` keyed by name."""
 
     def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Scalar losses by name; `sizes` are heights and widths `[N, 2]` of the images without padding."""
+        """Scalar losses keyed by name; `sizes` `[N, 2]` are heights and widths of the images without padding."""
 
     def predict(self, outputs: Any, sizes: Tensor) -> list[Detections]:
         """Detections of each image, best first, boxes in pixels of the padded batch and clipped to the image."""
@@ -182,18 +184,18 @@ class ImageHead(Protocol):
     """Classifies images. Built like a ProposalHead."""
 
     def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Logits `[N, num_classes]`, float32, from maps `[N, C, ..., H, W]` by name."""
+        """Compute logits `[N, num_classes]`, float32, from feature maps `[N, C, ..., H, W]` keyed by name."""
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
-        """The inputs `[N, C]` of the last layer, which `chordate features` writes."""
+        """Compute the input `[N, C]` of the last layer, which is the feature vector that `chordate features` writes."""
 
     def loss(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Scalar losses by name.
+        """Scalar losses keyed by name.
 
         Args:
             logits: `[N, num_classes]`.
-            truth: labels `[N]` int64, or for mixed images class weights `[N, num_classes]` that sum to 1 per image.
+            truth: labels `[N]` int64, or soft targets `[N, num_classes]`, each row summing to 1 (MixUp, CutMix).
         """
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities `[N, num_classes]` of logits."""
+        """Convert logits to class probabilities `[N, num_classes]`."""

@@ -1,4 +1,4 @@
-"""Launching and stopping: rank, device, threads and seed of a process, and signals that end the run after a step.
+"""Starts a process of a run (rank, device, number of threads, seed), and ends the run after a signal.
 
 A single process starts directly; several processes are started by torchrun (on one or more machines) or SLURM's srun.
 """
@@ -34,7 +34,7 @@ def start(seed: int | None = None) -> tuple[int, int]:
         Rank and number of ranks: (0, 1) for a single process.
 
     Raises:
-        ConfigError: the launcher's variables are incomplete or invalid, or the processes cannot reach each other.
+        ConfigError: the launcher's environment variables are incomplete or invalid, or processes cannot connect.
     """
     os.environ.update(slurm_environment(os.environ))
     if not dist.is_initialized() and is_launched(os.environ):
@@ -54,7 +54,7 @@ def start(seed: int | None = None) -> tuple[int, int]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the random number generators of Python, numpy and torch (also on all CUDA devices)."""
+    """Seed the random number generators of Python, numpy and torch (on the CPU and all CUDA devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -70,7 +70,7 @@ def _join() -> None:
 
 
 def finish() -> None:
-    """Leave the process group after the run. On GPUs, do not call it after an error, since it might block forever."""
+    """Leave the process group after the run. On GPUs, do not call this after an error: it might block forever."""
     gc.collect()  # otherwise a DDP model that still exists would keep the group's threads alive
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -80,7 +80,7 @@ def device() -> torch.device:
     """This process's GPU if there is one, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # If the launcher makes only one GPU visible to each process, that GPU has number 0 in all of them.
+    # If the launcher makes only one GPU visible to each process, the GPU has index 0 in every process.
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
@@ -92,7 +92,7 @@ def share_threads(environment: Mapping[str, str]) -> None:
 
 
 def is_launched(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process, even if it is the only process.
+    """Whether torchrun or srun started this process; true even if it is the only process.
 
     Raises:
         ConfigError: the launcher's environment variables are incomplete or invalid.
@@ -112,7 +112,7 @@ def is_launched(environment: Mapping[str, str]) -> bool:
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment variables that torchrun would set, for a task that srun started; empty for other processes.
 
-    A batch script also has most of SLURM's variables, but it is not a task of a job step.
+    SLURM sets most of its variables in a batch script as well, but the script is not a task of a job step.
 
     Raises:
         ConfigError: some of SLURM's variables are missing or invalid.

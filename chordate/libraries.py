@@ -1,4 +1,4 @@
-"""Optional libraries that are imported only when needed, because they import slowly."""
+"""Optional libraries, imported only when they are needed."""
 
 import importlib.util
 from typing import Any

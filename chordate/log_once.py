@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class RepeatFilter(logging.Filter):
-    """Log filter that rejects a warning whose text was logged before."""
+    """Log filter that drops a warning if the same text was logged before."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The contracts of models and metrics, and checks that implementations fulfill them."""
+"""The contracts (base classes) of models and metrics, and checks that implementations fulfill them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from chordate.errors import ConfigError, TrainingError
 from chordate.structures import Batch, DatasetMeta, ImageInfo
 from chordate.text import format_metric, printable
 
-RECORD_KEYS = ("mode", "epoch", "iteration")  # fields of every record of a run's log, in addition to the metrics
+RECORD_KEYS = ("mode", "epoch", "iteration")  # fields of every record of a run's log, besides losses and metrics
 
 
 class Model(nn.Module):
     """Base class of models: computes losses for training batches, and predictions for any batch.
 
-    The first argument of a subclass is `meta`; then come its parts, which it builds through the registries.
+    The first argument of a subclass's constructor is `meta`, followed by the configs of its parts (backbone, heads …),
+    which it builds through the registries.
+
     DistributedDataParallel and torch.compile wrap `forward`; all other code calls `loss` and `predict`, whose results
     depend only on their arguments.
     """
@@ -40,11 +42,11 @@ class Model(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names of `meta`, by label."""
+        """The class names of `meta`, indexed by label."""
         return self.meta.classes
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalar losses by name. The trainer minimizes their sum; values without a gradient are only logged."""
+        """Scalar losses keyed by name. The trainer minimizes their sum; values without a gradient are only logged."""
         raise NotImplementedError
 
     def predict(self, batch: Batch) -> list[Any]:
@@ -52,17 +54,17 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def feature_specs(self) -> Mapping[str, FeatureSpec]:
-        """The feature maps that `chordate summary` lists; by default the backbone's, if there is one."""
+        """The feature maps that `chordate summary` lists; by default the feature maps of the backbone, if any."""
         backbone = self._modules.get("backbone")
         return backbone.out_features if isinstance(backbone, Backbone) else {}
 
     def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
-        """The backbone's maps for a batch, by name.
+        """The feature maps of the backbone for a batch, keyed by name.
 
         Raises:
             ConfigError: the model does not implement this method.
         """
-        raise ConfigError(f"{type(self).__name__} gives no features; implement backbone_features in it")
+        raise ConfigError(f"{type(self).__name__} does not return feature maps; implement its method backbone_features")
 
     def embed(self, batch: Batch) -> Tensor | None:
         """The inputs `[N, C]` of the last layer, one vector per image; None if the model does not support it."""
@@ -80,7 +82,7 @@ class Model(nn.Module):
         return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of one input with the given size, without the batch dimension; by default the backbone's."""
+        """The shape of one input without the batch dimension; by default the backbone's `input_shape`."""
         backbone = self._modules.get("backbone")
         return backbone.input_shape(height, width) if isinstance(backbone, Backbone) else (3, height, width)
 
@@ -93,13 +95,13 @@ class Model(nn.Module):
 
 
 class Metric:
-    """Base class of metrics: collects predictions batch by batch and computes values, which are equal on all ranks.
+    """Base class of metrics: collects predictions batch by batch, and computes values that are equal on all ranks.
 
-    The constructor of a subclass receives the dataset as the keyword `dataset`. The other methods refer to the
-    predictions of the last `compute`.
+    The constructor of a subclass receives the dataset as the keyword `dataset`. `table`, `save_predictions` and
+    `report` refer to the last `compute`.
 
     Attributes:
-        numbers: the result of the last `compute`.
+        numbers: the result of the last `compute`: a mapping from name to value.
         lower_is_better: names of the values for which lower is better; used by `train.save_best` and EarlyStopping.
     """
 
@@ -111,11 +113,15 @@ class Metric:
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """Compute the values, by name, over the predictions of all ranks, and discard the collected predictions."""
+        """Compute the values over the predictions of all ranks, and discard the collected predictions.
+
+        Returns:
+            Mapping from name to value.
+        """
         raise NotImplementedError
 
     def table(self) -> RenderableType:
-        """Format the last values for the terminal; by default as a plain table."""
+        """Format `numbers` for the terminal; by default as a table of names and values."""
         table = Table("metric", "value")
         for name, value in self.numbers.items():
             table.add_row(Text(printable(name)), format_metric(value))
@@ -130,15 +136,15 @@ class Metric:
         raise ConfigError(f"--predictions: {type(self).__name__} does not keep predictions")
 
     def report(self) -> Any:
-        """Details of the last values, which `visualization.plot_report` draws; None if the metric has no report."""
+        """Details for `visualization.plot_report` to draw, such as curves; None if the metric has no report."""
         return None
 
 
 def check_implements(plug: object, contract: type, methods: Sequence[str]) -> None:
-    """Check that an object is an instance of its contract's base class and overrides the required `methods`.
+    """Check that an object is an instance of the base class `contract` and overrides the required `methods`.
 
     Raises:
-        ConfigError: the object has another base class, or lacks a method.
+        ConfigError: the object is not an instance of `contract`, or does not override a method.
     """
     cls = type(plug)
     if not isinstance(plug, contract):
@@ -146,7 +152,7 @@ def check_implements(plug: object, contract: type, methods: Sequence[str]) -> No
         raise ConfigError(f"{cls.__name__} is not a subclass of {contract.__name__}: derive it from {base}")
     missing = [name for name in methods if getattr(cls, name) is getattr(contract, name)]
     if missing:
-        raise ConfigError(f"{cls.__name__} does not implement {contract.__name__}.{missing[0]}, which it must")
+        raise ConfigError(f"{cls.__name__} does not implement {contract.__name__}.{missing[0]}, which is required")
 
 
 def check_batch(model: Model, batch: Any) -> None:
@@ -157,18 +163,20 @@ def check_batch(model: Model, batch: Any) -> None:
 
 
 def check_number_names(names: Iterable[str], source: str) -> None:
-    """Raise ConfigError if the name of a number is reserved for another field of log records."""
+    """Raise ConfigError if a name of a loss or metric value is reserved for another field of log records."""
     reserved = [name for name in names if name in RECORD_KEYS]
     if reserved:
         raise ConfigError(f'{source} must not be named "{reserved[0]}", a field of every log record; rename it')
 
 
 def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor:
-    """The sum of a model's losses. A value without a gradient, such as a training error, is only logged.
+    """The sum of a model's losses, except values without a gradient (such as a training error, which is only logged).
+
+    If no value has a gradient, all values are summed.
 
     Args:
-        losses: scalar losses by name.
-        trained: whether each loss has a gradient in training, by name; None for `requires_grad` of the values.
+        losses: scalar losses keyed by name.
+        trained: mapping from name to whether the loss has a gradient in training; None for `requires_grad` of `losses`.
 
     Raises:
         TrainingError: `losses` is not a dict of scalars.
@@ -176,7 +184,7 @@ def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor
     if not isinstance(losses, Mapping) or not losses:
         raise TrainingError(f"Model.loss must return a dict of losses, not {type(losses).__name__}")
     if "loss" in losses and len(losses) > 1:
-        raise TrainingError('a part of the loss is named "loss", which is the name of the sum; give it another')
+        raise TrainingError('a part of the loss is named "loss", which is the name of the sum; rename it')
     for name, value in losses.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -191,11 +199,11 @@ def compute_numbers(metric: Metric) -> dict[str, float]:
     """The result of `metric.compute`, validated.
 
     Raises:
-        ConfigError: the result is not a dict of numbers, or a number has the name of another field of a log record.
+        ConfigError: the result is not a dict of numbers, or a name is reserved for another field of log records.
     """
     numbers, name = metric.compute(), type(metric).__name__
     if not isinstance(numbers, Mapping) or not all(isinstance(key, str) for key in numbers):
-        raise ConfigError(f"{name}.compute must return numbers by name, got {type(numbers).__name__}")
+        raise ConfigError(f"{name}.compute must return a dict of numbers, got {type(numbers).__name__}")
     for key, value in numbers.items():
         if not isinstance(value, Real):
             raise ConfigError(f"{name}.compute must return numbers, but {key} is a {type(value).__name__}; use float()")

@@ -1,4 +1,4 @@
-"""A progress bar on the terminal, drawn by rich."""
+"""Progress bars on the terminal, drawn by rich."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ REFRESH_SECONDS = 0.1
 
 
 class ProgressBar:
-    """Progress bars, one per task, each followed by a status text. Drawn only by the first rank and only on a terminal
-    (`console`; None for the standard output). Lines printed or logged meanwhile appear above the bars."""
+    """Progress bars, one per task, each followed by a status text. Drawn only by the first rank, and only if
+    `console` (None for the standard output) is a terminal. Lines printed or logged meanwhile appear above the bars."""
 
     def __init__(self, console: Console | None = None):
         console = console or Console()

@@ -42,13 +42,13 @@ def load_plugins() -> None:
 
 
 class PlugRegistry(Registry):
-    """mmengine's registry with named variants, wiring, checked arguments, and errors with the nearest names.
+    """mmengine's Registry, with named variants, inferred arguments, validated arguments, and errors that suggest names.
 
     Args:
         kind: the kind of component, for error messages: `backbone`, `neck` …
         location: the package that is imported at the first look-up, so that its modules register their components.
-        extra_settings: annotations of settings that a component's config may have in addition to the component's
-            arguments; they become attributes of the built object.
+        extra_settings: mapping from name to annotation, for settings that a component's config may have in addition to
+            the component's arguments; they become attributes of the built object.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PlugRegistry(Registry):
         _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
-        """Register names for configs, so that `"resnet50"` means `dict(type="ResNet", depth=50)`."""
+        """Register a name for each config, so that `"resnet50"` stands for `dict(type="ResNet", depth=50)`."""
         self.variants.update({name: dict(config) for name, config in variants.items()})
 
     def names(self, pattern: str = "*") -> list[str]:
@@ -70,7 +70,7 @@ class PlugRegistry(Registry):
         return sorted(fnmatch.filter({*self.module_dict, *self.variants}, pattern))
 
     def expand(self, config: Any) -> dict[str, Any]:
-        """Replace the name of a variant by its dict; keys in the config override the variant's.
+        """Replace the name of a variant by its config; keys in `config` override the keys of the variant.
 
         Raises:
             ConfigError: the type or variant does not exist, or the config is neither a name nor a dict with `type`.
@@ -106,7 +106,7 @@ class PlugRegistry(Registry):
             config: a variant's name, a dict with `type` and the component's arguments, or a built object, which
                 is checked against the contract and returned unchanged.
             facts: values such as `num_classes` and `num_keypoints` (see `DatasetMeta.facts`); the component receives
-                those that its signature names.
+                the values that it has parameters for.
             contract: a class or Protocol with the methods and attributes that the component must have.
             wiring: arguments that the component always receives, such as `in_features`. A config must not set facts or
                 wiring.
@@ -116,7 +116,7 @@ class PlugRegistry(Registry):
                 it does not fulfill the contract. The message names file and setting if the config is a `Section`.
         """
         if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
-            raise ConfigError(f"a {self.name} is a name, a dict with `type`, or a built object, got {config!r}")
+            raise ConfigError(f"a {self.name} must be a name, a dict with `type`, or a built object, got {config!r}")
         try:
             is_config = isinstance(config, str | Mapping)
             built = self._build(self.expand(config), dict(facts or {}), wiring) if is_config else config
@@ -144,7 +144,7 @@ class PlugRegistry(Registry):
         except ChordateError:
             raise
         except (TypeError, ValueError) as error:
-            validate_arguments(cls, arguments, where, **names)  # its message is better, if it also rejects them
+            validate_arguments(cls, arguments, where, **names)  # better message if values do not fit the annotations
             raise ConfigError(f"{where}: {error}") from error
         for name, value in extra_settings.items():
             setattr(built, name, value)
@@ -152,7 +152,7 @@ class PlugRegistry(Registry):
 
 
 def check_contract(part: Any, contract: type) -> None:
-    """Check that a part has the attributes and methods (with their arguments) that a class or Protocol declares.
+    """Check that a component has the attributes and methods (with their arguments) that a class or Protocol declares.
 
     Raises:
         ConfigError: attributes or methods are missing.
@@ -175,8 +175,8 @@ def check_contract(part: Any, contract: type) -> None:
 
 
 def _accepts(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
-    """Whether a method can be called like the contract's method: it has these arguments at these positions, with these
-    names unless they are positional-only, and requires no others."""
+    """Whether a method can be called like the contract's method: it has the same parameters at the same positions (with
+    the same names unless they are positional-only), and no further required parameters."""
     signature = inspect.signature(method)
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
         return True
@@ -193,7 +193,7 @@ def _accepts(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
 
 
 def settings_of(plug: Any) -> set[str] | None:
-    """The names of the settings that a type takes, looked up in all registries; None if no registry has the type."""
+    """The names of the settings that a type accepts, looked up in all registries; None if no registry has the type."""
     if not isinstance(plug, str):
         return set(parameters_of(plug).annotations) if callable(plug) else None
     holders = [registry for registry in _registries if plug in registry.variants or plug in registry.module_dict]
@@ -204,7 +204,7 @@ def settings_of(plug: Any) -> set[str] | None:
     return set(names) or None
 
 
-# The source of weights is not an argument of the class: the weight loader reads it from the built backbone.
+# These are not arguments of a backbone's class: `load_pretrained` reads them from the built backbone.
 WEIGHTS = {"pretrained": str | Path | bool | None, "default_weights": str | None}
 BACKBONES = PlugRegistry("backbone", "chordate.backbones", extra_settings=WEIGHTS)
 NECKS = PlugRegistry("neck", "chordate.necks")

@@ -48,7 +48,7 @@ NAMES_HERE = {
 
 
 def no_section(key: str, tree: Mapping[str, Any]) -> str:
-    """The message about a section that does not exist, with the name to use instead."""
+    """Error message about the unknown section `key` of the config `tree`, with the name to use instead."""
     written = list(_dotted(key, tree[key]))
     for theirs, ours in NAMES_HERE.items():
         for path in written:

@@ -13,7 +13,7 @@ def printable(text: str, most: int | None = 60) -> str:
 
 
 def file_stem(text: str) -> str:
-    """Convert the text to a part of a file name that is valid on any operating system."""
+    """Replace the characters that are not allowed in file names on every operating system."""
     return re.sub(r'[/\\:*?"<>|]', "_", printable(text, 100).replace("�", "_"))
 
 

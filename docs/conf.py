@@ -1,7 +1,7 @@
-"""How Sphinx builds the site of these pages: `make docs`, then open `site/index.html`.
+"""Sphinx configuration of the documentation site: `make docs`, then open `site/index.html`.
 
-The pages are plain Markdown that GitHub shows too, so what only the site needs is here: the navigation, and the forms
-that docstrings and signatures take in the API reference. Sources are the pages of `docs/` and those of the root.
+The pages are plain Markdown that GitHub also renders, so site-specific content is here: the navigation, and the
+formatting of docstrings and signatures in the API reference. Sources are the pages in `docs/` and in the root folder.
 """
 
 import re
@@ -19,7 +19,7 @@ from chordate import arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 TYPES = ("class", "exception")
-METADATA = re.compile(  # of `Annotated[…, Predicate(…)]`, whose first argument may have two levels of brackets
+METADATA = re.compile(  # matches `Annotated[X, Predicate(…)]`, where X may have two levels of brackets
     r"~[\w.]+\.Annotated\[((?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*?), (?:~[\w.]+\(.*?\)|<[^>]*>)\]"
 )
 ALIASES = {
@@ -30,7 +30,16 @@ ALIASES = {
 
 NAVIGATION = {
     "Start": ["tutorial", "own_data", "own_backbone", "evaluate_on_coco", "From other libraries <migration>"],
-    "Guides": ["configs", "augmentation", "classification", "semantic", "evaluation", "weights", "plugging"],
+    "Guides": [
+        "configs",
+        "augmentation",
+        "classification",
+        "semantic",
+        "panoptic",
+        "evaluation",
+        "weights",
+        "plugging",
+    ],
     "Reference": ["backbones", "results"],
     "API": [
         "api/functions",
@@ -70,7 +79,7 @@ myst_heading_anchors = 4
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-napoleon_custom_sections = [("Attributes", "params_style")]  # a list, like that of parameters
+napoleon_custom_sections = [("Attributes", "params_style")]  # formatted like the list of parameters
 autodoc_inherit_docstrings = False
 maximum_signature_line_length = 68
 toc_object_entries_show_parents = "hide"
@@ -84,16 +93,16 @@ html_copy_source = False
 
 
 def add_navigation(app, docname: str, source: list[str]) -> None:
-    """The table of contents at the left, which is not part of the start page on GitHub."""
+    """Add the table of contents of the sidebar to the start page; on GitHub the page has none."""
     if docname == root_doc:
         for caption, pages in NAVIGATION.items():
             source[0] += "\n".join(["\n\n```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```\n"])
 
 
 def markdown_to_rst(app, what, name, obj, options, lines: list[str]) -> None:
-    """Docstrings have Markdown's `code` and indented blocks; names in them become references where the site has them.
+    """Convert Markdown's `code` and indented blocks in docstrings; names that the site documents become references.
 
-    "\\ " is reStructuredText's space of no width, which it wants between code and letters.
+    "\\ " is reStructuredText's zero-width space, which is required between inline code and letters.
     """
     text = re.sub(r":\n\n(?=    )", "::\n\n", "\n".join(lines))
     prose, *spans = re.split(r"`([^`]+)`", text)
@@ -104,26 +113,26 @@ def markdown_to_rst(app, what, name, obj, options, lines: list[str]) -> None:
         rst += ("" if rst[-1:].isspace() else "\\ ") + span + ("" if prose[:1].isspace() else "\\ ") + escape(prose)
     lines[:] = rst.split("\n")
     if what == "property":
-        lines.insert(0, "")  # or napoleon takes what precedes a colon for its type
+        lines.insert(0, "")  # otherwise napoleon parses the text before a colon as the type
 
 
 def escape(prose: str) -> str:
-    """Stars and final underscores as they are, which are markup in reStructuredText."""
+    """Escape stars and trailing underscores, which are markup in reStructuredText."""
     return re.sub(r"(\*|(?<=\w)_(?!\w))", r"\\\1", prose)
 
 
 def shorten_signature(app, what, name, obj, options, signature: str | None, returns: str | None):
-    """`PositiveInt` in place of `Annotated[int, Ge(ge=1)]`, and nothing for what `nn.Module` takes."""
+    """Write `PositiveInt` in place of `Annotated[int, Ge(ge=1)]`, and omit the `*args, **kwargs` of `nn.Module`."""
     if not signature or signature == "(*args: Any, **kwargs: Any)":
         return signature and "", returns
     for alias, annotation in ALIASES.items():
         signature = signature.replace(annotation, alias)
-    signature = re.sub(r"= <[^>]*>", "= ...", signature)  # a factory's value, which is not Python
+    signature = re.sub(r"= <[^>]*>", "= ...", signature)  # a default factory's value, which is not valid Python
     return METADATA.sub(r"\1", signature), returns
 
 
 def find_public_name(app, env, node, contnode):
-    """A bare `Model` in a docstring is the only class of that name that the site describes."""
+    """Resolve a bare class name in a docstring, such as `Model`, if the site documents only one class of that name."""
     objects = env.get_domain("py").objects
     target = node.get("reftarget", "").rsplit(".", 1)[-1]
     named = [entry for key, entry in objects.items() if key.rsplit(".", 1)[-1] == target and entry.objtype in TYPES]
@@ -135,9 +144,9 @@ def find_public_name(app, env, node, contnode):
 
 
 def add_anchors(app, doctree) -> None:
-    """An anchor for each name of an object, `chordate.Batch` and `chordate.structures.batch.Batch`.
+    """Add an anchor for each import path of an object, `chordate.Batch` and `chordate.structures.batch.Batch`.
 
-    The pages of the source link back by one name per module, whichever they meet first.
+    The source pages link back to an object by one of these paths, whichever viewcode finds first.
     """
     for signature in doctree.findall(desc_signature):
         name = signature.get("fullname")
@@ -156,7 +165,7 @@ def leave_out_object(app, doctree) -> None:
 
 
 def redirect_to_start_page(app, error: Exception | None) -> None:
-    """`site/index.html`, though the start page is `docs/index.md`."""
+    """Write `site/index.html`, which redirects to the start page `docs/index.html`."""
     start = f"{root_doc}.html"
     refresh = f'<meta http-equiv="refresh" content="0; url={start}">'
     html = f'<!DOCTYPE html>\n<title>Chordate</title>\n{refresh}\n<a href="{start}">Chordate</a>\n'

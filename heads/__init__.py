@@ -1,8 +1,8 @@
-"""Heads: predictions from feature maps. Importing the package registers them in HEADS."""
+"""Heads, which compute predictions from feature maps. Importing the package registers them in HEADS."""
 
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead
-from chordate.heads.deeplab import DeepLabV3Head, DeepLabV3PlusHead
+from chordate.heads.deeplab import DeepLabV2Head, DeepLabV3Head, DeepLabV3PlusHead
 from chordate.heads.fcn import FCNHead
 from chordate.heads.keypoint import KeypointHead
 from chordate.heads.linear import ClassificationHead
@@ -20,6 +20,7 @@ __all__ = [
     "CenterOffsetHead",
     "ClassificationHead",
     "ConvFC",
+    "DeepLabV2Head",
     "DeepLabV3Head",
     "DeepLabV3PlusHead",
     "FCNHead",

@@ -1,4 +1,4 @@
-"""The base class of heads that predict at every anchor of a pyramid (RPN, RetinaNet)."""
+"""Base class of heads that predict for every anchor of a feature pyramid (RPN, RetinaNet)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from chordate.ops.losses import BoxLoss, BoxLossKind
 from chordate.ops.matching import Matcher
 
 IoURange = Annotated[tuple[Fraction, Fraction], NotDescending]  # (lower, upper)
-BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # of the box encoding: the network predicts plain deltas
+BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # weights of the box encoding: deltas are not scaled
 
 
 @dataclass
 class AnchorOutputs:
-    """Predictions at all `A` anchors, one level after the other.
+    """Predictions for all `A` anchors, concatenated level by level.
 
     Attributes:
-        logits: `[N, A, K]` float32, one per class; `[N, A]` objectness in an RPN.
+        logits: `[N, A, K]` float32, one logit per class; in an RPN `[N, A]`, the objectness logits.
         deltas: `[N, A, 4]` float32, from the anchors to the predicted boxes.
         anchors: `[A, 4]` in pixels, the same for all images.
         counts: number of anchors per level.
@@ -42,13 +42,13 @@ class AnchorHead(nn.Module):
     A subclass adds layers, `forward`, `loss` and `predict`.
 
     Args:
-        in_features: the available maps.
-        levels: the names of the maps to use; None for all.
-        anchors: arguments of `AnchorGenerator` besides the strides.
+        in_features: specs of the available feature maps.
+        levels: names of the feature maps to use; None for all.
+        anchors: arguments of `AnchorGenerator`, except `strides`.
         iou_thresholds, box_loss, smooth_l1_beta: see the subclasses.
 
     Attributes:
-        channels: number of channels of every map.
+        channels: number of channels of every feature map.
 
     Raises:
         ConfigError: a level does not exist, or levels have different numbers of channels.
@@ -79,11 +79,11 @@ class AnchorHead(nn.Module):
         self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)
 
     def concatenate(self, levels: Iterable[tuple[Tensor, Tensor]]) -> AnchorOutputs:
-        """Concatenate the outputs of all levels.
+        """Concatenate the predictions of all levels.
 
         Args:
-            levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level; both
-                group their channels by anchor.
+            levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level, with channels
+                ordered by anchor, then by class or coordinate.
         """
         logits, deltas, grids = [], [], []
         for level_logits, level_deltas in levels:
@@ -101,14 +101,16 @@ class AnchorHead(nn.Module):
 
 
 def topk_per_level(scores: Tensor, counts: Sequence[int], topk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `topk` best scores of each level, or all scores of smaller levels.
+    """Select the `topk` highest scores of each level, or all scores of a level with fewer.
 
     Args:
-        scores: `[N, M]`, one level after the other.
-        counts: number of scores per level; the sum is `M`.
+        scores: `[N, M]`, concatenated level by level.
+        counts: number of scores of each level; their sum is `M`.
+        topk: maximum number of scores per level.
 
     Returns:
-        `[N, K]` each: scores, their indices in `M`, and their levels; best first within each level.
+        Three tensors `[N, K]`: the scores, their indices into `M`, and their level indices; ordered by level, then by
+        descending score.
     """
     best, indices, levels, offset = [], [], [], 0
     for level, level_scores in enumerate(scores.split(counts, dim=1)):

@@ -1,4 +1,4 @@
-"""The box head of Fast R-CNN (Girshick 2015, section 2): classifies regions and refines their boxes."""
+"""Box head of Fast R-CNN (Girshick 2015, section 2): classifies regions and refines their boxes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -27,30 +27,30 @@ BoxWeights = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 class BoxHead(nn.Module):
     """Pools regions, passes them through a trunk, and predicts a class and, for each class, a refined box.
 
-    The last of the `num_classes + 1` class scores is the background's. Defaults are Detectron2's for a pyramid
-    (`Base-RCNN-FPN.yaml`).
+    The last of the `num_classes + 1` class scores is the background's. The defaults are Detectron2's for
+    FPN (`Base-RCNN-FPN.yaml`).
 
     Args:
-        in_features: the available maps.
+        in_features: specs of the available feature maps.
         num_classes: number of classes without background.
-        levels: the names of the maps to pool from; all up to stride 32 by default.
+        levels: names of the feature maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`.
-        trunk: module from `[R, C, resolution, resolution]` to vectors `[R, out_channels]`, or to maps, which are then
-            averaged; built with `in_channels` and `resolution`.
-        class_agnostic: predict one box per region, for any class.
+        trunk: module that computes vectors `[R, out_channels]` from pooled regions `[R, C, resolution, resolution]`, or
+            feature maps `[R, out_channels, S, S]`, which are then averaged; built with `in_channels` and `resolution`.
+        class_agnostic: whether to predict one box per region instead of one per region and class.
         batch_size_per_image: number of regions sampled per image for the loss.
         positive_fraction: maximum fraction of positives among the sampled regions.
-        iou_threshold: regions with at least this IoU with an object are positive, the others negative.
+        iou_threshold: regions whose IoU with an object is at least this are positive, all others negative.
         box_weights: weights of the box encoding, see `ops.boxes.encode`.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
-        score_threshold: detections with a score of at most this are dropped.
+        score_threshold: detections that score at most this are dropped.
         nms_threshold: IoU threshold of NMS, which runs per class.
-        min_side: detections with a side shorter than this many pixels are dropped.
-        detections_per_image: maximum number of detections per image; the best are kept.
+        min_side: minimum side of detections in pixels; smaller detections are dropped.
+        detections_per_image: maximum number of detections per image; the highest-scoring are kept.
 
     Raises:
-        ConfigError: the levels do not exist, or do not form a pyramid.
+        ConfigError: a level does not exist, or the levels' channels or strides do not suit `RoIPooler`.
     """
 
     def __init__(
@@ -103,17 +103,20 @@ class BoxHead(nn.Module):
             self.class_rows["bbox_pred"] = ClassRows(values=4)
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """Sample the regions that this head and the mask and keypoint heads train on, including ground-truth boxes."""
+        """Sample the regions on which the box, mask and keypoint heads train, from proposals and ground-truth boxes."""
         return sample_rois(
             proposals, targets, self.matcher, self.batch_size_per_image, self.positive_fraction, self.num_classes
         )
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits `[R, num_classes + 1]` and deltas `[R, num_classes or 1, 4]` of `R` boxes, float32.
+        """Predict class logits `[R, num_classes + 1]` and deltas `[R, num_classes, 4]` of `R` boxes, float32.
+
+        Class-agnostic deltas are `[R, 1, 4]`.
 
         Args:
+            features: dict from name to feature map `[N, C, H, W]`.
             boxes: `[R, 4]` in pixels of the padded batch.
-            image: `[R]` int64, the image of each box.
+            image: `[R]` int64, image index of each box.
         """
         return self.predictions(self.roi_features(features, boxes, image))
 
@@ -122,7 +125,7 @@ class BoxHead(nn.Module):
         return self.trunk(self.pooler(features, boxes, image))
 
     def predictions(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and deltas as in `forward`, from `roi_features`."""
+        """Compute logits and deltas as in `forward` from the output `x` of `roi_features`."""
         if x.ndim == 4:
             x = x.mean(dim=(2, 3))
         logits, deltas = at_least_float32(self.cls_score(x)), at_least_float32(self.bbox_pred(x))
@@ -135,10 +138,10 @@ class BoxHead(nn.Module):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Cross-entropy of all sampled regions, and box loss of positive ones, divided by the number of samples.
+        """Cross-entropy of all sampled regions, and box loss of the positives; both divided by the number of samples.
 
         Args:
-            roi_features: features of the rows of `PaddedIndex(rois.valid)`, if they are already computed.
+            roi_features: output of `roi_features` for the rows of `PaddedIndex(rois.valid)`, if it is already computed.
         """
         index = PaddedIndex(rois.valid)
         boxes = index.flatten(rois.boxes)
@@ -156,15 +159,16 @@ class BoxHead(nn.Module):
         rois: SampledRoIs,
         targets: InstanceTargets,
     ) -> dict[str, Tensor]:
-        """The losses of `R` predictions.
+        """Compute the losses of the predictions for `R` regions.
 
         Args:
             logits, deltas: from `forward`.
-            boxes: `[R, 4]`, the regions of `rois` that `index` flattens.
+            boxes: `[R, 4]`, the boxes of `rois`, flattened by `index`.
+            index: PaddedIndex of the valid regions of `rois`.
         """
         labels, gt_index, positive = map(index.flatten, (rois.labels, rois.gt_index, rois.is_foreground))
         classification = F.cross_entropy(logits, labels, reduction="none")
-        # Background has no deltas; the values read for it are masked below.
+        # Background regions have no deltas; the values gathered for them are masked below.
         column = torch.where(positive, labels, 0) if deltas.shape[1] > 1 else torch.zeros_like(labels)
         deltas = deltas.take_along_dim(column[:, None, None], dim=1)[:, 0]
         distance = self.box_loss(deltas, boxes, targets.boxes[index.image, gt_index])
@@ -173,7 +177,7 @@ class BoxHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Mapping[str, Tensor], proposals: Proposals) -> list[Detections]:
-        """Detections of each image, boxes in pixels of the padded batch, clipped to the image."""
+        """Predict the detections of each image, with boxes in pixels of the padded batch, clipped to the image."""
         index = PaddedIndex(proposals.valid)
         boxes = index.flatten(proposals.boxes)
         logits, deltas = self(features, boxes, index.image)
@@ -182,7 +186,7 @@ class BoxHead(nn.Module):
     def detections(
         self, scores: Tensor, deltas: Tensor, boxes: Tensor, index: PaddedIndex, sizes: Tensor
     ) -> list[Detections]:
-        """Detections from class probabilities `[R, num_classes + 1]` and deltas of the regions `boxes` `[R, 4]`."""
+        """Convert class probabilities `[R, num_classes + 1]` and deltas of regions `boxes` `[R, 4]` to detections."""
         scores = scores[:, : self.num_classes]
         row, labels = ((scores > self.score_threshold) & index.present[:, None]).nonzero(as_tuple=True)
         image = index.image[row]

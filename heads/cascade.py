@@ -1,4 +1,4 @@
-"""The box head of Cascade R-CNN (Cai & Vasconcelos 2018): each stage refines the boxes of the stage before."""
+"""Box head of Cascade R-CNN (Cai & Vasconcelos 2018): each stage refines the boxes of the stage before."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -16,26 +16,27 @@ from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
 
 # Table 1 of the paper's journal version (2019), and Detectron2's ROI_BOX_CASCADE_HEAD: later stages receive better
-# boxes, so they require more overlap, and their deltas are smaller.
+# boxes, so they have higher IoU thresholds, and larger weights because their deltas are smaller.
 IOU_THRESHOLDS = (0.5, 0.6, 0.7)
 BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
-MIN_SIDE = 1e-3  # pixels: smaller regions are not trained on
+MIN_SIDE = 1e-3  # pixels; smaller regions are not used for training
 
 
 @HEADS.register_module()
 class CascadeHead(nn.Module):
-    """A sequence of box heads: each classifies the regions, and refines their boxes for the next one.
+    """A sequence of box heads (stages): each stage classifies the regions, and refines their boxes for the next stage.
 
-    Boxes are class-agnostic. In training, all stages use the regions sampled for the first one, matched again before
-    each stage; in testing, class probabilities of all stages are averaged, with the last stage's boxes (section 4.1).
+    Box regression is class-agnostic. In training, all stages use the regions sampled for the first stage; before each
+    later stage, the refined boxes are matched again. In testing, the class probabilities of all stages are averaged,
+    and the boxes are the last stage's (section 4.1).
 
     Args:
         in_features, num_classes: see `BoxHead`.
-        iou_thresholds, box_weights: one entry per stage.
-        stage: arguments of `BoxHead`, shared by all stages.
+        iou_thresholds, box_weights: as `iou_threshold` and `box_weights` of `BoxHead`, one entry per stage.
+        stage: other arguments of `BoxHead`, the same for all stages.
 
     Raises:
-        ConfigError: the numbers of weights and thresholds differ, or `BoxHead` rejects settings.
+        ConfigError: `iou_thresholds` and `box_weights` differ in length, or `BoxHead` rejects arguments.
     """
 
     def __init__(
@@ -70,12 +71,12 @@ class CascadeHead(nn.Module):
         self.detections_per_image = self.stages[-1].detections_per_image
 
     def sample(self, proposals: Proposals, targets: InstanceTargets) -> SampledRoIs:
-        """The regions that the first stage and the mask and keypoint heads train on."""
+        """Sample the regions on which the first stage and the mask and keypoint heads train."""
         return self.stages[0].sample(proposals, targets)
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """The losses of each stage as in `BoxHead`, their names with the stage's number appended."""
-        # Each stage's loss has weight 1, but the backbone should not learn three times as fast for three stages.
+        """Compute the losses of each stage as in `BoxHead`; the stage index is appended to their names."""
+        # The losses of all stages have weight 1; the gradient of the feature maps is averaged over stages, not summed.
         features = {name: scale_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
         losses: dict[str, Tensor] = {}
         for number, stage in enumerate(self.stages):
@@ -91,7 +92,7 @@ class CascadeHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Mapping[str, Tensor], proposals: Proposals) -> list[Detections]:
-        """Detections of each image, boxes in pixels of the padded batch, clipped to the image."""
+        """Predict the detections of each image, with boxes in pixels of the padded batch, clipped to the image."""
         index = PaddedIndex(proposals.valid)
         boxes = index.flatten(proposals.boxes)
         scores = []
@@ -104,14 +105,14 @@ class CascadeHead(nn.Module):
 
 
 def _refine(stage: BoxHead, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:
-    """The boxes `[R, 4]` that a stage predicts, clipped to their images' `sizes` `[R, 2]`."""
+    """Apply a stage's deltas to `boxes` `[R, 4]`, and clip the results to the `sizes` `[R, 2]` of their images."""
     refined = decode(deltas[:, 0].detach(), boxes, stage.box_weights)
     return clip_boxes_to_image(refined, sizes)
 
 
 @torch.no_grad()
 def _match(stage: BoxHead, boxes: Tensor, rois: SampledRoIs, targets: InstanceTargets) -> SampledRoIs:
-    """Match the refined boxes `[N, S, 4]` of `rois` at a stage's threshold, without sampling again."""
+    """Match the refined boxes `[N, S, 4]` of `rois` at the IoU threshold of `stage`, without sampling again."""
     matches = stage.matcher(boxes, targets)
     positive = matches.positive & rois.valid
     return SampledRoIs(

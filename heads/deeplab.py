@@ -1,4 +1,4 @@
-"""The heads of DeepLab: atrous spatial pyramid pooling (ASPP), alone or with a decoder."""
+"""The heads of DeepLab v2, v3 and v3+: atrous spatial pyramid pooling (ASPP) without and with a decoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -9,28 +9,77 @@ from torch import Tensor, nn
 
 from chordate.arguments import NonEmpty, PositiveInt, ProperFraction
 from chordate.contracts import FeatureSpec, select
+from chordate.head_contracts import ClassRows
 from chordate.heads.semantic_head import Losses, SemanticHead
 from chordate.ops.convolutions import he_init
 from chordate.ops.norms import ConvNorm, Norm, make_norm
 from chordate.registry import HEADS
 
 Rates = Annotated[Sequence[PositiveInt], NonEmpty]
-RATES = (6, 12, 18)  # at an output stride of 16 (Chen et al. 2017, DeepLab v3, section 3.3)
+RATES = (6, 12, 18)  # dilations at output stride 16 (Chen et al. 2017, DeepLab v3, section 3.3)
+RATES_V2 = (6, 12, 18, 24)  # at output stride 8: ASPP-L (Chen et al. 2017, DeepLab, section 4.1)
+
+
+@HEADS.register_module()
+class DeepLabV2Head(SemanticHead):
+    """Segmentation head of DeepLab v2: ASPP as the sum of atrous 3×3 convolutions, each to class logits.
+
+    Chen et al. 2017, DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, section 3.2.
+
+    Args:
+        in_features: specs of the available feature maps.
+        num_classes: number of classes.
+        level: name of the input feature map; None for the coarsest.
+        rates: dilations of the convolutions; None for 6, 12, 18 and 24 at stride 8, halved at stride 16.
+        dropout, losses: see `SemanticHead`.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        num_classes: PositiveInt,
+        level: str | None = None,
+        rates: Rates | None = None,
+        dropout: ProperFraction = 0.0,
+        losses: Losses | None = None,
+    ):
+        chosen, spec = _chosen(in_features, level, "DeepLabV2Head")
+        super().__init__(spec.channels, num_classes, dropout, losses)
+        self.level = chosen
+        rates = rates or [max(1, rate * 8 // spec.stride) for rate in RATES_V2]
+        # Replaces the 1×1 convolution of SemanticHead.
+        self.logits = ConvSum(nn.Conv2d(spec.channels, num_classes, 3, padding=rate, dilation=rate) for rate in rates)
+        for conv in self.logits:
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+        self.class_rows = {f"logits.{number}": ClassRows() for number in range(len(rates))}
+
+    def features(self, maps: Mapping[str, Tensor]) -> Tensor:
+        return maps[self.level]
+
+
+class ConvSum(nn.ModuleList):
+    """Sums the outputs of several convolutions of the same feature map `[N, C, h, w]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([conv(x) for conv in self]).sum(dim=0)
 
 
 @HEADS.register_module()
 class DeepLabV3Head(SemanticHead):
-    """ASPP and a 3×3 convolution (Chen et al. 2017, Rethinking Atrous Convolution, section 3.3).
+    """Segmentation head of DeepLab v3: ASPP and a 3×3 convolution.
+
+    Chen et al. 2017, Rethinking Atrous Convolution for Semantic Image Segmentation, section 3.3.
 
     Args:
-        in_features: the available maps.
-        num_classes: outputs.
-        level: the map that is read; None for the coarsest.
-        rates: of the atrous convolutions; None for 6, 12, 18 at stride 16, and twice as much at stride 8.
-        channels: of all convolutions.
-        separable: depthwise-separable 3×3 convolutions.
-        norm: after each convolution, see `make_norm`.
-        aspp_dropout: fraction of the values after ASPP that are dropped in training.
+        in_features: specs of the available feature maps.
+        num_classes: number of classes.
+        level: name of the input feature map; None for the coarsest.
+        rates: dilations of the atrous convolutions; None for 6, 12 and 18 at stride 16, doubled at stride 8.
+        channels: number of output channels of every convolution.
+        separable: whether the 3×3 convolutions are depthwise separable.
+        norm: norm after each convolution, see `make_norm`.
+        aspp_dropout: dropout probability of ASPP's output.
         dropout, losses: see `SemanticHead`.
     """
 
@@ -58,14 +107,16 @@ class DeepLabV3Head(SemanticHead):
 
 @HEADS.register_module()
 class DeepLabV3PlusHead(SemanticHead):
-    """ASPP, and a decoder that adds detail from a finer map (Chen et al. 2018, DeepLab v3+, section 3.1).
+    """Segmentation head of DeepLab v3+: ASPP, and a decoder that adds detail from a finer feature map.
+
+    Chen et al. 2018, Encoder-Decoder with Atrous Separable Convolution, section 3.1.
 
     Args:
-        in_features: the available maps.
-        num_classes: outputs.
-        level: the map of ASPP; None for the coarsest.
-        low_level: the finer map; None for the finest of stride 4 or more.
-        low_channels: that it is reduced to.
+        in_features: specs of the available feature maps.
+        num_classes: number of classes.
+        level: name of ASPP's input feature map; None for the coarsest.
+        low_level: name of the finer feature map; None for the finest with a stride of 4 or more.
+        low_channels: number of channels to which a 1×1 convolution reduces the finer feature map.
         rates, channels, separable, norm, aspp_dropout: see `DeepLabV3Head`.
         dropout, losses: see `SemanticHead`.
     """
@@ -103,12 +154,15 @@ class DeepLabV3PlusHead(SemanticHead):
 
 
 class ASPP(nn.Module):
-    """A 1×1 convolution, atrous 3×3 convolutions and the mean of the image, side by side, joined by a 1×1 convolution.
+    """Atrous spatial pyramid pooling.
+
+    A 1×1 convolution, atrous 3×3 convolutions and global average pooling in parallel; their outputs are concatenated
+    and projected by a 1×1 convolution.
 
     Args:
-        spec: of the map `[N, C, h, w]` that it reads.
+        spec: spec of the input feature map `[N, C, h, w]`.
         rates, channels, separable, norm: see `DeepLabV3Head`.
-        dropout: fraction of the values of the output that are dropped in training.
+        dropout: dropout probability of the output.
     """
 
     def __init__(
@@ -123,7 +177,7 @@ class ASPP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, h, w]` to `[N, channels, h, w]`."""
+        """Input `[N, C, h, w]`, output `[N, channels, h, w]`."""
         pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
         return self.dropout(self.project(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1)))
 
@@ -138,8 +192,8 @@ def _conv1x1(in_channels: int, channels: int, norm: Norm) -> ConvNorm:
 
 
 def _conv3x3(in_channels: int, channels: int, rate: int, separable: bool, norm: Norm) -> nn.Sequential:
-    """A 3×3 convolution with norm and ReLU; separable, a depthwise one with norm and ReLU before a 1×1 (Chen et al.
-    2018, section 3.2)."""
+    """A 3×3 convolution with norm and ReLU. If `separable`, a depthwise 3×3 and a 1×1 convolution, each with norm and
+    ReLU (Chen et al. 2018, section 3.2)."""
     groups = in_channels if separable else 1
     width = in_channels if separable else channels
     conv = nn.Conv2d(in_channels, width, 3, padding=rate, dilation=rate, groups=groups, bias=norm is None)

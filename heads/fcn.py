@@ -1,4 +1,4 @@
-"""The FCN head (Long et al. 2015): convolutions on one map. Usual as the auxiliary head on c4 (Zhao et al. 2017)."""
+"""FCN head (Long et al. 2015): convolutions on one feature map; often an auxiliary head on c4 (Zhao et al. 2017)."""
 
 from collections.abc import Mapping
 
@@ -14,14 +14,15 @@ from chordate.registry import HEADS
 
 @HEADS.register_module()
 class FCNHead(SemanticHead):
-    """`convs` 3×3 convolutions with norm and ReLU, dropout, and a 1×1 convolution to the classes.
+    """Segmentation head of `convs` 3×3 convolutions with norm and ReLU, dropout, and a 1×1 convolution to class logits.
 
     Args:
-        in_features: the available maps.
-        num_classes: outputs.
-        level: the map that is read; None for the coarsest.
-        convs, channels: number and width of the convolutions; None for a quarter of the map's channels.
-        norm: after each convolution, see `make_norm`.
+        in_features: specs of the available feature maps.
+        num_classes: number of classes.
+        level: name of the input feature map; None for the coarsest.
+        convs: number of 3×3 convolutions.
+        channels: number of their output channels; None for a quarter of the feature map's channels.
+        norm: norm after each 3×3 convolution, see `make_norm`.
         dropout, losses: see `SemanticHead`.
     """
 

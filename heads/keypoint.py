@@ -1,4 +1,4 @@
-"""The keypoint head of Mask R-CNN (He et al. 2017, section 5): one heatmap per keypoint and region."""
+"""Keypoint head of Mask R-CNN (He et al. 2017, section 5): predicts one heatmap per region and keypoint."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -23,20 +23,20 @@ from chordate.structures import Detections, InstanceTargets, SampledRoIs
 
 @HEADS.register_module()
 class KeypointHead(nn.Module):
-    """Pools regions, applies convolutions, and upsamples by 4: with a deconvolution, then bilinearly.
+    """Pools regions, applies convolutions, and upsamples by 4: by 2 with a deconvolution, then by 2 bilinearly.
 
-    Defaults are the paper's and Detectron2's (`KRCNNConvDeconvUpsampleHead`): 14 x 14 become 56 x 56.
+    The defaults are the paper's and Detectron2's (`KRCNNConvDeconvUpsampleHead`): 14 x 14 regions, 56 x 56 heatmaps.
 
     Args:
-        in_features: the available maps.
+        in_features: specs of the available feature maps.
         num_keypoints: number of keypoints per object.
-        levels: the names of the maps to pool from; all up to stride 32 by default.
-        resolution, sampling_ratio, aligned: see `RoIPooler`; a heatmap has four times the resolution.
-        convs, channels: number and width of the 3 x 3 convolutions before the deconvolution.
+        levels: names of the feature maps to pool from; all up to stride 32 by default.
+        resolution, sampling_ratio, aligned: see `RoIPooler`; a heatmap has 4 · `resolution` cells per side.
+        convs, channels: number of 3 x 3 convolutions before the deconvolution, and their number of channels.
         loss_weight: factor of the loss.
 
     Raises:
-        ConfigError: the levels do not exist, or do not form a pyramid.
+        ConfigError: a level does not exist, or the levels' channels or strides do not suit `RoIPooler`.
     """
 
     def __init__(
@@ -63,17 +63,18 @@ class KeypointHead(nn.Module):
         self.class_rows = {"heatmaps": ClassRows(names="keypoints")}
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
-        """Heatmaps `[R, num_keypoints, size, size]` of `R` boxes, logits, float32.
+        """Predict heatmap logits `[R, num_keypoints, size, size]` of `R` boxes, float32; `size` is 4 · `resolution`.
 
         Args:
+            features: dict from name to feature map `[N, C, H, W]`.
             boxes: `[R, 4]` in pixels of the padded batch.
-            image: `[R]` int64, the image of each box.
+            image: `[R]` int64, image index of each box.
         """
         low = at_least_float32(self.heatmaps(self.convs(self.pooler(features, boxes, image))))
         return F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Cross-entropy over the cells, for every labeled keypoint that lies in its positive region.
+        """Cross-entropy over the cells of a heatmap, averaged over labeled keypoints inside their positive region.
 
         Raises:
             DataError: the data has no keypoints.
@@ -90,6 +91,6 @@ class KeypointHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Mapping[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
-        """Heatmaps `[D, num_keypoints, size, size]` over the box of each detection (see `heatmaps_to_keypoints`)."""
+        """Predict heatmaps `[D, num_keypoints, size, size]`, each covering its detection's box, for each image."""
         boxes, image = cat_boxes(detections)
         return list(self(features, boxes, image).split([len(image) for image in detections]))

@@ -1,4 +1,4 @@
-"""The classification head: global average pooling and one linear layer (He et al. 2016, table 1)."""
+"""Classification head: global average pooling and a linear layer (He et al. 2016, table 1)."""
 
 import math
 from collections.abc import Mapping
@@ -16,15 +16,16 @@ from chordate.registry import HEADS
 
 @HEADS.register_module()
 class ClassificationHead(nn.Module):
-    """Averages the coarsest map over its cells (and frames) and predicts a score for every class.
+    """Averages the coarsest feature map over space (and time, for clips), and predicts a score for every class.
 
     Args:
-        in_features: the available maps; the last is used.
+        in_features: specs of the available feature maps; the last one is used.
         num_classes: number of classes.
-        dropout: fraction of the pooled channels dropped in training.
+        dropout: dropout probability of the pooled features.
         norm: "LN" for a LayerNorm after pooling (ConvNeXt; Liu et al. 2022, section 2), or None.
-        loss: "softmax" cross-entropy, or "binary": one sigmoid per class (Wightman et al. 2021, section 3.2).
-        label_smoothing: fraction of the target spread evenly over all classes (Szegedy et al. 2016, section 7).
+        loss: "softmax" for cross-entropy, or "binary" for binary cross-entropy of every class (Wightman et al. 2021,
+            section 3.2).
+        label_smoothing: fraction of the target that is spread evenly over all classes (Szegedy et al. 2016, section 7).
     """
 
     def __init__(
@@ -43,18 +44,18 @@ class ClassificationHead(nn.Module):
         self.fc = nn.Linear(spec.channels, num_classes)
         self.binary, self.label_smoothing = loss == "binary", label_smoothing
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
-        # With binary losses all classes start with low scores; otherwise the first steps only lower the scores.
+        # With binary losses, all classes start with low scores; otherwise, the first steps would only lower the scores.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
         self.class_rows = {"fc": ClassRows()}
         self.final_layers = {"linear": "fc", "norm": "norm"}
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Pooled features `[N, C]`: the mean of the last map `[N, C, ..., H, W]`, in the data type of the weights."""
+        """Pooled features `[N, C]`: the mean of the last feature map `[N, C, ..., H, W]`, in the weights' data type."""
         x = at_least_float32(features[self.level])
         return self.norm(x.mean(dim=tuple(range(2, x.ndim))).to(self.fc.weight.dtype))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Scores `[N, num_classes]` before softmax or sigmoid, float32."""
+        """Logits `[N, num_classes]`, float32."""
         return at_least_float32(self.fc(self.dropout(self.pool(features))))
 
     def loss(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
@@ -62,7 +63,7 @@ class ClassificationHead(nn.Module):
 
         Args:
             logits: `[N, num_classes]`.
-            truth: `[N]` int64, or soft targets `[N, num_classes]`, each row summing to 1 (MixUp, CutMix).
+            truth: labels `[N]` int64, or soft targets `[N, num_classes]`, each row summing to 1 (MixUp, CutMix).
         """
         if not self.binary:
             return {"cls": F.cross_entropy(logits, truth, label_smoothing=self.label_smoothing)}
@@ -72,5 +73,5 @@ class ClassificationHead(nn.Module):
         return {"cls": F.binary_cross_entropy_with_logits(logits, weights)}
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities `[N, num_classes]` of logits."""
+        """Convert logits to class probabilities `[N, num_classes]`."""
         return logits.sigmoid() if self.binary else logits.softmax(dim=1)

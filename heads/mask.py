@@ -1,4 +1,4 @@
-"""The mask head of Mask R-CNN (He et al. 2017, section 3): one small mask per region."""
+"""Mask head of Mask R-CNN (He et al. 2017, section 3): predicts one small mask per region."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -26,22 +26,24 @@ from chordate.structures import Detections, InstanceTargets, SampledRoIs
 class MaskHead(nn.Module):
     """Pools regions, applies convolutions, doubles the resolution, and classifies each mask pixel as object or not.
 
-    Defaults are Detectron2's for a pyramid (`Base-RCNN-FPN.yaml`, `MaskRCNNConvUpsampleHead`).
+    The defaults are Detectron2's for FPN (`Base-RCNN-FPN.yaml`, `MaskRCNNConvUpsampleHead`).
 
     Args:
-        in_features: the available maps.
+        in_features: specs of the available feature maps.
         num_classes: number of classes without background.
-        levels: the names of the maps to pool from; all up to stride 32 by default.
-        resolution, sampling_ratio, aligned: see `RoIPooler`; a mask has twice the resolution.
-        convs, channels: number of 3 x 3 convolutions before the deconvolution, and channels of all layers.
-        norm: after each convolution, see `make_norm`.
-        class_agnostic: predict one mask per region, for any class.
+        levels: names of the feature maps to pool from; all up to stride 32 by default.
+        resolution, sampling_ratio, aligned: see `RoIPooler`; a mask has twice `resolution` pixels per side.
+        convs, channels: number of 3 x 3 convolutions before the deconvolution, and number of channels of all
+            layers.
+        norm: norm after each 3 x 3 convolution, see `make_norm`.
+        class_agnostic: whether to predict one mask per region instead of one per region and class.
         loss_weight: factor of the loss.
-        roi_channels: channels of the `roi_features` that `loss` and `predict` receive if the box head's trunk is
-            shared (the C4 layout); this head then ignores its pooling settings. None if this head pools for itself.
+        roi_channels: number of channels of the `roi_features` that `loss` and `predict` receive if the box head's trunk
+            is shared (the C4 layout); the pooling settings of this head are then ignored. None if this head pools the
+            regions itself.
 
     Raises:
-        ConfigError: the levels do not exist, or do not form a pyramid.
+        ConfigError: a level does not exist, or the levels' channels or strides do not suit `RoIPooler`.
     """
 
     def __init__(
@@ -75,19 +77,20 @@ class MaskHead(nn.Module):
         self.class_rows = {} if class_agnostic else {"masks": ClassRows()}
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor, labels: Tensor) -> Tensor:
-        """Mask logits `[R, M, M]` of `R` boxes, each for its own class, float32; `M` is twice the resolution.
+        """Predict the mask logits `[R, M, M]` of `R` boxes for their classes, float32; `M` is twice the resolution.
 
         Args:
+            features: dict from name to feature map `[N, C, H, W]`.
             boxes: `[R, 4]` in pixels of the padded batch.
-            image: `[R]` int64, the image of each box.
-            labels: `[R]` int64, the class of each; for background the mask is that of an arbitrary class.
+            image: `[R]` int64, image index of each box.
+            labels: `[R]` int64, class of each box; background boxes get the mask of an arbitrary class.
         """
         return self.logits(self.pooler(features, boxes, image), labels)
 
     def logits(self, roi_features: Tensor, labels: Tensor) -> Tensor:
         """Mask logits as in `forward`, from pooled regions `[R, C, S, S]`.
 
-        Computes the last convolution's output for each region's own class only.
+        The last convolution is computed only for the class of each region.
         """
         x = F.relu(self.upsample(self.convs(roi_features)), inplace=True)
         row = labels.clamp(max=self.masks.out_channels - 1)
@@ -103,10 +106,10 @@ class MaskHead(nn.Module):
         targets: InstanceTargets,
         roi_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Mean binary cross-entropy over the mask pixels of positive regions, for their own class (section 3).
+        """Mean binary cross-entropy over the pixels of the positive regions' masks, for their true class (section 3).
 
         Args:
-            roi_features: features of the rows of `PaddedIndex(rois.valid)`, if the box head's trunk is shared.
+            roi_features: the trunk's output for the rows of `PaddedIndex(rois.valid)`, if the trunk is shared.
 
         Raises:
             DataError: the data has no masks.
@@ -134,10 +137,11 @@ class MaskHead(nn.Module):
         detections: Sequence[Detections],
         roi_features: Tensor | None = None,
     ) -> list[Tensor]:
-        """Probabilities `[D, M, M]` in the frame of each detection's box (pixels of the padded batch).
+        """Predict mask probabilities `[D, M, M]`, each covering its detection's box, for the detections of each image.
 
         Args:
-            roi_features: features of all detections, one image after the other, if the box head's trunk is shared.
+            detections: one Detections per image, with boxes in pixels of the padded batch.
+            roi_features: the trunk's output for all detections, image by image, if the box head's trunk is shared.
         """
         labels = torch.cat([image.labels for image in detections])
         if roi_features is None:
@@ -149,16 +153,16 @@ class MaskHead(nn.Module):
 
 @torch.no_grad()
 def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, gt_index: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """The target mask of each region: its object's bitmap cropped to the region, `[R, size, size]` 0 or 1.
+    """Make the target mask of each region: its object's bitmap cropped to the region, `[R, size, size]` 0 or 1.
 
-    A pixel is 1 if the mean of the bitmap over the pixel, interpolated bilinearly with zeros outside, is at least 0.5.
-    This is the limit of RoIAlign with many samples, computed by two small matrix products per region.
+    A pixel is 1 if the mean of the bitmap (interpolated bilinearly, zero outside) over the pixel is at least 0.5. This
+    is the limit of RoIAlign with many samples, computed by two small matrix products per region.
 
     Args:
-        masks: `[N, G, 112, 112]`, bitmaps of the objects.
-        frames: `[R, 4]`, the box that the bitmap of each region's object fills.
-        image, gt_index: `[R]` int64, the indices of each region's image and target.
-        boxes: `[R, 4]` the regions, in pixels of the padded batch.
+        masks: `[N, G, 112, 112]`, bitmaps of the objects, each covering its object's box.
+        frames: `[R, 4]`, the box of each region's object.
+        image, gt_index: `[R]` int64, index of each region's image, and of its object among the image's targets.
+        boxes: `[R, 4]`, the regions, in pixels of the padded batch.
         size: pixels per side of the target masks.
     """
     slots, side = masks.shape[1], masks.shape[-1]

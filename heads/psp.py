@@ -1,4 +1,4 @@
-"""The head of PSPNet: pyramid pooling (Zhao et al. 2017)."""
+"""PSPNet's head: pyramid pooling (Zhao et al. 2017, Pyramid Scene Parsing Network)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -17,15 +17,18 @@ from chordate.registry import HEADS
 
 @HEADS.register_module()
 class PSPHead(SemanticHead):
-    """Means of the map over grids of cells, resized and joined with the map, and a 3×3 convolution (section 3.2).
+    """Segmentation head of PSPNet (section 3.2).
+
+    Averages the feature map over the bins of several grids (each average followed by a 1×1 convolution), upsamples the
+    results, concatenates them with the feature map, and applies a 3×3 convolution.
 
     Args:
-        in_features: the available maps.
-        num_classes: outputs.
-        level: the map that is read; None for the coarsest.
-        grids: cells along a side of each grid.
-        channels: after the 3×3 convolution.
-        norm: after each convolution, see `make_norm`.
+        in_features: specs of the available feature maps.
+        num_classes: number of classes.
+        level: name of the input feature map; None for the coarsest.
+        grids: number of bins per side of each grid.
+        channels: number of output channels of the 3×3 convolution.
+        norm: norm after each convolution, see `make_norm`.
         dropout, losses: see `SemanticHead`.
     """
 

@@ -1,4 +1,4 @@
-"""RetinaNet's head (Lin et al. 2017, Focal Loss for Dense Object Detection): classes and boxes at every anchor."""
+"""RetinaNet's head (Lin et al. 2017, Focal Loss for Dense Object Detection): a class and a box for every anchor."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets
 
-SIZES_PER_STRIDE = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))  # section 4: three per octave, from 32 px on stride 8
-PRIOR = 0.01  # section 4.1: the score of every anchor at the start
+SIZES_PER_STRIDE = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))  # section 4: three per octave; 32 px at stride 8
+PRIOR = 0.01  # section 4.1: initial score of every anchor
 FOCAL = {"alpha": 0.25, "gamma": 2.0}  # section 4, table 1
 
 
@@ -30,21 +30,21 @@ class RetinaHead(AnchorHead):
     """Two towers of convolutions, shared by all levels: one predicts classes, the other boxes.
 
     Args:
-        in_features: the available maps, with equal channels; p3 … p7 in the paper.
-        num_classes: number of classes without background; background anchors score low in every class.
-        levels: the names of the maps to use; all by default.
-        anchors: arguments of `AnchorGenerator` besides the strides; by default sizes of 4 × stride ×
+        in_features: specs of the available feature maps, with equal channels; p3 … p7 in the paper.
+        num_classes: number of classes, without background (background anchors have a low score for every class).
+        levels: names of the feature maps to use; all by default.
+        anchors: arguments of `AnchorGenerator`, except `strides`; by default sizes of 4 × stride ×
             (1, 2^(1/3), 2^(2/3)) and aspect ratios 1:2, 1:1 and 2:1.
-        convs: number of convolutions of each tower.
-        norm: after each convolution, see `make_norm`.
-        iou_thresholds: (lower, upper): anchors whose highest IoU is below `lower` are negative, at least `upper`
-            positive, and in between ignored. The best anchors of each object are always positive.
+        convs: number of convolutions in each tower.
+        norm: norm after each convolution of the towers, see `make_norm`.
+        iou_thresholds: (lower, upper). Anchors are negative if their highest IoU is below `lower`, positive if it is at
+            least `upper`, and else ignored. The anchors with an object's highest IoU are always positive.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
-        score_threshold: detections with a score of at most this are dropped.
-        topk: maximum number of candidates per level before NMS.
+        score_threshold: detections that score at most this are dropped.
+        topk: maximum number of detections per level before NMS.
         nms_threshold: IoU threshold of NMS, which runs per class.
-        detections_per_image: maximum number of detections per image; the best are kept.
+        detections_per_image: maximum number of detections per image; the highest-scoring are kept.
 
     Raises:
         ConfigError: a level does not exist, or levels have different numbers of channels.
@@ -91,12 +91,12 @@ class RetinaHead(AnchorHead):
         self.class_rows = {"cls_score": ClassRows(anchors=self.anchors.per_cell)}
 
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
-        """Predictions at every anchor of the maps `[N, C, H, W]`."""
+        """Predict for every anchor of the feature maps `[N, C, H, W]`."""
         maps = [features[name] for name in self.levels]
         return self.concatenate((self.cls_score(self.class_tower(x)), self.bbox_pred(self.box_tower(x))) for x in maps)
 
     def loss(self, outputs: AnchorOutputs, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Focal loss of all anchors except ignored ones, and box loss of positive ones, both divided by the number of
+        """Focal loss of all anchors that are not ignored, and box loss of the positives; both divided by the number of
         positives."""
         matches = self.matcher(outputs.anchors[None], targets)
         num_positives = matches.positive.sum().clamp(min=1)
@@ -113,9 +113,10 @@ class RetinaHead(AnchorHead):
 
     @torch.no_grad()
     def predict(self, outputs: AnchorOutputs, sizes: Tensor) -> list[Detections]:
-        """Detections of each image, boxes in pixels of the padded batch, clipped to the image.
+        """Predict the detections of each image, with boxes in pixels of the padded batch, clipped to the image.
 
         Args:
+            outputs: from `forward`.
             sizes: `[N, 2]` int64, height and width of each image without padding.
         """
         counts = [count * self.num_classes for count in outputs.counts]

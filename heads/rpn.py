@@ -1,4 +1,4 @@
-"""The region proposal network of Faster R-CNN (Ren et al. 2015, section 3.1), over the levels of a pyramid."""
+"""Region proposal network of Faster R-CNN (Ren et al. 2015, section 3.1), on the levels of a feature pyramid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,23 +21,23 @@ from chordate.structures import InstanceTargets, Proposals
 
 @HEADS.register_module()
 class RPNHead(AnchorHead):
-    """Predicts objectness and a box at every anchor; proposes the best boxes of each image.
+    """Predicts objectness and a box for every anchor, and proposes the top-scoring boxes of each image.
 
-    Defaults are Detectron2's for a pyramid (`Base-RCNN-FPN.yaml`).
+    The defaults are Detectron2's for FPN (`Base-RCNN-FPN.yaml`).
 
     Args:
-        in_features: the available maps, with equal channels.
-        levels: the names of the maps to use; all by default.
+        in_features: specs of the available feature maps, with equal channels.
+        levels: names of the feature maps to use; all by default.
         anchors: arguments of `AnchorGenerator` besides the strides: `sizes`, `ratios`, `rounded`, `stride_from_grid`.
         convs: number of 3 x 3 convolutions before the predictors; torchvision's `_v2` has 2.
         batch_size_per_image: number of anchors sampled per image for the loss.
         positive_fraction: maximum fraction of positives among the sampled anchors.
-        iou_thresholds: (lower, upper): anchors whose highest IoU is below `lower` are negative, at least `upper`
-            positive, and in between ignored. The best anchors of each object are always positive.
+        iou_thresholds: (lower, upper). Anchors are negative if their highest IoU is below `lower`, positive if it is at
+            least `upper`, and else ignored. The anchors with an object's highest IoU are always positive.
         pre_nms_topk: (training, testing): maximum number of proposals per level before NMS.
         post_nms_topk: (training, testing): maximum number of proposals per image after NMS.
         nms_threshold: IoU threshold of NMS, which runs per level.
-        min_side: proposals with a side shorter than this many pixels are dropped.
+        min_side: minimum side of proposals in pixels; smaller proposals are dropped.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: factor of the box loss.
 
@@ -79,8 +79,8 @@ class RPNHead(AnchorHead):
         self.box_loss_weight = box_loss_weight
 
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
-        """Predictions at every anchor of the maps `[N, C, H, W]`; `logits` are `[N, A]`."""
-        predictors = (self.objectness_logits, self.anchor_deltas)  # both in one pass over the map
+        """Predict for every anchor of the feature maps `[N, C, H, W]`; `logits` is `[N, A]`."""
+        predictors = (self.objectness_logits, self.anchor_deltas)  # both in one pass over the feature map
         weight = torch.cat([predictor.weight for predictor in predictors])
         bias = torch.cat([predictor.bias for predictor in predictors if predictor.bias is not None])
         levels, per_cell = [], self.anchors.per_cell
@@ -94,7 +94,7 @@ class RPNHead(AnchorHead):
         return replace(outputs, logits=outputs.logits.squeeze(-1))
 
     def loss(self, outputs: AnchorOutputs, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Objectness loss of the sampled anchors and box loss of positive ones, divided by the number of samples."""
+        """Objectness loss of sampled anchors and box loss of positive ones, both divided by the number of samples."""
         matches = self.matcher(outputs.anchors[None], targets)
         chosen, positive, valid = sample_balanced(
             matches.positive, matches.negative, self.batch_size_per_image, self.positive_fraction
@@ -112,11 +112,12 @@ class RPNHead(AnchorHead):
 
     @torch.no_grad()
     def predict(self, outputs: AnchorOutputs, sizes: Tensor, training: bool = False) -> Proposals:
-        """The best boxes of each image, best first, clipped to the image.
+        """The top-scoring proposals of each image after NMS, by descending score, clipped to the image.
 
         Args:
+            outputs: from `forward`.
             sizes: `[N, 2]` int64, height and width of each image without padding.
-            training: whether to apply the limits for training (`pre_nms_topk`, `post_nms_topk`) or those for testing.
+            training: whether to use the training limits of `pre_nms_topk` and `post_nms_topk`, not the testing limits.
         """
         pre_nms_topk, post_nms_topk = (topk[0 if training else 1] for topk in (self.pre_nms_topk, self.post_nms_topk))
         scores, index, level = topk_per_level(outputs.logits, outputs.counts, pre_nms_topk)

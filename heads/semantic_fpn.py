@@ -23,7 +23,7 @@ class SemanticFPNHead(SemanticHead):
 
     Args:
         in_features: the available maps.
-        num_classes: outputs.
+        num_classes: number of classes.
         levels: of the pyramid; all up to stride 32 by default.
         channels: of the convolutions.
         norm: after each convolution, see `make_norm`.

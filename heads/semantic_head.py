@@ -21,7 +21,7 @@ class SemanticHead(nn.Module):
 
     Args:
         channels: of the map.
-        num_classes: outputs.
+        num_classes: number of classes.
         dropout: fraction of the map's channels dropped in training, before the convolution.
         losses: dicts with `type`, whose values are summed; None for the cross-entropy.
     """
@@ -35,11 +35,11 @@ class SemanticHead(nn.Module):
     ):
         super().__init__()
         self.dropout = nn.Dropout2d(dropout)
-        self.logits = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.logits.weight, std=0.01)
+        self.logits: nn.Module = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.logits.weight, std=0.01)  # type: ignore[arg-type]
         nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]
         self.losses = nn.ModuleList(LOSSES.build(loss) for loss in losses or [{"type": "CrossEntropy"}])
-        self.class_rows = {"logits": ClassRows()}
+        self.class_rows: Mapping[str, ClassRows] = {"logits": ClassRows()}
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
         """The map `[N, channels, h, w]` that the classes are predicted from, from maps `[N, C, H, W]` by name."""

@@ -1,4 +1,4 @@
-"""Trunks: the layers of an RoI head between pooling and predictors."""
+"""Trunks: the layers of an RoI head between pooling and the predictor layers."""
 
 import itertools
 
@@ -14,17 +14,19 @@ from chordate.registry import HEADS
 
 @HEADS.register_module()
 class ConvFC(nn.Module):
-    """3 x 3 convolutions, then fully connected layers, each with a ReLU: `[R, C, S, S]` to `[R, out_channels]`.
+    """3 x 3 convolutions and then fully connected layers, each followed by ReLU.
 
-    Two fully connected layers of 1024 are the box head of FPN (Lin et al. 2017, section 5.2); four
-    convolutions and one fully connected layer are that of Group Normalization (Wu & He 2018, section 4.2).
+    Input `[R, C, S, S]`, output `[R, out_channels]`.
+
+    FPN's box head has two fully connected layers of 1024 (Lin et al. 2017, section 5.2);
+    Group Normalization's box head has four convolutions and one fully connected layer (Wu & He 2018, section 4.2).
 
     Args:
         in_channels: C.
         resolution: S.
-        convs, conv_channels: number and width of the convolutions.
-        fcs, fc_channels: number and width of the fully connected layers.
-        norm: after each convolution, see `make_norm`.
+        convs, conv_channels: number of convolutions, and their number of channels.
+        fcs, fc_channels: number of fully connected layers, and their number of channels.
+        norm: norm after each convolution, see `make_norm`.
     """
 
     def __init__(
@@ -57,11 +59,12 @@ class ConvFC(nn.Module):
 
 @HEADS.register_module()
 class StageTrunk(nn.Module):
-    """The last stage of a backbone, applied to regions instead of whole images: `[R, C, S, S]` to `[R, out_channels,
-    S / 2, S / 2]` (He et al. 2016, appendix A; the C4 layout of Mask R-CNN).
+    """The last stage of a backbone, applied to pooled regions (He et al. 2016, appendix A; Mask R-CNN's C4 layout).
+
+    Input `[R, C, S, S]`, output `[R, out_channels, S / 2, S / 2]`.
 
     Args:
-        stage: from `Backbone.pop_stage`.
+        stage: the stage, from `Backbone.pop_stage`.
     """
 
     def __init__(self, stage: Backbone):

@@ -1,4 +1,4 @@
-"""Feature pyramid (Lin et al. 2017, Feature Pyramid Networks for Object Detection, section 3)."""
+"""FPN neck (Lin et al. 2017, Feature Pyramid Networks for Object Detection, section 3)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,24 +16,24 @@ from chordate.registry import NECKS
 
 @NECKS.register_module()
 class FPN(Neck):
-    """Backbone maps c2 … c5 to pyramid maps p2 … p5 of `channels` channels, and optional coarser ones.
+    """Computes the feature pyramid p2 … p5, and optionally coarser levels, from the backbone's feature maps c2 … c5.
 
-    Each map is passed through a 1×1 convolution, added to the upsampled coarser level (nearest neighbor), and passed
-    through a 3×3 convolution. `pN` has the same size as `cN`.
+    Each feature map is passed through a 1×1 convolution, the upsampled next coarser level (nearest neighbor) is added,
+    and the sum is passed through a 3×3 convolution. `pN` has the same height and width as `cN`.
 
     Args:
-        in_features: maps of the backbone.
-        channels: number of channels of every output map.
-        inputs: the backbone maps to use, fine to coarse; None for all of stride 4 and coarser.
-        extra: source of levels coarser than the backbone's, each half the size of the one before. "pool" adds one level
-            by subsampling the last one (p6, the paper's footnote 2). The name of the last backbone map ("c5") or of the
-            last pyramid map ("p5") adds two levels (p6, p7) by 3×3 convolutions of stride 2 from that map (Lin et al.
-            2017, Focal Loss, section 4). None adds no levels.
-        norm: after the 1×1 and the 3×3 convolutions, see `make_norm`; not in extra levels.
+        in_features: specs of the backbone's feature maps.
+        channels: number of channels of every level.
+        inputs: names of the feature maps to use, fine to coarse; None for all of stride 4 and coarser.
+        extra: how to compute levels that are coarser than the backbone's feature maps, each half the size of the level
+            before. "pool" adds one level (p6) by subsampling the last level (p5; the paper's footnote 2). The name of
+            the last input ("c5") or of the last level ("p5") adds two levels (p6, p7) by 3×3 convolutions of stride 2,
+            starting from this feature map (Lin et al. 2017, Focal Loss, section 4). None adds no levels.
+        norm: norm after the 1×1 and 3×3 convolutions, but not in extra levels, see `make_norm`.
 
     Raises:
-        ConfigError: the backbone does not offer a map of `inputs`, they are not ordered fine to coarse, or `extra` is
-            none of the above.
+        ConfigError: the backbone does not output a feature map of `inputs`, `inputs` are not ordered fine to coarse, or
+            `extra` is none of the above.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class FPN(Neck):
         specs = select(in_features, inputs, "FPN")
         self.inputs = tuple(specs)
         if not specs:
-            raise ConfigError("FPN: inputs must be at least one backbone map of stride 4 or coarser, got none")
+            raise ConfigError("FPN: inputs must have at least one feature map of stride 4 or coarser, got none")
         for name in specs:
             if not re.fullmatch(r"c\d+", name):
-                raise ConfigError(f'FPN: maps must be named after their stage (c1 … c5), got "{name}"')
+                raise ConfigError(f'FPN: inputs must be named after their stage (c1 … c5), got "{name}"')
         strides = [spec.stride for spec in specs.values()]
         if strides != sorted(strides):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Converts a COCO dataset to Pascal VOC's and YOLO's layout: the same images and boxes."""
+"""Converts a COCO dataset to Pascal VOC's and YOLO's formats, with the same images and boxes."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read(coco: Path, split: str) -> tuple[dict[int, dict[str, Any]], dict[int, list[Any]], dict[int, str]]:
-    """Images by id, annotations that are not crowds by image id, class names by category id."""
+    """Images keyed by id, non-crowd annotations grouped by image id, class names keyed by category id."""
     content = json.loads((coco / f"annotations/{split}.json").read_text())
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
@@ -19,7 +19,7 @@ def read(coco: Path, split: str) -> tuple[dict[int, dict[str, Any]], dict[int, l
 
 
 def write_voc(coco: Path, root: Path) -> None:
-    """`Annotations/`, `JPEGImages/` and `ImageSets/Main/`; corners count pixels from one and include the last."""
+    """Write `Annotations/`, `JPEGImages/` and `ImageSets/Main/`; box corners are 1-based, inclusive pixel indices."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):
@@ -42,7 +42,7 @@ def write_voc(coco: Path, root: Path) -> None:
 
 
 def write_yolo(coco: Path, root: Path) -> None:
-    """`images/<split>/`, `labels/<split>/` and `data.yaml`; centers and sides as fractions of the image's sides."""
+    """Write `images/<split>/`, `labels/<split>/` and `data.yaml`; boxes are centers and sides relative to the image."""
     for split in ("train", "val"):
         images, annotations, names = read(coco, split)
         shutil.copytree(coco / split, root / "images" / split)

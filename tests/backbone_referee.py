@@ -1,4 +1,4 @@
-"""Compares a backbone with a reference implementation: same random weights, same maps, same training step."""
+"""Compares a backbone with a reference implementation: same random weights, feature maps and training step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def randomize(model: nn.Module) -> nn.Module:
                 value.uniform_(0.8, 1.5)
             elif name == "num_batches_tracked":
                 value.zero_()
-            elif not value.is_floating_point():  # an integer buffer, as Swin's relative_position_index
+            elif not value.is_floating_point():  # an integer buffer, such as Swin's relative_position_index
                 continue
             elif value.dim() >= 2:
                 nn.init.kaiming_normal_(value)
@@ -67,7 +67,7 @@ def timms(name: str) -> nn.Module:
 
 
 def with_weights_of(theirs: nn.Module, name: str, classifier: Sequence[str] = ("fc.",), **options: Any) -> nn.Module:
-    """Our backbone `name` with a copy of their weights, which must have our names, except for the classifier."""
+    """Our backbone `name` with the weights of `theirs`; tensor names must be equal except for its classifier."""
     ours = on_meta(name, **options)
     state = {key: value.clone() for key, value in theirs.state_dict().items()}
     left = ours.load_state_dict(state, strict=False, assign=True)
@@ -77,19 +77,19 @@ def with_weights_of(theirs: nn.Module, name: str, classifier: Sequence[str] = ("
 
 
 def assert_same_names_and_shapes(ours: nn.Module, theirs: nn.Module, classifier: Sequence[str] = ("fc.",)) -> None:
-    """Both state dicts have the same names and shapes, except for their classifier; the meta device is enough."""
+    """Check that both state dicts have equal names and shapes, except for the classifier; works on the meta device."""
     shapes = [{name: tuple(value.shape) for name, value in m.state_dict().items()} for m in (ours, theirs)]
     shapes[1] = {name: shape for name, shape in shapes[1].items() if not name.startswith(tuple(classifier))}
     assert shapes[0] == shapes[1]
 
 
 def extractor(theirs: nn.Module, nodes: Mapping[str, str]) -> nn.Module:
-    """A feature extractor from their model: `nodes` maps their module names to the names of our maps."""
+    """A feature extractor of `theirs`; `nodes` maps its module names to the names of our feature maps."""
     return create_feature_extractor(theirs, dict(nodes))
 
 
 def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> None:
-    """The largest difference is at most `tolerance` times the largest value, which must not be 0."""
+    """Check that the largest difference is at most `tolerance` times the largest value, which must not be 0."""
     assert ours.shape == theirs.shape, what
     scale = torch.linalg.vector_norm(theirs, torch.inf)
     assert 0 < scale < torch.inf, f"{what}: nothing to compare"
@@ -100,7 +100,7 @@ def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> N
 def assert_same_maps(
     ours: nn.Module, theirs_extractor: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor, tolerance: float = 1e-4
 ) -> None:
-    """Check that both models output the same maps in eval mode, with the same names and order."""
+    """Check that both models return the same feature maps in eval mode, with the same names and order."""
     for model in (ours, theirs_extractor):
         if isinstance(model, nn.Module):
             model.eval()

@@ -1,4 +1,4 @@
-"""Helpers of the checkpoint tests: models of a few tensors, checkpoint files, and the error message of a failure."""
+"""Helpers of the checkpoint tests: models of a few tensors, checkpoint files, and the message of a failed load."""
 
 import hashlib
 import warnings
@@ -69,6 +69,6 @@ def with_hash(path: Path) -> Path:
 
 
 def own(model: nn.Module, meta: DatasetMeta | None = None, **more) -> dict:
-    """A checkpoint as training writes it."""
+    """A checkpoint in our own format, with a config but without optimizer state."""
     meta = meta or DatasetMeta(("cat", "dog"))
     return {"chordate": 2, "model": model.state_dict(), "meta": meta.to_dict(), "config": "raise SystemExit", **more}

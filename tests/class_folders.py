@@ -11,7 +11,7 @@ COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}  # RGB
 def write_folders(root: Path, counts: dict[str, int], side: int = 24, seed: int = 0, wider: int = 4) -> Path:
     """Write `root/<split>/<class>/<n>.png`, `counts[split]` images per class; returns the root.
 
-    Every second image is `wider` than high.
+    Images have `side` × `side` px; every second one is `wider` px wider.
     """
     random = np.random.default_rng(seed)
     for split, count in counts.items():

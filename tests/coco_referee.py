@@ -17,12 +17,12 @@ from chordate.evaluation import CocoMetric
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo
 
-Found = dict[int, Detections]  # by image id
+Predictions = dict[int, Detections]  # detections keyed by image id
 
 
 @dataclass
 class Truth:
-    """The part of a dataset that the metric needs."""
+    """The dataset attributes that CocoMetric uses, from the content of an annotation file."""
 
     content: dict
     classes: tuple[str, ...] = ()
@@ -45,25 +45,27 @@ def detections(boxes, scores, labels) -> Detections:
 
 
 def batch_of(image_ids, truth: Truth | None = None) -> Batch:
-    """A batch of these images, with the sizes from the ground truth."""
+    """A batch with these image ids; the original image sizes come from `truth`."""
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]} if truth else {}
     infos = [ImageInfo(int(i), f"{i}.jpg", *sizes.get(int(i), (128, 128))) for i in image_ids]
     return Batch(torch.zeros(len(infos), 3, 1, 1), torch.ones(len(infos), 2, dtype=torch.int64), infos)
 
 
-def measure(truth: Truth, found: Found, order=None, batch_size=3, **settings) -> tuple[CocoMetric, dict[str, float]]:
+def measure(
+    truth: Truth, predictions: Predictions, order=None, batch_size=3, **settings
+) -> tuple[CocoMetric, dict[str, float]]:
     metric = METRICS.build({"type": "CocoMetric", **settings}, dataset=truth)
-    order = list(found if order is None else order)
+    order = list(predictions if order is None else order)
     for start in range(0, len(order), batch_size):
         ids = order[start : start + batch_size]
-        metric.update([found[i] for i in ids], batch_of(ids, truth))
+        metric.update([predictions[i] for i in ids], batch_of(ids, truth))
     return metric, metric.compute()
 
 
-def referee(truth: Truth, found: Found, max_dets=(1, 10, 100), iou_type="bbox", sigmas=None) -> list[float]:
-    """pycocotools, used as in its own demo."""
+def referee(truth: Truth, predictions: Predictions, max_dets=(1, 10, 100), iou_type="bbox", sigmas=None) -> list[float]:
+    """The metrics that pycocotools computes, in the order of its `stats`."""
     results = []
-    for image_id, d in found.items():
+    for image_id, d in predictions.items():
         for i in range(len(d)):
             result = {"image_id": image_id, "category_id": truth.category_ids[d.labels[i]], "score": float(d.scores[i])}
             if iou_type == "bbox":
@@ -78,16 +80,16 @@ def referee(truth: Truth, found: Found, max_dets=(1, 10, 100), iou_type="bbox", 
         ground = COCO()
         ground.dataset = json.loads(json.dumps(truth.content))
         ground.createIndex()
-        judge = COCOeval(ground, ground.loadRes(results), iou_type)
-        judge.params.catIds = list(truth.category_ids)
+        evaluation = COCOeval(ground, ground.loadRes(results), iou_type)
+        evaluation.params.catIds = list(truth.category_ids)
         if iou_type != "keypoints":
-            judge.params.maxDets = list(max_dets)
+            evaluation.params.maxDets = list(max_dets)
         if sigmas is not None:
-            judge.params.kpt_oks_sigmas = np.array(sigmas)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats.tolist()
+            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats.tolist()
 
 
 def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
@@ -116,7 +118,7 @@ def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
     )
 
 
-def disturb(truth: Truth, rng: np.random.Generator) -> Found:
+def disturb(truth: Truth, rng: np.random.Generator) -> Predictions:
     """Detections of a mediocre model: ground truth shifted, mislabeled, duplicated or missed, false positives, ties."""
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
     by_image: dict[int, list] = {image["id"]: [] for image in truth.content["images"]}
@@ -129,7 +131,7 @@ def disturb(truth: Truth, rng: np.random.Generator) -> Found:
             label = label_of[annotation["category_id"]]
             label = int(rng.integers(len(label_of))) if rng.random() < 0.1 else label
             by_image[annotation["image_id"]].append((np.array([x, y, x + w, y + h]) + shift, label))
-    found = {}
+    predictions = {}
     for image_id, rows in by_image.items():
         if rng.random() < 0.1:
             rows = []
@@ -138,40 +140,44 @@ def disturb(truth: Truth, rng: np.random.Generator) -> Found:
             invented = np.hstack([corner, corner + rng.uniform(5, 120, (4, 2))])
             rows = rows + [(box, int(rng.integers(len(label_of)))) for box in invented]
         scores = rng.integers(1, 12, len(rows)) / 12  # few values, so that many are equal
-        found[image_id] = detections([r[0] for r in rows], scores, [r[1] for r in rows])
-    return found
+        predictions[image_id] = detections([r[0] for r in rows], scores, [r[1] for r in rows])
+    return predictions
 
 
-def disturbed_file(path: Path, seed: int) -> tuple[Truth, Found]:
+def disturbed_file(path: Path, seed: int) -> tuple[Truth, Predictions]:
     truth = Truth(json.loads(path.read_text()))
     return truth, disturb(truth, np.random.default_rng(seed))
 
 
-def disturb_objects(truth: Truth, rng: np.random.Generator) -> Found:
-    """Each object's box, mask and keypoints, if it has them, as a mediocre model would detect them."""
+def disturb_objects(truth: Truth, rng: np.random.Generator) -> Predictions:
+    """Detections of a mediocre model: each object's box, and its mask and keypoints if annotated, shifted or missed."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth.content["images"]}
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
-    found = {}
+    predictions = {}
     for image_id, size in sizes.items():
-        own = [a for a in truth.content["annotations"] if a["image_id"] == image_id and rng.random() > 0.15]
-        own = [a for a in own for _ in range(1 + (rng.random() < 0.2))]  # some twice
-        scores = rng.integers(1, 12, len(own)) / 12  # few values, so that many are equal
-        boxes, masks, points = np.zeros((len(own), 4)), torch.zeros(len(own), *size, dtype=torch.bool), []
-        for row, annotation in enumerate(own):
+        annotations = [a for a in truth.content["annotations"] if a["image_id"] == image_id and rng.random() > 0.15]
+        annotations = [a for a in annotations for _ in range(1 + (rng.random() < 0.2))]  # some twice
+        scores = rng.integers(1, 12, len(annotations)) / 12  # few values, so that many are equal
+        boxes, masks, points = (
+            np.zeros((len(annotations), 4)),
+            torch.zeros(len(annotations), *size, dtype=torch.bool),
+            [],
+        )
+        for row, annotation in enumerate(annotations):
             x, y, w, h = annotation["bbox"]
             shift = rng.normal(0, rng.choice([0.01, 0.05, 0.15]), 2) * [w, h]
             boxes[row] = np.array([x, y, x + w, y + h]) + np.tile(shift, 2)
             if annotation.get("segmentation"):
                 mask = np.roll(truth.coco.ann_to_mask(annotation), shift[::-1].round().astype(int), (0, 1)) > 0
                 if rng.random() < 0.2:
-                    mask[:, : int(x + w / 2)] = False  # half of the mask, and sometimes none
+                    mask[:, : int(x + w / 2)] = False  # keeps half of the mask, or nothing
                 masks[row] = torch.from_numpy(mask)
             if "keypoints" in annotation:
                 place = np.array(annotation["keypoints"], float).reshape(-1, 3)
                 place[:, :2] += 0.5 + shift / 2 + rng.normal(0, 0.02, (len(place), 2)) * [w, h]
                 points.append(place)
-        labels = [label_of[a["category_id"]] for a in own]
-        found[image_id] = replace(detections(boxes, scores, labels), masks=masks)
+        labels = [label_of[a["category_id"]] for a in annotations]
+        predictions[image_id] = replace(detections(boxes, scores, labels), masks=masks)
         if points:
-            found[image_id].keypoints = torch.tensor(np.array(points), dtype=torch.float32)
-    return found
+            predictions[image_id].keypoints = torch.tensor(np.array(points), dtype=torch.float32)
+    return predictions

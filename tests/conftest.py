@@ -19,7 +19,7 @@ def pytest_configure(config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-# Timing on a shared machine is unreliable, so no deadlines; derandomized, so that every run tests the same examples.
+# No deadlines, since timing on shared machines is unreliable; derandomized, so every run tests the same examples.
 settings.register_profile("chordate", deadline=None, derandomize=True)
 settings.load_profile("chordate")
 
@@ -46,7 +46,7 @@ def cells() -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with coco-mini and CIFAR-10: masks, keypoints, crowds. Tests that need it skip where it is absent."""
+    """The folder with coco-mini (masks, keypoints, crowds) and CIFAR-10. Tests that need it are skipped without it."""
     root = Path(__file__).parents[1]
     folder = (root / os.environ.get("CHORDATE_TEST_DATA", "../shared/data")).resolve()
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Small inputs and stand-ins that the detection tests share."""
+"""Inputs that the detection tests share (feature maps, ground truth, boxes), and a check for host syncs."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ def pyramid(channels: int = 16, levels: int = 5) -> dict[str, FeatureSpec]:
 
 
 def feature_maps(side: int, channels: int = 16, images: int = 2, levels: int = 5) -> dict[str, Tensor]:
-    """Random maps `[images, channels, side / stride, side / stride]`, float32."""
+    """Random feature maps `[images, channels, side / stride, side / stride]`, float32."""
     return {
         f"p{i + 2}": torch.randn(images, channels, -(-side // stride), -(-side // stride))
         for i, stride in enumerate(STRIDES[:levels])
@@ -29,7 +29,7 @@ def instances(
     crowd: list[list[bool]] | None = None,
     slots: int = 8,
 ) -> InstanceTargets:
-    """Ground truth from one list of boxes per image, padded to `slots`."""
+    """Ground truth from one list of boxes per image, padded to `slots` boxes."""
     padded = torch.zeros(len(boxes), slots, 4)
     valid = torch.zeros(len(boxes), slots, dtype=torch.bool)
     padded_labels = torch.zeros(len(boxes), slots, dtype=torch.int64)
@@ -47,15 +47,15 @@ def instances(
 
 
 def random_boxes(*shape: int, span: float = 256.0, generator: torch.Generator | None = None) -> Tensor:
-    """`[*shape, 4]` boxes with sides of 2 … span / 2 px within span x span."""
+    """Random boxes `[*shape, 4]` with sides of 2 … span / 2 px, inside a square of span × span px."""
     corner = torch.rand(*shape, 2, generator=generator) * span / 2
     size = 2 + torch.rand(*shape, 2, generator=generator) * (span / 2 - 2)
     return torch.cat((corner, corner + size), dim=-1)
 
 
 def assert_never_waits(monkeypatch, model: nn.Module, first: Batch, second: Batch) -> None:
-    """From the second batch on, a training step makes no host sync on a GPU except in NMS, whose output size is
-    data-dependent."""
+    """Check that a training step on `second`, after one on `first`, makes no host sync on a GPU. NMS is excepted, since
+    its output size depends on the data."""
     plain = nms.nms
 
     def may_wait(*args):

@@ -21,14 +21,14 @@ from chordate.data.shapes import generate_shapes
 
 
 def make_weights(path: Path) -> None:
-    """Random weights of the torchvision network that the file's name starts with, written to the file."""
+    """Write random weights of a torchvision network, whose name is the start of the file's name."""
     name = re.split(r"_coco|_random|-", path.name)[0]
     options = {"weights_backbone": None} if re.search("rcnn|retinanet", name) else {}
     torch.save(torchvision.models.get_model(name, weights=None, **options).state_dict(), path)
 
 
 def make_coco(root: Path, shapes: Path) -> Path:
-    """The shapes dataset under COCO's file names, with COCO's 80 categories."""
+    """Copy the shapes dataset to COCO's file names, with COCO's 80 categories."""
     for split in ("train", "val"):
         shutil.copytree(shapes / split, root / f"{split}2017")
         content = json.loads((shapes / f"annotations/{split}.json").read_text())
@@ -39,7 +39,7 @@ def make_coco(root: Path, shapes: Path) -> Path:
 
 
 def make_imagenet(root: Path) -> Path:
-    """A thousand class folders, a few of which contain an image."""
+    """Create ImageNet's folders: 1,000 classes per split, of which the first four contain an image."""
     noise = np.random.default_rng(0)
     for split in ("train", "val"):
         for number in range(1000):
@@ -72,7 +72,7 @@ ONE_STEP = "train.iterations=1 train.epochs=None train_data.workers=0 val_data.w
 
 
 def shortened(words: list[str]) -> list[str]:
-    """A command line with a smaller job: one step, small images, no download, no fixed port."""
+    """A command line that runs fast: one training step, small images, no download, no fixed port."""
     stand_in = {"/data/coco": "coco", "/data/imagenet": "imagenet", "8000": "0"}
     words = [stand_in.get(word, re.sub(r"^torchvision://(.*)", r"\1_random.pth", word)) for word in words]
     if words[1] in ("summary", "list"):

@@ -1,4 +1,4 @@
-"""The pages of the documentation: their code blocks, the files and the command lines in them."""
+"""Parses the pages of the documentation: code blocks, example files and command lines."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
 
 def page(name: str) -> str:
-    """The text of a page by its path from the root."""
+    """The text of a page, given by its path relative to the repository root."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
@@ -28,13 +28,13 @@ def files(text: str) -> dict[str, str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each `$ command` of the console blocks, without its comment."""
+    """The words of each `$ command` in the console blocks, without comments."""
     lines = [line for block in blocks(text, "console") for line in block.splitlines()]
     return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
 
 
 def with_options(command: list[str], *options: str) -> list[str]:
-    """The command with more `--cfg-options` appended to its own."""
+    """The command with `options` appended to its `--cfg-options`."""
     if "--cfg-options" not in command:
         return [*command, "--cfg-options", *options] if options else command
     end = command.index("--cfg-options") + 1

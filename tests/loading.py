@@ -1,4 +1,4 @@
-"""Builds a dataset and its loader in one call, as the commands do."""
+"""Helpers of the tests: a dataset and its loader in one call, and a checkpoint without training state."""
 
 from pathlib import Path
 from typing import Any

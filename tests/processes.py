@@ -1,13 +1,13 @@
-"""A multiprocessing context in which the package is imported only once."""
+"""A multiprocessing context whose processes start fast, since the package is imported only once."""
 
 import multiprocessing
 from multiprocessing.context import ForkServerContext
 
 
 def forkserver() -> ForkServerContext:
-    """A context whose processes fork from one that has imported the trainer, which takes seconds.
+    """A context whose processes are forked from a server that has imported the trainer; importing it takes seconds.
 
-    As under "spawn", a process inherits no memory of the tests and gets its arguments by pickling.
+    As with "spawn", a process does not inherit the memory of the tests, and its arguments are pickled.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["chordate.training.trainer"])

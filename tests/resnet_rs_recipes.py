@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 
 class Recipe(NamedTuple):
-    """The training settings of a ResNet-RS that depend on the network.
+    """The training settings that differ between the ResNet-RS networks.
 
     Attributes:
-        image_size: in pixels.
-        drop_path: as in `ResNet`.
-        dropout: before the classifier.
-        randaugment: magnitude of two RandAugment operations.
+        image_size: side of the training images in pixels.
+        drop_path: stochastic depth rate, as in `ResNet`.
+        dropout: dropout rate before the classifier.
+        randaugment: magnitude of RandAugment, which applies two operations.
     """
 
     image_size: int

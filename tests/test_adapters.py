@@ -161,7 +161,36 @@ def test_the_librarys_own_arguments_are_handed_on():
     assert max(part.p for part in deep.modules() if isinstance(part, torchvision.ops.StochasticDepth)) == 0.5
 
 
-def test_timms_maps_are_named_after_their_stride():
+@pytest.mark.parametrize("name", ["convnext_atto", "efficientnet_b0"])
+def test_dilated_timm_networks_give_timms_maps(name):
+    whole = timm.create_model(name, output_stride=16).eval()
+    ours = BACKBONES.build({"type": "TimmBackbone", "model": name, "out": ["c4", "c5"], "output_stride": 16}).eval()
+    load_checkpoint(ours, whole.state_dict())
+    images = torch.randn(1, 3, 97, 130)
+    with torch.no_grad():
+        expected, maps = whole.forward_intermediates(images, indices=2, intermediates_only=True), ours(images)
+    assert [spec.stride for spec in ours.out_features.values()] == [16, 16]
+    for (key, map_), wanted in zip(maps.items(), expected, strict=True):
+        assert_same_cells(map_, wanted, images, 16, key)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TimmBackbone", "vgg16"),
+        ("TimmBackbone", "swin_tiny_patch4_window7_224"),
+        ("TimmBackbone", "maxvit_tiny_tf_224"),
+        ("TorchvisionBackbone", "vgg16"),
+    ],
+)
+def test_a_network_that_cannot_be_dilated_is_a_line_with_those_that_can(kind, name, output_stride):
+    says = rf"'s {name} cannot be dilated to output_stride {output_stride} .*stride 32, or use one of: .*ConvNeXt"
+    with torch.device("meta"), pytest.raises(ConfigError, match=says):
+        BACKBONES.build({"type": kind, "model": name, "output_stride": output_stride})
+
+
+def test_timms_feature_maps_are_named_after_their_stride():
     names = {
         "efficientnet_b0": ["c2", "c3", "c4", "c5"],
         "vgg11": ["c2", "c3", "c4", "c5"],  # vgg11 also has a map of stride 1
@@ -182,15 +211,15 @@ def test_timms_maps_are_named_after_their_stride():
     ("kind", "settings", "says"),
     [
         ("Torchvision", {"model": "vgg61"}, 'unknown torchvision model "vgg61"; did you mean "vgg'),
-        ("Torchvision", {"model": "squeezenet1_1", "out": ["c5"]}, 'unknown map of torchvision\'s squeezenet1_1 "c5"'),
+        ("Torchvision", {"model": "squeezenet1_1", "out": ["c5"]}, "unknown feature map of torchvision's squeezenet"),
         ("Torchvision", {"model": "resnet18", "out": []}, "at least 1 item"),
         ("Torchvision", {"model": "resnet18", "depth": 3}, "unknown setting of backbone TorchvisionBackbone"),
         ("Torchvision", {"model": "resnet18", "options": {"widht": 2}}, "resnet18: .*'widht'"),
-        ("Torchvision", {"model": "vit_b_16"}, "vit_b_16 does not take images of 256×512 px"),
+        ("Torchvision", {"model": "vit_b_16"}, "vit_b_16 does not accept images of 256×512 px"),
         ("Torchvision", {"model": "swin_t", "frozen_stages": 0}, "-1 [(]none[)], 1 [(]up to c2[)]"),
         ("Timm", {"model": "efficientnet_b9"}, 'unknown timm model "efficientnet_b9"; did you mean "efficientnet_b'),
         ("Timm", {"model": "resnet18.nobody"}, "unknown weights of timm's resnet18"),
-        ("Timm", {"model": "resnet18", "out": ["c9"]}, "unknown map of timm's resnet18"),
+        ("Timm", {"model": "resnet18", "out": ["c9"]}, "unknown feature map of timm's resnet18"),
         ("Timm", {"model": "resnet18", "options": {"widht": 2}}, "timm's resnet18: .*'widht'"),
     ],
 )

@@ -19,7 +19,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 
 
 class Watched(ToyModel):
-    """Records its convolution's output dtype and whether the input is in channels-last format."""
+    """Records the output dtype of its convolution and whether its input is in channels-last format."""
 
     def __init__(self) -> None:
         super().__init__(dropout=0)
@@ -47,7 +47,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_weights_and_losses_in_float32(tmp_p
     assert mixed == pytest.approx(full, rel=0.05, abs=0.005)
 
 
-def test_evaluation_is_in_full_precision_unless_asked_for_otherwise(tmp_path: Path) -> None:
+def test_evaluation_is_in_full_precision_by_default(tmp_path: Path) -> None:
     model = Watched()
     loader = toy_loader(4, training=False)
     evaluate(model, loader, ToyMetric(), device=CPU)
@@ -64,7 +64,7 @@ def test_fp16_on_the_cpu_is_refused_with_the_remedy(tmp_path: Path) -> None:
         autocast(CPU, "fp16")
 
 
-def test_channels_last_lays_out_images_and_weights_and_changes_no_result(tmp_path: Path) -> None:
+def test_channels_last_applies_to_images_and_weights_and_changes_no_result(tmp_path: Path) -> None:
     usual, _ = losses(tmp_path / "usual")
     other, model = losses(tmp_path / "other", channels_last=True)
     assert all(is_channels_last for _, is_channels_last in model.seen)
@@ -73,7 +73,7 @@ def test_channels_last_lays_out_images_and_weights_and_changes_no_result(tmp_pat
 
 
 @pytest.mark.parametrize(("capability", "wanted"), [("AVX2", False), ("AVX512", True), ("DEFAULT", False)])
-def test_the_layout_is_by_itself_that_in_which_the_processor_trains_faster(
+def test_the_automatic_layout_is_channels_last_only_with_avx512_or_a_gpu(
     tmp_path: Path, monkeypatch, capability, wanted
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
@@ -83,7 +83,7 @@ def test_the_layout_is_by_itself_that_in_which_the_processor_trains_faster(
     assert use_channels_last("auto", torch.device("cuda"))
 
 
-def test_clips_are_left_in_their_layout_and_so_are_the_weights_over_them() -> None:
+def test_clips_and_the_weights_of_3d_convolutions_stay_contiguous() -> None:
     batch = Batch(torch.zeros(2, 3, 4, 8, 8), torch.full((2, 2), 8), [])
     assert to_device(batch, CPU, channels_last=True).images.is_contiguous()
     model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 3), torch.nn.Conv2d(3, 4, 3))
@@ -91,7 +91,7 @@ def test_clips_are_left_in_their_layout_and_so_are_the_weights_over_them() -> No
     assert model[0].weight.is_contiguous() and model[1].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_compiled_model_trains_the_same_and_its_weights_keep_their_names(tmp_path: Path) -> None:
+def test_a_compiled_model_has_the_same_losses_and_weight_names(tmp_path: Path) -> None:
     usual, model = losses(tmp_path / "usual")
     other, _ = losses(
         tmp_path / "other", compile={"backend": "eager"}, val_loader=toy_loader(4, training=False), metric=ToyMetric()
@@ -127,7 +127,7 @@ def test_an_iteration_on_the_gpu_has_no_host_sync(tmp_path: Path, amp: str | Non
 
 @pytest.mark.gpu
 @gpu
-def test_fp16_leaves_out_a_step_that_overflows_and_lowers_its_scale(tmp_path: Path) -> None:
+def test_fp16_skips_a_step_that_overflows_and_lowers_the_loss_scale(tmp_path: Path) -> None:
     class Weight(ToyModel):
         def __init__(self) -> None:
             super().__init__()
@@ -149,7 +149,7 @@ def test_fp16_leaves_out_a_step_that_overflows_and_lowers_its_scale(tmp_path: Pa
 
 @pytest.mark.gpu
 @gpu
-def test_a_resume_on_the_gpu_restores_its_generator_and_scale(tmp_path: Path) -> None:
+def test_resuming_on_a_gpu_restores_its_random_state_and_loss_scale(tmp_path: Path) -> None:
     for folder, stages in (("whole", [12]), ("resumed", [5, 12])):
         for iterations in stages:
             toy_trainer(tmp_path / folder, amp="fp16", iterations=iterations, resume=True).train()

@@ -39,7 +39,7 @@ def test_a_model_knows_its_classes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "does not name its classes"),
+        ({}, "does not define the classes"),
         ({"num_classes": 0}, "num_classes must be ≥ 1"),
         ({"num_classes": "3"}, "num_classes must be an integer ≥ 1"),
         ({"num_classes": 2, "classes": ["a"]}, "give one of them"),
@@ -53,16 +53,16 @@ def test_unclear_classes_are_an_error(arguments, message):
 
 def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_path):
     torch.save(checkpoint_of(model), tmp_path / "best.pt")
-    found = chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt")
+    loaded = chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt")
     with pytest.raises(CheckpointError, match=r"best.pt was trained on other data than requested: classes 3 .cat"):
         chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt", classes=["cat", "dog", "owl"])
-    assert found.classes == ("circle", "star", "ring")
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
-    assert len(found.load_report.loaded) > 50 and not found.load_report.missing
+    assert loaded.classes == ("circle", "star", "ring")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert len(loaded.load_report.loaded) > 50 and not loaded.load_report.missing
 
 
 def test_a_checkpoint_without_class_names_needs_them_as_an_argument(model):
-    with pytest.raises(ConfigError, match="does not name its classes, nor does the state dict"):
+    with pytest.raises(ConfigError, match="does not define the classes, nor does the state dict"):
         chordate.build_model(DEMO, checkpoint=model.state_dict())
     assert chordate.build_model(DEMO, checkpoint=model.state_dict(), num_classes=3).classes[2] == "class 2"
 
@@ -97,38 +97,38 @@ def same(a, b):
     assert torch.equal(a.labels, b.labels)
 
 
-def test_predictions_do_not_depend_on_the_form_of_the_image(model, picture, tmp_path):
+def test_predictions_do_not_depend_on_the_type_of_the_image(model, picture, tmp_path):
     Image.fromarray(picture).save(tmp_path / "a.png")
     (expected,) = chordate.predict(model, picture)
     tensor = torch.from_numpy(picture).permute(2, 0, 1)
     palette = Image.fromarray(picture).quantize(64)
     (through_palette,) = chordate.predict(model, np.array(palette.convert("RGB")))
     same(chordate.predict(model, palette)[0], through_palette)
-    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(picture), tensor, tensor[None], tensor / 255]
-    forms += [picture.astype(np.uint16), picture.astype(np.int64)]
-    for form in forms:
-        (found,) = chordate.predict(model, form)
-        same(found, expected)
+    images = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(picture), tensor, tensor[None], tensor / 255]
+    images += [picture.astype(np.uint16), picture.astype(np.int64)]
+    for image in images:
+        (detections,) = chordate.predict(model, image)
+        same(detections, expected)
 
 
-def test_a_list_of_images_gives_one_prediction_per_image_in_its_own_pixels(model, picture):
+def test_predict_returns_one_prediction_per_image_in_original_pixels(model, picture):
     small, gray = picture[:40, :50], picture[..., 0]
     results = chordate.predict(model, [picture, small, gray])
     assert len(results) == 3
-    for image, found in zip([picture, small, gray], results):
+    for image, detections in zip([picture, small, gray], results):
         height, width = image.shape[:2]
-        assert (found.boxes[:, 0::2] <= width).all() and (found.boxes[:, 1::2] <= height).all()
-        assert (found.boxes >= 0).all()
+        assert (detections.boxes[:, 0::2] <= width).all() and (detections.boxes[:, 1::2] <= height).all()
+        assert (detections.boxes >= 0).all()
     same(chordate.predict(model, small)[0], results[1])
 
 
 def test_the_score_threshold_drops_detections_below_it(model, picture):
-    (every,) = chordate.predict(model, picture, precision="fp32")
-    middle = float(every.scores.median())
-    (some,) = chordate.predict(model, picture, score_threshold=middle, precision="fp32")
-    assert 0 < len(some) < len(every)
-    assert (some.scores >= middle).all()
-    assert (some.scores.diff() <= 0).all()
+    (all_detections,) = chordate.predict(model, picture, precision="fp32")
+    threshold = float(all_detections.scores.median())
+    (kept,) = chordate.predict(model, picture, score_threshold=threshold, precision="fp32")
+    assert 0 < len(kept) < len(all_detections)
+    assert (kept.scores >= threshold).all()
+    assert (kept.scores.diff() <= 0).all()
 
 
 def test_a_model_in_training_mode_is_refused(model, picture):
@@ -177,7 +177,7 @@ def test_eight_threads_at_once_predict_the_same_as_one():
     ("image", "message"),
     [
         (np.zeros((5, 5, 7), np.uint8), "3 channels"),
-        (np.zeros((0, 5, 3), np.uint8), "some pixels"),
+        (np.zeros((0, 5, 3), np.uint8), "at least one pixel"),
         (torch.full((3, 8, 8), 200.0), "0 … 1"),
         (np.full((8, 8, 3), 300), "0 … 255"),
         (np.zeros((8, 8, 3), bool), "0 … 255"),

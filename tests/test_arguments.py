@@ -124,7 +124,7 @@ def test_several_wrong_arguments_are_all_named():
         validate_arguments(plug, {"convs": 0, "threshold": 2}, "head Plug")
 
 
-def test_numbers_and_lists_are_converted_to_the_annotation_and_mappings_stay_themselves():
+def test_numbers_and_lists_are_converted_to_the_annotated_type_and_mappings_are_kept():
     class Weights(dict):
         pass
 
@@ -177,7 +177,7 @@ def test_a_single_value_is_validated_by_an_annotation():
 
 
 @pytest.mark.parametrize("values", [[], [1], [1, 2], [2, 2], [1, 3, 3], [3, 1], [1, 3, 2]], ids=str)
-def test_an_ascending_list_is_one_that_sorting_leaves_as_it_is(values):
+def test_ascending_lists_are_those_that_sorting_does_not_change(values):
     for order, fits in ((NotDescending, values == sorted(values)), (Ascending, values == sorted(set(values)))):
         annotation = Annotated[Sequence[PositiveInt], order]
         if fits:
@@ -189,7 +189,7 @@ def test_an_ascending_list_is_one_that_sorting_leaves_as_it_is(values):
         validate_value(Annotated[Sequence[PositiveInt], Ascending], [1, 0], "it")
 
 
-def test_a_dataclass_as_an_annotation_takes_its_instances():
+def test_a_dataclass_as_an_annotation_accepts_its_instances():
     training = Training(epochs=2)
     assert validate_value(Training, training, "it") is training
     with pytest.raises(ConfigError, match="^it must be a Training, got Base"):

@@ -26,9 +26,12 @@ ADAPTED = {
     "timm": {"type": "TimmBackbone", "model": "mobilenetv3_small_050"},
 }
 FIRST = ("c2", "c3")  # two stages are enough for these tests
-# Tests that take seconds per network run on every architecture; these ResNet variants are added by `-m slow`.
+# The tests below take seconds per network, so these variants of ResNet are tested only with `-m slow`.
 VARIANTS = {"resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18"}
 ARCHITECTURES = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in FAMILIES]
+# Compiling takes seconds per network: blocks in sequence, concatenated blocks, and blocks with layer norms.
+COMPILED = ("resnet20_cifar", "densenet121", "convnext_tiny")
+COMPILING = [pytest.param(name, marks=[pytest.mark.slow] * (name not in COMPILED)) for name in FAMILIES]
 
 
 def config(name: str, **options) -> dict:
@@ -47,7 +50,7 @@ def build(name: str, **options) -> nn.Module:
     model = randomize(BACKBONES.build(config(name, **options)))
     for part, value in model.named_parameters():
         if part.endswith("gamma"):
-            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6 ConvNeXt's blocks would hardly affect the maps
+            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6 ConvNeXt's blocks would hardly affect the outputs
     return model
 
 
@@ -65,7 +68,7 @@ def _fresh() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def whole(request) -> tuple[str, nn.Module]:
-    """A family's name and its smallest network in eval mode with all maps; tests must not modify the network."""
+    """A family's name and its smallest network in eval mode with all feature maps; tests must not modify it."""
     maps = ["c1", *FIRST, "c4", "c5"] if request.param in ADAPTED else shapes_of(request.param).maps
     return request.param, build(request.param, out=maps).eval()
 
@@ -89,7 +92,7 @@ def assert_same_results(step: dict[str, dict[str, Tensor]], expected: dict[str, 
             torch.testing.assert_close(step[kind][name], tensor, msg=lambda m, n=name, k=kind: f"{k} {n}: {m}")
 
 
-def test_maps_of_some_stages_are_the_whole_networks_and_later_stages_are_not_built(whole):
+def test_selected_feature_maps_equal_the_full_networks_and_later_stages_are_not_built(whole):
     name, model = whole
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -108,7 +111,7 @@ def test_maps_of_some_stages_are_the_whole_networks_and_later_stages_are_not_bui
         assert all(torch.equal(subset[key], full[key]) for key in subset)
 
 
-def test_channels_last_images_give_the_same_maps_in_that_format(whole):
+def test_channels_last_images_have_the_same_feature_maps_in_that_format(whole):
     _, model = whole
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -143,7 +146,7 @@ def test_frozen_stages_have_no_gradients_and_constant_statistics(name, stages):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_checkpointing_keeps_fewer_activations_and_changes_no_number(name):
+def test_activation_checkpointing_saves_fewer_activations_and_changes_no_result(name):
     options = {"drop_path": 0.5} if name in takes("drop_path") else {}
     images = torch.randn(4, 3, 64, 64)
     steps, kept = [], []
@@ -166,8 +169,8 @@ def test_checkpointing_keeps_fewer_activations_and_changes_no_number(name):
 
 
 @pytest.mark.parametrize("name", [param for param in ARCHITECTURES if param.values[0] not in ADAPTED])
-def test_every_map_learns_with_checkpointing(name):
-    """The last stage of some families ends with a norm and a ReLU. Hooks would hide in-place operations."""
+def test_all_feature_maps_train_with_activation_checkpointing(name):
+    """Some families end with a norm and an in-place ReLU; saved-tensor hooks, as above, would hide in-place errors."""
     images, maps = torch.randn(2, 3, 64, 64), shapes_of(name).maps
     steps = [
         train_step(build(name, out=maps, checkpointing=on).double().train(), images.double()) for on in (False, True)
@@ -175,7 +178,7 @@ def test_every_map_learns_with_checkpointing(name):
     assert_same_results(steps[1], steps[0])
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", COMPILING)
 def test_training_with_checkpointing_and_stochastic_depth_compiles_as_one_graph(name):
     options = {"drop_path": 0.5} if name in takes("drop_path") else {}
     images = torch.randn(4, 3, 32, 32)
@@ -185,7 +188,7 @@ def test_training_with_checkpointing_and_stochastic_depth_compiles_as_one_graph(
     assert_same_results(train_step(model, images, compiled), train_step(plain, images))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", COMPILING)
 def test_evaluation_compiles_as_one_graph(name):
     model = build(name, out=["c2"]).eval()
     images = torch.randn(2, 3, 32, 32)
@@ -241,8 +244,8 @@ def test_every_backbone_with_published_weights_offers_default_weights():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", takes("drop_path"))
-def test_stochastic_depth_drops_whole_images_in_training_and_nothing_in_evaluation(name):
-    """Huang et al. 2016, equation 2; residual branches that are kept are scaled, which preserves the mean."""
+def test_stochastic_depth_drops_branches_per_image_in_training_and_none_in_evaluation(name):
+    """Huang et al. 2016, equation 2; kept residual branches are divided by the survival probability."""
     model = build(name, out=["c2"], drop_path=0.9)
     seen = []
     for part in model.modules():
@@ -294,8 +297,8 @@ def test_the_norm_setting_replaces_every_norm(name, norm):
     ],
     ids=str,
 )
-def test_a_dilated_network_computes_the_strided_ones_values_on_a_finer_grid(name, options, output_strides):
-    """Atrous convolution (Chen et al. 2017, section 3.1): the fine map, subsampled, equals the coarse map."""
+def test_a_dilated_network_equals_the_strided_one_on_a_finer_grid(name, options, output_strides):
+    """Atrous convolution (Chen et al. 2017, section 3.1): the fine feature map, subsampled, equals the coarse one."""
     strided = build(name, out=["c5"], **options).eval()
     images = torch.randn(1, 3, 96, 128)
     with torch.no_grad():

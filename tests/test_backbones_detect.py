@@ -77,8 +77,8 @@ def test_every_other_backbone_is_wired_by_its_name(name):
     assert set(model.neck.out_features) - set(maps) == {f"p{int(max(maps)[1]) + 1}"}  # pooling adds one coarser level
 
 
-def test_maps_that_are_all_too_fine_for_a_neck_are_refused():
-    with pytest.raises(ConfigError, match="at least one backbone map of stride 4 or coarser"):
+def test_feature_maps_that_are_all_too_fine_for_a_neck_are_refused():
+    with pytest.raises(ConfigError, match="at least one feature map of stride 4 or coarser"):
         detector({"type": "resnet20_cifar", "out": ["c3"]})
 
 

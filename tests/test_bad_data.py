@@ -90,7 +90,7 @@ def test_contradictory_annotations_stop_the_run_with_their_ids_unless_allowed(
     assert len(sample["boxes"]) == len(sample["labels"])
 
 
-def test_duplicate_ids_give_no_box_to_another_image(tmp_path: Path) -> None:
+def test_duplicate_annotation_ids_assign_no_box_to_another_image(tmp_path: Path) -> None:
     twice = [annotation(5, 1, [1, 1, 9, 9]), annotation(5, 2, [20, 20, 9, 9])]
     dataset = open_set(write_coco(tmp_path, twice), health="warn")
     assert dataset[(0, 0)]["boxes"].shape == (0, 4)
@@ -146,7 +146,7 @@ def test_boxes_that_are_fractions_of_the_image_are_warned_of(tmp_path: Path) -> 
     assert len(open_set(tmp_path)) > 0
 
 
-def test_the_problems_of_the_health_check_stay_with_the_dataset(tmp_path: Path) -> None:
+def test_the_problems_found_on_opening_stay_with_the_dataset(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     assert open_set(tmp_path).health_report == []
     write_coco(tmp_path, [annotation(4, 1, [70, 10, 20, 20])])
@@ -184,7 +184,7 @@ def test_a_jpeg_with_bytes_after_its_end_is_read(tmp_path: Path, photo: np.ndarr
     assert torch.equal(read_image(path), want)
 
 
-def test_a_text_file_is_no_image(tmp_path: Path) -> None:
+def test_a_text_file_as_an_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("<html>404 not found</html>")
     with pytest.raises(DataError, match="not a readable image"):
         read_image(tmp_path / "a.jpg")

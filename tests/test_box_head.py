@@ -42,7 +42,7 @@ class Scripted(BoxHead):
         return logits[: len(x)], deltas[: len(x)].expand(-1, CLASSES, -1)
 
 
-def test_outputs_have_a_row_for_each_class_and_the_background_last():
+def test_box_head_outputs_have_a_row_per_class_and_the_background_last():
     head = head_of()
     logits, deltas = head(feature_maps(SIDE), torch.tensor([[0.0, 0, 40, 40]]), torch.tensor([0]))
     assert logits.shape == (1, CLASSES + 1) and deltas.shape == (1, CLASSES, 4)
@@ -61,7 +61,7 @@ def test_a_perfect_head_has_no_loss():
     assert losses["box_cls"] < 1e-6 and losses["box_reg"] < 1e-6
 
 
-def test_box_loss_is_that_of_the_true_class_over_all_regions():
+def test_box_loss_uses_the_true_classs_deltas_and_averages_over_all_regions():
     """Detectron2 and torchvision both divide by the number of sampled regions, including negatives."""
     head = head_of()
     targets = instances([[[10, 10, 50, 60]], [[30, 20, 80, 90]]], labels=[[2], [0]])
@@ -85,7 +85,7 @@ def test_box_loss_is_that_of_the_true_class_over_all_regions():
 
 
 @pytest.mark.parametrize("settings", [{}, {"class_agnostic": True}, {"box_loss": "giou"}])
-def test_box_losses_are_the_same_in_static_slots(settings, monkeypatch):
+def test_box_losses_do_not_depend_on_padding(settings, monkeypatch):
     """Padding, which is not removed on a GPU, must not contribute to the losses."""
     head = head_of(**settings)
     targets = instances([[[10, 10, 50, 60]], []], labels=[[2], []])
@@ -109,7 +109,7 @@ def test_box_head_learns_background_only_from_images_without_objects():
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-def test_no_regions_give_no_detections_and_a_loss_of_zero():
+def test_without_regions_there_are_no_detections_and_the_loss_is_zero():
     head = head_of()
     targets = instances([[], []])
     nothing = proposals_of([[], []])
@@ -149,7 +149,7 @@ def test_detections_per_image_are_limited():
     assert detections.boxes.tolist() == boxes[0][:4]
 
 
-def test_maps_of_a_trunk_are_averaged():
+def test_feature_maps_of_a_trunk_are_average_pooled():
     """The C4 layout averages the output of ResNet's last stage in this way."""
 
     class Stage(nn.Conv2d):
@@ -159,13 +159,13 @@ def test_maps_of_a_trunk_are_averaged():
     assert head(feature_maps(SIDE), torch.tensor([[0.0, 0, 40, 40]]), torch.tensor([0]))[0].shape == (1, CLASSES + 1)
 
 
-def test_without_a_neck_the_maps_do_not_fit():
+def test_a_box_head_refuses_the_feature_maps_of_a_backbone_without_a_neck():
     backbone = {"c4": FeatureSpec(1024, 16), "c5": FeatureSpec(2048, 32)}
-    with pytest.raises(ConfigError, match="Put a neck such as FPN in between"):
+    with pytest.raises(ConfigError, match="Add a neck such as FPN"):
         BoxHead(backbone, CLASSES)
     BoxHead(backbone, CLASSES, levels=["c4"])
 
 
-def test_the_coarsest_level_is_for_proposals_only():
+def test_regions_are_not_pooled_from_the_coarsest_level():
     """Regions are not pooled from p6 (Lin et al. 2017, section 4.2)."""
     assert head_of().pooler.names == ("p2", "p3", "p4", "p5")

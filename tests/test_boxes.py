@@ -20,7 +20,7 @@ def test_decoding_boxes_inverts_encoding(seed, weights):
     torch.testing.assert_close(decode(encode(boxes, references, weights), references, weights), boxes)
 
 
-def test_encoding_and_decoding_boxes_is_torchvisions():
+def test_encoding_and_decoding_boxes_equal_torchvisions():
     torch.manual_seed(0)
     boxes, references, deltas = random_boxes(50), random_boxes(50), torch.randn(50, 4) * 4
     coder = BoxCoder(FAST_RCNN)
@@ -34,7 +34,7 @@ def test_the_growth_of_decoded_boxes_is_limited():
     assert torch.exp(torch.tensor(MAX_LOG_RATIO)) == pytest.approx(62.5)
 
 
-def test_deltas_of_empty_slots_are_finite():
+def test_deltas_of_padding_are_finite():
     nothing = torch.zeros(4)
     assert encode(nothing, nothing, FAST_RCNN).isfinite().all()
     assert encode(torch.tensor([0.0, 0, 9, 9]), nothing, FAST_RCNN).isfinite().all()
@@ -47,7 +47,7 @@ def test_half_precision_is_not_used_for_boxes():
     torch.testing.assert_close(decoded, box)
 
 
-def test_clip_and_area_are_torchvisions():
+def test_clip_and_area_equal_torchvisions():
     torch.manual_seed(0)
     boxes = random_boxes(2, 50) * 2 - 100
     sizes = torch.tensor([[90, 120], [200, 64]])
@@ -57,6 +57,6 @@ def test_clip_and_area_are_torchvisions():
         torch.testing.assert_close(area(boxes[image]), ops.box_area(boxes[image]))
 
 
-def test_thin_and_broken_boxes_are_empty():
+def test_boxes_below_the_minimum_size_or_with_nan_are_empty():
     boxes = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 0.5], [0, 0, float("nan"), 2], [3, 3, 1, 9]])
     assert is_nonempty(boxes, 1.0).tolist() == [True, False, False, False]

@@ -49,14 +49,14 @@ class Page(HTMLParser):
         assert not self.open, "the page has unclosed tags"
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
-        found = dict(attributes)
+        values = dict(attributes)
         if tag not in ("meta", "img"):
             self.open.append(tag)
         if tag == "img":
-            assert found["alt"]
-            self.pictures.append((unquote(found["src"]), int(found["width"]), int(found["height"])))
+            assert values["alt"]
+            self.pictures.append((unquote(values["src"]), int(values["width"]), int(values["height"])))
         if tag == "a":
-            self.links.append(unquote(found["href"]))
+            self.links.append(unquote(values["href"]))
         if tag in ("h2", "figcaption"):
             (self.headings if tag == "h2" else self.captions).append("")
 
@@ -75,7 +75,7 @@ def browse(*arguments: str) -> int:
 
 
 def one_image(height: int = 64, width: int = 64, gray: int = 128, **targets: Tensor) -> Batch:
-    """A batch of one gray image, whose 48×40 pixels (height × width) are padded."""
+    """A batch of one gray image of 48×40 pixels (height × width), padded to `height` × `width`."""
     images = torch.full((1, 3, height, width), gray, dtype=torch.uint8)
     count = len(targets["boxes"])
     fields = {"labels": torch.zeros(count).long(), "crowd": torch.zeros(count).bool(), **targets}
@@ -141,7 +141,7 @@ def test_padding_is_striped_and_the_image_is_not() -> None:
     assert (picture[~outside] == 128).all()
 
 
-def test_every_instance_has_its_box_in_a_color_of_its_own_and_crowds_are_dashed() -> None:
+def test_every_instances_box_has_a_different_color_and_crowds_are_dashed() -> None:
     boxes = torch.tensor([[4.0, 24, 18, 40], [22, 26, 38, 44]])
     batch = one_image(boxes=boxes, crowd=torch.tensor([False, True]))
     (picture,) = draw_batch(batch, META, long_side=640)
@@ -197,7 +197,7 @@ def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     yield root, config
 
 
-def test_a_classifiers_images_have_their_class_and_mixed_ones_their_weights(folders, tmp_path: Path) -> None:
+def test_captions_of_a_classifiers_images_have_the_class_or_the_mixing_weights(folders, tmp_path: Path) -> None:
     root, config = folders
     out = tmp_path / "out"
     assert browse(config, "--data-root", root, "--out", out, "--count", "6") == 0
@@ -222,7 +222,7 @@ def test_names_on_the_page_are_text_not_markup() -> None:
     assert page.captions == ["<script> 1 < 2"]
 
 
-def test_the_page_is_served_to_this_machine(shapes: Path, tmp_path: Path) -> None:
+def test_the_page_is_served_on_localhost(shapes: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/browse.py"), CONFIG, "--data-root", str(shapes)]
     command += ["--out", str(tmp_path), "--count", "1", "--serve", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as server:

@@ -85,7 +85,7 @@ def test_the_losses_up_to_an_early_stop_are_recorded_once(tmp_path: Path, log_ev
     assert few[-1]["loss"] == pytest.approx(sum(record["loss"] for record in each[since:]) / (9 - since))
 
 
-def test_the_patience_of_a_resumed_training_counts_the_evaluations_before(tmp_path: Path) -> None:
+def test_the_patience_of_a_resumed_training_counts_earlier_evaluations(tmp_path: Path) -> None:
     toy_trainer(tmp_path, **validation(0.5, 0.4), epochs=2, callbacks=[stopping(patience=3)]).train()
     # The last checkpoint was saved before the second evaluation, which is therefore repeated.
     scores = validation(0.4, 0.3, 0.2, 0.1)
@@ -135,7 +135,7 @@ def test_the_validation_loss_is_the_mean_over_the_images(tmp_path: Path, ema: fl
     assert line["val_loss"] == pytest.approx((expected["fit"] + expected["size"]).item(), rel=1e-5)
 
 
-def test_the_validation_loss_draws_the_same_each_time_and_moves_no_generator(tmp_path: Path) -> None:
+def test_the_validation_loss_is_reproducible_and_leaves_the_random_state_unchanged(tmp_path: Path) -> None:
     for name, callbacks in (("with", [ValidationLoss()]), ("without", [])):
         options = {"val_loader": toy_loader(7, training=False), "metric": ToyMetric()}
         sgd = {"type": "SGD", "lr": 0.0}
@@ -152,7 +152,7 @@ def test_the_validation_loss_draws_the_same_each_time_and_moves_no_generator(tmp
     assert read_log(tmp_path / "with") == read_log(tmp_path / "without")
 
 
-def test_training_may_stop_by_the_validation_loss(tmp_path: Path) -> None:
+def test_early_stopping_can_monitor_the_validation_loss(tmp_path: Path) -> None:
     """Lower is better for every metric of ValidationLoss, whatever the order of the callbacks."""
     callbacks = [{"type": "EarlyStopping", "monitor": "val_loss", "patience": 1}, {"type": "ValidationLoss"}]
     sgd = {"type": "SGD", "lr": 0.0}
@@ -170,7 +170,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_csv_has_a_row_per_record_and_a_column_per_number_also_after_a_resume(tmp_path: Path) -> None:
+def test_the_csv_has_a_row_per_record_and_a_column_per_metric_even_after_a_resume(tmp_path: Path) -> None:
     for epochs, scores in ((1, (0.5,)), (2, (0.5, math.nan))):
         options = validation(*scores)
         trainer = toy_trainer(tmp_path, **options, epochs=epochs, log_every=2, callbacks=[CSVLogger()], resume=True)
@@ -184,7 +184,7 @@ def test_the_csv_has_a_row_per_record_and_a_column_per_number_also_after_a_resum
         assert numbers == pytest.approx({k: v for k, v in record.items() if k != "mode"}, nan_ok=True)
 
 
-def test_the_json_lines_have_the_whole_history_and_null_for_what_json_lacks(tmp_path: Path) -> None:
+def test_the_json_lines_have_the_full_history_and_null_for_non_finite_values(tmp_path: Path) -> None:
     options = validation(math.inf)
     trainer = toy_trainer(tmp_path, **options, epochs=1, callbacks=[JSONLogger("other.jsonl")])
     trainer.train()
@@ -218,7 +218,7 @@ class FailingLogger(JSONLogger):
         self.path = trainer.work_dir / self.file
 
 
-def test_a_listed_logger_takes_the_place_of_the_trainers_own(tmp_path: Path) -> None:
+def test_a_configured_logger_replaces_the_trainers_default(tmp_path: Path) -> None:
     callbacks = [{"type": "JSONLogger"}, {"type": "TensorBoardLogger"}]
     trainer = toy_trainer(tmp_path, **validation(0.5), epochs=1, tensorboard=True, callbacks=callbacks)
     trainer.train()
@@ -240,7 +240,7 @@ class Broken(Callback):
         raise RuntimeError("the real error")
 
 
-def test_an_error_at_the_end_hides_no_earlier_one_and_skips_no_callback(tmp_path: Path) -> None:
+def test_an_error_in_on_train_end_hides_no_earlier_error_and_skips_no_callback(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path / "broken", callbacks=[EndsBadly("disk full"), CSVLogger(), Broken()])
     with pytest.raises(RuntimeError, match="the real error"):
         trainer.train()

@@ -29,7 +29,7 @@ def head_of(**stage) -> CascadeHead:
 
 
 def scene() -> tuple[Proposals, InstanceTargets]:
-    """Two images with objects (one object is a crowd), and proposals around the objects."""
+    """Two images with objects, one of which is a crowd, and proposals around the objects."""
     boxes = [[[10.0, 10, 50, 60], [60, 20, 120, 90], [0, 90, 60, 128]], [[30.0, 20, 80, 90]]]
     targets = instances(boxes, labels=[[2, 0, 1], [1]], crowd=[[False, False, True], [False]])
     generator = torch.Generator().manual_seed(0)
@@ -50,7 +50,7 @@ def moved(boxes: Tensor, deltas: Tensor, weights: tuple[float, ...]) -> Tensor:
     return torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), 1)
 
 
-def test_each_stage_learns_from_the_boxes_of_the_one_before_at_its_own_threshold(monkeypatch):
+def test_each_stage_trains_on_the_previous_stages_boxes_with_its_own_iou_threshold(monkeypatch):
     head = head_of()
     proposals, targets = scene()
     rois = head.sample(proposals, targets)
@@ -99,7 +99,7 @@ def crowd_share(boxes: Tensor, crowd: Tensor) -> Tensor:
     return size.prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp(min=1e-9)
 
 
-def test_scores_are_the_mean_of_all_stages_at_the_last_ones_boxes():
+def test_scores_are_the_mean_over_the_stages_and_boxes_are_the_last_stages():
     head = head_of(score_threshold=0.0, nms_threshold=1.0, detections_per_image=10_000).eval()
     maps = feature_maps(SIDE)
     boxes = torch.tensor([[[10.0, 10, 60, 70], [40, 50, 100, 110]], [[5, 5, 80, 60], [0, 0, 0, 0]]])
@@ -124,8 +124,8 @@ def test_scores_are_the_mean_of_all_stages_at_the_last_ones_boxes():
         torch.testing.assert_close(result.boxes, at[rows[order // CLASSES]])
 
 
-def test_each_stage_learns_from_its_full_loss_and_the_maps_from_a_third(monkeypatch):
-    """As in Detectron2: the losses of the stages are summed, and the gradient of the features is divided by 3."""
+def test_stage_losses_are_summed_and_feature_gradients_are_divided_by_three(monkeypatch):
+    """As in Detectron2: the stages' losses are summed, and the gradient of the features is divided by the 3 stages."""
     head = head_of()
     proposals, targets = scene()
     rois = head.sample(proposals, targets)
@@ -145,7 +145,7 @@ def test_each_stage_learns_from_its_full_loss_and_the_maps_from_a_third(monkeypa
     torch.testing.assert_close(same, weights)
 
 
-def test_cascade_losses_are_the_same_in_static_slots(monkeypatch):
+def test_cascade_losses_do_not_depend_on_padding(monkeypatch):
     head = head_of()
     proposals, targets = scene()
     maps, rois = feature_maps(SIDE), head.sample(proposals, targets)

@@ -27,7 +27,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_only_the_newest_checkpoints_stay_once_a_newer_one_is_complete(tmp_path: Path) -> None:
+def test_old_checkpoints_are_deleted_only_after_a_newer_one_is_complete(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, keep=2)
     (tmp_path / "pretrained.pt").write_bytes(b"not ours")
     for iteration in range(1, 5):
@@ -73,7 +73,7 @@ def test_writing_atomically_leaves_the_old_file_when_it_fails(tmp_path: Path) ->
     assert (path.read_text(), names(tmp_path)) == ("old", {"file"})
 
 
-def test_a_truncated_checkpoint_is_passed_over_for_the_newest_complete_one(
+def test_a_truncated_checkpoint_is_skipped_for_the_newest_complete_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = CheckpointFolder(tmp_path)
@@ -91,11 +91,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginni
     torch.save({"weight": torch.ones(1)}, tmp_path / "new" / "foreign.pt")
     assert folder.newest() is None
     (tmp_path / "new" / "epoch_1.pt").write_bytes(b"PK cut")
-    with pytest.raises(CheckpointError, match=r"new: no checkpoint can be read \(epoch_1\.pt\); restore one"):
+    with pytest.raises(CheckpointError, match=r"new: no checkpoint can be read \(epoch_1\.pt\); restore one of them"):
         folder.newest()
 
 
-def test_a_training_state_that_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+def test_a_training_state_that_cannot_be_loaded_is_not_saved(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     with pytest.raises(CheckpointError, match="can contain only tensors, numbers and text, got object"):
         folder.save("epoch_1.pt", checkpoint(1) | {"extra": [object()]})
@@ -129,7 +129,7 @@ class Bomb:
 
 
 def broken(tmp_path: Path, kind: str) -> Path:
-    """A checkpoint that is truncated, empty or has one invalid field, by `kind`."""
+    """Write a checkpoint that is truncated, empty or has one invalid field, as `kind` says."""
     toy_trainer(tmp_path / "run", iterations=1).train()
     path = tmp_path / "run" / "iteration_1.pt"
     state = torch.load(path, weights_only=True)
@@ -157,7 +157,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
             torch.save({**state, "model": {"body.weight": torch.ones(1)}}, path)
         case "other classes":
             torch.save({**state, "meta": DatasetMeta(("dark",)).to_dict()}, path)
-        case "other optimiser":
+        case "other optimizer":
             state["train"]["optimizer"]["type"] = "AdamW"
             torch.save(state, path)
     return path
@@ -177,7 +177,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("wider model", "backbone.0.weight [5, 3, 3, 3] for the model's [4, 3, 3, 3]"),
         ("other model", "belongs to another model"),
         ("other classes", "trained on classes 1 [dark] instead of 1 [bright]"),
-        ("other optimiser", "trained with AdamW, but optimizer.type is SGD"),
+        ("other optimizer", "trained with AdamW, but optimizer.type is SGD"),
     ],
 )
 def test_resuming_from_a_checkpoint_that_does_not_fit_is_a_one_line_error(

@@ -47,14 +47,14 @@ def test_a_state_dict_loads_bare_or_wrapped(form, tmp_path):
     assert not report.skipped
 
 
-def test_a_model_inside_data_parallel_or_compile_is_reached():
+def test_checkpoints_load_into_data_parallel_and_compiled_models():
     for wrap in (nn.DataParallel, partial(torch.compile, backend="eager")):
         model = TinyDetector()
         load_checkpoint(wrap(model), filled(TinyDetector()).state_dict())
         assert is_filled(model)
 
 
-def test_our_own_form_brings_its_classes(tmp_path):
+def test_our_own_format_sets_the_models_classes(tmp_path):
     model = TinyDetector(classes=("class 0", "class 1"))
     report = load_checkpoint(model, save(tmp_path / "epoch_1.pth", own(filled(TinyDetector()))))
     assert report.format == "chordate"
@@ -77,7 +77,7 @@ PEOPLE = DatasetMeta(("cat", "dog"), Skeleton(("nose", "tail")), palette=((1, 2,
     ],
     ids=["other names", "no keypoints", "more keypoints", "other facts"],
 )
-def test_metadata_of_the_same_kind_come_along(ours, is_taken):
+def test_metadata_are_taken_from_the_checkpoint_if_they_fit_the_model(ours, is_taken):
     model = TinyDetector()
     model.meta = ours
     report = load_checkpoint(model, own(filled(TinyDetector()), PEOPLE))
@@ -117,7 +117,7 @@ def test_a_torchvision_classifier_fills_our_resnet_and_reports_its_fc(tmp_path):
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "SyncBN"])
-def test_batch_norm_weights_fill_its_relatives(norm):
+def test_batch_norm_weights_load_into_other_norms(norm):
     model = ResNet(18, norm=norm)
     report = load_checkpoint(model, torchvision.models.resnet18(weights=None).state_dict())
     assert not report.missing
@@ -136,7 +136,7 @@ def test_stages_that_were_not_built_are_skipped():
     assert {name.split(".")[0] for name in report.skipped} == {"layer4", "fc"}
 
 
-def test_a_backbone_takes_its_part_of_a_whole_model():
+def test_a_backbone_loads_its_tensors_from_a_full_model():
     model = TinyBackbone()
     report = load_checkpoint(model, own(filled(TinyDetector())))
     assert is_filled(model)
@@ -153,7 +153,7 @@ def test_a_stem_is_adapted_to_input_channels_as_in_timm(channels):
     torch.testing.assert_close(adapt_input_channels(weight, channels), expected)
 
 
-def test_a_gray_stem_has_the_response_to_gray_images_of_the_rgb_stem():
+def test_a_gray_stem_responds_to_gray_images_as_the_rgb_stem():
     weight, gray = torch.randn(8, 3, 7, 7, dtype=torch.float64), torch.randn(1, 1, 16, 16, dtype=torch.float64)
     expected = nn.functional.conv2d(gray.expand(-1, 3, -1, -1), weight)
     torch.testing.assert_close(nn.functional.conv2d(gray, adapt_input_channels(weight, 1)), expected)
@@ -175,10 +175,10 @@ def test_weights_for_rgb_load_into_a_backbone_for_other_channels():
 
 def test_a_checkpoint_of_another_model_is_refused_with_its_tensors_names(tmp_path):
     path = save(tmp_path / "x.pth", torchvision.models.squeezenet1_1(weights=None).state_dict())
-    said = message(TinyDetector(), path)
-    assert f"{path} belongs to another model: none of its tensors fits TinyDetector" in said
-    assert "features.0.weight" in said
-    known = said.partition("(known formats: ")[2].removesuffix(")").split(", ")
+    error = message(TinyDetector(), path)
+    assert f"{path} belongs to another model: none of its tensors fits TinyDetector" in error
+    assert "features.0.weight" in error
+    known = error.partition("(known formats: ")[2].removesuffix(")").split(", ")
     assert known[:2] == ["chordate", "state dict"] and {"timm", "torchvision"} <= {*known}
 
 
@@ -188,31 +188,31 @@ def test_a_checkpoint_of_another_model_is_refused_with_its_tensors_names(tmp_pat
 def test_weights_of_another_depth_are_refused(theirs, ours):
     """ResNet-101 has all tensors of ResNet-50 with the same shapes, but is a different network."""
     state = torchvision.models.get_model(theirs, weights=None).state_dict()
-    said = message(BACKBONES.build(ours), state)
-    assert "layer" in said
-    assert "does not fit ResNet-" in said
+    error = message(BACKBONES.build(ours), state)
+    assert "layer" in error
+    assert "does not fit ResNet-" in error
 
 
-def test_weights_under_another_norm_are_refused():
-    said = message(ResNet(18, norm="GN"), torchvision.models.resnet18(weights=None).state_dict())
-    assert "not in the model: bn1.running_mean" in said
+def test_weights_of_a_network_with_another_norm_are_refused():
+    error = message(ResNet(18, norm="GN"), torchvision.models.resnet18(weights=None).state_dict())
+    assert "not in the model: bn1.running_mean" in error
 
 
 def test_a_detector_checkpoint_with_other_classes_names_both_counts():
-    said = message(TinyDetector(classes=("a", "b", "c")), own(TinyDetector()))
-    assert "trained on 2 classes, the model has 3" in said
-    assert "box.weight [3, 4] for the model's [4, 4]" in said
+    error = message(TinyDetector(classes=("a", "b", "c")), own(TinyDetector()))
+    assert "trained on 2 classes, the model has 3" in error
+    assert "box.weight [3, 4] for the model's [4, 4]" in error
 
 
-def test_a_run_with_other_settings_names_the_config_that_it_saved(tmp_path):
+def test_an_error_about_other_settings_names_the_config_that_the_run_saved(tmp_path):
     trained = TinyDetector(blocks=2)
-    said = message(TinyDetector(), own(trained))
-    assert "if it was trained with --cfg-options, repeat them, or use the config in the folder of its run" in said
+    error = message(TinyDetector(), own(trained))
+    assert "if it was trained with --cfg-options, repeat them, or use the config in the folder of its run" in error
     for start in ("20260130_235959", "20260131_120000", "tensorboard"):
         (tmp_path / start).mkdir()
         (tmp_path / start / "x.py").write_text("")
-    said = message(TinyDetector(), save(tmp_path / "best.pt", own(trained)))
-    assert said.endswith(f"repeat them, or use {tmp_path / '20260131_120000/x.py'}")
+    error = message(TinyDetector(), save(tmp_path / "best.pt", own(trained)))
+    assert error.endswith(f"repeat them, or use {tmp_path / '20260131_120000/x.py'}")
     assert "cfg-options" not in message(TinyDetector(), save(tmp_path / "bare.pt", trained.state_dict()))
 
 
@@ -241,10 +241,10 @@ def test_not_strict_still_needs_a_tensor_that_fits():
     assert "belongs to another model" in message(TinyDetector(), nn.Linear(2, 2).state_dict(), strict=False)
 
 
-def test_backbone_weights_do_not_pass_for_a_whole_model():
-    said = message(TinyDetector(), filled(TinyBackbone()).state_dict())
-    assert "only for the backbone of TinyDetector" in said
-    assert "load_checkpoint(model.backbone, …)" in said
+def test_backbone_weights_do_not_load_as_a_full_model():
+    error = message(TinyDetector(), filled(TinyBackbone()).state_dict())
+    assert "only for the backbone of TinyDetector" in error
+    assert "load_checkpoint(model.backbone, …)" in error
 
 
 def test_weights_that_are_not_finite_are_warned_of():

@@ -72,7 +72,7 @@ def test_a_url_is_downloaded_once_and_its_hash_is_checked(hub, served):
     load_checkpoint(TinyDetector(), f"{url}/none.pth")
 
 
-def test_one_file_name_at_two_addresses_is_two_files(hub, served):
+def test_equal_file_names_from_two_urls_are_two_files(hub, served):
     folder, url = served
     for name, value in (("a", 0.25), ("b", 0.75)):
         (folder / name).mkdir()
@@ -89,12 +89,12 @@ def test_one_file_name_at_two_addresses_is_two_files(hub, served):
         ("resnet50/IMAGENET1K_V1", torchvision.models.ResNet50_Weights.IMAGENET1K_V1),
     ],
 )
-def test_torchvisions_weights_come_from_its_own_address(spec, weights):
+def test_torchvision_sources_resolve_to_torchvisions_urls(spec, weights):
     assert torchvision_url(spec) == weights.url
 
 
 @pytest.mark.parametrize("pretrained", [True, "torchvision://resnet18"])
-def test_pretrained_backbones_are_filled_through_torch_hub(pretrained, hub, monkeypatch):
+def test_pretrained_backbones_load_weights_from_torch_hub(pretrained, hub, monkeypatch):
     theirs = torchvision.models.resnet18(weights=None)
     asked = []
 
@@ -110,7 +110,7 @@ def test_pretrained_backbones_are_filled_through_torch_hub(pretrained, hub, monk
     torch.testing.assert_close(model[0].layer4[1].bn2.weight, theirs.layer4[1].bn2.weight)
 
 
-def test_pretrained_without_weights_on_offer_is_an_error():
+def test_pretrained_is_an_error_for_backbones_without_published_weights():
     with pytest.raises(CheckpointError, match=r"ResNet-50 \(caffe\): pretrained=True, but it has no default weights"):
         load_pretrained(BACKBONES.build({"type": "resnet50_caffe", "pretrained": True}))
     assert load_pretrained(BACKBONES.build({"type": "resnet18", "pretrained": False})) == []
@@ -193,9 +193,9 @@ def test_a_truncated_checkpoint_file_is_reported_as_truncated(kind, kept, tmp_pa
 def test_a_file_that_is_no_checkpoint_is_refused(content, says, tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
-    said = message(TinyDetector(), path)
-    assert says in said
-    assert str(path) in said
+    error = message(TinyDetector(), path)
+    assert says in error
+    assert str(path) in error
 
 
 def test_the_error_for_a_missing_file_suggests_near_names(tmp_path):

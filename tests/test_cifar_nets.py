@@ -21,7 +21,7 @@ def test_depth_counts_the_layers_with_weights(kind, depth):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["resnet", "plain"])
-def test_the_network_is_the_papers_formula(kind):
+def test_the_network_equals_the_papers_formula(kind):
     """A stem and 3n pairs of 3×3 convolutions; the shortcut subsamples and pads with zeros, or is absent."""
     torch.manual_seed(0)
     model = randomize(BACKBONES.build({"type": f"{kind}20_cifar", "out": ["c1", "c2", "c3", "c4"]})).eval()
@@ -61,7 +61,7 @@ def highway_block() -> HighwayBlock:
 
 
 @torch.no_grad()
-def test_a_highway_block_is_equation_3():
+def test_a_highway_block_equals_equation_3():
     block, x = highway_block(), torch.randn(2, 8, 10, 10)
     bn = block.bn
     h = F.batch_norm(F.conv2d(x, block.conv.weight, padding=1), bn.running_mean, bn.running_var, bn.weight, bn.bias)
@@ -71,7 +71,7 @@ def test_a_highway_block_is_equation_3():
 
 
 @torch.no_grad()
-def test_a_shut_gate_carries_and_an_open_one_transforms():
+def test_a_closed_gate_carries_and_an_open_gate_transforms():
     block, x = highway_block(), torch.randn(2, 8, 10, 10)
     nn.init.zeros_(block.gate.weight)
     nn.init.constant_(block.gate.bias, -100)
@@ -80,7 +80,7 @@ def test_a_shut_gate_carries_and_an_open_one_transforms():
     torch.testing.assert_close(block(x), F.relu(block.bn(block.conv(x))))
 
 
-def test_highway_networks_start_by_carrying():
+def test_new_highway_networks_mostly_carry():
     model = BACKBONES.build("highway20_cifar")
     gates = [m.gate for m in model.modules() if isinstance(m, HighwayBlock) and m.gate is not None]
     assert len(gates) == 16 and all((gate.bias < 0).all() for gate in gates)
@@ -90,7 +90,7 @@ def test_highway_networks_start_by_carrying():
 
 
 @pytest.mark.parametrize("depth", [20, 32])
-def test_a_highway_networks_size_is_the_formulas(depth):
+def test_a_highway_networks_parameter_count_equals_the_formula(depth):
     """Each layer has a convolution and a norm; layers that keep the shape also have a gate, a biased convolution."""
     expected, before = 9 * 3 * 16 + 2 * 16, 16
     for width in (16, 32, 64):

@@ -1,4 +1,4 @@
-"""Class folders, zips and CIFAR's own files: the same samples as from torchvision's datasets."""
+"""Class folders, zip files and CIFAR's original files: samples equal those of torchvision's datasets."""
 
 import hashlib
 import json
@@ -32,11 +32,11 @@ def archive(folders, tmp_path_factory):
     return shutil.make_archive(str(tmp_path_factory.mktemp("zip") / "photos"), "zip", folders)
 
 
-def same(one, other) -> bool:
-    return torch.equal(one["image"], other["image"]) and one["label"] == other["label"]
+def same(a, b) -> bool:
+    return torch.equal(a["image"], b["image"]) and a["label"] == b["label"]
 
 
-def test_classes_and_order_are_torchvisions(folders):
+def test_classes_and_order_equal_torchvisions(folders):
     ours, theirs = ImageFolder("train", data_root=folders), torchvision.datasets.ImageFolder(str(folders / "train"))
     assert list(ours.classes) == theirs.classes
     assert ours.labels.tolist() == theirs.targets
@@ -45,7 +45,7 @@ def test_classes_and_order_are_torchvisions(folders):
     assert torch.equal(ours[0, 5]["image"], torch.from_numpy(image.copy()).permute(2, 0, 1))
 
 
-def test_a_zip_gives_the_samples_of_the_folder(folders, archive):
+def test_a_zip_file_has_the_samples_of_the_folder(folders, archive):
     for data_root in (archive, archive.rsplit("/", 1)[0]):
         images = "train" if data_root == archive else "photos.zip/train"
         zipped, plain = (
@@ -88,7 +88,7 @@ def test_images_may_lie_in_subfolders_of_their_class(tmp_path):
     assert dataset.files[0] == "red/new/blue/0.png" and dataset[0, 0]["image"].shape == (3, 24, 24)
 
 
-def test_imagenets_layout_is_a_split(folders):
+def test_a_split_of_imagenets_layout_is_read(folders):
     assert len(ImageNet("val", data_root=folders)) == 6
 
 
@@ -119,14 +119,14 @@ def test_hidden_files_and_system_folders_are_neither_images_nor_classes(folders,
         assert dataset.classes == ("blue", "green", "red") and len(dataset) == 12
 
 
-def test_folders_to_train_and_to_evaluate_on_are_taken_as_they_are(folders, archive):
+def test_train_and_val_folders_are_the_splits(folders, archive):
     for root in (folders, archive):
         train, val = (TrainValFolder(split, data_root=root) for split in ("train", "val"))
         assert (len(train), len(val)) == (12, 6) and train.classes == val.classes
 
 
 def test_without_a_split_a_fraction_of_every_class_is_held_out(tmp_path):
-    """The two parts are disjoint and contain all images; adding an image moves few others to the other part."""
+    """The splits are disjoint and together contain all images; adding an image moves few others to the other split."""
     write_folders(tmp_path, {"photos": 40})
     root = tmp_path / "photos"
 
@@ -141,7 +141,7 @@ def test_without_a_split_a_fraction_of_every_class_is_held_out(tmp_path):
     assert len(before - part("val")) <= 1
 
 
-def test_the_smallest_class_still_has_an_image_to_train_on(tmp_path):
+def test_the_smallest_class_keeps_a_training_image(tmp_path):
     for count, name in enumerate(("one", "two"), 1):
         (tmp_path / name).mkdir()
         for number in range(count):
@@ -152,7 +152,7 @@ def test_the_smallest_class_still_has_an_image_to_train_on(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [("cats",), ("train", "val")])
-def test_a_folder_around_the_others_is_passed_through(layout, tmp_path):
+def test_a_single_outer_folder_is_skipped(layout, tmp_path):
     """`zip -r my.zip my` creates this layout, and macOS adds files; the samples equal those of the inner folder."""
     inner = write_folders(tmp_path / "my", dict.fromkeys(layout, 10))
     inner = inner if "train" in layout else inner / layout[0]
@@ -244,7 +244,7 @@ def test_images_of_several_sizes_in_a_classification_batch_are_refused(folders):
 
 
 def write_cifar(root, monkeypatch) -> np.ndarray:
-    """A small CIFAR-10 in the official layout; returns its images `[N, 32, 32, 3]`."""
+    """Write a small CIFAR-10 in the official layout; returns its images `[N, 32, 32, 3]`."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     random = np.random.default_rng(0)

@@ -80,7 +80,7 @@ HEADS_AND_OUTPUTS = {
 
 @pytest.mark.parametrize("name", HEADS_AND_OUTPUTS)
 @torch.no_grad()
-def test_classes_of_equal_names_get_the_outputs_they_had(name):
+def test_outputs_of_classes_with_equal_names_are_kept(name):
     """Compares the outputs of the heads, which do not depend on the layout of the weights."""
     config, outputs = HEADS_AND_OUTPUTS[name]
     trained, model, fresh = OneHead(OLD, config), OneHead(NEW, config), OneHead(NEW, config)
@@ -104,7 +104,7 @@ def test_classes_of_equal_names_get_the_outputs_they_had(name):
     assert bool(adapted) == ("agnostic mask" not in name)
 
 
-def test_the_order_of_equal_names_counts_even_if_all_shapes_are_equal():
+def test_reordered_class_names_reorder_the_outputs():
     head = {"type": "ClassificationHead"}
     trained, model = OneHead(DatasetMeta(("a", "b", "c")), head), OneHead(DatasetMeta(("c", "a", "b")), head)
     report = load_checkpoint(model, own(trained, trained.meta), strict=False)
@@ -123,7 +123,7 @@ def test_no_name_in_common_leaves_the_head_as_initialized():
     assert torch.equal(model.head.fc.bias, before) and torch.equal(model.neck.bias, trained.neck.bias)
 
 
-def test_a_name_that_stands_twice_is_not_matched():
+def test_a_class_name_that_occurs_twice_is_not_matched():
     head = {"type": "ClassificationHead"}
     trained = OneHead(DatasetMeta(("crane", "dog", "crane")), head)
     model = OneHead(DatasetMeta(("crane", "dog")), head)
@@ -143,7 +143,7 @@ def test_without_class_names_only_the_background_is_kept(names):
     assert report.notes["head.cls_score.bias"] == "0 of 3 classes by name: only the background"
 
 
-def test_a_model_without_class_names_takes_the_checkpoints_of_the_same_number():
+def test_a_model_without_class_names_takes_those_of_a_checkpoint_with_equally_many():
     trained, model = OneHead(OLD, "BoxHead"), OneHead(DatasetMeta(tuple(f"class {i}" for i in range(4))), "BoxHead")
     model.meta = DatasetMeta(model.classes, Skeleton(("a", "b", "c")))
     report = load_checkpoint(model, own(trained, OLD), strict=False)
@@ -193,7 +193,7 @@ def detector(config: str, meta: DatasetMeta) -> Model:
         ("retinanet_resnet50_fpn", "retinanet_r50_fpn_torchvision", 301),
     ],
 )
-def test_torchvisions_coco_detectors_keep_the_classes_of_equal_names(name, config, total):
+def test_torchvisions_coco_detectors_keep_classes_with_equal_names(name, config, total):
     theirs = torchvision.models.get_model(name, weights=None, weights_backbone=None).state_dict()
     model = detector(config, DatasetMeta(("person", "zebra", "widget")))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -201,7 +201,7 @@ def test_torchvisions_coco_detectors_keep_the_classes_of_equal_names(name, confi
     after = model.state_dict()
     assert report.format == "torchvision" and not report.missing and not report.skipped
     assert len(report.loaded) + len(report.adapted) == total and len(report.loaded) / total > 0.9
-    person, zebra = 1, 24  # their ids in COCO
+    person, zebra = 1, 24  # category ids in COCO
 
     if name.startswith("retinanet"):  # 9 anchors = 3 ratios × 3 sizes; we swap the two axes
         old = (
@@ -228,7 +228,7 @@ def test_torchvisions_coco_detectors_keep_the_classes_of_equal_names(name, confi
                 assert torch.equal(new[3], old[0])
 
 
-def test_torchvisions_people_keep_the_keypoints_of_equal_names():
+def test_torchvisions_keypoint_detector_keeps_keypoints_with_equal_names():
     theirs = torchvision.models.get_model("keypointrcnn_resnet50_fpn", weights=None, weights_backbone=None).state_dict()
     meta = DatasetMeta(("rider", "person"), Skeleton(("tail", "right_ear", "nose")))
     model = detector("keypoint-rcnn_r50_fpn_torchvision", meta)
@@ -251,13 +251,13 @@ class Classifier(Model):
         self.head = HEADS.build("ClassificationHead", facts=meta.facts(), in_features=self.backbone.out_features)
 
 
-def test_a_classifier_of_imagenet_keeps_the_classes_it_knows():
+def test_an_imagenet_classifier_keeps_classes_with_equal_names():
     theirs = torchvision.models.resnet18(weights=None)
     model = Classifier(DatasetMeta(("widget", "goldfish", "zebra")))
     fresh = model.head.fc.weight.clone()
     report = load_checkpoint(model, theirs.state_dict(), strict=False)
     assert report.format == "torchvision" and not report.missing and len(report.loaded) == 120
-    assert torch.equal(model.head.fc.weight[1:], theirs.fc.weight[[1, 340]])  # their ids in ILSVRC 2012
+    assert torch.equal(model.head.fc.weight[1:], theirs.fc.weight[[1, 340]])  # class indices in ILSVRC 2012
     assert torch.equal(model.head.fc.weight[0], fresh[0])
 
 

@@ -51,7 +51,7 @@ def batch_of(images: torch.Tensor, labels: list[int] | None = None) -> Batch:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_torchvisions_resnet_classifiers_give_their_own_scores(name):
+def test_resnet_classifiers_with_torchvisions_weights_have_its_scores(name):
     theirs = torchvision.models.get_model(name, weights=None, num_classes=11)
     randomize(theirs)
     model = chordate.build_model({"type": "ImageClassifier", "backbone": name}, num_classes=11, pretrained=False)
@@ -80,13 +80,13 @@ def test_losses_are_those_of_torch_and_timm(smoothing, soft):
     torch.testing.assert_close(head.loss(logits, truth)["cls"], theirs)
 
 
-def test_binary_losses_start_from_unlikely_classes():
+def test_binary_losses_start_from_low_class_probabilities():
     head = ClassificationHead(FEATURES, 1000, loss="binary")
     scores = head.probabilities(head({"c5": torch.zeros(1, 8, 2, 2)})).detach()
     assert scores.numpy() == pytest.approx(1 / 1001, rel=1e-3)
 
 
-def test_mixed_batches_are_torchvisions_and_the_truth_goes_along():
+def test_mixed_images_and_labels_equal_torchvisions():
     model = classifier(mix=[{"type": "MixUp", "alpha": 0.4}])
     images, labels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), [0, 1, 2, 3, 0, 1]
     batch = batch_of(images, labels)
@@ -146,7 +146,9 @@ def test_several_scales_average_over_sizes_and_mirror_images():
     x = model.preprocess(images, batch.sizes)
     large = v2.functional.resize(x, [24, 30], antialias=True)
     wanted = torch.stack([model.logits(v).softmax(1) for v in (x, x.flip(3), large, large.flip(3))]).mean(0)
-    torch.testing.assert_close(torch.stack([one.scores for one in model(batch)]), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.stack([prediction.scores for prediction in model(batch)]), wanted, rtol=1e-4, atol=1e-5
+    )
 
 
 class CenterCrop:
@@ -159,7 +161,7 @@ class CenterCrop:
         return score(v2.functional.center_crop(images, [self.size]))
 
 
-def test_another_augmentation_plugs_in_and_its_settings_are_checked():
+def test_a_custom_test_time_augmentation_is_used_and_its_settings_are_validated():
     model = classifier(tta={"type": CenterCrop, "size": 16}).eval()
     batch = batch_of(torch.randint(0, 256, (2, 3, 20, 26), dtype=torch.uint8))
     crop = model.preprocess(batch.images, batch.sizes)[:, :, 2:18, 5:21]

@@ -38,7 +38,7 @@ def trained(shapes, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seer(shapes, tmp_path_factory) -> Path:
+def untrained(shapes, tmp_path_factory) -> Path:
     """A checkpoint in our format; its untrained model detects objects everywhere."""
     torch.manual_seed(0)
     classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
@@ -59,11 +59,12 @@ def test_training_leaves_checkpoints_log_and_curve(trained):
     assert any("loss" in row for row in rows)
 
 
-def test_test_writes_metrics_predictions_and_drawn_images(seer, shapes, tmp_path, capsys):
+def test_test_writes_metrics_predictions_and_drawn_images(untrained, shapes, tmp_path, capsys):
     out, predictions, picture = tmp_path / "m.json", tmp_path / "p.json", tmp_path / "sheet.png"
     status = main([
-        "test", CONFIG, str(seer), "--data-root", str(shapes), "--out", str(out), "--report", str(tmp_path / "why"),
-        "--predictions", str(predictions), "--picture", str(picture), "--cfg-options", "val_data.workers=0",
+        "test", CONFIG, str(untrained), "--data-root", str(shapes), "--out", str(out),
+        "--report", str(tmp_path / "why"), "--predictions", str(predictions), "--picture", str(picture),
+        "--cfg-options", "val_data.workers=0",
     ])  # fmt: skip
     assert status == 0
     report = json.loads((tmp_path / "why/report.json").read_text())
@@ -73,16 +74,16 @@ def test_test_writes_metrics_predictions_and_drawn_images(seer, shapes, tmp_path
     assert 0 <= json.loads(out.read_text())["bbox_AP"] <= 1
     assert picture.stat().st_size > 10_000
     truth = COCO(str(shapes / "annotations/val.json"))
-    found = json.loads(predictions.read_text())
-    assert len(found) > 20
-    assert len(truth.loadRes(str(predictions)).anns) == len(found)
+    records = json.loads(predictions.read_text())
+    assert len(records) > 20
+    assert len(truth.loadRes(str(predictions)).anns) == len(records)
     assert "circle" in capsys.readouterr().out  # the table names the classes
 
 
-def test_predict_draws_and_writes(seer, shapes, tmp_path):
+def test_predict_draws_and_writes(untrained, shapes, tmp_path):
     picture = sorted((shapes / "val").glob("*"))[0]
     out = tmp_path / "drawn"
-    assert main(["predict", CONFIG, str(seer), str(picture), "--out", str(out), "--score-threshold", "0.2"]) == 0
+    assert main(["predict", CONFIG, str(untrained), str(picture), "--out", str(out), "--score-threshold", "0.2"]) == 0
     assert (out / f"{picture.stem}_prediction.png").is_file()
     rows = json.loads((out / "predictions.json").read_text())
     assert rows
@@ -101,28 +102,28 @@ def test_predict_writes_masks_as_cocos_run_lengths(shapes, tmp_path):
     torch.save(checkpoint_of(model), tmp_path / "masks.pt")
     picture = sorted((shapes / "val").glob("*"))[0]
     out = tmp_path / "drawn"
-    sure = ["--precision", "fp32", "--score-threshold", "0.1"]
-    assert main(["predict", str(config), str(tmp_path / "masks.pt"), str(picture), "--out", str(out), *sure]) == 0
-    (found,) = chordate.predict(model, picture, score_threshold=0.1, precision="fp32")
+    options = ["--precision", "fp32", "--score-threshold", "0.1"]
+    assert main(["predict", str(config), str(tmp_path / "masks.pt"), str(picture), "--out", str(out), *options]) == 0
+    (detections,) = chordate.predict(model, picture, score_threshold=0.1, precision="fp32")
     rows = json.loads((out / "predictions.json").read_text())
-    assert len(rows) == len(found) > 0 and found.masks.any()
-    for row, mask in zip(rows, found.masks):
+    assert len(rows) == len(detections) > 0 and detections.masks.any()
+    for row, mask in zip(rows, detections.masks):
         np.testing.assert_array_equal(rle.decode(row["mask"]), mask.numpy())
 
 
-def test_predict_reports_a_broken_image_and_goes_on_with_the_others(seer, shapes, tmp_path, capsys):
-    whole, other = sorted((shapes / "val").glob("*"))[:2]
-    (tmp_path / "cut.jpg").write_bytes(other.read_bytes()[:400])
+def test_predict_reports_a_broken_image_and_goes_on_with_the_others(untrained, shapes, tmp_path, capsys):
+    intact, source = sorted((shapes / "val").glob("*"))[:2]
+    (tmp_path / "cut.jpg").write_bytes(source.read_bytes()[:400])
     out = tmp_path / "drawn"
-    files = [str(tmp_path / "cut.jpg"), str(whole)]
-    assert main(["predict", CONFIG, str(seer), *files, "--out", str(out), "--score-threshold", "0.2"]) == 2
+    files = [str(tmp_path / "cut.jpg"), str(intact)]
+    assert main(["predict", CONFIG, str(untrained), *files, "--out", str(out), "--score-threshold", "0.2"]) == 2
     output = capsys.readouterr()
     assert "on 1 image:" in output.out and f"{tmp_path}/cut.jpg: not a readable image" in output.err
-    assert {row["file"] for row in json.loads((out / "predictions.json").read_text())} == {str(whole)}
-    assert [file.name for file in out.glob("*.png")] == [f"{whole.stem}_prediction.png"]
+    assert {row["file"] for row in json.loads((out / "predictions.json").read_text())} == {str(intact)}
+    assert [file.name for file in out.glob("*.png")] == [f"{intact.stem}_prediction.png"]
 
 
-def test_predict_never_overwrites_an_image(seer, shapes, tmp_path):
+def test_predict_never_overwrites_an_image(untrained, shapes, tmp_path):
     """Covers predictions drawn into the folder of the input images, and two images with the same name."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -130,7 +131,7 @@ def test_predict_never_overwrites_an_image(seer, shapes, tmp_path):
     (tmp_path / "a/x.jpg").rename(tmp_path / "a/x.png")
     before = (tmp_path / "a/x.png").read_bytes()
     files = [str(tmp_path / "a/x.png"), str(tmp_path / "b/x.jpg")]
-    assert main(["predict", CONFIG, str(seer), *files, "--out", str(tmp_path / "a")]) == 0
+    assert main(["predict", CONFIG, str(untrained), *files, "--out", str(tmp_path / "a")]) == 0
     assert (tmp_path / "a/x.png").read_bytes() == before
     assert len(list((tmp_path / "a").glob("*_prediction.png"))) == 2
 
@@ -229,10 +230,10 @@ class CountOnly(Metric):
     ],
 )
 def test_output_that_a_metric_cannot_write_is_refused_before_the_evaluation(
-    option, message, seer, shapes, tmp_path, capsys
+    option, message, untrained, shapes, tmp_path, capsys
 ):
     options = ["--data-root", str(shapes), "--cfg-options", "metric=CountOnly", "val_data.workers=0"]
-    assert main(["test", CONFIG, str(seer), option, str(tmp_path / "out"), *options]) == 2
+    assert main(["test", CONFIG, str(untrained), option, str(tmp_path / "out"), *options]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chordate test:")]
     assert line.startswith(f"chordate test: {message}")
 
@@ -246,7 +247,7 @@ def test_a_mistake_leaves_the_files_of_earlier_runs_untouched(trained, shapes):
 
 
 @pytest.mark.parametrize("tool", ["browse", "train", "test", "predict", "summary"])
-def test_every_command_is_a_tool_too(tool, tmp_path):
+def test_every_command_is_also_a_script_in_tools(tool, tmp_path):
     command = [sys.executable, str(ROOT / f"tools/{tool}.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0 and f"chordate {tool}" in done.stdout
@@ -266,7 +267,7 @@ def test_resuming_a_complete_training_in_any_folder_reports_that_it_is_complete(
     assert "iterations are done already" in capsys.readouterr().out
 
 
-def test_training_without_evaluation_is_a_setting(shapes, tmp_path):
+def test_evaluation_can_be_switched_off(shapes, tmp_path):
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options", *FEW, "val_data=None"]
     assert main(["train", CONFIG, *arguments]) == 0
     assert (tmp_path / "epoch_1.pt").is_file()
@@ -287,14 +288,16 @@ def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path
     work_dir = tmp_path / "work"
     shutil.copytree(trained, work_dir)
     (work_dir / "last_checkpoint").write_text("missing.pt\n")
-    found: list[Path | None] = []
+    checkpoints: list[Path | None] = []
     newest = CheckpointFolder.newest
-    monkeypatch.setattr(CheckpointFolder, "newest", lambda folder: found.append(newest(folder)) or found[-1])
+    monkeypatch.setattr(
+        CheckpointFolder, "newest", lambda folder: checkpoints.append(newest(folder)) or checkpoints[-1]
+    )
     arguments = ["--data-root", str(shapes), "--work-dir", str(work_dir), "--resume", "--cfg-options", *FEW]
     assert main(["train", CONFIG, *arguments]) == 0
-    assert len(found) == 1
+    assert len(checkpoints) == 1
     log = max(work_dir.glob("*/train.log")).read_text()
-    assert f"resumed from {found[0]}" in log and log.count("an older checkpoint is used") == 1
+    assert f"resumed from {checkpoints[0]}" in log and log.count("an older checkpoint is used") == 1
 
 
 @pytest.mark.parametrize("option", ["--load-from", "--work-dir", "--resume", "--data-root"])
@@ -337,4 +340,4 @@ def test_predict_checks_its_output_folder_before_the_checkpoint(tmp_path, shapes
     out.write_text("")
     image = str(next((shapes / "val").glob("*.jpg")))
     assert main(["predict", CONFIG, "missing.pt", image, "--out", str(out)]) == 2
-    assert f"--out {out}: not a folder" in capsys.readouterr().err
+    assert f"--out {out} is not a folder" in capsys.readouterr().err

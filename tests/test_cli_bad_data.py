@@ -23,7 +23,7 @@ SETTINGS = [
 
 
 @BACKBONES.register_module()
-class Lame(Backbone):
+class SmallBackbone(Backbone):
     """The smallest backbone that FPN accepts; with `infinite=True` its outputs are infinite or NaN."""
 
     def __init__(self, infinite: bool = False):
@@ -38,7 +38,7 @@ class Lame(Backbone):
 
 
 def train(root: Path, *options: str, more: tuple[str, ...] = ()) -> int:
-    backbone = ["model.backbone._delete_=True", "model.backbone.type=Lame"]
+    backbone = ["model.backbone._delete_=True", "model.backbone.type=SmallBackbone"]
     arguments = ["--data-root", str(root), "--work-dir", str(root / "run"), *more]
     return main(["train", CONFIG, *arguments, "--cfg-options", *SETTINGS, *backbone, *options])
 

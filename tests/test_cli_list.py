@@ -1,4 +1,4 @@
-"""`chordate list`: tables of models and components, with parameters and published figures."""
+"""`chordate list`: tables of models and components, with parameter counts and published metrics."""
 
 import subprocess
 import sys
@@ -16,13 +16,13 @@ def listed(capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_without_a_kind_every_kind_is_listed_with_its_number(capsys):
+def test_without_a_kind_all_kinds_are_listed(capsys):
     text = listed(capsys)
     assert all(f"│ {kind}" in text for kind in KINDS)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("models", "backbones")])
-def test_a_kind_lists_its_plugs_with_what_they_are(kind, capsys):
+def test_a_kind_lists_its_components_with_descriptions(kind, capsys):
     rows = [line.split("│")[1:3] for line in listed(capsys, kind).splitlines() if line.startswith("│")]
     assert rows and all(what.strip() for _, what in rows)
 
@@ -39,12 +39,12 @@ def test_backbones_have_their_short_form_and_maps(capsys):
     assert "x101-64x4d" in row and "c5:2048/32" in row and "20.4 % error" in row
 
 
-def test_a_pattern_without_signs_matches_anywhere(capsys):
+def test_a_pattern_without_wildcards_matches_substrings(capsys):
     text = listed(capsys, "heads", "box")
     assert "BoxHead" in text and "MaskHead" not in text
 
 
-def test_a_model_that_composes_is_listed_by_its_name(capsys):
+def test_a_composed_model_name_is_listed(capsys):
     assert "retinanet_convnext-t_fpn_1x_coco" in listed(capsys, "models", "retinanet_convnext-t_fpn_1x_coco")
 
 

@@ -1,4 +1,4 @@
-"""CocoDataset reads what pycocotools reads, in the format that models take."""
+"""CocoDataset reads the same annotations as pycocotools, and returns them in the models' format."""
 
 import logging
 import multiprocessing
@@ -49,7 +49,7 @@ def test_boxes_labels_and_crowds_are_those_of_the_annotation_file(request, split
         assert sample["crowd"].tolist() == [bool(a["iscrowd"]) for a in want]
 
 
-def test_masks_are_the_annotated_ones_in_the_frames_of_the_boxes(real_data: Path) -> None:
+def test_masks_are_the_annotated_ones_cropped_to_their_boxes(real_data: Path) -> None:
     file = "annotations/instances_val2017.json"
     dataset = CocoDataset(file, "val2017", data_root=real_data / "coco-mini", masks=True)
     reference = COCO(str(real_data / "coco-mini" / file))
@@ -89,7 +89,7 @@ def test_all_encodings_of_a_mask_decode_to_the_same_mask(tmp_path: Path) -> None
     assert masks[0].float().mean() == pytest.approx(mask.sum() / 1200, abs=0.01)
 
 
-def test_a_hole_in_a_run_length_mask_stays_a_hole(tmp_path: Path) -> None:
+def test_a_hole_in_an_rle_mask_stays_a_hole(tmp_path: Path) -> None:
     mask = np.zeros((60, 80), np.uint8, order="F")
     mask[10:50, 10:50] = 1
     mask[20:40, 20:40] = 0

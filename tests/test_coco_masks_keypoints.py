@@ -38,16 +38,16 @@ def disturbed(path: Path, seed: int) -> tuple[Truth, dict]:
     return truth, disturb_objects(truth, np.random.default_rng(seed))
 
 
-def without(found: dict, *names: str) -> dict:
-    return {i: replace(d, **dict.fromkeys(names)) for i, d in found.items()}
+def without(predictions: dict, *names: str) -> dict:
+    return {i: replace(d, **dict.fromkeys(names)) for i, d in predictions.items()}
 
 
-def assert_judged_as_pycocotools_does(truth: Truth, found: dict, iou_types: set[str]) -> dict[str, float]:
+def assert_judged_as_pycocotools_does(truth: Truth, predictions: dict, iou_types: set[str]) -> dict[str, float]:
     """Compares both backends with pycocotools; returns the metrics."""
-    expected = {iou_type: referee(truth, found, iou_type=iou_type) for iou_type in iou_types}
+    expected = {iou_type: referee(truth, predictions, iou_type=iou_type) for iou_type in iou_types}
     assert all(0.1 < stats[0] < 0.8 for stats in expected.values())  # AP is neither perfect nor near 0
     for engine in ENGINES:
-        _, numbers = measure(truth, found, engine=engine)
+        _, numbers = measure(truth, predictions, engine=engine)
         assert {name.split("_")[0] for name in numbers} == iou_types
         for iou_type in iou_types:
             np.testing.assert_allclose(values(numbers, iou_type), expected[iou_type], rtol=0, atol=1e-9)
@@ -55,16 +55,16 @@ def assert_judged_as_pycocotools_does(truth: Truth, found: dict, iou_types: set[
 
 
 def test_masks_of_real_coco_objects_are_scored_as_by_pycocotools(real_data):
-    truth, found = disturbed(real_data / "coco-mini/annotations/instances_val2017.json", 0)
+    truth, predictions = disturbed(real_data / "coco-mini/annotations/instances_val2017.json", 0)
     assert any(a["iscrowd"] for a in truth.content["annotations"])
-    numbers = assert_judged_as_pycocotools_does(truth, found, {"bbox", "segm"})
+    numbers = assert_judged_as_pycocotools_does(truth, predictions, {"bbox", "segm"})
     assert min(numbers.values()) > 0.05  # objects of every size occur
 
 
 def test_keypoints_of_real_people_are_scored_as_by_pycocotools(real_data):
-    truth, found = disturbed(real_data / "coco-mini/annotations/person_keypoints_val2017.json", 0)
+    truth, predictions = disturbed(real_data / "coco-mini/annotations/person_keypoints_val2017.json", 0)
     assert any(a["iscrowd"] for a in truth.content["annotations"])
-    numbers = assert_judged_as_pycocotools_does(truth, found, {"bbox", "segm", "keypoints"})
+    numbers = assert_judged_as_pycocotools_does(truth, predictions, {"bbox", "segm", "keypoints"})
     assert [name for name in numbers if name.startswith("keypoints")] == [f"keypoints_{name}" for name in OF_KEYPOINTS]
 
 
@@ -101,10 +101,10 @@ def random_points(rng: np.random.Generator, images: int, keypoints: int, **left_
     return Truth({"images": images_, "annotations": annotations, "categories": categories})
 
 
-def with_points_for_all(found: dict, keypoints: int) -> dict:
+def with_points_for_all(predictions: dict, keypoints: int) -> dict:
     """Adds keypoints to detections of all classes, as a keypoint head predicts them."""
     complete = {}
-    for image_id, d in found.items():
+    for image_id, d in predictions.items():
         points = torch.zeros(len(d), keypoints, 3)
         if d.keypoints is not None:
             points[d.labels == 1] = d.keypoints
@@ -117,15 +117,15 @@ def with_points_for_all(found: dict, keypoints: int) -> dict:
 def test_any_number_of_keypoints_is_scored_as_by_pycocotools(seed, images, keypoints):
     rng = np.random.default_rng(seed)
     truth = random_points(rng, images, keypoints)
-    found = with_points_for_all(disturb_objects(truth, rng), keypoints)
-    if not any((d.labels == 1).any() for d in found.values()):
+    predictions = with_points_for_all(disturb_objects(truth, rng), keypoints)
+    if not any((d.labels == 1).any() for d in predictions.values()):
         return
     fish = Truth(truth.content, classes=("fish",), category_ids=(5,))
-    alone = {i: replace(d[d.labels == 1], labels=d.labels[d.labels == 1] * 0) for i, d in found.items()}
+    alone = {i: replace(d[d.labels == 1], labels=d.labels[d.labels == 1] * 0) for i, d in predictions.items()}
     sigmas = rng.uniform(0.02, 0.2, keypoints).tolist()
     expected = referee(fish, alone, iou_type="keypoints", sigmas=sigmas)
     for engine in ENGINES:
-        metric, numbers = measure(truth, found, engine=engine, keypoint_sigmas=sigmas)
+        metric, numbers = measure(truth, predictions, engine=engine, keypoint_sigmas=sigmas)
         np.testing.assert_allclose(values(numbers, "keypoints"), expected, rtol=0, atol=1e-9)
         assert list(metric.per_class()["keypoints"]) == ["fish"]
         assert metric.per_class()["keypoints"]["fish"]["AP"] == pytest.approx(expected[0])
@@ -139,9 +139,9 @@ def boxes_masks_and_points(seed: int) -> tuple[Truth, dict]:
         x, y, w, h = annotation["bbox"]
         annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
     truth = Truth(truth.content)
-    found = disturb_objects(truth, rng)
-    points = with_points_for_all(found, 3)
-    return truth, {i: replace(points[i], masks=d.masks) for i, d in found.items()}
+    predictions = disturb_objects(truth, rng)
+    points = with_points_for_all(predictions, 3)
+    return truth, {i: replace(points[i], masks=d.masks) for i, d in predictions.items()}
 
 
 def one_fish(count: int, offset: float = 0.0, sigmas=None, engine="hotcoco", **changed) -> dict[str, float]:
@@ -155,11 +155,11 @@ def one_fish(count: int, offset: float = 0.0, sigmas=None, engine="hotcoco", **c
     images = [{"id": 1, "width": 224, "height": 224}]
     kept = {name: value for name, value in annotation.items() if value is not None}
     truth = Truth({"images": images, "annotations": [kept], "categories": [category]})
-    found = replace(
+    predictions = replace(
         detections([[10, 15, 30, 25]], [0.9], [0]),
         keypoints=torch.tensor(points + np.array([0.5 + offset, 0.5, 0]))[None],
     )
-    return measure(truth, {1: found}, keypoint_sigmas=sigmas, engine=engine)[1]
+    return measure(truth, {1: predictions}, keypoint_sigmas=sigmas, engine=engine)[1]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -194,8 +194,8 @@ def test_counts_of_visible_keypoints_may_be_left_out(engine):
 
 def test_saved_masks_and_keypoints_load_in_pycocotools_and_score_the_same(tmp_path, real_data):
     file = real_data / "coco-mini/annotations/person_keypoints_val2017.json"
-    truth, found = disturbed(file, 3)
-    metric, numbers = measure(truth, found)
+    truth, predictions = disturbed(file, 3)
+    metric, numbers = measure(truth, predictions)
     path = tmp_path / "detections.json"
     metric.save_predictions(path)
     rows = json.loads(path.read_text())
@@ -221,29 +221,29 @@ def test_saved_masks_and_keypoints_are_those_of_the_annotations(tmp_path, real_d
     masks = np.array([truth.coco.ann_to_mask(a) for a in own]) > 0
     points = torch.tensor([a["keypoints"] for a in own], dtype=torch.float32).reshape(-1, 17, 3)
     boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in own)]
-    found = replace(
+    predictions = replace(
         detections(boxes, np.ones(len(own)), np.zeros(len(own))),
         masks=torch.from_numpy(masks),
         keypoints=points + torch.tensor([0.5, 0.5, 0]),
     )
     with pytest.warns(UserWarning, match="were not evaluated"):
-        metric, _ = measure(truth, {own[0]["image_id"]: found})
+        metric, _ = measure(truth, {own[0]["image_id"]: predictions})
     for row, annotation in zip(metric.predictions(), own, strict=True):
         assert row["keypoints"] == annotation["keypoints"]
         assert row["segmentation"]["counts"].encode() == truth.coco.ann_to_rle(annotation)["counts"]
 
 
 def test_masks_and_keypoints_in_predictions_are_scored_by_default():
-    truth, found = boxes_masks_and_points(4)
+    truth, predictions = boxes_masks_and_points(4)
     kinds = [
         ((), {"bbox", "segm", "keypoints"}),
         (("masks",), {"bbox", "keypoints"}),
         (("masks", "keypoints"), {"bbox"}),
     ]
     for absent, expected in kinds:
-        _, numbers = measure(truth, without(found, *absent))
+        _, numbers = measure(truth, without(predictions, *absent))
         assert {name.split("_")[0] for name in numbers} == expected
-    _, numbers = measure(truth, found, iou_types=["segm"])
+    _, numbers = measure(truth, predictions, iou_types=["segm"])
     assert {name.split("_")[0] for name in numbers} == {"segm"}
 
 
@@ -251,13 +251,13 @@ def test_a_mask_model_without_detections_has_a_mask_ap_of_zero():
     truth, _ = boxes_masks_and_points(4)
     empty = detections([], [], [])
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]}
-    found = {i: replace(empty, masks=torch.zeros(0, *size, dtype=torch.bool)) for i, size in sizes.items()}
+    predictions = {i: replace(empty, masks=torch.zeros(0, *size, dtype=torch.bool)) for i, size in sizes.items()}
     with pytest.warns(UserWarning, match="no detections"):
-        _, numbers = measure(truth, found)
+        _, numbers = measure(truth, predictions)
     assert numbers["bbox_AP"] == numbers["segm_AP"] == 0
     for engine in ENGINES:
         with pytest.warns(UserWarning, match="no detections"):
-            _, numbers = measure(truth, without(found, "masks"), iou_types=["segm"], engine=engine)
+            _, numbers = measure(truth, without(predictions, "masks"), iou_types=["segm"], engine=engine)
         assert numbers["segm_AP"] == 0
 
 
@@ -267,19 +267,19 @@ def test_scoring_masks_or_keypoints_that_the_data_lacks_is_refused():
     images, categories = [{"id": 1, "width": 9, "height": 9}], [{"id": 1, "name": "a"}]
     plain = Truth({"images": images, "annotations": [box], "categories": categories})
     half = Truth({"images": images, "annotations": [box, {**box, "id": 2, **outline}], "categories": categories})
-    found = detections([[1, 1, 6, 6]], [0.9], [0])
-    found.masks = torch.ones(1, 9, 9, dtype=torch.bool)
+    predictions = detections([[1, 1, 6, 6]], [0.9], [0])
+    predictions.masks = torch.ones(1, 9, 9, dtype=torch.bool)
     with pytest.warns(UserWarning, match="have no masks"):
-        assert {name.split("_")[0] for name in measure(plain, {1: found})[1]} == {"bbox"}
+        assert {name.split("_")[0] for name in measure(plain, {1: predictions})[1]} == {"bbox"}
     with pytest.raises(DataError, match="1 of 2 annotations have no segmentation.*iou_types"):
-        measure(half, {1: found})
+        measure(half, {1: predictions})
     with pytest.raises(DataError, match="1 of 1 annotations have no segmentation"):
         CocoMetric(plain, iou_types=["bbox", "segm"])
     with pytest.raises(DataError, match='no category of the annotations has "keypoints"'):
         CocoMetric(plain, iou_types=["keypoints"])
-    found = replace(found, masks=None, keypoints=torch.zeros(1, 4, 3))
+    predictions = replace(predictions, masks=None, keypoints=torch.zeros(1, 4, 3))
     with pytest.warns(UserWarning, match="have no keypoints"):
-        assert {name.split("_")[0] for name in measure(plain, {1: found})[1]} == {"bbox"}
+        assert {name.split("_")[0] for name in measure(plain, {1: predictions})[1]} == {"bbox"}
 
 
 def test_predictions_without_the_requested_masks_or_keypoints_are_an_error():
@@ -287,9 +287,9 @@ def test_predictions_without_the_requested_masks_or_keypoints_are_an_error():
     metric = CocoMetric(truth, iou_types=["bbox", "keypoints"])
     with pytest.raises(DataError, match=r'predicts no keypoints; remove "keypoints" from metric\.iou_types'):
         metric.update([detections([[0, 0, 9, 9]], [0.5], [0])], batch_of([1]))
-    found = replace(detections([[0, 0, 9, 9]], [0.5], [0]), keypoints=torch.zeros(1, 4, 3))
+    predictions = replace(detections([[0, 0, 9, 9]], [0.5], [0]), keypoints=torch.zeros(1, 4, 3))
     with pytest.raises(DataError, match="predicts 4 keypoints, the annotations have 3"):
-        CocoMetric(truth).update([found], batch_of([1]))
+        CocoMetric(truth).update([predictions], batch_of([1]))
     with pytest.raises(ConfigError, match="has 2 numbers, the annotations 3 keypoints"):
         CocoMetric(truth, keypoint_sigmas=[0.1, 0.1])
     with pytest.raises(ConfigError, match="keypoint_sigmas.* must be > 0, got 0"):
@@ -316,8 +316,8 @@ def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
 
 
 def test_the_table_has_a_part_for_boxes_masks_and_keypoints():
-    truth, found = boxes_masks_and_points(6)  # contains objects of every size
-    metric, numbers = measure(truth, found)
+    truth, predictions = boxes_masks_and_points(6)  # contains objects of every size
+    metric, numbers = measure(truth, predictions)
     console = Console(file=io.StringIO(), width=80)
     console.print(metric.table())
     text = console.file.getvalue()
@@ -331,10 +331,10 @@ def test_the_table_has_a_part_for_boxes_masks_and_keypoints():
 
 def _rank(rank: int, world_size: int, folder: str) -> None:
     """Runs one of two ranks: each rank evaluates every second image, and both evaluate the first image."""
-    truth, found = boxes_masks_and_points(5)
+    truth, predictions = boxes_masks_and_points(5)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
-    order = sorted(found)
-    metric, numbers = measure(truth, found, order=dict.fromkeys([*order[rank::world_size], order[0]]))
+    order = sorted(predictions)
+    metric, numbers = measure(truth, predictions, order=dict.fromkeys([*order[rank::world_size], order[0]]))
     Path(folder, f"{rank}.json").write_text(json.dumps([numbers, metric.predictions()]))
     torch.distributed.destroy_process_group()
 
@@ -349,14 +349,14 @@ def test_two_ranks_get_the_numbers_of_one_process_and_count_no_image_twice(tmp_p
     metric, expected = measure(*boxes_masks_and_points(5))
     assert all(0 < expected[f"{kind}_AP"] < 1 for kind in ("bbox", "segm", "keypoints"))
     for rank in range(2):
-        numbers, predictions = json.loads((tmp_path / f"{rank}.json").read_text())
+        numbers, rows = json.loads((tmp_path / f"{rank}.json").read_text())
         assert numbers == expected
-        assert predictions == metric.predictions()
+        assert rows == metric.predictions()
 
 
 def test_a_rank_without_images_changes_no_result():
-    truth, found = boxes_masks_and_points(6)
-    batches = [PackedDetections.pack(batch_of([i], truth).infos, [found[i]], 2) for i in sorted(found)]
+    truth, predictions = boxes_masks_and_points(6)
+    batches = [PackedDetections.pack(batch_of([i], truth).infos, [predictions[i]], 2) for i in sorted(predictions)]
     whole, empty = PackedDetections.concatenate(batches), PackedDetections.concatenate([])
     joined = PackedDetections.concatenate([empty, *batches, empty]).unique()
     types = ("bbox", "segm", "keypoints")

@@ -29,49 +29,49 @@ KEYS = [f"bbox_{name}" for name in NAMES]
 def test_both_engines_and_pycocotools_itself_agree_on_random_data(seed, images, classes):
     rng = np.random.default_rng(seed)
     truth = random_truth(rng, images, classes)
-    found = disturb(truth, rng)
-    if not any(len(d) for d in found.values()):
+    predictions = disturb(truth, rng)
+    if not any(len(d) for d in predictions.values()):
         return
-    expected = referee(truth, found)
+    expected = referee(truth, predictions)
     for engine in ("hotcoco", "pycocotools"):
-        _, numbers = measure(truth, found, engine=engine)
+        _, numbers = measure(truth, predictions, engine=engine)
         assert list(numbers) == KEYS
         np.testing.assert_allclose(list(numbers.values()), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_both_engines_agree_on_the_boxes_of_real_photos(cells, seed):
-    truth, found = disturbed_file(cells / "coco.json", seed)
-    expected = referee(truth, found)
+    truth, predictions = disturbed_file(cells / "coco.json", seed)
+    expected = referee(truth, predictions)
     assert 0.1 < expected[0] < 0.8
     for engine in ("hotcoco", "pycocotools"):
-        _, numbers = measure(truth, found, engine=engine)
+        _, numbers = measure(truth, predictions, engine=engine)
         np.testing.assert_allclose(list(numbers.values()), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_both_engines_agree_on_real_coco_labels(real_data, seed):
-    truth, found = disturbed_file(real_data / "coco-mini/annotations/instances_val2017.json", seed)
-    expected = referee(truth, found)
+    truth, predictions = disturbed_file(real_data / "coco-mini/annotations/instances_val2017.json", seed)
+    expected = referee(truth, predictions)
     assert 0.2 < expected[0] < 0.8 and min(expected) > 0.05  # neither perfect nor near 0
     assert any(a["iscrowd"] for a in truth.content["annotations"])
     for engine in ("hotcoco", "pycocotools"):
-        _, numbers = measure(truth, found, engine=engine)
+        _, numbers = measure(truth, predictions, engine=engine)
         np.testing.assert_allclose(list(numbers.values()), expected, rtol=0, atol=1e-9)
 
 
 def test_both_engines_agree_on_the_generated_shapes(tmp_path):
     generate_shapes(tmp_path, train=0, val=60, size=128, seed=1)
-    truth, found = disturbed_file(tmp_path / "annotations/val.json", 2)
-    expected = referee(truth, found)
+    truth, predictions = disturbed_file(tmp_path / "annotations/val.json", 2)
+    expected = referee(truth, predictions)
     assert 0.1 < expected[0] < 0.8
     for engine in ("hotcoco", "pycocotools"):
-        _, numbers = measure(truth, found, engine=engine)
+        _, numbers = measure(truth, predictions, engine=engine)
         np.testing.assert_allclose(list(numbers.values()), expected, rtol=0, atol=1e-9)
 
 
 def simple_truth(**extra) -> Truth:
-    """Image 1 has one `a` of 20×20 pixels, image 2 one `a` and one `b` of 50×50, image 3 no object."""
+    """Image 1 has an object of class `a` (20×20 px), image 2 one of `a` and one of `b` (50×50 px), image 3 none."""
     boxes = [(1, 4, [10, 10, 20, 20]), (2, 4, [10, 10, 50, 50]), (2, 9, [70, 70, 50, 50])]
     annotations = [
         {
@@ -91,13 +91,13 @@ def simple_truth(**extra) -> Truth:
 
 
 def perfect(truth: Truth) -> dict:
-    found = {}
+    predictions = {}
     for image in truth.content["images"]:
         rows = [a for a in truth.content["annotations"] if a["image_id"] == image["id"]]
         boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in rows)]
         labels = [truth.category_ids.index(a["category_id"]) for a in rows]
-        found[image["id"]] = detections(boxes, np.linspace(0.9, 0.8, len(rows)), labels)
-    return found
+        predictions[image["id"]] = detections(boxes, np.linspace(0.9, 0.8, len(rows)), labels)
+    return predictions
 
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
@@ -115,8 +115,8 @@ def test_a_false_positive_above_the_only_hit_halves_the_precision(engine):
     truth.content["annotations"] = truth.content["annotations"][:1]
     truth = Truth(truth.content)
     boxes = [[60, 60, 90, 90], [10, 10, 30, 30]]
-    found = {1: detections(boxes, [0.9, 0.8], [0, 0]), 2: detections([], [], []), 3: detections([], [], [])}
-    _, numbers = measure(truth, found, engine=engine)
+    predictions = {1: detections(boxes, [0.9, 0.8], [0, 0]), 2: detections([], [], []), 3: detections([], [], [])}
+    _, numbers = measure(truth, predictions, engine=engine)
     assert numbers["bbox_AP"] == pytest.approx(0.5)
     assert (numbers["bbox_AR1"], numbers["bbox_AR10"]) == (0, 1)
 
@@ -124,9 +124,9 @@ def test_a_false_positive_above_the_only_hit_halves_the_precision(engine):
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
 def test_no_detections_score_zero_with_a_warning(engine):
     truth = simple_truth()
-    found = {i: detections([], [], []) for i in (1, 2, 3)}
+    predictions = {i: detections([], [], []) for i in (1, 2, 3)}
     with pytest.warns(UserWarning, match="no detections in any image"):
-        metric, numbers = measure(truth, found, engine=engine)
+        metric, numbers = measure(truth, predictions, engine=engine)
     assert [numbers[key] for key in KEYS] == [0, 0, 0, 0, 0, -1] * 2
     assert metric.predictions() == []
 
@@ -142,14 +142,14 @@ def test_images_that_were_never_evaluated_are_warned_of_and_count_as_missed():
 @pytest.mark.parametrize("absent", [(), ("area", "iscrowd"), ("area", "bbox")])
 def test_annotation_ids_from_zero_and_missing_fields_are_scored_correctly(engine, absent):
     truth = simple_truth()
-    found = perfect(truth)
+    predictions = perfect(truth)
     for number, annotation in enumerate(truth.content["annotations"]):
         x, y, w, h = annotation["bbox"]
         annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         annotation["id"] = number
         for field in absent:
             del annotation[field]
-    _, numbers = measure(Truth(truth.content), found, engine=engine)
+    _, numbers = measure(Truth(truth.content), predictions, engine=engine)
     assert {name: numbers[f"bbox_{name}"] for name in ("AP", "APs", "APm", "APl")} == pytest.approx(
         {"AP": 1, "APs": 1, "APm": 1, "APl": -1}
     )
@@ -158,27 +158,27 @@ def test_annotation_ids_from_zero_and_missing_fields_are_scored_correctly(engine
 def test_numbers_do_not_depend_on_the_order_or_the_batches_or_on_repeated_images():
     rng = np.random.default_rng(5)
     truth = random_truth(rng, 12, 3)
-    found = disturb(truth, rng)
-    _, expected = measure(truth, found)
-    order = rng.permutation(list(found)).tolist()
-    assert measure(truth, found, order=order, batch_size=1)[1] == expected
-    assert measure(truth, found, order=[*order, *order[:5]], batch_size=5)[1] == expected
+    predictions = disturb(truth, rng)
+    _, expected = measure(truth, predictions)
+    order = rng.permutation(list(predictions)).tolist()
+    assert measure(truth, predictions, order=order, batch_size=1)[1] == expected
+    assert measure(truth, predictions, order=[*order, *order[:5]], batch_size=5)[1] == expected
 
 
 def test_a_subset_of_the_classes_in_another_order_is_scored_alone():
     rng = np.random.default_rng(6)
     everything = random_truth(rng, 12, 4)
     truth = Truth(everything.content, classes=("class 3", "class 1"), category_ids=(11, 5))
-    found = disturb(truth, rng)
-    metric, numbers = measure(truth, found)
-    np.testing.assert_allclose(list(numbers.values()), referee(truth, found), rtol=0, atol=1e-9)
+    predictions = disturb(truth, rng)
+    metric, numbers = measure(truth, predictions)
+    np.testing.assert_allclose(list(numbers.values()), referee(truth, predictions), rtol=0, atol=1e-9)
     assert list(metric.per_class()["bbox"]) == ["class 3", "class 1"]
     for name, category in (("class 3", 11), ("class 1", 5)):
         alone = Truth(truth.content, classes=(name,), category_ids=(category,))
         label = truth.category_ids.index(category)
         chosen = {
             i: detections(d.boxes[m], d.scores[m], d.labels[m] * 0)
-            for i, d in found.items()
+            for i, d in predictions.items()
             for m in [d.labels == label]
         }
         expected = referee(alone, chosen)
@@ -189,14 +189,16 @@ def test_a_subset_of_the_classes_in_another_order_is_scored_alone():
         assert numbers["instances"] == len(plain)
 
 
-def test_limits_on_the_detections_are_kept_and_name_the_recalls():
+def test_max_dets_limits_the_detections_and_names_the_recalls():
     rng = np.random.default_rng(7)
     truth = random_truth(rng, 10, 1)
-    found = disturb(truth, rng)
-    _, numbers = measure(truth, found, max_dets=(1, 2, 4))
+    predictions = disturb(truth, rng)
+    _, numbers = measure(truth, predictions, max_dets=(1, 2, 4))
     assert [key for key in numbers if "AR" in key][:3] == ["bbox_AR1", "bbox_AR2", "bbox_AR4"]
     # pycocotools always computes its first metric at 100 detections; the other metrics use max_dets
-    np.testing.assert_allclose(list(numbers.values())[1:], referee(truth, found, (1, 2, 4))[1:], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        list(numbers.values())[1:], referee(truth, predictions, (1, 2, 4))[1:], rtol=0, atol=1e-9
+    )
 
 
 def test_a_second_evaluation_starts_without_the_first_ones_detections():
@@ -209,8 +211,8 @@ def test_a_second_evaluation_starts_without_the_first_ones_detections():
 
 
 def test_saved_boxes_load_in_pycocotools_and_score_the_same(tmp_path, cells):
-    truth, found = disturbed_file(cells / "coco.json", 3)
-    metric, numbers = measure(truth, found)
+    truth, predictions = disturbed_file(cells / "coco.json", 3)
+    metric, numbers = measure(truth, predictions)
     path = tmp_path / "detections.json"
     metric.save_predictions(path)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -226,7 +228,7 @@ def test_saved_boxes_load_in_pycocotools_and_score_the_same(tmp_path, cells):
     assert all(len(repr(x).split(".")[1]) <= 5 for x in [*row["bbox"], row["score"]])
 
 
-def test_table_shows_each_class_with_its_numbers_in_line():
+def test_the_table_has_a_row_per_class_with_aligned_columns():
     rng = np.random.default_rng(8)
     truth = random_truth(rng, 12, 3)
     truth.content["categories"].append({"id": 99, "name": "never seen"})

@@ -37,7 +37,7 @@ def test_lighting_is_one_color_for_the_whole_image_and_stays_in_range():
         TRANSFORMS.build({"type": "Lighting", "std": -1})
 
 
-def test_an_erased_patch_is_noise_of_mean_0_and_deviation_1_once_normalized():
+def test_an_erased_patch_is_standard_normal_noise_after_normalization():
     """timm's "pixel" mode, which works on normalized images."""
     torch.manual_seed(2)
     erase = NoiseErasing(p=1, scale=(0.3, 0.3), ratio=(1, 1))
@@ -52,7 +52,7 @@ def test_an_erased_patch_is_noise_of_mean_0_and_deviation_1_once_normalized():
         assert noise.std().item() == pytest.approx(1, abs=0.1)
 
 
-def test_erasing_leaves_most_images_alone():
+def test_erasing_leaves_most_images_unchanged():
     torch.manual_seed(3)
     image = Image(torch.zeros(3, 32, 32, dtype=torch.uint8))
     erased = sum(bool(NoiseErasing(p=0.25)(image).any()) for _ in range(400))

@@ -1,4 +1,4 @@
-"""Layered configs: layers merge in order, every setting records its origin, and errors name the origin."""
+"""Config inheritance: layers are merged in order; errors name the file or option that set the wrong value."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LAYERS = st.lists(st.dictionaries(KEYS, st.recursive(LEAVES, dicts, max_leaves=8
 
 
 def merged(below: Any, above: Any) -> Any:
-    """Merges two values by the rule in the docs."""
+    """Merge the config value `above` into `below` as docs/configs.md says: dicts by key, other values are replaced."""
     if not isinstance(above, dict):
         return above
     if isinstance(below, str):
@@ -59,7 +59,7 @@ def leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:
 
 
 @given(LAYERS)
-def test_merging_layers_is_merging_dicts_one_after_another(layers: list[dict[str, Any]]) -> None:
+def test_merging_layers_equals_merging_dicts_in_order(layers: list[dict[str, Any]]) -> None:
     tree: dict[str, Any] = {}
     origins: dict[tuple[str, ...], Origin] = {}
     unmerged = copy.deepcopy(layers)
@@ -116,12 +116,12 @@ def test_later_bases_override_earlier_ones_and_a_shared_base_counts_once(written
 def test_files_that_inherit_from_each_other_are_refused(written: Path) -> None:
     (written / "a.py").write_text('_base_ = ["b.py"]\n')
     (written / "b.py").write_text('_base_ = "a.py"\n')
-    with pytest.raises(ConfigError, match=r"^a\.py: it inherits from itself$"):
+    with pytest.raises(ConfigError, match=r"^a\.py: the config inherits from itself$"):
         load_config("a.py")
 
 
 @pytest.mark.parametrize("line", ['_base_ = ["nothing.py"]', 'base = "faster-rcnn_r50_fpn_1x"'])
-def test_a_missing_base_names_the_file_that_asks_for_it(written: Path, line: str) -> None:
+def test_a_missing_base_names_the_file_that_inherits_from_it(written: Path, line: str) -> None:
     (written / "a.py").write_text(line)
     with pytest.raises(ConfigError, match=r"^a\.py: (nothing\.py: no such config file|unknown config)"):
         load_config("a.py")
@@ -135,13 +135,13 @@ def test_json_is_read_as_data_and_yaml_is_refused(written: Path) -> None:
         load_config("a.yaml")
 
 
-def test_mmengines_templates_are_refused_with_the_python_way(written: Path) -> None:
+def test_mmengines_templates_are_refused_with_a_remedy(written: Path) -> None:
     (written / "a.py").write_text("train = dict(seed={{'$SEED:1'}})\n")
     with pytest.raises(ConfigError, match=r"^a\.py: .*os\.environ"):
         load_config("a.py")
 
 
-def test_a_named_plug_takes_settings_beside_it() -> None:
+def test_settings_merge_into_a_component_given_by_name() -> None:
     config = load_config({"model": {"backbone": "resnet50"}}, {"model.backbone.frozen_stages": 2})
     assert config.model.backbone == {"type": "resnet50", "frozen_stages": 2}
 
@@ -189,7 +189,7 @@ by_layer = pytest.mark.parametrize("layer", ["packaged", "_base_", "file", "base
 
 
 def wrong_config(layer: str, head: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
-    """A config with a wrong head in one of its layers, and the source that messages should name."""
+    """A config with an invalid head in the given layer (a file, options or a dict), and the prefix of its messages."""
     good, bad = f"model = dict(type='HeadedModel', head={HEAD})\n", f"model = dict(head={head})\n"
     (folder / "root.py").write_text(good)
     (folder / "bad.py").write_text('_base_ = ["root.py"]\n' + bad)
@@ -225,7 +225,7 @@ def test_a_wrong_setting_names_its_file_path_value_and_what_is_allowed(
     assert "\n" not in str(error.value)
 
 
-def test_settings_of_two_layers_each_name_their_own(written: Path) -> None:
+def test_wrong_settings_of_two_layers_each_name_their_source(written: Path) -> None:
     (written / "a.py").write_text(f"model = dict(type='HeadedModel', head={ {**HEAD, 'threshold': 2} })\n")
     with pytest.raises(ConfigError) as error:
         MODELS.build(section(load_config("a.py", {"model.head.convs": 0}), "model"))
@@ -242,7 +242,7 @@ def test_a_setting_changed_after_loading_has_no_origin(written: Path) -> None:
         MODELS.build(section(config, "model"))
 
 
-def test_a_section_keeps_its_place_when_copied_or_sent_to_a_worker() -> None:
+def test_a_section_keeps_its_origin_when_copied_or_pickled() -> None:
     config = section(load_config(R50), "model")
     for kept in (config.copy(), config | {"neck": None}, copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert isinstance(kept, Section)
@@ -285,7 +285,7 @@ def test_a_new_type_drops_the_inherited_settings_that_it_does_not_take(
     )
 
 
-def test_a_setting_written_beside_the_new_type_is_not_dropped(written: Path) -> None:
+def test_a_setting_in_the_same_dict_as_the_new_type_is_not_dropped(written: Path) -> None:
     (written / "a.py").write_text(f'base = "{R50}"\nmodel = dict(backbone=dict(type="convnext_tiny", out_nrm=True))\n')
     with pytest.raises(
         ConfigError, match=r'^a\.py: model\.backbone: unknown setting .*"out_nrm"; did you mean "out_norm"'
@@ -305,7 +305,7 @@ def test_a_voc_dataset_over_a_coco_base(caplog: pytest.LogCaptureFixture) -> Non
     assert "train_data.dataset.type=VocDataset does not accept annotations, images" in caplog.text
 
 
-def test_another_variant_of_the_same_class_keeps_all(caplog: pytest.LogCaptureFixture) -> None:
+def test_another_variant_of_the_same_class_keeps_all_settings(caplog: pytest.LogCaptureFixture) -> None:
     backbone = load_config(R50, {"model.backbone.type": "resnet101"}).model.backbone
     assert backbone == {**load_config(R50).model.backbone, "type": "resnet101"}
     assert not caplog.records
@@ -315,7 +315,7 @@ def test_an_unknown_type_drops_nothing() -> None:
     assert "norm" in load_config(R50, {"model.backbone.type": "Resnet50"}).model.backbone
 
 
-def test_a_type_takes_the_settings_of_its_class_and_variants() -> None:
+def test_a_type_accepts_the_settings_of_its_class_and_variants() -> None:
     assert {"depth", "norm", "pretrained", "default_weights"} <= (settings_of("resnet50") or set())
     assert settings_of("NoSuchThing") is None
     assert settings_of(HeadedModel) == {"head", "backbone"}

@@ -14,7 +14,7 @@ def test_a_packaged_config_is_found_by_name_from_any_folder(tmp_path, monkeypatc
     assert R50 in list_configs("faster-rcnn_r50*")
 
 
-def test_bases_are_no_models():
+def test_base_files_are_not_listed_as_models():
     assert not any("_base_" in str(path.parent.name) for path in packaged_configs().values())
     assert "runtime" not in packaged_configs()
 
@@ -34,19 +34,19 @@ def test_options_override():
     assert cfg.model.backbone.type == "resnet18"
 
 
-def test_misspelled_config_name_answers_with_near_ones():
+def test_a_misspelled_config_name_suggests_similar_names():
     with pytest.raises(ConfigError, match=f'"faster-rcnn_r50_fpn_1x": the name is incomplete; did you mean .*"{R50}"'):
         load_config("faster-rcnn_r50_fpn_1x")
 
 
 @pytest.mark.parametrize("family", ["fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet"])
-def test_torchvisions_name_of_a_detector_answers_with_its_config(family):
+def test_torchvisions_name_of_a_detector_suggests_its_config(family):
     near = f"{family.replace('rcnn', '-rcnn')}_r(esnet)?50_fpn_torchvision"
     with pytest.raises(ConfigError, match=f'did you mean .*"{near}"'):
         load_config(f"{family}_resnet50_fpn")
 
 
-def test_misspelled_file_answers_with_its_neighbors(tmp_path):
+def test_a_misspelled_file_suggests_files_of_its_folder(tmp_path):
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(ConfigError, match=r'no such config file; did you mean "mine\.py"\?$'):
         load_config(tmp_path / "mime.py")
@@ -102,7 +102,7 @@ def test_a_missing_custom_import_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("given", ['["a_module"]', 'dict(modules=["a_module"])'])
-def test_custom_imports_of_another_form_are_shown_the_right_one(tmp_path, given):
+def test_malformed_custom_imports_are_an_error_with_the_right_form(tmp_path, given):
     file = tmp_path / "mine.py"
     file.write_text(f"custom_imports = {given}\n")
     with pytest.raises(ConfigError, match=r"mine\.py: write custom_imports = dict\(imports="):

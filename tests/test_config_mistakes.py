@@ -65,8 +65,8 @@ SETTINGS = {
     "train.amp=fp16": r"train\.amp: fp16",
     "model.type=ImageClassifier val_data=None": r"ImageClassifier trains on ClassTargets, but the dataset has",
 }
-# Model and data may come from two files; the message gives the value and the name of both settings.
-OF_NO_ONE_FILE = {"model.type=ImageClassifier val_data=None"}
+# Mistakes that two settings cause together; the message names both settings, but no file or option.
+WITHOUT_SOURCE = {"model.type=ImageClassifier val_data=None"}
 
 
 @pytest.mark.parametrize("option", PARTS)
@@ -81,7 +81,7 @@ def test_a_part_that_does_not_fit_names_its_setting(option: str) -> None:
 
 
 @pytest.mark.parametrize("option", SETTINGS)
-def test_training_tells_a_mistake_in_one_line(
+def test_training_reports_a_mistake_in_one_line(
     option: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if option == "train.amp=fp16" and torch.cuda.is_available():
@@ -91,7 +91,7 @@ def test_training_tells_a_mistake_in_one_line(
     assert main(["train", DEMO, *arguments, *(f"{key}={value}" for key, value in options.items())]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chordate train: ")]
     assert len(lines) == 1
-    source = "" if option in OF_NO_ONE_FILE else "--cfg-options: "
+    source = "" if option in WITHOUT_SOURCE else "--cfg-options: "
     assert re.match(rf"chordate train: {source}{SETTINGS[option]}", lines[0]), lines[0]
 
 
@@ -105,7 +105,7 @@ def test_save_best_needs_an_evaluation(shapes: Path, tmp_path: Path) -> None:
     ("name", "contract"),
     [("RPNHead", ProposalHead), ("BoxHead", RegionHead), ("CascadeHead", RoIHead), ("MaskHead", InstanceHead)],
 )
-def test_a_head_keeps_its_own_contract_and_not_anothers(name: str, contract: type) -> None:
+def test_a_head_fulfills_its_own_contract_and_no_other(name: str, contract: type) -> None:
     cls = HEADS.get(name)
     part = cls.__new__(cls)
     nn.Module.__init__(part)
@@ -116,7 +116,7 @@ def test_a_head_keeps_its_own_contract_and_not_anothers(name: str, contract: typ
             check_contract(part, other)
 
 
-def test_arguments_beyond_the_contract_are_free_if_they_have_defaults() -> None:
+def test_additional_arguments_are_allowed_if_they_have_defaults() -> None:
     class Lenient:
         def loss(self, features: Any, rois: Any, targets: Any, weight: float = 1.0) -> None: ...
         def predict(self, *args: Any) -> None: ...
@@ -137,7 +137,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_numbers_of_numpy_and_torch_become_plain_ones_and_the_config_can_be_written(written: Path) -> None:
+def test_numpy_and_torch_numbers_become_python_numbers_and_the_config_can_be_saved(written: Path) -> None:
     (written / "a.py").write_text(
         "import numpy as np, torch, pathlib\n"
         "_rng = np.random.default_rng(0)  # the file's own\n"
@@ -157,13 +157,13 @@ def test_numbers_of_numpy_and_torch_become_plain_ones_and_the_config_can_be_writ
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("optimizer = dict(lr=object())", r"a\.py: optimizer\.lr is <object object at .*; a config holds numbers"),
+        ("optimizer = dict(lr=object())", r"a\.py: optimizer\.lr is <object object at .*; a config may contain only"),
         ("train_data = dict(pipeline=[dict(f=lambda x: x)])", r"a\.py: train_data\.pipeline\.0\.f is <function"),
         ("class Mine: pass\nmodel = dict(type=Mine)", r'a\.py: model\.type is .*register .*, model\.type="Mine"'),
         ("fallback_meta = dict(extra=dict(a={1, 2}))", r"a\.py: fallback_meta\.extra\.a is \{1, 2\}"),
     ],
 )
-def test_other_objects_have_no_place_in_a_config_file(line: str, message: str, written: Path) -> None:
+def test_other_objects_in_a_config_file_are_refused(line: str, message: str, written: Path) -> None:
     (written / "a.py").write_text(line + "\n")
     with pytest.raises(ConfigError, match=rf"^{message}"):
         load_config("a.py")
@@ -173,7 +173,7 @@ def test_a_config_of_objects_is_built_but_not_trained() -> None:
     """Training saves its config to the log folder, and a config that contains a module cannot be saved."""
     config = load_config({"model": {"type": "ImageClassifier", "backbone": chordate.build_backbone("resnet20_cifar")}})
     assert chordate.build_model(config, num_classes=2).classes == ("class 0", "class 1")
-    with pytest.raises(ConfigError, match=r"^config: model\.backbone is .*; a config holds"):
+    with pytest.raises(ConfigError, match=r"^config: model\.backbone is .*; a config may contain only"):
         check_plain(config)
 
 
@@ -192,7 +192,7 @@ def test_a_config_of_objects_is_built_but_not_trained() -> None:
         (b"_base_ = [None]", "_base_ must name .*, got None"),
         (b"_base_ = ''", "_base_ must name"),
         (b"_base_ = '.'", "a folder; name a config file"),
-        (b"_base_ = 2 * 'x'", "_base_ must be a string or a list of strings, not computed"),
+        (b"_base_ = 2 * 'x'", "_base_ must be a string or list of strings, not an expression"),
         (b"train = dict()\ntrain['x'] = train", "a setting contains itself"),
         (b"custom_imports = dict(imports=5)", r"write custom_imports = dict\(imports=\[.*got \{'imports': 5\}"),
         (b"custom_imports = dict(imports=[5])", "write custom_imports"),
@@ -235,7 +235,7 @@ def test_a_config_file_that_cannot_be_read_is_a_one_line_error(text: bytes, mess
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
-def test_nonsense_arguments_are_one_line_errors(call: Any, arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_one_line_errors(call: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         call(**arguments)
     assert "\n" not in str(error.value)
@@ -262,7 +262,7 @@ def test_an_annotation_may_be_a_class_and_text_is_no_list() -> None:
     assert validate_value(Names, np.array(["a", "b"]), "it") == ["a", "b"]
 
 
-def test_every_optimizer_of_timms_list_is_on_offer_or_torchs_under_its_own_name() -> None:
+def test_every_optimizer_in_timms_list_is_available_or_has_torchs_name() -> None:
     for name in timm.optim.list_optimizers():
         try:
             optimizer_class(str(name))
@@ -288,6 +288,6 @@ def test_dropped_settings_are_reported_once_and_only_if_the_config_loads(
     assert section(config, "model")["backbone"]["type"] == "convnext_tiny"
 
 
-def test_an_option_may_name_a_part_and_another_set_one_of_its_settings() -> None:
+def test_one_option_can_name_a_component_and_another_set_its_settings() -> None:
     options = {"model.backbone": "resnet34", "model.backbone.frozen_stages": 2}
     assert load_config(DEMO, options).model.backbone == {"type": "resnet34", "frozen_stages": 2}

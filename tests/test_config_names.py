@@ -71,7 +71,7 @@ def test_an_alias_names_a_registered_backbone(alias, backbone):
         ("preact-resnet110_cifar10", "preact_resnet110_cifar10"),
     ],
 )
-def test_a_short_form_has_the_recipe_of_its_backbones_paper(short, name):
+def test_a_short_backbone_name_has_the_recipe_of_the_backbones_paper(short, name):
     assert load_config(short).to_dict() == load_config(name).to_dict()
 
 
@@ -152,7 +152,7 @@ def test_torchvisions_figures_are_those_of_its_weights(name, weights, keys):
         ("yolov8n", "`chordate list models` shows what there is"),
     ],
 )
-def test_a_name_that_does_not_compose_says_which_part_is_unknown(name, message):
+def test_an_invalid_name_is_an_error_that_names_the_unknown_part(name, message):
     with pytest.raises(ConfigError, match=f'^unknown config "{name}".*{message}'):
         load_config(name)
 

@@ -1,4 +1,4 @@
-"""Norms folded into convolutions have the same outputs and gradients as unfolded norms, for every family."""
+"""Norms folded into convolutions have the same outputs and gradients as unfolded norms, for every backbone family."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,8 +59,8 @@ def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_folded_networks_have_the_same_maps_and_gradients(name, norm):
-    """In float32 only maps are compared: in a deep network, rounding flips ReLUs, which changes gradients abruptly."""
+def test_folded_networks_have_the_same_feature_maps_and_gradients(name, norm):
+    """In float32 only feature maps are compared: in deep networks, rounding flips ReLUs, which changes gradients."""
     model = randomize(BACKBONES.build({"type": name, "norm": norm, "out": ["c2", "c3"]})).eval()
     images = torch.randn(1, 3, 32, 48)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
@@ -82,14 +82,14 @@ def test_folded_networks_have_the_same_maps_and_gradients(name, norm):
         ("seresnet18", 0),
         ("resnet20_cifar", 0),
         ("highway20_cifar", 0),
-        ("preact_resnet50", 16 + 1),  # the first norm per block and the last do not follow a convolution
+        ("preact_resnet50", 16 + 1),  # the first norm of each block and the last one do not follow a convolution
         ("wrn16_4_cifar", 6 + 1),
-        ("densenet121", 58 + 3 + 1),  # the first norm per layer, those of transitions and the last
+        ("densenet121", 58 + 3 + 1),  # the first norm of each layer, the norms of the transitions, and the last norm
     ],
 )
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 @torch.no_grad()
-def test_every_norm_right_behind_a_convolution_is_folded(name, alone, norm):
+def test_every_norm_directly_after_a_convolution_is_folded(name, alone, norm):
     model = BACKBONES.build({"type": name, "norm": norm}).eval()
     assert calls_of_norms(model, lambda: model(torch.randn(1, 3, 64, 64))) == alone
 
@@ -101,7 +101,7 @@ def test_frozen_norms_are_folded_in_training_and_batch_norms_are_not():
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN", None])
-def test_fpn_has_the_same_maps_and_gradients(norm):
+def test_a_folded_fpn_has_the_same_feature_maps_and_gradients(norm):
     specs = {f"c{i}": FeatureSpec(4 * i, 2**i) for i in range(2, 6)}
     fpn = randomize(FPN(specs, 8, norm=norm)).double().eval()
     maps = {f"c{i}": torch.randn(2, 4 * i, 2 ** (7 - i), 2 ** (7 - i), dtype=torch.float64) for i in range(2, 6)}
@@ -123,7 +123,7 @@ def test_fpn_has_the_same_maps_and_gradients(norm):
     "options", [{"groups": 4}, {"dilation": 2, "padding": 2}, {"stride": 2, "padding_mode": "reflect", "padding": 1}]
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)], ids=str)
-def test_a_pair_is_the_convolution_and_then_the_norm(norm, bias, options, dtype, tolerance):
+def test_a_folded_pair_equals_the_convolution_followed_by_the_norm(norm, bias, options, dtype, tolerance):
     conv = nn.Conv2d(8, 32, 3, bias=bias, **options)
     pair = randomize(ConvNorm(conv, make_norm(norm, 32))).to(dtype).eval()
     x = torch.randn(2, 8, 9, 11, dtype=dtype, requires_grad=True)
@@ -135,7 +135,7 @@ def test_a_pair_is_the_convolution_and_then_the_norm(norm, bias, options, dtype,
         assert_close(ours, theirs, name, tolerance)
 
 
-def test_the_state_dict_is_that_of_a_sequence():
+def test_the_state_dict_equals_that_of_nn_sequential():
     layers = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
     assert ConvNorm(*layers).state_dict().keys() == nn.Sequential(*layers).state_dict().keys()
 
@@ -167,7 +167,7 @@ def test_hooks_of_both_modules_are_called(place, kind):
     torch.testing.assert_close(y, expected)
 
 
-def test_a_convolution_of_another_kind_computes_as_it_does():
+def test_subclasses_of_conv2d_keep_their_forward():
     class Doubled(nn.Conv2d):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -177,7 +177,7 @@ def test_a_convolution_of_another_kind_computes_as_it_does():
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_autocast_gives_its_own_dtype(requires_grad):
+def test_the_output_has_autocasts_dtype(requires_grad):
     pair = randomize(ConvNorm(nn.Conv2d(3, 4, 3, bias=False), FrozenBatchNorm(4)))
     x = torch.randn(2, 3, 9, 9, requires_grad=requires_grad)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -223,7 +223,7 @@ def test_frozen_networks_compile_as_one_graph_and_are_exported(name):
 
 
 @torch.no_grad()
-def test_eight_threads_compute_the_maps_of_one():
+def test_eight_threads_compute_the_feature_maps_of_one():
     model = randomize(BACKBONES.build({"type": "resnet18", "out": ["c2"]})).eval()
     images = torch.randn(16, 1, 3, 32, 32)
     expected = [model(image)["c2"] for image in images]
@@ -231,7 +231,7 @@ def test_eight_threads_compute_the_maps_of_one():
         assert all(map(torch.equal, pool.map(lambda image: model(image)["c2"], images), expected))
 
 
-def test_frozen_norms_behind_convolutions_keep_no_map_for_the_backward_pass():
+def test_folded_frozen_norms_save_no_activation_for_the_backward_pass():
     pair = ConvNorm(nn.Conv2d(4, 4, 1), randomize(FrozenBatchNorm(4)))
     x = torch.randn(2, 4, 32, 32)
     kept: dict[int, int] = {}
@@ -242,4 +242,4 @@ def test_frozen_norms_behind_convolutions_keep_no_map_for_the_backward_pass():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         pair(x)
-    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # only the convolution's input
+    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # the convolution's input

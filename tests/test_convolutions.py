@@ -1,4 +1,4 @@
-"""The convolutions of heads, compared with He's formula and a plain stack of layers."""
+"""Convolution towers of heads: He's initialization formula, and outputs equal to applying the layers in sequence."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_convolutions_start_with_hes_variance_and_without_bias():
 
 
 def test_a_transposed_convolution_starts_as_in_detectron2():
-    """c2_msra_fill counts the first dimension of the weight, which is the number of input channels here."""
+    """c2_msra_fill uses the weight's first dimension, which in a transposed convolution is the input channels."""
     torch.manual_seed(0)
     deconv = nn.ConvTranspose2d(128, 32, 4)
     he_init(deconv)

@@ -81,7 +81,7 @@ def test_a_momentum_of_another_shape_is_refused_before_a_step_writes_past_its_en
 
 
 @pytest.mark.parametrize("form", ["2", 2.0, True, None, [2], "x\n" * 50])
-def test_a_form_that_is_no_number_is_refused(form: Any, tmp_path: Path) -> None:
+def test_a_format_version_that_is_no_number_is_refused(form: Any, tmp_path: Path) -> None:
     file = save(tmp_path / "a.pth", {**own(TinyDetector()), "chordate": form})
     assert message(TinyDetector(), file).startswith(f"{file} is not a complete Chordate checkpoint: its format version")
     with pytest.raises(CheckpointError, match="its format version is"):
@@ -96,7 +96,7 @@ def test_a_weight_that_is_no_tensor_is_refused(part: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("classes", [{}, [], [1, 2], ["cat", None], "cat", 3, None])
-def test_classes_that_are_not_the_models_names_are_refused(classes: Any, tmp_path: Path) -> None:
+def test_class_names_other_than_the_models_are_refused(classes: Any, tmp_path: Path) -> None:
     state = own(TinyDetector())
     file = save(tmp_path / "a.pth", {**state, "meta": {**state["meta"], "classes": classes}})
     line = message(TinyDetector(), file)
@@ -115,14 +115,14 @@ def test_classes_that_are_not_the_models_names_are_refused(classes: Any, tmp_pat
         ("extra", {"num_classes": 3}),
     ],
 )
-def test_other_metadata_of_wrong_form_are_refused(field: str, value: Any, tmp_path: Path) -> None:
+def test_metadata_of_a_wrong_type_are_refused(field: str, value: Any, tmp_path: Path) -> None:
     state = own(TinyDetector())
     file = save(tmp_path / "a.pth", {**state, "meta": {**state["meta"], field: value}})
     line = message(TinyDetector(), file)
     assert line.startswith(f"{file}: broken dataset metadata (") and field in line.lower()
 
 
-def test_a_model_of_a_config_with_classes_refuses_a_checkpoint_without(tmp_path: Path) -> None:
+def test_a_model_with_configured_classes_refuses_a_checkpoint_without_classes(tmp_path: Path) -> None:
     model = chordate.build_model("resnet20_cifar10", pretrained=False)
     file = save(tmp_path / "a.pth", {**own(model, model.meta), "meta": {"classes": []}})
     with pytest.raises(ChordateError, match=r"a\.pth: its meta\.classes is empty"):

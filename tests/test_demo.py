@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_the_demo_reaches_box_and_mask_ap_050_and_leaves_its_pictures(tmp_path):
+def test_the_demo_reaches_box_and_mask_ap_050_and_writes_its_images(tmp_path):
     subprocess.run([sys.executable, str(ROOT / "tools/demo.py")], cwd=tmp_path, check=True)
     out = tmp_path / "work_dirs/demo"
     metrics = json.loads((out / "metrics.json").read_text())

@@ -1,4 +1,4 @@
-"""DenseNet and ConvNeXt equal torchvision's networks, whose state dicts our loader converts."""
+"""DenseNet and ConvNeXt equal torchvision's networks after loading their state dicts."""
 
 import pytest
 import timm
@@ -40,13 +40,13 @@ def pair(name: str, nodes: dict[str, str], **options) -> tuple[nn.Module, nn.Mod
     report = load_checkpoint(ours, theirs.state_dict())
     assert report.format == "torchvision" and not report.missing
     assert all(part.startswith("classifier") for part in report.skipped)
-    if "densenet" in name:  # collects the maps without tracing
+    if "densenet" in name:  # returns the feature maps without tracing the model
         return ours, Dense(theirs)
     return ours, extractor(theirs, nodes)
 
 
 class Dense(nn.Module):
-    """Torchvision's DenseNet, which returns the same maps as ours."""
+    """Wraps torchvision's DenseNet to return the feature maps that ours returns."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -63,16 +63,16 @@ class Dense(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["densenet121", "densenet161", *slow("densenet169", "densenet201")])
-def test_every_map_of_densenet_is_torchvisions(name):
+def test_every_feature_map_of_densenet_equals_torchvisions(name):
     assert_same_maps(*pair(name, DENSE_NODES), torch.randn(2, 3, 64, 96))
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", *slow("convnext_small", "convnext_large")])
-def test_every_map_of_convnext_is_torchvisions(name):
+def test_every_feature_map_of_convnext_equals_torchvisions(name):
     assert_same_maps(*pair(name, CONVNEXT_NODES), torch.randn(2, 3, 64, 96))
 
 
-def test_convnext_at_output_stride_16_is_timms():
+def test_convnext_at_output_stride_16_equals_timms():
     """`test_backbones.py` tests output stride 8, where timm's last 2×2 convolution reads other cells."""
     theirs = referee(lambda: timm.create_model("convnext_tiny", output_stride=16)).eval()
     for part, value in theirs.named_parameters():
@@ -94,7 +94,7 @@ def test_convnext_at_output_stride_16_is_timms():
         *slow("densenet161", "densenet169", "densenet201", "convnext_small", "convnext_base", "convnext_large"),
     ],
 )  # fmt: skip
-def test_a_densenet_or_convnext_training_step_is_torchvisions(name):
+def test_a_densenet_or_convnext_training_step_equals_torchvisions(name):
     ours, theirs = pair(name, DENSE_NODES if "densenet" in name else CONVNEXT_NODES)
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     state = {}
@@ -116,7 +116,7 @@ def test_a_densenet_or_convnext_training_step_is_torchvisions(name):
 
 
 @pytest.mark.parametrize("name", ["densenet121", "convnext_tiny"])
-def test_torchvisions_densenet_and_convnext_classifiers_give_their_own_scores(name):
+def test_densenet_and_convnext_classifiers_with_torchvisions_weights_have_its_scores(name):
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     for part, value in theirs.named_parameters():
         if part.endswith("layer_scale"):
@@ -132,7 +132,7 @@ def test_torchvisions_densenet_and_convnext_classifiers_give_their_own_scores(na
         assert_close(model.eval().logits(images), theirs.eval()(images), "scores", 1e-4)
 
 
-def test_the_published_densenet_files_have_older_names():
+def test_densenet_files_with_older_tensor_names_load():
     ours = on_meta("densenet121")
     theirs = torchvision.models.densenet121(weights=None).state_dict()
     old = {
@@ -155,7 +155,7 @@ def test_cifars_densenet_has_strides_1_2_and_4():
     assert [spec.stride for spec in model.out_features.values()] == [1, 1, 2, 4]
 
 
-def test_detectors_get_a_norm_on_every_map():
+def test_detectors_get_a_norm_on_every_feature_map():
     model = randomize(BACKBONES.build({"type": "convnext_tiny", "out": ["c2", "c3"], "out_norm": True})).eval()
     bare = BACKBONES.build({"type": "convnext_tiny", "out": ["c2", "c3"]}).eval()
     bare.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("out_norm")})
@@ -174,7 +174,7 @@ def test_detectors_get_a_norm_on_every_map():
         ({"type": "ConvNeXt", "size": "tini"}, 'did you mean "tiny"'),
         ({"type": "DenseNet", "blocks": []}, "at least 1 item"),
         ({"type": "densenet121", "compression": 0}, "> 0"),
-        ({"type": "convnext_tiny", "out": ["c1"]}, 'unknown ConvNeXt-tiny map "c1"'),
+        ({"type": "convnext_tiny", "out": ["c1"]}, 'unknown ConvNeXt-tiny feature map "c1"'),
     ],
 )
 def test_a_wrong_setting_of_densenet_or_convnext_is_a_one_line_error(options, message):

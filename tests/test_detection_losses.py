@@ -14,7 +14,7 @@ WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1 / 9, 1.0])
-def test_smooth_l1_is_a_square_up_to_beta_and_a_line_after(beta):
+def test_smooth_l1_is_quadratic_below_beta_and_linear_above(beta):
     torch.manual_seed(0)
     references, boxes, deltas = random_boxes(30), random_boxes(30), torch.randn(30, 4)
     gap = (deltas - encode(boxes, references, WEIGHTS)).abs()
@@ -23,7 +23,7 @@ def test_smooth_l1_is_a_square_up_to_beta_and_a_line_after(beta):
     torch.testing.assert_close(BoxLoss("smooth_l1", beta, WEIGHTS)(deltas, references, boxes), wanted)
 
 
-def test_giou_is_that_of_the_boxes_the_deltas_lead_to():
+def test_giou_loss_compares_the_decoded_boxes():
     """The loss is 1 - IoU + (hull - union) / hull (Rezatofighi et al. 2019, algorithm 1)."""
     torch.manual_seed(0)
     references, boxes, deltas = random_boxes(30), random_boxes(30), torch.randn(30, 4)
@@ -37,7 +37,7 @@ def test_giou_is_that_of_the_boxes_the_deltas_lead_to():
     torch.testing.assert_close(BoxLoss("giou", 0.0, WEIGHTS)(deltas, references, boxes), torch.tensor(wanted))
 
 
-def test_giou_and_its_gradient_are_torchvisions():
+def test_giou_and_its_gradient_equal_torchvisions():
     torch.manual_seed(0)
     found, boxes = random_boxes(50).requires_grad_(), random_boxes(50)
     ours, theirs = giou_loss(found, boxes), generalized_box_iou_loss(found, boxes)
@@ -59,7 +59,7 @@ def test_a_perfect_prediction_has_a_loss_of_zero(kind):
 
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
-def test_empty_slots_have_finite_gradients(kind):
+def test_padding_has_finite_gradients(kind):
     deltas = torch.zeros(1, 4, requires_grad=True)
     loss = BoxLoss(kind, 0.0, WEIGHTS)(deltas, torch.zeros(1, 4), torch.zeros(1, 4))
     torch.where(torch.tensor([False]), loss, 0.0).sum().backward()
@@ -73,6 +73,6 @@ def test_the_mean_over_no_elements_is_zero_and_keeps_its_gradient():
     assert mean == 0 and values.grad is not None
 
 
-def test_an_unknown_loss_is_named():
+def test_an_unknown_loss_is_an_error_that_names_it():
     with pytest.raises(ConfigError, match='box_loss must be one of "smooth_l1", "giou".*got "l3"'):
         HEADS.build({"type": "BoxHead", "box_loss": "l3"}, in_features=pyramid(), num_classes=2)

@@ -64,7 +64,7 @@ def read(model, path: str):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings_are_those_of_the_table(name):
+def test_settings_equal_detectron2s(name):
     with torch.device("meta"):
         model = chordate.build_model(name, pretrained=False)
     found = {path: read(model, path) for path in SETTINGS[name]}
@@ -72,13 +72,13 @@ def test_settings_are_those_of_the_table(name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_rate_is_002_for_16_images_and_half_of_it_for_retinanet(name):
+def test_the_learning_rate_is_002_for_16_images_and_001_for_retinanet(name):
     """Detectron2's SOLVER.BASE_LR and SOLVER.IMS_PER_BATCH."""
     optimizer = load_config(name).optimizer
     assert (optimizer.lr, optimizer.base_batch_size) == (0.01 if name.startswith("retinanet") else 0.02, 16)
 
 
-def test_the_cascade_asks_for_more_overlap_from_stage_to_stage():
+def test_the_iou_thresholds_of_the_cascade_increase_from_stage_to_stage():
     """Detectron2's ROI_BOX_CASCADE_HEAD.IOUS and BBOX_REG_WEIGHTS; box regression is class-agnostic."""
     with torch.device("meta"):
         stages = chordate.build_model("cascade-rcnn_r50_fpn_1x_coco", pretrained=False).box.stages
@@ -89,7 +89,7 @@ def test_the_cascade_asks_for_more_overlap_from_stage_to_stage():
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if "keypoint" in name or "3x" in name or "c4" in name])
-def test_several_scales_are_drawn_from_640_to_800(name):
+def test_training_scales_are_sampled_from_640_to_800(name):
     """Detectron2's INPUT.MIN_SIZE_TRAIN, and the section on keypoints in the Mask R-CNN paper."""
     resize = load_config(name).train_data.pipeline[0]
     assert (list(resize.size), resize.max_size) == ([640, 672, 704, 736, 768, 800], 1333)

@@ -55,7 +55,7 @@ def test_gradients_averaged_over_ranks_train_the_same_weights(ranks: Any, alone:
             assert torch.allclose(weight, b[part][name], atol=1e-6), name
 
 
-def test_logged_losses_and_rates_are_those_of_the_whole_batch(ranks: Any, alone: Path) -> None:
+def test_logged_losses_and_learning_rates_are_those_of_the_total_batch(ranks: Any, alone: Path) -> None:
     """The loss is averaged over the ranks, and the learning rate is scaled by their number."""
     a, b = read_log(ranks[0] / "plain"), read_log(alone)
     assert len(a) == len(b) == 6
@@ -64,14 +64,14 @@ def test_logged_losses_and_rates_are_those_of_the_whole_batch(ranks: Any, alone:
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_parameters_that_no_loss_reaches_block_no_rank(ranks: Any) -> None:
+def test_parameters_without_a_gradient_block_no_rank(ranks: Any) -> None:
     assert read_log(ranks[0] / "idle") == read_log(ranks[0] / "plain")
     a, b = (torch.load(ranks[0] / name / "epoch_2.pt", weights_only=True)["model"] for name in ("idle", "plain"))
     assert all(torch.equal(a[name], b[name]) for name in b)
     assert set(a) - set(b) == {"idle.weight", "idle.bias"}
 
 
-def test_parameters_that_no_loss_reaches_are_named_and_the_model_is_as_before() -> None:
+def test_parameters_without_a_gradient_are_named_and_the_model_is_unchanged() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 2), nn.Linear(2, 2))
     model[3].requires_grad_(False)  # frozen, so DDP expects no gradient
@@ -197,7 +197,7 @@ LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "l
 
 
 @pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "0"}])
-def test_a_process_started_by_hand_is_alone(environment: dict[str, str]) -> None:
+def test_a_process_without_a_launcher_runs_alone(environment: dict[str, str]) -> None:
     assert not is_launched(environment)
 
 

@@ -12,6 +12,7 @@ from doc_pages import NAMES, ROOT, blocks, commands, files, page
 import chordate
 from chordate import registry
 from chordate.config import list_configs, load_config
+from chordate.models.build import config_meta
 from chordate.registry import HEADS, MODELS, NECKS, OPTIMIZERS
 
 # Links
@@ -24,7 +25,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_to_files_and_headings(name):
+def test_links_point_to_existing_files_and_headings(name):
     text, folder = page(name), (ROOT / name).parent
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith("http"):
@@ -74,12 +75,14 @@ def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
         Path(file).write_text(text, encoding="utf-8")
     for file, text in written.items():
         if re.search(r"^base = ", text, flags=re.M) and "custom_imports" not in text:
-            model = chordate.build_model(file, num_classes=3, pretrained=False)
+            meta = config_meta(load_config(file))
+            count = None if meta and meta.stuff else 3  # a number of classes does not say which are stuff
+            model = chordate.build_model(file, num_classes=count, pretrained=False)
             assert isinstance(model, chordate.Model), file
 
 
 @pytest.mark.parametrize("name", ["docs/backbones.md", "docs/weights.md"])
-def test_blocks_run_from_above_downwards(name, tmp_path, monkeypatch):
+def test_the_blocks_of_a_page_run_in_order(name, tmp_path, monkeypatch):
     """Runs the blocks without a file name; the weight files that they load contain random weights."""
     monkeypatch.chdir(tmp_path)
     named = set(files(page(name)).values())
@@ -129,7 +132,7 @@ def test_plugging_names_every_registry():
     assert names - {"SCHEDULES"} == set(re.findall(r"^\| [^|]+\| ([A-Z]+) \|", page("docs/plugging.md"), flags=re.M))
 
 
-def test_renamed_settings_of_the_changelog_are_answered_with_the_new_name():
+def test_errors_for_renamed_settings_of_the_changelog_have_the_new_name():
     """Errors name the new names of `fallback_` sections; old names of model settings are unknown settings."""
     for old, new in re.findall(r"^\| `(fallback_\w+)` \| `([\w.]+)` \|", page("CHANGELOG.md"), flags=re.M):
         with pytest.raises(chordate.ChordateError, match=f"`{old}` is called `{new}` here"):

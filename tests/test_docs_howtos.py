@@ -56,7 +56,7 @@ def objects_by_image(config: str, data_root: str, split: str) -> dict[str, list[
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_the_three_formats_of_own_data_hold_the_same_objects(own_data, split):
+def test_the_three_formats_of_own_data_have_the_same_objects(own_data, split):
     coco = objects_by_image("my_coco.py", "my_data", split)
     assert sum(map(len, coco.values())) > 2
     assert objects_by_image("my_voc.py", "VOCdevkit", split) == coco
@@ -146,7 +146,7 @@ def test_the_command_lines_on_coco_run_and_pycocotools_agrees(folder, capsys, ca
 # Other libraries
 
 
-def test_the_names_of_the_migration_page_exist():
+def test_the_names_on_the_migration_page_exist():
     """Its "here" columns name public or registered classes, public registries and functions, and existing configs."""
     registries = {name: value for name, value in vars(registry).items() if name.isupper() and hasattr(value, "names")}
     plugs = {name for value in registries.values() for name in value.names()}

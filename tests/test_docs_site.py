@@ -92,7 +92,7 @@ def test_pages_load_nothing_from_elsewhere(built):
         assert '<script src="http' not in text and 'rel="stylesheet" type="text/css" href="http' not in text
 
 
-def test_public_names_have_a_place_that_docstrings_link_to(built):
+def test_docstrings_link_to_the_entries_of_public_names(built):
     anchors = set().union(*(page.anchors for page in built.values()))
     assert {f"chordate.{name}" for name in chordate.__all__} <= anchors
     (batch,) = [page for path, page in built.items() if path.match("docs/api/contracts.html")]

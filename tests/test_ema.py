@@ -1,4 +1,4 @@
-"""The moving average of the weights follows its recursion, is saved, and is evaluated."""
+"""The exponential moving average (EMA) of the weights: its update rule, checkpoints and evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chordate.weights.loading import load_checkpoint
 CPU = torch.device("cpu")
 
 
-def test_the_average_follows_its_recursion_and_forgets_the_start_sooner_at_first() -> None:
+def test_the_ema_follows_its_update_rule_with_a_smaller_decay_at_first() -> None:
     model = nn.Linear(1, 1, bias=False).double()
     average = WeightAverage(model, 0.9)
     expected = model.weight.item()
@@ -32,7 +32,7 @@ def test_the_average_follows_its_recursion_and_forgets_the_start_sooner_at_first
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_average_is_torchs_with_the_same_decay() -> None:
+def test_the_ema_equals_torchs_averaged_model_with_the_same_decay() -> None:
     model = ToyModel()
     average = WeightAverage(model, 0.9)
 
@@ -44,7 +44,7 @@ def test_the_average_is_torchs_with_the_same_decay() -> None:
     reference = AveragedModel(model, multi_avg_fn=lerp, use_buffers=True)
     reference.n_averaged.fill_(1)  # otherwise the first update would overwrite the initial weights
     for iteration in range(1, 20):
-        model.loss(next(iter(toy_loader())))["fit"].backward()  # moves BatchNorm's statistics
+        model.loss(next(iter(toy_loader())))["fit"].backward()  # updates BatchNorm's running statistics
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
@@ -54,7 +54,7 @@ def test_the_average_is_torchs_with_the_same_decay() -> None:
         assert torch.equal(mine, theirs)
 
 
-def test_statistics_are_averaged_counters_copied_and_frozen_weights_left_alone() -> None:
+def test_batchnorm_statistics_are_averaged_counters_copied_and_frozen_weights_unchanged() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)).requires_grad_(False)
     average = WeightAverage(model, 0.5)
     model[0].running_mean.fill_(1.0)
@@ -65,7 +65,7 @@ def test_statistics_are_averaged_counters_copied_and_frozen_weights_left_alone()
     assert torch.equal(average.module[1].weight, model[1].weight)
 
 
-def test_the_average_is_a_copy_that_gradients_and_training_do_not_touch() -> None:
+def test_the_ema_is_a_copy_without_gradients_that_training_does_not_change() -> None:
     model = ToyModel()
     average = WeightAverage(model, 0.9)
     assert not average.module.training
@@ -74,25 +74,27 @@ def test_the_average_is_a_copy_that_gradients_and_training_do_not_touch() -> Non
     assert average.module.head.weight.abs().sum() > 0
 
 
-def test_training_evaluates_and_saves_the_average(tmp_path: Path) -> None:
-    kept: list[dict[str, Any]] = []
+def test_training_evaluates_and_saves_the_ema(tmp_path: Path) -> None:
+    states: list[dict[str, Any]] = []
 
-    class Keep(Callback):
+    class RecordStates(Callback):
         def on_step_end(self, trainer: Trainer, losses: Any) -> None:
-            kept.append({name: value.clone() for name, value in trainer.module.state_dict().items()})
+            states.append({name: value.clone() for name, value in trainer.module.state_dict().items()})
 
     loader = toy_loader(6, training=False)
-    trainer = toy_trainer(tmp_path, val_loader=loader, metric=ToyMetric(), callbacks=[Keep()], iterations=3, ema=0.6)
+    trainer = toy_trainer(
+        tmp_path, val_loader=loader, metric=ToyMetric(), callbacks=[RecordStates()], iterations=3, ema=0.6
+    )
     start = {name: value.clone() for name, value in trainer.module.state_dict().items()}
     trainer.train()
 
     expected = start["head.weight"]
-    for iteration, state in enumerate(kept, 1):
+    for iteration, state in enumerate(states, 1):
         decay = min(0.6, (1 + iteration) / (10 + iteration))
         expected = decay * expected + (1 - decay) * state["head.weight"]
     saved = torch.load(tmp_path / "iteration_3.pt", weights_only=True)
     assert torch.allclose(saved["ema"]["head.weight"], expected, atol=1e-6)
-    assert torch.equal(saved["model"]["head.weight"], kept[-1]["head.weight"])
+    assert torch.equal(saved["model"]["head.weight"], states[-1]["head.weight"])
 
     averaged, raw = ToyModel(), ToyModel()
     load_checkpoint(averaged, tmp_path / "iteration_3.pt")
@@ -101,7 +103,7 @@ def test_training_evaluates_and_saves_the_average(tmp_path: Path) -> None:
     assert read_log(tmp_path, "val")[0]["toy_AP"] == scores[0] != scores[1]
 
 
-def test_an_average_that_starts_on_a_resume_starts_from_the_weights(tmp_path: Path) -> None:
+def test_an_ema_enabled_on_resume_starts_from_the_resumed_weights(tmp_path: Path) -> None:
     toy_trainer(tmp_path, iterations=2).train()
     trainer = toy_trainer(tmp_path, iterations=3, ema=0.999, resume=True)
     trainer.train()

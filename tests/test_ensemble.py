@@ -1,4 +1,4 @@
-"""`chordate test` with several classifiers, and `chordate predict` with one."""
+"""Ensembles of classifiers in `chordate test`; `chordate predict` with a single classifier."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory) -> tuple[Path, list[str]]:
-    """A data root, and the configs and checkpoints of three untrained classifiers with different pipelines."""
+    """A data root, and paths config, checkpoint, config, … of three untrained classifiers; their pipelines differ."""
     root = tmp_path_factory.mktemp("members")
     write_folders(root, {"val": 5}, side=24)
     names = []
@@ -47,58 +47,58 @@ def members(tmp_path_factory) -> tuple[Path, list[str]]:
 
 def test_an_ensemble_is_the_mean_of_its_members_probabilities(members, tmp_path, capsys):
     root, names = members
-    out, found = tmp_path / "m.json", tmp_path / "f.json"
-    assert main(["test", *names, "--data-root", str(root), "--out", str(out), "--predictions", str(found)]) == 0
+    out, predictions = tmp_path / "m.json", tmp_path / "f.json"
+    assert main(["test", *names, "--data-root", str(root), "--out", str(out), "--predictions", str(predictions)]) == 0
     files = sorted(path for path in (root / "val").rglob("*.png"))
     sums = torch.zeros(len(files), 3)
     singles = []
     for config, checkpoint in zip(names[::2], names[1::2]):
         model = chordate.build_model(config, checkpoint=checkpoint)
-        scores = torch.stack([one.scores for one in chordate.predict(model, files, precision="fp32")])
+        scores = torch.stack([prediction.scores for prediction in chordate.predict(model, files, precision="fp32")])
         singles.append(scores)
         sums += scores
     mean = sums / 3
     truth = torch.tensor([("blue", "green", "red").index(file.parent.name) for file in files])
     assert json.loads(out.read_text())["top1"] == pytest.approx((mean.argmax(1) == truth).float().mean().item())
-    for row, file, scores in zip(json.loads(found.read_text()), files, mean, strict=True):
+    for row, file, scores in zip(json.loads(predictions.read_text()), files, mean, strict=True):
         assert (root / "val" / row["file"]) == file
         best, labels = scores.sort(descending=True)
-        assert [one["class"] for one in row["classes"]] == [("blue", "green", "red")[label] for label in labels]
-        assert [one["score"] for one in row["classes"]] == pytest.approx(best.tolist(), abs=2e-4)
-    alone = capsys.readouterr().out.replace("\n", "")
+        assert [entry["class"] for entry in row["classes"]] == [("blue", "green", "red")[label] for label in labels]
+        assert [entry["score"] for entry in row["classes"]] == pytest.approx(best.tolist(), abs=2e-4)
+    output = capsys.readouterr().out.replace("\n", "")
     for checkpoint, scores in zip(names[1::2], singles):
-        assert f"{Path(checkpoint).name} alone: top1 {(scores.argmax(1) == truth).float().mean():.4f}" in alone
+        assert f"{Path(checkpoint).name} alone: top1 {(scores.argmax(1) == truth).float().mean():.4f}" in output
 
 
-def test_one_model_twice_is_that_model(members, tmp_path):
+def test_an_ensemble_of_a_model_and_itself_has_the_models_metrics(members, tmp_path):
     root, names = members
-    numbers = []
-    for given in (names[:2], [*names[:2], *names[:2]]):
-        out = tmp_path / f"{len(given)}.json"
-        assert main(["test", *given, "--data-root", str(root), "--out", str(out)]) == 0
-        numbers.append(json.loads(out.read_text()))
-    assert numbers[0] == numbers[1]
+    metrics = []
+    for models in (names[:2], [*names[:2], *names[:2]]):
+        out = tmp_path / f"{len(models)}.json"
+        assert main(["test", *models, "--data-root", str(root), "--out", str(out)]) == 0
+        metrics.append(json.loads(out.read_text()))
+    assert metrics[0] == metrics[1]
 
 
 def test_models_that_form_no_ensemble_are_refused(members, tmp_path, capsys):
     root, names = members
     data = ["--data-root", str(root)]
 
-    def told(*arguments: str) -> str:
+    def error_of(*arguments: str) -> str:
         assert main(["test", *arguments, *data]) == 2
         return capsys.readouterr().err
 
-    assert "must be followed by its CHECKPOINT" in told(*names[:3])
-    assert "leave it out for several" in told(*names[:4], "--picture", str(tmp_path / "x.png"))
+    assert "must be followed by its CHECKPOINT" in error_of(*names[:3])
+    assert "leave it out for an ensemble" in error_of(*names[:4], "--picture", str(tmp_path / "x.png"))
     other = tmp_path / "other.pt"
     saved = torch.load(names[1], weights_only=True)
     torch.save({**saved, "meta": {**saved["meta"], "classes": ["blue", "green", "rouge"]}}, other)
-    line = told(*names[:2], names[0], str(other))
+    line = error_of(*names[:2], names[0], str(other))
     assert "blue, green, rouge" in line and "an ensemble needs equal metadata" in line
 
 
-def test_members_in_other_batches_are_averaged_by_image():
-    """An image that a member predicts twice counts once."""
+def test_members_are_averaged_per_image_whatever_their_batches():
+    """Members get the images in different orders; an image that a member gets twice counts once."""
     random = torch.Generator().manual_seed(0)
     scores, truth = torch.rand(3, 20, 4, generator=random), torch.randint(4, (20,), generator=random)
     dataset = SimpleNamespace(meta=DatasetMeta(classes=tuple("abcd")))
@@ -129,11 +129,11 @@ def test_predict_writes_the_best_classes_and_draws_the_best_one(members, tmp_pat
     assert main(["predict", *names[:2], str(picture), "--out", str(out), "--precision", "fp32"]) == 0
     (row,) = json.loads((out / "predictions.json").read_text())
     model = chordate.build_model(names[0], checkpoint=names[1])
-    (one,) = chordate.predict(model, picture, precision="fp32")
-    assert row["file"] == str(picture) and [found["class"] for found in row["classes"]] == [
-        model.classes[label] for label, _ in one.top(5)
+    (prediction,) = chordate.predict(model, picture, precision="fp32")
+    assert row["file"] == str(picture) and [entry["class"] for entry in row["classes"]] == [
+        model.classes[label] for label, _ in prediction.top(5)
     ]
-    assert sum(found["score"] for found in row["classes"]) == pytest.approx(1, abs=1e-3)
+    assert sum(entry["score"] for entry in row["classes"]) == pytest.approx(1, abs=1e-3)
     drawn = cv2.imread(str(out / "0_prediction.png"))
     assert max(drawn.shape[:2]) == 640  # the image is enlarged, so that the class name is legible
     assert not (out / "detections.json").exists()

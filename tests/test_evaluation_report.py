@@ -1,4 +1,4 @@
-"""The evaluation report finds exactly the confusions and errors that the test puts into the detections."""
+"""The COCO evaluation report: confusion matrix, TIDE errors, precision-recall curves, and their plots."""
 
 import json
 from itertools import pairwise
@@ -21,8 +21,8 @@ NOWHERE = [170, 10, 190, 30]
 CROWD = [0, 100, 80, 199]
 
 
-def report(*found: tuple[list[float], float, int]) -> dict:
-    """The report for (box, score, label) tuples on an image with a dog (0), a cat (1) and a crowd of dogs."""
+def report(*rows: tuple[list[float], float, int]) -> dict:
+    """The report for detections (box, score, label) in an image of a dog (label 0), a cat (1) and a crowd of dogs."""
     annotations = []
     for box, category, crowd in ((DOG, 1, 0), (CAT, 2, 0), (CROWD, 1, 1)):
         x1, y1, x2, y2 = box
@@ -30,7 +30,7 @@ def report(*found: tuple[list[float], float, int]) -> dict:
         annotations.append({**annotation, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)})
     images, categories = [{"id": 1, "width": 200, "height": 200}], [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     truth = Truth({"images": images, "annotations": annotations, "categories": categories})
-    metric, _ = measure(truth, {1: detections(*([row[i] for row in found] for i in range(3)))})
+    metric, _ = measure(truth, {1: detections(*([row[i] for row in rows] for i in range(3)))})
     return metric.report().by_iou_type["bbox"]
 
 
@@ -42,7 +42,7 @@ RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
 
 
 @pytest.mark.parametrize(
-    "found, matrix, errors",
+    "detected, matrix, errors",
     [
         (RIGHT, [[1, 0, 0], [0, 1, 0], [0, 0, 0]], {}),
         ([*RIGHT, (NOWHERE, 0.7, 1)], [[1, 0, 0], [0, 1, 0], [0, 1, 0]], {"Bkg": 1}),
@@ -56,15 +56,15 @@ RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
     ],
     ids=["right", "background", "twice", "placed", "class", "both", "missed", "unsure", "crowd"],
 )
-def test_confusions_and_error_types_are_those_put_into_the_detections(found, matrix, errors):
-    content = report(*found)
+def test_the_confusion_matrix_and_error_types_are_as_constructed(detected, matrix, errors):
+    content = report(*detected)
     assert content["confusion"]["classes"] == ["dog", "cat", "background"]
     assert content["confusion"]["matrix"] == matrix
     assert counts(content) == errors
 
 
-def test_the_cost_of_an_error_type_is_the_ap_gained_without_it():
-    """The cat has a true positive and a higher-scored false positive: precision 1/2, so the mean AP is 3/4."""
+def test_the_gain_of_an_error_type_is_the_ap50_gained_by_fixing_it():
+    """The cat's detection scores below a false positive, so its AP50 is 1/2; the mean with the dog's 1 is 3/4."""
     content = report(RIGHT[0], (NOWHERE, 0.95, 1), RIGHT[1])
     assert content["errors"]["AP50"] == content["numbers"]["AP50"] == pytest.approx(0.75)
     assert content["errors"]["kinds"]["Bkg"]["gain"] == content["errors"]["FP"] == pytest.approx(0.25)
@@ -92,7 +92,7 @@ def test_the_area_under_each_curve_is_its_ap(request, data):
 
 
 def many_classes(count: int) -> CocoReport:
-    """A report for `count` classes on one image, with one object for each of the first four classes."""
+    """The report for `count` classes and one image with a detected object of each of the first four classes."""
     names = [f"a class with a long name {n}" for n in range(count)]
     annotations = [
         {"id": n + 1, "image_id": 1, "category_id": n + 1, "bbox": [40 * n, 5, 30, 30], "area": 900, "iscrowd": 0}
@@ -110,7 +110,7 @@ def many_classes(count: int) -> CocoReport:
 
 
 @pytest.mark.parametrize("count", [1, 5, 90])
-def test_plots_cut_no_text_off_and_stay_of_a_readable_size(count, tmp_path):
+def test_plots_cut_off_no_text_and_have_a_readable_size(count, tmp_path):
     for path in plot_report(many_classes(count), tmp_path / "made")[1:]:
         picture = np.asarray(Image.open(path).convert("L"))
         border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
@@ -124,8 +124,8 @@ def test_plots_cut_no_text_off_and_stay_of_a_readable_size(count, tmp_path):
 
 def test_classes_without_ground_truth_are_in_no_plot():
     content = many_classes(5).by_iou_type["bbox"]
-    shown = [text.get_text() for text in plot_classes(content, "bbox").axes[0].get_yticklabels()]
-    assert shown == [f"a class with a long name {n}  (1)" for n in range(4)]
+    labels = [text.get_text() for text in plot_classes(content, "bbox").axes[0].get_yticklabels()]
+    assert labels == [f"a class with a long name {n}  (1)" for n in range(4)]
     names = [text.get_text() for text in plot_confusion(content, "bbox").axes[0].get_yticklabels()]
     assert names == [*(f"a class with a long name {n}" for n in range(4)), "background"]
     left, right = plot_precision_recall(content, "bbox").axes
@@ -140,7 +140,7 @@ def test_a_report_without_detections_can_be_drawn():
         plot(content, "bbox").canvas.draw()
 
 
-def test_the_curve_of_a_model_with_masks_shows_the_ap_of_both():
+def test_the_metric_curve_of_a_model_with_masks_shows_box_and_mask_ap():
     numbers = {f"{kind}_{name}": 0.3 for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APs", "AR100")}
     axis = Figure().add_subplot()
     plot_metric(axis, [{"mode": "val", "epoch": 1, "iteration": 1, **numbers}])
@@ -151,8 +151,8 @@ def test_the_curve_of_a_model_with_masks_shows_the_ap_of_both():
 
 
 @pytest.mark.parametrize("count", [1, 20, 80, 81])
-def test_the_names_of_any_number_of_classes_stand_apart(count):
-    """Classes are sorted by AP, best first, down each column; the height is less than 1.5 times the width."""
+def test_class_names_do_not_overlap_in_the_plot_for_any_number_of_classes(count):
+    """Classes are sorted by AP, highest first, column by column; height is less than 1.5 times width."""
     rng = np.random.default_rng(count)
     rows = {f"class {n}": {"AP": ap, "AP50": ap, "instances": 9} for n, ap in enumerate(rng.random(count))}
     figure = plot_classes({"per_class": rows, "numbers": {"AP": 0.5}}, "bbox")

@@ -9,7 +9,7 @@ from chordate.data.fallback_meta import fallback_meta
 from chordate.errors import ConfigError
 from chordate.structures import DatasetMeta, Skeleton
 
-WHOLE = DatasetMeta(
+FULL = DatasetMeta(
     classes=("road", "car"),
     skeleton=Skeleton(("nose", "tail"), ((0, 1),)),
     stuff=("road",),
@@ -20,14 +20,14 @@ WHOLE = DatasetMeta(
 
 
 def test_every_field_of_a_datasets_metadata_can_be_set() -> None:
-    assert all(getattr(WHOLE, f.name) != getattr(DatasetMeta(), f.name) for f in fields(DatasetMeta))
-    assert fallback_meta(WHOLE.to_dict()) == WHOLE
+    assert all(getattr(FULL, f.name) != getattr(DatasetMeta(), f.name) for f in fields(DatasetMeta))
+    assert fallback_meta(FULL.to_dict()) == FULL
 
 
 @pytest.mark.parametrize("field", [f.name for f in fields(DatasetMeta)])
 def test_each_field_of_the_metadata_can_be_set_alone(field: str) -> None:
-    meta = fallback_meta({field: WHOLE.to_dict()[field]})
-    assert meta == DatasetMeta(**{field: getattr(WHOLE, field)})
+    meta = fallback_meta({field: FULL.to_dict()[field]})
+    assert meta == DatasetMeta(**{field: getattr(FULL, field)})
 
 
 def test_names_numbers_and_lists_are_shorthand_for_metadata_values() -> None:
@@ -51,7 +51,7 @@ def test_no_fallback_metadata_is_none(section: dict | None) -> None:
         ({"clases": ["cat"]}, 'unknown setting of fallback_meta "clases"; did you mean "classes"'),
         ({"ignore_label": "void"}, "ignore_label must be"),
         ({"palette": [[1, 2]]}, "palette.0 must"),
-        ({"skeleton": {"names": ["a"], "bones": [[0, 1]]}}, r"the bone \(0, 1\) joins keypoints beyond its 1"),
+        ({"skeleton": {"names": ["a"], "bones": [[0, 1]]}}, r"bone \(0, 1\) must have keypoint indices 0 ≤ i < 1"),
         ({"skeleton": {"nams": ["a"]}}, 'unknown setting of fallback_meta.skeleton "nams"'),
         ({"classes": 2, "extra": {"num_classes": 3}}, "extra must not have num_classes"),
     ],

@@ -30,7 +30,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A data root, and the config and checkpoint of a classifier with other classes."""
+    """A data root with a classifier's config `x.py` and checkpoint `x.pt` (not the data's classes); and the model."""
     root = tmp_path_factory.mktemp("trained")
     write_folders(root, {"train": 3, "val": 2}, side=24)
     (root / "x.py").write_text(CONFIG)
@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
 
 
 def by_hand(model, file) -> dict[str, torch.Tensor]:
-    """The feature map of an image's central 24×24 pixels, averaged over positions."""
+    """The backbone's feature maps for the central 24×24 pixels of an image, each averaged over its positions."""
     image = read_image(file)
     left = round((image.shape[-1] - 24) / 2)
     image = image[None, :, :, left : left + 24].float()
@@ -53,63 +53,63 @@ def by_hand(model, file) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_datasets_rows_are_the_pooled_features_of_its_images(trained, split, tmp_path):
+def test_features_of_a_dataset_are_the_pooled_features_of_its_images(trained, split, tmp_path):
     root, model = trained
     out = tmp_path / "deep/f.npz"
     files = [str(root / "x.py"), str(root / "x.pt")]
     assert main(["features", *files, "--data-root", str(root), "--data", split, "--out", str(out)]) == 0
-    found = np.load(out)
-    assert sorted(found["files"]) == sorted(str(path) for path in (root / split).rglob("*.png"))
-    assert found["classes"].tolist() == ["blue", "green", "red"]
-    for row, file, label in zip(found["features"], found["files"], found["labels"], strict=True):
-        assert file.split("/")[-2] == found["classes"][label]
+    archive = np.load(out)
+    assert sorted(archive["files"]) == sorted(str(path) for path in (root / split).rglob("*.png"))
+    assert archive["classes"].tolist() == ["blue", "green", "red"]
+    for row, file, label in zip(archive["features"], archive["files"], archive["labels"], strict=True):
+        assert file.split("/")[-2] == archive["classes"][label]
         np.testing.assert_allclose(row, by_hand(model, file)["c4"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_named_map_of_image_files_is_written_as_safetensors(trained, tmp_path):
+def test_pooled_features_of_a_named_feature_map_are_written_as_safetensors(trained, tmp_path):
     root, model = trained
     out, folder = tmp_path / "f.safetensors", root / "val/red"
     files = [str(root / "x.py"), str(root / "x.pt"), str(folder), str(root / "val/blue/1.png")]
     assert main(["features", *files, "--map", "c2", "--out", str(out)]) == 0
-    with safetensors.safe_open(out, "pt") as found:
-        assert list(found.keys()) == ["features"]
-        names, rows = json.loads(found.metadata()["files"]), found.get_tensor("features")
+    with safetensors.safe_open(out, "pt") as archive:
+        assert list(archive.keys()) == ["features"]
+        names, rows = json.loads(archive.metadata()["files"]), archive.get_tensor("features")
     assert names == [*(str(path) for path in sorted(folder.iterdir())), files[-1]]
     for row, file in zip(rows, names, strict=True):
         torch.testing.assert_close(row, by_hand(model, file)["c2"], rtol=1e-4, atol=1e-5)
 
 
-def test_features_of_several_images_at_once_are_those_of_each(trained):
+def test_features_are_the_same_for_a_batch_and_per_image(trained):
     root, model = trained
     files = sorted(str(path) for path in (root / "val").rglob("*.png"))
     rows = chordate.features(model, files, batch_size=4)
     torch.testing.assert_close(rows, torch.stack([by_hand(model, file)["c4"] for file in files]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_detectors_maps_are_averaged_without_their_padding():
+def test_a_detectors_feature_maps_are_averaged_without_their_padding():
     torch.manual_seed(0)
     model = chordate.build_model("faster-rcnn_r18_fpn_demo_shapes", num_classes=2, pretrained=False).eval()
     model.pipeline = []
     image = torch.randint(0, 256, (3, 64, 50), dtype=torch.uint8)
-    found = chordate.features(model, image, map="c2")
+    vectors = chordate.features(model, image, map="c2")
     normalized = (image.float() - model.preprocess.mean) / model.preprocess.std
     with torch.no_grad():
         cells = model.backbone(torch.nn.functional.pad(normalized, (0, 14))[None])["c2"]
-    torch.testing.assert_close(found[0], cells[0, :, :, :13].mean((1, 2)))
-    with pytest.raises(chordate.ChordateError, match="has no feature vectors; name the map to average: c2, c3"):
+    torch.testing.assert_close(vectors[0], cells[0, :, :, :13].mean((1, 2)))
+    with pytest.raises(chordate.ChordateError, match="has no feature vectors; name the feature map to average: c2, c3"):
         chordate.features(model, image)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--out", "f.csv"], ".npz or .safetensors"),
-        (["--out", "f.npz", "--map", "c3"], 'unknown map of the backbone "c3"'),
+        (["--out", "f.npz", "--map", "c3"], 'unknown feature map of the backbone "c3"'),
         (["nowhere.png", "--out", "f.npz"], "no such image file"),
     ],
 )
-def test_a_mistake_in_extracting_features_is_a_one_line_error(trained, arguments, told, tmp_path, monkeypatch, capsys):
+def test_an_error_of_the_features_command_is_one_line(trained, arguments, message, tmp_path, monkeypatch, capsys):
     root, _ = trained
     monkeypatch.chdir(tmp_path)
     assert main(["features", str(root / "x.py"), str(root / "x.pt"), *arguments, "--data-root", str(root)]) == 2
-    assert told in capsys.readouterr().err and not any(tmp_path.iterdir())
+    assert message in capsys.readouterr().err and not any(tmp_path.iterdir())

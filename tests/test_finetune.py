@@ -1,4 +1,4 @@
-"""Fine-tuning on a user's photos from the command line, with torchvision's weights or another classifier's."""
+"""Fine-tuning on a folder of photos from the command line, from torchvision's weights or another classifier."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A file of weights in torchvision's format, with 1000 classes."""
+    """A checkpoint of torchvision's ResNet-18 with random weights and 1000 classes."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
     torch.save(randomize(torchvision.models.resnet18(weights=None)).state_dict(), path)
@@ -38,7 +38,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 def finetune(photos: Path, out: Path, pretrained: str, *options: str) -> list[dict]:
-    """Train the packaged recipe on a folder; returns the lines of the log."""
+    """Train `resnet50_finetune_folder` with a ResNet-18 on a folder; returns the records of `log.jsonl`."""
     settings = [*SMALL, f"model.backbone.pretrained={pretrained}", *options]
     arguments = ["--data-root", str(photos), "--work-dir", str(out), "--cfg-options", *settings]
     assert main(["train", "resnet50_finetune_folder", *arguments]) == 0
@@ -47,29 +47,32 @@ def finetune(photos: Path, out: Path, pretrained: str, *options: str) -> list[di
 
 @pytest.fixture(scope="module")
 def tuned(weights, tmp_path_factory) -> tuple[Path, list[dict]]:
-    """A run on a folder of three classes without train and val, and its log."""
+    """Output folder and log records of a run on three class folders that are not split into train/ and val/."""
     root = tmp_path_factory.mktemp("tuned")
     write_folders(root, {"my_photos": 20}, side=40)
     return root / "run", finetune(root / "my_photos", root / "run", f"file://{weights}", "train.epochs=5")
 
 
-def test_a_folder_of_photos_is_learned_in_one_command(tuned):
+def test_one_command_trains_a_classifier_on_a_folder_of_photos(tuned):
     run, log = tuned
     sizes = {"val_data.pipeline.0.size": 36, "val_data.pipeline.1.size": 32}
     config = load_config("resnet50_finetune_folder", {"model.backbone.type": "resnet18", **sizes})
     model = chordate.build_model(config, checkpoint=run / "best_top1.pt")
     held_out = TrainValFolder("val", data_root=run.parent / "my_photos")
     files = [held_out.images / file for file in held_out.files]
-    found = [model.classes[one.top(1)[0][0]] for one in chordate.predict(model, files, precision="fp32")]
-    right = [name == file.parent.name for name, file in zip(found, files, strict=True)]
+    predicted = [
+        model.classes[prediction.top(1)[0][0]] for prediction in chordate.predict(model, files, precision="fp32")
+    ]
+    right = [name == file.parent.name for name, file in zip(predicted, files, strict=True)]
     assert sum(right) / 12 == max(line["top1"] for line in log if line["mode"] == "val") >= 0.8
 
 
-def test_frozen_stages_keep_the_librarys_weights_and_the_others_learn_slower_than_the_head(tuned, weights):
+def test_frozen_stages_keep_torchvisions_weights_and_the_others_learn_more_slowly_than_the_head(tuned, weights):
     run, _ = tuned
     text = "".join(path.read_text() for path in run.rglob("*.log"))
     assert "resnet18.pth (torchvision): 120 tensors loaded" in text
-    assert "lr 0.0005, weight decay 0.05" in text and "lr 5e-05, weight decay 0.05" in text  # batch 16 instead of 32
+    # The learning rates are scaled from batch size 32 to 16.
+    assert "lr 0.0005, weight decay 0.05" in text and "lr 5e-05, weight decay 0.05" in text
     before = torch.load(weights, weights_only=True)
     after = torch.load(run / "best_top1.pt", weights_only=True)["model"]
     for name, tensor in before.items():
@@ -79,7 +82,7 @@ def test_frozen_stages_keep_the_librarys_weights_and_the_others_learn_slower_tha
         assert torch.equal(after[f"backbone.{name}"], tensor) == frozen, name
 
 
-def test_a_classifier_of_other_classes_initializes_the_backbone(tuned, tmp_path):
+def test_the_backbone_can_be_initialized_from_a_classifier_of_other_classes(tuned, tmp_path):
     run, _ = tuned
     write_folders(tmp_path, {"train": 4, "val": 2}, side=40)
     for split in ("train", "val"):

@@ -39,7 +39,7 @@ def in_paddles_names(model) -> dict[str, torch.Tensor]:
     return {**state, "net.head.weight": state["net.head.weight"].T}
 
 
-def test_a_format_from_outside_is_recognized(paddle):
+def test_a_users_registered_format_is_recognized(paddle):
     model = TinyDetector()
     report = load_checkpoint(model, in_paddles_names(filled(TinyDetector())))
     assert report.format == "paddle" and not report.missing and not report.skipped
@@ -47,13 +47,15 @@ def test_a_format_from_outside_is_recognized(paddle):
     assert is_filled(model)
 
 
-def test_messages_list_a_format_from_outside_among_the_known(paddle):
+def test_error_messages_list_a_users_registered_format(paddle):
     assert "paddle" in message(TinyDetector(), {"x": torch.zeros(1)})
 
 
 def test_a_file_that_a_format_cannot_convert_is_a_one_line_error(paddle):
-    told = message(TinyDetector(), {"net.trunk.conv1.weight": torch.zeros(1)})
-    assert told.startswith("the state dict has the names of paddle's weights (PaddleDetector), but cannot be converted")
+    error = message(TinyDetector(), {"net.trunk.conv1.weight": torch.zeros(1)})
+    assert error.startswith(
+        "the state dict has the names of paddle's weights (PaddleDetector), but cannot be converted"
+    )
 
 
 def test_every_format_of_the_package_is_registered_once():

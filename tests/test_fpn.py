@@ -1,4 +1,4 @@
-"""FPN against torchvision's; map sizes and error messages of all pyramids."""
+"""FPN: outputs equal to torchvision's, sizes of the feature maps, and error messages."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ CHANNELS = 8
 
 
 def features(height: int, width: int, names=tuple(SPECS)) -> dict[str, Tensor]:
-    """Random feature maps for an image of this size; each halving rounds up, as in strided convolutions."""
+    """Random feature maps of a batch of two images; sizes are rounded up, as in strided convolutions."""
     return {
         n: torch.randn(2, SPECS[n].channels, -(-height // SPECS[n].stride), -(-width // SPECS[n].stride)) for n in names
     }
@@ -61,7 +61,7 @@ def test_fpn_equals_torchvisions_with_its_weights(inputs, extra, norm, size):
 
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 200), width=st.integers(1, 200))
-def test_levels_have_the_size_of_their_stage_and_then_halve(height, width):
+def test_levels_have_the_size_of_their_backbone_stage_and_extra_levels_halve(height, width):
     fpn = FPN(SPECS, 4, extra="p5")
     pyramid = fpn(features(height, width))
     assert list(pyramid) == ["p2", "p3", "p4", "p5", "p6", "p7"] == list(fpn.out_features)
@@ -70,7 +70,7 @@ def test_levels_have_the_size_of_their_stage_and_then_halve(height, width):
         assert pyramid[level].shape == (2, 4, -(-height // spec.stride), -(-width // spec.stride))
 
 
-def test_by_default_fpn_takes_every_map_from_stride_four():
+def test_by_default_fpn_uses_every_feature_map_of_stride_4_or_more():
     assert FPN(SPECS, 4).inputs == ("c2", "c3", "c4", "c5")
 
 
@@ -92,7 +92,7 @@ def test_fpn_traces_as_one_graph():
         torch.testing.assert_close(compiled[level], expected)
 
 
-def test_a_map_that_the_backbone_does_not_offer_names_both_parts():
+def test_the_error_for_an_unknown_feature_map_names_the_neck_and_the_backbone():
     backbone = BACKBONES.build("resnet50")
     with pytest.raises(ConfigError) as caught:
         NECKS.build({"type": "FPN", "inputs": ["c2", "c6"]}, in_features=offered(backbone))
@@ -103,7 +103,7 @@ def test_a_map_that_the_backbone_does_not_offer_names_both_parts():
 
 
 @pytest.mark.parametrize(
-    ("in_features", "options", "says"),
+    ("in_features", "options", "message"),
     [
         (SPECS, {"inputs": ["c3", "c2"]}, "fine to coarse"),
         (SPECS, {"inputs": []}, "at least 1 item"),
@@ -113,6 +113,6 @@ def test_a_map_that_the_backbone_does_not_offer_names_both_parts():
     ],
     ids=str,
 )
-def test_a_wrong_setting_of_fpn_is_a_one_line_error(in_features, options, says):
-    with pytest.raises(ConfigError, match=says):
+def test_an_invalid_setting_of_fpn_is_a_one_line_error(in_features, options, message):
+    with pytest.raises(ConfigError, match=message):
         NECKS.build({"type": "FPN", **options}, in_features=in_features)

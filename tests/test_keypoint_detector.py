@@ -36,7 +36,7 @@ def arrow_meta(skeleton=ARROW) -> DatasetMeta:
 
 @pytest.fixture
 def arrows(tmp_path: Path) -> Path:
-    """Two images with two arrows each, annotated with keypoints."""
+    """A COCO dataset of two images with two arrows each, annotated with keypoints."""
     points = [[10, 12, 2, 20, 30, 1, 30, 12, 2], [40, 12, 2, 0, 0, 0, 60, 45, 2]]
     boxes = [[8, 8, 30, 30], [38, 8, 30, 40]]
     objects = [
@@ -60,12 +60,12 @@ def test_the_number_of_keypoints_comes_from_the_data_the_checkpoint_or_the_confi
 
 def test_a_model_without_a_number_of_keypoints_is_a_one_line_error():
     with pytest.raises(
-        ConfigError, match="has a keypoint head, but the data names no keypoints; train on data with key"
+        ConfigError, match="has a keypoint head, but the dataset has no keypoint names; train on data with key"
     ):
         build(classes=["arrow"])
 
 
-def test_a_checkpoint_with_other_keypoints_does_not_fit():
+def test_a_checkpoint_with_another_number_of_keypoints_is_refused():
     state = build(meta=arrow_meta(Skeleton(("a", "b")))).state_dict()
     with pytest.raises(CheckpointError, match=r"keypoint\.heatmaps\.weight"):
         chordate.load_checkpoint(build(meta=arrow_meta()), state)
@@ -76,7 +76,7 @@ def test_a_model_without_a_keypoint_head_ignores_a_skeleton():
     assert model.keypoint is None
 
 
-def test_data_with_other_keypoints_than_the_models_are_refused(arrows):
+def test_data_whose_keypoints_differ_from_the_models_is_refused(arrows):
     config = {
         "dataset": {"type": "CocoDataset", "annotations": "annotations.json", "images": "images", "keypoints": True}
     }
@@ -95,9 +95,9 @@ def test_keypoints_are_in_pixels_of_the_original_image():
     plain = model(batch)
     batch.infos = [ImageInfo(0, "", 2 * 96, 96), ImageInfo(1, "", 96, 3 * 96)]
     scaled = model(batch)
-    for one, other, factor in zip(plain, scaled, ([1, 2, 1], [3, 1, 1])):
-        assert len(one) and one.keypoints.shape == (len(one), 3, 3)
-        torch.testing.assert_close(other.keypoints, one.keypoints * torch.tensor(factor))
+    for original, resized, factor in zip(plain, scaled, ([1, 2, 1], [3, 1, 1])):
+        assert len(original) and original.keypoints.shape == (len(original), 3, 3)
+        torch.testing.assert_close(resized.keypoints, original.keypoints * torch.tensor(factor))
 
 
 def test_a_keypoint_detector_learns_the_corners_of_a_square():
@@ -127,7 +127,7 @@ def test_a_keypoint_detector_learns_the_corners_of_a_square():
 
 
 def test_the_commands_train_resume_test_and_predict_keypoints(arrows, tmp_path, monkeypatch, capfd):
-    """From annotations to a drawn skeleton, no command needs the number of keypoints."""
+    """No command, from training to drawn predictions, needs the number of keypoints as an argument."""
     monkeypatch.chdir(tmp_path)
     data = 'dict(dataset=dict(annotations="annotations.json", images="images", keypoints=True))'
     (tmp_path / "arrows.py").write_text(

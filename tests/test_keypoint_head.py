@@ -1,4 +1,4 @@
-"""The keypoint head: targets, loss and decoded keypoints against torchvision's, which loops over RoIs."""
+"""The keypoint head: targets, loss and decoded keypoints equal torchvision's (which loops over RoIs)."""
 
 import math
 
@@ -25,7 +25,7 @@ def head_of(**settings) -> KeypointHead:
 
 
 def scene() -> tuple[SampledRoIs, InstanceTargets]:
-    """Two images with background RoIs and positive RoIs; one object has no keypoints."""
+    """Sampled RoIs (foreground and background) and targets of two images; one object has no labeled keypoints."""
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]], [[30, 20, 80, 90]]])
     generator = torch.Generator().manual_seed(0)
     places = torch.rand(2, 8, KEYPOINTS, 2, generator=generator) * SIDE
@@ -78,7 +78,7 @@ def test_the_keypoint_loss_is_torchvisions():
     torch.testing.assert_close(head.loss(maps, rois, targets)["keypoint"], wanted)
 
 
-def test_keypoint_loss_over_all_slots_is_that_of_the_occupied_ones():
+def test_the_keypoint_loss_is_the_same_with_and_without_padding():
     """Compiled graphs and GPUs compute the loss with padding; the CPU drops the padding first."""
     rois, targets = scene()
     head, maps = head_of(sampling_ratio=2), feature_maps(SIDE)
@@ -86,7 +86,7 @@ def test_keypoint_loss_over_all_slots_is_that_of_the_occupied_ones():
     torch.testing.assert_close(compiled(maps, rois, targets), head.loss(maps, rois, targets))
 
 
-def test_hidden_keypoints_are_learned_and_unlabeled_ones_are_not():
+def test_occluded_keypoints_contribute_to_the_loss_and_unlabeled_ones_do_not():
     rois, targets = scene()
     head, maps = head_of(), feature_maps(SIDE)
     targets.keypoints[..., 2] = 0
@@ -119,18 +119,18 @@ def test_data_without_keypoints_is_a_one_line_error():
 
 
 def regions(count: int) -> torch.Tensor:
-    """Boxes with sides of 0.3 to 130 pixels."""
+    """Random boxes `[count, 4]` with sides of 0.3 to 130 pixels."""
     generator = torch.Generator().manual_seed(1)
     corner = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 50
     side = 0.3 + torch.rand(count, 2, generator=generator, dtype=torch.float64) ** 2 * 130
     return torch.cat((corner, corner + side), 1)
 
 
-@pytest.mark.parametrize("together", [0, 30_000, 10**9])
-def test_keypoints_from_heatmaps_are_torchvisions(monkeypatch, together):
-    """Heatmaps are resized to boxes (bicubic); a keypoint is the center of the argmax pixel, its score the logit."""
+@pytest.mark.parametrize("max_pixels", [0, 30_000, 10**9])
+def test_keypoints_from_heatmaps_are_torchvisions(monkeypatch, max_pixels):
+    """Heatmaps are resized to boxes (bicubic); a keypoint is the center of the argmax pixel, scored by its logit."""
     plain = heatmaps.group_by_size
-    monkeypatch.setattr(heatmaps, "group_by_size", lambda pixels, _: plain(pixels, together))
+    monkeypatch.setattr(heatmaps, "group_by_size", lambda pixels, _: plain(pixels, max_pixels))
     boxes = regions(40)
     maps = torch.randn(40, KEYPOINTS, 56, 56, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     places, scores = roi_heads.heatmaps_to_keypoints(maps, boxes)
@@ -139,20 +139,20 @@ def test_keypoints_from_heatmaps_are_torchvisions(monkeypatch, together):
     torch.testing.assert_close(keypoints[..., 2], scores.double(), atol=1e-5, rtol=1e-6)
 
 
-@pytest.mark.parametrize("most", [0, 10_000, 10**9])
-def test_heatmaps_of_about_one_size_are_resampled_together_up_to_a_limit(most):
+@pytest.mark.parametrize("max_pixels", [0, 10_000, 10**9])
+def test_heatmaps_of_similar_size_are_grouped_up_to_a_limit(max_pixels):
     pixels = (regions(40)[:, 2:] - regions(40)[:, :2]).clamp(min=1).ceil()
-    groups = heatmaps.group_by_size(pixels, most)
+    groups = heatmaps.group_by_size(pixels, max_pixels)
     assert torch.cat([rows for rows, _, _ in groups]).sort().values.tolist() == list(range(40))
-    assert {0: len(groups) == 40, 10_000: 1 < len(groups) < 40, 10**9: len(groups) == 1}[most]
+    assert {0: len(groups) == 40, 10_000: 1 < len(groups) < 40, 10**9: len(groups) == 1}[max_pixels]
     for rows, width, height in groups:
         assert (pixels[rows].amax(0) == torch.tensor([width, height])).all()
-        assert len(rows) == 1 or len(rows) * width * height <= most
-    assert heatmaps.group_by_size(pixels[:0], most) == []
+        assert len(rows) == 1 or len(rows) * width * height <= max_pixels
+    assert heatmaps.group_by_size(pixels[:0], max_pixels) == []
 
 
 def test_a_heatmaps_peak_is_located_to_half_a_cell_for_any_box_size():
-    """A smooth peak in the heatmap of each box is decoded to its position within half a cell."""
+    """Each box's heatmap has a smooth peak, which is located within half a cell of the heatmap or half a pixel."""
     boxes = regions(40)
     generator = torch.Generator().manual_seed(3)
     top = 8 + torch.rand(40, 2, generator=generator, dtype=torch.float64) * 40  # in cells
@@ -201,6 +201,6 @@ def test_keypoint_head_defaults_are_the_papers():
         ({"levels": ["p9"]}, r'KeypointHead\(in=\["p9"\]\): .*no "p9"'),
     ],
 )
-def test_a_wrong_setting_of_the_keypoint_head_is_named(settings, message):
+def test_an_invalid_setting_of_the_keypoint_head_is_a_config_error(settings, message):
     with pytest.raises(ConfigError, match=message):
         HEADS.build({"type": "KeypointHead", **settings}, in_features=pyramid(), num_keypoints=KEYPOINTS)

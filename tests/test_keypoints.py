@@ -1,4 +1,4 @@
-"""Keypoints move with their pixels, swap left and right when mirrored, and are read from COCO files."""
+"""Keypoints: transforms move them with their pixels, flips swap left and right, and COCO files are read."""
 
 import copy
 import pickle
@@ -32,7 +32,7 @@ def keypoints(*instances: list[list[float]]) -> InstanceKeypoints:
 
 
 def dots(points: Tensor, height: int, width: int, spread: float = 2.5) -> Tensor:
-    """An image `[points, height, width]` with a soft dot at each point, one per channel."""
+    """An image `[N, height, width]` of `points` `[N, 2]`: each channel has a Gaussian dot at one point."""
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     away = (x - points[:, 0, None])[:, None] ** 2 + ((y - points[:, 1, None]) ** 2)[:, :, None]
     return (-away / (2 * spread**2)).exp()
@@ -47,7 +47,7 @@ def center(dot: Tensor) -> Tensor:
 def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
     points = keypoints([[60.5, 40.5, 2], [100.25, 80, 2], [131, 95.5, 1]], [[75, 110, 2], [140, 60, 1], [90, 70, 2]])
     plain = points.as_subclass(Tensor)
-    spread = 1.0 if name == "elastic" else 2.5  # elastic deformation shifts the center of a dot, more for large dots
+    spread = 1.0 if name == "elastic" else 2.5  # elastic deformation shifts a dot's center of mass, more for large dots
     for seed in range(3):
         torch.manual_seed(seed)
         sample = {
@@ -56,28 +56,28 @@ def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
             "keypoints": points,
         }
         moved = GEOMETRIC[name](sample)
-        found, picture = moved["keypoints"], moved["image"]
-        assert found.canvas_size == tuple(picture.shape[-2:])
+        moved_keypoints, picture = moved["keypoints"], moved["image"]
+        assert moved_keypoints.canvas_size == tuple(picture.shape[-2:])
         if "flip" in name or name == "in a container":
             picture = picture.unflatten(0, (2, 3))[:, list(SWAPPED)].flatten(0, 1)
         whole = picture.amax((1, 2)) > 0.5
         border = torch.cat([picture[:, [0, -1]].flatten(1), picture[:, :, [0, -1]].flatten(1)], 1).amax(1)
-        whole &= border < 1e-3  # the border cuts off part of a dot, which shifts its center of mass
-        visible = found.as_subclass(Tensor)[..., 2].flatten() > 0
+        whole &= border < 1e-3  # excludes dots cut off by the border, whose center of mass is shifted
+        visible = moved_keypoints.as_subclass(Tensor)[..., 2].flatten() > 0
         assert visible[whole].all()
-        places = found.as_subclass(Tensor)[..., :2].flatten(0, 1)
+        places = moved_keypoints.as_subclass(Tensor)[..., :2].flatten(0, 1)
         tolerance = 0.25 if name == "elastic" else 0.15  # pixels
         assert ((places - center(picture))[whole].abs() < tolerance).all()
 
 
-def test_every_functional_that_moves_boxes_is_known_for_keypoints():
+def test_every_functional_with_a_kernel_for_boxes_has_one_for_keypoints():
     of_boxes = {functional for functional, kernels in _KERNEL_REGISTRY.items() if BoundingBoxes in kernels}
-    forgotten = {f.__name__ for f in of_boxes if InstanceKeypoints not in _KERNEL_REGISTRY[f]}
-    assert forgotten <= {"get_size", "to_dtype"}  # these do not move points
+    missing = {f.__name__ for f in of_boxes if InstanceKeypoints not in _KERNEL_REGISTRY[f]}
+    assert missing <= {"get_size", "to_dtype"}  # these do not move points
 
 
 @pytest.mark.parametrize("flip", [F.horizontal_flip, F.vertical_flip])
-def test_in_a_mirror_the_left_hand_is_the_right_one(flip):
+def test_flips_swap_left_and_right_keypoints(flip):
     points = keypoints([[60, 40, 2], [100, 80, 1], [131, 95, 2]])
     once = flip(points)
     assert once[0, :, 2].tolist() == [2, 2, 1]
@@ -86,7 +86,7 @@ def test_in_a_mirror_the_left_hand_is_the_right_one(flip):
     assert torch.equal(flip(once), points)
 
 
-def test_keypoints_that_a_crop_cuts_off_stay_invisible():
+def test_keypoints_that_a_crop_cuts_off_stay_unlabeled():
     points = keypoints([[60, 40, 2], [100, 80, 1], [131, 95, 2]])
     back = F.pad(F.crop(points, 0, 0, HEIGHT, 100), [0, 0, WIDTH - 100, 0])
     assert back[0, :, 2].tolist() == [2, 1, 0]
@@ -96,20 +96,20 @@ def test_left_and_right_keypoints_are_paired_by_name():
     assert Skeleton(("nose", "left_eye", "right_eye", "tail")).mirrored == (0, 2, 1, 3)
     assert Skeleton(("LeftHand", "RightHand", "L_Foot", "R_Foot", "eye-l", "eye-r")).mirrored == (1, 0, 3, 2, 5, 4)
     assert Skeleton(("left_wing", "bright_spot", "collar")).mirrored == (0, 1, 2)
-    # left and right, from COCO's documentation
+    # left-right pairs, from COCO's documentation
     pairs = [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)]
     assert [(i, j) for i, j in enumerate(COCO_SKELETON.mirrored) if i < j] == pairs
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: p.clone(), lambda p: pickle.loads(pickle.dumps(p))])
-def test_copies_keep_the_mirror_and_the_canvas(copied):
+def test_copies_keep_the_mirrored_indices_and_the_canvas_size(copied):
     points = keypoints([[60, 40, 2], [100, 80, 1], [131, 95, 2]])
     other = copied(points)
     assert isinstance(other, InstanceKeypoints) and torch.equal(other, points)
     assert other.canvas_size == (HEIGHT, WIDTH) and other.mirrored.tolist() == list(SWAPPED)
 
 
-def open_set(root: Path, **settings) -> CocoDataset:
+def open_dataset(root: Path, **settings) -> CocoDataset:
     return CocoDataset("annotations.json", "images", data_root=root, keypoints=True, **settings)
 
 
@@ -124,30 +124,30 @@ def test_cocos_keypoints_are_read_with_half_a_pixel_added(real_data: Path, split
     assert dataset.meta.skeleton == COCO_SKELETON
     reference = COCO(str(real_data / "coco-mini" / file))
     for index, image_id in enumerate(dataset.image_ids.tolist()):
-        want = [a["keypoints"] for a in reference.loadAnns(reference.getAnnIds(image_id))]
-        found = dataset.read(index)["keypoints"]
-        np.testing.assert_array_equal(found - torch.tensor([0.5, 0.5, 0]), np.array(want).reshape(-1, 17, 3))
-    with_some = {a["image_id"] for a in reference.anns.values() if a["num_keypoints"] and not a["iscrowd"]}
+        expected = [a["keypoints"] for a in reference.loadAnns(reference.getAnnIds(image_id))]
+        loaded = dataset.read(index)["keypoints"]
+        np.testing.assert_array_equal(loaded - torch.tensor([0.5, 0.5, 0]), np.array(expected).reshape(-1, 17, 3))
+    annotated = {a["image_id"] for a in reference.anns.values() if a["num_keypoints"] and not a["iscrowd"]}
     filtered = CocoDataset(file, split, data_root=real_data / "coco-mini", keypoints=True, filter_empty=True)
-    assert set(filtered.image_ids.tolist()) == with_some
+    assert set(filtered.image_ids.tolist()) == annotated
 
 
-def test_a_sample_goes_through_its_pipeline_with_its_keypoints(tmp_path: Path):
-    """A 60×80 image is mirrored and cropped to its left 30 columns; only the person on the right remains."""
+def test_a_pipeline_transforms_the_keypoints_of_a_sample(tmp_path: Path):
+    """A 60×80 image is flipped, padded and cropped to 30 columns; only the person originally on the right remains."""
     people = [
         person(1, 1, [2, 2, 20, 20], 3, 4, 2, 5, 6, 2, 7, 8, 1),
         person(2, 1, [50, 10, 29, 40], 60, 20, 2, 70, 30, 1, 48, 40, 2),
     ]
     root = write_coco(tmp_path, people, categories=PERSON)
     pipeline = [{"type": "RandomHorizontalFlip", "p": 1.0}, {"type": "Pad", "padding": [0, 0, 0, 10]}]
-    sample = open_set(root, pipeline=[*pipeline, Left(30)])[(0, 0)]
+    sample = open_dataset(root, pipeline=[*pipeline, Left(30)])[(0, 0)]
     assert sample["boxes"].tolist() == [[1, 10, 30, 50]]
     assert type(sample["keypoints"]) is Tensor
     assert sample["keypoints"].tolist() == [[[19.5, 20.5, 2], [31.5, 40.5, 0], [9.5, 30.5, 1]]]
 
 
 class Left:
-    """Crops to the left columns."""
+    """Crops a sample to its left `width` columns."""
 
     def __init__(self, width: int):
         self.width = width
@@ -159,7 +159,7 @@ class Left:
 
 def test_a_batch_has_the_keypoints_of_every_instance(tmp_path: Path):
     people = [person(1, 1, [2, 2, 20, 20], 3, 4, 2, 5, 6, 2, 7, 8, 1), annotation(2, 1, [5, 5, 30, 30], 7)]
-    dataset = open_set(write_coco(tmp_path, people, categories=PERSON))
+    dataset = open_dataset(write_coco(tmp_path, people, categories=PERSON))
     targets = dataset.collate([dataset[(0, 0)], dataset[(0, 1)]]).targets
     assert targets.keypoints.shape == (2, 8, 3, 3)
     assert targets.keypoints[0, 0].tolist() == [[3.5, 4.5, 2], [5.5, 6.5, 2], [7.5, 8.5, 1]]
@@ -169,21 +169,21 @@ def test_a_batch_has_the_keypoints_of_every_instance(tmp_path: Path):
 @pytest.mark.parametrize(
     ("categories", "points", "message"),
     [
-        (CATEGORIES, (), r"none of its categories has keypoints; keypoints=True needs a file that names them"),
+        (CATEGORIES, (), r"none of its categories has keypoints; keypoints=True needs a file with keypoint names"),
         ([{**PERSON[0], "skeleton": [[1, 4]]}], (), r'skeleton of category "person" joins keypoints that do not exist'),
         ([{**PERSON[0], "keypoints": ["a", "b", "a"]}], (), r"has two keypoints with the same name"),
         ([PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}], (), r'\("person" 3 and "dog" 1\); select'),
-        (PERSON, (1, 2, 2), r"annotation 1 has 3 numbers in `keypoints`; its category names 3 keypoints"),
+        (PERSON, (1, 2, 2), r"annotation 1 has 3 numbers in `keypoints`; its category has 3 keypoints"),
     ],
 )
-def test_invalid_keypoints_are_one_line(tmp_path: Path, categories, points, message):
+def test_invalid_keypoints_are_a_one_line_error(tmp_path: Path, categories, points, message):
     root = write_coco(tmp_path, [person(1, 1, [2, 2, 20, 20], *points)], categories=categories)
     with pytest.raises(DataError, match=message) as error:
-        open_set(root)[(0, 0)]
+        open_dataset(root)[(0, 0)]
     assert "\n" not in str(error.value) and str(root / "annotations.json") in str(error.value)
 
 
-def test_categories_with_different_keypoints_can_be_used_one_at_a_time(tmp_path: Path):
+def test_one_of_several_categories_with_different_keypoints_can_be_selected(tmp_path: Path):
     both = [PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}]
     root = write_coco(tmp_path, [annotation(1, 1, [2, 2, 20, 20], 7, keypoints=[3, 4, 2])], categories=both)
-    assert open_set(root, classes=["dog"]).meta.skeleton == Skeleton(("tail",))
+    assert open_dataset(root, classes=["dog"]).meta.skeleton == Skeleton(("tail",))

@@ -1,4 +1,4 @@
-"""The C4 and DC5 layouts: c5 as the trunk of the RoI heads, shared by boxes and masks; dilated c5 without a neck."""
+"""The C4 layout (c5 as trunk shared by the box and mask heads) and the DC5 layout (dilated c5, no neck)."""
 
 import copy
 
@@ -19,7 +19,7 @@ RPN = {"type": "RPNHead", "anchors": {"sizes": [[16, 32, 64]]}, "post_nms_topk":
 
 
 def c4(**changes) -> nn.Module:
-    """Mask R-CNN on c4 of a ResNet-18."""
+    """Mask R-CNN with the C4 layout of a ResNet-18."""
     torch.manual_seed(0)
     parts = {
         "type": "TwoStageDetector",
@@ -38,7 +38,7 @@ def batch(*counts: int, **settings):
     return made
 
 
-def test_c5_is_split_off_the_backbone_and_computes_the_same():
+def test_a_backbone_and_its_popped_c5_together_compute_the_same_feature_maps():
     whole = BACKBONES.build({"type": "resnet18"})
     divided = copy.deepcopy(whole)
     part = divided.pop_stage("c5")
@@ -52,7 +52,7 @@ def test_c5_is_split_off_the_backbone_and_computes_the_same():
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "seresnet50", "convnext_tiny", "densenet121"])
-def test_c5_can_be_split_off_any_of_our_backbones(name):
+def test_c5_can_be_popped_from_every_backbone(name):
     with torch.device("meta"):
         whole = BACKBONES.build({"type": name, "out": ["c4", "c5"]})
         images = torch.empty(1, 3, 64, 64)
@@ -61,8 +61,8 @@ def test_c5_can_be_split_off_any_of_our_backbones(name):
         assert part(whole(images)["c4"])["c5"].shape == shape
 
 
-def test_regions_are_14_cells_of_c4_that_c5_halves():
-    """He et al. 2016, appendix A, Detectron2's Res5ROIHeads: c5 and the linear layers follow 14×14 RoIAlign."""
+def test_rois_are_pooled_from_c4_to_14x14_and_halved_by_c5():
+    """He et al. 2016, appendix A, and Detectron2's Res5ROIHeads: 14×14 RoIAlign on c4, then c5 and linear layers."""
     model = c4().eval().double()
     maps = {"c4": torch.randn(2, 256, 6, 6, dtype=torch.float64)}
     boxes, image = torch.tensor([[3.0, 8, 60, 70], [40, 10, 90, 90], [0, 0, 20, 12]]).double(), torch.tensor([1, 0, 1])
@@ -80,7 +80,7 @@ def test_regions_are_14_cells_of_c4_that_c5_halves():
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["compact", "static"])
-def test_training_computes_regions_once_for_boxes_and_masks(monkeypatch, static):
+def test_training_computes_roi_features_once_for_boxes_and_masks(monkeypatch, static):
     if static:
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     model, made = c4(), batch(3, 1)
@@ -101,7 +101,7 @@ def test_training_computes_regions_once_for_boxes_and_masks(monkeypatch, static)
     torch.testing.assert_close(shared, own)
 
 
-def test_every_part_of_a_c4_detector_learns_and_a_copy_has_a_trunk_of_its_own():
+def test_every_parameter_of_a_c4_detector_gets_a_gradient_and_a_copy_does_not_share_the_trunk():
     model = c4()
     twin = copy.deepcopy(model)
     losses = model(batch(3, 1))
@@ -114,7 +114,7 @@ def test_every_part_of_a_c4_detector_learns_and_a_copy_has_a_trunk_of_its_own():
     assert not any(name.startswith("mask.") and "layer4" in name for name in model.state_dict())
 
 
-def test_masks_are_drawn_of_the_detected_boxes():
+def test_masks_are_predicted_for_the_detected_boxes():
     model = c4().eval()
     maps = {"c4": torch.randn(1, 256, 6, 6)}
     detections = [Detections(torch.tensor([[3.0, 8, 60, 70]]), torch.ones(1), torch.tensor([2]))]
@@ -126,7 +126,7 @@ def test_masks_are_drawn_of_the_detected_boxes():
     assert len(whole) and whole.masks.shape == (len(whole), 96, 96)
 
 
-def test_imagenet_weights_reach_the_trunk(tmp_path):
+def test_imagenet_weights_are_loaded_into_the_trunk(tmp_path):
     theirs = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(theirs, tmp_path / "resnet18.pth")
     parts = {"type": "resnet18", "out": ["c4", "c5"], "pretrained": str(tmp_path / "resnet18.pth")}
@@ -147,12 +147,12 @@ def test_imagenet_weights_reach_the_trunk(tmp_path):
         ),
         (
             {"backbone": {"type": "resnet18", "out": ["c3", "c5"]}},
-            "its `out` must end with the map one stage before c5, then c5",
+            "its `out` must end with the feature map of the stage before c5, then c5",
         ),
         ({"trunk": "c4"}, "ResNet-18: c4 cannot be removed from a backbone that outputs c4, c5"),
         ({"neck": {"type": "FPN"}}, 'trunk="c5" replaces neck; remove one of them'),
         ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" replaces box.trunk; remove one'),
-        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another one, e.g. resnet50"),
+        ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another backbone, e.g. resnet50"),
     ],
 )
 def test_a_backbone_that_cannot_be_split_is_a_one_line_error(changes, message):
@@ -161,8 +161,8 @@ def test_a_backbone_that_cannot_be_split_is_a_one_line_error(changes, message):
     assert "\n" not in str(error.value)
 
 
-def test_dc5_is_as_fine_as_c4_with_all_of_c5_dilated():
-    """Detectron2's RES5_DILATION=2: stride 16, and dilation 2 in every 3×3 of c5, including the first."""
+def test_dc5_has_stride_16_and_every_3x3_convolution_of_c5_dilated():
+    """Detectron2's RES5_DILATION=2: stride 16, and dilation 2 in every 3×3 convolution of c5, including the first."""
     with torch.device("meta"):
         model = chordate.build_model("mask-rcnn_r50_dc5_1x_coco", pretrained=False)
     assert str(model.head_features) == "ResNet-50 offers c5 (2048 ch, stride 16)"
@@ -172,8 +172,8 @@ def test_dc5_is_as_fine_as_c4_with_all_of_c5_dilated():
 
 
 @pytest.mark.parametrize("name", ["faster-rcnn_r50_c4_1x_coco", "mask-rcnn_r50_dc5_1x_coco"])
-def test_proposals_are_detectron2s_for_a_single_map(name):
-    """ANCHOR_GENERATOR's five sizes and three ratios; RPN.PRE_NMS_TOPK and POST_NMS_TOPK, training and testing."""
+def test_the_rpns_settings_without_fpn_are_detectron2s(name):
+    """Five anchor sizes × three aspect ratios; RPN.PRE_NMS_TOPK and POST_NMS_TOPK for training and testing."""
     with torch.device("meta"):
         rpn = chordate.build_model(name, pretrained=False).rpn
     assert rpn.anchors.per_cell == 15

@@ -1,4 +1,4 @@
-"""Weights of torchvision and timm load by name, file and URL, into the libraries' networks and into ours."""
+"""Weights of torchvision and timm load by name, file and URL, into the libraries' networks and into Chordate's."""
 
 import warnings
 from functools import partial
@@ -27,25 +27,25 @@ def same(ours: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("source", [True, "torchvision://resnet18", "path", "file URL"])
-def test_torchvisions_networks_load_their_weights(source, tmp_path, monkeypatch):
+def test_torchvision_backbones_load_torchvisions_weights(source, tmp_path, monkeypatch):
     theirs = referee(torchvision.models.resnet18).state_dict()
-    asked = []
+    downloads = []
 
     def download(url, destination, hash_prefix=None):
-        asked.append((url, hash_prefix))
+        downloads.append((url, hash_prefix))
         torch.save(theirs, destination)
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     torch.save(theirs, tmp_path / "r18.pth")
-    elsewhere = {"path": str(tmp_path / "r18.pth"), "file URL": (tmp_path / "r18.pth").as_uri()}
-    pretrained = elsewhere.get(source, source)
+    local = {"path": str(tmp_path / "r18.pth"), "file URL": (tmp_path / "r18.pth").as_uri()}
+    pretrained = local.get(source, source)
     model = BACKBONES.build(
         {"type": "TorchvisionBackbone", "model": "resnet18", "out": ["c3"], "pretrained": pretrained}
     )
     (report,) = load_pretrained(model)
-    assert asked == (
-        [] if source in elsewhere else [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")]
+    assert downloads == (
+        [] if source in local else [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")]
     )
     assert report.format == "torchvision" and not report.missing and not report.adapted
     assert {name.split(".")[0] for name in report.skipped} == {"layer3", "layer4", "fc"}
@@ -81,7 +81,7 @@ def test_library_weights_for_rgb_are_adapted_to_other_input_channels(config, bui
         ({"type": "TimmBackbone", "model": "resnet18"}, partial(timm.create_model, "resnet18")),
     ],
 )
-def test_library_classifiers_give_their_own_scores(backbone, build):
+def test_classifiers_with_library_backbones_and_weights_give_the_librarys_scores(backbone, build):
     theirs = referee(build).eval()
     ours = chordate.build_model({"type": "ImageClassifier", "backbone": backbone}, num_classes=1000)
     report = load_checkpoint(ours.eval(), theirs.state_dict())
@@ -93,21 +93,21 @@ def test_library_classifiers_give_their_own_scores(backbone, build):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Stands in for timm's access to the Hugging Face hub: `hub["resnet18.a1_in1k"] = state` adds a file."""
-    offered: dict[str, dict[str, Tensor]] = {}
+    """Replaces timm's downloads from the Hugging Face Hub: `hub["resnet18.a1_in1k"] = state` adds a weight file."""
+    files: dict[str, dict[str, Tensor]] = {}
 
     def download(repo_id, filename, **_):
         path = tmp_path / repo_id / filename
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(offered[repo_id.removeprefix("timm/")], path)
+        safetensors.torch.save_file(files[repo_id.removeprefix("timm/")], path)
         return str(path)
 
     monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
-    return offered
+    return files
 
 
 @pytest.mark.parametrize("source", [True, "timm://mobilenetv3_small_050.lamb_in1k", "path"])
-def test_timms_networks_load_their_weights(source, hub, tmp_path):
+def test_timm_backbones_load_timms_weights(source, hub, tmp_path):
     name = "mobilenetv3_small_050"
     theirs = referee(lambda: timm.create_model(name)).state_dict()
     hub[f"{name}.lamb_in1k"] = theirs
@@ -121,15 +121,15 @@ def test_timms_networks_load_their_weights(source, hub, tmp_path):
     assert same(model, "net.model.", theirs)
 
 
-def test_weights_with_a_tag_are_those_of_the_tag(hub):
+def test_a_tag_selects_one_of_timms_sets_of_weights(hub):
     """timm has several sets of weights for one architecture."""
     hub["resnet18.gluon_in1k"] = referee(lambda: timm.create_model("resnet18")).state_dict()
     model = chordate.build_backbone({"type": "TimmBackbone", "model": "resnet18.gluon_in1k"}, pretrained=True)
     assert same(model, "net.model.", hub["resnet18.gluon_in1k"])
 
 
-def test_weights_trained_on_other_colors_are_warned_of(hub):
-    """The mean and std are those of timm's metadata; a difference below half a gray level is a rounding error."""
+def test_a_warning_points_out_weights_trained_with_another_normalization(hub):
+    """Mean and std are compared with timm's metadata; differences below half a gray level are ignored (rounding)."""
     hub["resnetv2_50.a1h_in1k"] = timms("resnetv2_50.a1h_in1k").state_dict()
     hub["resnet18.a1_in1k"] = timms("resnet18.a1_in1k").state_dict()
 
@@ -137,9 +137,9 @@ def test_weights_trained_on_other_colors_are_warned_of(hub):
         model = {"type": "ImageClassifier", "backbone": {"type": name, "pretrained": f"timm://{source}"}, **settings}
         return chordate.build_model(model, num_classes=3)
 
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as caught:
         build("preact_resnet50", "resnetv2_50.a1h_in1k")
-    assert [str(one.message) for one in told] == [
+    assert [str(warning.message) for warning in caught] == [
         "timm://resnetv2_50.a1h_in1k was trained with mean=[127.5, 127.5, 127.5]; the model has "
         "[123.675, 116.28, 103.53]: set model.preprocess.mean",
         "timm://resnetv2_50.a1h_in1k was trained with std=[127.5, 127.5, 127.5]; the model has "
@@ -155,16 +155,15 @@ def test_weights_trained_on_other_colors_are_warned_of(hub):
     ("name", "theirs", "format"),
     [
         ("resnet18d", "resnet18d.ra2_in1k", "timm"),
-        pytest.param(
-            "resnetrs50", "resnetrs50.tf_in1k", "timm", marks=pytest.mark.slow
-        ),  # resnet18d's and seresnet50's
+        # Marked slow, since resnet18d and seresnet50 cover its layers.
+        pytest.param("resnetrs50", "resnetrs50.tf_in1k", "timm", marks=pytest.mark.slow),
         ("seresnet50", "seresnet50.ra2_in1k", "timm"),
         ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),
         ("convnext_tiny", "convnext_tiny.fb_in1k", "timm"),
         ("densenet121", "densenet121.ra_in1k", "torchvision"),  # timm kept torchvision's names
     ],
 )
-def test_our_own_networks_take_timms_weights(name, theirs, format, hub):
+def test_our_backbones_load_timms_weights(name, theirs, format, hub):
     whole = timms(theirs)
     hub[theirs] = whole.state_dict()
     model = chordate.build_backbone(name, out=["c3", "c5"])
@@ -175,13 +174,13 @@ def test_our_own_networks_take_timms_weights(name, theirs, format, hub):
         images = torch.randn(1, 3, 64, 96)
         with torch.no_grad():
             maps = whole.eval().forward_intermediates(images, intermediates_only=True)
-            found = model.eval()(images)
-        assert_close(found["c3"], maps[-3], "c3", 1e-4)
-        assert_close(found["c5"], maps[-1], "c5", 1e-4)
+            ours = model.eval()(images)
+        assert_close(ours["c3"], maps[-3], "c3", 1e-4)
+        assert_close(ours["c5"], maps[-1], "c5", 1e-4)
 
 
 @pytest.mark.parametrize(
-    ("model", "pretrained", "says"),
+    ("model", "pretrained", "message"),
     [
         ("resnet18", "timm://resnet18.a9_in1k", 'weights of timm\'s resnet18 "a9_in1k"; did you mean .*"a1_in1k"'),
         ("resnet18", "timm://resnet81", 'unknown timm model "resnet81"; did you mean'),
@@ -189,8 +188,8 @@ def test_our_own_networks_take_timms_weights(name, theirs, format, hub):
         ("seresnet18", True, "timm offers no weights for seresnet18"),
     ],
 )
-def test_unavailable_library_weights_are_one_line(model, pretrained, says, hub):
-    with pytest.raises(CheckpointError, match=says) as caught:
+def test_unavailable_library_weights_are_a_one_line_error(model, pretrained, message, hub):
+    with pytest.raises(CheckpointError, match=message) as caught:
         chordate.build_backbone({"type": "TimmBackbone", "model": model}, pretrained=pretrained)
     assert "\n" not in str(caught.value)
 
@@ -198,7 +197,7 @@ def test_unavailable_library_weights_are_one_line(model, pretrained, says, hub):
 @pytest.mark.parametrize(
     ("kind", "load"), [("TimmBackbone", timm.create_model), ("TorchvisionBackbone", torchvision.models.get_model)]
 )
-def test_another_networks_weights_are_refused(kind, load):
+def test_weights_of_another_architecture_are_refused(kind, load):
     model = BACKBONES.build({"type": kind, "model": "resnet18"})
     with pytest.raises(CheckpointError, match="does not fit .*resnet18"):
         load_checkpoint(model, load("resnet34").state_dict())

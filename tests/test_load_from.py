@@ -26,7 +26,7 @@ CONFIG = {
 
 
 def config(folder: Path, **train: Any) -> dict[str, Any]:
-    """A small classifier of the folder's classes, trained at learning rate 0, so that its weights do not change."""
+    """Config of a small classifier for the classes in `folder`; its learning rate of 0 keeps the weights unchanged."""
     data = {"dataset": {"type": "TrainValFolder"}, "batch_size": 4, "workers": 0}
     data["pipeline"] = [{"type": "CenterCrop", "size": 16}]
     data = {split: {**data, "dataset": {"type": "TrainValFolder", "split": split}} for split in ("train", "val")}
@@ -42,7 +42,7 @@ def write(path: Path, settings: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Class folders blue, green and red, and a run on them."""
+    """A dataset with classes blue, green and red, and the checkpoint of a run on it."""
     root = write_folders(tmp_path_factory.mktemp("colors"), {"train": 2, "val": 1})
     chordate.train(config(root, seed=1), data_root=root, work_dir=root / "run")
     return root, root / "run" / "iteration_1.pt"
@@ -50,7 +50,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """Class folders blue, red and sky: one class removed, one new."""
+    """A dataset with classes blue, red and sky: without green, and with one new class."""
     write_folders(tmp_path, {"train": 2, "val": 1})
     for split in ("train", "val"):
         (tmp_path / split / "green").rename(tmp_path / split / "sky")
@@ -73,21 +73,19 @@ def test_rows_of_equal_class_names_are_kept_and_the_others_reinitialized(
     theirs, ours = before["model"]["head.fc.weight"], after["model"]["head.fc.weight"]
     assert torch.equal(ours[:2], theirs[[0, 2]])
     assert not any(torch.equal(ours[2], row) for row in theirs)
-    trunk = [name for name in ours_parameters(after) if name.startswith("backbone.")]
+    trunk = [name for name in parameter_names(after) if name.startswith("backbone.")]
     assert all(torch.equal(before["model"][name], after["model"][name]) for name in trunk)
     log = next((other / "run").glob("*/train.log")).read_text()
     assert str(colors[1]) in log and "(chordate)" in log
     assert log in capsys.readouterr().out
 
 
-def ours_parameters(checkpoint: dict[str, Any]) -> list[str]:
-    """The names of the trained parameters, without BatchNorm's statistics."""
+def parameter_names(checkpoint: dict[str, Any]) -> list[str]:
+    """Names of the model's parameters, without BatchNorm's running statistics."""
     return [name for name in checkpoint["model"] if name.endswith((".weight", ".bias"))]
 
 
-def test_the_config_may_name_the_checkpoint_and_a_resume_does_not_load_it_again(
-    colors: tuple[Path, Path], other: Path
-) -> None:
+def test_load_from_may_be_set_in_the_config_and_is_ignored_on_resume(colors: tuple[Path, Path], other: Path) -> None:
     settings = {"data_root": other, "work_dir": other / "run", "resume": True}
     cfg = {**config(other, load_from=str(colors[1])), "optimizer": {"type": "SGD", "lr": 0.1}}
     trained = chordate.train(cfg, **settings).module.state_dict()
@@ -97,12 +95,12 @@ def test_the_config_may_name_the_checkpoint_and_a_resume_does_not_load_it_again(
     assert torch.equal(resumed["head.fc.weight"], trained["head.fc.weight"])
 
 
-def test_a_checkpoint_to_resume_and_one_to_load_from_exclude_each_other(colors: tuple[Path, Path], other: Path) -> None:
+def test_resume_and_load_from_exclude_each_other(colors: tuple[Path, Path], other: Path) -> None:
     with pytest.raises(ConfigError, match=r"leave out load_from=x\.pt"):
         chordate.train(config(other), data_root=other, work_dir=other / "run", resume=colors[1], load_from="x.pt")
 
 
-def test_training_in_python_takes_callbacks_and_gives_the_trainer_back(other: Path) -> None:
+def test_chordate_train_accepts_callbacks_and_returns_the_trainer(other: Path) -> None:
     """Callbacks in the config are used in addition to those passed to `chordate.train`."""
     cfg = {**config(other), "callbacks": [{"type": "CSVLogger"}]}
     more = [{"type": "JSONLogger", "file": "more.jsonl"}]
@@ -113,7 +111,7 @@ def test_training_in_python_takes_callbacks_and_gives_the_trainer_back(other: Pa
     assert lines == trainer.history
 
 
-def test_resuming_with_the_data_of_other_classes_is_a_one_line_error(colors: tuple[Path, Path], other: Path) -> None:
+def test_resuming_with_data_of_other_classes_is_a_one_line_error(colors: tuple[Path, Path], other: Path) -> None:
     with pytest.raises(chordate.ChordateError, match="trained on classes 3 .*green.* instead of 3 ") as error:
         chordate.train(config(other), data_root=other, work_dir=other / "run", resume=colors[1])
     assert "\n" not in str(error.value)
@@ -123,7 +121,7 @@ def log_of(run: Path) -> str:
     return sorted(run.glob("*/train.log"))[-1].read_text()
 
 
-def test_the_log_has_the_table_of_loaded_weights_and_a_note_when_a_resume_ignores_it(
+def test_the_log_has_a_table_of_loaded_weights_or_a_note_that_a_resumed_run_ignores_load_from(
     colors: tuple[Path, Path], other: Path
 ) -> None:
     settings = {"data_root": other, "work_dir": other / "run", "resume": True, "load_from": colors[1]}
@@ -138,7 +136,7 @@ def test_the_log_has_the_table_of_loaded_weights_and_a_note_when_a_resume_ignore
     assert "INFO" in line and "is not loaded: the resumed checkpoint has the weights" in line
 
 
-def test_a_checkpoint_of_which_few_tensors_fit_is_warned_of(
+def test_a_warning_points_out_that_few_tensors_of_a_checkpoint_fit(
     colors: tuple[Path, Path], other: Path, tmp_path: Path
 ) -> None:
     weights = {name: value for name, value in state(colors[1])["model"].items() if name.startswith("head.")}

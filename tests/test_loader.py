@@ -81,7 +81,7 @@ def test_a_batch_is_padded_and_has_the_sizes_and_infos_of_its_images(root: Path)
 
 
 @pytest.mark.parametrize(("most", "slots"), [(0, 8), (8, 8), (9, 16), (64, 64), (65, 128), (129, 256), (300, 384)])
-def test_target_slots_come_in_few_sizes(most: int, slots: int) -> None:
+def test_the_padded_number_of_targets_has_few_different_values(most: int, slots: int) -> None:
     assert slots_for(most) == slots
 
 
@@ -93,12 +93,12 @@ def test_float_images_stay_float(root: Path) -> None:
 
 
 def test_a_sample_is_the_same_whatever_the_number_of_workers(root: Path) -> None:
-    alone = load(root, epoch=3)
-    assert_same(load(root, epoch=3, workers=2), alone)
-    assert_same(load(root, epoch=3, workers=1, start=2), alone[2:])
+    expected = load(root, epoch=3)
+    assert_same(load(root, epoch=3, workers=2), expected)
+    assert_same(load(root, epoch=3, workers=1, start=2), expected[2:])
 
 
-def test_epochs_and_seeds_augment_differently(root: Path) -> None:
+def test_augmentation_differs_between_epochs_and_between_seeds(root: Path) -> None:
     dataset = open_loader(settings(), data_root=root, training=True, seed=0).dataset
     pictures = [dataset[(epoch, 0)]["image"] for epoch in range(5)]
     assert len({picture.float().mean().item() for picture in pictures}) > 2
@@ -107,14 +107,14 @@ def test_epochs_and_seeds_augment_differently(root: Path) -> None:
     assert any(not torch.equal(other[(epoch, 0)]["image"], pictures[epoch]) for epoch in range(5))
 
 
-def test_persistent_workers_follow_the_epoch(root: Path) -> None:
+def test_persistent_workers_use_the_new_epoch(root: Path) -> None:
     loader = open_loader(settings(workers=1), data_root=root, training=True, seed=0)
     for epoch in (0, 5):
         loader.start_epoch(epoch)
         assert_same(list(loader), load(root, epoch=epoch))
 
 
-def test_loading_leaves_the_global_random_numbers_alone(root: Path) -> None:
+def test_loading_leaves_the_global_random_state_unchanged(root: Path) -> None:
     torch.manual_seed(5)
     np.random.seed(5)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -134,7 +134,7 @@ def test_seeded_numbers_depend_on_every_part_of_the_key() -> None:
     assert draw(3, 1, 4) == draw(3, 1, 4)
 
 
-def test_ranks_share_the_images(root: Path) -> None:
+def test_each_image_is_loaded_by_one_rank(root: Path) -> None:
     ids = []
     for rank in range(2):
         loader = open_loader(settings(), data_root=root, training=False, seed=0, rank=rank, world_size=2)
@@ -159,8 +159,8 @@ def test_rare_classes_are_repeated_if_configured(tmp_path: Path) -> None:
     assert set(seen) == set(range(1, 12))
 
 
-def test_a_worker_outlives_sigterm_for_another_batch_and_then_ends_by_itself(root: Path, monkeypatch) -> None:
-    """After SIGTERM a worker keeps loading, since the trainer may need a batch, and exits after `GRACE` seconds."""
+def test_a_worker_loads_another_batch_after_sigterm_and_exits_later(root: Path, monkeypatch) -> None:
+    """After SIGTERM a worker keeps loading, as the trainer may need another batch; it exits `GRACE` seconds later."""
     monkeypatch.setattr("chordate.data.loader.GRACE", 3)
     loader = open_loader(settings(batch_size=1, workers=1), data_root=root, training=True, seed=0)
     others = set(multiprocessing.active_children())
@@ -178,27 +178,27 @@ def test_a_worker_outlives_sigterm_for_another_batch_and_then_ends_by_itself(roo
 def test_an_error_in_a_worker_is_a_one_line_error(root: Path) -> None:
     (root / "images" / "4.png").unlink()
     for workers in (0, 1):
-        with pytest.raises(DataError) as told:
+        with pytest.raises(DataError) as error:
             load(root, workers=workers)
-        assert "\n" not in str(told.value)
-        assert str(told.value).startswith(f"{root}/images/4.png: no such image file")
+        assert "\n" not in str(error.value)
+        assert str(error.value).startswith(f"{root}/images/4.png: no such image file")
 
 
 @pytest.mark.parametrize("annotations", [[], [annotation(1, 1, [10, 10, 20, 20], iscrowd=1)]])
-def test_training_data_without_instances_are_refused_with_the_files_name(tmp_path: Path, annotations: list) -> None:
+def test_training_data_without_instances_is_refused_with_the_files_name(tmp_path: Path, annotations: list) -> None:
     dataset = {**settings()["dataset"], "masks": False}
     write_coco(tmp_path, annotations)
     with pytest.raises(DataError, match=r"annotations\.json: 2 images, but no instance of cat, dog .*; annotate some"):
         load(tmp_path, dataset=dataset)
 
 
-def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Path, caplog) -> None:
+def test_evaluation_data_without_annotations_is_accepted_with_a_warning(tmp_path: Path, caplog) -> None:
     dataset = {**settings()["dataset"], "masks": False}
     assert len(load(write_coco(tmp_path, []), training=False, dataset=dataset)) == 1
     load(write_coco(tmp_path, [annotation(1, 1, [10, 10, 20, 20])]), training=False, dataset=dataset)
-    said = [message for message in caplog.messages if "no instance of" in message]
-    assert len(said) == 1
-    assert "annotations.json: 2 images, but no instance of cat, dog; there is no ground truth" in said[0]
+    lines = [message for message in caplog.messages if "no instance of" in message]
+    assert len(lines) == 1
+    assert "annotations.json: 2 images, but no instance of cat, dog; there is no ground truth" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -212,11 +212,11 @@ def test_an_evaluation_without_annotations_is_pointed_out_and_runs(tmp_path: Pat
         ),
     ],
 )
-def test_a_transform_that_fails_is_named_with_the_image(root: Path, transforms: list, message: str) -> None:
+def test_an_error_in_a_transform_names_the_transform_and_the_image(root: Path, transforms: list, message: str) -> None:
     for workers in (0, 1):
-        with pytest.raises(DataError, match=rf"^{root}/images/\d+\.png: .*{message}") as told:
+        with pytest.raises(DataError, match=rf"^{root}/images/\d+\.png: .*{message}") as error:
             load(root, pipeline=transforms, workers=workers)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -230,19 +230,19 @@ def test_a_transform_that_fails_is_named_with_the_image(root: Path, transforms: 
         ({"dataset": {"type": "CocoDataset", "seed": 3}}, "seed is inferred from the other parts"),
     ],
 )
-def test_a_wrong_setting_of_the_loader_is_named(root: Path, changed: dict, message: str) -> None:
+def test_an_invalid_setting_of_the_loader_is_a_config_error(root: Path, changed: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(root, **changed)
 
 
-def test_a_setting_of_training_is_unknown_to_evaluation(root: Path) -> None:
+def test_a_training_setting_is_unknown_in_val_data(root: Path) -> None:
     with pytest.raises(ConfigError, match='unknown setting of val_data "group_by_aspect"'):
         load(root, training=False, group_by_aspect=True)
     with pytest.raises(ConfigError, match='val_data has no "dataset"'):
         open_loader({"batch_size": 1}, data_root=root, training=False, seed=0)
 
 
-def test_the_models_classes_decide_the_labels(root: Path) -> None:
+def test_labels_are_in_the_order_of_the_models_classes(root: Path) -> None:
     def build(of_model, **dataset):
         config = settings(dataset={**settings()["dataset"], **dataset})
         return open_loader(config, data_root=root, training=False, meta=DatasetMeta(of_model)).dataset
@@ -261,7 +261,7 @@ def test_a_missing_data_root_is_an_error_with_the_remedy(tmp_path: Path) -> None
         load(tmp_path / "nowhere")
 
 
-def test_a_worker_that_inherits_no_memory_opens_the_index_itself(root: Path) -> None:
+def test_a_worker_that_inherits_no_memory_reads_the_annotations_itself(root: Path) -> None:
     dataset = CocoDataset("annotations.json", "images", data_root=root, masks=True)
     assert b"annotations.json" in pickle.dumps(dataset)
     loader = DataLoader(
@@ -274,7 +274,7 @@ def test_a_worker_that_inherits_no_memory_opens_the_index_itself(root: Path) -> 
     assert_same(list(loader), [dataset.collate([dataset[(0, 0)], dataset[(0, 3)]])])
 
 
-def test_fields_that_disagree_after_a_pipeline_are_refused(root: Path) -> None:
+def test_sample_fields_of_different_lengths_are_refused(root: Path) -> None:
     dataset = CocoDataset("annotations.json", "images", data_root=root)
     sample = dataset[(0, 0)]
     with pytest.raises(DataError, match=r"1\.png: after the pipeline .* 1 boxes, 0 labels"):

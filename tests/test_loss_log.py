@@ -1,4 +1,4 @@
-"""The loss log copies the losses of many iterations at once; its error names the first non-finite loss."""
+"""The loss log copies the losses of many iterations from the device at once; its error names the first NaN or Inf."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def values(*numbers: float) -> dict[str, torch.Tensor]:
     return {f"loss{i}": torch.tensor(number) for i, number in enumerate(numbers)}
 
 
-def test_a_logged_mean_is_over_the_values_since_the_last_one() -> None:
+def test_a_logged_mean_is_over_the_values_since_the_last_logged_mean() -> None:
     log = LossLog()
     for number in (1.0, 2.0, 6.0):
         log.record(1, values(number))
@@ -34,8 +34,8 @@ def test_a_logged_mean_is_over_the_values_since_the_last_one() -> None:
 
 
 @given(bad=st.sets(st.integers(0, 39), min_size=1), kind=st.sampled_from([math.nan, math.inf, -math.inf]))
-def test_the_first_loss_that_is_not_finite_is_named_also_if_read_later(bad: set[int], kind: float) -> None:
-    """A log of 20 iterations with two losses, all read at the end, as on a GPU."""
+def test_the_error_names_the_first_loss_that_is_not_finite(bad: set[int], kind: float) -> None:
+    """Logs two losses in each of 20 iterations and reads them all at the end, as on a GPU."""
     log = LossLog()
     for iteration in range(20):
         numbers = [kind if 2 * iteration + place in bad else 1.0 for place in range(2)]
@@ -65,7 +65,7 @@ def test_a_flag_is_read_together_with_the_losses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "told"),
+    ("losses", "message"),
     [
         ([torch.tensor(1.0)], "dict of losses, not list"),
         ({}, "dict of losses"),
@@ -73,13 +73,13 @@ def test_a_flag_is_read_together_with_the_losses() -> None:
         ({"fit": 1.0}, '"fit" is not a scalar tensor but float'),
     ],
 )
-def test_a_model_without_scalar_losses_is_refused(losses: Any, told: str) -> None:
+def test_a_model_without_scalar_losses_is_refused(losses: Any, message: str) -> None:
     with pytest.raises(TrainingError) as error:
         total_loss(losses)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_loss_without_a_gradient_is_logged_and_not_learnt() -> None:
+def test_a_loss_without_a_gradient_counts_in_the_total_but_has_no_gradient() -> None:
     weight = torch.tensor(2.0, requires_grad=True)
     total = total_loss({"fit": weight * 3, "error": torch.tensor(5.0)})
     total.backward()
@@ -97,7 +97,7 @@ def batch_with(image: int) -> tuple[int, list[int]]:
 
 
 @pytest.mark.parametrize("log_every", [1, 50])
-def test_a_nan_loss_stops_the_run_and_nothing_is_saved_from_it(tmp_path: Any, log_every: int) -> None:
+def test_a_nan_loss_stops_the_run_before_its_iteration_is_saved(tmp_path: Any, log_every: int) -> None:
     iteration, images = batch_with(5)
     trainer = toy_trainer(tmp_path, loader=toy_loader(bad=5), save_every_iterations=1, log_every=log_every)
     with pytest.raises(TrainingError) as error:
@@ -110,22 +110,22 @@ def test_a_nan_loss_stops_the_run_and_nothing_is_saved_from_it(tmp_path: Any, lo
 
 
 def test_an_error_that_follows_from_a_nan_is_reported_as_the_nan(tmp_path: Any) -> None:
-    """Simulates a GPU, where a NaN may raise an error in a later iteration before its loss is read."""
+    """Simulates a GPU, where a NaN may cause another error in a later iteration before the NaN loss is read."""
 
-    class Falls(ToyModel):
+    class Failing(ToyModel):
         def loss(self, batch: Any) -> Any:
             raise IndexError("index out of range")
 
-    trainer = toy_trainer(tmp_path, model=Falls())
+    trainer = toy_trainer(tmp_path, model=Failing())
     trainer.losses.record(7, {"fit": torch.tensor(math.nan)}, [3, 4])
     with pytest.raises(TrainingError, match=r"fit is nan in iteration 7, images \[3, 4\]"):
         trainer.train()
 
     with pytest.raises(IndexError):
-        toy_trainer(tmp_path, model=Falls()).train()
+        toy_trainer(tmp_path, model=Failing()).train()
 
 
-def test_a_weight_that_is_not_finite_is_not_saved_though_its_losses_were(tmp_path: Any) -> None:
+def test_weights_that_are_not_finite_are_not_saved_even_if_the_losses_are_finite(tmp_path: Any) -> None:
     class Poison(Callback):
         def on_step_end(self, trainer: Trainer, losses: Any) -> None:
             nn.init.constant_(trainer.module.head.bias, math.inf)
@@ -137,17 +137,17 @@ def test_a_weight_that_is_not_finite_is_not_saved_though_its_losses_were(tmp_pat
 
 
 def test_the_log_keeps_every_loss_at_full_precision(tmp_path: Any) -> None:
-    kept: list[float] = []
+    fits: list[float] = []
 
-    class Keep(Callback):
+    class RecordLosses(Callback):
         def on_step_end(self, trainer: Trainer, losses: Any) -> None:
-            kept.append(losses["fit"].item())
+            fits.append(losses["fit"].item())
 
-    toy_trainer(tmp_path, callbacks=[Keep()], epochs=1).train()
-    assert [line["fit"] for line in read_log(tmp_path)] == kept
+    toy_trainer(tmp_path, callbacks=[RecordLosses()], epochs=1).train()
+    assert [line["fit"] for line in read_log(tmp_path)] == fits
 
 
-def test_an_evaluation_before_any_loss_was_read_reads_it(tmp_path: Any) -> None:
+def test_losses_are_read_before_an_evaluation(tmp_path: Any) -> None:
     trainer = toy_trainer(
         tmp_path, loader=toy_loader(bad=5), val_loader=toy_loader(4, training=False), metric=ToyMetric(),
         iterations=6, eval_every=6, log_every=100,

@@ -1,4 +1,4 @@
-"""The mask head: targets against exact polygons, loss against torchvision's, pasting against a formula."""
+"""The mask head: targets against exact polygons, loss against torchvision's, mask pasting against grid_sample."""
 
 import numpy as np
 import pytest
@@ -43,8 +43,8 @@ def truth_of(outline: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
     return inside.reshape(size, SUPERSAMPLED, size, SUPERSAMPLED).mean((1, 3)) >= 0.5
 
 
-def test_targets_are_the_polygons_cut_to_the_regions():
-    """For jittered RoIs with IoU ≥ 0.5, the mean IoU of the targets with the reference is at least 0.99."""
+def test_targets_are_the_polygons_cropped_to_the_rois():
+    """Targets of jittered RoIs (IoU ≥ 0.5 with the object) have a mean IoU ≥ 0.99 with the reference targets."""
     random = np.random.default_rng(0)
     overlaps = []
     for _ in range(30):
@@ -146,7 +146,7 @@ def test_the_loss_is_torchvisions_on_the_same_targets(monkeypatch, class_agnosti
     torch.testing.assert_close(head.loss(maps, rois, targets)["mask"], wanted)
 
 
-def test_only_positive_regions_and_their_own_class_learn():
+def test_only_foreground_rois_and_their_class_contribute_to_the_loss():
     rois, targets = scene()
     head = MaskHead(pyramid(), CLASSES, channels=16)
     head.loss(feature_maps(128, images=1), rois, targets)["mask"].backward()
@@ -154,7 +154,7 @@ def test_only_positive_regions_and_their_own_class_learn():
     assert learned.tolist() == [True, False, True]
 
 
-def test_without_a_positive_region_the_loss_is_zero_and_still_has_a_gradient():
+def test_without_foreground_rois_the_loss_is_zero_and_still_has_a_gradient():
     rois, targets = scene()
     rois.is_foreground[:] = False
     head = MaskHead(pyramid(), CLASSES, channels=16)
@@ -163,7 +163,7 @@ def test_without_a_positive_region_the_loss_is_zero_and_still_has_a_gradient():
     assert loss == 0
 
 
-def test_mask_loss_over_all_slots_is_that_of_the_occupied_ones():
+def test_the_mask_loss_is_the_same_with_and_without_padding():
     """Compiled graphs and GPUs compute the loss with padding; the CPU drops the padding first."""
     rois, targets = scene()
     head = MaskHead(pyramid(), CLASSES, channels=16, sampling_ratio=2)
@@ -173,8 +173,8 @@ def test_mask_loss_over_all_slots_is_that_of_the_occupied_ones():
 
 
 @pytest.mark.parametrize("objects", [0, 1])
-def test_empty_slots_change_no_mask_loss(monkeypatch, objects):
-    """A GPU also computes padding, whose target box may be empty, or small and far from the RoI."""
+def test_padding_does_not_change_the_mask_loss(monkeypatch, objects):
+    """GPUs do not skip the padding, whose target boxes may be empty, or small and far from the RoI."""
     targets = instances([[[40, 40, 42, 42]][:objects]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     rois = rois_of([[39, 40, 42, 42], [0, 0, 128, 128]], [0, CLASSES], objects, [0, 0])
@@ -185,7 +185,7 @@ def test_empty_slots_change_no_mask_loss(monkeypatch, objects):
     assert compact.isfinite() and (compact > 0) == (objects > 0)
 
 
-def test_predictions_are_those_of_each_detections_class():
+def test_the_mask_of_a_detection_is_predicted_for_its_class():
     head = MaskHead(pyramid(), CLASSES, channels=16)
     torch.nn.init.normal_(head.masks.weight)
     torch.nn.init.normal_(head.masks.bias)
@@ -244,7 +244,7 @@ def test_pasting_and_flipping_can_be_done_in_either_order():
     assert torch.equal(paste_masks(masks.flip(2), flipped, 30, 40), paste_masks(masks, boxes, 30, 40).flip(2))
 
 
-def test_pasting_a_disc_is_torchvisions_but_for_its_whole_pixels():
+def test_pasting_a_disc_matches_torchvision_up_to_its_rounding_of_boxes():
     """Torchvision rounds boxes to whole pixels first, which shifts the disc by about half a pixel."""
     cell = (torch.arange(28) + 0.5) / 28 - 0.5
     disc = (1.2 - 10 * (cell**2 + cell[:, None] ** 2)).clamp(0, 1)
@@ -256,7 +256,7 @@ def test_pasting_a_disc_is_torchvisions_but_for_its_whole_pixels():
 
 @pytest.mark.parametrize("chunk", [1, 2 * 40 * 40, 2**24])
 def test_windows_and_chunks_paste_the_same(monkeypatch, chunk):
-    """The CPU pastes each mask into its box's window, a GPU many masks at once; boxes may extend beyond the image."""
+    """CPUs paste each mask into its box's window, GPUs many masks at once; boxes may extend beyond the image."""
     monkeypatch.setattr(paste, "CHUNK", chunk)
     masks = torch.rand(6, 14, 14, dtype=torch.float64)
     boxes = torch.rand(6, 4, dtype=torch.float64) * 10 + torch.tensor([0, 0, 20, 20])

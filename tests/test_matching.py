@@ -1,4 +1,4 @@
-"""Matching against torchvision's Matcher; also padded batches, crowds and bounded memory."""
+"""Matching of anchors to objects: equal to torchvision's Matcher, with padding and crowds, in bounded memory."""
 
 import torch
 from detection_toys import instances, random_boxes
@@ -13,7 +13,7 @@ from chordate.ops.matching import GROUP, Matcher
 
 
 def grid_of_anchors() -> torch.Tensor:
-    """Rounded anchors have many IoU ties, which low-quality matching must handle."""
+    """Anchors `[A, 4]`; they are rounded to have many IoU ties, which low-quality matching must handle."""
     return torch.cat(AnchorGenerator([8, 16, 32], rounded=True)([(16, 16), (8, 8), (4, 4)], (128, 128)))
 
 
@@ -29,11 +29,11 @@ def test_matches_are_torchvisions(seed, counts, thresholds, low_quality, whole_p
     generator = torch.Generator().manual_seed(seed)
     boxes = [random_boxes(count, span=128, generator=generator) for count in counts]
     if whole_pixels:
-        boxes = [(some / 8).round() * 8 + torch.tensor([0.0, 0, 8, 8]) for some in boxes]
+        boxes = [(b / 8).round() * 8 + torch.tensor([0.0, 0, 8, 8]) for b in boxes]
     anchors = grid_of_anchors()
-    overlaps = [box_iou(some, anchors) for some in boxes]
+    overlaps = [box_iou(b, anchors) for b in boxes]
     assume(all((overlap.amax(dim=1) > 0).all() for overlap in overlaps))
-    targets = instances([some.tolist() for some in boxes], slots=24)
+    targets = instances([b.tolist() for b in boxes], slots=24)
     matches = Matcher(*thresholds, low_quality=low_quality)(anchors[None], targets)
     for image, overlap in enumerate(overlaps):
         wanted = TorchvisionMatcher(*thresholds, allow_low_quality_matches=low_quality)(overlap)
@@ -42,7 +42,7 @@ def test_matches_are_torchvisions(seed, counts, thresholds, low_quality, whole_p
         assert torch.equal(matches.gt_index[image][wanted >= 0], wanted[wanted >= 0])
 
 
-def test_an_object_that_touches_no_anchor_makes_none_positive():
+def test_an_object_that_overlaps_no_anchor_is_not_matched():
     far = instances([[[500, 500, 600, 600]]])
     assert not Matcher(0.7, 0.3, low_quality=True)(grid_of_anchors()[None], far).positive.any()
 
@@ -52,17 +52,17 @@ def test_without_objects_every_anchor_is_negative():
     assert matches.negative.all() and not matches.positive.any()
 
 
-def test_padded_objects_change_no_match():
+def test_padding_does_not_change_the_matches():
     boxes = random_boxes(5, span=128).tolist()
-    few, many = (
+    unpadded, padded = (
         Matcher(0.5, 0.3, low_quality=True)(grid_of_anchors()[None], instances([boxes], slots=slots))
         for slots in (5, 32)
     )
-    assert torch.equal(few.positive, many.positive) and torch.equal(few.negative, many.negative)
-    assert torch.equal(few.gt_index, many.gt_index)
+    assert torch.equal(unpadded.positive, padded.positive) and torch.equal(unpadded.negative, padded.negative)
+    assert torch.equal(unpadded.gt_index, padded.gt_index)
 
 
-def test_values_in_empty_slots_change_no_match():
+def test_box_values_in_the_padding_do_not_change_the_matches():
     targets = instances([[[0, 0, 40, 40]]])
     clean = Matcher(0.5, 0.3, low_quality=True)(grid_of_anchors()[None], targets)
     targets.boxes[0, 1:] = torch.tensor([20.0, 20, 100, 100])
@@ -75,10 +75,10 @@ def test_anchors_in_a_crowd_are_neither_positive_nor_negative():
     crowd = instances([[[0, 0, 60, 60]]], crowd=[[True]])
     matches = Matcher(0.5, 0.5, low_quality=True)(candidates, crowd)
     assert not matches.positive.any()
-    assert matches.negative.tolist() == [[False, False, True, True]]  # half of the third lies in the crowd
+    assert matches.negative.tolist() == [[False, False, True, True]]  # half of the third box lies in the crowd
 
 
-def test_an_object_within_a_crowd_is_still_learnt():
+def test_an_object_within_a_crowd_is_still_matched():
     candidates = torch.tensor([[[10.0, 10, 20, 20], [30, 30, 40, 40]]])
     targets = instances([[[0, 0, 60, 60], [10, 10, 20, 20]]], crowd=[[True, False]])
     matches = Matcher(0.5, 0.5)(candidates, targets)

@@ -1,4 +1,4 @@
-"""Copy-paste, mosaic and mixup move polygons, boxes and keypoints like bitmaps of the same objects."""
+"""Copy-paste, mosaic and MixUp of detection samples change polygons, boxes and keypoints as they change bitmaps."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ by_name = pytest.mark.parametrize("transform", MIXING, ids=lambda t: type(t).__n
 
 
 def scene(seed: int, height: int, width: int, instances: int, first_label: int = 0, specks: float = 0.1) -> Sample:
-    """Noise with flower polygons and RLE blobs at random positions, each with its own label; the last is a crowd."""
+    """A noise image with random instances (polygons, decoded RLE), each with its own label; the last is a crowd."""
     random = np.random.default_rng(seed)
     rings = []
     for number in range(instances):
@@ -39,7 +39,7 @@ def scene(seed: int, height: int, width: int, instances: int, first_label: int =
         reach = radius * (1 + 0.3 * np.cos(random.integers(2, 6) * angle))
         ring = np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None] + middle
         ring = orient_clockwise(ring.clip(0, [width, height]).astype(np.float32))
-        if number % 3 == 2:  # as decoded from RLE: along pixel borders, with holes and specks
+        if number % 3 == 2:  # polygons as decoded from RLE: along pixel borders, with holes and specks
             mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [ring.round().astype(np.int32)], 1)
             rings.append(mask_rings(mask * (random.random((height, width)) > specks)))
         else:
@@ -60,20 +60,20 @@ def scene(seed: int, height: int, width: int, instances: int, first_label: int =
     }
 
 
-def offering(sample: Sample, *others: Sample) -> Sample:
-    """The sample, with `partner` returning the others in order."""
+def with_partners(sample: Sample, *others: Sample) -> Sample:
+    """The sample with a function `partner` that returns the next of the other samples at each call."""
     turn = iter(others)
     return {**sample, "partner": lambda: next(turn)}
 
 
 def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
-    """`[M, H, W]` bool: each instance's bitmap in an image of this size."""
+    """Bitmaps `[M, finer * height, finer * width]` bool of the instances; the image has `height` × `width` pixels."""
     whole = torch.tensor([[0.0, 0.0, width, height]]).expand(sample["polygons"].count, 4)
     return rasterize(sample["polygons"], whole, finer * height, finer * width).bool()
 
 
 def rows(sample: Sample) -> dict[int, int]:
-    """Instance index by label."""
+    """Mapping from label to instance index."""
     return {label: row for row, label in enumerate(sample["labels"].tolist())}
 
 
@@ -82,7 +82,7 @@ def test_copy_paste_changes_polygons_as_it_changes_bitmaps(seed: int) -> None:
     below, above = scene(seed, 90, 120, 7), scene(100 + seed, 110, 80, 6, first_label=50)
     height, width = 110, 120
     torch.manual_seed(seed)
-    result = CopyPaste()(offering(below, above))
+    result = CopyPaste()(with_partners(below, above))
     if max(result["labels"]) < 50:
         assert result["image"] is below["image"]  # the random subset was empty
         return
@@ -131,7 +131,7 @@ def test_an_object_is_dropped_if_less_than_a_tenth_of_it_stays_visible() -> None
     for covered, left in ((90, [[90, 0, 100, 100]]), (91, [])):
         for seed in range(9):  # with half of the seeds, the object is pasted
             torch.manual_seed(seed)
-            result = CopyPaste()(offering(square(100, 0), square(covered, 1)))
+            result = CopyPaste()(with_partners(square(100, 0), square(covered, 1)))
             if 1 in result["labels"]:
                 assert result["boxes"][result["labels"] == 0].tolist() == left
 
@@ -140,7 +140,7 @@ def test_keypoints_under_a_pasted_object_are_marked_hidden_as_in_coco() -> None:
     below, above = scene(3, 90, 120, 7), scene(4, 90, 120, 6, first_label=50)
     for seed in range(5):
         torch.manual_seed(seed)
-        result = CopyPaste()(offering(below, above))
+        result = CopyPaste()(with_partners(below, above))
         place = rows(result)
         cover = drawn(above, 90, 120)[[label - 50 for label in place if label >= 50]].any(0)
         for label in range(7):
@@ -153,11 +153,11 @@ def test_keypoints_under_a_pasted_object_are_marked_hidden_as_in_coco() -> None:
     assert result["keypoints"].mirrored.tolist() == [0, 2, 1, 4, 3]
 
 
-def test_copy_paste_pastes_from_none_to_all_but_no_crowd() -> None:
+def test_copy_paste_pastes_any_number_of_objects_but_no_crowd() -> None:
     counts, pasted = set(), set()
     for seed in range(60):
         torch.manual_seed(seed)
-        labels = CopyPaste()(offering(scene(1, 40, 40, 0), scene(2, 40, 40, 5)))["labels"].tolist()
+        labels = CopyPaste()(with_partners(scene(1, 40, 40, 0), scene(2, 40, 40, 5)))["labels"].tolist()
         counts.add(len(labels))
         pasted.update(labels)
     assert counts == {0, 1, 2, 3, 4}
@@ -166,14 +166,14 @@ def test_copy_paste_pastes_from_none_to_all_but_no_crowd() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
-    """Images with three instances; channel i is the coverage of instance i."""
+    """The three channels of a tile's image are the pixel coverages of its first three instances."""
     shapes = [(90, 120), (60, 40), (128, 128), (30, 100)]
     tiles = [scene(10 * seed + n, *shape, 4, first_label=10 * n, specks=0) for n, shape in enumerate(shapes)]
     for tile, (height, width) in zip(tiles, shapes):
         fine = drawn(tile, height, width, finer=4)[:3].float()
         tile["image"] = Image((255 * torch.nn.functional.avg_pool2d(fine, 4)).round().to(torch.uint8))
     torch.manual_seed(seed)
-    result = Mosaic(80)(offering(*tiles))
+    result = Mosaic(80)(with_partners(*tiles))
     assert result["image"].shape == (3, 160, 160)
     fine = drawn(result, 160, 160, finer=4).float()
     got = torch.nn.functional.avg_pool2d(fine, 4)
@@ -189,7 +189,7 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
 
 
 def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() -> None:
-    """Each of four uniform squares fills its quadrant up to the square's size, wherever the mosaic's center is."""
+    """Each of four uniform square images fills its quadrant of the mosaic, up to the image's size, for any center."""
     corners = set()
     for seed in range(30):
         tiles = []
@@ -199,7 +199,7 @@ def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() ->
             tile["boxes"] = BoundingBoxes([[0, 0, 50, 50]], format="XYXY", canvas_size=(50, 50))
             tiles.append(tile)
         torch.manual_seed(seed)
-        result = Mosaic(40)(offering(*tiles))
+        result = Mosaic(40)(with_partners(*tiles))
         ends = [result["boxes"][rows(result)[n]].tolist() for n in range(4)]
         x, y = ends[0][2:]
         corners.add((x, y))
@@ -216,7 +216,7 @@ def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() ->
 
 
 def test_a_mosaic_moves_keypoints_with_their_boxes() -> None:
-    """One keypoint in each corner of the box."""
+    """The keypoints are two opposite corners of each box."""
     tiles = []
     for number in range(4):
         tile = scene(number, 60, 60, 1, first_label=number)
@@ -225,7 +225,7 @@ def test_a_mosaic_moves_keypoints_with_their_boxes() -> None:
         tile["keypoints"] = InstanceKeypoints(corners[None], mirrored=[0, 1], canvas_size=(60, 60))
         tiles.append(tile)
     torch.manual_seed(0)
-    result = Mosaic(60)(offering(*tiles))
+    result = Mosaic(60)(with_partners(*tiles))
     for box, points in zip(result["boxes"].tolist(), result["keypoints"]):
         for (x, y, seen), corner in zip(points.tolist(), (box[:2], box[2:])):
             assert not seen or [x, y] == pytest.approx(corner, abs=1e-3)
@@ -235,15 +235,15 @@ def test_mixup_is_the_weighted_sum_of_two_images_with_the_instances_of_both() ->
     one, two = scene(5, 90, 120, 4), scene(6, 110, 80, 3, first_label=50)
     wide = [torch.tensor(FILL, dtype=torch.float32)[:, None, None].repeat(1, 110, 120) for _ in range(2)]
     wide[0][:, :90, :120], wide[1][:, :110, :80] = one["image"], two["image"]
-    shares = []
+    weights = []
     for seed in range(40):
         torch.manual_seed(seed)
-        result = DetectionMixUp(alpha=1.5)(offering(one, two))
+        result = DetectionMixUp(alpha=1.5)(with_partners(one, two))
         picture = result["image"].float()
         difference = wide[0] - wide[1]
-        share = ((picture - wide[1]) * difference).sum() / difference.square().sum()
-        assert (picture - share * wide[0] - (1 - share) * wide[1]).abs().max() < 1
-        shares.append(float(share))
+        weight = ((picture - wide[1]) * difference).sum() / difference.square().sum()
+        assert (picture - weight * wide[0] - (1 - weight) * wide[1]).abs().max() < 1
+        weights.append(float(weight))
         assert result["labels"].tolist() == [*range(4), 50, 51, 52]
         assert result["crowd"].tolist() == [False, False, False, True, False, False, True]
         for name in ("boxes", "keypoints"):
@@ -251,15 +251,15 @@ def test_mixup_is_the_weighted_sum_of_two_images_with_the_instances_of_both() ->
         want = torch.cat([drawn(one, 110, 120), drawn(two, 110, 120)])
         assert torch.equal(drawn(result, 110, 120), want)
     # Beta(1.5, 1.5): mean 1/2, variance 1/16.
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
-    assert np.std(shares) == pytest.approx(0.25, abs=0.06)
+    assert np.mean(weights) == pytest.approx(0.5, abs=0.1)
+    assert np.std(weights) == pytest.approx(0.25, abs=0.06)
 
 
 @by_name
-def test_images_without_instances_mix_too(transform: Any) -> None:
+def test_images_without_instances_can_be_mixed(transform: Any) -> None:
     for counts in ([0, 0, 0, 0], [3, 0, 0, 0], [0, 3, 3, 3]):
         torch.manual_seed(1)
-        result = transform(offering(*(scene(n, 40, 50, count) for n, count in enumerate(counts))))
+        result = transform(with_partners(*(scene(n, 40, 50, count) for n, count in enumerate(counts))))
         SanitizeInstances()(result)
         assert len(result["boxes"]) <= sum(counts)
 
@@ -282,7 +282,7 @@ def test_p_is_the_fraction_of_samples_that_are_mixed(transform: Any) -> None:
     assert 18 <= mixed <= 42
 
 
-def test_padding_around_a_smaller_image_is_zero_to_the_model() -> None:
+def test_padding_around_a_smaller_image_is_zero_after_normalization() -> None:
     plain = torch.tensor(FILL, dtype=torch.uint8)[None, :, None, None].expand(1, 3, 32, 32)
     assert Normalize()(plain, torch.tensor([[32, 32]])).abs().max() < 0.01
 
@@ -316,7 +316,7 @@ def test_the_error_for_a_classifiers_mixup_in_a_pipeline_names_the_detectors(nam
     "transform",
     [{"type": "CopyPaste", "p": 2}, {"type": "Mosaic", "size": 0}, {"type": "DetectionMixUp", "alpha": 0}],
 )
-def test_impossible_settings_are_refused(transform: dict) -> None:
+def test_invalid_settings_are_refused(transform: dict) -> None:
     with pytest.raises(ConfigError, match=f"^transform {transform['type']}: "):
         build_pipeline([transform])
 
@@ -335,14 +335,14 @@ PIPELINE = [
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     square = [[10, 10, 40, 10, 40, 45, 10, 45]]
-    code = {"size": [80, 60], "counts": [1000, 20, 60, 20, 60, 20, 3620]}
+    rle = {"size": [80, 60], "counts": [1000, 20, 60, 20, 60, 20, 3620]}
     boxes = [annotation(n, n, [10, 10, 30, 35], segmentation=square) for n in range(1, len(SIZES))]
-    boxes.append(annotation(50, 1, [12, 40, 3, 20], category=7, segmentation=code))
-    boxes.append(annotation(51, 4, [5, 5, 50, 60], iscrowd=1, segmentation={**code, "size": [80, 60]}))
+    boxes.append(annotation(50, 1, [12, 40, 3, 20], category=7, segmentation=rle))
+    boxes.append(annotation(51, 4, [5, 5, 50, 60], iscrowd=1, segmentation={**rle, "size": [80, 60]}))
     return write_coco(tmp_path, boxes, sizes=SIZES)
 
 
-def test_mixed_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
+def test_mixed_samples_depend_only_on_seed_epoch_and_index(root: Path) -> None:
     """Samples do not depend on the number of workers or on the batch at which an epoch starts."""
 
     def load(workers: int = 0, epoch: int = 1, start: int = 0, seed: int = 3) -> list[Any]:
@@ -377,11 +377,11 @@ def test_a_partner_has_passed_the_earlier_transforms_and_is_not_mixed_itself(roo
 
     seen: list[Any] = []
 
-    def look(sample: Sample) -> Sample:
+    def record(sample: Sample) -> Sample:
         seen.append(sample["image"].shape)
         return sample
 
-    pipeline = [{"type": "Resize", "size": [32, 32]}, look, Mosaic(48), DetectionMixUp(), CopyPaste()]
+    pipeline = [{"type": "Resize", "size": [32, 32]}, record, Mosaic(48), DetectionMixUp(), CopyPaste()]
     dataset = Counting("annotations.json", "images", data_root=root, pipeline=pipeline, masks=True)
     sample = dataset[0, 2]
     assert len(reads) == 1 + 3 + 1 + 1

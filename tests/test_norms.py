@@ -1,4 +1,4 @@
-"""Norms against torch's layers and torchvision's frozen BatchNorm."""
+"""Normalization layers against torch's layers and torchvision's FrozenBatchNorm2d."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def randomized(norm: nn.Module) -> nn.Module:
     return norm
 
 
-def test_names_make_the_layers_of_torch():
+def test_config_names_build_torchs_norm_layers():
     assert type(make_norm("BN", 8)) is nn.BatchNorm2d
     assert type(make_norm("SyncBN", 8)) is nn.SyncBatchNorm
     assert type(make_norm("FrozenBN", 8)) is FrozenBatchNorm
@@ -25,7 +25,7 @@ def test_names_make_the_layers_of_torch():
     assert type(make_norm(None, 8)) is nn.Identity
 
 
-def test_a_dict_gives_the_layers_arguments_and_is_left_as_it_was():
+def test_a_dict_sets_the_arguments_of_the_norm_layer_and_is_not_modified():
     config = {"type": "GN", "groups": 4}
     assert make_norm(config, 8).num_groups == 4
     assert make_norm({"type": "FrozenBN", "eps": 0.0}, 8).eps == 0.0
@@ -34,11 +34,11 @@ def test_a_dict_gives_the_layers_arguments_and_is_left_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("norm", "says"),
+    ("norm", "message"),
     [("BatchNorm", "unknown norm"), ("GN", "divisible"), ({"type": "BN", "gamma": 1}, "gamma"), ({}, "unknown norm")],
 )
-def test_an_invalid_norm_is_named(norm, says):
-    with pytest.raises(ConfigError, match=says):
+def test_an_invalid_norm_is_a_config_error(norm, message):
+    with pytest.raises(ConfigError, match=message):
         make_norm(norm, 30)
 
 
@@ -55,7 +55,7 @@ def test_frozen_batch_norm_equals_torchvisions(eps, with_grad):
         torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
 
 
-def test_frozen_batch_norm_is_batch_norm_in_evaluation_and_takes_its_state_dict():
+def test_frozen_batch_norm_equals_batch_norm_in_eval_mode_and_loads_its_state_dict():
     theirs = randomized(nn.BatchNorm2d(6)).eval()
     ours = FrozenBatchNorm(6).train()
     assert ours.load_state_dict(theirs.state_dict()).unexpected_keys == []
@@ -74,20 +74,20 @@ def test_frozen_batch_norm_keeps_the_dtype_under_autocast():
         torch.testing.assert_close(y.float(), norm(x.float().detach()), rtol=0.02, atol=0.02)
 
 
-def test_frozen_batch_norm_keeps_no_activation_for_the_backward_pass():
+def test_frozen_batch_norm_saves_no_activation_for_the_backward_pass():
     norm = randomized(FrozenBatchNorm(6))
     x = torch.randn(2, 6, 32, 32, requires_grad=True)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         norm(x)
-    assert max(kept, default=0) <= 6
+    assert max(saved, default=0) <= 6
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_norms_folded_in_half_precision_on_the_gpu_give_full_precisions_maps_and_gradients(kernel, stride):
+def test_folded_norms_in_bfloat16_on_the_gpu_match_float32_outputs_and_gradients(kernel, stride):
     torch.manual_seed(0)
     conv = nn.Conv2d(16, 32, kernel, stride, padding=kernel // 2, bias=False).cuda()
     norm = FrozenBatchNorm(32).cuda()
@@ -95,11 +95,11 @@ def test_norms_folded_in_half_precision_on_the_gpu_give_full_precisions_maps_and
     x = torch.randn(2, 16, 9, 11, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last)
     results = []
     for half in (True, False):
-        given = (x if half else x.float()).clone().requires_grad_()
+        inputs = (x if half else x.float()).clone().requires_grad_()
         with torch.autocast("cuda", torch.bfloat16, enabled=half):
-            out = conv_norm(conv, norm, given) if half else norm(conv(given))
+            out = conv_norm(conv, norm, inputs) if half else norm(conv(inputs))
         out.float().square().mean().backward()
-        results.append([out.float(), given.grad.float(), conv.weight.grad])
+        results.append([out.float(), inputs.grad.float(), conv.weight.grad])
         conv.weight.grad = None
     for folded, plain in zip(*results):
         assert (folded - plain).abs().max() <= 0.02 * plain.abs().max()

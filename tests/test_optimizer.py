@@ -1,4 +1,4 @@
-"""Optimizers: learning rate and weight decay of each parameter; scaling of the learning rate by the batch size."""
+"""Optimizers: learning rate and weight decay of each parameter; scaling of the learning rate with the batch size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """A custom norm layer, as users write it."""
+    """A norm layer defined by the user."""
 
 
 class Model(nn.Module):
@@ -34,7 +34,7 @@ class Model(nn.Module):
 
 
 def rules(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
-    """Learning rate and weight decay of every trainable parameter."""
+    """Mapping from the name of each trainable parameter to (learning rate, weight decay)."""
     groups = parameter_groups(model, 0.1, 0.01, **options)
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {names[p]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -46,24 +46,24 @@ def test_without_rules_all_parameters_share_one_group() -> None:
     assert set(rules(model)) == {name for name, _ in model.named_parameters()}
 
 
-def test_a_part_learns_at_its_own_rate_and_the_longest_prefix_rules() -> None:
-    found = rules(Model(), parts={"backbone": {"lr_mult": 0.1}, "backbone.1": {"lr_mult": 0.5, "decay_mult": 0.0}})
-    assert found["backbone.0.weight"] == pytest.approx((0.01, 0.01))
-    assert found["backbone.1.weight"] == pytest.approx((0.05, 0.0))
-    assert found["backbone_extra.weight"] == pytest.approx((0.1, 0.01))
+def test_parts_have_learning_rates_and_the_longest_prefix_wins() -> None:
+    settings = rules(Model(), parts={"backbone": {"lr_mult": 0.1}, "backbone.1": {"lr_mult": 0.5, "decay_mult": 0.0}})
+    assert settings["backbone.0.weight"] == pytest.approx((0.01, 0.01))
+    assert settings["backbone.1.weight"] == pytest.approx((0.05, 0.0))
+    assert settings["backbone_extra.weight"] == pytest.approx((0.1, 0.01))
 
 
-def test_norm_layers_and_biases_do_not_decay_where_configured() -> None:
-    found = rules(Model(), no_decay=["norm", "bias", "token"])
-    spared = {name for name, (_, decay) in found.items() if decay == 0}
+def test_no_decay_exempts_norm_layers_biases_and_named_parameters_from_weight_decay() -> None:
+    settings = rules(Model(), no_decay=["norm", "bias", "token"])
+    exempt = {name for name, (_, decay) in settings.items() if decay == 0}
     norms = {f"{layer}.{kind}" for layer in ("backbone.1", "neck.0", "neck.1") for kind in ("weight", "bias")}
-    assert spared == norms | {"backbone.0.bias", "backbone_extra.bias", "head.bias", "token"}
+    assert exempt == norms | {"backbone.0.bias", "backbone_extra.bias", "head.bias", "token"}
 
 
-def test_norm_alone_leaves_other_biases_decaying() -> None:
-    found = rules(Model(), no_decay=["norm"])
-    assert found["head.bias"][1] == 0.01
-    assert found["backbone.1.bias"][1] == 0
+def test_no_decay_of_norm_layers_does_not_exempt_other_biases() -> None:
+    settings = rules(Model(), no_decay=["norm"])
+    assert settings["head.bias"][1] == 0.01
+    assert settings["backbone.1.bias"][1] == 0
 
 
 def test_frozen_parameters_are_left_out() -> None:
@@ -81,14 +81,14 @@ def test_one_step_equals_the_formula_of_sgd_with_decay() -> None:
     assert torch.allclose(model.weight, before - 0.05 * (torch.tensor([[1.0, -2.0]]) + 0.01 * before))
 
 
-def test_the_rate_is_linear_in_ranks_times_batch_times_accumulation() -> None:
+def test_the_learning_rate_scales_linearly_with_the_batch_size() -> None:
     sgd = {**SGD, "lr": 0.02}
     assert optimizer_settings({**sgd, "base_batch_size": 16}).scaled_lr(2) == pytest.approx(0.0025)
     assert optimizer_settings(sgd).scaled_lr(2) == 0.02
     assert build_optimizer(Model(), {**SGD, "base_batch_size": 16}, 64).param_groups[0]["lr"] == pytest.approx(0.4)
 
 
-def test_the_trainer_counts_accumulated_batches_into_the_rate(tmp_path: Any) -> None:
+def test_accumulated_batches_count_when_the_learning_rate_is_scaled(tmp_path: Any) -> None:
     trainer = toy_trainer(tmp_path, optimizer={**SGD, "base_batch_size": 16}, accumulate=3, iterations=1)
     trainer.train()
     assert read_log(tmp_path)[0]["lr"] == pytest.approx(0.1 * 4 * 3 / 16)
@@ -103,7 +103,7 @@ def test_adamw_takes_its_own_arguments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"type": "AdamWW"}, 'did you mean "AdamW"'),
         ({"type": "sgd"}, 'did you mean "SGD"'),
@@ -114,14 +114,14 @@ def test_adamw_takes_its_own_arguments() -> None:
         ({"lr": -1.0}, "lr must be ≥ 0, got -1.0"),
     ],
 )
-def test_a_rule_that_matches_no_parameter_is_a_one_line_error(changed: dict[str, Any], told: str) -> None:
+def test_an_invalid_optimizer_setting_is_a_one_line_error(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_optimizer(Model(), {**SGD, **changed}, 16)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_model_that_is_frozen_through_and_through_cannot_be_trained() -> None:
+def test_a_completely_frozen_model_cannot_be_trained() -> None:
     with pytest.raises(ConfigError, match="frozen"):
         build_optimizer(Model().requires_grad_(False), SGD, 16)
 
@@ -132,7 +132,7 @@ def gradient(model: ToyModel, batches: list[Any]) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
 
-def test_clipping_shortens_the_step_to_the_norm_and_logs_the_norm_before(tmp_path: Any) -> None:
+def test_clipping_limits_the_gradient_norm_and_the_norm_before_clipping_is_logged(tmp_path: Any) -> None:
     plain = {"type": "SGD", "lr": 0.1}
     model = ToyModel(dropout=0)
     before = [p.detach().clone() for p in model.parameters()]
@@ -146,7 +146,7 @@ def test_clipping_shortens_the_step_to_the_norm_and_logs_the_norm_before(tmp_pat
     assert step.item() == pytest.approx(0.1 * 1e-2, rel=1e-3)
 
 
-def test_accumulated_small_batches_equal_one_large_batch_also_at_the_end_of_an_epoch(tmp_path: Any) -> None:
+def test_accumulated_small_batches_equal_large_batches_also_at_the_end_of_an_epoch(tmp_path: Any) -> None:
     """Accumulating 11 batches of 2 in groups of 4, 4 and 3 equals steps with batches of 8, 8 and 6."""
     models = []
     for name, batch_size, accumulate in (("small", 2, 4), ("large", 8, 1)):
@@ -173,7 +173,7 @@ def test_accumulated_small_batches_equal_one_large_batch_also_at_the_end_of_an_e
         ("lambw", timm.optim.Lamb),
     ],
 )
-def test_an_optimizer_is_torchs_or_timms_by_its_name(name: str, cls: type[torch.optim.Optimizer]) -> None:
+def test_the_name_of_an_optimizer_is_torchs_or_timms(name: str, cls: type[torch.optim.Optimizer]) -> None:
     optimizer = build_optimizer(Model(), {"type": name, "lr": 0.01, "weight_decay": 0.1, "no_decay": ["bias"]}, 16)
     assert type(optimizer) is cls
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
@@ -182,12 +182,12 @@ def test_an_optimizer_is_torchs_or_timms_by_its_name(name: str, cls: type[torch.
 
 
 @pytest.mark.parametrize("name", ["Kron", "kron", "kronc", "kronw"])
-def test_an_optimizer_that_no_checkpoint_holds_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f'"{name}": it draws random numbers of its own'):
+def test_an_optimizer_whose_random_state_is_in_no_checkpoint_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f'"{name}": it has a random generator'):
         build_optimizer(Model(), {"type": name, "lr": 0.01}, 16)
 
 
-def test_training_with_timms_optimizer_is_training_with_it_by_hand(tmp_path: Any) -> None:
+def test_training_with_timms_optimizer_equals_a_hand_written_loop(tmp_path: Any) -> None:
     torch.manual_seed(0)
     models = [ToyModel(dropout=0) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
@@ -203,7 +203,7 @@ def test_training_with_timms_optimizer_is_training_with_it_by_hand(tmp_path: Any
         assert torch.allclose(ours, theirs, atol=1e-7)
 
 
-def test_an_optimizer_of_ones_own_is_registered_and_its_arguments_are_checked(tmp_path: Any) -> None:
+def test_a_custom_optimizer_can_be_registered_and_its_arguments_are_checked(tmp_path: Any) -> None:
     @OPTIMIZERS.register_module(force=True)
     class StrongSGD(torch.optim.SGD):
         def __init__(self, params: Any, lr: float, strength: PositiveFloat = 1.0):
@@ -243,7 +243,7 @@ def test_an_error_about_a_rule_names_the_file_and_the_setting(tmp_path: Any, rul
     assert "\n" not in str(error.value)
 
 
-def test_a_first_step_that_loss_scaling_skips_leaves_no_trace() -> None:
+def test_a_first_step_skipped_by_loss_scaling_has_no_effect() -> None:
     """After a skipped first step, torch's fused SGD would use an uninitialized momentum buffer."""
     model = nn.Linear(3, 2)
     before = [parameter.detach().clone() for parameter in model.parameters()]

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A wheel built from a copy of the sources (the build writes files there) and installed into a new folder."""
+    """A folder with an installed wheel, built from a copy of the sources because the build writes files there."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     left_out = shutil.ignore_patterns(".*", "build", "work_dirs", "data", "*.egg-info", "tests", "__pycache__")
@@ -50,7 +50,7 @@ def test_a_wheel_puts_one_name_into_site_packages(installed):
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"chordate", "bin"}
 
 
-def test_the_public_names_are_those_of_their_modules_and_importing_them_is_light():
+def test_public_names_are_imported_lazily_from_their_modules():
     import chordate
 
     assert {"build_model", "train", "Backbone", "DatasetMeta", "BACKBONES"} <= {*chordate.__all__}
@@ -62,7 +62,7 @@ def test_the_public_names_are_those_of_their_modules_and_importing_them_is_light
     assert run("import sys, chordate; print('torch' in sys.modules)", ROOT, ROOT).strip() == "False"
 
 
-def test_help_answers_in_under_a_second_without_torch():
+def test_help_takes_less_than_a_second_and_does_not_import_torch():
     code = (
         "import sys\nfrom chordate.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"

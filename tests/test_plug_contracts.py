@@ -39,13 +39,13 @@ DATASETS = {
     "WideImage": "images must be [N, C, H, W] uint8 (or float32, 0 … 255), got Tensor [1, 3, 16, 16] int64",
     "OtherTargets": "targets must be InstanceTargets (its target_type), got Brightness",
     "Empty": "Empty has no samples; there is nothing to load",
-    "NoRead": "NoRead does not implement Dataset.read, which it must",
+    "NoRead": "NoRead does not implement Dataset.read, which is required",
     "NoDataset": "NoDataset is not a subclass of Dataset: derive it from chordate.data.dataset.Dataset",
 }  # fmt: skip
 METRICS = {
     "TextNumbers": "TextNumbers.compute must return numbers, but error is a str",
-    "OneNumber": "OneNumber.compute must return numbers by name, got float",
-    "NoCompute": "NoCompute does not implement Metric.compute, which it must",
+    "OneNumber": "OneNumber.compute must return a dict of numbers, got float",
+    "NoCompute": "NoCompute does not implement Metric.compute, which is required",
     "NoMetric": "NoMetric is not a subclass of Metric: derive it from chordate.model_contracts.Metric",
     "CocoMetric": "CocoMetric needs a dataset with COCO annotations",
     "AccuracyMetric": "AccuracyMetric evaluates Classifications; the model predicts Guess",
@@ -59,7 +59,7 @@ def train(folder: Path, **changed: Any) -> int:
     return main(["train", str(folder / "config.py"), "--work-dir", str(folder / "run")])
 
 
-def test_plugs_that_keep_their_contracts_train(tmp_path: Path) -> None:
+def test_valid_custom_components_can_be_trained(tmp_path: Path) -> None:
     assert train(tmp_path) == 0
     assert list((tmp_path / "run").glob("epoch_1.pt"))
 
@@ -87,7 +87,7 @@ def test_annotations_of_another_type_are_refused_before_training(tmp_path: Path,
 
 
 @pytest.mark.parametrize(("channels", "stride", "wrong"), [(0, 4, "channels"), (8, 0, "stride"), (8, -4, "stride")])
-def test_a_backbone_offers_positive_numbers(channels: int, stride: int, wrong: str) -> None:
+def test_a_backbones_channels_and_strides_must_be_positive(channels: int, stride: int, wrong: str) -> None:
     backbone = Backbone()
     backbone.out_features = {"c2": FeatureSpec(channels, stride)}
     message = rf"Backbone.out_features\['c2'\]: {wrong} must be ≥ 1, got {min(channels, stride)}"
@@ -103,8 +103,8 @@ def test_a_plain_data_loader_is_refused_by_the_trainer(tmp_path: Path) -> None:
     toy_trainer(tmp_path, loader=toy_loader())
 
 
-def test_the_data_that_differ_are_named(tmp_path: Path, capsys) -> None:
-    """If labels of validation and training data differ, the message does not name a model or checkpoint."""
+def test_different_metadata_of_training_and_validation_data_is_an_error(tmp_path: Path, capsys) -> None:
+    """The message compares the validation data with the training data, not with a model or checkpoint."""
     (tmp_path / "named.py").write_text(
         "from broken_plugs import DATASETS, DatasetMeta, Gray\n"
         "@DATASETS.register_module(force=True)\n"

@@ -30,7 +30,7 @@ DETECTOR = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, shapes) -> Path:
-    """A folder with the page's files and the data that its command lines name."""
+    """A folder with the page's files and the datasets that its command lines use."""
     root = tmp_path_factory.mktemp("plugging")
     for name, text in FILES.items():
         (root / name).write_text(text, encoding="utf-8")
@@ -48,7 +48,7 @@ def folder(tmp_path_factory, shapes) -> Path:
 
 
 def run(folder: Path, config: str, monkeypatch, *options: str, command: str = "train") -> Path:
-    """Run the page's command line for a config, shortened by options; returns its work dir."""
+    """Run the page's command line for a config, with options that shorten training; returns the work dir."""
     monkeypatch.chdir(folder)
     (line,) = [words for words in COMMANDS if words[:3] == ["chordate", command, config]]
     assert main(with_options(line, *options)[1:]) == 0
@@ -60,10 +60,10 @@ def weights(work_dir: Path, iteration: int) -> dict[str, torch.Tensor]:
 
 
 def assert_learns(work_dir: Path, part: str) -> None:
-    """The second training step changes every parameter of a part of the model."""
+    """Assert that the second training step changes every parameter whose name starts with `part`."""
     before, after = weights(work_dir, 1), weights(work_dir, 2)
-    moved = {name: not torch.equal(before[name], after[name]) for name in before if name.startswith(part)}
-    assert moved and all(moved.values()), moved
+    changed = {name: not torch.equal(before[name], after[name]) for name in before if name.startswith(part)}
+    assert changed and all(changed.values()), changed
 
 
 def records(work_dir: Path, mode: str) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ def test_the_one_stage_head_trains(folder, monkeypatch):
 
 
 def test_the_one_stage_head_learns_where_one_object_is(folder, monkeypatch):
-    """After training on one image, the model detects that image's object, so targets and predictions agree."""
+    """After training on one image, the model detects its object: training targets and predictions agree."""
     monkeypatch.chdir(folder)
     torch.manual_seed(0)
     model = built(folder, "my_dense_head_config.py").train()
@@ -134,7 +134,7 @@ def test_the_roi_head_trains(folder, monkeypatch):
 
 
 def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
-    """The loss equals equation 4 for three RoIs; the settings of the demo's box head are kept."""
+    """The loss equals equation 4 (Lin et al. 2017) for two RoIs; other settings are the demo's."""
     work_dir = run(folder, "my_loss_config.py", monkeypatch, *DETECTOR)
     assert_learns(work_dir, "box.cls_score.")
     head = built(folder, "my_loss_config.py").box
@@ -151,7 +151,7 @@ def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
 
 
 def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):
-    """Brier's squared error, computed for one labeled pixel of two."""
+    """Cross-entropy plus Brier score of one labeled pixel; a second pixel is unlabeled."""
     monkeypatch.chdir(folder)
     head = built(folder, "my_pixel_loss_config.py").head
     logits = torch.zeros(1, 11, 1, 2)
@@ -161,8 +161,8 @@ def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):
     assert float(head.loss(logits, labels)["semantic"]) == pytest.approx(entropy + squared, rel=1e-5)
 
 
-def test_the_dataset_is_learned(folder, monkeypatch):
-    """Dark and light images labeled in a CSV file; the classes are saved in the checkpoint."""
+def test_the_dataset_trains_a_classifier(folder, monkeypatch):
+    """The dataset reads labels of dark and light images from a CSV file; checkpoints have its classes."""
     work_dir = run(folder, "my_dataset_config.py", monkeypatch, "train_data.workers=0", "val_data.workers=0")
     assert torch.load(work_dir / "best_top1.pt", weights_only=True)["meta"]["classes"] == ["dark", "light"]
     assert records(work_dir, "val")[-1].keys() >= {"top1", "error"}
@@ -186,11 +186,11 @@ def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
     assert records(work_dir, "val")[-1]["count_error"] >= 0
     metric = sys.modules["my_metric"].CountError(None, score_threshold=0.5)
     boxes = torch.tensor([[0.0, 0, 9, 9]] * 4)
-    found = chordate.Detections(boxes, torch.tensor([0.9, 0.6, 0.5, 0.2]), torch.zeros(4, dtype=torch.int64))
+    detections = chordate.Detections(boxes, torch.tensor([0.9, 0.6, 0.5, 0.2]), torch.zeros(4, dtype=torch.int64))
     valid = torch.tensor([[True, True, False], [True, False, False]])
     crowd = torch.tensor([[True, False, False], [False, False, False]])
     targets = chordate.InstanceTargets(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64), valid, crowd)
-    metric.update([found, found[:1]], chordate.Batch(torch.zeros(2, 3, 9, 9), torch.zeros(2, 2), [], targets))
+    metric.update([detections, detections[:1]], chordate.Batch(torch.zeros(2, 3, 9, 9), torch.zeros(2, 2), [], targets))
     assert metric.compute() == {"count_error": 1.0}  # image 0: 3 detections, 1 object; image 1: 1 and 1
 
 
@@ -202,17 +202,17 @@ def test_the_callback_stops_training(folder, monkeypatch):
     assert [record["iteration"] for record in records(work_dir, "val")] == [1]
 
 
-def test_the_optimizer_moves_every_weight_by_the_rate(folder, monkeypatch):
+def test_the_optimizer_changes_every_weight_by_the_learning_rate(folder, monkeypatch):
     options = [option for option in DETECTOR if not option.startswith("schedule")]
     work_dir = run(folder, "my_optimizer_config.py", monkeypatch, *options)
     before, after = weights(work_dir, 1), weights(work_dir, 2)
-    moves = [(after[name] - before[name]).abs() for name in before if name.endswith("conv1.weight")]
-    moves = torch.cat([move.flatten() for move in moves])
-    assert len(moves) > 1000
-    assert ((moves - 1e-3).abs() < 1e-6).float().mean() > 0.99  # a few parameters have gradient 0
+    changes = [(after[name] - before[name]).abs() for name in before if name.endswith("conv1.weight")]
+    changes = torch.cat([move.flatten() for move in changes])
+    assert len(changes) > 1000
+    assert ((changes - 1e-3).abs() < 1e-6).float().mean() > 0.99  # a few parameters have gradient 0
 
 
-def test_the_format_gives_training_its_first_weights(folder, monkeypatch):
+def test_the_format_converts_the_pretrained_weights(folder, monkeypatch):
     theirs = {}
     backbone = built(folder, "my_format_config.py").backbone.state_dict()
     for name, tensor in backbone.items():
@@ -225,7 +225,7 @@ def test_the_format_gives_training_its_first_weights(folder, monkeypatch):
     assert bool((weights(work_dir, STEPS)["backbone.layer1.0.conv1.weight"] == 0.25).all())
 
 
-def test_the_whole_task_runs_by_every_command(folder, monkeypatch, capsys):
+def test_the_custom_task_works_with_every_command(folder, monkeypatch, capsys):
     work_dir = run(folder, "my_task_config.py", monkeypatch)
     assert records(work_dir, "val")[-1]["error"] < 25  # degrees; random guessing has a mean error of 45
     run(folder, "my_task_config.py", monkeypatch, command="browse")
@@ -244,8 +244,8 @@ def test_the_whole_task_runs_by_every_command(folder, monkeypatch, capsys):
     assert "c3:16/8" in capsys.readouterr().out
 
 
-def test_no_plug_of_the_page_is_left_out():
-    """Every module of the page is named by a config, and every config has a command line."""
+def test_every_component_of_the_page_has_a_config_and_a_command():
+    """Every module on the page has a config, and every config has a command line."""
     configs = {name for name in FILES if name.endswith("_config.py")}
     assert {f"{name.removesuffix('.py')}_config.py" for name in FILES if name not in configs} == configs
     assert {words[2] for words in COMMANDS if words[0] == "chordate"} == configs

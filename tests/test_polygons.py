@@ -44,14 +44,14 @@ def polygons() -> Polygons:
 
 
 def drawn(polygons: Polygons, finer: int = 1) -> Tensor:
-    """Each instance as a bitmap of the image at `finer` times its resolution, `[M, finer * H, finer * W]`."""
+    """Bitmaps of the instances at `finer` times the image's resolution, `[M, finer * H, finer * W]`."""
     height, width = polygons.canvas_size
     whole = torch.tensor([[0.0, 0.0, width, height]]).expand(polygons.count, 4)
     return rasterize(polygons, whole, finer * height, finer * width)
 
 
 def coverage(polygons: Polygons) -> Tensor:
-    """The fraction of each pixel that each instance covers, `[M, H, W]`."""
+    """The fraction of each pixel that is covered by each instance, `[M, H, W]`."""
     return avg_pool2d(drawn(polygons, finer=4).float(), 4)
 
 
@@ -106,10 +106,10 @@ def test_a_transform_moves_polygons_as_it_moves_their_bitmaps(name: str, polygon
         assert ((center(got[large]) - center(want[large])).abs() < 0.1).all()
 
 
-def test_every_functional_that_moves_boxes_is_known_for_polygons() -> None:
+def test_every_functional_with_a_kernel_for_boxes_has_one_for_polygons() -> None:
     of_boxes = {functional for functional, kernels in _KERNEL_REGISTRY.items() if BoundingBoxes in kernels}
-    forgotten = {f.__name__ for f in of_boxes if Polygons not in _KERNEL_REGISTRY[f]}
-    assert forgotten <= {"get_size", "to_dtype"}  # these do not move points
+    missing = {f.__name__ for f in of_boxes if Polygons not in _KERNEL_REGISTRY[f]}
+    assert missing <= {"get_size", "to_dtype"}  # these do not move points
 
 
 @pytest.mark.parametrize("transform", [v2.FiveCrop(50), v2.TenCrop(50)])
@@ -119,7 +119,7 @@ def test_transforms_that_make_several_images_are_refused(transform: v2.Transform
 
 
 @pytest.mark.parametrize("transform", [v2.ToDtype(torch.float32), v2.ColorJitter(0.5), v2.Identity()])
-def test_transforms_of_colors_leave_polygons_alone(transform: v2.Transform, polygons: Polygons) -> None:
+def test_color_transforms_do_not_change_polygons(transform: v2.Transform, polygons: Polygons) -> None:
     moved = transform({"image": Image(torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)), "polygons": polygons})
     assert torch.equal(moved["polygons"], polygons)
     assert isinstance(moved["polygons"], Polygons)
@@ -135,7 +135,7 @@ def test_polygons_that_a_crop_cuts_off_do_not_come_back_with_padding(polygons: P
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_clipping_changes_no_polygon_inside_the_canvas(seed: int) -> None:
+def test_clipping_does_not_change_polygons_inside_the_canvas(seed: int) -> None:
     random = np.random.default_rng(seed)
     rings = [random.uniform(-40, 90, (random.integers(3, 12), 2)).astype(np.float32) for _ in range(3)]
     polygons = Polygons.from_rings([rings[:2], [orient_clockwise(rings[2])]], (40, 50))
@@ -148,14 +148,16 @@ def test_clipping_changes_no_polygon_inside_the_canvas(seed: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.floats(0, 1), st.integers(0, 2**32 - 1))
-def test_rings_of_a_bitmap_are_drawn_as_the_same_bitmap(height: int, width: int, share: float, seed: int) -> None:
-    mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
+def test_polygons_traced_from_a_bitmap_rasterize_to_the_same_bitmap(
+    height: int, width: int, fraction: float, seed: int
+) -> None:
+    mask = (np.random.default_rng(seed).random((height, width)) < fraction).astype(np.uint8)
     polygons = Polygons.from_rings([mask_rings(mask)], (height, width))
     assert torch.equal(drawn(polygons)[0], torch.from_numpy(mask))
     assert polygons.areas()[0] == pytest.approx(mask.sum(), abs=1e-3)
 
 
-def test_rings_of_one_direction_are_united_and_opposite_ones_cut_holes() -> None:
+def test_polygons_of_equal_orientation_are_united_and_opposite_ones_cut_holes() -> None:
     outer = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], np.float32)
     inner = outer / 2 + 2
     union = Polygons.from_rings([[outer, inner]], (10, 10))
@@ -202,7 +204,7 @@ def test_box_frame_bitmaps_give_mask_targets_like_fine_supersampling() -> None:
     assert ious.quantile(0.05) > 0.98
 
 
-def test_selecting_instances_renumbers_their_rings(polygons: Polygons) -> None:
+def test_selecting_instances_renumbers_their_polygons(polygons: Polygons) -> None:
     second = polygons.select(torch.tensor([False, True]))
     assert second.count == 1
     assert torch.equal(drawn(second)[0], drawn(polygons)[1])
@@ -230,7 +232,7 @@ def _through_torch_save(value: Polygons) -> Polygons:
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda p: p.clone(), lambda p: pickle.loads(pickle.dumps(p)), _through_torch_save]
 )
-def test_copies_keep_rings_and_canvas(copied, polygons: Polygons) -> None:
+def test_copies_keep_the_polygons_and_the_canvas_size(copied, polygons: Polygons) -> None:
     other = copied(polygons)
     assert isinstance(other, Polygons)
     assert other.canvas_size == (HEIGHT, WIDTH)

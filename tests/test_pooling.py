@@ -12,7 +12,7 @@ from chordate.errors import ConfigError
 from chordate.ops.pooling import RoIPooler
 
 SIDE = 256
-NUMERICS = [(2, False), (0, True), (0, False), (3, True)]  # sampling ratio, aligned
+NUMERICS = [(2, False), (0, True), (0, False), (3, True)]  # (sampling_ratio, aligned)
 
 
 def level_by_level(pooler, features, boxes, image):
@@ -21,9 +21,9 @@ def level_by_level(pooler, features, boxes, image):
     rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
     out = boxes.new_zeros(len(boxes), pooler.channels, pooler.resolution, pooler.resolution)
     for level, (name, stride) in enumerate(zip(pooler.names, pooler.strides)):
-        here = levels == level
-        out[here] = roi_align(
-            features[name], rois[here], pooler.resolution, 1 / stride, pooler.sampling_ratio, pooler.aligned
+        selected = levels == level
+        out[selected] = roi_align(
+            features[name], rois[selected], pooler.resolution, 1 / stride, pooler.sampling_ratio, pooler.aligned
         )
     return out
 
@@ -48,7 +48,7 @@ def odd_boxes() -> torch.Tensor:
 
 
 def assert_equals_level_by_level(pooler, features, boxes, image, ours):
-    """Compare pooled features and gradients with respect to the maps with torchvision's."""
+    """Compare pooled features, and their gradients with respect to the feature maps, with torchvision's."""
     theirs = level_by_level(pooler, features, boxes, image)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     upstream = torch.randn_like(ours)
@@ -75,7 +75,7 @@ def test_cpu_pooling_and_its_gradient_are_roi_aligns(seed, count, numerics, leve
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """The module of the GPU kernel, run by Triton's interpreter on the CPU."""
+    """The module `roi_align_gpu`, whose kernels are run on the CPU by Triton's interpreter."""
     kernels = pytest.importorskip("chordate.ops.roi_align_gpu", reason="needs triton")
     pytest.importorskip("triton", minversion="3.8", reason="needs the interpreter of Triton 3.8")
     from triton.runtime.interpreter import InterpretedFunction
@@ -120,24 +120,24 @@ def test_pooling_on_the_gpu_and_its_gradient_are_roi_aligns(numerics, channels, 
     pooler = RoIPooler(pyramid(channels, 4), 7, *numerics)
     maps = {k: x.to(dtype) for k, x in feature_maps(SIDE, channels).items()}
     exact = {k: x.double().cuda().requires_grad_() for k, x in maps.items()}
-    given = {k: x.cuda().contiguous(memory_format=torch.channels_last).requires_grad_() for k, x in maps.items()}
+    inputs = {k: x.cuda().contiguous(memory_format=torch.channels_last).requires_grad_() for k, x in maps.items()}
     boxes = torch.cat((random_boxes(100, span=SIDE), odd_boxes())).double().cuda()
     image = torch.randint(0, 2, (len(boxes),)).cuda()
-    pooled = pooler(given, boxes, image)
+    pooled = pooler(inputs, boxes, image)
     assert pooled.dtype == dtype
     wanted = level_by_level(pooler, exact, boxes, image)
-    # Box coordinates are float32 for maps in float32 or half precision, and the maps are noise.
+    # The tolerances allow for float32 box coordinates, used with feature maps below float64, on feature maps of noise.
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
     torch.testing.assert_close(pooled.double(), wanted, rtol=0, atol=tolerance)
     upstream = torch.randn_like(pooled)
-    mine = torch.autograd.grad(pooled, list(given.values()), upstream, materialize_grads=True)
+    mine = torch.autograd.grad(pooled, list(inputs.values()), upstream, materialize_grads=True)
     other = torch.autograd.grad(wanted, list(exact.values()), upstream.double(), materialize_grads=True)
     for ours, theirs in zip(mine, other):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-2, atol=10 * tolerance)
 
 
 @pytest.mark.parametrize("numerics", NUMERICS)
-def test_pooling_without_a_host_sync_is_the_same(numerics, monkeypatch):
+def test_pooling_without_a_host_sync_gives_the_same_result(numerics, monkeypatch):
     torch.manual_seed(0)
     pooler = RoIPooler(pyramid(3, 4), 5, *numerics)
     features = {name: x.double() for name, x in feature_maps(SIDE, 3).items()}
@@ -158,7 +158,7 @@ def test_levels_and_numerics_of_torchvision():
     torch.testing.assert_close(ours(features, torch.cat(boxes), image), theirs, rtol=0, atol=1e-10)
 
 
-def test_a_region_of_224_px_belongs_to_stride_16_as_in_the_fpn_paper():
+def test_an_roi_of_224_px_is_pooled_from_stride_16_as_in_the_fpn_paper():
     pooler = RoIPooler(pyramid(3, 4), 7)
     sides = torch.tensor([1.0, 111, 112, 223, 224, 447, 448, 4000])
     boxes = torch.stack((sides * 0, sides * 0, sides, sides), dim=1)
@@ -166,7 +166,7 @@ def test_a_region_of_224_px_belongs_to_stride_16_as_in_the_fpn_paper():
     assert strides == [4, 4, 8, 8, 16, 16, 32, 32]
 
 
-def test_constant_maps_pool_to_the_constant():
+def test_constant_feature_maps_are_pooled_to_the_constant():
     pooler = RoIPooler(pyramid(2, 4), 7)
     features = {name: torch.full_like(x, 3.0) for name, x in feature_maps(SIDE, 2).items()}
     boxes = random_boxes(20, span=SIDE - 40) + 20
@@ -182,11 +182,11 @@ def test_constant_maps_pool_to_the_constant():
     ],
     ids=["other channels", "a level left out"],
 )
-def test_maps_that_are_no_pyramid_are_refused(specs):
-    with pytest.raises(ConfigError, match=r"strides that double; got .*c4|strides that double; got .*p2"):
+def test_feature_maps_that_do_not_form_a_pyramid_are_refused(specs):
+    with pytest.raises(ConfigError, match=r"doubling strides; got .*c4|doubling strides; got .*p2"):
         RoIPooler(specs, 7)
 
 
-def test_no_regions_pool_to_an_empty_tensor():
+def test_pooling_without_rois_returns_an_empty_tensor():
     pooler = RoIPooler(pyramid(3, 4), 7)
     assert pooler(feature_maps(64, 3), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)).shape == (0, 3, 7, 7)

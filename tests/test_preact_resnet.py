@@ -14,7 +14,7 @@ from chordate.weights.formats import timm as timm_names
 
 
 class Theirs(nn.Module):
-    """timm's network with our map names and parameter names."""
+    """timm's network with Chordate's names of feature maps and parameters."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -46,7 +46,7 @@ def pair(depth: int, **options):
 
 
 @pytest.mark.parametrize("depth", [50, 101, *slow(152)])
-def test_every_map_of_preact_resnet_is_timms(depth):
+def test_every_feature_map_of_preact_resnet_is_timms(depth):
     assert_same_maps(*pair(depth), torch.randn(2, 3, 65, 96))
 
 
@@ -80,11 +80,11 @@ def test_weight_counts_of_preact_resnets_are_the_papers(depth, millions):
 
 
 @pytest.mark.parametrize(("depth", "widen"), WIDE_SIZES)
-def test_a_wide_networks_size_is_the_formulas(depth, widen):
-    """Zagoruyko & Komodakis 2016, table 1: three groups of (depth - 4) / 6 blocks, with a projection in the first."""
+def test_parameter_counts_of_wide_resnets_are_the_formulas(depth, widen):
+    """Zagoruyko & Komodakis 2016, table 1: 3 groups of (depth - 4) / 6 blocks; the first of each has a projection."""
     expected, before = 9 * 3 * 16, 16
     for width in (16 * widen, 32 * widen, 64 * widen):
-        expected += before * width  # the projection
+        expected += before * width  # the projection shortcut
         for _ in range((depth - 4) // 6):
             expected += 9 * before * width + 9 * width * width + 2 * before + 2 * width
             before = width
@@ -113,16 +113,16 @@ def test_a_preactivation_block_is_the_papers_formula(shortcut, stride):
     y = active(block.norm1, x)
     inner = F.conv2d(y, block.conv1.weight, stride=stride, padding=1)
     inner = F.conv2d(active(block.norm2, inner), block.conv2.weight, padding=1)
-    carried = x
+    identity = x
     if stride == 2:
-        carried = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 8))
+        identity = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 8))
         if shortcut == "B":
-            carried = F.conv2d(y, block.downsample.weight, stride=2)
-    torch.testing.assert_close(block(x), inner + carried)
+            identity = F.conv2d(y, block.downsample.weight, stride=2)
+    torch.testing.assert_close(block(x), inner + identity)
 
 
 @torch.no_grad()
-def test_the_first_block_carries_the_activated_stem():
+def test_the_first_blocks_shortcut_is_the_activated_stem():
     """Identity Mappings, appendix: "the first activation right after conv1 and before splitting into two paths"."""
     torch.manual_seed(0)
     model = BACKBONES.build({"type": "CifarPreActResNet", "depth": 14, "shortcut": "A", "out": ["c1", "c2"]})
@@ -147,24 +147,24 @@ def test_the_first_block_carries_the_activated_stem():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["wrn16_4_cifar", "preact_resnet164_cifar", "densenet100_12_cifar"])
-def test_without_norms_a_map_is_the_same_whatever_follows_it(name):
+def test_without_norms_a_feature_map_does_not_depend_on_later_stages(name):
     torch.manual_seed(0)
     model = BACKBONES.build({"type": name, "norm": None, "out": ["c2", "c4"] if "dense" not in name else ["c1", "c3"]})
     images = torch.randn(2, 3, 16, 16)
     early = min(model.out_features)
-    alone = BACKBONES.build({"type": name, "norm": None, "out": [early]})
-    alone.load_state_dict({k: v for k, v in model.state_dict().items() if k in alone.state_dict()})
-    torch.testing.assert_close(model(images)[early], alone(images)[early])
+    truncated = BACKBONES.build({"type": name, "norm": None, "out": [early]})
+    truncated.load_state_dict({k: v for k, v in model.state_dict().items() if k in truncated.state_dict()})
+    torch.testing.assert_close(model(images)[early], truncated(images)[early])
 
 
-def test_the_last_map_is_normed_and_the_others_are_bare_sums():
+def test_only_the_last_feature_map_is_normalized_and_activated():
     model = randomize(BACKBONES.build({"type": "wrn16_4_cifar", "out": ["c2", "c3", "c4"]})).eval()
     maps = model(torch.randn(1, 3, 32, 32))
     assert (maps["c4"] >= 0).all() and (maps["c2"] < 0).any() and (maps["c3"] < 0).any()
     assert [tuple(x.shape[1:]) for x in maps.values()] == [(64, 32, 32), (128, 16, 16), (256, 8, 8)]
 
 
-def test_dropout_lies_between_the_convolutions():
+def test_dropout_is_applied_between_the_convolutions():
     block = PreActBlock(8, 8, dropout=0.5).train()
     x = torch.randn(2, 8, 10, 10)
     assert not torch.equal(block(x), block(x))
@@ -181,6 +181,6 @@ def test_dropout_lies_between_the_convolutions():
         ({"type": "PreActResNet", "depth": 50, "output_stride": 4}, "one of 8, 16, 32"),
     ],
 )
-def test_a_wrong_setting_of_a_preact_resnet_is_a_one_line_error(options, message):
+def test_an_invalid_setting_of_a_preact_resnet_is_a_one_line_error(options, message):
     with pytest.raises(ConfigError, match=message):
         BACKBONES.build(options)

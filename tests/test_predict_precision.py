@@ -1,4 +1,4 @@
-"""Models with half-precision weights predict, and boxes, masks and keypoints keep the precision of float32."""
+"""Prediction with half-precision weights; masks and keypoints are computed with float32 coordinates."""
 
 import pytest
 import torch
@@ -11,12 +11,12 @@ HALF = [torch.float16, torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", HALF)
-def test_a_detector_of_half_precision_predicts_about_what_it_does_in_float32(dtype):
+def test_a_half_precision_detector_predicts_about_the_same_as_in_float32(dtype):
     torch.manual_seed(0)
     model = chordate.build_model("mask-rcnn_r18_fpn_demo_shapes", num_classes=5, pretrained=False)
     with torch.no_grad():
         model.box.cls_score.weight.normal_(0, 0.3)
-        model.box.cls_score.bias[-1] = -10  # the background
+        model.box.cls_score.bias[-1] = -10  # lowers the background logit
     image = torch.randint(0, 256, (3, 128, 160), dtype=torch.uint8)
     (expected,) = chordate.predict(model, image)
     (detections,) = chordate.predict(model.to(dtype), image)
@@ -25,7 +25,7 @@ def test_a_detector_of_half_precision_predicts_about_what_it_does_in_float32(dty
 
 
 @pytest.mark.parametrize("dtype", HALF)
-def test_a_classifier_of_half_precision_predicts_what_it_does_in_float32(dtype):
+def test_a_half_precision_classifier_predicts_about_the_same_as_in_float32(dtype):
     torch.manual_seed(0)
     model = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet20_cifar"}, num_classes=5)
     image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
@@ -35,8 +35,8 @@ def test_a_classifier_of_half_precision_predicts_what_it_does_in_float32(dtype):
 
 
 @pytest.mark.parametrize("dtype", HALF)
-def test_maps_of_half_precision_are_placed_as_precisely_as_those_of_float32(dtype):
-    """A custom mask head may output half precision, which cannot represent coordinates far from the origin."""
+def test_half_precision_masks_and_heatmaps_are_placed_as_precisely_as_in_float32(dtype):
+    """A custom head may output half precision, which cannot represent coordinates far from the origin exactly."""
     maps = torch.rand(2, 1, 8, 8).to(dtype)
     boxes = torch.tensor([[1900.3, 20.7, 1980.1, 90.2], [10.4, 5.2, 33.3, 44.4]])
     assert torch.equal(paste_masks(maps[:, 0], boxes, 100, 2000), paste_masks(maps[:, 0].float(), boxes, 100, 2000))

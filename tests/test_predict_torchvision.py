@@ -30,7 +30,7 @@ def pair(files):
             "model.rpn.post_nms_topk": (PROPOSALS, PROPOSALS),
             "model.box.detections_per_image": 10_000,
             "val_data.pipeline": [
-                {"type": "ToDtype", "dtype": "float64"},  # float32 moves boxes beyond the tolerances
+                {"type": "ToDtype", "dtype": "float64"},  # in float32, boxes differ by more than the tolerance
                 {"type": "ResizeShortestEdge", "size": SIDE, "max_size": 10_000, "rounding": "torchvision"},
             ],
         },
@@ -45,9 +45,9 @@ def test_predict_gives_torchvisions_detections(pair, files):
     referee, model = pair
     # One image at a time, as in `predict`, because padding changes results.
     wanted = [referee([read_image(path).double() / 255])[0] for path in files]
-    found = chordate.predict(model, files)
+    ours = chordate.predict(model, files)
     total = equal = 0
-    for theirs, mine in zip(wanted, found, strict=True):
+    for theirs, mine in zip(wanted, ours, strict=True):
         assert len(theirs["scores"]) >= 50 and theirs["labels"].unique().numel() >= 5
         near = (
             ((mine.boxes[:, None] - theirs["boxes"][None]).abs().amax(-1) <= 1e-2)

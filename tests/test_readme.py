@@ -29,12 +29,11 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_the_ten_line_backbone_trains_through_the_tool(folder, shapes, monkeypatch):
+def test_the_custom_backbone_can_be_trained_with_tools_train(folder, shapes, monkeypatch):
     """A user's module, a config that names it, and `tools/train.py` produce a checkpoint and metrics."""
-    few = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0"]
-    done = run(
-        str(ROOT / "tools/train.py"), "my_detector.py", "--data-root", str(shapes), "--cfg-options", *few, cwd=folder
-    )  # fmt: skip
+    options = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0"]
+    arguments = ["my_detector.py", "--data-root", str(shapes), "--cfg-options", *options]
+    done = run(str(ROOT / "tools/train.py"), *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     work_dir = folder / "work_dirs/my_detector"
     assert (work_dir / "last_checkpoint").is_file()
@@ -50,7 +49,7 @@ def test_the_custom_backbone_is_about_ten_lines():
     assert len(lines) <= 16
 
 
-def test_the_dataset_config_inherits(folder):
+def test_the_dataset_config_inherits_from_its_base(folder):
     cfg = chordate.load_config(folder / "cells.py")
     assert cfg.train_data.dataset.annotations == "annotations/train.json"
     assert cfg.train.epochs == 24
@@ -65,7 +64,7 @@ def test_every_name_in_the_readme_exists():
 
 
 def test_the_python_example_runs(folder, monkeypatch):
-    """The code block with `predict` runs on a noise image, with random weights in torchvision's format and in ours."""
+    """The code block with `predict` runs on a noise image with random weights (torchvision's format and Chordate's)."""
     import numpy as np
     import torch
     from loading import checkpoint_of

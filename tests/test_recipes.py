@@ -22,13 +22,13 @@ NAMES = [name for name in list_configs() if re.search(r"_(imagenet|cifar100?|fin
 IMAGENET = [name for name in NAMES if name.endswith("_imagenet")]
 CIFAR = [name for name in NAMES if name.split("_")[-1] in ("cifar10", "cifar100")]
 DOCUMENT = Path(__file__).parents[1] / "docs/classification.md"
-STEPS = {"imagenet": 1_281_167, "cifar": 50_000}  # training images
+TRAIN_IMAGES = {"imagenet": 1_281_167, "cifar": 50_000}  # training images
 
 
-def rates(name: str, epochs: list[float]) -> list[float]:
-    """The learning rate at the beginning of each epoch, at the config's base batch size."""
+def learning_rates(name: str, epochs: list[float]) -> list[float]:
+    """The learning rates at `epochs` (fractions allowed), for the config's base batch size."""
     cfg = load_config(name)
-    images = STEPS["imagenet" if name.endswith("_imagenet") else "cifar"]
+    images = TRAIN_IMAGES["imagenet" if name.endswith("_imagenet") else "cifar"]
     steps = -(-images // cfg.optimizer.base_batch_size)
     total = cfg.train.epochs * steps if cfg.train.get("epochs") else cfg.train.iterations
     schedule = build_schedule(cfg.schedule, total, steps if cfg.train.get("epochs") else 1, steps)
@@ -39,7 +39,7 @@ RESNET = ([0, 29.99, 30, 59.99, 60, 89.99], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
 RESNEXT = ([0, 30, 60, 89.99, 90, 99.99], [0.1, 0.01, 0.001, 0.001, 1e-4, 1e-4])
 SENET = ([0, 30, 60, 89.99, 90, 99.99], [0.6, 0.06, 0.006, 0.006, 6e-4, 6e-4])
 RS = ([0, 2.5, 5, 177.5, 350], [0, 0.8, 1.6, 0.8, 0])  # half a cosine period from epoch 5 to epoch 350
-CONVNEXT = ([0, 10, 20, 160, 300], [0, 2e-3, 4e-3, 2.0005e-3, 1e-6])  # from 20 to 300
+CONVNEXT = ([0, 10, 20, 160, 300], [0, 2e-3, 4e-3, 2.0005e-3, 1e-6])  # half a cosine period from epoch 20 to epoch 300
 FINE = ([0, 15, 30], [5e-5, 2.55e-5, 1e-6])
 WRN = ([0, 59.99, 60, 120, 160, 199.99], [0.1, 0.1, 0.02, 0.004, 8e-4, 8e-4])
 DENSE = ([0, 149.99, 150, 225, 299.99], [0.1, 0.1, 0.01, 0.001, 0.001])
@@ -59,38 +59,38 @@ DENSE = ([0, 149.99, 150, 225, 299.99], [0.1, 0.1, 0.01, 0.001, 0.001])
         ("convnext", *CONVNEXT, 300),
     ],
 )
-def test_imagenet_recipes_have_the_papers_rates_at_the_papers_epochs(start, epochs, wanted, length):
+def test_imagenet_recipes_have_the_papers_learning_rates_at_the_papers_epochs(start, epochs, wanted, length):
     chosen = [name for name in IMAGENET if name.startswith(start) and "_i384_" not in name]
     chosen = [name for name in chosen if start != "resnet" or not name.startswith("resnetrs")]
     assert chosen
     for name in chosen:
-        assert rates(name, epochs) == pytest.approx(wanted, rel=1e-3, abs=1e-12), name
+        assert learning_rates(name, epochs) == pytest.approx(wanted, rel=1e-3, abs=1e-12), name
         assert load_config(name).train.epochs == length
 
 
 @pytest.mark.parametrize("name", ["convnext_base_i384_imagenet", "convnext_large_i384_imagenet"])
-def test_fine_tuning_at_384_px_is_convnexts(name):
-    """Liu et al. 2022, table 6: 30 epochs of batch 512, weight decay 1e-8, layer decay 0.7, no warm-up, no mixing."""
+def test_fine_tuning_at_384_px_has_convnexts_settings(name):
+    """Liu et al. 2022, table 6: 30 epochs of batch 512, weight decay 1e-8, layer decay 0.7, no warm-up or MixUp."""
     cfg = load_config(name)
-    assert rates(name, FINE[0]) == pytest.approx(FINE[1], rel=1e-3)
+    assert learning_rates(name, FINE[0]) == pytest.approx(FINE[1], rel=1e-3)
     optimizer = cfg.optimizer
     assert (optimizer.layer_decay, optimizer.layer_blocks, optimizer.weight_decay) == (0.7, 3, 1e-8)
     assert (cfg.train.epochs, optimizer.base_batch_size, list(cfg.model.mix), cfg.train.ema) == (30, 512, [], None)
 
 
 @pytest.mark.parametrize("name", CIFAR)
-def test_cifar_recipes_have_the_papers_rates_at_the_papers_iterations(name):
+def test_cifar_recipes_have_the_papers_learning_rates_at_the_papers_iterations(name):
     cfg = load_config(name)
     if name.startswith(("wrn", "densenet")):
-        assert rates(name, WRN[0] if name.startswith("wrn") else DENSE[0]) == pytest.approx(
+        assert learning_rates(name, WRN[0] if name.startswith("wrn") else DENSE[0]) == pytest.approx(
             WRN[1] if name.startswith("wrn") else DENSE[1]
         )
         return
     assert cfg.train.iterations == 64_000
     schedule = build_schedule(cfg.schedule, 64_000, 1, 391)
-    found = [0.1 * schedule.factor(i) for i in (0, 399, 400, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    rates = [0.1 * schedule.factor(i) for i in (0, 399, 400, 31_999, 32_000, 47_999, 48_000, 63_999)]
     start = [0.01, 0.01] if any(depth in name for depth in ("110_", "164_", "1001_", "1202_")) else [0.1, 0.1]
-    assert found == pytest.approx([*start, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert rates == pytest.approx([*start, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 # Base batch size, weight decay, Nesterov momentum.
@@ -110,21 +110,21 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(("name", "wanted"), SETTINGS.items())
-def test_sgd_is_the_papers(name, wanted):
+def test_sgd_settings_are_the_papers(name, wanted):
     optimizer = load_config(name).optimizer
     assert (optimizer.base_batch_size, optimizer.weight_decay, optimizer.get("nesterov", False)) == wanted
     assert optimizer.type == "SGD" and optimizer.momentum == 0.9
 
 
 def sides(pipeline: list[dict[str, Any]]) -> set[Any]:
-    """The crop sizes in a pipeline."""
+    """The crop sizes of a pipeline."""
     return {transform["size"] for transform in pipeline if "Crop" in transform["type"]}
 
 
-def test_resnet_rs_has_a_recipe_for_every_row_of_the_family():
+def test_resnet_rs_has_a_recipe_for_every_row_of_the_papers_table():
     rows = {(depth, row.image_size): row for depth, recipes in RESNET_RS.items() for row in recipes}
-    found = {name for name in IMAGENET if name.startswith("resnetrs")}
-    assert found == {f"resnetrs{depth}_i{size}_imagenet" for depth, size in rows} and len(rows) == 11
+    names = {name for name in IMAGENET if name.startswith("resnetrs")}
+    assert names == {f"resnetrs{depth}_i{size}_imagenet" for depth, size in rows} and len(rows) == 11
     for (depth, size), row in rows.items():
         cfg = load_config(f"resnetrs{depth}_i{size}_imagenet")
         model = cfg.model
@@ -134,7 +134,9 @@ def test_resnet_rs_has_a_recipe_for_every_row_of_the_family():
         assert sides(cfg.train_data.pipeline) == sides(cfg.val_data.pipeline) == {size}
         augment = cfg.train_data.pipeline[-1]
         assert (augment.type, augment.num_ops) == ("RandAugment", 2)
-        assert augment.magnitude == min(30, 3 * row.randaugment)  # torchvision's maximum is 30, the authors' 10
+        assert augment.magnitude == min(
+            30, 3 * row.randaugment
+        )  # the maximum is 30 in torchvision and 10 in the authors' code
         assert cfg.train.ema == 0.9999
 
 
@@ -158,7 +160,7 @@ def test_resnets_scale_augmentation_is_that_of_section_3_4():
 
 @pytest.mark.parametrize("name", [*IMAGENET, *CIFAR])
 def test_a_recipe_is_named_after_its_backbone_and_its_data(name):
-    """resnetrs50_i160_imagenet: backbone, image size, data."""
+    """In `resnetrs50_i160_imagenet`: the backbone, the image size in pixels and the dataset."""
     cfg = load_config(name)
     backbone = cfg.model.backbone.type.removesuffix("_cifar")
     assert name.startswith(f"{backbone}_")
@@ -168,12 +170,12 @@ def test_a_recipe_is_named_after_its_backbone_and_its_data(name):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """A data root with small class folders in the layouts of ImageNet, CIFAR and a user's photos."""
+    """A data root with train/, val/ and test/, each with class folders of small images."""
     return write_folders(tmp_path_factory.mktemp("photos"), {"train": 4, "val": 1, "test": 1}, side=32, wider=0)
 
 
 def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str | None = None) -> list[dict[str, Any]]:
-    """Run a few steps of a recipe and an evaluation; returns the lines of the log.
+    """Train and evaluate a recipe for `steps` steps; returns the training records of the log.
 
     Only image size, batch size and number of steps are reduced, and the network is truncated after the feature map
     `cut`.
@@ -219,18 +221,18 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_recipe_of_each_kind_trains(name, photos, tmp_path):
-    found = train(name, photos, tmp_path, steps=2, side=32, cut=KINDS[name])
-    assert len(found) == 2 and all(math.isfinite(line["loss"]) for line in found)
+    records = train(name, photos, tmp_path, steps=2, side=32, cut=KINDS[name])
+    assert len(records) == 2 and all(math.isfinite(line["loss"]) for line in records)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_takes_20_steps(name, photos, tmp_path):
-    found = train(name, photos, tmp_path, steps=20, side=64)
-    assert len(found) == 20 and all(math.isfinite(line["loss"]) for line in found)
+    records = train(name, photos, tmp_path, steps=20, side=64)
+    assert len(records) == 20 and all(math.isfinite(line["loss"]) for line in records)
 
 
-def test_the_documents_two_ways_of_looking_build(tmp_path):
+def test_the_documents_test_time_augmentations_can_be_built(tmp_path):
     blocks = re.findall(r"```python\n# (\w+\.py).*?\n(.*?)```", DOCUMENT.read_text(), flags=re.S)
     assert len(blocks) == 2
     for name, text in blocks:
@@ -239,7 +241,7 @@ def test_the_documents_two_ways_of_looking_build(tmp_path):
         assert model.tta.__class__.__name__ in ("TenCrop", "MultiScale")
 
 
-def test_the_document_has_every_family():
+def test_the_document_names_every_family():
     text = DOCUMENT.read_text()
     for name in [*IMAGENET, *CIFAR]:
         family = re.match(r"[a-z]+", name)[0]

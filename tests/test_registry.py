@@ -1,4 +1,4 @@
-"""Registries: names, variants, wiring, and error messages for wrong names and parts."""
+"""Registries: building from names, variants and dicts, inferred arguments, plug-ins, and error messages."""
 
 import subprocess
 import sys
@@ -19,10 +19,10 @@ from chordate.structures import DatasetMeta
 
 
 class Stem(Backbone):
-    def __init__(self, width: int = 8, told: int | None = None):
+    def __init__(self, width: int = 8, declared: int | None = None):
         super().__init__()
         self.conv = nn.Conv2d(3, width, 3, 4, 1)
-        self.out_features = {"c2": FeatureSpec(told or width, 4)}
+        self.out_features = {"c2": FeatureSpec(declared or width, 4)}
 
     def forward(self, images):
         return {"c2": self.conv(images)}
@@ -42,7 +42,7 @@ def test_builds_from_dict_name_and_variant(registry):
     assert registry.build("stem16").out_features["c2"].channels == 16
 
 
-def test_written_settings_override_a_variants(registry):
+def test_settings_in_a_config_override_the_variants(registry):
     assert registry.build({"type": "stem16", "width": 5}).out_features["c2"].channels == 5
     assert registry.build("stem16").out_features["c2"].channels == 16  # the table of variants is unchanged
 
@@ -52,7 +52,7 @@ def test_built_objects_pass_through(registry):
     assert registry.build(stem) is stem
 
 
-def test_a_built_object_is_held_to_its_contract_too():
+def test_built_objects_are_checked_against_the_contract():
     class Pooled(Protocol):
         out_channels: int
 
@@ -81,18 +81,18 @@ def test_the_error_for_a_misspelled_type_suggests_the_nearest_name():
         NECKS.build({"type": "FPNN"}, in_features={})
 
 
-def test_unknown_argument_names_the_part(registry):
+def test_the_error_for_an_unknown_argument_names_the_class(registry):
     with pytest.raises(ConfigError, match='unknown setting of backbone Stem "widht"; did you mean "width"'):
         registry.build({"type": "Stem", "widht": 4})
 
 
-def test_inferred_settings_may_not_be_written(registry):
+def test_inferred_settings_may_not_be_set_in_a_config(registry):
     with pytest.raises(ConfigError, match="width is inferred"):
         registry.build({"type": "Stem", "width": 4}, width=8)
 
 
 @pytest.mark.parametrize("config", [5, {"depth": 50}, None])
-def test_a_value_that_is_no_config_is_refused(registry, config):
+def test_a_value_that_is_not_a_config_is_refused(registry, config):
     if isinstance(config, dict):
         with pytest.raises(ConfigError, match="a dict with `type`"):
             registry.build(config)
@@ -105,7 +105,7 @@ def test_near_names_ignore_case():
     assert near_names("RESNET50", ["resnet50", "resnext50", "vgg"])[0] == "resnet50"
 
 
-def test_parts_that_do_not_fit_together_are_both_named():
+def test_the_error_for_a_missing_feature_map_names_both_parts():
     stem = Stem()
     stem.name = "Stem-8"
     with pytest.raises(ConfigError) as caught:
@@ -118,10 +118,10 @@ def test_a_backbone_without_out_features_is_an_error_with_the_remedy():
         offered(nn.Identity())
 
 
-def test_a_backbone_whose_maps_differ_from_out_features_is_refused():
+def test_a_backbone_whose_feature_maps_differ_from_out_features_is_refused():
     check_outputs(Stem())
     with pytest.raises(ConfigError, match=r"declares c2 \(99 ch, stride 4\).*returned \[2, 8, 32, 32\]"):
-        check_outputs(Stem(told=99))
+        check_outputs(Stem(declared=99))
 
 
 class ReadsAValue(Stem):
@@ -144,7 +144,7 @@ class ReadsAnArray(Stem):
 
 
 @pytest.mark.parametrize("kind", [ReadsAValue, HoldsAPlainTensor, ReadsAnArray])
-def test_a_backbone_that_needs_values_is_not_refused(kind):
+def test_a_backbone_whose_forward_reads_tensor_values_is_accepted(kind):
     assert build_backbone({"type": kind})(torch.ones(1, 3, 8, 8))["c2"].shape == (1, 8, 2, 2)
 
 
@@ -156,49 +156,52 @@ def test_a_forward_that_fails_is_a_one_line_error():
 
 
 class Halved(Neck):
-    """A neck with one map, p3, half the size of c2."""
+    """A neck with one feature map, p3, which has half the size of c2."""
 
-    def __init__(self, in_features, told: FeatureSpec, wants: str = "c2"):
+    def __init__(self, in_features, declared: FeatureSpec, input: str = "c2"):
         super().__init__()
-        self.wants = wants
+        self.input = input
         self.conv = nn.Conv2d(in_features["c2"].channels, 6, 3, 2, 1)
-        self.out_features = {"p3": told}
+        self.out_features = {"p3": declared}
 
     def forward(self, features):
-        return {"p3": self.conv(features[self.wants])}
+        return {"p3": self.conv(features[self.input])}
 
 
 @pytest.mark.parametrize(
-    ("told", "wants", "message"),
+    ("declared", "input", "message"),
     [
         (FeatureSpec(6, 8), "c2", None),
         (FeatureSpec(7, 8), "c2", r"^Halved declares p3 \(7 ch, stride 8\), .*returned \[2, 6, 16, 16\]$"),
         (FeatureSpec(6, 4), "c2", r"^Halved declares p3 \(6 ch, stride 4\), .*returned \[2, 6, 16, 16\]$"),
-        (FeatureSpec(6, 8), "c9", "^Halved: forward fails for the maps of Stem: 'c9'$"),
+        (FeatureSpec(6, 8), "c9", "^Halved: forward fails for the feature maps of Stem: 'c9'$"),
     ],
     ids=str,
 )
-def test_a_neck_whose_maps_differ_from_out_features_is_refused(told, wants, message):
+def test_a_neck_whose_feature_maps_differ_from_out_features_is_refused(declared, input, message):
     def build():
         return OneStageDetector(
-            DatasetMeta(classes=("a",)), Stem(), "RetinaHead", neck={"type": Halved, "told": told, "wants": wants}
+            DatasetMeta(classes=("a",)),
+            Stem(),
+            "RetinaHead",
+            neck={"type": Halved, "declared": declared, "input": input},
         )
 
     if message is None:
-        assert build().head_features == {"p3": told}
+        assert build().head_features == {"p3": declared}
     else:
         with pytest.raises(ConfigError, match=message):
             build()
 
 
-def test_checking_leaves_every_part_in_its_own_mode():
+def test_check_outputs_restores_the_mode_of_every_module():
     stem = Stem()
     stem.frozen, stem.free = nn.BatchNorm2d(8).eval(), nn.BatchNorm2d(8)
     check_outputs(stem)
     assert (stem.training, stem.frozen.training, stem.free.training) == (True, False, True)
 
 
-def test_checking_changes_no_mode_and_no_state():
+def test_check_outputs_changes_neither_mode_nor_state_dict():
     stem = nn.Sequential(Stem(), nn.BatchNorm2d(8))
     before = {k: v.clone() for k, v in stem.state_dict().items()}
     check_outputs(stem[0])
@@ -208,7 +211,7 @@ def test_checking_changes_no_mode_and_no_state():
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory) -> subprocess.CompletedProcess[str]:
-    """A process with two installed packages that have an entry point in `chordate.plugins`, one of them broken."""
+    """The completed process of a script, with two plug-in packages installed, one of which fails to import."""
     folder = tmp_path_factory.mktemp("packages")
     (folder / "spine.py").write_text(
         "from torch import nn\n"
@@ -239,19 +242,19 @@ def test_an_installed_packages_entry_point_registers_its_plugs(plugins):
     assert plugins.stdout.strip() == "Spine ['resnet50']", plugins.stderr
 
 
-def test_a_broken_plugin_is_named_and_left_out(plugins):
+def test_a_broken_plugin_is_skipped_with_a_warning(plugins):
     assert plugins.returncode == 0
     assert "plug-in broken (broken_spine) could not be imported: no such luck" in plugins.stderr
 
 
-def test_importing_chordate_is_light():
+def test_importing_chordate_does_not_import_torch():
     code = "import chordate, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.stdout.strip() == "False"
 
 
-def test_a_subclass_that_hands_on_its_settings_keeps_those_that_it_inherits(tmp_path):
-    """A subclass inherits settings in code (`**settings` for the parent's constructor) and in configs."""
+def test_a_subclass_that_passes_settings_on_inherits_the_base_configs_values(tmp_path):
+    """The subclass passes `**settings` on to its base class; in a config, it inherits the base config's values."""
     from chordate.heads.box import BoxHead
 
     class FocalBox(BoxHead):

@@ -45,7 +45,7 @@ def pair(depth: int, **options) -> tuple[ResNet, nn.Module]:
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_every_map_equals_torchvisions_in_evaluation(depth):
+def test_every_feature_map_equals_torchvisions_in_eval_mode(depth):
     ours, theirs = pair(depth, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TORCHVISION), torch.randn(2, 3, 65, 96), tolerance=1e-5)
 
@@ -60,11 +60,11 @@ def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
 
 @pytest.mark.parametrize("name", ["resnet18d", "resnet50c", "resnet50d"])
 def test_deep_stems_and_pooled_shortcuts_are_timms(name):
-    """Image sizes need not be multiples of the stride: the pooling of shortcut D handles borders differently."""
+    """Image sizes are no multiples of the stride, to compare how the pooling of shortcut D treats borders."""
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 75, 97), tolerance=1e-5)
-    if name == "resnet50d":  # this variant has every feature of the others
+    if name == "resnet50d":  # this variant has the deep stem and the pooled shortcuts of the others
         assert_same_step(ours, extractor(theirs, TIMM), torch.randn(2, 3, 40, 40))
 
 
@@ -79,7 +79,7 @@ def test_dilation_in_place_of_stride_is_torchvisions(output_stride):
 
 @pytest.mark.parametrize("output_stride", [16, 8])
 @pytest.mark.parametrize("name", ["resnet50d", "seresnet18"])
-def test_dilation_in_place_of_stride_is_timms_where_there_are_pools_and_squeezes(name, output_stride):
+def test_dilation_in_place_of_stride_is_timms_with_pooled_shortcuts_or_squeeze_and_excitation(name, output_stride):
     theirs = referee(lambda: timm.create_model(name, output_stride=output_stride))
     ours = with_weights_of(theirs, name, out=MAPS, output_stride=output_stride)
     theirs.eval()
@@ -90,11 +90,11 @@ def test_dilation_in_place_of_stride_is_timms_where_there_are_pools_and_squeezes
     assert_same_maps(ours, maps_of, torch.randn(1, 3, 75, 96), tolerance=1e-5)
 
 
-@pytest.mark.parametrize(("output_stride", "rate"), [(16, 2), (8, 4)])
-def test_multi_grid_multiplies_the_rate_of_c5(output_stride, rate):
-    """Chen et al. 2017, section 3.2.1: at output stride 16, the rates of (1, 2, 4) are 2 · (1, 2, 4).
+@pytest.mark.parametrize(("output_stride", "dilation"), [(16, 2), (8, 4)])
+def test_multi_grid_multiplies_the_dilation_of_c5(output_stride, dilation):
+    """Chen et al. 2017, section 3.2.1: at output stride 16, multi-grid (1, 2, 4) has dilations 2 · (1, 2, 4).
 
-    As in Detectron2, the rate applies to every 3×3 of the block, including the first.
+    As in Detectron2, the 3×3 convolutions of all blocks of the stage are dilated, including the first.
     """
     ours, theirs = pair(
         50,
@@ -103,8 +103,8 @@ def test_multi_grid_multiplies_the_rate_of_c5(output_stride, rate):
         theirs={"replace_stride_with_dilation": [False, output_stride == 8, True]},
     )
     for block, factor in zip(theirs.layer4, (1, 2, 4)):
-        block.conv2.dilation = block.conv2.padding = (rate * factor, rate * factor)
-    if output_stride == 8:  # also for the first block of layer3, where torchvision uses rate 1
+        block.conv2.dilation = block.conv2.padding = (dilation * factor, dilation * factor)
+    if output_stride == 8:  # also in the first block of layer3, which torchvision does not dilate
         theirs.layer3[0].conv2.dilation = theirs.layer3[0].conv2.padding = (2, 2)
     expected = extractor(theirs, {name: key for name, key in TORCHVISION.items() if key != "c1"})
     assert_same_maps(ours, expected, torch.randn(1, 3, 96, 96), tolerance=1e-5)
@@ -117,7 +117,7 @@ def test_dilations_of_a_stage_can_be_set():
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_the_depth_is_the_number_of_layers_on_the_way(depth):
+def test_the_depth_counts_convolutions_and_the_classifier(depth):
     model = on_meta(f"resnet{depth}")
     convs = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d) and "downsample" not in name]
     assert len(convs) + 1 == depth  # convolutions plus the classifier
@@ -132,7 +132,7 @@ def test_shortcuts_of_option_a_have_no_parameters_and_flops(depth, billions):
 
 
 @pytest.mark.parametrize("name", sorted(RESNET))
-def test_every_resnet_variant_has_the_channels_and_strides_it_offers(name):
+def test_every_resnet_variant_has_the_declared_channels_and_strides(name):
     model = on_meta(name, out=MAPS)
     check_outputs(model)
     assert [spec.stride for spec in model.out_features.values()] == [2, 4, 8, 16, 32]
@@ -152,11 +152,11 @@ def test_every_resnet_variant_has_the_channels_and_strides_it_offers(name):
     ids=str,
 )
 @pytest.mark.parametrize("depth", [18, 50])
-def test_every_resnet_switch_keeps_the_channels_and_strides_offered(depth, options):
+def test_every_resnet_option_keeps_the_declared_channels_and_strides(depth, options):
     check_outputs(on_meta(f"resnet{depth}", **options), options.get("in_channels", 3))
 
 
-def test_caffe_style_strides_in_the_first_convolution():
+def test_caffe_style_has_the_stride_in_the_first_convolution():
     for style, expected in (("pytorch", [(1, 1), (2, 2)]), ("caffe", [(2, 2), (1, 1)])):
         block = on_meta("resnet50", style=style).layer2[0]
         assert [block.conv1.stride, block.conv2.stride] == expected
@@ -189,7 +189,7 @@ def test_a_plain_network_has_no_shortcuts(name):
     class NoAddition(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             added = func.overloadpacket in (torch.ops.aten.add, torch.ops.aten.add_) and args[0].dim() == 4
-            assert not added  # no maps are added (a norm adds eps to the variance)
+            assert not added  # no feature maps are added (a norm may add eps to the variance)
             return func(*args, **(kwargs or {}))
 
     model = referee(lambda: BACKBONES.build({"type": name, "out": ["c5"]})).eval()
@@ -206,8 +206,8 @@ def test_a_plain_network_has_no_shortcuts(name):
 
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
-def test_a_branch_that_is_dropped_leaves_the_shortcut_and_the_others_make_up_for_it(block):
-    """Stochastic depth (Huang et al. 2016), per image; kept branches are divided by the probability to be kept."""
+def test_stochastic_depth_drops_branches_per_image_and_rescales_the_kept_ones(block):
+    """Stochastic depth (Huang et al. 2016), per image; kept branches are divided by the survival probability."""
     width = 64 // block.expansion
     always, sometimes = (block(64, width, norm="FrozenBN", drop=drop) for drop in (0.0, 0.25))
     randomize(always)
@@ -280,7 +280,7 @@ def test_resnet_traces_as_one_graph(name, options):
     (last,) = model.out
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     images = torch.randn(2, 3, 32, 32)
-    losses = [f(images)[last].square().mean() for f in (compiled, model)]  # batch statistics
+    losses = [f(images)[last].square().mean() for f in (compiled, model)]  # in training mode, with batch statistics
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*(torch.autograd.grad(loss, model.layer2[0].conv2.weight)[0] for loss in losses))
 
@@ -288,7 +288,7 @@ def test_resnet_traces_as_one_graph(name, options):
 @pytest.mark.parametrize(
     ("depth", "stem", "shortcut"), [(18, "7x7", "B"), (50, "deep", "D"), (50, "deep-strided", "C")]
 )
-def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth, stem, shortcut):
+def test_a_thin_network_equals_the_full_one_with_the_additional_weights_at_zero(depth, stem, shortcut):
     options = {"stem": stem, "shortcut": shortcut, "out": MAPS}
     thin = randomize(ResNet(depth, base_channels=16, **options)).eval()
     whole = ResNet(depth, **options).eval()
@@ -307,12 +307,12 @@ def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth,
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"depth": 51}, "one of 18, 34, 50, 101, 152, .* got 51"),
         ({"depth": 50, "style": "tensorflow"}, 'style must be one of "pytorch", "caffe", got "tensorflow"'),
         ({"depth": 50, "shortcut": "E"}, "shortcut must be one of"),
-        ({"depth": 50, "out": ["c6"]}, 'unknown ResNet-50 map "c6"'),
+        ({"depth": 50, "out": ["c6"]}, 'unknown ResNet-50 feature map "c6"'),
         ({"depth": 50, "out": []}, "out must be a list of strings with at least 1 item"),
         ({"depth": 50, "frozen_stages": 5}, "frozen_stages must be -1 .* got 5"),
         ({"depth": 50, "output_stride": 4}, "output_stride must be one of 8, 16, 32, got 4"),
@@ -327,7 +327,7 @@ def test_a_thin_network_is_the_usual_one_with_most_of_its_weights_at_zero(depth,
     ],
     ids=str,
 )
-def test_a_wrong_setting_of_a_resnet_is_a_one_line_error(options, says):
-    with pytest.raises(ConfigError, match=says) as caught:
+def test_an_invalid_setting_of_a_resnet_is_a_one_line_error(options, message):
+    with pytest.raises(ConfigError, match=message) as caught:
         BACKBONES.build({"type": "ResNet", **options})
     assert "\n" not in str(caught.value)

@@ -23,7 +23,7 @@ MAPS = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": 
 
 
 @pytest.mark.parametrize("depth", [DEPTHS[0], *slow(*DEPTHS[1:])])
-def test_maps_and_a_training_step_of_resnet_rs_are_timms(depth):
+def test_feature_maps_and_a_training_step_of_resnet_rs_are_timms(depth):
     torch.manual_seed(0)
     theirs = referee(lambda: timm.create_model(f"resnetrs{depth}"))
     ours = with_weights_of(theirs, f"resnetrs{depth}", out=list(MAPS.values()))
@@ -32,7 +32,7 @@ def test_maps_and_a_training_step_of_resnet_rs_are_timms(depth):
 
 
 @pytest.mark.parametrize("depth", [50, 101, 152, 200, *slow(270, 350, 420)])
-def test_every_resnet_rs_depth_has_timms_names_and_the_channels_it_offers(depth):
+def test_every_resnet_rs_depth_has_timms_parameter_names_and_the_declared_channels(depth):
     ours = on_meta(f"resnetrs{depth}", out=list(MAPS.values()))
     with torch.device("meta"):
         assert_same_names_and_shapes(ours, timm.create_model(f"resnetrs{depth}"))
@@ -40,8 +40,8 @@ def test_every_resnet_rs_depth_has_timms_names_and_the_channels_it_offers(depth)
     assert ours.name == f"ResNet-RS-{depth}"
 
 
-# Bello et al. 2021, the table of ResNet-RS: depth, image size, parameters in millions, FLOPs in billions (one
-# multiply-add is two).
+# Bello et al. 2021, the table of ResNet-RS: depth, image size, parameters in millions, FLOPs in billions (a
+# multiply-add counts as two).
 SMALLER = [
     (50, 160, 36, 4.6),
     (101, 160, 64, 8.4),
@@ -69,7 +69,7 @@ def test_parameters_and_flops_are_the_papers(depth, image_size, millions, billio
     assert 2 * multiply_adds == pytest.approx(billions, abs=0.05 if billions < 10 else 0.51)
 
 
-def test_every_resnet_rs_network_of_the_table_has_a_recipe():
+def test_every_row_of_the_resnet_rs_table_has_a_recipe():
     assert [(depth, recipe.image_size) for depth in DEPTHS for recipe in RECIPES[depth]] == [
         row[:2] for row in SMALLER + LARGER
     ]

@@ -19,16 +19,18 @@ def _seed():
 
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", *slow("resnext101_32x8d", "resnext101_64x4d")])
-def test_maps_and_a_training_step_of_resnext_are_torchvisions(name):
+def test_feature_maps_and_a_training_step_of_resnext_are_torchvisions(name):
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     ours = with_weights_of(theirs, name, out=list(TORCHVISION.values()))
     assert_same_maps(ours, extractor(theirs, TORCHVISION), torch.randn(2, 3, 64, 64), tolerance=1e-5)
     theirs = extractor(theirs, {"layer4": "c5"})
-    assert_same_step(ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32)  # float32 suffices: same operations
+    assert_same_step(
+        ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32
+    )  # float32 suffices for equal operations
 
 
 @pytest.mark.slow
-def test_resnext101_32x4d_has_timms_maps_and_training_step():
+def test_feature_maps_and_a_training_step_of_resnext101_32x4d_are_timms():
     theirs = referee(lambda: timm.create_model("resnext101_32x4d"))
     ours = with_weights_of(theirs, "resnext101_32x4d", out=list(TIMM.values()))
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 64, 64), tolerance=1e-5)
@@ -36,7 +38,7 @@ def test_resnext101_32x4d_has_timms_maps_and_training_step():
 
 
 @pytest.mark.parametrize(("cardinality", "width"), [(1, 64), (2, 40), (4, 24), (8, 14), (32, 4)])
-def test_more_paths_are_narrower_for_the_same_cost(cardinality, width):
+def test_blocks_of_every_cardinality_have_about_the_same_number_of_weights(cardinality, width):
     """Xie et al. 2017, table 2 and equation 4: a block of c2 has C · (256 · d + 3 · 3 · d · d + d · 256) weights."""
     block = on_meta("resnet50", groups=cardinality, group_width=width, out=["c2"]).layer1[1]
     weights = sum(conv.weight.numel() for conv in (block.conv1, block.conv2, block.conv3))
@@ -45,7 +47,7 @@ def test_more_paths_are_narrower_for_the_same_cost(cardinality, width):
 
 
 @pytest.mark.parametrize("name", sorted(RESNEXT))
-def test_every_resnext_variant_has_the_channels_and_strides_it_offers(name):
+def test_every_resnext_variant_has_the_declared_channels_and_strides(name):
     model = on_meta(name, out=["c1", "c2", "c3", "c4", "c5"])
     check_outputs(model)
     assert model.name == "ResNeXt-" + name.removeprefix("resnext").replace("_", "-")

@@ -19,12 +19,12 @@ from chordate.errors import CheckpointError
 from chordate.training.callbacks import ValidationLoss
 from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint
 
-# The toy's six batches are accumulated in groups of four and two: two iterations per epoch, eight in all.
+# The six batches of an epoch are accumulated in groups of four and two: two iterations × four epochs.
 ITERATIONS = 8
 
 
 def in_process(function: Callable[..., None], *arguments: Any, **options: Any) -> int | None:
-    """Run a function in a separate process, forked from one that has imported everything; returns its exit code."""
+    """Run a function in a process forked from a server with all imports done; returns the exit code."""
     process = forkserver().Process(target=function, args=arguments, kwargs=options)
     process.start()
     process.join(120)
@@ -52,7 +52,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """The losses of all iterations, the evaluations and the final weights, EMA, optimizer and generators are equal."""
+    """Assert equal losses, evaluations, and final weights, EMA, optimizer and random-generator states."""
     assert read_log(one) == read_log(other)
     assert read_log(one, "val") == read_log(other, "val")
     a, b = (read_checkpoint(folder / "epoch_4.pt") for folder in (one, other))
@@ -67,7 +67,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# (where to kill, at which call); checkpoints are saved after iterations 2, 3, 4, 6, 8, the best after evaluations.
+# (point at which the process is killed, occurrence). Checkpoints are saved after iterations 2, 3, 4, 6 and 8, and the
+# best checkpoint after evaluations.
 KILLS = [
     ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints
@@ -104,7 +105,7 @@ def test_a_training_killed_many_times_ends_with_the_same_weights(tmp_path: Path,
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_ends_training_after_the_iteration_with_everything_saved(
+def test_a_signal_ends_training_after_the_iteration_with_a_checkpoint(
     tmp_path: Path, whole: Path, name: str, status: int
 ) -> None:
     assert in_process(train, tmp_path, 0, (name, 5)) == status
@@ -114,10 +115,10 @@ def test_a_signal_ends_training_after_the_iteration_with_everything_saved(
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM to all", 143), ("SIGINT to all", 130)])
-def test_a_signal_that_the_loaders_workers_get_too_ends_training_as_one_to_the_trainer_alone(
+def test_a_signal_to_trainer_and_workers_ends_training_like_one_to_the_trainer(
     tmp_path: Path, whole: Path, name: str, status: int
 ) -> None:
-    """Ctrl-C and SLURM signal all processes of a process group."""
+    """Ctrl-C and SLURM send signals to all processes of a process group."""
     assert in_process(train, tmp_path, 2, (name, 5)) == status
     assert CheckpointFolder(tmp_path).newest() == tmp_path / "iteration_5.pt"
     assert in_process(train, tmp_path, 2, resume=True) == 0
@@ -125,7 +126,7 @@ def test_a_signal_that_the_loaders_workers_get_too_ends_training_as_one_to_the_t
 
 
 class Stops(ToyMetric):
-    """A metric that counts batches and evaluations; sends SIGTERM to its process in `batch` (from 1; 0 for never)."""
+    """A metric that counts batches and evaluations; the process gets SIGTERM in the `batch`-th batch (0: never)."""
 
     def __init__(self, batch: int = 0):
         super().__init__()
@@ -143,7 +144,7 @@ class Stops(ToyMetric):
 
 
 def evaluated_training(folder: Path, metric: ToyMetric, stops: bool = False, **options: Any) -> None:
-    """Train like the uninterrupted run, with two batches per evaluation; with `stops`, SIGTERM must end the run."""
+    """Train as in the uninterrupted run, two batches per evaluation; if `stops`, assert that SIGTERM ends the run."""
     options = {"val_loader": toy_loader(6, training=False), "metric": metric, **SETTINGS, **options}
     trainer = toy_trainer(folder, **options)
     if not stops:
@@ -154,10 +155,10 @@ def evaluated_training(folder: Path, metric: ToyMetric, stops: bool = False, **o
     assert stopped.value.code == 128 + signal.SIGTERM
 
 
-def test_a_signal_before_an_evaluation_leaves_the_evaluation_to_the_resume(tmp_path: Path, whole: Path) -> None:
+def test_a_signal_before_an_evaluation_leaves_it_to_the_resumed_run(tmp_path: Path, whole: Path) -> None:
     metric = Stops()
     evaluated_training(tmp_path, metric, stops=True, callbacks=[Signal(4, signal.SIGTERM)])
-    assert (metric.batches, metric.computed) == (2, 1)  # after iteration 2, not after 4
+    assert (metric.batches, metric.computed) == (2, 1)  # evaluated after iteration 2, not after 4
     assert CheckpointFolder(tmp_path).newest() == tmp_path / "epoch_2.pt"
     evaluated_training(tmp_path, Stops(), resume=True)
     assert_same_training(whole, tmp_path)
@@ -177,7 +178,7 @@ def test_a_signal_in_an_evaluation_ends_it_after_the_batch(tmp_path: Path, whole
     assert_same_training(whole, tmp_path)
 
 
-def test_a_signal_in_an_evaluation_between_checkpoints_saves_first(tmp_path: Path) -> None:
+def test_a_signal_in_an_evaluation_between_checkpoints_saves_a_checkpoint(tmp_path: Path) -> None:
     options: dict[str, Any] = {"save_every": 0, "save_every_iterations": None}
     evaluated_training(tmp_path / "whole", Stops(), **options)
     evaluated_training(tmp_path / "stopped", Stops(3), stops=True, **options)
@@ -187,7 +188,7 @@ def test_a_signal_in_an_evaluation_between_checkpoints_saves_first(tmp_path: Pat
         assert read_log(tmp_path / "whole", mode) == read_log(tmp_path / "stopped", mode)
 
 
-def test_an_evaluation_due_by_earlier_settings_outlives_a_signal_in_another_folder(tmp_path: Path) -> None:
+def test_a_pending_evaluation_survives_a_signal_after_a_resume_into_another_folder(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     options: dict[str, Any] = {"epochs": None, "eval_every": 0, "save_every_iterations": None}
     evaluated_training(a, Stops(), **options, iterations=2)
@@ -221,7 +222,7 @@ def test_a_signal_in_the_validation_loss_ends_it_after_the_batch(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["lamb", "adan"])
-def test_a_resume_is_exact_where_the_optimizer_counts_steps_in_its_groups(tmp_path: Path, name: str) -> None:
+def test_a_resume_is_exact_for_optimizers_that_count_steps_in_param_groups(tmp_path: Path, name: str) -> None:
     options: dict[str, Any] = {"optimizer": {"type": name, "lr": 0.01, "no_decay": ["bias"], "weight_decay": 0.1}}
     whole = toy_trainer(tmp_path / "whole", epochs=3, **options).train()
     for epochs in (1, 3):
@@ -239,10 +240,10 @@ def test_averages_over_several_iterations_in_the_log_survive_a_resume(tmp_path: 
 
 
 def test_a_full_disk_stops_training_and_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    in_process(train_on_a_full_disk, tmp_path / "run", told)
-    assert "iteration_6.pt: cannot be written (File too large)" in told.read_text() or (
-        "epoch_1.pt: cannot be written (File too large)" in told.read_text()
+    error = tmp_path / "error.txt"
+    in_process(train_on_a_full_disk, tmp_path / "run", error)
+    assert "iteration_6.pt: cannot be written (File too large)" in error.read_text() or (
+        "epoch_1.pt: cannot be written (File too large)" in error.read_text()
     )
     assert CheckpointFolder(tmp_path / "run").newest() == tmp_path / "run" / "iteration_3.pt"
 
@@ -257,7 +258,7 @@ def test_raising_the_epochs_on_a_resume_follows_the_longer_schedule(tmp_path: Pa
     assert resumed[:12] != long[:12]
 
 
-def test_the_rate_and_the_decay_of_a_resume_are_the_configs(tmp_path: Path) -> None:
+def test_learning_rate_and_weight_decay_of_a_resumed_run_are_the_configs(tmp_path: Path) -> None:
     sgd = {"type": "SGD", "lr": 0.05, "momentum": 0.9}
     toy_trainer(tmp_path, optimizer=sgd, epochs=1).train()
     trainer = toy_trainer(tmp_path, optimizer={**sgd, "lr": 0.01, "weight_decay": 0.1}, epochs=2, resume=True)
@@ -267,7 +268,7 @@ def test_the_rate_and_the_decay_of_a_resume_are_the_configs(tmp_path: Path) -> N
     assert read_log(tmp_path)[-1]["lr"] == 0.01
 
 
-def test_resuming_a_finished_training_changes_no_file(tmp_path: Path) -> None:
+def test_resuming_a_finished_training_does_not_change_the_log(tmp_path: Path) -> None:
     toy_trainer(tmp_path, epochs=1).train()
     before = read_log(tmp_path)
     toy_trainer(tmp_path, epochs=1, resume=True).train()
@@ -281,14 +282,14 @@ def test_resuming_in_an_empty_folder_starts_from_the_beginning_and_logs_it(tmp_p
     assert "no checkpoint in" in log_text(trainer)
 
 
-def test_a_training_started_anew_sets_the_old_log_aside(tmp_path: Path) -> None:
+def test_a_new_run_renames_the_old_log(tmp_path: Path) -> None:
     for _ in range(2):
         toy_trainer(tmp_path, epochs=1).train()
     assert len(read_log(tmp_path)) == 6
     assert len(list(tmp_path.glob("log_*.jsonl"))) == 1
 
 
-def test_a_training_started_anew_that_saved_nothing_yet_does_not_resume_the_one_before(tmp_path: Path) -> None:
+def test_resuming_a_new_run_without_checkpoints_does_not_resume_the_run_before(tmp_path: Path) -> None:
     toy_trainer(tmp_path, epochs=1).train()
     assert in_process(train, tmp_path, 0, ("iteration", 1)) == -signal.SIGKILL
     toy_trainer(tmp_path, epochs=1, resume=True).train()
@@ -296,14 +297,14 @@ def test_a_training_started_anew_that_saved_nothing_yet_does_not_resume_the_one_
 
 
 def test_a_resume_with_another_batch_size_restarts_the_epoch_and_logs_it(tmp_path: Path) -> None:
-    toy_trainer(tmp_path, iterations=8).train()  # 6 per epoch, so the run ends in the second
+    toy_trainer(tmp_path, iterations=8).train()  # 6 iterations per epoch, so the run ends in epoch 2
     trainer = toy_trainer(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)
     trainer.train()
     assert [line["iteration"] for line in read_log(tmp_path)] == [*range(1, 9), *range(12, 23)]
     assert "other data, batch size" in log_text(trainer)
 
 
-def test_an_evaluation_moves_no_random_number_generator(tmp_path: Path) -> None:
+def test_an_evaluation_does_not_change_the_random_state(tmp_path: Path) -> None:
     for name, kwargs in (
         ("with", {"val_loader": toy_loader(6, training=False), "metric": trainer_kills.Draws()}),
         ("without", {}),
@@ -312,7 +313,7 @@ def test_an_evaluation_moves_no_random_number_generator(tmp_path: Path) -> None:
     assert read_log(tmp_path / "with") == read_log(tmp_path / "without")
 
 
-def test_a_resume_into_another_folder_touches_neither_run_there_nor_mixes_their_logs(tmp_path: Path) -> None:
+def test_a_resume_into_another_folder_keeps_the_files_of_both_runs_and_separate_logs(tmp_path: Path) -> None:
     evaluated: dict[str, Any] = {"val_loader": toy_loader(6, training=False), "save_best": "toy_AP", "keep": 1}
     a, b = tmp_path / "a", tmp_path / "b"
     toy_trainer(a, metric=ToyMetric(), epochs=2, **{**evaluated, "keep": None}).train()
@@ -333,7 +334,7 @@ def test_a_resume_into_another_folder_touches_neither_run_there_nor_mixes_their_
     assert len(list(b.glob("log_*.jsonl"))) == 1
     assert read_log(b)[:6] == read_log(a)[6:]  # equal to the run that continued in its own folder
     best = read_checkpoint(b / "best_toy_AP.pt")["train"]
-    assert trainer.best == best["best"]  # from this run, which first runs the pending evaluation
+    assert trainer.best == best["best"]  # the best of this run, which starts with the pending evaluation
     assert best["iteration"] >= 6
     assert read_checkpoint(b / "epoch_3.pt")["train"]["files"] == ["epoch_2.pt", "epoch_3.pt"]
     text = log_text(trainer)
@@ -352,15 +353,15 @@ def test_a_resume_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None
     assert before == [path.read_bytes() for path in files]
 
 
-def test_a_training_started_anew_overwrites_no_checkpoint_of_the_one_before(tmp_path: Path) -> None:
+def test_a_new_run_overwrites_no_checkpoint_of_the_run_before(tmp_path: Path) -> None:
     toy_trainer(tmp_path, epochs=1).train()
     first = (tmp_path / "epoch_1.pt").read_bytes()
     toy_trainer(tmp_path, epochs=1).train()
     assert next(tmp_path.glob("earlier_*/epoch_1.pt")).read_bytes() == first
 
 
-def test_a_longer_training_keeps_the_last_evaluation_and_the_better_model(tmp_path: Path) -> None:
-    """An evaluation at the end of a run, even if not due by `eval_every`, is kept by a resume with more iterations."""
+def test_a_resume_with_more_iterations_keeps_the_last_evaluation_and_the_better_model(tmp_path: Path) -> None:
+    """A resume with more iterations keeps the evaluation at the end of the run, though not due by `eval_every`."""
 
     class Falling(ToyMetric):
         def compute(self) -> dict[str, float]:

@@ -31,7 +31,7 @@ def scene():
 
 
 def matched(anchors, targets, image):
-    """Per anchor -1 (background), -2 (ignored) or the object's index; thresholds 0.4, 0.5; low-quality matches."""
+    """Object index per anchor, -1 (background) or -2 (ignored); thresholds 0.4, 0.5 and low-quality matches."""
     single = (targets.valid & ~targets.crowd)[image]
     iou = box_iou(targets.boxes[image][single], anchors)
     best, index = iou.max(0)
@@ -48,7 +48,7 @@ def matched(anchors, targets, image):
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_losses_are_the_papers_over_the_positive_anchors(beta):
-    """Focal loss (equation 5) over anchors not ignored, and the box loss, both divided by the number of positives."""
+    """Focal loss (equation 5) of anchors that are not ignored, and box loss, are divided by the number of positives."""
     head, targets = head_of(smooth_l1_beta=beta), scene()
     outputs = head(feature_maps(SIDE))
     losses = head.loss(outputs, SIZES, targets)
@@ -72,7 +72,7 @@ def test_losses_are_the_papers_over_the_positive_anchors(beta):
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
 def test_retina_losses_are_torchvisions_on_the_same_matches(kind):
-    """Uses one image, since torchvision averages over images, but the paper over the positive anchors of all images."""
+    """Uses one image: torchvision averages the loss over images, the paper over all images' positive anchors."""
     head = head_of(box_loss=kind)
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
     outputs = head(feature_maps(SIDE, images=1))
@@ -88,7 +88,7 @@ def test_retina_losses_are_torchvisions_on_the_same_matches(kind):
     torch.testing.assert_close(losses["box"], boxes)
 
 
-def test_without_objects_every_anchor_is_background_and_no_box_is_learnt():
+def test_without_objects_every_anchor_is_background_and_the_box_loss_is_zero():
     head = head_of()
     outputs = head(feature_maps(SIDE))
     losses = head.loss(outputs, SIZES, instances([[], []]))
@@ -99,14 +99,14 @@ def test_without_objects_every_anchor_is_background_and_no_box_is_learnt():
     assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-def test_at_the_start_every_anchor_scores_a_hundredth():
-    """Section 4.1: the bias keeps the many negatives from dominating the first steps."""
+def test_the_initial_score_of_every_anchor_is_a_hundredth():
+    """Section 4.1: the initial bias keeps the many negatives from dominating the first steps."""
     torch.manual_seed(0)
     scores = RetinaHead(pyramid(), CLASSES)(feature_maps(SIDE)).logits.sigmoid()
     torch.testing.assert_close(scores.mean(), torch.tensor(0.01), atol=1e-3, rtol=0)
 
 
-def test_anchors_are_nine_a_cell_of_three_sizes_an_octave():
+def test_each_cell_has_nine_anchors_with_three_sizes_per_octave():
     """Section 4: sizes (√area) of 32 to 512 px on p3 to p7, times 1, 2^(1/3) and 2^(2/3), in three aspect ratios."""
     levels = {f"p{i}": FeatureSpec(16, 2**i) for i in range(3, 8)}
     base = RetinaHead(levels, CLASSES).anchors.base
@@ -117,7 +117,7 @@ def test_anchors_are_nine_a_cell_of_three_sizes_an_octave():
     torch.testing.assert_close(size[..., 1] / size[..., 0], torch.tensor([0.5, 1, 2]).repeat(5, 3))
 
 
-def test_each_level_sends_its_best_scores_and_no_more():
+def test_each_level_contributes_its_topk_scores():
     head = head_of(topk=5, score_threshold=0.0, nms_threshold=1.0, detections_per_image=10_000).eval()
     outputs = head(feature_maps(SIDE))
     detections = head.predict(outputs, SIZES)
@@ -140,17 +140,17 @@ def test_each_level_sends_its_best_scores_and_no_more():
         ({"box_loss": "iou"}, 'RetinaHead: box_loss must be one of "smooth_l1", "giou" .*got "iou"'),
     ],
 )
-def test_a_wrong_setting_of_the_retina_head_is_named(settings, message):
+def test_an_invalid_setting_of_the_retina_head_is_a_config_error(settings, message):
     with pytest.raises(ConfigError, match=message):
         HEADS.build({"type": "RetinaHead", **settings}, in_features=pyramid(), num_classes=CLASSES)
 
 
-def test_levels_of_different_width_cannot_share_a_head():
+def test_levels_with_different_channels_are_refused():
     with pytest.raises(ConfigError, match="shared by its levels, which must have equal channels; got c3"):
         RetinaHead({"c3": FeatureSpec(512, 8), "c4": FeatureSpec(1024, 16)}, CLASSES)
 
 
-def test_sizes_take_the_place_of_those_of_the_paper():
+def test_anchor_sizes_can_be_set_in_place_of_the_papers():
     """With `sizes`, each level has one anchor size instead of three."""
     head = head_of(anchors={"sizes": [40, 80, 160, 320, 640], "ratios": [1.0]})
     levels = head.anchors([(1, 1)] * 5, (64, 64))

@@ -21,8 +21,8 @@ def dense(head: RPNHead, images: int = 2) -> AnchorOutputs:
     return AnchorOutputs(outputs.logits.detach(), outputs.deltas.detach(), outputs.anchors, outputs.counts)
 
 
-def test_outputs_follow_the_anchors_cell_by_cell():
-    """A bias on one anchor shape and an input at one cell must change the outputs at that shape and position."""
+def test_outputs_are_in_the_order_of_the_anchors():
+    """With weights for one anchor shape and input at one cell, the best anchor has that shape and position."""
     head = RPNHead(pyramid(levels=1), convs=0)
     torch.nn.init.zeros_(head.objectness_logits.weight)
     torch.nn.init.ones_(head.objectness_logits.weight[1])
@@ -46,7 +46,7 @@ def test_proposals_are_the_decoded_boxes_of_the_best_anchors():
     assert proposals.scores[0, :2].tolist() == [9.0, 8.0] and proposals.valid[0, :2].all()
 
 
-def test_proposals_lie_in_their_image_best_first_and_apart():
+def test_proposals_are_clipped_to_their_image_and_sorted_by_score():
     torch.manual_seed(0)
     head = RPNHead(pyramid(), post_nms_topk=(300, 200)).eval()
     outputs = head(feature_maps(SIDE))
@@ -87,14 +87,14 @@ def test_a_perfect_network_has_no_loss():
     assert losses["rpn_cls"] < 1e-6 and losses["rpn_box"] < 1e-6
 
 
-def test_losses_are_means_over_the_anchors_sampled():
-    """With equal scores everywhere, the mean loss is log 2, however many are sampled."""
+def test_losses_are_means_over_the_sampled_anchors():
+    """With zero logits everywhere, the mean loss is log 2, however many anchors are sampled."""
     head = RPNHead(pyramid(), batch_size_per_image=64)
     losses = head.loss(dense(head), SIZES, instances([[[20, 30, 52, 62]], []]))
     torch.testing.assert_close(losses["rpn_cls"], torch.tensor(2.0).log())
 
 
-def test_rpn_learns_background_only_from_images_without_objects():
+def test_images_without_objects_have_a_classification_loss_and_no_box_loss():
     head = RPNHead(pyramid())
     losses = head.loss(head(feature_maps(SIDE)), SIZES, instances([[], []]))
     assert losses["rpn_cls"] > 0 and losses["rpn_box"] == 0
@@ -108,12 +108,12 @@ def test_anchors_in_a_crowd_are_not_background():
     crowd = instances([[[30, 30, 120, 120]]], crowd=[[True]])
     outputs = dense(head, images=1)
     inside = ((outputs.anchors[:, :2] >= 30) & (outputs.anchors[:, 2:] <= 120)).all(dim=1)
-    outputs.logits[0, inside] = 50.0  # high objectness at this anchor
+    outputs.logits[0, inside] = 50.0  # high objectness inside the crowd box
     losses = head.loss(outputs, SIZES[:1], crowd)
     assert inside.any() and losses["rpn_cls"] <= torch.tensor(2.0).log() + 1e-6
 
 
-def test_the_convolutions_run_once_a_level_in_a_step():
+def test_the_convolutions_run_once_per_level_in_a_training_step():
     head = RPNHead(pyramid(), convs=2)
     calls = []
     for conv in head.convs:
@@ -124,11 +124,11 @@ def test_the_convolutions_run_once_a_level_in_a_step():
     assert len(calls) == 2 * 5
 
 
-def test_levels_of_unequal_width_are_refused():
+def test_rpn_levels_with_different_channels_are_refused():
     with pytest.raises(ConfigError, match=r"equal channels; got p2 \(16 ch, stride 4\), p3 \(32 ch, stride 8\)"):
         RPNHead({"p2": FeatureSpec(16, 4), "p3": FeatureSpec(32, 8)})
 
 
-def test_an_rpn_level_that_no_part_offers_is_named():
+def test_an_unknown_level_is_a_config_error():
     with pytest.raises(ConfigError, match='no "p7"'):
         RPNHead(pyramid(), levels=["p2", "p7"])

@@ -1,4 +1,4 @@
-"""The batches of an epoch contain every image once; steps are the same for any number of ranks."""
+"""Batch samplers: an epoch has every image once, and its steps are the same for any number of ranks."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ def images_of(batches) -> list[int]:
 
 
 @given(COUNTS, st.integers(0, 5), st.booleans())
-def test_an_epoch_has_every_image_once_plus_what_makes_the_ranks_equal(counts, epoch: int, grouped: bool) -> None:
+def test_an_epoch_has_every_image_once_and_a_few_twice_for_equal_ranks(counts, epoch: int, grouped: bool) -> None:
     images, batch_size, world = counts
     groups = np.arange(images) % 3 == 0 if grouped else None
     ranks = [
@@ -25,11 +25,11 @@ def test_an_epoch_has_every_image_once_plus_what_makes_the_ranks_equal(counts, e
     ]
     for sampler in ranks:
         sampler.set_epoch(epoch)
-    shares = [list(sampler) for sampler in ranks]
-    assert len({len(share) for share in shares}) == 1
-    assert len({tuple(map(len, share)) for share in shares}) == 1
-    assert all(len(share) == len(sampler) for share, sampler in zip(shares, ranks))
-    seen = Counter(index for share in shares for index in images_of(share))
+    batches_by_rank = [list(sampler) for sampler in ranks]
+    assert len({len(rank_batches) for rank_batches in batches_by_rank}) == 1
+    assert len({tuple(map(len, rank_batches)) for rank_batches in batches_by_rank}) == 1
+    assert all(len(rank_batches) == len(sampler) for rank_batches, sampler in zip(batches_by_rank, ranks))
+    seen = Counter(index for rank_batches in batches_by_rank for index in images_of(rank_batches))
     assert set(seen) == set(range(images))
     assert sum(seen.values()) - images < world
 
@@ -38,13 +38,13 @@ def test_an_epoch_has_every_image_once_plus_what_makes_the_ranks_equal(counts, e
 def test_a_step_has_the_same_images_for_any_number_of_ranks(counts, world: int) -> None:
     images, batch_size, _ = counts
     images *= 6  # divisible by every number of ranks, so that no image is repeated
-    alone = list(TrainingBatches(images, batch_size * world, seed=3))
+    expected = list(TrainingBatches(images, batch_size * world, seed=3))
     ranks = [list(TrainingBatches(images, batch_size, seed=3, rank=rank, world_size=world)) for rank in range(world)]
-    together = [[key for rank in ranks for key in rank[step]] for step in range(len(alone))]
-    assert together == alone
+    together = [[key for rank in ranks for key in rank[step]] for step in range(len(expected))]
+    assert together == expected
 
 
-def test_groups_share_no_batch_but_the_last_ones() -> None:
+def test_only_the_last_batch_mixes_groups() -> None:
     groups = np.array([0] * 37 + [1] * 25)
     batches = list(TrainingBatches(62, 4, seed=0, groups=groups))
     mixed = [len({groups[key[1]] for key in batch}) > 1 for batch in batches]
@@ -52,7 +52,7 @@ def test_groups_share_no_batch_but_the_last_ones() -> None:
     assert sorted(images_of(batches)) == list(range(62))
 
 
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+def test_the_order_depends_only_on_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         sampler = TrainingBatches(50, 4, seed=seed)
         sampler.set_epoch(epoch)
@@ -75,7 +75,7 @@ def test_an_epoch_resumes_at_the_batch_where_it_stopped(start: int) -> None:
     assert list(sampler) == whole  # `start_batch` applies to one pass only
 
 
-def test_keys_carry_the_epoch_and_a_second_turn_is_another_key() -> None:
+def test_keys_contain_the_epoch_and_differ_for_repeated_images() -> None:
     sampler = TrainingBatches(10, 2, seed=0, factors=np.full(10, 2.0))
     sampler.set_epoch(4)
     keys = [key for batch in sampler for key in batch]
@@ -108,7 +108,7 @@ def test_repeated_images_are_drawn_as_often_as_their_factor_on_average(seed: int
 
 
 @given(COUNTS)
-def test_evaluation_sees_every_image_once_over_all_ranks(counts) -> None:
+def test_each_image_is_in_the_evaluation_batches_of_one_rank(counts) -> None:
     images, batch_size, world = counts
     aspects = np.random.default_rng(0).random(images)
     ranks = [EvaluationBatches(aspects, batch_size, rank=rank, world_size=world) for rank in range(world)]
@@ -116,7 +116,7 @@ def test_evaluation_sees_every_image_once_over_all_ranks(counts) -> None:
     assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
 
 
-def test_evaluation_batches_images_of_similar_shape() -> None:
+def test_evaluation_batches_have_images_of_similar_aspect_ratio() -> None:
     aspects = np.random.default_rng(0).random(64)
     spread = [np.ptp(aspects[[key[1] for key in batch]]) for batch in EvaluationBatches(aspects, 8)]
     assert max(spread) < 0.3

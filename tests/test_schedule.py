@@ -56,7 +56,7 @@ def test_cosine_after_warmup_equals_torchs_sequence() -> None:
 
 
 @given(total=st.integers(1, 1000), warmup=st.integers(0, 1000), iteration=st.integers(0, 2000))
-def test_a_cosine_stays_between_its_ends(total: int, warmup: int, iteration: int) -> None:
+def test_cosine_factors_stay_between_the_minimum_and_1(total: int, warmup: int, iteration: int) -> None:
     schedule = build_schedule({"type": "cosine", "min_factor": 0.05, "warmup_iters": warmup}, total, 1)
     assert 0 < schedule.factor(iteration) <= 1
     if iteration >= warmup:
@@ -79,14 +79,14 @@ def test_a_constant_warmup_equals_torchs_constant_scheduler() -> None:
 
 
 @pytest.mark.parametrize("unit", [7, 1])
-def test_a_warmup_in_epochs_is_one_of_so_many_iterations(unit: int) -> None:
-    """Whether training is measured in epochs (of 7 iterations) or in iterations."""
+def test_a_warmup_in_epochs_equals_one_in_iterations(unit: int) -> None:
+    """For schedules in epochs (`unit` is the iterations per epoch, 7) and in iterations (`unit` is 1)."""
     in_epochs = build_schedule({"type": "cosine", "warmup_epochs": 5}, 70, unit, 7)
     in_iterations = build_schedule({"type": "cosine", "warmup_iters": 35}, 70, unit, 7)
     assert [in_epochs.factor(i) for i in range(70)] == [in_iterations.factor(i) for i in range(70)]
 
 
-def test_a_schedule_scales_each_groups_own_initial_rate() -> None:
+def test_a_schedule_scales_the_initial_learning_rate_of_each_param_group() -> None:
     optimizer = torch.optim.SGD(
         [{"params": [torch.zeros(1)], "initial_lr": 0.1}, {"params": [torch.zeros(1)], "initial_lr": 0.01}], lr=0.1
     )
@@ -94,12 +94,12 @@ def test_a_schedule_scales_each_groups_own_initial_rate() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.001])
 
 
-def test_no_schedule_is_a_constant_rate() -> None:
+def test_without_a_schedule_the_learning_rate_is_constant() -> None:
     assert {build_schedule(None, 10, 1).factor(i) for i in range(10)} == {1.0}
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"type": "cosin"}, 'did you mean "cosine"'),
         ({"type": "step", "milestone": [8]}, 'did you mean "milestones"'),
@@ -114,33 +114,33 @@ def test_no_schedule_is_a_constant_rate() -> None:
         ({"type": "step", "warmup": "linaer"}, 'did you mean "linear"'),
     ],
 )
-def test_an_invalid_schedule_is_a_one_line_error(config: dict[str, Any], told: str) -> None:
+def test_an_invalid_schedule_is_a_one_line_error(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         build_schedule(config, 10, 1)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-COCO_ITERATIONS = math.ceil(117266 / 16)  # train2017 with annotations, batch 16
+COCO_ITERATIONS = math.ceil(117266 / 16)  # images of train2017 with annotations; batch size 16
 
 
 @pytest.mark.parametrize(
     ("name", "epochs", "drops"),
     [("1x", 12, (8, 11)), ("3x", 36, (27, 33))],  # MMDetection's "1x" and "3x"
 )
-def test_the_coco_schedules_follow_their_table(name: str, epochs: int, drops: tuple[int, int]) -> None:
+def test_the_coco_schedules_are_mmdetections(name: str, epochs: int, drops: tuple[int, int]) -> None:
     config = runpy.run_path(str(SCHEDULES / f"{name}.py"))
     total = epochs * COCO_ITERATIONS
     schedule = build_schedule(config["schedule"], total, COCO_ITERATIONS)
     assert config["train"]["epochs"] == epochs
     assert (config["optimizer"]["lr"], config["optimizer"]["base_batch_size"]) == (0.02, 16)
-    rates = [0.02 * schedule.factor(epoch * COCO_ITERATIONS + offset) for epoch in drops for offset in (-1, 0)]
-    assert rates == pytest.approx([0.02, 0.002, 0.002, 0.0002])
+    learning_rates = [0.02 * schedule.factor(epoch * COCO_ITERATIONS + offset) for epoch in drops for offset in (-1, 0)]
+    assert learning_rates == pytest.approx([0.02, 0.002, 0.002, 0.0002])
     assert 0.02 * schedule.factor(0) == pytest.approx(0.02 * 0.001)
     assert schedule.factor(499) < 1 == schedule.factor(500)
 
 
-def test_poly_is_the_power_of_what_is_left_of_the_training():
+def test_poly_is_a_power_of_the_remaining_fraction_of_training():
     """Chen et al. 2018, DeepLab, section 4.1: (1 - iteration / total) ** 0.9."""
     schedule = build_schedule({"type": "poly", "power": 0.9, "min_factor": 0.1}, 100, 1)
     assert [schedule.factor(i) for i in (0, 25, 50, 99)] == pytest.approx([1, 0.75**0.9, 0.5**0.9, 0.1])

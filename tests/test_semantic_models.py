@@ -91,7 +91,10 @@ def test_torchvisions_voc_classes_come_with_its_format():
     assert meta.classes[0] == "__background__" and meta.classes[15] == "person"
 
 
-@pytest.mark.parametrize("head", ["FCNHead", "DeepLabV3Head", "DeepLabV3PlusHead", "PSPHead", "SemanticFPNHead"])
+HEAD_NAMES = ["FCNHead", "DeepLabV2Head", "DeepLabV3Head", "DeepLabV3PlusHead", "PSPHead", "SemanticFPNHead"]
+
+
+@pytest.mark.parametrize("head", HEAD_NAMES)
 def test_every_head_predicts_each_class_at_each_cell(head):
     specs = {f"c{number}": FeatureSpec(8 * number, 2**number) for number in (2, 3, 4, 5)}
     built = HEADS.build({"type": head}, facts=META.facts(), in_features=specs)
@@ -109,6 +112,18 @@ def test_atrous_rates_follow_the_output_stride(stride, rates):
     """Chen et al. 2017, section 3.3: doubled when the output stride is 8."""
     head = HEADS.build({"type": "DeepLabV3Head"}, facts=META.facts(), in_features={"c5": FeatureSpec(8, stride)})
     assert [branch[0].dilation[0] for branch in head.aspp.branches[1:]] == rates
+
+
+def test_deeplabv2_sums_atrous_convolutions_with_the_rates_of_aspp_l():
+    """Chen et al. 2017, DeepLab, figure 7: rates 6, 12, 18, 24."""
+    specs = {"c5": FeatureSpec(8, 8)}
+    head = HEADS.build({"type": "DeepLabV2Head"}, facts=META.facts(), in_features=specs).eval()
+    x = torch.randn(2, 8, 30, 20)
+    expected = sum(
+        F.conv2d(x, conv.weight, conv.bias, padding=rate, dilation=rate)
+        for conv, rate in zip(head.logits, (6, 12, 18, 24), strict=True)
+    )
+    torch.testing.assert_close(head({"c5": x}), expected)
 
 
 def random_logits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

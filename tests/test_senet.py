@@ -31,7 +31,7 @@ def _seed():
 
 
 @pytest.mark.parametrize("name", [*SMALL, *slow(*LARGE)])
-def test_maps_of_senet_are_timms(name):
+def test_feature_maps_of_senet_are_timms(name):
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=list(MAPS.values()))
     assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(2, 3, 65, 96), tolerance=1e-5)
@@ -45,7 +45,7 @@ def test_a_training_step_of_senet_is_timms(name):
 
 
 @pytest.mark.parametrize("name", sorted(SE_RESNET))
-def test_every_senet_variant_has_timms_names_and_the_channels_it_offers(name):
+def test_every_senet_variant_has_timms_parameter_names_and_the_declared_channels(name):
     ours = on_meta(name, out=list(MAPS.values()))
     with torch.device("meta"):
         assert_same_names_and_shapes(ours, timm.create_model(name))
@@ -63,16 +63,16 @@ def test_parameters_by_reduction_are_the_papers(reduction, millions):
 
 @pytest.mark.parametrize(("depth", "billions", "with_se"), [(50, 3.86, 3.87), (101, 7.58, 7.60), (152, 11.30, 11.32)])
 def test_multiply_adds_of_senet_are_the_papers(depth, billions, with_se):
-    """Hu et al. 2018, table 2, whose networks have the stride in the first 1×1."""
+    """Hu et al. 2018, table 2, whose networks have the stride in the first 1×1 convolution."""
     name = f"resnet{depth}_caffe"
     assert size(name)[1] == pytest.approx(billions, rel=2e-3)
-    assert size(name)[1] < size(name, se=1 / 16)[1] == pytest.approx(with_se, rel=4e-3)  # pooling is not counted here
+    assert size(name)[1] < size(name, se=1 / 16)[1] == pytest.approx(with_se, rel=4e-3)  # pooling is not counted
 
 
 @pytest.mark.parametrize(
     "name", ["resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2", "preact_resnet50"]
 )
-def test_the_squeeze_and_excitation_switch_adds_the_papers_parameters(name):
+def test_squeeze_and_excitation_adds_the_papers_number_of_parameters(name):
     """Hu et al. 2018, equation 5: 2 / r · Σ N_s · C_s² weights over stages of N_s blocks and C_s channels.
 
     The equation omits the biases of the two layers, C_s / r and C_s.
@@ -90,7 +90,7 @@ def test_the_squeeze_and_excitation_switch_adds_the_papers_parameters(name):
     "name", ["resnet20_cifar", "preact_resnet110_cifar", "preact_resnet164_cifar", "wrn16_4_cifar"]
 )
 def test_in_a_cifar_network_squeeze_and_excitation_scales_the_branch_only(name):
-    """Hu et al. 2018, figure 3 and appendix: with closed gates, a stage's later blocks return their shortcuts."""
+    """Hu et al. 2018, figure 3 and appendix: with gates of 0, blocks with identity shortcuts return their input."""
     torch.manual_seed(0)
     model = randomize(BACKBONES.build({"type": name, "se": 1 / 8, "out": ["c2"]})).eval()
     gated, x = model.layer1[1], torch.randn(2, model.out_features["c2"].channels, 8, 8).abs()

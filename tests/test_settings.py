@@ -20,7 +20,7 @@ COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
 
 
 @pytest.mark.parametrize(
-    ("section", "changes", "named"),
+    ("section", "changes", "message"),
     [
         *(
             ("train", {key: value}, f"train.{key}")
@@ -69,17 +69,17 @@ COSINE, STEP = {"type": "cosine"}, {"type": "step", "milestones": [1]}
     ids=str,
 )
 def test_a_setting_of_the_wrong_type_is_a_one_line_error(
-    tmp_path: Path, section: str, changes: Any, named: str
+    tmp_path: Path, section: str, changes: Any, message: str
 ) -> None:
     value = {**(GOOD[section] or {}), **changes} if isinstance(changes, dict) else changes
     with pytest.raises(ConfigError) as error:
         Trainer(ToyModel(), toy_loader(), work_dir=tmp_path, **{**GOOD, section: value}).train()
-    assert named in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"batch_size": True}, "train_data.batch_size must be an integer ≥ 1"),
         ({"batch_size": 0}, "train_data.batch_size"),
@@ -92,16 +92,16 @@ def test_a_setting_of_the_wrong_type_is_a_one_line_error(
     ],
     ids=str,
 )
-def test_a_loader_setting_of_the_wrong_type_is_refused_before_data_are_read(changes: Any, named: str) -> None:
+def test_a_loader_setting_of_the_wrong_type_is_refused_before_data_is_read(changes: Any, message: str) -> None:
     data = {"dataset": {"type": "CocoDataset", "annotations": "nothing.json", "images": "nowhere"}}
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(ConfigError, match=message):
         build_dataset({**data, **changes}, data_root="nowhere", training=True)
 
 
 def test_none_is_allowed_for_optional_settings(tmp_path: Path) -> None:
-    nothing = ("epochs", "keep", "amp", "clip_norm", "ema", "eval_every", "save_every", "save_best")
+    optional = ("epochs", "keep", "amp", "clip_norm", "ema", "eval_every", "save_every", "save_best")
     optimizer = {**OPTIMIZER, "base_batch_size": None, "parts": None, "no_decay": None}
-    toy_trainer(tmp_path, optimizer=optimizer, iterations=1, **dict.fromkeys(nothing)).train()
+    toy_trainer(tmp_path, optimizer=optimizer, iterations=1, **dict.fromkeys(optional)).train()
     assert (tmp_path / "iteration_1.pt").exists()
 
 
@@ -115,7 +115,7 @@ def test_exclusive_bounds_exclude_the_bound_itself(value: float, good: bool) -> 
 
 
 @pytest.mark.parametrize("train", ["epochs=3, iterations=5", "seed=1"])
-def test_an_unclear_length_of_training_names_the_file_and_the_section(tmp_path: Path, train: str) -> None:
+def test_the_error_for_an_ambiguous_training_length_names_file_and_section(tmp_path: Path, train: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(f"train = dict({train})\n")
     with pytest.raises(ConfigError) as error:

@@ -35,13 +35,13 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def layouts(root: Path, split: str) -> set[tuple]:
-    """The category and box of each annotation, for each image that is not empty."""
+    """For each image that is not empty, the sorted (category, box) of its annotations."""
     content = json.loads((root / f"annotations/{split}.json").read_text())
     by_image: dict[int, list] = {}
     for annotation in content["annotations"]:
-        place = (annotation["category_id"], *np.rint(annotation["bbox"]).astype(int).tolist())
-        by_image.setdefault(annotation["image_id"], []).append(place)
-    return {tuple(sorted(found)) for found in by_image.values()}
+        entry = (annotation["category_id"], *np.rint(annotation["bbox"]).astype(int).tolist())
+        by_image.setdefault(annotation["image_id"], []).append(entry)
+    return {tuple(sorted(layout)) for layout in by_image.values()}
 
 
 def test_train_and_val_share_no_image_and_no_layout(shapes):
@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_images(tmp_pa
     assert first.keys() == other.keys() and all(first[name] != other[name] for name in first)
 
 
-def test_a_larger_set_begins_with_the_smaller_one(tmp_path, shapes):
+def test_a_larger_dataset_begins_with_the_images_of_a_smaller_one(tmp_path, shapes):
     generate_shapes(tmp_path, train=5, val=9, size=96, seed=3)
     small, large = files(tmp_path), files(shapes)
     pictures = [name for name in small if name.endswith(".jpg")]
@@ -72,7 +72,7 @@ def test_a_larger_set_begins_with_the_smaller_one(tmp_path, shapes):
     assert all(small[name] == large[name] for name in pictures)
 
 
-def test_hotcocos_health_check_reports_no_problem_in_the_shapes_set(shapes):
+def test_hotcocos_health_check_reports_no_problem_in_the_shapes_dataset(shapes):
     for split in ("train", "val"):
         health = hotcoco.COCO(str(shapes / f"annotations/{split}.json")).healthcheck()
         assert health["errors"] == [] and health["warnings"] == []
@@ -122,7 +122,7 @@ def test_no_mostly_hidden_shape_is_drawn(seed, monkeypatch):
         assert visible / 16 >= MIN_VISIBLE * shape.full_area()
 
 
-def test_the_shapes_set_has_crowds_empty_images_holes_and_occlusion(train):
+def test_the_shapes_dataset_has_crowds_empty_images_holes_and_occlusion(train):
     annotations = train.dataset["annotations"]
     assert {a["category_id"] for a in annotations} == set(range(1, len(CLASSES) + 1))
     crowds = [a for a in annotations if a["iscrowd"]]
@@ -141,18 +141,18 @@ def test_every_seed_makes_valid_annotations_at_the_smallest_size():
             assert annotation["area"] > 0 and min(annotation["bbox"][2:]) > 0
 
 
-def test_the_command_writes_the_same_set(tmp_path, shapes):
+def test_the_shapes_command_writes_the_same_images(tmp_path, shapes):
     main([str(tmp_path), "--train", "2", "--val", "1", "--size", "96", "--seed", "3"])
     written, large = files(tmp_path), files(shapes)
     assert all(written[name] == large[name] for name in written if name.endswith(".jpg"))
 
 
-def test_invalid_numbers_for_a_shapes_set_are_refused(tmp_path):
+def test_an_invalid_size_of_a_shapes_dataset_is_refused(tmp_path):
     with pytest.raises(DataError, match="size=16"):
         generate_shapes(tmp_path, train=1, val=1, size=16)
 
 
-def test_a_mistake_in_the_shapes_command_is_a_one_line_error(tmp_path, capsys):
+def test_an_invalid_option_of_the_shapes_command_is_a_one_line_error(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path), "--size", "16"])
     assert stopped.value.code == 2

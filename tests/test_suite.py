@@ -14,7 +14,14 @@ OF_TORCHVISION = {"_utils", "_KERNEL_REGISTRY", "_loss_type"}
 OF_TIMM = {"_hub"}
 OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}
 ALLOWED = OF_TORCH | OF_TORCHVISION | OF_TIMM | OF_NAMED_TUPLES
-BY_TEXT = {"setattr", "getattr", "hasattr", "delattr", "attrgetter", "patch"}  # take a member's name as text
+BY_TEXT = {
+    "setattr",
+    "getattr",
+    "hasattr",
+    "delattr",
+    "attrgetter",
+    "patch",
+}  # functions that take a member's name as text
 
 
 def is_private(name: str) -> bool:
@@ -22,7 +29,7 @@ def is_private(name: str) -> bool:
 
 
 def private_members(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Lines and names of the private members that a file uses, by attribute, by import or by name as text."""
+    """Lines and names of the private members that a file uses: as attributes, in imports, or as text (`setattr`)."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Attribute):
@@ -47,7 +54,7 @@ def names_of_tests(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_tests_reach_no_private_member(path: Path) -> None:
+def test_tests_use_no_private_members(path: Path) -> None:
     assert not [f"{path.name}:{line}: {name}" for line, name in private_members(ast.parse(path.read_text()))]
 
 
@@ -64,14 +71,14 @@ def test_tests_reach_no_private_member(path: Path) -> None:
         ("model.cache.__class__; import torch._dynamo; point._replace(x=1); {'_base_': []}", []),
     ],
 )
-def test_the_search_for_private_members_sees_each_way_to_reach_one(code: str, private: list[str]) -> None:
+def test_the_search_for_private_members_detects_each_kind_of_use(code: str, private: list[str]) -> None:
     assert [name for _, name in private_members(ast.parse(code))] == private
 
 
-def test_no_name_of_a_test_stands_twice() -> None:
-    """Over the whole suite, so that a name identifies a test."""
+def test_test_names_are_unique() -> None:
+    """Names are unique across files, so that a name identifies a test."""
     files: dict[str, list[str]] = {}
     for path in FILES:
         for name in names_of_tests(path):
             files.setdefault(name, []).append(path.name)
-    assert not {name: where for name, where in files.items() if len(where) > 1}
+    assert not {name: file_names for name, file_names in files.items() if len(file_names) > 1}

@@ -11,8 +11,8 @@ from backbone_referee import on_meta
 from chordate.cli.main import main
 from chordate.registry import BACKBONES
 
-# By paper or publisher: millions of parameters and billions of multiply-adds, as printed there; some round,
-# some truncate, some also count norms and pools. None where the source prints no number.
+# Millions of parameters and billions of multiply-adds as each source prints them (None: not printed). Some sources
+# round, some truncate, and some also count norms and pools.
 PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
     "He et al. 2016, Deep Residual Learning, table 1 and figure 3": {
         "resnet18": (None, "1.8"),
@@ -85,7 +85,7 @@ PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
         "seresnext50_32x4d": ("27.56", None),
         "seresnext101_32x4d": ("48.96", None),
     },
-    "Bello et al. 2021, table of ResNet-RS": {  # FLOPs at their image sizes: test_resnet_rs.py
+    "Bello et al. 2021, table of ResNet-RS": {  # test_resnet_rs.py checks the FLOPs
         "resnetrs50": ("36", None),
         "resnetrs101": ("64", None),
         "resnetrs152": ("87", None),
@@ -97,7 +97,7 @@ PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
     "He et al. 2016, Identity Mappings, and its authors' code": {
         "preact_resnet110_cifar": ("1.7", None),
         "preact_resnet164_cifar": ("1.7", None),
-        "preact_resnet1001_cifar": ("10.3", None),  # 10.2 without the norms: test_preact_resnet.py
+        "preact_resnet1001_cifar": ("10.3", None),  # 10.2 without norms, as in test_preact_resnet.py
         "preact_resnet200": ("64.7", None),
     },
     "Huang et al. 2017, table 2, and torchvision's weights": {
@@ -124,7 +124,7 @@ UNPUBLISHED = {
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    """The table of `chordate summary` without arguments, as printed into a pipe."""
+    """The rows of the table that `chordate summary` without arguments prints into a pipe."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(["summary"]) == 0
     return [line for line in printed.getvalue().splitlines() if line.startswith("│")]
@@ -132,12 +132,12 @@ def lines() -> list[str]:
 
 @pytest.fixture(scope="module")
 def table(lines) -> dict[str, list[str]]:
-    """The cells of the table's rows, by backbone name."""
+    """Mapping from backbone name to the further cells of its row."""
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
     return {row[0]: row[1:] for row in rows}
 
 
-def test_every_backbone_has_one_line_of_one_table(lines, table):
+def test_the_summary_table_has_one_row_per_backbone(lines, table):
     BACKBONES.names()
     assert set(table) == set(BACKBONES.variants)
     assert len(lines) == len(table)
@@ -146,30 +146,30 @@ def test_every_backbone_has_one_line_of_one_table(lines, table):
     assert table["resnet50"][3] == "c2:256/4 c3:512/8 c4:1024/16 c5:2048/32"
 
 
-def test_every_backbone_is_held_to_a_published_number():
+def test_every_backbone_is_compared_with_a_published_number():
     BACKBONES.names()
     types = {name: BACKBONES.get(variant["type"]) for name, variant in BACKBONES.variants.items()}
-    # Tests of the docs in the same process register others.
+    # Tests of the docs in the same process register more backbones.
     ours = {name for name, backbone in types.items() if backbone.__module__.startswith("chordate.")}
     assert {name for _, name, *_ in PRINTED} | UNPUBLISHED == ours
 
 
-def agrees(printed: str, published: str | None, share: float = 0.0) -> bool:
-    """Whether both numbers are equal within `share`, or one unit of the last published digit or second decimal."""
+def agrees(printed: str, published: str | None, tolerance: float = 0.0) -> bool:
+    """Whether the numbers differ by at most one unit of the last published digit, 0.01 or `tolerance` (relative)."""
     if published is None:
         return True
     places = len(published.partition(".")[2])
-    return abs(float(printed) - float(published)) <= max(1.001 * 10.0**-places, 0.01001, share * float(published))
+    return abs(float(printed) - float(published)) <= max(1.001 * 10.0**-places, 0.01001, tolerance * float(published))
 
 
 @pytest.mark.parametrize(("source", "name", "millions", "billions"), PRINTED)
-def test_parameters_and_multiply_adds_are_the_published(source, name, millions, billions, table):
+def test_parameters_and_multiply_adds_are_the_published_numbers(source, name, millions, billions, table):
     _, parameters, multiply_adds, _ = table[name]
     assert agrees(parameters, millions), f"{parameters} M, but {source} says {millions}"
-    assert agrees(multiply_adds, billions, share=0.006), f"{multiply_adds} G, but {source} says {billions}"
+    assert agrees(multiply_adds, billions, tolerance=0.006), f"{multiply_adds} G, but {source} says {billions}"
 
 
-def test_parameters_are_torchvisions_to_the_last():
+def test_parameter_counts_equal_torchvisions_exactly():
     BACKBONES.names()
     for name in BACKBONES.variants:
         scheme, _, model = (BACKBONES.expand(name).get("default_weights") or "").partition("://")
@@ -188,7 +188,7 @@ def test_summary_lists_the_backbones_that_match_a_pattern(capsys):
     assert names == ["resnet50", "resnet18"]  # in the order of the arguments
 
 
-def test_summary_of_an_unknown_name_answers_with_near_ones(capsys):
+def test_summary_of_an_unknown_name_suggests_near_names(capsys):
     assert main(["summary", "resnet51"]) == 2
     assert 'unknown backbone or model "resnet51"; did you mean' in capsys.readouterr().err
 
@@ -198,11 +198,11 @@ def test_summary_of_an_unknown_name_answers_with_near_ones(capsys):
     [
         ("resnet18_imagenet", "224×224", "11.69"),  # torchvision's page, as above
         ("resnet20_cifar10", "32×32", "0.27"),  # He et al. 2016, table 6
-        ("wrn16_4_cifar100", "32×32", "2.77"),  # WRN-16-4's 2.75 M (Zagoruyko & Komodakis, table 5) and 90 × 257 more
+        ("wrn16_4_cifar100", "32×32", "2.77"),  # 2.75 M (Zagoruyko & Komodakis, table 5) + 90 classes × 257
         ("convnext_base_i384_imagenet", "384×384", "88.59"),  # torchvision's page
     ],
 )
-def test_a_classifiers_config_is_counted_with_its_own_classes_and_size(config, size, parameters, capsys):
+def test_a_classifiers_config_is_counted_with_its_number_of_classes_and_image_size(config, size, parameters, capsys):
     assert main(["summary", config]) == 0
     cells = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"│ {config}")).split("│")
     assert [cell.strip() for cell in cells[2:4]] == [size, parameters]
@@ -233,14 +233,14 @@ def test_summary_prints_only_the_notes_that_apply(name, notes, capsys):
 @pytest.mark.parametrize(
     ("config", "size", "assumed"),
     [
-        ("faster-rcnn_r50_fpn_1x_coco", "800×1344", False),  # 3:5 image: 800 × 1333, padded to 32
+        ("faster-rcnn_r50_fpn_1x_coco", "800×1344", False),  # a 3:5 image is resized to 800 × 1333, padded to 32
         ("faster-rcnn_r18_fpn_bccd", "256×416", False),  # 240 × 400
         ("faster-rcnn_r18_fpn_demo_shapes", "800×1344", True),
         ("resnet20_cifar10", "32×32", True),
         ("resnet50_imagenet", "224×224", False),
     ],
 )
-def test_an_input_size_is_the_pipelines_or_marked_as_assumed(config, size, assumed, capsys):
+def test_the_input_size_is_the_pipelines_or_is_marked_as_assumed(config, size, assumed, capsys):
     lines = printed(capsys, config)
     (row,) = (line for line in lines if line.startswith(f"│ {config}"))
     assert row.split("│")[2].strip() == size

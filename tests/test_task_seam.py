@@ -1,4 +1,4 @@
-"""Complete custom tasks from outside the package: `custom_imports` is all that the commands need."""
+"""Custom tasks defined outside the package: the commands run them with `custom_imports` alone."""
 
 import ast
 import json
@@ -40,13 +40,13 @@ TASKS = {
         "backbone": 'dict(type="ClipNet")', "best": "top1", "pipeline": "",
     },
 }  # fmt: skip
-# Scores of trivial predictions: the wall's depth everywhere, the image's center, always the same class.
+# Scores of trivial predictions: the wall's depth everywhere, the image's center as landmark, one class.
 UNTRAINED = {"depth": ("mean_error", 3.0, -1), "landmarks": ("distance", 19.0, -1), "clips": ("top1", 0.25, 1)}
 
 
 @pytest.fixture(scope="module", params=TASKS)
 def trained(request, tmp_path_factory):
-    """The task's name, its folder with config and task file, and its checkpoint."""
+    """The task's name, folder, config file and best checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     task = TASKS[request.param]
     shutil.copy(OUTSIDE / f"{task['module']}.py", folder)
@@ -61,7 +61,7 @@ def evaluate(config, checkpoint, out, *more):
     return json.loads(Path(out).read_text())
 
 
-def test_training_a_task_from_outside_lowers_the_error_that_test_reports(trained, tmp_path):
+def test_training_a_custom_task_improves_the_metric_that_test_reports(trained, tmp_path):
     name, _folder, config, checkpoint = trained
     metric, untrained, sign = UNTRAINED[name]
     numbers = evaluate(config, checkpoint, tmp_path / "numbers.json", "--picture", str(tmp_path / "sheet.png"))
@@ -70,7 +70,7 @@ def test_training_a_task_from_outside_lowers_the_error_that_test_reports(trained
     assert sheet.std() > 10
 
 
-def test_metadata_travels_from_the_data_to_the_checkpoint(trained):
+def test_a_checkpoint_has_the_metadata_of_the_dataset(trained):
     name, _folder, _config, checkpoint = trained
     meta = torch.load(checkpoint, weights_only=True)["meta"]
     expected = {"depth": {"unit": "m"}, "clips": {}}
@@ -129,7 +129,7 @@ def test_summary_counts_the_model(trained, capsys):
 
 
 @pytest.mark.parametrize("trained", ["clips"], indirect=True)
-def test_data_with_other_labels_than_the_models_are_refused(trained, tmp_path, capsys):
+def test_data_whose_classes_differ_from_the_models_is_refused(trained, tmp_path, capsys):
     _name, _folder, config, checkpoint = trained
     state = torch.load(checkpoint, weights_only=True)
     state["meta"]["classes"] = state["meta"]["classes"][::-1]
@@ -140,7 +140,7 @@ def test_data_with_other_labels_than_the_models_are_refused(trained, tmp_path, c
 
 @pytest.mark.parametrize("trained", ["clips"], indirect=True)
 def test_summary_counts_a_backbone_for_clips(trained):
-    """Expected: the 3×3×3 convolutions' counts at 6 frames of 224×224, and a classifier of 1000 classes."""
+    """Counts include the 3×3×3 convolutions for 6 frames of 224×224 and a classifier with 1000 classes."""
     _, parameters, multiply_adds, maps = backbone_row("ClipNet", None)
     stem, stage = 3 * 8 * 27, 8 * 16 * 27
     assert maps == "c2:8/4 c3:16/8"
@@ -157,29 +157,29 @@ OPEN = [
 ]
 
 
-def probing(tree: ast.AST) -> list[tuple[int, str]]:
+def task_type_checks(tree: ast.AST) -> list[tuple[int, str]]:
     """Line and kind of every check for task types or optional attributes: `isinstance` and `issubclass` on the
     types of tasks, `hasattr`, and `getattr` with a literal name or with a default."""
-    found = []
+    checks = []
     for node in ast.walk(tree):
         called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
         if called in ("isinstance", "issubclass"):
             names = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(node.args[1])}
             if names & TASK_TYPES:
-                found.append((node.lineno, called))
+                checks.append((node.lineno, called))
         if called == "hasattr" or (
             called == "getattr" and (len(node.args) > 2 or isinstance(node.args[1], ast.Constant))
         ):
-            found.append((node.lineno, called))
-    return found
+            checks.append((node.lineno, called))
+    return checks
 
 
-def test_no_file_of_the_package_asks_which_task_it_is():
+def test_files_shared_by_all_tasks_do_not_check_for_task_types():
     """Checks the files that all tasks share."""
     files = [path for part in OPEN for path in _files(ROOT / "chordate" / part)]
     assert len(files) > 20
     for path in files:
-        assert not probing(ast.parse(path.read_text())), path
+        assert not task_type_checks(ast.parse(path.read_text())), path
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_no_file_of_the_package_asks_which_task_it_is():
         ("isinstance(x, Tensor)", []),
     ],
 )
-def test_the_search_for_probing_detects_each_kind(code, kinds):
-    assert [kind for _line, kind in probing(ast.parse(code))] == kinds
+def test_the_search_for_task_type_checks_detects_each_kind(code, kinds):
+    assert [kind for _line, kind in task_type_checks(ast.parse(code))] == kinds
 
 
 def _files(path: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from chordate.weights.loading import load_checkpoint
     ids=["v1", "v2"],
 )
 def pair(request, cells):
-    """Torchvision's model and ours with its weights, in float64, and the photos."""
+    """Torchvision's model and Chordate's with its weights, in float64, and photos with their targets."""
     name, config = request.param
     images, targets = photos(cells)
     referee = scattered(name, images)
@@ -39,8 +39,8 @@ def pair(request, cells):
 def test_faster_rcnn_detections_equal_torchvisions(pair):
     referee, model, images, _ = pair
     wanted = referee([image.double() / 255 for image in images])
-    found = model(as_batch(images))
-    for theirs, mine in zip(wanted, found, strict=True):
+    detections = model(as_batch(images))
+    for theirs, mine in zip(wanted, detections, strict=True):
         assert len(theirs["scores"]) >= 50 and theirs["labels"].unique().numel() >= 5
         assert len(mine) == len(theirs["scores"])
         assert torch.equal(mine.labels, theirs["labels"] - 1)
@@ -54,7 +54,7 @@ def test_faster_rcnn_losses_equal_torchvisions_on_the_same_samples(pair):
     wanted = train_without_norms(referee)(
         [image.double() / 255 for image in images], [dict(target) for target in targets]
     )
-    found = train_without_norms(model)(as_batch(images, targets))
+    losses = train_without_norms(model)(as_batch(images, targets))
     names = {
         "rpn_cls": "loss_objectness",
         "rpn_box": "loss_rpn_box_reg",
@@ -63,25 +63,25 @@ def test_faster_rcnn_losses_equal_torchvisions_on_the_same_samples(pair):
     }
     for mine, theirs in names.items():
         assert wanted[theirs] > 1e-3
-        torch.testing.assert_close(found[mine], wanted[theirs], rtol=0, atol=1e-4, check_dtype=False)
+        torch.testing.assert_close(losses[mine], wanted[theirs], rtol=0, atol=1e-4, check_dtype=False)
     referee.eval()
     model.eval()
 
 
-def test_files_from_before_0_13_load_too(pair):
+def test_checkpoints_from_before_torchvision_0_13_are_converted_equally(pair):
     """The first published COCO weights have the old parameter names, with fewer `.0`."""
     referee, model, *_ = pair
     old = {}
     for name, tensor in referee.state_dict().items():
-        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # without norms, as all FPNs were then
+        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # FPNs with norms did not exist then
             name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d|head\.conv)\.0(\.0)?\.", r"\1.", name)
         old[name] = tensor
-    now, then = (TorchvisionRCNN().convert(state, model) for state in (referee.state_dict(), old))
-    assert set(now) == set(then)
-    assert all(torch.equal(tensor, then[name]) for name, tensor in now.items())
+    new_state, old_state = (TorchvisionRCNN().convert(state, model) for state in (referee.state_dict(), old))
+    assert set(new_state) == set(old_state)
+    assert all(torch.equal(tensor, old_state[name]) for name, tensor in new_state.items())
 
 
-def test_a_faster_rcnn_for_cocos_80_classes_takes_their_rows(pair):
+def test_a_faster_rcnn_for_cocos_80_classes_loads_the_rows_of_these_classes(pair):
     """Torchvision's detectors have 91 outputs, one per category id and one for the background."""
     referee = pair[0]
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]

@@ -23,7 +23,7 @@ from chordate.weights.formats.torchvision import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 
-FEW = 50  # detections per image
+MAX_DETECTIONS = 50  # limit per image
 SLIM = 48  # channels of the heads under test; at full width float64 takes minutes
 CLASSES = 5  # of the keypoint detector; the published one has only people
 KEYPOINTS = 17
@@ -47,10 +47,10 @@ def slimmer(heads: nn.Module) -> None:
 
 
 def pair_of(name: str, cells: Path) -> tuple[nn.Module, nn.Module, list[Tensor], list[dict]]:
-    """Torchvision's model and ours with its weights, a wide and a tall photo, and their objects."""
+    """Torchvision's model, Chordate's with its weights, a landscape and a portrait photo, and their targets."""
     images, targets = photos(cells)
-    settings = {"box_detections_per_img": FEW}
-    parts = {"box": {"detections_per_image": FEW}}
+    settings = {"box_detections_per_img": MAX_DETECTIONS}
+    parts = {"box": {"detections_per_image": MAX_DETECTIONS}}
     if name.startswith("keypoint"):
         settings["num_classes"] = CLASSES + 1
         parts["keypoint"] = {"channels": SLIM}
@@ -75,11 +75,11 @@ def keypoints(cells):
     return pair_of("keypointrcnn_resnet50_fpn", cells)
 
 
-def assert_same_detections(found, wanted) -> None:
+def assert_same_detections(detections, wanted) -> None:
     assert len(wanted["scores"]) >= 50 and wanted["labels"].unique().numel() >= CLASSES
-    assert torch.equal(found.labels, wanted["labels"] - 1)
-    torch.testing.assert_close(found.scores, wanted["scores"], rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.boxes, wanted["boxes"], rtol=0, atol=1e-2)
+    assert torch.equal(detections.labels, wanted["labels"] - 1)
+    torch.testing.assert_close(detections.scores, wanted["scores"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(detections.boxes, wanted["boxes"], rtol=0, atol=1e-2)
 
 
 @torch.no_grad()
@@ -90,8 +90,8 @@ def test_mask_rcnn_masks_equal_torchvisions(masks, monkeypatch):
     monkeypatch.setattr(theirs, "maskrcnn_inference", lambda *a: small["theirs"].extend(infer(*a)) or small["theirs"])
     monkeypatch.setattr(two_stage, "paste_masks", lambda m, *a: small["ours"].append(m) or paste(m, *a))
     wanted = referee([image.double() / 255 for image in images])
-    found = model(as_batch(images))
-    for image, a, b, one, other in zip(images, wanted, found, small["theirs"], small["ours"], strict=True):
+    detections = model(as_batch(images))
+    for image, a, b, one, other in zip(images, wanted, detections, small["theirs"], small["ours"], strict=True):
         assert_same_detections(b, a)
         assert one.std() > 0.1
         torch.testing.assert_close(other, one[:, 0], rtol=0, atol=1e-3)
@@ -102,7 +102,7 @@ def test_mask_rcnn_masks_equal_torchvisions(masks, monkeypatch):
 
 
 def at_pixels(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    """Masks `[D, 1, M, M]` in the frames of their boxes, sampled at the pixels of the image: `[D, height, width]`."""
+    """Masks `[D, 1, M, M]`, relative to their boxes, sampled at the image's pixel centers: `[D, height, width]`."""
     x = (torch.arange(width) + 0.5 - boxes[:, :1]) / (boxes[:, 2:3] - boxes[:, :1]) * 2 - 1
     y = (torch.arange(height) + 0.5 - boxes[:, 1:2]) / (boxes[:, 3:] - boxes[:, 1:2]) * 2 - 1
     grid = torch.stack((x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)), -1)
@@ -111,7 +111,7 @@ def at_pixels(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def test_mask_losses_equal_torchvisions_on_the_same_targets(masks, monkeypatch):
-    """Torchvision's targets are soft and cropped from full-size bitmaps; both heads get the same substitutes."""
+    """Torchvision's targets are soft and cropped from full-size bitmaps; both heads get equal substitutes instead."""
     referee, model, images, targets = masks
     noise = F.interpolate(torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0)), 640)[0, 0].double()
 
@@ -124,16 +124,16 @@ def test_mask_losses_equal_torchvisions_on_the_same_targets(masks, monkeypatch):
     batch = as_batch(images, targets)
     batch.targets.masks = torch.zeros(*batch.targets.labels.shape, 112, 112, dtype=torch.uint8)
     bitmaps = [torch.zeros(len(t["labels"]), *image.shape[1:]) for t, image in zip(targets, images)]
-    told = [{**target, "masks": bitmap} for target, bitmap in zip(targets, bitmaps)]
-    compare_losses(referee, model, images, told, batch, mask="loss_mask")
+    full_targets = [{**target, "masks": bitmap} for target, bitmap in zip(targets, bitmaps)]
+    compare_losses(referee, model, images, full_targets, batch, mask="loss_mask")
 
 
 @torch.no_grad()
 def test_keypoint_rcnn_keypoints_equal_torchvisions(keypoints):
     referee, model, images, _ = keypoints
     wanted = referee([image.double() / 255 for image in images])
-    found = model(as_batch(images))
-    for a, b in zip(wanted, found, strict=True):
+    detections = model(as_batch(images))
+    for a, b in zip(wanted, detections, strict=True):
         assert_same_detections(b, a)
         assert a["keypoints_scores"].std() > 0.1
         assert b.keypoints.shape == (len(b), KEYPOINTS, 3)
@@ -147,41 +147,41 @@ def test_keypoint_losses_equal_torchvisions(keypoints):
     batch = as_batch(images, targets)
     batch.targets.keypoints = torch.zeros(*batch.targets.labels.shape, KEYPOINTS, 3)
     generator = torch.Generator().manual_seed(0)
-    told = []
+    full_targets = []
     for number, target in enumerate(targets):
         corner, far = target["boxes"].float()[:, None].split(2, -1)
         place = corner + torch.rand(len(corner), KEYPOINTS, 2, generator=generator) * (far - corner)
-        shown = torch.randint(0, 3, (len(corner), KEYPOINTS, 1), generator=generator)
-        told.append({**target, "keypoints": torch.cat((place, shown), -1)})
-        batch.targets.keypoints[number, : len(corner)] = told[-1]["keypoints"]
-    compare_losses(referee, model, images, told, batch, keypoint="loss_keypoint")
+        visibility = torch.randint(0, 3, (len(corner), KEYPOINTS, 1), generator=generator)
+        full_targets.append({**target, "keypoints": torch.cat((place, visibility), -1)})
+        batch.targets.keypoints[number, : len(corner)] = full_targets[-1]["keypoints"]
+    compare_losses(referee, model, images, full_targets, batch, keypoint="loss_keypoint")
 
 
-def compare_losses(referee, model, images, told, batch, **names) -> None:
-    wanted = train_without_norms(referee)([image.double() / 255 for image in images], told)
-    found = train_without_norms(model)(batch)
+def compare_losses(referee, model, images, full_targets, batch, **names) -> None:
+    wanted = train_without_norms(referee)([image.double() / 255 for image in images], full_targets)
+    losses = train_without_norms(model)(batch)
     for mine, other in {"box_cls": "loss_classifier", "box_reg": "loss_box_reg", **names}.items():
         assert wanted[other] > 1e-3
-        torch.testing.assert_close(found[mine], wanted[other], rtol=0, atol=1e-4, check_dtype=False)
+        torch.testing.assert_close(losses[mine], wanted[other], rtol=0, atol=1e-4, check_dtype=False)
     referee.eval()
     model.eval()
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_full_size_weights_fit_too(name):
+def test_full_size_checkpoints_match_the_models(name):
     with torch.device("meta"):
         state = torchvision.models.get_model(name, weights=None, weights_backbone=None).state_dict()
-        told = (1, KEYPOINTS) if name.startswith("keypoint") else (90,)
-        model = ours(PAIRS[name], *told)
+        sizes = (1, KEYPOINTS) if name.startswith("keypoint") else (90,)
+        model = ours(PAIRS[name], *sizes)
     assert match(model, TorchvisionRCNN().convert(state, model)).is_complete
 
 
-def test_a_model_for_cocos_80_classes_takes_their_masks():
+def test_a_mask_rcnn_for_cocos_80_classes_loads_the_rows_of_these_classes():
     names = ("roi_heads.box_predictor.cls_score", "roi_heads.mask_predictor.mask_fcn_logits")
     state = {f"{name}.{suffix}": torch.arange(91.0) for name in names for suffix in ("weight", "bias")}
     state |= {f"roi_heads.box_predictor.bbox_pred.{suffix}": torch.arange(4 * 91.0) for suffix in ("weight", "bias")}
 
     eighty = Model()
     eighty.meta = DatasetMeta(COCO_CLASSES)
-    found = TorchvisionRCNN().convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, eighty)
-    assert torch.equal(found["mask.masks.bias"], found["box.cls_score.bias"][:80])
+    converted = TorchvisionRCNN().convert({**state, "backbone.body.layer1.0.conv1.weight": torch.zeros(1)}, eighty)
+    assert torch.equal(converted["mask.masks.bias"], converted["box.cls_score.bias"][:80])

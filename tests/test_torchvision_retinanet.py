@@ -11,7 +11,7 @@ from chordate.structures import DatasetMeta
 from chordate.weights.formats.torchvision import TorchvisionRetinaNet
 from chordate.weights.loading import load_checkpoint
 
-SIDE = 96  # 96×128 are padded to 128×128: torchvision infers the strides from the maps, up to 128
+SIDE = 96  # padded to 128×128, since torchvision infers strides (up to 128) from the sizes of feature maps
 PAIRS = {
     "retinanet_resnet50_fpn": "retinanet_r50_fpn_torchvision",
     "retinanet_resnet50_fpn_v2": "retinanet_r50_fpn-v2_torchvision",
@@ -20,7 +20,7 @@ PAIRS = {
 
 @pytest.fixture(scope="module", params=PAIRS, ids=["v1", "v2"])
 def pair(request, cells):
-    """Torchvision's model and ours with its weights, in float64, and a wide and a tall photo."""
+    """Torchvision's model, Chordate's with its weights (both float64), a landscape and a portrait photo, targets."""
     images, targets = photos(cells, SIDE)
     torch.manual_seed(5)
     referee = torchvision.models.get_model(
@@ -53,7 +53,7 @@ def test_retinanet_detections_equal_torchvisions(pair):
 
 @torch.no_grad()
 def test_retinanet_losses_equal_torchvisions(pair):
-    """Image by image, because torchvision averages over images, and the paper divides by all positive anchors."""
+    """Compares single images: torchvision averages over images, but the paper divides by all positive anchors."""
     referee, model, images, targets = pair
     train_without_norms(referee)
     train_without_norms(model)
@@ -61,20 +61,20 @@ def test_retinanet_losses_equal_torchvisions(pair):
         wanted = referee([image.double() / 255], [dict(target)])
         batch = as_batch([image], [target])
         batch.targets.labels[batch.targets.valid] += 1  # torchvision's labels are COCO's ids, from 1
-        found = model(batch)
+        losses = model(batch)
         for mine, theirs in {"cls": "classification", "box": "bbox_regression"}.items():
             assert wanted[theirs] > 1e-3
-            torch.testing.assert_close(found[mine], wanted[theirs], rtol=1e-6, atol=1e-4, check_dtype=False)
+            torch.testing.assert_close(losses[mine], wanted[theirs], rtol=1e-6, atol=1e-4, check_dtype=False)
     referee.eval()
     model.eval()
 
 
-def test_a_retinanet_for_cocos_80_classes_takes_their_rows(pair):
+def test_a_retinanet_for_cocos_80_classes_loads_the_rows_of_these_classes(pair):
     eighty = Model()
     eighty.meta = DatasetMeta(COCO_CLASSES)
     theirs = torch.arange(91.0).repeat(9)
     state = {**pair[0].state_dict(), "head.classification_head.cls_logits.bias": theirs}
-    found = TorchvisionRetinaNet().convert(state, eighty)["head.cls_score.bias"].view(9, 80)
+    biases = TorchvisionRetinaNet().convert(state, eighty)["head.cls_score.bias"].view(9, 80)
     gaps = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-    assert found[0].tolist() == [number for number in range(91) if number not in gaps]
-    assert (found == found[0]).all()
+    assert biases[0].tolist() == [number for number in range(91) if number not in gaps]
+    assert (biases == biases[0]).all()

@@ -26,7 +26,7 @@ from chordate.training.trainer import Trainer
 from chordate.weights.loading import load_checkpoint
 
 CPU = torch.device("cpu")
-EPOCH = 6  # iterations per epoch of the toy data
+EPOCH = 6  # iterations per epoch of `toy_loader()`
 
 
 def validation(**options: Any) -> dict[str, Any]:
@@ -45,8 +45,8 @@ class Scripted(ToyMetric):
         return {"bbox_AP": self.scores.pop(0), "bbox_AP50": 0.5}
 
 
-def at(folder: Path, mode: str) -> list[int]:
-    """The iterations after which the log has a record of this mode."""
+def logged_iterations(folder: Path, mode: str) -> list[int]:
+    """The iterations of the log's records with this mode."""
     return [line["iteration"] for line in read_log(folder, mode)]
 
 
@@ -62,11 +62,11 @@ def at(folder: Path, mode: str) -> list[int]:
         ({"epochs": 1, "accumulate": 4}, [2], {"epoch_1"}),
     ],
 )
-def test_evaluations_and_checkpoints_come_when_they_are_due(
+def test_evaluations_and_checkpoints_are_made_when_they_are_due(
     tmp_path: Path, settings: dict[str, Any], evaluations: list[int], checkpoints: set[str]
 ) -> None:
     toy_trainer(tmp_path, **validation(), keep=None, **settings).train()
-    assert at(tmp_path, "val") == evaluations
+    assert logged_iterations(tmp_path, "val") == evaluations
     assert {path.stem for path in tmp_path.glob("*.pt")} == checkpoints
 
 
@@ -78,7 +78,9 @@ class WithoutLarge(ToyMetric):
         return {"bbox_AP": 0.25, "bbox_APl": -1.0, "gain": -1.5}
 
 
-def test_the_line_of_an_evaluation_names_whole_epochs_only_and_no_number_where_there_is_none(tmp_path: Path) -> None:
+def test_the_log_line_of_an_evaluation_names_complete_epochs_and_shows_undefined_metrics_as_a_dash(
+    tmp_path: Path,
+) -> None:
     trainer = toy_trainer(tmp_path, **validation(metric=WithoutLarge()), iterations=9, eval_every=3)
     trainer.train()
     lines = [line.split("INFO ")[1] for line in log_text(trainer).splitlines() if "evaluation after" in line]
@@ -87,9 +89,9 @@ def test_the_line_of_an_evaluation_names_whole_epochs_only_and_no_number_where_t
     assert lines == [f"evaluation after {place}: {numbers}" for place in places]
 
 
-def test_the_log_has_a_line_every_so_many_iterations_and_the_last(tmp_path: Path) -> None:
+def test_the_log_has_a_record_every_log_every_iterations_and_at_the_end(tmp_path: Path) -> None:
     toy_trainer(tmp_path, iterations=8, log_every=3).train()
-    assert at(tmp_path, "train") == [3, 6, 8]
+    assert logged_iterations(tmp_path, "train") == [3, 6, 8]
     per_iteration = read_log(tmp_path)
     toy_trainer(tmp_path / "each", iterations=8, log_every=1).train()
     each = [line["loss"] for line in read_log(tmp_path / "each")]
@@ -98,7 +100,7 @@ def test_the_log_has_a_line_every_so_many_iterations_and_the_last(tmp_path: Path
     )
 
 
-def test_the_best_checkpoint_is_of_the_highest_score_and_survives_the_clearing(tmp_path: Path) -> None:
+def test_the_best_checkpoint_has_the_highest_score_and_is_not_deleted(tmp_path: Path) -> None:
     metric = Scripted(0.1, 0.4, float("nan"), 0.3)
     trainer = toy_trainer(tmp_path, **validation(metric=metric), epochs=4, keep=1, save_best="bbox_AP")
     trainer.train()
@@ -123,7 +125,7 @@ def test_the_error_for_a_misspelled_metric_suggests_near_names_after_saving(tmp_
     assert (tmp_path / "epoch_1.pt").exists()
 
 
-def test_evaluate_gives_the_metrics_of_a_checkpoint_and_writes_no_training_log(tmp_path: Path) -> None:
+def test_evaluate_returns_the_metrics_of_a_checkpoint_and_writes_no_training_log(tmp_path: Path) -> None:
     toy_trainer(tmp_path, epochs=1).train()
     weights = torch.load(tmp_path / "epoch_1.pt", weights_only=True)["model"]
     model = ToyModel()
@@ -136,14 +138,14 @@ def test_evaluate_gives_the_metrics_of_a_checkpoint_and_writes_no_training_log(t
     assert not (tmp_path / "test" / "log.jsonl").exists()
 
 
-def test_an_evaluation_leaves_every_part_of_the_model_in_its_mode() -> None:
+def test_an_evaluation_restores_the_mode_of_every_module() -> None:
     model = ToyModel().train()
     model.backbone[1].eval()  # a frozen BatchNorm
     evaluate(model, toy_loader(5, training=False), ToyMetric(), device=CPU)
     assert [name for name, module in model.named_modules() if not module.training] == ["backbone.1"]
 
 
-def test_tensorboard_gets_losses_rate_and_metrics(tmp_path: Path) -> None:
+def test_tensorboard_gets_losses_learning_rate_and_metrics(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, **validation(), epochs=1, tensorboard=True)
     trainer.train()
     events = EventAccumulator(str(next(tmp_path.glob("*/tensorboard"))))
@@ -153,7 +155,7 @@ def test_tensorboard_gets_losses_rate_and_metrics(tmp_path: Path) -> None:
     assert values == pytest.approx([line["loss"] for line in read_log(tmp_path)])
 
 
-def test_callbacks_are_called_at_their_places_on_a_built_trainer(tmp_path: Path) -> None:
+def test_callbacks_are_called_in_order_with_the_trainer(tmp_path: Path) -> None:
     calls: list[tuple[Any, ...]] = []
 
     @CALLBACKS.register_module(force=True)
@@ -190,14 +192,14 @@ def test_callbacks_are_called_at_their_places_on_a_built_trainer(tmp_path: Path)
     assert torch.load(tmp_path / "best_of_my_own.pt", weights_only=True)["train"]["iteration"] == 6
 
 
-def test_the_config_is_kept_beside_the_log_and_a_users_own_file_stays_as_it_is(tmp_path: Path) -> None:
+def test_the_config_is_saved_beside_the_log_and_the_users_file_is_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(text := f"# by hand\ntrain = dict(epochs=1, tensorboard=False)\noptimizer = dict({OPTIMIZER})\n")
     cfg = load_config(file)
     Trainer(ToyModel(), toy_loader(), optimizer=OPTIMIZER, train=cfg.train, work_dir=tmp_path, config=cfg).train()
     assert file.read_text() == text
-    (kept,) = tmp_path.glob("*/mine.py")
-    assert load_config(kept).train == {"epochs": 1, "tensorboard": False}
+    (saved,) = tmp_path.glob("*/mine.py")
+    assert load_config(saved).train == {"epochs": 1, "tensorboard": False}
 
 
 def test_two_runs_in_one_process_share_neither_log_nor_history(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_the_history_of_logged_numbers_survives_a_resume(tmp_path: Path) -> None
     assert history == [line["loss"] for line in read_log(tmp_path)]
 
 
-def test_the_console_gets_lines_where_it_is_no_terminal_and_the_log_file_gets_them_too(
+def test_without_a_terminal_the_console_gets_the_lines_of_the_log_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = toy_trainer(tmp_path, **validation(), epochs=1, log_every=3)
@@ -233,19 +235,19 @@ def test_the_console_gets_lines_where_it_is_no_terminal_and_the_log_file_gets_th
     assert log_text(trainer) == text
 
 
-def test_a_terminal_gets_a_bar_with_loss_rate_speed_and_time_left(tmp_path: Path) -> None:
+def test_a_terminal_gets_a_progress_bar_with_loss_learning_rate_and_speed(tmp_path: Path) -> None:
     screen = io.StringIO()
     trainer = toy_trainer(tmp_path, **validation(), epochs=2)
     trainer.progress = ProgressBar(Console(file=screen, force_terminal=True, width=150))
     trainer.train()
     text = screen.getvalue()
-    for shown in ("epoch 2/2", "12/12", "evaluating", "images/s", "lr 0.05", "loss "):
-        assert shown in text
+    for expected in ("epoch 2/2", "12/12", "evaluating", "images/s", "lr 0.05", "loss "):
+        assert expected in text
     assert "iteration 3/12" not in text  # no log lines in addition to the bar
 
 
 @pytest.mark.parametrize(
-    ("train", "told"),
+    ("train", "message"),
     [
         ({"epoch": 3}, 'did you mean "epochs"'),
         ({"epochs": 3, "iterations": 5}, "either epochs or iterations"),
@@ -259,10 +261,10 @@ def test_a_terminal_gets_a_bar_with_loss_rate_speed_and_time_left(tmp_path: Path
         ({"epochs": 1, "accumulate": True}, "an integer"),
     ],
 )
-def test_an_invalid_setting_of_the_trainer_is_a_one_line_error(train: dict[str, Any], told: str) -> None:
+def test_an_invalid_setting_of_the_trainer_is_a_one_line_error(train: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         TrainSettings.from_config(train)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""The trainer with the real loader and a real detector: resuming within an epoch, and training as the commands do."""
+"""The trainer with the real loader and a real detector: resuming within an epoch, and the logged metrics."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train(shapes: Path, work_dir: Path, **options: Any) -> Trainer:
     return trainer
 
 
-def test_a_detector_resumed_in_mid_epoch_goes_on_exactly_with_workers_and_augmentation(
+def test_resuming_a_detector_within_an_epoch_is_exact_with_workers_and_augmentation(
     shapes: Path, tmp_path: Path
 ) -> None:
     train(shapes, tmp_path / "whole")
@@ -49,12 +49,12 @@ def test_a_detector_resumed_in_mid_epoch_goes_on_exactly_with_workers_and_augmen
     train(shapes, tmp_path / "resumed", **{"train_data.workers": 0})
     whole, resumed = read_log(tmp_path / "whole"), read_log(tmp_path / "resumed")
     assert [line["iteration"] for line in whole] == list(range(1, 7))
-    rates = [line.pop("lr") for line in whole], [line.pop("lr") for line in resumed]
-    assert rates[0] == rates[1]  # during the warm-up, which does not depend on the length of training
+    learning_rates = [line.pop("lr") for line in whole], [line.pop("lr") for line in resumed]
+    assert learning_rates[0] == learning_rates[1]  # in the warm-up, which does not depend on the number of iterations
     assert whole == resumed
 
 
-def test_the_numbers_of_training_are_those_of_a_later_evaluation(shapes: Path, tmp_path: Path) -> None:
+def test_the_metrics_logged_in_training_equal_a_later_evaluation(shapes: Path, tmp_path: Path) -> None:
     trainer = train(shapes, tmp_path, **{"train.iterations": 1})
     logged = {k: v for k, v in read_log(tmp_path, "val")[0].items() if k not in ("mode", "epoch", "iteration")}
     again = evaluate(trainer.module, trainer.val_loader, trainer.metric, device=torch.device("cpu"))

@@ -37,7 +37,7 @@ def test_curves_are_drawn_from_a_log(tmp_path, evaluations):
     assert (picture < 250).any(-1).mean() > 0.01
 
 
-def test_plotting_a_file_that_is_no_log_is_an_error(tmp_path):
+def test_plotting_a_file_that_is_not_a_training_log_is_an_error(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "other.txt").write_text("{this is}\n")
     for name, message in (
@@ -49,7 +49,7 @@ def test_plotting_a_file_that_is_no_log_is_an_error(tmp_path):
             plot_training(tmp_path / name, tmp_path / "out.png")
 
 
-def test_running_mean_averages_the_finite_values_within_reach():
+def test_running_mean_averages_the_finite_values_in_its_window():
     values = np.random.default_rng(0).random(20)
     values[4] = np.nan
     smooth = running_mean(values, 3)
@@ -58,7 +58,7 @@ def test_running_mean_averages_the_finite_values_within_reach():
         assert smooth[i] == pytest.approx(np.nanmean(values[max(0, i - 3) : i + 4]))
 
 
-def test_the_speed_and_the_gradients_norm_are_no_losses():
+def test_speed_and_gradient_norm_are_not_drawn_as_losses():
     record = {"mode": "train", "epoch": 1, "iteration": 1, "lr": 1, "rpn_cls": 1, "loss": 3, "grad_norm": 9}
     axis = Figure().add_subplot()
     plot_losses(axis, [{**record, "images_per_s": 3, "memory_gb": 4}])
@@ -66,7 +66,7 @@ def test_the_speed_and_the_gradients_norm_are_no_losses():
 
 
 def evaluated(**metrics: list[float]) -> list[dict[str, Any]]:
-    """The evaluation records of a log."""
+    """Evaluation records as in a log, one per value of the metrics."""
     rows = [dict(zip(metrics, values)) for values in zip(*metrics.values(), strict=True)]
     return [{"mode": "val", "epoch": n, "iteration": 10 * n, **row} for n, row in enumerate(rows, 1)]
 
@@ -80,7 +80,7 @@ def test_the_curve_of_an_error_marks_its_lowest_value_inside_the_axis():
     assert low < 2.0 < 3.0 < high
 
 
-def test_the_curve_of_a_rate_marks_its_highest_value_on_an_axis_from_0_to_1():
+def test_the_curve_of_ap_marks_its_highest_value_on_an_axis_from_0_to_1():
     axis = Figure().add_subplot()
     plot_metric(axis, evaluated(bbox_AP=[0.2, 0.4, 0.3], bbox_AP50=[-1, 0.6, 0.7]))
     assert axis.texts[0].get_text() == "0.400"
@@ -98,14 +98,14 @@ def test_the_metric_that_chooses_the_best_checkpoint_is_drawn_first():
         assert [line.get_label() for line in axis.lines[::-1]] == names
 
 
-def test_a_metric_that_training_logs_too_is_no_loss(tmp_path):
+def test_a_metric_that_training_also_logs_is_not_drawn_as_a_loss(tmp_path):
     axis = Figure().add_subplot()
     training = [{"mode": "train", "epoch": 1, "iteration": 1, "lr": 0.1, "cls": 2.0, "error": 0.5, "loss": 3.0}]
     plot_losses(axis, training, {"top1", "error"})
     assert [line.get_label() for line in axis.lines] == ["loss", "cls"]
 
 
-def test_a_single_part_that_is_the_loss_is_drawn_once():
+def test_a_single_loss_that_equals_the_total_is_drawn_once():
     axis = Figure().add_subplot()
     plot_losses(axis, [{"mode": "train", "epoch": 1, "iteration": n, "lr": 0.1, "cls": n, "loss": n} for n in (1, 2)])
     assert [line.get_label() for line in axis.lines] == ["loss"]
@@ -122,7 +122,7 @@ CURVES = {
 
 @pytest.mark.parametrize("curve", CURVES)
 def test_training_curves_mark_each_value_and_labels_do_not_overlap(curve, tmp_path, monkeypatch):
-    """The files that users get, checked by matplotlib's geometry."""
+    """Checks the geometry of the figure that `plot_training` saves."""
     count, every, value = CURVES[curve]
     lines = []
     for n in range(1, count + 1):
@@ -135,8 +135,8 @@ def test_training_curves_mark_each_value_and_labels_do_not_overlap(curve, tmp_pa
     monkeypatch.setattr("chordate.visualization.training_curves.save", lambda figure, out: figures.append(figure))
     plot_training(tmp_path / "log.jsonl", tmp_path / "training.png")
     figures[0].canvas.draw()
-    losses, rate, metric = figures[0].axes
-    for axis in (losses, rate, metric):
+    losses, learning_rate, metric = figures[0].axes
+    for axis in (losses, learning_rate, metric):
         low, high = axis.get_xlim()
         assert all(tick == round(tick) for tick in axis.get_xticks() if low <= tick <= high)
         assert all(len(line.get_xdata()) > 1 or line.get_marker() == "o" for line in axis.lines)

@@ -1,4 +1,4 @@
-"""Mistakes in custom components, checkpoints and settings of a run end in one clear line, or in a warning."""
+"""Mistakes in custom components, checkpoints and settings of a run raise one-line errors or log warnings."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from chordate.model_contracts import Metric, compute_numbers
 from chordate.training.callbacks import Callback
 
 
-def test_two_heads_with_a_loss_of_one_name_are_an_error():
+def test_two_heads_with_losses_of_the_same_name_are_an_error():
     model = detector()
-    own = model.rpn.loss
-    model.rpn.loss = lambda *args: {"box_cls": sum(own(*args).values())}
+    original = model.rpn.loss
+    model.rpn.loss = lambda *args: {"box_cls": sum(original(*args).values())}
     with pytest.raises(TrainingError, match='two heads have a loss named "box_cls"; rename one of them'):
         model.loss(batch_of(2, 1))
 
 
-def test_the_losses_of_a_two_stage_detector_compile_whole():
+def test_the_losses_of_a_two_stage_detector_compile_to_one_graph():
     """Merging the loss dicts of the heads causes no graph break."""
     model = detector()
     torch._dynamo.reset()
@@ -39,7 +39,7 @@ def test_the_losses_of_a_two_stage_detector_compile_whole():
 
 
 @pytest.mark.parametrize("name", ["epoch", "mode", "iteration"])
-def test_a_metric_may_not_name_a_number_like_a_field_of_the_log(name):
+def test_a_metric_must_not_have_the_name_of_a_log_field(name):
     class Clash(Metric):
         def compute(self) -> dict[str, float]:
             return {name: 0.5}
@@ -48,7 +48,7 @@ def test_a_metric_may_not_name_a_number_like_a_field_of_the_log(name):
         compute_numbers(Clash())
 
 
-def test_a_callback_may_not_overwrite_the_epoch_of_a_record(tmp_path: Path) -> None:
+def test_a_callback_must_not_overwrite_the_epoch_of_a_log_record(tmp_path: Path) -> None:
     class Clash(Callback):
         def on_evaluation_end(self, trainer: Any, metrics: dict[str, float]) -> None:
             metrics["epoch"] = 7.0
@@ -63,7 +63,7 @@ class NaNMetric(ToyMetric):
         return super().compute() | {"toy_AP": math.nan}
 
 
-def test_a_best_score_that_is_always_nan_is_warned_about_once(tmp_path: Path) -> None:
+def test_a_best_score_that_is_always_nan_logs_one_warning(tmp_path: Path) -> None:
     options: dict[str, Any] = {"val_loader": toy_loader(training=False), "metric": NaNMetric()}
     trainer = toy_trainer(tmp_path, epochs=2, save_best="toy_AP", **options)
     trainer.train()
@@ -91,7 +91,7 @@ def test_a_best_score_without_ground_truth_is_shown_as_a_dash(tmp_path: Path) ->
         ({"ema": 0.9}, {"ema": 0.9}, None),
     ],
 )
-def test_a_changed_seed_or_average_is_warned_about_on_resume(tmp_path: Path, before, after, message) -> None:
+def test_a_changed_seed_or_ema_decay_logs_a_warning_on_resume(tmp_path: Path, before, after, message) -> None:
     toy_trainer(tmp_path, epochs=1, **before).train()
     trainer = toy_trainer(tmp_path, epochs=2, resume=True, **after)
     trainer.train()
@@ -101,7 +101,7 @@ def test_a_changed_seed_or_average_is_warned_about_on_resume(tmp_path: Path, bef
 
 
 @pytest.mark.parametrize("optimizer", [{"type": "AdamW", "lr": 0.01}, {"type": "Adagrad", "lr": 0.01}])
-def test_an_incomplete_optimizer_state_is_one_line(tmp_path: Path, optimizer: dict[str, Any]) -> None:
+def test_an_incomplete_optimizer_state_is_a_one_line_error(tmp_path: Path, optimizer: dict[str, Any]) -> None:
     toy_trainer(tmp_path / "a", optimizer=optimizer, epochs=1).train()
     path = tmp_path / "a" / "epoch_1.pt"
     checkpoint = torch.load(path)
@@ -124,7 +124,7 @@ def test_a_key_error_of_an_optimizer_in_a_new_run_keeps_its_traceback(tmp_path: 
         trainer.train()
 
 
-def test_predicting_on_a_tensor_names_the_function_for_images():
+def test_the_error_for_predicting_on_a_tensor_names_chordate_predict():
     with pytest.raises(ConfigError, match=r"takes a Batch, got Tensor; use chordate\.predict\(model, images\)"):
         detector().eval().predict(torch.zeros(1, 3, 64, 64))
 

@@ -12,7 +12,7 @@ from chordate.registry import MODELS
 
 
 class Last(Tiny):
-    """A backbone with a single map of stride 16."""
+    """A backbone with a single feature map, of stride 16."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ class Last(Tiny):
 KEYPOINTS = 4
 EVERYTHING = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}  # sample all, so losses are deterministic
 RPN = {"type": "RPNHead", "pre_nms_topk": (30, 30), "post_nms_topk": (30, 20), **EVERYTHING}
-ONE_MAP = {**RPN, "anchors": {"sizes": [[16, 32, 64]]}}
+ONE_LEVEL = {**RPN, "anchors": {"sizes": [[16, 32, 64]]}}
 BOX = {"type": "BoxHead", "trunk": {"type": "ConvFC", "fc_channels": 16, "fcs": 1}, **EVERYTHING}
 MASK = {"type": "MaskHead", "convs": 1, "channels": 8}
 KEYPOINT = {"type": "KeypointHead", "convs": 1, "channels": 8}
@@ -49,11 +49,11 @@ MODELS_OF = {
         "neck": None,
         "backbone": {**SMALL, "out": ["c3", "c4"]},
         "trunk": "c4",
-        "rpn": ONE_MAP,
+        "rpn": ONE_LEVEL,
         "box": {"type": "BoxHead", "resolution": 8, **EVERYTHING},
         "mask": {**MASK, "convs": 0},
     },
-    "DC5": {**TWO_STAGE, "neck": None, "backbone": Last, "rpn": ONE_MAP, "mask": MASK},
+    "DC5": {**TWO_STAGE, "neck": None, "backbone": Last, "rpn": ONE_LEVEL, "mask": MASK},
     "RetinaNet": {
         "type": "OneStageDetector",
         "neck": NECK,
@@ -80,19 +80,19 @@ def batch(*counts: int, seed: int):
 
 
 @pytest.mark.parametrize("kind", [*(kind for kind in MODELS_OF if kind != "DC5"), *slow("DC5")])
-def test_the_step_is_one_graph_for_any_number_of_objects(kind):
-    """Everything from uint8 images to the losses, forward and backward; NMS is one opaque operator."""
+def test_the_training_step_is_one_graph_for_any_number_of_objects(kind):
+    """The graph goes from uint8 images to the losses, forward and backward; NMS is one opaque operator."""
     model = detector(kind)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for seed, counts in enumerate([(3, 1), (0, 0), (8, 2)]):
         made = batch(*counts, seed=seed)
-        found, wanted = compiled(made), model(made)
-        assert found.keys() == wanted.keys()
+        losses, wanted = compiled(made), model(made)
+        assert losses.keys() == wanted.keys()
         for name, loss in wanted.items():
-            torch.testing.assert_close(found[name], loss, msg=lambda told, name=name: f"{name}: {told}")
-        sum(found.values()).backward()
+            torch.testing.assert_close(losses[name], loss, msg=lambda message, name=name: f"{name}: {message}")
+        sum(losses.values()).backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     torch._dynamo.reset()
 
@@ -103,23 +103,25 @@ def test_bfloat16_autocast_keeps_losses_and_detections_in_float32(kind):
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(batch(3, 1, seed=0))
         sum(losses.values()).backward()
-        found = model.eval()(batch(3, 1, seed=0))
+        predictions = model.eval()(batch(3, 1, seed=0))
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
-    assert all(one.boxes.dtype == torch.float32 for one in found)
-    assert all(one.keypoints is None or one.keypoints.dtype == torch.float32 for one in found)
+    assert all(d.boxes.dtype == torch.float32 for d in predictions)
+    assert all(d.keypoints is None or d.keypoints.dtype == torch.float32 for d in predictions)
 
 
 @pytest.mark.parametrize("kind", MODELS_OF)
 def test_without_detections_there_are_no_masks_and_no_keypoints(kind):
     model = detector(kind).eval()
-    judge = getattr(model, "head", None) or getattr(model.box, "stages", [model.box])[-1]
-    judge.score_threshold = 1.0
-    for found in model(batch(0, 0, seed=0)):
-        assert len(found) == 0
-        assert found.masks is None or found.masks.shape == (0, 64, 64)
-        assert found.keypoints is None or found.keypoints.shape == (0, KEYPOINTS, 3)
+    last_head = getattr(model, "head", None) or getattr(model.box, "stages", [model.box])[-1]
+    last_head.score_threshold = 1.0
+    for detections in model(batch(0, 0, seed=0)):
+        assert len(detections) == 0
+        assert detections.masks is None or detections.masks.shape == (0, 64, 64)
+        assert detections.keypoints is None or detections.keypoints.shape == (0, KEYPOINTS, 3)
     parts = MODELS_OF[kind]
-    assert (found.masks is not None) == ("mask" in parts) and (found.keypoints is not None) == ("keypoint" in parts)
+    assert (detections.masks is not None) == ("mask" in parts) and (detections.keypoints is not None) == (
+        "keypoint" in parts
+    )
 
 
 @pytest.mark.gpu

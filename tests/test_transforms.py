@@ -1,4 +1,4 @@
-"""Transforms do what the papers and the reference detectors do, and keep the fields of a sample together."""
+"""Transforms match the papers and other libraries, and keep the fields of a sample consistent."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_every_v2_transform_is_registered_under_its_own_name() -> None:
     assert isinstance(TRANSFORMS.build("RandomPhotometricDistort"), v2.RandomPhotometricDistort)
 
 
-def test_containers_build_what_they_contain() -> None:
+def test_container_transforms_build_their_inner_transforms() -> None:
     inner = [{"type": "RandomRotation", "degrees": 10, "interpolation": "bilinear"}, "RandomGrayscale"]
     built = TRANSFORMS.build({"type": "RandomApply", "p": 0.5, "transforms": inner})
     assert [type(t) for t in built.transforms] == [v2.RandomRotation, v2.RandomGrayscale]
@@ -85,7 +85,7 @@ def test_normalizing_in_the_pipeline_is_refused_because_models_do_it(transform: 
 
 
 @pytest.mark.parametrize("shape", [(427, 640), (640, 480), (333, 500), (97, 411)])
-def test_torchvision_resize_is_bit_for_bit_its_detectors(shape: tuple[int, int]) -> None:
+def test_resizing_with_torchvisions_rounding_equals_torchvisions_detectors_exactly(shape: tuple[int, int]) -> None:
     size, longest = 200, 300
     sample = make_sample(*shape)
     ours = ResizeShortestEdge(size, longest, rounding="torchvision")(sample)
@@ -107,9 +107,9 @@ def test_detectron2_resize_follows_its_size_formula(height: int, width: int) -> 
     if max(new) > 1333:
         shrink = 1333 / max(new)
         new = [side * shrink for side in new]
-    want = [max(1, int(side + 0.5)) for side in new]
+    expected = [max(1, int(side + 0.5)) for side in new]
     # If the exact product ends in .5, the two orders of multiplication may round differently.
-    assert all(abs(a - b) <= (abs(side % 1 - 0.5) < 1e-6) for a, b, side in zip(got, want, new))
+    assert all(abs(a - b) <= (abs(side % 1 - 0.5) < 1e-6) for a, b, side in zip(got, expected, new))
 
 
 def test_uint8_resize_is_pillows_bilinear_filter() -> None:
@@ -123,7 +123,7 @@ def test_uint8_resize_is_pillows_bilinear_filter() -> None:
     assert np.abs(ours.permute(1, 2, 0).numpy().astype(int) - pillow).max() <= 1
 
 
-def test_multi_scale_draws_every_size() -> None:
+def test_multi_scale_resizing_samples_every_size() -> None:
     resize = ResizeShortestEdge([30, 40, 50])
     torch.manual_seed(0)
     shorter = {min(resize(make_sample())["image"].shape[-2:]) for _ in range(40)}
@@ -135,7 +135,7 @@ def test_large_scale_jitter_has_the_papers_range_and_window() -> None:
     torch.manual_seed(0)
     image = Image(torch.empty(3, 60, 80, device="meta"))
     params = [jitter.make_params([image]) for _ in range(400)]
-    factors = np.array([p["scaled"][1] / 100 for p in params])  # 80 wide fits 100 at factor 1
+    factors = np.array([p["scaled"][1] / 100 for p in params])  # factor 1 resizes the width of 80 to 100
     assert factors.min() < 0.15
     assert factors.max() > 1.95
     assert abs(factors.mean() - 1.05) < 0.06
@@ -147,7 +147,7 @@ def test_large_scale_jitter_has_the_papers_range_and_window() -> None:
 
 
 def test_large_scale_jitter_keeps_boxes_on_their_objects() -> None:
-    """A red rectangle is still in the image region that its box covers."""
+    """After the jitter, a red rectangle still fills its box."""
     jitter = LargeScaleJitter(96, (0.5, 2.0))
     sample = make_sample(boxes=[[20, 15, 60, 45]])
     picture = torch.zeros(3, 60, 80, dtype=torch.uint8)
@@ -158,8 +158,8 @@ def test_large_scale_jitter_keeps_boxes_on_their_objects() -> None:
         ys, xs = torch.nonzero(out["image"][0] > 127, as_tuple=True)
         if len(out["boxes"]) == 0:
             continue
-        found = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-        assert (out["boxes"][0] - found).abs().max() <= 1
+        bounds = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+        assert (out["boxes"][0] - bounds).abs().max() <= 1
         assert (out["polygons"].bounds()[0] - out["boxes"][0]).abs().max() < 1e-3
 
 
@@ -167,12 +167,12 @@ def test_large_scale_jitter_keeps_boxes_on_their_objects() -> None:
     "arguments",
     [{"size": 0}, {"size": []}, {"size": 800, "max_size": 0}, {"size": 800, "rounding": "mmdet"}],
 )
-def test_impossible_resizes_are_refused(arguments: dict) -> None:
+def test_invalid_settings_of_a_resize_are_refused(arguments: dict) -> None:
     with pytest.raises(ConfigError, match="ResizeShortestEdge"):
         TRANSFORMS.build({"type": "ResizeShortestEdge", **arguments})
 
 
-def test_a_jitter_scales_from_its_smallest_factor_to_its_largest() -> None:
+def test_the_scale_range_of_a_jitter_must_not_decrease() -> None:
     with pytest.raises(ConfigError, match="scale must be a list of 2 non-decreasing numbers, got"):
         TRANSFORMS.build({"type": "LargeScaleJitter", "scale": [2.0, 0.1]})
     fixed = TRANSFORMS.build({"type": "LargeScaleJitter", "size": 96, "scale": [1.0, 1.0]})
@@ -190,7 +190,7 @@ def test_a_dropped_instance_is_dropped_from_every_field() -> None:
     assert out["keypoints"].tolist() == [[[10, 5, 2], [35, 55, 2]]]
 
 
-def test_a_clipped_box_shrinks_to_the_rest_of_its_polygon_if_configured() -> None:
+def test_a_clipped_box_shrinks_to_the_visible_part_of_its_polygon_if_configured() -> None:
     triangle = np.array([[0, 0], [40, 0], [0, 40]], np.float32)
     sample = make_sample(boxes=[[0, 0, 40, 40]])
     sample["polygons"] = Polygons.from_rings([[triangle]], (60, 80))
@@ -199,14 +199,14 @@ def test_a_clipped_box_shrinks_to_the_rest_of_its_polygon_if_configured() -> Non
     assert SanitizeInstances(tighten=True)(cropped)["boxes"].tolist() == [[0, 0, 20, 20]]
 
 
-def test_a_box_whose_object_was_cut_away_is_dropped() -> None:
+def test_a_box_whose_object_was_cropped_away_is_dropped() -> None:
     triangle = np.array([[0, 0], [40, 0], [0, 40]], np.float32)
     sample = make_sample(boxes=[[0, 0, 40, 40]])
     sample["polygons"] = Polygons.from_rings([[triangle]], (60, 80))
     assert len(SanitizeInstances()(crop(sample, 25, 25, 30, 30))["boxes"]) == 0
 
 
-def test_an_image_without_instances_passes_every_transform() -> None:
+def test_images_without_instances_can_be_transformed() -> None:
     pipeline = build_pipeline(
         [
             {"type": "RandomRotation", "degrees": 30, "expand": True},

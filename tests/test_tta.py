@@ -1,4 +1,4 @@
-"""Test-time augmentation: detections of augmented batches are mapped back to the image, merged by NMS, and averaged."""
+"""Test-time augmentation: detections are mapped back to the image and merged by NMS, masks and heatmaps averaged."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ HEADS = {
 
 
 def noise_batch(*sizes: tuple[int, int], side: int = 128) -> Batch:
-    """Noise of several sizes (height, width), padded to squares."""
+    """A batch of noise images of the given sizes (height, width), padded to squares."""
     noise = torch.Generator().manual_seed(1)
     images = torch.zeros(len(sizes), 3, side, side, dtype=torch.uint8)
     for (height, width), into in zip(sizes, images):
@@ -35,7 +35,7 @@ def noise_batch(*sizes: tuple[int, int], side: int = 128) -> Batch:
 
 
 def resized(batch: Batch, scale: float) -> Batch:
-    """Each image resized separately, as a pipeline would do it."""
+    """The batch with each image resized separately, as in a pipeline."""
     scaled = []
     for image, (height, width) in zip(batch.images, batch.sizes.tolist()):
         scaled.append(transform.resize(image[:, :height, :width], [round(height * scale), round(width * scale)]))
@@ -53,8 +53,8 @@ def mirror(batch: Batch) -> Batch:
     return Batch(images, batch.sizes, batch.infos)
 
 
-def seer(tta=None, skeleton=SKELETON, **changes) -> nn.Module:
-    """A random Mask and Keypoint R-CNN that has many detections on any image."""
+def random_detector(tta=None, skeleton=SKELETON, **changes) -> nn.Module:
+    """A Mask and Keypoint R-CNN with random weights that detects many objects in any image."""
     torch.manual_seed(0)
     box = {"type": "BoxHead", "trunk": {"type": "ConvFC", "fc_channels": 32}, "detections_per_image": 20}
     settings = {**config(), "box": box, **HEADS, "tta": tta, **changes}
@@ -67,24 +67,24 @@ def seer(tta=None, skeleton=SKELETON, **changes) -> nn.Module:
     return model
 
 
-def test_one_scale_without_flips_is_the_plain_detector():
+def test_tta_with_scale_1_and_no_flips_equals_the_detector_without_tta():
     batch = noise_batch((96, 128), (128, 80))
     for tta in ({}, {"scales": [1]}, {"flip": False}):
         (augmented,) = DetectorTTA(**tta).augment(batch, 32)
         assert augmented.images is batch.images and augmented.sizes is batch.sizes
-    assert seer().tta is None
-    plain, same = seer()(batch), seer({})(batch)
+    assert random_detector().tta is None
+    plain, same = random_detector()(batch), random_detector({})(batch)
     for one, other in zip(plain, same):
         assert len(one) > 5
         for name in ("boxes", "scores", "labels", "masks", "keypoints"):
             assert torch.equal(getattr(one, name), getattr(other, name))
 
 
-def test_one_other_scale_is_the_detector_on_the_resized_image():
-    """Keypoints are excluded: their peaks are located at pixels of the original batch."""
+def test_a_single_scale_equals_the_detector_on_the_resized_image():
+    """Keypoints are not compared, since heatmap peaks are located at pixels of the original batch."""
     batch = noise_batch((96, 128), (128, 80))
     smaller = resized(batch, 0.75)
-    for result, expected in zip(seer({"scales": [0.75]})(batch), seer()(smaller), strict=True):
+    for result, expected in zip(random_detector({"scales": [0.75]})(batch), random_detector()(smaller), strict=True):
         assert len(result) == len(expected) > 5
         for name in ("boxes", "scores", "labels"):
             torch.testing.assert_close(getattr(result, name), getattr(expected, name))
@@ -94,8 +94,10 @@ def test_one_other_scale_is_the_detector_on_the_resized_image():
 def test_with_flips_a_mirrored_image_gives_the_mirrored_detections():
     """For any model, an image and its mirror image have the same augmented batches."""
     batch = noise_batch((96, 128), (128, 80))
-    model = seer({"scales": [0.75, 1.0], "flip": True})
-    assert not torch.equal(seer()(batch)[0].scores, seer()(mirror(batch))[0].scores)  # without TTA, the scores differ
+    model = random_detector({"scales": [0.75, 1.0], "flip": True})
+    assert not torch.equal(
+        random_detector()(batch)[0].scores, random_detector()(mirror(batch))[0].scores
+    )  # without TTA, the scores differ
     for result, other, info in zip(model(batch), model(mirror(batch)), batch.infos, strict=True):
         assert len(result) == len(other) > 5
         torch.testing.assert_close(result.scores, other.scores)
@@ -109,7 +111,7 @@ def test_with_flips_a_mirrored_image_gives_the_mirrored_detections():
 
 
 class Bright(Backbone):
-    """A backbone that averages the image over cells of 4 x 4, so that its map is mirrored with the image."""
+    """A backbone that averages the image over cells of 4×4 pixels, so its feature map is mirrored with the image."""
 
     name = "Bright"
 
@@ -123,7 +125,7 @@ class Bright(Backbone):
 
 
 class Untrained(nn.Module):
-    """Base of heads that only predict."""
+    """Base class of heads without a loss."""
 
     def loss(self, features, rois, targets):
         raise NotImplementedError
@@ -141,7 +143,7 @@ class NoProposals(nn.Module):
 
 
 class BrightBox(Untrained):
-    """Detects the bright rectangle; the score is the position of its left edge, 0 … 1: higher further right."""
+    """A box head that detects the bright rectangle; its score is the x of the left edge divided by the image width."""
 
     nms_threshold, detections_per_image = 0.5, 5
 
@@ -158,14 +160,14 @@ class BrightBox(Untrained):
 
 
 class Ramp(Untrained):
-    """A mask that rises from 0.1 at the left edge of the box to 1.1 at the right, whatever the image."""
+    """A mask head whose masks rise from 0.1 at the left edge of the box to 1.1 at the right edge, for any image."""
 
     def predict(self, features, detections):
         return [(0.1 + (torch.arange(8) + 0.5) / 8).expand(len(d), 8, 8) for d in detections]
 
 
-class Seen(Untrained):
-    """One heatmap per color: the brightness of the image in that color."""
+class ColorHeatmaps(Untrained):
+    """A keypoint head with one heatmap per color channel: the brightness of that channel in the box."""
 
     def predict(self, features, detections):
         boxes = [image.boxes for image in detections]
@@ -173,18 +175,19 @@ class Seen(Untrained):
         return list(maps.split([len(b) for b in boxes]))
 
 
-def toy(tta) -> nn.Module:
+def bright_detector(tta) -> nn.Module:
     return MODELS.build(
         {
             "type": "TwoStageDetector", "backbone": Bright(), "rpn": NoProposals(), "box": BrightBox(),
-            "mask": Ramp(), "keypoint": Seen(), "preprocess": {"mean": [0.0] * 3, "std": [255.0] * 3}, "tta": tta,
+            "mask": Ramp(), "keypoint": ColorHeatmaps(), "preprocess": {"mean": [0.0] * 3, "std": [255.0] * 3},
+            "tta": tta,
         },
         meta=DatasetMeta(classes=("bright",), skeleton=SKELETON),
     ).eval()  # fmt: skip
 
 
-def bright() -> Batch:
-    """A rectangle in the left half, brightest at the upper left corner in red, at the upper right one in green."""
+def bright_batch() -> Batch:
+    """A rectangle whose corners are brightest in red (top left), green (top right) and blue (bottom right)."""
     images = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
     images[0, :, 16:48, 16:40] = 160
     images[0, 0, 16:24, 16:24] = images[0, 1, 16:24, 32:40] = images[0, 2, 40:48, 32:40] = 250
@@ -192,19 +195,19 @@ def bright() -> Batch:
 
 
 def test_boxes_are_merged_by_nms_and_masks_averaged_at_the_merged_box():
-    """Both batches have the same box, so one detection remains, with the better score: that of the mirrored batch,
-    (80 - 40) / 80. The mirrored batch's mask falls to the right once mirrored back, so the mean is 0.6 everywhere."""
-    (plain,), (augmented,) = toy(None)(bright()), toy({"flip": True})(bright())
+    """The box is the same in both augmented batches, so one detection remains. It has the higher score, (80 - 40) / 80
+    in the mirrored batch. Mirrored back, the mask of that batch falls to the right, so the mean is 0.6 everywhere."""
+    (plain,), (augmented,) = bright_detector(None)(bright_batch()), bright_detector({"flip": True})(bright_batch())
     assert plain.boxes.tolist() == augmented.boxes.tolist() == [[16, 16, 40, 48]]
     assert plain.scores.item() == pytest.approx(16 / 80) and augmented.scores.item() == pytest.approx(40 / 80)
     assert not plain.masks[0, 18:46, 16:24].any() and plain.masks[0, 18:46, 28:38].all()
     assert augmented.masks[0, 18:46, 18:38].all() and augmented.masks.sum() <= 32 * 24
 
 
-def test_keypoints_are_read_from_averaged_heatmaps_with_left_and_right_exchanged():
-    """Red (the nose) is not swapped. Green is the left eye, and the right eye in the mirrored batch: the averaged
-    heatmap of an eye has peaks at the bright corners of green and blue, so it is detected at one of them."""
-    (plain,), (augmented,) = toy(None)(bright()), toy({"flip": True})(bright())
+def test_keypoints_are_decoded_from_averaged_heatmaps_with_left_and_right_swapped():
+    """The nose (red) is not swapped. The eyes (green, blue) are swapped in the mirrored batch, so each eye's averaged
+    heatmap has peaks at the green and at the blue corner, and the eye is detected at one of them."""
+    (plain,), (augmented,) = bright_detector(None)(bright_batch()), bright_detector({"flip": True})(bright_batch())
     corners = {"red": (20, 20), "green": (36, 20), "blue": (36, 44)}
     for place, color in zip(plain.keypoints[0], corners):
         assert (place[:2] - torch.tensor(corners[color])).abs().max() < 4
@@ -237,28 +240,32 @@ def test_merging_is_nms_within_classes_over_all_augmented_batches():
             [rows[nms(boxes[rows], scores[rows], 0.5)] for k in range(3) for rows in [(labels == k).nonzero()[:, 0]]]
         )
         keep = keep[scores[keep].argsort(descending=True)][:12]
-        for name, all_of_them in (("boxes", boxes), ("scores", scores), ("labels", labels)):
-            assert torch.equal(getattr(merged, name), all_of_them[keep])
+        for name, values in (("boxes", boxes), ("scores", scores), ("labels", labels)):
+            assert torch.equal(getattr(merged, name), values[keep])
 
 
 def test_inverse_boxes_undo_transform_boxes():
     batch = noise_batch((90, 118), (128, 75))
     detections = [random_detections(torch.Generator().manual_seed(4), 9) for _ in range(2)]
-    for one in detections:
-        one.boxes *= 0.75  # so that they lie within the images
+    for image_detections in detections:
+        image_detections.boxes *= 0.75  # so that boxes lie within the images
     scales = [0.31, 0.31, 1, 1, 1.7, 1.7]
     batches = DetectorTTA(scales=[0.31, 1, 1.7], flip=True).augment(batch, 32)
     for augmented, scale, flip in zip(batches, scales, [False, True] * 3, strict=True):
         assert augmented.flip == flip
         assert augmented.sizes.tolist() == [[round(side * scale) for side in size] for size in batch.sizes.tolist()]
         transformed = augmented.transform_boxes(detections)
-        for there, back, size in zip(transformed, augmented.inverse_boxes(transformed), augmented.sizes):
-            assert (there.boxes[:, :2] < there.boxes[:, 2:]).all()
-            assert (there.boxes >= -1e-3).all() and (there.boxes[:, 2:] <= size.flip(0) + 1e-3).all()
-            torch.testing.assert_close(back.boxes, detections[0].boxes)
+        for transformed_image, inverted, size in zip(
+            transformed, augmented.inverse_boxes(transformed), augmented.sizes
+        ):
+            assert (transformed_image.boxes[:, :2] < transformed_image.boxes[:, 2:]).all()
+            assert (transformed_image.boxes >= -1e-3).all() and (
+                transformed_image.boxes[:, 2:] <= size.flip(0) + 1e-3
+            ).all()
+            torch.testing.assert_close(inverted.boxes, detections[0].boxes)
 
 
-def test_maps_of_mirrored_batches_are_mirrored_back():
+def test_masks_and_heatmaps_of_mirrored_batches_are_mirrored_back():
     batch = noise_batch((64, 64))
     batches = DetectorTTA(flip=True).augment(batch, 1)
     maps = [[torch.rand(4, 3, 5, 5)], [torch.rand(4, 3, 5, 5)]]
@@ -286,7 +293,7 @@ def test_one_stage_detectors_and_cascades_support_tta():
 
 
 def test_predict_on_images_uses_tta():
-    model = seer({"scales": [0.5, 1.0], "flip": True}).float()
+    model = random_detector({"scales": [0.5, 1.0], "flip": True}).float()
     model.pipeline = []
     image = noise_batch((96, 128)).images[0, :, :96]
     (result,), (other,) = chordate.predict(model, image), chordate.predict(model, image.flip(-1))
@@ -297,9 +304,9 @@ def test_predict_on_images_uses_tta():
 def test_tta_leaves_training_unchanged():
     batch = batch_of(3, 1)
     plain, augmented = detector(), detector(tta={"flip": True})
-    for one in (plain, augmented):
+    for model in (plain, augmented):
         torch.manual_seed(1)
-        one.losses = one(batch)
+        model.losses = model(batch)
     assert {name: loss.item() for name, loss in plain.losses.items()} == {
         name: loss.item() for name, loss in augmented.losses.items()
     }
@@ -316,12 +323,12 @@ def test_tta_leaves_training_unchanged():
         ([0.5], r"tta must be a dict or None"),
     ],
 )
-def test_invalid_settings_of_tta_are_one_line(tta, message):
+def test_an_invalid_setting_of_tta_is_a_one_line_error(tta, message):
     with pytest.raises(ConfigError, match=message):
         detector(tta=tta)
 
 
-def test_mirrored_keypoints_need_their_names():
-    model = seer({"flip": True}, skeleton=None)
+def test_tta_with_flips_needs_the_names_of_the_keypoints():
+    model = random_detector({"flip": True}, skeleton=None)
     with pytest.raises(ConfigError, match="names must be known"):
         model(noise_batch((96, 128)))

@@ -1,4 +1,4 @@
-"""The complete two-stage detector: wiring, training step, predictions."""
+"""The complete two-stage detector: building it from parts, training step, predictions."""
 
 import re
 
@@ -18,7 +18,7 @@ META = DatasetMeta(classes=("a", "b", "c"))
 
 
 class Tiny(Backbone):
-    """A backbone with c2 … c5 from one convolution each."""
+    """A backbone with a stem and one convolution for each of c2 … c5."""
 
     name = "Tiny"
 
@@ -52,7 +52,7 @@ def detector(**changes) -> nn.Module:
 
 
 def batch_of(*counts: int, side: int = 96, slots: int = 8, seed: int = 0) -> Batch:
-    """Noise images with the given numbers of random boxes."""
+    """A batch of noise images; `counts` are the numbers of random boxes per image."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (len(counts), 3, side, side), dtype=torch.uint8, generator=generator)
     boxes = []
@@ -65,7 +65,7 @@ def batch_of(*counts: int, side: int = 96, slots: int = 8, seed: int = 0) -> Bat
     return Batch(images, sizes, [ImageInfo(i, f"{i}.jpg", side, side) for i in range(len(counts))], targets)
 
 
-def test_every_part_learns_from_the_sum_of_the_losses():
+def test_every_parameter_gets_a_gradient_from_the_sum_of_the_losses():
     model = detector()
     losses = model(batch_of(3, 1))
     assert set(losses) == {"rpn_cls", "rpn_box", "box_cls", "box_reg"}
@@ -83,7 +83,7 @@ def test_a_two_stage_detector_trains_on_images_without_objects():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_a_training_batch_without_targets_is_named():
+def test_a_training_batch_without_targets_is_an_error():
     batch = batch_of(1)
     batch.targets = None
     with pytest.raises(DataError, match="without targets"):
@@ -109,7 +109,7 @@ def test_a_two_stage_detector_takes_images_of_any_size():
     assert (detections.boxes >= 0).all() and (detections.boxes <= torch.tensor([77.0, 45, 77, 45])).all()
 
 
-def test_a_neck_is_optional_when_one_map_is_used():
+def test_a_neck_is_optional_when_one_feature_map_is_used():
     model = detector(
         neck=None,
         rpn={"type": "RPNHead", "levels": ["c4"], "anchors": {"sizes": [[32, 64, 128]]}},
@@ -118,19 +118,19 @@ def test_a_neck_is_optional_when_one_map_is_used():
     assert sum(model(batch_of(2)).values()) > 0
 
 
-def test_parts_that_do_not_fit_name_each_other():
+def test_the_error_for_a_neck_that_does_not_fit_the_backbone_names_both():
     with pytest.raises(ConfigError, match=r'FPN\(in=\["c2", "c6"\]\): Tiny offers c2 \(16 ch, stride 4\).*no "c6"'):
         detector(neck={"type": "FPN", "inputs": ["c2", "c6"]})
 
 
-def test_a_detector_with_a_backbone_whose_maps_differ_is_refused_when_built():
-    liar = Tiny()
-    liar.out_features["c5"] = FeatureSpec(99, 32)
+def test_building_a_detector_checks_the_feature_maps_of_its_backbone():
+    backbone = Tiny()
+    backbone.out_features["c5"] = FeatureSpec(99, 32)
     with pytest.raises(ConfigError, match=r"Tiny declares c5 \(99 ch, stride 32\)"):
-        detector(backbone=liar)
+        detector(backbone=backbone)
 
 
-def test_a_two_stage_detector_in_channels_last_gives_the_same():
+def test_a_two_stage_detector_in_channels_last_gives_the_same_scores():
     plain, last = detector().eval(), detector().eval().to(memory_format=torch.channels_last)
     for ours, theirs in zip(plain(batch_of(0)), last(batch_of(0))):
         torch.testing.assert_close(ours.scores, theirs.scores)
@@ -146,7 +146,8 @@ def test_bfloat16_autocast_keeps_boxes_and_losses_in_float32():
     assert detections.boxes.dtype == torch.float32
 
 
-def test_the_step_compiles_whole_and_once_for_any_number_of_objects():
+@pytest.mark.slow  # test_training_steps checks this for detectors with these and more parts
+def test_the_training_step_compiles_once_for_any_number_of_objects():
     """Everything from uint8 images to the summed loss is one graph; NMS is one opaque operator."""
     model = detector()
 
@@ -164,8 +165,8 @@ def test_the_step_compiles_whole_and_once_for_any_number_of_objects():
 
 
 @pytest.mark.slow  # test_training_steps checks this for detectors with these and more parts
-def test_compiled_losses_are_the_eager_ones():
-    """With all anchors and regions sampled, the losses are deterministic."""
+def test_compiled_losses_equal_the_eager_losses():
+    """With all anchors and RoIs sampled, the losses are deterministic."""
     everything = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}
     parts = config()
     model = detector(rpn={**parts["rpn"], **everything}, box={**parts["box"], **everything})
@@ -232,7 +233,7 @@ def test_a_two_stage_detector_learns_to_detect_squares():
         (None, "size_divisor", 0),
     ],
 )
-def test_an_invalid_number_is_one_line_with_part_and_setting(part, setting, value):
+def test_the_error_for_an_invalid_number_names_the_class_and_the_setting(part, setting, value):
     settings = config()
     if part is None:
         settings[setting] = value
@@ -256,7 +257,7 @@ def test_an_invalid_number_is_one_line_with_part_and_setting(part, setting, valu
     ],
     ids=str,
 )
-def test_a_built_part_of_another_kind_is_a_one_line_error(parts, message):
+def test_a_built_module_without_the_contracts_members_is_a_one_line_error(parts, message):
     with pytest.raises(ConfigError, match=message) as error:
         detector(**parts)
     assert "\n" not in str(error.value)

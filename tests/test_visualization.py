@@ -1,4 +1,4 @@
-"""Drawings: legible labels, nothing cut off, consistent colors."""
+"""Drawings of predictions and targets: legible labels, nothing cut off, consistent colors."""
 
 import colorsys
 from dataclasses import dataclass, replace
@@ -40,7 +40,12 @@ from chordate.visualization import (
 from chordate.visualization.canvas import fit_text, is_bright, make_font, place_label
 from chordate.visualization.detection_drawing import instance_annotations
 
-NOTHING = {"image_id": 1, "category_id": 3, "area": 1, "iscrowd": 0}  # an annotation without geometry
+EMPTY_ANNOTATION = {
+    "image_id": 1,
+    "category_id": 3,
+    "area": 1,
+    "iscrowd": 0,
+}  # an annotation without box, mask and keypoints
 GRAY = np.full((100, 160, 3), 128, np.uint8)
 ONE, TWO, FOUR = (DatasetMeta(classes=("a", "b", "c", "d")[:n]) for n in (1, 2, 4))
 
@@ -52,7 +57,7 @@ def detections(*rows: tuple, **more) -> Detections:
 
 
 def changed(picture: np.ndarray) -> np.ndarray:
-    """`[H, W]` bool: where a drawing on gray is not gray."""
+    """Which pixels of a drawing on a gray image are not gray, `[H, W]` bool."""
     return (picture != 128).any(-1)
 
 
@@ -79,17 +84,17 @@ def test_the_input_image_is_not_drawn_on():
 
 
 def test_detections_below_the_score_threshold_are_not_drawn():
-    found = detections((10, 10, 50, 50, 0.6, 0), (60, 10, 90, 50, 0.4, 0))
-    assert changed(draw(found, GRAY, ONE, score_threshold=0.3))[:, 4 * 85 :].any()
-    assert not changed(draw(found, GRAY, ONE, score_threshold=0.5))[:, 4 * 55 :].any()
-    assert not changed(draw(found, GRAY, ONE, score_threshold=0.7)).any()
+    detected = detections((10, 10, 50, 50, 0.6, 0), (60, 10, 90, 50, 0.4, 0))
+    assert changed(draw(detected, GRAY, ONE, score_threshold=0.3))[:, 4 * 85 :].any()
+    assert not changed(draw(detected, GRAY, ONE, score_threshold=0.5))[:, 4 * 55 :].any()
+    assert not changed(draw(detected, GRAY, ONE, score_threshold=0.7)).any()
 
 
-def test_any_number_of_classes_has_colors_and_the_first_ones_differ_clearly():
+def test_every_class_has_a_color_and_the_first_eight_differ_clearly():
     colors = np.array([color_of(label) for label in range(300)])
     assert colors.min() >= 0 and colors.max() <= 255
-    apart = np.abs(colors[:8, None] - colors[None, :8]).sum(-1)[~np.eye(8, dtype=bool)]
-    assert apart.min() > 70
+    distances = np.abs(colors[:8, None] - colors[None, :8]).sum(-1)[~np.eye(8, dtype=bool)]
+    assert distances.min() > 70
 
 
 coordinate = st.integers(-50, 700)
@@ -104,13 +109,13 @@ def test_labels_lie_within_the_image(box, width, corners):
     assert (x2 - x1 + 1, y2 - y1 + 1) == (width, 19)
 
 
-def test_two_detections_at_one_place_have_labels_apart():
+def test_labels_of_two_detections_with_the_same_box_do_not_overlap():
     first = place_label((100, 100, 300, 300), 80, 19, (640, 400), [])
     second = place_label((100, 100, 300, 300), 80, 19, (640, 400), [first])
     assert second[0] > first[2] or second[1] > first[3] or second[2] < first[0] or second[3] < first[1]
 
 
-def test_a_name_too_long_is_cut_but_its_score_is_not():
+def test_a_long_class_name_is_truncated_but_its_score_is_not():
     font = make_font(13)
     text = fit_text("a class with a very long name indeed", " 0.97", font, 120)
     assert font.getlength(text) <= 120
@@ -125,26 +130,26 @@ def test_masks_tint_their_pixels_and_keypoints_are_dots():
     mask = torch.zeros(1, 100, 160, dtype=torch.bool)
     mask[:, 60:80, 60:90] = True
     points = torch.tensor([[[140.0, 90.0, 5.0]]])
-    found = detections((40, 50, 120, 95, 0.9, 1), masks=mask, keypoints=points)
-    picture = changed(draw(found, GRAY, TWO))
+    detected = detections((40, 50, 120, 95, 0.9, 1), masks=mask, keypoints=points)
+    picture = changed(draw(detected, GRAY, TWO))
     assert picture[4 * 62 : 4 * 78, 4 * 62 : 4 * 88].all()
     assert not picture[4 * 84 : 4 * 90, 4 * 62 : 4 * 88].any()
     assert picture[4 * 90, 4 * 140] and not picture[4 * 90, 4 * 150]
 
 
-def test_bones_join_the_keypoints_above_the_threshold():
+def test_bones_connect_the_keypoints_above_the_threshold():
     """Detectron omits keypoints whose logit is below 2."""
     skeleton = Skeleton(("a", "b", "c", "d"), ((0, 1), (1, 2), (2, 3)))
     points = torch.tensor([[[130.0, 20, 5], [150, 20, 5], [150, 60, 2.5], [130, 60, 1.5]]])
-    found = detections((10, 50, 60, 95, 0.9, 1), keypoints=points)
-    plain, joined = (changed(draw(found, GRAY, replace(TWO, skeleton=bones))) for bones in (None, skeleton))
+    detected = detections((10, 50, 60, 95, 0.9, 1), keypoints=points)
+    plain, joined = (changed(draw(detected, GRAY, replace(TWO, skeleton=bones))) for bones in (None, skeleton))
     assert not plain[4 * 20, 4 * 140] and joined[4 * 20, 4 * 140]
     assert not plain[4 * 40, 4 * 150] and joined[4 * 40, 4 * 150]
     assert not joined[4 * 60, 4 * 140] and not joined[4 * 60, 4 * 130]
 
 
 def contrast(a: tuple, b: tuple) -> float:
-    """The contrast of two colors, 1 … 21 (WCAG 2.2)."""
+    """The contrast ratio of two colors, 1 … 21 (WCAG 2.2)."""
     first, second = (
         sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip(WEIGHTS, color))
         for color in (np.array(a) / 255, np.array(b) / 255)
@@ -155,14 +160,14 @@ def contrast(a: tuple, b: tuple) -> float:
 WEIGHTS = (0.2126, 0.7152, 0.0722)
 
 
-def test_instances_of_a_class_are_shades_of_its_color_and_alike_in_truth_and_prediction():
+def test_instances_have_shades_of_their_classs_color_equal_in_targets_and_predictions():
     rows = (90, 40, 120, 95, 0.9, 1), (50, 40, 80, 95, 0.7, 1), (10, 40, 40, 95, 0.8, 1), (130, 40, 155, 95, 0.6, 0)
     masks = torch.zeros(4, 100, 160, dtype=torch.bool)
-    found = detections(*rows)
+    detected = detections(*rows)
     valid = torch.ones(1, 4, dtype=torch.bool)
-    truth = InstanceTargets(found.boxes[None], found.labels[None], valid, ~valid)
+    truth = InstanceTargets(detected.boxes[None], detected.labels[None], valid, ~valid)
     pictures = [
-        draw(found, GRAY, TWO),
+        draw(detected, GRAY, TWO),
         draw(detections(*rows, masks=masks), GRAY, TWO),
         draw_targets(truth, 0, GRAY, TWO),
     ]
@@ -174,7 +179,7 @@ def test_instances_of_a_class_are_shades_of_its_color_and_alike_in_truth_and_pre
     assert np.ptp(hues) < 0.02
 
 
-def test_the_instances_kept_have_the_colors_that_they_have_alone():
+def test_instances_below_the_score_threshold_do_not_change_the_colors_of_the_others():
     low = detections((10, 40, 40, 95, 0.2, 1), (90, 40, 120, 95, 0.9, 1))
     high = detections((90, 40, 120, 95, 0.9, 1))
     np.testing.assert_array_equal(draw(low, GRAY, TWO, score_threshold=0.5), draw(high, GRAY, TWO))
@@ -195,8 +200,8 @@ def test_the_label_of_the_best_detection_is_on_top():
 
 
 def test_names_outside_ascii_are_drawn():
-    one = detections((20, 50, 120, 95, 0.9, 0))
-    plain, accented, unknown = (draw(one, GRAY, DatasetMeta(classes=(name,))) for name in ("eee", "éßЖ", "???"))
+    detected = detections((20, 50, 120, 95, 0.9, 0))
+    plain, accented, unknown = (draw(detected, GRAY, DatasetMeta(classes=(name,))) for name in ("eee", "éßЖ", "???"))
     assert (plain != accented).any() and (accented != unknown).any()
 
 
@@ -209,7 +214,7 @@ def shapes(tmp_path_factory) -> CocoDataset:
 
 
 def sheet_of(dataset: CocoDataset, indices, panel: int) -> np.ndarray:
-    """A sheet of images of a dataset, without detections."""
+    """A sheet of images of a dataset with their targets, and without detections."""
     samples = [dataset.read(index) for index in indices]
     images = [to_picture(sample["image"]) for sample in samples]
     names = [Path(sample["info"].path).name for sample in samples]
@@ -217,7 +222,7 @@ def sheet_of(dataset: CocoDataset, indices, panel: int) -> np.ndarray:
     return side_by_side(images, names, [detections()] * len(images), targets, dataset.meta, panel=panel)
 
 
-def test_a_sheet_shows_each_image_twice_with_its_truth_at_the_left(shapes):
+def test_a_sheet_shows_each_image_twice_with_its_targets_at_the_left(shapes):
     ids = shapes.image_ids.tolist()
     chosen = next(index for index, id in enumerate(ids) if shapes.coco.get_ann_ids(img_ids=[id]))
     annotations = shapes.coco.load_anns(shapes.coco.get_ann_ids(img_ids=[ids[chosen]]))
@@ -270,7 +275,7 @@ class DepthTargets(Targets):
     depth: torch.Tensor
 
 
-def test_a_task_from_outside_registers_how_it_is_drawn():
+def test_drawing_functions_can_be_registered_for_a_custom_task():
     depth, targets = Depth(torch.zeros(2, 2)), DepthTargets(torch.tensor([3, 7]))
     for function, value, arguments in (
         (draw, depth, (GRAY, ONE)),
@@ -330,9 +335,9 @@ def test_images_are_written_in_the_format_of_their_file_extension(tmp_path):
         write_image(tmp_path / "absent/a.png", picture)
 
 
-def test_annotations_without_a_box_are_drawn_by_their_outline_or_left_out(tmp_path):
+def test_annotations_without_a_box_get_the_box_of_their_polygons_or_are_omitted(tmp_path):
     outline = {"segmentation": [[20, 20, 60, 20, 60, 50, 20, 50]], "area": 1200, "iscrowd": 0}
-    write_coco(tmp_path, [{"id": 1, "image_id": 1, "category_id": 3, **outline}, {**NOTHING, "id": 2}])
+    write_coco(tmp_path, [{"id": 1, "image_id": 1, "category_id": 3, **outline}, {**EMPTY_ANNOTATION, "id": 2}])
     dataset = CocoDataset("annotations.json", "images", data_root=tmp_path, health="warn")
     sample = dataset.read(0)
     size = sample["image"].shape[-2:]

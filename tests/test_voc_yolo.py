@@ -1,4 +1,4 @@
-"""Pascal VOC and YOLO folders yield the boxes in their files."""
+"""Datasets in Pascal VOC and YOLO format: boxes, labels, splits and error messages."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def voc(tmp_path: Path) -> Path:
     return root
 
 
-def test_voc_corners_count_from_one_and_include_their_pixels(voc: Path) -> None:
+def test_voc_corners_are_one_based_and_inclusive(voc: Path) -> None:
     dataset = VocDataset(voc)
     assert dataset.classes == ("bird", "cat", "dog")
     first, second, third = (dataset[(0, index)] for index in range(3))
@@ -136,14 +136,14 @@ def test_yolo_boxes_are_fractions_of_the_image(yolo: Path) -> None:
     assert len(open_yolo(yolo, filter_empty=True)) == 2
 
 
-def test_yolo_outlines_are_masks(yolo: Path) -> None:
+def test_yolo_polygons_are_loaded_as_masks(yolo: Path) -> None:
     (yolo / "labels/train/a.txt").unlink()
     sample = open_yolo(yolo, masks=True)[(0, 1)]
     assert sample["boxes"].tolist() == [[20, 15, 60, 45]]
     assert sample["masks"].float().mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_yolo_boxes_of_a_turned_photo_are_those_of_the_displayed_one(yolo: Path) -> None:
+def test_yolo_boxes_are_relative_to_the_photo_rotated_by_its_exif_tag(yolo: Path) -> None:
     exif = PIL.Image.Exif()
     exif[0x112] = 6
     PIL.Image.new("RGB", (WIDTH, HEIGHT)).save(yolo / "images/train/a.jpg", exif=exif)
@@ -153,13 +153,13 @@ def test_yolo_boxes_of_a_turned_photo_are_those_of_the_displayed_one(yolo: Path)
 
 
 @pytest.mark.parametrize("names", [["dog", "cat"], "list.yaml"])
-def test_yolo_names_come_as_a_list_too(yolo: Path, names) -> None:
+def test_yolo_class_names_may_be_a_list(yolo: Path, names) -> None:
     (yolo / "list.yaml").write_text("nc: 2\nnames: [dog, cat]\n")
     assert open_yolo(yolo, names).classes == ("dog", "cat")
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "message"),
     [
         ("2 0.5 0.5 0.1 0.1", "class 2 is not among the 2 names"),
         ("0.5 0.5 0.5 0.1 0.1", "class 0.5 is not"),
@@ -168,9 +168,9 @@ def test_yolo_names_come_as_a_list_too(yolo: Path, names) -> None:
         ("dog 0.5 0.5 0.1 0.1", "could not convert"),
     ],
 )
-def test_a_wrong_yolo_label_line_is_named_by_its_number(yolo: Path, line: str, complaint: str) -> None:
+def test_the_error_for_an_invalid_yolo_label_line_has_its_line_number(yolo: Path, line: str, message: str) -> None:
     (yolo / "labels/train/b.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
-    with pytest.raises(DataError, match=rf"b\.txt:2: .*{complaint}"):
+    with pytest.raises(DataError, match=rf"b\.txt:2: .*{message}"):
         open_yolo(yolo)
 
 

@@ -11,16 +11,18 @@ MAPS = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": 
 
 
 @pytest.mark.parametrize("name", ["wide_resnet50_2", *slow("wide_resnet101_2")])
-def test_maps_and_a_training_step_of_wide_resnet_are_torchvisions(name):
+def test_feature_maps_and_a_training_step_of_wide_resnet_are_torchvisions(name):
     torch.manual_seed(0)
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     ours = with_weights_of(theirs, name, out=list(MAPS.values()))
     assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(2, 3, 64, 64), tolerance=1e-5)
     theirs = extractor(theirs, {"layer4": "c5"})
-    assert_same_step(ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32)  # the same operations
+    assert_same_step(
+        ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32
+    )  # float32 suffices for equal operations
 
 
-def test_only_the_middle_of_a_bottleneck_is_wide():
+def test_only_the_3x3_convolutions_of_bottlenecks_are_wider():
     wide, narrow = (on_meta(name) for name in ("wide_resnet50_2", "resnet50"))
     assert wide.out_features == narrow.out_features
     for stage in ("layer1", "layer2", "layer3", "layer4"):
@@ -29,7 +31,7 @@ def test_only_the_middle_of_a_bottleneck_is_wide():
 
 
 @pytest.mark.parametrize(("name", "title"), [("wide_resnet50_2", "50-2"), ("wide_resnet101_2", "101-2")])
-def test_every_wide_resnet_variant_has_the_channels_and_strides_it_offers(name, title):
+def test_every_wide_resnet_variant_has_the_declared_channels_and_strides(name, title):
     model = on_meta(name, out=["c1", "c2", "c3", "c4", "c5"])
     check_outputs(model)
     assert model.name == f"Wide ResNet-{title}"

@@ -10,7 +10,7 @@ from torch import nn
 from chordate.training.prepare import compile_model
 
 
-def test_more_sizes_than_torch_compiles_by_default_are_all_compiled() -> None:
+def test_more_batch_sizes_than_torchs_default_limit_are_all_compiled() -> None:
     graphs = []
 
     def backend(graph: Any, inputs: Any) -> Any:

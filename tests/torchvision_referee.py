@@ -1,4 +1,4 @@
-"""Helpers to compare torchvision's detectors with ours: photos, a reference with many detections, our counterpart."""
+"""Helpers to compare torchvision's detectors with ours: photos, torchvision's detector, and our equivalent."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ PROPOSALS = 40
 
 
 def photos(cells: Path, side: int = SIDE) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
-    """A landscape photo and a portrait one (a landscape one transposed), `[3, H, W]` uint8, and their objects."""
+    """A landscape photo and a portrait one (transposed), each `[3, H, W]` uint8, and their boxes and labels."""
     data = json.loads((cells / "coco.json").read_text())
     boxes_of: dict[int, list[dict]] = {image["id"]: [] for image in data["images"]}
     for annotation in data["annotations"]:
@@ -44,33 +44,37 @@ def photos(cells: Path, side: int = SIDE) -> tuple[list[torch.Tensor], list[dict
     return images, objects
 
 
-def standardise(layer: nn.Module, samples: torch.Tensor, std: float, mean: float = 0.0) -> None:
-    """Shift and scale a predictor so that each output has this mean and standard deviation on `samples` `[M, O]`."""
+def standardize(layer: nn.Module, samples: torch.Tensor, std: float, mean: float = 0.0) -> None:
+    """Shift and scale a linear or convolutional layer, so that each output has this mean and standard deviation.
+
+    Args:
+        samples: outputs of the layer before the change, `[M, O]`.
+    """
     scale = std / samples.std(dim=0)
     layer.bias.data = (layer.bias - samples.mean(dim=0)) * scale + mean
     outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     layer.weight.data *= scale.reshape([-1 if d == outputs else 1 for d in range(layer.weight.dim())])
 
 
-Predictors = dict[nn.Module, tuple[float, ...]]  # layers, and the standard deviation and mean of their outputs
+Predictors = dict[nn.Module, tuple[float, ...]]  # layer to the standard deviation and mean of its outputs
 
 
 @torch.no_grad()
 def scatter(model: nn.Module, images: list[torch.Tensor], stages: list[Predictors]) -> nn.Module:
     """Set a torchvision detector's random weights and statistics so that it detects many objects of many classes.
 
-    A freshly initialized detector has equal scores everywhere, and its BatchNorms are identities. Here the norms'
-    affine parts are random, their statistics are those of the images, and the predictors are scaled so that their
-    outputs vary over the image.
+    A freshly initialized detector has equal scores everywhere, and its BatchNorms are identities. This function
+    randomizes the norms' weights and biases, computes their running statistics from the images, and scales the
+    prediction layers so that their outputs vary over the image.
 
     Args:
-        stages: predictors; those of later stages depend on the outputs of earlier ones.
+        stages: groups of prediction layers in the order of the forward pass; a group is scaled after the earlier ones.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.GroupNorm)]
     for norm in norms:
         norm.weight.uniform_(0.5, 1.5)
         norm.bias.normal_(std=0.2)
-        norm.momentum = 1.0  # statistics of the latest pass only
+        norm.momentum = 1.0  # the running statistics become those of the latest batch
     seen: dict[nn.Module, list[torch.Tensor]] = {}
 
     def note(layer, _, out):
@@ -84,7 +88,7 @@ def scatter(model: nn.Module, images: list[torch.Tensor], stages: list[Predictor
         seen.clear()
         model([image.double() / 255 for image in images])
         for layer, wanted in stage.items():
-            standardise(layer, torch.cat(seen[layer]), *wanted)
+            standardize(layer, torch.cat(seen[layer]), *wanted)
     for hook in hooks:
         hook.remove()
     return model.eval()
@@ -101,19 +105,20 @@ def scattered(
     """A two-stage detector from torchvision, prepared by `scatter`.
 
     Args:
-        shifts, boxes: standard deviations of the RPN's and the box head's deltas.
-        change: called with the RoI heads.
-        settings: arguments of torchvision's builder.
+        shifts: standard deviation of the RPN's deltas.
+        boxes: standard deviation of the box head's deltas.
+        change: a function that modifies the RoI heads in place.
+        settings: arguments of torchvision's function `name`.
     """
     torch.manual_seed(5)
     model = torchvision.models.detection.__dict__[name](
         weights=None,
         weights_backbone=None,
-        min_size=SIDE,  # equal to the images', so that nothing is resized
+        min_size=SIDE,  # the images' shorter side, so that they are not resized
         max_size=10_000,
         rpn_post_nms_top_n_test=PROPOSALS,
         rpn_post_nms_top_n_train=PROPOSALS,
-        rpn_batch_size_per_image=10**6,  # all, so that losses are deterministic
+        rpn_batch_size_per_image=10**6,  # samples all, so that losses are deterministic
         box_batch_size_per_image=10**6,
         rpn_positive_fraction=0.5,
         box_positive_fraction=0.5,
@@ -133,11 +138,11 @@ def scattered(
 
 
 def ours(config: str, num_classes: int = 90, num_keypoints: int | None = None, **parts: dict[str, Any]) -> nn.Module:
-    """Our counterpart; `parts` are settings that match arguments of the reference's constructor."""
+    """Our equivalent of a `scattered` detector; `parts` maps components of the config to further settings."""
     model = load_config(config).model.to_dict()
     model["backbone"].update(pretrained=None)
     if isinstance(model["backbone"]["norm"], dict):
-        model["backbone"]["norm"]["eps"] = 1e-5  # 0 is for the published weights only
+        model["backbone"]["norm"]["eps"] = 1e-5  # eps is 0 for the published weights only
     if "rpn" in model:
         model["rpn"].update(post_nms_topk=(PROPOSALS, PROPOSALS), batch_size_per_image=10**6)
         model["box"].update(detections_per_image=10_000, batch_size_per_image=10**6, positive_fraction=0.5)
@@ -148,7 +153,7 @@ def ours(config: str, num_classes: int = 90, num_keypoints: int | None = None, *
 
 
 def as_batch(images: list[torch.Tensor], targets: list[dict] | None = None) -> Batch:
-    """The same images as one padded uint8 batch."""
+    """The images as one padded uint8 batch; labels, which start at 1 in torchvision, start at 0."""
     sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = (int(side) for side in sizes.amax(dim=0))
     padded = torch.full((len(images), 3, height, width), 77, dtype=torch.uint8)  # not 0: the model must zero it
@@ -169,7 +174,7 @@ def as_batch(images: list[torch.Tensor], targets: list[dict] | None = None) -> B
 
 
 def train_without_norms(model: nn.Module) -> nn.Module:
-    """Put the model in training mode, except its norms, which keep using their running statistics."""
+    """Put the model in training mode except its BatchNorms, which keep using their running statistics."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

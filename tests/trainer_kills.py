@@ -29,7 +29,7 @@ class Signal(Callback):
         self.iteration, self.number = iteration, number
         self.send = os.killpg if to_all else os.kill
         if to_all:
-            os.setsid()  # a process group of our own: this process and the loader's workers
+            os.setsid()  # a new process group, of this process and the loader's workers
 
     def on_step_end(self, trainer: Trainer, losses: Any) -> None:
         if trainer.iteration == self.iteration:
@@ -53,15 +53,15 @@ class Draws(ToyMetric):
 
 
 def kill_when(module: Any, name: str, count: int, *, first: bool, about: str) -> None:
-    """SIGKILL at the `count`-th call of `module.name` whose path contains `about`, before it if `first`, else after."""
-    usual, calls = getattr(module, name), [0]
+    """Kill the process before (`first`) or after the `count`-th call of `module.name` with `about` in an argument."""
+    original, calls = getattr(module, name), [0]
 
     def call(*arguments: Any, **options: Any) -> Any:
         if about in "".join(str(argument) for argument in arguments):
             calls[0] += 1
         if first and calls[0] == count:
             os.kill(os.getpid(), signal.SIGKILL)
-        result = usual(*arguments, **options)
+        result = original(*arguments, **options)
         if calls[0] == count:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
@@ -70,12 +70,12 @@ def kill_when(module: Any, name: str, count: int, *, first: bool, about: str) ->
 
 
 def write_half(count: int) -> None:
-    """SIGKILL in the middle of writing the `count`-th checkpoint."""
-    usual, calls = torch.save, [0]
+    """Kill the process in the middle of writing the `count`-th checkpoint."""
+    original, calls = torch.save, [0]
 
     def save(state: Any, file: Any) -> None:
         calls[0] += 1
-        usual(state, file)
+        original(state, file)
         if calls[0] == count:
             file.flush()
             file.truncate(file.tell() // 2)
@@ -86,7 +86,7 @@ def write_half(count: int) -> None:
 
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
-    """Train the toy model; `kill` is the place, and its occurrence, at which the process is killed."""
+    """Train a `ToyModel`; `kill` is where the process is killed, and at which occurrence."""
     multiprocessing.set_start_method("fork", force=True)  # start method of the loader's workers, as in a user's run
     place, count = kill or ("", 0)
     callbacks: list[Callback] = []
@@ -115,8 +115,8 @@ def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None,
     ).train()
 
 
-def train_on_a_full_disk(work_dir: Path, told: Path) -> None:
-    """Train while no file may grow beyond 20 kB once the first checkpoint is written."""
+def train_on_a_full_disk(work_dir: Path, error_file: Path) -> None:
+    """Train with files limited to 20 kB after the first checkpoint; write the error message to `error_file`."""
     import resource
 
     from chordate.errors import ChordateError
@@ -130,4 +130,4 @@ def train_on_a_full_disk(work_dir: Path, told: Path) -> None:
     try:
         toy_trainer(work_dir, callbacks=[Limit()], save_every_iterations=3).train()
     except ChordateError as error:
-        told.write_text(str(error))
+        error_file.write_text(str(error))

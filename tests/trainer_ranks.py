@@ -1,4 +1,4 @@
-"""The script of two ranks under torchrun, which test_distributed.py compares with one process. Run: torchrun … DIR."""
+"""Script that test_distributed.py runs on two ranks to compare them with one process: `torchrun … DIR`."""
 
 from __future__ import annotations
 
@@ -26,70 +26,72 @@ def fresh_model(**options: Any) -> ToyModel:
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """Run everything, and return this rank's results."""
+    """Run all trainings and evaluations on this rank; returns their results."""
     rank, world_size = start()
-    share = {"rank": rank, "world_size": world_size}
-    told: dict[str, Any] = {"rank": rank, "world_size": world_size}
+    rank_options = {"rank": rank, "world_size": world_size}
+    results: dict[str, Any] = {"rank": rank, "world_size": world_size}
 
     # 24 images: batches of 2 on each of two ranks equal the batches of 4 on one process.
-    loader = toy_loader(24, 2, **share)
+    loader = toy_loader(24, 2, **rank_options)
     toy_trainer(folder / "plain", model=fresh_model(), loader=loader, **TRAINING).train()
 
-    # As above, with a layer that gets no gradient, as in a backbone whose last map is not used.
+    # As above, with a layer that gets no gradient, as in a backbone whose last feature map is not used.
     model = fresh_model()
     model.idle = nn.Linear(2, 2)
-    toy_trainer(folder / "idle", model=model, loader=toy_loader(24, 2, **share), **TRAINING).train()
+    toy_trainer(folder / "idle", model=model, loader=toy_loader(24, 2, **rank_options), **TRAINING).train()
 
     # One checkpoint, evaluated on 7 images split over the ranks.
     model = fresh_model()
     model.load_state_dict(torch.load(folder / "plain" / "epoch_2.pt", weights_only=True)["model"])
-    told["metrics"] = evaluate(model, toy_loader(7, 2, training=False, **share), ToyMetric())
+    results["metrics"] = evaluate(model, toy_loader(7, 2, training=False, **rank_options), ToyMetric())
 
     # A run with dropout, BatchNorm and per-rank random numbers, stopped and resumed.
     for name, stages in (("whole", (3,)), ("resumed", (1, 2, 3))):
         for epochs in stages:
-            loader = toy_loader(24, 2, workers=0, **share)
+            loader = toy_loader(24, 2, workers=0, **rank_options)
             model = fresh_model(dropout=0.5, norm=True)
             toy_trainer(folder / name, model=model, loader=loader, epochs=epochs, resume=True).train()
             torch.distributed.barrier()
-    told["draw"] = torch.rand(1).item()
+    results["draw"] = torch.rand(1).item()
 
     # BatchNorm's statistics differ between the ranks until they evaluate or save.
     for name, ema in (("norm", None), ("norm_ema", 0.9)):
         trainer = toy_trainer(
-            folder / name, model=fresh_model(norm=True), loader=toy_loader(24, 2, **share), epochs=2, ema=ema,
-            val_loader=toy_loader(7, 2, training=False, **share), metric=ToyMetric(),
+            folder / name, model=fresh_model(norm=True), loader=toy_loader(24, 2, **rank_options), epochs=2, ema=ema,
+            val_loader=toy_loader(7, 2, training=False, **rank_options), metric=ToyMetric(),
         )  # fmt: skip
         trainer.train()
-        told[name] = {key: value.double().sum().item() for key, value in trainer.module.named_buffers()}
+        results[name] = {key: value.double().sum().item() for key, value in trainer.module.named_buffers()}
 
-    loader = toy_loader(24, 2, **share)
+    loader = toy_loader(24, 2, **rank_options)
     toy_trainer(folder / "one_step", model=fresh_model(norm=True), loader=loader, iterations=1).train()
 
     # A NaN on the second rank only.
     _, bad = list(toy_loader(24, 2, rank=1, world_size=2).batch_sampler)[3][0]
     try:
-        toy_trainer(folder / "nan", model=fresh_model(), loader=toy_loader(24, 2, bad=bad, **share), epochs=1).train()
+        toy_trainer(
+            folder / "nan", model=fresh_model(), loader=toy_loader(24, 2, bad=bad, **rank_options), epochs=1
+        ).train()
     except ChordateError as error:
-        told["nan"], told["bad"] = str(error), bad
+        results["nan"], results["bad"] = str(error), bad
 
     # Two machines without a shared disk; only the first has the checkpoint.
     machine = folder / "idle" if rank == 0 else folder / "elsewhere"
     try:
         toy_trainer(machine, model=fresh_model(), loader=loader, resume=True, **TRAINING).train()
     except ChordateError as error:
-        told["resume"] = str(error)
+        results["resume"] = str(error)
 
     # SyncBatchNorm supports only GPUs.
     try:
         toy_trainer(folder / "sync", model=fresh_model(norm=True), loader=loader, sync_bn=True)
     except ConfigError as error:
-        told["sync_bn"] = str(error)
-    return told
+        results["sync_bn"] = str(error)
+    return results
 
 
 if __name__ == "__main__":
-    told = all_gather_object(main(Path(sys.argv[1])))
+    results = all_gather_object(main(Path(sys.argv[1])))
     if is_main_process():
-        (Path(sys.argv[1]) / "report.json").write_text(json.dumps(told))
+        (Path(sys.argv[1]) / "report.json").write_text(json.dumps(results))
     finish()

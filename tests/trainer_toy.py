@@ -1,7 +1,7 @@
 """A model, a dataset and a metric small enough to train hundreds of times, for the tests of the trainer.
 
-The model has dropout and BatchNorm, and the data an augmentation that depends only on (seed, epoch, index), so that
-exact resuming can be tested.
+The model has dropout and BatchNorm, and the dataset has an augmentation that depends only on (seed, epoch, index), so
+that exact resuming can be tested.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIDE = 8
 
 
 class ToyData(Dataset[Any]):
-    """Noise images whose mean is to be predicted; the augmentation adds more noise."""
+    """Noise images, whose mean the model predicts; augmentation adds more noise, and image `bad` is NaN."""
 
     classes = ("bright",)
 
@@ -47,7 +47,7 @@ class ToyData(Dataset[Any]):
 
 
 class ToyBatches(Sampler[Any]):
-    """Shuffled batches of (epoch, index) keys, starting at any batch of any epoch; or each image once, in order."""
+    """Batches of (epoch, index) keys, in order or shuffled by epoch, starting at any batch of any epoch."""
 
     def __init__(self, images: int, batch_size: int, shuffle: bool = True, rank: int = 0, world_size: int = 1):
         self.images, self.batch_size, self.shuffle = images, batch_size, shuffle
@@ -104,7 +104,7 @@ class ToyModel(Model):
 
 
 class ToyMetric(Metric):
-    """A metric: the mean score, the number of distinct images, and the largest count of one image."""
+    """The mean score, the number of predictions, and the largest number of predictions for one image."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float]] = []
@@ -145,25 +145,25 @@ def toy_config(optimizer: dict[str, Any] | None = None, schedule: dict[str, Any]
 
 
 def toy_trainer(work_dir: str | Path, *, model: Model | None = None, loader: Any = None, **options: Any) -> Trainer:
-    """A Trainer for the toy model and data; `options` are those of `toy_config` and of Trainer."""
-    known = ("resume", "callbacks", "val_loader", "metric")
-    given = {name: options.pop(name) for name in known if name in options}
+    """A Trainer for the toy model and data; `options` are arguments of `toy_config` and of Trainer."""
+    trainer_names = ("resume", "callbacks", "val_loader", "metric")
+    trainer_options = {name: options.pop(name) for name in trainer_names if name in options}
     torch.manual_seed(0)
     return Trainer(
         ToyModel() if model is None else model,
         toy_loader() if loader is None else loader,
         **toy_config(**options),
         work_dir=work_dir,
-        **given,
+        **trainer_options,
     )
 
 
 def log_text(trainer: Trainer) -> str:
-    """The contents of a trainer's log file."""
+    """The contents of the trainer's text log."""
     return (trainer.log_dir / "train.log").read_text()
 
 
 def read_log(work_dir: str | Path, mode: str = "train") -> list[dict[str, Any]]:
-    """The lines of `log.jsonl`, without what depends on the clock."""
+    """The records of `log.jsonl` with this `mode`, without the measured speed."""
     lines = [json.loads(line) for line in (Path(work_dir) / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines if line["mode"] == mode]

@@ -47,10 +47,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
-    """Write the first `count` training samples to `out` as images, and `index.html`.
+    """Write pictures of the first `count` training samples, and a page `index.html` that shows them, to `out`.
 
     Returns:
-        Number of images: `count`, or the number of samples in an epoch if that is smaller.
+        Number of pictures: `count`, or the number of samples in an epoch if it is smaller.
     """
     from chordate.config import section
     from chordate.data.loader import build_dataset, build_loader

@@ -1,4 +1,4 @@
-"""Arguments and steps that several commands share."""
+"""Command-line arguments and functions that several commands share."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def nonempty(text: str) -> str:
-    """Return the argument. An empty argument, for example from an unset shell variable, is an error."""
+    """Argument type that rejects empty strings, for example from an unset shell variable."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty; leave the option out instead")
     return text
 
 
 class Options(argparse.Action):
-    """Parses KEY=VALUE pairs: numbers, True, False, None, words, lists of these, and dicts in Python syntax."""
+    """Parses KEY=VALUE pairs; values are numbers, True, False, None, words, lists of these, or Python dicts."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
         from mmengine.config import DictAction  # the import takes a third of a second
@@ -61,7 +61,7 @@ def data_root(arguments: argparse.Namespace) -> Path:
 
 
 def load_trained(cfg: Config, checkpoint: str) -> Any:
-    """Build the config's model with a checkpoint's weights and classes on this process's device, and print the report.
+    """Build the config's model on this process's device, load a checkpoint's weights and classes, print the report.
 
     Raises:
         ConfigError: neither the checkpoint nor the config names the classes.

@@ -13,23 +13,23 @@ from chordate.structures import Batch, Prediction
 
 
 class EnsembleMetric(Metric):
-    """Wraps a metric: evaluates the members in turn on the same images, then the means of their predictions.
+    """Evaluates the members of an ensemble one after the other on the same images, then their mean predictions.
 
     `compute` returns the metrics of the latest member and starts the next member; `compute_mean` returns the metrics of
     the ensemble, which `table` then shows. Predictions of all members stay in CPU memory.
 
     Args:
-        metric: the metric of one model. The type of its predictions must implement `mean`.
+        metric: the metric to compute, for predictions of a type that implements `mean`.
     """
 
     def __init__(self, metric: Metric):
         self.metric = metric
-        self._batches: list[Batch] = []  # of the first member, without images
-        self._predictions: dict[int, list[Prediction]] = defaultdict(list)  # by image id, one per member
+        self._batches: list[Batch] = []  # batches of the first member, without pixels
+        self._predictions: dict[int, list[Prediction]] = defaultdict(list)  # per image id: one per member
         self._members = 0
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        """Update the wrapped metric, and keep the predictions.
+        """Update `metric`, and keep the predictions for `compute_mean`.
 
         Raises:
             ConfigError: predictions of this type cannot be averaged.
@@ -39,7 +39,7 @@ class EnsembleMetric(Metric):
                 type(prediction).mean([prediction])  # fail here rather than after all evaluations
             self._batches.append(replace(batch, images=batch.images.new_empty(len(batch), 0)))
         for info, prediction in zip(batch.infos, predictions, strict=True):
-            if len(self._predictions[info.image_id]) == self._members:  # an image may come twice
+            if len(self._predictions[info.image_id]) == self._members:  # a sampler may repeat an image
                 self._predictions[info.image_id].append(prediction.to("cpu", non_blocking=False))
         self.metric.update(predictions, batch)
 

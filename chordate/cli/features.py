@@ -19,7 +19,7 @@ SUFFIXES = (".npz", ".safetensors")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("checkpoint", help="path or URL of a checkpoint, Chordate's own or a foreign one")
+    parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument(
         "images", nargs="*", metavar="IMAGE",
         help="image files, or folders of them (default: the config's validation data)",
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=["train", "val"], default="val", help="dataset of the config (default: val)")
     parser.add_argument(
         "--map", metavar="NAME",
-        help="map of the backbone to average, such as c4 (default: the inputs of a classifier's last layer)",
+        help="feature map of the backbone to average, such as c4 (default: the input of a classifier's last layer)",
     )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write, .npz or .safetensors")
 
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         files = [str(path) for path in paths]
         rows = [features(model, path, map=arguments.map).cpu() for path in track(paths, description="features")]
     else:
-        # Either dataset uses the test pipeline; its classes may differ from the model's.
+        # Both datasets use the test pipeline; their classes may differ from the model's.
         data = section(cfg, "val_data") | {"dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False)
         loader: Any = build_loader(dataset, data, training=False, size_divisor=model.size_divisor)
@@ -79,15 +79,15 @@ def check_features_file(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: features are written as {' or '.join(SUFFIXES)}; use one of these suffixes")
     if path.is_dir():
-        raise ConfigError(f"{path}: a folder; name the file to write")
+        raise ConfigError(f"{path} is a folder; name the file to write")
 
 
 def save_features(
     path: Path, features: Tensor, files: Sequence[str], labels: Tensor | None = None, classes: Sequence[str] = ()
 ) -> None:
-    """Write the arrays `features` `[N, C]`, `labels` `[N]` (if known) and `files` `[N]`, and `classes`.
+    """Write the arrays `features` `[N, C]`, `labels` `[N]` (if known), `files` `[N]` and `classes` to a file.
 
-    In `.safetensors`, which stores only tensors, `files` and `classes` are JSON lists in the metadata.
+    In a `.safetensors` file, which stores only tensors, `files` and `classes` are JSON lists in the metadata.
     """
     import numpy as np
     import safetensors.torch

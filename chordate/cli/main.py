@@ -1,4 +1,4 @@
-"""The `chordate` command: finds the subcommand, runs it, and reports a user's mistake in one line."""
+"""The `chordate` command: finds the subcommand, runs it, and reports errors that the user can fix in one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line without the usage text; subcommands' parsers have this class too."""
+    """A parser whose errors are one line without the usage text; the parsers of subcommands have this class as well."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit status: 0 for success, 2 for a user's mistake (reported in one line), 130 when interrupted.
+        Exit status: 0 for success, 2 for an error that the user can fix (reported in one line), 130 when interrupted.
     """
     arguments = parser().parse_args(argv)
-    # One line, without the line of code that issued the warning.
+    # Print warnings in one line, without the line of code that issued them.
     plain = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"chordate {arguments.command}: {message}\n"
     try:

@@ -15,16 +15,18 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a packaged config's name, or a config file")
-    parser.add_argument("checkpoint", help="path or URL of a checkpoint, Chordate's own or a foreign one")
+    parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument("--out", type=nonempty, default="predictions", help="folder for pictures and predictions.json")
-    parser.add_argument("--score-threshold", type=float, default=0.5, help="drop detections below this score (0.5)")
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.5, help="drop lower-scoring detections (default: 0.5)"
+    )
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     add_options(parser)
 
 
 def image_files(names: list[str]) -> list[Path]:
-    """The image files for the command's arguments: files, and the images in folders.
+    """Expand the command's arguments, files and folders of images, to a list of image files.
 
     Raises:
         DataError: a name is a URL, a missing file, or a folder without images.
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     paths = image_files(arguments.images)
     out = Path(arguments.out)
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: not a folder; name a folder for the pictures and predictions.json")
+        raise ConfigError(f"--out {out} is not a folder; name a folder for the pictures and predictions.json")
     out.mkdir(parents=True, exist_ok=True)
     model = load_trained(cfg, arguments.checkpoint)
     records: list[dict[str, Any]] = []
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     read = len(paths) - len(broken)
     if read:
         (out / "predictions.json").write_text(json.dumps(records, indent=1) + "\n")
-        hint = "" if records else f"; nothing scores {threshold:g}, try a lower --score-threshold"
+        hint = "" if records else f"; no score is ≥ {threshold:g}, try a lower --score-threshold"
         print(f"{pluralize(len(records), 'prediction')} on {pluralize(read, 'image')}: {out}/{hint}")
     if broken:
         more = f"; and {len(broken) - 3} more unreadable images" if broken[3:] else ""

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.text import by_number
 
     if arguments.size and min(arguments.size) < 32:
-        raise ConfigError(f"--size {arguments.size}: at least 32 pixels each")
+        raise ConfigError(f"--size {arguments.size}: height and width must be at least 32 pixels")
     table = Table(caption_justify="left", title_justify="left")
     table.add_column("name", no_wrap=True)
     for column in ("input", "parameters / M", "FLOPs / G"):
@@ -92,7 +92,7 @@ def model_without_weights(cfg: Any) -> Model:
 def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | None:
     """Height and width of a 3:5 image after a pipeline, padded to the divisor; None if they depend on the image's size.
 
-    3:5 is the shape of COCO's largest input, 800×1333 pixels.
+    3:5 is the aspect ratio of COCO's largest input, 800×1333 pixels.
     """
     import torch
     from torchvision.tv_tensors import Image
@@ -112,14 +112,14 @@ def is_bottleneck(settings: Mapping[str, Any]) -> bool:
 
 
 def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str, str]:
-    """The table cells of a backbone with a classifier, counted on the meta device without computing values."""
+    """The table cells for a backbone with a linear classifier, built on the meta device, which computes only shapes."""
     import torch
     from torch import nn
 
     from chordate.registry import BACKBONES
 
     class Classifier(nn.Module):
-        """Global average pooling and a linear layer on the last map."""
+        """The backbone, global average pooling of its last feature map, and a linear layer."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -139,14 +139,14 @@ def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str
 
 
 def row(model: Any, size: tuple[int, int], specs: Mapping[str, FeatureSpec]) -> tuple[str, str, str, str]:
-    """The table cells: input, parameters in millions, multiply-adds in billions, and the output maps."""
+    """The table cells: input size, parameters in millions, multiply-adds in billions, and output feature maps."""
     maps = " ".join(f"{name}:{spec.channels}/{spec.stride}" for name, spec in specs.items())
     parameters = sum(p.numel() for p in model.parameters())
     return f"{size[0]}×{size[1]}", f"{parameters / 1e6:.2f}", f"{multiply_adds(model, size) / 1e9:.2f}", maps
 
 
 def multiply_adds(model: Any, size: tuple[int, int]) -> float:
-    """Multiply-adds of one forward pass on one blank image of this height and width."""
+    """Multiply-adds of one forward pass on one blank image of `size`, height and width."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

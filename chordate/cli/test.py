@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, or an ensemble of several, on the validation set of a config."""
+"""Evaluate a checkpoint, or an ensemble of several checkpoints, on the validation set of a config."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHEET_IMAGES = 6  # number of images that --picture draws
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("checkpoint", help="path or URL of a checkpoint, Chordate's own or a foreign one")
+    parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument(
         "more", nargs="*", metavar="CONFIG CHECKPOINT",
         help="further models with the same classes; all predictions are averaged (an ensemble of classifiers)",
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", metavar="JSON", help="write the predictions; detections as COCO results")
     parser.add_argument("--picture", metavar="PNG", help="draw six images, ground truth next to prediction")
     parser.add_argument(
-        "--report", metavar="DIR", help="write plots of curves, classes, confusions and errors, and their numbers"
+        "--report", metavar="DIR", help="write plots (PR curves, AP per class, confusion, error types) and their values"
     )
     parser.add_argument("--amp", action="store_true", help="evaluate in bfloat16 mixed precision")
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     if len(names) % 2:
         raise ConfigError(f"{names[-1]}: each CONFIG must be followed by its CHECKPOINT, got {len(names)} names")
     if arguments.more and arguments.picture:
-        raise ConfigError("--picture shows the predictions of one model; leave it out for several")
+        raise ConfigError("--picture shows the predictions of one model; leave it out for an ensemble")
     cfgs = [load_config(name, arguments.cfg_options) for name in names[::2]]
     make_folders(arguments)
     rank, world_size = start()
@@ -97,7 +97,7 @@ def make_folders(arguments: argparse.Namespace) -> None:
     for path in map(Path, filter(None, (arguments.out, arguments.predictions, arguments.picture))):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise ConfigError(f"{path}: a folder; name the file to write")
+            raise ConfigError(f"{path} is a folder; name the file to write")
     if arguments.report:
         Path(arguments.report).mkdir(parents=True, exist_ok=True)
 
@@ -140,7 +140,7 @@ def check_same_meta(models: list[Any], names: list[str]) -> None:
 
 
 def draw_sheet(model: Model, dataset: Dataset, path: str) -> None:
-    """Draw images evenly spaced over the dataset, each with its ground truth and the model's prediction."""
+    """Draw evenly spaced images of the dataset, each with its ground truth and the model's prediction."""
     import torch
 
     from chordate.visualization import side_by_side, to_picture, write_image

@@ -15,11 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resume", type=nonempty, nargs="?", const=True, metavar="PATH",
-        help="resume from a checkpoint; without PATH, from the newest in the work dir",
+        help="resume from a checkpoint; without PATH, from the newest checkpoint in the work dir",
     )  # fmt: skip
     parser.add_argument(
         "--load-from", type=nonempty, metavar="CHECKPOINT",
-        help="initialize the whole model from a checkpoint, which may have other classes or be another library's",
+        help="initialize the whole model from a checkpoint, possibly of other classes or of another library",
     )  # fmt: skip
     parser.add_argument("--amp", action="store_true", help="train in bfloat16 mixed precision")
 

@@ -1,6 +1,7 @@
 """Datasets, transforms and loaders: from annotation files to padded batches of tensors.
 
-Importing the package registers every dataset in DATASETS. `Dataset` is the base class, and the contract.
+Importing the package registers every dataset in DATASETS. `Dataset` is their base class, and documents what a dataset
+must implement.
 """
 
 from chordate.data.cifar import CIFAR10, CIFAR100

@@ -1,4 +1,4 @@
-"""Checks that a dataset fulfills the contract of `Dataset`, before training or evaluation."""
+"""Checks that a dataset implements `Dataset` correctly, before training or evaluation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def check_dataset(dataset: Any) -> None:
 
     Raises:
         ConfigError: the dataset is not a Dataset, or does not implement a required method.
-        DataError: the dataset is empty, or an attribute, the sample or its batch violates the contract; the
-            message names the class and the part.
+        DataError: the dataset is empty, or an attribute, the sample or the batch is invalid; the message names the
+            dataset class and the invalid value.
     """
     check_implements(dataset, Dataset, ["__len__"])
     if type(dataset).__getitem__ is Dataset.__getitem__:
@@ -40,7 +40,7 @@ def check_dataset(dataset: Any) -> None:
 
 
 def _check_sample(dataset: Dataset, name: str) -> None:
-    """Check the first sample, and the batch of that sample."""
+    """Check the first sample, and the batch that contains only this sample."""
     sample = dataset[0, 0]
     if not isinstance(sample, Mapping):
         raise DataError(f"{name}: a sample must be a dict with image, info and targets, got {_kind(sample)}")

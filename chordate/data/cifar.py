@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the official files or from class folders, zipped or not."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), read from the official files or from class folders, on disk or in a zip."""
 
 import tempfile
 import zipfile
@@ -18,16 +18,16 @@ from chordate.registry import DATASETS
 class CIFAR10(ImageFolder):
     """32×32 images of ten classes, 50,000 for training and 10,000 for testing, all kept in memory (180 MB).
 
-    The data root holds `cifar-10-batches-py/` (the official files, whose md5 sums torchvision checks before it opens
-    them), or `train/<class>/` and `test/<class>/`. It may be a zip of either.
+    The data root contains either `cifar-10-batches-py/` (the official files; torchvision checks their md5 sums before
+    it opens them), or `train/<class>/` and `test/<class>/`. The data root may be a zip of either.
 
     Args:
         split: "train" or "test".
 
-    The other arguments are those of `ImageFolder`; all images are cached.
+    The other arguments are as in `ImageFolder`, except `cache`, which is always true.
 
     Raises:
-        DataError: the data root has neither layout, or an official file is damaged.
+        DataError: the data root has neither of the two layouts, or an official file is damaged.
     """
 
     official: Any = torchvision.datasets.CIFAR10
@@ -79,6 +79,6 @@ class CIFAR10(ImageFolder):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10):
-    """CIFAR-100: 100 classes with 500 training images each; the official files are in `cifar-100-python/`."""
+    """CIFAR-100: like CIFAR10, but 100 classes with 500 training images each; official files in `cifar-100-python/`."""
 
     official = torchvision.datasets.CIFAR100

@@ -1,4 +1,4 @@
-"""Datasets with COCO annotations, read image by image from an index that forked workers share."""
+"""Dataset with COCO annotations, kept in a compact index (hotcoco.COCO) that forked workers share."""
 
 import logging
 from collections.abc import Sequence
@@ -29,37 +29,44 @@ from chordate.text import pluralize, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
-MIN_SIDE = SANITIZE.min_size  # pixels; instances whose box has a shorter side are dropped
+MIN_SIDE = SANITIZE.min_size  # pixels; instances whose box has a side below this are dropped
 
 
 @DATASETS.register_module()
 class CocoDataset(Dataset):
     """Images and instances of a COCO annotation file.
 
-    A sample has `image` Image uint8 `[3, H, W]` RGB; `boxes` BoundingBoxes `[M, 4]` x1, y1, x2, y2 float32 pixels;
-    `labels` `[M]` int64; `crowd` `[M]` bool; with `masks` also `masks` `[M, 112, 112]` uint8, each covering its
-    box; with `keypoints` also `keypoints` `[M, K, 3]` float32, x, y in continuous pixels and visibility; `info`
-    ImageInfo. Boxes are clipped to the image; those without area are dropped.
+    A sample is a dict with
 
-    Forked workers share the memory of the index; a spawned worker opens the file again.
+    - `image`: Image uint8 `[3, H, W]` RGB,
+    - `boxes`: BoundingBoxes float32 `[M, 4]`, x1, y1, x2, y2 in pixels, clipped to the image,
+    - `labels`: `[M]` int64,
+    - `crowd`: `[M]` bool,
+    - `masks`: `[M, 112, 112]` uint8, each covering its instance's box (only if `masks` is set),
+    - `keypoints`: `[M, K, 3]` float32, x and y in continuous pixels, and visibility (only if `keypoints` is set),
+    - `info`: ImageInfo.
+
+    Instances whose boxes have no area are dropped.
+
+    Forked workers share the memory of `coco`; a spawned worker opens the annotation file again.
 
     Args:
-        annotations: the file, relative to `data_root` or absolute.
-        images: the folder that contains the image files.
-        classes: names of the categories to use, label 0 first; None uses all in the order of their ids.
+        annotations: the annotation file, relative to `data_root` or absolute.
+        images: the folder that contains the image files, relative to `data_root` or absolute.
+        classes: names of the categories to use, in the order of the labels; None uses all, sorted by id.
             Annotations of other categories are ignored.
-        filter_empty: skip images without an instance (crowds do not count, and with `keypoints` neither do instances
-            without a labeled keypoint).
+        filter_empty: whether to skip images that have no instance. Crowds do not count; with `keypoints`, only
+            instances with a labeled keypoint count.
         health: "error" raises DataError for errors in the file, "warn" only reports them (`check_health`).
-        masks: read segmentations and return bitmaps; transforms receive them as `polygons`. Crowds have no masks,
-            since they are never trained on.
-        keypoints: read keypoints; transforms receive them as InstanceKeypoints.
+        masks: whether to read segmentations. Transforms receive them as `polygons`; the final sample has bitmaps.
+            Masks of crowds are not read, since crowds are never trained on.
+        keypoints: whether to read keypoints. Transforms receive them as InstanceKeypoints.
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
-        category_ids: the file's category ids, by label.
-        coco: the index (hotcoco.COCO) of the annotation file, with all its images.
-        image_ids: `[len]` int64, ids of the images in the dataset, ascending.
+        category_ids: the category id in the file for each label.
+        coco: hotcoco.COCO, the opened annotation file, with all its images and categories.
+        image_ids: `[len]` int64, ids of the images in this dataset, ascending.
 
     Raises:
         DataError: a file or folder is missing or broken, the annotations are inconsistent, a class is unknown, the
@@ -106,7 +113,7 @@ class CocoDataset(Dataset):
         if not len(self.image_ids):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
-        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # in chunks, to save memory
+        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # loaded in chunks to limit memory
         sizes = []
         for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
             if not record.get("file_name"):
@@ -115,7 +122,7 @@ class CocoDataset(Dataset):
         self.sizes = np.array(sizes)
 
     def _open(self) -> hotcoco.COCO:
-        """Open the index; a process that does not share its parent's memory calls this again."""
+        """Open the annotation file; spawned workers, which do not share their parent's memory, call this again."""
         return open_index(self.annotations)
 
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
@@ -139,7 +146,7 @@ class CocoDataset(Dataset):
         return len(self.image_ids)
 
     def read(self, index: int) -> Sample:
-        """The sample before its transforms, with masks as `polygons`."""
+        """Read a sample without applying the transforms; its masks are `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
         image = Image(read_image(path, (record["height"], record["width"])))
@@ -154,7 +161,7 @@ class CocoDataset(Dataset):
         }
         if self.masks:
             rings = [[] if group else self._rings(a) for a, group in zip(annotations, crowd)]
-            crowd = [not part for part in rings]  # instances without a polygon of 3 or more points count as crowds
+            crowd = [not part for part in rings]  # an instance without a polygon of ≥ 3 points counts as a crowd
             sample["polygons"] = Polygons.from_rings(rings, size)
         sample["crowd"] = torch.tensor(crowd, dtype=torch.bool)
         if self.keypoints and self.meta.skeleton is not None:
@@ -170,13 +177,13 @@ class CocoDataset(Dataset):
         return sample
 
     def _annotations(self, image_id: int, size: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensor]:
-        """Annotations of the used classes whose boxes have positive area inside the image, and their boxes.
+        """Load an image's annotations of the used classes, if their boxes have positive area inside the image.
 
         Inconsistent annotations are skipped.
 
         Returns:
-            The annotations, and their boxes `[M, 4]` x1, y1, x2, y2 clipped to the image (from the segmentation if an
-            annotation has no box).
+            The annotations, and their boxes `[M, 4]`, x1, y1, x2, y2, clipped to the image. The box of an annotation
+            without `bbox` is computed from its segmentation.
         """
         annotations = [
             annotation
@@ -203,16 +210,16 @@ class CocoDataset(Dataset):
             log.warning(f"{printable(what, None)}; there is no ground truth to evaluate on")
 
     def class_images(self) -> list[NDArray[np.int64]]:
-        """For each class, the indices of the images that contain it, for class-balanced sampling."""
+        """For each class, the indices of the images that contain the class, for class-balanced sampling."""
         ids_by_class = [self.coco.get_img_ids(cat_ids=[category]) for category in self.category_ids]
         return [np.flatnonzero(np.isin(self.image_ids, ids)) for ids in ids_by_class]
 
     def count(self, *, crowd: bool) -> int:
-        """Number of annotations of the used classes in the file: crowds if `crowd`, else single instances."""
+        """Number of annotations of the used classes in the file: of crowds if `crowd`, else of single instances."""
         return len(self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=crowd))
 
     def _choose(self, classes: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
-        """Category ids and names by label."""
+        """Choose the categories to use; returns their ids and names, each in the order of the labels."""
         categories = self.coco.load_cats(sorted(set(self.coco.get_cat_ids())))
         if not categories:
             raise DataError(f"{self.annotations}: the file has no categories, so there is nothing to train on")
@@ -232,7 +239,7 @@ class CocoDataset(Dataset):
         return [by_name[name] for name in names], tuple(names)
 
     def _with_instances(self) -> NDArray[np.int64]:
-        """Ids of the images with an instance of the used classes (with a labeled keypoint, if keypoints are read)."""
+        """Ids of the images with an instance of the used classes (and a labeled keypoint, if `keypoints`)."""
         used: set[int] = set()
         if self.keypoints:
             for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):
@@ -248,7 +255,7 @@ class CocoDataset(Dataset):
         return self.image_ids[np.isin(self.image_ids, list(used))]
 
     def _rings(self, annotation: dict[str, Any]) -> list[Ring]:
-        """The polygons of an annotation's mask, a list of polygons or RLE."""
+        """The polygons of an annotation's `segmentation`, which is a list of polygons or an RLE."""
         segmentation = annotation.get("segmentation")
         if not segmentation:
             raise DataError(

@@ -16,10 +16,10 @@ _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
 
 
 def open_index(path: Path) -> hotcoco.COCO:
-    """The index of an annotation file.
+    """Open an annotation file.
 
     Raises:
-        DataError: the file does not exist, or is not COCO JSON (for example truncated).
+        DataError: the file does not exist, is truncated, or is not COCO JSON.
     """
     if not path.is_file():
         raise DataError(missing_file(path, "annotation"))
@@ -33,7 +33,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
     """Report errors in an annotation file.
 
     Args:
-        index: the index of the file.
+        index: the opened file.
         source: the file's name, for messages.
         health: "error" raises on duplicate ids, annotations of unknown images or categories, annotations
             without a box or mask, boxes that are not in pixels and images without a size; "warn" only reports them.
@@ -58,7 +58,7 @@ def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
 
 
 def _relative_boxes(index: hotcoco.COCO) -> list[str]:
-    """A list with one error message if the first boxes lie between 0 and 1, as in YOLO's files; else empty."""
+    """A list with one error message if the first boxes have coordinates ≤ 1, as in YOLO's files; else empty."""
     sample = [a for a in index.load_anns(index.get_ann_ids()[:100]) if a.get("bbox")]
     if not sample or any(max(x + w, y + h) > 1 for x, y, w, h in (a["bbox"] for a in sample)):
         return []
@@ -67,7 +67,7 @@ def _relative_boxes(index: hotcoco.COCO) -> list[str]:
 
 
 def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
-    """One line: the number of boxes that are clipped to their images, and of boxes that are dropped."""
+    """One line: how many boxes are dropped, and how many are clipped to their images."""
     clipped, dropped = [], []
     for annotation in index.load_anns(ids):
         image = index.load_imgs([annotation["image_id"]])[0]
@@ -87,18 +87,18 @@ def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
 
 
 def _with_ids(message: str, ids: list[int]) -> str:
-    """Append the first of the affected ids to a message."""
+    """Append the affected ids to a message; at most ten are listed."""
     listed = ", ".join(map(str, ids[:10])) + (f" … ({len(ids)} in all)" if len(ids) > 10 else "")
     return f"{message} (id {listed})"
 
 
 def resolve_path(data_root: str | Path, path: str | Path) -> Path:
-    """`path` under the data root (a folder, a zip, or a folder in a zip); an absolute path is unchanged.
+    """Join the data root (a folder, a zip, or a folder in a zip) and `path`; an absolute `path` is unchanged.
 
     Raises:
-        DataError: the path is relative, and the data root does not exist.
+        DataError: `path` is relative, and the data root does not exist.
     """
     path, root = Path(path), Path(data_root)
     if not path.is_absolute() and not root.is_dir() and split_archive(root)[0] is None:
-        raise DataError(f"{root}: no such data folder; name it with --data-root, or set CHORDATE_DATA")
+        raise DataError(f"{root}: no such data folder; set it with --data-root or CHORDATE_DATA")
     return root / path

@@ -1,4 +1,4 @@
-"""COCO's 80 thing and 53 stuff categories in the order of their ids, and its person keypoints, for models built
+"""COCO's 80 thing and 53 stuff classes in the order of their ids, and COCO's person keypoints, for models built
 without data."""
 
 from chordate.structures import Skeleton
@@ -87,7 +87,7 @@ COCO_CLASSES = (
 )
 
 _SIDED = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-# "skeleton" in COCO's person_keypoints files, which count from 1.
+# The field "skeleton" of COCO's person_keypoints files: pairs of keypoint numbers, which start at 1.
 _BONES = (
     (16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9), (8, 10), (9, 11),
     (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7),

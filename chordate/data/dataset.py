@@ -21,21 +21,22 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
     `meta` is a class attribute if it does not depend on the files; else `__init__` sets it.
 
-    `dataset[(epoch, index)]` is a sample; it depends only on this key and `seed`: `image`, `info` (ImageInfo), and the
-    fields that `target_type.collate` reads.
+    `dataset[(epoch, index)]` returns a sample, a dict with `image`, `info` (ImageInfo), and the fields that
+    `target_type.collate` reads. The sample depends only on the key `(epoch, index)` and on `seed`.
 
     Args:
-        data_root: the folder that relative paths start from.
-        pipeline: transforms, as for `build_pipeline`.
+        data_root: the folder that the dataset's paths are relative to.
+        pipeline: list of transforms, see `build_pipeline`.
         seed: random seed of the augmentation.
-        meta: metadata of the model that is evaluated on this dataset; both must give labels the same meaning, which
-            `build_dataset` checks.
+        meta: metadata of the model that is evaluated on this dataset. Labels must have the same meaning in both;
+            `build_dataset` checks this.
 
     Attributes:
         meta: metadata for the model, the checkpoint and the predictions.
         target_type: the class of a batch's targets; None for a dataset without ground truth.
-        default_metric: config of the metric to use if a config does not set one.
-        sizes: `[len, 2]` height and width of each image, if they differ; batches are then grouped by aspect ratio.
+        default_metric: config of the metric that is used if the run's config has no `metric`.
+        sizes: `[len, 2]`, height and width of each image, so that images of similar aspect ratio can share a batch;
+            None disables this grouping.
         health_report: problems found when the dataset was opened, one line each.
     """
 
@@ -55,36 +56,36 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     ):
         self.data_root = Path(data_root)
         self.pipeline, self.seed = build_pipeline(pipeline), seed
-        if meta is not None and self.meta == DatasetMeta():  # keep a class attribute; `build_dataset` checks it
+        if meta is not None and self.meta == DatasetMeta():  # keep a class attribute; `build_dataset` compares both
             self.meta = meta
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names of `meta`, by label."""
+        """The class names of `meta`; labels are indices into them."""
         return self.meta.classes
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def read(self, index: int) -> Sample:
-        """The sample before its transforms."""
+        """Read a sample, without applying the transforms."""
         raise NotImplementedError
 
     def finish(self, sample: Sample) -> Sample:
-        """Complete the sample after the transforms, for example make masks from polygons; by default unchanged."""
+        """Complete a transformed sample, e.g. convert polygons to masks. By default, returns it unchanged."""
         return sample
 
     def __getitem__(self, key: tuple[int, ...]) -> Sample:
-        """The sample of a key `(epoch, index)`, or `(epoch, index, repeat)` (see samplers)."""
+        """The transformed sample for a key `(epoch, index)` or `(epoch, index, repeat)`, see `samplers.py`."""
         with seeded(self.seed, *key):
             return self.finish(self.pipeline(self.read(key[1]), self._partner))
 
     def _partner(self) -> Sample:
-        """A random sample before its transforms, for transforms that mix several images."""
+        """Read a random sample without applying the transforms, for transforms that mix several images."""
         return self.read(int(torch.randint(len(self), ())))
 
     def original(self, index: int) -> Batch:
-        """A batch of one sample without its transforms: targets are in pixels of the original image."""
+        """A batch of one sample without transforms, so its targets are in pixels of the original image."""
         return self.collate([self.finish(self.read(index))])
 
     def collate(self, samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
@@ -100,11 +101,11 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         raise DataError(f"{type(self).__name__} has no class_images, so train_data.class_balanced must be None")
 
     def check_annotated(self, training: bool) -> None:
-        """Raise DataError if there is nothing to train on. Called once before the dataset is used."""
+        """Raise DataError if `training` and there is nothing to train on. Called once before the dataset is used."""
 
 
 def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Sequence[str] | None:
-    """The classes that a dataset should use: those of `meta` if given, else those of its config.
+    """The classes that a dataset should use: `meta.classes` if the model's `meta` is given, else `classes`.
 
     Raises:
         UnknownClass: both are set and name different classes.

@@ -1,4 +1,4 @@
-"""Metadata for models that are built without data, from a config's `fallback_meta`."""
+"""Builds the metadata of models that are built without a dataset, from a config's `fallback_meta`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chordate.structures import DatasetMeta, Skeleton
 from chordate.structures.metadata import numbered_names
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# Values that a config can refer to by name, for each field of DatasetMeta.
+# Named values that a config can use, for each field of DatasetMeta.
 NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "classes": {
         "coco": lambda: COCO_CLASSES,
@@ -30,9 +30,9 @@ NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
     """The metadata that a config's `fallback_meta` describes; None if that section is empty.
 
-    Its settings are the fields of DatasetMeta. `classes` may also be "coco", "coco_panoptic", "imagenet", "cifar10", or
-    a number of classes without names; `stuff` may be "coco_panoptic"; `skeleton` is "coco" (a person's 17 keypoints), a
-    list of keypoint names, or a dict with `names` and `bones`.
+    The keys of the section are the fields of DatasetMeta. `classes` may also be "coco", "coco_panoptic", "imagenet",
+    "cifar10", or a number of unnamed classes; `stuff` may be "coco_panoptic"; `skeleton` is "coco" (a person's 17
+    keypoints), a list of keypoint names, or a dict with `names` and `bones`.
 
     Raises:
         ConfigError: a name or setting is unknown, or a value is invalid for DatasetMeta.
@@ -53,7 +53,7 @@ def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
 
 
 def _value(section: Section, key: str) -> Any:
-    """Convert a config's value of a field (a name, a number or a list) to the value for DatasetMeta."""
+    """Convert a value of the section (a name, a number or a list) to the value of the DatasetMeta field."""
     value = section[key]
     if isinstance(value, str) and key in NAMED:
         if value not in NAMED[key]:

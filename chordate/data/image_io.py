@@ -1,4 +1,4 @@
-"""Reads image files as RGB tensors, strictly: a truncated file is an error, not a gray image."""
+"""Reads image files as RGB tensors; a truncated file is an error, instead of an image with gray pixels."""
 
 import io
 from pathlib import Path
@@ -19,14 +19,14 @@ _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
 def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     """Read an image as `[3, H, W]` uint8 RGB (channels last in memory).
 
-    Grayscale, CMYK, palette, 16-bit and transparent files become 8-bit RGB (alpha is dropped; of
-    16 bits, the upper 8 are kept).
+    Grayscale, CMYK, palette, 16-bit and transparent files become 8-bit RGB (the alpha channel is
+    dropped; the upper 8 of 16 bits are kept).
 
     Args:
-        path: any format that OpenCV reads.
-        size: height and width in the annotations. They decide whether a camera's EXIF orientation is applied: some
-            tools annotate the image as displayed, others the stored pixels. The orientation is also
-            applied if both have that size, or if `size` is None.
+        path: image file in any format that OpenCV reads.
+        size: height and width in the annotations, which decide whether the EXIF orientation is applied: some
+            annotation tools use the image as displayed (with EXIF orientation), others the image as stored. The
+            orientation is also applied if both images have this size, or if `size` is None.
 
     Raises:
         DataError: the file is missing, truncated or not an image, or its size differs from the annotations'.
@@ -85,6 +85,6 @@ def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
     try:
         PIL.Image.open(io.BytesIO(data.tobytes())).load()
     except PIL.UnidentifiedImageError:
-        return  # a format that only OpenCV knows
+        return  # a format that OpenCV supports and Pillow does not
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: broken or truncated ({error}); copy or download it again") from error

@@ -1,4 +1,4 @@
-"""Keypoints of instances: a tv_tensor that torchvision's transforms move with the image, and a reader for COCO."""
+"""Keypoints of instances: a tv_tensor that torchvision's transforms move with the image, and a COCO reader."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -18,14 +18,15 @@ MIRRORS = (F.horizontal_flip, F.vertical_flip)  # both swap left and right keypo
 class InstanceKeypoints(TVTensor):
     """The keypoints of all instances of an image.
 
-    v2's KeyPoints have no visibility, do not swap left and right, and refer to pixel centers. InstanceKeypoints have
-    visibility, swap left and right, and use continuous coordinates, like boxes and Polygons. A point that leaves the
-    image is no longer visible.
+    v2's KeyPoints have no visibility, do not swap left and right when flipped, and refer to pixel centers.
+    InstanceKeypoints have visibility, swap left and right when flipped, and use continuous coordinates, like boxes and
+    Polygons. The visibility of a point that leaves the image becomes 0.
 
     Attributes:
         data (the tensor itself): `[M, K, 3]` float32, x, y in pixels and COCO's visibility (0 not labeled, 1 hidden,
             2 visible).
-        mirrored: `[K]` int64, the index of each keypoint's counterpart in a mirrored image.
+        mirrored: `[K]` int64, for each keypoint, the index of the keypoint that replaces it in a flipped image, e.g.
+            the right eye for the left eye.
         canvas_size: height and width of the image.
     """
 
@@ -47,7 +48,7 @@ class InstanceKeypoints(TVTensor):
         return type(self)(data, mirrored=self.mirrored, canvas_size=canvas_size)
 
     def select(self, keep: Tensor) -> Self:
-        """The instances where `keep` `[M]` is true."""
+        """Select the instances where `keep` `[M]` is true."""
         return self._replace_data(self.as_subclass(Tensor)[keep], self.canvas_size)
 
 
@@ -68,20 +69,21 @@ for _functional, _mover in MOVERS.items():
 
 
 def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleton:
-    """The skeleton that categories of a COCO file share, from `keypoints` (names) and `skeleton` (bones, 1-based).
+    """The common skeleton of COCO categories, from their fields `keypoints` (names) and `skeleton` (1-based bones).
 
     Args:
         categories: the categories that the dataset uses; some may have no keypoints.
         source: the file's name, for messages.
 
     Raises:
-        DataError: no category has keypoints, two have different ones, or a bone joins a keypoint that does not exist.
+        DataError: no category has keypoints, categories have different keypoints, two keypoints of a category have the
+            same name, or a bone joins a keypoint that does not exist.
     """
     described = [category for category in categories if category.get("keypoints")]
     if not described:
         raise DataError(
-            f"{source}: none of its categories has keypoints; keypoints=True needs a file that names them, as "
-            f"COCO's person_keypoints_train2017.json does"
+            f"{source}: none of its categories has keypoints; keypoints=True needs a file with keypoint names, "
+            f"such as COCO's person_keypoints_train2017.json"
         )
     skeletons = {}
     for category in described:
@@ -91,8 +93,8 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
             raise DataError(f'{source}: category "{category["name"]}" has two keypoints with the same name; rename one')
         if any(not 0 <= end < len(names) for bone in bones for end in bone):
             raise DataError(
-                f'{source}: the skeleton of category "{category["name"]}" joins keypoints that do not exist; it has '
-                f"{len(names)}, and COCO counts them from 1"
+                f'{source}: the skeleton of category "{category["name"]}" joins keypoints that do not exist; there are '
+                f"{len(names)}, and COCO counts keypoints from 1"
             )
         skeletons[names] = Skeleton(names, bones)
     if len(skeletons) > 1:
@@ -107,12 +109,12 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
 def read_keypoints(
     annotations: Sequence[Mapping[str, Any]], skeleton: Skeleton, canvas_size: Canvas, source: str
 ) -> InstanceKeypoints:
-    """The keypoints of COCO annotations; for an annotation without keypoints, all are marked as not labeled.
+    """The keypoints of COCO annotations. If an annotation has no `keypoints`, all are marked as not labeled.
 
-    COCO's coordinates are indices of pixels, so half a pixel is added.
+    COCO's coordinates are pixel indices, so half a pixel is added to get continuous coordinates.
 
     Raises:
-        DataError: an annotation and its category have different numbers of keypoints.
+        DataError: an annotation's number of keypoints differs from its category's.
     """
     count = len(skeleton.names)
     rows = []
@@ -121,7 +123,7 @@ def read_keypoints(
         if len(numbers) != 3 * count:
             raise DataError(
                 f"{source}: annotation {annotation['id']} has {len(numbers)} numbers in `keypoints`; its category "
-                f"names {count} keypoints, of three numbers each"
+                f"has {count} keypoints, with three numbers each"
             )
         rows.append(numbers)
     keypoints = torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)

@@ -1,4 +1,4 @@
-"""Builds the dataset and the loader of a config's `train_data` or `val_data`."""
+"""Builds the dataset and the data loader of a config's `train_data` or `val_data`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class EvaluationData:
     Attributes:
         dataset: a dict with `type`.
         pipeline: transforms of each sample.
-        batch_size: images per process and batch.
-        workers: loading processes, at most one per core; 0 loads in the main process.
+        batch_size: images per batch in each process.
+        workers: number of loader processes, at most one per core; 0 loads in the main process.
     """
 
     dataset: str | Mapping[str, Any] | Dataset
@@ -56,7 +56,7 @@ class TrainingData(EvaluationData):
 
     Attributes:
         group_by_aspect: put wide and tall images into separate batches.
-        class_balanced: threshold of repeat-factor sampling (0.001 in LVIS), or None.
+        class_balanced: threshold of repeat-factor sampling (0.001 in LVIS); None samples uniformly.
     """
 
     group_by_aspect: bool = True
@@ -81,14 +81,14 @@ class Loader(DataLoader[Any]):
     def start_epoch(self, epoch: int, start_batch: int = 0, worker_seed: int | None = None) -> None:
         """Set the epoch; the next pass starts at batch `start_batch` (for a resumed run), later passes at 0.
 
-        `worker_seed` sets the seed of the workers; None continues from the seed of the last epoch.
+        `worker_seed` seeds the generator that draws the workers' base seed; None keeps the generator's state.
         """
         self.batch_sampler.set_epoch(epoch, start_batch)
         if worker_seed is not None:
             self.generator = torch.Generator().manual_seed(worker_seed)
 
     def first_batch(self) -> Batch:
-        """A batch of the dataset's first sample, loaded in this process, for checks before training."""
+        """Load a batch of the dataset's first sample in this process, for checks before training."""
         return self.collate_fn([self.dataset[0, 0]])
 
     def stop_workers(self) -> None:
@@ -127,7 +127,7 @@ def build_dataset(
     """Build and check the dataset of a config's `train_data` or `val_data`, and log the problems in its files.
 
     Args:
-        section: the section of the config.
+        section: the config's section `train_data` or `val_data`.
         data_root: the folder that the dataset's paths are relative to.
         training: whether the dataset is for training; then there must be annotations to train on.
         seed: random seed of the augmentation.
@@ -170,15 +170,15 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> Loader:
-    """Build the loader of a config's `train_data` or `val_data`.
+    """Build the data loader of a config's `train_data` or `val_data`.
 
     Args:
         dataset: from `build_dataset`.
-        section: the section of the config.
-        training: shuffle, augment by epoch, and yield the same number of batches on all ranks; else yield each image
-            once over all ranks, in a fixed order.
+        section: the config's section `train_data` or `val_data`.
+        training: if true, shuffle, augment differently in each epoch, and yield the same number of batches on every
+            rank; otherwise, yield each image exactly once across all ranks, in a fixed order.
         seed: random seed. Order and augmentation depend only on the seed, the epoch and the image's index.
-        size_divisor: height and width of batches are padded to multiples of this number; the model's `size_divisor`.
+        size_divisor: the model's `size_divisor`; height and width of batches are padded to multiples of it.
         rank, world_size: rank of this process and number of processes.
 
     Returns:
@@ -216,20 +216,20 @@ def build_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=start_worker,
-        generator=torch.Generator().manual_seed(seed),  # by default each epoch draws from the global generator
+        generator=torch.Generator().manual_seed(seed),  # None would draw from the global generator each epoch
     )
 
 
 def _cores() -> int:
-    """The cores that this process may run on."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def start_worker(worker: int) -> None:
-    """Limit a worker to one thread, and let the trainer handle Ctrl-C and SIGTERM, which reach all processes.
+    """Limit a worker to one thread, and leave Ctrl-C and SIGTERM, which reach all processes, to the trainer.
 
-    The trainer finishes its iteration, for which it may need another batch, saves, and ends its workers. A worker that
-    is still running `GRACE` seconds after SIGTERM ends itself.
+    On either signal, the trainer finishes its iteration (which may need another batch), saves a checkpoint, and stops
+    its workers. A worker that is still running `GRACE` seconds after SIGTERM ends itself.
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -1,6 +1,6 @@
 """Kernels that transform points in continuous coordinates (vertices, keypoints) for torchvision's v2 functionals.
 
-Points are transformed as boxes without extent, by v2's box kernels; only two functionals need kernels of their own.
+Points are transformed by v2's box kernels, as boxes of size 0; only rotation and elastic deformation need new kernels.
 (v2's KeyPoints refer to pixel centers: a flip maps them to `W - 1 - x`, and resizing shifts them by half a pixel.)
 """
 
@@ -16,7 +16,7 @@ from chordate.errors import ConfigError
 
 Canvas = tuple[int, int]  # height and width
 Mover = Callable[..., tuple[Tensor, Canvas]]  # points `[V, 2]`, canvas, and the functional's own arguments
-ELASTIC_STEPS = 10  # steps of the fixed-point iteration; each step multiplies the error by the field's slope
+ELASTIC_STEPS = 10  # steps of the fixed-point iteration; each multiplies the error by the displacement's slope
 
 
 def _as_boxes(functional: Callable[..., Any]) -> Mover:
@@ -42,7 +42,7 @@ def _rotate(
     center: Any = None,
     fill: Any = None,
 ) -> tuple[Tensor, Canvas]:
-    """Rotate points. Uses the image's expanded canvas, since that of the box kernel may differ by a pixel."""
+    """Rotate points. Uses the canvas of the image kernel; the box kernel's expanded canvas may differ by a pixel."""
     moved, _ = _rotate_boxes(points, canvas, angle, center=center)
     if not expand:
         return moved, canvas
@@ -52,8 +52,8 @@ def _rotate(
 
 
 def _elastic(points: Tensor, canvas: Canvas, displacement: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Canvas]:
-    """Elastic deformation: the image's pixel at `p` is read from `p + field(p)`, so a point `q` moves to the `p` with
-    `p + field(p) = q`."""
+    """Elastic deformation of points: output pixel `p` is read from `p + field(p)` in the input, so an input point `q`
+    moves to the `p` with `p + field(p) = q`."""
     size = torch.tensor([canvas[1], canvas[0]], dtype=torch.float32)
     field = (displacement * size / 2).permute(0, 3, 1, 2)
     moved = points
@@ -72,7 +72,7 @@ def _reject(functional: Callable[..., Any]) -> Mover:
     return refuse
 
 
-# Functionals that keep all points within the image, and those that may move points out of it.
+# Functionals that keep all points inside the image, and functionals that may move points out of the image.
 KEEP_ALL = (F.horizontal_flip, F.vertical_flip, F.resize)
 MAY_CUT = (F.crop, F.center_crop, F.resized_crop, F.pad, F.affine, F.perspective)
 MOVERS: dict[Callable[..., Any], Mover] = {

@@ -1,7 +1,7 @@
 """Kernels of Polygons for torchvision's v2 functionals, registered when this module is imported.
 
-Parts outside the image are clipped after each transform, so that a later transform does not make them
-reappear.
+Polygons are clipped to the image after each transform, so that parts outside the image do not reappear after a later
+transform.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., Polyg
 
 
 def clip(polygons: Polygons) -> Polygons:
-    """Clip each polygon to the canvas (Sutherland and Hodgman 1974); polygons outside are dropped."""
+    """Clip each polygon to the canvas (Sutherland and Hodgman 1974); polygons outside the canvas are dropped."""
     height, width = polygons.canvas_size
     for axis, bound, sign in ((0, 0.0, 1), (0, float(width), -1), (1, 0.0, 1), (1, float(height), -1)):
         polygons = _clip_side(polygons, axis, bound, sign)
@@ -47,7 +47,7 @@ def _clip_side(polygons: Polygons, axis: int, bound: float, sign: int) -> Polygo
     run = torch.where(crossing, end[:, axis] - start[:, axis], 1.0)
     crossed = start + ((bound - start[:, axis]) / run)[:, None] * (end - start)
     crossed[:, axis] = bound
-    # Each edge emits its first vertex if inside, then its crossing with the border if there is one.
+    # Each edge emits its start point if that is inside, then its intersection with the border if it crosses the border.
     emitted = torch.stack([inside, crossing], 1)
     sizes = torch.zeros_like(polygons.ring_sizes).index_add_(0, ring, emitted.sum(1))
     kept = sizes > 0

@@ -1,11 +1,11 @@
 """Instance masks as polygons: a tv_tensor of vertices that torchvision's transforms move with the image.
 
 Transforming a full-size bitmap per instance is slow; transforming a hundred vertices is not. Coordinates are
-continuous, like those of boxes: pixel (0, 0) covers the square from 0 to 1, a flip is `x → W - x`. (v2's KeyPoints
-refer to pixel centers, `x → W - 1 - x`, so they cannot represent polygons.)
+continuous, as in boxes: pixel (0, 0) covers the square from 0 to 1, and a flip maps `x` to `W - x`. (v2's
+KeyPoints refer to pixel centers: a flip maps `x` to `W - 1 - x`; so they cannot represent polygons.)
 
-A point belongs to an instance if the winding number of the instance's polygons is not zero. So polygons with the
-same direction form a union, and a polygon inside another one with the opposite direction is a hole.
+A point belongs to an instance if the winding number of the instance's polygons is not zero. So polygons in the
+same direction (clockwise or not) form a union, and a polygon inside a polygon of the opposite direction is a hole.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import TVTensor
 
-Ring = NDArray[np.float32]  # [vertices, 2] x, y; closed by its first vertex
+Ring = NDArray[np.float32]  # [vertices, 2], x, y; an edge joins the last vertex to the first
 
 
 class Polygons(TVTensor):
-    """The polygons of all instances of an image, one after another.
+    """The polygons of all instances of an image, concatenated.
 
     Attributes:
-        data (the tensor itself): `[V, 2]` float32, every polygon's vertices, x and y in pixels.
+        data (the tensor itself): `[V, 2]` float32, the vertices of all polygons, x and y in pixels.
         ring_sizes: `[R]` int64, number of vertices of each polygon.
-        ring_owner: `[R]` int64, the instance that each polygon belongs to, in ascending order.
+        ring_owner: `[R]` int64, index of the instance that each polygon belongs to, ascending.
         count: number of instances, with or without polygons.
         canvas_size: height and width of the image.
     """
@@ -46,7 +46,7 @@ class Polygons(TVTensor):
 
     @classmethod
     def from_rings(cls, instances: Sequence[Iterable[Ring]], canvas_size: tuple[int, int]) -> Self:
-        """Make Polygons from each instance's list of polygons; the direction decides whether one is a hole."""
+        """Make Polygons from a list of polygons per instance. A polygon's direction decides whether it is a hole."""
         rings = [(owner, ring) for owner, rings in enumerate(instances) for ring in rings]
         vertices = [ring for _, ring in rings] or [np.zeros((0, 2), np.float32)]
         return cls(
@@ -72,7 +72,7 @@ class Polygons(TVTensor):
 
     @classmethod
     def wrap(cls, tensor: Tensor, like: "Polygons", **kwargs: Any) -> Self:  # type: ignore[override]
-        """Wrap vertices as Polygons with the attributes of `like`, except those in `kwargs`."""
+        """Wrap vertices as Polygons with the attributes of `like`, unless `kwargs` override them."""
         return cls(
             tensor,
             ring_sizes=kwargs.get("ring_sizes", like.ring_sizes),
@@ -98,7 +98,7 @@ class Polygons(TVTensor):
         return f"Polygons({self.count} instances, {len(self.ring_sizes)} rings, canvas_size={self.canvas_size})"
 
     def select(self, keep: Tensor) -> Self:
-        """The instances where `keep` `[count]` is true, renumbered."""
+        """Select the instances where `keep` `[count]` is true, and renumber them."""
         kept = keep[self.ring_owner]
         return self.wrap(
             self.as_subclass(Tensor)[kept.repeat_interleave(self.ring_sizes)],
@@ -125,13 +125,13 @@ class Polygons(TVTensor):
         return start, start[following], torch.arange(len(self.ring_sizes)).repeat_interleave(self.ring_sizes)
 
     def areas(self) -> Tensor:
-        """`[count]` area of each instance in square pixels; overlaps of its polygons are counted twice."""
+        """`[count]`, area of each instance in square pixels; where its polygons overlap, the area counts twice."""
         start, end, ring = self.edges()
         cross = (start[:, 0] * end[:, 1] - start[:, 1] * end[:, 0]) / 2
         return torch.zeros(self.count).index_add_(0, self.ring_owner[ring], cross).abs()
 
     def bounds(self) -> Tensor:
-        """`[count, 4]` x1, y1, x2, y2, the box around each instance; (inf, inf, -inf, -inf) without polygons."""
+        """`[count, 4]`, bounding box of each instance, x1, y1, x2, y2; (inf, inf, -inf, -inf) if it has no polygons."""
         vertices = self.as_subclass(Tensor)
         owner = self.ring_owner.repeat_interleave(self.ring_sizes)[:, None].expand(-1, 2)
         low = torch.full((self.count, 2), torch.inf).scatter_reduce_(0, owner, vertices, "amin")
@@ -146,6 +146,6 @@ def _rebuild(
 
 
 def orient_clockwise(ring: Ring) -> Ring:
-    """The polygon in clockwise order on the screen, as required if it is not a hole."""
+    """The polygon with vertices in clockwise order (y down), which `Polygons` needs unless it is a hole."""
     x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
     return ring if np.dot(x, np.roll(y, -1)) >= np.dot(y, np.roll(x, -1)) else ring[::-1]

@@ -1,4 +1,4 @@
-"""Rasterizes polygons: exact sampling at the pixel centers, all instances of an image at once."""
+"""Rasterizes polygons, sampled exactly at the pixel centers, for all instances of an image at once."""
 
 import numpy as np
 import torch
@@ -10,14 +10,14 @@ from chordate.structures import BITMAP_SIZE
 
 
 def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Tensor:
-    """Draw each instance into a bitmap that covers the instance's frame.
+    """Rasterize each instance to a bitmap of its frame, a part of the image.
 
-    A pixel is set if the winding number at its center is not zero: in each row of pixels, every edge that crosses the
-    row's middle line adds or subtracts one for all centers to its right.
+    A pixel is 1 if the winding number at its center is not zero. The winding numbers are computed per row of pixels:
+    every edge that crosses the row's center line adds ±1 to all pixel centers to the right of the crossing.
 
     Args:
         polygons: polygons of `M` instances.
-        frames: `[M, 4]` x1, y1, x2, y2, the part of the image that each bitmap covers.
+        frames: `[M, 4]`, x1, y1, x2, y2, the part of the image that each bitmap covers.
         height, width: size of the bitmaps, in pixels.
 
     Returns:
@@ -26,7 +26,7 @@ def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
     start, end, ring = polygons.edges()
     owner = polygons.ring_owner[ring]
     corner = frames[:, :2].double()
-    # A frame without extent has an empty bitmap, whatever the scale.
+    # Avoids division by zero for a frame without area; its bitmap is empty for any scale.
     scale = torch.tensor([width, height]) / (frames[:, 2:].double() - corner).clamp(min=1e-9)
     a = ((start - corner[owner]) * scale[owner]).numpy()
     b = ((end - corner[owner]) * scale[owner]).numpy()
@@ -41,14 +41,14 @@ def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
 
 
 def instance_bitmaps(polygons: Polygons, boxes: Tensor) -> Tensor:
-    """`[M, 112, 112]` bitmaps, each covering its instance's box (`boxes` `[M, 4]`), for `InstanceTargets.masks`."""
+    """Rasterize instances within their `boxes` `[M, 4]`, to `[M, 112, 112]` bitmaps for `InstanceTargets.masks`."""
     return rasterize(polygons, boxes, BITMAP_SIZE, BITMAP_SIZE)
 
 
 def _rows_crossed(
     from_y: NDArray[np.floating], to_y: NDArray[np.floating], height: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All pairs of an edge and a pixel row whose middle line the edge crosses."""
+    """Find all pairs of an edge and a pixel row whose center line the edge crosses; returns edge and row indices."""
     first = np.ceil(np.minimum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
     after = np.ceil(np.maximum(from_y, to_y) - 0.5).clip(0, height).astype(np.int64)
     count = after - first

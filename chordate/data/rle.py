@@ -11,7 +11,7 @@ from chordate.data.polygons import Ring
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """Encode `[D, H, W]` bool as COCO's compressed RLE: `size` (height, width) and `counts`, a str for JSON."""
+    """Encode `[D, H, W]` bool masks as COCO's compressed RLE: dicts with `size` (height, width) and `counts` (str)."""
     if not len(masks):
         return []
     encoded = hotcoco.mask.encode(masks.cpu().numpy().transpose(1, 2, 0))
@@ -19,21 +19,21 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
 
 
 def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
-    """The contours of the set pixels of a 0/1 `[H, W]` mask, outer ones clockwise and holes counter-clockwise.
+    """The contours of a 0/1 mask `[H, W]` as polygons: outer contours clockwise, holes counter-clockwise.
 
-    Every contour has the set pixels on its right. Straight pieces are chained at their end points; if two contours
-    touch at a corner, both ways of chaining give the same winding numbers.
+    The pixels with value 1 lie to the right of every contour. Straight edges are chained at their end points; if two
+    contours touch at a corner, both ways of chaining the edges result in the same winding numbers.
     """
     mask = mask.astype(np.int8)
     width = mask.shape[1] + 1
     row, left, right, below = _pieces(np.diff(np.pad(mask, ((1, 1), (0, 0))), axis=0))
-    along_x = np.where(below > 0, (left, right), (right, left))  # [from, to]: a top border runs to the right
+    along_x = np.where(below > 0, (left, right), (right, left))  # [start, end]: an upper border runs to the right
     column, top, bottom, beyond = _pieces(np.diff(np.pad(mask, ((0, 0), (1, 1))), axis=1).T)
-    along_y = np.where(beyond < 0, (top, bottom), (bottom, top))  # a right border runs down
+    along_y = np.where(beyond < 0, (top, bottom), (bottom, top))  # [start, end]: a right border runs down
     to_y = _joined(row * width + along_x[1], along_y[0] * width + column)
     to_x = _joined(along_y[1] * width + column, row * width + along_x[0])
     following = to_x[to_y].tolist()
-    points = np.stack([along_x, np.stack([row, row])], -1).astype(np.float32)  # [2 (from, to), pieces, 2 (x, y)]
+    points = np.stack([along_x, np.stack([row, row])], -1).astype(np.float32)  # [2 (start, end), edges, 2 (x, y)]
     rings, seen = [], [False] * len(following)
     for first in range(len(following)):
         ring, piece = [], first
@@ -47,7 +47,7 @@ def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
 
 
 def _pieces(border: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Maximal runs of equal non-zero values in each row: row, begin, end and value of each run."""
+    """Find the maximal runs of equal non-zero values in each row; returns row, begin, end and value of each run."""
     padded = np.pad(border, ((0, 0), (1, 1)))
     change = np.diff(padded, axis=1) != 0
     row, begin = np.nonzero(change & (padded[:, 1:] != 0))
@@ -56,7 +56,7 @@ def _pieces(border: NDArray[Any]) -> tuple[NDArray[Any], ...]:
 
 
 def _joined(ends: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each end point, the index of a piece that begins there."""
+    """For each end point of an edge, the index of an edge that begins there."""
     following = np.empty_like(ends)
     following[np.argsort(ends, kind="stable")] = np.argsort(begins, kind="stable")
     return following

@@ -1,8 +1,8 @@
-"""Batch samplers: shuffling, grouping by aspect ratio, class balance, and the split over ranks.
+"""Batch samplers: shuffle, group by aspect ratio, balance classes, and divide batches among ranks.
 
-A sampler yields keys instead of indices: `(epoch, index)`, or `(epoch, index, repeat)` for further repeats of an image
-in one epoch. A sample's augmentation depends only on its key and the seed, so a resumed run sees the same images,
-with any number of workers.
+A sampler yields keys instead of indices: `(epoch, index)`, or `(epoch, index, repeat)` with `repeat` = 1, 2, … if an
+image occurs several times in an epoch. A sample's augmentation depends only on its key and the seed, so a resumed run
+sees the same images, with any number of workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,15 +35,15 @@ class EpochBatches(Protocol):
 
 
 def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, threshold: float) -> NDArray[np.float64]:
-    """How often each image is repeated in an epoch, so that rare classes are seen more often.
+    """How often each image occurs in an epoch, on average, so that rare classes are seen more often.
 
-    Repeat-factor sampling of LVIS (Gupta et al. 2019, section "Methodology"): a class in a fraction `f` of
+    Repeat-factor sampling of LVIS (Gupta et al. 2019, section "Methodology"): a class that occurs in a fraction `f` of
     the images has the factor `max(1, sqrt(threshold / f))`; an image has the largest factor of its classes.
 
     Args:
         class_images: for each class, the indices of the images that contain the class.
         images: number of images.
-        threshold: fraction below which a class counts as rare (LVIS: 0.001).
+        threshold: a class counts as rare if a smaller fraction of the images contains it (LVIS: 0.001).
 
     Returns:
         `[images]` repeat factors, each ≥ 1.
@@ -57,21 +57,21 @@ def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, thres
 
 
 class TrainingBatches(Sampler[list[Key]]):
-    """Shuffled batches of keys, the same number and the same sizes on every rank.
+    """Shuffled batches of keys, equal in number and sizes on every rank.
 
     All ranks draw the same order from `(seed, epoch)` and divide it into steps of `batch_size × world_size` images, of
-    which each rank loads its part: a step has the same images for any number of ranks. Every image is seen once per
-    epoch (or according to `factors`); if the images cannot be divided equally, fewer than `world_size` of them are
-    repeated. The last step may be smaller.
+    which each rank loads its part. So the steps are equal for any number of ranks, if `batch_size × world_size` is
+    equal. Every image is seen once per epoch (or according to `factors`). If the number of images is not a multiple of
+    `world_size`, fewer than `world_size` images are repeated. The last step may be smaller.
 
     Args:
         images: number of images.
-        batch_size: images per rank and step.
+        batch_size: images per step on each rank.
         seed: random seed of the order.
         rank, world_size: rank of this process and number of processes.
-        groups: `[images]` integers or booleans; images of one group share a step, to reduce padding. The remainders of
-            the groups at the end of an epoch are mixed.
-        factors: `[images]` how often each image is seen in an epoch, on average (`repeat_factors`).
+        groups: `[images]`, the group of each image (integer or boolean). A step has images of one group, to reduce
+            padding; at the end of an epoch, the remaining images of all groups are mixed.
+        factors: `[images]`, how often each image is seen in an epoch, on average (from `repeat_factors`).
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class TrainingBatches(Sampler[list[Key]]):
         self.groups = np.zeros(images, np.int64) if groups is None else np.asarray(groups, np.int64)
         self.factors = None if factors is None else np.asarray(factors, np.float64)
         drawn = images if self.factors is None else round(float(self.factors.sum()))
-        self.drawn = -(-drawn // world_size) * world_size  # rounded up, so that every rank has the same number
+        self.drawn = -(-drawn // world_size) * world_size  # rounded up to a multiple of `world_size`
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -108,7 +108,7 @@ class TrainingBatches(Sampler[list[Key]]):
             yield step[self.rank * share : (self.rank + 1) * share]
 
     def _steps(self) -> list[list[Key]]:
-        """The keys of the whole epoch, one list per step, for all ranks together."""
+        """The keys of each step of the epoch, for all ranks together."""
         order = self._order(np.random.default_rng([self.seed, self.epoch]))
         turns: dict[int, int] = {}
         keys: list[list[Key]] = [[] for _ in range(int(self.groups.max(initial=0)) + 1)]
@@ -135,9 +135,9 @@ class TrainingBatches(Sampler[list[Key]]):
 
 
 class EvaluationBatches(Sampler[list[Key]]):
-    """Batches that contain every image once over all ranks, sorted by aspect ratio to reduce padding.
+    """Batches of images sorted by aspect ratio to reduce padding; each image is in one batch of one rank.
 
-    The number of images per rank may differ by one batch.
+    The number of batches may differ by one between ranks.
 
     Args:
         aspects: `[images]` height / width of each image.

@@ -1,4 +1,4 @@
-"""Random number generators of a process: seeds them by a key, saves their states, and restores them."""
+"""Seeds the random number generators of a process with a key, and saves and restores their states."""
 
 import random
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.random import mtrand  # imported from here for its type stubs
 
-_spare: list[np.random.MT19937] = []  # numpy generators for reuse: swapping them is far faster than copying states
+_spare: list[np.random.MT19937] = []  # numpy generators to reuse: swapping generators is far faster than copying states
 
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """Context manager: seeds torch's (CPU), numpy's and Python's generators with `key`, and restores them on exit.
 
-    The same key gives the same numbers in every process. Only torch's CPU generator is seeded; `torch.manual_seed`
-    would also seed those of all CUDA devices.
+    The same key yields the same random numbers in every process. Only torch's CPU generator is seeded;
+    `torch.manual_seed` would also seed the generators of all CUDA devices.
     """
     words = np.random.SeedSequence(key).generate_state(4)
     torch_state, numpy_generator, python_state = torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate()
@@ -36,8 +36,10 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def rng_state() -> dict[str, Any]:
-    """The states of Python's, numpy's and torch's generators (and of the current CUDA device's), as tensors and plain
-    numbers, which load without unpickling objects."""
+    """The states of Python's, numpy's and torch's generators (CPU and current CUDA device).
+
+    They consist of tensors and numbers, so that `torch.load` can read them with `weights_only=True`.
+    """
     version, words, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     return {
@@ -63,7 +65,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Context manager: restores all generators on exit, so that numbers drawn inside have no effect outside."""
+    """Context manager: restores all generators on exit, so random numbers drawn inside do not change later ones."""
     state = rng_state()
     try:
         yield

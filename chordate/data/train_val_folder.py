@@ -1,4 +1,4 @@
-"""Images in class folders, with or without a validation split, such as a user's own photos."""
+"""Classification dataset of a user's images in class folders; holds out a validation split if there is none."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +16,18 @@ OTHER_SPLITS = ("dev", "eval", "test", "valid", "validation")  # other common na
 
 @DATASETS.register_module()
 class TrainValFolder(ImageFolder):
-    """`train/<class>/….jpg` and `val/<class>/….jpg` under the data root; or just `<class>/….jpg`.
+    """Images in `train/<class>/` and `val/<class>/` under the data root, or only in `<class>/`.
 
-    A single enclosing folder, as in the zip of a folder, is skipped. Without `train` and `val`, a fraction of each
-    class's images is held out for validation: always the same images, chosen by their names.
+    If the data root contains only one folder that encloses all others (as in the zip of a folder), that folder is used
+    instead.
+    Without `train` and `val`, a fraction of each class's images is held out for validation. The images are chosen by a
+    hash of their names, so they are always the same.
 
     Args:
         split: "train" or "val".
-        held_out: fraction of each class that is held out for validation if there is no `val`.
+        held_out: fraction of each class's images that is held out for validation if there is no `val`.
 
-    The other arguments are those of `ImageFolder`.
+    The other arguments are as in `ImageFolder`.
 
     Raises:
         DataError: as in `ImageFolder`, or only one of `train` and `val` exists, or there is only one class.
@@ -51,14 +53,14 @@ class TrainValFolder(ImageFolder):
         return by_class if self.divided else {name: self._part(files) for name, files in by_class.items()}
 
     def _part(self, files: list[str]) -> list[str]:
-        """The files of one class in this split: at least one for training, and one for validation if there are two."""
+        """The files of one class in this split: at least one for training and, if there are two, one for validation."""
         drawn = sorted(files, key=lambda file: (crc32(Path(file).as_posix().encode()), file))
         count = min(max(1, round(self.held_out * len(files))), len(files) - 1)
         return drawn[:count] if self.split == "val" else drawn[count:]
 
 
 def _unwrap(root: Path) -> Path:
-    """The folder that contains the class folders or the splits: `root`, or a single folder nested in it."""
+    """The folder that contains the class folders or splits: `root`, or the only folder nested in it (at any depth)."""
     while len(names := subfolders(root)) == 1 and names[0] not in (*SPLITS, *OTHER_SPLITS):
         if not subfolders(root / names[0]):
             break
@@ -67,7 +69,7 @@ def _unwrap(root: Path) -> Path:
 
 
 def _is_divided(root: Path) -> bool:
-    """Whether a folder, or a zip, has `train` and `val`.
+    """Whether a folder or zip contains the folders `train` and `val`.
 
     Raises:
         DataError: only one of the two exists.
@@ -75,7 +77,7 @@ def _is_divided(root: Path) -> bool:
     names = subfolders(root)
     missing = [split for split in SPLITS if split not in names]
     rest = {*names} - {*SPLITS, *OTHER_SPLITS}
-    if len(missing) == 1 and not rest:  # next to other class folders, "train" is a class (the vehicle)
+    if len(missing) == 1 and not rest:  # beside other class folders, "train" is a class (the vehicle)
         listed = ", ".join(f"{name}/" for name in names)
         raise DataError(
             f"{root}: has {listed} but no {missing[0]}/; create train/ and val/, each with a folder for every class, "

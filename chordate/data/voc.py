@@ -14,16 +14,17 @@ from chordate.registry import DATASETS
 
 @DATASETS.register_module()
 class VocDataset(CocoDataset):
-    """`Annotations/*.xml`, `JPEGImages/` and the lists of `ImageSets/Main/` (Everingham et al. 2010).
+    """A Pascal VOC dataset: `Annotations/*.xml`, `JPEGImages/` and `ImageSets/Main/*.txt` (Everingham et al. 2010).
 
-    VOC's offset of one pixel is subtracted from corners. Objects marked `difficult` are read as crowds: they are
-    neither targets nor background, since VOC's evaluation ignores them. Category ids number the class names of all
-    files in alphabetical order (or in the order of a `labels.txt`), so that all splits have the same ids.
+    VOC counts pixels from 1 and its boxes include the last pixel, so 1 is subtracted from `xmin` and `ymin`. Objects
+    marked `difficult` are read as crowds: they are neither targets nor background, since VOC's evaluation ignores them.
+    Category ids number the class names of all XML files (not only the split's) in alphabetical order, or in the order
+    of a file `labels.txt`, so that all splits have the same ids.
 
     Args:
-        folder: contains these three folders; relative to `data_root` or absolute.
-        split: name of a list, `train` for `ImageSets/Main/train.txt`; None for every XML file.
-        settings: those of CocoDataset, except `annotations` and `images`.
+        folder: the folder that contains the three folders above, relative to `data_root` or absolute.
+        split: name of an image list, e.g. `train` for `ImageSets/Main/train.txt`; None uses every XML file.
+        settings: arguments of CocoDataset, except `annotations` and `images`.
     """
 
     def __init__(self, folder: str | Path, split: str | None = None, **settings: Any):
@@ -44,7 +45,7 @@ class VocDataset(CocoDataset):
         return index if self.split is None else self._part(index)
 
     def _part(self, index: hotcoco.COCO) -> hotcoco.COCO:
-        """The images listed in the file of the split."""
+        """Restrict the dataset to the images listed in the split's file."""
         file = self.annotations.parent / "ImageSets" / "Main" / f"{self.split}.txt"
         if not file.is_file():
             raise DataError(missing_file(file, "image list"))

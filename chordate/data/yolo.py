@@ -1,7 +1,7 @@
 """YOLO folders (one text file of relative boxes or polygons per image), read as COCO annotations.
 
-hotcoco's converter is not used: it needs the class names in the folder of the labels, drops the images' file
-extensions, skips images without a label file, and does not read polygons.
+hotcoco's converter is not used, because it requires the class names in the label folder, drops the file extensions of
+images, skips images without a label file, and does not read polygons.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,17 @@ EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x112, (5, 6, 7, 8)
 
 @DATASETS.register_module()
 class YoloDataset(CocoDataset):
-    """`images/x.jpg` with `labels/x.txt`, whose lines are `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 …`.
+    """A YOLO dataset: images `images/x.jpg`, and labels `labels/x.txt` with one instance per line.
 
-    Coordinates are fractions of the displayed image's width and height. An image without a label file has no instances.
-    Category ids count from 1 in the order of the class names.
+    A line is `class cx cy w h` (box) or `class x1 y1 x2 y2 x3 y3 …` (polygon).
+
+    Coordinates are fractions of the displayed image's width and height (after EXIF rotation). An image without a label
+    file has no instances. Category ids are 1, 2, … in the order of the class names.
 
     Args:
-        images, labels: folders, relative to `data_root` or absolute.
+        images, labels: the two folders, relative to `data_root` or absolute.
         names: the class names, or a YAML file with an entry `names`.
-        settings: those of CocoDataset, except `annotations`.
+        settings: arguments of CocoDataset, except `annotations` and `images`.
     """
 
     def __init__(self, images: str | Path, labels: str | Path, names: str | Path | Sequence[str], **settings: Any):
@@ -65,14 +67,14 @@ def _read_names(file: Path) -> list[str]:
         raise DataError(missing_file(file, "class name"))
     try:
         names = yaml.safe_load(file.read_text())["names"]
-        ordered = [names[number] for number in range(len(names))]  # a list, or a dict of 0, 1, 2 …
+        ordered = [names[number] for number in range(len(names))]  # a list, or a dict with keys 0, 1, 2 …
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(f'{file}: needs a list "names" of class names without gaps: {error}') from error
     return [str(name) for name in ordered]
 
 
 def _displayed_size(path: Path) -> tuple[int, int]:
-    """Width and height after applying the camera's orientation, read from the file header."""
+    """Width and height after the EXIF orientation is applied, read from the file header."""
     try:
         with PIL.Image.open(path) as image:
             turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS

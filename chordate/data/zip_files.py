@@ -1,4 +1,4 @@
-"""Reads zips as folders: finds the zip in a path, and lists its members."""
+"""Functions that read zip files like folders: find the zip file in a path, and list its members."""
 
 import zipfile
 import zlib
@@ -11,7 +11,7 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
 
 def split_archive(folder: Path) -> tuple[Path | None, str]:
-    """The zip file in a folder's path, if there is one, and the prefix of the zip's members in that folder."""
+    """Split `a.zip/b` into the path of the zip and the prefix of its members, "b/"; (None, "") if there is no zip."""
     for path in (folder, *folder.parents):
         if path.suffix == ".zip" and path.is_file():
             inner = folder.relative_to(path).as_posix()
@@ -20,7 +20,7 @@ def split_archive(folder: Path) -> tuple[Path | None, str]:
 
 
 def members(archive: Path) -> list[str]:
-    """Names of a zip's members; those of folders end with a slash.
+    """Names of the members of a zip file; the names of folders end with a slash.
 
     Raises:
         DataError: the file is truncated or not a zip.

@@ -1,4 +1,4 @@
-"""Metrics, which collect predictions batch by batch, gather them over ranks, and compute values by name."""
+"""Metrics: collect predictions batch by batch, gather them from all ranks, and compute a dict of named values."""
 
 from chordate.evaluation.accuracy import AccuracyMetric
 from chordate.evaluation.coco_metric import CocoMetric

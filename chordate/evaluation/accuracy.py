@@ -21,8 +21,8 @@ from chordate.registry import METRICS
 from chordate.structures import Batch, Classification, DatasetMeta
 from chordate.text import pluralize, printable
 
-TOP = 5  # classes kept per image, best first
-MAX_ROWS = 40  # classes in the table; if there are more, only those with the lowest accuracy
+TOP = 5  # number of top-scoring classes kept per image
+MAX_ROWS = 40  # number of classes in the table; with more classes, those with the lowest accuracy are shown
 
 
 class WithClasses(Protocol):
@@ -33,12 +33,12 @@ class WithClasses(Protocol):
 
 @METRICS.register_module()
 class AccuracyMetric(Metric):
-    """Fraction of images whose true class scores highest, or among the best five (Russakovsky et al. 2015, 4.1).
+    """Top-1 and top-5 accuracy: the fraction of images whose true class is the top-scoring one, or among the top five.
 
-    The true classes are the ClassTargets of the batches.
+    Defined in Russakovsky et al. 2015, section 4.1. The true classes are read from the ClassTargets of the batches.
 
     Args:
-        dataset: the dataset of the predictions.
+        dataset: the dataset that is evaluated.
     """
 
     lower_is_better = ("error",)
@@ -55,8 +55,8 @@ class AccuracyMetric(Metric):
         """Keep the top-k predicted classes and the true class of each image of a batch.
 
         Raises:
-            DataError: the predictions are not Classifications, or do not have the dataset's classes, or the batch has
-                no targets.
+            DataError: the predictions are not Classifications, their number of classes is not the dataset's, or the
+                batch has no targets.
         """
         for prediction in predictions:
             if not isinstance(prediction, Classification):
@@ -76,10 +76,10 @@ class AccuracyMetric(Metric):
             self._pending_files.append(info.path)
 
     def compute(self) -> dict[str, float]:
-        """Compute the metrics over all ranks, each image once; equal on every rank. Clears pending predictions.
+        """Compute the metrics over the images of all ranks, each counted once. Clears the collected predictions.
 
         Returns:
-            `top1`, `top5` and `error` (1 - top1), 0 … 1.
+            `top1`, `top5` and `error` (1 - top1), 0 … 1, equal on every rank.
 
         Raises:
             DataError: no image was evaluated.
@@ -98,11 +98,11 @@ class AccuracyMetric(Metric):
         return self.numbers
 
     def _hits(self) -> NDArray[np.bool_]:
-        """`[N, 5]`: whether each of the best five is the true class."""
+        """`[N, 5]` bool, whether each of an image's top five classes is the true class."""
         return self._rows[:, 2 : 2 + TOP] == self._rows[:, 1:2]
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """By class name: `top1`, `top5` (NaN without images) and `images`."""
+        """For each class name, a dict of `top1` and `top5` (NaN without images), and `images`, their number."""
         truth, hits = self._rows[:, 1], self._hits()
         numbers = {}
         for label, name in enumerate(self.dataset.meta.classes):
@@ -112,7 +112,7 @@ class AccuracyMetric(Metric):
         return numbers
 
     def table(self) -> Group:
-        """One row per class (those with the lowest accuracy if there are many), and one for all classes."""
+        """A table with a row per class (at most 40, those with the lowest accuracy) and a row for all classes."""
         hits, rows = self._hits(), self.per_class()
         title = None
         if len(rows) > MAX_ROWS:
@@ -131,7 +131,7 @@ class AccuracyMetric(Metric):
         return Group(table)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Per image the `file`, its true `class`, and the best `classes`, each with `class` and `score`."""
+        """For each image, its `file`, its true `class`, and `classes`, the top five with `class` and `score`."""
         names = self.dataset.meta.classes
         return [
             {

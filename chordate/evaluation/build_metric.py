@@ -1,4 +1,4 @@
-"""Builds the metric of a config, or the dataset's default."""
+"""Builds the metric that a config sets, or the dataset's default metric."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from chordate.registry import METRICS
 
 
 def build_metric(section: str | Mapping[str, Any] | None, dataset: Dataset) -> Metric:
-    """Build the metric of a config's `metric` section; without one, the dataset's default.
+    """Build the metric of a config's `metric` section, or the dataset's default metric if there is no such section.
 
     Raises:
-        ConfigError: settings are unknown or invalid, there is no metric, or it does not fulfill the contract of Metric.
+        ConfigError: settings are unknown or invalid, there is no metric, or the metric does not implement `Metric`.
     """
     config = section or dataset.default_metric
     if not config:

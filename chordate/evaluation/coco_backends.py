@@ -1,4 +1,4 @@
-"""The two backends of COCO's evaluation: hotcoco, and pycocotools as the reference."""
+"""Two backends that compute COCO's evaluation: hotcoco, and pycocotools as the reference."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class EvalSpec:
 
     Attributes:
         iou_type: what is compared: boxes, masks or keypoints.
-        labels: the classes to evaluate.
+        labels: labels of the classes to evaluate.
         category_ids: COCO's category id of every label.
         max_dets: limits on the detections per image and class, ascending.
-        sigmas: COCO's constant per keypoint, for IoU type "keypoints".
+        sigmas: the OKS sigma of each keypoint, for IoU type "keypoints", else None.
     """
 
     iou_type: IouType
@@ -43,7 +43,7 @@ class EvalSpec:
 
 
 def hotcoco_evaluator(coco: hotcoco.COCO, detections: PackedDetections, spec: EvalSpec) -> hotcoco.COCOeval:
-    """hotcoco's evaluator after matching, before accumulation, over all images of the ground truth."""
+    """Match detections with hotcoco over all images of the ground truth; returns its evaluator before `accumulate`."""
     # Boxes are passed as one array, masks and keypoints as one dict per detection.
     results = (
         detections.to_array(spec.category_ids)
@@ -60,7 +60,7 @@ def hotcoco_evaluator(coco: hotcoco.COCO, detections: PackedDetections, spec: Ev
 
 
 class HotcocoBackend:
-    """hotcoco, in Rust.
+    """Evaluates with hotcoco (in Rust, fast).
 
     Args:
         coco: the ground truth.
@@ -70,7 +70,7 @@ class HotcocoBackend:
         self.coco = coco
 
     def __call__(self, detections: PackedDetections, spec: EvalSpec) -> PRCurves:
-        """The curves of detections over all images of the ground truth."""
+        """Compute the curves of the detections over all images of the ground truth."""
         evaluator = hotcoco_evaluator(self.coco, detections, spec)
         evaluator.accumulate()
         assert evaluator.eval is not None
@@ -79,14 +79,14 @@ class HotcocoBackend:
 
 
 class PycocotoolsBackend:
-    """pycocotools, the slow reference. Called like HotcocoBackend."""
+    """Evaluates with pycocotools, the slow reference implementation. Called like HotcocoBackend."""
 
     def __init__(self, coco: hotcoco.COCO):
         self.coco = _reference_index(coco)
 
     def __call__(self, detections: PackedDetections, spec: EvalSpec) -> PRCurves:
         results = detections.to_results(spec.category_ids, [spec.iou_type])
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             # loadRes does not accept an empty list.
             index = self.coco.loadRes(results) if results else _index(self.coco.dataset, [])
             evaluator = COCOeval(self.coco, index, spec.iou_type)
@@ -101,10 +101,10 @@ class PycocotoolsBackend:
 
 
 def _reference_index(coco: hotcoco.COCO) -> COCO:
-    """The same ground truth for pycocotools.
+    """Convert the ground truth to a pycocotools COCO object.
 
-    Ids start at 1, because pycocotools treats a match with annotation 0 as no match. Fields that it requires are added
-    to files without them, as hotcoco does.
+    Annotations are numbered from 1, because pycocotools treats a match with annotation id 0 as no match. Missing fields
+    that pycocotools requires are filled in, as in hotcoco.
     """
     content = coco.dataset
     keypoints = {category["id"]: len(category.get("keypoints", [])) for category in content["categories"]}

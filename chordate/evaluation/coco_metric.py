@@ -1,4 +1,4 @@
-"""COCO's AP of boxes, masks and keypoints."""
+"""COCO's average precision and recall of boxes, masks and keypoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from chordate.structures import Batch, Detections
 from chordate.text import printable
 
 PERSON_SIGMAS = tuple(hotcoco.Params("keypoints").kpt_oks_sigmas)  # 17 keypoints, cocodataset.org/#keypoints-eval
-MAX_KEYPOINT_DETECTIONS = 20  # per image and class, as in COCO
+MAX_KEYPOINT_DETECTIONS = 20  # detections per image and class, as in COCO
 
 
 @METRICS.register_module()
@@ -38,19 +38,19 @@ class CocoMetric(Metric):
     """Average precision and recall as COCO defines them (Lin et al. 2014; cocodataset.org/#detection-eval).
 
     Args:
-        dataset: the dataset of the predictions. All its images count; objects of an image that was never passed to
+        dataset: the dataset that is evaluated. All its images count; objects of an image that was never passed to
             `update` count as missed.
-        iou_types: what to evaluate: "bbox", "segm", "keypoints". None for all that the model predicts: boxes, and masks
-            and keypoints if it predicts them; those without annotations are skipped with a warning.
-        engine: "hotcoco" (fast), or "pycocotools", the reference; both compute equal metrics.
-        max_dets: three ascending limits of the detections per image and class, best first. AP uses the last one. For
-            keypoints the limit is always 20, as in COCO.
-        keypoint_sigmas: per keypoint the standard deviation of annotators relative to the object's size (half of κ in
-            COCO's object keypoint similarity). None for COCO's sigmas of a person's 17 keypoints, and their mean for
-            other keypoints.
+        iou_types: what to evaluate: "bbox", "segm", "keypoints". None for everything that the model predicts (boxes,
+            and masks or keypoints, if any), except what the annotations lack, which is skipped with a warning.
+        engine: "hotcoco" (fast), or "pycocotools" (the reference implementation); both compute equal metrics.
+        max_dets: three ascending limits on the number of top-scoring detections per image and class. AP uses the last
+            limit. For keypoints, the limit is always 20, as in COCO.
+        keypoint_sigmas: for each keypoint, the annotators' standard deviation relative to the object's size (half of κ
+            in COCO's object keypoint similarity). None for COCO's sigmas if there are 17 keypoints (a person's), and
+            else the mean of COCO's sigmas for every keypoint.
 
     Raises:
-        ConfigError: the number of sigmas is not the number of keypoints.
+        ConfigError: the number of sigmas differs from the number of keypoints.
         DataError: the dataset is not `CocoAnnotated`, or no annotation has what a type in `iou_types` needs.
     """
 
@@ -79,12 +79,12 @@ class CocoMetric(Metric):
 
     @cached_property
     def truth(self) -> GroundTruth:
-        """The annotations, read when first needed."""
+        """The ground truth, read when it is first needed."""
         return GroundTruth.from_index(self.dataset.coco, self.dataset.category_ids)
 
     @cached_property
     def _backend(self) -> Backend:
-        """Built when first needed, on the main process only, since pycocotools takes long to build its index."""
+        """The backend. Built on first use, and only on the main process, because pycocotools is slow to build."""
         return BACKENDS[self._engine](self.truth.coco)
 
     def update(self, predictions: Sequence[Detections], batch: Batch) -> None:
@@ -103,16 +103,16 @@ class CocoMetric(Metric):
         self._pending.append(packed)
 
     def compute(self) -> dict[str, float]:
-        """Compute COCO's metrics over all ranks, equal on every rank, and clear the pending detections.
+        """Compute COCO's metrics over the detections of all ranks. Clears the collected detections.
 
         Returns:
             `bbox_AP`, `bbox_AP50`, `bbox_AP75`, `bbox_APs`, `bbox_APm`, `bbox_APl`, `bbox_AR1`, `bbox_AR10`,
-            `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 without ground truth. `segm` has the same;
-            `keypoints` has AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl.
+            `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 without ground truth. The same for `segm_…`;
+            `keypoints_…` has AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl. Equal on every rank.
 
         Raises:
-            DataError: detections belong to an image that is not in the dataset, or only some annotations have the
-                masks or keypoints to evaluate.
+            DataError: detections belong to an image that is not in the dataset; masks are evaluated, but an annotation
+                has none; or keypoints are evaluated, but their number differs from the annotations'.
         """
         self._detections = PackedDetections.concatenate(self._pending).gather()
         self._pending = []
@@ -132,10 +132,11 @@ class CocoMetric(Metric):
         return self.numbers
 
     def _select_types(self, detections: PackedDetections) -> list[IouType]:
-        """The IoU types to evaluate: those requested, or those that both the model and the annotations have.
+        """The IoU types to evaluate: those requested, else those that the model predicts and the annotations contain.
 
         Raises:
-            DataError: the model or the annotations lack a requested type, or their keypoints differ.
+            DataError: the model or the annotations lack what a requested type needs, or they have different numbers of
+                keypoints.
         """
         predicted = detections.iou_types()
         missing = [iou_type for iou_type in self.requested_types if iou_type not in predicted]
@@ -167,7 +168,7 @@ class CocoMetric(Metric):
         return EvalSpec(iou_type, labels, ids, (MAX_KEYPOINT_DETECTIONS,), self._sigmas())
 
     def _sigmas(self) -> tuple[float, ...]:
-        """One per keypoint."""
+        """The OKS sigma of each keypoint."""
         count = self.truth.count_keypoints()
         mean = float(np.mean(PERSON_SIGMAS))
         sigmas = self.keypoint_sigmas or (PERSON_SIGMAS if count == len(PERSON_SIGMAS) else (mean,) * count)
@@ -189,11 +190,11 @@ class CocoMetric(Metric):
         for iou_type in self._detections.iou_types():
             if not self._is_annotated(iou_type):
                 name = MEASURED_ON[iou_type]
-                text = f"CocoMetric: the annotations have no {name}, so the model's are not evaluated"
+                text = f"CocoMetric: {name} are not evaluated, because the annotations have none"
                 warnings.warn(text, stacklevel=3)
 
     def per_class(self) -> dict[IouType, dict[str, dict[str, float]]]:
-        """By IoU type and class name: `AP`, `AP50`, `AR` (-1 without ground truth) and `instances`, without crowds.
+        """For each IoU type and class name, `AP`, `AP50`, `AR` (-1 without ground truth) and `instances` (no crowds).
 
         For keypoints, only classes with keypoints are listed, and only instances with a labeled keypoint are counted.
         """
@@ -217,7 +218,7 @@ class CocoMetric(Metric):
         return sum(any(a.get("keypoints", [])[2::3]) for a in self.dataset.coco.load_anns(ids))
 
     def table(self) -> Group:
-        """COCO's summary metrics (AP, AP50, …) for each IoU type, then a row per class."""
+        """For each IoU type, COCO's summary metrics (AP, AP50, …) and a table with a row per class."""
         parts = []
         for iou_type, classes in self.per_class().items():
             summary = self._curves[iou_type].summary()
@@ -239,7 +240,7 @@ class CocoMetric(Metric):
         return Group(*parts)
 
     def report(self) -> CocoReport:
-        """Precision-recall curves, confusion matrix and TIDE errors of the last `compute`."""
+        """Precision-recall curves, confusion matrix and TIDE errors for the last `compute`."""
         classes = self.per_class()
         parts = {}
         for iou_type, spec in self._specs.items():
@@ -248,10 +249,10 @@ class CocoMetric(Metric):
         return CocoReport(parts)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """The last detections in COCO's results format, to 0.001 pixels and 0.00001 of score.
+        """The detections of the last `compute` in COCO's results format, rounded to 0.001 pixels and scores to 0.00001.
 
         Masks are compressed RLE; keypoint coordinates are relative to the center of the first pixel, as in
-        COCO. `compute` uses full precision, so its metrics may differ slightly from those of these rounded results.
+        COCO. `compute` uses full precision, so its metrics may differ slightly from metrics of these rounded results.
         """
         return self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)
 

@@ -1,4 +1,4 @@
-"""Details of COCO's AP: precision-recall curves, AP by class, confusion matrix, TIDE errors."""
+"""Detailed report on COCO's AP: precision-recall curves, AP per class, confusion matrix, TIDE errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chordate.evaluation.packed_detections import IouType
 from chordate.evaluation.pr_curves import IOU_THRESHOLDS, PRCurves
 
-REPORT_IOU, REPORT_SCORE = 0.5, 0.5  # thresholds of the confusion matrix and of the errors
+REPORT_IOU, REPORT_SCORE = 0.5, 0.5  # IoU of the confusion matrix and the TIDE errors; score of the confusion matrix
 
 # Bolya et al. 2020, "TIDE", section 2.2, in the order of its figures.
 TIDE_ERRORS = {
@@ -28,20 +28,21 @@ TIDE_ERRORS = {
 
 @dataclass(frozen=True)
 class CocoReport:
-    """The report of CocoMetric, in plain numbers and lists for JSON.
+    """The report of CocoMetric, as dicts, lists and numbers that can be saved as JSON.
 
     Attributes:
-        by_iou_type: for each evaluated IoU type ("bbox", "segm", "keypoints"):
-            `numbers`: COCO's summary metrics by name.
-            `precision_recall`: `recall` (0, 0.01 … 1); `precision` at each recall, by IoU threshold ("0.50" …), the
-            mean over classes with ground truth; `by_class`: precision at IoU 0.50 (None without ground truth).
-            `confusion`, not for keypoints, where hotcoco compares boxes: counts at IoU 0.5 of detections that score at
-            least 0.5. `matrix` has a row per true class and a column per predicted class, in the order of `classes`;
-            the last row and column are the background: its column counts missed objects, its row false positives
-            (including detections of crowd members). `iou` and `score` are the thresholds used.
-            `errors`: `AP50`; `kinds`: for each TIDE error type its `meaning`, its `gain` (dAP: the AP50 gained by
-            fixing it) and its `count`; `FP` and `FN`: the gains of fixing all false positives and all misses.
-            `per_class`: as `CocoMetric.per_class`.
+        by_iou_type: for each evaluated IoU type ("bbox", "segm", "keypoints"), a dict with these keys:
+            `numbers`: COCO's summary metrics, keyed by name.
+            `precision_recall`: `recall`, the recalls 0, 0.01 … 1; `precision`, a dict from IoU threshold ("0.50" …) to
+            the precision at each recall, averaged over the classes with ground truth; `by_class`, a dict from class
+            name to the precision at IoU 0.50 (None without ground truth).
+            `confusion`: the confusion matrix at IoU 0.5 of detections that score at least 0.5. `matrix` has a row per
+            true class and a column per predicted class, in the order of `classes`; the last column counts missed
+            objects, the last row false positives (including detections of crowd members). `iou` and `score` are the
+            thresholds. There is no `confusion` for keypoints, since hotcoco would compare boxes.
+            `errors`: `AP50`; `kinds`, a dict from TIDE error type to its `meaning`, its `gain` (dAP, the AP50 gained by
+            fixing these errors) and its `count`; `FP` and `FN`, the gains of fixing all false positives and all misses.
+            `per_class`: the metrics of each class, as in `CocoMetric.per_class`.
     """
 
     by_iou_type: Mapping[IouType, Mapping[str, Any]]
@@ -50,12 +51,12 @@ class CocoReport:
 def describe_curves(
     curves: PRCurves, evaluator: hotcoco.COCOeval, per_class: Mapping[str, Mapping[str, float]], iou_type: IouType
 ) -> dict[str, Any]:
-    """The report for one IoU type (see `CocoReport.by_iou_type`).
+    """Make the report for one IoU type (see `CocoReport.by_iou_type`).
 
     Args:
-        curves: from the evaluation.
-        evaluator: hotcoco's evaluator of the same detections, after matching.
-        per_class: metrics by class name, in the order of the curves.
+        curves: the precision-recall curves of the evaluation.
+        evaluator: hotcoco's evaluator of the same detections, after `evaluate`.
+        per_class: dict from class name to metrics, in the order of the categories of `curves`.
         iou_type: "bbox", "segm" or "keypoints".
     """
     names: Sequence[str] = list(per_class)
@@ -89,7 +90,7 @@ def describe_curves(
 
 
 def _class_mean(precision: NDArray[np.float64]) -> list[float] | None:
-    """`[R]`, the mean of `[R, K]` over the classes with ground truth; None if there are none."""
+    """Average `[R, K]` over the classes with ground truth, to a list of `R`; None if no class has ground truth."""
     known = precision[:, (precision > -1).all(axis=0)]
     return known.mean(axis=1).tolist() if known.size else None
 

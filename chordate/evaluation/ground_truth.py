@@ -1,4 +1,4 @@
-"""COCO ground truth with a box for every annotation, and the masks and keypoints that can be evaluated."""
+"""COCO ground truth: fills in missing boxes, and checks whether masks and keypoints can be evaluated."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pycocotools import mask as rle
 from chordate.errors import DataError
 from chordate.structures import DatasetMeta
 
-BLOCK = 10_000  # annotations read at a time, to limit memory
+BLOCK = 10_000  # number of annotations read at a time, to limit memory
 
 
 @runtime_checkable
 class CocoAnnotated(Protocol):
-    """The attributes of a dataset that COCO's metrics need.
+    """A dataset with the attributes that COCO's metrics need.
 
     Attributes:
-        meta: its class names, by label.
-        category_ids: COCO's id of each class, by label.
-        coco: the index of the annotations, boxes in pixels of the original images.
-        image_ids: `[len]` int64, of the images that are evaluated.
+        meta: metadata with the class names.
+        category_ids: COCO's category id of each class, in the order of `meta.classes`.
+        coco: the annotations; boxes are in pixels of the original images.
+        image_ids: `[len]` int64, ids of the images that are evaluated.
     """
 
     meta: DatasetMeta
@@ -38,7 +38,7 @@ def check_annotated(dataset: object, metric: str) -> None:
     """Check that a dataset is CocoAnnotated.
 
     Raises:
-        DataError: it is not; the message lists the attributes that `metric` needs.
+        DataError: the dataset is not CocoAnnotated; the message lists the attributes that `metric` needs.
     """
     name, members = type(dataset).__name__, ", ".join(CocoAnnotated.__annotations__)
     if not isinstance(dataset, CocoAnnotated):
@@ -47,7 +47,7 @@ def check_annotated(dataset: object, metric: str) -> None:
         raise DataError(f"{metric}: {name}.coco must be a hotcoco.COCO, got {type(dataset.coco).__name__}")
     if len(dataset.category_ids) != len(dataset.meta.classes):
         counts = f"{len(dataset.category_ids)} category_ids for {len(dataset.meta.classes)} classes"
-        raise DataError(f"{metric}: {name} has {counts}; give one per class, by label")
+        raise DataError(f"{metric}: {name} has {counts}; pass one category id per class, in the order of the labels")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class GroundTruth:
     Attributes:
         coco: the COCO object, with a box for every annotation.
         with_masks, without_masks: number of annotations of the evaluated categories with and without a segmentation.
-        keypoints: number of keypoints by category id, for categories that have keypoints.
+        keypoints: dict from category id to number of keypoints, for categories that have keypoints.
     """
 
     coco: hotcoco.COCO
@@ -67,10 +67,10 @@ class GroundTruth:
 
     @classmethod
     def from_index(cls, coco: hotcoco.COCO, category_ids: Sequence[int]) -> GroundTruth:
-        """Read every annotation once.
+        """Make a GroundTruth by reading every annotation once.
 
         Args:
-            coco: the index of the annotation file.
+            coco: the opened annotation file.
             category_ids: ids of the evaluated categories.
         """
         evaluated, with_masks, without_masks, all_boxed = set(category_ids), 0, 0, True
@@ -90,7 +90,7 @@ class GroundTruth:
         """Check that masks can be evaluated.
 
         Raises:
-            DataError: not every annotation has a segmentation.
+            DataError: an annotation of the evaluated categories has no segmentation.
         """
         if self.without_masks:
             raise DataError(
@@ -99,10 +99,10 @@ class GroundTruth:
             )
 
     def count_keypoints(self) -> int:
-        """Number of keypoints per object.
+        """Number of keypoints per object, equal for all categories with keypoints.
 
         Raises:
-            DataError: no category has keypoints, or their numbers of keypoints differ.
+            DataError: no category has keypoints, or categories have different numbers of keypoints.
         """
         counts = sorted(set(self.keypoints.values()))
         if not counts:
@@ -112,7 +112,8 @@ class GroundTruth:
             )
         if len(counts) > 1:
             raise DataError(
-                f"CocoMetric: categories have {counts[0]} and {counts[1]} keypoints; select classes with one of these"
+                f"CocoMetric: categories have {counts[0]} and {counts[1]} keypoints; select classes with equal numbers "
+                f"of keypoints"
             )
         return counts[0]
 
@@ -124,9 +125,9 @@ def _annotations(coco: hotcoco.COCO) -> Iterator[dict[str, Any]]:
 
 
 def _with_boxes(coco: hotcoco.COCO) -> hotcoco.COCO:
-    """A box for every annotation, from its segmentation where the file has none.
+    """Fill in missing boxes, computed from the segmentations.
 
-    Without a box hotcoco would count the annotation as an object that cannot be detected.
+    Without a box, hotcoco would count the annotation as an object that cannot be detected.
     """
     content = coco.dataset
     for annotation in content["annotations"]:

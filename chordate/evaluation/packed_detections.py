@@ -1,4 +1,4 @@
-"""The detections of many images in columns, gathered over ranks with every image counted once."""
+"""Stores the detections of many images as arrays, and gathers them from all ranks without duplicate images."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from chordate.structures import Detections, ImageInfo
 from chordate.text import pluralize
 
 IouType = Literal["bbox", "segm", "keypoints"]
-MEASURED_ON: dict[IouType, str] = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}  # column by IoU type
+# The field of PackedDetections that each IoU type evaluates.
+MEASURED_ON: dict[IouType, str] = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 
 
 @dataclass(frozen=True)
 class PackedDetections:
-    """Detections of `N` images, `D` in all; an image without detections has a count of 0.
+    """Detections of `N` images, `D` detections in all; an image without detections has a count of 0.
 
     Attributes:
         image_ids: `[N]` int64.
-        counts: `[N]` int64, detections per image.
+        counts: `[N]` int64, number of detections per image.
         sizes: `[N, 2]` int64, height and width of the original images.
-        boxes: `[D, 4]` float32 xyxy in pixels of the original images, image after image, best first.
+        boxes: `[D, 4]` float32, xyxy in pixels of the original images, ordered by image, then by descending score.
         scores: `[D]` float32.
         labels: `[D]` int32.
         masks: `[D]` bytes, COCO's compressed RLE, or None.
@@ -47,10 +48,10 @@ class PackedDetections:
 
     @classmethod
     def pack(cls, infos: Sequence[ImageInfo], predictions: Sequence[Detections], num_classes: int) -> PackedDetections:
-        """Pack the detections of one batch, with one copy from the device per column; masks are encoded per image.
+        """Pack the detections of one batch. Each field is copied from the device once, masks once per image.
 
         Raises:
-            DataError: a label is not below `num_classes`, a mask's size differs from its image's, or only some
+            DataError: a label is not in 0 … `num_classes` - 1, a mask's size differs from its image's, or only some
                 detections have masks or keypoints.
             TrainingError: boxes, scores or keypoints are not finite.
         """
@@ -85,15 +86,15 @@ class PackedDetections:
         return packed
 
     def _first_info(self, selected: NDArray[np.bool_], infos: Sequence[ImageInfo]) -> ImageInfo:
-        """The image of the first selected detection."""
+        """The ImageInfo of the first detection for which `selected` `[D]` is true."""
         return infos[int(np.repeat(np.arange(len(infos)), self.counts)[selected.argmax()])]
 
     @classmethod
     def concatenate(cls, parts: Sequence[PackedDetections]) -> PackedDetections:
-        """Concatenate all parts.
+        """Concatenate several PackedDetections.
 
         Raises:
-            DataError: only some have masks or keypoints.
+            DataError: some have masks or keypoints, but others do not.
         """
         columns: list[Any] = []
         for name in _COLUMNS:
@@ -117,15 +118,15 @@ class PackedDetections:
         return PackedDetections(image_ids, counts, self.sizes[first], *selected)
 
     def gather(self) -> PackedDetections:
-        """The detections of all ranks, the same on each, in an order that does not depend on the number of ranks."""
+        """Gather the detections of all ranks, sorted by image id. Every rank receives the same result."""
         return PackedDetections.concatenate(all_gather_object(self)).unique()
 
     def iou_types(self) -> list[IouType]:
-        """The IoU types that these detections can be measured on."""
+        """The IoU types for which these detections can be evaluated."""
         return [iou_type for iou_type, column in MEASURED_ON.items() if getattr(self, column) is not None]
 
     def to_array(self, category_ids: Sequence[int]) -> NDArray[np.float64]:
-        """`[D, 7]`: image id, x, y, width, height, score, category id: the array format of COCO's `loadRes`."""
+        """Convert to COCO's array format for `loadRes`, `[D, 7]`: image id, x, y, width, height, score, category id."""
         array = np.empty((len(self.scores), 7))
         array[:, 0] = np.repeat(self.image_ids, self.counts)
         array[:, 1:5] = self.boxes
@@ -139,13 +140,13 @@ class PackedDetections:
     ) -> list[dict[str, Any]]:
         """Convert to COCO's results format: one dict per detection, with the fields that `iou_types` need.
 
-        COCO's tools take a detection's size from its box if it has one. So evaluate masks and keypoints from results
-        without boxes; then the size is that of the mask, or of the keypoints' extent.
+        COCO's tools use the area of the box as the size of a detection that has a box. To evaluate masks and keypoints,
+        leave out "bbox"; the size is then the area of the mask, or of the keypoints' bounding box.
 
         Args:
-            category_ids: by label.
+            category_ids: the category id of each label.
             iou_types: the IoU types to include.
-            digits: decimals of a pixel, two more for a score; None is full precision.
+            digits: number of decimals of coordinates; scores have two more. None keeps full precision.
         """
         if not len(self.scores):
             return []
@@ -182,7 +183,7 @@ def _round(values: NDArray[np.float64], digits: int | None, more: int = 0) -> ND
 
 
 def _encode(info: ImageInfo, masks: Tensor) -> NDArray[np.object_]:
-    """`[D, H, W]` bool as `[D]` compressed RLE."""
+    """Encode masks `[D, H, W]` bool as `[D]` compressed RLEs (bytes)."""
     if masks.shape[1:] != (info.height, info.width):
         raise DataError(
             f"{info.path}: masks of {masks.shape[2]}×{masks.shape[1]} px for an image of {info.width}×{info.height}"

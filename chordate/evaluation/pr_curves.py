@@ -1,4 +1,4 @@
-"""COCO's precision and recall curves, and the metrics computed from them."""
+"""COCO's precision-recall curves, and the metrics computed from them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))  # 0.5
 class PRCurves:
     """Precision and recall as COCO's evaluation accumulates them; -1 without ground truth.
 
-    `T` IoU thresholds (IOU_THRESHOLDS), `R` recalls 0, 0.01 … 1, `K` categories in the order of the EvalSpec,
-    `A` areas, `M` limits on the detections per image.
+    Dimensions: `T` IoU thresholds (IOU_THRESHOLDS), `R` recalls (0, 0.01 … 1), `K` categories (those of
+    `EvalSpec.labels`, in order), `A` area ranges, `M` limits on the number of detections per image.
 
     Attributes:
-        precision: `[T, R, K, A, M]`.
+        precision: `[T, R, K, A, M]`, precision at each recall.
         recall: `[T, K, A, M]`, the highest recall reached.
-        max_dets: the limits, ascending.
-        areas: "all", "small" (up to 32² square pixels), "medium" (up to 96²), "large"; for keypoints without "small".
+        max_dets: the `M` limits, ascending.
+        areas: names of the `A` area ranges: "all", "small" (up to 32² pixels; not for keypoints), "medium" (up to 96²),
+            "large".
     """
 
     precision: NDArray[np.float64]
@@ -30,18 +31,18 @@ class PRCurves:
     areas: tuple[str, ...]
 
     def average_precision(self, iou: float | None = None, area: str = "all", category: int | None = None) -> float:
-        """AP at one IoU threshold or averaged over all, of one category (an index) or averaged over all."""
+        """AP at one IoU threshold or averaged over all; of one category (an index into `K`) or averaged over all."""
         selected = self.precision[_iou_rows(iou), :, _categories(category), self.areas.index(area), -1]
         return _mean(selected)
 
     def average_recall(
         self, limit: int = -1, iou: float | None = None, area: str = "all", category: int | None = None
     ) -> float:
-        """AR at one IoU threshold or averaged over all; `limit` is an index into `max_dets`."""
+        """Average recall, like `average_precision`; `limit` is an index into `max_dets`, by default the last."""
         return _mean(self.recall[_iou_rows(iou), _categories(category), self.areas.index(area), limit])
 
     def summary(self) -> dict[str, float]:
-        """COCO's summary metrics in its order: twelve for boxes and masks, ten for keypoints (one limit)."""
+        """COCO's summary metrics in COCO's order: twelve for boxes and masks, ten for keypoints (one `max_dets`)."""
         if len(self.max_dets) == 1:
             recalls = {
                 name: self.average_recall(iou=iou) for name, iou in (("AR", None), ("AR50", 0.5), ("AR75", 0.75))
@@ -59,7 +60,7 @@ class PRCurves:
 
 
 def _iou_rows(iou: float | None) -> slice:
-    """The rows of one IoU threshold, or all."""
+    """Slice that selects one IoU threshold, or all."""
     if iou is None:
         return slice(None)
     row = IOU_THRESHOLDS.index(iou)
@@ -71,6 +72,6 @@ def _categories(category: int | None) -> slice:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of the values with ground truth; -1 if there are none."""
+    """Mean of the values that are not -1 (no ground truth); -1 if all are -1."""
     known = values[values > -1]
     return float(known.mean()) if known.size else -1.0

@@ -1,4 +1,4 @@
-"""Whole models. Importing the package registers them in MODELS."""
+"""Models: classifier, detectors, semantic segmenter. Importing the package registers them in MODELS."""
 
 from chordate.models.classifier import ImageClassifier
 from chordate.models.one_stage import OneStageDetector

@@ -1,4 +1,4 @@
-"""Builds backbones and whole models from configs: wires their parts, and loads their weights."""
+"""Builds backbones and models from configs, and loads their weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.state_dict_match import find_backbones
 
 TABLE_WIDTH = 120  # columns of the table of loaded tensors in the log
-MIN_LOADED = 0.25  # warn if a smaller fraction of the model's tensors fits
+MIN_LOADED = 0.25  # warn if a smaller fraction of the model's tensors can be loaded
 log = logging.getLogger("chordate")
 DEFAULT_PIPELINE = [  # for a config without val_data
     {"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}
@@ -45,13 +45,15 @@ def build_backbone(
     Args:
         backbone: a variant's name (`"resnet50"`), or a dict with `type` and arguments.
         pretrained: weights to load: True for the variant's default, `"torchvision://resnet50"`, a path or a URL.
-        options: further arguments, such as `out=["c3", "c4", "c5"]`; they override the variant's arguments.
+        options: further arguments of the backbone, such as `out=["c3", "c4", "c5"]`; they override the variant's.
 
     Returns:
-        A module that computes a dict of maps, as in its `out_features`, from normalized images `[N, 3, H, W]`.
+        A module that computes a dict of feature maps from normalized images `[N, 3, H, W]`; `out_features` has their
+        names, channels and strides.
 
     Raises:
-        ConfigError: a name or argument is unknown, or a forward pass does not return the maps in `out_features`.
+        ConfigError: a name or argument is unknown, or a forward pass does not return the feature maps in
+            `out_features`.
         CheckpointError: the weights cannot be read or do not fit.
     """
     validate_arguments(build_backbone, {"backbone": backbone, "pretrained": pretrained}, "build_backbone")
@@ -73,25 +75,26 @@ def build_model(
     checkpoint: str | Path | Mapping[str, Any] | None = None,
     pretrained: bool = True,
 ) -> Model:
-    """Build a whole model in evaluation mode, ready to predict: wire its parts and load weights.
+    """Build a model and load its weights. The model is in evaluation mode, ready to predict.
 
     Args:
-        config: a packaged config's name (`"faster-rcnn_r50_fpn_1x_coco"`), a file's path, a Config, or a dict:
-            a whole config or just its `model` part.
-        meta: metadata of the dataset; by default the checkpoint's, else the config's `fallback_meta`.
-        classes: class names that replace those of the metadata.
+        config: the name of a packaged config (`"faster-rcnn_r50_fpn_1x_coco"`), the path of a config file, a Config, or
+            a dict that is a complete config or only its `model` section.
+        meta: metadata of the dataset; by default the checkpoint's, or the config's `fallback_meta` if the checkpoint
+            has none.
+        classes: class names, which replace the metadata's.
         num_classes: number of classes, if their names do not matter.
-        checkpoint: checkpoint of a trained model: a path, a URL, or a result of `read_state`. `model.load_report` then
-            lists the loaded tensors.
-        pretrained: whether to load the backbone weights that the config names; a checkpoint replaces them.
+        checkpoint: checkpoint of a trained model: a path, a URL, or the result of `read_state`. `model.load_report`
+            then lists the loaded tensors.
+        pretrained: whether to load the pretrained backbone weights that the config sets; ignored with a checkpoint.
 
     Returns:
-        The model, with the test pipeline of its config in `model.pipeline`. `model.pretrained_reports` lists the loaded
+        The model. `model.pipeline` is the test pipeline of its config; `model.pretrained_reports` lists the loaded
         tensors of its backbones.
 
     Raises:
-        ConfigError: names are unknown, parts do not fit together, or the classes are unknown.
-        CheckpointError: weights cannot be read, or belong to another model.
+        ConfigError: the config has unknown names, its parts do not fit together, or no source defines the classes.
+        CheckpointError: weights cannot be read, or are of a different model.
     """
     arguments = {"config": config, "meta": meta, "classes": classes, "num_classes": num_classes}
     arguments |= {"checkpoint": checkpoint, "pretrained": pretrained}
@@ -103,7 +106,7 @@ def build_model(
     state = checkpoint if checkpoint is None or isinstance(checkpoint, Mapping) else read_state(checkpoint)
     trained = None if state is None else checkpoint_meta(state)
     if meta is not None and (classes is not None or num_classes is not None):
-        raise ConfigError("meta names the classes already; leave out classes and num_classes")
+        raise ConfigError("meta already has the class names; remove classes and num_classes")
     fallback = config_meta(cfg)
     meta = meta or _meta(fallback, classes, num_classes, trained, state)
     difference = None if trained is None else meta.difference(trained)
@@ -119,10 +122,11 @@ def build_model(
 
 
 def start_from(model: Model, source: str | Path, setting: str = "load_from") -> None:
-    """Load the tensors of a checkpoint that fit, even if its classes differ, and log the report.
+    """Load the tensors of a checkpoint that fit the model, even if the classes differ, and log the report.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or none of its tensors fits; the message names the `setting`.
+        CheckpointError: the checkpoint cannot be read, or none of its tensors fits; the message starts with `setting`,
+            the config key that sets `source`.
     """
     try:
         report = load_checkpoint(model, source, strict=False)
@@ -135,11 +139,11 @@ def start_from(model: Model, source: str | Path, setting: str = "load_from") -> 
     fitting = len(report.loaded) + len(report.adapted)
     total = fitting + len(report.missing)
     if fitting < MIN_LOADED * total:
-        log.warning(f"{setting}={source}: only {fitting} of the model's {total} tensors fit; is it of another model?")
+        log.warning(f"{setting}={source}: only {fitting} of the model's {total} tensors fit; is it from another model?")
 
 
 def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
-    """Load the backbones' pretrained weights and log the reports. Errors name the config's file and the setting."""
+    """Load the backbones' pretrained weights and log the reports. Error messages name the config file and the key."""
     named = [f"{path}.pretrained" for path, backbone in find_backbones(model) if backbone.pretrained]
     try:
         reports = load_pretrained(model)
@@ -151,8 +155,8 @@ def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
 
 
 def config_meta(cfg: Config) -> DatasetMeta | None:
-    """The metadata that a config defines, without reading data: its `fallback_meta`, else the metadata of its data
-    set's class with the `classes` in the section of the training data; None if there is none."""
+    """The metadata that a config defines without its data: `fallback_meta`, or else the class attribute `meta` of its
+    training dataset. `classes` of the training dataset replace the class names. None if there is no metadata."""
     meta = fallback_meta(section(cfg, "fallback_meta", optional=True))
     dataset = section(cfg, "train_data", optional=True).get("dataset")
     if isinstance(dataset, str | Mapping):
@@ -172,7 +176,7 @@ def _meta(
     trained: DatasetMeta | None,
     state: Mapping[str, Any] | None,
 ) -> DatasetMeta:
-    """The metadata from the arguments, else from the checkpoint, else from the config."""
+    """Choose the metadata: from the arguments, or else from the checkpoint, or else from the config."""
     if classes is not None or num_classes is not None:
         if classes is not None and num_classes not in (None, len(classes)):
             raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; give one of them")
@@ -189,6 +193,6 @@ def _meta(
         return fallback
     neither = "" if state is None else f", nor does {source_of(state)}"
     raise ConfigError(
-        f"this config does not name its classes{neither}; give classes=[…] or num_classes=…, or on the command line "
+        f"this config does not define the classes{neither}; pass classes=[…] or num_classes=…, or on the command line "
         f"--cfg-options 'fallback_meta.classes=[cat,dog]'"
     )

@@ -1,4 +1,4 @@
-"""The image classifier: a backbone and a classification head."""
+"""Image classifier: a backbone and a classification head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,19 +19,18 @@ from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
 
 @MODELS.register_module()
 class ImageClassifier(Model):
-    """Backbone and classification head.
+    """Image classifier: backbone and classification head.
 
     Args:
         meta: metadata of the dataset.
-        backbone, head: a variant's name, a dict with `type` and the part's own arguments, or a built module; the head
-            is an `ImageHead`.
+        backbone, head: a variant's name, a dict with `type` and arguments, or an nn.Module; the head is an `ImageHead`.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's statistics.
-        mix: transforms of training batches, `MixUp` and `CutMix` of torchvision.transforms.v2, as dicts with `type`;
-            one of them is drawn at random for each batch.
+        mix: `MixUp` or `CutMix` of torchvision.transforms.v2, as dicts with `type`, applied to training batches. If
+            there are several, one is drawn at random for each batch.
         tta: test-time augmentation, a dict with `type` (see `classifier_tta.py`); None for no test-time augmentation.
 
     Raises:
-        ConfigError: two parts do not fit together.
+        ConfigError: backbone, head or `preprocess` do not fit together.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class ImageClassifier(Model):
         self.example_size = self.backbone.example_size
         features = offered(self.backbone)
         self.head: ImageHead = HEADS.build(head, facts=meta.facts(), contract=ImageHead, in_features=features)
-        with torch.device("cpu"):  # they draw random numbers on the CPU, whatever device the model is built on
+        with torch.device("cpu"):  # v2 draws random numbers on the CPU, even if the model is built on another device
             self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
         self.tta = None if tta is None else CLASSIFIER_TTA.build(tta)
 
@@ -70,7 +69,7 @@ class ImageClassifier(Model):
         return self.head.pool(self.backbone_features(batch))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss and the error rate of the batch. The true class of a mixed image is that of the largest weight.
+        """The loss and the error rate of a batch. For mixed images, the class with the largest weight counts as true.
 
         Raises:
             DataError: the batch has no targets.
@@ -84,10 +83,10 @@ class ImageClassifier(Model):
         return {**self.head.loss(logits, labels), "error": wrong}
 
     def augment_batch(self, batch: Batch) -> Batch:
-        """Mix the images of a training batch, and their class weights, with one transform of `mix`."""
+        """Apply a random transform of `mix` to a training batch: mixes images and converts labels to soft targets."""
         if not self.mix or batch.targets is None:
             return batch
-        chosen = int(torch.randint(len(self.mix), ()))  # on the CPU, so that it does not wait for the device
+        chosen = int(torch.randint(len(self.mix), ()))  # on the CPU, to avoid a host sync
         # Blending before or after normalization gives equal results.
         images, labels = self.mix[chosen](batch.images.float(), batch.targets.labels)
         return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))

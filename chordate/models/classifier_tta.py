@@ -1,4 +1,4 @@
-"""Test-time augmentation of classifiers: ten crops, or several scales."""
+"""Test-time augmentation of classifiers: averages ten crops, or several scales."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -18,12 +18,12 @@ CLASSIFIER_TTA = PlugRegistry("test-time augmentation")
 
 @CLASSIFIER_TTA.register_module(name="ten_crop")
 class TenCrop:
-    """Averages the probabilities of ten crops: four corners and the center, each also mirrored left to right.
+    """Averages the probabilities of ten crops: the four corners and the center, each also flipped horizontally.
 
     Source: Krizhevsky et al. 2012, section 4.1.
 
     Args:
-        size: side of the square crops in pixels; the pipeline's images must have at least this size.
+        size: height and width of the crops in pixels; images must be at least as large.
     """
 
     def __init__(self, size: PositiveInt):
@@ -33,20 +33,21 @@ class TenCrop:
         height, width = images.shape[-2:]
         if min(height, width) < self.size:
             raise ConfigError(
-                f"model.tta: crops of {self.size} px from images of {width}×{height}; resize the images to more"
+                f"model.tta: crops of {self.size} px do not fit into images of {width}×{height}; use larger images"
             )
         return torch.stack([score(crop) for crop in transform.ten_crop(images, [self.size])]).mean(dim=0)
 
 
 @CLASSIFIER_TTA.register_module(name="multi_scale")
 class MultiScale:
-    """Averages the probabilities of the whole image at several sizes, each also mirrored (fully convolutional testing).
+    """Averages the probabilities of the uncropped image at several sizes, each also flipped (fully convolutional test).
 
     Source: He et al. 2016, section 3.4, with shorter sides of 224, 256, 384, 480 and 640 pixels. Global average pooling
-    and the linear layer commute, so the head's logits are the average over the positions of a larger map.
+    and the linear layer commute, so the head's logits are the average of the logits at all positions of the feature
+    map.
 
     Args:
-        sizes: shorter sides in pixels.
+        sizes: lengths of the shorter side in pixels.
     """
 
     def __init__(self, sizes: Annotated[Sequence[PositiveInt], NonEmpty]):

@@ -1,4 +1,4 @@
-"""The base class of detectors: computes the feature maps that the heads read."""
+"""Base class of detectors: normalizes images and computes the feature maps for the heads."""
 
 from typing import Any
 
@@ -15,22 +15,25 @@ from chordate.structures import Batch, DatasetMeta
 
 
 class Detector(Model):
-    """Normalization, backbone and neck. A subclass adds heads, `loss(batch)` and `predict(batch)`.
+    """Base class of detectors with normalization, backbone and neck.
 
-    Every part is a variant's name, a dict with `type` and the part's own arguments, or a built module. Channels,
-    strides, and the class and keypoint counts in `meta` are passed to the parts automatically.
+    A subclass adds heads, `loss(batch)` and `predict(batch)`.
+
+    The backbone, the neck and each head are given as a variant's name, a dict with `type` and arguments, or an
+    nn.Module. Channels, strides, and the numbers of classes and keypoints in `meta` are passed to them automatically.
 
     Args:
         meta: metadata of the dataset.
-        backbone: images to feature maps.
-        neck: feature maps to feature maps, or None if the heads read the backbone's maps.
+        backbone: computes feature maps from images.
+        neck: computes the heads' feature maps from the backbone's; None if the heads use the backbone's directly.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's statistics.
-        size_divisor: heights and widths are padded to multiples of this, so that maps of all strides up to it align.
+        size_divisor: image heights and widths are padded to multiples of this number, so that feature maps of all
+            strides up to this number align.
         tta: arguments of `DetectorTTA`, `dict(scales=[0.75, 1.0, 1.25], flip=True)`; None for no test-time
             augmentation.
 
     Raises:
-        ConfigError: two parts do not fit together; the message names both.
+        ConfigError: two of these modules do not fit together; the message names both.
     """
 
     example_size = (800, 1344)
@@ -54,7 +57,7 @@ class Detector(Model):
 
     @property
     def head_features(self) -> FeatureSpecs:
-        """The maps that the heads read."""
+        """Specs of the feature maps that the heads receive."""
         return offered(self.backbone if self.neck is None else self.neck)
 
     def feature_specs(self) -> FeatureSpecs:
@@ -64,6 +67,6 @@ class Detector(Model):
         return self.backbone(self.preprocess(batch.images, batch.sizes))
 
     def features(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
-        """The maps that the heads read, for `images` `[N, 3, H, W]` and `sizes` `[N, 2]` of a batch."""
+        """Compute the heads' feature maps from the `images` `[N, C, H, W]` and `sizes` `[N, 2]` of a batch."""
         features = self.backbone(self.preprocess(images, sizes))
         return features if self.neck is None else self.neck(features)

@@ -1,6 +1,6 @@
-"""Test-time augmentation of detectors: merges predictions for a batch at several scales, with and without mirroring.
+"""Test-time augmentation of detectors: merges the predictions at several scales, with and without a horizontal flip.
 
-Boxes are merged by NMS; masks and heatmaps of each box are averaged over the augmented batches, as in Mask R-CNN's
+Boxes are merged by NMS. The masks and heatmaps of each box are averaged over the augmented batches, as in Mask R-CNN's
 entry to the COCO challenge (He et al. 2017, appendix B) and in Detectron2.
 """
 
@@ -19,13 +19,13 @@ from chordate.structures import Batch, Detections
 
 @dataclass
 class AugmentedBatch:
-    """A resized and mirrored batch.
+    """A batch that is resized and possibly flipped horizontally.
 
     Attributes:
         images: `[N, 3, H, W]`, padded at the right and the bottom.
-        sizes: `[N, 2]` height and width of each image without padding.
-        factors: `[N, 4]` factors of x1, y1, x2, y2 from the original batch to this batch, before mirroring.
-        flip: whether the images are mirrored left to right.
+        sizes: `[N, 2]`, height and width of each image without padding.
+        factors: `[N, 4]`, scale factors of x1, y1, x2, y2 from the original batch to this batch (before the flip).
+        flip: whether the images are flipped horizontally.
     """
 
     images: Tensor
@@ -34,14 +34,14 @@ class AugmentedBatch:
     flip: bool
 
     def transform_boxes(self, detections: Sequence[Detections]) -> list[Detections]:
-        """Transform boxes from pixels of the original batch to pixels of this one."""
+        """Transform boxes from pixels of the original batch to pixels of this batch."""
         return [
             replace(one, boxes=self._mirror(one.boxes * factor.to(one.boxes.dtype), size))
             for one, factor, size in zip(detections, self.factors, self.sizes, strict=True)
         ]
 
     def inverse_boxes(self, detections: Sequence[Detections]) -> list[Detections]:
-        """Transform boxes from pixels of this batch to pixels of the original one."""
+        """Transform boxes from pixels of this batch to pixels of the original batch."""
         return [
             replace(one, boxes=self._mirror(one.boxes, size) / factor.to(one.boxes.dtype))
             for one, factor, size in zip(detections, self.factors, self.sizes, strict=True)
@@ -55,28 +55,28 @@ class AugmentedBatch:
 
 
 class DetectorTTA:
-    """Makes the augmented batches that a detector predicts on.
+    """Creates the augmented batches on which a detector predicts.
 
     Args:
-        scales: factors of the image size.
-        flip: whether to add a mirrored batch at each scale.
+        scales: scale factors of the images.
+        flip: whether to add a horizontally flipped batch at each scale.
     """
 
     def __init__(self, scales: Annotated[Sequence[PositiveFloat], NonEmpty] = (1.0,), flip: bool = False):
         self.scales, self.flip = tuple(scales), flip
 
     def augment(self, batch: Batch, size_divisor: int) -> list[AugmentedBatch]:
-        """The batch at every scale; with `flip`, also mirrored left to right.
+        """Augment a batch: resize it to every scale and, with `flip`, also flip each resized batch horizontally.
 
         Args:
-            size_divisor: height and width are padded to multiples of this.
+            size_divisor: height and width are padded to multiples of this number.
         """
         flips = (False, True) if self.flip else (False,)
         return [augment(batch, scale, flip, size_divisor) for scale in self.scales for flip in flips]
 
 
 def augment(batch: Batch, scale: float, flip: bool, size_divisor: int) -> AugmentedBatch:
-    """Resize the images of a batch bilinearly with antialiasing, and mirror them if `flip` is set."""
+    """Resize the images of a batch (bilinear, antialiased), and flip them horizontally if `flip` is true."""
     ones = torch.ones(len(batch), 4, dtype=torch.float64, device=batch.sizes.device)
     if scale == 1 and not flip:
         return AugmentedBatch(batch.images, batch.sizes, ones, False)
@@ -98,9 +98,10 @@ def merge_detections(detections: Sequence[list[Detections]], nms_threshold: floa
     """Merge the detections of several augmented batches, all in pixels of the original batch, by NMS within classes.
 
     Args:
-        detections: for each augmented batch, one Detections per image; those of a single batch are returned unchanged.
+        detections: for each augmented batch, one Detections per image. If there is only one batch, its detections are
+            returned unchanged.
         nms_threshold: IoU threshold of the NMS.
-        topk: maximum number of detections per image; those with the highest scores are kept.
+        topk: maximum number of detections per image; the highest-scoring are kept.
     """
     if len(detections) == 1:
         return detections[0]
@@ -120,10 +121,10 @@ def average_maps(
     """Average masks or heatmaps `[D, …, S, S]` of the `D` detections of each image over the augmented batches.
 
     Args:
-        maps: for each augmented batch, one tensor per image.
-        batches: the augmented batches; maps of mirrored batches are mirrored back.
-        mirrored: for each channel `K` of `[D, K, S, S]`, the index of its counterpart in a mirrored image; None if
-            mirroring does not swap channels.
+        maps: for each augmented batch, one tensor of masks or heatmaps per image.
+        batches: the augmented batches; masks and heatmaps of flipped batches are flipped back.
+        mirrored: for each keypoint channel `K` of `[D, K, S, S]`, the index of the channel that replaces it in a
+            flipped image; None if a flip does not swap channels.
     """
     restored = []
     for images, batch in zip(maps, batches, strict=True):

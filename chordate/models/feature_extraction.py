@@ -1,4 +1,4 @@
-"""Feature vectors of images: a backbone's map averaged over each image, or the inputs of the model's last layer."""
+"""Extracts feature vectors of images: an averaged backbone feature map, or the input of the model's last layer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from chordate.structures import Batch
 
 @torch.no_grad()
 def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tensor:
-    """Features `[N, C]` float32 of a batch, on the model's device.
+    """Compute the feature vectors `[N, C]` of a batch, float32, on the model's device.
 
     Args:
-        model: in evaluation mode.
+        model: a model in evaluation mode.
         batch: a batch of images with values 0 … 255.
-        map: name of a backbone map; None for the inputs of the last layer (`Model.embed`).
+        map: name of the backbone's feature map to average over each image; None for the input of the model's last layer
+            (`Model.embed`).
 
     Raises:
-        ConfigError: the map does not exist, or is None for a model without `embed`.
+        ConfigError: the feature map does not exist, or `map` is None and the model has no `embed`.
     """
     if map is None:
         embedded = model.embed(batch)
@@ -29,9 +30,9 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
     features = model.backbone_features(batch)
     if map is None:
         names = ", ".join(features)
-        raise ConfigError(f"{type(model).__name__} has no feature vectors; name the map to average: {names}")
+        raise ConfigError(f"{type(model).__name__} has no feature vectors; name the feature map to average: {names}")
     if map not in features:
-        raise ConfigError(unknown("map of the backbone", map, features))
+        raise ConfigError(unknown("feature map of the backbone", map, features))
     padded, grid = (torch.tensor(x.shape[-2:], device=batch.sizes.device) for x in (batch.images, features[map]))
     cells = -(-batch.sizes * grid // padded)  # exclude cells in the padding
     pairs = zip(features[map].float(), cells.tolist())

@@ -1,4 +1,4 @@
-"""The one-stage detector (RetinaNet, Lin et al. 2017): predicts detections directly at each feature map cell."""
+"""One-stage detector (RetinaNet, Lin et al. 2017): predicts detections directly at each feature map cell."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets
 
 @MODELS.register_module()
 class OneStageDetector(Detector):
-    """Backbone, neck and a dense head.
+    """One-stage detector: backbone, neck and a dense head.
 
     Args:
-        head: a `DenseHead`.
+        head: a `DenseHead`, such as `RetinaHead`.
 
-    The other arguments are those of `Detector`.
+    The other arguments are as in `Detector`.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class OneStageDetector(Detector):
         return [prediction.to_original(*source) for prediction, *source in zip(detections, batch.infos, batch.sizes)]
 
     def _detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
-        """Detections in pixels of the padded images."""
+        """Predict detections, with boxes in pixels of the padded images."""
         return self.head.predict(self.head(self.features(images, sizes)), sizes)
 
     def _detect_augmented(self, tta: DetectorTTA, batch: Batch) -> list[Detections]:
-        """The merged detections of all augmented batches."""
+        """Predict on all augmented batches and merge the detections; boxes are in pixels of `batch`."""
         augmented = tta.augment(batch, self.size_divisor)
         detections = [one.inverse_boxes(self._detect(one.images, one.sizes)) for one in augmented]
         return merge_detections(detections, self.head.nms_threshold, self.head.detections_per_image)

@@ -1,4 +1,4 @@
-"""Converts the loader's uint8 images to the backbone's input: normalizes on the device, sets the padding to zero."""
+"""Converts the loader's uint8 images to the backbone's input: normalizes them on the device and zeroes the padding."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -17,11 +17,14 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class Normalize(nn.Module):
     """Subtracts a mean and divides by a standard deviation, per channel, and sets the padding to zero.
 
-    The padding is set to zero after normalization; otherwise it would be -mean / std, with an artificial edge.
+    The padding is set to zero after normalization; otherwise its value would be -mean / std, with an artificial edge at
+    the image border.
 
     Args:
-        mean, std: one number per channel, on the scale 0 … 255; the values that the backbone was trained with.
-        bgr: whether to reverse the channels first (for weights from Caffe); `mean` and `std` are then in BGR order.
+        mean, std: one number per channel, on the scale 0 … 255; should be the values that the backbone was trained
+            with.
+        bgr: whether to reverse the channels before normalization (for weights from Caffe); `mean` and `std` are then in
+            BGR order.
 
     Raises:
         ConfigError: mean and std have different lengths, a std is 0, or the values are for the scale 0 … 1.
@@ -60,10 +63,10 @@ class Normalize(nn.Module):
 
         Args:
             images: `[N, C, H, W]` uint8 or float, 0 … 255.
-            sizes: `[N, 2]` heights and widths without padding.
+            sizes: `[N, 2]`, heights and widths without padding.
 
         Returns:
-            Normalized images `[N, C, H, W]` in floating point.
+            Normalized images `[N, C, H, W]`, in the data type of `mean`.
         """
         if self.bgr:
             images = images.flip(1)

@@ -1,4 +1,4 @@
-"""The two-stage detector (Faster R-CNN, Ren et al. 2015): proposals, then detections, masks, keypoints and stuff."""
+"""Two-stage detector (Faster R-CNN, Ren et al. 2015): predicts proposals, then detections, masks, keypoints, stuff."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,20 +27,21 @@ Maps = list[Tensor] | None  # masks or heatmaps `[D, …, S, S]`, one tensor per
 
 @MODELS.register_module()
 class TwoStageDetector(Detector):
-    """Backbone, neck, proposal head, box head, and optional heads for masks, keypoints and a class per pixel.
+    """Two-stage detector: backbone, neck, proposal head, box head, and optional heads for masks, keypoints and stuff.
 
     Args:
-        rpn: a `ProposalHead`.
+        rpn: a `ProposalHead`, such as `RPNHead`.
         box: an `RoIHead` that classifies and refines the proposals.
         mask: an `InstanceHead` that predicts masks (Mask R-CNN, He et al. 2017), or None.
         keypoint: an `InstanceHead` that predicts keypoint heatmaps (He et al. 2017, section 5), or None.
-        trunk: name of the backbone's last map, "c5": its stage is moved from the backbone to a trunk that the box head
-            and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4 layout). None for separate trunks.
+        trunk: name of the backbone's last feature map, such as "c5". The stage that outputs it is moved from the
+            backbone to a trunk that the box head and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4
+            layout). None for separate trunks.
         semantic: a `PixelHead` for stuff, on data with things and stuff (Panoptic FPN, Kirillov et al. 2019); the model
             then predicts `PanopticMap`s. None for a detector.
         merge: arguments of `MergeSettings`, `dict(stuff_area=4096)`, for a model with a semantic head.
 
-    The other arguments are those of `Detector`.
+    The other arguments are as in `Detector`.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class TwoStageDetector(Detector):
         if keypoint is not None:
             if "num_keypoints" not in facts:
                 raise ConfigError(
-                    "TwoStageDetector has a keypoint head, but the data names no keypoints; train on data with "
+                    "TwoStageDetector has a keypoint head, but the dataset has no keypoint names; train on data with "
                     'keypoints=True, or set fallback_meta.skeleton to a list of names, or to "coco"'
                 )
             self.keypoint = HEADS.build(keypoint, facts=facts, contract=InstanceHead, in_features=features)
@@ -148,12 +149,12 @@ class TwoStageDetector(Detector):
         return predictions
 
     def _detect(self, features: dict[str, Tensor], sizes: Tensor) -> list[Detections]:
-        """Boxes in pixels of the padded images."""
+        """Predict detections, with boxes in pixels of the padded images."""
         detections = self.box.predict(features, self.rpn.predict(self.rpn(features), sizes))
         return detections if self.merger is None else self.merger.confident(detections)
 
     def _instance_maps(self, features: dict[str, Tensor], detections: Sequence[Detections]) -> tuple[Maps, Maps]:
-        """Masks and keypoint heatmaps of detections, whose boxes are in pixels of the padded images."""
+        """Predict masks and keypoint heatmaps of detections, whose boxes are in pixels of the padded images."""
         masks, heatmaps, shared = None, None, {}
         if self.mask is not None:
             if self.shares_trunk:
@@ -164,10 +165,10 @@ class TwoStageDetector(Detector):
         return masks, heatmaps
 
     def _detect_augmented(self, tta: DetectorTTA, batch: Batch) -> tuple[list[Detections], Maps, Maps]:
-        """Merged detections of all augmented batches, with averaged masks and heatmaps, in pixels of `batch`.
+        """Predict on all augmented batches; returns merged detections (in pixels of `batch`), mean masks and heatmaps.
 
         Raises:
-            ConfigError: images are mirrored, but the names of the keypoints are unknown.
+            ConfigError: `tta.flip` is true, but the names of the keypoints are unknown.
         """
         mirrored = None
         if self.keypoint is not None and tta.flip:

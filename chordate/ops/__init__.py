@@ -1,1 +1,1 @@
-"""Tensor functions and small layers that heads share."""
+"""Tensor functions and small modules that several heads, models and backbones use."""

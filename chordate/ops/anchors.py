@@ -1,4 +1,4 @@
-"""Anchors: the reference boxes of a dense head, several per cell of each feature map."""
+"""Anchors: the reference boxes of dense heads, several at each cell of every feature map."""
 
 import math
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ SIZES_PER_STRIDE = (8.0,)  # FPN (Lin et al. 2017, section 4.1): sides of 32 …
 
 
 class AnchorGenerator(nn.Module):
-    """Boxes of fixed sizes and aspect ratios around the top left corner of each cell, level by level.
+    """Generates anchors: boxes of fixed sizes and aspect ratios, centered at the top left corner of each cell.
 
     Args:
-        strides: pixels per cell, one per level.
-        sizes: square roots of the anchors' areas in pixels, one number or a list of numbers per level; by default
-            `sizes_per_stride` times the stride.
+        strides: stride of each level's feature map, in pixels.
+        sizes: square roots of the anchors' areas in pixels; for each level, a number or a list. By default, the stride
+            times `sizes_per_stride`.
         sizes_per_stride: anchor sizes as multiples of the stride, see `sizes`; 8 by default.
         ratios: aspect ratios (height / width), combined with every size. The anchors of a cell are ordered by size,
             then by ratio.
-        rounded: round the corners of base anchors to whole pixels, as in torchvision.
-        stride_from_grid: space anchors by `image side // cells` pixels, as in torchvision, instead of by the nominal
-            stride; the two differ if a level's grid was rounded up, e.g. 800 px to 13 cells of stride 64.
+        rounded: whether to round the corners of base anchors to whole pixels, as in torchvision.
+        stride_from_grid: whether anchors are `image side // cells` pixels apart, as in torchvision, instead of the
+            nominal stride. The two differ if the number of cells was rounded up, e.g. 13 cells of stride 64 for 800 px.
 
     Attributes:
         per_cell: number of anchors per cell.
@@ -65,10 +65,10 @@ class AnchorGenerator(nn.Module):
         self.per_cell = base.shape[1]
 
     def forward(self, grids: Sequence[Sequence[int]], image_size: Sequence[int]) -> list[Tensor]:
-        """Anchors `[rows * columns * per_cell, 4]` of each level, by row, column, size and ratio.
+        """Generate the anchors `[rows * columns * per_cell, 4]` of each level, ordered by row, column, size and ratio.
 
         Args:
-            grids: rows and columns of each level's feature map.
+            grids: number of rows and columns of each level's feature map.
             image_size: height and width of the padded images.
         """
         anchors = []
@@ -85,7 +85,7 @@ class AnchorGenerator(nn.Module):
 
 
 def _centered(size: float, ratio: float) -> tuple[float, float, float, float]:
-    """The box of area size² with height = ratio x width, around the origin."""
+    """The box with area size² and height = ratio x width, centered at the origin."""
     width = size / math.sqrt(ratio)
     height = size * math.sqrt(ratio)
     return -width / 2, -height / 2, width / 2, height / 2

@@ -1,4 +1,4 @@
-"""The class of each pixel of an image, from logits of another size, in bounded memory."""
+"""Resizes logits to the image size and takes the argmax of each pixel, chunk by chunk to limit memory."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from torch import Tensor
 
 from chordate.ops.boxes import at_least_float32
 
-CHUNK = 1 << 24  # resized logits that are in memory at a time
+CHUNK = 1 << 24  # number of resized logits in memory at a time
 
 
 def argmax_resize(logits: Tensor, size: tuple[int, int], used: tuple[float, float]) -> Tensor:
-    """The best class at each pixel of an image, with logits interpolated bilinearly, borders repeated.
+    """The top-scoring class at each pixel of an image, with bilinearly interpolated logits (borders are replicated).
 
-    Equal to the argmax of `F.interpolate(logits, size, mode="bilinear")` where the whole map is used; the resized
-    logits exist only for some rows at a time.
+    Equal to the argmax of `F.interpolate(logits, size, mode="bilinear")` if the logits have no padding, but only some
+    rows of the resized logits are in memory at a time.
 
     Args:
         logits: `[K, h, w]`.
         size: height and width of the result, in pixels.
-        used: the height and width that the image covers in the map, in cells from the upper left; the rest is padding.
+        used: height and width of the part of the logits that the image covers, in cells from the top left; the rest is
+            padding.
 
     Returns:
         `[H, W]` int16.
@@ -41,7 +42,7 @@ def _lerp(x: Tensor, taps: tuple[Tensor, Tensor, Tensor], dim: int) -> Tensor:
 
 
 def _taps(pixels: int, extent: float, cells: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each pixel of an axis the two cells that it lies between, and the weight of the second."""
+    """For each pixel along an axis, the two cells between which it lies, and the weight of the second cell."""
     centers = torch.arange(pixels, device=like.device, dtype=like.dtype) + 0.5
     position = (centers * (extent / pixels) - 0.5).clamp(0, cells - 1)
     first = position.floor().long()

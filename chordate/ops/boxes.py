@@ -1,7 +1,7 @@
-"""Box arithmetic on padded batches: areas, clipping, and the encoding of boxes as deltas from reference boxes.
+"""Box operations on padded batches: area, clipping, and encoding as deltas from reference boxes (anchors, proposals).
 
-Boxes are `x1, y1, x2, y2` in pixels, continuous coordinates, in the last dimension. Half-precision inputs are computed
-in float32; float64 stays float64.
+Boxes are `x1, y1, x2, y2` in the last dimension, in pixels and continuous coordinates. Half-precision inputs are
+computed in float32; float64 stays float64.
 """
 
 import math
@@ -15,7 +15,7 @@ MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32; float64 stays float64."""
+    """Convert `x` to float32, unless it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -25,18 +25,18 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def is_nonempty(boxes: Tensor, min_side: float) -> Tensor:
-    """Whether both sides of each box `[..., 4]` are ≥ `min_side` pixels, `[...]` bool; false for NaN coordinates."""
+    """`[...]` bool, whether both sides of each box `[..., 4]` are ≥ `min_side` pixels; false for NaN coordinates."""
     return ((boxes[..., 2:] - boxes[..., :2]) >= min_side).all(dim=-1)
 
 
 def clip_boxes_to_image(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Clip boxes `[..., 4]` to images whose heights and widths `[..., 2]` broadcast to them."""
+    """Clip boxes `[..., 4]` to images with heights and widths `sizes` `[..., 2]`; leading dimensions broadcast."""
     limits = sizes.flip(-1).to(boxes.dtype)
     return torch.minimum(boxes.clamp(min=0), torch.cat((limits, limits), dim=-1))
 
 
 def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
-    """The deltas from `references` to `boxes`, both `[..., 4]` (R-CNN, Girshick et al. 2014, appendix C).
+    """Encode `boxes` as deltas from `references`, all `[..., 4]` (R-CNN, Girshick et al. 2014, appendix C).
 
     Args:
         weights: factors of dx, dy, dw, dh that scale their variances to about 1.

@@ -1,4 +1,4 @@
-"""The 3 × 3 convolutions that heads start with, and He initialization."""
+"""Towers of 3 × 3 convolutions, which many heads start with, and He initialization."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def conv_tower(
     norm: Norm,
     init: Callable[[nn.Module], None] | None = he_init,
 ) -> nn.Sequential:
-    """`convs` 3 × 3 convolutions of `channels` channels, each with norm and ReLU.
+    """A sequence of `convs` 3 × 3 convolutions with `channels` output channels, each followed by norm and ReLU.
 
     Args:
         norm: see `make_norm`; without a norm, convolutions have a bias.

@@ -1,4 +1,4 @@
-"""Keypoints and heatmaps (Mask R-CNN, He et al. 2017, section 5): training targets, and keypoints from heatmaps."""
+"""Converts keypoints to training targets, and heatmaps to keypoints (Mask R-CNN, He et al. 2017, section 5)."""
 
 import torch
 from torch import Tensor
@@ -6,20 +6,21 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bicubic_weights
 
-CHUNK = 2**24  # values resampled at a time: 64 MiB in float32
+CHUNK = 2**24  # number of values resampled at a time: 64 MiB in float32
 
 
 @torch.no_grad()
 def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The cell of each keypoint in a `size` x `size` heatmap over its box.
+    """Find the cell of each keypoint in a `size` x `size` heatmap that covers its box.
 
     Args:
-        keypoints: `[..., K, 3]` x, y in continuous pixels and visibility.
-        boxes: `[..., 4]`.
+        keypoints: `[..., K, 3]`, x and y in continuous pixels, and visibility.
+        boxes: `[..., 4]`, x1, y1, x2, y2 in pixels.
+        size: height and width of the heatmap, in cells.
 
     Returns:
-        `[..., K]` int64, the cell's row-major index, 0 for keypoints that are not valid; and `[..., K]` bool, whether
-        a keypoint is valid: labeled and in the box (far edges included).
+        `[..., K]` int64, the row-major index of the cell (0 for invalid keypoints); and `[..., K]` bool, whether a
+        keypoint is valid, that is, labeled and inside the box (right and bottom edges included).
     """
     corner, far = boxes[..., None, :2], boxes[..., None, 2:]
     point = keypoints[..., :2].to(boxes.dtype)
@@ -31,7 +32,7 @@ def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor,
 
 @torch.no_grad()
 def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
-    """The peak of each heatmap, resized bicubically to the pixels of its box.
+    """Convert each heatmap to a keypoint: its peak after bicubic resizing to the pixels of the box.
 
     As in Detectron, torchvision and Detectron2, the box's sides are rounded up to whole pixels; the keypoint is the
     center of the highest pixel, and its score is that pixel's value, a logit.
@@ -41,7 +42,7 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
         boxes: `[D, 4]` x1, y1, x2, y2 in pixels.
 
     Returns:
-        `[D, K, 3]` x, y in pixels and score.
+        `[D, K, 3]`, x and y in pixels, and score.
     """
     heatmaps = at_least_float32(heatmaps)
     boxes = boxes.to(heatmaps.dtype)
@@ -61,12 +62,13 @@ def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, in
     """Group heatmaps of similar size, to resample each group at once.
 
     Args:
-        pixels: `[D, 2]`, the width and height that each heatmap is resized to, integer values.
-        max_pixels: limit for a group of several heatmaps, each at the group's largest width and height.
+        pixels: `[D, 2]`, the width and height that each heatmap is resized to (integers).
+        max_pixels: limit on the pixels of a group with several heatmaps, all resized to the group's largest width and
+            height.
 
     Returns:
-        Per group: indices `[G]` int64 into `pixels`, and the largest width and height among them. Each heatmap is in
-        one group; the list is empty if there are no heatmaps.
+        For each group, the indices of its heatmaps (`[G]` int64), and their largest width and height. Each heatmap is
+        in one group; the list is empty if there are no heatmaps.
     """
     order = pixels.prod(1).argsort()
     groups, first, width, height = [], 0, 0, 0
@@ -80,7 +82,7 @@ def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, in
 
 
 def _peaks(heatmaps: Tensor, pixels: Tensor, width: int, height: int) -> Tensor:
-    """`[D, K, S, S]` resized to `pixels` `[D, 2]`: x and y of the highest pixel's center and its value, `[D, K, 3]`."""
+    """Resize `[D, K, S, S]` to `pixels` `[D, 2]`; returns x, y (pixel center) and value of each peak, `[D, K, 3]`."""
     rows = bicubic_weights(pixels[:, 1], height, heatmaps.shape[2])[:, None]
     columns = bicubic_weights(pixels[:, 0], width, heatmaps.shape[3])[:, None]
     resized = rows @ heatmaps @ columns.mT

@@ -1,4 +1,4 @@
-"""Losses of detection heads with static shapes: elements are masked instead of selected by index."""
+"""Losses of detection heads, with static shapes: elements are masked instead of selected by index."""
 
 from typing import Literal
 
@@ -12,12 +12,12 @@ BoxLossKind = Literal["smooth_l1", "giou"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `values` where `mask` is true; 0, connected to the graph, if `mask` is nowhere true."""
+    """The mean of `values` where `mask` is true; 0 (with a gradient of 0) if `mask` is false everywhere."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def giou_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
-    """1 - GIoU of two boxes `[..., 4]` each, 0 … 2 (Rezatofighi et al. 2019, algorithm 1).
+    """1 - GIoU of pairs of boxes, `[..., 4]` each; values 0 … 2 (Rezatofighi et al. 2019, algorithm 1).
 
     torchvision's version uses boolean indexing, which needs a host sync and breaks compiled graphs.
     """
@@ -31,13 +31,13 @@ def giou_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
 
 
 class BoxLoss:
-    """The regression loss of predicted deltas, one value per box.
+    """The box regression loss, one value per box.
 
     Args:
-        kind: "smooth_l1" of the deltas (Fast R-CNN, equation 3), summed over the four of them, or "giou" of the
-            decoded boxes (Rezatofighi et al. 2019).
-        beta: where smooth L1 changes from square to absolute value; 0 is plain L1, Detectron2's default; torchvision
-            uses 1/9.
+        kind: "smooth_l1" for smooth L1 of the deltas, summed over the four deltas of a box (Fast R-CNN, equation 3), or
+            "giou" for the GIoU loss of the decoded boxes (Rezatofighi et al. 2019).
+        beta: the absolute difference at which smooth L1 changes from quadratic to linear. 0 is L1 (Detectron2's
+            default); torchvision uses 1/9.
         weights: weights of the box encoding, see `ops.boxes.encode`.
     """
 
@@ -47,7 +47,7 @@ class BoxLoss:
         self.weights = weights
 
     def __call__(self, deltas: Tensor, references: Tensor, boxes: Tensor) -> Tensor:
-        """Deltas predicted from `references`, and the ground-truth `boxes`, `[..., 4]` each, to `[...]`."""
+        """Compute the loss `[...]` of `deltas` from `references`, for the ground-truth `boxes` (all `[..., 4]`)."""
         deltas = at_least_float32(deltas)
         boxes = boxes.to(deltas.dtype)
         if self.kind == "giou":

@@ -1,4 +1,4 @@
-"""Matches anchors or proposals to ground-truth boxes, for a padded batch at once."""
+"""Matches anchors or proposals to ground-truth boxes, for all images of a padded batch at once."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from chordate.ops.boxes import area, at_least_float32
 from chordate.structures import InstanceTargets
 
-# Number of ground-truth boxes compared with all candidates at a time. Larger groups need fewer kernels on a GPU, but
-# comparing all of them at once (images x ground truth x anchors) takes gigabytes.
+# Number of ground-truth boxes per image that are compared with all candidates at a time. Larger groups need fewer
+# kernels on a GPU, but comparing all boxes at once (images x ground truth x anchors) takes gigabytes.
 GROUP = 8
 
 
 @dataclass
 class Matches:
-    """The matches of `N x A` candidates; candidates that are neither positive nor negative are ignored.
+    """Matches of `A` candidates in each of `N` images. Candidates that are neither positive nor negative are ignored.
 
     Attributes:
         gt_index: `[N, A]` int64, index of the target with the highest IoU (0 if none overlaps).
-        positive: `[N, A]` bool, trained on the class and box of that target.
-        negative: `[N, A]` bool, trained as background.
+        positive: `[N, A]` bool, whether the candidate is trained on the class and box of this target.
+        negative: `[N, A]` bool, whether the candidate is trained as background.
     """
 
     gt_index: Tensor
@@ -30,16 +30,16 @@ class Matches:
 
 @dataclass(frozen=True)
 class Matcher:
-    """Labels candidates by their highest overlap (IoU) with the ground truth of their image.
+    """Labels candidates as positive, negative or ignored by their highest IoU with the ground truth of their image.
 
     Args:
         positive: candidates with at least this IoU are positive.
         negative: candidates below this IoU are negative; candidates between the two thresholds are ignored.
-        low_quality: the candidates with the highest IoU of a target (including ties, above 0) are positive too,
-            whatever that IoU is. Each is matched to *its own* best target (Faster R-CNN, section 3.1.2, as in
-            Detectron2 and torchvision).
-        crowd: a candidate with at least this fraction of its area in a crowd region is not negative (Detectron's
-            CROWD_FILTER_THRESH). Candidates are never positive for a crowd.
+        low_quality: whether the candidates with a target's highest IoU (including ties) are also positive, for any IoU
+            above 0 (Faster R-CNN, section 3.1.2). As in Detectron2 and torchvision, such a candidate is matched to the
+            target with which the candidate has its highest IoU, which may be another target.
+        crowd: a candidate with at least this fraction of its area in a crowd region is ignored instead of negative
+            (Detectron's CROWD_FILTER_THRESH). Candidates are never matched to crowds.
     """
 
     positive: float
@@ -49,12 +49,12 @@ class Matcher:
 
     @torch.no_grad()
     def __call__(self, candidates: Tensor, targets: InstanceTargets) -> Matches:
-        """Match `candidates` `[N, A, 4]`, or `[1, A, 4]` when all images share them."""
+        """Match `candidates` `[N, A, 4]`, or `[1, A, 4]` if they are the same for all images."""
         boxes, single, crowd = targets.boxes, targets.valid & ~targets.crowd, targets.valid & targets.crowd
         boxes = at_least_float32(boxes).to(candidates.dtype)
         has_crowd = True
         if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Reading values is free on the CPU, and avoids work on padding.
+            # Reading values needs no sync on the CPU, and makes it possible to skip padding.
             used = int(targets.valid.any(dim=0).nonzero().amax()) + 1 if bool(targets.valid.any()) else 0
             boxes, single, crowd = boxes[:, :used], single[:, :used], crowd[:, :used]
             has_crowd = bool(crowd.any())

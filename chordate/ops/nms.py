@@ -7,7 +7,7 @@ from torchvision.ops import nms
 from chordate.libraries import HAS_TRITON
 from chordate.structures import Detections
 
-# Up to this many boxes per image, one call with the groups shifted apart is faster than one call per group.
+# Up to this many boxes per image, one call for all groups (moved apart) is faster than one call per group.
 ONE_CALL_BOXES = 1000
 
 
@@ -20,12 +20,12 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, th
     Args:
         boxes: `[M, 4]`; compared in float64.
         scores: `[M]`, higher is better.
-        groups: `[M]` int64; boxes of different groups do not suppress each other, negative groups mark padding.
-        image: `[M]` int64 in ascending order, the image of each box.
+        groups: `[M]` int64; boxes of different groups do not suppress each other; a negative group marks padding.
+        image: `[M]` int64 in ascending order, image index of each box.
         threshold: IoU threshold, 0 … 1.
 
     Returns:
-        `[M]` bool, the boxes to keep.
+        `[M]` bool, whether to keep each box.
     """
     if boxes.is_cuda and HAS_TRITON:
         from chordate.ops.nms_gpu import batched_nms_gpu
@@ -52,15 +52,17 @@ def select_detections(
     nms_threshold: float,
     topk: int,
 ) -> list[Detections]:
-    """NMS within each class, then the best `topk` detections of each image.
+    """Apply NMS within each class, then keep the `topk` highest-scoring detections of each image.
 
     Args:
         boxes, scores, labels: `[M, 4]`, `[M]`, `[M]`.
-        image: `[M]` int64 in ascending order, the image of each box.
-        nms_threshold: IoU above which the worse of two boxes of a class is removed.
+        image: `[M]` int64 in ascending order, image index of each box.
+        num_images: number of images in the batch.
+        nms_threshold: IoU above which the lower-scoring of two boxes of a class is removed.
+        topk: maximum number of detections per image.
 
     Returns:
-        One Detections per image, best first.
+        One Detections per image, sorted by descending score.
     """
     kept = batched_nms(boxes, scores, labels, image, nms_threshold).nonzero()[:, 0]
     detections = []
@@ -72,8 +74,8 @@ def select_detections(
 
 
 def _suppress(threshold: float, boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor) -> None:
-    """NMS of one image's rows; fills `keep`, `[K]`. Groups are shifted apart in float64, since rounding in float32
-    could make other boxes overlap. With many rows, NMS is called once per group, since its cost is quadratic."""
+    """NMS of one image's boxes; fills `keep` `[K]`. Groups are moved apart, in float64, since rounding in float32 could
+    change overlaps. With many boxes, NMS is called once per group, since its cost is quadratic."""
     rows = (groups >= 0).nonzero()[:, 0]
     if not len(rows):
         return

@@ -1,6 +1,6 @@
-"""Greedy NMS of many groups at once on a GPU: one kernel in which each group has its own thread block.
+"""Greedy NMS within many groups at once on a GPU: one kernel that processes each group in its own thread block.
 
-torchvision's kernel handles one group, box by box in one thread block, and needs a host sync: with 16 images, this
+torchvision's kernel processes one group, box by box in one thread block, and needs a host sync. With 16 images, this
 took a fifth of a Mask R-CNN training step on an H100.
 """
 
@@ -9,21 +9,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024  # boxes that a kept box is compared with at a time
+BLOCK = 1024  # number of boxes that are compared with a kept box at a time
 
 
 @triton.jit
 def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Clears `keep` of every row that overlaps a better one of its group; the rows of a group are adjacent, best first.
+    """Clear `keep` for every box that overlaps a higher-scoring box of its group; boxes are sorted by group and score.
 
     Program `p` processes the group that starts at row `p`, if there is one.
 
     Args:
         boxes: `[M, 4]` x1, y1, x2, y2.
-        ends: `[M]` int64, the row after the last one of each row's group.
-        keep: `[M]` int8, 1 for the boxes to compare, 0 for empty rows; changed in place.
+        ends: `[M]` int64, for each box, the row after the last row of the box's group.
+        keep: `[M]` int8, 1 for boxes, 0 for padding; changed in place.
         threshold: `[1]`, IoU threshold.
-        BLOCK: boxes that a kept box is compared with at a time.
+        BLOCK: number of boxes that are compared with a kept box at a time.
     """
     begin = tl.program_id(0).to(tl.int64)
     end = tl.load(ends + begin)
@@ -55,13 +55,13 @@ def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type:
 
 def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
     """Like `batched_nms`, without a host sync."""
-    # The kernel reads copies, sorted by group: boxes in float64, and one key per image and group.
+    # The kernel reads sorted copies: boxes in float64, and keys that combine image and group.
     key = torch.where(groups < 0, -1, (image << 32) + groups)
     order = scores.argsort(descending=True, stable=True)
     order = order[key[order].argsort(stable=True)]
     key = key[order]
     ends = torch.searchsorted(key, key, right=True)
-    ends = torch.where(key < 0, torch.arange(len(key), device=key.device), ends)  # empty rows form no group
+    ends = torch.where(key < 0, torch.arange(len(key), device=key.device), ends)  # each padding row is its own group
     keep = (key >= 0).to(torch.int8)
     limit = torch.full((1,), threshold, dtype=torch.float64, device=boxes.device)
     if len(key):

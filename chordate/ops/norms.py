@@ -1,4 +1,4 @@
-"""Normalization layers by their config names ("BN", "SyncBN", "FrozenBN", "GN"), and folding them into convolutions."""
+"""Builds normalization layers ("BN", "SyncBN", "FrozenBN", "GN" in configs), and folds them into convolutions."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from chordate.errors import ConfigError, unknown
 
-Norm = str | Mapping[str, Any] | None  # how configs name a norm, see `make_norm`
+Norm = str | Mapping[str, Any] | None  # a norm in a config, see `make_norm`
 
 
 class FrozenBatchNorm(nn.Module):
@@ -17,7 +17,7 @@ class FrozenBatchNorm(nn.Module):
 
     Replaces BatchNorm when detectors are fine-tuned with few images per device. It has no parameters: `weight`,
     `bias`, `running_mean` and `running_var` (`[C]` each) are buffers with the names of `nn.BatchNorm2d`, so the state
-    dict of a BatchNorm loads. After a convolution it costs nothing, see `conv_norm`.
+    dict of a BatchNorm loads. After a convolution, it is folded into the convolution, see `conv_norm`.
 
     Args:
         channels: C.
@@ -41,12 +41,12 @@ class FrozenBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not x.requires_grad and self.eps > 0:  # one pass over memory; PyTorch requires eps > 0
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # Unlike batch_norm, multiplication by a constant saves no activation for the backward pass.
+        # Unlike batch_norm, multiplication by a constant does not save its input for the backward pass.
         scale, shift = _scale_and_shift(self)
         return (x * scale.to(x.dtype)[:, None, None]).add_(shift.to(x.dtype)[:, None, None])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)  # a counter of BatchNorm
+        state_dict.pop(prefix + "num_batches_tracked", None)  # BatchNorm's step counter, which is not needed
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
@@ -54,7 +54,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 def _group_norm(channels: int, groups: int = 32, eps: float = 1e-5) -> nn.GroupNorm:
-    """32 groups, the best of table 3 in Wu & He 2018 (Group Normalization)."""
+    """GroupNorm with 32 groups, the best in table 3 of Wu & He 2018 (Group Normalization)."""
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
@@ -68,12 +68,12 @@ FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # no subclasses,
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """A normalization layer for `[N, channels, H, W]`.
+    """Build a normalization layer for `[N, channels, H, W]`.
 
     Args:
         norm: "BN", "SyncBN", "FrozenBN" or "GN"; a dict with such a `type` and the layer's arguments
-            (`dict(type="FrozenBN", eps=0.0)`, `dict(type="GN", groups=16)`); None for no norm.
-        channels: C.
+            (`dict(type="FrozenBN", eps=0.0)`, `dict(type="GN", groups=16)`); None for no norm (`nn.Identity`).
+        channels: number of channels.
 
     Raises:
         ConfigError: the norm is unknown or rejects the arguments.
@@ -91,15 +91,15 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 
 
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(conv(x))`, computed as one convolution if the norm is a constant affine map: `conv(x, w·s) + t`.
+    """Compute `norm(conv(x))`; as one convolution `conv(x, w·s) + t` if the norm only scales by `s` and shifts by `t`.
 
-    This applies to FrozenBatchNorm, and to BatchNorm and SyncBatchNorm in eval mode; gradients of all parameters are
-    exact. Other pairs, and modules with hooks, run unfused. Nothing is cached: each call computes `s` and `t` from the
-    buffers, and threads share no state. Computing `w·s` takes a pass over the weights instead of the map, so small maps
-    gain nothing.
+    This is the case for FrozenBatchNorm, and for BatchNorm and SyncBatchNorm in eval mode. Gradients of all parameters
+    are exact. Other norms, and modules with hooks, are not folded. Nothing is cached: each call computes `s` and `t`
+    from the buffers, so threads share no state. Folding replaces a pass over the feature map by a pass over the
+    weights, so it saves no time for small feature maps.
 
     Args:
-        conv: a convolution `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with one.
+        conv: a convolution from `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with a convolution.
         norm: a norm of C channels, or any other module, which is applied unchanged.
         x: `[N, C_in, H, W]`.
     """
@@ -115,8 +115,8 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     shift = shift.to(weight.dtype)
-    # cuDNN adds the shift in a separate pass over the map; a matrix product includes it. (In float32 the product would
-    # not use TF32, unlike a convolution.)
+    # cuDNN adds the shift in a separate pass over the feature map; a matrix product adds it in the same pass. (Not in
+    # float32, where the product would not use TF32, unlike a convolution.)
     pointwise = (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
     if pointwise and x.is_cuda and x.dtype.itemsize == 2 and x.is_contiguous(memory_format=torch.channels_last):
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), shift).permute(0, 3, 1, 2)
@@ -124,7 +124,7 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers in order; a norm directly after a convolution is folded into it, see `conv_norm`."""
+    """Apply layers in order; a norm directly after a convolution is folded into the convolution, see `conv_norm`."""
     remaining = list(layers)
     while remaining:
         layer = remaining.pop(0)
@@ -136,7 +136,7 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 class ConvNorm(nn.Sequential):
     """`nn.Sequential(conv, norm, …)` that folds norms into the convolutions before them, see `conv_norm`.
 
-    Names in the state dict are those of `nn.Sequential`: "0", "1", …
+    The state dict has the same names as an `nn.Sequential`: "0", "1", …
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def _has_hooks(*modules: nn.Module) -> bool:
 
 
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
-    """`scale` and `shift` `[C]` of a constant affine norm `x * scale + shift`."""
+    """`scale` and `shift` `[C]` with which a BatchNorm in eval mode computes `x * scale + shift`."""
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = norm.weight * scale

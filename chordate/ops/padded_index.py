@@ -1,4 +1,4 @@
-"""Flattens padded batches, and the detections of several images, to rows for a head's layers."""
+"""Flattens padded RoIs, or the detections of several images, to one dimension, for the layers of RoI heads."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from chordate.structures import Detections
 
 
 class PaddedIndex:
-    """Maps padded positions `[N, S]` to rows `[R]`: the valid positions on the CPU, all positions elsewhere.
+    """Maps padded positions `[N, S]` to rows `[R]`: on the CPU only the valid positions, on a GPU all positions.
 
-    Computing padding takes time. Dropping it needs a data-dependent shape, which is free on the CPU; on a GPU it
-    needs a host sync, and in a compiled graph all later shapes would depend on data. (BatchNorm layers then see padding
-    too; there is little, since most sampled positions are valid.)
+    Dropping padding saves computation, but requires a data-dependent shape. That costs nothing on the CPU, but needs a
+    host sync on a GPU, and in a compiled graph all later shapes would depend on the data; so padding is kept there.
+    (BatchNorm statistics then include padding, which is little, since most sampled positions are valid.)
 
     Args:
         occupied: `[N, S]` bool, false for padding.
-        leading: number of leading positions of each image to use; None for all.
+        leading: use only the first `leading` positions of each image; None for all.
 
     Attributes:
-        image: `[R]` int64, the image of each row.
+        image: `[R]` int64, image index of each row.
         present: `[R]` bool, false for rows of padding, which losses ignore.
     """
 
@@ -40,7 +40,7 @@ class PaddedIndex:
         self.present = present
 
     def flatten(self, values: Tensor) -> Tensor:
-        """The rows `[R, ...]` of padded values `[N, S, ...]`; on the CPU, padding is dropped."""
+        """Flatten padded values `[N, S, ...]` to rows `[R, ...]`; on the CPU, padding is dropped."""
         rows = values[:, : self._shape[1]].flatten(0, 1)
         return rows if self._rows is None else rows[self._rows]
 
@@ -53,7 +53,7 @@ class PaddedIndex:
         return flat.view_as(padded)
 
     def select(self, rows: Tensor, subset: PaddedIndex) -> Tensor:
-        """The part of `rows` `[R, ...]` that belongs to `subset`, an index of a subset of these positions."""
+        """Select from `rows` `[R, ...]` the rows of `subset`, a PaddedIndex of a subset of these positions."""
         slots = subset._shape[1]
         if self._rows is None or subset._rows is None:
             return rows.unflatten(0, self._shape)[:, :slots].flatten(0, 1)
@@ -62,7 +62,7 @@ class PaddedIndex:
 
 
 def cat_boxes(detections: Sequence[Detections]) -> tuple[Tensor, Tensor]:
-    """The boxes of all images `[R, 4]`, and the image index of each box, `[R]` int64."""
+    """Concatenate the boxes of all images, `[R, 4]`; also returns the image index of each box, `[R]` int64."""
     boxes = torch.cat([one.boxes for one in detections])
     image = torch.cat([one.labels.new_full((len(one),), number) for number, one in enumerate(detections)])
     return boxes, image

@@ -1,4 +1,4 @@
-"""Pastes masks, each defined over its box, into full-size images (Mask R-CNN, He et al. 2017, section 3.1)."""
+"""Pastes the masks of boxes into full-size images (Mask R-CNN, He et al. 2017, section 3.1)."""
 
 import torch
 from torch import Tensor
@@ -6,24 +6,24 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bilinear_weights
 
-CHUNK = 2**24  # values computed at a time: 64 MiB in float32
+CHUNK = 2**24  # number of values computed at a time: 64 MiB in float32
 
 
 @torch.no_grad()
 def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> Tensor:
-    """Resample each mask bilinearly to its box, and threshold it.
+    """Resample each mask bilinearly to its box, and apply the threshold.
 
-    The image's pixels are sampled at their centers. The mask's pixels are squares that fill the box, so the mask is not
-    shifted by half a pixel; beyond the centers of its outermost pixels it fades to 0.
+    The image's pixels are sampled at their centers. The mask's pixels are squares that together fill the box,
+    so there is no shift by half a pixel. Outside the centers of its outermost pixels, the mask fades to 0.
 
     Args:
-        probabilities: `[D, M, M]`.
+        probabilities: `[D, M, M]`, the masks.
         boxes: `[D, 4]` x1, y1, x2, y2 in pixels of the image.
         height, width: size of the image in pixels.
         threshold: probability threshold, above 0.
 
     Returns:
-        `[D, height, width]` bool, the pixels whose probability is at least `threshold`.
+        `[D, height, width]` bool, whether each pixel's probability is at least `threshold`.
     """
     probabilities = at_least_float32(probabilities)
     boxes = boxes.to(probabilities.dtype)
@@ -35,7 +35,7 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
 
 
 def paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """`paste_masks` for GPUs: samples each mask at every pixel of the image, in chunks that limit memory.
+    """`paste_masks` for GPUs: samples each mask at every pixel of the image, in chunks to limit memory.
 
     Args:
         masks: `[D, M, M]` probabilities.
@@ -56,7 +56,7 @@ def paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor
     if not len(boxes):
         return
     limits = torch.tensor([pasted.shape[2], pasted.shape[1]])
-    margin = (boxes[:, 2:] - boxes[:, :2]) / (2 * masks.shape[-1]) + 1  # half a cell, and a pixel for rounding
+    margin = (boxes[:, 2:] - boxes[:, :2]) / (2 * masks.shape[-1]) + 1  # half a mask pixel, and 1 px for rounding
     low = (boxes[:, :2] - margin).floor().long().clamp(min=0).minimum(limits)
     high = (boxes[:, 2:] + margin).ceil().long().clamp(min=0).minimum(limits)
     width, height = (high - low).amax(dim=0).tolist()
@@ -71,10 +71,11 @@ def paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor
 
 
 def _axis_weights(masks: Tensor, boxes: Tensor, first: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Weights of the masks' rows `[D, height, M]` and columns `[D, width, M]`.
+    """Interpolation weights of the masks' rows, `[D, height, M]`, and columns, `[D, width, M]`.
 
     Args:
-        first: `[D, 2]` x, y of the first pixel of each output.
+        first: `[D, 2]`, x and y of the first image pixel of each output.
+        height, width: size of the outputs in pixels.
     """
     rows = bilinear_weights(boxes[:, 1], boxes[:, 3], first[:, 1], height, masks.shape[1])
     return rows, bilinear_weights(boxes[:, 0], boxes[:, 2], first[:, 0], width, masks.shape[2])

@@ -1,4 +1,4 @@
-"""RoIAlign over a feature pyramid: each region is pooled from the level that fits its size."""
+"""RoIAlign on a feature pyramid: each region is pooled from the level that corresponds to its size."""
 
 import itertools
 import math
@@ -18,11 +18,11 @@ from chordate.ops.roi_align_cpu import pyramid_roi_align
 CANONICAL_SIZE = 224
 CANONICAL_STAGE = 4
 COARSEST_STRIDE = 32  # section 4.2: regions are pooled from p2 … p5
-FAR_AWAY = -1e5  # pixels; for boxes there RoIAlign returns zeros without reading the map
+FAR_AWAY = -1e5  # pixels; for boxes at this coordinate, RoIAlign returns zeros without reading the feature map
 
 
 def pyramid_levels(in_features: Mapping[str, FeatureSpec]) -> list[str]:
-    """The maps that regions are pooled from by default: all up to stride 32."""
+    """Names of the feature maps that regions are pooled from by default: all up to stride 32."""
     return [name for name, spec in in_features.items() if spec.stride <= COARSEST_STRIDE]
 
 
@@ -30,14 +30,15 @@ class RoIPooler(nn.Module):
     """Crops regions from feature maps and resamples each to `resolution` x `resolution` (Mask R-CNN, section 3).
 
     Args:
-        in_features: the maps to pool from, fine to coarse, each stride twice the one before, with equal channels.
-        resolution: cells per side of the output.
-        sampling_ratio: samples per side and cell; 0 for one sample per pixel of the map.
-        aligned: pixel centers lie at half coordinates, as in Detectron2. torchvision's detectors were trained
-            with `aligned=False`, which shifts samples by half a pixel.
+        in_features: the feature maps to pool from, fine to coarse, with equal channels and strides that double from map
+            to map.
+        resolution: height and width of the output, in bins.
+        sampling_ratio: number of samples along each side of a bin; 0 for about one sample per pixel of the feature map.
+        aligned: whether pixel centers lie at half-integer coordinates, as in Detectron2. torchvision's detectors were
+            trained with `aligned=False`, which shifts samples by half a pixel.
 
     Raises:
-        ConfigError: the maps do not form such a pyramid.
+        ConfigError: the feature maps differ in channels, or their strides do not double.
     """
 
     def __init__(
@@ -53,8 +54,8 @@ class RoIPooler(nn.Module):
         if len(channels) != 1 or any(b != 2 * a for a, b in itertools.pairwise(strides)):
             offer = ", ".join(f"{name} ({spec})" for name, spec in in_features.items())
             raise ConfigError(
-                f"RoIs are pooled from maps with equal channels and strides that double; got {offer}. "
-                f"Put a neck such as FPN in between, or choose one map by levels=[…]"
+                f"RoIs are pooled from feature maps with equal channels and doubling strides; got {offer}. "
+                f"Add a neck such as FPN, or choose one feature map with levels=[…]"
             )
         self.names = tuple(in_features)
         self.strides = tuple(strides)
@@ -65,23 +66,23 @@ class RoIPooler(nn.Module):
         self.aligned = aligned
 
     def levels(self, boxes: Tensor) -> Tensor:
-        """The index `[R]` (float, 0 for the finest) of the map that each of the boxes `[R, 4]` belongs to (FPN,
-        equation 1)."""
+        """Assign boxes `[R, 4]` to pyramid levels (FPN, equation 1). Returns level indices `[R]` as floats, 0 for the
+        finest level."""
         size = area(boxes).clamp(min=0).sqrt()
         # Detectron2 and torchvision both add a similar epsilon, so that a side of exactly 224 is not below 224.
         stage = torch.floor(CANONICAL_STAGE + torch.log2(size / CANONICAL_SIZE) + 1e-6)
         return stage.clamp(self.first_stage, self.first_stage + len(self.strides) - 1) - self.first_stage
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
-        """Pool `R` boxes.
+        """Pool `R` boxes, each from its level.
 
         Args:
-            features: maps `[N, C, H, W]` by name.
+            features: dict from name to feature map `[N, C, H, W]`.
             boxes: `[R, 4]` in pixels of the padded batch.
-            image: `[R]` int64, the image of each box in the batch.
+            image: `[R]` int64, image index of each box.
 
         Returns:
-            `[R, C, resolution, resolution]` in the data type of the maps.
+            `[R, C, resolution, resolution]` in the data type of the feature maps.
         """
         maps = [features[name] for name in self.names]
         dtype = maps[0].dtype
@@ -100,7 +101,7 @@ class RoIPooler(nn.Module):
         if len(maps) == 1:
             return self._align(maps[0], rois, self.strides[0]).to(dtype)
         # Splitting the boxes by level needs a host sync. It is faster to pool all boxes on every level, with
-        # the boxes of other levels moved outside the map, where RoIAlign reads nothing.
+        # the boxes of other levels moved outside the feature map, where RoIAlign reads nothing.
         away = torch.cat((rois[:, :1], torch.full_like(boxes, FAR_AWAY)), dim=1)
         pooled = self._align(maps[0], torch.where((levels == 0)[:, None], rois, away), self.strides[0])
         for level in range(1, len(maps)):

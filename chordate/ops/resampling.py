@@ -1,7 +1,9 @@
 """Interpolation weights along one axis, for resampling masks, heatmaps and feature maps by matrix products.
 
-Cells and pixels are squares: cell `i` covers `i … i + 1`, and its center lies at `i + 0.5`. A map `[..., H, W]` is
-resampled by `rows @ map @ columns.mT`, with weights for its rows `[..., h, H]` and for its columns `[..., w, W]`.
+Pixels are squares: pixel `i` covers `i … i + 1`, and its center lies at `i + 0.5`. A mask or feature map `x`
+`[..., H, W]` is resampled by `rows @ x @ columns.mT`, with weights `rows` `[..., h, H]` and `columns` `[..., w, W]`.
+Below, *cells* belong to a box's small grid (mask, heatmap or RoIAlign bins), *pixels* to the image, feature map or
+bitmap.
 """
 
 import torch
@@ -11,11 +13,12 @@ CUBIC = -0.75  # the parameter of bicubic interpolation in torch and OpenCV (Key
 
 
 def bilinear_weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cells: int) -> Tensor:
-    """Weights `[D, pixels, cells]` to sample `cells` that fill `low` … `high` at pixel centers, with zeros outside.
+    """Weights `[D, pixels, cells]` that sample `cells`, which fill `low` … `high`, at pixel centers; zeros outside.
 
     Args:
-        low, high: `[D]` in pixels.
-        first: `[D]`, the first pixel of each output.
+        low, high: `[D]`, start and end of the box's side, in pixels.
+        first: `[D]`, index of the first pixel of the output.
+        pixels, cells: number of output pixels, and of input cells.
     """
     centers = first[:, None] + torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
     extent = (high - low).clamp(min=1e-6)
@@ -25,8 +28,8 @@ def bilinear_weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cell
 
 
 def bicubic_weights(pixels: Tensor, max_pixels: int, cells: int) -> Tensor:
-    """Weights `[D, max_pixels, cells]` to resize `cells` to `pixels` `[D]`; outside, border cells are
-    replicated, as in torch's `interpolate`. Rows beyond `pixels` are undefined."""
+    """Weights `[D, max_pixels, cells]` that resize `cells` to `pixels` `[D]` pixels. Border cells are replicated, as in
+    torch's `interpolate`. Weights of output pixels beyond `pixels` are undefined."""
     centers = torch.arange(max_pixels, device=pixels.device, dtype=pixels.dtype) + 0.5
     position = centers * (cells / pixels[:, None]) - 0.5
     below = position.floor()
@@ -42,10 +45,10 @@ def bicubic_weights(pixels: Tensor, max_pixels: int, cells: int) -> Tensor:
 
 
 def area_weights(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
-    """Weights `[R, cells, pixels]` that average a bilinearly interpolated, zero-padded map over each of `cells` equal
+    """Weights `[R, cells, pixels]` that average a bilinearly interpolated, zero-padded mask over each of `cells` equal
     bins between `low` and `high` (`[R]`, in pixels).
 
-    A pixel has the weight 1 - |u| at the distance |u| ≤ 1 from its center; the integral of the weight is u - u|u| / 2.
+    A pixel has the weight 1 - |u| at a distance |u| ≤ 1 from its center; the integral of this weight is u - u|u| / 2.
     """
     width = (high - low).clamp(min=1e-3)[:, None] / cells
     edges = low[:, None] + width * torch.arange(cells + 1, device=low.device, dtype=low.dtype)
@@ -57,13 +60,14 @@ def area_weights(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
 def bilinear_taps(
     low: Tensor, span: Tensor, size: Tensor, cells: int, samples: int, sparse: bool
 ) -> tuple[Tensor, Tensor]:
-    """RoIAlign along one axis: the pixels that each output cell reads and their weights, `[R, cells, terms]` each.
+    """RoIAlign along one axis: the pixels that each output bin reads, and their weights, `[R, cells, terms]` each.
 
     Args:
-        low, span: `[R]`, start and length of each region, in pixels of its map.
-        size: `[R]`, pixels of its map.
-        samples: number of equally spaced samples per cell.
-        sparse: whether samples may be more than a pixel apart; if not, a cell reads at most `samples + 1` adjacent
+        low, span: `[R]`, start and length of each region, in pixels of its feature map.
+        size: `[R]`, number of pixels of each region's feature map along this axis.
+        cells: number of output bins per region.
+        samples: number of equally spaced samples per bin.
+        sparse: whether samples may be more than a pixel apart; if not, a bin reads at most `samples + 1` adjacent
             pixels.
     """
     if samples == 0:  # a region of zero size reads no pixels

@@ -1,8 +1,8 @@
-"""RoIAlign for CPUs: every output cell is a weighted sum of pixels; one `embedding_bag` computes all levels.
+"""RoIAlign for CPUs: every output bin is a weighted sum of pixels; one `embedding_bag` computes all levels.
 
-torchvision's operator reads one channel after the other, and its backward pass runs on one core. Here the channels of
-a pixel are contiguous and read at once, and pixels between neighboring samples are read once: 3 to 6 times faster
-forward and backward, with the same result up to rounding.
+torchvision's operator reads one channel after the other, and its backward pass runs on one core. Here, the channels of
+a pixel are contiguous and are read together, and pixels shared by neighboring samples are read once. This is 3 to 6
+times faster in the forward and backward pass, with the same result up to rounding.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ def pyramid_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Pool `R` boxes, each from its own image and level, as `torchvision.ops.roi_align` would.
+    """Pool `R` boxes, each from its image and level; equal to `torchvision.ops.roi_align` on that level.
 
     Args:
         maps: `[N, C, H, W]`, one per level.
-        strides: pixels per cell, one per level.
-        boxes: `[R, 4]` in pixels.
-        image, level: `[R]` int64.
+        strides: stride of each level, in pixels.
+        boxes: `[R, 4]` in pixels of the padded batch.
+        image, level: `[R]` int64, image index and level index of each box.
         resolution, sampling_ratio, aligned: as in `RoIPooler`.
 
     Returns:
-        `[R, C, resolution, resolution]`; its gradient flows to the maps, not to the boxes.
+        `[R, C, resolution, resolution]`; gradients flow to `maps`, not to `boxes`.
     """
     channels = maps[0].shape[1]
     if not len(boxes):
@@ -57,11 +57,11 @@ def _bags(
     sampling_ratio: int,
     aligned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Arguments of `embedding_bag`: rows of the table, their weights and each cell's first entry; and the box order."""
+    """Arguments of `embedding_bag`: table rows, their weights, and each bin's offset; also the order of the boxes."""
     shapes = torch.tensor([x.shape[-2:] for x in maps])
     pixels = torch.tensor([x.shape[0] * x.shape[2] * x.shape[3] for x in maps])
-    size = shapes[level]  # [R, 2] rows and columns of the box's map
-    base = (pixels.cumsum(0) - pixels)[level] + image * size.prod(dim=1)  # the table's row of its first pixel
+    size = shapes[level]  # [R, 2] height and width of the box's feature map
+    base = (pixels.cumsum(0) - pixels)[level] + image * size.prod(dim=1)  # table row of the feature map's first pixel
 
     corners = boxes / torch.tensor(strides)[level, None] - (0.5 if aligned else 0.0)
     low, span = corners[:, [1, 0]], corners[:, [3, 2]] - corners[:, [1, 0]]  # [R, 2] y and x
@@ -72,7 +72,7 @@ def _bags(
     else:
         samples = (span / resolution).ceil().long().clamp(min=0)
 
-    # Boxes with the same number of samples per cell have sums of the same length, and are computed together.
+    # Boxes with the same number of samples per bin have sums of the same length, so they are computed together.
     kinds, kind = samples.unique(dim=0, return_inverse=True)
     sparse = sampling_ratio > 0
     rows, weights, lengths, order = [], [], [], []

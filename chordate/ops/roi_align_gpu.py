@@ -1,7 +1,8 @@
-"""RoIAlign for GPUs: one kernel for all levels of a pyramid, with contiguous channels of each pixel.
+"""RoIAlign for GPUs: one Triton kernel pools from all levels of a pyramid, in channels-last layout.
 
-torchvision's operator reads one map: for a pyramid, one must either sort the boxes by level, which needs a host sync,
-or pool every box on every level. It also requires float32 in NCHW, while training runs in bfloat16 and NHWC.
+torchvision's operator pools from one feature map. For a pyramid, one must either split the boxes by level, which needs
+a host sync, or pool every box on every level. The operator also requires float32 in NCHW, while training runs in
+bfloat16 and NHWC.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHANNELS = 256  # channels per program
+CHANNELS = 256  # maximum number of channels per Triton program
 
 
 def pyramid_roi_align(
@@ -25,14 +26,15 @@ def pyramid_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Like `roi_align_cpu.pyramid_roi_align`, in the data type of the maps; sums are at least float32."""
+    """Like `roi_align_cpu.pyramid_roi_align`. The output has the data type of `maps`; sums are at least float32."""
     channels = maps[0].shape[1]
     table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # one pixel per row
     with torch.no_grad():
         cells, first = torch.zeros_like(boxes), torch.zeros_like(image)
-        rows = columns = torch.full_like(image, -2)  # NaN boxes have no level; no sample lies inside a map of side -2
+        # NaN boxes have no level and keep the size -2: no sample lies inside a feature map of this size.
+        rows = columns = torch.full_like(image, -2)
         start = 0
-        for number, (x, stride) in enumerate(zip(maps, strides)):  # a tensor of sizes would need a copy to the GPU
+        for number, (x, stride) in enumerate(zip(maps, strides)):  # indexing a tensor of sizes would copy it to the GPU
             images, height, width = x.shape[0], *x.shape[2:]
             is_own = level == number
             cells = torch.where(is_own[:, None], boxes / stride - (0.5 if aligned else 0.0), cells)
@@ -54,13 +56,14 @@ def roi_align_rows(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """RoIAlign of `R` boxes, each on its own map.
+    """RoIAlign of `R` boxes, each from one of several feature maps.
 
     Args:
-        table: `[M, C]`, the pixels of all maps, row by row.
-        cells: `[R, 4]`, the boxes in pixels of their maps.
-        first, rows, columns: `[R]` int64, the row of `table` with the first pixel of the box's map, and the
-            height and width of that map in pixels.
+        table: `[M, C]`, the pixels of all feature maps in row-major order.
+        cells: `[R, 4]`, the boxes, x1, y1, x2, y2 in pixels of their feature maps.
+        first, rows, columns: `[R]` int64, for each box's feature map, the row of `table` with the map's first pixel,
+            and the map's height and width in pixels.
+        resolution, sampling_ratio, aligned: see `RoIPooler`.
 
     Returns:
         `[R, resolution, resolution, C]`.
@@ -82,7 +85,7 @@ def roi_align_rows_backward(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """The gradient of the table `[length, C]` from that of the pooled boxes."""
+    """Compute the gradient of `table`, `[length, C]`, from the `gradient` of the pooled boxes."""
     gradient = gradient.contiguous()
     sums = torch.promote_types(gradient.dtype, torch.float32)
     table_grad = torch.zeros(length, gradient.shape[-1], dtype=sums, device=gradient.device)
@@ -140,8 +143,8 @@ def pool_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     BACKWARD: tl.constexpr,
 ):
-    """Program `p` computes the output cell `p`: forward, it stores the mean of the samples in `pooled`; backward, it
-    reads the gradient of that mean from `pooled`, and adds it to the sampled pixels of `table`."""
+    """Program `p` computes output bin `p`. The forward pass stores the mean of the bin's samples in `pooled`; the
+    backward pass reads the gradient of this mean from `pooled`, and adds it to the sampled pixels in `table`."""
     box, channel, y0, x0, step_y, step_x, ys, xs = cell_samples(cells, SIDE, RATIO, ALIGNED, BLOCK)
     used = channel < channels
     cell = pooled + tl.program_id(0).to(tl.int64) * channels + channel
@@ -171,7 +174,7 @@ def pool_kernel(  # type: ignore[no-untyped-def]
 def cell_samples(  # type: ignore[no-untyped-def]
     cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """This program's box and channels, the corner of its output cell, and the distances and counts of its samples."""
+    """This program's box index and channels, the corner of its output bin, and spacing and number of the samples."""
     program = tl.program_id(0)
     box = program // (SIDE * SIDE)
     row, column = program // SIDE % SIDE, program % SIDE
@@ -191,7 +194,7 @@ def cell_samples(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def bilinear_taps(position, side):  # type: ignore[no-untyped-def]
-    """The pixels around a position on one axis, and the weight of the second pixel."""
+    """The two pixels around a position on one axis, and the interpolation weight of the second pixel."""
     position = tl.maximum(position, 0)
     low = tl.minimum(position.to(tl.int64), side - 1)
     high = tl.minimum(low + 1, side - 1)

@@ -1,4 +1,4 @@
-"""Samples a fixed number of anchors or RoIs per image for the losses, by top-k over masked random keys."""
+"""Samples a fixed number of anchors or RoIs per image for the losses, by top-k of random numbers."""
 
 import torch
 from torch import Tensor
@@ -16,12 +16,14 @@ def sample_balanced(
     Negatives fill the rest, if there are enough (Faster R-CNN, section 3.1.3; Fast R-CNN, section 2.3).
 
     Args:
-        positive, negative: `[N, A]` bool, disjoint.
+        positive, negative: `[N, A]` bool, which candidates are positive and which are negative (disjoint).
+        count: maximum number of samples per image.
+        positive_fraction: maximum fraction of positives among `count`.
 
     Returns:
-        `[N, S]` each, with S = min(count, A): the index of a candidate, whether it is positive, and whether it is
-        valid (not padding). Positives come first, at most `int(count * positive_fraction)`; padding comes last, with
-        arbitrary indices.
+        Three tensors `[N, S]`, with S = min(count, A): index of the sampled candidate, whether it is positive, and
+        whether it is valid (not padding). Positives come first, at most `int(count * positive_fraction)`; padding comes
+        last, with arbitrary indices.
     """
     candidates = positive.shape[1]
     slots = min(count, candidates)
@@ -48,10 +50,10 @@ def sample_rois(
     positive_fraction: float,
     background: int,
 ) -> SampledRoIs:
-    """Match the proposals and the ground-truth boxes, and sample the RoIs that the heads train on.
+    """Match proposals (and the ground-truth boxes, added to them) to targets; sample RoIs for training the heads.
 
     Args:
-        count: RoIs per image.
+        count: number of RoIs per image.
         background: the label of negatives.
     """
     single = targets.valid & ~targets.crowd

@@ -1,4 +1,4 @@
-"""Typed data structures: batches, and the targets and predictions of each task."""
+"""Data structures as typed dataclasses: batches, and the targets and predictions of each task."""
 
 from chordate.structures.batch import Batch, ImageInfo, Prediction, Sample, Targets, TensorStruct, collate_images
 from chordate.structures.classification import Classification, ClassTargets

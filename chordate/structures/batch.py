@@ -1,4 +1,4 @@
-"""A batch of inputs, and the base classes of targets and predictions."""
+"""Batches of images, and the base classes of targets and predictions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from chordate.errors import ConfigError
 from chordate.structures.metadata import DatasetMeta
 
-Sample = dict[str, Any]  # the data of one image before collation: `image`, `info`, and the fields of its targets
+Sample = dict[str, Any]  # one image before collation: `image`, `info`, and the fields of the targets
 
 
 class TensorStruct:
-    """Base class of dataclasses of tensors: `to` and `pin_memory` apply to all tensors; other fields are unchanged."""
+    """Base class of dataclasses with tensor fields; `to` and `pin_memory` apply to all tensors, as on a tensor."""
 
     def map_tensors(self, function: Any) -> Self:
-        """Apply `function` to each tensor, also in nested structures. Returns a new structure."""
+        """Apply `function` to each tensor, also in nested structures; other fields are unchanged. Returns a copy."""
 
         def apply(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -41,7 +41,7 @@ class Targets(TensorStruct):
     Fields annotated with a `Layout` are checked on the first sample of a dataset when a run starts.
 
     Attributes:
-        legend: a phrase that explains the drawings on the page of `chordate browse`, or an empty string.
+        legend: a phrase on the page of `chordate browse` that explains how targets are drawn, or an empty string.
     """
 
     legend: ClassVar[str] = ""
@@ -52,15 +52,15 @@ class Targets(TensorStruct):
 
         Args:
             samples: one sample of the dataset per image.
-            size: height and width in pixels to which all images of the batch are padded.
+            size: height and width of the padded images of the batch, in pixels.
 
         Raises:
-            DataError: the samples do not fit together.
+            DataError: the samples cannot be collated, e.g. because their fields differ.
         """
         raise NotImplementedError(f"{cls.__name__}.collate")
 
     def describe(self, index: int) -> str:
-        """A few words about the targets of one image, such as "3 instances"; empty by default."""
+        """A short description of the targets of one image, such as "3 instances"; empty by default."""
         return ""
 
     def image_labels(self) -> Tensor | None:
@@ -72,25 +72,25 @@ class Prediction(TensorStruct):
     """Base class of a model's output for one image. A subclass is a dataclass of tensors."""
 
     def to_original(self, info: ImageInfo, size: Tensor) -> Self:
-        """Transform the prediction to pixels of the original image; by default unchanged.
+        """Transform the prediction to pixels of the original image. By default, returns it unchanged.
 
         Args:
             info: ImageInfo of the original image.
-            size: `[2]` height and width of the image in the batch, without padding.
+            size: `[2]`, height and width of the image in the batch, without padding.
         """
         return self
 
     def above(self, score_threshold: float) -> Self:
-        """Keep the objects whose score is at least the threshold; by default returns the prediction unchanged."""
+        """Keep the objects that score at least `score_threshold`. By default, returns the prediction unchanged."""
         return self
 
     def describe(self) -> str:
-        """A few words about the prediction, such as "3 detections"; empty by default."""
+        """A short description of the prediction, such as "3 detections"; empty by default."""
         return ""
 
     @classmethod
     def mean(cls, predictions: Sequence[Self]) -> Self:
-        """The mean of several models' predictions for one image, for ensembles.
+        """Average several models' predictions for one image, for ensembles.
 
         Raises:
             ConfigError: predictions of this type cannot be averaged.
@@ -98,16 +98,16 @@ class Prediction(TensorStruct):
         raise ConfigError(f"{cls.__name__} cannot be averaged for an ensemble; test one model at a time")
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """The prediction as plain values for JSON: one dict per object, or a single dict for the image."""
+        """Convert the prediction to JSON-serializable dicts, one per object, or one for the image."""
         raise NotImplementedError(f"{type(self).__name__}.to_records")
 
 
 @dataclass
 class ImageInfo:
-    """The source of an image.
+    """Id, file and original size of an image.
 
     Attributes:
-        image_id: the dataset's own id.
+        image_id: the id of the image in its dataset.
         path: path of the image file, for messages and captions.
         height, width: size of the image as displayed, in pixels, before any transform.
     """
@@ -120,11 +120,11 @@ class ImageInfo:
 
 @dataclass
 class Batch(TensorStruct):
-    """Images padded at the right and the bottom to one size, with their sources and targets.
+    """Images padded at the right and the bottom to one size, with an ImageInfo per image, and targets.
 
     Attributes:
-        images: `[N, C, H, W]` RGB, uint8 or float, 0 … 255; the model normalizes them on the device. A dataset with
-            its own `collate` may add dimensions between C and H, for example `[N, C, T, H, W]` for clips.
+        images: `[N, C, H, W]` RGB, uint8 or float, 0 … 255; the model normalizes them on the device. A dataset that
+            overrides `collate` may add dimensions between C and H, for example `[N, C, T, H, W]` for clips.
         sizes: `[N, 2]` int64, height and width of each image without padding.
         infos: one ImageInfo per image.
         targets: ground truth, a subclass of Targets for the task, or None.
@@ -140,15 +140,15 @@ class Batch(TensorStruct):
 
 
 def collate_images(samples: Sequence[Sample], target_type: type[Targets] | None, size_divisor: int = 1) -> Batch:
-    """Collate samples into a Batch: images padded with zeros at the right and the bottom.
+    """Collate samples into a Batch, with images padded with zeros at the right and the bottom.
 
     Args:
-        samples: `image` `[C, H, W]`, `info`, and the fields that `target_type.collate` reads.
-        target_type: type of the targets; None gives a batch without targets.
-        size_divisor: height and width are padded to multiples of this.
+        samples: dicts with `image` `[C, H, W]`, `info`, and the fields that `target_type.collate` reads.
+        target_type: type of the targets; None for a batch without targets.
+        size_divisor: height and width are padded to multiples of this number.
 
     Raises:
-        DataError: the samples do not fit together.
+        DataError: the samples cannot be collated.
     """
     images = [sample["image"] for sample in samples]
     sizes = torch.tensor([image.shape[-2:] for image in images])

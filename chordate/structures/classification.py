@@ -20,14 +20,14 @@ class ClassTargets(Targets):
     """Ground truth of image classification: one class per image.
 
     Attributes:
-        labels: `[N]` int64, 0 … classes-1; for images mixed by MixUp or CutMix, class weights `[N, classes]`.
+        labels: `[N]` int64, 0 … classes-1; after MixUp or CutMix, soft targets `[N, classes]`, each row summing to 1.
     """
 
     labels: Annotated[Tensor, Layout("N", dtype=torch.int64)]
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
-        """Collate the samples' `label`. Raises DataError for images of different sizes, which would need padding."""
+        """Collate the samples' `label`. Raises DataError if the images differ in size (padding is not supported)."""
         shapes = torch.tensor([sample["image"].shape[-2:] for sample in samples])
         if (shapes != shapes[0]).any():
             raise DataError(
@@ -58,9 +58,9 @@ class Classification(Prediction):
 
     @classmethod
     def mean(cls, predictions: Sequence[Self]) -> Self:
-        """The mean of the scores (Krizhevsky et al. 2012, section 6.1), in float64 on the CPU."""
+        """Average the scores of several models (Krizhevsky et al. 2012, section 6.1), in float64 on the CPU."""
         return cls(torch.stack([prediction.scores.double().cpu() for prediction in predictions]).mean(dim=0))
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """One record with `classes`: the five best classes, each with `class` and `score`."""
+        """One record with `classes`, the five top-scoring classes as dicts with `class` and `score`."""
         return [{"classes": [{"class": meta.classes[label], "score": round(s, 4)} for label, s in self.top(5)]}]

@@ -1,7 +1,7 @@
-"""Detection, instance segmentation and keypoints: targets, data passed between the heads, and detections.
+"""Structures for detection, instance segmentation and keypoints: targets, proposals, sampled RoIs and detections.
 
-`N` images, `G` targets per image with padding, `P` proposals per image, `K` keypoints, `D` detections. Boxes are
-`x1, y1, x2, y2` in pixels, continuous coordinates.
+Shapes: `N` images, `G` targets per image (including padding), `P` proposals per image, `K` keypoints per object, `D`
+detections. Boxes are `x1, y1, x2, y2` in pixels, in continuous coordinates.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from chordate.structures.batch import ImageInfo, Prediction, Sample, Targets, Te
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
 
-BITMAP_SIZE = 112  # side in pixels of an instance's mask, which is resampled to its box
-SLOTS = (8, 16, 32, 64)  # then multiples of 128; with few distinct shapes, compiled code is reused
+BITMAP_SIZE = 112  # height and width in pixels of an instance's mask, which covers the instance's box
+# Padded numbers of targets; above 64, multiples of 128. Few distinct shapes avoid recompilation.
+SLOTS = (8, 16, 32, 64)
 INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks")
 
 
@@ -32,10 +33,10 @@ class InstanceTargets(Targets):
         boxes: `[N, G, 4]` float32.
         labels: `[N, G]` int64, 0 … classes-1; no background class.
         valid: `[N, G]` bool, true for annotations (crowd or not), false for padding.
-        crowd: `[N, G]` bool, whether the annotation covers a group of objects: it is never a target, and its area is
-            not background.
-        masks: `[N, G, 112, 112]` uint8 0/1, each resampled to the instance's box, or None.
-        keypoints: `[N, G, K, 3]` float32 x, y and COCO visibility (0, 1 or 2), or None.
+        crowd: `[N, G]` bool, whether the annotation covers a group of objects. Crowds are never targets, and their area
+            is not background.
+        masks: `[N, G, 112, 112]` uint8 0/1, each covering its instance's box, or None.
+        keypoints: `[N, G, K, 3]` float32, x, y and COCO's visibility (0, 1 or 2), or None.
     """
 
     legend: ClassVar[str] = "crowds are dashed, every instance has its own color"
@@ -76,7 +77,7 @@ class InstanceTargets(Targets):
 
 
 def slots_for(instances: int) -> int:
-    """The padded number of targets for at most `instances` per image: 8, 16, 32, 64, 128, 256, 384 …"""
+    """Round the largest number of instances per image up to the padded number: 8, 16, 32, 64, 128, 256, 384 …"""
     return next((size for size in SLOTS if size >= instances), -(-instances // 128) * 128)
 
 
@@ -123,7 +124,7 @@ class SampledRoIs(TensorStruct):
     Attributes:
         boxes: `[N, S, 4]` in pixels of the padded batch.
         labels: `[N, S]` int64, the class of a foreground region; the number of classes for background.
-        gt_index: `[N, S]` int64, index of the target that a foreground region is matched to; arbitrary for background.
+        gt_index: `[N, S]` int64, for a foreground region, index of the matched target; arbitrary for background.
         is_foreground: `[N, S]` bool.
         valid: `[N, S]` bool, false for padding.
         sizes: `[N, 2]` int64, height and width of each image without padding.
@@ -146,10 +147,10 @@ class Detections(Prediction):
 
     Attributes:
         boxes: `[D, 4]` in pixels of the original image.
-        scores: `[D]` 0 … 1.
-        labels: `[D]` int64 index into the model's classes.
+        scores: `[D]`, 0 … 1.
+        labels: `[D]` int64, indices of the model's classes.
         masks: `[D, H, W]` bool, or None.
-        keypoints: `[D, K, 3]` x, y and score, or None.
+        keypoints: `[D, K, 3]`, x, y and score (a logit), or None.
     """
 
     boxes: Tensor
@@ -166,7 +167,7 @@ class Detections(Prediction):
         return self.map_tensors(lambda tensor: tensor[index])
 
     def to_original(self, info: ImageInfo, size: Tensor) -> Self:
-        """Scale boxes and keypoints from pixels of the batch to the original image; masks must be pasted later."""
+        """Scale boxes and keypoints from pixels of the batch to pixels of the original image; masks are unchanged."""
         original = torch.tensor([info.width, info.height], dtype=torch.float64, device=size.device)
         scale = (original / size.flip(-1)).to(self.boxes.dtype)
         keypoints = self.keypoints
@@ -181,8 +182,11 @@ class Detections(Prediction):
         return f"{len(self) or 'no'} detection{'' if len(self) == 1 else 's'}"
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """One record per detection: `class`, `score`, `box` in pixels, `mask` as COCO RLE if there are masks, and
-        `keypoints` (x, y and score, a logit, by name) if there are keypoints."""
+        """One record per detection with `class`, `score` and `box` in pixels.
+
+        With masks, a record also has `mask` (COCO RLE); with keypoints, also `keypoints`, a dict from keypoint name to
+        x, y and score (a logit).
+        """
         records: list[dict[str, Any]] = [
             {"class": meta.classes[label], "score": round(score, 4), "box": [round(x, 2) for x in box]}
             for box, score, label in zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())

@@ -1,4 +1,4 @@
-"""Layout: an annotation of a TensorStruct's tensor with shape and data type, against which the tensor is checked."""
+"""Layout: annotates a tensor field of a TensorStruct with its shape and data type, and checks tensors against it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from chordate.structures.batch import TensorStruct
 
 
 class Layout:
-    """Shape and data type of a tensor: `labels: Annotated[Tensor, Layout("N", "G", dtype=torch.int64)]`.
+    """Shape and data type of a tensor field: `labels: Annotated[Tensor, Layout("N", "G", dtype=torch.int64)]`.
 
     Args:
-        dims: sizes or names of the dimensions; dimensions with one name have equal sizes in all tensors of a structure.
+        dims: size or name of each dimension; dimensions with the same name must have the same size in all tensors of a
+            structure.
         dtype: data type of the values.
     """
 
@@ -26,7 +27,7 @@ class Layout:
         return f"[{', '.join(map(str, self.dims))}] {_name(self.dtype)}"
 
     def fits(self, tensor: Tensor, sizes: dict[str, int]) -> bool:
-        """Whether a tensor has this layout. `sizes` has known sizes by dimension name; new names are added to it."""
+        """Whether a tensor has this layout. `sizes` maps dimension names to known sizes; new names are added."""
         if tensor.dtype != self.dtype or tensor.ndim != len(self.dims):
             return False
         pairs = zip(self.dims, tensor.shape)
@@ -34,7 +35,7 @@ class Layout:
 
 
 def layouts_of(kind: type[TensorStruct]) -> dict[str, Layout]:
-    """The layouts in a structure's annotations, by field."""
+    """The layouts in the annotations of a structure's class: a dict from field name to Layout."""
     try:
         hints = get_type_hints(kind, include_extras=True)
     except NameError:  # annotations use names that only type checkers import
@@ -53,8 +54,8 @@ def check_layouts(struct: TensorStruct, where: str, **sizes: int) -> None:
 
     Args:
         struct: the structure; tensors that are None are skipped.
-        where: the origin of the structure, for the message.
-        sizes: known sizes by dimension name.
+        where: what created the structure (e.g. the dataset's name), for the message.
+        sizes: dimension names with known sizes, e.g. `N=2`.
 
     Raises:
         DataError: a tensor's shape or data type differs from its layout; the message shows both.

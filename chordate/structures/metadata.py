@@ -1,4 +1,4 @@
-"""DatasetMeta: metadata of a dataset that its models need."""
+"""Metadata of a dataset (class names, keypoints, …), which models and checkpoints keep."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Skeleton:
     """The keypoints of an object and the bones between them.
 
     Attributes:
-        names: names of the `K` keypoints: "left_eye" …
-        bones: pairs of keypoint indices (from 0), each drawn as a line.
+        names: names of the `K` keypoints, such as "left_eye".
+        bones: pairs of keypoint indices (0-based) that are joined by a line in drawings.
     """
 
     names: tuple[str, ...]
@@ -28,12 +28,15 @@ class Skeleton:
     def __post_init__(self) -> None:
         for bone in self.bones:
             if not all(0 <= end < len(self.names) for end in bone):
-                raise DataError(f"Skeleton: the bone {tuple(bone)} joins keypoints beyond its {len(self.names)}")
+                raise DataError(f"Skeleton: bone {tuple(bone)} must have keypoint indices 0 ≤ i < {len(self.names)}")
 
     @property
     def mirrored(self) -> tuple[int, ...]:
-        """The index of each keypoint's counterpart in a mirrored image: the keypoint whose name has "left" and "right"
-        (or "l" and "r" as separate words) swapped; the keypoint's own index if there is no such keypoint."""
+        """For each keypoint, the index of the keypoint that replaces it in a flipped image.
+
+        This is the keypoint whose name has "left" and "right" (or "l" and "r" as separate words) swapped, or the same
+        keypoint if there is no such name.
+        """
         indices = {name: index for index, name in enumerate(self.names)}
         return tuple(indices.get(_other_side(name), index) for name, index in indices.items())
 
@@ -52,15 +55,16 @@ def _other_side(name: str) -> str:
 
 @dataclass(frozen=True)
 class DatasetMeta:
-    """Facts about a dataset that models need; passed from the dataset to the model, its checkpoints and predictions.
+    """Metadata of a dataset. It is passed from the dataset to the model, its checkpoints and its predictions.
 
     Attributes:
-        classes: class names by label; empty if the task has no classes.
-        skeleton: keypoints of the objects, or None.
+        classes: class names, in the order of the labels; empty if the task has no classes.
+        skeleton: the objects' keypoints and bones, or None.
         stuff: names of the classes that are stuff (regions without instances); the others are things.
-        palette: RGB colors (0 … 255) by label; None for generated colors.
+        palette: RGB color (0 … 255) of each class, in the order of the labels; None for generated colors.
         ignore_label: label of pixels that are ignored in training and evaluation, or None.
-        extra: further facts, plain values by name; heads and models receive them as arguments with these names.
+        extra: further metadata, a dict from name to plain Python value. A head receives each value whose name is an
+            argument in the head's signature.
     """
 
     classes: tuple[str, ...] = ()
@@ -90,8 +94,8 @@ class DatasetMeta:
         return tuple(name for name in self.classes if name not in self.stuff)
 
     def facts(self) -> dict[str, Any]:
-        """The arguments that heads receive if their signatures name them: `num_classes`, `num_keypoints` and
-        `ignore_label`, if known, and those in `extra`."""
+        """The values that are passed to a head whose signature has arguments of these names: `num_classes`,
+        `num_keypoints` and `ignore_label` (each only if it is defined), and the entries of `extra`."""
         facts = {
             "num_classes": len(self.classes) or None,
             "num_keypoints": len(self.skeleton.names) if self.skeleton else None,
@@ -100,7 +104,7 @@ class DatasetMeta:
         return {**{name: value for name, value in facts.items() if value is not None}, **self.extra}
 
     def difference(self, other: DatasetMeta) -> str | None:
-        """The first difference that changes the meaning of predictions, as a phrase; None if there is none."""
+        """Describe the first difference from `other` that changes the meaning of predictions; None if there is none."""
         if self.classes != other.classes:
             return f"classes {_abbreviate(self.classes)} instead of {_abbreviate(other.classes)}"
         names = [meta.skeleton.names if meta.skeleton else () for meta in (self, other)]
@@ -113,7 +117,7 @@ class DatasetMeta:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values, for checkpoints and JSON."""
+        """Convert to a dict of plain Python values, for checkpoints and JSON."""
         skeleton = self.skeleton and {"names": list(self.skeleton.names), "bones": plain(self.skeleton.bones)}
         return {
             "classes": list(self.classes),
@@ -126,7 +130,7 @@ class DatasetMeta:
 
     @classmethod
     def from_dict(cls, values: Any, source: str = "the checkpoint") -> Self:
-        """The inverse of `to_dict`. The values may come from an untrusted file.
+        """The inverse of `to_dict`. Validates `values`, since they may come from an untrusted file.
 
         Raises:
             DataError: the values are invalid; the message names `source` and the field.
@@ -142,7 +146,7 @@ class DatasetMeta:
 
 
 def numbered_names(count: int) -> tuple[str, ...]:
-    """Class names for classes without names: "class 0", "class 1" …"""
+    """Generated class names: "class 0", "class 1" …"""
     return tuple(f"class {index}" for index in range(count))
 
 
@@ -154,7 +158,7 @@ def plain(value: Any) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value consists of numbers, strings, None, and lists, tuples and mappings of these."""
+    """Whether a value consists only of numbers, strings, None, and nested lists, tuples and mappings of these types."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):

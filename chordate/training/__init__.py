@@ -1,1 +1,1 @@
-"""Training: the trainer and its parts."""
+"""Training: the trainer, callbacks, optimizers, schedules, and the state of a run in checkpoints."""

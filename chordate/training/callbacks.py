@@ -36,8 +36,8 @@ class Callback:
 
     The trainer calls the callbacks on every rank, in the order of the list, and passes itself as the first argument.
     Callbacks may read the trainer's attributes (see Trainer), such as `iteration` (iterations done), `epoch` (complete
-    epochs), `module` (the model), `settings`, `log_dir` (the log folder of this start), `resumed` and `history`; call
-    `stop(reason)` (on all ranks); and add names to `lower_is_better`. An epoch has ended if
+    epochs), `module` (the model), `settings`, `log_dir` (`<work_dir>/<start time>/`), `resumed` and `history`. They may
+    call `stop(reason)` (on all ranks), and add names to `lower_is_better`. An epoch has ended if
     `iteration % steps_per_epoch == 0`. A callback that computes its state from `history` resumes exactly, because
     checkpoints contain the history.
     """
@@ -46,20 +46,21 @@ class Callback:
         """Called before the first step. In a resumed run, the trainer's state has already been restored."""
 
     def on_step_end(self, trainer: Trainer, losses: dict[str, Tensor]) -> None:
-        """Called after every optimizer step, before a checkpoint is saved. `losses` are those of the step's last batch
-        on this rank; reading them synchronizes with the GPU."""
+        """Called after every optimizer step, before a checkpoint is saved. `losses` are the losses of the step's last
+        batch on this rank; reading them synchronizes with the GPU."""
 
     def on_evaluation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Called after every evaluation, before the metrics are logged. Numbers added to `metrics` are treated like
-        those of the metric and must be equal on all ranks. A loop over data must return if `trainer.interrupted()`."""
+        """Called after every evaluation, before the metrics are logged. Values added to `metrics` are treated like
+        the values of the metric, and must be equal on all ranks. If this method iterates over data, it must return
+        as soon as `trainer.interrupted()` is true."""
 
     def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         """Called with every new record of `trainer.history`: every `train.log_every` iterations, and after every
-        evaluation. The record has `mode` ("train" or "val"), `epoch`, `iteration`, and numbers by name. Only the speed
-        differs between ranks."""
+        evaluation. The record has `mode` ("train" or "val"), `epoch`, `iteration`, and losses or metrics keyed by name.
+        Only speed and memory differ between ranks."""
 
     def on_train_end(self, trainer: Trainer) -> None:
-        """Called when training ends, also after an error. An error in this method is logged; it is raised only if
+        """Called when training ends, with or without an error. An error in this method is logged; it is raised only if
         training and earlier callbacks ended without an error."""
 
 
@@ -70,8 +71,9 @@ class EarlyStopping(Callback):
     Args:
         monitor: name of the metric, such as "bbox_AP", or "val_loss" with the callback ValidationLoss.
         patience: number of evaluations without improvement after which training stops.
-        mode: "max" if higher is better, "min" if lower is better; None decides by the metric's `lower_is_better`.
-        min_delta: an improvement must be larger than this to count.
+        mode: "max" if higher is better, "min" if lower is better; None for "min" if `monitor` is in the metric's
+            `lower_is_better`, else "max".
+        min_delta: smaller or equal improvements do not count.
     """
 
     def __init__(
@@ -101,10 +103,11 @@ class EarlyStopping(Callback):
 
 @CALLBACKS.register_module()
 class ValidationLoss(Callback):
-    """Adds the losses on the validation data to the metrics: `val_loss`, and `val_<name>` for each part of the loss.
+    """Adds the losses on the validation data to the metrics: `val_loss`, and `val_<name>` for each of the losses.
 
-    The losses are means over all images, for the model in evaluation mode (with averaged weights if `train.ema` is set)
-    and full precision. Random sampling is identical in every evaluation. Needs a second pass over the validation data.
+    The losses are means over all images, computed in evaluation mode and full precision (with averaged weights if
+    `train.ema` is set). Random sampling has the same seed in every evaluation. This callback needs a second pass over
+    the validation data.
     """
 
     def on_train_start(self, trainer: Trainer) -> None:
@@ -121,7 +124,7 @@ class ValidationLoss(Callback):
             torch.manual_seed(trainer.settings.seed)
             for batch in trainer.progress.track(loader, "validation loss", len(loader)):
                 batch = to_device(batch, trainer.device, trainer.channels_last)
-                if not images:  # averaged weights have no gradients; the trained model shows which losses have one
+                if not images:  # averaged weights have no gradient, so check in the trained model which losses do
                     with torch.enable_grad():
                         trained = {name: value.requires_grad for name, value in trainer.module.loss(batch).items()}
                 losses = model.loss(batch)
@@ -139,11 +142,11 @@ class ValidationLoss(Callback):
 
 @CALLBACKS.register_module()
 class JSONLogger(Callback):
-    """Writes `log.jsonl` in the work dir: one JSON object per record of the run, including all resumes, in full
-    precision; NaN and Inf, which JSON does not have, become null. The trainer adds this callback unless the config
-    lists it.
+    """Writes `log.jsonl` in the work dir: one JSON object per record of the run (including records from before a
+    resume), in full precision; NaN and Inf, which JSON does not have, become null. The trainer adds this callback
+    unless the config lists it.
 
-    A new run renames the file of an earlier run; the new name has the time of the file's last write. A resumed run
+    A new run renames the file of an earlier run; the new name contains the time of the file's last write. A resumed run
     rewrites the file from the history in its checkpoint, so that no record is duplicated.
     """
 
@@ -174,8 +177,8 @@ class JSONLogger(Callback):
 
 @CALLBACKS.register_module()
 class CSVLogger(Callback):
-    """Writes `log.csv` in the log folder of this start, at every evaluation and at the end: one row per record of the
-    run, including all resumes, and one column for every number that any record has."""
+    """Writes `<work_dir>/<start time>/log.csv` at every evaluation and at the end: one row per record of the run
+    (including records from before a resume), and one column per field that occurs in any record."""
 
     def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
         if record["mode"] == "val":
@@ -191,8 +194,8 @@ class CSVLogger(Callback):
 
 @CALLBACKS.register_module()
 class TensorBoardLogger(Callback):
-    """Writes TensorBoard event files to `tensorboard/` in the log folder of this start. `train.tensorboard=True` adds
-    this callback."""
+    """Writes TensorBoard event files to `<work_dir>/<start time>/tensorboard/`. `train.tensorboard=True` adds this
+    callback."""
 
     _writer: Any = None
 

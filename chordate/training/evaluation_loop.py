@@ -33,16 +33,16 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate a model on a dataset. Returns the metrics, which are equal on all ranks.
 
-    Afterwards, restores the training modes of the model's modules and the states of the random number generators.
+    The training mode of every module and the states of the random number generators are restored afterwards.
 
     Args:
         model: the model, which is moved to the device.
-        loader: yields this rank's part of the images.
+        loader: yields batches of the images that this rank evaluates.
         metric: collects the predictions and gathers them over the ranks.
         device: None for this process's GPU, or the CPU if there is no GPU.
         amp: mixed precision, "bf16" or "fp16" (GPU only); None for full precision.
         channels_last: whether to use the NHWC memory layout for images and weights.
-        progress: the Progress in which to draw a bar; None creates one on the terminal.
+        progress: the ProgressBar to draw in; None creates a new one on the terminal.
         interrupted: called after every batch; if it returns True, the evaluation ends and returns no metrics.
     """
     device = device or launch.device()
@@ -70,7 +70,7 @@ def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Context manager for evaluation: eval mode without gradients; restores every module's mode at exit."""
+    """Context manager for evaluation: eval mode without gradients; restores the mode of every module at exit."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -82,7 +82,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-    """Move a batch to `device`, with images in NHWC layout if `channels_last`; asynchronously if it is pinned."""
+    """Move a batch to `device` (asynchronously from pinned memory); images in NHWC layout if `channels_last`."""
     batch = batch.to(device)
     if channels_last:
         batch.images = to_channels_last(batch.images)

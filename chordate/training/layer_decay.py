@@ -1,8 +1,8 @@
 """Layer-wise learning-rate decay: early layers of a pretrained backbone have the smallest learning rates.
 
 Source: BEiT (Bao et al. 2022, appendix). timm's `param_groups_layer_decay` needs name patterns per architecture
-(`group_matcher`); without them it makes groups of twelve tensors. This module counts the blocks of any backbone; for
-timm's models, the factors equal timm's (tested).
+(`group_matcher`); without such patterns it groups every twelve tensors. This module counts the blocks of any backbone;
+for timm's models, the learning-rate scales equal timm's (tested).
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ STEM, AFTER_LAST_BLOCK = ("", 0), ("", 1)
 
 
 class ParamGroup(NamedTuple):
-    """Names of parameters that share a learning rate; for a block, also its sequence and its index in the sequence."""
+    """Names of parameters that share a learning rate; `block` is the name of a sequence of blocks and the index of
+    their block in it; None for parameters outside blocks."""
 
     parameters: list[str]
     block: tuple[str, int] | None
 
 
 def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, float]:
-    """Learning-rate factors by name, for all parameters of the model's backbone.
+    """Learning-rate scales for the parameters of the model's backbone, keyed by parameter name.
 
     Layer 0 is the stem: everything before the first block. Each further layer consists of `blocks` consecutive blocks
-    of a stage; modules between two stages belong to the block after them. After the last block, and outside the
-    backbone, the factor is 1; the factor of each layer is `decay` times that of the next layer.
+    of a stage; modules between two stages belong to the block after them. The scale is 1 after the last block and
+    outside the backbone; each layer's scale is `decay` times the scale of the next layer.
 
     Args:
         model: a model with a `backbone`.
-        decay: ratio of the factors of successive layers, usually below 1.
+        decay: ratio of the scales of successive layers, usually below 1.
         blocks: number of blocks per layer: 1 in BEiT and timm, 3 in ConvNeXt's recipes.
 
     Raises:
@@ -58,7 +59,7 @@ def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, f
 
 
 def _param_groups(module: nn.Module, prefix: str) -> Iterator[ParamGroup]:
-    """Yield a module's parameters in order; each block of a sequence is a group of its own."""
+    """Yield the parameter names of a module in groups, in order; each block of a sequence is one group."""
     yield ParamGroup([f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)], None)
     for name, child in module.named_children():
         full = f"{prefix}.{name}"
@@ -73,7 +74,7 @@ def _param_groups(module: nn.Module, prefix: str) -> Iterator[ParamGroup]:
 
 def _is_sequence(module: nn.Module) -> bool:
     """Whether a module is a sequence of blocks: a Sequential, a ModuleList or a module with numbered children, all of
-    which have children of their own."""
+    which have children."""
     members = dict(module.named_children())
     in_sequence = isinstance(module, nn.Sequential | nn.ModuleList) or all(name.isdigit() for name in members)
     blocks = all(any(True for _ in member.children()) for member in members.values())

@@ -1,4 +1,4 @@
-"""The log of a run: Python's logging on the terminal and in a file."""
+"""Logging of a run to the terminal and to a file, by Python's `logging`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def run_log(work_dir: str | Path) -> Iterator[Path]:
-    """Context manager that sends the logs of "chordate" to the terminal and to `<work_dir>/<time>/train.log`.
+    """Context manager that sends the log of a run to the terminal and to `<work_dir>/<start time>/train.log`.
 
     The first rank writes the file; the other ranks only print errors. Yields the file's folder. A nested `run_log` with
     an equal `work_dir` adds no file and yields the folder of the outer `run_log`.

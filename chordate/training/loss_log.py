@@ -1,7 +1,7 @@
-"""The losses of recent steps: kept on the device, copied to the host together, averaged over ranks, and checked.
+"""Keeps the losses of recent steps on the device, then copies them to the host, averages over ranks, and checks them.
 
 Reading a loss synchronizes with the GPU, so losses are read only if a log line is due. Until then the values of every
-step are kept with the ids of its images, so that the error can name the first loss that is not finite. Losses are also
+step are kept with the ids of its images, so that an error can name the first loss that is not finite. Losses are also
 read before every checkpoint and evaluation, so that weights updated with such a loss are never saved.
 """
 
@@ -21,7 +21,15 @@ from chordate.errors import TrainingError
 
 
 class StepValues(NamedTuple):
-    """The losses of one batch on the device: `values` has one element per name."""
+    """The losses of one batch, on the device.
+
+    Attributes:
+        iteration: iteration of the batch, counted from 1.
+        image_ids: ids of the images in the batch.
+        names: names of the losses.
+        values: `[len(names)]`, the losses.
+        guarded: whether a value that is not finite is an error.
+    """
 
     iteration: int
     image_ids: list[int]
@@ -31,7 +39,8 @@ class StepValues(NamedTuple):
 
 
 class BadValue(NamedTuple):
-    """A loss that is not finite, and where it occurred. Sorts by time: `position` counts values since the last read."""
+    """A loss that is not finite, and where it occurred. Sorts by time: `position` is the index of the value among
+    the values since the last read."""
 
     iteration: int
     position: int
@@ -44,7 +53,7 @@ class BadValue(NamedTuple):
         where = f" on rank {self.rank}" if world_size() > 1 else ""
         return TrainingError(
             f"{self.name} is {self.value} in iteration {self.iteration}{where}, images {self.image_ids}: training "
-            f"stops without saving it; check these images, lower optimizer.lr, or set train.clip_norm"
+            f"stops and nothing is saved; check these images, lower optimizer.lr, or set train.clip_norm"
         )
 
 
@@ -59,14 +68,14 @@ class LossLog:
     def record(
         self, iteration: int, values: Mapping[str, Tensor], image_ids: Sequence[int] = (), guarded: bool = True
     ) -> None:
-        """Keep the values of one batch: scalars on the device, with its `iteration` (counted from 1) and images. If
-        `guarded`, a value that is not finite is an error."""
+        """Keep the losses of one batch (scalars on the device), the batch's `iteration` (counted from 1) and image ids.
+        If `guarded`, a value that is not finite is an error."""
         flat = torch.stack([value.detach().float().reshape(()) for value in values.values()])
         self._unread.append(StepValues(iteration, list(image_ids), list(values), flat, guarded))
 
     def read(self, flag: bool = False) -> bool:
-        """Copy the values to the host, average them over the ranks, and check them. All ranks must call it after the
-        same iteration; it synchronizes with the device once.
+        """Copy the values to the host, average them over the ranks, and check them. All ranks must call this
+        method after the same iteration; it synchronizes with the device once.
 
         Returns:
             Whether any rank passed a true `flag`, so that ranks agree without another synchronization; False if there
@@ -121,7 +130,7 @@ class LossLog:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums of the values that were read since the last call of `means`."""
+        """Sums and counts of the values that were read since the last call of `means`."""
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Builds optimizers: sets learning rate and weight decay per parameter, and scales the rate with the batch size."""
+"""Builds optimizers: learning rate and weight decay per parameter, learning rate scaled with the batch size."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from chordate.training.layer_decay import layer_scales
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 FUSED = ({"cuda"}, {"cpu"})  # devices of the weights for which torch has fused optimizers
-UNSUITABLE = {  # optimizers that the trainer cannot step or resume, by name in lower case
-    "optimizer": "is the base class of all", "lookahead": "wraps another", "sparseadam": "takes sparse gradients only",
+UNSUITABLE = {  # lower-case names of optimizers that the trainer cannot step or resume, and why
+    "optimizer": "is a base class", "lookahead": "wraps another optimizer", "sparseadam": "needs sparse gradients",
     "adahessian": "needs second derivatives", "lbfgs": "needs a closure that computes the loss again",
-    **dict.fromkeys(("kron", "kronc", "kronw"), "draws random numbers of its own, which no checkpoint holds"),
+    **dict.fromkeys(("kron", "kronc", "kronw"), "has a random generator that no checkpoint saves"),
 }  # fmt: skip
 
 
@@ -41,12 +41,13 @@ class OptimizerSettings:
     """The `optimizer` section of a config, except for the arguments of the optimizer's class.
 
     Attributes:
-        type: a class in OPTIMIZERS, in torch.optim or in timm.optim, or one of `timm.optim.list_optimizers()`.
+        type: name of a class in OPTIMIZERS, torch.optim or timm.optim, or a name in `timm.optim.list_optimizers()`.
         lr: learning rate for a batch of `base_batch_size` images, scaled linearly to the actual batch size (Goyal et
             al. 2017, section 2.1); not scaled if `base_batch_size` is None.
         no_decay: parameters without weight decay: "norm" (all parameters of normalization layers), "bias", or patterns
             of full parameter names such as "*.cls_token".
-        parts: `dict(lr_mult=…, decay_mult=…)` by prefix of parameter names; the longest matching prefix applies.
+        parts: mapping from a prefix of parameter names to `dict(lr_mult=…, decay_mult=…)`; the longest matching prefix
+            applies.
         layer_decay, layer_blocks: see `layer_scales`.
     """
 
@@ -79,15 +80,15 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
     """Build the optimizer of a config's `optimizer` section.
 
     Args:
-        model: frozen parameters (`requires_grad` false) are left out.
-        config: the section: OptimizerSettings, and the arguments of the optimizer's class.
+        model: the model to train; frozen parameters (`requires_grad` false) are left out.
+        config: the section: values for OptimizerSettings, and arguments of the optimizer's class.
         batch_size: number of images per iteration, over all ranks and accumulated batches.
 
     Returns:
-        An optimizer whose groups have a `name`, and an `initial_lr` that schedules start from.
+        An optimizer whose parameter groups have a `name`, and an `initial_lr` that the schedule multiplies.
 
     Raises:
-        ConfigError: a setting is unknown or invalid, a prefix or pattern matches no parameter, or all are frozen.
+        ConfigError: a setting is unknown or invalid, a prefix or pattern matches no parameter, or everything is frozen.
     """
     settings = optimizer_settings(config)
     lr, layers = settings.scaled_lr(batch_size), (settings.layer_decay, settings.layer_blocks)
@@ -114,9 +115,9 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
 
 
 def optimizer_class(name: str) -> Callable[..., Optimizer]:
-    """Find an optimizer's class by name: in OPTIMIZERS (with torch.optim's), then timm.optim's classes, then timm's
-    optimizer registry. Raises ConfigError if there is none (the message suggests similar names), or if its library is
-    not installed."""
+    """Find an optimizer's class by name: in OPTIMIZERS (which includes torch.optim), then in timm.optim, then in timm's
+    optimizer registry. Raises ConfigError if there is no such class (the message suggests similar names), or if its
+    library is not installed."""
     if name in OPTIMIZERS.names():
         return OPTIMIZERS.get(name)
     import timm.optim  # import lazily: it takes seconds, and few runs need timm
@@ -124,7 +125,7 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     classes = _optimizers_in(timm.optim)
     if name in classes:
         return classes[name]
-    # timm's "sgd" is torch's SGD with other defaults, but its "adafactor" is a class of its own
+    # timm's "sgd" is torch's SGD with other defaults, but timm's "adafactor" is not torch's Adafactor
     taken = {*UNSUITABLE, *(key.lower() for key, cls in classes.items() if cls is OPTIMIZERS.module_dict.get(key))}
     listed = [str(key) for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
@@ -161,10 +162,10 @@ def parameter_groups(
     Args:
         lr, weight_decay: values for parameters to which no rule applies.
         no_decay, parts: rules as in OptimizerSettings.
-        scales: factors of the learning rate by parameter name; the factor of other parameters is 1.
+        scales: mapping from parameter name to learning-rate multiplier; 1 for parameters that are not in it.
 
     Raises:
-        ConfigError: a prefix of `parts` or a pattern of `no_decay` matches no parameter, or nothing is trainable.
+        ConfigError: a prefix of `parts` or a pattern of `no_decay` matches no parameter, or no parameter is trainable.
     """
     names = [name for name, _ in model.named_parameters()]
     rules = _part_settings(names, parts or {})

@@ -14,10 +14,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[Any]:
-    """The autocast context for mixed precision `amp`; for None, one that keeps full precision.
+    """Context manager for mixed precision `amp`; for None, it keeps full precision.
 
     Raises:
-        ConfigError: `amp` is "fp16" on the CPU, which has no fast kernels for it.
+        ConfigError: `amp` is "fp16" on the CPU, which has no fast kernels for fp16.
     """
     if amp == "fp16" and device.type == "cpu":
         raise ConfigError('train.amp: fp16 mixed precision needs a GPU; on the CPU use amp="bf16"')
@@ -25,7 +25,7 @@ def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[An
 
 
 def gradient_scaler(device: torch.device, amp: str | None) -> torch.amp.GradScaler:
-    """The gradient scaler for fp16 (Micikevicius et al. 2018, section 3.2); disabled in other precisions."""
+    """The gradient scaler for fp16 (Micikevicius et al. 2018, section 3.2); disabled for other precisions."""
     with autocast(device, amp):  # fails here rather than in the first step
         return torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
@@ -33,9 +33,9 @@ def gradient_scaler(device: torch.device, amp: str | None) -> torch.amp.GradScal
 def use_channels_last(setting: bool | Literal["auto"], device: torch.device) -> bool:
     """Whether to use the NHWC memory layout for images and weights; "auto" chooses the faster layout for training.
 
-    On CPUs, NHWC is faster with AVX-512. Without AVX-512, the weight gradient of a 3 × 3 convolution on large maps (256
-    channels, 120 × 160) takes three times as long as in NCHW, which outweighs the gain in other layers. On GPUs,
-    PyTorch recommends NHWC.
+    On CPUs, NHWC is faster with AVX-512. Without AVX-512, the weight gradient of a 3 × 3 convolution on large feature
+    maps (256 channels, 120 × 160) takes three times as long as in NCHW, which outweighs the gain in other layers. On
+    GPUs, PyTorch recommends NHWC.
     """
     if isinstance(setting, bool):
         return setting

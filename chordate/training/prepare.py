@@ -17,7 +17,7 @@ from chordate.errors import ConfigError
 from chordate.training.precision import to_channels_last_weights, use_channels_last
 from chordate.training.settings import TrainSettings
 
-COMPILED_GRAPHS = 64  # maximum per function, after which torch runs it uncompiled (torch's default is 8)
+COMPILED_GRAPHS = 64  # maximum per function; beyond it, torch runs the function uncompiled (torch's default is 8)
 
 
 def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.device) -> nn.Module:
@@ -38,7 +38,8 @@ def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.devic
 
 
 def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Module:
-    """Compile the model (unless `options` is False). Allows one graph per image size and number of boxes in a batch.
+    """Compile the model (unless `options` is False). Allows 64 graphs; torch compiles one per image size and number
+    of boxes in a batch.
 
     Raises:
         ConfigError: torch.compile rejects `options`.
@@ -56,7 +57,8 @@ def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Mod
 
 
 def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = False) -> DistributedDataParallel:
-    """Wrap the model to average gradients over the ranks. Each rank has its own buffers until `average_buffers`.
+    """Wrap the model to average gradients over the ranks. Buffers differ between ranks until `average_buffers`
+    is called.
 
     With `find_unused`, every step searches for parameters without a gradient; otherwise all parameters need a gradient.
     """
@@ -70,7 +72,8 @@ def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = Fals
 def find_unused_parameters(model: nn.Module, loss: Callable[[], Tensor]) -> list[str]:
     """Names of the trainable parameters that get no gradient from `loss()` on any rank, for example in unused stages.
 
-    All ranks must call it. Runs one backward pass, and restores gradients, buffers and random number generators.
+    All ranks must call this function. Runs one backward pass, then clears the gradients, and restores the buffers and
+    the random number generators.
     """
     before = [buffer.clone() for buffer in model.buffers()]
     with preserved_rng():

@@ -36,28 +36,28 @@ def train(
     """Train the model of a config to the end.
 
     Args:
-        config: a packaged config's name, a file's path, a Config, or a dict.
+        config: the name of a packaged config, the path of a config file, a Config, or a dict.
         data_root: folder to which the datasets' paths are relative.
         work_dir: folder for logs and checkpoints; by default `work_dirs/<the config's name>`.
-        resume: a checkpoint to resume exactly; True for the newest checkpoint in `work_dir`, if there is one.
-        load_from: a checkpoint of any known format that initializes the whole model, even if its classes differ (the
-            output rows of classes with equal names are loaded, the others keep their initial values). Overrides
+        resume: path of a checkpoint to resume exactly; True for the newest checkpoint in `work_dir`, if there is one.
+        load_from: path or URL of a checkpoint of any known format that initializes the whole model, even if its classes
+            differ (weights of classes with equal names are loaded, other classes keep their initial weights). Overrides
             `train.load_from`, and replaces the backbone's pretrained weights. Ignored when a run is resumed.
-        callbacks: callbacks in addition to those of the config.
+        callbacks: callbacks in addition to the callbacks of the config.
 
     Returns:
         The trainer after training: `module` is the trained model, `ema` the average of its weights, `history` the log,
         `best` the best evaluation.
 
     Raises:
-        ChordateError: the config, the data or a checkpoint does not fit, or a loss is not finite.
+        ChordateError: the config, the data or a checkpoint is invalid or does not fit, or a loss is not finite.
         SystemExit: the process received SIGINT or SIGTERM; the run is saved.
     """
     validate_arguments(train, dict(locals()), "train")
     if load_from and resume and resume is not True:
-        raise ConfigError(f"resume={resume} continues with the weights of that run; leave out load_from={load_from}")
+        raise ConfigError(f"resume={resume} continues with the resumed run's weights; leave out load_from={load_from}")
     cfg = load_config(config)
-    check_plain(cfg)  # it is saved as text in the log folder and in the checkpoints
+    check_plain(cfg)  # the config is saved as text in the log folder and in checkpoints
     settings = TrainSettings.from_config(section(cfg, "train"))
     work_dir = Path(work_dir or Path("work_dirs") / Path(cfg.filename or "config").stem)
     ranks: dict[str, Any] = dict(zip(("rank", "world_size"), launch.start(settings.seed)))
@@ -101,7 +101,7 @@ def train(
             config=cfg,
         )
         if metric is not None and val_loader is not None and not resumes:
-            # A second metric, so that the predictions of the trial are not counted.
+            # A separate metric, so that predictions of the trial evaluation are not counted later.
             trial_metric = build_metric(part_section(cfg, "metric"), val_set)
             trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
         trainer.train()

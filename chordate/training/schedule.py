@@ -1,7 +1,7 @@
-"""Learning-rate schedules: the factor of the learning rate as a pure function of the iteration.
+"""Learning-rate schedules: the multiplier of the learning rate as a pure function of the iteration.
 
 A schedule has no state, so a run that is resumed with more epochs follows the schedule of the new length. (torch's
-schedulers store their length in the state; such a run would stay at its last learning rate.)
+schedulers save their length in their state, so the resumed run would stay at its last learning rate.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from chordate.registry import SCHEDULES
 
 @dataclass(frozen=True)
 class Span:
-    """Lengths in iterations: of the warm-up, of the whole training, and of the unit of milestones."""
+    """Lengths in iterations.
+
+    Attributes:
+        warmup: length of the warm-up.
+        total: length of the training, including the warm-up.
+        unit: length of the unit of milestones: of an epoch, or 1.
+    """
 
     warmup: int
     total: int
@@ -32,12 +38,12 @@ class Span:
 @SCHEDULES.register_module("constant")
 @dataclass(frozen=True)
 class Constant:
-    """`type="constant"`, and the warm-up of every type (Goyal et al. 2017, section 2.2).
+    """`type="constant"`: no decay after the warm-up (Goyal et al. 2017, section 2.2), which all types have.
 
     Attributes:
         warmup_iters, warmup_epochs: length of the warm-up; at most one of them may be set.
-        warmup_factor: factor of the learning rate at the start of the warm-up.
-        warmup: "linear" increases the factor to 1; "constant" keeps `warmup_factor` until the end of the warm-up.
+        warmup_factor: multiplier of the learning rate at the start of the warm-up.
+        warmup: "linear" increases the multiplier to 1; "constant" keeps `warmup_factor` until the end of the warm-up.
     """
 
     warmup_iters: NonNegativeInt = 0
@@ -50,14 +56,17 @@ class Constant:
             raise ConfigError("set either warmup_iters or warmup_epochs, and the other to 0")
 
     def decay(self, iteration: int, span: Span) -> float:
-        """The factor without the warm-up."""
+        """The multiplier of the learning rate in `iteration`, without the warm-up."""
         return 1.0
 
 
 @SCHEDULES.register_module("step")
 @dataclass(frozen=True)
 class Step(Constant):
-    """`type="step"`: multiplies by `gamma` at each milestone, in epochs or iterations like the training's length."""
+    """`type="step"`: multiplies the learning rate by `gamma` at each milestone.
+
+    Milestones are in epochs if the length of the training is set in epochs, else in iterations.
+    """
 
     milestones: Annotated[Sequence[PositiveFloat], Ascending] = ()
     gamma: NonNegativeFloat = 0.1
@@ -69,8 +78,8 @@ class Step(Constant):
 @SCHEDULES.register_module("cosine")
 @dataclass(frozen=True)
 class Cosine(Constant):
-    """`type="cosine"`: half a cosine from 1 after the warm-up to `min_factor` at the end (SGDR, Loshchilov & Hutter
-    2017, equation 5, without restarts)."""
+    """`type="cosine"`: half a cosine wave, from 1 after the warm-up to `min_factor` at the end (SGDR, Loshchilov &
+    Hutter 2017, equation 5, without restarts)."""
 
     min_factor: NonNegativeFloat = 0.0
 
@@ -83,8 +92,8 @@ class Cosine(Constant):
 @SCHEDULES.register_module("poly")
 @dataclass(frozen=True)
 class Poly(Constant):
-    """`type="poly"`: `(1 - progress) ** power` from 1 after the warm-up to `min_factor` (Chen et al. 2018, DeepLab,
-    section 4.1)."""
+    """`type="poly"`: `(1 - progress) ** power`, from 1 after the warm-up to 0 at the end, but at least `min_factor`
+    (Chen et al. 2018, DeepLab, section 4.1)."""
 
     power: PositiveFloat = 0.9
     min_factor: NonNegativeFloat = 0.0
@@ -102,7 +111,7 @@ class Schedule:
     span: Span
 
     def factor(self, iteration: int) -> float:
-        """The factor of the learning rate in `iteration` (counted from 0)."""
+        """The multiplier of the learning rate in `iteration` (counted from 0), including the warm-up."""
         settings, warmup = self.settings, 1.0
         if iteration < self.span.warmup:
             done = iteration / self.span.warmup if settings.warmup == "linear" else 0.0
@@ -110,7 +119,7 @@ class Schedule:
         return warmup * settings.decay(iteration, self.span)
 
     def apply(self, optimizer: Optimizer, iteration: int) -> None:
-        """Set every group's learning rate for `iteration` from its `initial_lr`."""
+        """Set the learning rate of every parameter group for `iteration`: `initial_lr` times the multiplier."""
         factor = self.factor(iteration)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -119,16 +128,16 @@ class Schedule:
 def build_schedule(
     config: Mapping[str, Any] | None, total: int, steps_per_unit: int, steps_per_epoch: int | None = None
 ) -> Schedule:
-    """Build the schedule of a config's `schedule` section: `type`, and the settings of that type; None for constant.
+    """Build the learning-rate schedule.
 
     Args:
-        config: the section.
+        config: the section `schedule` of a config: `type`, and the settings of the type; None for "constant".
         total: number of iterations of the whole training.
-        steps_per_unit: number of iterations in the unit of milestones: those of one epoch, or 1.
+        steps_per_unit: number of iterations in the unit of milestones: the iterations of one epoch, or 1.
         steps_per_epoch: number of iterations per epoch; None for `steps_per_unit`.
 
     Raises:
-        ConfigError: a type or setting is unknown (the message has similar names), or a value is invalid.
+        ConfigError: a type or setting is unknown (the message suggests similar names), or a value is invalid.
     """
     section = as_section(config, "schedule")
     kind = section.pop("type", "constant")

@@ -15,24 +15,25 @@ class TrainSettings:
     """Settings of a training run. An iteration is one optimizer step, over `accumulate` batches.
 
     Attributes:
-        epochs, iterations: length of the training; exactly one must be set. It also sets the unit of `eval_every`,
+        epochs, iterations: length of the training; exactly one must be set. Its unit is also the unit of `eval_every`,
             `save_every` and a schedule's milestones.
         seed: random seed for initial weights, dropout, and the loader's image order and augmentation.
         amp: mixed precision, "bf16" (CPU or GPU) or "fp16" (GPU); None is full precision.
-        channels_last: use the NHWC memory layout for images and weights; "auto" uses it if it trains faster.
-        compile: compile the model for training: True, or a dict of torch.compile's arguments.
+        channels_last: whether to use the NHWC memory layout for images and weights; "auto" chooses the faster layout.
+        compile: whether to compile the model for training; a dict contains arguments for torch.compile.
         accumulate: number of batches whose gradients are averaged in one iteration.
         clip_norm: maximum global norm of the gradients; None for no clipping.
         ema: decay of the moving average of the weights, which evaluations use; None for no average.
-        sync_bn: compute BatchNorm's batch statistics over all ranks (GPU only).
+        sync_bn: whether to compute BatchNorm's batch statistics over all ranks (GPU only).
         eval_every, save_every: period of evaluations and checkpoints; None for every epoch and the end, 0 for the end
             only.
         save_every_iterations: additional period of checkpoints, in iterations; None for no additional checkpoints.
         keep: number of newest checkpoints to keep (in addition to the best checkpoint); None keeps all.
         save_best: name of a metric; the checkpoint with its best value is kept as `best_<metric>.pt`.
         log_every: number of iterations between log lines.
-        tensorboard: write TensorBoard event files (the callback TensorBoardLogger).
-        load_from: a checkpoint of any known format that initializes the whole model, even if its classes differ.
+        tensorboard: whether to write TensorBoard event files (the callback TensorBoardLogger).
+        load_from: path or URL of a checkpoint of any known format that initializes the whole model, even if its
+            classes differ.
     """
 
     epochs: PositiveInt | None = None
@@ -56,7 +57,7 @@ class TrainSettings:
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None) -> Self:
-        """The settings of a config's `train` section. A ConfigError names unknown settings and invalid values."""
+        """Validate a config's `train` section. Raises ConfigError for unknown settings and invalid values."""
         return validate_settings(cls, section, "train")
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class TrainSettings:
         return self.in_iterations(self.epochs if self.epochs is not None else self.iterations or 0, steps_per_epoch)
 
     def in_iterations(self, count: int, steps_per_epoch: int) -> int:
-        """Convert a count of epochs or iterations, whichever is the unit of training's length, to iterations."""
+        """Convert a count of epochs (of iterations, if the length of training is set in iterations) to iterations."""
         return count * steps_per_epoch if self.by_epoch else count
 
     def is_due(self, every: int | None, iteration: int, steps_per_epoch: int) -> bool:

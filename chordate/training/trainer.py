@@ -57,17 +57,18 @@ class Trainer:
         work_dir: folder for checkpoints and logs.
         val_loader, metric: validation data and metric; None for no evaluation.
         callbacks: Callbacks, or dicts that CALLBACKS builds.
-        resume: a checkpoint to resume; True for the newest readable checkpoint in `work_dir`, if there is one.
-        config: the config, saved as text for reference; by default the three sections.
+        resume: path of a checkpoint to resume; True for the newest readable checkpoint in `work_dir`, if there is one.
+        config: the config, saved as text for reference; None for a config of `optimizer`, `schedule` and `train`.
 
     Attributes:
         module: the original model; `model` is the compiled or DDP-wrapped module that training calls.
         ema: the average of the model's weights, or None.
         iteration: number of iterations done.
-        history: all records of the log, including all resumes: dicts with `mode`, `epoch`, `iteration` and metrics.
+        history: all records of the log, including records from before a resume: dicts with `mode`, `epoch`,
+            `iteration`, and losses or metrics.
         best: `metric`, `score` and `iteration` of the best evaluation, or None.
         lower_is_better: names of the metrics for which lower is better; callbacks may add names.
-        resumed: whether this start continues the run in `work_dir`.
+        resumed: whether the training continues the run in `work_dir`, instead of starting a new run there.
 
     Raises:
         ConfigError: a setting is unknown or invalid.
@@ -127,12 +128,12 @@ class Trainer:
 
         own = [JSONLogger(), TensorBoardLogger()] if settings.tensorboard else [JSONLogger()]
         listed: list[Callback] = [CALLBACKS.build(callback) for callback in callbacks]
-        for other in listed:  # a listed callback with the same settings replaces the trainer's own
+        for other in listed:  # a listed callback with the same settings replaces a default callback
             own = [c for c in own if not (isinstance(other, type(c)) and vars(c).items() <= vars(other).items())]
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
-        self.iteration = self.evaluated = self.saved = 0  # iterations done now, at last evaluation, at last save
+        self.iteration = self.evaluated = self.saved = 0  # iterations: done, at last evaluation, at last save
         self.left_unevaluated: int | None = None  # iteration of a resumed checkpoint that was not evaluated
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -145,7 +146,7 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> Any:
-        """The model for evaluations; has averaged weights if `train.ema` is set."""
+        """The model that evaluations use; with averaged weights if `train.ema` is set."""
         return self.module if self.ema is None else self.ema.module
 
     def train(self) -> Model:
@@ -166,7 +167,7 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_train_start(self)
                 with self.progress.task("training", self.max_iterations, self.iteration) as self._update_bar:
-                    # The checkpoint was saved before its evaluation, or ended a shorter training.
+                    # The resumed checkpoint was saved before its evaluation, or at the end of a shorter training.
                     if self.iteration > self.evaluated and self.evaluation_is_due():
                         self._evaluate()
                     while self.iteration < self.max_iterations and self.stop_reason is None:
@@ -226,7 +227,7 @@ class Trainer:
         if clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], clip_norm)
-            # fp16 overflows occasionally by design, and its scaler skips that step.
+            # fp16 gradients overflow occasionally by design; the gradient scaler then skips the step.
             ids = [info.image_id for batch in batches for info in batch.infos]
             self.losses.record(iteration, {"grad_norm": norm}, ids, guarded=amp != "fp16")
         try:
@@ -250,7 +251,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Evaluate, log the metrics, and save the model if it is the best so far.
 
-        If a signal ends the run during the evaluation, its metrics are not logged, and the resumed run evaluates again.
+        If a signal ends the run during the evaluation, no metrics are logged, and the resumed run evaluates again.
         """
         metrics = self.evaluate(self.interrupted)
         for callback in self.callbacks:
@@ -266,13 +267,13 @@ class Trainer:
 
     def evaluate(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Compute the metric on the validation data in full precision, with the averaged weights if there are any. The
-        metrics are equal on all ranks. If `interrupted()` is true after a batch, ends early and returns no metrics."""
+        metrics are equal on all ranks. Stops and returns no metrics if `interrupted()` is true after a batch."""
         self.average_buffers()
         opts: dict[str, Any] = {"channels_last": self.channels_last, "interrupted": interrupted}
         return evaluate(self.evaluated_model, self.val_loader, self.metric, self.device, progress=self.progress, **opts)
 
     def interrupted(self) -> bool:
-        """Whether the process received a signal and can stop immediately, because no other ranks have to agree."""
+        """Whether the process received a signal and can stop immediately, because there are no other ranks."""
         return self.world_size == 1 and self.signals.received is not None
 
     def stop(self, reason: str) -> None:
@@ -281,7 +282,7 @@ class Trainer:
         logger.warning(f"stopped {reason}")
 
     def average_buffers(self) -> None:
-        """Average BatchNorm's statistics over the ranks, so that the models are identical. All ranks must call it."""
+        """Average BatchNorm's statistics over the ranks, so that the models are identical. All ranks must call this."""
         average_buffers(self.module)
         if self.ema is not None:
             average_buffers(self.ema.module)
@@ -347,18 +348,18 @@ class Trainer:
         if unused:
             self.model = wrap_ddp(self.model.module, self.device, find_unused=True)  # type: ignore[arg-type]
             logger.warning(
-                f"no loss reaches {abbreviate(unused)}, which are not trained; training is a little faster without "
-                f"them, for example with a backbone that outputs only the maps in use"
+                f"no loss depends on {abbreviate(unused)}, which are not trained; training is a little faster without "
+                f"them, for example with a backbone that outputs only the feature maps in use"
             )
 
     def _read_losses(self) -> bool:
-        """Read the losses if due (on the CPU always). Returns whether this showed that a rank received a signal."""
+        """Read the losses if due (on the CPU always). Returns whether the losses were read and a rank got a signal."""
         log_due = self.iteration % self.settings.log_every == 0
         due = self.device.type == "cpu" or log_due or self._save_is_due() or self.evaluation_is_due()
         return due and self.losses.read(self.signals.received is not None)
 
     def _exit_on_signal(self, agreed: bool = False) -> None:
-        """Save and exit after a signal; with several ranks, only if they `agreed` on it."""
+        """Save and exit after a signal; with several ranks, only if all ranks have `agreed` to exit."""
         if agreed or self.interrupted():
             received = self.signals.received or signal.SIGTERM  # None if another rank received the signal
             training_state.save(self)
@@ -367,7 +368,7 @@ class Trainer:
 
     def _log(self, batches: Sequence[Batch], stopping: bool = False) -> None:
         """Record losses, learning rate and speed: every `log_every` iterations, at the end, and if a callback is
-        `stopping` training. (After a signal nothing is recorded; the resumed run continues the means.)"""
+        `stopping` training. (After a signal nothing is recorded; the resumed run continues the running means.)"""
         self._images += sum(len(batch) for batch in batches) * self.world_size
         epoch = (self.iteration - 1) // self.steps_per_epoch + 1
         self._update_bar(description=f"epoch {epoch}/{self.max_epochs}")
@@ -391,7 +392,7 @@ class Trainer:
 
     def _record(self, mode: str, epoch: int, numbers: Mapping[str, float]) -> None:
         """Add a record to the history, and pass it to the callbacks."""
-        check_number_names(numbers, "a loss, or a number of a metric or callback,")
+        check_number_names(numbers, "a loss or metric")
         plain = {name: float(value) for name, value in numbers.items()}
         self.history.append({"mode": mode, "epoch": epoch, "iteration": self.iteration, **plain})
         for callback in self.callbacks:

@@ -1,6 +1,6 @@
 """Saves the state of a training run in checkpoints, and restores it.
 
-Checkpoints hold only tensors, numbers, strings, lists and dicts, so that they load with `weights_only=True`.
+Checkpoints contain only tensors, numbers, strings, lists and dicts, so that they load with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COMPARED_SETTINGS = ("seed", "ema")  # names in TrainSettings; a resumed run tha
 
 def save(trainer: Trainer) -> None:
     """Save the training state as the last checkpoint, unless it is already saved. All ranks must call it; if saving
-    fails, all raise."""
+    fails, all ranks raise."""
     if trainer.saved == trainer.iteration:
         return
     whole_epoch = trainer.settings.by_epoch and trainer.iteration % trainer.steps_per_epoch == 0
@@ -60,7 +60,7 @@ def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 
 
 def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, Any]], Any]) -> None:
-    """Write the state of all ranks from the first rank; if that fails, all ranks raise."""
+    """Collect the state of all ranks, and write it on the first rank; if writing fails, all ranks raise."""
     trainer.average_buffers()
     state = collect(trainer, files)
     failure = None
@@ -74,7 +74,7 @@ def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, An
 
 
 def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
-    """Collect the state that the rest of a training run depends on, after a complete step. All ranks must call it.
+    """Collect the state that a resumed run needs, after a complete step. All ranks must call it.
 
     `files` are the names of this run's checkpoints, including the one to be written. Raises TrainingError if a loss or
     a weight is not finite, since such a state must never be saved."""
@@ -111,7 +111,7 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
 
 
 def resume_or_start(trainer: Trainer) -> None:
-    """Restore the checkpoint to resume, or start a new run and move the files of an earlier one.
+    """Restore the checkpoint to resume, or start a new run and move the files of an earlier run.
 
     Raises CheckpointError if the checkpoint is truncated or belongs to another model, dataset or optimizer, or if
     ranks on machines without a shared disk would resume different checkpoints."""
@@ -132,9 +132,9 @@ def resume_or_start(trainer: Trainer) -> None:
         trainer.saved = trainer.iteration if folder.is_last(path) else 0
         if trainer.resumed:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
-            trainer.best = broadcast_object(best)  # without a shared disk, only the first rank finds it
+            trainer.best = broadcast_object(best)  # without a shared disk, only the first rank finds the file
         else:  # files, best score and log of the resumed run are in another folder
-            logger.warning(f"{path} is not in {work_dir}, where a new log and a new best score start")
+            logger.warning(f"{path} is not in {work_dir}, so a new log and a new best score start there")
             trainer.history = []
         logger.info(f"resumed from {path}: epoch {trainer.epoch}, iteration {trainer.iteration}")
     elif trainer.resume:
@@ -146,8 +146,8 @@ def resume_or_start(trainer: Trainer) -> None:
 def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
     """Restore the trainer's state from a checkpoint that `collect` made. Changes no files.
 
-    If the data, the batch size or the number of ranks has changed, training continues (if measured in epochs, from the
-    start of the interrupted epoch) with a warning.
+    If the data, the batch size or the number of ranks has changed, training continues with a warning; if its length is
+    set in epochs, it continues from the start of the interrupted epoch.
     """
     saved = checkpoint["train"]
     check_training_state(saved, path)
@@ -173,7 +173,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
             set_rng_state(saved["rng"][trainer.rank])
         else:
             counts = f"saved by {len(saved['rng'])} processes, resumed by {trainer.world_size}"
-            logger.warning(f"{counts}: the random numbers differ from those of an uninterrupted run")
+            logger.warning(f"{counts}: the random numbers differ from an uninterrupted run")
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from error
@@ -204,13 +204,13 @@ def check_model(model: Model, checkpoint: Mapping[str, Any], path: str) -> None:
 
 
 def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:
-    """The names of the optimizer's parameters, in its order."""
+    """The names of the optimizer's parameters, in the order of its parameter groups."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The optimizer's state by parameter name, and values in its groups that are not from the config."""
+    """The optimizer's state keyed by parameter name, and the values that it added to its parameter groups."""
     trained, configured = trained_names(optimizer, model), {*optimizer.defaults, "params", "name", "initial_lr"}
     state = {trained[index]: values for index, values in optimizer.state_dict()["state"].items()}
     groups = [{key: value for key, value in group.items() if key not in configured} for group in optimizer.param_groups]

@@ -8,17 +8,17 @@ from chordate.structures import Batch, DatasetMeta
 from chordate.visualization.canvas import LONG_SIDE, Picture, to_picture
 from chordate.visualization.task_drawing import draw_targets
 
-STRIPE = 8  # pixels of the stripes that mark padding
+STRIPE = 8  # width in pixels of the stripes that mark padding
 STRIPES = np.array([[225, 225, 225], [190, 190, 190]], np.uint8)
 
 
 def draw_batch(batch: Batch, meta: DatasetMeta, long_side: int = LONG_SIDE) -> list[Picture]:
-    """Draw each image of a batch with its targets, and its padding striped; for a clip, the middle frame.
+    """Draw each image of a batch (the middle frame of a clip) with its targets; the padding is striped.
 
     Args:
         batch: from a training loader, on the CPU.
-        meta: metadata of its dataset.
-        long_side: smaller images are enlarged to this side in pixels, so that names are legible.
+        meta: metadata of the batch's dataset.
+        long_side: pixels to which the longer side of smaller images is enlarged, so that names are legible.
 
     Returns:
         One picture `[H', W', 3]` per image.
@@ -43,7 +43,7 @@ def describe_image(batch: Batch, index: int) -> str:
 
 
 def _stripe_padding(picture: Picture, height: int, width: int) -> None:
-    """Draw diagonal stripes below `height` and right of `width`. Changes `picture`."""
+    """Draw diagonal stripes below `height` and right of `width`, in place."""
     row, column = np.ogrid[: picture.shape[0], : picture.shape[1]]
     outside = (row >= height) | (column >= width)
     picture[outside] = STRIPES[(row + column) // STRIPE % 2][outside]

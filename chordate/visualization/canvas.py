@@ -1,4 +1,4 @@
-"""Draws annotations on images: boxes, legible labels, masks, keypoints and bones."""
+"""Draws annotations on images: boxes, labels, masks, keypoints and the bones between them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 Color = tuple[int, int, int]
 Pixels = tuple[int, int, int, int]  # left, top, right, bottom of a box, both ends included
 
-LONG_SIDE = 640  # smaller images are enlarged to it by default
+LONG_SIDE = 640  # pixels to which the longer side of smaller images is enlarged by default
 PADDING = 3  # pixels around the text of a label
 MASK_OPACITY = 0.35
 SHADES = (0, 0.4, -0.3, 0.2, -0.45)  # how far each instance's color is mixed with white (> 0) or black (< 0)
@@ -40,8 +40,8 @@ class Annotation:
         color: RGB 0 … 255 of the box, the label, the mask and the keypoints.
         dashed: whether the box is dashed.
         mask: `[H, W]` bool, or None.
-        keypoints: x, y of each, or None for keypoints that are not drawn.
-        bones: pairs of keypoints joined by a line if both are drawn.
+        keypoints: x, y of each keypoint, or None if the keypoint is not drawn.
+        bones: pairs of keypoint indices; a line joins the two keypoints if both are drawn.
     """
 
     box: Sequence[float]
@@ -55,7 +55,7 @@ class Annotation:
 
 
 def color_of(number: int, palette: Sequence[Color] | None = None) -> Color:
-    """The palette's color, or a bright one; neighbors lie far apart on the color circle (golden angle)."""
+    """Color `number` of the palette, or else a bright color; successive numbers have distant hues (golden angle)."""
     if palette is not None and number < len(palette):
         return palette[number]
     hue = (0.55 + number * 0.618034) % 1
@@ -66,10 +66,10 @@ def color_of(number: int, palette: Sequence[Color] | None = None) -> Color:
 def instance_colors(
     boxes: Sequence[Sequence[float]], labels: Sequence[int], palette: Sequence[Color] | None = None
 ) -> list[Color]:
-    """A color per instance: that of its class, lighter or darker if the class has several instances.
+    """A color per instance: the color of its class, lighter or darker if the class has several instances.
 
-    From left to right the instances of a class cycle through `SHADES`, so that neighbors differ, and correct detections
-    have the same colors as the ground truth.
+    From left to right, the instances of a class cycle through `SHADES`. So neighbors have different colors, and correct
+    detections have the same colors as the ground truth.
     """
     colors, seen = [(0, 0, 0)] * len(boxes), Counter[int]()
     for i in sorted(range(len(boxes)), key=lambda i: boxes[i][0] + boxes[i][2]):
@@ -88,9 +88,9 @@ def is_bright(color: Color) -> bool:
 
 
 def to_picture(image: Tensor) -> Picture:
-    """Convert a tensor, 0 … 255, to a picture: `[C, H, W]`, or the middle frame of `[C, T, H, W]`.
+    """Convert an image `[C, H, W]`, or the middle frame of a clip `[C, T, H, W]`, with values 0 … 255, to a picture.
 
-    With one or two channels, the first becomes gray; with more than three, the first three are RGB.
+    With one or two channels, the first channel is shown in gray; with more than three, the first three are RGB.
     """
     while image.ndim > 3:
         image = image[:, image.shape[1] // 2]
@@ -117,12 +117,12 @@ def make_font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_side: int | None = None) -> Picture:
-    """Resize an image to `long_side` pixels and draw annotations on it, the first one on top.
+    """Resize an image and draw annotations on it, the first annotation on top.
 
     Args:
         image: `[H, W, 3]` uint8 RGB; is not changed.
         annotations: in pixels of `image`.
-        long_side: None for the image's own, but at least 640.
+        long_side: longer side of the result in pixels; None for the longer side of `image`, but at least 640.
 
     Returns:
         A new picture `[H', W', 3]`.
@@ -155,13 +155,13 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
 
 
 def resize(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Resize to `size`, width and height: bicubic for enlarging, by area averages for shrinking."""
+    """Resize to `size` (width, height): bicubic interpolation to enlarge, area averaging to shrink."""
     interpolation = cv2.INTER_CUBIC if size[0] > picture.shape[1] else cv2.INTER_AREA
     return cv2.resize(picture, size, interpolation=interpolation).astype(np.uint8, copy=False)
 
 
 def _to_canvas(box: Sequence[float], scale: float, size: tuple[int, int]) -> Pixels:
-    """A box in whole pixels of the canvas, clipped to it."""
+    """Scale a box to pixels of the canvas, round it, and clip it to the canvas."""
     (x1, x2), (y1, y2) = (
         (min(max(round(low * scale), 0), last), min(max(round(high * scale), 0), last))
         for low, high, last in ((box[0], box[2], size[0] - 1), (box[1], box[3], size[1] - 1))
@@ -170,7 +170,7 @@ def _to_canvas(box: Sequence[float], scale: float, size: tuple[int, int]) -> Pix
 
 
 def _draw_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, line: int) -> None:
-    """Draw the mask as a tint with an outline. Changes `picture`."""
+    """Draw the mask as a tint with an outline, in place."""
     size = picture.shape[1], picture.shape[0]
     resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     inside = resized > 0
@@ -210,7 +210,7 @@ def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: flo
 
 
 def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """`name` + `note` on one line, the name cut so that both fit in `width` pixels."""
+    """Join `name` and `note` on one line; the name is truncated so that both fit in `width` pixels."""
     name = printable(name, 200)
     text, kept = name + note, len(name)
     while kept and font.getlength(text) > width:
@@ -220,10 +220,10 @@ def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> 
 
 
 def place_label(box: Pixels, width: int, height: int, size: tuple[int, int], taken: Sequence[Pixels]) -> Pixels:
-    """The place of a label: at its box, within the picture, where it overlaps earlier labels least.
+    """Place a label at a corner of its box, inside the picture, where it overlaps earlier labels least.
 
     Args:
-        box: x1, y1, x2, y2 in pixels of the canvas, as all boxes here; x2 and y2 are the last pixels inside.
+        box: x1, y1, x2, y2 in pixels of the canvas; x2 and y2 are the last pixels inside (in all boxes here).
         width, height: size of the label.
         size: width and height of the canvas.
         taken: boxes of the earlier labels.

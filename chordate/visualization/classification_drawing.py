@@ -18,7 +18,7 @@ def draw_classification(
     score_threshold: float = 0.0,
     long_side: int | None = None,
 ) -> Picture:
-    """Draw the best class with its score, regardless of the threshold."""
+    """Draw the top-scoring class with its score, regardless of the threshold."""
     label, score = prediction.top(1)[0]
     return draw_annotations(image, [_annotation(image, label, f" {score:.2f}", meta)], long_side)
 
@@ -27,12 +27,12 @@ def draw_classification(
 def draw_class_targets(
     targets: ClassTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw the class; for a blended image every class with its weight, largest first."""
+    """Draw the class; for soft targets (MixUp, CutMix), every class with its weight, largest first."""
     return draw_annotations(image, class_annotations(targets.labels[index], image, meta), long_side)
 
 
 def class_annotations(label: Tensor, image: Picture, meta: DatasetMeta) -> list[Annotation]:
-    """Annotations around the whole image, for a label `[]` or weights `[classes]`."""
+    """One annotation around the image per class, for a label `[]` or soft targets `[num_classes]`."""
     if not label.ndim:
         return [_annotation(image, int(label), "", meta)]
     labels = [number for number in label.argsort(descending=True).tolist() if label[number] > 0]

@@ -1,4 +1,4 @@
-"""Plots of a CocoReport: precision-recall curves, AP by class, confusion matrix, TIDE errors; its values as JSON."""
+"""Plots of a CocoReport: precision-recall curves, AP per class, confusion matrix, TIDE errors; also as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chordate.visualization.task_drawing import plot_report
 
 COLORED_CLASSES = 6  # curves with a color and a legend entry: the classes with the most objects
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
-SIMILARITIES = {"keypoints": "OKS"}  # the similarity that thresholds refer to; IoU for the others
+SIMILARITIES = {"keypoints": "OKS"}  # similarity that the thresholds apply to; IoU for boxes and masks
 
 
 @plot_report.register
@@ -56,7 +56,10 @@ def plot_coco_report(report: CocoReport, folder: str | Path) -> list[Path]:
 
 
 def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """Left: the mean over classes by threshold. Right: each class at 0.50; those with the most objects are named."""
+    """Precision-recall curves. Left: mean over classes, per threshold. Right: per class, at threshold 0.50.
+
+    The legend at the right lists the classes with the most objects.
+    """
     similarity, curves = SIMILARITIES.get(iou_type, "IoU"), content["precision_recall"]
     figure = new_figure(11, 4.8)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -65,7 +68,7 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
         if precision is not None:
             label = f"{threshold}   AP {np.mean(precision):.3f}"
             left.plot(curves["recall"], precision, color=shade, lw=1.5, label=label)
-    left.set_title(f"{TITLES[iou_type]}: mean over classes, by {similarity}", loc="left", fontsize=11)
+    left.set_title(f"{TITLES[iou_type]}: mean over classes, for thresholds of {similarity}", loc="left", fontsize=11)
     known = {name: line for name, line in curves["by_class"].items() if line is not None}
     order = sorted(known, key=lambda name: -content["per_class"][name]["instances"])
     for name in order[COLORED_CLASSES:]:
@@ -73,7 +76,7 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
     for name, color in zip(order[:COLORED_CLASSES], [FIRST, *OTHERS]):
         label = f"{plain_label(name)}   AP50 {np.mean(known[name]):.3f}"
         right.plot(curves["recall"], known[name], color=color, lw=1.6, label=label)
-    which = "each class" if len(order) <= COLORED_CLASSES else f"the {COLORED_CLASSES} largest of {len(order)} classes"
+    which = "each class" if len(order) <= COLORED_CLASSES else f"top {COLORED_CLASSES} of {len(order)} classes by count"
     right.set_title(f"{which}, at {similarity} 0.50", loc="left", fontsize=11)
     left.set(ylabel="precision", xlim=(0, 1), ylim=(0, 1.03))
     for axis in (left, right):
@@ -97,13 +100,13 @@ def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
         end = len(order) - number * rows
         _plot_bars(axis, {name: known[name] for name in order[max(end - rows, 0) : end]}, rows)
         axis.axvline(content["numbers"]["AP"], color=OTHERS[0], lw=1.2, ls="--", label="mean AP")
-    axes[0].set_title(f"{TITLES[iou_type]}: AP of each class (its objects)", loc="left", fontsize=11)
+    axes[0].set_title(f"{TITLES[iou_type]}: AP of each class (number of objects)", loc="left", fontsize=11)
     axes[-1].legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
     return figure
 
 
 def _plot_bars(axis: Axes, classes: Mapping[str, Mapping[str, Any]], rows: int) -> None:
-    """One column of `plot_classes`: at most `rows` classes, the last at the top."""
+    """Draw one column of `plot_classes`: at most `rows` classes, the last class at the top."""
     first = rows - len(classes)  # the bars of a short last column are at the top
     places = range(first, rows)
     for key, color in (("AP50", "#c9d6ea"), ("AP", FIRST)):
@@ -155,7 +158,7 @@ def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """TIDE's error types (Bolya et al. 2020, section 2.2): the AP50 that each costs, and their counts."""
+    """TIDE's error types (Bolya et al. 2020, section 2.2): the AP50 gained by fixing each type, and its count."""
     errors = content["errors"]
     rows = [(f"{k['meaning']}  ({name})", k["gain"], f"{k['count']:,}") for name, k in errors["kinds"].items()]
     rows += [("all false positives  (FP)", errors["FP"], ""), ("all misses  (FN)", errors["FN"], "")]
@@ -171,7 +174,7 @@ def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
     axis.text(1.3 * reach, -0.85, "count", ha="right", fontsize=9, color="0.35")
     axis.set_yticks(places, [name for name, _, _ in rows], fontsize=9)
     axis.invert_yaxis()
-    axis.set(xlim=(0, 1.3 * reach), xlabel="AP50 gained without them")
+    axis.set(xlim=(0, 1.3 * reach), xlabel="AP50 gained by fixing them")
     axis.set_title(f"{TITLES[iou_type]}: error types, AP50 {errors['AP50']:.3f}", loc="left", fontsize=11, pad=14)
     axis.tick_params(left=False)
     tidy(axis, "x")

@@ -24,8 +24,8 @@ class Thumbnail:
 
     Attributes:
         file: path relative to the page.
-        width, height: in pixels.
-        name, note: the caption.
+        width, height: size of the picture in pixels.
+        name, note: text of the caption.
     """
 
     file: str
@@ -45,7 +45,7 @@ class Group:
 
 
 def contact_sheet(title: str, note: str, groups: Sequence[Group]) -> str:
-    """The page as HTML; each picture links to its file in full size."""
+    """Format the page as HTML; each thumbnail links to its file in full size."""
     head = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'

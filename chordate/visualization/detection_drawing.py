@@ -23,7 +23,7 @@ def draw_detections(
 ) -> Picture:
     """Draw boxes with class names and scores, and masks and keypoints if the model predicts them.
 
-    A class has the same color in every picture, and each of its objects has its own shade. Keypoints with a logit below
+    A class has the same color in every picture; objects of the same class differ in shade. Keypoints with a logit below
     2 are not drawn.
     """
     return draw_annotations(image, detection_annotations(prediction, meta, score_threshold), long_side)
@@ -33,9 +33,9 @@ def draw_detections(
 def draw_instance_targets(
     targets: InstanceTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw boxes with class names, masks, and labeled keypoints; crowds are dashed.
+    """Draw boxes (dashed for crowds) with class names, masks, and labeled keypoints.
 
-    Colors are the same as those of predictions.
+    Ground truth and predictions have the same colors.
     """
     return draw_annotations(image, instance_annotations(targets, index, meta, image.shape[:2]), long_side)
 
@@ -66,7 +66,7 @@ def instance_annotations(
     """One annotation per instance of one image, in the order of the targets.
 
     Args:
-        targets: on the CPU.
+        targets: targets of a batch, on the CPU.
         index: index of the image in the batch.
         meta: class names, skeleton and palette.
         size: height and width of the image in pixels, with padding.

@@ -1,4 +1,4 @@
-"""Places a plot's label where it touches neither curves nor legend nor edges."""
+"""Places the label of a plot where it overlaps neither the curves nor the legend nor the edges of the axes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def move_to_free_space(label: Annotation, axis: Axes) -> None:
     above the axes at the right.
 
     Args:
-        label: text centered on its position, with a point in data coordinates.
-        axis: the axes of the label.
+        label: annotation whose text is centered on its position; `label.xy` is its point in data coordinates.
+        axis: the axes that contain the label.
     """
     axis.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
     size = np.array(label.get_window_extent().size) + 2 * CLEARANCE
@@ -31,7 +31,7 @@ def move_to_free_space(label: Annotation, axis: Axes) -> None:
     free = [box for box in _places(axis, size) if not any(box.overlaps(other) for other in boxes)]
     free = [box for box in free if not any(_crosses(curve, box) for curve in curves)]
     free = [box for box in free if not box.padded(CLEARANCE).contains(*point)]
-    label.set_in_layout(False)  # it lies within the axes and must not change their size
+    label.set_in_layout(False)  # the label lies within the axes and must not change their size
     if not free:
         label.set(position=(1, 1.02), horizontalalignment="right", verticalalignment="bottom")
         label.set_anncoords("axes fraction")
@@ -43,7 +43,7 @@ def move_to_free_space(label: Annotation, axis: Axes) -> None:
 
 
 def _places(axis: Axes, size: NDArray[np.float64]) -> list[Bbox]:
-    """Boxes of a size in pixels on a grid over the inside of the axes."""
+    """Boxes of `size` (width and height in pixels) at the points of a grid inside the axes."""
     low, high = axis.bbox.p0, axis.bbox.p1 - size
     if (high < low).any():
         return []
@@ -53,7 +53,7 @@ def _places(axis: Axes, size: NDArray[np.float64]) -> list[Bbox]:
 
 def _crosses(curve: NDArray[np.float64], box: Bbox) -> bool:
     """Whether a curve `[N, 2]` with ascending x, interpolated over NaN, crosses a box: between the left and right edge
-    of the box it is neither entirely above nor entirely below it."""
+    of the box, the curve is neither entirely above nor entirely below the box."""
     curve = curve[np.isfinite(curve).all(1)]
     if not len(curve) or curve[-1, 0] < box.x0 or curve[0, 0] > box.x1:
         return False

@@ -1,4 +1,4 @@
-"""A sheet of images, each with its ground truth next to the prediction."""
+"""Draws a sheet of images, each with its ground truth next to the prediction."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def side_by_side(
         images: `[H, W, 3]` uint8 RGB each.
         names: a caption for each image, such as its file's name.
         predictions: one per image, in pixels of the image.
-        targets: the Targets of each image, a batch of one, in pixels of the image; None for an image without targets.
+        targets: Targets per image, each for a batch of one image, in pixels of the image; None for no targets.
         meta: class names, skeleton and palette.
         score_threshold: objects with lower scores are not drawn.
-        columns: images in a row.
-        panel: long side of each picture in pixels.
+        columns: number of images per row.
+        panel: longer side of each picture in pixels.
 
     Returns:
         The sheet, `[H', W', 3]` uint8 RGB.
@@ -68,7 +68,7 @@ def _describe(prediction: Prediction, score_threshold: float) -> str:
 
 
 def _fit(picture: Picture, panel: int) -> Picture:
-    """Shrink a picture that is larger than its panel."""
+    """Shrink a picture whose longer side exceeds `panel` pixels."""
     scale = panel / max(picture.shape[:2])
     if scale >= 1:
         return picture

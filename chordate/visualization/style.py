@@ -23,7 +23,7 @@ def plain_label(name: str) -> str:
 
 
 def tidy(axis: Axes, lines: str = "both") -> None:
-    """Give a plot a faint grid behind the data ("x", "y" or "both" directions) and no frame."""
+    """Draw a faint grid behind the data (`lines`: "x", "y" or "both"), and hide the frame at the top and right."""
     axis.grid(axis=lines, color="0.92", lw=0.8)  # type: ignore[arg-type]
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)

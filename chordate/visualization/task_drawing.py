@@ -1,4 +1,4 @@
-"""Drawing of tasks: one function per type of prediction, targets and report, selected by `functools.singledispatch`.
+"""Draws the results of any task: one function per type of prediction, targets and report (`functools.singledispatch`).
 
 A new task registers its own functions:
 
@@ -29,11 +29,12 @@ def draw(
     """Draw a prediction on its image.
 
     Args:
-        prediction: in pixels of `image`; its type selects the function.
+        prediction: a prediction in pixels of `image`; its type selects the function.
         image: `[H, W, 3]` uint8 RGB; is not changed.
         meta: class names, skeleton and palette.
         score_threshold: objects with lower scores are not drawn.
-        long_side: long side of the result, in pixels; None for the image's own, but at least 640, for legible names.
+        long_side: longer side of the result in pixels; None for the longer side of `image`, but at least 640, so that
+            names are legible.
 
     Returns:
         A new picture `[H', W', 3]` uint8 RGB.
@@ -78,7 +79,7 @@ def plot_report(report: Any, folder: str | Path) -> list[Path]:
     """Write the result of a metric's `report()` as plots and JSON.
 
     Args:
-        report: its type selects the function.
+        report: result of `Metric.report`; its type selects the function.
         folder: created if it does not exist.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Training curves: losses, learning rate and metrics over iterations."""
+"""Plots training curves: losses, learning rate and metrics over iterations."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def plot_training(
     """Plot a run's `log.jsonl`: losses, learning rate and metrics over iterations.
 
     Args:
-        log: JSON lines: `{"mode": "train", "iteration", "lr", "loss", …}` with every part of the loss, and
+        log: JSON lines: `{"mode": "train", "iteration", "lr", "loss", …}` with each of the losses, and
             `{"mode": "val", "iteration", "bbox_AP", …}`.
         out: the file to write; its extension selects the format.
         lower_is_better: names of the metrics that are better when lower.
-        first: the metric that is drawn boldly, with its best value marked, such as `train.save_best`.
+        first: name of the metric to draw in bold with its best value marked, such as `train.save_best`.
 
     Raises:
         DataError: the log does not exist, or has no training records.
@@ -62,7 +62,7 @@ def plot_training(
 
 
 def _read_log(path: Path) -> tuple[Records, Records]:
-    """Training and evaluation records; a truncated last line is ignored."""
+    """Read the training and the evaluation records; a truncated last line is ignored."""
     try:
         records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     except (OSError, ValueError) as error:
@@ -74,7 +74,7 @@ def _read_log(path: Path) -> tuple[Records, Records]:
 
 
 def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]]:
-    """Iterations and values; null, which the log has for values that are not finite, becomes NaN."""
+    """Iterations, and values of the field `name`; null, logged for values that are not finite, becomes NaN."""
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 
@@ -84,14 +84,15 @@ def _markers(records: Records) -> dict[str, Any]:
 
 
 def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) -> None:
-    """Draw the training losses over the iterations: each part thin and the sum bold, smoothed; with 50
-    records or more, also the raw values, faint.
+    """Plot the smoothed training losses over iterations: the sum as a bold line, its parts as thin lines.
+
+    With 50 records or more, the raw values are drawn faintly behind the smoothed lines. If the sum has only one part,
+    the part is not drawn.
 
     Args:
-        axis: to draw on.
-        training: records of training in the log, at least one.
-        metrics: names that are not losses although they are logged in training, such as a classifier's error.
-            A single part that is the sum is not drawn either.
+        axis: axes to draw on.
+        training: training records of the log, at least one.
+        metrics: names of logged values that are not losses, such as a classifier's error; they are not drawn.
     """
     parts = [name for name in training[-1] if name not in {*_BOOKKEEPING, *metrics, "loss"}]
     if len(parts) == 1 and all(record.get(parts[0]) == record.get("loss") for record in training):
@@ -106,7 +107,7 @@ def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) ->
         axis.plot(steps, smooth, color=color, lw=width, label=label, **_markers(training))
     total = _series(training, "loss")[1]
     total = total[np.isfinite(total)]
-    if total.size:  # ignore the first steps, which may be far above all others
+    if total.size:  # ignore the first steps, whose losses may be far above all others
         axis.set_ylim(0, 1.1 * max(np.percentile(total, 98), 1e-9))
     axis.set_title("training loss", loc="left", fontsize=11)
     axis.legend(frameon=False, fontsize=9)
@@ -115,7 +116,7 @@ def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) ->
 def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
     """Centered moving average of `[N]` values over a window of `2 * reach + 1`, shorter at the ends.
 
-    Values that are not finite are left out; where none is finite, the mean is NaN.
+    Values that are not finite are left out of the means; at their positions, the result is NaN.
     """
     finite, ones = np.isfinite(values), np.ones(2 * reach + 1)
     sums = np.convolve(np.where(finite, values, 0), ones)[reach : reach + len(values)]
@@ -126,11 +127,11 @@ def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]
 def plot_metric(
     axis: Axes, evaluations: Records, lower_is_better: Collection[str] = (), first: str | None = None
 ) -> None:
-    """Draw the main metrics over the iterations; the first is bold, and its best value annotated.
+    """Plot the main metrics over iterations; the first metric is bold, with its best value annotated.
 
     Args:
-        axis: to draw on; its range is 0 to 1 if all values are in it.
-        evaluations: records of evaluations in the log, at least one.
+        axis: axes to draw on; the y axis is 0 to 1 if all values are within this range.
+        evaluations: evaluation records of the log, at least one.
         lower_is_better: names of metrics whose best value is the lowest.
         first: name of the metric to draw first, such as the one that selects the best checkpoint.
     """
@@ -168,8 +169,8 @@ def plot_metric(
 
 
 def _metric_names(numbers: dict[str, Any], first: str | None) -> list[str]:
-    """The metrics to draw: `first`, if it was computed; then every `…_AP`, with AP50 and AP75 of the first
-    one; if there is no AP, the first four metrics."""
+    """The metrics to draw: `first`, if it was computed; then every `…_AP`, the first of them with its AP50 and AP75; if
+    there is no AP, the first four metrics."""
     metrics = [name for name in numbers if name not in _BOOKKEEPING]
     aps = [name for name in metrics if name.endswith("_AP")]
     names = [name for ap in aps[:1] for name in (ap, f"{ap}50", f"{ap}75") if name in metrics] + aps[1:]

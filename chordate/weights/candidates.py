@@ -1,4 +1,4 @@
-"""Candidates for loading a state dict into a model: the state dict, or parts of it, converted from each format."""
+"""Candidates for loading a checkpoint into a model: its state dict, or parts of it, converted from each format."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")  # added by DistributedDataParal
 
 @dataclass(frozen=True)
 class Candidate:
-    """A state dict with the tensor names of a model.
+    """A state dict, converted to the tensor names of a model.
 
     Attributes:
-        format: the name of its format in reports.
-        state: tensors by the model's names.
-        meta: the classes and keypoints of the outputs, if known.
-        left_out: names in the checkpoint of tensors that are not in `state`.
+        format: name of the checkpoint's format in reports.
+        state: tensors, keyed by the model's names.
+        meta: classes and keypoints of the outputs, if known.
+        left_out: the checkpoint's names of tensors that are not in `state`.
         conversion: the format that the state dict was converted from; None if it had the model's names.
     """
 
@@ -41,10 +41,10 @@ class Candidate:
 
 
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
-    """The candidate with the most tensors that fit the model.
+    """The candidate with the most tensors that fit the model, and its match.
 
     Args:
-        by_name: whether to match outputs by class name if the model's classes differ from the checkpoint's.
+        by_name: whether to match outputs by class name if the classes of the model and the checkpoint differ.
 
     Raises:
         CheckpointError: a format recognizes the state dict but cannot convert it.
@@ -82,8 +82,8 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
 
 
 def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
-    """Yield the candidate unchanged and in other forms: a library's network split into backbone and final layers;
-    if the model is a backbone, the backbone's tensors in a library's network or in a detector or classifier."""
+    """Yield the candidate unchanged, and in other forms: a library's network split into backbone and final layers; if
+    `model` is a backbone, only the backbone's tensors, from a library's network or from a detector or classifier."""
     yield candidate
     state, backbone = candidate.state, model._modules.get("backbone")
     for path, head in model.named_modules():
@@ -102,7 +102,7 @@ def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
 
 
 def _library_part(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:
-    """The tensors of a library's state dict that a backbone has, renamed with the library's prefix."""
+    """Drop the tensors of a library's network that `backbone` does not have; prefix the other tensors' names."""
     ours, state = backbone.state_dict(), candidate.state
     left_out = [name for name in state if name in library.tensors and library.prefix + name not in ours]
     part = {library.prefix + name: state[name] for name in state if name not in left_out}

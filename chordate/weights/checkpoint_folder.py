@@ -1,7 +1,7 @@
 """The checkpoint files of a run: writes them atomically, finds the newest, deletes old ones.
 
 A file is written under a temporary name, flushed to the disk, renamed, and named in `last_checkpoint`; only then is an
-older one deleted. A process killed at any moment leaves a readable checkpoint.
+older checkpoint deleted. A process killed at any moment leaves a readable checkpoint.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class CheckpointFolder:
         self.files: list[str] = []
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint `name`, name it in `last_checkpoint`, and delete the oldest beyond `keep`.
+        """Write the checkpoint `name`, name it in `last_checkpoint`, and delete the oldest checkpoints beyond `keep`.
 
         Raises:
             CheckpointError: the disk is full or the folder not writable. Older checkpoints are unchanged.
@@ -80,7 +80,7 @@ class CheckpointFolder:
             (self.folder / self.files.pop(0)).unlink(missing_ok=True)
 
     def write(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint `name` without changing `last_checkpoint` or deleting others. Raises like `save`."""
+        """Write the checkpoint `name` without changing `last_checkpoint` or deleting files. Raises as `save` does."""
         self._write(name, lambda file: torch.save(to_cpu(state), file))
 
     def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
@@ -92,7 +92,7 @@ class CheckpointFolder:
             raise CheckpointError(f"{reason}{last}") from error
 
     def begin(self) -> Path | None:
-        """Start a new run: move the checkpoints of an earlier run to a folder; none is deleted or overwritten.
+        """Start a new run: move the checkpoints of an earlier run to a subfolder; no file is deleted or overwritten.
 
         Returns:
             The folder `earlier_<time>`; None if there were no checkpoints.
@@ -113,7 +113,7 @@ class CheckpointFolder:
         return target
 
     def contains(self, path: str | Path) -> bool:
-        """Whether a checkpoint is in this folder (links are followed); if so, its run also wrote the other files."""
+        """Whether a checkpoint is in this folder (after resolving links), and so belongs to the folder's run."""
         return Path(path).resolve().parent == self.folder.resolve()
 
     def is_last(self, path: str | Path) -> bool:
@@ -122,11 +122,11 @@ class CheckpointFolder:
         return self.contains(path) and pointer.is_file() and pointer.read_text().strip() == Path(path).name
 
     def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Treat the files that this run wrote before it was resumed as its own. Returns `best`, the record of its best
-        evaluation, if that checkpoint is in the folder too.
+        """Set `files` to the checkpoints that this run wrote before it was resumed. Returns `best`, the record of the
+        run's best evaluation, if the best checkpoint is in the folder; else None.
 
-        The names come from a checkpoint, which may be untrusted: only files in this folder with names that training
-        writes are the run's own and may be deleted later.
+        The names come from a checkpoint, which may be untrusted. Since `files` may be deleted later, only files in this
+        folder with names that training writes are accepted.
         """
         here = {path.name for pattern in WRITTEN for path in self.folder.glob(pattern)}
         self.files = [name for name in files if name in here]
@@ -138,8 +138,8 @@ class CheckpointFolder:
             path.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
-        """The checkpoint that `last_checkpoint` names if readable, else the readable one with the most iterations;
-        None if the folder has no checkpoints, or a new run has not saved any yet.
+        """The checkpoint named in `last_checkpoint` if it is readable, else the readable checkpoint with the most
+        iterations; None if the folder has no checkpoints, or a new run has not saved a checkpoint yet.
 
         Raises:
             CheckpointError: there are checkpoints, but none is readable.
@@ -156,7 +156,7 @@ class CheckpointFolder:
             path.name for pattern in WRITTEN for path in self.folder.glob(pattern) if iterations[path] is None
         )
         if not whole and damaged:
-            remedy = "restore one, or move them elsewhere to start from the beginning"
+            remedy = "restore one of them, or move them elsewhere to start from the beginning"
             raise CheckpointError(f"{self.folder}: no checkpoint can be read ({', '.join(damaged)}); {remedy}")
         if whole and last is not None:
             logger.warning(f"{last}: missing or damaged; an older checkpoint is used")
@@ -167,13 +167,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that training can resume from; nothing in the file is executed.
 
     Raises:
-        CheckpointError: the file is missing, truncated, not Chordate's own, or has no training state.
+        CheckpointError: the file is missing, truncated, not a Chordate checkpoint, or has no training state.
     """
     state = read_state(path)
     if checkpoint_meta(state) is None:
-        raise CheckpointError(f"{path}: not Chordate's own checkpoint; --resume needs one that training wrote")
+        raise CheckpointError(f"{path}: not Chordate's own checkpoint; --resume needs a checkpoint from training")
     if state.get("train") is None:
-        raise CheckpointError(f"{path}: has weights but no training state; --resume needs one that training wrote")
+        raise CheckpointError(f"{path}: has no training state, only weights; --resume needs a checkpoint from training")
     return state
 
 

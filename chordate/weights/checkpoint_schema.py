@@ -14,8 +14,8 @@ from chordate.structures import DatasetMeta
 from chordate.weights.checkpoint_sources import source_of
 
 FORM = 2
-# The parts of our own checkpoints and their types. `ema` is the averaged weights; `config` is text for reference and
-# never executed; `train` is a TrainingStateSchema.
+# The keys of our own checkpoints, and the types of their values. `ema` is the averaged weights; `config` is text for
+# reference and never executed; `train` is a TrainingStateSchema.
 _PARTS: dict[str, tuple[type, ...]] = {
     "model": (Mapping,),
     "ema": (Mapping, type(None)),
@@ -40,7 +40,7 @@ def _numbers(value: Any) -> Any:
 
 
 class LogRecord(_Part):
-    """A record of the log; additional fields are numbers by name."""
+    """A record of the log; the additional fields are losses, metrics and other numbers."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, float]
@@ -68,7 +68,7 @@ class LossSums(_Part):
 
 
 class OptimizerState(_Part):
-    """`state` by parameter name; `groups` are the values that the optimizer added to its parameter groups."""
+    """`state` is keyed by parameter name; `groups` are the values that the optimizer added to its parameter groups."""
 
     type: str
     trained: list[str]
@@ -97,7 +97,7 @@ class RandomState(_Part):
 
 
 class TrainingStateSchema(_Part):
-    """The part `train`, which only a resumed run reads."""
+    """The training state of a checkpoint (key `train`), which only a resumed run reads."""
 
     iteration: NonNegativeInt
     steps_per_epoch: PositiveInt
@@ -115,10 +115,11 @@ class TrainingStateSchema(_Part):
 
 
 def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
-    """The metadata of the dataset that one of our checkpoints was trained on; None for any other checkpoint.
+    """The metadata of the dataset that one of our checkpoints was trained on; None for checkpoints of other
+    libraries.
 
     Raises:
-        CheckpointError: the checkpoint is our own, but has another format version, or a part has the wrong type.
+        CheckpointError: the checkpoint is our own, but has another format version, or a value has the wrong type.
     """
     if "chordate" not in contents:
         return None
@@ -130,7 +131,7 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     if form < FORM:
         raise CheckpointError(f"{source} has format {form}, which is no longer supported; train again")
     if form > FORM:
-        raise CheckpointError(f"{source} was written by a newer Chordate (this one reads format {FORM}); update it")
+        raise CheckpointError(f"{source} is from a newer Chordate (this one reads format {FORM}); update Chordate")
     for part, kinds in _PARTS.items():
         if not isinstance(contents.get(part), kinds):
             raise CheckpointError(
@@ -151,10 +152,14 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
 
 
 def check_training_state(state: Any, source: str) -> None:
-    """Validate the part `train` of a checkpoint.
+    """Validate the training state of a checkpoint.
+
+    Args:
+        state: value of the checkpoint's key `train`.
+        source: path of the checkpoint, for messages.
 
     Raises:
-        CheckpointError: the part does not fit TrainingStateSchema; the message names `source` and the field.
+        CheckpointError: `state` does not fit TrainingStateSchema; the message names `source` and the field.
     """
     try:
         TrainingStateSchema.model_validate(state)
@@ -166,14 +171,17 @@ def check_training_state(state: Any, source: str) -> None:
 
 
 def check_optimizer_state(state: Mapping[str, Mapping[str, Any]], model: nn.Module, source: str) -> None:
-    """Check the shapes of an optimizer's state: an entry that has the parameter's shape for one parameter must have it
-    for all. PyTorch's fused steps do not check, and would write past the end of a smaller tensor.
+    """Check the shapes in an optimizer's state: if an entry, such as `exp_avg`, has the shape of its parameter for one
+    parameter, it must have it for all. PyTorch's fused optimizers do not check shapes, and would write past the end of
+    a smaller tensor.
 
     Args:
-        state: by parameter name.
+        state: entries keyed by parameter name.
+        model: the model that the optimizer trains.
+        source: path of the checkpoint, for messages.
 
     Raises:
-        CheckpointError: an entry has another shape; the message names it.
+        CheckpointError: an entry has another shape; the message names the entry.
     """
     parameters = {name: p for name, p in model.named_parameters() if name in state and p.numel() > 1}
     tensors = [

@@ -34,7 +34,7 @@ class Contents(dict[str, Any]):
 
 
 def source_of(contents: Mapping[str, Any]) -> str:
-    """The name of a checkpoint in messages."""
+    """The path or URL of a checkpoint, for messages."""
     return contents.source if isinstance(contents, Contents) else "the state dict"
 
 
@@ -49,8 +49,8 @@ def read_state(source: str | Path) -> Contents:
             from `torch.save`, read with `weights_only=True`, or `.safetensors`.
 
     Raises:
-        CheckpointError: the file is missing, damaged or not a checkpoint, or contains anything but tensors and plain
-            values.
+        CheckpointError: the file is missing, damaged or not a checkpoint, or contains objects other than tensors
+            and plain Python values.
     """
     source = str(source)
     if source.startswith("timm://"):
@@ -67,7 +67,7 @@ def read_state(source: str | Path) -> Contents:
 
 
 def torchvision_url(spec: str) -> str:
-    """The URL of torchvision's weights for `resnet50` (its default ones) or `resnet50/IMAGENET1K_V1`."""
+    """The URL of torchvision's weights for `resnet50` (the default weights) or `resnet50/IMAGENET1K_V1`."""
     name, _, which = spec.partition("/")
     if name not in torchvision.models.list_models():
         raise CheckpointError(unknown("torchvision model", name, torchvision.models.list_models()))
@@ -107,7 +107,7 @@ def _fetch(source: str) -> Path:
 def _download(url: str) -> Path:
     name = Path(urllib.parse.urlparse(url).path).name or "checkpoint"
     expected = _HASH.search(name)
-    if not expected:  # make the name unique: other sites may use it too
+    if not expected:  # make the name unique: other URLs may have the same file name
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}"
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.exists():
@@ -131,7 +131,7 @@ def _read_timm(model: str) -> dict[str, Tensor]:
         raise CheckpointError(f"timm offers no weights for {model}")
     try:
         return timm.create_model(model, pretrained=True).state_dict()
-    except Exception as error:  # huggingface_hub and others fail in many ways
+    except Exception as error:  # huggingface_hub and other libraries raise many types of errors
         raise CheckpointError(f"timm://{model} could not be downloaded: {_first_line(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Matches the per-class outputs of a checkpoint to a model with other classes, by class name."""
+"""Matches the outputs per class of a checkpoint to the outputs of a model with other classes, by class name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AdaptedRows:
 
     Attributes:
         tensor: has the model's shape.
-        note: the number and names of these rows, for the report.
+        note: number and names of the rows from the checkpoint, for the report.
     """
 
     tensor: Tensor
@@ -29,11 +29,11 @@ class AdaptedRows:
 
 
 class RowMatcher:
-    """Copies outputs with equal class names from a checkpoint, and keeps the model's other outputs.
+    """Copies weights of outputs with equal class names from a checkpoint, and keeps the model's other weights.
 
     Args:
-        model: `class_rows` of its modules names the layers with outputs per class.
-        meta: metadata of the checkpoint; None if unknown. Then only the background is recognized.
+        model: the model; `class_rows` of its modules lists the layers with outputs per class.
+        meta: metadata of the checkpoint; if None (unknown), only the background's weights are copied.
     """
 
     def __init__(self, model: nn.Module, meta: DatasetMeta | None):
@@ -42,14 +42,14 @@ class RowMatcher:
         self._ours = model.meta if isinstance(model, Model) else DatasetMeta()
 
     def is_reordered(self, name: str) -> bool:
-        """Whether the tensor `name` has outputs per class whose names differ between model and checkpoint."""
+        """Whether the tensor `name` has outputs per class, and the class names differ between model and checkpoint."""
         if name not in self._layouts:
             return False
         theirs, ours = self._names(self._layouts[name][0])
         return bool(theirs and ours and theirs != ours)
 
     def adapt(self, name: str, theirs: Tensor, ours: Tensor) -> AdaptedRows | None:
-        """A copy of `ours` with the rows of `theirs` that have the same class name; None if no name is equal."""
+        """A copy of `ours` with the rows of `theirs` that have the same class name; None if there is no such row."""
         if name not in self._layouts or theirs.dim() != ours.dim():
             return None
         layout, dim = self._layouts[name]
@@ -73,7 +73,7 @@ class RowMatcher:
 
 
 def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
-    """The names of outputs, in order; empty if they have none. See `ClassRows.names`."""
+    """Names of the outputs in order, empty if they have no names; `kind` is one of those of `ClassRows.names`."""
     per_class = {"classes": meta.classes, "things": meta.things, "things and stuff": ("things", *meta.stuff)}
     if kind in per_class:
         return per_class[kind] if has_names(meta) else ()
@@ -89,7 +89,7 @@ def has_names(meta: DatasetMeta) -> bool:
 
 
 def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:
-    """For each tensor of the model with outputs per class, their layout and dimension."""
+    """Mapping from the name of each tensor with outputs per class to their layout and dimension."""
     layouts = {}
     names = list(model.state_dict())
     modules = dict(model.named_modules())

@@ -1,4 +1,4 @@
-"""Finds the weights in a checkpoint of any origin."""
+"""Finds the state dict in a checkpoint of any library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Weights:
     """The weights of a checkpoint.
 
     Attributes:
-        state: tensors by name; averaged ones if the checkpoint has them.
+        state: tensors keyed by name; the averaged weights if the checkpoint has them.
         meta: metadata of the dataset, if the checkpoint is Chordate's own.
         source: the path or URL, for messages.
     """
@@ -46,7 +46,7 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
         contents: from `read_state`, or a bare state dict.
 
     Raises:
-        CheckpointError: our own checkpoint has another format or parts of wrong types, or there are no usable weights.
+        CheckpointError: our own checkpoint has another format or values of wrong types, or there are no usable weights.
     """
     source, meta = source_of(contents), checkpoint_meta(contents)
     if meta is not None:

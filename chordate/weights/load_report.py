@@ -12,7 +12,7 @@ from chordate.structures import DatasetMeta
 from chordate.text import pluralize, printable
 
 _COLUMNS = ("loaded", "adapted", "remade", "skipped")
-_MAX_LAYERS = 12  # maximum number of layers per part with rows of their own in the table
+_MAX_LAYERS = 12  # maximum number of layers per part that get separate rows in the table
 
 
 def abbreviate(names: Sequence[str], count: int = 3) -> str:
@@ -31,10 +31,10 @@ class LoadReport:
         loaded: the model's tensors that were copied unchanged.
         adapted: the model's tensors that were copied after a change: outputs matched by name (of a class or keypoint),
             a 3-channel stem converted to another number of input channels.
-        skipped: tensors of the checkpoint that were not used, under the model's names where they have one.
-        missing: the model's tensors that were not loaded; they keep their values.
+        skipped: tensors of the checkpoint that were not used, after conversion to the model's names.
+        missing: the model's tensors that were not loaded and keep their values.
         meta: metadata of the dataset that the checkpoint was trained on, if known.
-        notes: by tensor, the change, or the reason why it does not fit.
+        notes: mapping from tensor name to how the tensor was adapted, or why it does not fit.
     """
 
     source: str
@@ -79,7 +79,7 @@ class LoadReport:
         return {name: outcome for outcome, names in outcomes for name in names}
 
     def _parts(self, outcomes: Mapping[str, str]) -> dict[str, list[str]]:
-        """Tensor names by table row."""
+        """Tensor names grouped by table row."""
         by_part: dict[str, dict[str, list[str]]] = {}
         for name in dict.fromkeys([*self.loaded, *self.adapted, *self.missing, *self.skipped]):
             by_part.setdefault(name.split(".")[0], {}).setdefault(name.rpartition(".")[0] or name, []).append(name)

@@ -28,16 +28,17 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     """Load weights into `model`; the format is recognized by the tensor names.
 
     Known formats are Chordate's own checkpoints (averaged weights are preferred), the state dict of the same model,
-    bare or wrapped, and those in FORMATS. A backbone also loads its part of a whole model's checkpoint. The model is
-    changed only if no error is raised.
+    bare or in a wrapper, and the formats in FORMATS. A backbone loads its part of a whole model's checkpoint. The model
+    is changed only if no error is raised.
 
     Args:
         model: a whole model or a backbone.
         source: a path or URL for `read_state`, the contents that it returned, or a state dict.
-        strict: every tensor of the model must be loaded, and the checkpoint must not contradict the model; parts
-            that the model does not have are skipped; our own checkpoints set `model.meta`. False is for fine-tuning:
-            tensors that fit are loaded. Per-class outputs (`class_rows` of the heads) are loaded for equal class names
-            and the background. The rest of the model is unchanged, and so is `meta` if it has real class names.
+        strict: if True, every tensor of the model must be loaded, and the checkpoint must not contradict the model
+            (parts that the model does not have are skipped); our own checkpoints set `model.meta`. If False, for
+            fine-tuning, the tensors that fit are loaded; outputs per class (`class_rows` of the heads) are loaded for
+            equal class names and the background. The rest of the model is unchanged, and so is `meta` if it has class
+            names rather than numbers.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or belongs to another model.
@@ -72,7 +73,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
 
 
 def load_pretrained(model: nn.Module) -> list[LoadReport]:
-    """Load the `pretrained` weights of every backbone in `model`; True means its `default_weights`.
+    """Load the `pretrained` weights of every backbone in `model`; True means the backbone's `default_weights`.
 
     Raises:
         CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights.
@@ -106,8 +107,8 @@ def _unwrap_model(model: nn.Module) -> nn.Module:
 
 
 def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> bool:
-    """Whether the model takes over the checkpoint's metadata: both have the same number of classes and keypoints and
-    the same extra facts, and (unless strict) the model has no class names of its own."""
+    """Whether the checkpoint's metadata replaces the model's: both have equal numbers of classes and keypoints and
+    equal `extra`, and (unless strict) the model's classes have no names."""
     if meta is None or not isinstance(model, Model):
         return False
     if not strict and (has_names(model.meta) or not model.classes):

@@ -1,4 +1,4 @@
-"""Warns about model settings that differ from those that the weights were trained with."""
+"""Warns about model settings that differ from the settings that the weights were trained with."""
 
 import warnings
 
@@ -13,7 +13,7 @@ from chordate.weights.state_dict_match import find_backbones
 
 
 def warn_about_stride(model: nn.Module, format: Format | None) -> None:
-    """Warn if the model's bottlenecks have the stride in the 1×1 convolution, but the checkpoint's in the 3×3."""
+    """Warn if the model's bottlenecks have the stride in the 1×1 convolution, but the weights need it in the 3×3."""
     for _, backbone in find_backbones(model):
         if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
             warnings.warn(
@@ -32,7 +32,7 @@ def _has_stride_in_1x1(backbone: Backbone) -> bool:
 
 
 def warn_about_normalization(model: nn.Module, source: str) -> None:
-    """Warn if the image mean or std of timm's weights differs from the model's."""
+    """Warn if the image mean or std of timm's weights differs from the model's Normalize layer."""
     if not source.startswith("timm://"):
         return
     name = source.removeprefix("timm://")

@@ -21,12 +21,13 @@ class StateDictMatch:
     """The result of `match`.
 
     Attributes:
-        loaded, adapted: tensors for the model, by its names.
-        mismatched: the shapes in the checkpoint and in the model, by name; if they are equal, no class name matches.
+        loaded, adapted: tensors for the model, keyed by the model's names.
+        mismatched: mapping from name to the shapes in the checkpoint and in the model; if the shapes are equal, no
+            class name matches.
         missing: tensors of the model that the checkpoint does not have.
-        unexpected: tensors that contradict the model, because they belong to a part that the model has too.
+        unexpected: tensors that contradict the model: they belong to a part of the model, but the model lacks them.
         skipped: tensors of parts that the model does not have, such as a classifier's `fc` for a backbone.
-        notes: by adapted tensor, the change.
+        notes: mapping from the name of an adapted tensor to the change.
     """
 
     loaded: dict[str, Tensor] = field(default_factory=dict)
@@ -64,7 +65,7 @@ def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None
 
     Args:
         model: a whole model or a backbone.
-        state: tensors by the model's names.
+        state: tensors, keyed by the model's names.
         rows: matches outputs by class name if the model has other classes; None compares shapes only.
     """
     result = StateDictMatch()
@@ -91,8 +92,9 @@ def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
     """Adapt a stem's weight `[O, 3, kH, kW]` to images of `channels` channels, as timm does.
 
-    For one channel the weights are summed, so that a gray image gives the same output as its RGB copy; for more they
-    are repeated in turn, scaled by 3 / channels to keep the scale of the activations.
+    For one channel, the weights are summed, so that the output for a gray image equals the output for its RGB copy.
+    Otherwise, the weights of the 3 channels are repeated cyclically, and scaled by 3 / channels to keep the scale of
+    the activations.
     """
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
@@ -108,14 +110,14 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def find_backbones(model: nn.Module) -> Iterator[tuple[str, Backbone]]:
-    """Every backbone in the model with its path; the model itself has the path ""."""
+    """Yield every backbone in the model with its module path; the path of the model itself is ""."""
     for path, module in model.named_modules():
         if isinstance(module, Backbone):
             yield path, module
 
 
 def _stems(model: nn.Module) -> set[str]:
-    """Names of the stem weights: of the first convolution of every backbone in the model."""
+    """Names of the stem weights: the weights of the first convolution of every backbone in the model."""
     stems = set()
     for path, backbone in find_backbones(model):
         first = next((name for name, part in backbone.named_modules() if isinstance(part, nn.Conv2d)), None)

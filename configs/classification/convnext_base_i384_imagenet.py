@@ -1,6 +1,7 @@
 """A ConvNeXt trained on ImageNet-1k, fine-tuned at 384 px (Liu et al. 2022, appendix A.2, table 6).
 
-Layer decay: each group of three blocks has 0.7 times the rate of the next one. The head is reinitialized.
+Layer-wise learning-rate decay: each group of three blocks has 0.7 times the learning rate of the group after it. The
+head is reinitialized.
 """
 
 _base_ = ["./convnext_tiny_imagenet.py"]

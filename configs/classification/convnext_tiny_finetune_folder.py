@@ -1,6 +1,6 @@
-"""ConvNeXt-T fine-tuned on your own photos with layer decay, see `resnet50_finetune_folder`.
+"""ConvNeXt-T fine-tuned on your own photos with layer-wise learning-rate decay, see `resnet50_finetune_folder`.
 
-Layer decay and stochastic depth as in Liu et al. 2022, appendix A.2, table 6.
+The layer decay and the stochastic depth are from Liu et al. 2022, appendix A.2, table 6.
 """
 
 _base_ = ["./resnet50_finetune_folder.py"]

@@ -1,4 +1,4 @@
-"""DenseNets on CIFAR (Huang et al. 2017, section 4.2), flips and shifts as on C10+."""
+"""DenseNets on CIFAR (Huang et al. 2017, section 4.2), with flips and shifts (C10+ in the paper)."""
 
 _base_ = [
     "../_base_/models/classifier.py",

@@ -1,7 +1,7 @@
 """ResNets on ImageNet (He et al. 2016, section 3.4).
 
-The stride is in the 3×3 convolution, as in fb.resnet.torch; `model.backbone.style="caffe"` has it in
-the first 1×1, as in the paper.
+The stride is in the 3×3 convolution, as in fb.resnet.torch; `model.backbone.style="caffe"` puts it in
+the first 1×1 convolution, as in the paper.
 """
 
 _base_ = [

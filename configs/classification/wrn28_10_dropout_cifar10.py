@@ -1,4 +1,4 @@
-"""WRNs with dropout on CIFAR (Zagoruyko & Komodakis 2016, section 3.3): 0.3 between the convolutions of a block."""
+"""WRNs with dropout on CIFAR (Zagoruyko & Komodakis 2016, section 3.3): rate 0.3, between a block's convolutions."""
 
 _base_ = ["./wrn16_4_cifar10.py"]
 

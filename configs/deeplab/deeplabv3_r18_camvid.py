@@ -1,4 +1,4 @@
-"""DeepLabV3 on CamVid from ImageNet's weights, small enough for a CPU."""
+"""DeepLabV3 with an ImageNet-pretrained ResNet-18 on CamVid, small enough for a CPU."""
 
 _base_ = ["../_base_/models/deeplabv3.py", "../_base_/datasets/camvid.py"]
 

@@ -1,4 +1,4 @@
-"""The demo: a Faster R-CNN narrow enough to learn generated shapes from scratch in three minutes on two CPU cores."""
+"""A Faster R-CNN narrow enough to learn the demo's shapes from scratch in three minutes on two CPU cores."""
 
 _base_ = ["../_base_/models/faster-rcnn_fpn.py", "../_base_/schedules/1x.py"]
 

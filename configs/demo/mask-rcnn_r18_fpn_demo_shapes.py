@@ -1,4 +1,4 @@
-"""What `make demo` trains: the small Faster R-CNN with a mask head."""
+"""The model of `make demo`: the Faster R-CNN of `faster-rcnn_r18_fpn_demo_shapes` with a mask head."""
 
 _base_ = ["faster-rcnn_r18_fpn_demo_shapes.py"]
 

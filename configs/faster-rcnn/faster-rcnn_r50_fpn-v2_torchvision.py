@@ -1,7 +1,8 @@
-"""Torchvision's `fasterrcnn_resnet50_fpn_v2` exactly (Li et al. 2021, Benchmarking Detection Transfer Learning).
+"""Torchvision's `fasterrcnn_resnet50_fpn_v2`, reproduced exactly (Li et al. 2021, Benchmarking Detection
+Transfer Learning).
 
-In addition to the differences of the first version: BatchNorm in the neck and the box head, two convolutions in the
-RPN, four convolutions and one fully connected layer in the box head.
+Changes from the first version: trainable BatchNorm in the backbone and no frozen stages, BatchNorm in the neck and the
+box head, two convolutions in the RPN, four convolutions and one fully connected layer in the box head.
 """
 
 _base_ = ["./faster-rcnn_r50_fpn_torchvision.py"]

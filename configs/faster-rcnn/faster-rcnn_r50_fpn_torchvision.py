@@ -1,7 +1,7 @@
 """Torchvision's `fasterrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
 Differences from our defaults: anchors have rounded corners and torchvision's strides; RoIAlign with aligned=False and
-sampling_ratio=2; smooth L1; BatchNorm's eps is 0. `weights=None` in torchvision has BatchNorm's usual eps, 1e-5.
+sampling_ratio=2; smooth L1; BatchNorm's eps is 0 (1e-5 in torchvision if built with `weights=None`).
 """
 
 _base_ = [

@@ -1,4 +1,6 @@
-"""Torchvision's `maskrcnn_resnet50_fpn_v2` exactly (Li et al. 2021, Benchmarking Detection Transfer Learning)."""
+"""Torchvision's `maskrcnn_resnet50_fpn_v2`, reproduced exactly (Li et al. 2021, Benchmarking Detection Transfer
+Learning).
+"""
 
 _base_ = ["../faster-rcnn/faster-rcnn_r50_fpn-v2_torchvision.py"]
 

@@ -1,9 +1,9 @@
 """Mask R-CNN, ResNet-50, FPN, large-scale jitter and copy-paste on COCO (Ghiasi et al. 2021, table 1, "Res-50 FPN
 (1024)": 48.3 box and 42.4 mask AP with the authors' checkpoint).
 
-Their settings (tensorflow/tpu, `copy_paste/configs/maskrcnn_resnet50_1024.yaml`): BatchNorm over all devices and in
-every part, two convolutions in the RPN, four in the box head; 270,000 steps of 256 images. Here the box head has one
-fully connected layer, as in Detectron2's and torchvision's versions of this recipe, and the RPN has no BatchNorm.
+The authors' settings (tensorflow/tpu, `copy_paste/configs/maskrcnn_resnet50_1024.yaml`): synchronized BatchNorm in
+every component, two convolutions in the RPN, four in the box head; 270,000 steps, batch size 256. Here the box head has
+one fully connected layer, as in Detectron2's and torchvision's versions of this recipe, and the RPN has no BatchNorm.
 """
 
 _base_ = ["../_base_/models/mask-rcnn_fpn.py", "../_base_/datasets/coco_instance_lsj_copypaste.py"]
@@ -16,6 +16,6 @@ model = dict(
     mask=dict(norm="BN"),
 )
 optimizer = dict(type="SGD", lr=0.32, momentum=0.9, weight_decay=4e-5, base_batch_size=256)
-# After 90, 95 and 97.5 % of the training.
+# The learning rate drops after 90, 95 and 97.5 % of the training.
 schedule = dict(type="step", milestones=[530, 560, 575], gamma=0.1, warmup_iters=1000, warmup_factor=0.01)
 train = dict(epochs=589, sync_bn=True, channels_last="auto", save_best="segm_AP", eval_every=10)

@@ -5,7 +5,8 @@ _base_ = ["../demo/mask-rcnn_r18_fpn_demo_shapes.py"]
 _stuff = ["gradient", "stripes", "checkerboard", "clouds"]
 fallback_meta = dict(classes=["circle", "rectangle", "triangle", "star", "ring", *_stuff], stuff=_stuff)
 model = dict(
-    semantic=dict(type="SemanticFPNHead", channels=32, losses=[dict(type="CrossEntropy", loss_weight=0.5)]),
+    # GN with one channel per group would remove what is constant over the image, such as the class of its background.
+    semantic=dict(type="SemanticFPNHead", channels=32, norm="BN", losses=[dict(type="CrossEntropy")]),
     merge=dict(stuff_area=256),  # 4096 is a quarter of an image of 128 px
 )
 train_data = dict(

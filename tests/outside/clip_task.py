@@ -1,4 +1,4 @@
-"""Classification of clips `[N, C, T, H, W]`: custom backbone, collation and model; the rest is Chordate's."""
+"""Classification of video clips `[N, C, T, H, W]`: a custom dataset, backbone and model; Chordate's head and metric."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 
 @DATASETS.register_module()
 class MovingDots(Dataset):
-    """A dot that moves in one of four directions."""
+    """Clips of a dot that moves in one of four directions, which are the classes."""
 
     meta = DatasetMeta(tuple(DIRECTIONS))
     target_type = ClassTargets
@@ -71,7 +71,7 @@ class ClipNet(Backbone):
 
 @MODELS.register_module()
 class ClipClassifier(Model):
-    """Backbone and Chordate's own classification head."""
+    """A classifier with Chordate's classification head."""
 
     def __init__(self, meta: DatasetMeta, backbone: Any, head: Any = "ClassificationHead"):
         super().__init__()

@@ -85,7 +85,7 @@ class Balls(Dataset):
 
 @MODELS.register_module()
 class DepthEstimator(Model):
-    """A 1×1 convolution on the backbone's finest map, resized to the image."""
+    """Predicts depth with a 1×1 convolution on the backbone's finest feature map, resized to the size of the images."""
 
     size_divisor = 32
 

@@ -54,7 +54,7 @@ class Landmarks(Prediction):
 
 @DATASETS.register_module()
 class ThreeDots(Dataset):
-    """A red, a green and a blue dot on gray."""
+    """Gray images with a red, a green and a blue dot, whose centers are the landmarks."""
 
     meta = DatasetMeta(extra={"landmarks": ["red", "green", "blue"], "num_landmarks": 3, "heatmap_sigma": 1.0})
     target_type = LandmarkTargets

@@ -1,11 +1,11 @@
 """The degradation experiment (He et al. 2016, figures 1 and 6): plain nets get worse with depth, ResNets do not.
 
-Trains four networks on CIFAR-10 with one recipe and draws their training and test errors:
+Trains four networks on CIFAR-10 with the same recipe and plots their training and test errors:
 
     python tools/analysis/degradation.py --data-root cifar10.zip [--iterations 64000] [--depths 20 56]
 
 The same command resumes an interrupted run; several processes may share the work (`--only plain44 resnet20`), and
-`--plot` draws the results so far.
+`--plot` only plots the results so far.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from chordate.cli.main import main
 
 KINDS = ("plain", "resnet")
 COLORS = ("#d99a2b", "#1f4e9c")  # shallow, deep
-PAPER = 64_000  # iterations; the learning rate drops after a half and three quarters of them
+PAPER = 64_000  # iterations; the learning rate drops after half and three quarters of them
 POINTS = 100  # points of the training curve
 
 
@@ -47,7 +47,7 @@ def train(name: str, arguments: argparse.Namespace) -> int:
 
 
 def curves(log: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Training and test error over iterations, `[points, 2]` each (iteration, percent)."""
+    """Read training and test errors from a log: two arrays `[points, 2]` of iteration and error in percent."""
     records = [json.loads(line) for line in log.read_text().splitlines()]
     training = np.array([(r["iteration"], 100 * r["error"]) for r in records if r["mode"] == "train"])
     test = np.array([(r["iteration"], 100 * r["error"]) for r in records if r["mode"] == "val"])
@@ -57,7 +57,7 @@ def curves(log: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def plot(names: list[str], arguments: argparse.Namespace) -> Path:
-    """Two panels as in the paper's figure 6: plain nets at the left, residual nets at the right."""
+    """Plot two panels as in the paper's figure 6: plain nets at the left, residual nets at the right."""
     figure = Figure(figsize=(11, 4.6), dpi=130, layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, kind, title in zip(axes, KINDS, ("plain networks", "residual networks")):
@@ -83,12 +83,12 @@ def plot(names: list[str], arguments: argparse.Namespace) -> Path:
 def degradation() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-root", required=True, help="CIFAR-10: a folder or zip, see data/cifar.py")
-    parser.add_argument("--iterations", type=int, default=PAPER, help=f"of each network ({PAPER:,} in the paper)")
+    parser.add_argument("--iterations", type=int, default=PAPER, help=f"per network ({PAPER:,} in the paper)")
     parser.add_argument("--depths", type=int, nargs=2, default=(20, 56), metavar=("SHALLOW", "DEEP"))
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train only these of the four")
-    parser.add_argument("--plot", action="store_true", help="train nothing, draw the results so far")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train only these networks")
+    parser.add_argument("--plot", action="store_true", help="only plot the results so far")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/degradation"))
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="for all four networks")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all networks")
     arguments = parser.parse_args()
     names = [f"{kind}{depth}" for kind in KINDS for depth in arguments.depths]
     unknown = sorted(set(arguments.only) - set(names))

@@ -1,4 +1,4 @@
-"""Transforms of samples: torchvision's v2 under their own names, and the few that v2 lacks."""
+"""Transforms of samples: torchvision's v2 transforms under their v2 names, and several that v2 lacks."""
 
 import chordate.data.polygon_kernels  # noqa: F401  (registers the kernels of Polygons)
 from chordate.data.transforms.color import Lighting, NoiseErasing

@@ -1,4 +1,4 @@
-"""Color augmentation of ImageNet recipes: AlexNet's lighting noise, and patches erased with noise."""
+"""Color augmentation for ImageNet: AlexNet's PCA lighting noise, and random erasing with noise."""
 
 from typing import Any
 
@@ -44,14 +44,14 @@ class Lighting(v2.Transform):
 
 @TRANSFORMS.register_module()
 class NoiseErasing(v2.RandomErasing):
-    """Fill a random rectangle with noise (Zhong et al. 2020, Random Erasing, section 3) in ImageNet's colors.
+    """Fill a random rectangle with noise of ImageNet's mean and std (Zhong et al. 2020, Random Erasing, section 3).
 
-    RandomErasing's `value="random"` expects normalized images; in our pipelines they are 0 … 255.
+    v2's RandomErasing with `value="random"` expects normalized images; in our pipelines, values are 0 … 255.
 
     Args:
         p: probability per image.
-        scale: smallest and largest area of the rectangle, as fractions of the image.
-        ratio: smallest and largest ratio of its height to its width.
+        scale: smallest and largest area of the rectangle, as fractions of the image area.
+        ratio: smallest and largest ratio of the rectangle's height to its width.
     """
 
     def __init__(

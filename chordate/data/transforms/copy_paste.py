@@ -1,4 +1,4 @@
-"""Simple copy-paste: pastes instances of another image onto an image (Ghiasi et al. 2021)."""
+"""Simple Copy-Paste augmentation: pastes instances of one image onto another (Ghiasi et al. 2021)."""
 
 from collections.abc import Sequence
 
@@ -19,20 +19,21 @@ from chordate.errors import ConfigError
 from chordate.registry import TRANSFORMS
 
 Window = tuple[slice, slice]  # rows and columns of an image
-MIN_VISIBLE = 0.1  # of an instance's area; the authors' code uses a number of pixels, which depends on the scale
+# Smallest visible fraction of an instance's area. The authors' code has a minimum number of pixels instead, which
+# depends on the scale.
+MIN_VISIBLE = 0.1
 
 
 @TRANSFORMS.register_module()
 class CopyPaste:
     """Paste a random subset of another image's instances onto an image (section 3 of the paper).
 
-    Their number is uniform from none to all, as in the authors' code; edges are not blended. Covered pixels are removed
-    from the masks of the instances below, whose boxes become the bounds of the rest; covered keypoints become hidden
-    (visibility 1); instances with less than a tenth of their area visible are dropped. Crowds are neither pasted nor
-    changed. The smaller image is padded to the size of the larger one.
+    The number of pasted instances is uniform from none to all, as in the authors' code; edges are not blended. Pixels
+    that a pasted instance covers are removed from the masks of the instances below, and their boxes shrink to the
+    visible part. Covered keypoints become hidden (visibility 1). Instances with less than a tenth of their area visible
+    are dropped. Crowds are neither pasted nor changed. The smaller image is padded to the size of the larger one.
 
-    The earlier transforms of the pipeline are applied to the other image too; in the paper, a flip and large-scale
-    jitter.
+    The earlier transforms of the pipeline (in the paper, a flip and large-scale jitter) are applied to both images.
 
     Args:
         p: probability per sample.
@@ -71,7 +72,7 @@ def paste(source: Sample, onto: Sample) -> Sample:
 
 
 def occlude(sample: Sample, cover: NDArray[np.bool_]) -> Sample:
-    """Remove the pixels of `cover` `[H, W]` from the sample's instances; their new polygons follow pixel borders."""
+    """Remove the pixels of `cover` `[H, W]` from the sample's masks; changed polygons follow pixel borders."""
     polygons: Polygons = sample["polygons"]
     rings, touched, kept = polygons.rings(), torch.zeros(polygons.count).bool(), torch.ones(polygons.count).bool()
     for number, own in enumerate(rings):
@@ -96,7 +97,7 @@ def occlude(sample: Sample, cover: NDArray[np.bool_]) -> Sample:
 
 
 def _pixels(rings: Sequence[Ring], canvas: tuple[int, ...]) -> tuple[Window, NDArray[np.bool_]]:
-    """The pixels of an instance: a window of the image, and a bitmap of the window."""
+    """Rasterize an instance: returns a window of the image around it, and its bitmap in that window."""
     vertices = np.concatenate([*rings, np.zeros((0, 2), np.float32)])
     limit = np.array([canvas[1], canvas[0]])
     low = np.floor(vertices.min(0, initial=np.inf)).clip(0, limit)

@@ -1,4 +1,4 @@
-"""Shared steps of transforms that mix images: drawing other samples, padding to one size, joining instances."""
+"""Functions shared by transforms that mix images: draw other samples, pad to one size, concatenate instances."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,20 +18,20 @@ FILL = [round(mean) for mean in IMAGENET_MEAN]  # color of padding: about 0 afte
 
 
 def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
-    """Draw `count` random samples of the same dataset, with the earlier transforms applied.
+    """Draw `count` random samples of the same dataset, transformed by the earlier transforms of the pipeline.
 
-    Partners get no partners of their own, so mixing does not recurse.
+    Returns an empty list if `sample` is itself a partner, so mixing does not recurse.
 
     Args:
-        sample: its `partner` is a function that draws a sample, or None in a partner.
-        count: number of samples.
+        sample: a sample whose "partner" is a function that draws another sample, or None if it is itself a partner.
+        count: number of samples to draw.
         name: name of the transform, for messages.
 
     Raises:
-        ConfigError: the sample has no instances, or no `partner`.
+        ConfigError: the sample has no "boxes" or no "partner".
     """
     if "boxes" not in sample:
-        raise ConfigError(f"{name} joins the instances of several images, but these samples have no boxes")
+        raise ConfigError(f"{name} combines the instances of several images, but these samples have no boxes")
     if "partner" not in sample:
         raise ConfigError(f"{name} needs other samples; the dataset must call its pipeline with `draw`")
     draw: Callable[[], Sample] | None = sample["partner"]
@@ -39,7 +39,7 @@ def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
 
 
 def moved(sample: Sample, functional: Callable[..., Any], *arguments: Any) -> Sample:
-    """Apply a functional of v2 to the image and its targets."""
+    """Apply a v2 functional to the sample's image and targets (its tv_tensors)."""
     return {
         name: functional(value, *arguments) if isinstance(value, TVTensor) else value for name, value in sample.items()
     }
@@ -54,7 +54,7 @@ def same_size(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def join(image: Tensor, samples: Sequence[Sample]) -> Sample:
-    """A sample with this image and the instances of all samples; other fields come from the first."""
+    """A sample with `image` and the instances of all `samples`; other fields come from the first of them."""
     first, size = samples[0], (image.shape[-2], image.shape[-1])
 
     def cat(name: str) -> Tensor:

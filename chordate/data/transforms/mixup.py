@@ -10,14 +10,15 @@ from chordate.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class DetectionMixUp:
-    """Blend an image with another (Bag of Freebies for Training Object Detection, section 3.1).
+    """Blend an image with another one (Bag of Freebies for Training Object Detection, section 3.1).
 
-    Neither image is scaled, so that objects keep their shapes; the smaller one is padded. Instances have weight 1, as
-    in YOLOX; the paper weights losses by the image's weight in the blend. (v2's MixUp blends batches, for classifiers.)
+    Neither image is scaled, so that objects keep their shapes; the smaller image is padded. All instances have the same
+    loss weight, 1, as in YOLOX; in the paper, the loss weight is the image's weight in the blend. (v2's MixUp blends
+    batches, for classifiers.)
 
     Args:
-        alpha: the weight of this image is drawn from Beta(alpha, alpha); 1.5 in the paper. A very large number is
-            YOLOX's constant 0.5.
+        alpha: the weight of this image is drawn from Beta(alpha, alpha); 1.5 in the paper. A very large alpha
+            gives YOLOX's constant weight of 0.5.
         p: probability per sample.
     """
 

@@ -1,4 +1,4 @@
-"""Mosaic: four images in one (Bochkovskiy et al. 2020, YOLOv4, section 3.3)."""
+"""Mosaic augmentation: combines four images into one (Bochkovskiy et al. 2020, YOLOv4, section 3.3)."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from chordate.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class Mosaic:
-    """Place an image and three others around a random point, on a canvas of side 2 · `size` (Ge et al. 2021, YOLOX).
+    """Place four images around a random point of a canvas with sides 2 · `size` (as in YOLOX, Ge et al. 2021).
 
-    Each image is scaled to fit into a square of side `size`, placed with a corner at the point, and cropped to the
-    canvas. In YOLOX a random affine transform and a crop to `size` follow: `RandomAffine`, then `CenterCrop`.
+    Each image is scaled to fit into a square with sides `size`, placed with one corner at the point, and cropped to the
+    canvas. YOLOX then applies a random affine transform and a crop to `size`: `RandomAffine`, then `CenterCrop`.
 
     Args:
-        size: side of a tile, in pixels.
+        size: height and width of the square that each image is scaled to fit, in pixels.
         p: probability per sample.
     """
 
@@ -45,7 +45,7 @@ class Mosaic:
         return join(canvas, parts)
 
     def _place(self, tile: Sample, point: list[int], *, below: int, right: int) -> tuple[Sample, int, int]:
-        """The part of a tile that lies on the canvas, and its top row and left column there."""
+        """Scale a tile and crop it to the canvas; also returns its top row and left column on the canvas."""
         height, width = tile["image"].shape[-2:]
         scale = min(self.size / height, self.size / width)
         fitted = [max(1, round(height * scale)), max(1, round(width * scale))]

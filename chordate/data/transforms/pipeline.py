@@ -17,13 +17,13 @@ Sample = dict[str, Any]
 
 
 class Pipeline:
-    """Transforms of a sample, one after another.
+    """Applies transforms to a sample, one after another.
 
-    After each transform, the canvas of the boxes is set to the image's size: v2 does not update it if there are no
-    boxes, and rounds it differently in an expanded rotation, so that its next transform would fail.
+    After each transform, the boxes' `canvas_size` is set to the image's size. v2 does not update `canvas_size` if there
+    are no boxes, and rounds it differently in a rotation with `expand=True`; the next v2 transform would then fail.
 
     Raises:
-        DataError: a transform fails; the message names it and the image.
+        DataError: a transform fails; the message names the transform and the image.
     """
 
     def __init__(self, transforms: Sequence[Callable[[Any], Any]]):
@@ -34,8 +34,8 @@ class Pipeline:
 
         Args:
             sample: a sample of a dataset.
-            draw: reads a random other sample, for transforms that mix several. They call `sample["partner"]()`, which
-                also applies the earlier transforms of the pipeline.
+            draw: function that reads another, random sample, for transforms that mix several samples. Such a transform
+                calls `sample["partner"]()`, which calls `draw` and applies the earlier transforms of the pipeline.
         """
         for number, transform in enumerate(self.transforms):
             if draw is not None:
@@ -44,7 +44,7 @@ class Pipeline:
         return {name: value for name, value in sample.items() if name != "partner"}
 
     def _partner(self, count: int, draw: Callable[[], Sample]) -> Sample:
-        """Another sample after the first `count` transforms. It has no partners, so mixing does not recurse."""
+        """Draw a sample and apply the first `count` transforms, with "partner" None so that mixing does not recurse."""
         sample = draw()
         for transform in self.transforms[:count]:
             sample = _apply(transform, {**sample, "partner": None})
@@ -74,7 +74,7 @@ def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
 
     Raises:
         ConfigError: a transform or argument is unknown; or a transform blends whole batches, or scales or normalizes
-            images (models take 0 … 255 and normalize on the device).
+            images (models take values of 0 … 255 and normalize them on the device).
     """
     built = [TRANSFORMS.build(transform) for transform in transforms]
     for transform in built:

@@ -1,4 +1,4 @@
-"""Resizing for detectors: shortest edge with a limit on the longest, and large-scale jitter."""
+"""Resizing for detectors: by the shortest edge, with a limit on the longest edge; and large-scale jitter."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -21,17 +21,17 @@ def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:
 
 @TRANSFORMS.register_module()
 class ResizeShortestEdge(v2.Transform):
-    """Scale so that the shorter edge is `size`, unless the longer one would exceed `max_size`.
+    """Resize so that the shorter edge is `size`, or less if the longer edge would exceed `max_size`.
 
-    Faster R-CNN with FPN uses 800 and 1333 (Lin et al. 2017, section 5). From several sizes, one is drawn uniformly per
-    image (multi-scale training: 640, 672, … 800).
+    Faster R-CNN with FPN uses 800 and 1333 (Lin et al. 2017, section 5). If `size` is
+    a list, one is drawn uniformly per image (multi-scale training: 640, 672, … 800).
 
     Args:
-        size: pixels, one or several.
+        size: length of the shorter edge in pixels, or a list of lengths.
         max_size: limit of the longer edge, in pixels.
         rounding: "detectron2" rounds the new size and filters like Pillow (antialiased, uint8 stays uint8).
-            "torchvision" is bit-identical to its detectors: it rounds the size down and samples floats bilinearly
-            without antialiasing; the image becomes float32, 0 … 255.
+            "torchvision" is bit-identical to torchvision's detectors: it rounds the size down and interpolates floats
+            bilinearly without antialiasing; the image becomes float32, 0 … 255.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class LargeScaleJitter(v2.Transform):
     """Scale by a random factor and crop at random (Ghiasi et al. 2021, section 3).
 
     The image is scaled to fit into `factor × size`, where `factor` is uniform in `scale`, and cropped at random to
-    `size` where it is larger. Smaller images are padded with the batch.
+    `size` where it is larger. Smaller images are padded when they are collated into a batch.
 
     Args:
-        size: crop size in pixels: one side, or height and width (1024 in the paper).
+        size: crop size in pixels: one number for a square, or height and width (1024 in the paper).
         scale: smallest and largest factor.
     """
 

@@ -29,16 +29,16 @@ class SanitizeInstances:
     CocoDataset does this after its pipeline. (v2's SanitizeBoundingBoxes keeps the polygons and keypoints of dropped
     boxes, which then belong to the wrong instances.)
 
-    v2 crops an instance's box, which may then be larger than the visible part of the object. `tighten` uses the bounds
-    of the polygons instead, as Detectron2 does after crops when it trains masks.
+    v2's crops clip each box to the crop, so a box may be larger than the part of the object inside the crop. `tighten`
+    uses the bounds of the clipped polygons instead, as Detectron2 does when it trains masks.
 
     Args:
-        min_size: pixels; an instance is dropped if its box has a shorter side, or if its polygons have an area below
-            `min_size²`.
+        min_size: minimum side of a box in pixels. An instance is dropped if its box has a shorter side, or if its
+            polygons have an area below `min_size²`.
         tighten: replace boxes by the bounds of the polygons, for instances that have polygons.
 
     Raises:
-        DataError: an earlier transform dropped instances from some of the fields only.
+        DataError: an earlier transform dropped instances from some fields but not from all.
     """
 
     def __init__(self, min_size: NonNegativeFloat = 0.01, tighten: bool = False):

@@ -8,7 +8,7 @@ from chordate.data.image_folder import imagenet_classes
 from chordate.structures import DatasetMeta
 from chordate.weights.formats.format import State
 
-# Names of the last linear layer, and of the norm before it.
+# Possible names of the last linear layer, and of the normalization layer before it.
 _LAST = ("fc", "head.fc", "classifier.2", "classifier.1", "classifier", "head", "linear")
 _NORM = ("head.norm", "classifier.0")
 

@@ -1,4 +1,4 @@
-"""Format: converts the state dicts of another library's architecture to ours."""
+"""Format: base class that converts the state dicts of another library's architecture to our tensor names."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Format:
                 return rename_all(state, ((r"trunk\.stage(\d)\.", r"backbone.layer\1."), (r"trunk\.", "backbone.")))
 
     Attributes:
-        library: its name in reports and messages.
-        stride_in_3x3: the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5). A model with
-            the stride in the 1×1 computes other features from the same weights, so loading them gives a warning.
+        library: name of the library in reports and messages.
+        stride_in_3x3: whether the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5). A model
+            with the stride in the 1×1 convolution computes other features from the same weights, so loading warns.
     """
 
     library: str
     stride_in_3x3: bool = False
 
     def recognizes(self, state: State) -> bool:
-        """Whether a state dict has this format, by its tensor names."""
+        """Whether the tensor names of a state dict are the names of this format."""
         raise NotImplementedError
 
     def convert(self, state: State, model: Any) -> State:
-        """The state dict in the names and layout of `model`, a whole model or a backbone.
+        """Convert a state dict to the names and layout of `model`, which is a whole model or a backbone.
 
         Tensors without a counterpart in the model keep their names; they are reported as skipped or as unexpected.
         """
@@ -59,7 +59,7 @@ class Format:
 
 
 def rename(name: str, names: Names) -> str:
-    """Replace the beginning of `name` by the first pattern that matches there; unchanged if none does."""
+    """Replace the beginning of `name` with the first of the patterns that matches; unchanged if no pattern matches."""
     for pattern, replacement in names:
         ours, count = re.subn(rf"^{pattern}", replacement, name)
         if count:
@@ -68,5 +68,5 @@ def rename(name: str, names: Names) -> str:
 
 
 def rename_all(state: State, names: Names) -> State:
-    """The same tensors with names from `rename`."""
+    """Rename every tensor with `rename`."""
     return {rename(name, names): tensor for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""timm's state dicts, one class per architecture."""
+"""Formats of timm's state dicts, one class per architecture."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ _PREACT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TimmPreActResNet(Format):
-    """A pre-activation ResNet, `resnetv2_*`."""
+    """A pre-activation ResNet, named `resnetv2_*` in timm."""
 
     library = "timm"
 
@@ -53,7 +53,7 @@ _CONVNEXT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TimmConvNeXt(Format):
-    """A ConvNeXt classifier for ImageNet, with `head`."""
+    """A ConvNeXt classifier for ImageNet, whose last layers are named `head`."""
 
     library = "timm"
 

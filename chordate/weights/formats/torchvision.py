@@ -1,4 +1,4 @@
-"""Torchvision's state dicts, one class per architecture."""
+"""Formats of torchvision's state dicts, one class per architecture."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from chordate.weights.formats.format import Format, Names, State, rename_all
 
 @FORMATS.register_module()
 class TorchvisionResNet(Format):
-    """A ResNet classifier for ImageNet, with `fc`, without the squeeze-and-excitation of timm's variants."""
+    """A ResNet classifier for ImageNet, whose last layer is named `fc`; without squeeze-and-excitation."""
 
     library = "torchvision"
     stride_in_3x3 = True
@@ -32,7 +32,7 @@ _DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.
 
 @FORMATS.register_module()
 class TorchvisionDenseNet(Format):
-    """A DenseNet classifier for ImageNet, with `classifier`."""
+    """A DenseNet classifier for ImageNet, whose last layer is named `classifier`."""
 
     library = "torchvision"
 
@@ -45,7 +45,7 @@ class TorchvisionDenseNet(Format):
         return rename_all(state, _DENSENET_NAMES)
 
 
-# Its `features` are the stem, then alternating stages and downsampling layers.
+# The `features` of torchvision's ConvNeXt are the stem, then alternating stages and downsampling layers.
 _CONVNEXT_NAMES: Names = (
     (r"features\.0\.", "stem."),
     (r"features\.([1357])\.(\d+)\.layer_scale$", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.gamma"),
@@ -59,7 +59,7 @@ _CONVNEXT_NAMES: Names = (
 
 @FORMATS.register_module()
 class TorchvisionConvNeXt(Format):
-    """A ConvNeXt classifier for ImageNet, with `classifier`."""
+    """A ConvNeXt classifier for ImageNet, whose last layers are named `classifier`."""
 
     library = "torchvision"
 
@@ -115,7 +115,7 @@ _RCNN_NAMES: Names = (
 
 @FORMATS.register_module()
 class TorchvisionRCNN(Format):
-    """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Its background is class 0, ours is the last."""
+    """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Torchvision's background is class 0; ours is the last."""
 
     library = "torchvision"
     stride_in_3x3 = True
@@ -162,9 +162,10 @@ _RATIOS = 3  # aspect ratios of anchors
 
 @FORMATS.register_module()
 class TorchvisionRetinaNet(Format):
-    """RetinaNet. Its classes are COCO's ids including 0, which a model with 91 classes uses unchanged.
+    """RetinaNet. Its classes are COCO's category ids including 0; a model with 91 classes keeps all of them.
 
-    The anchors of a cell are ordered by ratio, then by size; ours by size, then by ratio, as in Detectron2.
+    Torchvision orders the anchors of a cell by ratio, then by size; ours are ordered by size, then by ratio, as in
+    Detectron2.
     """
 
     library = "torchvision"

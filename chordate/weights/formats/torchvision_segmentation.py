@@ -1,4 +1,4 @@
-"""Checkpoints of torchvision's semantic segmentation: DeepLabV3 and FCN on a ResNet."""
+"""Formats of torchvision's semantic segmentation models: DeepLabV3 and FCN on a ResNet."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""BCCD: 364 microscope images of blood, 640×480, with red and white cells and platelets
+"""BCCD: 364 microscope images of blood, 640×480, with boxes of red and white blood cells and platelets.
 
-(github.com/Shenggan/BCCD_Dataset, MIT). The data root contains annotations/, train/ and val/.
+Source: github.com/Shenggan/BCCD_Dataset (MIT). The data root contains annotations/, train/ and val/.
 Cells have no preferred orientation, so horizontal and vertical flips are both valid.
 """
 

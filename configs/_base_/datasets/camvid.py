@@ -1,6 +1,7 @@
-"""CamVid in the split of SegNet (Badrinarayanan et al. 2017, section 4.1): 367, 101 and 233 street scenes, 480×360.
+"""CamVid with SegNet's split (Badrinarayanan et al. 2017, section 4.1): street scenes of 480×360 px.
 
-The data root holds train/, trainannot/, val/, valannot/ and test/, testannot/.
+There are 367 training, 101 validation and 233 test images. The data root contains the image folders train/, val/ and
+test/ and the label folders trainannot/, valannot/ and testannot/.
 """
 
 _classes = [

@@ -1,5 +1,6 @@
-"""CIFAR-10: crops of 32 px after 4 px of padding, and flips (He et al. 2016, section 4.2).
-The paper subtracts the mean image; here it is the mean color, and the result is divided by the standard deviation.
+"""CIFAR-10: random crops of 32 px after padding by 4 px, and horizontal flips (He et al. 2016, section 4.2).
+
+The paper subtracts the mean image; this config subtracts the mean color and divides by the standard deviation.
 
 The data root contains `cifar-10-batches-py/`, or `train/` and `test/` with a folder for each class. It may be a zip
 file.

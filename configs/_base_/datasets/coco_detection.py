@@ -1,4 +1,4 @@
-"""COCO 2017 boxes: shortest edge 800, longest at most 1333, flips (Lin et al. 2017, FPN, section 5.2).
+"""COCO 2017 boxes: shortest edge 800 px, longest at most 1333 px, flips (Lin et al. 2017, FPN, section 5.2).
 
 The data root contains annotations/, train2017/ and val2017/.
 """

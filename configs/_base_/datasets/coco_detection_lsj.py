@@ -1,4 +1,4 @@
-"""COCO 2017 boxes with large-scale jitter: factor 0.1 … 2.0, window 1024 (Ghiasi et al. 2021, section 3)."""
+"""COCO 2017 boxes with large-scale jitter: scales 0.1 … 2.0, crops ≤ 1024 px (Ghiasi et al. 2021, section 3)."""
 
 _base_ = ["coco_detection.py"]
 train_data = dict(

@@ -1,4 +1,4 @@
-"""COCO 2017 people and their keypoints: shortest edge drawn from 640 … 800, flips (He et al. 2017, section 5).
+"""COCO 2017 people and their keypoints: shortest edge sampled from 640 … 800 px, flips (He et al. 2017, section 5).
 
 The data root contains annotations/person_keypoints_{train,val}2017.json, train2017/ and val2017/.
 """

@@ -1,4 +1,5 @@
-"""ImageNet-1k: crops of 224 px from 8 to 100 % of the image's area (Szegedy et al. 2015, section 6), and flips.
+"""ImageNet-1k: random crops of 8 to 100 % of the image's area, resized to 224 px (Szegedy et al. 2015, section 6), and
+horizontal flips.
 
 The data root contains train/ and val/ with a folder for each class; any images in such folders work. Validation
 uses the central 224 px after resizing the shorter side to 256.

@@ -1,4 +1,4 @@
-"""ImageNet-1k as in fb.resnet.torch, which WRN, ResNeXt and DenseNet were trained with: crops of 8 to 100 % of the
+"""ImageNet-1k with the augmentation of fb.resnet.torch, used for WRN, ResNeXt and DenseNet: crops of 8 to 100 % of the
 area, color jitter (brightness, contrast, saturation; Howard 2013), AlexNet's PCA lighting noise, flips.
 """
 

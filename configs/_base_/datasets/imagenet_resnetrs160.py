@@ -1,7 +1,7 @@
 """ImageNet-1k at 160 px with RandAugment: two operations of magnitude 10 (Bello et al. 2021, section 4.2).
 
-The authors' magnitudes go to 10, torchvision's to 30, for the same rotation of 30°. The authors use 15 for larger
-images, which is beyond torchvision's scale, so all sizes use its maximum.
+The authors' magnitude 10 is 30 on torchvision's scale (both rotate by up to 30°), which is its maximum. For larger
+images the authors use 15; torchvision's scale ends before that, so all image sizes use 10.
 """
 
 _base_ = ["imagenet.py"]
@@ -13,5 +13,5 @@ train_data = dict(
     ],
     batch_size=128,
 )
-# The center crop is 0.875 of the shorter side.
+# Center crop of 0.875 of the shorter side.
 val_data = dict(pipeline=[dict(type="Resize", size=183, interpolation="bicubic"), dict(type="CenterCrop", size=160)])

@@ -1,4 +1,4 @@
-"""ImageNet-1k: the shorter side drawn from 256 … 480, crops of 224 px, flips, AlexNet's color augmentation
+"""ImageNet-1k: the shorter side sampled from 256 … 480 px, random crops of 224 px, flips, AlexNet's color augmentation
 (He et al. 2016, section 3.4).
 """
 

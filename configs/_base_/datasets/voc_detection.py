@@ -1,6 +1,7 @@
 """Pascal VOC 2007, trained on trainval and evaluated on test; COCO's metric, with difficult objects ignored.
 
-The data root is the folder VOCdevkit. 600 and 1000 pixels are the Faster R-CNN paper's (Ren et al. 2015).
+The data root is the folder VOCdevkit. The shortest edge of 600 px and the longest of at most 1000 px are from the
+Faster R-CNN paper (Ren et al. 2015).
 """
 
 fallback_meta = dict(

@@ -1,4 +1,4 @@
-"""Cascade R-CNN with FPN: Cai & Vasconcelos 2018, in the settings of Detectron2's Cascade Mask R-CNN."""
+"""Cascade R-CNN with FPN: Cai & Vasconcelos 2018, with the settings of Detectron2's Cascade Mask R-CNN."""
 
 _base_ = ["faster-rcnn_fpn.py"]
 

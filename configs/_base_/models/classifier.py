@@ -1,3 +1,3 @@
-"""A classifier: the last map averaged over its cells, and one linear layer (He et al. 2016, table 1)."""
+"""Image classifier: global average pooling of the last feature map, and a linear layer (He et al. 2016, table 1)."""
 
 model = dict(type="ImageClassifier", head=dict(type="ClassificationHead"))

@@ -1,15 +1,15 @@
-"""Faster R-CNN on c4: He et al. 2016, appendix A, in the settings of Detectron2's Base-RCNN-C4.yaml."""
+"""Faster R-CNN on c4: He et al. 2016, appendix A, with the settings of Detectron2's Base-RCNN-C4.yaml."""
 
 _base_ = ["faster-rcnn_fpn.py"]
 
 model = dict(
     backbone=dict(out=["c4", "c5"]),
-    trunk="c5",  # ROI_HEADS.NAME Res5ROIHeads: c5 is computed on regions
+    trunk="c5",  # ROI_HEADS.NAME Res5ROIHeads: stage c5 runs on the pooled RoIs
     neck=None,
     rpn=dict(
         anchors=dict(sizes=[[32, 64, 128, 256, 512]]),  # ANCHOR_GENERATOR.SIZES
         pre_nms_topk=(12000, 6000),
         post_nms_topk=(2000, 1000),
     ),
-    box=dict(_delete_=True, type="BoxHead", resolution=14),  # ROI_BOX_HEAD.POOLER_RESOLUTION; the trunk halves it
+    box=dict(_delete_=True, type="BoxHead", resolution=14),  # ROI_BOX_HEAD.POOLER_RESOLUTION; c5 halves it to 7
 )

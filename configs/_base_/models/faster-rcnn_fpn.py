@@ -1,10 +1,10 @@
-"""Faster R-CNN with FPN: Lin et al. 2017, section 4, in the settings of Detectron2's Base-RCNN-FPN.yaml, which are the
-defaults of the parts.
+"""Faster R-CNN with FPN: Lin et al. 2017, section 4, with the settings of Detectron2's Base-RCNN-FPN.yaml, which
+are the default arguments of our components.
 """
 
 model = dict(
     type="TwoStageDetector",
-    # Fine-tuned with few images per process: BatchNorm keeps ImageNet's statistics, and stem and c2 are frozen.
+    # With few images per process, BatchNorm keeps its ImageNet statistics; the stem and c2 are frozen.
     backbone=dict(type="resnet50", norm=dict(type="FrozenBN"), frozen_stages=1, pretrained=True),
     neck=dict(type="FPN"),
     rpn=dict(type="RPNHead"),

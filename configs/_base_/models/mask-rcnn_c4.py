@@ -1,5 +1,5 @@
-"""Mask R-CNN on c4: He et al. 2017, figure 4 left, in the settings of Detectron2's Base-RCNN-C4.yaml."""
+"""Mask R-CNN on c4: He et al. 2017, figure 4 left, with the settings of Detectron2's Base-RCNN-C4.yaml."""
 
 _base_ = ["faster-rcnn_c4.py"]
 
-model = dict(mask=dict(type="MaskHead", convs=0))  # 14 × 14 masks straight from the output of c5
+model = dict(mask=dict(type="MaskHead", convs=0))  # 14×14 masks are predicted directly from the output of c5

@@ -1,4 +1,4 @@
-"""Mask R-CNN with FPN: He et al. 2017, section 3.1, in the settings of Detectron2's Base-RCNN-FPN.yaml."""
+"""Mask R-CNN with FPN: He et al. 2017, section 3.1, with the settings of Detectron2's Base-RCNN-FPN.yaml."""
 
 _base_ = ["faster-rcnn_fpn.py"]
 

@@ -1,4 +1,4 @@
-"""RetinaNet: Lin et al. 2017, Focal Loss, sections 4 and 5, in the settings of Detectron2's Base-RetinaNet.yaml."""
+"""RetinaNet: Lin et al. 2017, Focal Loss, sections 4 and 5, with the settings of Detectron2's Base-RetinaNet.yaml."""
 
 model = dict(
     type="OneStageDetector",

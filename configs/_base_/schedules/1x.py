@@ -1,5 +1,7 @@
-"""MMDetection's "1x" (its `schedule_1x.py`): 12 epochs of COCO at batch 16, rate 0.02 divided by 10 after epochs 8 and
-11, 500 iterations of warm-up. Detectron2's 1x is 90,000 iterations (12.3 epochs), with drops at 60,000 and 80,000.
+"""MMDetection's "1x" (its `schedule_1x.py`): 12 epochs of COCO, batch size 16, learning rate 0.02, divided by 10 after
+epochs 8 and 11, with 500 iterations of warm-up.
+
+Detectron2's 1x is 90,000 iterations (12.3 epochs), with learning-rate drops at 60,000 and 80,000.
 """
 
 optimizer = dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4, base_batch_size=16)

@@ -1,6 +1,8 @@
-"""MMDetection's "3x": 36 epochs of COCO at batch 16, rate 0.02 divided by 10 after epochs 27 and 33, 500 iterations of
-warm-up (its `ms_3x_coco.py`, which repeats the data three times in 12 epochs with drops at 9 and 11; Detectron2's 3x is
-270,000 iterations, about 36.8 epochs, with drops at 210,000 and 250,000).
+"""MMDetection's "3x" (its `ms_3x_coco.py`): 36 epochs of COCO, batch size 16, learning rate 0.02, divided by 10 after
+epochs 27 and 33, with 500 iterations of warm-up.
+
+MMDetection writes this as 12 epochs of data repeated three times, with drops after epochs 9 and 11. Detectron2's 3x is
+270,000 iterations (about 36.8 epochs), with learning-rate drops at 210,000 and 250,000.
 """
 
 optimizer = dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4, base_batch_size=16)

@@ -1,5 +1,5 @@
-"""DenseNet on CIFAR (Huang et al. 2017, section 4.2): Nesterov momentum, 300 epochs of batch 64, rate 0.1 divided by
-10 after one half and three quarters of them.
+"""DenseNet on CIFAR (Huang et al. 2017, section 4.2): Nesterov momentum, 300 epochs, batch size 64, learning rate
+0.1, divided by 10 after one half and three quarters of the epochs.
 """
 
 optimizer = dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, base_batch_size=64)
