@@ -14,7 +14,7 @@ from mmengine.config import ConfigDict
 
 from chordate.allowed_values import format_value
 from chordate.composition import Origin, merge
-from chordate.config_names import Composition, find_config, package_root
+from chordate.config_names import Composition, find_config, is_file_name, package_root
 from chordate.custom_imports import import_custom_modules, look_for_modules_in, one_line
 from chordate.errors import ChordateError, ConfigError
 
@@ -116,28 +116,40 @@ def _layers(
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: a config must be a dict of sections, got {type(values).__name__}")
     below = [*below, *_base_layers([values.pop("_base_", [])], source, path or Path("config"), inside)]
-    base = values.pop("base", None)
-    lowest = []
-    if base is not None:
-        import_custom_modules(values.get("custom_imports"), source)  # may register the backbone in the config's name
-        lowest = config_layers(_find("base", base, source), inside)
-    return once([*lowest, *below, Layer(source, path, values)])
+    base, own = values.pop("base", None), Layer(source, path, values)
+    lowest = [] if base is None else config_layers(_find("base", base, source, [*below, own]), inside)
+    return once([*lowest, *below, own])
 
 
 def _base_layers(bases: Sequence[Any], source: str, path: Path, inside: tuple[Path, ...]) -> list[Layer]:
-    """The config layers of the files listed in `_base_`, whose paths are relative to the folder of `path`."""
-    names = [name for base in bases for name in (base if isinstance(base, list | tuple) else [base])]
-    found = [_find("_base_", name, source, path.parent) for name in names]
-    return once(layer for base in found for layer in config_layers(base, inside))
+    """The config layers of the files and names listed in `_base_`; files are relative to the folder of `path`."""
+    layers: list[Layer] = []
+    for base in bases:
+        for name in base if isinstance(base, list | tuple) else [base]:
+            layers = once([*layers, *config_layers(_find("_base_", name, source, layers, path.parent), inside)])
+    return layers
 
 
-def _find(key: str, name: Any, source: str, folder: Path | None = None) -> Path | Composition:
-    """Find the config that the key `base` or `_base_` refers to; paths in `_base_` are relative to `folder`."""
+def _find(key: str, name: Any, source: str, layers: Sequence[Layer], folder: Path | None = None) -> Path | Composition:
+    """Find the config that the key `base` or `_base_` refers to, by a file or a config's name.
+
+    Args:
+        key: `base` or `_base_`.
+        name: the value of the key, or one item of it.
+        source: the file with the key, for messages.
+        layers: config layers whose `custom_imports` may register the backbone in the config's name.
+        folder: the folder that files in `_base_` are relative to.
+    """
     if not (isinstance(name, str | Path) and str(name)):
         wanted = "a packaged config or a file" if folder is None else "a config file, or a list of them"
         raise ConfigError(f"{source}: {key} must name {wanted}, got {format_value(name)}")
     try:
-        return find_config(name if folder is None else folder / name)
+        if folder is not None and (is_file_name(name) or (folder / name).is_file()):
+            return find_config(folder / name)
+        written = [layer.source for layer in layers if "custom_imports" in layer.values]
+        if written:
+            import_custom_modules(_merged(layers)["custom_imports"], written[-1])
+        return find_config(name)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
 
@@ -152,16 +164,20 @@ def _literal(node: ast.expr, source: str) -> Any:
 
 def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]:
     """Run a Python config and return its variables; its code can read the merged base files as `_base_`."""
-    inherited: dict[str, Any] = {}
-    for rank, layer in enumerate(below):
-        merge(inherited, layer.values, Origin(rank, layer.source), {})
-    names: dict[str, Any] = {"_base_": ConfigDict(inherited), "__file__": str(path), "__name__": path.stem}
+    names: dict[str, Any] = {"_base_": ConfigDict(_merged(below)), "__file__": str(path), "__name__": path.stem}
     exec(compile(code, str(path), "exec"), names)
     return {
         name: value
         for name, value in names.items()
         if name != "_base_" and name[:2] != "__" and not isinstance(value, ModuleType | FunctionType | type)
     }
+
+
+def _merged(layers: Iterable[Layer]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for rank, layer in enumerate(layers):
+        merge(values, layer.values, Origin(rank, layer.source), {})
+    return values
 
 
 def _source(path: Path) -> str:

@@ -17,7 +17,7 @@ class Published(NamedTuple):
         figure: the result in the source, or an empty string.
         source: paper and table, or model zoo.
         recipe: name of a packaged config of another backbone whose training settings this model uses; None for the
-            config with the model's own name, or else of its backbone's family (see `config_names`).
+            config with the model's own name, or else of its backbone's family (see `config_templates`).
         backbone: backbone settings that only this model has.
     """
 
@@ -39,6 +39,7 @@ RESNET, IDENTITY = "He et al. 2016", "He et al. 2016, Identity Mappings"
 WIDE, DENSE = "Zagoruyko & Komodakis 2016", "Huang et al. 2017"
 RS, CONVNEXT = "Bello et al. 2021, authors' repository", "Liu et al. 2022, table 1"
 DETECTRON2, TORCHVISION = "Detectron2's model zoo", "torchvision's weights"
+COPY_PASTE = "Ghiasi et al. 2021, authors' repository"
 
 IMAGENET = {
     **_errors({"plain18_imagenet": "27.94", "plain34_imagenet": "28.54"}, f"{RESNET}, table 2, 10 crops"),
@@ -155,7 +156,7 @@ COCO = {
     "mask-rcnn_x101-32x8d_fpn_3x_coco": Published("44.3 box AP, 39.5 mask AP", DETECTRON2),
     "mask-rcnn_r50_c4_1x_coco": Published("36.8 box AP, 32.2 mask AP", DETECTRON2),
     "mask-rcnn_r50_dc5_1x_coco": Published("38.3 box AP, 34.2 mask AP", DETECTRON2),
-    "mask-rcnn_r50_fpn_lsj-copypaste_coco": Published("48.3 box AP, 42.4 mask AP", "Ghiasi et al. 2021, table 1"),
+    "mask-rcnn_r50_fpn_lsj-copypaste_coco": Published("48.3 box AP, 42.4 mask AP", COPY_PASTE),
     "panoptic-fpn_r50_fpn_1x_coco": Published("39.4 PQ", DETECTRON2),
     "panoptic-fpn_r50_fpn_3x_coco": Published("41.5 PQ", DETECTRON2),
     "cascade-mask-rcnn_r50_fpn_1x_coco": Published("42.1 box AP, 36.4 mask AP", DETECTRON2),

@@ -12,6 +12,8 @@ import torchvision
 from checkpoint_toys import TinyBackbone, TinyDetector, filled, is_filled, message, own, save, with_hash
 from torch import nn
 
+import chordate
+from chordate.config import load_config
 from chordate.errors import CheckpointError
 from chordate.registry import BACKBONES
 from chordate.weights.checkpoint_sources import torchvision_url
@@ -114,6 +116,34 @@ def test_pretrained_is_an_error_for_backbones_without_published_weights():
     with pytest.raises(CheckpointError, match=r"ResNet-50 \(caffe\): pretrained=True, but it has no default weights"):
         load_pretrained(BACKBONES.build({"type": "resnet50_caffe", "pretrained": True}))
     assert load_pretrained(BACKBONES.build({"type": "resnet18", "pretrained": False})) == []
+
+
+WITHOUT_WEIGHTS = {
+    "resnet50_caffe": "resnet50",
+    "resnet152_caffe": "resnet152",
+    "plain34": "resnet34",
+    "seresnet18": "resnet18",
+    "seresnet101": "resnet101",
+    "preact_resnet50": "resnet50",
+    "preact_resnet200": "resnetrs200",
+}
+
+
+@pytest.mark.parametrize(("name", "close"), WITHOUT_WEIGHTS.items())
+def test_a_detector_without_default_weights_is_told_options_that_work(name, close):
+    config = f"retinanet_{name}_fpn_1x_coco"
+    error = pytest.raises(CheckpointError, match="pretrained=True, but it has no default weights")
+    with torch.device("meta"), error as caught:
+        chordate.build_model(config)
+    text = str(caught.value)
+    assert f"or use {close}, which has weights" in text and "set model.backbone.pretrained to a checkpoint" in text
+    words = text.partition("--cfg-options ")[2].partition(")")[0].split()
+    assert "model.backbone.pretrained=False" in words
+    options = {key: {"False": False, "-1": -1}.get(value, value) for key, value in (w.split("=") for w in words)}
+    with torch.device("meta"):
+        model = chordate.build_model(load_config(config, options))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert BACKBONES.variants[close]["default_weights"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 import torchvision
 
 import chordate
-from chordate.cli.list import KINDS
+from chordate.cli.list import KINDS, backbone_figure
 from chordate.cli.main import main
+from chordate.contracts import CHECK_OUTPUTS
 
 
 def listed(capsys, *arguments: str) -> str:
@@ -49,8 +50,46 @@ def test_a_composed_model_name_is_listed(capsys):
 
 
 @pytest.mark.parametrize(
+    ("kind", "pattern", "names"),
+    [
+        ("models", "mask-rcnn_r101*", ["mask-rcnn_r101_fpn_3x_coco"]),
+        ("models", "mask-rcnn_resnet101*", ["mask-rcnn_r101_fpn_3x_coco"]),
+        ("models", "x101*", ["resnext101_32x4d_imagenet", "resnext101_64x4d_imagenet"]),
+        ("models", "*rcnn*resnext*", ["faster-rcnn_x101-32x8d_fpn_3x_coco", "mask-rcnn_x101-32x8d_fpn_3x_coco"]),
+        ("models", "deeplabv3_convnext_[ts]*", ["deeplabv3_convnext_small_camvid", "deeplabv3_convnext_tiny_camvid"]),
+        ("models", "deeplabv3_r101*", ["deeplabv3_r101-caffe_camvid", "deeplabv3_r101_camvid"]),
+        ("backbones", "x101*", ["resnext101_32x4d", "resnext101_32x8d", "resnext101_64x4d"]),
+        ("backbone", "se-r50", ["seresnet50"]),
+    ],
+)
+def test_short_forms_and_composed_names_match(kind, pattern, names, capsys):
+    rows = [line.split("│")[1].strip() for line in listed(capsys, kind, pattern).splitlines() if line.startswith("│")]
+    assert sorted(rows) == names
+
+
+def test_figures_are_those_of_the_same_model(capsys):
+    """Same backbone, data and image size: 21.2 % of ResNet-RS-50 is at 160 px (Bello et al. 2021)."""
+    (row,) = [line for line in listed(capsys, "backbones", "resnetrs50").splitlines() if line.startswith("│")]
+    assert "21.2 % error at 160 px" in row
+    (row,) = [
+        line for line in listed(capsys, "models", "faster-rcnn_resnet101_fpn_3x_coco").splitlines() if "│ " in line
+    ]
+    assert "42.0 box AP" in row
+    assert backbone_figure("convnext") == backbone_figure("wide_resnet101_2") == ("", "")
+    assert backbone_figure("wrn28_10_cifar")[0] == "4.00 % error"  # without dropout
+
+
+def test_parameters_are_counted_without_running_the_model(monkeypatch, capsys):
+    """Forward passes on the meta device, which check a model's maps, took most of the time."""
+    monkeypatch.setattr("chordate.contracts._meta_outputs", lambda *_: pytest.fail("a forward pass"))
+    assert "25.56" in listed(capsys, "models", "resnet50_imagenet")
+    assert CHECK_OUTPUTS.get()
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["modles"], 'unknown kind "modles"; did you mean "models"'),
         (["heads", "BoxHed"], 'unknown head "BoxHed"; did you mean "BoxHead"'),
         (["models", "resnet51_imagenet"], 'unknown backbone "resnet51"'),
     ],

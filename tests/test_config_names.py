@@ -1,7 +1,10 @@
 """Composed config names: any backbone in any packaged config, with the papers' recipes; errors name the wrong part."""
 
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +12,8 @@ import torchvision
 
 import chordate
 from chordate.config import find_config, list_configs, load_config, packaged_configs
-from chordate.config_names import ALIASES
+from chordate.config_names import package_root
+from chordate.config_templates import ALIASES, read_templates
 from chordate.errors import ConfigError
 from chordate.published import PUBLISHED
 from chordate.registry import BACKBONES
@@ -75,6 +79,90 @@ def test_a_short_backbone_name_has_the_recipe_of_the_backbones_paper(short, name
     assert load_config(short).to_dict() == load_config(name).to_dict()
 
 
+@pytest.mark.parametrize(
+    ("short", "size", "name"),
+    [
+        ("resnetrs50_imagenet", 160, "resnetrs50_i160_imagenet"),
+        ("resnetrs152_imagenet", 192, "resnetrs152_i192_imagenet"),
+        ("rs420_imagenet", 320, "resnetrs420_i320_imagenet"),
+    ],
+)
+def test_a_family_whose_recipes_depend_on_the_image_size_has_its_smallest_published_size(short, size, name):
+    config = load_config(short)
+    assert config.to_dict() == load_config(name).to_dict()
+    assert Path(config.filename).stem == name and config.train_data.pipeline[0]["size"] == size
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_a_packaged_name_is_split_at_the_backbone_of_its_file(name):
+    parts = read_templates(package_root()).parts[name]
+    assert parts.backbone == load_config(name).model.backbone.type
+    assert name.startswith(parts.head) and name.endswith(parts.tail)
+
+
+@pytest.fixture
+def registered():
+    """Registers backbones under any names; removed after the test."""
+    names = list[str]()
+
+    def register(*new: str, of: str = "resnet50") -> None:
+        BACKBONES.names()  # imports the package's own first
+        BACKBONES.register_variants(dict.fromkeys(new, BACKBONES.variants[of]))
+        names.extend(new)
+        read_templates.cache_clear()
+
+    yield register
+    for name in names:
+        del BACKBONES.variants[name]
+    read_templates.cache_clear()
+
+
+def test_own_backbones_named_like_parts_of_packaged_names_do_not_change_what_other_names_mean(registered):
+    names = [*COMPOSED, "resnet50_imagenet", "resnetrs50_imagenet", "wrn40_4_dropout_cifar100"]
+    before = {name: find_config(name) for name in names}
+    splits_before = read_templates(package_root())
+    registered("mask-rcnn", "faster-rcnn", "fpn", "1x", "convnext", "tiny", "i384", "wide", "dropout", "fpn_1x")
+    assert read_templates(package_root()) == splits_before
+    assert {name: find_config(name) for name in names} == before
+    with pytest.raises(ConfigError, match='no config has "2x" there'):
+        load_config("mask-rcnn_r18_fpn_2x_coco")
+    with pytest.raises(ConfigError):
+        load_config("resnet50_tiny_imagenet")
+    assert load_config("retinanet_tiny_fpn_1x_coco").model.backbone.type == "tiny"
+
+
+def test_an_own_backbone_comes_before_a_short_form_of_the_same_spelling(registered):
+    registered("r101", of="resnet18")
+    assert load_config("retinanet_r101_fpn_1x_coco").model.backbone.type == "r101"
+    assert load_config("r101_imagenet").model.backbone.type == "r101"
+    assert load_config("retinanet_resnet101_fpn_1x_coco").model.backbone.type == "resnet101"
+
+
+def test_an_own_backbone_of_a_published_family_follows_the_recipe_of_its_row(registered):
+    """DenseNets follow WRN's recipe for ImageNet; no packaged config has a DenseNet there."""
+    registered("densenet264", of="densenet121")
+    registered("plain18_wide", of="plain18")
+    assert load_config("densenet264_imagenet").optimizer == load_config("wide_resnet50_2_imagenet").optimizer
+    assert load_config("densenet264_imagenet").optimizer.nesterov
+    assert load_config("plain18_wide_imagenet").optimizer == load_config("resnet50_imagenet").optimizer
+
+
+@pytest.mark.parametrize(
+    ("spellings", "stem"),
+    [
+        (["mask-rcnn_r50_fpn_1x_coco", "mask-rcnn_resnet50_fpn_1x_coco"], "mask-rcnn_r50_fpn_1x_coco"),
+        (["faster-rcnn_r101_fpn_3x_coco", "faster-rcnn_resnet101_fpn_3x_coco"], "faster-rcnn_r101_fpn_3x_coco"),
+        (["retinanet_r101_fpn_1x_coco", "retinanet_resnet101_fpn_1x_coco"], "retinanet_resnet101_fpn_1x_coco"),
+        (["d121_imagenet", "densenet121_imagenet"], "densenet121_imagenet"),
+        (["preact-resnet110_cifar100", "preact_resnet110_cifar100"], "preact_resnet110_cifar100"),
+        (["resnet20_cifar100", "resnet20_cifar_cifar100"], "resnet20_cifar100"),
+    ],
+)
+def test_all_spellings_of_a_name_have_one_work_dir(spellings, stem):
+    """The default work dir is `work_dirs/` and the stem of the config's file name."""
+    assert {Path(load_config(name).filename).stem for name in spellings} == {stem}
+
+
 def test_a_folder_of_a_configs_name_does_not_hide_the_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("mask-rcnn_r50_fpn_1x_coco", "mask-rcnn_r101_fpn_1x_coco", "resnet20_cifar10", "other"):
@@ -109,7 +197,14 @@ def test_each_published_name_is_a_config_with_the_settings_of_its_row(name, row)
     for setting, value in row.backbone.items():
         assert config.model.backbone[setting] == value
     if row.recipe and name not in packaged_configs():
-        assert config.optimizer == load_config(row.recipe).optimizer
+        recipe = load_config(row.recipe)
+        assert (config.optimizer, config.schedule, config.train) == (recipe.optimizer, recipe.schedule, recipe.train)
+        assert config.train_data.pipeline == recipe.train_data.pipeline
+        assert config.val_data.pipeline == recipe.val_data.pipeline
+    size = re.search(r"_i(\d+)_", name)
+    if size:  # the last crop, or resizing, of both pipelines
+        sides = [[t["size"] for t in data.pipeline if "size" in t][-1] for data in (config.train_data, config.val_data)]
+        assert {side if isinstance(side, int) else max(side) for side in sides} == {int(size[1])}
 
 
 @pytest.mark.parametrize(
@@ -149,6 +244,21 @@ def test_torchvisions_figures_are_those_of_its_weights(name, weights, keys):
         ),
         ("resnet18_imagnet", 'no config has "imagnet" there; did you mean "resnet18_imagenet"'),
         ("resnet50", 'the name is incomplete; did you mean .*"resnet50_imagenet"'),
+        ("wide_resnet101_2", 'the name is incomplete; did you mean "wide_resnet101_2_imagenet"'),
+        ("wrn28_10_cifar", 'the name is incomplete; did you mean "wrn28_10_cifar10"'),
+        ("densenet100_12", '"densenet100_12" is for CIFAR; did you mean "densenet100_12_cifar10"'),
+        ("wrn28_10_imagenet", '"wrn28_10" is for CIFAR; did you mean "wrn28_10_cifar10"'),
+        ("faster-rcnn_wrn28_10_fpn_1x_coco", '"wrn28_10" is for CIFAR; did you mean "wrn28_10_cifar10"'),
+        (
+            "resnet50_i384_imagenet",
+            'only convnext has "i384_imagenet"; did you mean "resnet50_imagenet" or "convnext_base_i384_imagenet"',
+        ),
+        ("resnet50_i224_imagenet", 'only resnetrs has "i224_imagenet"; did you mean "resnet50_imagenet"'),
+        (
+            "resnet20_dropout_cifar10",
+            'only wrn has "dropout_cifar10"; did you mean "resnet20_cifar10" or "wrn28_10_dropout_cifar10"',
+        ),
+        ("resnet20_dropout_cifar100", 'only wrn has "dropout_cifar100"; did you mean "resnet20_cifar100"'),
         ("yolov8n", "`chordate list models` shows what there is"),
     ],
 )
@@ -178,3 +288,59 @@ def test_a_users_backbone_composes_once_its_module_is_imported(route, tmp_path):
 def test_listed_names_are_packaged_or_published():
     assert set(list_configs()) == {*packaged_configs(), *PUBLISHED}
     assert list_configs("mask-rcnn_r101*") == ["mask-rcnn_r101_fpn_3x_coco"]
+
+
+@pytest.mark.parametrize("key", ["base", "_base_"])
+@pytest.mark.parametrize("suffix", ["py", "json"])
+def test_a_base_is_a_composed_name_wherever_the_config_is_addressed_from(key, suffix, tmp_path, monkeypatch):
+    name = "mask-rcnn_convnext_tiny_fpn_1x_coco"
+    file = tmp_path / "folder" / f"mine.{suffix}"
+    file.parent.mkdir()
+    file.write_text(f'{key} = "{name}"\n' if suffix == "py" else json.dumps({key: name}))
+    found = {}
+    for cwd, address in {file.parent: file.name, tmp_path: f"folder/{file.name}", Path.cwd(): file}.items():
+        monkeypatch.chdir(cwd)
+        found[cwd] = load_config(address).model.backbone.type
+    assert set(found.values()) == {"convnext_tiny"} and len(found) == 3
+
+
+def test_a_file_of_a_composed_name_may_inherit_from_the_name(tmp_path, monkeypatch):
+    """Files and folders beside the config, or in the current folder, do not hide a name without a suffix."""
+    name = "mask-rcnn_convnext_tiny_fpn_1x_coco"
+    monkeypatch.chdir(tmp_path)
+    for key in ("base", "_base_"):
+        Path(f"{name}.py").write_text(f'{key} = "{name}"\ntrain = dict(seed=5)\n')
+        Path(name).mkdir(exist_ok=True)
+        assert load_config(name).train.get("seed", 0) == 0
+        for address in (f"{name}.py", f"./{name}.py", tmp_path / f"{name}.py"):
+            config = load_config(address)
+            assert (config.model.backbone.type, config.train.seed) == ("convnext_tiny", 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['_base_ = "imports.py"\nbase = "{}"\n', '_base_ = ["imports.py", "{}"]\n'],
+    ids=["base", "_base_"],
+)
+def test_custom_imports_of_a_base_file_come_before_a_name_that_needs_them(text, tmp_path):
+    module = tmp_path.name.replace("-", "_")
+    (tmp_path / f"{module}.py").write_text(
+        "from chordate import BACKBONES\n"
+        f"BACKBONES.register_variants({{'{module}_net': {{'type': 'ResNet', 'depth': 50}}}})\n"
+    )
+    (tmp_path / "imports.py").write_text(f'custom_imports = dict(imports=["{module}"])\n')
+    (tmp_path / "mine.py").write_text(text.format(f"retinanet_{module}_net_fpn_1x_coco"))
+    try:
+        assert load_config(tmp_path / "mine.py").model.backbone.type == f"{module}_net"
+    finally:
+        del BACKBONES.variants[f"{module}_net"]
+
+
+def test_a_backbones_name_may_have_a_dot_and_one_with_a_slash_is_named(registered):
+    registered("resnet50.a1_in1k", "zoo/resnet50")
+    config = load_config("retinanet_resnet50.a1_in1k_fpn_1x_coco")
+    assert config.model.backbone.type == "resnet50.a1_in1k"
+    assert Path(config.filename).stem == "retinanet_resnet50.a1_in1k_fpn_1x_coco"
+    with pytest.raises(ConfigError, match='a config\'s name has no "/"; .* model.backbone.type="zoo/resnet50"'):
+        load_config("retinanet_zoo/resnet50_fpn_1x_coco")
+    assert load_config("retinanet_r50_fpn_1x_coco", {"model.backbone.type": "zoo/resnet50"})

@@ -5,6 +5,7 @@ import torch
 
 import chordate
 from chordate.config import load_config
+from chordate.published import PUBLISHED
 
 ONE_MAP = {
     "rpn.pre_nms_topk": (12000, 6000),  # RPN.PRE_NMS_TOPK_TRAIN, _TEST
@@ -88,11 +89,21 @@ def test_the_iou_thresholds_of_the_cascade_increase_from_stage_to_stage():
     assert all(stage.bbox_pred.out_features == 4 for stage in stages)
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if "keypoint" in name or "3x" in name or "c4" in name])
+DETECTRON2 = [name for name, row in PUBLISHED.items() if row.source == "Detectron2's model zoo"]
+
+
+@pytest.mark.parametrize("name", sorted({*SETTINGS, *DETECTRON2} - {"cascade-rcnn_r50_fpn_1x_coco"}))
 def test_training_scales_are_sampled_from_640_to_800(name):
-    """Detectron2's INPUT.MIN_SIZE_TRAIN, and the section on keypoints in the Mask R-CNN paper."""
+    """INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN of the models whose results are cited, 1x and 3x."""
     resize = load_config(name).train_data.pipeline[0]
     assert (list(resize.size), resize.max_size) == ([640, 672, 704, 736, 768, 800], 1333)
+
+
+def test_cascade_rcnn_has_the_single_scale_of_mmdetection_whose_figure_is_cited():
+    """MMDetection's configs/_base_/datasets/coco_detection.py: scale=(1333, 800)."""
+    assert PUBLISHED["cascade-rcnn_r50_fpn_1x_coco"].source == "MMDetection's model zoo"
+    resize = load_config("cascade-rcnn_r50_fpn_1x_coco").train_data.pipeline[0]
+    assert (resize.size, resize.max_size) == (800, 1333)
 
 
 def test_only_mask_and_keypoint_configs_read_masks_and_keypoints():

@@ -8,8 +8,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     [
-        *("text", "errors", "allowed_values", "composition", "arguments", "registry", "published", "config_names"),
-        *("custom_imports", "config_files", "config", "section_names", "libraries", "distributed", "launch"),
+        *("text", "errors", "allowed_values", "composition", "arguments", "registry", "published"),
+        *(
+            "config_templates",
+            "unknown_names",
+            "config_names",
+            "custom_imports",
+            "config_files",
+            "config",
+            "section_names",
+            "libraries",
+            "distributed",
+            "launch",
+        ),
         *("progress", "log_once"),
     ],
     ["structures", "contracts", "head_contracts", "model_contracts"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import inspect
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ COMPOSE_NOTE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", nargs="?", choices=KINDS, help="what to list (default: the number of each kind)")
+    parser.add_argument("kind", nargs="?", help=f"what to list: {', '.join(KINDS)} (default: the number of each kind)")
     parser.add_argument("pattern", nargs="?", default="*", help="a part of the names, or a shell pattern")
 
 
@@ -40,11 +42,16 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from chordate.cli.summary import UNWRAPPED
+    from chordate.errors import ConfigError, unknown
 
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, UNWRAPPED)
     kind, pattern = arguments.kind, arguments.pattern
+    if kind is not None and kind not in KINDS:
+        kind = f"{kind}s"  # `chordate list model`
+        if kind not in KINDS:
+            raise ConfigError(unknown("kind", arguments.kind, KINDS))
     if not any(sign in pattern for sign in "*?["):
         pattern = f"*{pattern}*"
     tables = {"models": model_table, "backbones": backbone_table}
@@ -71,19 +78,32 @@ def names_of(kind: str) -> list[str]:
 
 
 def matching(kind: str, written: str, pattern: str) -> list[str]:
-    """The names of a kind that match a pattern, or an unlisted model name that composes (`find_config` finds it).
+    """The names of a kind that match a pattern, also by a short form of a backbone (`r101`, `x101*`). Models that are
+    not listed are composed.
 
     Raises:
         ConfigError: no name matches; the message has similar names.
     """
     from chordate.config import find_config
+    from chordate.config_names import match_configs
+    from chordate.config_templates import ALIASES
     from chordate.errors import ConfigError, unknown
+    from chordate.text import by_number
 
+    if kind == "models":
+        chosen = match_configs(pattern)
+        if not set(chosen) & set(names_of(kind)):
+            try:
+                find_config(written)
+                return [written]
+            except ConfigError:
+                if not chosen:
+                    raise
+        return sorted(chosen, key=by_number)
     names = names_of(kind)
-    chosen = [name for name in names if fnmatch.fnmatchcase(name.lower(), pattern.lower())]
-    if not chosen and kind == "models":
-        find_config(written)
-        return [written]
+    short = {ALIASES[alias] for alias in ALIASES if fnmatch.fnmatchcase(alias, pattern.lower())}
+    short &= set(names) if kind == "backbones" else set()
+    chosen = [name for name in names if name in short or fnmatch.fnmatchcase(name.lower(), pattern.lower())]
     if not chosen:
         raise ConfigError(unknown(kind.removesuffix("s"), written, names))
     return chosen
@@ -105,24 +125,20 @@ def overview() -> Table:
 def model_table(names: list[str]) -> Table:
     from rich.table import Table
 
-    from chordate.published import PUBLISHED
-
     table = Table(caption=COMPOSE_NOTE, caption_justify="left")
     table.add_column("model", no_wrap=True)
     table.add_column("parameters / M", justify="right")
     table.add_column("published", no_wrap=True)
     table.add_column("source")
-    for name, parameters in counted(names, model_parameters):
-        published = PUBLISHED.get(name)
-        table.add_row(name, parameters, published.figure if published else "", published.source if published else "")
+    for name, facts in counted(names, model_facts):
+        table.add_row(name, *facts)
     return table
 
 
 def backbone_table(names: list[str]) -> Table:
     from rich.table import Table
 
-    from chordate.config_names import ALIASES
-    from chordate.published import PUBLISHED
+    from chordate.config_templates import ALIASES
 
     short = {backbone: alias for alias, backbone in reversed(ALIASES.items())}
     table = Table(caption="Published: the errors of a classifier with this backbone.", caption_justify="left")
@@ -133,11 +149,7 @@ def backbone_table(names: list[str]) -> Table:
     table.add_column("published", no_wrap=True)
     table.add_column("source")
     for name, (parameters, maps) in counted(names, backbone_facts):
-        stem = name.removesuffix("_cifar")
-        rows = [row for key, row in PUBLISHED.items() if key.startswith(f"{stem}_") and not key.endswith("_coco")]
-        published = rows[0] if rows else None
-        cells = [published.figure, published.source] if published and published.figure else ["", ""]
-        table.add_row(name, short.get(name, ""), parameters, maps, *cells)
+        table.add_row(name, short.get(name, ""), parameters, maps, *backbone_figure(name))
     return table
 
 
@@ -166,15 +178,45 @@ def counted(names: list[str], count: Any) -> Any:
     return [(name, count(name)) for name in bar.track(names, "counting parameters", len(names))]
 
 
-def model_parameters(name: str) -> str:
-    """The number of parameters of a model in millions, counted on the meta device."""
+def model_facts(name: str) -> tuple[str, str, str]:
+    """The number of parameters of a model in millions, and its published figure with the source."""
     import torch
+    from torch.overrides import TorchFunctionMode
 
     from chordate.cli.summary import model_without_weights
     from chordate.config import load_config
+    from chordate.contracts import CHECK_OUTPUTS
+    from chordate.published import PUBLISHED
 
-    with torch.device("meta"):
-        return millions(model_without_weights(load_config(name)))
+    class SkipInit(TorchFunctionMode):
+        """Skips random initialization: on the meta device there are no values, but it takes a quarter of the time."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            skipped = func.__name__ in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "normal_", "uniform_")
+            return args[0] if skipped and args else func(*args, **(kwargs or {}))
+
+    config = load_config(name)
+    checking = CHECK_OUTPUTS.set(False)
+    try:
+        with torch.device("meta"), SkipInit():
+            parameters = millions(model_without_weights(config))
+    finally:
+        CHECK_OUTPUTS.reset(checking)
+    row = PUBLISHED.get(Path(config.filename).stem)  # the file name is the same for all spellings of the name
+    return (parameters, row.figure, row.source) if row else (parameters, "", "")
+
+
+def backbone_figure(name: str) -> tuple[str, str]:
+    """The published figure of a classifier with the backbone, at the smallest image size if there are several."""
+    from chordate.published import PUBLISHED
+
+    data = "cifar10" if name.endswith("_cifar") else "imagenet"
+    of_backbone = re.compile(rf"{re.escape(name.removesuffix('_cifar'))}(?:_i(\d+))?_{data}")
+    for key, row in PUBLISHED.items():
+        match = of_backbone.fullmatch(key)
+        if match and row.figure:
+            return f"{row.figure} at {match[1]} px" if match[1] else row.figure, row.source
+    return "", ""
 
 
 def backbone_facts(name: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,9 @@ from torch import nn
 
 from chordate.arguments import validate_value
 from chordate.contracts import Backbone
-from chordate.errors import CheckpointError
+from chordate.errors import CheckpointError, near_names
 from chordate.model_contracts import Model
+from chordate.registry import BACKBONES
 from chordate.structures import DatasetMeta
 from chordate.text import pluralize
 from chordate.weights.candidates import Candidate, best_candidate, formats
@@ -79,18 +81,31 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
         CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights.
     """
     reports = []
-    for _, backbone in find_backbones(model):
+    for path, backbone in find_backbones(model):
         if not backbone.pretrained:
             continue
         source = backbone.default_weights if backbone.pretrained is True else backbone.pretrained
         if source is None:
-            raise CheckpointError(
-                f"{_title(backbone)}: pretrained=True, but it has no default weights; build the variant by its "
-                f'name ("resnet50"), or name the weights: "torchvision://…", "timm://…", a path or a URL'
-            )
+            raise CheckpointError(_no_default_weights(path, backbone))
         reports.append(load_checkpoint(backbone, source))
         warn_about_normalization(model, str(source))
     return reports
+
+
+def _no_default_weights(path: str, backbone: Backbone) -> str:
+    """Error message: how to train from scratch, how to name weights, and a similar backbone that has weights."""
+    title, setting = _title(backbone), f"model.{path}." if path else ""
+    scratch = f"{setting}pretrained=False"
+    if any(not parameter.requires_grad for parameter in backbone.parameters()):
+        scratch += f" {setting}norm=BN {setting}frozen_stages=-1"
+    with_weights = [name for name, variant in BACKBONES.variants.items() if variant.get("default_weights")]
+    depth = re.search(r"\d+", title)
+    close = near_names(f"resnet{depth[0] if depth else 50}", with_weights)
+    return (
+        f"{title}: pretrained=True, but it has no default weights; train it from scratch "
+        f"({'--cfg-options ' if path else ''}{scratch}), set {setting}pretrained to a checkpoint's path or URL, "
+        f"or use {close[0] if close else 'resnet50'}, which has weights"
+    )
 
 
 def _note(theirs: list[int], ours: list[int]) -> str:

@@ -1,8 +1,8 @@
-"""Cascade Mask R-CNN, ResNet-50, FPN, 1× on COCO."""
+"""Cascade Mask R-CNN, ResNet-50, FPN, 1× with multi-scale training on COCO, as in Detectron2."""
 
 _base_ = [
     "../_base_/models/cascade-rcnn_fpn.py",
-    "../_base_/datasets/coco_instance.py",
+    "../_base_/datasets/coco_instance_multiscale.py",
     "../_base_/schedules/1x.py",
 ]
 model = dict(mask=dict(type="MaskHead"))

@@ -1,12 +1,7 @@
 """ResNet-RS at 320 px on ImageNet (Bello et al. 2021, section 4.2, and the authors' configs)."""
 
-_base_ = [
-    "../_base_/models/classifier.py",
-    "../_base_/datasets/imagenet_resnetrs320.py",
-    "../_base_/schedules/resnetrs_350e.py",
-]
+_base_ = ["./resnetrs50_i160_imagenet.py"]
 
-model = dict(
-    backbone=dict(type="resnetrs350", drop_path=0.1, zero_init_last=True),
-    head=dict(dropout=0.4, label_smoothing=0.1),
-)
+model = dict(backbone=dict(type="resnetrs350", drop_path=0.1), head=dict(dropout=0.4))
+train_data = dict(pipeline=[dict(type="RandomResizedCrop", size=320), *_base_.train_data.pipeline[1:]])
+val_data = dict(pipeline=[dict(type="Resize", size=366, interpolation="bicubic"), dict(type="CenterCrop", size=320)])

@@ -2,7 +2,7 @@
 
 _base_ = [
     "../_base_/models/classifier.py",
-    "../_base_/datasets/imagenet_resnetrs160.py",
+    "../_base_/datasets/imagenet_resnetrs.py",
     "../_base_/schedules/resnetrs_350e.py",
 ]
 

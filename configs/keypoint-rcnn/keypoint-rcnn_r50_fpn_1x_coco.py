@@ -1,4 +1,4 @@
-"""Keypoint R-CNN, ResNet-50, FPN, 1× on COCO."""
+"""Keypoint R-CNN, ResNet-50, FPN, 1× with multi-scale training on COCO."""
 
 _base_ = [
     "../_base_/models/keypoint-rcnn_fpn.py",

@@ -1,5 +1,6 @@
-"""Mask R-CNN, ResNet-50, FPN, large-scale jitter and copy-paste on COCO (Ghiasi et al. 2021, table 1, "Res-50 FPN
-(1024)": 48.3 box and 42.4 mask AP with the authors' checkpoint).
+"""Mask R-CNN, ResNet-50, FPN, large-scale jitter and copy-paste on COCO (Ghiasi et al. 2021).
+
+"Res50-FPN (1024) w/ Copy-Paste" in the authors' repository: 48.3 box and 42.4 mask AP.
 
 The authors' settings (tensorflow/tpu, `copy_paste/configs/maskrcnn_resnet50_1024.yaml`): synchronized BatchNorm in
 every component, two convolutions in the RPN, four in the box head; 270,000 steps, batch size 256. Here the box head has

@@ -1,4 +1,6 @@
-"""COCO 2017 boxes with the shortest edge drawn from 640, 672 … 800: Detectron2's setting for its 3x schedule."""
+"""COCO 2017 boxes with the shortest edge drawn from 640, 672 … 800: INPUT.MIN_SIZE_TRAIN in
+Detectron2's baselines, 1x and 3x (its configs/Base-*.yaml).
+"""
 
 _base_ = ["coco_detection.py"]
 train_data = dict(

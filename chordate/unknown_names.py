@@ -1,0 +1,90 @@
+"""Messages about a config name that cannot be composed: which part is unknown, with similar names that work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from chordate.config_templates import ALIASES, NameParts, Templates, family, splits
+from chordate.errors import near_names, repr_name, unknown
+from chordate.registry import BACKBONES
+
+
+def unknown_config(name: str, templates: Templates, listed: Sequence[str], same: Mapping[str, str]) -> str:
+    """One line about an unknown name.
+
+    Args:
+        name: the name as it was written.
+        templates: the packaged configs.
+        listed: the names that `chordate list models` shows.
+        same: datasets that use the recipes of another dataset: `cifar100` those of `cifar10`.
+    """
+    what = f"unknown config {repr_name(name)}"
+    backbones = BACKBONES.names()
+    tails: dict[str, dict[str, str]] = {}  # by head, each tail with the tail of its recipes
+    for head, tail in templates.recipes:
+        tails.setdefault(head, {})[tail] = tail
+        tails[head] |= {tail.replace(data, other): tail for other, data in same.items()}
+    found = sorted(splits(name, backbones), key=lambda parts: not (parts.head and parts.head in tails))
+    middle = None if any(parts.tail in tails.get(parts.head, ()) for parts in found) else _between(name, tails)
+    if f"{(middle or name).replace('-', '_')}_cifar" in backbones:
+        word = middle or name
+        return f"{what}: {repr_name(word)} is for CIFAR; did you mean {repr_name(f'{word}_cifar10')}?"
+    if middle:
+        names = {*ALIASES, *(backbone.removesuffix("_cifar") for backbone in BACKBONES.variants)}
+        return f"{what}: {unknown('backbone', middle, names, listed=False)}"
+    for parts in found:
+        head, _, tail = parts
+        others = [other for other in tails if tail in tails[other]]
+        if head not in tails and others:
+            close = [other + name.removeprefix(head) for other in near_names(head, others) or others]
+            return f"{what}: unknown family {repr_name(head.strip('_'))}; did you mean {either(close)}?"
+        if head == "" and others and tail not in tails[head]:
+            return f"{what}: the family is missing; did you mean {either(other + name for other in others)}?"
+        if head in tails:
+            return f"{what}: {_wrong_tail(name, parts, tails[head], templates, listed)}"
+    close = near_names(name, listed)
+    return what + (f"; did you mean {either(close)}?" if close else "; `chordate list models` shows what there is")
+
+
+def either(names: Iterable[str]) -> str:
+    return " or ".join(repr_name(name) for name in names)
+
+
+def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
+    """The text between a known head and a known tail, where a backbone should be."""
+    pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
+    # With an empty head, anything would match as the backbone, so allow it only if no other head has this tail.
+    pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]
+    head, tail = max(pairs, key=lambda pair: len("".join(pair)), default=("", ""))
+    return name[len(head) : len(name) - len(tail)] if tail else None
+
+
+def _wrong_tail(
+    name: str, parts: NameParts, tails: Mapping[str, str], templates: Templates, listed: Sequence[str]
+) -> str:
+    """What is wrong after the backbone: a word that no config has there, or a tail of other families' configs."""
+    start = name.removesuffix(parts.tail).removesuffix("_cifar")
+    ranks: dict[str, tuple[bool, bool, bool, str]] = {}
+    for tail, of_recipe in tails.items():
+        wanted = parts._replace(tail=of_recipe)
+        if templates.recipe(templates.with_image_size(wanted) or wanted):
+            families = map(family, templates.recipes[parts.head, of_recipe])
+            new = family(parts.stem) not in families
+            ranks[start + tail] = (start + tail not in listed, new, "_cifar" in tail, tail)
+    known = sorted(ranks, key=lambda other: ranks[other])
+    if parts.tail in tails:
+        stems = templates.recipes[parts.head, tails[parts.tail]]
+        owners = " and ".join(sorted({family(stem) for stem in stems}))
+        close = [*near_names(name, known)[:1], f"{parts.head}{next(iter(stems))}{parts.tail}"]
+        return f"only {owners} has {repr_name(parts.tail.strip('_'))}; did you mean {either(close)}?"
+    close = near_names(name, known) if parts.tail else []
+    return f"{_wrong_word(parts.tail, tails)}; did you mean {either(close[:3] or known[:3])}?"
+
+
+def _wrong_word(tail: str, known: Iterable[str]) -> str:
+    """A phrase about the first word of a tail that matches no known tail."""
+    words, others = tail.split("_")[1:], [other.split("_")[1:] for other in known]
+    for index, word in enumerate(words):
+        if not any(other[: index + 1] == words[: index + 1] for other in others):
+            return f"no config has {repr_name(word)} there"
+    return "the name is incomplete"
