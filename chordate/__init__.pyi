@@ -32,6 +32,8 @@ from chordate.structures import CropInfo as CropInfo
 from chordate.structures import DatasetMeta as DatasetMeta
 from chordate.structures import Detections as Detections
 from chordate.structures import InstanceTargets as InstanceTargets
+from chordate.structures import PanopticMap as PanopticMap
+from chordate.structures import PanopticTargets as PanopticTargets
 from chordate.structures import Poses as Poses
 from chordate.structures import PoseTargets as PoseTargets
 from chordate.structures import Prediction as Prediction

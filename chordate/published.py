@@ -169,6 +169,8 @@ COCO = {
     "mask-rcnn_r50_c4_1x_coco": Published("36.8 box AP, 32.2 mask AP", DETECTRON2),
     "mask-rcnn_r50_dc5_1x_coco": Published("38.3 box AP, 34.2 mask AP", DETECTRON2),
     "mask-rcnn_r50_fpn_lsj-copypaste_coco": Published("48.3 box AP, 42.4 mask AP", COPY_PASTE),
+    "panoptic-fpn_r50_fpn_1x_coco": Published("39.4 PQ", DETECTRON2),
+    "panoptic-fpn_r50_fpn_3x_coco": Published("41.5 PQ", DETECTRON2),
     "cascade-mask-rcnn_r50_fpn_1x_coco": Published("42.1 box AP, 36.4 mask AP", DETECTRON2),
     "keypoint-rcnn_r50_fpn_1x_coco": Published("53.6 box AP, 64.0 keypoint AP", DETECTRON2),
     "retinanet_r50_fpn_1x_coco": Published("37.4 box AP", DETECTRON2),

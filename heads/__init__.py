@@ -8,6 +8,7 @@ from chordate.heads.fcn import FCNHead
 from chordate.heads.keypoint import KeypointHead
 from chordate.heads.linear import ClassificationHead
 from chordate.heads.mask import MaskHead
+from chordate.heads.panoptic_deeplab import CenterOffsetHead, PanopticDeepLabHead
 from chordate.heads.psp import PSPHead
 from chordate.heads.retina import RetinaHead
 from chordate.heads.rpn import RPNHead
@@ -17,6 +18,7 @@ from chordate.heads.trunk import ConvFC, StageTrunk
 __all__ = [
     "BoxHead",
     "CascadeHead",
+    "CenterOffsetHead",
     "ClassificationHead",
     "ConvFC",
     "DeconvHead",
@@ -27,6 +29,7 @@ __all__ = [
     "KeypointHead",
     "MaskHead",
     "PSPHead",
+    "PanopticDeepLabHead",
     "RPNHead",
     "RetinaHead",
     "SemanticFPNHead",

@@ -8,6 +8,7 @@ from chordate.data.ade20k import ADE20K
 from chordate.data.cifar import CIFAR10, CIFAR100
 from chordate.data.cityscapes import CityscapesSemantic
 from chordate.data.coco import CocoDataset
+from chordate.data.coco_panoptic import CocoPanoptic
 from chordate.data.coco_pose import CocoPoseDataset
 from chordate.data.coco_stuff import CocoStuff
 from chordate.data.dataset import Dataset
@@ -25,6 +26,7 @@ __all__ = [
     "CIFAR100",
     "CityscapesSemantic",
     "CocoDataset",
+    "CocoPanoptic",
     "CocoPoseDataset",
     "CocoStuff",
     "Dataset",

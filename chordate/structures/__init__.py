@@ -5,6 +5,7 @@ from chordate.structures.classification import Classification, ClassTargets
 from chordate.structures.detection import BITMAP_SIZE, Detections, InstanceTargets, Proposals, SampledRoIs
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta, Skeleton
+from chordate.structures.panoptic import PanopticMap, PanopticTargets
 from chordate.structures.pose import CropInfo, Poses, PoseTargets
 from chordate.structures.semantic import IGNORED, SemanticMap, SemanticTargets
 
@@ -20,6 +21,8 @@ __all__ = [
     "ImageInfo",
     "InstanceTargets",
     "Layout",
+    "PanopticMap",
+    "PanopticTargets",
     "PoseTargets",
     "Poses",
     "Prediction",
