@@ -47,11 +47,11 @@ class DeepLabV2Head(SemanticHead):
         super().__init__(spec.channels, num_classes, dropout, losses)
         self.level = chosen
         rates = rates or [max(1, rate * 8 // spec.stride) for rate in RATES_V2]
-        # Replaces the 1×1 convolution of SemanticHead, since the atrous convolutions predict logits directly.
-        self.logits = ConvSum(nn.Conv2d(spec.channels, num_classes, 3, padding=rate, dilation=rate) for rate in rates)
-        for conv in self.logits:
+        convs = [nn.Conv2d(spec.channels, num_classes, 3, padding=rate, dilation=rate) for rate in rates]
+        for conv in convs:
             nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.logits = ConvSum(convs)  # replaces the 1×1 convolution of SemanticHead
         self.class_rows = {f"logits.{number}": ClassRows() for number in range(len(rates))}
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
