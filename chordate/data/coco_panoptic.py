@@ -95,7 +95,7 @@ class CocoPanoptic(Dataset):
             DataError: a file cannot be read, the two have different sizes, or a segment id has no partner.
         """
         path = self.images / self.index.files[index, 0]
-        image = Image(read_image(path, tuple(self.sizes[index])))
+        image = Image(read_image(path, tuple(self.index.sizes[index])))
         own = self._rows(index)
         return {
             "image": image,
@@ -134,8 +134,8 @@ class CocoPanoptic(Dataset):
         """The number of each pixel's segment, `[H, W]` int16: 1 for the first segment of the image, 0 for none."""
         path = self.segments / self.index.files[index, 1]
         ids = _read_ids(path)
-        if ids.shape != tuple(self.sizes[index]):
-            height, width = self.sizes[index].tolist()
+        if ids.shape != tuple(self.index.sizes[index]):
+            height, width = self.index.sizes[index].tolist()
             raise DataError(
                 f"{path}: {ids.shape[1]}×{ids.shape[0]}, but its image {self.index.files[index, 0]} is {width}×{height}"
             )

@@ -99,7 +99,8 @@ class TwoStageDetector(Detector):
             name_class_rows([self.semantic], "things and stuff")
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        targets, wanted = batch.targets, InstanceTargets if self.merger is None else PanopticTargets
+        targets: Any = batch.targets
+        wanted = InstanceTargets if self.merger is None else PanopticTargets
         if not isinstance(targets, wanted):
             raise wrong_targets(self, targets, wanted)
         if self.merger is not None:
