@@ -21,7 +21,8 @@ class ClassRows:
         values: number of outputs per class, for example 4 for boxes.
         anchors: number of anchors per cell; each has outputs for all classes.
         background: 1 if outputs for the background follow the outputs for the classes, else 0.
-        names: source of the class names: "classes" or "keypoints" of the DatasetMeta, or a key of its `extra`.
+        names: source of the class names: "classes", "things" or "keypoints" of the DatasetMeta, "things and stuff" for
+            one class of all things followed by each stuff class, or a key of its `extra`.
     """
 
     values: int = 1

@@ -144,6 +144,17 @@ CIFAR = {
     **_errors({"densenet100_12_cifar10": "4.51", "densenet100_12_cifar100": "22.27"}, f"{DENSE}, table 2"),
 }
 
+# A detector with 56.4 AP of people gives the boxes; flip test.
+XIAO = "Xiao et al. 2018, table 2"
+POSE = {
+    "pose_r50_256x192_coco": Published("70.4 keypoint AP", XIAO),
+    "pose_r101_256x192_coco": Published("71.4 keypoint AP", XIAO),
+    "pose_r152_256x192_coco": Published("72.0 keypoint AP", XIAO),
+    "pose_r50_384x288_coco": Published("72.2 keypoint AP", XIAO),
+    "pose_r101_384x288_coco": Published("73.6 keypoint AP", "authors of Xiao et al. 2018, repository"),
+    "pose_r152_384x288_coco": Published("74.3 keypoint AP", "authors of Xiao et al. 2018, repository"),
+}
+
 COCO = {
     "faster-rcnn_r50_fpn_1x_coco": Published("37.9 box AP", DETECTRON2),
     "faster-rcnn_r50_fpn_3x_coco": Published("40.2 box AP", DETECTRON2),
@@ -158,6 +169,8 @@ COCO = {
     "mask-rcnn_r50_c4_1x_coco": Published("36.8 box AP, 32.2 mask AP", DETECTRON2),
     "mask-rcnn_r50_dc5_1x_coco": Published("38.3 box AP, 34.2 mask AP", DETECTRON2),
     "mask-rcnn_r50_fpn_lsj-copypaste_coco": Published("48.3 box AP, 42.4 mask AP", COPY_PASTE),
+    "panoptic-fpn_r50_fpn_1x_coco": Published("39.4 PQ", DETECTRON2),
+    "panoptic-fpn_r50_fpn_3x_coco": Published("41.5 PQ", DETECTRON2),
     "cascade-mask-rcnn_r50_fpn_1x_coco": Published("42.1 box AP, 36.4 mask AP", DETECTRON2),
     "keypoint-rcnn_r50_fpn_1x_coco": Published("53.6 box AP, 64.0 keypoint AP", DETECTRON2),
     "retinanet_r50_fpn_1x_coco": Published("37.4 box AP", DETECTRON2),
@@ -196,4 +209,4 @@ SEMANTIC = {
     "fcn_r50_d8_torchvision": Published("60.5 mIoU", TORCHVISION),
 }
 
-PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO, **SEMANTIC}
+PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO, **SEMANTIC, **POSE}

@@ -30,7 +30,17 @@ ALIASES = {
 
 NAVIGATION = {
     "Start": ["tutorial", "own_data", "own_backbone", "evaluate_on_coco", "From other libraries <migration>"],
-    "Guides": ["configs", "augmentation", "classification", "semantic", "evaluation", "weights", "plugging"],
+    "Guides": [
+        "configs",
+        "augmentation",
+        "classification",
+        "semantic",
+        "panoptic",
+        "pose",
+        "evaluation",
+        "weights",
+        "plugging",
+    ],
     "Reference": ["backbones", "results"],
     "API": [
         "api/functions",

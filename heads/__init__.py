@@ -2,11 +2,13 @@
 
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead
+from chordate.heads.deconv import DeconvHead
 from chordate.heads.deeplab import DeepLabV2Head, DeepLabV3Head, DeepLabV3PlusHead
 from chordate.heads.fcn import FCNHead
 from chordate.heads.keypoint import KeypointHead
 from chordate.heads.linear import ClassificationHead
 from chordate.heads.mask import MaskHead
+from chordate.heads.panoptic_deeplab import CenterOffsetHead, PanopticDeepLabHead
 from chordate.heads.psp import PSPHead
 from chordate.heads.retina import RetinaHead
 from chordate.heads.rpn import RPNHead
@@ -16,8 +18,10 @@ from chordate.heads.trunk import ConvFC, StageTrunk
 __all__ = [
     "BoxHead",
     "CascadeHead",
+    "CenterOffsetHead",
     "ClassificationHead",
     "ConvFC",
+    "DeconvHead",
     "DeepLabV2Head",
     "DeepLabV3Head",
     "DeepLabV3PlusHead",
@@ -25,6 +29,7 @@ __all__ = [
     "KeypointHead",
     "MaskHead",
     "PSPHead",
+    "PanopticDeepLabHead",
     "RPNHead",
     "RetinaHead",
     "SemanticFPNHead",

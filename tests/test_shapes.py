@@ -12,6 +12,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from chordate.data.shapes import CLASSES, MIN_VISIBLE, generate_shapes, main, make_image
+from chordate.data.shapes_colors import BACKGROUNDS
 from chordate.errors import DataError
 
 TRAIN, VAL = 160, 60
@@ -58,7 +59,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_images(tmp_pa
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         generate_shapes(tmp_path / name, train=4, val=3, size=64, seed=seed)
     first, again, other = (files(tmp_path / name) for name in "abc")
-    assert len(first) == 4 + 3 + 2
+    assert len(first) == 3 * (4 + 3) + 2 * 2  # images with two PNGs each, and two JSON files per split
     assert first == again
     assert first.keys() == other.keys() and all(first[name] != other[name] for name in first)
 
@@ -156,3 +157,37 @@ def test_an_invalid_option_of_the_shapes_command_is_a_one_line_error(tmp_path, c
         main([str(tmp_path), "--size", "16"])
     assert stopped.value.code == 2
     assert "size=16" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_panoptic_annotations_agree_with_the_instances_and_the_semantic_labels(shapes):
+    """Each shape's segment is its mask but for pixels on outlines; the rest is one background; crowds are ignored."""
+    panoptic = json.loads((shapes / "annotations/panoptic_train.json").read_text())
+    names = {category["id"]: category["name"] for category in panoptic["categories"]}
+    assert list(names.values()) == [*CLASSES, *BACKGROUNDS]
+    assert [category["isthing"] for category in panoptic["categories"]] == [1] * len(CLASSES) + [0] * len(BACKGROUNDS)
+    index, differing, seen = COCO(shapes / "annotations/train.json"), [], set()
+    for record in panoptic["annotations"]:
+        path = shapes / "annotations/panoptic_train" / record["file_name"]
+        ids = cv2.imread(str(path))[..., ::-1].astype(int) @ [1, 256, 65536]
+        labels = cv2.imread(str(shapes / "semantic/train" / record["file_name"]), cv2.IMREAD_UNCHANGED)
+        segments = record["segments_info"]
+        assert sorted(segment["id"] for segment in segments) == sorted(np.unique(ids))
+        stuff = [segment for segment in segments if segment["category_id"] > len(CLASSES)]
+        assert len(stuff) == 1
+        seen.add(names[stuff[0]["category_id"]])
+        for segment in segments:
+            own = ids == segment["id"]
+            assert segment["area"] == own.sum()
+            assert (labels[own] == (255 if segment["iscrowd"] else segment["category_id"] - 1)).all()
+        annotations = [a for a in index.loadAnns(index.getAnnIds(record["image_id"])) if not a["iscrowd"]]
+        things = [s for s in segments if s["category_id"] <= len(CLASSES) and not s["iscrowd"]]
+        assert sorted(a["category_id"] for a in annotations) == sorted(s["category_id"] for s in things)
+        for annotation in annotations:
+            mask = index.annToMask(annotation) > 0
+            overlaps = [
+                (mask & (ids == s["id"])).sum() / (mask | (ids == s["id"])).sum()
+                for s in things
+                if s["category_id"] == annotation["category_id"]
+            ]
+            differing.append(1 - max(overlaps))
+    assert np.mean(differing) < 0.08 and seen == set(BACKGROUNDS)

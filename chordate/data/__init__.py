@@ -8,6 +8,8 @@ from chordate.data.ade20k import ADE20K
 from chordate.data.cifar import CIFAR10, CIFAR100
 from chordate.data.cityscapes import CityscapesSemantic
 from chordate.data.coco import CocoDataset
+from chordate.data.coco_panoptic import CocoPanoptic
+from chordate.data.coco_pose import CocoPoseDataset
 from chordate.data.coco_stuff import CocoStuff
 from chordate.data.dataset import Dataset
 from chordate.data.image_folder import ImageFolder, ImageNet
@@ -24,6 +26,8 @@ __all__ = [
     "CIFAR100",
     "CityscapesSemantic",
     "CocoDataset",
+    "CocoPanoptic",
+    "CocoPoseDataset",
     "CocoStuff",
     "Dataset",
     "ImageFolder",

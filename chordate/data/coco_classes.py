@@ -1,4 +1,5 @@
-"""COCO's 80 thing classes in the order of their ids, and COCO's person keypoints, for models built without data."""
+"""COCO's 80 thing and 53 stuff classes in the order of their ids, and COCO's person keypoints, for models built
+without data."""
 
 from chordate.structures import Skeleton
 
@@ -91,6 +92,63 @@ _BONES = (
     (16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9), (8, 10), (9, 11),
     (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7),
 )  # fmt: skip
+# The 53 stuff categories of COCO's panoptic annotations, in the order of their ids.
+COCO_STUFF = (
+    "banner",
+    "blanket",
+    "bridge",
+    "cardboard",
+    "counter",
+    "curtain",
+    "door-stuff",
+    "floor-wood",
+    "flower",
+    "fruit",
+    "gravel",
+    "house",
+    "light",
+    "mirror-stuff",
+    "net",
+    "pillow",
+    "platform",
+    "playingfield",
+    "railroad",
+    "river",
+    "road",
+    "roof",
+    "sand",
+    "sea",
+    "shelf",
+    "snow",
+    "stairs",
+    "tent",
+    "towel",
+    "wall-brick",
+    "wall-stone",
+    "wall-tile",
+    "wall-wood",
+    "water-other",
+    "window-blind",
+    "window-other",
+    "tree-merged",
+    "fence-merged",
+    "ceiling-merged",
+    "sky-other-merged",
+    "cabinet-merged",
+    "table-merged",
+    "floor-other-merged",
+    "pavement-merged",
+    "mountain-merged",
+    "grass-merged",
+    "dirt-merged",
+    "paper-merged",
+    "food-other-merged",
+    "building-other-merged",
+    "rock-merged",
+    "wall-other-merged",
+    "rug-merged",
+)
+
 COCO_SKELETON = Skeleton(
     ("nose", *(f"{side}_{part}" for part in _SIDED for side in ("left", "right"))),
     tuple((a - 1, b - 1) for a, b in _BONES),

@@ -9,7 +9,7 @@ from chordate.arguments import Names, PositiveInt, validate_settings, validate_v
 from chordate.composition import Section, as_section, located
 from chordate.data.ade20k import ADE20K_CLASSES
 from chordate.data.cityscapes import CITYSCAPES_CLASSES
-from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON
+from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON, COCO_STUFF
 from chordate.data.coco_stuff import COCO_STUFF_CLASSES
 from chordate.data.image_folder import imagenet_classes
 from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
@@ -22,6 +22,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "classes": {
         "coco": lambda: COCO_CLASSES,
+        "coco_panoptic": lambda: COCO_CLASSES + COCO_STUFF,
         "imagenet": imagenet_classes,
         "cifar10": lambda: CIFAR10_CLASSES,
         "ade20k": lambda: ADE20K_CLASSES,
@@ -30,6 +31,7 @@ NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
         "coco_stuff": lambda: COCO_STUFF_CLASSES,
     },
     "skeleton": {"coco": lambda: COCO_SKELETON},
+    "stuff": {"coco_panoptic": lambda: COCO_STUFF},
 }
 
 
@@ -37,8 +39,8 @@ def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
     """The metadata that a config's `fallback_meta` describes; None if that section is empty.
 
     The keys of the section are the fields of DatasetMeta. `classes` may also be a name in `NAMED`, or a number of
-    unnamed classes; `skeleton` is "coco" (a person's 17 keypoints), a list of keypoint names, or a dict with
-    `names` and `bones`.
+    unnamed classes; `stuff` may also be a name in `NAMED`; `skeleton` is "coco" (a person's 17 keypoints), a list of
+    keypoint names, or a dict with `names` and `bones`.
 
     Raises:
         ConfigError: a name or setting is unknown, or a value is invalid for DatasetMeta.

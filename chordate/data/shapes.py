@@ -2,14 +2,13 @@
 
 Colored shapes overlap on varied backgrounds. As in COCO, annotations cover the *visible* region: polygons if it has no
 hole, RLE if it has one (as all rings do). Some images have a cluster of many small shapes with one `iscrowd`
-annotation; some are empty.
+annotation; some are empty. For panoptic segmentation the backgrounds are stuff.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 from rich.progress import track
 
+from chordate.data.shapes_colors import background, contrasting_color, shading
+from chordate.data.shapes_panoptic import PanopticWriter
 from chordate.errors import DataError
 
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
@@ -54,8 +55,27 @@ class Shape:
         return sum(outer - sum(holes) for outer, *holes in areas)
 
 
+@dataclass
+class Scene:
+    """A drawn image.
+
+    Attributes:
+        image: `[size, size, 3]` RGB.
+        annotations: COCO's, without ids, from back to front.
+        owner: `[size, size]` the annotation, from 1, that covers most of each pixel; 0 for the background.
+        background: index into BACKGROUNDS.
+    """
+
+    image: NDArray[np.uint8]
+    annotations: list[dict[str, Any]]
+    owner: NDArray[np.int64]
+    background: int
+
+
 def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size: int = 128, seed: int = 0) -> None:
-    """Write `root/{train,val}/*.jpg` and `root/annotations/{train,val}.json`.
+    """Write `root/{train,val}/*.jpg` and `root/annotations/{train,val}.json`; for panoptic segmentation
+    `annotations/panoptic_{train,val}.json` and the folders of their PNGs; for semantic segmentation the label images
+    `semantic/{train,val}/*.png` (see `shapes_panoptic`).
 
     Image `i` of a split depends only on (seed, split, i, size), so a larger set starts with the images of a smaller
     one, and the splits have no images in common.
@@ -76,34 +96,46 @@ def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size
         (root / split).mkdir(exist_ok=True)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
+        panoptic = PanopticWriter(root, split, CLASSES)
         for index in track(range(count), f"shapes: {split:5}", disable=not count):
-            image, objects = make_image(np.random.default_rng([seed, number, index]), size)
+            scene = make_scene(np.random.default_rng([seed, number, index]), size)
             image_id, file_name = index + 1, f"{index + 1:06}.jpg"
-            cv2.imwrite(str(root / split / file_name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+            cv2.imwrite(str(root / split / file_name), scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
             images.append({"id": image_id, "file_name": file_name, "width": size, "height": size})
             annotations += [
                 {"id": len(annotations) + n, "image_id": image_id, **annotation}
-                for n, annotation in enumerate(objects, 1)
+                for n, annotation in enumerate(scene.annotations, 1)
             ]
+            panoptic.add(images[-1], scene.annotations, scene.owner, scene.background)
         categories = [{"id": n, "name": name, "supercategory": "shape"} for n, name in enumerate(CLASSES, 1)]
         info = {"description": f"Chordate shapes, {split}, size {size}, seed {seed}"}
         content = {"info": info, "images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"{split}.json").write_text(json.dumps(content))
+        panoptic.write()
 
 
 def make_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
     """Draw one image `[size, size, 3]` RGB; returns it with its annotations, without their ids."""
+    scene = make_scene(rng, size)
+    return scene.image, scene.annotations
+
+
+def make_scene(rng: np.random.Generator, size: int) -> Scene:
+    """Draw one image."""
     shapes, owner = _arrange(rng, size)
-    canvas = _background(rng, size)
-    annotations = []
+    canvas, pattern = background(rng, size)
+    annotations, coverages = [], [np.zeros((size, size), np.float32)]
     for number, shape in enumerate(shapes, 1):
         visible = (owner == number).astype(np.uint8)
         coverage = cv2.resize(visible.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-        color = _contrasting_color(rng, canvas, coverage)
-        canvas += coverage[..., None] * (color + _shading(rng, size, 12) - canvas)
+        color = contrasting_color(rng, canvas, coverage)
+        canvas += coverage[..., None] * (color + shading(rng, size, 12) - canvas)
         annotations.append(annotate(shape, visible, coverage))
+        coverages.append(coverage)
     canvas += rng.uniform(1, 8) * rng.standard_normal(canvas.shape, np.float32)  # sensor noise
-    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), annotations
+    coverages[0] = 1 - np.sum(coverages, axis=0)
+    image = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+    return Scene(image, annotations, np.argmax(coverages, axis=0), pattern)
 
 
 # Layout
@@ -237,48 +269,6 @@ def annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.floa
         "iscrowd": int(shape.crowd),
         "segmentation": segmentation,
     }
-
-
-# Colors
-
-
-def _background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
-    """`[size, size, 3]`: two colors mixed along a gradient, stripes, a checkerboard or clouds."""
-    y, x = np.mgrid[:size, :size].astype(np.float32) / size
-    turn, period = float(rng.uniform(0, np.pi)), float(rng.uniform(0.08, 0.3))
-    along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
-    pattern = rng.integers(4)
-    if pattern == 0:
-        mix = along
-    elif pattern == 1:
-        mix = 0.5 + 0.5 * np.sin(2 * np.pi * along / period)
-    elif pattern == 2:
-        mix = (np.floor(along / period) + np.floor(across / period)) % 2
-    else:
-        mix = _clouds(rng, size)
-    first = rng.uniform(0, 255, 3).astype(np.float32)
-    second = np.clip(first + rng.normal(0, 40, 3).astype(np.float32), 0, 255)
-    return first + mix[..., None] * (second - first) + _shading(rng, size, 20)
-
-
-def _clouds(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
-    cells = int(rng.integers(3, 12))
-    values = rng.random((cells, cells), np.float32)
-    return np.asarray(cv2.resize(values, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
-
-
-def _shading(rng: np.random.Generator, size: int, strength: float) -> NDArray[np.float32]:
-    """Smooth shading `[size, size, 1]` of about ±`strength` gray levels."""
-    return 2 * strength * (_clouds(rng, size)[..., None] - 0.5)
-
-
-def _contrasting_color(
-    rng: np.random.Generator, canvas: NDArray[np.float32], coverage: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Draw three random colors and return the one that differs most from the background."""
-    below = np.tensordot(coverage, canvas, 2) / coverage.sum()
-    colors = rng.uniform(0, 255, (3, 3)).astype(np.float32)
-    return colors[np.abs(colors - below).sum(1).argmax()]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Two-stage detector (Faster R-CNN, Ren et al. 2015): predicts proposals, then detections, masks and keypoints."""
+"""Two-stage detector (Faster R-CNN, Ren et al. 2015): predicts proposals, then detections, masks, keypoints, stuff."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,25 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chordate.arguments import PositiveInt
+from chordate.arguments import PositiveInt, validate_settings
 from chordate.errors import ConfigError, TrainingError
 from chordate.head_contracts import InstanceHead, ProposalHead, RegionHead, RoIHead
 from chordate.model_contracts import check_batch
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
+from chordate.models.panoptic_merger import MergeSettings, PanopticMerger, name_class_rows
 from chordate.models.parts import Part, wrong_targets
+from chordate.models.semantic_segmenter import PixelHead
 from chordate.ops.heatmaps import heatmaps_to_keypoints
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.paste import paste_masks
 from chordate.registry import HEADS, MODELS
-from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets
+from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets, PanopticMap, PanopticTargets
 
 Maps = list[Tensor] | None  # masks or heatmaps `[D, …, S, S]`, one tensor per image; None if the model has no such head
 
 
 @MODELS.register_module()
 class TwoStageDetector(Detector):
-    """Two-stage detector: backbone, neck, proposal head, box head, and optional heads for masks and keypoints.
+    """Two-stage detector: backbone, neck, proposal head, box head, and optional heads for masks, keypoints and stuff.
 
     Args:
         rpn: a `ProposalHead`, such as `RPNHead`.
@@ -35,6 +37,9 @@ class TwoStageDetector(Detector):
         trunk: name of the backbone's last feature map, such as "c5". The stage that outputs it is moved from the
             backbone to a trunk that the box head and the mask head share (He et al. 2016, appendix A; Mask R-CNN's C4
             layout). None for separate trunks.
+        semantic: a `PixelHead` for stuff, on data with things and stuff (Panoptic FPN, Kirillov et al. 2019); the model
+            then predicts `PanopticMap`s. None for a detector.
+        merge: arguments of `MergeSettings`, `dict(stuff_area=4096)`, for a model with a semantic head.
 
     The other arguments are as in `Detector`.
     """
@@ -52,6 +57,8 @@ class TwoStageDetector(Detector):
         preprocess: dict[str, Any] | None = None,
         size_divisor: PositiveInt = 32,
         tta: dict[str, Any] | None = None,
+        semantic: Part | None = None,
+        merge: dict[str, Any] | None = None,
     ):
         super().__init__(meta, backbone, neck, preprocess, size_divisor, tta)
         shared: dict[str, int] = {}
@@ -63,7 +70,13 @@ class TwoStageDetector(Detector):
             box["trunk"] = HEADS.build("StageTrunk", stage=self.backbone.pop_stage(trunk))
             shared["roi_channels"] = box["trunk"].out_channels
         self.shares_trunk = trunk is not None
-        features, facts = self.head_features, meta.facts()
+        self.merger: PanopticMerger | None = None
+        if semantic is not None:
+            if mask is None or keypoint is not None or tta is not None:
+                reason = "needs a mask head" if mask is None else "cannot be combined with keypoint or tta"
+                raise ConfigError(f"TwoStageDetector: semantic {reason}")
+            self.merger = PanopticMerger(meta, validate_settings(MergeSettings, merge, "merge"))
+        features, facts = self.head_features, (self.merger.thing_meta if self.merger else meta).facts()
         self.rpn: ProposalHead = HEADS.build(rpn, facts=facts, contract=ProposalHead, in_features=features)
         region = RoIHead if trunk is None else RegionHead
         self.box: Any = HEADS.build(box, facts=facts, contract=region, in_features=features)
@@ -78,23 +91,35 @@ class TwoStageDetector(Detector):
                     'keypoints=True, or set fallback_meta.skeleton to a list of names, or to "coco"'
                 )
             self.keypoint = HEADS.build(keypoint, facts=facts, contract=InstanceHead, in_features=features)
+        self.semantic: Any = None
+        if self.merger is not None:
+            facts = self.merger.semantic_meta.facts()
+            self.semantic = HEADS.build(semantic, facts=facts, contract=PixelHead, in_features=features)
+            name_class_rows([self.box, self.mask], "things")
+            name_class_rows([self.semantic], "things and stuff")
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        if not isinstance(batch.targets, InstanceTargets):
-            raise wrong_targets(self, batch.targets, InstanceTargets)
+        targets, wanted = batch.targets, InstanceTargets if self.merger is None else PanopticTargets
+        if not isinstance(targets, wanted):
+            raise wrong_targets(self, targets, wanted)
+        if self.merger is not None:
+            targets = self.merger.thing_targets(targets.instances)
         features = self.features(batch.images, batch.sizes)
         outputs = self.rpn(features)
-        parts = [self.rpn.loss(outputs, batch.sizes, batch.targets)]
-        rois = self.box.sample(self.rpn.predict(outputs, batch.sizes, training=True), batch.targets)
+        parts = [self.rpn.loss(outputs, batch.sizes, targets)]
+        rois = self.box.sample(self.rpn.predict(outputs, batch.sizes, training=True), targets)
         shared: dict[str, Any] = {}
         if self.shares_trunk:
             index = PaddedIndex(rois.valid)
             shared["roi_features"] = self.box.roi_features(features, index.flatten(rois.boxes), index.image)
-        parts.append(self.box.loss(features, rois, batch.targets, **shared))
+        parts.append(self.box.loss(features, rois, targets, **shared))
         if self.mask is not None:
-            parts.append(self.mask.loss(features, rois, batch.targets, **shared))
+            parts.append(self.mask.loss(features, rois, targets, **shared))
         if self.keypoint is not None:
-            parts.append(self.keypoint.loss(features, rois, batch.targets))
+            parts.append(self.keypoint.loss(features, rois, targets))
+        if self.merger is not None:
+            labels = self.merger.semantic_labels(batch.targets.labels)
+            parts.append(self.semantic.loss(self.semantic(features), labels))
         losses: dict[str, Tensor] = {}
         for part in parts:
             if clash := losses.keys() & part.keys():
@@ -103,7 +128,7 @@ class TwoStageDetector(Detector):
         return losses
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> list[Detections]:
+    def predict(self, batch: Batch) -> list[Detections] | list[PanopticMap]:
         check_batch(self, batch)
         if self.tta is not None:
             detections, masks, heatmaps = self._detect_augmented(self.tta, batch)
@@ -119,11 +144,14 @@ class TwoStageDetector(Detector):
             if masks is not None:
                 prediction = replace(prediction, masks=paste_masks(masks[i], prediction.boxes, info.height, info.width))
             predictions.append(prediction)
+        if self.merger is not None:
+            return self.merger.merge(predictions, self.semantic(features), batch)
         return predictions
 
     def _detect(self, features: dict[str, Tensor], sizes: Tensor) -> list[Detections]:
         """Predict detections, with boxes in pixels of the padded images."""
-        return self.box.predict(features, self.rpn.predict(self.rpn(features), sizes))
+        detections = self.box.predict(features, self.rpn.predict(self.rpn(features), sizes))
+        return detections if self.merger is None else self.merger.confident(detections)
 
     def _instance_maps(self, features: dict[str, Tensor], detections: Sequence[Detections]) -> tuple[Maps, Maps]:
         """Predict masks and keypoint heatmaps of detections, whose boxes are in pixels of the padded images."""

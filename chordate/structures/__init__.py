@@ -5,6 +5,8 @@ from chordate.structures.classification import Classification, ClassTargets
 from chordate.structures.detection import BITMAP_SIZE, Detections, InstanceTargets, Proposals, SampledRoIs
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta, Skeleton
+from chordate.structures.panoptic import PanopticMap, PanopticTargets
+from chordate.structures.pose import CropInfo, Poses, PoseTargets
 from chordate.structures.semantic import IGNORED, SemanticMap, SemanticTargets
 
 __all__ = [
@@ -13,11 +15,16 @@ __all__ = [
     "Batch",
     "ClassTargets",
     "Classification",
+    "CropInfo",
     "DatasetMeta",
     "Detections",
     "ImageInfo",
     "InstanceTargets",
     "Layout",
+    "PanopticMap",
+    "PanopticTargets",
+    "PoseTargets",
+    "Poses",
     "Prediction",
     "Proposals",
     "Sample",

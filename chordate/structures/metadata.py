@@ -88,6 +88,11 @@ class DatasetMeta:
                     f"DatasetMeta: extra[{name!r}] must be plain Python values to be saved in checkpoints, got {kind}"
                 )
 
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Names of the classes that are not stuff, by label."""
+        return tuple(name for name in self.classes if name not in self.stuff)
+
     def facts(self) -> dict[str, Any]:
         """The values that are passed to a head whose signature has arguments of these names: `num_classes`,
         `num_keypoints` and `ignore_label` (each only if it is defined), and the entries of `extra`."""

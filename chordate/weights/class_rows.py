@@ -73,9 +73,10 @@ class RowMatcher:
 
 
 def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
-    """The names of outputs, in order: the classes, the keypoints, or the list `meta.extra[kind]`; empty if unknown."""
-    if kind == "classes":
-        return meta.classes if has_names(meta) else ()
+    """Names of the outputs in order, empty if they have no names; `kind` is one of those of `ClassRows.names`."""
+    per_class = {"classes": meta.classes, "things": meta.things, "things and stuff": ("things", *meta.stuff)}
+    if kind in per_class:
+        return per_class[kind] if has_names(meta) else ()
     if kind == "keypoints":
         return meta.skeleton.names if meta.skeleton else ()
     names = meta.extra.get(kind)

@@ -9,6 +9,7 @@ from chordate.data.transforms.mosaic import Mosaic
 from chordate.data.transforms.pipeline import build_pipeline
 from chordate.data.transforms.resize import LargeScaleJitter, ResizeShortestEdge
 from chordate.data.transforms.sanitize import SanitizeInstances
+from chordate.data.transforms.top_down_crop import TopDownCrop
 
 __all__ = [
     "ClassLimitedCrop",
@@ -20,5 +21,6 @@ __all__ = [
     "NoiseErasing",
     "ResizeShortestEdge",
     "SanitizeInstances",
+    "TopDownCrop",
     "build_pipeline",
 ]

@@ -1,0 +1,141 @@
+"""The JSON file of COCO's panoptic format as arrays, checked for ids without a partner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chordate.data.image_io import missing_file
+from chordate.errors import DataError
+from chordate.structures import DatasetMeta
+from chordate.text import printable
+
+
+@dataclass
+class PanopticIndex:
+    """The images of a file by ascending id, and their segments in arrays, which forked workers share.
+
+    Attributes:
+        image_ids: `[len]` int64.
+        files: `[len]` image and PNG of each image, relative to their folders.
+        sizes: `[len, 2]` height and width.
+        starts: `[len + 1]` the first segment of each image, and the number of all segments.
+        ids: `[segments]` int64, the id in the PNG, ascending within an image.
+        categories: `[segments]` int64, the category id.
+        crowd: `[segments]` bool.
+        palette: RGB by category id, of the categories that have a `color`.
+        names: by category id.
+        things: ids of the thing categories.
+    """
+
+    image_ids: NDArray[np.int64]
+    files: NDArray[np.str_]
+    sizes: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    categories: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    names: dict[int, str]
+    things: set[int]
+    palette: dict[int, tuple[int, int, int]]
+
+    def meta(self) -> DatasetMeta:
+        """Things come before stuff, each in the order of their ids."""
+        order = self.ordered()
+        colors = tuple(self.palette[number] for number in order if number in self.palette)
+        stuff = tuple(self.names[number] for number in order if number not in self.things)
+        return DatasetMeta(
+            tuple(self.names[number] for number in order),
+            stuff=stuff,
+            palette=colors if len(colors) == len(order) else None,
+        )
+
+    def ordered(self) -> list[int]:
+        """The category ids, things first."""
+        return sorted(self.names, key=lambda number: (number not in self.things, number))
+
+
+def read_panoptic_json(path: Path) -> PanopticIndex:
+    """Read and check a file.
+
+    Raises:
+        DataError: the file is missing or not of this format, or an image, category or segment id has no partner.
+    """
+    if not path.is_file():
+        raise DataError(missing_file(path, "annotation"))
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON, or truncated: {error}") from error
+    try:
+        names, things, palette = _categories(content["categories"], path)
+        images = sorted(content["images"], key=lambda image: image["id"])
+        return _index(path, images, content["annotations"], names, things, palette)
+    except (KeyError, TypeError) as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path}: not COCO's panoptic format: {reason}") from error
+
+
+def _categories(
+    records: Sequence[dict[str, Any]], path: Path
+) -> tuple[dict[int, str], set[int], dict[int, tuple[int, int, int]]]:
+    """Names, things and colors of the categories, by id."""
+    names = {record["id"]: record["name"] for record in records}
+    if not names or len(names) < len(records) or len(set(names.values())) < len(names):
+        raise DataError(f"{path}: categories must be a list with distinct ids and names")
+    for record in records:
+        if record.get("isthing") not in (0, 1):
+            raise DataError(
+                f"{path}: category {printable(record['name'])} has no isthing; set it to 1 for things, which are "
+                f"counted, and to 0 for stuff"
+            )
+    things = {record["id"] for record in records if record["isthing"]}
+    return names, things, {record["id"]: tuple(record["color"]) for record in records if record.get("color")}
+
+
+def _index(
+    path: Path,
+    images: Sequence[dict[str, Any]],
+    annotations: Sequence[dict[str, Any]],
+    names: dict[int, str],
+    things: set[int],
+    palette: dict[int, tuple[int, int, int]],
+) -> PanopticIndex:
+    """Pack the records into arrays; `images` are sorted by id."""
+    by_image = {annotation["image_id"]: annotation for annotation in annotations}
+    if orphans := by_image.keys() - {image["id"] for image in images}:
+        file = by_image[min(orphans)]["file_name"]
+        raise DataError(f"{path}: {file} belongs to image_id {min(orphans)}, which is not in images")
+    if not images:
+        raise DataError(f"{path}: no images; there is nothing to load")
+    starts, rows, files = [0], [], []
+    for image in images:
+        annotation = by_image.get(image["id"])
+        if annotation is None:
+            raise DataError(f"{path}: image {image['file_name']} (id {image['id']}) has no entry in annotations")
+        segments = sorted(annotation["segments_info"], key=lambda segment: segment["id"])
+        for segment in segments:
+            if segment["category_id"] not in names:
+                known = ", ".join(f"{number} {printable(name)}" for number, name in list(names.items())[:5])
+                raise DataError(
+                    f"{path}: segment {segment['id']} of {annotation['file_name']} has category_id "
+                    f"{segment['category_id']}, which is not in categories ({known}{' …' if len(names) > 5 else ''})"
+                )
+            rows.append((segment["id"], segment["category_id"], segment.get("iscrowd", 0)))
+        if len({segment["id"] for segment in segments}) < len(segments):
+            raise DataError(f"{path}: two segments of {annotation['file_name']} have the same id")
+        starts.append(len(rows))
+        files.append((image["file_name"], annotation["file_name"]))
+    table = np.array(rows, np.int64).reshape(-1, 3)
+    sizes = np.array([(image["height"], image["width"]) for image in images])
+    image_ids = np.array([image["id"] for image in images], np.int64)
+    if len(np.unique(image_ids)) < len(image_ids):
+        raise DataError(f"{path}: several images have the same id")
+    columns = table[:, 0].copy(), table[:, 1].copy(), table[:, 2] > 0
+    return PanopticIndex(image_ids, np.array(files), sizes, np.array(starts), *columns, names, things, palette)

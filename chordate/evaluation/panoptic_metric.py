@@ -1,0 +1,193 @@
+"""PanopticMetric: panoptic quality of things and stuff."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import hotcoco
+import numpy as np
+import torch
+from hotcoco import panoptic
+from PIL import Image
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from chordate.distributed import all_gather_object
+from chordate.errors import ConfigError, DataError
+from chordate.model_contracts import Metric
+from chordate.registry import METRICS
+from chordate.structures import Batch, DatasetMeta, PanopticMap
+from chordate.structures.detection import encode_masks
+from chordate.text import printable
+
+GROUPS = {"": "All", "_things": "Things", "_stuff": "Stuff"}  # ending of our names, and hotcoco's name
+
+
+Segment = dict[str, Any]  # category_id, iscrowd, area and segmentation (RLE), as in COCO
+
+
+class EvaluatedImage(NamedTuple):
+    """The segments of one image; `name` is that of the image file without its ending, `size` its height and width."""
+
+    image_id: int
+    name: str
+    size: tuple[int, ...]
+    truth: list[Segment]
+    predicted: list[Segment]
+
+
+class WithSegments(Protocol):
+    """The part of a dataset that the metric needs.
+
+    Attributes:
+        meta: class names, and which of them are stuff.
+        category_ids: the id of each class, by label.
+    """
+
+    meta: DatasetMeta
+    category_ids: Sequence[int]
+
+    def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The segments of an image at its original size: numbers `[H, W]`, 1 … `S` and 0 for none, and for each
+        segment its label `[S]` and whether it is a crowd `[S]` bool."""
+
+
+@METRICS.register_module()
+class PanopticMetric(Metric):
+    """Panoptic quality over all images, by hotcoco, at the original size of the images.
+
+    A predicted and a true segment of one class match if their IoU is above 0.5. Per class, SQ is the mean IoU of the
+    matches, RQ is TP / (TP + FP / 2 + FN / 2), and PQ = SQ · RQ (Kirillov et al. 2019, Panoptic Segmentation, section
+    4). Pixels without a segment and crowds do not count, as in panopticapi.
+
+    Numbers, 0 … 1: `PQ`, `SQ` and `RQ`, means of the classes that occur or are predicted; `PQ_things`, `PQ_stuff` and
+    so on, of these classes only (-1 if there are none).
+
+    Args:
+        dataset: the dataset of the predictions.
+    """
+
+    def __init__(self, dataset: WithSegments):
+        self.dataset = dataset
+        self._pending: list[EvaluatedImage] = []
+        self._last: list[EvaluatedImage] = []
+        self._results: dict[str, Any] = {}
+
+    def update(self, predictions: Sequence[PanopticMap], batch: Batch) -> None:
+        """Collect the segments of a batch.
+
+        Raises:
+            DataError: the predictions are not PanopticMaps, or have another size than the ground truth.
+        """
+        for prediction, info in zip(predictions, batch.infos, strict=True):
+            if not isinstance(prediction, PanopticMap):
+                raise DataError(
+                    f"PanopticMetric evaluates PanopticMaps; the model predicts {type(prediction).__name__}"
+                )
+            numbers, labels, crowd = self.dataset.segments_of(info.image_id)
+            if numbers.shape != prediction.ids.shape:
+                raise DataError(
+                    f"{info.path}: the prediction has {list(prediction.ids.shape)} pixels, the ground truth "
+                    f"{list(numbers.shape)}"
+                )
+            truth = self._segments(numbers, labels.tolist(), crowd.tolist())
+            predicted = self._segments(prediction.ids.cpu(), prediction.labels.tolist(), [False] * len(prediction))
+            name = Path(info.path).stem
+            self._pending.append(EvaluatedImage(info.image_id, name, tuple(numbers.shape), truth, predicted))
+
+    def _segments(self, numbers: Tensor, labels: Sequence[int], crowd: Sequence[bool]) -> list[Segment]:
+        """COCO annotations of segments 1 … `S`, without ids."""
+        masks = numbers == torch.arange(1, len(labels) + 1)[:, None, None]
+        areas = masks.sum((1, 2)).tolist()
+        return [
+            {
+                "category_id": self.dataset.category_ids[label],
+                "iscrowd": int(is_crowd),
+                "area": area,
+                "segmentation": code,
+            }
+            for label, is_crowd, area, code in zip(labels, crowd, areas, encode_masks(masks), strict=True)
+        ]
+
+    def compute(self) -> dict[str, float]:
+        """Compute the numbers over all ranks, the same on every rank, and forget the collected segments.
+
+        Raises:
+            DataError: no segment was evaluated.
+        """
+        collected = {one.image_id: one for part in all_gather_object(self._pending) for one in part}
+        self._pending, self._last = [], [collected[image_id] for image_id in sorted(collected)]
+        if not any(one.truth for one in self._last):
+            raise DataError("PanopticMetric: no image with a segment was evaluated")
+        evaluation = panoptic.PanopticEval(self._coco("truth"), self._coco("predicted"))
+        evaluation.evaluate()
+        self._results = evaluation.results()
+        self.numbers = {
+            f"{name.upper()}{ending}": float(self._results[group][name]) if self._results[group]["n"] else -1.0
+            for ending, group in GROUPS.items()
+            for name in ("pq", "sq", "rq")
+        }
+        return dict(self.numbers)
+
+    def _coco(self, side: str) -> dict[str, Any]:
+        """COCO's form of all segments: `side` is "truth" or "predicted"."""
+        meta = self.dataset.meta
+        pairs = zip(meta.classes, self.dataset.category_ids)
+        categories = [{"id": number, "name": name, "isthing": int(name not in meta.stuff)} for name, number in pairs]
+        images = [{"id": one.image_id, "height": one.size[0], "width": one.size[1]} for one in self._last]
+        segments = [{"image_id": one.image_id, **segment} for one in self._last for segment in getattr(one, side)]
+        annotations = [{"id": number, **segment} for number, segment in enumerate(segments, 1)]
+        return {"images": images, "categories": categories, "annotations": annotations}
+
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """By class name: `PQ`, `SQ`, `RQ` (-1 where the class neither occurs nor is predicted), and the numbers of
+        matches `TP`, of wrong segments `FP` and of missed ones `FN`."""
+        pairs = zip(self.dataset.meta.classes, self.dataset.category_ids)
+        names = ("pq", "sq", "rq", "tp", "fp", "fn")
+        return {name: {key.upper(): self._results["per_class"][number][key] for key in names} for name, number in pairs}
+
+    def table(self) -> Table:
+        """One row per class, then the means of things, of stuff and of all."""
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column("class")
+        for name in ("PQ / %", "SQ / %", "RQ / %", "matched", "wrong", "missed"):
+            table.add_column(name, justify="right")
+        for name, row in self.per_class().items():
+            counts = [f"{row[key]:,}" for key in ("TP", "FP", "FN")]
+            table.add_row(Text(printable(name)), *(_percent(row[key]) for key in ("PQ", "SQ", "RQ")), *counts)
+        table.add_section()
+        for ending in reversed(GROUPS):
+            values = [_percent(self.numbers[f"{name}{ending}"]) for name in ("PQ", "SQ", "RQ")]
+            table.add_row(f"mean of {ending.strip('_') or 'all'}", *values, "", "", "")
+        return table
+
+    def save_predictions(self, path: str | Path) -> None:
+        """Write the last predictions in COCO's panoptic format: the JSON file `path`, and a PNG of segment ids for each
+        image in the folder `path` without its ending."""
+        path = Path(path)
+        folder = path.with_suffix("")
+        if folder == path:
+            raise ConfigError(f"--predictions {path}: name a .json file; the PNGs go to the folder without the ending")
+        folder.mkdir(parents=True, exist_ok=True)
+        annotations = []
+        for one in self._last:
+            ids = np.zeros(one.size, np.uint32)
+            for number, segment in enumerate(one.predicted, 1):
+                ids[hotcoco.mask.decode(segment["segmentation"]) > 0] = number
+            colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+            Image.fromarray(colors).save(folder / f"{one.name}.png")
+            listed = [
+                {"id": number, "category_id": segment["category_id"], "area": segment["area"]}
+                for number, segment in enumerate(one.predicted, 1)
+            ]
+            annotations.append({"image_id": one.image_id, "file_name": f"{one.name}.png", "segments_info": listed})
+        path.write_text(json.dumps({"annotations": annotations}))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}" if value >= 0 else "–"

@@ -1,0 +1,169 @@
+"""Panoptic-DeepLab (Cheng et al. 2020): classes of pixels, and pixels that vote for the centers of instances."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chordate.arguments import Fraction, NonNegativeInt, PositiveInt, validate_settings
+from chordate.contracts import FeatureSpecs, check_outputs, offered
+from chordate.errors import ConfigError
+from chordate.model_contracts import Model, check_batch
+from chordate.models.parts import Part, wrong_targets
+from chordate.models.preprocess import Normalize
+from chordate.models.semantic_segmenter import PixelHead
+from chordate.ops.argmax_resize import argmax_resize
+from chordate.ops.instance_centers import Centers, find_centers, group_pixels, majority_classes
+from chordate.ops.panoptic_merge import Segments, add_stuff
+from chordate.registry import BACKBONES, HEADS, MODELS
+from chordate.structures import Batch, DatasetMeta, PanopticMap, PanopticTargets
+
+
+class CenterHead(Protocol):
+    """The contract of a head that predicts the centers of instances, and each pixel's offset to its center.
+
+    The model builds it with `in_features`, FeatureSpecs of the backbone's maps.
+    """
+
+    def __call__(self, maps: dict[str, Tensor]) -> Any:
+        """Outputs of any form from maps `[N, C, H, W]` by name; the other methods receive them."""
+
+    def resize(self, outputs: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The heatmap `[N, H, W]`, and offsets `[N, 2, H, W]` (y, x) in pixels, of images of `size`."""
+
+    def loss(self, outputs: Any, targets: PanopticTargets) -> dict[str, Tensor]:
+        """Scalar losses by name."""
+
+
+@MODELS.register_module()
+class PanopticDeepLab(Model):
+    """A backbone, a semantic head of all classes, and a head of centers and offsets.
+
+    Pixels of thing classes are grouped by the nearest center to their votes; the group's class is that of most of its
+    pixels (section 3.3). Thresholds are those of Detectron2's project.
+
+    Args:
+        meta: of the dataset; names the classes that are stuff.
+        backbone: a variant's name, a dict with `type` and the part's own arguments, or a built module.
+        semantic: a `PixelHead`.
+        center: a `CenterHead`.
+        center_threshold: lower values of the heatmap are no centers.
+        nms_kernel: a center is the maximum of a window of this many pixels; odd.
+        topk: maximum number of centers per image.
+        stuff_area: in pixels of the batch; smaller stuff is dropped.
+        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
+        size_divisor: images are padded to multiples of this many pixels.
+
+    Raises:
+        ConfigError: the parts do not fit together, or the data has no stuff or no things.
+    """
+
+    example_size = (512, 1024)
+
+    def __init__(
+        self,
+        meta: DatasetMeta,
+        backbone: Part,
+        semantic: Part,
+        center: Part,
+        center_threshold: Fraction = 0.1,
+        nms_kernel: PositiveInt = 7,
+        topk: PositiveInt = 200,
+        stuff_area: NonNegativeInt = 2048,
+        preprocess: dict[str, Any] | None = None,
+        size_divisor: PositiveInt = 16,
+    ):
+        super().__init__()
+        if not meta.stuff or not meta.things:
+            lacking = "things" if meta.stuff else "stuff"
+            raise ConfigError(f"PanopticDeepLab: the data has no {lacking}; train on data with things and stuff")
+        if nms_kernel % 2 == 0:
+            raise ConfigError(f"PanopticDeepLab: nms_kernel must be odd, got {nms_kernel}")
+        self.meta, self.size_divisor = meta, size_divisor
+        self.center_threshold, self.nms_kernel, self.topk = center_threshold, nms_kernel, topk
+        self.stuff_area = stuff_area
+        self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
+        self.backbone = BACKBONES.build(backbone)
+        check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
+        features = self.feature_specs()
+        self.semantic: PixelHead = HEADS.build(semantic, in_features=features, facts=meta.facts(), contract=PixelHead)
+        self.center: CenterHead = HEADS.build(center, in_features=features, facts=meta.facts(), contract=CenterHead)
+        self.is_thing: Tensor
+        is_thing = torch.tensor([name not in meta.stuff for name in meta.classes])
+        self.register_buffer("is_thing", is_thing, persistent=False)
+
+    def feature_specs(self) -> FeatureSpecs:
+        return offered(self.backbone)
+
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocess(batch.images, batch.sizes))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        targets = batch.targets
+        if not isinstance(targets, PanopticTargets):
+            raise wrong_targets(self, targets, PanopticTargets)
+        maps = self.backbone_features(batch)
+        return self.semantic.loss(self.semantic(maps), targets.labels) | self.center.loss(self.center(maps), targets)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[PanopticMap]:
+        check_batch(self, batch)
+        maps, size = self.backbone_features(batch), (batch.images.shape[-2], batch.images.shape[-1])
+        logits = self.semantic(maps)
+        cells = logits.shape[-2], logits.shape[-1]
+        labels = torch.stack([argmax_resize(own, size, cells) for own in logits])
+        heatmap, offsets = self.center.resize(self.center(maps), size)
+        inside = _inside(batch.sizes, size)
+        heatmap = torch.where(inside, heatmap, -torch.inf)  # no centers in the padding
+        centers = find_centers(heatmap, self.center_threshold, self.nms_kernel, self.topk)
+        predictions = []
+        for segments, info, (height, width) in zip(
+            self.segments(centers, offsets, labels, inside), batch.infos, batch.sizes.tolist()
+        ):
+            ids = segments.ids[:height, :width]
+            if ids.shape != (info.height, info.width):
+                ids = F.interpolate(ids[None, None].float(), (info.height, info.width), mode="nearest-exact")[0, 0]
+            predictions.append(_without_empty(segments._replace(ids=ids.int())))
+        return predictions
+
+    def segments(self, centers: Centers, offsets: Tensor, labels: Tensor, inside: Tensor) -> list[Segments]:
+        """The segments of each image, in pixels of the batch.
+
+        Args:
+            centers: of the images.
+            offsets: `[N, 2, H, W]` in pixels.
+            labels: `[N, H, W]`, the class of each pixel.
+            inside: `[N, H, W]` bool, false for padding, which has no segment.
+        """
+        is_thing = self.is_thing[labels.long()] & inside
+        groups = torch.where(is_thing, group_pixels(centers, offsets), -1)
+        count = centers.scores.shape[1]
+        classes, areas = majority_classes(groups, labels, count, len(self.is_thing))
+        kept = areas > 0
+        numbers = torch.where(kept, kept.cumsum(1), 0)
+        numbers = torch.cat([numbers, numbers.new_zeros(len(numbers), 1)], dim=1)  # -1 is the last entry
+        results = []
+        for image, keep in enumerate(kept):
+            ids = numbers[image][groups[image]].int()
+            scores = centers.scores[image][keep].clamp(0, 1)
+            things = Segments(
+                ids, classes[image][keep], torch.ones_like(scores, dtype=torch.bool), scores, areas[image]
+            )
+            stuff = torch.where(is_thing[image] | ~inside[image], -1, labels[image])
+            results.append(add_stuff(things, stuff, self.stuff_area))
+        return results
+
+
+def _inside(sizes: Tensor, size: tuple[int, int]) -> Tensor:
+    """`[N, H, W]` bool, false in the padding."""
+    y, x = (torch.arange(side, device=sizes.device) for side in size)
+    return (y < sizes[:, :1])[:, :, None] & (x < sizes[:, 1:])[:, None, :]
+
+
+def _without_empty(segments: Segments) -> PanopticMap:
+    """The prediction without the segments that lost all their pixels when the map was resized."""
+    areas = segments.ids.flatten().bincount(minlength=len(segments.labels) + 1)[1:]
+    return PanopticMap(segments.ids, segments.labels, segments.is_thing, segments.scores, areas).select(areas > 0)

@@ -1,0 +1,112 @@
+"""Classes and merge of Panoptic FPN: the instance heads know the things, the semantic head knows the stuff."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from chordate.arguments import Fraction, NonNegativeInt
+from chordate.errors import ConfigError
+from chordate.head_contracts import HasClassRows
+from chordate.ops.argmax_resize import argmax_resize
+from chordate.ops.panoptic_merge import merge_instances_and_stuff
+from chordate.structures import IGNORED, Batch, DatasetMeta, Detections, InstanceTargets, PanopticMap
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """Settings of the merge; the defaults are Detectron2's `PANOPTIC_FPN.COMBINE`.
+
+    Attributes:
+        score_threshold: instances with lower scores are dropped.
+        overlap_threshold: an instance is dropped if a larger fraction of it is covered by instances with higher scores.
+        stuff_area: in pixels of the original image; smaller regions of stuff are dropped.
+    """
+
+    score_threshold: Fraction = 0.5
+    overlap_threshold: Fraction = 0.5
+    stuff_area: NonNegativeInt = 4096
+
+
+class PanopticMerger(nn.Module):
+    """Translates between the classes of a dataset and those of the heads, and merges the outputs of the heads.
+
+    Heads for instances know the things only. The semantic head has the class 0 for all things, then the stuff classes.
+
+    Args:
+        meta: of the dataset.
+        settings: of the merge.
+
+    Raises:
+        ConfigError: the dataset has no stuff, or no things.
+    """
+
+    def __init__(self, meta: DatasetMeta, settings: MergeSettings):
+        super().__init__()
+        if not meta.stuff or not meta.things:
+            raise ConfigError(
+                f"TwoStageDetector has a semantic head, but the data has no {'things' if meta.stuff else 'stuff'}; "
+                f"train on panoptic data, or set fallback_meta.stuff to the names of the classes that are stuff"
+            )
+        self.settings = settings
+        self.thing_meta = replace(meta, classes=meta.things, stuff=(), palette=None)
+        self.semantic_meta = replace(meta, classes=("things", *meta.stuff), stuff=(), palette=None)
+        things = [meta.classes.index(name) for name in meta.things]
+        stuff = [meta.classes.index(name) for name in meta.stuff]
+        as_thing, as_semantic = torch.zeros(len(meta.classes), dtype=torch.int64), torch.zeros(len(meta.classes) + 1)
+        as_thing[things] = torch.arange(len(things))
+        as_semantic[stuff] = torch.arange(1.0, len(stuff) + 1)
+        as_semantic[-1] = IGNORED
+        self.class_of_thing: Tensor
+        self.class_of_semantic: Tensor
+        self.as_thing: Tensor
+        self.as_semantic: Tensor
+        for name, table in (
+            ("class_of_thing", torch.tensor(things)),
+            ("class_of_semantic", torch.tensor([-1, *stuff])),
+            ("as_thing", as_thing),
+            ("as_semantic", as_semantic.short()),
+        ):
+            self.register_buffer(name, table, persistent=False)
+
+    def thing_targets(self, instances: InstanceTargets) -> InstanceTargets:
+        """The instances with labels for the heads of instances."""
+        return replace(instances, labels=self.as_thing[instances.labels])
+
+    def semantic_labels(self, labels: Tensor) -> Tensor:
+        """Labels `[N, H, W]` int16 for the semantic head, from those of the dataset."""
+        return self.as_semantic[labels.long()]  # IGNORED, -1, is the last entry
+
+    def confident(self, detections: Sequence[Detections]) -> list[Detections]:
+        """The detections whose scores suffice for the merge."""
+        return [found.above(self.settings.score_threshold) for found in detections]
+
+    def merge(self, detections: Sequence[Detections], logits: Tensor, batch: Batch) -> list[PanopticMap]:
+        """Merge detections with masks, in pixels of the original images, and logits `[N, 1 + stuff, h, w]`."""
+        (height, width), cells = batch.images.shape[-2:], logits.shape[-2:]
+        merged = []
+        for found, own, info, size in zip(detections, logits, batch.infos, batch.sizes.tolist()):
+            used = size[0] * cells[0] / height, size[1] * cells[1] / width
+            stuff = self.class_of_semantic[argmax_resize(own, (info.height, info.width), used).long()]
+            assert found.masks is not None
+            segments = merge_instances_and_stuff(
+                found.masks,
+                found.scores,
+                self.class_of_thing[found.labels],
+                stuff,
+                self.settings.overlap_threshold,
+                self.settings.stuff_area,
+            )
+            merged.append(PanopticMap(*segments))
+        return merged
+
+
+def name_class_rows(heads: Iterable[object], names: str) -> None:
+    """Set the source of the class names of all layers in `heads` that have outputs per class, see `ClassRows`."""
+    for head in heads:
+        for module in head.modules() if isinstance(head, nn.Module) else ():
+            if isinstance(module, HasClassRows):
+                module.class_rows = {key: replace(rows, names=names) for key, rows in module.class_rows.items()}

@@ -1,0 +1,147 @@
+"""Centers and offsets of Panoptic-DeepLab: training targets, and the grouping of pixels into instances.
+
+Everything runs on whole batches, without a loop over instances. Coordinates are in pixels, y before x, and refer to
+pixel indices: the center of an instance is the mean of its pixels' indices.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 1 << 24  # distances in memory at a time
+
+
+class CenterTargets(NamedTuple):
+    """Targets of a batch.
+
+    Attributes:
+        heatmap: `[N, H, W]` 0 … 1, a Gaussian around each center, the maximum where they overlap.
+        offsets: `[N, 2, H, W]` from each pixel to the center of its instance; 0 elsewhere.
+        inside: `[N, H, W]` bool, whether a pixel belongs to an instance.
+    """
+
+    heatmap: Tensor
+    offsets: Tensor
+    inside: Tensor
+
+
+def center_targets(slots: Tensor, used: Tensor, sigma: float) -> CenterTargets:
+    """The targets of Panoptic-DeepLab (Cheng et al. 2020, section 3.2).
+
+    Args:
+        slots: `[N, H, W]` integers, the instance of each pixel; negative for none.
+        used: `[N, G]` bool; instances that are not used have neither a center nor offsets.
+        sigma: standard deviation of the Gaussians in pixels; they end at 3 sigma.
+    """
+    (n, height, width), g, device = slots.shape, used.shape[1], slots.device
+    image = torch.arange(n, device=device)[:, None]
+    row = torch.where(slots >= 0, slots.long() + g * image[..., None], n * g)
+    y, x = _coordinates(height, width, device)
+    sums = torch.zeros(n * g + 1, 3, dtype=torch.float64, device=device)  # float32 cannot add a million coordinates
+    ones = torch.ones_like(y)
+    sums.index_add_(0, row.flatten(), torch.stack([y, x, ones], -1).expand(n, -1, -1, -1).flatten(0, 2).double())
+    centers = (sums[:, :2] / sums[:, 2:].clamp(min=1)).float()
+    present = torch.cat([used.flatten(), used.new_zeros(1)]) & (sums[:, 2] > 0)
+    own = centers[row].permute(0, 3, 1, 2)
+    inside = present[row]
+    offsets = torch.where(inside[:, None], own - torch.stack([y, x]), 0)
+    heatmap = _draw_gaussians(centers[:-1].view(n, g, 2), present[:-1].view(n, g), height, width, sigma)
+    return CenterTargets(heatmap, offsets, inside)
+
+
+def _draw_gaussians(centers: Tensor, present: Tensor, height: int, width: int, sigma: float) -> Tensor:
+    """`[N, H, W]`: Gaussians at the rounded centers `[N, G, 2]`."""
+    n, radius = len(centers), int(3 * sigma + 1)
+    step = torch.arange(-radius, radius + 1, device=centers.device)
+    shape = torch.exp(-(step[:, None] ** 2 + step**2) / (2 * sigma**2))
+    y, x = (centers.round().long()[..., axis, None] + step for axis in (0, 1))
+    on_canvas = ((y >= 0) & (y < height))[..., :, None] & ((x >= 0) & (x < width))[..., None, :]
+    image = torch.arange(n, device=centers.device)[:, None, None, None]
+    cell = (image * height + y[..., :, None]) * width + x[..., None, :]
+    cell = torch.where(on_canvas & present[..., None, None], cell, n * height * width)
+    heatmap = torch.zeros(n * height * width + 1, device=centers.device)
+    heatmap.scatter_reduce_(0, cell.flatten(), shape.expand(cell.shape).flatten(), "amax")
+    return heatmap[:-1].view(n, height, width)
+
+
+class Centers(NamedTuple):
+    """The best centers of each image, padded to `K`.
+
+    Attributes:
+        points: `[N, K, 2]` y, x.
+        scores: `[N, K]`.
+        valid: `[N, K]` bool.
+    """
+
+    points: Tensor
+    scores: Tensor
+    valid: Tensor
+
+
+def find_centers(heatmap: Tensor, threshold: float, kernel: int, topk: int) -> Centers:
+    """The highest local maxima of a heatmap (section 3.3).
+
+    Args:
+        heatmap: `[N, H, W]`.
+        threshold: lower values are no centers.
+        kernel: odd; a center is the maximum of a window of this many pixels.
+        topk: maximum number of centers per image.
+    """
+    pooled = F.max_pool2d(heatmap[:, None], kernel, stride=1, padding=kernel // 2)[:, 0]
+    scores = torch.where((heatmap == pooled) & (heatmap > threshold), heatmap, -torch.inf)
+    scores, cell = scores.flatten(1).topk(min(topk, scores[0].numel()), dim=1)
+    points = torch.stack([cell // heatmap.shape[2], cell % heatmap.shape[2]], dim=2)
+    return Centers(points.to(heatmap.dtype), scores, scores.isfinite())
+
+
+def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
+    """The center that each pixel votes for: the one nearest to the pixel plus its offset (equation 1).
+
+    Args:
+        offsets: `[N, 2, H, W]`.
+
+    Returns:
+        `[N, H, W]` int64, index of a center; -1 in images without centers.
+    """
+    n, _, height, width = offsets.shape
+    votes = (offsets + torch.stack(_coordinates(height, width, offsets.device))).flatten(2).mT
+    points = torch.where(centers.valid[..., None], centers.points, torch.inf)
+    step = max(1, CHUNK // max(1, n * points.shape[1]))
+    nearest = torch.empty(n, height * width, dtype=torch.int64, device=offsets.device)
+    for votes_part, into in zip(votes.split(step, 1), nearest.split(step, 1)):
+        # The faster matrix form of the distance loses the fractions of a pixel in large images.
+        distances = torch.cdist(votes_part, points, compute_mode="donot_use_mm_for_euclid_dist")
+        into.copy_(distances.argmin(dim=2))
+    nearest = torch.where(centers.valid.any(dim=1, keepdim=True), nearest, -1)
+    return nearest.view(n, height, width)
+
+
+def majority_classes(groups: Tensor, labels: Tensor, count: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The most frequent class of each group of pixels, the first one of several.
+
+    Args:
+        groups: `[N, H, W]` 0 … `count`-1; negative for pixels that belong to none.
+        labels: `[N, H, W]` 0 … `num_classes`-1.
+
+    Returns:
+        `[N, count]` int64 classes, and `[N, count]` int64 areas of the groups; groups without pixels have class 0.
+    """
+    n = len(groups)
+    image = torch.arange(n, device=groups.device)[:, None, None]
+    cell = (image * count + groups) * num_classes + labels.long()
+    cell = torch.where(groups >= 0, cell, n * count * num_classes)
+    votes = torch.zeros(n * count * num_classes + 1, dtype=torch.int64, device=groups.device)
+    votes.scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
+    votes = votes[:-1].view(n, count, num_classes)
+    return votes.argmax(dim=2), votes.sum(dim=2)
+
+
+def _coordinates(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`[H, W]` y and x of each pixel."""
+    axes = (torch.arange(size, dtype=torch.float32, device=device) for size in (height, width))
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    return y, x

@@ -1,0 +1,136 @@
+"""Panoptic segmentation: each pixel belongs to one segment, an object of a thing class or a region of stuff."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from chordate.structures.batch import Prediction, Sample, Targets
+from chordate.structures.detection import InstanceTargets, encode_masks
+from chordate.structures.layout import Layout
+from chordate.structures.metadata import DatasetMeta
+from chordate.structures.semantic import IGNORED, SemanticTargets
+
+
+@dataclass
+class PanopticTargets(Targets):
+    """The things of a batch, the class of each pixel, and the thing that each pixel belongs to.
+
+    Attributes:
+        instances: the things; labels are indices into all classes of the dataset.
+        labels: `[N, H, W]` int16, the class of each pixel; `IGNORED` in crowds, in pixels without a segment and in the
+            padding.
+        slots: `[N, H, W]` int16, the position in `instances` of the thing at each pixel, crowd or not; `IGNORED` at all
+            other pixels.
+    """
+
+    instances: InstanceTargets
+    labels: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
+    slots: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
+
+    legend: ClassVar[str] = "Colors are classes, every thing has its own shade; pixels without a tint are ignored."
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
+        """Collate the fields of InstanceTargets, and the LabelMaps `semantic` and `slots`."""
+        maps = [
+            SemanticTargets.collate([{**sample, "labels": sample[name]} for sample in samples], size).labels
+            for name in ("semantic", "slots")
+        ]
+        return cls(InstanceTargets.collate(samples, size), *maps)
+
+    def describe(self, index: int) -> str:
+        present = self.labels[index].unique()
+        return f"{self.instances.describe(index)}, {int((present != IGNORED).sum())} classes"
+
+
+@dataclass
+class PanopticMap(Prediction):
+    """The segments of one image, at the size of the original image.
+
+    Attributes:
+        ids: `[H, W]` int32, 1 … `S`; 0 where there is no segment.
+        labels: `[S]` int64, the class of segment 1, 2 …
+        is_thing: `[S]` bool.
+        scores: `[S]` 0 … 1; 1 for stuff.
+        areas: `[S]` int64, number of pixels.
+    """
+
+    ids: Annotated[Tensor, Layout("H", "W", dtype=torch.int32)]
+    labels: Tensor
+    is_thing: Tensor
+    scores: Tensor
+    areas: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, keep: Tensor) -> Self:
+        """The segments where `keep` `[S]` is true, renumbered."""
+        numbers = torch.cat([keep.new_zeros(1, dtype=torch.int32), keep.cumsum(0).int() * keep])
+        segments = {name: getattr(self, name)[keep] for name in ("labels", "is_thing", "scores", "areas")}
+        return replace(self, ids=numbers[self.ids.long()], **segments)
+
+    def above(self, score_threshold: float) -> Self:
+        return self.select(self.scores >= score_threshold)
+
+    def masks(self) -> Tensor:
+        """`[S, H, W]` bool, one mask per segment."""
+        return self.ids == torch.arange(1, len(self) + 1, device=self.ids.device)[:, None, None]
+
+    def boxes(self) -> Tensor:
+        """`[S, 4]` int64 x1, y1, x2, y2: the smallest box around each segment, x2 and y2 exclusive."""
+        return segment_boxes(self.ids, len(self))
+
+    def describe(self) -> str:
+        things = int(self.is_thing.sum())
+        return f"{things} thing{'' if things == 1 else 's'}, {len(self) - things} stuff"
+
+    def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
+        """One record with the `segments_info` of COCO's panoptic form: for each segment `id`, `class` (the name),
+        `isthing`, `score`, `area` in pixels, `bbox` (x, y, width, height), and its `mask` as COCO RLE in place of a
+        PNG of ids."""
+        corners = self.boxes().tolist()
+        columns = (self.labels, self.is_thing, self.scores, self.areas)
+        rows = zip(*(column.tolist() for column in columns), corners, encode_masks(self.masks()))
+        segments = [
+            {
+                "id": number,
+                "class": meta.classes[label],
+                "isthing": int(is_thing),
+                "score": round(score, 4),
+                "area": area,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "mask": mask,
+            }
+            for number, (label, is_thing, score, area, (x1, y1, x2, y2), mask) in enumerate(rows, 1)
+        ]
+        return [{"segments_info": segments}]
+
+
+def segment_boxes(ids: Tensor, count: int) -> Tensor:
+    """The smallest box around each of `count` segments, x1, y1, x2, y2 in pixels, x2 and y2 exclusive.
+
+    Args:
+        ids: `[H, W]` integers, 1 … `count` for the segments, 0 for none.
+
+    Returns:
+        `[count, 4]` int64; all 0 for an id that does not occur.
+    """
+    height, width = ids.shape
+    ids = ids.long()
+    extents = []
+    for size, dim in ((width, 1), (height, 0)):  # which columns and rows each segment has pixels in
+        place = torch.arange(size, device=ids.device).unsqueeze(1 - dim).expand_as(ids)
+        occupied = torch.zeros(count + 1, size, dtype=torch.bool, device=ids.device)
+        occupied[ids.flatten(), place.flatten()] = True
+        position = torch.arange(size, device=ids.device)
+        first = torch.where(occupied, position, size).amin(1)
+        after = torch.where(occupied, position + 1, 0).amax(1)
+        extents.append((first.minimum(after)[1:], after[1:]))
+    (x1, x2), (y1, y2) = extents
+    return torch.stack([x1, y1, x2, y2], dim=1)

@@ -1,0 +1,18 @@
+"""COCO 2017 things and stuff with the shortest edge drawn from 640, 672 … 800, flips: Detectron2's setting.
+
+The data root contains train2017/, val2017/, and in annotations/ panoptic_{train,val}2017.json and the folders of PNGs
+of the same name.
+"""
+
+_base_ = ["coco_detection_multiscale.py"]
+
+fallback_meta = dict(classes="coco_panoptic", stuff="coco_panoptic")
+train_data = dict(
+    dataset=dict(
+        _delete_=True, type="CocoPanoptic", annotations="annotations/panoptic_train2017.json", images="train2017"
+    )
+)
+val_data = dict(
+    dataset=dict(_delete_=True, type="CocoPanoptic", annotations="annotations/panoptic_val2017.json", images="val2017")
+)
+metric = dict(type="PanopticMetric")

@@ -1,0 +1,19 @@
+"""Panoptic FPN on the generated shapes, whose backgrounds are stuff, small enough for two CPU cores."""
+
+_base_ = ["../demo/mask-rcnn_r18_fpn_demo_shapes.py"]
+
+_stuff = ["gradient", "stripes", "checkerboard", "clouds"]
+fallback_meta = dict(classes=["circle", "rectangle", "triangle", "star", "ring", *_stuff], stuff=_stuff)
+model = dict(
+    # GN with one channel per group would remove what is constant over the image, such as the class of its background.
+    semantic=dict(type="SemanticFPNHead", channels=32, norm="BN", losses=[dict(type="CrossEntropy")]),
+    merge=dict(stuff_area=256),  # 4096 is a quarter of an image of 128 px
+)
+train_data = dict(
+    dataset=dict(_delete_=True, type="CocoPanoptic", annotations="annotations/panoptic_train.json", images="train")
+)
+val_data = dict(
+    dataset=dict(_delete_=True, type="CocoPanoptic", annotations="annotations/panoptic_val.json", images="val")
+)
+metric = dict(_delete_=True, type="PanopticMetric")
+train = dict(save_best="PQ")

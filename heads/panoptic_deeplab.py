@@ -1,0 +1,197 @@
+"""The heads of Panoptic-DeepLab (Cheng et al. 2020): two decoders, one for classes, one for centers and offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chordate.arguments import NonEmpty, NonNegativeFloat, PositiveFloat, PositiveInt, ProperFraction
+from chordate.contracts import FeatureSpec, select
+from chordate.errors import ConfigError
+from chordate.heads.deeplab import ASPP, Rates
+from chordate.heads.semantic_head import Losses, SemanticHead
+from chordate.ops.boxes import at_least_float32
+from chordate.ops.convolutions import he_init
+from chordate.ops.instance_centers import center_targets
+from chordate.ops.losses import masked_mean
+from chordate.ops.norms import ConvNorm, Norm, make_norm
+from chordate.registry import HEADS
+from chordate.structures import IGNORED, PanopticTargets
+
+LowChannels = Annotated[Sequence[PositiveInt], NonEmpty]
+
+
+class DeepLabDecoder(nn.Module):
+    """ASPP, then at each finer map a ×2 upsampling, concatenation with the reduced map, and a separable 5×5
+    convolution (section 3.1).
+
+    Args:
+        in_features: the available maps.
+        level: the map of ASPP; None for the coarsest.
+        low_levels: the finer maps, coarse to fine; None for those of stride 8 and 4.
+        low_channels: that each of them is reduced to.
+        channels: of the output.
+        aspp_channels, rates, norm, dropout: see `heads.deeplab.ASPP`.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        level: str | None,
+        low_levels: Sequence[str] | None,
+        low_channels: Sequence[int],
+        channels: int,
+        aspp_channels: int,
+        rates: Rates | None,
+        norm: Norm,
+        dropout: float,
+    ):
+        super().__init__()
+        owner = "PanopticDeepLab"
+        ((self.level, coarse),) = select(in_features, [level or list(in_features)[-1]], owner).items()
+        if low_levels is None:
+            finer = [name for name, spec in in_features.items() if 4 <= spec.stride < min(16, coarse.stride)]
+            low_levels = finer[::-1]
+        specs = select(in_features, low_levels, owner)
+        if len(low_channels) != len(specs):
+            named = ", ".join(specs) or "none"
+            raise ConfigError(
+                f"{owner}: low_channels has {len(low_channels)} numbers for {len(specs)} finer maps ({named}); give "
+                f"one for each"
+            )
+        self.low_levels = list(low_levels)
+        self.aspp = ASPP(coarse, rates, aspp_channels, False, norm, dropout)
+        self.reduce, self.fuse = nn.ModuleList(), nn.ModuleList()
+        width = aspp_channels
+        for name, reduced in zip(self.low_levels, low_channels):
+            self.reduce.append(_conv(specs[name].channels, reduced, 1, norm))
+            self.fuse.append(separable5x5(width + reduced, channels, norm))
+            width = channels
+        self.out_channels = width
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """`[N, channels, h, w]` at the finest of the maps."""
+        x = self.aspp(maps[self.level])
+        for name, reduce, fuse in zip(self.low_levels, self.reduce, self.fuse):
+            low = reduce(maps[name])
+            x = F.interpolate(x, low.shape[-2:], mode="bilinear", align_corners=False)
+            x = fuse(torch.cat([x, low], dim=1))
+        return x
+
+
+@HEADS.register_module()
+class PanopticDeepLabHead(SemanticHead):
+    """The semantic decoder of Panoptic-DeepLab. Defaults are those of Detectron2's project for ResNet-50.
+
+    Args:
+        in_features: the available maps.
+        num_classes: outputs.
+        level, low_levels, low_channels, channels, aspp_channels, rates, norm: see `DeepLabDecoder`.
+        aspp_dropout: fraction of the values after ASPP that are dropped in training.
+        dropout, losses: see `SemanticHead`; the cross-entropy of the hardest 20 % of the pixels by default.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        num_classes: PositiveInt,
+        level: str | None = None,
+        low_levels: Sequence[str] | None = None,
+        low_channels: LowChannels = (64, 32),
+        channels: PositiveInt = 256,
+        aspp_channels: PositiveInt = 256,
+        rates: Rates | None = None,
+        norm: Norm = "BN",
+        aspp_dropout: ProperFraction = 0.1,
+        dropout: ProperFraction = 0.0,
+        losses: Losses | None = None,
+    ):
+        super().__init__(channels, num_classes, dropout, losses or [{"type": "CrossEntropy", "hard_fraction": 0.2}])
+        self.decoder = DeepLabDecoder(
+            in_features, level, low_levels, low_channels, channels, aspp_channels, rates, norm, aspp_dropout
+        )
+        self.conv = separable5x5(self.decoder.out_channels, channels, norm)
+
+    def features(self, maps: Mapping[str, Tensor]) -> Tensor:
+        return self.conv(self.decoder(maps))
+
+
+@HEADS.register_module()
+class CenterOffsetHead(nn.Module):
+    """The instance decoder of Panoptic-DeepLab: a heatmap of centers, and offsets to them; a `CenterHead`.
+
+    Args:
+        in_features: the available maps.
+        level, low_levels, low_channels, channels, aspp_channels, rates, norm: see `DeepLabDecoder`.
+        head_channels: of the last convolution before each output.
+        aspp_dropout: fraction of the values after ASPP that are dropped in training.
+        sigma: of the Gaussians in the heatmap, in pixels of the input.
+        center_loss_weight, offset_loss_weight: factors of the squared and of the absolute error (section 3.2).
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        level: str | None = None,
+        low_levels: Sequence[str] | None = None,
+        low_channels: LowChannels = (32, 16),
+        channels: PositiveInt = 128,
+        aspp_channels: PositiveInt = 256,
+        head_channels: PositiveInt = 32,
+        rates: Rates | None = None,
+        norm: Norm = "BN",
+        aspp_dropout: ProperFraction = 0.1,
+        sigma: PositiveFloat = 8.0,
+        center_loss_weight: NonNegativeFloat = 200.0,
+        offset_loss_weight: NonNegativeFloat = 0.01,
+    ):
+        super().__init__()
+        self.sigma = sigma
+        self.center_loss_weight, self.offset_loss_weight = center_loss_weight, offset_loss_weight
+        self.decoder = DeepLabDecoder(
+            in_features, level, low_levels, low_channels, channels, aspp_channels, rates, norm, aspp_dropout
+        )
+        width = self.decoder.out_channels
+        self.center = nn.Sequential(separable5x5(width, head_channels, norm), nn.Conv2d(head_channels, 1, 1))
+        self.offset = nn.Sequential(separable5x5(width, head_channels, norm), nn.Conv2d(head_channels, 2, 1))
+        for last in (self.center[1], self.offset[1]):
+            nn.init.normal_(last.weight, std=0.001)  # type: ignore[arg-type]
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+    def forward(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """A heatmap `[N, 1, h, w]` and offsets `[N, 2, h, w]` (y, x, in cells of the map), float32 or wider."""
+        x = self.decoder(maps)
+        return at_least_float32(self.center(x)), at_least_float32(self.offset(x))
+
+    def resize(self, outputs: tuple[Tensor, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The heatmap `[N, H, W]`, and the offsets `[N, 2, H, W]` in pixels, of images of `size`."""
+        heatmap, offsets = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in outputs)
+        strides = torch.tensor(size, device=offsets.device) / torch.tensor(outputs[1].shape[-2:], device=offsets.device)
+        return heatmap[:, 0], offsets * strides[:, None, None]
+
+    def loss(self, outputs: tuple[Tensor, Tensor], targets: PanopticTargets) -> dict[str, Tensor]:
+        """`center` and `offset`. Crowds and pixels without a class count in neither."""
+        things = targets.instances
+        truth = center_targets(targets.slots, things.valid & ~things.crowd, self.sigma)
+        heatmap, offsets = self.resize(outputs, (targets.slots.shape[1], targets.slots.shape[2]))
+        squares = (heatmap - truth.heatmap) ** 2
+        distances = (offsets - truth.offsets).abs().sum(1)
+        return {
+            "center": self.center_loss_weight * masked_mean(squares, targets.labels != IGNORED),
+            "offset": self.offset_loss_weight * masked_mean(distances, truth.inside),
+        }
+
+
+def separable5x5(in_channels: int, channels: int, norm: Norm) -> nn.Sequential:
+    """A depthwise 5×5 and a 1×1 convolution, each with norm and ReLU."""
+    return nn.Sequential(_conv(in_channels, in_channels, 5, norm, in_channels), _conv(in_channels, channels, 1, norm))
+
+
+def _conv(in_channels: int, channels: int, kernel: int, norm: Norm, groups: int = 1) -> ConvNorm:
+    conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, groups=groups, bias=norm is None)
+    he_init(conv)
+    return ConvNorm(conv, make_norm(norm, channels), nn.ReLU(inplace=True))

@@ -1,0 +1,118 @@
+"""The commands on panoptic segmentation: models learn the generated shapes, are tested, predict and are drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from doc_commands import folder, run_page
+from doc_pages import with_options
+
+from chordate.cli.main import main
+from chordate.data import SemanticFolder
+from chordate.data.shapes import CLASSES
+from chordate.data.shapes_colors import BACKGROUNDS
+
+__all__ = ["folder"]  # a fixture that a test below uses
+FPN = """
+base = "panoptic-fpn_r18_fpn_shapes"
+schedule = dict(warmup_iters=2)
+model = dict(backbone=dict(base_channels=8), merge=dict(score_threshold=0.3))
+"""
+DEEPLAB = """
+_narrow = dict(channels=32, aspp_channels=32, rates=[1, 2])
+_dataset = dict(type="CocoPanoptic")
+model = dict(
+    type="PanopticDeepLab",
+    backbone=dict(type="resnet18", base_channels=8, output_stride=16, out=["c2", "c3", "c5"]),
+    semantic=dict(type="PanopticDeepLabHead", **_narrow),
+    center=dict(type="CenterOffsetHead", sigma=4.0, **_narrow),
+    stuff_area=100,
+)
+train_data = dict(dataset=dict(annotations="annotations/panoptic_train.json", images="train", **_dataset))
+val_data = dict(dataset=dict(annotations="annotations/panoptic_val.json", images="val", **_dataset))
+optimizer = dict(type="AdamW", lr=3e-3, base_batch_size=8)
+_stuff = ["gradient", "stripes", "checkerboard", "clouds"]
+fallback_meta = dict(classes=["circle", "rectangle", "triangle", "star", "ring", *_stuff], stuff=_stuff)
+train = dict(epochs=1)
+"""
+RUN = """
+train_data["pipeline"] = [dict(type="RandomHorizontalFlip")]
+train_data |= dict(batch_size=8, workers=0)
+val_data |= dict(batch_size=4, workers=0)
+"""
+OPTIONS = (
+    "train.iterations=24 train.epochs=None train.eval_every=24 train.save_every=24 train.save_best=PQ train.log_every=3"
+)
+
+
+@pytest.fixture(scope="module", params=["fpn", "deeplab"])
+def trained(request, shapes, tmp_path_factory) -> tuple[Path, Path, Path]:
+    """The config, the data root, and the checkpoint."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = folder / f"{request.param}.py"
+    config.write_text(FPN if request.param == "fpn" else DEEPLAB + RUN)
+    command = ["train", str(config), "--data-root", str(shapes), "--work-dir", str(folder / "run")]
+    assert main([*command, "--cfg-options", *OPTIONS.split()]) == 0
+    return config, shapes, folder / "run/best_PQ.pt"
+
+
+def test_training_lowers_the_losses_and_reports_panoptic_quality(trained):
+    records = [json.loads(line) for line in (trained[2].parent / "log.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if record["mode"] == "train"]
+    assert losses[-1] < 0.9 * losses[0]
+    assert {"PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"} <= records[-1].keys()
+
+
+def test_testing_writes_the_table_a_sheet_and_predictions_in_cocos_format(trained, tmp_path, capsys):
+    config, root, checkpoint = trained
+    command = ["test", str(config), str(checkpoint), "--data-root", str(root), "--picture", str(tmp_path / "sheet.png")]
+    assert main([*command, "--predictions", str(tmp_path / "found.json")]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in (*CLASSES, *BACKGROUNDS, "mean of things", "PQ / %"))
+    assert cv2.imread(str(tmp_path / "sheet.png")).std() > 10
+    written = json.loads((tmp_path / "found.json").read_text())["annotations"]
+    assert len(written) == 12
+    for record in written:
+        ids = cv2.imread(str(tmp_path / "found" / record["file_name"]))[..., 2]
+        assert sorted(set(ids.flatten().tolist()) - {0}) == [segment["id"] for segment in record["segments_info"]]
+
+
+def test_predicting_writes_segments_and_a_drawing(trained, tmp_path):
+    config, root, checkpoint = trained
+    command = ["predict", str(config), str(checkpoint), str(root / "val/000001.jpg"), "--out", str(tmp_path / "drawn")]
+    assert main([*command, "--score-threshold", "0.1"]) == 0
+    (record,) = json.loads((tmp_path / "drawn/predictions.json").read_text())
+    assert {segment["isthing"] for segment in record["segments_info"]} <= {0, 1} and record["file"].endswith("1.jpg")
+    assert cv2.imread(str(tmp_path / "drawn/000001_prediction.png")) is not None
+
+
+def test_panoptic_samples_can_be_browsed_and_models_summarized(trained, tmp_path, capsys):
+    config, root, _ = trained
+    assert main(["browse", str(config), "--data-root", str(root), "--out", str(tmp_path), "--count", "4"]) == 0
+    assert "classes" in (tmp_path / "index.html").read_text() and "instance" in (tmp_path / "index.html").read_text()
+    assert main(["summary", str(config)]) == 0
+    assert "FLOPs" in capsys.readouterr().out
+
+
+def test_the_shapes_open_as_a_semantic_folder(shapes):
+    """Label images of the shapes have the classes of the panoptic segments."""
+    dataset = SemanticFolder("train", "semantic/train", classes=[*CLASSES, *BACKGROUNDS], data_root=shapes)
+    assert len(dataset) == 24
+    present = np.unique(np.concatenate([dataset.labels_of(index).unique() for index in range(24)]))
+    assert present.max() == len(CLASSES) + len(BACKGROUNDS) - 1
+
+
+def test_the_command_lines_on_panoptic_segmentation_run(folder, capsys, caplog):
+    """One training step on the small shapes of the fixture."""
+
+    def shortened(words: list[str]) -> list[str]:
+        short = "train.iterations=1 train.epochs=None train.eval_every=1 train.save_every=1 train_data.batch_size=2"
+        return with_options(words, *short.split()) if words[1] == "train" else words
+
+    printed = run_page("docs/panoptic.md", folder, capsys, caplog, prepare=shortened)
+    assert "mean of stuff" in printed
+    assert Path("sheet.png").is_file() and Path("found.json").is_file() and Path("drawn/predictions.json").is_file()
