@@ -135,7 +135,10 @@ def _compose(name: str) -> Path | Composition:
         except ConfigError:
             break  # report the name as the user wrote it
         below = found if isinstance(found, Composition) else Composition(found.stem, [found], {})
-        return Composition(_canonical(name), [*below.files, package_root() / file], below.backbone)
+        backbone = below.backbone.get("type") or read_templates(package_root()).parts[below.name].backbone
+        parts = next(splits(below.name, {backbone}))
+        tail = "_".join(word if part == other else part for part in parts.tail.split("_"))
+        return Composition(parts._replace(tail=tail).name, [*below.files, package_root() / file], below.backbone)
     templates = read_templates(package_root())
     for written in splits(name, BACKBONES.names()):
         parts = templates.with_image_size(written) or written
@@ -149,9 +152,3 @@ def _compose(name: str) -> Path | Composition:
             return Composition(parts.name, [path], {"type": parts.backbone, **settings})
     same = {word: other for word, (other, _) in VARIATIONS.items()}
     raise ConfigError(unknown_config(name, templates, list_configs(), same))
-
-
-def _canonical(name: str) -> str:
-    """The one name of all spellings of a config's name."""
-    parts = next(splits(name, BACKBONES.names()), None)
-    return parts.name if parts else name

@@ -228,6 +228,36 @@ def test_torchvisions_figures_are_those_of_its_weights(name, weights, keys):
 
 
 @pytest.mark.parametrize(
+    ("name", "weights"),
+    [("deeplabv3_r50_d8_torchvision", "DeepLabV3_ResNet50"), ("fcn_r50_d8_torchvision", "FCN_ResNet50")],
+)
+def test_torchvisions_miou_is_that_of_its_weights(name, weights):
+    measured = getattr(torchvision.models.segmentation, f"{weights}_Weights").DEFAULT.meta["_metrics"]
+    assert PUBLISHED[name].figure == f"{measured['COCO-val2017-VOC-labels']['miou']:.1f} mIoU"
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [
+        ("deeplabv3plus_convnext_tiny_d16_80k_ade20k", 16),
+        ("deeplabv3plus_convnext_tiny_d8_80k_ade20k", 8),
+        ("pspnet_r101_d32_80k_cityscapes", 32),
+    ],
+)
+def test_the_output_stride_is_part_of_a_name(name, stride):
+    with torch.device("meta"):
+        model = chordate.build_model(name, pretrained=False)
+    assert model.backbone.out_features["c5"].stride == stride
+
+
+@pytest.mark.parametrize("model", ["faster-rcnn_r50_fpn", "retinanet_convnext_tiny_fpn", "cascade-mask-rcnn_r50_fpn"])
+def test_3x_is_1x_with_three_times_the_epochs(model):
+    short, long = load_config(f"{model}_1x_coco"), load_config(f"{model}_3x_coco")
+    assert long.train.epochs == 3 * short.train.epochs
+    assert (long.model, long.train_data) == (short.model, short.train_data)
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("mask-rcnn_convnext_tinny_fpn_1x_coco", 'unknown backbone "convnext_tinny"; did you mean "convnext_tiny"'),
