@@ -13,7 +13,7 @@ from chordate.backbones.recompute import recompute
 from chordate.contracts import Backbone, FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 
-# In messages: the backbones whose last stages can be dilated.
+# Error messages list these backbones, whose last stages can be dilated.
 DILATED = (
     "the package's ResNet (ResNeXt, Wide, SE, pre-activation, ResNet-RS), DenseNet and ConvNeXt; timm's ResNet, "
     "RegNet, EfficientNet, MobileNet and ConvNeXt"
@@ -27,7 +27,8 @@ class Network(NamedTuple):
 
     Attributes:
         maps: dict from name to spec of the feature maps that the network can output.
-        make: function that builds the network, from the names of the feature maps to output (as a list or dict).
+        make: function that builds the network. Its argument is the names of the feature maps to output; the network
+            returns them as a list or as a dict.
         library: the library's name, and its tensor names for loading weights.
         channels_last: names of the feature maps that the network outputs as `[N, H, W, C]`.
         side_multiple: image height and width must be multiples of this number.

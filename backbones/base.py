@@ -25,7 +25,7 @@ STRIDES_AND_DILATIONS = {
 
 
 class Step(NamedTuple):
-    """A step of the forward pass: names of its modules in order, its stage (0 for the stem), and name of its output."""
+    """A step of the forward pass: names of its modules in order, stage (0 for the stem), name of the output if any."""
 
     modules: tuple[str, ...]
     stage: int
@@ -207,9 +207,8 @@ class StagedBackbone(Backbone):
             if not isinstance(module, nn.Sequential):
                 x = module(x)
                 continue
-            for block in (
-                module if isinstance(module, Stage) else [module]
-            ):  # a block's layers may modify inputs in place
+            # Recompute an nn.Sequential as a whole, because its layers may modify their inputs in place.
+            for block in module if isinstance(module, Stage) else [module]:
                 x = recompute(block, x)
         return x
 

@@ -1,4 +1,4 @@
-"""DenseNet (Huang et al. 2017, Densely Connected Convolutional Networks): a layer's input is all earlier outputs."""
+"""DenseNet (Huang et al. 2017, Densely Connected Convolutional Networks): layers read all earlier layers' outputs."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal

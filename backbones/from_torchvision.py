@@ -14,7 +14,7 @@ from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
 
 STAGES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}  # stride of each feature map
-# An unpadded network's feature map may have this many cells fewer per side than `image side // stride`.
+# Without padding, a feature map may have up to this many cells fewer per side than `image side // stride`.
 MISSING_CELLS = 4
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names of the modules after the features
 # torchvision's weights of these two networks expect a different normalization, which the networks apply themselves.
@@ -48,7 +48,7 @@ class TorchvisionBackbone(AdaptedBackbone):
         if model in INCEPTIONS:
             settings = {"aux_logits": False, "init_weights": True, "transform_input": self.in_channels == 3}
         if self.output_stride < 32:
-            raise self.not_dilated("a TorchvisionBackbone has one map per stride")
+            raise self.not_dilated("a TorchvisionBackbone has only one feature map per stride")
         settings |= options
 
         def build() -> nn.Module:
@@ -69,7 +69,7 @@ class TorchvisionBackbone(AdaptedBackbone):
         with torch.device("meta"):
             network = build()
             nodes = _nodes(network, self.in_channels, self.name)
-            if model in INCEPTIONS:  # their weight files include the auxiliary classifiers
+            if model in INCEPTIONS:  # torchvision's weights of these include auxiliary classifiers
                 network = torchvision.models.get_model(model, weights=None, init_weights=False)
         return Network(
             {name: node.spec for name, node in nodes.items()},
@@ -100,7 +100,7 @@ def _nodes(network: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
         paths = get_graph_node_names(network)[1]
         extractor = create_feature_extractor(network, paths).eval()
         outputs = extractor(torch.empty(2, in_channels, *PROBE_SIZE, device="meta"))
-    except Exception as error:  # tracing fails in many ways
+    except Exception as error:  # tracing raises many types of errors
         height, width = PROBE_SIZE
         raise ConfigError(f"{name} does not accept images of {height}×{width} px: {one_line(error)}") from error
     ends: dict[tuple[str, ...], str] = {}

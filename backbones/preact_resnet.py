@@ -233,7 +233,9 @@ class CifarPreActResNet(StagedBackbone):
             se=se,
             **options,
         )
-        if not bottleneck and widen == 1 and self.needs(1):  # Identity Mappings, appendix; else there is a projection
+        # As in the appendix of Identity Mappings, the first block's identity shortcut starts after its norm and ReLU.
+        # The first block of bottleneck and wide networks has a projection instead, which always starts there.
+        if not bottleneck and widen == 1 and self.needs(1):
             first: Any = self.get_submodule("layer1.0")
             first.carries_active = True
         he_init(self)

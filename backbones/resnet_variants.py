@@ -54,7 +54,7 @@ RESNEXT: Variants = {
 }
 
 # Zagoruyko & Komodakis 2016, Wide Residual Networks, table 8: "WRN-50-2-bottleneck" has twice as many channels as
-# ResNet-50 in the 3×3 convolution of each bottleneck, and as many as ResNet-50 between the blocks.
+# ResNet-50 in the 3×3 convolution of each bottleneck, and the same number of output channels per block.
 WIDE_RESNET: Variants = {
     **_torchvision("wide_resnet50_2", depth=50, group_width=128),
     **_torchvision("wide_resnet101_2", depth=101, group_width=128),

@@ -128,7 +128,7 @@ def main() -> None:
     steps = training_steps(device, arguments.batch, arguments.precision, not arguments.eager)
     row(f"ResNet-50 training step ({how})", arguments.batch, steps)
     with tempfile.TemporaryDirectory() as folder:
-        images = arguments.images // arguments.batch * arguments.batch  # full batches, as many for both libraries
+        images = arguments.images // arguments.batch * arguments.batch  # so that both libraries load only full batches
         write_images(Path(folder) / "train", images)
         ours, theirs = loaders(Path(folder), arguments.batch, arguments.workers)
         row(f"loading {WIDTH}×{HEIGHT} JPEGs ({arguments.workers} workers)", images,

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-IMAGES, ANNOTATIONS, CATEGORIES, WORKERS, READS = 118_287, 860_001, 80, 4, 5_000  # first three: COCO train2017
+IMAGES, ANNOTATIONS, CATEGORIES, WORKERS, READS = 118_287, 860_001, 80, 4, 5_000  # the first three are train2017's
 VERTICES = 24  # mean number of polygon vertices per instance; makes the file as large as train2017's
 
 

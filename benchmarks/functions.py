@@ -36,7 +36,7 @@ GENERATED = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>", "
 
 
 def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:
-    """The functions that one sample and one batch call, in the order of their first call."""
+    """The functions that are called to load one sample and train on one batch, in the order of their first call."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         generate_shapes(folder, train=2, val=1, size=64, seed=0)

@@ -14,7 +14,7 @@ import chordate
 from chordate.structures import BITMAP_SIZE, Batch, ImageInfo, InstanceTargets
 
 OBJECTS = 8  # training objects per image, about COCO's mean of 7.3
-MAX_DETECTIONS = 100  # per image, in both libraries
+MAX_DETECTIONS = 100  # per image; both libraries have this limit
 THEIRS = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
 
 
@@ -85,7 +85,7 @@ def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
-    """A batch as our loader yields it: masks are 112×112 bitmaps over the boxes."""
+    """A batch as our loader yields it: masks are 112×112 bitmaps that cover the boxes."""
     count, _, height, width = images.shape
     filled = torch.ones(count, OBJECTS, dtype=torch.bool)
     masks = ellipses(boxes.flatten(0, 1), boxes.flatten(0, 1), BITMAP_SIZE, BITMAP_SIZE)

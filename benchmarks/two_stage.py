@@ -105,7 +105,7 @@ def main() -> None:
     row("inference", "as shipped: chordate.predict, torchvision's model", shipped, their_shipped)
     ours.train(), theirs.train()
     row("training step", "like for like: contiguous, fp32", our_step(), their_step())
-    if use_channels_last("auto", device):  # otherwise the defaults are the settings above
+    if use_channels_last("auto", device):  # otherwise, "as shipped" would repeat the row above
         layout(torch.channels_last, ours)
         row("training step", "as shipped: fp32, ours channels-last", our_step(), their_step())
     layout(torch.channels_last, ours, theirs)
@@ -129,7 +129,10 @@ def main() -> None:
 
 
 def parts_table(ours: Any, theirs: Any, our_step: Any, their_step: Any, precision: str, rounds: int) -> Table:
-    """Table of milliseconds per part of a step, libraries alternating; on a GPU with memory, launches, host syncs."""
+    """Table of the milliseconds that each part of a training step takes in each library, measured alternately.
+
+    On a GPU, the table also has peak memory, kernel launches and host syncs.
+    """
     rpn, heads = ours.rpn, [(ours.box, "sample"), (ours.box, "loss")]
     if ours.mask is not None:
         heads.append((ours.mask, "loss"))

@@ -28,11 +28,14 @@ from chordate.registry import TRANSFORMS as TRANSFORMS
 from chordate.structures import Batch as Batch
 from chordate.structures import Classification as Classification
 from chordate.structures import ClassTargets as ClassTargets
+from chordate.structures import CropInfo as CropInfo
 from chordate.structures import DatasetMeta as DatasetMeta
 from chordate.structures import Detections as Detections
 from chordate.structures import InstanceTargets as InstanceTargets
 from chordate.structures import PanopticMap as PanopticMap
 from chordate.structures import PanopticTargets as PanopticTargets
+from chordate.structures import Poses as Poses
+from chordate.structures import PoseTargets as PoseTargets
 from chordate.structures import Prediction as Prediction
 from chordate.structures import Proposals as Proposals
 from chordate.structures import SemanticMap as SemanticMap

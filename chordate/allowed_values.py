@@ -105,7 +105,7 @@ def allowed(annotation: Any, value: Any = None) -> str:
     return f"{'an' if inner.__name__[0] in 'AEIOU' else 'a'} {inner.__name__}"
 
 
-# `allowed` appends the docstrings of these three predicates to "a list ".
+# Error messages contain the docstrings of the next three predicates: `allowed` appends them to "a list ".
 def ascend(items: Sequence[float]) -> bool:
     """of strictly increasing numbers"""
     return all(earlier < later for earlier, later in itertools.pairwise(items))

@@ -99,7 +99,7 @@ def features(
     validate_arguments(features, {"model": model, "map": map, "batch_size": batch_size}, "features")
     vectors = [feature_vectors(model, batch, map) for batch in _batches(model, images, batch_size)]
     if not vectors:
-        raise DataError("features: no images are given")
+        raise DataError("features: there are no images; pass at least one")
     return torch.cat(vectors)
 
 
@@ -119,7 +119,7 @@ def _batches(model: Model, images: AnyImage | Sequence[AnyImage], batch_size: in
         for number, (image, path) in enumerate(_read(images))
     )
     while chunk := list(islice(samples, batch_size)):
-        # Convolutions are faster in channels_last memory format, and the result is equal.
+        # Convolutions are faster in channels_last memory format, with the same result.
         yield to_device(collate_images(chunk, None, model.size_divisor), device, channels_last=True)
 
 
@@ -133,7 +133,7 @@ def _read(images: AnyImage | Sequence[AnyImage]) -> Iterator[tuple[tv_tensors.Im
     several: Any = images if stacked or isinstance(images, list | tuple) else [images]
     for number, image in enumerate(several):
         if isinstance(image, str) and "://" in image:
-            raise DataError(f"{image}: URLs are not read; download the file first")
+            raise DataError(f"{image}: URLs are not supported; download the file first")
         if isinstance(image, str | Path):
             yield tv_tensors.Image(read_image(image)), str(image)
         else:

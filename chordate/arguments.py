@@ -277,7 +277,7 @@ def _checkable(annotation: Any) -> Any:
     if origin in (Union, types.UnionType):
         members = tuple(_checkable(member) for member in inner)
         return Any if Any in members else Union[members]  # noqa: UP007  (`members` is a tuple)
-    # Typed Any, because the annotations below are built at run time.
+    # The values are typed Any, because type checkers cannot follow annotations that are built at run time.
     generic: dict[Any, Any] = {tuple: tuple, Sequence: Sequence, Mapping: Mapping}
     items = tuple(item if item is Ellipsis else _checkable(item) for item in inner)
     if origin is tuple:
@@ -286,7 +286,7 @@ def _checkable(annotation: Any) -> Any:
         return Annotated[generic[Sequence][items or Any], WrapValidator(_reject_text)]
     if origin in (dict, Mapping, MutableMapping):
         return Annotated[generic[Mapping][items or (Any, Any)], WrapValidator(_keep_object)]
-    # The values of tensors and arrays are checked as plain numbers, see `_validate`.
+    # Tensors and arrays get no isinstance check, because `_validate` converts values with `tolist()` before the check.
     if isinstance(annotation, type) and not (
         inner or hasattr(annotation, "tolist") or getattr(annotation, "_is_protocol", False)
     ):

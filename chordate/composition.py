@@ -57,7 +57,10 @@ class Section(dict[str, Any]):
         return ".".join(self.path if key is None else (*self.path, key))
 
     def source(self, keys: Iterable[str]) -> str:
-        """Prefix `file: ` for messages: the last file that set one of `keys`, which may be dotted; empty if unknown."""
+        """The prefix `<file>: ` of error messages about `keys` (dotted keys are allowed); empty if no file is known.
+
+        The file is the last one that set one of the keys.
+        """
         written = []
         for key in keys:
             here = (*self.path, *str(key).split("."))
@@ -176,7 +179,9 @@ def merge(
             merge(items, value, origin, origins, path=here, into_lists=True)
             if len(items) > len(old):
                 name, index = ".".join(here), max(value, key=int)
-                raise ConfigError(f"{origin.source}: {name} has {len(old)} items, 0-based; there is no item {index}")
+                raise ConfigError(
+                    f"{origin.source}: {name} has {len(old)} items, counted from 0; there is no item {index}"
+                )
             tree[key] = list(items.values())
             continue
         if isinstance(old, str):
@@ -195,8 +200,11 @@ def _set(tree: dict[Any, Any], key: Any, value: Any, origin: Origin, origins: Or
 
 
 def plain(value: Any) -> Any:
-    """Copy a setting, so that layers share no objects. Numbers and arrays of numpy and torch become Python numbers and
-    lists, and paths become strings; other objects are returned as they are."""
+    """Copy a setting, so that layers share no objects.
+
+    Numbers and arrays of numpy and torch become Python numbers and lists, and paths become strings; other objects are
+    returned as they are.
+    """
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -219,7 +227,7 @@ def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def unchanged(origins: Mapping[KeyPath, Origin], then: Any, now: Any) -> Origins:
-    """The origins of the settings that are equal in the config when it was composed (`then`) and `now`."""
+    """The origins of the settings whose values in `now` are the same as in `then`, the config as it was composed."""
     return {path: origin for path, origin in origins.items() if _equal(_at(then, path), _at(now, path))}
 
 

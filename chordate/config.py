@@ -76,7 +76,8 @@ def load_config(
     elif isinstance(config, Mapping):
         layers = dict_layers(config)
     else:
-        import_custom_modules(overrides.get("custom_imports"), source)  # may register the backbone in the config's name
+        # The modules may register the backbone that is part of the config's name.
+        import_custom_modules(overrides.get("custom_imports"), source)
         found = find_config(config)
         layers = config_layers(found)
         if isinstance(found, Path):
@@ -101,7 +102,7 @@ def load_config(
     for line in _drop_replaced(tree, origins, ()):
         log.warning("%s", line)
     loaded = Config(tree, cfg_text=text, filename=filename)
-    # Config.copy() keeps these two attributes.
+    # An assignment would make them settings of the Config; Config.copy() keeps these two attributes.
     object.__setattr__(loaded, "_origins", origins)
     object.__setattr__(loaded, "_composed", loaded.to_dict())
     return loaded

@@ -19,8 +19,13 @@ from chordate.published import PUBLISHED
 from chordate.registry import BACKBONES
 from chordate.unknown_names import either, unknown_config
 
-# Datasets that use the recipes of another dataset, and the config file that overrides these recipes' settings.
-SAME_RECIPES = {"cifar100": ("cifar10", "_base_/datasets/cifar100.py")}
+# Words of names: the config for a name with the word is that with the other word, overridden by a config file.
+VARIATIONS = {
+    "cifar100": ("cifar10", "_base_/datasets/cifar100.py"),
+    "3x": ("1x", "_base_/schedules/3x.py"),
+    "d16": ("d8", "_base_/models/output_stride_16.py"),
+    "d32": ("d8", "_base_/models/output_stride_32.py"),
+}
 SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
 
 
@@ -122,15 +127,15 @@ def find_config(name: str | Path) -> Path | Composition:
 
 def _compose(name: str) -> Path | Composition:
     """The config for a name without a packaged file; `Templates` chooses the recipe of a classifier's backbone."""
-    for other, (data, file) in SAME_RECIPES.items():
-        if name.endswith(f"_{other}"):
-            try:
-                found = find_config(name.removesuffix(other) + data)
-            except ConfigError:
-                break  # report the name as the user wrote it
-            below = found if isinstance(found, Composition) else Composition(found.stem, [found], {})
-            full = below.name.removesuffix(data) + other
-            return Composition(full, [*below.files, package_root() / file], below.backbone)
+    words = name.split("_")
+    for word in VARIATIONS.keys() & set(words):
+        other, file = VARIATIONS[word]
+        try:
+            found = find_config("_".join(other if part == word else part for part in words))
+        except ConfigError:
+            break  # report the name as the user wrote it
+        below = found if isinstance(found, Composition) else Composition(found.stem, [found], {})
+        return Composition(_canonical(name), [*below.files, package_root() / file], below.backbone)
     templates = read_templates(package_root())
     for written in splits(name, BACKBONES.names()):
         parts = templates.with_image_size(written) or written
@@ -142,5 +147,11 @@ def _compose(name: str) -> Path | Composition:
             row = PUBLISHED.get(parts.name)
             settings = dict(row.backbone) if row else {}
             return Composition(parts.name, [path], {"type": parts.backbone, **settings})
-    same = {other: data for other, (data, _) in SAME_RECIPES.items()}
+    same = {word: other for word, (other, _) in VARIATIONS.items()}
     raise ConfigError(unknown_config(name, templates, list_configs(), same))
+
+
+def _canonical(name: str) -> str:
+    """The one name of all spellings of a config's name."""
+    parts = next(splits(name, BACKBONES.names()), None)
+    return parts.name if parts else name

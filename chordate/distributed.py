@@ -28,8 +28,10 @@ def is_main_process() -> bool:
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """The `value` of every rank, in the order of the ranks. Values are pickled; under NCCL they pass through the
-    current GPU."""
+    """The `value` of every rank, in the order of the ranks.
+
+    Values are pickled; under NCCL they pass through the current GPU.
+    """
     if not is_active():
         return [value]
     values: list[Any] = [None] * world_size()

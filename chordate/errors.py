@@ -53,8 +53,8 @@ class TrainingError(ChordateError):
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` names in `known` most similar to `name`, ignoring case; names that start with `name` come first.
 
-    In this comparison, "-" and "_" are ignored, and `resnet50` equals `r50`: `faster-rcnn_r50_fpn_torchvision` starts
-    with `fasterrcnn_resnet50_fpn`.
+    The test for a common start ignores "-" and "_" and treats `resnet50` as `r50`, so `fasterrcnn_resnet50_fpn` is a
+    prefix of `faster-rcnn_r50_fpn_torchvision`.
     """
     by_lower: dict[str, str] = {}
     for candidate in known:
@@ -75,7 +75,7 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) 
     ours = _BACKBONE_SETTINGS.get(name) if kind.startswith("setting of backbone") else None
     close = [ours] if ours and ours in known else near_names(name, known)
     guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "." if listed else ""
-    if not listed or (close and len(known) > 40):  # a truncated list helps less than the guess
+    if not listed or (close and len(known) > 40):  # a suggestion helps more than a truncated list
         return f"unknown {kind} {repr_name(name)}{guess}"
     names = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
     return f"unknown {kind} {repr_name(name)}{guess} Known: {names or 'none'}"

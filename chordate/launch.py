@@ -1,4 +1,4 @@
-"""Starts a process of a run (rank, device, number of threads, seed), and ends the run after a signal.
+"""Sets up each process of a run (rank, device, number of threads, seed), and lets a signal end the run.
 
 A single process starts directly; several processes are started by torchrun (on one or more machines) or SLURM's srun.
 """
@@ -147,13 +147,16 @@ def _check(environment: Mapping[str, str], names: tuple[str, ...], variable: str
 
 
 class StopSignals:
-    """Context manager that records the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) in `received` instead of
-    ending the process, so that the run can be saved; a second signal has its usual effect."""
+    """Context manager that records the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) in `received`.
+
+    The first signal does not end the process, so that the run can be saved; a second signal has its usual effect.
+    """
 
     received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        in_main_thread = threading.current_thread() is threading.main_thread()  # other threads must not set handlers
+        # Python lets only the main thread set signal handlers.
+        in_main_thread = threading.current_thread() is threading.main_thread()
         signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
         self._handlers = {number: signal.signal(number, self._record) for number in signals}
         return self

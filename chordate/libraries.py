@@ -5,7 +5,7 @@ from typing import Any
 
 from chordate.errors import ConfigError, unknown
 
-# Our GPU kernels are written in Triton, which comes with PyTorch on Linux.
+# Whether Triton is installed, in which the GPU kernels are written; it comes with PyTorch on Linux.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 

@@ -196,7 +196,7 @@ def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor
 
 
 def compute_numbers(metric: Metric) -> dict[str, float]:
-    """The result of `metric.compute`, validated.
+    """Call `metric.compute`, and check that the result is a dict of numbers.
 
     Raises:
         ConfigError: the result is not a dict of numbers, or a name is reserved for another field of log records.

@@ -17,8 +17,11 @@ REFRESH_SECONDS = 0.1
 
 
 class ProgressBar:
-    """Progress bars, one per task, each followed by a status text. Drawn only by the first rank, and only if
-    `console` (None for the standard output) is a terminal. Lines printed or logged meanwhile appear above the bars."""
+    """Draws progress bars, one per task, each followed by a status text.
+
+    They are drawn only by the first rank, and only if `console` (None for the standard output) is a terminal. Lines
+    that are printed or logged meanwhile appear above the bars.
+    """
 
     def __init__(self, console: Console | None = None):
         console = console or Console()
@@ -26,13 +29,13 @@ class ProgressBar:
         self._drawn = 0.0
         texts = [TextColumn(text) for text in ("{task.description}", "{task.fields[status]}", "<")]
         columns = [texts[0], BarColumn(None), MofNCompleteColumn(), texts[1], TimeElapsedColumn(), texts[2]]
-        # No refresh thread: it could hold a lock while the loader forks its workers.
+        # Without rich's refresh thread, which could hold a lock while the loader forks its workers.
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, expand=True, auto_refresh=False)
 
     @contextmanager
     def task(self, description: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-        """Context manager that shows a bar of `total` steps, `done` of them complete at the start. Yields a function
-        `update(advance=1, description=…, status=…)`."""
+        """Context manager that shows a bar of `total` steps, of which `done` are already complete. Yields a
+        function `update(advance=1, description=…, status=…)`."""
         if not self.visible:
             yield lambda advance=1, **fields: None
             return

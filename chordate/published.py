@@ -39,6 +39,7 @@ RESNET, IDENTITY = "He et al. 2016", "He et al. 2016, Identity Mappings"
 WIDE, DENSE = "Zagoruyko & Komodakis 2016", "Huang et al. 2017"
 RS, CONVNEXT = "Bello et al. 2021, authors' repository", "Liu et al. 2022, table 1"
 DETECTRON2, TORCHVISION = "Detectron2's model zoo", "torchvision's weights"
+MMSEGMENTATION = "MMSegmentation's model zoo"
 COPY_PASTE = "Ghiasi et al. 2021, authors' repository"
 
 IMAGENET = {
@@ -143,6 +144,17 @@ CIFAR = {
     **_errors({"densenet100_12_cifar10": "4.51", "densenet100_12_cifar100": "22.27"}, f"{DENSE}, table 2"),
 }
 
+# A detector with 56.4 AP of people gives the boxes; flip test.
+XIAO = "Xiao et al. 2018, table 2"
+POSE = {
+    "pose_r50_256x192_coco": Published("70.4 keypoint AP", XIAO),
+    "pose_r101_256x192_coco": Published("71.4 keypoint AP", XIAO),
+    "pose_r152_256x192_coco": Published("72.0 keypoint AP", XIAO),
+    "pose_r50_384x288_coco": Published("72.2 keypoint AP", XIAO),
+    "pose_r101_384x288_coco": Published("73.6 keypoint AP", "authors of Xiao et al. 2018, repository"),
+    "pose_r152_384x288_coco": Published("74.3 keypoint AP", "authors of Xiao et al. 2018, repository"),
+}
+
 COCO = {
     "faster-rcnn_r50_fpn_1x_coco": Published("37.9 box AP", DETECTRON2),
     "faster-rcnn_r50_fpn_3x_coco": Published("40.2 box AP", DETECTRON2),
@@ -172,4 +184,29 @@ COCO = {
     "retinanet_r50_fpn-v2_torchvision": Published("41.5 box AP", TORCHVISION),
 }
 
-PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO}
+SEMANTIC = {
+    "deeplabv3plus_r50c_d8_80k_cityscapes": Published("80.09 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r101c_d8_80k_cityscapes": Published("80.97 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r50c_d8_40k_voc-aug": Published("76.81 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r101c_d8_40k_voc-aug": Published("78.62 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r50c_d8_80k_ade20k": Published("42.72 mIoU", MMSEGMENTATION),
+    "deeplabv3plus_r101c_d8_80k_ade20k": Published("44.60 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_80k_cityscapes": Published("79.32 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_80k_cityscapes": Published("80.20 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_40k_voc-aug": Published("77.68 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_40k_voc-aug": Published("77.92 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_80k_ade20k": Published("42.42 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_80k_ade20k": Published("44.08 mIoU", MMSEGMENTATION),
+    "pspnet_r50c_d8_80k_cityscapes": Published("78.55 mIoU", MMSEGMENTATION),
+    "pspnet_r101c_d8_80k_cityscapes": Published("79.76 mIoU", MMSEGMENTATION),
+    "pspnet_r50c_d8_80k_ade20k": Published("41.13 mIoU", MMSEGMENTATION),
+    "pspnet_r101c_d8_80k_ade20k": Published("43.57 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r50c_fpn_80k_cityscapes": Published("74.52 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r101c_fpn_80k_cityscapes": Published("75.80 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r50c_fpn_160k_ade20k": Published("37.49 mIoU", MMSEGMENTATION),
+    "semantic-fpn_r101c_fpn_160k_ade20k": Published("39.35 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50_d8_torchvision": Published("66.4 mIoU", TORCHVISION),
+    "fcn_r50_d8_torchvision": Published("60.5 mIoU", TORCHVISION),
+}
+
+PUBLISHED: dict[str, Published] = {**IMAGENET, **CIFAR, **COCO, **SEMANTIC, **POSE}

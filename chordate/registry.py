@@ -134,7 +134,7 @@ class PlugRegistry(Registry):
         wiring |= {name: value for name, value in facts.items() if name in accepted}
         clash = ", ".join(sorted(set(arguments) & set(wiring)))
         if clash:
-            raise ConfigError(f"{where}: {clash} is inferred from the other parts; remove it from the config")
+            raise ConfigError(f"{where}: {clash} is set automatically; remove it from the config")
         names: dict[str, Any] = {"inferred": wiring, "extra_settings": self.extra_settings}
         checked = validate_arguments(cls, arguments, where, **names, values=not is_third_party(cls))
         extra_settings = {name: checked.pop(name) for name in self.extra_settings if name in checked}
@@ -144,7 +144,8 @@ class PlugRegistry(Registry):
         except ChordateError:
             raise
         except (TypeError, ValueError) as error:
-            validate_arguments(cls, arguments, where, **names)  # better message if values do not fit the annotations
+            # Raises a clearer error if a value contradicts its annotation.
+            validate_arguments(cls, arguments, where, **names)
             raise ConfigError(f"{where}: {error}") from error
         for name, value in extra_settings.items():
             setattr(built, name, value)

@@ -1,4 +1,4 @@
-"""The sections of a config, and their names in MMDetection."""
+"""The names of a config's sections, and the corresponding names in MMDetection's configs."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -48,7 +48,7 @@ NAMES_HERE = {
 
 
 def no_section(key: str, tree: Mapping[str, Any]) -> str:
-    """Error message about the unknown section `key` of the config `tree`, with the name to use instead."""
+    """The error message for an unknown section `key` of the config `tree`; it suggests the correct name."""
     written = list(_dotted(key, tree[key]))
     for theirs, ours in NAMES_HERE.items():
         for path in written:

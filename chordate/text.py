@@ -18,8 +18,8 @@ def file_stem(text: str) -> str:
 
 
 def pluralize(number: int, noun: str) -> str:
-    """A count in English: "1 class", "2 classes", "1,000 images"."""
-    plural = noun + ("es" if noun.endswith("s") else "s")
+    """A count in English: "1 class", "2 classes", "3 boxes", "1,000 images"."""
+    plural = noun + ("es" if noun.endswith(("s", "x")) else "s")
     return f"{number:,} {noun if number == 1 else plural}"
 
 

@@ -16,14 +16,14 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         name: the name as it was written.
         templates: the packaged configs.
         listed: the names that `chordate list models` shows.
-        same: datasets that use the recipes of another dataset: `cifar100` those of `cifar10`.
+        same: words with the configs of another word: `cifar100` those of `cifar10`, `3x` those of `1x`.
     """
     what = f"unknown config {repr_name(name)}"
     backbones = BACKBONES.names()
     tails: dict[str, dict[str, str]] = {}  # by head, each tail with the tail of its recipes
     for head, tail in templates.recipes:
         tails.setdefault(head, {})[tail] = tail
-        tails[head] |= {tail.replace(data, other): tail for other, data in same.items()}
+        tails[head] |= {_replaced(tail, other, word): tail for word, other in same.items()}
     found = sorted(splits(name, backbones), key=lambda parts: not (parts.head and parts.head in tails))
     middle = None if any(parts.tail in tails.get(parts.head, ()) for parts in found) else _between(name, tails)
     if f"{(middle or name).replace('-', '_')}_cifar" in backbones:
@@ -44,6 +44,10 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
             return f"{what}: {_wrong_tail(name, parts, tails[head], templates, listed)}"
     close = near_names(name, listed)
     return what + (f"; did you mean {either(close)}?" if close else "; `chordate list models` shows what there is")
+
+
+def _replaced(tail: str, word: str, other: str) -> str:
+    return "_".join(other if part == word else part for part in tail.split("_"))
 
 
 def either(names: Iterable[str]) -> str:

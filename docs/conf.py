@@ -36,6 +36,7 @@ NAVIGATION = {
         "classification",
         "semantic",
         "panoptic",
+        "pose",
         "evaluation",
         "weights",
         "plugging",

@@ -2,6 +2,7 @@
 
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead
+from chordate.heads.deconv import DeconvHead
 from chordate.heads.deeplab import DeepLabV2Head, DeepLabV3Head, DeepLabV3PlusHead
 from chordate.heads.dual_decoder import CenterOffsetHead, PanopticDeepLabHead
 from chordate.heads.fcn import FCNHead
@@ -20,6 +21,7 @@ __all__ = [
     "CenterOffsetHead",
     "ClassificationHead",
     "ConvFC",
+    "DeconvHead",
     "DeepLabV2Head",
     "DeepLabV3Head",
     "DeepLabV3PlusHead",

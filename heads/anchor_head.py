@@ -16,7 +16,7 @@ from chordate.ops.losses import BoxLoss, BoxLossKind
 from chordate.ops.matching import Matcher
 
 IoURange = Annotated[tuple[Fraction, Fraction], NotDescending]  # (lower, upper)
-BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # weights of the box encoding: deltas are not scaled
+BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # weights of the box encoding; 1 leaves the deltas unscaled
 
 
 @dataclass

@@ -168,7 +168,7 @@ class BoxHead(nn.Module):
         """
         labels, gt_index, positive = map(index.flatten, (rois.labels, rois.gt_index, rois.is_foreground))
         classification = F.cross_entropy(logits, labels, reduction="none")
-        # Background regions have no deltas; the values gathered for them are masked below.
+        # Background has no deltas, so column 0 is gathered for background regions, and masked below.
         column = torch.where(positive, labels, 0) if deltas.shape[1] > 1 else torch.zeros_like(labels)
         deltas = deltas.take_along_dim(column[:, None, None], dim=1)[:, 0]
         distance = self.box_loss(deltas, boxes, targets.boxes[index.image, gt_index])

@@ -19,7 +19,7 @@ from chordate.structures import Detections, InstanceTargets, Proposals, SampledR
 # boxes, so they have higher IoU thresholds, and larger weights because their deltas are smaller.
 IOU_THRESHOLDS = (0.5, 0.6, 0.7)
 BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
-MIN_SIDE = 1e-3  # pixels; smaller regions are not used for training
+MIN_SIDE = 1e-3  # minimum side in pixels of the regions for training
 
 
 @HEADS.register_module()
@@ -32,7 +32,7 @@ class CascadeHead(nn.Module):
 
     Args:
         in_features, num_classes: see `BoxHead`.
-        iou_thresholds, box_weights: as `iou_threshold` and `box_weights` of `BoxHead`, one entry per stage.
+        iou_thresholds, box_weights: the arguments `iou_threshold` and `box_weights` of `BoxHead`, one entry per stage.
         stage: other arguments of `BoxHead`, the same for all stages.
 
     Raises:
@@ -55,7 +55,7 @@ class CascadeHead(nn.Module):
             )
         own = {"iou_threshold", "box_weights", "class_agnostic"} & set(stage or {})
         if own:
-            raise ConfigError(f"CascadeHead: {', '.join(sorted(own))} in `stage` is set by the cascade; remove it")
+            raise ConfigError(f"CascadeHead: {', '.join(sorted(own))} in `stage` is set by CascadeHead; remove it")
         self.stages: Any = nn.ModuleList(  # of BoxHeads
             HEADS.build(
                 (stage or {}) | {"type": BoxHead},
@@ -75,8 +75,8 @@ class CascadeHead(nn.Module):
         return self.stages[0].sample(proposals, targets)
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Compute the losses of each stage as in `BoxHead`; the stage index is appended to their names."""
-        # The losses of all stages have weight 1; the gradient of the feature maps is averaged over stages, not summed.
+        """Compute the losses of each stage as in `BoxHead`, with the stage index appended to their names."""
+        # Losses are summed over stages, but their gradient with respect to the feature maps is averaged.
         features = {name: scale_gradient(x, 1 / len(self.stages)) for name, x in features.items()}
         losses: dict[str, Tensor] = {}
         for number, stage in enumerate(self.stages):

@@ -1,4 +1,4 @@
-"""The heads of DeepLab v2, v3 and v3+: atrous spatial pyramid pooling (ASPP) without and with a decoder."""
+"""Heads of DeepLab v2, v3 and v3+: atrous spatial pyramid pooling (ASPP), in v3+ followed by a decoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -17,14 +17,14 @@ from chordate.registry import HEADS
 
 Rates = Annotated[Sequence[PositiveInt], NonEmpty]
 RATES = (6, 12, 18)  # dilations at output stride 16 (Chen et al. 2017, DeepLab v3, section 3.3)
-RATES_V2 = (6, 12, 18, 24)  # at output stride 8: ASPP-L (Chen et al. 2017, DeepLab, section 4.1)
+RATES_V2 = (6, 12, 18, 24)  # dilations at output stride 8: ASPP-L (Chen et al. 2018, DeepLab, section 4.1)
 
 
 @HEADS.register_module()
 class DeepLabV2Head(SemanticHead):
-    """Segmentation head of DeepLab v2: ASPP as the sum of atrous 3×3 convolutions, each to class logits.
+    """Segmentation head of DeepLab v2: the logits are the sum of the outputs of atrous 3×3 convolutions (ASPP).
 
-    Chen et al. 2017, DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, section 3.2.
+    Chen et al. 2018, DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, section 3.2.
 
     Args:
         in_features: specs of the available feature maps.
@@ -47,11 +47,11 @@ class DeepLabV2Head(SemanticHead):
         super().__init__(spec.channels, num_classes, dropout, losses)
         self.level = chosen
         rates = rates or [max(1, rate * 8 // spec.stride) for rate in RATES_V2]
-        # Replaces the 1×1 convolution of SemanticHead.
-        self.logits = ConvSum(nn.Conv2d(spec.channels, num_classes, 3, padding=rate, dilation=rate) for rate in rates)
-        for conv in self.logits:
+        convs = [nn.Conv2d(spec.channels, num_classes, 3, padding=rate, dilation=rate) for rate in rates]
+        for conv in convs:
             nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.logits = ConvSum(convs)  # replaces the 1×1 convolution of SemanticHead
         self.class_rows = {f"logits.{number}": ClassRows() for number in range(len(rates))}
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
@@ -59,7 +59,7 @@ class DeepLabV2Head(SemanticHead):
 
 
 class ConvSum(nn.ModuleList):
-    """Sums the outputs of several convolutions of the same feature map `[N, C, h, w]`."""
+    """Applies several convolutions to the same feature map `[N, C, h, w]`, and sums their outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([conv(x) for conv in self]).sum(dim=0)
@@ -156,8 +156,8 @@ class DeepLabV3PlusHead(SemanticHead):
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling.
 
-    A 1×1 convolution, atrous 3×3 convolutions and global average pooling in parallel; their outputs are concatenated
-    and projected by a 1×1 convolution.
+    A 1×1 convolution, atrous 3×3 convolutions and global average pooling run in parallel; their outputs are
+    concatenated and projected by a 1×1 convolution.
 
     Args:
         spec: spec of the input feature map `[N, C, h, w]`.
@@ -177,7 +177,7 @@ class ASPP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Input `[N, C, h, w]`, output `[N, channels, h, w]`."""
+        """Compute the output `[N, channels, h, w]` for a feature map `[N, C, h, w]`."""
         pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
         return self.dropout(self.project(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1)))
 

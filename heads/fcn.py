@@ -1,4 +1,4 @@
-"""FCN head (Long et al. 2015): convolutions on one feature map; often an auxiliary head on c4 (Zhao et al. 2017)."""
+"""FCN head (Long et al. 2015): convolutions on one feature map. PSPNet uses one on c4 as an auxiliary head."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ class FCNHead(SemanticHead):
         num_classes: number of classes.
         level: name of the input feature map; None for the coarsest.
         convs: number of 3×3 convolutions.
-        channels: number of their output channels; None for a quarter of the feature map's channels.
+        channels: number of output channels of each 3×3 convolution; None for a quarter of the feature map's channels.
         norm: norm after each 3×3 convolution, see `make_norm`.
         dropout, losses: see `SemanticHead`.
     """

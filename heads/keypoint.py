@@ -74,7 +74,7 @@ class KeypointHead(nn.Module):
         return F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
 
     def loss(self, features: Mapping[str, Tensor], rois: SampledRoIs, targets: InstanceTargets) -> dict[str, Tensor]:
-        """Cross-entropy over the cells of a heatmap, averaged over labeled keypoints inside their positive region.
+        """Cross-entropy over the cells of each heatmap, averaged over the labeled keypoints inside positive regions.
 
         Raises:
             DataError: the data has no keypoints.

@@ -44,7 +44,7 @@ class ClassificationHead(nn.Module):
         self.fc = nn.Linear(spec.channels, num_classes)
         self.binary, self.label_smoothing = loss == "binary", label_smoothing
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
-        # With binary losses, all classes start with low scores; otherwise, the first steps would only lower the scores.
+        # With binary losses, all classes start with low scores; from 0.5, the first steps would only lower them.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
         self.class_rows = {"fc": ClassRows()}
         self.final_layers = {"linear": "fc", "norm": "norm"}
@@ -55,11 +55,11 @@ class ClassificationHead(nn.Module):
         return self.norm(x.mean(dim=tuple(range(2, x.ndim))).to(self.fc.weight.dtype))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Logits `[N, num_classes]`, float32."""
+        """Predict logits `[N, num_classes]`, float32."""
         return at_least_float32(self.fc(self.dropout(self.pool(features))))
 
     def loss(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """The mean loss over `N` images.
+        """Compute the mean loss over `N` images.
 
         Args:
             logits: `[N, num_classes]`.

@@ -95,7 +95,7 @@ class MaskHead(nn.Module):
         x = F.relu(self.upsample(self.convs(roi_features)), inplace=True)
         row = labels.clamp(max=self.masks.out_channels - 1)
         weight, bias = self.masks.weight.flatten(1)[row], self.masks.bias[row]  # type: ignore[index]
-        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # the gradient stays NHWC, the layout of the convolutions
+        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # keeps the gradient in NHWC, the layout of the convolutions
         logits = torch.baddbmm(bias[:, None, None], cells, weight[:, :, None])
         return at_least_float32(logits.view(-1, *x.shape[2:]))
 
@@ -168,7 +168,7 @@ def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, gt_index: Tensor,
     slots, side = masks.shape[1], masks.shape[-1]
     corner = frames[:, :2].repeat(1, 2)
     extent = (frames[:, 2:] - frames[:, :2]).clamp(min=1e-3).repeat(1, 2)
-    inside = at_least_float32((boxes - corner) / extent * side)  # in pixels of the bitmap
+    inside = at_least_float32((boxes - corner) / extent * side)  # the corners of the regions, in pixels of the bitmap
     bitmaps = masks.flatten(0, 1)[image * slots + gt_index].to(inside.dtype)
     with torch.autocast(boxes.device.type, enabled=False):  # bfloat16 is too imprecise for pixel positions
         rows = area_weights(inside[:, 1], inside[:, 3], size, side)

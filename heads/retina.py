@@ -20,8 +20,8 @@ from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 from chordate.structures import Detections, InstanceTargets
 
-SIZES_PER_STRIDE = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))  # section 4: three per octave; 32 px at stride 8
-PRIOR = 0.01  # section 4.1: initial score of every anchor
+SIZES_PER_STRIDE = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))  # section 4: three scales per octave, from 4 × stride
+PRIOR = 0.01  # section 4.1: initial foreground probability of every anchor
 FOCAL = {"alpha": 0.25, "gamma": 2.0}  # section 4, table 1
 
 

@@ -80,7 +80,8 @@ class RPNHead(AnchorHead):
 
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
         """Predict for every anchor of the feature maps `[N, C, H, W]`; `logits` is `[N, A]`."""
-        predictors = (self.objectness_logits, self.anchor_deltas)  # both in one pass over the feature map
+        # One convolution with the weights of both predictors reads each feature map only once.
+        predictors = (self.objectness_logits, self.anchor_deltas)
         weight = torch.cat([predictor.weight for predictor in predictors])
         bias = torch.cat([predictor.bias for predictor in predictors if predictor.bias is not None])
         levels, per_cell = [], self.anchors.per_cell
@@ -112,7 +113,7 @@ class RPNHead(AnchorHead):
 
     @torch.no_grad()
     def predict(self, outputs: AnchorOutputs, sizes: Tensor, training: bool = False) -> Proposals:
-        """The top-scoring proposals of each image after NMS, by descending score, clipped to the image.
+        """Predict the top-scoring proposals of each image after NMS, by descending score, clipped to the image.
 
         Args:
             outputs: from `forward`.

@@ -1,4 +1,4 @@
-"""The semantic head of Panoptic FPN (Kirillov et al. 2019, section 3): merges a pyramid at its finest level."""
+"""The semantic head of Panoptic FPN (Kirillov et al. 2019, section 3): sums the levels of a pyramid."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -18,15 +18,16 @@ from chordate.registry import HEADS
 
 @HEADS.register_module()
 class SemanticFPNHead(SemanticHead):
-    """Each level passes 3×3 convolutions, each followed by bilinear ×2 upsampling, until it has the finest level's
-    size; the levels are summed (figure 3).
+    """Segmentation head that upsamples all levels of a feature pyramid to the size of the finest, and sums them.
+
+    Each level passes through 3×3 convolutions, each followed by bilinear upsampling by 2 (figure 3).
 
     Args:
-        in_features: the available maps.
+        in_features: specs of the available feature maps.
         num_classes: number of classes.
-        levels: of the pyramid; all up to stride 32 by default.
-        channels: of the convolutions.
-        norm: after each convolution, see `make_norm`.
+        levels: names of the feature maps to use; all up to stride 32 by default.
+        channels: number of output channels of each convolution.
+        norm: norm after each convolution, see `make_norm`.
         dropout, losses: see `SemanticHead`.
     """
 
@@ -58,7 +59,7 @@ class SemanticFPNHead(SemanticHead):
         return torch.stack([self._upsample(name, maps[name], size) for name in self.branches]).sum(dim=0)
 
     def _upsample(self, name: str, x: Tensor, size: torch.Size) -> Tensor:
-        """One level `[N, C, h, w]`, convolved and resized to the finest level's size."""
+        """Convolve the level `x` `[N, C, h, w]`, and upsample it to `size`, the finest level's height and width."""
         convs: Any = self.branches[name]
         for number, conv in enumerate(convs, 1):
             x = conv(x)

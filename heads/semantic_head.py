@@ -1,4 +1,4 @@
-"""SemanticHead: the base class of heads that predict a class per pixel."""
+"""Base class of semantic segmentation heads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,15 +15,16 @@ Losses = Sequence[Mapping[str, Any]]
 
 
 class SemanticHead(nn.Module):
-    """A 1×1 convolution from a map to the classes, and the losses.
+    """Base class of heads that predict a class per pixel.
 
-    A subclass computes that map: `features(maps)` gives `[N, channels, h, w]`.
+    A subclass computes a feature map in `features`; this class predicts logits from it by dropout and a 1×1
+    convolution, and computes the losses.
 
     Args:
-        channels: of the map.
+        channels: number of channels of the feature map that `features` returns.
         num_classes: number of classes.
-        dropout: fraction of the map's channels dropped in training, before the convolution.
-        losses: dicts with `type`, whose values are summed; None for the cross-entropy.
+        dropout: probability of dropping a channel of this feature map.
+        losses: configs of losses in LOSSES, which are summed; None for CrossEntropy.
     """
 
     def __init__(
@@ -42,19 +43,19 @@ class SemanticHead(nn.Module):
         self.class_rows: Mapping[str, ClassRows] = {"logits": ClassRows()}
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """The map `[N, channels, h, w]` that the classes are predicted from, from maps `[N, C, H, W]` by name."""
+        """Compute the feature map `[N, channels, h, w]` from feature maps `[N, C, H, W]`, keyed by name."""
         raise NotImplementedError
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Logits `[N, num_classes, h, w]`, float32 or wider."""
+        """Predict logits `[N, num_classes, h, w]`, at least float32, from feature maps keyed by name."""
         return at_least_float32(self.logits(self.dropout(self.features(maps))))
 
     def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The sum of the losses, of logits that are resized to the labels.
+        """Compute the sum of the losses, after bilinear resizing of the logits to the size of the labels.
 
         Args:
             logits: `[N, num_classes, h, w]`.
-            labels: `[N, H, W]` int16, `IGNORED` where no loss is wanted.
+            labels: `[N, H, W]` int16; pixels with the label `IGNORED` do not contribute.
         """
         resized = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
         return {"semantic": sum(loss(resized, labels) for loss in self.losses)}  # type: ignore[dict-item]

@@ -25,7 +25,7 @@ class UNet(Neck):
 
     Args:
         in_features: specs of the backbone's feature maps.
-        channels: number of output channels of each block, coarse to fine.
+        channels: number of output channels of each block, ordered coarse to fine.
         inputs: names of the backbone's feature maps to use; None for all.
         norm: norm after each convolution, see `make_norm`.
 
@@ -57,7 +57,7 @@ class UNet(Neck):
                 f"UNet: channels must have {doublings} entries, one per doubling from stride {stride} to 1; "
                 f"got {list(channels)}"
             )
-        self.skips: list[str | None] = []  # per block, the name of the concatenated feature map
+        self.skips: list[str | None] = []  # for each block, the name of the feature map that is concatenated, or None
         self.blocks = nn.ModuleList()
         width = specs[self.coarsest].channels
         for block_channels in channels[:doublings]:

@@ -38,11 +38,11 @@ def randomize(model: nn.Module) -> nn.Module:
                 value.uniform_(0.8, 1.5)
             elif name == "num_batches_tracked":
                 value.zero_()
-            elif not value.is_floating_point():  # an integer buffer, such as Swin's relative_position_index
+            elif not value.is_floating_point():  # keeps integer buffers, such as Swin's relative_position_index
                 continue
             elif value.dim() >= 2:
                 nn.init.kaiming_normal_(value)
-            elif name == "weight":  # the weight of a norm
+            elif name == "weight":  # 1-D weights are those of norms
                 value.uniform_(0.5, 1.0)
             else:
                 value.normal_(0, 0.1)
@@ -57,12 +57,12 @@ def referee(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def timms(name: str) -> nn.Module:
-    """timm's network with random weights."""
+    """The timm network `name` with random weights."""
     on_meta = not name.startswith(("swin", "vit"))
     whole = referee(lambda: timm.create_model(name)) if on_meta else randomize(timm.create_model(name))
     for part, value in whole.named_parameters():
         if part.endswith("gamma"):
-            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6 the blocks would hardly affect the output
+            nn.init.uniform_(value, 0.3, 1.0)  # with the initial value 1e-6, blocks would hardly affect the output
     return whole
 
 
@@ -89,7 +89,7 @@ def extractor(theirs: nn.Module, nodes: Mapping[str, str]) -> nn.Module:
 
 
 def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> None:
-    """Check that the largest difference is at most `tolerance` times the largest value, which must not be 0."""
+    """Check that the largest difference is at most `tolerance` times the largest absolute value, which must be > 0."""
     assert ours.shape == theirs.shape, what
     scale = torch.linalg.vector_norm(theirs, torch.inf)
     assert 0 < scale < torch.inf, f"{what}: nothing to compare"
@@ -137,7 +137,7 @@ def assert_same_step(
 
 
 def size(name: str, image_size: int = 224, classes: int = 1000, **options: Any) -> tuple[float, float]:
-    """Parameters in millions and multiply-adds in billions, including a linear classifier, as in the papers."""
+    """Parameters in millions and multiply-adds in billions, counted with a linear classifier as in the papers."""
     backbone = on_meta(name, out=["c5"], **options).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         backbone(torch.empty(1, 3, image_size, image_size, device="meta"))

@@ -35,7 +35,7 @@ class TinyDetector(Model):
 
 
 def filled(model: nn.Module, value: float = 0.5) -> nn.Module:
-    """The same model, filled with one value, so that loaded tensors differ from freshly initialized ones."""
+    """Fill the model with one value, so that loaded tensors differ from freshly initialized ones; returns the model."""
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.fill_(value)
@@ -63,7 +63,7 @@ def message(model: nn.Module, source, **options) -> str:
 
 
 def with_hash(path: Path) -> Path:
-    """Renames the file so that its name ends in its hash, as torch.hub expects."""
+    """Rename the file so that its name ends in its hash, as torch.hub expects; returns the new path."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return path.rename(path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}"))
 

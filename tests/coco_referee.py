@@ -135,11 +135,11 @@ def disturb(truth: Truth, rng: np.random.Generator) -> Predictions:
     for image_id, rows in by_image.items():
         if rng.random() < 0.1:
             rows = []
-        elif rng.random() < 0.5:  # false positives
+        elif rng.random() < 0.5:  # adds random boxes, most of which are false positives
             corner = rng.uniform(0, 200, (4, 2))
             invented = np.hstack([corner, corner + rng.uniform(5, 120, (4, 2))])
             rows = rows + [(box, int(rng.integers(len(label_of)))) for box in invented]
-        scores = rng.integers(1, 12, len(rows)) / 12  # few values, so that many are equal
+        scores = rng.integers(1, 12, len(rows)) / 12  # only 11 different scores, so that there are ties
         predictions[image_id] = detections([r[0] for r in rows], scores, [r[1] for r in rows])
     return predictions
 
@@ -157,7 +157,7 @@ def disturb_objects(truth: Truth, rng: np.random.Generator) -> Predictions:
     for image_id, size in sizes.items():
         annotations = [a for a in truth.content["annotations"] if a["image_id"] == image_id and rng.random() > 0.15]
         annotations = [a for a in annotations for _ in range(1 + (rng.random() < 0.2))]  # some twice
-        scores = rng.integers(1, 12, len(annotations)) / 12  # few values, so that many are equal
+        scores = rng.integers(1, 12, len(annotations)) / 12  # only 11 different scores, so that there are ties
         boxes, masks, points = (
             np.zeros((len(annotations), 4)),
             torch.zeros(len(annotations), *size, dtype=torch.bool),
@@ -170,7 +170,7 @@ def disturb_objects(truth: Truth, rng: np.random.Generator) -> Predictions:
             if annotation.get("segmentation"):
                 mask = np.roll(truth.coco.ann_to_mask(annotation), shift[::-1].round().astype(int), (0, 1)) > 0
                 if rng.random() < 0.2:
-                    mask[:, : int(x + w / 2)] = False  # keeps half of the mask, or nothing
+                    mask[:, : int(x + w / 2)] = False  # keeps the part right of the box's center, if any
                 masks[row] = torch.from_numpy(mask)
             if "keypoints" in annotation:
                 place = np.array(annotation["keypoints"], float).reshape(-1, 3)

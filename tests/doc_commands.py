@@ -21,7 +21,7 @@ from chordate.data.shapes import generate_shapes
 
 
 def make_weights(path: Path) -> None:
-    """Write random weights of a torchvision network, whose name is the start of the file's name."""
+    """Write random weights of a torchvision network; the file name starts with the network's name."""
     name = re.split(r"_coco|_random|-", path.name)[0]
     options = {"weights_backbone": None} if re.search("rcnn|retinanet", name) else {}
     torch.save(torchvision.models.get_model(name, weights=None, **options).state_dict(), path)

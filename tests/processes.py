@@ -1,4 +1,4 @@
-"""A multiprocessing context whose processes start fast, since the package is imported only once."""
+"""A multiprocessing context that starts processes fast, since it imports the package only once."""
 
 import multiprocessing
 from multiprocessing.context import ForkServerContext

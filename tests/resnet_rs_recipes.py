@@ -19,8 +19,8 @@ class Recipe(NamedTuple):
     randaugment: int
 
 
-# By depth, in the paper's order. From the authors' configurations (github.com/tensorflow/tpu,
-# models/official/resnet/resnet_rs/configs): 350 epochs with batches of 4096, cosine learning rate from 1.6, weight
+# The recipes for each depth, in the paper's order, from the authors' configurations (github.com/tensorflow/tpu,
+# models/official/resnet/resnet_rs/configs). All have 350 epochs, batch size 4096, cosine learning rate from 1.6, weight
 # decay 4e-5, label smoothing 0.1, EMA of the weights with decay 0.9999.
 RECIPES: dict[int, tuple[Recipe, ...]] = {
     50: (Recipe(160, 0.0, 0.25, 10),),

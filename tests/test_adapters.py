@@ -1,4 +1,4 @@
-"""Torchvision and timm networks as backbones: maps equal those of the original networks, and timm is optional."""
+"""Torchvision and timm networks as backbones: feature maps equal the original network's, and timm is optional."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from chordate.errors import ConfigError
 from chordate.registry import BACKBONES
 from chordate.weights.loading import load_checkpoint
 
-# Modules of torchvision's networks whose outputs equal our maps.
+# For each torchvision network, the modules whose outputs are the feature maps, by feature-map name.
 TORCHVISION = {
     "vgg16": {"c1": "features.8", "c2": "features.15", "c3": "features.22", "c4": "features.29", "c5": "features.30"},
     "alexnet": {"c2": "features.1", "c3": "features.4", "c4": "features.11", "c5": "features.12"},
@@ -33,7 +33,7 @@ TORCHVISION = {
     "regnet_y_400mf": {"c1": "stem", **{f"c{i + 1}": f"trunk_output.block{i}" for i in range(1, 5)}},
     "swin_t": {"c2": "features.1", "c3": "features.3", "c4": "features.5", "c5": "permute"},
 }  # fmt: skip
-LARGE = ("vgg16", "inception_v3")  # tested with `-m slow`; AlexNet and GoogLeNet, which are similar, are always tested
+LARGE = ("vgg16", "inception_v3")  # tested only with `-m slow`; the similar AlexNet and GoogLeNet are always tested
 SMALLEST_SIDE = {"inception_v3": 160}
 
 
@@ -53,13 +53,13 @@ def torchvisions(name: str) -> nn.Module:
             whole.classifier = nn.Identity()
         return whole
 
-    on_meta = not name.startswith(("swin", "regnet"))  # Swin and RegNet compute with tensors in __init__
+    on_meta = not name.startswith(("swin", "regnet"))  # Swin and RegNet read tensor values in __init__
     return (referee(build) if on_meta else randomize(build())).eval()
 
 
 @torch.no_grad()
 def seen(net: nn.Module, modules: dict[str, str], images: Tensor) -> dict[str, Tensor]:
-    """Runs the whole network and returns the outputs of `modules`."""
+    """Run the whole network; returns the outputs of `modules`, keyed by feature-map name."""
     outputs: dict[str, Tensor] = {}
     hooks = [
         net.get_submodule(module).register_forward_hook(
@@ -93,7 +93,7 @@ def test_adapted_torchvision_networks_give_torchvisions_maps(name):
 
 
 def assert_same_cells(ours: Tensor, theirs: Tensor, images: Tensor, stride: int, what: str) -> None:
-    """Our map has `ceil(side / stride)` cells per side; its inner part equals their map, which may lack padding."""
+    """Check that our map has `ceil(side / stride)` cells per side, and that its center equals their smaller map."""
     cells = [-(-side // stride) for side in images.shape[-2:]]
     assert list(ours.shape[-2:]) == cells
     top, left = ((mine - their) // 2 for mine, their in zip(cells, theirs.shape[-2:]))
@@ -108,11 +108,12 @@ TIMM = ["efficientnet_b0", "resnetv2_50", "convnext_atto", "swin_tiny_patch4_win
 def test_adapted_timm_networks_give_timms_maps(name):
     whole = timms(name)
     state = {key: value.clone() for key, value in whole.state_dict().items()}
-    # timm's default feature extraction loads the weights of all layers and then removes unused layers.
+    # Passing the weights here loads them before timm removes the layers that feature extraction does not use.
     theirs = timm.create_model(
         name, features_only=True, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}
     ).eval()
-    out = {"out": ["c4", "c5", "c6"]} if name.startswith("vit") else {}  # three maps of the same stride
+    # A ViT's feature maps all have the same stride; without `out`, only the last one is returned.
+    out = {"out": ["c4", "c5", "c6"]} if name.startswith("vit") else {}
     ours = BACKBONES.build({"type": "TimmBackbone", "model": name, **out}).eval()
     report = load_checkpoint(ours, state)
     assert not report.missing and report.format == "timm"
@@ -156,7 +157,8 @@ def test_the_librarys_own_arguments_are_handed_on():
         deep = chordate.build_backbone(
             {"type": "TorchvisionBackbone", "model": "convnext_tiny"}, options={"stochastic_depth_prob": 0.5}
         )
-    assert [spec.stride for spec in dilated.out_features.values()] == [4, 8, 16]  # two maps have stride 16
+    # Without `out`, only the last of the feature maps with the same stride is returned.
+    assert [spec.stride for spec in dilated.out_features.values()] == [4, 8, 16]
     assert max(getattr(part, "drop_prob", None) or 0 for part in dilated.modules()) == pytest.approx(0.1)
     assert max(part.p for part in deep.modules() if isinstance(part, torchvision.ops.StochasticDepth)) == 0.5
 
@@ -193,7 +195,7 @@ def test_a_network_that_cannot_be_dilated_is_a_line_with_those_that_can(kind, na
 def test_timms_feature_maps_are_named_after_their_stride():
     names = {
         "efficientnet_b0": ["c2", "c3", "c4", "c5"],
-        "vgg11": ["c2", "c3", "c4", "c5"],  # vgg11 also has a map of stride 1
+        "vgg11": ["c2", "c3", "c4", "c5"],  # the feature map of stride 1 is left out
         "convnext_atto": ["c2", "c3", "c4", "c5"],
         "efficientvit_m0": ["c4", "c5", "c6"],
     }

@@ -1,4 +1,4 @@
-"""Anchors: areas, aspect ratios and positions as in Faster R-CNN and FPN, and as in torchvision."""
+"""Anchors have the areas, aspect ratios and positions of Faster R-CNN, FPN and torchvision's implementation."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_rounded_anchors_with_strides_from_the_grid_equal_torchvisions(height, w
 
 
 def test_anchors_of_a_padded_level_are_closer_only_with_stride_from_grid():
-    grid = [(13, 13)]  # 800 pixels / stride 64, rounded up
+    grid = [(13, 13)]  # the side of 800 pixels divided by stride 64, rounded up
     (nominal,) = AnchorGenerator([64], ratios=[1.0])(grid, (800, 800))
     (from_grid,) = AnchorGenerator([64], ratios=[1.0], stride_from_grid=True)(grid, (800, 800))
     assert (nominal[1] - nominal[0])[0] == 64

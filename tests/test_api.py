@@ -19,9 +19,9 @@ DEMO = "faster-rcnn_r18_fpn_demo_shapes"
 def model():
     torch.manual_seed(0)
     model = chordate.build_model(DEMO, classes=["circle", "star", "ring"], pretrained=False)
-    with torch.no_grad():  # an untrained predictor scores all classes almost equally
+    with torch.no_grad():  # an untrained box predictor would score all classes almost equally
         model.box.cls_score.weight.normal_(0, 0.3)
-        model.box.cls_score.bias[-1] = -10  # the background's bias
+        model.box.cls_score.bias[-1] = -10  # lowers the background logit, so that there are detections
     return model.eval()
 
 
@@ -153,7 +153,7 @@ def test_a_part_in_training_mode_is_refused(model, picture):
 
 
 def test_eight_threads_at_once_predict_the_same_as_one():
-    """Results and BatchNorm statistics equal those of one thread, as prediction does not change the model's state."""
+    """Prediction does not change the model's state, so results and BatchNorm statistics equal those of one thread."""
     classifier = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet20_cifar"}, num_classes=10)
     detector = chordate.build_model(DEMO, num_classes=5, pretrained=False)
     torch.nn.init.normal_(detector.box.cls_score.weight, std=0.3)
@@ -187,7 +187,7 @@ def test_eight_threads_at_once_predict_the_same_as_one():
         (b"bytes", "a bytes is not an image"),
         (torch.full((3, 8, 8), float("nan")), "0 … 1"),
         ("no/such/picture.jpg", "picture.jpg"),
-        ("https://example.com/a.jpg", r"https://example.com/a.jpg: URLs are not read; download the file first"),
+        ("https://example.com/a.jpg", r"https://example.com/a.jpg: URLs are not supported; download the file first"),
     ],
 )
 def test_predicting_on_input_that_is_no_image_is_refused(model, image, message):

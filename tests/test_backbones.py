@@ -25,11 +25,12 @@ ADAPTED = {
     "torchvision": {"type": "TorchvisionBackbone", "model": "mobilenet_v3_small"},
     "timm": {"type": "TimmBackbone", "model": "mobilenetv3_small_050"},
 }
-FIRST = ("c2", "c3")  # two stages are enough for these tests
+FIRST = ("c2", "c3")  # the default `out`; two feature maps are enough for most tests
 # The tests below take seconds per network, so these variants of ResNet are tested only with `-m slow`.
 VARIANTS = {"resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18"}
 ARCHITECTURES = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in FAMILIES]
-# Compiling takes seconds per network: blocks in sequence, concatenated blocks, and blocks with layer norms.
+# Compiling takes seconds per network, so only these are always compiled: blocks in sequence, concatenated blocks, and
+# blocks with layer norms.
 COMPILED = ("resnet20_cifar", "densenet121", "convnext_tiny")
 COMPILING = [pytest.param(name, marks=[pytest.mark.slow] * (name not in COMPILED)) for name in FAMILIES]
 
@@ -39,7 +40,7 @@ def config(name: str, **options) -> dict:
 
 
 def takes(option: str) -> list[str]:
-    """The families whose backbones accept this option."""
+    """The names of the families whose backbones accept this option."""
     BACKBONES.names()
     classes = {name: BACKBONES.module_dict[BACKBONES.expand(config(name))["type"]] for name in FAMILIES}
     return [name for name, cls in classes.items() if option in inspect.signature(cls).parameters]
@@ -50,7 +51,7 @@ def build(name: str, **options) -> nn.Module:
     model = randomize(BACKBONES.build(config(name, **options)))
     for part, value in model.named_parameters():
         if part.endswith("gamma"):
-            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6 ConvNeXt's blocks would hardly affect the outputs
+            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6, blocks would hardly affect the outputs
     return model
 
 
@@ -74,7 +75,7 @@ def whole(request) -> tuple[str, nn.Module]:
 
 
 def train_step(model: nn.Module, images: Tensor, run: Callable | None = None) -> dict[str, dict[str, Tensor]]:
-    """Outputs, gradients and buffers after one training step. Every call uses the same random numbers."""
+    """Run a training step; returns outputs, gradients and buffers. Every call uses the same random numbers."""
     torch.manual_seed(1)
     outputs = model(images) if run is None else run(images)
     sum(map_.square().mean() for map_ in outputs.values()).backward()
@@ -107,7 +108,7 @@ def test_selected_feature_maps_equal_the_full_networks_and_later_stages_are_not_
         assert not part.load_state_dict(model.state_dict(), strict=False, assign=True).missing_keys
         with torch.no_grad():
             subset = part(images)
-        assert list(subset) == sorted(out)  # fine to coarse, whatever the order of `out`
+        assert list(subset) == sorted(out)  # ordered from fine to coarse, for any order of `out`
         assert all(torch.equal(subset[key], full[key]) for key in subset)
 
 
@@ -132,7 +133,7 @@ def test_training_in_channels_last_keeps_the_format(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_frozen_stages_have_no_gradients_and_constant_statistics(name, stages):
     model = build(name, frozen_stages=stages).train()
-    frozen = set(shapes_of(name, out=[f"c{stages + 1}"]).state_dict())  # the stem and the first `stages` stages
+    frozen = set(shapes_of(name, out=[f"c{stages + 1}"]).state_dict())  # the stem and `stages` stages
     assert {key for key, p in model.named_parameters() if not p.requires_grad} == {
         key for key, _ in model.named_parameters() if key in frozen
     }
@@ -164,13 +165,13 @@ def test_activation_checkpointing_saves_fewer_activations_and_changes_no_result(
 
         steps.append(train_step(model, images, run))
         kept.append(sum(saved.values()))
-    assert_same_results(steps[1], steps[0])  # BatchNorm counts one batch, although its forward runs twice
+    assert_same_results(steps[1], steps[0])  # the recomputed forward must not update BatchNorm twice
     assert kept[1] < 0.8 * kept[0]
 
 
 @pytest.mark.parametrize("name", [param for param in ARCHITECTURES if param.values[0] not in ADAPTED])
 def test_all_feature_maps_train_with_activation_checkpointing(name):
-    """Some families end with a norm and an in-place ReLU; saved-tensor hooks, as above, would hide in-place errors."""
+    """Some families end with an in-place ReLU; the saved-tensor hooks of the previous test would hide its errors."""
     images, maps = torch.randn(2, 3, 64, 64), shapes_of(name).maps
     steps = [
         train_step(build(name, out=maps, checkpointing=on).double().train(), images.double()) for on in (False, True)
@@ -211,9 +212,9 @@ def test_pretrained_stems_are_adapted_to_other_input_channels(name, channels):
     torch.testing.assert_close(model.state_dict()[stem], theirs)
     check_outputs(model, channels)
     image = torch.randn(1, 1, 64, 64)
-    with torch.no_grad():  # the output for a gray image does not depend on the number of channels
+    with torch.no_grad():  # a gray image has the same output with any number of channels
         maps = [m(image.expand(-1, count, -1, -1)) for m, count in ((model, channels), (rgb, 3))]
-    if channels != 4:  # 4 is not a multiple of 3
+    if channels != 4:  # 4 channels repeat only a part of RGB
         for key in maps[1]:
             assert_close(maps[0][key], maps[1][key], key, 1e-4)
 

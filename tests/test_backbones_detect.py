@@ -74,7 +74,7 @@ def test_every_other_backbone_is_wired_by_its_name(name):
         model = detector(name)
     maps = {key.replace("c", "p"): spec.stride for key, spec in model.backbone.out_features.items() if spec.stride >= 4}
     assert maps.items() <= {key: spec.stride for key, spec in model.neck.out_features.items()}.items()
-    assert set(model.neck.out_features) - set(maps) == {f"p{int(max(maps)[1]) + 1}"}  # pooling adds one coarser level
+    assert set(model.neck.out_features) - set(maps) == {f"p{int(max(maps)[1]) + 1}"}  # the level added by pooling
 
 
 def test_feature_maps_that_are_all_too_fine_for_a_neck_are_refused():

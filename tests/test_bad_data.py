@@ -33,7 +33,7 @@ def error_line(root: Path, **settings) -> str:
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """A smooth RGB image, which JPEG preserves well."""
+    """A smooth RGB image `[H, W, 3]`, which JPEG compression hardly changes."""
     y, x = np.mgrid[0:60, 0:80].astype(np.float32)
     return np.stack([x * 3, y * 4, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)], 2).astype(np.uint8)
 
@@ -138,11 +138,11 @@ def test_an_image_without_a_file_name_is_named_by_its_id(tmp_path: Path) -> None
 
 
 def test_boxes_that_are_fractions_of_the_image_are_warned_of(tmp_path: Path) -> None:
-    """Otherwise a detector would train on boxes of about one pixel."""
+    """Without the error, a detector would train on boxes of about one pixel."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
     message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)"
     assert message in error_line(tmp_path)
-    write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # one small box is not an error
+    write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # a single such box may be a small object
     assert len(open_set(tmp_path)) > 0
 
 
@@ -230,7 +230,7 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, photo:
     stored = np.asarray(PIL.Image.open(path))
     np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), displayed)
     np.testing.assert_array_equal(read_image(path, displayed.shape[:2]).permute(1, 2, 0).numpy(), displayed)
-    if orientation >= 5:  # rotated by 90°: annotations may refer to the stored pixels
+    if orientation >= 5:  # for rotations by 90°, annotations may refer to the stored pixels
         np.testing.assert_array_equal(read_image(path, stored.shape[:2]).permute(1, 2, 0).numpy(), stored)
 
 

@@ -129,7 +129,7 @@ def test_wide_and_tall_images_are_on_the_page_in_separate_batches(tmp_path: Path
     page = Page((tmp_path / "out/index.html").read_text(encoding="utf-8"))
     batches = {heading.removeprefix(f"Batch {n} ") for n, heading in enumerate(page.headings, start=1)}
     assert batches == {"4 images, 64×96 with padding", "4 images, 96×64 with padding"}
-    assert len(page.pictures) == 8  # all images of the dataset, fewer than the default of 16
+    assert len(page.pictures) == 8  # the dataset has fewer images than the default count of 16
     assert all("60×90 → 60×90, 1 instance" in c or "90×60 → 90×60, 1 instance" in c for c in page.captions)
 
 
@@ -160,8 +160,8 @@ def test_masks_are_drawn_at_their_boxes() -> None:
     want = cv2.circle(np.zeros((640, 640), np.uint8), (200, 230), 150, 1, -1).astype(bool)
     painted = (picture != 128).any(2)
     inside = np.zeros_like(want)
-    inside[90:370, 60:340] = True  # inside the outline of the box
-    inside[60:115, 40:120] = False  # without the label
+    inside[90:370, 60:340] = True  # excludes the outline of the box
+    inside[60:115, 40:120] = False  # excludes the label
     assert (painted & want & inside).sum() / ((painted | want) & inside).sum() > 0.97
 
     crowd = one_image(boxes=torch.tensor([[5.0, 8, 35, 38]]), masks=disc[None] * 0, crowd=torch.tensor([True]))
@@ -241,7 +241,7 @@ def test_the_page_is_served_on_localhost(shapes: Path, tmp_path: Path) -> None:
 
 
 def heed_ctrl_c() -> None:
-    """Restores the default handler of SIGINT, which background processes of a shell and their children ignore."""
+    """Let SIGINT end the process again, because background processes of a shell and their children ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

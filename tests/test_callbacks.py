@@ -52,7 +52,7 @@ def stopping(**options: Any) -> dict[str, Any]:
         ({}, (math.nan, 0.1, math.nan, 0.1), 4),
         ({}, (0.1, 0.2, 0.3, 0.4), 4),
         ({"mode": "min"}, (0.1, 0.2, 0.3, 0.0), 3),
-        ({"monitor": "error"}, (0.5, 0.4, 0.3), 3),  # the metric declares that lower is better
+        ({"monitor": "error"}, (0.5, 0.4, 0.3), 3),  # the metric declares `error` as lower-is-better
         ({"monitor": "error"}, (0.3, 0.4, 0.5, 0.6), 4),
         ({"min_delta": 0.2}, (0.1, 0.2, 0.25, 0.9), 3),
         ({"patience": 1}, (0.5, 0.5), 2),

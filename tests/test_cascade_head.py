@@ -68,7 +68,7 @@ def test_each_stage_trains_on_the_previous_stages_boxes_with_its_own_iou_thresho
     for number, (_, deltas, boxes, index, matched, _) in enumerate(seen):
         labels, gt_index, positive = map(index.flatten, (matched.labels, matched.gt_index, matched.is_foreground))
         truth = targets.boxes[index.image, gt_index]
-        if number:  # boxes that lie mostly in a crowd or have become empty are dropped
+        if number:  # later stages drop boxes that are empty or mostly in a crowd
             wanted = torch.stack([clip_boxes_to_image(b, tuple(SIZES[i].tolist())) for b, i in zip(before, image)])
             iou_crowd = crowd_share(wanted, targets.boxes[0, 2]) * (image == 0)
             overlap = best_overlap(wanted, image, targets)[0]
@@ -117,7 +117,7 @@ def test_scores_are_the_mean_over_the_stages_and_boxes_are_the_last_stages():
     mean = sum(scores) / 3
     for i, result in enumerate(detections):
         rows = (image == i).nonzero()[:, 0]
-        assert len(result) == len(rows) * CLASSES  # each box is a detection of every class
+        assert len(result) == len(rows) * CLASSES  # each box becomes one detection per class
         wanted, order = mean[rows].flatten().sort(descending=True)
         torch.testing.assert_close(result.scores, wanted)
         assert torch.equal(result.labels, order % CLASSES)
@@ -161,7 +161,7 @@ def test_cascade_losses_do_not_depend_on_padding(monkeypatch):
     [
         ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; pass one of each per stage"),
         ({"iou_thresholds": (), "box_weights": ()}, r"iou_thresholds must be a list of .* at least 1 item, got \(\)"),
-        ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by the cascade; remove it"),
+        ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by CascadeHead; remove it"),
         ({"stage": {"resolutoin": 7}}, 'unknown setting of head BoxHead "resolutoin"; did you mean "resolution"'),
     ],
 )

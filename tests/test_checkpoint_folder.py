@@ -77,12 +77,12 @@ def test_a_truncated_checkpoint_is_skipped_for_the_newest_complete_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = CheckpointFolder(tmp_path)
-    for iteration in (9, 10, 11):  # sorted as numbers, not as text
+    for iteration in (9, 10, 11):  # as text, "9" would sort last
         folder.save(f"iteration_{iteration}.pt", checkpoint(iteration))
     last = tmp_path / "iteration_11.pt"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     assert folder.newest() == tmp_path / "iteration_10.pt"
-    assert f"{last}: missing or damaged; an older checkpoint is used" in caplog.text
+    assert f"{last} is missing or damaged; an older checkpoint is used" in caplog.text
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginning(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("missing", "no checkpoint"),
         ("pickle", "could run code"),
         ("pickle in a checkpoint", "could run code"),
-        ("foreign", "not Chordate's own checkpoint"),
+        ("foreign", "was not written by Chordate"),
         ("weights only", "no training state"),
         ("half a state", "training state does not fit"),
         ("wider model", "backbone.0.weight [5, 3, 3, 3] for the model's [4, 3, 3, 3]"),
@@ -196,7 +196,7 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
     trainer = toy_trainer(tmp_path, iterations=1, ema=0.9, callbacks=[{"type": "EarlyStopping", "monitor": "toy_AP"}])
     trainer.train()
     path = tmp_path / "iteration_1.pt"
-    allowed = torch.serialization.get_safe_globals()  # torch.distributed registers safe globals
+    allowed = torch.serialization.get_safe_globals()  # cleared, since torch.distributed adds to them
     torch.serialization.clear_safe_globals()
     state = torch.load(path, weights_only=True)
     torch.serialization.add_safe_globals(allowed)

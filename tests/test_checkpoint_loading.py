@@ -19,7 +19,7 @@ from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import adapt_input_channels
 
-# --- known formats ----------------------------------------------------------------------------------------------
+# --- checkpoints of known formats -------------------------------------------------------------------------------
 
 
 def wrapped_forms():
@@ -71,7 +71,7 @@ PEOPLE = DatasetMeta(("cat", "dog"), Skeleton(("nose", "tail")), palette=((1, 2,
     ("ours", "is_taken"),
     [
         (DatasetMeta(("a", "b"), Skeleton(("x", "y")), extra={"bins": 8}), True),
-        (DatasetMeta(("a", "b")), True),  # metadata of a model without keypoints
+        (DatasetMeta(("a", "b")), True),  # accepted, since the model has no keypoints
         (DatasetMeta(("a", "b"), Skeleton(("x", "y", "z"))), False),
         (DatasetMeta(("a", "b"), extra={"bands": 4}), False),
     ],
@@ -143,7 +143,7 @@ def test_a_backbone_loads_its_tensors_from_a_full_model():
     assert report.skipped == ["box.weight", "box.bias"]
 
 
-# --- other input channels ---------------------------------------------------------------------------------------
+# --- another number of input channels ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6, 7])
@@ -262,9 +262,9 @@ OWN = {"chordate": 2, "model": {}, "meta": {}}
 )
 def test_a_checkpoint_of_ours_with_foreign_entries_is_a_one_line_error(tmp_path, wrong):
     file = save(tmp_path / "a.pth", {**OWN, **wrong})
-    with pytest.raises(CheckpointError, match=r"a\.pth is not a complete Chordate checkpoint: its (\w+) is") as caught:
+    with pytest.raises(CheckpointError, match=r"a\.pth is not a complete Chordate checkpoint: its (\w+) has") as caught:
         load_checkpoint(TinyDetector(), file)
-    assert f"its {next(iter(wrong))} is" in str(caught.value)
+    assert f"its {next(iter(wrong))} has the type" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -252,14 +252,14 @@ ONE = torch.zeros(1)
     [
         ([1, 2], "contains a list"),
         ({}, "has no weights"),
-        ({"epoch": 3, "lr": 0.1}, "neither tensors nor a state_dict, but epoch, lr"),
+        ({"epoch": 3, "lr": 0.1}, "expected tensors or a state_dict, got keys: epoch, lr"),
         ({"chordate": 3, "model": {}}, "newer Chordate"),
         ({"chordate": 1, "model": {}, "classes": ["cat"]}, "x.pth has format 1, which is no longer supported"),
         ({"chordate": 2, "model": {}, "meta": {}}, "has no weights"),
         (endless(), "has no weights"),
         ({3: torch.zeros(2)}, "has no weights"),
-        ({"box.weight": torch.zeros(3, 4).to_sparse()}, "box.weight is not a dense tensor"),
-        ({"box.weight": torch.zeros(3, 4, device="meta")}, "box.weight is not a dense tensor"),
+        ({"box.weight": torch.zeros(3, 4).to_sparse()}, "box.weight must be a dense, unquantized tensor"),
+        ({"box.weight": torch.zeros(3, 4, device="meta")}, "box.weight must be a dense, unquantized tensor"),
         (
             {"backbone.body.layer1.0.conv1.weight": torch.zeros(1), "roi_heads.box_predictor.cls_score.weight": ONE},
             "has the names of torchvision's weights (TorchvisionRCNN), but cannot be converted: KeyError",

@@ -190,7 +190,7 @@ def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
     write_folders(tmp_path, {"train": 1, "test": 1})
     with pytest.raises(DataError, match=r"has test/, train/ but no val/; create train/ and val/"):
         TrainValFolder("train", data_root=tmp_path)
-    write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # `train` is a class here: railway trains
+    write_folders(tmp_path / "vehicles", {"train": 1, "car": 1})  # here, `train` is the class of railway trains
     assert TrainValFolder("train", data_root=tmp_path / "vehicles").classes == ("car", "train")
     with pytest.raises(ConfigError, match='split must be one of "train", "val", got "test"'):
         DATASETS.build({"type": "TrainValFolder", "split": "test"}, data_root=tmp_path)
@@ -199,7 +199,7 @@ def test_a_train_folder_without_a_val_folder_is_refused(tmp_path):
 
 
 def test_missing_or_broken_class_folders_are_refused(folders, archive, tmp_path):
-    with pytest.raises(DataError, match=r"no such folder of class folders; .* has train, val"):
+    with pytest.raises(DataError, match=r"no such folder with one subfolder per class; .* has train, val"):
         ImageFolder("test", data_root=folders)
     with pytest.raises(DataError, match=r"no class folders; .*photos\.zip has train, val"):
         ImageFolder("test", data_root=archive)

@@ -29,7 +29,7 @@ class OneHead(Model):
         self.meta = meta
         self.head = HEADS.build(head, facts=meta.facts(), in_features=FEATURES)
         for parameter in self.parameters():
-            nn.init.normal_(parameter)  # random weights; zeros would be equal everywhere
+            nn.init.normal_(parameter)  # initial zeros would hide exchanged rows
         self.double()
 
 
@@ -81,7 +81,7 @@ HEADS_AND_OUTPUTS = {
 @pytest.mark.parametrize("name", HEADS_AND_OUTPUTS)
 @torch.no_grad()
 def test_outputs_of_classes_with_equal_names_are_kept(name):
-    """Compares the outputs of the heads, which do not depend on the layout of the weights."""
+    """Outputs of the heads are compared, since they do not depend on the layout of the weights."""
     config, outputs = HEADS_AND_OUTPUTS[name]
     trained, model, fresh = OneHead(OLD, config), OneHead(NEW, config), OneHead(NEW, config)
     fresh.load_state_dict(model.state_dict())
@@ -93,13 +93,13 @@ def test_outputs_of_classes_with_equal_names_are_kept(name):
     old, new, initial = outputs(trained.head), outputs(model.head), outputs(fresh.head)
     for key in new:
         before, after = (meta.skeleton.names if key == "keypoints" else meta.classes for meta in (OLD, NEW))
-        if len(new[key]) == 1:  # class-agnostic
+        if len(new[key]) == 1:  # class-agnostic outputs are kept
             torch.testing.assert_close(new[key], old[key])
             continue
         for row, class_name in enumerate(after):
             kept = class_name in before
             torch.testing.assert_close(new[key][row], old[key][before.index(class_name)] if kept else initial[key][row])
-        if len(new[key]) > len(after):  # the last row is the background
+        if len(new[key]) > len(after):  # the last output is the background's
             torch.testing.assert_close(new[key][-1], old[key][-1])
     assert bool(adapted) == ("agnostic mask" not in name)
 
@@ -203,7 +203,7 @@ def test_torchvisions_coco_detectors_keep_classes_with_equal_names(name, config,
     assert len(report.loaded) + len(report.adapted) == total and len(report.loaded) / total > 0.9
     person, zebra = 1, 24  # category ids in COCO
 
-    if name.startswith("retinanet"):  # 9 anchors = 3 ratios × 3 sizes; we swap the two axes
+    if name.startswith("retinanet"):  # torchvision orders the 9 anchors by ratio, then size; ours by size
         old = (
             theirs["head.classification_head.cls_logits.weight"].view(3, 3, 91, 256, 3, 3).transpose(0, 1).flatten(0, 1)
         )
@@ -257,7 +257,7 @@ def test_an_imagenet_classifier_keeps_classes_with_equal_names():
     fresh = model.head.fc.weight.clone()
     report = load_checkpoint(model, theirs.state_dict(), strict=False)
     assert report.format == "torchvision" and not report.missing and len(report.loaded) == 120
-    assert torch.equal(model.head.fc.weight[1:], theirs.fc.weight[[1, 340]])  # class indices in ILSVRC 2012
+    assert torch.equal(model.head.fc.weight[1:], theirs.fc.weight[[1, 340]])  # ImageNet's goldfish and zebra
     assert torch.equal(model.head.fc.weight[0], fresh[0])
 
 

@@ -39,13 +39,13 @@ def trained(shapes, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def untrained(shapes, tmp_path_factory) -> Path:
-    """A checkpoint in our format; its untrained model detects objects everywhere."""
+    """The path of a checkpoint in our format, whose untrained model detects objects everywhere."""
     torch.manual_seed(0)
     classes = [c["name"] for c in json.loads((shapes / "annotations/val.json").read_text())["categories"]]
     model = chordate.build_model(CONFIG, classes=classes, pretrained=False)
     with torch.no_grad():
         model.box.cls_score.weight.normal_(0, 0.3)
-        model.box.cls_score.bias[-1] = -10  # the background's bias
+        model.box.cls_score.bias[-1] = -10  # lowers the background logit, so that there are detections
     path = tmp_path_factory.mktemp("seer") / "seer.pt"
     torch.save(checkpoint_of(model), path)
     return path
@@ -77,7 +77,7 @@ def test_test_writes_metrics_predictions_and_drawn_images(untrained, shapes, tmp
     records = json.loads(predictions.read_text())
     assert len(records) > 20
     assert len(truth.loadRes(str(predictions)).anns) == len(records)
-    assert "circle" in capsys.readouterr().out  # the table names the classes
+    assert "circle" in capsys.readouterr().out  # in the table of metrics per class
 
 
 def test_predict_draws_and_writes(untrained, shapes, tmp_path):

@@ -173,7 +173,7 @@ def test_a_clean_file_logs_no_warning(cells: Path, caplog) -> None:
 
 def test_forked_processes_read_the_shared_index(tmp_path: Path) -> None:
     dataset = open_set(write_coco(tmp_path, [annotation(1, 1, [1, 1, 9, 9])]))
-    (tmp_path / "annotations.json").unlink()  # opening it again would fail
+    (tmp_path / "annotations.json").unlink()  # so opening the file again would fail
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=lambda: queue.put(dataset[(0, 0)]["boxes"].tolist()))

@@ -53,7 +53,7 @@ def test_both_engines_agree_on_the_boxes_of_real_photos(cells, seed):
 def test_both_engines_agree_on_real_coco_labels(real_data, seed):
     truth, predictions = disturbed_file(real_data / "coco-mini/annotations/instances_val2017.json", seed)
     expected = referee(truth, predictions)
-    assert 0.2 < expected[0] < 0.8 and min(expected) > 0.05  # neither perfect nor near 0
+    assert 0.2 < expected[0] < 0.8 and min(expected) > 0.05  # trivial values would not distinguish the backends
     assert any(a["iscrowd"] for a in truth.content["annotations"])
     for engine in ("hotcoco", "pycocotools"):
         _, numbers = measure(truth, predictions, engine=engine)
@@ -135,7 +135,7 @@ def test_images_that_were_never_evaluated_are_warned_of_and_count_as_missed():
     truth = simple_truth()
     with pytest.warns(UserWarning, match="2 of 3 images were not evaluated"):
         _, numbers = measure(truth, perfect(truth), order=[1])
-    assert numbers["bbox_AR100"] == pytest.approx((0.5 + 0) / 2)  # recall: 1 of 2 `a`, 0 of 1 `b`
+    assert numbers["bbox_AR100"] == pytest.approx((0.5 + 0) / 2)  # recall: 1 of 2 objects of a, 0 of 1 of b
 
 
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
@@ -242,10 +242,10 @@ def test_the_table_has_a_row_per_class_with_aligned_columns():
     assert f"{metric.per_class()['bbox']['class 1']['AP']:.3f}" in lines["class 1"]
     assert f"{numbers['bbox_AP']:.3f}" in lines["all"]
     assert lines["never seen"].split()[2:] == ["–", "–", "–", "0"]
-    assert len({len(line) for line in lines.values()}) == 1  # right-aligned
+    assert len({len(line) for line in lines.values()}) == 1  # numbers are right-aligned
     shown = {name: f"{value:.3f}" if value > -1 else "–" for name, value in zip(NAMES, numbers.values())}
     assert list(numbers) == KEYS
-    assert all(f"{name:<5} {value:>5}" in text for name, value in shown.items())  # no line is wrapped
+    assert all(f"{name:<5} {value:>5}" in text for name, value in shown.items())  # lines are not wrapped
 
 
 def test_a_label_beyond_the_classes_is_an_error_that_names_the_image():

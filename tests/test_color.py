@@ -30,7 +30,7 @@ def test_lighting_is_one_color_for_the_whole_image_and_stays_in_range():
     assert label == 3 and isinstance(lit, Image) and lit.dtype == torch.uint8
     change = lit.int() - image.int()
     for channel, before in zip(change, image):
-        inside = (before > 100) & (before < 150)  # values that are not clipped
+        inside = (before > 100) & (before < 150)  # far from 0 and 255, so that nothing is clipped
         assert channel[inside].unique().numel() == 1
     assert torch.equal(Lighting(0.0)(image), image)
     with pytest.raises(ConfigError, match="std"):
@@ -48,7 +48,7 @@ def test_an_erased_patch_is_standard_normal_noise_after_normalization():
     normalized = v2.functional.normalize(found / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     for channel in normalized.transpose(0, 1):
         noise = channel[patch]
-        assert noise.mean().item() == pytest.approx(0, abs=0.1)  # values below 0 are clipped
+        assert noise.mean().item() == pytest.approx(0, abs=0.1)  # tolerance for clipping to 0 … 255
         assert noise.std().item() == pytest.approx(1, abs=0.1)
 
 

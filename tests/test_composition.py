@@ -301,7 +301,8 @@ def test_a_setting_in_the_same_dict_as_the_new_type_is_not_dropped(written: Path
 def test_a_voc_dataset_over_a_coco_base(caplog: pytest.LogCaptureFixture) -> None:
     options = {"train_data.dataset.type": "VocDataset", "train_data.dataset.folder": "VOC2007"}
     own = {"type": "VocDataset", "folder": "VOC2007"}
-    assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}  # passed on to CocoDataset
+    # VocDataset passes `filter_empty` on to CocoDataset.
+    assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}
     assert "train_data.dataset.type=VocDataset does not accept annotations, images" in caplog.text
 
 

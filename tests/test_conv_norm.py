@@ -27,7 +27,7 @@ def _fresh() -> None:
 
 @contextmanager
 def one_after_the_other(model: nn.Module) -> Iterator[None]:
-    """Context manager that prevents folding by a forward hook on every norm."""
+    """A context manager that keeps norms from being folded, by a forward hook on every norm."""
     norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm | nn.BatchNorm2d)]
     hooks = [norm.register_forward_hook(lambda *_: None) for norm in norms]
     yield
@@ -46,7 +46,7 @@ def step(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
-    """The number of calls to `forward` of a norm; folded norms are not called."""
+    """The number of calls of norms during `run`; folded norms are not called."""
     called: list[str] = []
     forwards = [(m, type(m).forward) for m in model.modules() if isinstance(m, FrozenBatchNorm | nn.BatchNorm2d)]
     for module, forward in forwards:
@@ -77,7 +77,7 @@ def test_folded_networks_have_the_same_feature_maps_and_gradients(name, norm):
     ("name", "alone"),
     [
         ("resnet18", 0),
-        ("resnet50d", 0),  # deep stem and pooled shortcuts
+        ("resnet50d", 0),  # covers the deep stem and pooled shortcuts
         ("resnetrs50", 0),
         ("seresnet18", 0),
         ("resnet20_cifar", 0),

@@ -92,7 +92,7 @@ def test_a_format_version_that_is_no_number_is_refused(form: Any, tmp_path: Path
 def test_a_weight_that_is_no_tensor_is_refused(part: str, tmp_path: Path) -> None:
     state = own(TinyDetector())
     file = save(tmp_path / "a.pth", {**state, part: {**state["model"], "box.bias": "zeros"}})
-    assert f"its {part}['box.bias'] is str data, not a tensor" in message(TinyDetector(), file)
+    assert f"its {part}['box.bias'] must be a tensor, but has the type str" in message(TinyDetector(), file)
 
 
 @pytest.mark.parametrize("classes", [{}, [], [1, 2], ["cat", None], "cat", 3, None])

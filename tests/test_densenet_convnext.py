@@ -35,12 +35,12 @@ def pair(name: str, nodes: dict[str, str], **options) -> tuple[nn.Module, nn.Mod
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     for part, value in theirs.named_parameters():
         if part.endswith("layer_scale"):
-            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6 the blocks would hardly affect the output
+            nn.init.uniform_(value, 0.3, 1.0)  # with the initial value 1e-6, blocks would hardly affect the output
     ours = BACKBONES.build({"type": name, "out": list(nodes.values()), **options})
     report = load_checkpoint(ours, theirs.state_dict())
     assert report.format == "torchvision" and not report.missing
     assert all(part.startswith("classifier") for part in report.skipped)
-    if "densenet" in name:  # returns the feature maps without tracing the model
+    if "densenet" in name:  # the wrapper `Dense` makes tracing the model unnecessary
         return ours, Dense(theirs)
     return ours, extractor(theirs, nodes)
 

@@ -74,7 +74,7 @@ def test_parameters_without_a_gradient_block_no_rank(ranks: Any) -> None:
 def test_parameters_without_a_gradient_are_named_and_the_model_is_unchanged() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 2), nn.Linear(2, 2))
-    model[3].requires_grad_(False)  # frozen, so DDP expects no gradient
+    model[3].requires_grad_(False)  # DDP expects no gradient of frozen parameters
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     assert find_unused_parameters(model, lambda: model[:3](torch.ones(4, 2)).sum()) == ["4.weight", "4.bias"]
@@ -97,7 +97,7 @@ def test_a_resume_restores_the_random_numbers_of_every_rank(ranks: Any) -> None:
     folder, reports = ranks
     assert read_log(folder / "whole") == read_log(folder / "resumed")
     assert len(read_log(folder / "whole")) == 18
-    assert reports[0]["draw"] != reports[1]["draw"]  # dropout differs between the ranks
+    assert reports[0]["draw"] != reports[1]["draw"]  # each rank has its own random numbers
 
 
 def test_ranks_with_different_checkpoints_do_not_resume(ranks: Any) -> None:
@@ -146,7 +146,7 @@ def test_synchronized_batchnorm_on_the_cpu_is_refused(ranks: Any) -> None:
 
 
 def test_only_the_first_rank_writes(ranks: Any) -> None:
-    assert len(read_log(ranks[0] / "plain")) == 6  # 12 if both ranks wrote
+    assert len(read_log(ranks[0] / "plain")) == 6  # there would be 12 records if both ranks wrote
     assert len(list((ranks[0] / "plain").glob("*/*.log"))) == 1
 
 
@@ -166,7 +166,7 @@ def test_slurm_tasks_become_ranks() -> None:
     "environment",
     [
         {},
-        {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"},  # the batch script itself, not a task of srun
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"},  # in a batch script, outside srun
         {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
         {"RANK": "0", "SLURM_STEP_NUM_TASKS": "8"},  # torchrun inside a SLURM job
     ],

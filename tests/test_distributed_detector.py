@@ -19,7 +19,7 @@ from chordate.data.shapes import CLASSES, generate_shapes
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
-IMAGES = 11  # odd, so the ranks get different numbers of images
+IMAGES = 11  # odd, so that the ranks get different numbers of images
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
@@ -85,7 +85,7 @@ def test_a_detector_evaluated_on_two_ranks_gets_the_metrics_and_detections_of_on
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     (one, found), (two, found_by_two) = results(tmp_path / "one"), results(tmp_path / "two")
     assert len(found) > 5 * IMAGES  # enough detections to notice lost or duplicate ones
-    assert 0 < one["bbox_AP"] < 1  # both true and false positives
+    assert 0 < one["bbox_AP"] < 1  # there are true and false positives
     assert two == pytest.approx(one, nan_ok=True)
     assert len(found_by_two) == len(found)
     assert {d["image_id"] for d in found_by_two} == {d["image_id"] for d in found}

@@ -117,7 +117,7 @@ def test_the_table_of_the_readme_has_every_neck_and_head():
     named = set(re.findall(r"`([A-Z]\w+)`", table))
     registered = {name for registry in (NECKS, HEADS) for name in registry.names()}
     packaged = {name for name in registered if (NECKS.get(name) or HEADS.get(name)).__module__.startswith("chordate.")}
-    assert named == packaged - {"ConvFC", "StageTrunk"}  # trunks, which are parts of heads
+    assert named == packaged - {"ConvFC", "StageTrunk"}  # these two are trunks: parts of heads
 
 
 def test_every_config_family_of_the_readme_exists():

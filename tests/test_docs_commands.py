@@ -21,7 +21,7 @@ from chordate.cli.main import main, parser
 from chordate.config import load_config
 from chordate.data.shapes import CLASSES
 
-__all__ = ["folder"]  # a fixture that the tests below use
+__all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_command_lines_in_the_text_are_understood(name):
             words = [example.get(word, word) for word in words]
             if len(words) > 2:
                 arguments = parser().parse_args(words[1:])
-                if words[1] == "list":  # takes no config; the parser checks the argument
+                if words[1] == "list":  # `list` takes no config
                     continue
                 configs = arguments.names if words[1] == "summary" else [arguments.config]
                 options = getattr(arguments, "cfg_options", {})  # `summary` has no such option

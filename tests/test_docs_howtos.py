@@ -21,7 +21,7 @@ from chordate.contracts import check_outputs
 from chordate.data.loader import build_dataset
 from chordate.errors import ConfigError
 
-__all__ = ["folder"]  # a fixture that the tests below use
+__all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 OWN_DATA, OWN_BACKBONE = "docs/own_data.md", "docs/own_backbone.md"
 ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/migration.md"
 
@@ -42,7 +42,7 @@ def own_data(folder) -> Path:
 
 
 def objects_by_image(config: str, data_root: str, split: str) -> dict[str, list[tuple[str, list[float]]]]:
-    """Class and box of every non-crowd object, by image name; images without objects are left out."""
+    """The class and box of every non-crowd object, keyed by image name; images without objects are left out."""
     data = section(load_config(config), f"{split}_data")
     dataset = build_dataset(data, data_root=data_root, training=split == "train")
     found = {}
@@ -70,7 +70,7 @@ def test_the_command_lines_on_own_data_run(own_data, capsys, caplog):
         return with_options(shortened(words), *sizes)
 
     run_page(OWN_DATA, own_data, capsys, caplog, prepare=small)
-    assert caplog.text.count("5 classes: ") == 4  # once per training run
+    assert caplog.text.count("5 classes: ") == 4  # each of the four training runs logs it
     assert Path("drawn/street_prediction.png").is_file()
 
 
@@ -93,7 +93,7 @@ def test_the_own_backbone_is_pretrained_and_carries_a_detector(folder, capsys, c
         return with_options(words, *sizes.split()) if words[1:3] == ["train", "my_classifier.py"] else words
 
     printed = run_page(OWN_BACKBONE, folder, capsys, caplog, prepare=with_its_weights)
-    assert "c2:16/4 c3:32/8 c4:64/16 c5:128/32" in printed  # from `chordate summary`
+    assert "c2:16/4 c3:32/8 c4:64/16 c5:128/32" in printed  # printed by `chordate summary`
     classifier = torch.load("work_dirs/my_classifier/best_top1.pt", weights_only=True)["model"]
     detector = chordate.build_model("my_detector.py", num_classes=5).state_dict()
     names = [name for name in classifier if name.startswith("backbone.")]
@@ -154,7 +154,7 @@ def test_the_names_on_the_migration_page_exist():
     for table in re.findall(r"(?:^\|.*\n)+", page(MIGRATION), flags=re.M):
         header, *rows = [[cell.strip() for cell in row.split("|")] for row in table.splitlines()]
         code += " ".join(re.findall(r"`([^`]+)`", " ".join(row[header.index("here")] for row in rows))) + " "
-    for name in re.findall(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]+)+\b", code):  # names such as FeatureSpec
+    for name in re.findall(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]+)+\b", code):  # CamelCase, such as FeatureSpec
         assert name in plugs or hasattr(chordate, name), name
     for name in re.findall(r"\b[A-Z]{4,}\b", code):
         assert name in registries or name in ("CONFIG", "CHECKPOINT"), name

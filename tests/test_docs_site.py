@@ -86,7 +86,7 @@ def test_a_dead_link_would_be_noticed(tmp_path):
 
 
 def test_pages_load_nothing_from_elsewhere(built):
-    """The site works offline: all scripts, styles and images are local."""
+    """The site works offline, since all scripts, styles and images are local."""
     for page in built.values():
         text = page.path.read_text(encoding="utf-8")
         assert '<script src="http' not in text and 'rel="stylesheet" type="text/css" href="http' not in text
@@ -96,4 +96,4 @@ def test_docstrings_link_to_the_entries_of_public_names(built):
     anchors = set().union(*(page.anchors for page in built.values()))
     assert {f"chordate.{name}" for name in chordate.__all__} <= anchors
     (batch,) = [page for path, page in built.items() if path.match("docs/api/contracts.html")]
-    assert "structures.html#chordate.Batch" in batch.targets  # from the signature of `Model.loss`
+    assert "structures.html#chordate.Batch" in batch.targets  # links from the signature of `Model.loss`

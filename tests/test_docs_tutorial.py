@@ -13,9 +13,9 @@ from loading import checkpoint_of
 import chordate
 from chordate.data.shapes import CLASSES
 
-__all__ = ["folder"]  # a fixture that the tests below use
+__all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 NAME = "docs/tutorial.md"
-NUMBER = r"[\d,.:–e-]+"  # 1,018 or 0.5 or 3e-05, or – for no value
+NUMBER = r"[\d,.:–e-]+"  # such as 1,018, 0.5, 3e-05, or – for no value
 
 
 def two_steps(words: list[str]) -> list[str]:
@@ -61,7 +61,7 @@ def test_the_tutorials_python_prints_a_line_for_each_detection(folder, capsys):
     exec(block.replace("score_threshold=0.5)", "score_threshold=0.0)"), {})
     pattern = rf"({'|'.join(CLASSES)}) \d\.\d+ \[\d+, \d+, \d+, \d+\]"
     shown = [text for text in blocks(page(NAME), "") if re.match(pattern, text)]
-    printed = capsys.readouterr().out.splitlines()[1:]  # without the load report
+    printed = capsys.readouterr().out.splitlines()[1:]  # skips the load report
     assert len(shown) == 1 and printed
     for line in [*shown[0].splitlines(), *printed]:
         assert re.fullmatch(pattern, line)

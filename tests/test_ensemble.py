@@ -29,7 +29,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory) -> tuple[Path, list[str]]:
-    """A data root, and paths config, checkpoint, config, … of three untrained classifiers; their pipelines differ."""
+    """A data root, and the paths of three untrained classifiers with different pipelines: config, checkpoint, …"""
     root = tmp_path_factory.mktemp("members")
     write_folders(root, {"val": 5}, side=24)
     names = []
@@ -98,7 +98,7 @@ def test_models_that_form_no_ensemble_are_refused(members, tmp_path, capsys):
 
 
 def test_members_are_averaged_per_image_whatever_their_batches():
-    """Members get the images in different orders; an image that a member gets twice counts once."""
+    """The members receive the images in different orders; an image that a member receives twice counts once."""
     random = torch.Generator().manual_seed(0)
     scores, truth = torch.rand(3, 20, 4, generator=random), torch.randint(4, (20,), generator=random)
     dataset = SimpleNamespace(meta=DatasetMeta(classes=tuple("abcd")))

@@ -15,7 +15,7 @@ from chordate.visualization import plot_report
 from chordate.visualization.coco_report_plots import plot_classes, plot_confusion, plot_errors, plot_precision_recall
 from chordate.visualization.training_curves import plot_metric
 
-DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # x1, y1, x2, y2
+DOG, CAT = [100, 100, 150, 150], [20, 20, 60, 60]  # boxes as x1, y1, x2, y2 in pixels
 BESIDE = [110, 110, 160, 160]  # overlaps the dog with IoU 0.47
 NOWHERE = [170, 10, 190, 30]
 CROWD = [0, 100, 80, 199]
@@ -51,7 +51,7 @@ RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
         ([(DOG, 0.9, 1), RIGHT[1]], [[0, 1, 0], [0, 1, 0], [0, 0, 0]], {"Cls": 1}),
         ([(BESIDE, 0.9, 1), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 1, 0]], {"Both": 1, "Miss": 1}),
         ([RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {"Miss": 1}),
-        ([(DOG, 0.4, 0), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {}),  # below the score threshold of the report
+        ([(DOG, 0.4, 0), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {}),  # score below the report's threshold
         ([*RIGHT, (CROWD, 0.7, 0)], [[1, 0, 0], [0, 1, 0], [1, 0, 0]], {}),  # a detection in a crowd is not an error
     ],
     ids=["right", "background", "twice", "placed", "class", "both", "missed", "unsure", "crowd"],
@@ -64,7 +64,7 @@ def test_the_confusion_matrix_and_error_types_are_as_constructed(detected, matri
 
 
 def test_the_gain_of_an_error_type_is_the_ap50_gained_by_fixing_it():
-    """The cat's detection scores below a false positive, so its AP50 is 1/2; the mean with the dog's 1 is 3/4."""
+    """The cat's detection scores below a false positive, so its AP50 is 1/2; the dog's is 1, so the mean is 3/4."""
     content = report(RIGHT[0], (NOWHERE, 0.95, 1), RIGHT[1])
     assert content["errors"]["AP50"] == content["numbers"]["AP50"] == pytest.approx(0.75)
     assert content["errors"]["kinds"]["Bkg"]["gain"] == content["errors"]["FP"] == pytest.approx(0.25)
@@ -114,7 +114,7 @@ def test_plots_cut_off_no_text_and_have_a_readable_size(count, tmp_path):
     for path in plot_report(many_classes(count), tmp_path / "made")[1:]:
         picture = np.asarray(Image.open(path).convert("L"))
         border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-        assert (border == 255).all(), path  # no text is cut off
+        assert (border == 255).all(), path  # text at the border would be cut off
         assert min(picture.shape) > 300 or path.stem.endswith("classes")
         assert max(picture.shape) < 3000, path
     assert {path.name for path in (tmp_path / "made").iterdir()} == {
@@ -152,7 +152,7 @@ def test_the_metric_curve_of_a_model_with_masks_shows_box_and_mask_ap():
 
 @pytest.mark.parametrize("count", [1, 20, 80, 81])
 def test_class_names_do_not_overlap_in_the_plot_for_any_number_of_classes(count):
-    """Classes are sorted by AP, highest first, column by column; height is less than 1.5 times width."""
+    """Class names are sorted by AP, from the highest, column by column; the height is less than 1.5 times the width."""
     rng = np.random.default_rng(count)
     rows = {f"class {n}": {"AP": ap, "AP50": ap, "instances": 9} for n, ap in enumerate(rng.random(count))}
     figure = plot_classes({"per_class": rows, "numbers": {"AP": 0.5}}, "bbox")

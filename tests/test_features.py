@@ -30,7 +30,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A data root with a classifier's config `x.py` and checkpoint `x.pt` (not the data's classes); and the model."""
+    """A data root with config `x.py` and checkpoint `x.pt` of a classifier for cats and dogs, and its model."""
     root = tmp_path_factory.mktemp("trained")
     write_folders(root, {"train": 3, "val": 2}, side=24)
     (root / "x.py").write_text(CONFIG)

@@ -28,7 +28,7 @@ def copy_weights(ours: FPN, theirs: torchvision.ops.FeaturePyramidNetwork) -> No
     for i, (name, level) in enumerate(zip(ours.lateral, ours.output, strict=True)):
         ours.lateral[name].load_state_dict(theirs.inner_blocks[i].state_dict())
         ours.output[level].load_state_dict(theirs.layer_blocks[i].state_dict())
-    if isinstance(theirs.extra_blocks, LastLevelP6P7):  # torchvision's names are p6 and p7, whatever the last level is
+    if isinstance(theirs.extra_blocks, LastLevelP6P7):  # torchvision always names them p6 and p7
         for layer, their_name in zip(ours.extra.values(), ("p6", "p7"), strict=True):
             layer.load_state_dict(getattr(theirs.extra_blocks, their_name).state_dict())
 

@@ -127,7 +127,7 @@ def test_a_keypoint_detector_learns_the_corners_of_a_square():
 
 
 def test_the_commands_train_resume_test_and_predict_keypoints(arrows, tmp_path, monkeypatch, capfd):
-    """No command, from training to drawn predictions, needs the number of keypoints as an argument."""
+    """No command needs the number of keypoints as an argument; it comes from the data and the checkpoint."""
     monkeypatch.chdir(tmp_path)
     data = 'dict(dataset=dict(annotations="annotations.json", images="images", keypoints=True))'
     (tmp_path / "arrows.py").write_text(

@@ -56,7 +56,7 @@ def test_keypoint_target_cells_are_torchvisions():
     corner = torch.rand(200, 2, generator=generator, dtype=torch.float64) * 50
     boxes = torch.cat((corner, corner + 1 + torch.rand(200, 2, generator=generator, dtype=torch.float64) * 70), 1)
     places = corner[:, None] + torch.rand(200, 6, 2, generator=generator, dtype=torch.float64) * 60 - 5
-    places[:, 0], places[:, 1] = boxes[:, :2], boxes[:, 2:]  # corners count as inside the box
+    places[:, 0], places[:, 1] = boxes[:, :2], boxes[:, 2:]  # covers keypoints at two corners of the box
     visibility = torch.randint(0, 3, (200, 6, 1), generator=generator).double()
     keypoints = torch.cat((places, visibility), -1)
     cells, counts = keypoint_cells(keypoints, boxes, 56)
@@ -186,7 +186,7 @@ def test_predictions_are_in_the_order_of_the_detections():
 
 
 def test_keypoint_head_defaults_are_the_papers():
-    """He et al. 2017, section 5: eight convolutions with 512 channels, heatmaps of 56×56."""
+    """He et al. 2017, section 5: eight convolutions with 512 channels, and heatmaps of 56×56 cells."""
     with torch.device("meta"):
         head = KeypointHead(pyramid(256), 17)
     convs = [module for module in head.convs.modules() if isinstance(module, torch.nn.Conv2d)]

@@ -73,7 +73,7 @@ def test_a_transform_moves_keypoints_as_it_moves_their_pixels(name):
 def test_every_functional_with_a_kernel_for_boxes_has_one_for_keypoints():
     of_boxes = {functional for functional, kernels in _KERNEL_REGISTRY.items() if BoundingBoxes in kernels}
     missing = {f.__name__ for f in of_boxes if InstanceKeypoints not in _KERNEL_REGISTRY[f]}
-    assert missing <= {"get_size", "to_dtype"}  # these do not move points
+    assert missing <= {"get_size", "to_dtype"}  # the functionals that move no points
 
 
 @pytest.mark.parametrize("flip", [F.horizontal_flip, F.vertical_flip])

@@ -27,7 +27,7 @@ def classifier(backbone: Any, **head: Any) -> nn.Module:
 
 
 def weights_by_scale(groups: list[dict[str, Any]], key: str, unit: float) -> dict[tuple[int, float], int]:
-    """Number of weights for each learning-rate scale (given as the exponent of 1/2) and weight decay."""
+    """The number of weights for each pair of learning-rate scale (as the exponent of 1/2) and weight decay."""
     counts: Counter[tuple[int, float]] = Counter()
     for group in groups:
         counts[round(-math.log2(group[key] / unit)), group["weight_decay"]] += sum(p.numel() for p in group["params"])

@@ -160,7 +160,7 @@ def test_a_warning_points_out_weights_trained_with_another_normalization(hub):
         ("seresnet50", "seresnet50.ra2_in1k", "timm"),
         ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),
         ("convnext_tiny", "convnext_tiny.fb_in1k", "timm"),
-        ("densenet121", "densenet121.ra_in1k", "torchvision"),  # timm kept torchvision's names
+        ("densenet121", "densenet121.ra_in1k", "torchvision"),  # timm uses torchvision's parameter names
     ],
 )
 def test_our_backbones_load_timms_weights(name, theirs, format, hub):

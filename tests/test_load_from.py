@@ -42,7 +42,7 @@ def write(path: Path, settings: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A dataset with classes blue, green and red, and the checkpoint of a run on it."""
+    """A dataset with classes blue, green and red, and the checkpoint of a training run on it."""
     root = write_folders(tmp_path_factory.mktemp("colors"), {"train": 2, "val": 1})
     chordate.train(config(root, seed=1), data_root=root, work_dir=root / "run")
     return root, root / "run" / "iteration_1.pt"
@@ -50,7 +50,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """A dataset with classes blue, red and sky: without green, and with one new class."""
+    """A dataset with classes blue, red and sky: compared with `colors`, green is missing and sky is new."""
     write_folders(tmp_path, {"train": 2, "val": 1})
     for split in ("train", "val"):
         (tmp_path / split / "green").rename(tmp_path / split / "sky")

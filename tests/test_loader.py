@@ -155,7 +155,7 @@ def test_rare_classes_are_repeated_if_configured(tmp_path: Path) -> None:
     dataset = {**settings()["dataset"], "masks": False}
     batches = load(write_coco(tmp_path, boxes, sizes=SIZES), class_balanced=0.99, dataset=dataset)
     seen = [info.image_id for batch in batches for info in batch.infos]
-    assert seen.count(1) in (3, 4)  # sqrt(0.99 / (1 / 11)) = 3.3
+    assert seen.count(1) in (3, 4)  # its repeat factor is sqrt(0.99 / (1 / 11)) = 3.3
     assert set(seen) == set(range(1, 12))
 
 
@@ -170,7 +170,7 @@ def test_a_worker_loads_another_batch_after_sigterm_and_exits_later(root: Path, 
     worker.terminate()
     next(batches)
     assert worker.is_alive()
-    with contextlib.suppress(RuntimeError):  # torch may raise because a worker died
+    with contextlib.suppress(RuntimeError):  # torch may report the exit of a worker as an error
         worker.join(20)
     assert worker.exitcode == -signal.SIGALRM
 
@@ -227,7 +227,7 @@ def test_an_error_in_a_transform_names_the_transform_and_the_image(root: Path, t
         ({"workers": -1}, "train_data.workers must be ≥ 0, got -1"),
         ({"dataset": {"type": "CocoDatset"}}, 'unknown dataset "CocoDatset"; did you mean "CocoDataset"'),
         ({"dataset": {"type": "CocoDataset", "annotation": "x"}}, "CocoDataset.*annotation"),
-        ({"dataset": {"type": "CocoDataset", "seed": 3}}, "seed is inferred from the other parts"),
+        ({"dataset": {"type": "CocoDataset", "seed": 3}}, "seed is set automatically"),
     ],
 )
 def test_an_invalid_setting_of_the_loader_is_a_config_error(root: Path, changed: dict, message: str) -> None:
@@ -319,7 +319,7 @@ def test_the_data_config_of_bccd_loads_its_photos(cells: Path) -> None:
 def test_a_loader_has_no_more_workers_than_cores(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     cores = len(os.sched_getaffinity(0))
     with caplog.at_level("INFO", "chordate"), warnings.catch_warnings():
-        warnings.simplefilter("error")  # includes torch's warnings
+        warnings.simplefilter("error")  # torch would warn of too many workers
         assert open_loader(settings(workers=cores), data_root=root, training=True).num_workers == cores
         assert not caplog.messages
         loader = open_loader(settings(workers=cores + 1), data_root=root, training=True)

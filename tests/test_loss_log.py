@@ -87,7 +87,7 @@ def test_a_loss_without_a_gradient_counts_in_the_total_but_has_no_gradient() -> 
 
 
 def batch_with(image: int) -> tuple[int, list[int]]:
-    """The iteration of the first epoch whose batch contains `image`, and all images of that batch."""
+    """The iteration in the first epoch whose batch contains `image`, and the indices of all images of that batch."""
     sampler = toy_loader().batch_sampler
     sampler.set_epoch(0)
     for iteration, batch in enumerate(sampler, 1):

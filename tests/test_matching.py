@@ -13,7 +13,7 @@ from chordate.ops.matching import GROUP, Matcher
 
 
 def grid_of_anchors() -> torch.Tensor:
-    """Anchors `[A, 4]`; they are rounded to have many IoU ties, which low-quality matching must handle."""
+    """Anchors `[A, 4]`, rounded so that many IoUs are equal, which low-quality matching must handle."""
     return torch.cat(AnchorGenerator([8, 16, 32], rounded=True)([(16, 16), (8, 8), (4, 4)], (128, 128)))
 
 
@@ -105,7 +105,7 @@ def test_matching_never_allocates_images_x_objects_x_anchors():
 
 
 def test_float64_candidates_are_matched_in_float64():
-    exactly_half = torch.tensor([[[0.0, 0, 10, 10 + 1e-12]]], dtype=torch.float64)  # IoU just below 1/2
+    exactly_half = torch.tensor([[[0.0, 0, 10, 10 + 1e-12]]], dtype=torch.float64)  # in float32, the IoU would be 1/2
     targets = instances([[[0, 0, 10, 5]]])
     assert not Matcher(0.5, 0.5)(exactly_half, targets).positive.any()
     assert Matcher(0.5, 0.5)(exactly_half.float(), targets).positive.all()

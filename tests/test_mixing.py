@@ -39,7 +39,7 @@ def scene(seed: int, height: int, width: int, instances: int, first_label: int =
         reach = radius * (1 + 0.3 * np.cos(random.integers(2, 6) * angle))
         ring = np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None] + middle
         ring = orient_clockwise(ring.clip(0, [width, height]).astype(np.float32))
-        if number % 3 == 2:  # polygons as decoded from RLE: along pixel borders, with holes and specks
+        if number % 3 == 2:  # as decoded from RLE: polygons along pixel borders, with holes and specks
             mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [ring.round().astype(np.int32)], 1)
             rings.append(mask_rings(mask * (random.random((height, width)) > specks)))
         else:
@@ -73,7 +73,7 @@ def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
 
 
 def rows(sample: Sample) -> dict[int, int]:
-    """Mapping from label to instance index."""
+    """The instance index of each label, keyed by label."""
     return {label: row for row, label in enumerate(sample["labels"].tolist())}
 
 
@@ -84,7 +84,7 @@ def test_copy_paste_changes_polygons_as_it_changes_bitmaps(seed: int) -> None:
     torch.manual_seed(seed)
     result = CopyPaste()(with_partners(below, above))
     if max(result["labels"]) < 50:
-        assert result["image"] is below["image"]  # the random subset was empty
+        assert result["image"] is below["image"]  # no instance was pasted
         return
     assert result["image"].shape == (3, height, width)
     got, place = drawn(result, height, width), rows(result)
@@ -129,7 +129,7 @@ def test_an_object_is_dropped_if_less_than_a_tenth_of_it_stays_visible() -> None
         }
 
     for covered, left in ((90, [[90, 0, 100, 100]]), (91, [])):
-        for seed in range(9):  # with half of the seeds, the object is pasted
+        for seed in range(9):  # the object is pasted for about half of the seeds
             torch.manual_seed(seed)
             result = CopyPaste()(with_partners(square(100, 0), square(covered, 1)))
             if 1 in result["labels"]:
@@ -179,7 +179,7 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
     got = torch.nn.functional.avg_pool2d(fine, 4)
     for channel in range(3):
         rows_here = [row for label, row in rows(result).items() if label % 10 == channel]
-        ours, theirs = got[rows_here].sum(0) > 0.5, result["image"][channel] > 127  # FILL is below 127
+        ours, theirs = got[rows_here].sum(0) > 0.5, result["image"][channel] > 127  # the fill color is below 127
         assert (ours & theirs).sum() / (ours | theirs).sum() > 0.97
     low, high = result["boxes"][:, :2], result["boxes"][:, 2:]
     assert (low >= 0).all() and (high <= 160).all() and (high > low).all()
@@ -250,7 +250,7 @@ def test_mixup_is_the_weighted_sum_of_two_images_with_the_instances_of_both() ->
             assert torch.equal(result[name].as_subclass(Tensor), torch.cat([one[name], two[name]]))
         want = torch.cat([drawn(one, 110, 120), drawn(two, 110, 120)])
         assert torch.equal(drawn(result, 110, 120), want)
-    # Beta(1.5, 1.5): mean 1/2, variance 1/16.
+    # The weights are drawn from Beta(1.5, 1.5), which has mean 1/2 and variance 1/16.
     assert np.mean(weights) == pytest.approx(0.5, abs=0.1)
     assert np.std(weights) == pytest.approx(0.25, abs=0.06)
 

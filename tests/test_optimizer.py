@@ -34,7 +34,7 @@ class Model(nn.Module):
 
 
 def rules(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
-    """Mapping from the name of each trainable parameter to (learning rate, weight decay)."""
+    """The (learning rate, weight decay) of each trainable parameter, keyed by name."""
     groups = parameter_groups(model, 0.1, 0.01, **options)
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {names[p]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -169,7 +169,7 @@ def test_accumulated_small_batches_equal_large_batches_also_at_the_end_of_an_epo
         ("Lamb", timm.optim.Lamb),
         ("lamb", timm.optim.Lamb),
         ("lion", timm.optim.Lion),
-        ("SGD", torch.optim.SGD),  # timm has an optimizer of the same name
+        ("SGD", torch.optim.SGD),  # torch's takes precedence over timm's
         ("lambw", timm.optim.Lamb),
     ],
 )

@@ -151,11 +151,11 @@ def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
 
 
 def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):
-    """Cross-entropy plus Brier score of one labeled pixel; a second pixel is unlabeled."""
+    """The loss is cross-entropy plus the Brier score of the one labeled pixel; the second pixel is unlabeled."""
     monkeypatch.chdir(folder)
     head = built(folder, "my_pixel_loss_config.py").head
     logits = torch.zeros(1, 11, 1, 2)
-    logits[0, 3] = torch.tensor(10.0).log()  # 10 of 20, the others 1 of 20 each
+    logits[0, 3] = torch.tensor(10.0).log()  # probability 10 / 20; each of the other ten classes has 1 / 20
     labels = torch.tensor([[[3, -1]]], dtype=torch.int16)
     entropy, squared = -np.log(0.5), 0.5**2 + 10 * 0.05**2
     assert float(head.loss(logits, labels)["semantic"]) == pytest.approx(entropy + squared, rel=1e-5)
@@ -191,7 +191,7 @@ def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
     crowd = torch.tensor([[True, False, False], [False, False, False]])
     targets = chordate.InstanceTargets(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64), valid, crowd)
     metric.update([detections, detections[:1]], chordate.Batch(torch.zeros(2, 3, 9, 9), torch.zeros(2, 2), [], targets))
-    assert metric.compute() == {"count_error": 1.0}  # image 0: 3 detections, 1 object; image 1: 1 and 1
+    assert metric.compute() == {"count_error": 1.0}  # image 0: 3 detections, 1 object; image 1: 1, 1
 
 
 def test_the_callback_stops_training(folder, monkeypatch):
@@ -209,7 +209,7 @@ def test_the_optimizer_changes_every_weight_by_the_learning_rate(folder, monkeyp
     changes = [(after[name] - before[name]).abs() for name in before if name.endswith("conv1.weight")]
     changes = torch.cat([move.flatten() for move in changes])
     assert len(changes) > 1000
-    assert ((changes - 1e-3).abs() < 1e-6).float().mean() > 0.99  # a few parameters have gradient 0
+    assert ((changes - 1e-3).abs() < 1e-6).float().mean() > 0.99  # parameters with gradient 0 do not change
 
 
 def test_the_format_converts_the_pretrained_weights(folder, monkeypatch):
@@ -227,7 +227,7 @@ def test_the_format_converts_the_pretrained_weights(folder, monkeypatch):
 
 def test_the_custom_task_works_with_every_command(folder, monkeypatch, capsys):
     work_dir = run(folder, "my_task_config.py", monkeypatch)
-    assert records(work_dir, "val")[-1]["error"] < 25  # degrees; random guessing has a mean error of 45
+    assert records(work_dir, "val")[-1]["error"] < 25  # in degrees; random guessing has a mean error of 45
     run(folder, "my_task_config.py", monkeypatch, command="browse")
     page = (work_dir / "browse/index.html").read_text()
     assert page.count("<img") == 16

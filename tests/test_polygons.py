@@ -100,7 +100,7 @@ def test_a_transform_moves_polygons_as_it_moves_their_bitmaps(name: str, polygon
         moved = GEOMETRIC[name](sample)
         want, got = moved["image"], coverage(moved["polygons"])
         assert moved["polygons"].canvas_size == tuple(want.shape[-2:])
-        large = want.sum((1, 2)) > 400  # pixels; IoU is not meaningful for slivers at the border
+        large = want.sum((1, 2)) > 400  # area in pixels; the IoU of slivers at the border is not meaningful
         assert (iou(got[large] > 0.5, want[large] > 0.5) > 0.985).all()
         # Confusing pixel centers with corners would shift the polygons by half a pixel.
         assert ((center(got[large]) - center(want[large])).abs() < 0.1).all()
@@ -109,7 +109,7 @@ def test_a_transform_moves_polygons_as_it_moves_their_bitmaps(name: str, polygon
 def test_every_functional_with_a_kernel_for_boxes_has_one_for_polygons() -> None:
     of_boxes = {functional for functional, kernels in _KERNEL_REGISTRY.items() if BoundingBoxes in kernels}
     missing = {f.__name__ for f in of_boxes if Polygons not in _KERNEL_REGISTRY[f]}
-    assert missing <= {"get_size", "to_dtype"}  # these do not move points
+    assert missing <= {"get_size", "to_dtype"}  # the functionals that move no points
 
 
 @pytest.mark.parametrize("transform", [v2.FiveCrop(50), v2.TenCrop(50)])
@@ -185,7 +185,7 @@ def test_coco_polygons_are_drawn_as_pycocotools_draws_them(real_data) -> None:
 
 
 def test_box_frame_bitmaps_give_mask_targets_like_fine_supersampling() -> None:
-    """28×28 targets cropped from 112×112 bitmaps, against the polygon drawn at 16 times the resolution."""
+    """Compares 28×28 targets cropped from 112×112 bitmaps with the polygon drawn at 16 times the resolution."""
     random = np.random.default_rng(0)
     instances = [
         [blob(120, 90, random.uniform(15, 55), random.integers(0, 7)) * random.uniform(0.8, 1.2)] for _ in range(60)

@@ -29,7 +29,7 @@ def level_by_level(pooler, features, boxes, image):
 
 
 def odd_boxes() -> torch.Tensor:
-    """Boxes at the edges of the image, empty, very thin, and larger than the image."""
+    """Boxes `[10, 4]` at the edges of the image, empty, very thin, or partly or entirely outside the image."""
     side = float(SIDE)
     return torch.tensor(
         [
@@ -126,7 +126,7 @@ def test_pooling_on_the_gpu_and_its_gradient_are_roi_aligns(numerics, channels, 
     pooled = pooler(inputs, boxes, image)
     assert pooled.dtype == dtype
     wanted = level_by_level(pooler, exact, boxes, image)
-    # The tolerances allow for float32 box coordinates, used with feature maps below float64, on feature maps of noise.
+    # The tolerances allow for the rounding of box coordinates, which are float32 unless feature maps are float64.
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
     torch.testing.assert_close(pooled.double(), wanted, rtol=0, atol=tolerance)
     upstream = torch.randn_like(pooled)

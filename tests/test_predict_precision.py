@@ -16,7 +16,7 @@ def test_a_half_precision_detector_predicts_about_the_same_as_in_float32(dtype):
     model = chordate.build_model("mask-rcnn_r18_fpn_demo_shapes", num_classes=5, pretrained=False)
     with torch.no_grad():
         model.box.cls_score.weight.normal_(0, 0.3)
-        model.box.cls_score.bias[-1] = -10  # lowers the background logit
+        model.box.cls_score.bias[-1] = -10  # lowers the background logit, so that there are detections
     image = torch.randint(0, 256, (3, 128, 160), dtype=torch.uint8)
     (expected,) = chordate.predict(model, image)
     (detections,) = chordate.predict(model.to(dtype), image)

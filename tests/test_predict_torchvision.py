@@ -26,11 +26,11 @@ def pair(files):
     config = chordate.load_config(
         "faster-rcnn_r50_fpn_torchvision",
         {
-            "model.backbone.norm.eps": 1e-5,  # eps is 0 only with the published weights
+            "model.backbone.norm.eps": 1e-5,  # the config's eps of 0 is for the published weights
             "model.rpn.post_nms_topk": (PROPOSALS, PROPOSALS),
             "model.box.detections_per_image": 10_000,
             "val_data.pipeline": [
-                {"type": "ToDtype", "dtype": "float64"},  # in float32, boxes differ by more than the tolerance
+                {"type": "ToDtype", "dtype": "float64"},  # in float32, boxes would differ by more than the tolerance
                 {"type": "ResizeShortestEdge", "size": SIDE, "max_size": 10_000, "rounding": "torchvision"},
             ],
         },

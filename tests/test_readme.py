@@ -30,7 +30,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_custom_backbone_can_be_trained_with_tools_train(folder, shapes, monkeypatch):
-    """A user's module, a config that names it, and `tools/train.py` produce a checkpoint and metrics."""
+    """`tools/train.py` with a user's module, and a config that names it, writes a checkpoint and metrics."""
     options = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0"]
     arguments = ["my_detector.py", "--data-root", str(shapes), "--cfg-options", *options]
     done = run(str(ROOT / "tools/train.py"), *arguments, cwd=folder)

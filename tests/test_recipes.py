@@ -22,7 +22,7 @@ NAMES = [name for name in list_configs() if re.search(r"_(imagenet|cifar100?|fin
 IMAGENET = [name for name in NAMES if name.endswith("_imagenet")]
 CIFAR = [name for name in NAMES if name.split("_")[-1] in ("cifar10", "cifar100")]
 DOCUMENT = Path(__file__).parents[1] / "docs/classification.md"
-TRAIN_IMAGES = {"imagenet": 1_281_167, "cifar": 50_000}  # training images
+TRAIN_IMAGES = {"imagenet": 1_281_167, "cifar": 50_000}  # number of training images
 
 
 def learning_rates(name: str, epochs: list[float]) -> list[float]:
@@ -117,7 +117,7 @@ def test_sgd_settings_are_the_papers(name, wanted):
 
 
 def sides(pipeline: list[dict[str, Any]]) -> set[Any]:
-    """The crop sizes of a pipeline."""
+    """The crop sizes of a pipeline in pixels."""
     return {transform["size"] for transform in pipeline if "Crop" in transform["type"]}
 
 
@@ -196,7 +196,7 @@ def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str
     cfg.model.backbone.pretrained = None
     chordate.train(cfg, data_root=photos, work_dir=out)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    shutil.rmtree(out)  # checkpoints are large
+    shutil.rmtree(out)  # saves disk space, since checkpoints are large
     assert any("top1" in line for line in lines)
     return [line for line in lines if line["mode"] == "train"]
 

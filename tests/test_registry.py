@@ -44,7 +44,7 @@ def test_builds_from_dict_name_and_variant(registry):
 
 def test_settings_in_a_config_override_the_variants(registry):
     assert registry.build({"type": "stem16", "width": 5}).out_features["c2"].channels == 5
-    assert registry.build("stem16").out_features["c2"].channels == 16  # the table of variants is unchanged
+    assert registry.build("stem16").out_features["c2"].channels == 16  # the variant itself is unchanged
 
 
 def test_built_objects_pass_through(registry):
@@ -61,7 +61,7 @@ def test_built_objects_are_checked_against_the_contract():
     class TwoInputs(nn.Module):
         def forward(self, x, y): ...
 
-    trunk = nn.Sequential(nn.Flatten())  # the argument of its forward is named `input`
+    trunk = nn.Sequential(nn.Flatten())  # its `forward` calls the argument `input`
     trunk.out_channels = 4
     assert HEADS.build(trunk, contract=Pooled) is trunk
     with pytest.raises(
@@ -156,7 +156,7 @@ def test_a_forward_that_fails_is_a_one_line_error():
 
 
 class Halved(Neck):
-    """A neck with one feature map, p3, which has half the size of c2."""
+    """A neck with one feature map, p3, of half the height and width of c2."""
 
     def __init__(self, in_features, declared: FeatureSpec, input: str = "c2"):
         super().__init__()
@@ -211,7 +211,7 @@ def test_check_outputs_changes_neither_mode_nor_state_dict():
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory) -> subprocess.CompletedProcess[str]:
-    """The completed process of a script, with two plug-in packages installed, one of which fails to import."""
+    """The completed process of a script that ran with two plug-in packages installed; one of them fails to import."""
     folder = tmp_path_factory.mktemp("packages")
     (folder / "spine.py").write_text(
         "from torch import nn\n"
@@ -297,7 +297,7 @@ def test_the_error_for_a_librarys_network_as_a_type_names_its_adapter(name, hint
         ({"type": "TimmBackbone", "name": "resnet18"}, "model"),
         ({"type": "TorchvisionBackbone", "model": "resnet18", "out_indices": (1, 2)}, "out"),
         ({"type": "resnet18", "out_indices": (1, 2)}, "out"),
-        ({"type": "resnet18", "name": "x"}, None),  # this config has no setting `model`
+        ({"type": "resnet18", "name": "x"}, None),  # the error must not suggest `model`, which resnet18 lacks
     ],
 )
 def test_the_error_for_another_librarys_setting_names_ours(settings, wanted):

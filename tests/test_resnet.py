@@ -64,7 +64,7 @@ def test_deep_stems_and_pooled_shortcuts_are_timms(name):
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(2, 3, 75, 97), tolerance=1e-5)
-    if name == "resnet50d":  # this variant has the deep stem and the pooled shortcuts of the others
+    if name == "resnet50d":  # covers the deep stem and the pooled shortcuts of the other variants
         assert_same_step(ours, extractor(theirs, TIMM), torch.randn(2, 3, 40, 40))
 
 
@@ -104,7 +104,7 @@ def test_multi_grid_multiplies_the_dilation_of_c5(output_stride, dilation):
     )
     for block, factor in zip(theirs.layer4, (1, 2, 4)):
         block.conv2.dilation = block.conv2.padding = (dilation * factor, dilation * factor)
-    if output_stride == 8:  # also in the first block of layer3, which torchvision does not dilate
+    if output_stride == 8:  # torchvision does not dilate the first block of layer3
         theirs.layer3[0].conv2.dilation = theirs.layer3[0].conv2.padding = (2, 2)
     expected = extractor(theirs, {name: key for name, key in TORCHVISION.items() if key != "c1"})
     assert_same_maps(ours, expected, torch.randn(1, 3, 96, 96), tolerance=1e-5)
@@ -120,7 +120,7 @@ def test_dilations_of_a_stage_can_be_set():
 def test_the_depth_counts_convolutions_and_the_classifier(depth):
     model = on_meta(f"resnet{depth}")
     convs = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d) and "downsample" not in name]
-    assert len(convs) + 1 == depth  # convolutions plus the classifier
+    assert len(convs) + 1 == depth  # + 1 for the classifier
 
 
 @pytest.mark.parametrize(("depth", "billions"), [(18, 1.8), (34, 3.6)])
@@ -218,7 +218,7 @@ def test_stochastic_depth_drops_branches_per_image_and_rescales_the_kept_ones(bl
     with torch.no_grad():
         always(x)
         y = sometimes.train()(x)
-        dropped = (y == x).flatten(1).all(1)  # positive shortcut values pass the ReLU unchanged
+        dropped = (y == x).flatten(1).all(1)  # x ≥ 0, so the last ReLU keeps it
         torch.testing.assert_close(y[~dropped], (x + branch[0] / 0.75).relu()[~dropped])
         assert 30 <= dropped.sum() <= 70  # of 200 images with probability 0.25: within 3.3 standard deviations
         assert torch.equal(sometimes.eval()(x), always.eval()(x))
@@ -280,7 +280,7 @@ def test_resnet_traces_as_one_graph(name, options):
     (last,) = model.out
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     images = torch.randn(2, 3, 32, 32)
-    losses = [f(images)[last].square().mean() for f in (compiled, model)]  # in training mode, with batch statistics
+    losses = [f(images)[last].square().mean() for f in (compiled, model)]  # in training mode, so with batch statistics
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*(torch.autograd.grad(loss, model.layer2[0].conv2.weight)[0] for loss in losses))
 

@@ -19,7 +19,7 @@ from chordate.errors import CheckpointError
 from chordate.training.callbacks import ValidationLoss
 from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint
 
-# The six batches of an epoch are accumulated in groups of four and two: two iterations × four epochs.
+# An epoch has two iterations, which accumulate four and two of its six batches; there are four epochs.
 ITERATIONS = 8
 
 
@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two nested states are bitwise equal."""
+    """Whether two nested training states are bitwise equal."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -67,8 +67,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# (point at which the process is killed, occurrence). Checkpoints are saved after iterations 2, 3, 4, 6 and 8, and the
-# best checkpoint after evaluations.
+# The point at which the process is killed, and its occurrence. Checkpoints are saved after iterations 2, 3, 4, 6
+# and 8; the best checkpoint is saved after evaluations.
 KILLS = [
     ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints
@@ -79,7 +79,7 @@ KILLS = [
     ("after renaming", 4),  # the checkpoint exists, but last_checkpoint names the previous one
     ("after renaming", 6),
     ("deleting", 1),
-    ("evaluating", 2),  # saved, but not yet evaluated
+    ("evaluating", 2),  # the checkpoint is saved, but not yet evaluated
 ]
 
 
@@ -118,7 +118,7 @@ def test_a_signal_ends_training_after_the_iteration_with_a_checkpoint(
 def test_a_signal_to_trainer_and_workers_ends_training_like_one_to_the_trainer(
     tmp_path: Path, whole: Path, name: str, status: int
 ) -> None:
-    """Ctrl-C and SLURM send signals to all processes of a process group."""
+    """Ctrl-C and SLURM signal all processes of a process group, not only the trainer."""
     assert in_process(train, tmp_path, 2, (name, 5)) == status
     assert CheckpointFolder(tmp_path).newest() == tmp_path / "iteration_5.pt"
     assert in_process(train, tmp_path, 2, resume=True) == 0
@@ -158,7 +158,7 @@ def evaluated_training(folder: Path, metric: ToyMetric, stops: bool = False, **o
 def test_a_signal_before_an_evaluation_leaves_it_to_the_resumed_run(tmp_path: Path, whole: Path) -> None:
     metric = Stops()
     evaluated_training(tmp_path, metric, stops=True, callbacks=[Signal(4, signal.SIGTERM)])
-    assert (metric.batches, metric.computed) == (2, 1)  # evaluated after iteration 2, not after 4
+    assert (metric.batches, metric.computed) == (2, 1)  # evaluated after iteration 2, but not after 4
     assert CheckpointFolder(tmp_path).newest() == tmp_path / "epoch_2.pt"
     evaluated_training(tmp_path, Stops(), resume=True)
     assert_same_training(whole, tmp_path)
@@ -301,7 +301,7 @@ def test_a_resume_with_another_batch_size_restarts_the_epoch_and_logs_it(tmp_pat
     trainer = toy_trainer(tmp_path, loader=toy_loader(batch_size=2), epochs=2, resume=True)
     trainer.train()
     assert [line["iteration"] for line in read_log(tmp_path)] == [*range(1, 9), *range(12, 23)]
-    assert "other data, batch size" in log_text(trainer)
+    assert "different data, batch size" in log_text(trainer)
 
 
 def test_an_evaluation_does_not_change_the_random_state(tmp_path: Path) -> None:
@@ -332,9 +332,9 @@ def test_a_resume_into_another_folder_keeps_the_files_of_both_runs_and_separate_
     assert {path.name for path in b.glob("*.pt")} == {"epoch_3.pt", "best_toy_AP.pt", "pretrained.pt"}
     assert [line["iteration"] for line in read_log(b)] == list(range(7, 19))
     assert len(list(b.glob("log_*.jsonl"))) == 1
-    assert read_log(b)[:6] == read_log(a)[6:]  # equal to the run that continued in its own folder
+    assert read_log(b)[:6] == read_log(a)[6:]  # equals the run that continued in its own folder
     best = read_checkpoint(b / "best_toy_AP.pt")["train"]
-    assert trainer.best == best["best"]  # the best of this run, which starts with the pending evaluation
+    assert trainer.best == best["best"]  # the best of this run, not of the run that was moved aside
     assert best["iteration"] >= 6
     assert read_checkpoint(b / "epoch_3.pt")["train"]["files"] == ["epoch_2.pt", "epoch_3.pt"]
     text = log_text(trainer)
@@ -361,7 +361,7 @@ def test_a_new_run_overwrites_no_checkpoint_of_the_run_before(tmp_path: Path) ->
 
 
 def test_a_resume_with_more_iterations_keeps_the_last_evaluation_and_the_better_model(tmp_path: Path) -> None:
-    """A resume with more iterations keeps the evaluation at the end of the run, though not due by `eval_every`."""
+    """The evaluation at the end of the first run is kept, although `eval_every` makes none due at that iteration."""
 
     class Falling(ToyMetric):
         def compute(self) -> dict[str, float]:

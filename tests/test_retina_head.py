@@ -31,7 +31,7 @@ def scene():
 
 
 def matched(anchors, targets, image):
-    """Object index per anchor, -1 (background) or -2 (ignored); thresholds 0.4, 0.5 and low-quality matches."""
+    """Match anchors to objects at IoU 0.4 and 0.5, with low-quality matches: index, -1 (background) or -2 (ignored)."""
     single = (targets.valid & ~targets.crowd)[image]
     iou = box_iou(targets.boxes[image][single], anchors)
     best, index = iou.max(0)

@@ -16,7 +16,7 @@ SIZES = torch.tensor([[SIDE, SIDE], [100, 90]])
 
 
 def dense(head: RPNHead, images: int = 2) -> AnchorOutputs:
-    """Outputs with zero deltas and equal scores at every anchor."""
+    """RPN outputs with zero deltas, and equal scores at every anchor."""
     outputs = head({name: torch.zeros_like(x) for name, x in feature_maps(SIDE, images=images).items()})
     return AnchorOutputs(outputs.logits.detach(), outputs.deltas.detach(), outputs.anchors, outputs.counts)
 

@@ -72,7 +72,7 @@ def test_an_epoch_resumes_at_the_batch_where_it_stopped(start: int) -> None:
     sampler.set_epoch(2, start_batch=start)
     assert list(sampler) == whole[start:]
     assert len(sampler) == len(whole) == 13
-    assert list(sampler) == whole  # `start_batch` applies to one pass only
+    assert list(sampler) == whole  # `start_batch` applies only to the first pass
 
 
 def test_keys_contain_the_epoch_and_differ_for_repeated_images() -> None:

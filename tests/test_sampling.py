@@ -11,7 +11,7 @@ from chordate.structures import Proposals
 
 
 def masks(images: int, candidates: int, positives: int, negatives: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks of positive (first `positives`) and negative (last `negatives`) candidates; the rest is ignored."""
+    """Boolean masks of positives (the first candidates) and negatives (the last); candidates in neither are ignored."""
     number = torch.arange(candidates).expand(images, candidates)
     return number < positives, number >= candidates - negatives
 

@@ -121,7 +121,7 @@ def test_an_invalid_schedule_is_a_one_line_error(config: dict[str, Any], message
     assert "\n" not in str(error.value)
 
 
-COCO_ITERATIONS = math.ceil(117266 / 16)  # images of train2017 with annotations; batch size 16
+COCO_ITERATIONS = math.ceil(117266 / 16)  # train2017 has 117,266 images with annotations; batch size 16
 
 
 @pytest.mark.parametrize(

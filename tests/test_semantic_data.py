@@ -1,4 +1,4 @@
-"""Semantic data: readers of label images, label maps under every transform, the metric and the drawings."""
+"""Semantic segmentation data: label images are read, transformed, evaluated by the metric, and drawn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = ["sky", "road", "car"]
 
 
 def write_folder(root: Path, count: int = 3, ids: tuple[int, ...] = (0, 1, 2, 255), **kwargs) -> list[np.ndarray]:
-    """Images of different sizes with label images of these ids; gives the ids."""
+    """Write images of different sizes, and label images with random `ids`; returns the pixels of the label images."""
     random = np.random.default_rng(0)
     written = []
     for number in range(count):
@@ -56,7 +56,7 @@ def test_labels_are_those_of_the_files(tmp_path):
 
 
 def test_ids_map_to_labels_and_others_are_ignored_or_an_error(tmp_path):
-    """Cityscapes' labelIds to trainIds is such a map."""
+    """Cityscapes maps its labelIds to trainIds in this way."""
     (ids,) = write_folder(tmp_path, 1, (7, 11, 26, 3))
     labels = folder(tmp_path, ids=[7, 11, 26], ignored_ids=[3]).labels_of(0).numpy()
     table = {7: 0, 11: 1, 26: 2, 3: IGNORED}
@@ -127,7 +127,7 @@ TRANSFORMS = [
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda transform: type(transform).__name__)
 def test_labels_stay_exact_under_every_transform(transform):
-    """Whatever the image is filled or blended with, a label is one that was there, or ignored, never a new one."""
+    """Transforms fill and interpolate the image, but each label is one of the original labels or ignored."""
     torch.manual_seed(0)
     labels = torch.tensor([5, 40, 90]).repeat_interleave(10).expand(30, 30)
     for _ in range(5):
@@ -153,7 +153,7 @@ def test_padding_of_a_batch_is_ignored():
 
 
 class Truth:
-    """A dataset of given labels."""
+    """A dataset that returns the given label maps."""
 
     def __init__(self, labels: list[torch.Tensor]):
         self.meta, self.labels = DatasetMeta(("a", "b", "c", "never")), labels
@@ -172,7 +172,7 @@ def evaluate(truth: list[torch.Tensor], predicted: list[torch.Tensor]) -> Semant
 
 
 def test_numbers_equal_those_of_a_confusion_matrix():
-    """Long et al. 2015, section 5: n_ij pixels of class i predicted as j."""
+    """Long et al. 2015, section 5, where n_ij is the number of pixels of class i that are predicted as class j."""
     torch.manual_seed(0)
     truth = [torch.randint(-1, 3, (20 + k, 30)) for k in range(3)]
     predicted = [torch.where(torch.rand(t.shape) < 0.6, t.clamp(min=0), torch.randint(0, 3, t.shape)) for t in truth]
@@ -221,5 +221,5 @@ def test_drawings_tint_each_class_and_leave_ignored_pixels():
     assert (picture[45:60, 50:90] == 100).all()
     red, green, blue = picture[10, 10].astype(int)
     assert red > 150 and green < 60 and blue < 60
-    assert picture.shape[0] > 60 and (picture[61, 1] == (255, 0, 0)).all()  # the legend names road, on its color
+    assert picture.shape[0] > 60 and (picture[61, 1] == (255, 0, 0)).all()  # the legend has road on a red ground
     assert np.array_equal(draw(SemanticMap(labels.short()), gray, meta, long_side=90), picture)

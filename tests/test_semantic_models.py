@@ -1,4 +1,4 @@
-"""Semantic segmentation models: torchvision's networks with the same weights, losses by formula, windows, sizes."""
+"""Semantic segmentation models: outputs equal torchvision's, losses their formulas; sliding windows and resizing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def segmenter(head: dict, **settings) -> chordate.Model:
 
 @pytest.fixture(scope="module", params=TORCHVISION)
 def pair(request):
-    """A model of torchvision with random weights and statistics, and ours with these weights, in float64."""
+    """A torchvision model with random weights and statistics, and our model with these weights, both in float64."""
     torch.manual_seed(0)
     theirs = getattr(torchvision.models.segmentation, request.param)(
         weights=None, weights_backbone=None, num_classes=7, aux_loss=True
@@ -73,7 +73,7 @@ def test_logits_equal_torchvisions(pair):
 
 
 def test_losses_with_the_auxiliary_head_equal_those_of_torchvisions_reference_training(pair):
-    """torchvision's references/segmentation/train.py: cross-entropy of the output, and half of the auxiliary's."""
+    """torchvision's references/segmentation/train.py: cross-entropy, plus 0.5 times that of the auxiliary head."""
     theirs, ours = pair[0].train(), pair[1].train()
     images = torch.rand(2, 3, 65, 65, dtype=torch.float64)
     labels = torch.randint(0, 7, (2, 65, 65))
@@ -109,13 +109,13 @@ def test_every_head_predicts_each_class_at_each_cell(head):
 
 @pytest.mark.parametrize(("stride", "rates"), [(16, [6, 12, 18]), (8, [12, 24, 36]), (32, [3, 6, 9])])
 def test_atrous_rates_follow_the_output_stride(stride, rates):
-    """Chen et al. 2017, section 3.3: doubled when the output stride is 8."""
+    """Chen et al. 2017, section 3.3: the rates are doubled at output stride 8."""
     head = HEADS.build({"type": "DeepLabV3Head"}, facts=META.facts(), in_features={"c5": FeatureSpec(8, stride)})
     assert [branch[0].dilation[0] for branch in head.aspp.branches[1:]] == rates
 
 
 def test_deeplabv2_sums_atrous_convolutions_with_the_rates_of_aspp_l():
-    """Chen et al. 2017, DeepLab, figure 7: rates 6, 12, 18, 24."""
+    """Chen et al. 2018, DeepLab, figure 7: the rates are 6, 12, 18 and 24."""
     specs = {"c5": FeatureSpec(8, 8)}
     head = HEADS.build({"type": "DeepLabV2Head"}, facts=META.facts(), in_features=specs).eval()
     x = torch.randn(2, 8, 30, 20)
@@ -141,7 +141,7 @@ def test_cross_entropy_is_torchs_with_class_weights_and_ignored_pixels():
 
 
 def test_hard_example_mining_keeps_the_pixels_of_the_largest_loss():
-    """Against sorting the losses of the labeled pixels."""
+    """The reference sorts the losses of the labeled pixels, and averages the largest quarter."""
     logits, labels = random_logits()
     losses = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="none")[labels != IGNORED]
     kept = losses.sort(descending=True).values[: -(-len(losses) // 4)]
@@ -174,14 +174,14 @@ def test_a_batch_without_labeled_pixels_gives_a_finite_loss_and_no_gradient(loss
 
 @pytest.mark.parametrize("size", [(33, 41), (5, 64), (200, 7)])
 def test_labels_are_the_argmax_of_bilinearly_resized_logits(size, monkeypatch):
-    monkeypatch.setattr("chordate.ops.argmax_resize.CHUNK", 600)  # several chunks
+    monkeypatch.setattr("chordate.ops.argmax_resize.CHUNK", 600)  # small enough for several chunks
     logits = torch.randn(6, 9, 13, dtype=torch.float64)
     resized = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
     assert torch.equal(argmax_resize(logits, size, (9.0, 13.0)), resized.argmax(0).short())
 
 
 def test_padding_of_a_batch_does_not_reach_the_prediction():
-    """The part of the map that the image covers, here 6 × 8 of 9 × 13 cells, is resized alone, borders aside."""
+    """Away from the padding, resizing equals resizing only the 6×8 cells that the image covers of a 9×13 map."""
     logits = torch.randn(6, 9, 13, dtype=torch.float64)
     expected = F.interpolate(logits[None, :, :6, :8], (60, 80), mode="bilinear", align_corners=False)[0].argmax(0)
     labels = argmax_resize(logits, (60, 80), (6.0, 8.0))
@@ -189,7 +189,7 @@ def test_padding_of_a_batch_does_not_reach_the_prediction():
 
 
 class Cells(torch.nn.Module):
-    """Logits of single pixels: whatever the window, the same."""
+    """A model whose logits at a pixel depend only on that pixel, so they are equal in all windows."""
 
     def forward(self, images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
         return torch.cat([images, -images], dim=1)
@@ -203,7 +203,7 @@ def test_windows_that_agree_give_the_labels_of_the_whole_image(size):
 
 
 def test_logits_are_averaged_where_windows_overlap():
-    """Against a plain accumulation of all windows at once."""
+    """The reference adds the logits of all windows, and divides by the number of windows that cover each pixel."""
     torch.manual_seed(1)
     images, conv = torch.rand(1, 3, 70, 90), torch.nn.Conv2d(3, 5, 9, padding=4)
 

@@ -1,6 +1,6 @@
 """Segmentation decoders against segmentation_models.pytorch's on ResNet-18, with the same weights.
 
-Where its networks differ from the papers, and from ours, the test removes the difference and says which it is.
+Where smp's network differs from the paper and from ours, the test removes the difference; its docstring describes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def randomize_norms(module: nn.Module) -> None:
-    """Random statistics and affine parameters, so that swapped norms do not go unnoticed."""
+    """Set random statistics and affine parameters, so that outputs differ if two norms are swapped."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.normal_(part.running_mean, std=0.1)
@@ -32,9 +32,9 @@ def randomize_norms(module: nn.Module) -> None:
 
 
 def segmenter(theirs: nn.Module, **model) -> chordate.Model:
-    """Our model in float64, with their backbone's weights.
+    """Our model in float64, with the backbone weights of `theirs`.
 
-    smp dilates all convolutions of a stage, which is our `dilations`, not our `output_stride` alone.
+    smp dilates all convolutions of a stage; our `output_stride` alone would not, so the tests also set `dilations`.
     """
     ours = chordate.build_model(
         {"model": {"type": "SemanticSegmenter", "preprocess": PLAIN, **model}}, meta=META, pretrained=False
@@ -57,7 +57,7 @@ def their_model(name: str, **options) -> nn.Module:
 
 
 def assert_same_logits(ours: chordate.Model, theirs: nn.Module, images: Tensor) -> None:
-    """Before upsampling to the image's size, which smp does with align_corners=True."""
+    """Compare the logits before the upsampling to the image size, which smp does with align_corners=True."""
     if isinstance(theirs.segmentation_head[1], nn.Upsample):
         theirs.segmentation_head[1] = nn.Identity()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def assert_same_logits(ours: chordate.Model, theirs: nn.Module, images: Tensor) 
 
 
 def test_unet_equals_smps():
-    """smp predicts with a 3×3 convolution; here with our 1×1."""
+    """smp's final 3×3 convolution is replaced by a 1×1 convolution, as in ours."""
     theirs = their_model("Unet")
     theirs.segmentation_head[0] = nn.Conv2d(16, 3, 1).double()
     backbone = {"type": "resnet18", "out": ["c1", "c2", "c3", "c4", "c5"]}
@@ -91,15 +91,18 @@ def test_deeplabv3_equals_smps():
 
 
 def test_deeplabv3plus_equals_smps():
-    """As in the paper, ours has a norm and a ReLU after depthwise convolutions, none between ASPP and the upsampling
-    (without align_corners), and two convolutions after the concatenation; smp has one before the upsampling, one after.
+    """The test removes the differences between smp's network and ours, which follows the paper.
+
+    Ours has a norm and a ReLU after each depthwise convolution; smp has neither. After ASPP, ours upsamples
+    (align_corners=False), concatenates, and applies two convolutions; smp applies one of them before the upsampling
+    (align_corners=True) and one after the concatenation.
     """
     theirs = their_model("DeepLabV3Plus", encoder_output_stride=16)
     backbone = {"type": "resnet18", "out": ["c2", "c5"], "output_stride": 16, "dilations": (1, 1, 1, 2)}
     ours = segmenter(theirs, backbone=backbone, head={"type": "DeepLabV3PlusHead"})
     head, decoder = ours.head, theirs.decoder
     for separable in (*head.aspp.branches[1:], *head.decoder):
-        separable[0] = separable[0][0]  # the depthwise convolution alone
+        separable[0] = separable[0][0]  # keeps only the depthwise convolution, as in smp
     head.decoder[1] = nn.Identity()
     decoder.aspp = decoder.aspp[0]
     decoder.up = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
@@ -113,8 +116,8 @@ def test_deeplabv3plus_equals_smps():
 
 
 def test_pspnet_equals_smps(monkeypatch):
-    """smp has no norm after the 1×1 pooling, resizes with align_corners=True, and predicts from a 1×1 convolution,
-    which is a 3×3 one with zeros around the center.
+    """smp has no norm in the branch that pools to 1×1, resizes with align_corners=True, and fuses the branches by a
+    1×1 convolution, which equals our 3×3 convolution with zeros around the center.
     """
     resize = SimpleNamespace(interpolate=lambda x, align_corners, **size: F.interpolate(x, align_corners=False, **size))
     monkeypatch.setattr(psp_decoder, "F", resize)
@@ -132,7 +135,7 @@ def test_pspnet_equals_smps(monkeypatch):
     fused[1].load_state_dict(theirs.decoder.conv[1].state_dict())
     nn.init.zeros_(fused[0].weight)
     width = theirs.encoder.out_channels[-1]
-    with torch.no_grad():  # smp concatenates the pooled maps first, ours the backbone's map
+    with torch.no_grad():  # smp concatenates the backbone's map last, ours first
         fused[0].weight[:, :, 1, 1] = theirs.decoder.conv[0].weight[:, :, 0, 0].roll(width, dims=1)
     copy_in_order(ours.head.logits, theirs.segmentation_head[0])
     assert_same_logits(ours, theirs, torch.rand(2, 3, 224, 192, dtype=torch.float64))

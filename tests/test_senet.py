@@ -57,7 +57,7 @@ def test_every_senet_variant_has_timms_parameter_names_and_the_declared_channels
     ("reduction", "millions"), [(2, 45.7), (4, 35.7), (8, 30.7), (16, 28.1), (32, 26.9)], ids="reduction={}".format
 )
 def test_parameters_by_reduction_are_the_papers(reduction, millions):
-    """Hu et al. 2018, table 10 (SE-ResNet-50), up to the table's rounding."""
+    """Hu et al. 2018, table 10 (SE-ResNet-50); numbers are equal up to the table's rounding."""
     assert size("resnet50", se=1 / reduction)[0] == pytest.approx(millions, abs=0.1)
 
 
@@ -66,7 +66,8 @@ def test_multiply_adds_of_senet_are_the_papers(depth, billions, with_se):
     """Hu et al. 2018, table 2, whose networks have the stride in the first 1×1 convolution."""
     name = f"resnet{depth}_caffe"
     assert size(name)[1] == pytest.approx(billions, rel=2e-3)
-    assert size(name)[1] < size(name, se=1 / 16)[1] == pytest.approx(with_se, rel=4e-3)  # pooling is not counted
+    # The tolerance allows for the pooling, which is not counted here.
+    assert size(name)[1] < size(name, se=1 / 16)[1] == pytest.approx(with_se, rel=4e-3)
 
 
 @pytest.mark.parametrize(

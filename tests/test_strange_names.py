@@ -26,7 +26,7 @@ META = DatasetMeta(NAMES)
 
 
 def shown(table) -> str:
-    """The table as printed to a terminal."""
+    """The text of the table as a terminal shows it."""
     out = io.StringIO()
     Console(file=out, width=120).print(table)
     return out.getvalue()

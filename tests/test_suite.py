@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FILES = sorted(Path(__file__).parent.glob("*.py"))
-# Private names of other packages that have no public counterpart.
+# Private names of other packages that the tests may use, since there is no public counterpart.
 OF_TORCH = {"_dynamo", "_python_dispatch", "_pytree"}
 OF_TORCHVISION = {"_utils", "_KERNEL_REGISTRY", "_loss_type"}
 OF_TIMM = {"_hub"}
@@ -29,7 +29,7 @@ def is_private(name: str) -> bool:
 
 
 def private_members(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Lines and names of the private members that a file uses: as attributes, in imports, or as text (`setattr`)."""
+    """Lines and names of the private members that a file uses as attributes, in imports, or as text (`setattr`)."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Attribute):

@@ -97,7 +97,7 @@ PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
     "He et al. 2016, Identity Mappings, and its authors' code": {
         "preact_resnet110_cifar": ("1.7", None),
         "preact_resnet164_cifar": ("1.7", None),
-        "preact_resnet1001_cifar": ("10.3", None),  # 10.2 without norms, as in test_preact_resnet.py
+        "preact_resnet1001_cifar": ("10.3", None),  # 10.2 without norms, see test_preact_resnet.py
         "preact_resnet200": ("64.7", None),
     },
     "Huang et al. 2017, table 2, and torchvision's weights": {
@@ -132,7 +132,7 @@ def lines() -> list[str]:
 
 @pytest.fixture(scope="module")
 def table(lines) -> dict[str, list[str]]:
-    """Mapping from backbone name to the further cells of its row."""
+    """The other cells of each row, keyed by backbone name."""
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
     return {row[0]: row[1:] for row in rows}
 
@@ -185,7 +185,7 @@ def test_parameter_counts_equal_torchvisions_exactly():
 def test_summary_lists_the_backbones_that_match_a_pattern(capsys):
     assert main(["summary", "resnet5[0]", "resnet18"]) == 0
     names = re.findall(r"^│ (\S+)", capsys.readouterr().out, re.MULTILINE)
-    assert names == ["resnet50", "resnet18"]  # in the order of the arguments
+    assert names == ["resnet50", "resnet18"]  # ordered as the arguments
 
 
 def test_summary_of_an_unknown_name_suggests_near_names(capsys):

@@ -40,7 +40,8 @@ TASKS = {
         "backbone": 'dict(type="ClipNet")', "best": "top1", "pipeline": "",
     },
 }  # fmt: skip
-# Scores of trivial predictions: the wall's depth everywhere, the image's center as landmark, one class.
+# Metric, score of a trivial prediction (the wall's depth everywhere, the image center as landmark, always the same
+# class), and whether higher (1) or lower (-1) is better.
 UNTRAINED = {"depth": ("mean_error", 3.0, -1), "landmarks": ("distance", 19.0, -1), "clips": ("top1", 0.25, 1)}
 
 
@@ -158,8 +159,8 @@ OPEN = [
 
 
 def task_type_checks(tree: ast.AST) -> list[tuple[int, str]]:
-    """Line and kind of every check for task types or optional attributes: `isinstance` and `issubclass` on the
-    types of tasks, `hasattr`, and `getattr` with a literal name or with a default."""
+    """Line and function name of every check for task types or optional attributes: `isinstance` and `issubclass` with
+    types of tasks, `hasattr`, and `getattr` with a literal name or a default."""
     checks = []
     for node in ast.walk(tree):
         called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
@@ -175,7 +176,7 @@ def task_type_checks(tree: ast.AST) -> list[tuple[int, str]]:
 
 
 def test_files_shared_by_all_tasks_do_not_check_for_task_types():
-    """Checks the files that all tasks share."""
+    """A custom task must not need changes in these files."""
     files = [path for part in OPEN for path in _files(ROOT / "chordate" / part)]
     assert len(files) > 20
     for path in files:

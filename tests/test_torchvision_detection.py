@@ -69,11 +69,11 @@ def test_faster_rcnn_losses_equal_torchvisions_on_the_same_samples(pair):
 
 
 def test_checkpoints_from_before_torchvision_0_13_are_converted_equally(pair):
-    """The first published COCO weights have the old parameter names, with fewer `.0`."""
+    """The first published COCO weights have the old parameter names, which lack some `.0` parts."""
     referee, model, *_ = pair
     old = {}
     for name, tensor in referee.state_dict().items():
-        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # FPNs with norms did not exist then
+        if isinstance(model.neck.lateral["c2"][-1], nn.Conv2d):  # only FPNs without norms existed then
             name = re.sub(r"(inner_blocks\.\d|layer_blocks\.\d|head\.conv)\.0(\.0)?\.", r"\1.", name)
         old[name] = tensor
     new_state, old_state = (TorchvisionRCNN().convert(state, model) for state in (referee.state_dict(), old))

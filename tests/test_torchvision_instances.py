@@ -23,9 +23,9 @@ from chordate.weights.formats.torchvision import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 
-MAX_DETECTIONS = 50  # limit per image
-SLIM = 48  # channels of the heads under test; at full width float64 takes minutes
-CLASSES = 5  # of the keypoint detector; the published one has only people
+MAX_DETECTIONS = 50  # detections per image
+SLIM = 48  # channels of the tested heads; with all channels, float64 takes minutes
+CLASSES = 5  # the keypoint detector is tested with several classes, unlike the published one
 KEYPOINTS = 17
 
 PAIRS = {

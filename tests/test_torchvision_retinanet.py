@@ -20,7 +20,7 @@ PAIRS = {
 
 @pytest.fixture(scope="module", params=PAIRS, ids=["v1", "v2"])
 def pair(request, cells):
-    """Torchvision's model, Chordate's with its weights (both float64), a landscape and a portrait photo, targets."""
+    """Torchvision's model and Chordate's with its weights, in float64; a landscape and a portrait photo; targets."""
     images, targets = photos(cells, SIDE)
     torch.manual_seed(5)
     referee = torchvision.models.get_model(
@@ -60,7 +60,7 @@ def test_retinanet_losses_equal_torchvisions(pair):
     for image, target in zip(images, targets):
         wanted = referee([image.double() / 255], [dict(target)])
         batch = as_batch([image], [target])
-        batch.targets.labels[batch.targets.valid] += 1  # torchvision's labels are COCO's ids, from 1
+        batch.targets.labels[batch.targets.valid] += 1  # torchvision's labels are COCO's category ids, which start at 1
         losses = model(batch)
         for mine, theirs in {"cls": "classification", "box": "bbox_regression"}.items():
             assert wanted[theirs] > 1e-3

@@ -140,7 +140,7 @@ def test_evaluate_returns_the_metrics_of_a_checkpoint_and_writes_no_training_log
 
 def test_an_evaluation_restores_the_mode_of_every_module() -> None:
     model = ToyModel().train()
-    model.backbone[1].eval()  # a frozen BatchNorm
+    model.backbone[1].eval()  # in eval mode like a frozen BatchNorm
     evaluate(model, toy_loader(5, training=False), ToyMetric(), device=CPU)
     assert [name for name, module in model.named_modules() if not module.training] == ["backbone.1"]
 
@@ -243,7 +243,7 @@ def test_a_terminal_gets_a_progress_bar_with_loss_learning_rate_and_speed(tmp_pa
     text = screen.getvalue()
     for expected in ("epoch 2/2", "12/12", "evaluating", "images/s", "lr 0.05", "loss "):
         assert expected in text
-    assert "iteration 3/12" not in text  # no log lines in addition to the bar
+    assert "iteration 3/12" not in text  # the bar replaces the log lines
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Training curves: the values that are drawn, and the positions of labels."""
+"""Training curves: drawn values and positions of labels."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def write_log(path: Path, evaluations: int) -> None:
             if evaluations and n % (120 // evaluations) == 0:
                 numbers = {"bbox_AP": n / 300, "bbox_AP50": n / 200, "bbox_AP75": -1.0, "bbox_AR1": 0.1}
                 file.write(json.dumps({"mode": "val", "epoch": 1, "iteration": 10 * n, **numbers}) + "\n")
-        file.write('{"mode": "train", "iter')  # the run was killed while writing
+        file.write('{"mode": "train", "iter')  # an incomplete line, as if the run was killed
 
 
 @pytest.mark.parametrize("evaluations", [0, 1, 5])
@@ -66,7 +66,7 @@ def test_speed_and_gradient_norm_are_not_drawn_as_losses():
 
 
 def evaluated(**metrics: list[float]) -> list[dict[str, Any]]:
-    """Evaluation records as in a log, one per value of the metrics."""
+    """Evaluation records as in `log.jsonl`; record n has the n-th value of each metric."""
     rows = [dict(zip(metrics, values)) for values in zip(*metrics.values(), strict=True)]
     return [{"mode": "val", "epoch": n, "iteration": 10 * n, **row} for n, row in enumerate(rows, 1)]
 

@@ -27,7 +27,7 @@ class Last(Tiny):
 
 
 KEYPOINTS = 4
-EVERYTHING = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}  # sample all, so losses are deterministic
+EVERYTHING = {"batch_size_per_image": 10_000, "positive_fraction": 0.5}  # samples all, so losses are deterministic
 RPN = {"type": "RPNHead", "pre_nms_topk": (30, 30), "post_nms_topk": (30, 20), **EVERYTHING}
 ONE_LEVEL = {**RPN, "anchors": {"sizes": [[16, 32, 64]]}}
 BOX = {"type": "BoxHead", "trunk": {"type": "ConvFC", "fc_channels": 16, "fcs": 1}, **EVERYTHING}

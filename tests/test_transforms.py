@@ -101,7 +101,7 @@ def test_resizing_with_torchvisions_rounding_equals_torchvisions_detectors_exact
 def test_detectron2_resize_follows_its_size_formula(height: int, width: int) -> None:
     resize = ResizeShortestEdge(800, 1333)
     got = resize.make_params([Image(torch.empty(3, height, width, device="meta"))])["size"]
-    # Detectron2's steps: scale the shorter side to 800; if the longer exceeds 1333, scale both down; add 0.5 to round.
+    # Detectron2 scales the shorter side to 800, scales both down if the longer exceeds 1333, and adds 0.5 to round.
     scale = 800 / min(height, width)
     new = [800.0, scale * width] if height < width else [scale * height, 800.0]
     if max(new) > 1333:
@@ -135,7 +135,7 @@ def test_large_scale_jitter_has_the_papers_range_and_window() -> None:
     torch.manual_seed(0)
     image = Image(torch.empty(3, 60, 80, device="meta"))
     params = [jitter.make_params([image]) for _ in range(400)]
-    factors = np.array([p["scaled"][1] / 100 for p in params])  # factor 1 resizes the width of 80 to 100
+    factors = np.array([p["scaled"][1] / 100 for p in params])  # at factor 1, the width is resized to 100
     assert factors.min() < 0.15
     assert factors.max() > 1.95
     assert abs(factors.mean() - 1.05) < 0.06

@@ -1,4 +1,4 @@
-"""Test-time augmentation: detections are mapped back to the image and merged by NMS, masks and heatmaps averaged."""
+"""Test-time augmentation: boxes are mapped back to the image and merged by NMS; masks and heatmaps are averaged."""
 
 from dataclasses import replace
 
@@ -97,7 +97,7 @@ def test_with_flips_a_mirrored_image_gives_the_mirrored_detections():
     model = random_detector({"scales": [0.75, 1.0], "flip": True})
     assert not torch.equal(
         random_detector()(batch)[0].scores, random_detector()(mirror(batch))[0].scores
-    )  # without TTA, the scores differ
+    )  # without TTA, mirroring changes the scores
     for result, other, info in zip(model(batch), model(mirror(batch)), batch.infos, strict=True):
         assert len(result) == len(other) > 5
         torch.testing.assert_close(result.scores, other.scores)
@@ -118,7 +118,7 @@ class Bright(Backbone):
     def __init__(self):
         super().__init__()
         self.out_features = {"c2": FeatureSpec(3, 4)}
-        self.any = nn.Parameter(torch.zeros(1))  # a parameter, so that the model has a device
+        self.any = nn.Parameter(torch.zeros(1))  # the model's device is that of its parameters
 
     def forward(self, images):
         return {"c2": nn.functional.avg_pool2d(images, 4)}
@@ -217,7 +217,7 @@ def test_keypoints_are_decoded_from_averaged_heatmaps_with_left_and_right_swappe
             (augmented.keypoints[0, eye, :2] - torch.tensor(corners[c])).abs().max() for c in ("green", "blue")
         )
         assert distance < 4
-        assert augmented.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # averaged with a lower value
+        assert augmented.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # the mean with a lower value
 
 
 def random_detections(generator: torch.Generator, count: int) -> Detections:
@@ -248,7 +248,7 @@ def test_inverse_boxes_undo_transform_boxes():
     batch = noise_batch((90, 118), (128, 75))
     detections = [random_detections(torch.Generator().manual_seed(4), 9) for _ in range(2)]
     for image_detections in detections:
-        image_detections.boxes *= 0.75  # so that boxes lie within the images
+        image_detections.boxes *= 0.75  # moves the boxes into the images
     scales = [0.31, 0.31, 1, 1, 1.7, 1.7]
     batches = DetectorTTA(scales=[0.31, 1, 1.7], flip=True).augment(batch, 32)
     for augmented, scale, flip in zip(batches, scales, [False, True] * 3, strict=True):
@@ -285,7 +285,7 @@ def test_one_stage_detectors_and_cascades_support_tta():
         model = MODELS.build({**settings, "tta": {"flip": True}}, meta=META).double().eval()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.mul_(1.5)  # so that scores differ
+                parameter.mul_(1.5)  # makes the scores differ
         (result,), (other,) = model(batch), model(mirror(batch))
         assert len(result) == len(other) > 5
         torch.testing.assert_close(result.scores, other.scores)

@@ -1,4 +1,4 @@
-"""The complete two-stage detector: building it from parts, training step, predictions."""
+"""The two-stage detector as a whole: it is built from parts, trained for a step, and predicts."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Drawings of predictions and targets: legible labels, nothing cut off, consistent colors."""
+"""Drawings of predictions and targets have legible labels and consistent colors, and nothing is cut off."""
 
 import colorsys
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ EMPTY_ANNOTATION = {
     "category_id": 3,
     "area": 1,
     "iscrowd": 0,
-}  # an annotation without box, mask and keypoints
+}  # has no box, mask or keypoints
 GRAY = np.full((100, 160, 3), 128, np.uint8)
 ONE, TWO, FOUR = (DatasetMeta(classes=("a", "b", "c", "d")[:n]) for n in (1, 2, 4))
 
@@ -57,7 +57,7 @@ def detections(*rows: tuple, **more) -> Detections:
 
 
 def changed(picture: np.ndarray) -> np.ndarray:
-    """Which pixels of a drawing on a gray image are not gray, `[H, W]` bool."""
+    """Mask `[H, W]` (bool) of the pixels that were drawn on a gray image."""
     return (picture != 128).any(-1)
 
 
@@ -138,7 +138,7 @@ def test_masks_tint_their_pixels_and_keypoints_are_dots():
 
 
 def test_bones_connect_the_keypoints_above_the_threshold():
-    """Detectron omits keypoints whose logit is below 2."""
+    """As in Detectron, keypoints whose logit is below 2 are not drawn."""
     skeleton = Skeleton(("a", "b", "c", "d"), ((0, 1), (1, 2), (2, 3)))
     points = torch.tensor([[[130.0, 20, 5], [150, 20, 5], [150, 60, 2.5], [130, 60, 1.5]]])
     detected = detections((10, 50, 60, 95, 0.9, 1), keypoints=points)
@@ -187,15 +187,15 @@ def test_instances_below_the_score_threshold_do_not_change_the_colors_of_the_oth
 
 @given(st.tuples(*[st.integers(0, 255)] * 3))
 def test_a_labels_text_has_contrast_on_any_color(color):
-    assert contrast(color, (0, 0, 0) if is_bright(color) else (255, 255, 255)) >= 4.5  # WCAG's level AA
+    assert contrast(color, (0, 0, 0) if is_bright(color) else (255, 255, 255)) >= 4.5  # required by WCAG, level AA
 
 
 def test_the_label_of_the_best_detection_is_on_top():
-    rows = [(10, 50, 40, 90, 0.9 - 0.01 * n, n) for n in range(12)]  # more labels than free positions
+    rows = [(10, 50, 40, 90, 0.9 - 0.01 * n, n) for n in range(12)]  # more labels than there are free positions
     meta = DatasetMeta(classes=tuple("abcdefghijkl"))
     first = draw(detections(rows[0]), GRAY, meta)
     tag = (first == color_of(0)).all(-1)
-    tag[4 * 50 :] = False  # the label is above the box
+    tag[4 * 50 :] = False  # keeps only the label, which is above the box
     np.testing.assert_array_equal(draw(detections(*rows), GRAY, meta)[tag], first[tag])
 
 
@@ -233,7 +233,7 @@ def test_a_sheet_shows_each_image_twice_with_its_targets_at_the_left(shapes):
     top, left, gap = 7 + 30, 14, 4
     truth = sheet[top : top + 384, left : left + 384]
     empty = sheet[top : top + 384, left + 384 + gap : left + 2 * 384 + gap]
-    np.testing.assert_array_equal(empty, plain)  # nothing was detected
+    np.testing.assert_array_equal(empty, plain)  # the right panel has no detections
     x, y, _, h = first["bbox"]
     color = color_of(first["category_id"] - 1)
     edge = truth[round(4 * (y + h / 2)) - 30 : round(4 * (y + h / 2)) + 30, round(4 * x)]

@@ -132,7 +132,7 @@ def test_yolo_boxes_are_fractions_of_the_image(yolo: Path) -> None:
     assert dataset.classes == ("dog", "cat")
     assert dataset[(0, 0)]["boxes"].tolist() == [[30, 15, 50, 45], [0, 0, 20, 30]]
     assert dataset[(0, 0)]["labels"].tolist() == [1, 0]
-    assert dataset[(0, 2)]["boxes"].shape == (0, 4)  # no label file
+    assert dataset[(0, 2)]["boxes"].shape == (0, 4)  # this image has no label file
     assert len(open_yolo(yolo, filter_empty=True)) == 2
 
 

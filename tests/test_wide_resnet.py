@@ -19,7 +19,7 @@ def test_feature_maps_and_a_training_step_of_wide_resnet_are_torchvisions(name):
     theirs = extractor(theirs, {"layer4": "c5"})
     assert_same_step(
         ours, theirs, torch.randn(2, 3, 40, 40), dtype=torch.float32
-    )  # float32 suffices for equal operations
+    )  # both run the same operations, so float32 is precise enough
 
 
 def test_only_the_3x3_convolutions_of_bottlenecks_are_wider():

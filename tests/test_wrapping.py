@@ -1,4 +1,4 @@
-"""A compiled model: one graph per batch shape, and no fallback to eager mode."""
+"""A compiled model has one graph per batch shape, and never falls back to eager mode."""
 
 from __future__ import annotations
 

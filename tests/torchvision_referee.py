@@ -14,7 +14,7 @@ from chordate.config import load_config
 from chordate.registry import MODELS
 from chordate.structures import Batch, DatasetMeta, ImageInfo, InstanceTargets
 
-SIDE = 144  # the shorter side; small, since float64 is slow; the longer one, 192, needs no padding
+SIDE = 144  # shorter side in pixels: small, since float64 is slow; the longer, 192, needs no padding
 PROPOSALS = 40
 
 
@@ -56,7 +56,7 @@ def standardize(layer: nn.Module, samples: torch.Tensor, std: float, mean: float
     layer.weight.data *= scale.reshape([-1 if d == outputs else 1 for d in range(layer.weight.dim())])
 
 
-Predictors = dict[nn.Module, tuple[float, ...]]  # layer to the standard deviation and mean of its outputs
+Predictors = dict[nn.Module, tuple[float, ...]]  # standard deviation and mean of each layer's outputs
 
 
 @torch.no_grad()
@@ -118,11 +118,11 @@ def scattered(
         max_size=10_000,
         rpn_post_nms_top_n_test=PROPOSALS,
         rpn_post_nms_top_n_train=PROPOSALS,
-        rpn_batch_size_per_image=10**6,  # samples all, so that losses are deterministic
+        rpn_batch_size_per_image=10**6,  # samples all anchors, so that losses are deterministic
         box_batch_size_per_image=10**6,
         rpn_positive_fraction=0.5,
         box_positive_fraction=0.5,
-        **{"box_detections_per_img": 10_000, **settings},  # no limit, so that comparing counts is meaningful
+        **{"box_detections_per_img": 10_000, **settings},  # no limit, to compare the counts
     )
     heads = model.roi_heads
     change(heads)
@@ -142,7 +142,7 @@ def ours(config: str, num_classes: int = 90, num_keypoints: int | None = None, *
     model = load_config(config).model.to_dict()
     model["backbone"].update(pretrained=None)
     if isinstance(model["backbone"]["norm"], dict):
-        model["backbone"]["norm"]["eps"] = 1e-5  # eps is 0 for the published weights only
+        model["backbone"]["norm"]["eps"] = 1e-5  # the config's eps of 0 is for the published weights
     if "rpn" in model:
         model["rpn"].update(post_nms_topk=(PROPOSALS, PROPOSALS), batch_size_per_image=10**6)
         model["box"].update(detections_per_image=10_000, batch_size_per_image=10**6, positive_fraction=0.5)
@@ -156,7 +156,7 @@ def as_batch(images: list[torch.Tensor], targets: list[dict] | None = None) -> B
     """The images as one padded uint8 batch; labels, which start at 1 in torchvision, start at 0."""
     sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = (int(side) for side in sizes.amax(dim=0))
-    padded = torch.full((len(images), 3, height, width), 77, dtype=torch.uint8)  # not 0: the model must zero it
+    padded = torch.full((len(images), 3, height, width), 77, dtype=torch.uint8)  # the model must set the padding to 0
     infos = []
     for i, image in enumerate(images):
         padded[i, :, : image.shape[1], : image.shape[2]] = image

@@ -29,7 +29,7 @@ class Signal(Callback):
         self.iteration, self.number = iteration, number
         self.send = os.killpg if to_all else os.kill
         if to_all:
-            os.setsid()  # a new process group, of this process and the loader's workers
+            os.setsid()  # a process group without the tests, for this process and its workers
 
     def on_step_end(self, trainer: Trainer, losses: Any) -> None:
         if trainer.iteration == self.iteration:
@@ -86,8 +86,8 @@ def write_half(count: int) -> None:
 
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
-    """Train a `ToyModel`; `kill` is where the process is killed, and at which occurrence."""
-    multiprocessing.set_start_method("fork", force=True)  # start method of the loader's workers, as in a user's run
+    """Train a `ToyModel`; `kill` is the point at which the process is killed, and which of its occurrences."""
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a user's run
     place, count = kill or ("", 0)
     callbacks: list[Callback] = []
     match place:
@@ -102,7 +102,7 @@ def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None,
         case "before renaming":
             kill_when(os, "replace", count, first=True, about=".pt")
         case "after renaming":
-            kill_when(os, "replace", count, first=False, about="_")  # a checkpoint, or last_checkpoint
+            kill_when(os, "replace", count, first=False, about="_")  # counts checkpoints and last_checkpoint
         case "deleting":
             kill_when(Path, "unlink", count, first=True, about=".pt")
     toy_trainer(

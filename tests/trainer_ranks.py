@@ -31,7 +31,7 @@ def main(folder: Path) -> dict[str, Any]:
     rank_options = {"rank": rank, "world_size": world_size}
     results: dict[str, Any] = {"rank": rank, "world_size": world_size}
 
-    # 24 images: batches of 2 on each of two ranks equal the batches of 4 on one process.
+    # Batches of 2 images on each of two ranks equal batches of 4 images in one process.
     loader = toy_loader(24, 2, **rank_options)
     toy_trainer(folder / "plain", model=fresh_model(), loader=loader, **TRAINING).train()
 
@@ -40,7 +40,7 @@ def main(folder: Path) -> dict[str, Any]:
     model.idle = nn.Linear(2, 2)
     toy_trainer(folder / "idle", model=model, loader=toy_loader(24, 2, **rank_options), **TRAINING).train()
 
-    # One checkpoint, evaluated on 7 images split over the ranks.
+    # Evaluation of one checkpoint on 7 images, which are split over the ranks.
     model = fresh_model()
     model.load_state_dict(torch.load(folder / "plain" / "epoch_2.pt", weights_only=True)["model"])
     results["metrics"] = evaluate(model, toy_loader(7, 2, training=False, **rank_options), ToyMetric())
@@ -54,7 +54,7 @@ def main(folder: Path) -> dict[str, Any]:
             torch.distributed.barrier()
     results["draw"] = torch.rand(1).item()
 
-    # BatchNorm's statistics differ between the ranks until they evaluate or save.
+    # BatchNorm's running statistics differ between the ranks until an evaluation or a checkpoint averages them.
     for name, ema in (("norm", None), ("norm_ema", 0.9)):
         trainer = toy_trainer(
             folder / name, model=fresh_model(norm=True), loader=toy_loader(24, 2, **rank_options), epochs=2, ema=ema,
@@ -66,7 +66,7 @@ def main(folder: Path) -> dict[str, Any]:
     loader = toy_loader(24, 2, **rank_options)
     toy_trainer(folder / "one_step", model=fresh_model(norm=True), loader=loader, iterations=1).train()
 
-    # A NaN on the second rank only.
+    # Only the second rank has a NaN loss.
     _, bad = list(toy_loader(24, 2, rank=1, world_size=2).batch_sampler)[3][0]
     try:
         toy_trainer(

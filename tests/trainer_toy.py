@@ -27,7 +27,7 @@ SIDE = 8
 
 
 class ToyData(Dataset[Any]):
-    """Noise images, whose mean the model predicts; augmentation adds more noise, and image `bad` is NaN."""
+    """A dataset of noise images, whose mean the model predicts; augmentation adds noise, and image `bad` is NaN."""
 
     classes = ("bright",)
 
@@ -47,7 +47,7 @@ class ToyData(Dataset[Any]):
 
 
 class ToyBatches(Sampler[Any]):
-    """Batches of (epoch, index) keys, in order or shuffled by epoch, starting at any batch of any epoch."""
+    """A batch sampler of (epoch, index) keys, in order or shuffled per epoch; can start at any batch of an epoch."""
 
     def __init__(self, images: int, batch_size: int, shuffle: bool = True, rank: int = 0, world_size: int = 1):
         self.images, self.batch_size, self.shuffle = images, batch_size, shuffle
@@ -104,7 +104,7 @@ class ToyModel(Model):
 
 
 class ToyMetric(Metric):
-    """The mean score, the number of predictions, and the largest number of predictions for one image."""
+    """A metric: the mean score, the number of predictions, and the largest number of predictions for one image."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float]] = []

@@ -11,7 +11,7 @@ DATA, OUT = Path("data/shapes"), Path("work_dirs/demo")
 
 
 def demo() -> int:
-    """Write log, checkpoints, training.png, metrics.json and predictions.png to `work_dirs/demo/`."""
+    """Write the log, checkpoints, training.png, metrics.json and predictions.png to `work_dirs/demo/`."""
     if not (DATA / "annotations/val.json").is_file():
         generate_shapes(DATA)
     data = ["--data-root", str(DATA)]

@@ -40,14 +40,14 @@ class Options(argparse.Action):
     """Parses KEY=VALUE pairs; values are numbers, True, False, None, words, lists of these, or Python dicts."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
-        from mmengine.config import DictAction  # the import takes a third of a second
+        from mmengine.config import DictAction  # imported here, because it takes a third of a second
 
         for value in values:
             key, equals, text = value.partition("=")
             if not equals:
                 parser.error(f"{option_string} {value}: give KEY=VALUE")
             try:
-                if "{" in text:  # DictAction would keep a dict as text
+                if "{" in text:  # DictAction would keep a dict as a string
                     setattr(namespace, self.dest, {**getattr(namespace, self.dest), key: ast.literal_eval(text)})
                 else:
                     DictAction([], self.dest)(parser, namespace, [value], option_string)

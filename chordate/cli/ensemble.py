@@ -25,7 +25,8 @@ class EnsembleMetric(Metric):
     def __init__(self, metric: Metric):
         self.metric = metric
         self._batches: list[Batch] = []  # batches of the first member, without pixels
-        self._predictions: dict[int, list[Prediction]] = defaultdict(list)  # per image id: one per member
+        # For each image id, one prediction per member.
+        self._predictions: dict[int, list[Prediction]] = defaultdict(list)
         self._members = 0
 
     def update(self, predictions: Sequence[Prediction], batch: Batch) -> None:
@@ -36,10 +37,11 @@ class EnsembleMetric(Metric):
         """
         if not self._members:
             for prediction in predictions[:1]:
-                type(prediction).mean([prediction])  # fail here rather than after all evaluations
+                type(prediction).mean([prediction])  # raise ConfigError now, not after all evaluations
             self._batches.append(replace(batch, images=batch.images.new_empty(len(batch), 0)))
         for info, prediction in zip(batch.infos, predictions, strict=True):
-            if len(self._predictions[info.image_id]) == self._members:  # a sampler may repeat an image
+            # A sampler may repeat an image; only the first prediction of each member is kept.
+            if len(self._predictions[info.image_id]) == self._members:
                 self._predictions[info.image_id].append(prediction.to("cpu", non_blocking=False))
         self.metric.update(predictions, batch)
 

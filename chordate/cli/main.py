@@ -1,4 +1,4 @@
-"""The `chordate` command: finds the subcommand, runs it, and reports errors that the user can fix in one line."""
+"""The `chordate` command: finds the subcommand, runs it, and reports each error that the user can fix as one line."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def image_files(names: list[str]) -> list[Path]:
     files: list[Path] = []
     urls = [name for name in names if "://" in name]
     if urls:
-        raise DataError(f"{urls[0]}: URLs are not read; download the file first")
+        raise DataError(f"{urls[0]}: URLs are not supported; download the file first")
     for path in map(Path, names):
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         if not inside:

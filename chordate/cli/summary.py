@@ -98,11 +98,14 @@ def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | No
     from torchvision.tv_tensors import Image
 
     from chordate.data.transforms import build_pipeline
+    from chordate.structures import ImageInfo
 
     transform, sizes = build_pipeline(pipeline), set()
     for height in (300, 600):
-        blank = Image(torch.zeros(3, height, height * 5 // 3, dtype=torch.uint8))
-        sizes.add(tuple(-(-side // divisor) * divisor for side in transform({"image": blank})["image"].shape[-2:]))
+        width = height * 5 // 3
+        blank = Image(torch.zeros(3, height, width, dtype=torch.uint8))
+        image = transform({"image": blank, "info": ImageInfo(0, "blank", height, width)})["image"]
+        sizes.add(tuple(-(-side // divisor) * divisor for side in image.shape[-2:]))
     return sizes.pop() if len(sizes) == 1 else None  # type: ignore[return-value]
 
 

@@ -51,6 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
                 lower_is_better=trainer.lower_is_better,
                 first=trainer.settings.save_best,
             )
-        except DataError as error:  # resuming a finished run with a new output folder logs nothing there
+        except DataError as error:  # a finished run resumed in a new output folder has no log there
             logger.warning(f"no training curve is drawn: {error}")
     finish()

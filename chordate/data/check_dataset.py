@@ -57,7 +57,7 @@ def _check_sample(dataset: Dataset, name: str) -> None:
     for info in batch.infos:
         if not isinstance(info, ImageInfo):
             raise DataError(f"{name}: sample['info'] must be an ImageInfo, got {_kind(info)}")
-        validate_arguments(ImageInfo, vars(info), f"{name}: sample['info']")
+        validate_arguments(type(info), vars(info), f"{name}: sample['info']")
     if dataset.target_type is not None:
         if not isinstance(targets, dataset.target_type):
             wanted = f"{dataset.target_type.__name__} (its target_type)"

@@ -24,7 +24,7 @@ from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
-from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample
+from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample, Targets
 from chordate.text import pluralize, printable
 
 log = logging.getLogger("chordate")
@@ -73,7 +73,7 @@ class CocoDataset(Dataset):
             keypoints are missing or differ from the model's, or there is no image to load.
     """
 
-    target_type = InstanceTargets
+    target_type: type[Targets] | None = InstanceTargets
     default_metric = "CocoMetric"
 
     def __init__(

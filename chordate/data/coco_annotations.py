@@ -11,7 +11,7 @@ from chordate.errors import ConfigError, DataError, unknown
 
 Health = Literal["error", "warn"]
 
-# hotcoco's warnings about boxes, which we rephrase; other warnings (rare classes, similar boxes) are ignored.
+# The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
 
 

@@ -56,7 +56,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     ):
         self.data_root = Path(data_root)
         self.pipeline, self.seed = build_pipeline(pipeline), seed
-        if meta is not None and self.meta == DatasetMeta():  # keep a class attribute; `build_dataset` compares both
+        # Keep the `meta` that a subclass sets as class attribute; `build_dataset` compares it with the model's.
+        if meta is not None and self.meta == DatasetMeta():
             self.meta = meta
 
     @property

@@ -7,8 +7,12 @@ from typing import Any
 
 from chordate.arguments import Names, PositiveInt, validate_settings, validate_value
 from chordate.composition import Section, as_section, located
+from chordate.data.ade20k import ADE20K_CLASSES
+from chordate.data.cityscapes import CITYSCAPES_CLASSES
 from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON, COCO_STUFF
+from chordate.data.coco_stuff import COCO_STUFF_CLASSES
 from chordate.data.image_folder import imagenet_classes
+from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
 from chordate.errors import ConfigError, DataError, unknown
 from chordate.structures import DatasetMeta, Skeleton
 from chordate.structures.metadata import numbered_names
@@ -21,6 +25,10 @@ NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
         "coco_panoptic": lambda: COCO_CLASSES + COCO_STUFF,
         "imagenet": imagenet_classes,
         "cifar10": lambda: CIFAR10_CLASSES,
+        "ade20k": lambda: ADE20K_CLASSES,
+        "cityscapes": lambda: CITYSCAPES_CLASSES,
+        "voc_semantic": lambda: VOC_SEMANTIC_CLASSES,
+        "coco_stuff": lambda: COCO_STUFF_CLASSES,
     },
     "skeleton": {"coco": lambda: COCO_SKELETON},
     "stuff": {"coco_panoptic": lambda: COCO_STUFF},
@@ -30,9 +38,9 @@ NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
     """The metadata that a config's `fallback_meta` describes; None if that section is empty.
 
-    The keys of the section are the fields of DatasetMeta. `classes` may also be "coco", "coco_panoptic", "imagenet",
-    "cifar10", or a number of unnamed classes; `stuff` may be "coco_panoptic"; `skeleton` is "coco" (a person's 17
-    keypoints), a list of keypoint names, or a dict with `names` and `bones`.
+    The keys of the section are the fields of DatasetMeta. `classes` may also be a name in `NAMED`, or a number of
+    unnamed classes; `stuff` may also be a name in `NAMED`; `skeleton` is "coco" (a person's 17 keypoints), a list of
+    keypoint names, or a dict with `names` and `bones`.
 
     Raises:
         ConfigError: a name or setting is unknown, or a value is invalid for DatasetMeta.

@@ -36,7 +36,7 @@ class ImageFolder(Dataset):
 
     Args:
         images: the folder that contains the class folders, relative to `data_root` or absolute. The path may
-            lead through a zip (`photos.zip/train`), and `data_root` may be a zip.
+            point into a zip (`photos.zip/train`), and `data_root` may be a zip.
         classes: names of the folders to use, in the order of the labels; None uses all, sorted by name.
         cache: whether to keep all decoded images in memory (shared with forked workers), for small datasets.
         data_root, pipeline, seed, meta: see `Dataset`.
@@ -113,7 +113,9 @@ class ImageFolder(Dataset):
         """Find the image files: a dict from class name to paths relative to `images`."""
         if not self.images.is_dir():
             siblings = _abbreviate(sorted(p.name for p in self.images.parent.glob("*")))
-            raise DataError(f"{self.images}: no such folder of class folders; {self.images.parent} has {siblings}")
+            raise DataError(
+                f"{self.images}: no such folder with one subfolder per class; {self.images.parent} has {siblings}"
+            )
         by_class: dict[str, list[str]] = {}
         for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
             files = by_class[folder.name] = []
@@ -137,7 +139,7 @@ class ImageFolder(Dataset):
         return self._files_by_class(by_class)
 
     def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
-        """Sort the classes by name, the order of the labels. Subclasses may rename classes or select files."""
+        """Sort the classes by name; this is the order of the labels. Subclasses may rename classes or select files."""
         if not by_class:
             raise DataError(f"{self.images}: no class folders; put the images of each class in a folder with its name")
         return dict(sorted(by_class.items()))

@@ -1,7 +1,7 @@
 """LabelMap: the class of each pixel as a tv_tensor, on which every transform of torchvision's v2 is exact.
 
-Transforms of a Mask sample the nearest pixel, so labels never blend; but they fill what they uncover with 0, or with
-the image's `fill`, which would be classes. A LabelMap holds label + 1 and 0 for ignored pixels, and is filled with 0.
+Transforms of a Mask sample the nearest pixel, so labels never blend; but they fill uncovered pixels with 0 or with the
+image's `fill`, which would be labels. A LabelMap holds label + 1, and 0 for ignored pixels, and is filled with 0.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def label_map(labels: Tensor, ignored: Tensor) -> LabelMap:
 
 
 def _filled_with_zero(kernel: Callable[..., Tensor]) -> Callable[..., LabelMap]:
-    """A kernel of masks that ignores the `fill` of the transform."""
-    accepted = set(inspect.signature(kernel).parameters) - {"fill"}  # not the interpolation, which is the image's
+    """Wrap a mask kernel so that it ignores the transform's `fill` and fills with 0."""
+    accepted = set(inspect.signature(kernel).parameters) - {"fill"}  # mask kernels accept no `interpolation`
 
     def transform(labels: LabelMap, *args: Any, **settings: Any) -> LabelMap:
         used = {name: value for name, value in settings.items() if name in accepted}

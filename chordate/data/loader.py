@@ -92,8 +92,10 @@ class Loader(DataLoader[Any]):
         return self.collate_fn([self.dataset[0, 0]])
 
     def stop_workers(self) -> None:
-        """End persistent workers now; iterating again starts new ones. (The garbage collector would wait five
-        seconds per worker.)"""
+        """End persistent workers now; iterating again starts new ones.
+
+        Without this call, the garbage collector ends them, and waits five seconds per worker.
+        """
         if self._iterator is not None:
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self._iterator = None
@@ -131,7 +133,8 @@ def build_dataset(
         data_root: the folder that the dataset's paths are relative to.
         training: whether the dataset is for training; then there must be annotations to train on.
         seed: random seed of the augmentation.
-        meta: metadata of the model, whose labels must have the same meaning. None uses the dataset's own metadata.
+        meta: metadata of the model; labels must have the same meaning in the model and the dataset. None uses the
+            dataset's own metadata.
         meta_of: what `meta` belongs to (such as "the model"), for messages.
 
     Raises:

@@ -52,8 +52,11 @@ def _rotate(
 
 
 def _elastic(points: Tensor, canvas: Canvas, displacement: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Canvas]:
-    """Elastic deformation of points: output pixel `p` is read from `p + field(p)` in the input, so an input point `q`
-    moves to the `p` with `p + field(p) = q`."""
+    """Elastic deformation of points.
+
+    Output pixel `p` is read from `p + field(p)` in the input, so an input point `q` moves to the `p` with
+    `p + field(p) = q`.
+    """
     size = torch.tensor([canvas[1], canvas[0]], dtype=torch.float32)
     field = (displacement * size / 2).permute(0, 3, 1, 2)
     moved = points

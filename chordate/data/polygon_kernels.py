@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from chordate.data.point_kernels import KEEP_ALL, MOVERS, Mover
 from chordate.data.polygons import Polygons
 
-ELASTIC_EDGE = 4.0  # pixels; longer edges are split before an elastic deformation
+ELASTIC_EDGE = 4.0  # in pixels; longer edges are split, since an elastic deformation bends them
 
 
 def _kernel(functional: Callable[..., Any], mover: Mover) -> Callable[..., Polygons]:

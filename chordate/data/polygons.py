@@ -4,8 +4,8 @@ Transforming a full-size bitmap per instance is slow; transforming a hundred ver
 continuous, as in boxes: pixel (0, 0) covers the square from 0 to 1, and a flip maps `x` to `W - x`. (v2's
 KeyPoints refer to pixel centers: a flip maps `x` to `W - 1 - x`; so they cannot represent polygons.)
 
-A point belongs to an instance if the winding number of the instance's polygons is not zero. So polygons in the
-same direction (clockwise or not) form a union, and a polygon inside a polygon of the opposite direction is a hole.
+A point belongs to an instance if the winding number of the instance's polygons is not zero. So polygons of the
+same winding order (clockwise or not) form a union, and a polygon inside one of the opposite winding order is a hole.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +46,7 @@ class Polygons(TVTensor):
 
     @classmethod
     def from_rings(cls, instances: Sequence[Iterable[Ring]], canvas_size: tuple[int, int]) -> Self:
-        """Make Polygons from a list of polygons per instance. A polygon's direction decides whether it is a hole."""
+        """Make Polygons from a list of polygons per instance; a hole has the opposite winding order of its outline."""
         rings = [(owner, ring) for owner, rings in enumerate(instances) for ring in rings]
         vertices = [ring for _, ring in rings] or [np.zeros((0, 2), np.float32)]
         return cls(

@@ -35,7 +35,7 @@ class EpochBatches(Protocol):
 
 
 def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, threshold: float) -> NDArray[np.float64]:
-    """How often each image occurs in an epoch, on average, so that rare classes are seen more often.
+    """The mean number of times that each image occurs in an epoch, larger for images with rare classes.
 
     Repeat-factor sampling of LVIS (Gupta et al. 2019, section "Methodology"): a class that occurs in a fraction `f` of
     the images has the factor `max(1, sqrt(threshold / f))`; an image has the largest factor of its classes.
@@ -60,9 +60,10 @@ class TrainingBatches(Sampler[list[Key]]):
     """Shuffled batches of keys, equal in number and sizes on every rank.
 
     All ranks draw the same order from `(seed, epoch)` and divide it into steps of `batch_size × world_size` images, of
-    which each rank loads its part. So the steps are equal for any number of ranks, if `batch_size × world_size` is
-    equal. Every image is seen once per epoch (or according to `factors`). If the number of images is not a multiple of
-    `world_size`, fewer than `world_size` images are repeated. The last step may be smaller.
+    which each rank loads its part. So the steps do not depend on the number of ranks as long as
+    `batch_size × world_size` is the same. Every image is seen once per epoch (or according to `factors`). If the number
+    of images is not a multiple of `world_size`, fewer than `world_size` images are repeated. The last step may be
+    smaller.
 
     Args:
         images: number of images.
@@ -71,7 +72,7 @@ class TrainingBatches(Sampler[list[Key]]):
         rank, world_size: rank of this process and number of processes.
         groups: `[images]`, the group of each image (integer or boolean). A step has images of one group, to reduce
             padding; at the end of an epoch, the remaining images of all groups are mixed.
-        factors: `[images]`, how often each image is seen in an epoch, on average (from `repeat_factors`).
+        factors: `[images]`, the mean number of times that each image is seen in an epoch (from `repeat_factors`).
     """
 
     def __init__(

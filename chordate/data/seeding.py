@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.random import mtrand  # imported from here for its type stubs
+from numpy.random import mtrand  # numpy.random's stubs do not export get_bit_generator
 
 _spare: list[np.random.MT19937] = []  # numpy generators to reuse: swapping generators is far faster than copying states
 

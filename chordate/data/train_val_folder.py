@@ -53,7 +53,7 @@ class TrainValFolder(ImageFolder):
         return by_class if self.divided else {name: self._part(files) for name, files in by_class.items()}
 
     def _part(self, files: list[str]) -> list[str]:
-        """The files of one class in this split: at least one for training and, if there are two, one for validation."""
+        """The files of one class in this split. The validation split has at least one file if the class has two."""
         drawn = sorted(files, key=lambda file: (crc32(Path(file).as_posix().encode()), file))
         count = min(max(1, round(self.held_out * len(files))), len(files) - 1)
         return drawn[:count] if self.split == "val" else drawn[count:]
@@ -77,7 +77,8 @@ def _is_divided(root: Path) -> bool:
     names = subfolders(root)
     missing = [split for split in SPLITS if split not in names]
     rest = {*names} - {*SPLITS, *OTHER_SPLITS}
-    if len(missing) == 1 and not rest:  # beside other class folders, "train" is a class (the vehicle)
+    # If there are other class folders, "train" is a class as well (the vehicle).
+    if len(missing) == 1 and not rest:
         listed = ", ".join(f"{name}/" for name in names)
         raise DataError(
             f"{root}: has {listed} but no {missing[0]}/; create train/ and val/, each with a folder for every class, "

@@ -37,7 +37,7 @@ class VocDataset(CocoDataset):
             raise DataError(f"{self.annotations}: no such folder; a VOC dataset has its XML files there")
         for file in sorted(self.annotations.glob("*.xml")):
             if not file.read_bytes().rstrip().endswith(b"</annotation>"):
-                raise DataError(f"{file}: truncated, it does not end with </annotation>")
+                raise DataError(f"{file}: truncated; it does not end with </annotation>")
         try:
             index = hotcoco.COCO.from_voc(str(self.annotations.parent))
         except (ValueError, OSError) as error:

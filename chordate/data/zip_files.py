@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chordate.errors import DataError
 
-# Errors for members that are damaged, truncated, encrypted, or compressed by a method that Python does not support.
+# Errors that Python raises for members that are damaged, truncated, encrypted, or compressed by an unsupported method.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
 

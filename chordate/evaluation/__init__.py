@@ -3,6 +3,7 @@
 from chordate.evaluation.accuracy import AccuracyMetric
 from chordate.evaluation.coco_metric import CocoMetric
 from chordate.evaluation.panoptic_metric import PanopticMetric
+from chordate.evaluation.pose_metric import PoseMetric
 from chordate.evaluation.semantic_metric import SemanticMetric
 
-__all__ = ["AccuracyMetric", "CocoMetric", "PanopticMetric", "SemanticMetric"]
+__all__ = ["AccuracyMetric", "CocoMetric", "PanopticMetric", "PoseMetric", "SemanticMetric"]

@@ -98,11 +98,11 @@ class AccuracyMetric(Metric):
         return self.numbers
 
     def _hits(self) -> NDArray[np.bool_]:
-        """`[N, 5]` bool, whether each of an image's top five classes is the true class."""
+        """`[N, 5]` bool: for each image, which of its top five classes is the true class."""
         return self._rows[:, 2 : 2 + TOP] == self._rows[:, 1:2]
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """For each class name, a dict of `top1` and `top5` (NaN without images), and `images`, their number."""
+        """For each class name, a dict with `top1`, `top5` (NaN without images) and `images` (the number of images)."""
         truth, hits = self._rows[:, 1], self._hits()
         numbers = {}
         for label, name in enumerate(self.dataset.meta.classes):
@@ -131,7 +131,7 @@ class AccuracyMetric(Metric):
         return Group(table)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """For each image, its `file`, its true `class`, and `classes`, the top five with `class` and `score`."""
+        """For each image, a dict with `file`, the true `class`, and `classes`: `class` and `score` of the top five."""
         names = self.dataset.meta.classes
         return [
             {

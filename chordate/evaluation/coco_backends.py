@@ -44,7 +44,7 @@ class EvalSpec:
 
 def hotcoco_evaluator(coco: hotcoco.COCO, detections: PackedDetections, spec: EvalSpec) -> hotcoco.COCOeval:
     """Match detections with hotcoco over all images of the ground truth; returns its evaluator before `accumulate`."""
-    # Boxes are passed as one array, masks and keypoints as one dict per detection.
+    # COCO's array format has only boxes, so masks and keypoints are passed as one dict per detection.
     results = (
         detections.to_array(spec.category_ids)
         if spec.iou_type == "bbox"
@@ -79,7 +79,7 @@ class HotcocoBackend:
 
 
 class PycocotoolsBackend:
-    """Evaluates with pycocotools, the slow reference implementation. Called like HotcocoBackend."""
+    """Evaluates with pycocotools, the slow reference implementation; it is called like HotcocoBackend."""
 
     def __init__(self, coco: hotcoco.COCO):
         self.coco = _reference_index(coco)

@@ -114,7 +114,7 @@ class CocoMetric(Metric):
             DataError: detections belong to an image that is not in the dataset; masks are evaluated, but an annotation
                 has none; or keypoints are evaluated, but their number differs from the annotations'.
         """
-        self._detections = PackedDetections.concatenate(self._pending).gather()
+        self._detections = self.gather(self._pending)
         self._pending = []
         foreign = np.setdiff1d(self._detections.image_ids, self.dataset.image_ids)
         if len(foreign):
@@ -130,6 +130,10 @@ class CocoMetric(Metric):
             for name, value in curves.summary().items()
         }
         return self.numbers
+
+    def gather(self, batches: Sequence[PackedDetections]) -> PackedDetections:
+        """The detections of this rank's batches and of all other ranks, one entry per image."""
+        return PackedDetections.concatenate(batches).gather()
 
     def _select_types(self, detections: PackedDetections) -> list[IouType]:
         """The IoU types to evaluate: those requested, else those that the model predicts and the annotations contain.

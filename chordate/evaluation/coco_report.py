@@ -15,7 +15,7 @@ from chordate.evaluation.pr_curves import IOU_THRESHOLDS, PRCurves
 
 REPORT_IOU, REPORT_SCORE = 0.5, 0.5  # IoU of the confusion matrix and the TIDE errors; score of the confusion matrix
 
-# Bolya et al. 2020, "TIDE", section 2.2, in the order of its figures.
+# The error types of Bolya et al. 2020, "TIDE", section 2.2, in the order of its figures.
 TIDE_ERRORS = {
     "Cls": "classification",
     "Loc": "localization",

@@ -42,7 +42,7 @@ class PRCurves:
         return _mean(self.recall[_iou_rows(iou), _categories(category), self.areas.index(area), limit])
 
     def summary(self) -> dict[str, float]:
-        """COCO's summary metrics in COCO's order: twelve for boxes and masks, ten for keypoints (one `max_dets`)."""
+        """COCO's summary metrics in COCO's order: twelve for boxes and masks, ten for keypoints (a single limit)."""
         if len(self.max_dets) == 1:
             recalls = {
                 name: self.average_recall(iou=iou) for name, iou in (("AR", None), ("AR50", 0.5), ("AR75", 0.75))

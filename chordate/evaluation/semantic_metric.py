@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,13 +13,18 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from chordate.arguments import OpenFraction
 from chordate.distributed import all_gather_object
 from chordate.errors import DataError
+from chordate.evaluation.boundary_iou import BoundaryIoU
+from chordate.evaluation.semantic_report import RankedImage, SemanticReport
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta
 from chordate.structures.semantic import IGNORED, SemanticMap
 from chordate.text import printable
+
+WORST = 6  # images in the report
 
 
 class WithLabels(Protocol):
@@ -29,27 +35,41 @@ class WithLabels(Protocol):
     def labels_of(self, index: int) -> Tensor:
         """The labels `[H, W]` of an image at its original size, `IGNORED` where there is no class."""
 
+    def original(self, index: int) -> Batch:
+        """An image without transforms and with its targets, a batch of one, for the report."""
+
 
 @METRICS.register_module()
 class SemanticMetric(Metric):
     """Mean intersection over union over all images, by hotcoco, at the original size of the images.
 
     Numbers, 0 … 1 (Long et al. 2015, section 5): `mIoU`, the mean of the classes; `fwIoU`, weighted by the classes'
-    pixels; `mAcc`, the mean of the classes' accuracies; `aAcc`, the accuracy of all pixels. Classes that are neither in
-    the ground truth nor predicted do not count; pixels without a class are left out.
+    pixels; `mAcc`, the mean of the classes' accuracies; `aAcc`, the accuracy of all pixels. With `boundary`, also
+    `boundary_mIoU`. Classes without a pixel in the ground truth are left out of the means, as in Detectron2; where they
+    are predicted, that counts against the classes that are there. Ignored pixels are left out.
 
     Args:
         dataset: the dataset of the predictions.
+        boundary: distance of the boundary IoU as a fraction of the diagonal, 0.02 in the paper (see `BoundaryIoU`);
+            None for no boundary IoU.
     """
 
-    def __init__(self, dataset: WithLabels):
-        self.dataset = dataset
+    def __init__(self, dataset: WithLabels, boundary: OpenFraction | None = None):
+        self.dataset, self.boundary = dataset, boundary
         self.classes = len(dataset.meta.classes)
-        self._pending = self._evaluator()
-        self._last: dict[str, Any] = {}
+        self._start()
+        self._last: Any = None
+
+    def _start(self) -> None:
+        """Forget what was counted."""
+        self._pending, self._boundary = self._evaluator(), self._boundary_counter()
+        self._worst: list[tuple[float, int, SemanticMap]] = []  # mean IoU, image id, prediction
 
     def _evaluator(self) -> semantic.SemanticEval:
         return semantic.SemanticEval(list(map(str, range(self.classes))), ignore_index=self.classes)
+
+    def _boundary_counter(self) -> BoundaryIoU | None:
+        return None if self.boundary is None else BoundaryIoU(self.classes, self.boundary)
 
     def update(self, predictions: Sequence[SemanticMap], batch: Batch) -> None:
         """Count the pixels of a batch.
@@ -72,8 +92,15 @@ class SemanticMetric(Metric):
                 raise DataError(
                     f"{info.path}: predicted labels go to {labels.max()}, the data has {self.classes} classes"
                 )
-            truth = truth.where(truth != IGNORED, self.classes)
-            self._pending.update(truth.numpy().astype(np.uint16), labels.astype(np.uint16))
+            pixels = truth.where(truth != IGNORED, self.classes).numpy().astype(np.uint16)
+            image = self._evaluator()
+            image.update(pixels, labels.astype(np.uint16))
+            self._pending.merge(image)
+            if self._boundary is not None:
+                self._boundary.update(pixels, labels)
+            if image.results()["n_pixels"]:
+                entry = mean_iou(image), info.image_id, prediction.to("cpu", non_blocking=False)
+                self._worst = sorted([*self._worst, entry], key=lambda entry: entry[:2])[:WORST]
 
     def compute(self) -> dict[str, float]:
         """Compute the numbers over all ranks, the same on every rank, and forget the counted pixels.
@@ -81,29 +108,72 @@ class SemanticMetric(Metric):
         Raises:
             DataError: no pixel was evaluated.
         """
-        total = self._evaluator()
-        for part in all_gather_object(self._pending):
+        total, boundary = self._evaluator(), self._boundary_counter()
+        for part, edges in all_gather_object((self._pending, self._boundary)):
             total.merge(part)
-        self._pending, self._last = self._evaluator(), total.results()
-        if not self._last["n_pixels"]:
+            if boundary is not None:
+                boundary.merge(edges)
+        self._ranked = self._gather_worst()
+        self._last, self._last_boundary = total, boundary
+        self._start()
+        results = total.results()
+        if not results["n_pixels"]:
             raise DataError("SemanticMetric: no labeled pixel was evaluated")
-        self.numbers = {name: float(self._last[name]) for name in ("mIoU", "fwIoU", "mAcc", "aAcc")}
+        self.numbers = {"mIoU": mean_iou(total), **{name: float(results[name]) for name in ("fwIoU", "mAcc", "aAcc")}}
+        if boundary is not None:
+            scores = [row["boundary_IoU"] for row in self.per_class().values() if row["pixels"]]
+            self.numbers["boundary_mIoU"] = float(np.mean(scores))
         return dict(self.numbers)
 
+    def _gather_worst(self) -> list[tuple[float, int, SemanticMap]]:
+        """The images with the lowest IoU over all ranks, the lowest first; only their predictions are sent."""
+        ranking = sorted(chain(*all_gather_object([entry[:2] for entry in self._worst])))[:WORST]
+        chosen = {number for _, number in ranking}
+        return sorted(
+            chain(*all_gather_object([entry for entry in self._worst if entry[1] in chosen])),
+            key=lambda entry: entry[:2],
+        )
+
     def per_class(self) -> dict[str, dict[str, float]]:
-        """By class name: `IoU` and `Acc` (-1 where the class neither occurs nor is predicted), and `pixels`."""
-        rows = zip(self.dataset.meta.classes, self._last["per_class"], strict=True)
-        return {name: {"IoU": row["IoU"], "Acc": row["Acc"], "pixels": row["gt_area"]} for name, row in rows}
+        """By class name: `IoU`, `Acc` and with `boundary` `boundary_IoU` (-1 where the class has no pixel in the ground
+        truth), and `pixels` in the ground truth."""
+        rows = dict(zip(self.dataset.meta.classes, self._last.results()["per_class"], strict=True))
+        table = {name: {"IoU": row["IoU"], "Acc": row["Acc"], "pixels": row["gt_area"]} for name, row in rows.items()}
+        if self._last_boundary is not None:
+            for row, score in zip(table.values(), self._last_boundary.per_class().tolist()):
+                row["boundary_IoU"] = score
+        absent = {name: dict.fromkeys(row, -1.0) | {"pixels": 0.0} for name, row in table.items() if not row["pixels"]}
+        return table | absent
+
+    def report(self) -> SemanticReport:
+        """Scores and confusions of the classes, and the images with the lowest IoU."""
+        worst = [RankedImage(iou, self.dataset.original(number), labels) for iou, number, labels in self._ranked]
+        return SemanticReport(self.numbers, self.per_class(), self._last.confusion(), worst, self.dataset.meta)
 
     def table(self) -> Table:
-        """One row per class, and one for all classes."""
-        pixels = sum(row["pixels"] for row in self.per_class().values())
-        table = Table(box=box.SIMPLE_HEAD, show_footer=True)
-        table.add_column("class", footer="mean")
-        table.add_column("IoU / %", justify="right", footer=f"{100 * self.numbers['mIoU']:.2f}")
-        table.add_column("accuracy / %", justify="right", footer=f"{100 * self.numbers['mAcc']:.2f}")
+        """One row per class, and one for all classes; the caption names the classes that are left out."""
+        per_class = self.per_class()
+        pixels = sum(row["pixels"] for row in per_class.values())
+        absent = [name for name, row in per_class.items() if not row["pixels"]]
+        table = Table(box=box.SIMPLE_HEAD, show_footer=True, caption_justify="left")
+        columns = {"IoU": ("IoU / %", "mIoU"), "Acc": ("accuracy / %", "mAcc")}
+        if self._last_boundary is not None:
+            columns["boundary_IoU"] = ("boundary IoU / %", "boundary_mIoU")
+        table.add_column("class", footer=f"mean of {len(per_class) - len(absent)}" if absent else "mean")
+        for title, mean in columns.values():
+            table.add_column(title, justify="right", footer=f"{100 * self.numbers[mean]:.2f}")
         table.add_column("of the pixels / %", justify="right", footer=f"{pixels / 1e6:,.1f} M pixels")
-        for name, row in self.per_class().items():
-            scores = [f"{100 * row[key]:.2f}" if row[key] >= 0 else "–" for key in ("IoU", "Acc")]
+        for name, row in per_class.items():
+            scores = [f"{100 * row[key]:.2f}" if row[key] >= 0 else "–" for key in columns]
             table.add_row(Text(printable(name)), *scores, f"{100 * row['pixels'] / pixels:.2f}")
+        if absent:
+            table.caption = Text(
+                f"{len(absent)} of {len(per_class)} classes are not in the ground truth: "
+                + ", ".join(map(printable, absent))
+            )
         return table
+
+
+def mean_iou(evaluator: semantic.SemanticEval) -> float:
+    """The mean IoU of the classes that have pixels in the ground truth."""
+    return float(np.mean([row["IoU"] for row in evaluator.results()["per_class"] if row["gt_area"]] or [0.0]))

@@ -3,7 +3,15 @@
 from chordate.models.classifier import ImageClassifier
 from chordate.models.one_stage import OneStageDetector
 from chordate.models.panoptic_deeplab import PanopticDeepLab
+from chordate.models.pose_estimator import PoseEstimator
 from chordate.models.semantic_segmenter import SemanticSegmenter
 from chordate.models.two_stage import TwoStageDetector
 
-__all__ = ["ImageClassifier", "OneStageDetector", "PanopticDeepLab", "SemanticSegmenter", "TwoStageDetector"]
+__all__ = [
+    "ImageClassifier",
+    "OneStageDetector",
+    "PanopticDeepLab",
+    "PoseEstimator",
+    "SemanticSegmenter",
+    "TwoStageDetector",
+]

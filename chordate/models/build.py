@@ -32,7 +32,7 @@ from chordate.weights.state_dict_match import find_backbones
 TABLE_WIDTH = 120  # columns of the table of loaded tensors in the log
 MIN_LOADED = 0.25  # warn if a smaller fraction of the model's tensors can be loaded
 log = logging.getLogger("chordate")
-DEFAULT_PIPELINE = [  # for a config without val_data
+DEFAULT_PIPELINE = [  # the test pipeline of a config without val_data
     {"type": "ResizeShortestEdge", "size": 800, "max_size": 1333}
 ]
 
@@ -155,8 +155,11 @@ def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
 
 
 def config_meta(cfg: Config) -> DatasetMeta | None:
-    """The metadata that a config defines without its data: `fallback_meta`, or else the class attribute `meta` of its
-    training dataset. `classes` of the training dataset replace the class names. None if there is no metadata."""
+    """The metadata that a config defines without its data; None if there is none.
+
+    It is `fallback_meta`, or else the class attribute `meta` of the training dataset. If the config sets `classes` of
+    the training dataset, they replace the class names.
+    """
     meta = fallback_meta(section(cfg, "fallback_meta", optional=True))
     dataset = section(cfg, "train_data", optional=True).get("dataset")
     if isinstance(dataset, str | Mapping):

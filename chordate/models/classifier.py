@@ -87,7 +87,7 @@ class ImageClassifier(Model):
         if not self.mix or batch.targets is None:
             return batch
         chosen = int(torch.randint(len(self.mix), ()))  # on the CPU, to avoid a host sync
-        # Blending before or after normalization gives equal results.
+        # Blending before normalization gives the same result as blending after it.
         images, labels = self.mix[chosen](batch.images.float(), batch.targets.labels)
         return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
 

@@ -11,6 +11,7 @@ from chordate.errors import ConfigError
 from chordate.model_contracts import Model, check_batch
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
+from chordate.models.semantic_tta import SemanticTTA
 from chordate.models.sliding_window import SlidingWindow
 from chordate.ops.argmax_resize import argmax_resize
 from chordate.registry import BACKBONES, HEADS, MODELS, NECKS
@@ -45,6 +46,8 @@ class SemanticSegmenter(Model):
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
         window: arguments of `SlidingWindow`, `dict(size=(769, 769), stride=(513, 513))`, to predict in windows that
             overlap; None for the whole image at once.
+        tta: arguments of `SemanticTTA`, `dict(scales=[0.75, 1.0, 1.25], flip=True)`, for each window if there are
+            windows; None for no test-time augmentation.
         size_divisor: images are padded to multiples of this many pixels.
 
     Raises:
@@ -63,6 +66,7 @@ class SemanticSegmenter(Model):
         auxiliary_weight: NonNegativeFloat = 0.4,
         preprocess: dict[str, Any] | None = None,
         window: dict[str, Any] | None = None,
+        tta: dict[str, Any] | None = None,
         size_divisor: PositiveInt = 1,
     ):
         super().__init__()
@@ -79,6 +83,7 @@ class SemanticSegmenter(Model):
         if auxiliary is not None:
             self.auxiliary = HEADS.build(auxiliary, in_features=offered(self.backbone), **parts)
         self.window = None if window is None else validate_settings(SlidingWindow, window, "window")
+        self.tta = None if tta is None else validate_settings(SemanticTTA, tta, "tta")
 
     def feature_specs(self) -> FeatureSpecs:
         return offered(self.backbone if self.neck is None else self.neck)
@@ -90,6 +95,12 @@ class SemanticSegmenter(Model):
         """Logits `[N, num_classes, h, w]` of the images of a batch, at the head's own stride."""
         maps = self.backbone(self.preprocess(images, sizes))
         return self.head(maps if self.neck is None else self.neck(maps))
+
+    def scores(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """The logits, or the mean probabilities under test-time augmentation: `[N, num_classes, h, w]`."""
+        if self.tta is not None:
+            return self.tta(images, sizes, self.logits, self.size_divisor)
+        return self.logits(images, sizes)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if not isinstance(batch.targets, SemanticTargets):
@@ -106,11 +117,11 @@ class SemanticSegmenter(Model):
     def predict(self, batch: Batch) -> list[SemanticMap]:
         check_batch(self, batch)
         if self.window is not None:
-            return [SemanticMap(labels) for labels in self.window.predict(self.logits, batch)]
-        logits = self.logits(batch.images, batch.sizes)
-        (height, width), cells = batch.images.shape[-2:], logits.shape[-2:]
+            return [SemanticMap(labels) for labels in self.window.predict(self.scores, batch)]
+        scores = self.scores(batch.images, batch.sizes)
+        (height, width), cells = batch.images.shape[-2:], scores.shape[-2:]
         predictions = []
-        for own, info, size in zip(logits, batch.infos, batch.sizes.tolist()):
+        for own, info, size in zip(scores, batch.infos, batch.sizes.tolist()):
             used = size[0] * cells[0] / height, size[1] * cells[1] / width
             predictions.append(SemanticMap(argmax_resize(own, (info.height, info.width), used)))
         return predictions

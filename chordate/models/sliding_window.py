@@ -32,6 +32,7 @@ class SlidingWindow:
             raise ConfigError(f"stride {list(stride)} is larger than the window, size {list(size)}")
         self.size, self.stride = size, stride
 
+    @torch.no_grad()
     def predict(self, logits: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> list[Tensor]:
         """The labels `[H, W]` int16 of each image, at its original size (resized by nearest pixels where the input's
         size differs).
@@ -54,7 +55,7 @@ class SlidingWindow:
         height, width = image.shape[-2:]
         rows, columns = _starts(height, self.size[0], self.stride[0]), _starts(width, self.size[1], self.stride[1])
         labels = torch.empty((height, width), dtype=torch.int16, device=image.device)
-        total: Any = None  # sums of logits of the rows `top` … `top + size[0]`, and how many windows they are of
+        total: Any = None  # sums of logits of the rows `top` … `top + size[0]`; their argmax is that of the averages
         for number, top in enumerate(rows):
             bottom = min(top + self.size[0], height)
             following = rows[number + 1] if number + 1 < len(rows) else height
@@ -64,15 +65,13 @@ class SlidingWindow:
                 sizes = torch.tensor([window.shape[-2:]], device=image.device)
                 own = F.interpolate(logits(window, sizes).float(), window.shape[-2:], mode="bilinear")[0]
                 if total is None:
-                    total = own.new_zeros((own.shape[0] + 1, bottom - top, width))
-                total[:-1, :, left:right] += own
-                total[-1, :, left:right] += 1
+                    total = own.new_zeros((own.shape[0], bottom - top, width))
+                total[:, :, left:right] += own
             done = following - top  # rows that no later window covers
-            labels[top:following] = (total[:-1, :done] / total[-1, :done]).argmax(dim=0).short()
-            if following < height:
-                kept = total[:, done:]
-                size = min(self.size[0], height - following)
-                total = F.pad(kept, (0, 0, 0, size - kept.shape[1]))
+            labels[top:following] = total[:, :done].argmax(dim=0).short()
+            for plane in total if following < height else ():  # in place, since a copy doubles the memory
+                plane[:-done] = plane[done:].clone()
+                plane[-done:] = 0
         return labels
 
 

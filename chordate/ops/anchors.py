@@ -11,7 +11,7 @@ from chordate.arguments import NonEmpty, PositiveFloat
 from chordate.errors import ConfigError
 from chordate.ops.boxes import at_least_float32
 
-SIZES_PER_STRIDE = (8.0,)  # FPN (Lin et al. 2017, section 4.1): sides of 32 … 512 px on strides 4 … 64
+SIZES_PER_STRIDE = (8.0,)  # FPN (Lin et al. 2017, section 4.1): anchors of 32 … 512 px at strides 4 … 64
 
 
 class AnchorGenerator(nn.Module):
@@ -85,7 +85,7 @@ class AnchorGenerator(nn.Module):
 
 
 def _centered(size: float, ratio: float) -> tuple[float, float, float, float]:
-    """The box with area size² and height = ratio x width, centered at the origin."""
+    """The anchor with area `size`² and height = `ratio` x width, centered at the origin."""
     width = size / math.sqrt(ratio)
     height = size * math.sqrt(ratio)
     return -width / 2, -height / 2, width / 2, height / 2

@@ -1,4 +1,4 @@
-"""Resizes logits to the image size and takes the argmax of each pixel, chunk by chunk to limit memory."""
+"""Resizes logits to the image size, and takes the argmax of each pixel chunk by chunk to limit memory."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def argmax_resize(logits: Tensor, size: tuple[int, int], used: tuple[float, floa
         low = _lerp(logits, (rows[0][own], rows[1][own], rows[2][own, None]), dim=1)
         labels[own] = _lerp(low, columns, dim=2).argmax(dim=0).short()
     return labels
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int], used: tuple[float, float]) -> Tensor:
+    """The logits `[K, H, W]` whose argmax is `argmax_resize(logits, size, used)`."""
+    logits = at_least_float32(logits)
+    rows, columns = (_taps(n, extent, cells, logits) for n, extent, cells in zip(size, used, logits.shape[1:]))
+    return _lerp(_lerp(logits, (rows[0], rows[1], rows[2][:, None]), dim=1), columns, dim=2)
 
 
 def _lerp(x: Tensor, taps: tuple[Tensor, Tensor, Tensor], dim: int) -> Tensor:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-# Limit of predicted log ratios, so that exp() stays finite: a stride-16 cell scaled to 1000 px (Detectron's
+# Limit of predicted log ratios, so that exp() stays finite: 16 px (one cell) scaled to 1000 px (Detectron's
 # BBOX_XFORM_CLIP).
 MAX_LOG_RATIO = math.log(1000.0 / 16)
 
@@ -41,7 +41,7 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
     Args:
         weights: factors of dx, dy, dw, dh that scale their variances to about 1.
 
-    A side of zero length (padding) counts as 1e-6 px, so that every delta is finite.
+    Sides shorter than 1e-6 px (padding) are computed as 1e-6 px, so that every delta is finite.
     """
     boxes, references = at_least_float32(boxes), at_least_float32(references)
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)

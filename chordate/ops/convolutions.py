@@ -1,4 +1,4 @@
-"""Towers of 3 × 3 convolutions, which many heads start with, and He initialization."""
+"""Towers of 3 × 3 convolutions, the first layers of many heads, and He initialization."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,8 @@ from chordate.ops.norms import ConvNorm, Norm, make_norm
 def he_init(module: nn.Module) -> None:
     """Initialize every convolution in `module` by equation 14 of He et al. 2015 (Delving Deep into Rectifiers)."""
     for conv in module.modules():
-        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and not conv.weight.is_meta:  # meta tensors have no values
+        # Tensors on the meta device have no values to initialize.
+        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and not conv.weight.is_meta:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)

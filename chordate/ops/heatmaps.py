@@ -6,7 +6,7 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bicubic_weights
 
-CHUNK = 2**24  # number of values resampled at a time: 64 MiB in float32
+CHUNK = 2**24  # limit on the values of a resampled group, to bound its memory: 64 MiB in float32
 
 
 @torch.no_grad()
@@ -63,8 +63,8 @@ def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, in
 
     Args:
         pixels: `[D, 2]`, the width and height that each heatmap is resized to (integers).
-        max_pixels: limit on the pixels of a group with several heatmaps, all resized to the group's largest width and
-            height.
+        max_pixels: limit on the total pixels of a group of several heatmaps, each counted with the largest width and
+            height in the group.
 
     Returns:
         For each group, the indices of its heatmaps (`[G]` int64), and their largest width and height. Each heatmap is

@@ -1,4 +1,4 @@
-"""Losses of detection heads, with static shapes: elements are masked instead of selected by index."""
+"""Losses of detection heads; to keep shapes static, they mask elements instead of selecting them by index."""
 
 from typing import Literal
 
@@ -26,7 +26,7 @@ def giou_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
     shared = width * height
     union = area(predicted) + area(boxes) - shared
     hull_area = area(torch.cat((inner[..., :2], outer[..., 2:]), dim=-1))
-    tiny = 1e-7  # for two empty boxes
+    tiny = 1e-7  # avoids division by zero for two empty boxes
     return 1 - shared / (union + tiny) + (hull_area - union) / (hull_area + tiny)
 
 

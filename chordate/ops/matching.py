@@ -54,7 +54,7 @@ class Matcher:
         boxes = at_least_float32(boxes).to(candidates.dtype)
         has_crowd = True
         if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Reading values needs no sync on the CPU, and makes it possible to skip padding.
+            # On the CPU, reading values needs no sync, so the number of valid targets can be read and padding skipped.
             used = int(targets.valid.any(dim=0).nonzero().amax()) + 1 if bool(targets.valid.any()) else 0
             boxes, single, crowd = boxes[:, :used], single[:, :used], crowd[:, :used]
             has_crowd = bool(crowd.any())

@@ -11,7 +11,7 @@ from chordate.structures import Detections
 ONE_CALL_BOXES = 1000
 
 
-# A custom operator, so that it does not break compiled graphs.
+# Registered as a custom operator, since its data-dependent control flow would break compiled graphs.
 @torch.library.custom_op("chordate::batched_nms", mutates_args=())
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
     """Greedy NMS within each group of each image: removes boxes that overlap a higher-scoring one by more than
@@ -74,8 +74,11 @@ def select_detections(
 
 
 def _suppress(threshold: float, boxes: Tensor, scores: Tensor, groups: Tensor, keep: Tensor) -> None:
-    """NMS of one image's boxes; fills `keep` `[K]`. Groups are moved apart, in float64, since rounding in float32 could
-    change overlaps. With many boxes, NMS is called once per group, since its cost is quadratic."""
+    """Apply NMS to one image's boxes, and set `keep` `[K]` to True for the boxes that remain.
+
+    Groups are moved apart, so that they do not overlap; this is done in float64, since rounding in float32 could change
+    overlaps. With many boxes, NMS is called once per group, since its cost is quadratic.
+    """
     rows = (groups >= 0).nonzero()[:, 0]
     if not len(rows):
         return

@@ -28,7 +28,7 @@ def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type:
     begin = tl.program_id(0).to(tl.int64)
     end = tl.load(ends + begin)
     if tl.load(ends + begin - 1, mask=begin > 0, other=-1) == end:
-        end = begin  # the row is not the first of its group
+        end = begin  # skip the loop: only the program of a group's first row processes the group
     limit = tl.load(threshold)
     for row in range(begin, end):
         if tl.load(keep + row) != 0:
@@ -50,7 +50,7 @@ def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type:
                 shared = width * height
                 union = (x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - shared
                 tl.store(keep + others, 0, mask=inside & (shared / union > limit))
-            tl.debug_barrier()  # the next row's `keep` may have been cleared by another thread
+            tl.debug_barrier()  # wait for all threads, since another one may clear `keep` of the next row
 
 
 def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
@@ -61,7 +61,8 @@ def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor
     order = order[key[order].argsort(stable=True)]
     key = key[order]
     ends = torch.searchsorted(key, key, right=True)
-    ends = torch.where(key < 0, torch.arange(len(key), device=key.device), ends)  # each padding row is its own group
+    # Each padding row is a group of its own; otherwise, one program would loop over all padding rows.
+    ends = torch.where(key < 0, torch.arange(len(key), device=key.device), ends)
     keep = (key >= 0).to(torch.int8)
     limit = torch.full((1,), threshold, dtype=torch.float64, device=boxes.device)
     if len(key):

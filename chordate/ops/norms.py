@@ -98,6 +98,9 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     from the buffers, so threads share no state. Folding replaces a pass over the feature map by a pass over the
     weights, so it saves no time for small feature maps.
 
+    A BatchNorm that gets one value per channel in training, as from the pooling of a single image, uses its running
+    statistics.
+
     Args:
         conv: a convolution from `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with a convolution.
         norm: a norm of C channels, or any other module, which is applied unchanged.
@@ -109,7 +112,10 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     batch_norm = isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
     depends_on_batch = batch_norm and (norm.training or norm.running_mean is None)
     if type(conv) is not nn.Conv2d or type(norm) not in FOLDABLE or depends_on_batch or _has_hooks(conv, norm):
-        return norm(conv(x))
+        y = conv(x)
+        if type(norm) is nn.BatchNorm2d and depends_on_batch and y.numel() == y.shape[1]:  # has no variance
+            return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return norm(y)
     scale, shift = _scale_and_shift(norm)
     weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
     if conv.bias is not None:

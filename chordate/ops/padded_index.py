@@ -15,7 +15,7 @@ class PaddedIndex:
 
     Dropping padding saves computation, but requires a data-dependent shape. That costs nothing on the CPU, but needs a
     host sync on a GPU, and in a compiled graph all later shapes would depend on the data; so padding is kept there.
-    (BatchNorm statistics then include padding, which is little, since most sampled positions are valid.)
+    (BatchNorm statistics then include the padding, which has little effect, since most sampled positions are valid.)
 
     Args:
         occupied: `[N, S]` bool, false for padding.

@@ -6,7 +6,7 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bilinear_weights
 
-CHUNK = 2**24  # number of values computed at a time: 64 MiB in float32
+CHUNK = 2**24  # limit on the values computed at a time, to bound memory: 64 MiB in float32
 
 
 @torch.no_grad()
@@ -56,7 +56,8 @@ def paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor
     if not len(boxes):
         return
     limits = torch.tensor([pasted.shape[2], pasted.shape[1]])
-    margin = (boxes[:, 2:] - boxes[:, :2]) / (2 * masks.shape[-1]) + 1  # half a mask pixel, and 1 px for rounding
+    # A mask fades out within half a mask pixel outside its box; 1 px is added for rounding.
+    margin = (boxes[:, 2:] - boxes[:, :2]) / (2 * masks.shape[-1]) + 1
     low = (boxes[:, :2] - margin).floor().long().clamp(min=0).minimum(limits)
     high = (boxes[:, 2:] + margin).ceil().long().clamp(min=0).minimum(limits)
     width, height = (high - low).amax(dim=0).tolist()

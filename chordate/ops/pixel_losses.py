@@ -1,6 +1,7 @@
-"""Losses of a class per pixel: logits `[N, K, H, W]` against labels `[N, H, W]`; `IGNORED` pixels do not count.
+"""Losses for semantic segmentation, from logits `[N, K, H, W]` and labels `[N, H, W]` of `K` classes.
 
-All reduce without a wait for the device: a batch without labeled pixels has the loss 0.
+Pixels with the label `IGNORED` do not contribute. A batch without labeled pixels has a loss of 0; this case needs no
+host sync, because denominators have a minimum above 0.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from chordate.structures.semantic import IGNORED
 
 @LOSSES.register_module()
 class CrossEntropy(nn.Module):
-    """Softmax cross-entropy, the mean over the labeled pixels.
+    """Softmax cross-entropy, averaged over the labeled pixels.
 
     Args:
-        class_weights: factor of each class; the mean is then weighted, as torch's. None for 1.
+        class_weights: weight of each class in the mean, as in `torch.nn.CrossEntropyLoss`; None for equal weights.
         loss_weight: factor of the loss.
-        hard_fraction: online hard example mining (Shrivastava et al. 2016): only this fraction of the labeled pixels
-            counts, those of the largest loss. 1 for all.
-        label_smoothing: fraction of the target spread evenly over all classes.
+        hard_fraction: fraction of the labeled pixels that contribute, the pixels with the largest losses (online hard
+            example mining, Shrivastava et al. 2016); 1 for all pixels.
+        label_smoothing: fraction of the target that is spread evenly over all classes.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class CrossEntropy(nn.Module):
         return self.loss_weight * losses.sum() / weights.sum().clamp(min=1e-6)
 
     def _hardest(self, losses: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses and weights of the hardest pixels, the others 0."""
+        """Sort the pixels by descending loss, and set losses and weights to 0 except for the hardest pixels."""
         ordered, order = losses.sort(descending=True)
         rank = torch.arange(len(losses), device=losses.device)
         kept = rank < (weights > 0).sum() * self.hard_fraction
@@ -68,13 +69,14 @@ class CrossEntropy(nn.Module):
 
 @LOSSES.register_module()
 class Dice(nn.Module):
-    """1 minus the soft Dice coefficient, the mean over the classes (Milletari et al. 2016, section 3).
+    """Dice loss: 1 minus the soft Dice coefficient, averaged over the classes (Milletari et al. 2016, section 3).
 
-    Per class `2 Σ p t / (Σ p² + Σ t²)` over the labeled pixels of the batch, `p` softmax probabilities.
+    The coefficient of a class is `2 Σ p t / (Σ p² + Σ t²)`, summed over the labeled pixels of the batch. `p` is the
+    softmax probability of the class, and `t` is 1 for pixels of the class, else 0.
 
     Args:
         loss_weight: factor of the loss.
-        smooth: added to numerator and denominator.
+        smooth: number added to the numerator and the denominator.
     """
 
     def __init__(self, loss_weight: NonNegativeFloat = 1.0, smooth: PositiveFloat = 1.0):
@@ -94,10 +96,10 @@ class Dice(nn.Module):
 
 @LOSSES.register_module()
 class PixelFocal(nn.Module):
-    """Softmax focal loss `(1 - p)^gamma · cross-entropy`, mean over the labeled pixels (Lin et al. 2017, section 3).
+    """Softmax focal loss `(1 - p)^gamma · cross-entropy`, averaged over labeled pixels (Lin et al. 2017, section 3).
 
     Args:
-        gamma: how much less easy pixels count.
+        gamma: focusing parameter; larger values reduce the weight of well-classified pixels. 0 is cross-entropy.
         loss_weight: factor of the loss.
     """
 

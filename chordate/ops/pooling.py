@@ -14,10 +14,10 @@ from chordate.libraries import HAS_TRITON
 from chordate.ops.boxes import area, at_least_float32
 from chordate.ops.roi_align_cpu import pyramid_roi_align
 
-# FPN (Lin et al. 2017, equation 1): a region of ImageNet's 224 x 224 px belongs to stage 4, stride 16.
+# FPN (Lin et al. 2017, equation 1): a region of 224 x 224 px, ImageNet's image size, is pooled from stride 16 (p4).
 CANONICAL_SIZE = 224
 CANONICAL_STAGE = 4
-COARSEST_STRIDE = 32  # section 4.2: regions are pooled from p2 … p5
+COARSEST_STRIDE = 32  # FPN, section 4.2: regions are pooled from p2 … p5
 FAR_AWAY = -1e5  # pixels; for boxes at this coordinate, RoIAlign returns zeros without reading the feature map
 
 

@@ -70,7 +70,7 @@ def bilinear_taps(
         sparse: whether samples may be more than a pixel apart; if not, a bin reads at most `samples + 1` adjacent
             pixels.
     """
-    if samples == 0:  # a region of zero size reads no pixels
+    if samples == 0:  # regions of zero length have no samples, so their bins read no pixel
         zeros = low.new_zeros(len(low), cells, 1)
         return zeros.long(), zeros
     step = span[:, None, None] / (cells * samples)

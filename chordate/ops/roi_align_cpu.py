@@ -57,7 +57,8 @@ def _bags(
     sampling_ratio: int,
     aligned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Arguments of `embedding_bag`: table rows, their weights, and each bin's offset; also the order of the boxes."""
+    """Compute the arguments of `embedding_bag`: table rows, their weights, and the offset of each bin; and the order in
+    which it computes the boxes."""
     shapes = torch.tensor([x.shape[-2:] for x in maps])
     pixels = torch.tensor([x.shape[0] * x.shape[2] * x.shape[3] for x in maps])
     size = shapes[level]  # [R, 2] height and width of the box's feature map
@@ -72,7 +73,7 @@ def _bags(
     else:
         samples = (span / resolution).ceil().long().clamp(min=0)
 
-    # Boxes with the same number of samples per bin have sums of the same length, so they are computed together.
+    # Boxes with the same number of samples per bin sum equal numbers of pixels, so they can share one tensor.
     kinds, kind = samples.unique(dim=0, return_inverse=True)
     sparse = sampling_ratio > 0
     rows, weights, lengths, order = [], [], [], []

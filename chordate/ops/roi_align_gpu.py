@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHANNELS = 256  # maximum number of channels per Triton program
+CHANNELS = 256  # maximum per Triton program; the others are computed by further programs
 
 
 def pyramid_roi_align(
@@ -26,7 +26,7 @@ def pyramid_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Like `roi_align_cpu.pyramid_roi_align`. The output has the data type of `maps`; sums are at least float32."""
+    """Like `roi_align_cpu.pyramid_roi_align`. The output has the data type of `maps`; sums are in float32 or wider."""
     channels = maps[0].shape[1]
     table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # one pixel per row
     with torch.no_grad():
@@ -34,7 +34,8 @@ def pyramid_roi_align(
         # NaN boxes have no level and keep the size -2: no sample lies inside a feature map of this size.
         rows = columns = torch.full_like(image, -2)
         start = 0
-        for number, (x, stride) in enumerate(zip(maps, strides)):  # indexing a tensor of sizes would copy it to the GPU
+        # A tensor of the maps' sizes, indexed by level, would need a copy from the host to the GPU.
+        for number, (x, stride) in enumerate(zip(maps, strides)):
             images, height, width = x.shape[0], *x.shape[2:]
             is_own = level == number
             cells = torch.where(is_own[:, None], boxes / stride - (0.5 if aligned else 0.0), cells)
@@ -121,7 +122,8 @@ def _launch(backward: bool, pooled: Tensor, table: Tensor, cells: Tensor, *boxes
     channels, resolution = pooled.shape[-1], pooled.shape[1]
     if not pooled.numel():
         return
-    cells = cells.to(torch.promote_types(cells.dtype, torch.float32)).contiguous()  # read as 4 numbers per box
+    # The kernel reads four consecutive numbers per box.
+    cells = cells.to(torch.promote_types(cells.dtype, torch.float32)).contiguous()
     block = min(CHANNELS, triton.next_power_of_2(channels))
     programs = (len(cells) * resolution * resolution, triton.cdiv(channels, block))
     warps = max(1, min(4, block // 64))

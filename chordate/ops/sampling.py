@@ -50,7 +50,7 @@ def sample_rois(
     positive_fraction: float,
     background: int,
 ) -> SampledRoIs:
-    """Match proposals (and the ground-truth boxes, added to them) to targets; sample RoIs for training the heads.
+    """Add the ground-truth boxes to the proposals, match all to targets, and sample RoIs for training the heads.
 
     Args:
         count: number of RoIs per image.

@@ -6,6 +6,7 @@ from chordate.structures.detection import BITMAP_SIZE, Detections, InstanceTarge
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta, Skeleton
 from chordate.structures.panoptic import PanopticMap, PanopticTargets
+from chordate.structures.pose import CropInfo, Poses, PoseTargets
 from chordate.structures.semantic import IGNORED, SemanticMap, SemanticTargets
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Batch",
     "ClassTargets",
     "Classification",
+    "CropInfo",
     "DatasetMeta",
     "Detections",
     "ImageInfo",
@@ -21,6 +23,8 @@ __all__ = [
     "Layout",
     "PanopticMap",
     "PanopticTargets",
+    "PoseTargets",
+    "Poses",
     "Prediction",
     "Proposals",
     "Sample",

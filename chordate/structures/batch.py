@@ -12,7 +12,7 @@ from torch import Tensor
 from chordate.errors import ConfigError
 from chordate.structures.metadata import DatasetMeta
 
-Sample = dict[str, Any]  # one image before collation: `image`, `info`, and the fields of the targets
+Sample = dict[str, Any]  # keys: `image`, `info`, and the fields of the image's targets
 
 
 class TensorStruct:

@@ -1,4 +1,4 @@
-"""Image classification: targets and predictions."""
+"""Image classification: targets and predictions with one class per image."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Classification(Prediction):
     scores: Tensor
 
     def top(self, count: int = 5) -> list[tuple[int, float]]:
-        """The top `count` labels with their probabilities, in descending order."""
+        """The `count` highest-scoring labels with their probabilities, in descending order of probability."""
         scores, labels = self.scores.topk(min(count, len(self.scores)))
         return list(zip(labels.tolist(), scores.tolist()))
 

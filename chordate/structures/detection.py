@@ -19,8 +19,8 @@ from chordate.structures.batch import ImageInfo, Prediction, Sample, Targets, Te
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
 
-BITMAP_SIZE = 112  # height and width in pixels of an instance's mask, which covers the instance's box
-# Padded numbers of targets; above 64, multiples of 128. Few distinct shapes avoid recompilation.
+BITMAP_SIZE = 112  # height and width in pixels of an instance's bitmap mask, which covers only the instance's box
+# The number of targets is padded to these sizes, above 64 to multiples of 128: few distinct shapes avoid recompilation.
 SLOTS = (8, 16, 32, 64)
 INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks")
 

@@ -38,11 +38,11 @@ def layouts_of(kind: type[TensorStruct]) -> dict[str, Layout]:
     """The layouts in the annotations of a structure's class: a dict from field name to Layout."""
     try:
         hints = get_type_hints(kind, include_extras=True)
-    except NameError:  # annotations use names that only type checkers import
+    except NameError:  # a name in an annotation is imported only under TYPE_CHECKING
         return {}
     layouts = {}
     for name, hint in hints.items():
-        for part in (hint, *get_args(hint)):  # a field may be `Annotated[…] | None`
+        for part in (hint, *get_args(hint)):  # also look inside optional fields, `Annotated[…] | None`
             for item in get_args(part) if get_origin(part) is Annotated else ():
                 if isinstance(item, Layout):
                     layouts[name] = item

@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class per pixel."""
+"""Semantic segmentation: targets and predictions with one class per pixel."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from chordate.structures.batch import Prediction, Sample, Targets
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
 
-IGNORED = -1  # the label of pixels without a class, and of padding: no loss, no evaluation
+IGNORED = -1  # label of padding and of pixels without a class, which losses and metrics ignore
 
 
 @dataclass
 class SemanticTargets(Targets):
-    """The class of each pixel of a batch.
+    """Ground truth of semantic segmentation: the class of each pixel.
 
     Attributes:
-        labels: `[N, H, W]` int16, `IGNORED` where there is no class and in the padding.
+        labels: `[N, H, W]` int16, 0 … classes-1; `IGNORED` for padding and pixels without a class.
     """
 
     labels: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
@@ -31,14 +31,14 @@ class SemanticTargets(Targets):
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
-        """Collate the samples' `labels`, LabelMaps of label + 1 with 0 for ignored pixels."""
+        """Collate the samples' `labels`, which are LabelMaps `[H, W]`: label + 1, or 0 for ignored pixels."""
         labels = torch.full((len(samples), *size), IGNORED, dtype=torch.int16)
         for sample, into in zip(samples, labels):
             own, image = sample["labels"].as_subclass(Tensor), sample["image"]
             if own.shape != image.shape[-2:]:
                 raise DataError(
-                    f"{sample['info'].path}: the labels are {list(own.shape)} px, the image {list(image.shape[-2:])}; "
-                    f"a transform of the pipeline changes only one of them"
+                    f"{sample['info'].path}: the label map has the size {list(own.shape)}, but the image "
+                    f"{list(image.shape[-2:])}; a transform of the pipeline changes only one of them"
                 )
             into[: own.shape[0], : own.shape[1]] = own.short() - 1
         return cls(labels)
@@ -50,16 +50,16 @@ class SemanticTargets(Targets):
 
 @dataclass
 class SemanticMap(Prediction):
-    """The class of each pixel of one image.
+    """Predicted class of each pixel of one image.
 
     Attributes:
-        labels: `[H, W]` int16, at the size of the original image.
+        labels: `[H, W]` int16, with height and width of the original image.
     """
 
     labels: Annotated[Tensor, Layout("H", "W", dtype=torch.int16)]
 
     def fractions(self) -> list[tuple[int, float]]:
-        """The labels that occur, with the fraction of the pixels that they cover, largest first."""
+        """The labels in the image, each with the fraction of the pixels that it covers, largest first."""
         labels, counts = self.labels.unique(return_counts=True)
         order = counts.argsort(descending=True, stable=True)
         return [(int(labels[i]), float(counts[i]) / self.labels.numel()) for i in order]
@@ -68,5 +68,5 @@ class SemanticMap(Prediction):
         return f"{len(self.fractions())} classes"
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """One record: `classes`, each with `class` and the `fraction` of the pixels that it covers, largest first."""
+        """One record with `classes`, a list of dicts with `class` and `fraction` (of the pixels), largest first."""
         return [{"classes": [{"class": meta.classes[i], "fraction": round(f, 4)} for i, f in self.fractions()]}]

@@ -124,7 +124,8 @@ class ValidationLoss(Callback):
             torch.manual_seed(trainer.settings.seed)
             for batch in trainer.progress.track(loader, "validation loss", len(loader)):
                 batch = to_device(batch, trainer.device, trainer.channels_last)
-                if not images:  # averaged weights have no gradient, so check in the trained model which losses do
+                # Only losses with a gradient are summed; averaged weights have none, so the trained model is checked.
+                if not images:
                     with torch.enable_grad():
                         trained = {name: value.requires_grad for name, value in trainer.module.loss(batch).items()}
                 losses = model.loss(batch)
@@ -200,7 +201,7 @@ class TensorBoardLogger(Callback):
     _writer: Any = None
 
     def on_train_start(self, trainer: Trainer) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # the import takes a second
+        from torch.utils.tensorboard import SummaryWriter  # imported lazily, since the import takes a second
 
         if is_main_process():
             self._writer = SummaryWriter(str(trainer.log_dir / "tensorboard"))

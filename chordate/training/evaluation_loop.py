@@ -82,7 +82,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
-    """Move a batch to `device` (asynchronously from pinned memory); images in NHWC layout if `channels_last`."""
+    """Move a batch to `device`, asynchronously from pinned memory; convert images to NHWC if `channels_last`."""
     batch = batch.to(device)
     if channels_last:
         batch.images = to_channels_last(batch.images)

@@ -19,8 +19,11 @@ STEM, AFTER_LAST_BLOCK = ("", 0), ("", 1)
 
 
 class ParamGroup(NamedTuple):
-    """Names of parameters that share a learning rate; `block` is the name of a sequence of blocks and the index of
-    their block in it; None for parameters outside blocks."""
+    """Names of parameters that share a learning rate.
+
+    `block` is the module path of a sequence of blocks, and the index of the parameters' block in this sequence; None
+    for parameters outside blocks.
+    """
 
     parameters: list[str]
     block: tuple[str, int] | None
@@ -46,7 +49,9 @@ def layer_scales(model: nn.Module, decay: float, blocks: int = 1) -> dict[str, f
     first = next((number for number, group in enumerate(groups) if group.block), None)
     if first is None:
         what = (backbone.name if isinstance(backbone, Backbone) else "") or type(model).__name__
-        raise ConfigError(f"optimizer.layer_decay: {what} has no sequence of blocks to count as layers; leave it out")
+        raise ConfigError(
+            f"optimizer.layer_decay: {what} has no sequence of blocks to count as layers; remove this setting"
+        )
     layers, layer = [], AFTER_LAST_BLOCK
     for group in reversed(groups):
         if group.block is not None:

@@ -20,7 +20,7 @@ class RunHandler(logging.StreamHandler[TextIO]):
     """Writes log lines to the current `sys.stdout`, so that they appear above a live progress bar."""
 
     def __init__(self, work_dir: Path, folder: Path):
-        logging.Handler.__init__(self)  # StreamHandler.__init__ would fix the stream
+        logging.Handler.__init__(self)  # not StreamHandler.__init__, which would store the current stream
         self.work_dir, self.folder = work_dir, folder
 
     @property

@@ -39,8 +39,8 @@ class StepValues(NamedTuple):
 
 
 class BadValue(NamedTuple):
-    """A loss that is not finite, and where it occurred. Sorts by time: `position` is the index of the value among
-    the values since the last read."""
+    """A loss that is not finite, and where it occurred. `position` is the index of the value since the last read, so
+    that objects sort by time."""
 
     iteration: int
     position: int
@@ -134,5 +134,5 @@ class LossLog:
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the sums and counts that `state_dict` returned."""
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])

@@ -20,8 +20,8 @@ from chordate.registry import OPTIMIZERS
 from chordate.training.layer_decay import layer_scales
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-FUSED = ({"cuda"}, {"cpu"})  # devices of the weights for which torch has fused optimizers
-UNSUITABLE = {  # lower-case names of optimizers that the trainer cannot step or resume, and why
+FUSED = ({"cuda"}, {"cpu"})  # sets of the weights' device types for which torch has fused optimizers
+UNSUITABLE = {  # names (lower-case) of optimizers that the trainer cannot step or resume, and the reason
     "optimizer": "is a base class", "lookahead": "wraps another optimizer", "sparseadam": "needs sparse gradients",
     "adahessian": "needs second derivatives", "lbfgs": "needs a closure that computes the loss again",
     **dict.fromkeys(("kron", "kronc", "kronw"), "has a random generator that no checkpoint saves"),
@@ -97,16 +97,18 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
         rules["scales"] = None if layers[0] is None else layer_scales(model, layers[0], layers[1])
         groups = parameter_groups(model, lr, settings.weight_decay, **rules)
         cls = optimizer_class(settings.type)
-        own, checked = as_section(config, "optimizer"), dict.fromkeys(SETTINGS, Any)  # values already validated above
+        # `optimizer_settings` has validated the values of SETTINGS, so any value is accepted here.
+        own, checked = as_section(config, "optimizer"), dict.fromkeys(SETTINGS, Any)
         arguments = validate_arguments(cls, own, settings.type, inferred=["params"], extra_settings=checked)
         arguments = {name: value for name, value in arguments.items() if name not in SETTINGS}
         devices = {p.device.type for group in groups for p in group["params"]}
         fusable = devices in FUSED and "fused" in inspect.signature(cls).parameters
         if fusable and not {"fused", "foreach", "dampening"} & set(arguments):
-            arguments["fused"] = True  # one pass over the weights, and no synchronization with fp16's loss scaling
+            # Fused optimizers update the weights in one pass, and need no host sync with fp16's loss scaling.
+            arguments["fused"] = True
         optimizer = cls(groups, lr=lr, **arguments)
         if cls is torch.optim.SGD and arguments.get("momentum") and not arguments.get("dampening"):
-            # Create momentum buffers now; else they stay uninitialized if fp16's loss scaling skips the first step.
+            # Create momentum buffers now, since they stay uninitialized if fp16's loss scaling skips the first step.
             for group in groups:
                 optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]})
         return optimizer
@@ -116,8 +118,11 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
 
 def optimizer_class(name: str) -> Callable[..., Optimizer]:
     """Find an optimizer's class by name: in OPTIMIZERS (which includes torch.optim), then in timm.optim, then in timm's
-    optimizer registry. Raises ConfigError if there is no such class (the message suggests similar names), or if its
-    library is not installed."""
+    optimizer registry.
+
+    Raises:
+        ConfigError: there is no such class (the message suggests similar names), or its library is not installed.
+    """
     if name in OPTIMIZERS.names():
         return OPTIMIZERS.get(name)
     import timm.optim  # import lazily: it takes seconds, and few runs need timm
@@ -125,7 +130,8 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     classes = _optimizers_in(timm.optim)
     if name in classes:
         return classes[name]
-    # timm's "sgd" is torch's SGD with other defaults, but timm's "adafactor" is not torch's Adafactor
+    # Leave out timm's names of torch's optimizers ("sgd" has different defaults), but keep names of timm's own classes
+    # ("adafactor" is not torch's Adafactor).
     taken = {*UNSUITABLE, *(key.lower() for key, cls in classes.items() if cls is OPTIMIZERS.module_dict.get(key))}
     listed = [str(key) for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
@@ -194,7 +200,7 @@ def _part_settings(names: Sequence[str], parts: Mapping[str, Any]) -> dict[str, 
 
 
 def _undecayed(model: nn.Module, names: Sequence[str], no_decay: Iterable[str]) -> set[str]:
-    """Names of the parameters that `no_decay` exempts from weight decay."""
+    """The names of the parameters that the rules in `no_decay` exempt from weight decay."""
     exempt: set[str] = set()
     for pattern in no_decay:
         if pattern == "norm":

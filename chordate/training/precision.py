@@ -26,7 +26,7 @@ def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[An
 
 def gradient_scaler(device: torch.device, amp: str | None) -> torch.amp.GradScaler:
     """The gradient scaler for fp16 (Micikevicius et al. 2018, section 3.2); disabled for other precisions."""
-    with autocast(device, amp):  # fails here rather than in the first step
+    with autocast(device, amp):  # raises an error for an unsupported `amp` now, not in the first step
         return torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
 

@@ -17,7 +17,7 @@ from chordate.errors import ConfigError
 from chordate.training.precision import to_channels_last_weights, use_channels_last
 from chordate.training.settings import TrainSettings
 
-COMPILED_GRAPHS = 64  # maximum per function; beyond it, torch runs the function uncompiled (torch's default is 8)
+COMPILED_GRAPHS = 64  # limit per function; beyond it, torch runs the function uncompiled (torch's default is 8)
 
 
 def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.device) -> nn.Module:
@@ -46,7 +46,7 @@ def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Mod
     """
     if options is False:
         return model
-    import torch._dynamo  # import lazily: it takes seconds, and few runs need it
+    import torch._dynamo  # imported lazily: the import takes seconds, and few runs need it
 
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, COMPILED_GRAPHS)
@@ -81,7 +81,7 @@ def find_unused_parameters(model: nn.Module, loss: Callable[[], Tensor]) -> list
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     reached = torch.tensor([int(parameter.grad is not None) for _, parameter in trainable])
     if is_active():
-        reached = reached.to(trainable[0][1].device)  # NCCL reduces on the GPU only
+        reached = reached.to(trainable[0][1].device)  # NCCL reduces only tensors on the GPU
         dist.all_reduce(reached, op=dist.ReduceOp.MAX)
     model.zero_grad(set_to_none=True)
     with torch.no_grad():

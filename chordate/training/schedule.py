@@ -27,7 +27,7 @@ class Span:
     Attributes:
         warmup: length of the warm-up.
         total: length of the training, including the warm-up.
-        unit: length of the unit of milestones: of an epoch, or 1.
+        unit: number of iterations per unit of the milestones: those of an epoch, or 1.
     """
 
     warmup: int
@@ -133,7 +133,7 @@ def build_schedule(
     Args:
         config: the section `schedule` of a config: `type`, and the settings of the type; None for "constant".
         total: number of iterations of the whole training.
-        steps_per_unit: number of iterations in the unit of milestones: the iterations of one epoch, or 1.
+        steps_per_unit: number of iterations per unit of the milestones: those of an epoch, or 1.
         steps_per_epoch: number of iterations per epoch; None for `steps_per_unit`.
 
     Raises:

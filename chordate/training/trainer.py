@@ -128,12 +128,13 @@ class Trainer:
 
         own = [JSONLogger(), TensorBoardLogger()] if settings.tensorboard else [JSONLogger()]
         listed: list[Callback] = [CALLBACKS.build(callback) for callback in callbacks]
-        for other in listed:  # a listed callback with the same settings replaces a default callback
+        for other in listed:  # drop a default callback if it is also listed, with the same settings
             own = [c for c in own if not (isinstance(other, type(c)) and vars(c).items() <= vars(other).items())]
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
         self.losses = LossLog()
-        self.iteration = self.evaluated = self.saved = 0  # iterations: done, at last evaluation, at last save
+        # Numbers of iterations: done in total, done at the last evaluation, and done at the last save.
+        self.iteration = self.evaluated = self.saved = 0
         self.left_unevaluated: int | None = None  # iteration of a resumed checkpoint that was not evaluated
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -146,7 +147,7 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> Any:
-        """The model that evaluations use; with averaged weights if `train.ema` is set."""
+        """The model that evaluations use: the model with averaged weights if `train.ema` is set, else `module`."""
         return self.module if self.ema is None else self.ema.module
 
     def train(self) -> Model:
@@ -178,7 +179,7 @@ class Trainer:
                 for callback in self.callbacks:
                     try:
                         callback.on_train_end(self)
-                    except Exception as error:  # raising it here would hide the error that ended training
+                    except Exception as error:  # raised below: here it would hide the error that ended training
                         logger.warning(f"{type(callback).__name__}.on_train_end: {error!r}")
                         errors.append(error)
             if errors:
@@ -227,7 +228,7 @@ class Trainer:
         if clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], clip_norm)
-            # fp16 gradients overflow occasionally by design; the gradient scaler then skips the step.
+            # Not guarded for fp16, whose gradients overflow occasionally by design; the scaler then skips the step.
             ids = [info.image_id for batch in batches for info in batch.infos]
             self.losses.record(iteration, {"grad_norm": norm}, ids, guarded=amp != "fp16")
         try:
@@ -323,7 +324,7 @@ class Trainer:
         return self.val_loader is not None and (due or self.iteration == self.left_unevaluated)
 
     def _iterations(self) -> Iterator[list[Batch]]:
-        """Yield the list of batches for each remaining iteration of the epoch; the last list may be shorter."""
+        """Yield a list of `accumulate` batches per remaining iteration of the epoch; the last list may be shorter."""
         size, total = self.settings.accumulate, self.batches_per_epoch
         start = self.iteration % self.steps_per_epoch * size
         # The workers' seed depends on the epoch: drawing it from the global generator would change the random numbers
@@ -342,18 +343,20 @@ class Trainer:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) and not last else nullcontext()
 
     def _find_unused_parameters(self, batch: Batch) -> None:
-        """Check once whether some parameters get no gradient from the loss. If so, enable DDP's find_unused_parameters,
-        which takes time in every step; without it, DDP would wait forever for these gradients."""
+        """Enable DDP's `find_unused_parameters` if some parameters get no gradient from the loss of `batch`.
+
+        Without it, DDP would wait forever for these gradients; it is not always enabled, since it costs time per step.
+        """
         unused = find_unused_parameters(self.module, lambda: self._forward(self.module, batch)[1])
         if unused:
             self.model = wrap_ddp(self.model.module, self.device, find_unused=True)  # type: ignore[arg-type]
             logger.warning(
-                f"no loss depends on {abbreviate(unused)}, which are not trained; training is a little faster without "
-                f"them, for example with a backbone that outputs only the feature maps in use"
+                f"no loss depends on {abbreviate(unused)}, so these parameters are not trained; training is a little "
+                f"faster without them, for example with a backbone that outputs only the feature maps in use"
             )
 
     def _read_losses(self) -> bool:
-        """Read the losses if due (on the CPU always). Returns whether the losses were read and a rank got a signal."""
+        """Read the losses if due (always on the CPU). Returns True if they were read and any rank received a signal."""
         log_due = self.iteration % self.settings.log_every == 0
         due = self.device.type == "cpu" or log_due or self._save_is_due() or self.evaluation_is_due()
         return due and self.losses.read(self.signals.received is not None)
@@ -361,7 +364,7 @@ class Trainer:
     def _exit_on_signal(self, agreed: bool = False) -> None:
         """Save and exit after a signal; with several ranks, only if all ranks have `agreed` to exit."""
         if agreed or self.interrupted():
-            received = self.signals.received or signal.SIGTERM  # None if another rank received the signal
+            received = self.signals.received or signal.SIGTERM  # `received` is None if only another rank got a signal
             training_state.save(self)
             self.stop(f"by {received.name} after iteration {self.iteration}, which is saved; continue with --resume")
             raise SystemExit(128 + received)
@@ -373,7 +376,7 @@ class Trainer:
         epoch = (self.iteration - 1) // self.steps_per_epoch + 1
         self._update_bar(description=f"epoch {epoch}/{self.max_epochs}")
         is_due = self.iteration % self.settings.log_every == 0 or self.iteration == self.max_iterations
-        if is_due is stopping:  # not due, or already recorded
+        if is_due is stopping:  # no record is due, or the call before `stopping` has already added it
             return
         now = time.monotonic()
         lr, speed = self.lr * self.schedule.factor(self.iteration - 1), round(self._images / (now - self._clock), 2)

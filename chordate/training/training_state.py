@@ -28,7 +28,7 @@ from chordate.weights.state_dict_match import match, not_finite
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer
 
-COMPARED_SETTINGS = ("seed", "ema")  # names in TrainSettings; a resumed run that changes these settings logs a warning
+COMPARED_SETTINGS = ("seed", "ema")  # settings of TrainSettings that a resumed run should not change
 
 
 def save(trainer: Trainer) -> None:
@@ -132,8 +132,8 @@ def resume_or_start(trainer: Trainer) -> None:
         trainer.saved = trainer.iteration if folder.is_last(path) else 0
         if trainer.resumed:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
-            trainer.best = broadcast_object(best)  # without a shared disk, only the first rank finds the file
-        else:  # files, best score and log of the resumed run are in another folder
+            trainer.best = broadcast_object(best)  # without a shared disk, only the first rank has the file
+        else:  # the log and the best checkpoint of the resumed run stay in its folder
             logger.warning(f"{path} is not in {work_dir}, so a new log and a new best score start there")
             trainer.history = []
         logger.info(f"resumed from {path}: epoch {trainer.epoch}, iteration {trainer.iteration}")
@@ -173,21 +173,21 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
             set_rng_state(saved["rng"][trainer.rank])
         else:
             counts = f"saved by {len(saved['rng'])} processes, resumed by {trainer.world_size}"
-            logger.warning(f"{counts}: the random numbers differ from an uninterrupted run")
+            logger.warning(f"{counts}: the random numbers differ from those of an uninterrupted run")
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from error
 
 
 def _iteration(saved: Mapping[str, Any], trainer: Trainer) -> int:
-    """The iteration to resume from."""
+    """The iteration to resume from, in iterations of this run; logs a warning if the length of an epoch has changed."""
     before, now = saved["steps_per_epoch"], trainer.steps_per_epoch
     if before == now:
         return saved["iteration"]
     iteration = saved["iteration"] // before * now if trainer.settings.by_epoch else saved["iteration"]
     logger.warning(
-        f"an epoch had {before} iterations and now has {now} (other data, batch size or number of processes): training "
-        f"continues from iteration {iteration}, with other images than in an uninterrupted run"
+        f"iterations per epoch changed from {before} to {now} (different data, batch size or number of processes); "
+        f"resuming at iteration {iteration}, where the batches differ from those of an uninterrupted run"
     )
     return iteration
 
@@ -196,7 +196,7 @@ def check_model(model: Model, checkpoint: Mapping[str, Any], path: str) -> None:
     """Raise CheckpointError unless the checkpoint's model has equal metadata, tensor names and shapes."""
     difference = DatasetMeta.from_dict(checkpoint["meta"], path).difference(model.meta)
     if difference is not None:
-        raise CheckpointError(f"{path}: trained on {difference}; resume with the same data")
+        raise CheckpointError(f"{path} was trained on {difference}; resume with the same data")
     matched = match(model, checkpoint["model"])
     if not matched.is_complete or matched.skipped:
         problems = matched.problems() or f"not in the model: {abbreviate(matched.skipped)}"
@@ -218,11 +218,17 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any], path: str) -> list[str]:
-    """Restore what `optimizer_state` returned. Returns the names of parameters that are newly trained or newly frozen.
-    Raises CheckpointError for another type of optimizer."""
+    """Restore the state that `optimizer_state` returned.
+
+    Returns:
+        The names of the parameters that are newly trained or newly frozen.
+
+    Raises:
+        CheckpointError: the state is from another type of optimizer, or does not fit the model.
+    """
     if saved["type"] != type(optimizer).__name__:
         before, now = saved["type"], type(optimizer).__name__
-        raise CheckpointError(f'{path}: trained with {before}, but optimizer.type is {now}; set it to "{before}"')
+        raise CheckpointError(f'{path} was trained with {before}, but optimizer.type is {now}; set it to "{before}"')
     check_optimizer_state(saved["state"], model, path)
     trained, state = trained_names(optimizer, model), optimizer.state_dict()
     state["state"] = {i: dict(saved["state"][name]) for i, name in enumerate(trained) if name in saved["state"]}

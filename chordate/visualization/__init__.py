@@ -9,7 +9,9 @@ from chordate.visualization.classification_drawing import draw_class_targets, dr
 from chordate.visualization.coco_report_plots import plot_coco_report
 from chordate.visualization.detection_drawing import draw_detections, draw_instance_targets
 from chordate.visualization.panoptic_drawing import draw_panoptic_map, draw_panoptic_targets
+from chordate.visualization.pose_drawing import draw_pose_targets, draw_poses
 from chordate.visualization.semantic_drawing import draw_semantic_map, draw_semantic_targets
+from chordate.visualization.semantic_report_plots import plot_semantic_report
 from chordate.visualization.side_by_side import side_by_side
 from chordate.visualization.task_drawing import draw, draw_targets, plot_report
 from chordate.visualization.training_curves import plot_training
@@ -27,11 +29,14 @@ __all__ = [
     "draw_instance_targets",
     "draw_panoptic_map",
     "draw_panoptic_targets",
+    "draw_pose_targets",
+    "draw_poses",
     "draw_semantic_map",
     "draw_semantic_targets",
     "draw_targets",
     "plot_coco_report",
     "plot_report",
+    "plot_semantic_report",
     "plot_training",
     "side_by_side",
     "to_picture",

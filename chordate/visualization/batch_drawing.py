@@ -16,7 +16,7 @@ def draw_batch(batch: Batch, meta: DatasetMeta, long_side: int = LONG_SIDE) -> l
     """Draw each image of a batch (the middle frame of a clip) with its targets; the padding is striped.
 
     Args:
-        batch: from a training loader, on the CPU.
+        batch: a batch of a training loader, on the CPU.
         meta: metadata of the batch's dataset.
         long_side: pixels to which the longer side of smaller images is enlarged, so that names are legible.
 
@@ -36,7 +36,7 @@ def draw_batch(batch: Batch, meta: DatasetMeta, long_side: int = LONG_SIDE) -> l
 
 
 def describe_image(batch: Batch, index: int) -> str:
-    """One line about an image of a batch: its size before and after the transforms, and its targets."""
+    """Describe an image of a batch in one line: its size before and after the transforms, and its targets."""
     info, (height, width) = batch.infos[index], batch.sizes[index].tolist()
     targets = "" if batch.targets is None else batch.targets.describe(index)
     return f"{info.height}×{info.width} → {height}×{width}" + (f", {targets}" if targets else "")

@@ -42,6 +42,7 @@ class Annotation:
         mask: `[H, W]` bool, or None.
         keypoints: x, y of each keypoint, or None if the keypoint is not drawn.
         bones: pairs of keypoint indices; a line joins the two keypoints if both are drawn.
+        keypoint_colors: color of each keypoint, and of bones between two keypoints of that color; empty for `color`.
     """
 
     box: Sequence[float]
@@ -52,6 +53,7 @@ class Annotation:
     mask: NDArray[np.bool_] | None = None
     keypoints: Sequence[Sequence[float] | None] = ()
     bones: Sequence[tuple[int, int]] = ()
+    keypoint_colors: Sequence[Color] = ()
 
 
 def color_of(number: int, palette: Sequence[Color] | None = None) -> Color:
@@ -198,15 +200,17 @@ def _draw_box(pen: ImageDraw.ImageDraw, box: Pixels, annotation: Annotation, lin
 
 def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: float, line: int) -> None:
     """Draw keypoints and bones with dark edges."""
+    colors = annotation.keypoint_colors or [annotation.color] * len(annotation.keypoints)
     points = [None if point is None else (point[0] * scale, point[1] * scale) for point in annotation.keypoints]
     for first, second in annotation.bones:
         ends = points[first], points[second]
         if ends[0] is not None and ends[1] is not None:
             pen.line((*ends[0], *ends[1]), "black", 2 * line)
-            pen.line((*ends[0], *ends[1]), annotation.color, line)
-    for point in points:
+            color = colors[first] if colors[first] == colors[second] else annotation.color
+            pen.line((*ends[0], *ends[1]), color, line)
+    for point, color in zip(points, colors):
         if point is not None:
-            pen.circle(point, 1.5 * line, fill=annotation.color, outline="black")
+            pen.circle(point, 1.5 * line, fill=color, outline="black")
 
 
 def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -1,4 +1,4 @@
-"""Draws classification results and ground truth: image-level labels."""
+"""Draws the classes of an image, predicted and ground truth."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def draw_classification(
 def draw_class_targets(
     targets: ClassTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw the class; for soft targets (MixUp, CutMix), every class with its weight, largest first."""
+    """Draw the name of the class; for soft targets (MixUp, CutMix), every class with its weight, largest first."""
     return draw_annotations(image, class_annotations(targets.labels[index], image, meta), long_side)
 
 
 def class_annotations(label: Tensor, image: Picture, meta: DatasetMeta) -> list[Annotation]:
-    """One annotation around the image per class, for a label `[]` or soft targets `[num_classes]`."""
+    """Make an annotation around the image for each class of a label `[]` or of soft targets `[num_classes]`."""
     if not label.ndim:
         return [_annotation(image, int(label), "", meta)]
     labels = [number for number in label.argsort(descending=True).tolist() if label[number] > 0]

@@ -9,10 +9,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chordate.evaluation.coco_report import CocoReport
+from chordate.visualization.class_plots import ClassBar, class_bars, confusion_matrix
 from chordate.visualization.style import FIRST, OTHERS, new_figure, plain_label, save, tidy
 from chordate.visualization.task_drawing import plot_report
 
@@ -90,35 +90,11 @@ def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
 def plot_classes(content: Mapping[str, Any], iou_type: str) -> Figure:
     """Bar chart of AP (in front) and AP50 (behind) for each class that has ground truth, sorted by AP."""
     known = {name: row for name, row in content["per_class"].items() if row["AP"] > -1}
-    order = sorted(known, key=lambda name: known[name]["AP"])
-    bar, width = 0.21, 6.5  # inches
-    columns = max(round((bar * len(order) / width) ** 0.5), 1)  # so that the figure is about square
-    rows = max(-(-len(order) // columns), 1)
-    figure = new_figure(width * columns, 1.3 + bar * max(rows, 3))
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for number, axis in enumerate(axes):
-        end = len(order) - number * rows
-        _plot_bars(axis, {name: known[name] for name in order[max(end - rows, 0) : end]}, rows)
-        axis.axvline(content["numbers"]["AP"], color=OTHERS[0], lw=1.2, ls="--", label="mean AP")
-    axes[0].set_title(f"{TITLES[iou_type]}: AP of each class (number of objects)", loc="left", fontsize=11)
-    axes[-1].legend(frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def _plot_bars(axis: Axes, classes: Mapping[str, Mapping[str, Any]], rows: int) -> None:
-    """Draw one column of `plot_classes`: at most `rows` classes, the last class at the top."""
-    first = rows - len(classes)  # the bars of a short last column are at the top
-    places = range(first, rows)
-    for key, color in (("AP50", "#c9d6ea"), ("AP", FIRST)):
-        axis.barh(places, [row[key] for row in classes.values()], color=color, height=0.72, label=key)
-    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    for place, row in zip(places, classes.values()):
-        axis.text(row["AP50"] + 0.01, place, f"{row['AP']:.3f}", va="center", fontsize=8, color=FIRST, bbox=ground)
-    names = [f"{plain_label(name)}  ({row['instances']:,})" for name, row in classes.items()]
-    axis.set_yticks(places, names, fontsize=8)
-    axis.set(xlim=(0, 1.1), ylim=(-0.6, rows - 0.4), xticks=np.linspace(0, 1, 6))
-    axis.tick_params(left=False)
-    tidy(axis, "x")
+    rows = [
+        ClassBar(f"{plain_label(name)}  ({row['instances']:,})", row["AP"], row["AP50"]) for name, row in known.items()
+    ]
+    title = f"{TITLES[iou_type]}: AP of each class (number of objects)"
+    return class_bars(rows, title, ("AP", "AP50"), content["numbers"]["AP"], "mean AP")
 
 
 def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
@@ -128,32 +104,11 @@ def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
     used = (matrix.sum(axis=0) > 0) | (matrix.sum(axis=1) > 0)
     used[-1] = True
     matrix, names = matrix[used][:, used], names[used]
-    count = len(names)
-    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    cell = 0.55 if count <= 20 else 0.17  # inches
-    side = max(cell * count, 2.5)
-    figure = new_figure(side + 2.6, side + 1.6)
-    axis = figure.subplots()
-    image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    size = 9 if count <= 20 else 7
-    axis.set_xticks(range(count), names, rotation=90, fontsize=size)
-    axis.set_yticks(range(count), names, fontsize=size)
-    if count <= 20:
-        for row, column in np.argwhere(matrix > 0):
-            dark = fractions[row, column] > 0.5
-            text = f"{int(matrix[row, column]):,}"
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if dark else "0.2")
-    for edge in (axis.axhline, axis.axvline):
-        edge(count - 1.5, color="0.6", lw=0.8)  # separates the background
-    axis.set(xlabel="predicted", ylabel="ground truth")
     at = f"score ≥ {confusion['score']:g}, IoU ≥ {confusion['iou']:g}"
-    axis.set_title(f"{TITLES[iou_type]}: confusion matrix\n{at}", loc="left", fontsize=11)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    bar = figure.colorbar(
-        image, ax=axis, label="fraction of the row", fraction=0.25 / side, pad=0.2 / side, anchor=(0, 1)
-    )
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    title = f"{TITLES[iou_type]}: confusion matrix\n{at}"
+    figure = confusion_matrix(matrix, names.tolist(), title, lambda count, fraction: f"{int(count):,}")
+    for edge in (figure.axes[0].axhline, figure.axes[0].axvline):
+        edge(len(names) - 1.5, color="0.6", lw=0.8)  # separates the background
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Writes a web page of pictures in groups: one HTML file without scripts."""
+"""Formats a web page of pictures in groups, as one HTML file without scripts."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from chordate.structures import DatasetMeta, Detections, InstanceTargets
 from chordate.visualization.canvas import Annotation, Picture, draw_annotations, instance_colors
 from chordate.visualization.task_drawing import draw, draw_targets
 
-MIN_KEYPOINT_SCORE = 2.0  # logit below which a keypoint is not drawn, as in Detectron
+MIN_KEYPOINT_SCORE = 2.0  # keypoints with a lower logit are not drawn, as in Detectron
 
 
 @draw.register
@@ -41,7 +41,7 @@ def draw_instance_targets(
 
 
 def detection_annotations(detections: Detections, meta: DatasetMeta, score_threshold: float = 0.0) -> list[Annotation]:
-    """One annotation per detection that scores at least the threshold, best first."""
+    """Make an annotation for each detection that scores at least the threshold, in descending order of score."""
     annotations = []
     order = detections.scores.argsort(descending=True, stable=True)
     kept = order[detections.scores[order] >= score_threshold]

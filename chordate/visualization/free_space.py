@@ -9,7 +9,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 CLEARANCE = 5  # pixels of free space around a label
-STEPS = 60  # positions tried in each direction
+STEPS = 60  # number of candidate positions along each axis
 
 
 def move_to_free_space(label: Annotation, axis: Axes) -> None:
@@ -43,7 +43,7 @@ def move_to_free_space(label: Annotation, axis: Axes) -> None:
 
 
 def _places(axis: Axes, size: NDArray[np.float64]) -> list[Bbox]:
-    """Boxes of `size` (width and height in pixels) at the points of a grid inside the axes."""
+    """Candidate positions of a label: boxes of `size` (width and height in pixels) on a grid inside the axes."""
     low, high = axis.bbox.p0, axis.bbox.p1 - size
     if (high < low).any():
         return []

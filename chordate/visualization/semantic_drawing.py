@@ -37,7 +37,7 @@ def draw_semantic_targets(
 
 
 def draw_labels(image: Picture, labels: NDArray[np.int16], meta: DatasetMeta, long_side: int | None = None) -> Picture:
-    """Tint an image by class, outline the regions, and name the classes below it, the largest first.
+    """Tint an image by class, outline the regions in their colors, and name the classes below it, the largest first.
 
     Args:
         image: `[H, W, 3]` uint8 RGB; is not changed.
@@ -55,19 +55,23 @@ def draw_labels(image: Picture, labels: NDArray[np.int16], meta: DatasetMeta, lo
     large = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST).astype(np.int16)
     present, counts = np.unique(large[large != IGNORED], return_counts=True)
     order = present[np.argsort(-counts, kind="stable")].tolist()
+    edges = _edges(large)
     for label in order:
         color = np.array(color_of(label, meta.palette))
         region = large == label
         picture[region] = ((1 - OPACITY) * picture[region] + OPACITY * color).astype(np.uint8)
-    picture[_edges(large)] = 255
+        picture[region & edges] = color  # not white, which would hide regions of a few pixels
     return np.concatenate([picture, _legend(order, meta, size[0], long_side)])
 
 
 def _edges(labels: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """The pixels whose right or lower neighbor has another label."""
+    """The pixels with a neighbor of another label, at the left, the right, above or below."""
     edges = np.zeros(labels.shape, bool)
-    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    edges[:-1] |= labels[:-1] != labels[1:]
+    across, down = labels[:, :-1] != labels[:, 1:], labels[:-1] != labels[1:]
+    edges[:, :-1] |= across
+    edges[:, 1:] |= across
+    edges[:-1] |= down
+    edges[1:] |= down
     return edges
 
 

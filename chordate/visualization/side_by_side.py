@@ -1,4 +1,4 @@
-"""Draws a sheet of images, each with its ground truth next to the prediction."""
+"""Draws a sheet of images, each twice: with its ground truth, and with the prediction."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _caption(name: str, description: str) -> str:
 
 
 def _describe(prediction: Prediction, score_threshold: float) -> str:
-    """Description of the drawn objects, with the threshold if it applies to the prediction."""
+    """Describe the objects that are drawn, and the score threshold if it applies to the prediction."""
     drawn = prediction.above(score_threshold)
     return drawn.describe() if drawn is prediction else f"{drawn.describe()}, score ≥ {score_threshold:g}"
 

@@ -13,12 +13,12 @@ FIRST, OTHERS = "#1f4e9c", ["#e08214", "#3a9d5d", "#c0392b", "#8e63b5", "#7f7f7f
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure; `width` and `height` in inches."""
+    """Create an empty figure of `width` x `height` inches."""
     return Figure(figsize=(width, height), dpi=130, layout=ConstrainedLayoutEngine(wspace=0.04))
 
 
 def plain_label(name: str) -> str:
-    """A name as a plot label: short, on one line, and without matplotlib's math syntax."""
+    """Format a name as a plot label: shortened, on one line, with "$" escaped (matplotlib's math syntax)."""
     return printable(name, 40).replace("$", r"\$")
 
 

@@ -33,7 +33,8 @@ def plot_training(
             `{"mode": "val", "iteration", "bbox_AP", …}`.
         out: the file to write; its extension selects the format.
         lower_is_better: names of the metrics that are better when lower.
-        first: name of the metric to draw in bold with its best value marked, such as `train.save_best`.
+        first: name of the metric to draw in bold with its best value marked, for example the value of
+            `train.save_best`.
 
     Raises:
         DataError: the log does not exist, or has no training records.
@@ -62,24 +63,24 @@ def plot_training(
 
 
 def _read_log(path: Path) -> tuple[Records, Records]:
-    """Read the training and the evaluation records; a truncated last line is ignored."""
+    """Read the training records and the evaluation records of a log; a truncated last line is ignored."""
     try:
         records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a training log: {error}") from error
+        raise DataError(f"{path} is not a training log: {error}") from error
     training = [r for r in records if r.get("mode") == "train"]
     if not training:
-        raise DataError(f"{path}: no training records; expected a run's log.jsonl")
+        raise DataError(f"{path} has no training records; expected a run's log.jsonl")
     return training, [r for r in records if r.get("mode") == "val"]
 
 
 def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]]:
-    """Iterations, and values of the field `name`; null, logged for values that are not finite, becomes NaN."""
+    """Get the iterations, and the values of the field `name`, with NaN for null (a value that was not finite)."""
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 
 def _markers(records: Records) -> dict[str, Any]:
-    """Markers for curves with few points, since a line through one point is invisible."""
+    """Line style with markers if there are few points, since a line through one point is invisible."""
     return {"marker": "o", "ms": 4} if len(records) <= 10 else {}
 
 
@@ -107,7 +108,7 @@ def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) ->
         axis.plot(steps, smooth, color=color, lw=width, label=label, **_markers(training))
     total = _series(training, "loss")[1]
     total = total[np.isfinite(total)]
-    if total.size:  # ignore the first steps, whose losses may be far above all others
+    if total.size:  # limit the y axis, since the losses of the first steps may be far above all others
         axis.set_ylim(0, 1.1 * max(np.percentile(total, 98), 1e-9))
     axis.set_title("training loss", loc="left", fontsize=11)
     axis.legend(frameon=False, fontsize=9)
@@ -138,7 +139,7 @@ def plot_metric(
     drawn = []
     for number, name in reversed([*enumerate(_metric_names(evaluations[-1], first))]):
         steps, values = _series(evaluations, name)
-        values[values == -1] = np.nan  # COCO: no ground truth
+        values[values == -1] = np.nan  # COCO's value for "no ground truth" is not a metric value
         drawn.append(values[np.isfinite(values)])
         color = OTHERS[(number - 1) % len(OTHERS)] if number else FIRST
         label = plain_label(name.replace("_", " "))

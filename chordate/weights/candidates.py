@@ -1,4 +1,4 @@
-"""Candidates for loading a checkpoint into a model: its state dict, or parts of it, converted from each format."""
+"""Candidate state dicts for loading a checkpoint: all or part of it, converted by each format that recognizes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from chordate.weights.formats.classifiers import network_meta, split_network
 from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # added by DistributedDataParallel, torch.compile, Lightning
+_PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+)  # DistributedDataParallel, torch.compile and Lightning add them to every name
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,13 @@ class Candidate:
 
 
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
-    """The candidate with the most tensors that fit the model, and its match.
+    """Find the candidate with the most tensors that fit the model. Returns the candidate and its StateDictMatch.
 
     Args:
         by_name: whether to match outputs by class name if the classes of the model and the checkpoint differ.
 
     Raises:
-        CheckpointError: a format recognizes the state dict but cannot convert it.
+        CheckpointError: a format recognizes the names in the state dict, but cannot convert the tensors.
     """
     matches = []
     for candidate in _candidates(weights, model):
@@ -57,7 +61,7 @@ def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) ->
 
 
 def formats() -> list[Format]:
-    """Every registered format."""
+    """Build one object of every registered format."""
     return [FORMATS.build(name) for name in FORMATS.names()]
 
 
@@ -82,8 +86,8 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
 
 
 def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
-    """Yield the candidate unchanged, and in other forms: a library's network split into backbone and final layers; if
-    `model` is a backbone, only the backbone's tensors, from a library's network or from a detector or classifier."""
+    """Yield the candidate, and variants of it: if `model` has a backbone and a head, a library's classifier is split
+    into the two; if `model` is a backbone, only the backbone's tensors are kept."""
     yield candidate
     state, backbone = candidate.state, model._modules.get("backbone")
     for path, head in model.named_modules():

@@ -1,7 +1,8 @@
 """The checkpoint files of a run: writes them atomically, finds the newest, deletes old ones.
 
-A file is written under a temporary name, flushed to the disk, renamed, and named in `last_checkpoint`; only then is an
-older checkpoint deleted. A process killed at any moment leaves a readable checkpoint.
+A file is written under a temporary name, flushed to the disk, and renamed. Then its name is written to
+`last_checkpoint`, and only then is an older checkpoint deleted. A process killed at any moment leaves a readable
+checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from chordate.weights.checkpoint_sources import read_state
 logger = logging.getLogger("chordate")
 
 POINTER = "last_checkpoint"
-WRITTEN = ("epoch_*.pt", "iteration_*.pt", "best_*.pt")  # names that training writes; other files are the user's
+WRITTEN = (
+    "epoch_*.pt",
+    "iteration_*.pt",
+    "best_*.pt",
+)  # only these are moved or deleted; other files belong to the user
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -43,7 +48,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the renaming itself must reach the disk too
+    if os.name == "posix":  # flush the directory too, since a rename is an entry in it
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -68,10 +73,10 @@ class CheckpointFolder:
         self.files: list[str] = []
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint `name`, name it in `last_checkpoint`, and delete the oldest checkpoints beyond `keep`.
+        """Write the checkpoint `name`, update `last_checkpoint`, and delete the oldest checkpoints beyond `keep`.
 
         Raises:
-            CheckpointError: the disk is full or the folder not writable. Older checkpoints are unchanged.
+            CheckpointError: the disk is full, or the folder is not writable. Older checkpoints are unchanged.
         """
         self.write(name, state)
         self._write(POINTER, lambda file: file.write(f"{name}\n".encode()))
@@ -100,7 +105,8 @@ class CheckpointFolder:
         earlier = sorted(path for pattern in WRITTEN for path in self.folder.glob(pattern))
         if not earlier:
             return None
-        self._write(POINTER, lambda file: None)  # first, so that the pointer never names a moved file
+        # Empty `last_checkpoint` before the files are moved, so that it never names a moved file.
+        self._write(POINTER, lambda file: None)
         stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(max(path.stat().st_mtime for path in earlier)))
         names = [f"earlier_{stamp}", *(f"earlier_{stamp}_{number}" for number in range(2, 1000))]
         target = next(self.folder / name for name in names if not (self.folder / name).exists())
@@ -133,7 +139,7 @@ class CheckpointFolder:
         return best if best and (self.folder / best_name(best["metric"])).is_file() else None
 
     def remove_temporary(self) -> None:
-        """Delete temporary files that a killed process left."""
+        """Delete the temporary files that a killed process left behind."""
         for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
@@ -159,7 +165,7 @@ class CheckpointFolder:
             remedy = "restore one of them, or move them elsewhere to start from the beginning"
             raise CheckpointError(f"{self.folder}: no checkpoint can be read ({', '.join(damaged)}); {remedy}")
         if whole and last is not None:
-            logger.warning(f"{last}: missing or damaged; an older checkpoint is used")
+            logger.warning(f"{last} is missing or damaged; an older checkpoint is used")
         return max(whole)[1] if whole else None
 
 
@@ -171,9 +177,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     state = read_state(path)
     if checkpoint_meta(state) is None:
-        raise CheckpointError(f"{path}: not Chordate's own checkpoint; --resume needs a checkpoint from training")
+        raise CheckpointError(f"{path} was not written by Chordate; --resume needs a checkpoint from training")
     if state.get("train") is None:
-        raise CheckpointError(f"{path}: has no training state, only weights; --resume needs a checkpoint from training")
+        raise CheckpointError(f"{path} has no training state, only weights; --resume needs a checkpoint from training")
     return state
 
 
@@ -183,10 +189,10 @@ def best_name(metric: str) -> str:
 
 
 def _iteration(path: Path) -> int | None:
-    """The number of completed iterations in a checkpoint; None if unreadable. Does not read the weights."""
+    """Read the number of completed iterations from a checkpoint, but not the weights; None if it is unreadable."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
-    except Exception:  # the file is truncated, missing or another library's
+    except Exception:  # the file is missing, truncated, or from another library
         return None
 
 

@@ -30,7 +30,7 @@ class _Part(BaseModel):
 
 
 def _numbers(value: Any) -> Any:
-    """Return the value if it consists of tensors, numbers and None in lists and dicts; else raise ValueError."""
+    """Return the value; raise ValueError unless it consists of tensors, numbers and None in lists and dicts."""
     if isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             _numbers(item)
@@ -135,15 +135,15 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     for part, kinds in _PARTS.items():
         if not isinstance(contents.get(part), kinds):
             raise CheckpointError(
-                f"{source} is not a complete Chordate checkpoint: its {part} is "
-                f"{type(contents.get(part)).__name__} data; use the file that training wrote"
+                f"{source} is not a complete Chordate checkpoint: its {part} has the type "
+                f"{type(contents.get(part)).__name__}; use the file that training wrote"
             )
     for part in ("model", "ema"):
         for name, value in (contents.get(part) or {}).items():
-            if not isinstance(value, Tensor) and not str(name).endswith("_extra_state"):  # from torch's set_extra_state
+            if not isinstance(value, Tensor) and not str(name).endswith("_extra_state"):  # from get_extra_state
                 raise CheckpointError(
-                    f"{source} is not a complete Chordate checkpoint: its {part}[{name!r}] is "
-                    f"{type(value).__name__} data, not a tensor; use the file that training wrote"
+                    f"{source} is not a complete Chordate checkpoint: its {part}[{name!r}] must be a "
+                    f"tensor, but has the type {type(value).__name__}; use the file that training wrote"
                 )
     try:
         return DatasetMeta.from_dict(contents["meta"], source)

@@ -46,7 +46,7 @@ def read_state(source: str | Path) -> Contents:
             `torchvision://resnet50` (its default weights) or `torchvision://resnet50/IMAGENET1K_V1`;
             `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts.
             A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. Files are
-            from `torch.save`, read with `weights_only=True`, or `.safetensors`.
+            `.safetensors`, or written by `torch.save`; these are read with `weights_only=True`.
 
     Raises:
         CheckpointError: the file is missing, damaged or not a checkpoint, or contains objects other than tensors
@@ -59,7 +59,7 @@ def read_state(source: str | Path) -> Contents:
     if not path.exists():
         raise CheckpointError(_missing_message(path))
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint; name one of the files in it")
+        raise CheckpointError(f"{path} is a folder, not a checkpoint; pass the path of a file in it")
     values = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} contains a {type(values).__name__}, not the dict of a checkpoint")
@@ -80,7 +80,7 @@ def torchvision_url(spec: str) -> str:
 
 
 def _fetch(source: str) -> Path:
-    """The local file of a path or URL, downloaded if necessary."""
+    """Return the local file for a path or URL; a URL is downloaded unless torch.hub's folder has the file."""
     scheme, separator, rest = source.partition("://")
     if not separator:
         return Path(source).expanduser()
@@ -96,7 +96,8 @@ def _fetch(source: str) -> Path:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if not digest.startswith(expected[1]):
                 raise CheckpointError(
-                    f"{path} is damaged or another file: its sha256 is {digest[:8]}…, but its name says {expected[1]}"
+                    f"{path} is damaged or not the named file: its sha256 is {digest[:8]}…, but its name says "
+                    f"{expected[1]}"
                 )
         return path
     raise CheckpointError(
@@ -107,7 +108,7 @@ def _fetch(source: str) -> Path:
 def _download(url: str) -> Path:
     name = Path(urllib.parse.urlparse(url).path).name or "checkpoint"
     expected = _HASH.search(name)
-    if not expected:  # make the name unique: other URLs may have the same file name
+    if not expected:  # add a hash of the URL, since other URLs may have the same file name
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}"
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.exists():
@@ -150,7 +151,7 @@ def _missing_message(path: Path) -> str:
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(safetensors.torch.load_file(path))
-    except Exception as error:  # safetensors raises its own kind of Exception
+    except Exception as error:  # the package's SafetensorError is derived from Exception only
         raise CheckpointError(f"{path} is truncated or not a safetensors file: {_first_line(error)}") from error
 
 
@@ -162,17 +163,17 @@ def _read_torch(path: Path) -> Any:
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
     if head.startswith(b"PK"):
-        if not zipfile.is_zipfile(path):  # the index is at the end of the file
+        if not zipfile.is_zipfile(path):  # a truncated zip file lacks the index at its end
             raise CheckpointError(f"{path} is truncated; copy or download it again")
-        with zipfile.ZipFile(path) as archive:  # torch.load does not verify checksums
+        with zipfile.ZipFile(path) as archive:  # verify the checksums, since torch.load does not
             if damaged := archive.testzip():
                 text = f"{path}: the checksum of {damaged} is wrong; the file is probably damaged: copy it again"
                 warnings.warn(text, stacklevel=2)
-    elif head[0] != 0x80:  # neither a zip nor a pickle
+    elif head[0] != 0x80:  # files of torch.save are zip files, or start with this byte of a pickle
         raise CheckpointError(f"{path} is not a checkpoint: it starts with {head[:16]!r}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's warnings; real problems raise one of the errors below
+            warnings.simplefilter("ignore")  # every problem raises one of the errors below
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if not head.startswith(b"PK") and not _is_whole_pickle(path):

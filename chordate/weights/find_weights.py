@@ -16,7 +16,7 @@ from chordate.weights.checkpoint_sources import source_of
 from chordate.weights.load_report import abbreviate
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts save the weights
-_MAX_DEPTH = 4  # maximum depth of nested wrappers
+_MAX_DEPTH = 4  # limit on nested wrappers: an untrusted file may nest without end
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
         contents: from `read_state`, or a bare state dict.
 
     Raises:
-        CheckpointError: our own checkpoint has another format or values of wrong types, or there are no usable weights.
+        CheckpointError: our own checkpoint has another format or values of wrong types, or no usable weights.
     """
     source, meta = source_of(contents), checkpoint_meta(contents)
     if meta is not None:
@@ -58,12 +58,15 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
         raise CheckpointError(f"{source} has no weights")
     for name, tensor in state.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise CheckpointError(f"{source}: {name} is not a dense tensor with values; save the model's state_dict()")
+            raise CheckpointError(
+                f"{source}: {name} must be a dense, unquantized tensor that is not on the meta device; save the "
+                f"state_dict() of the original model"
+            )
     return Weights(state, meta, source)
 
 
 def _unwrap(contents: Mapping[Any, Any], source: str) -> dict[Any, Any]:
-    """The state dict inside the dicts that training scripts wrap around it."""
+    """Return the state dict from within the nested dicts in which training scripts save it."""
     weights = dict(contents)
     for _ in range(_MAX_DEPTH):
         if any(isinstance(value, Tensor) for value in weights.values()):
@@ -72,5 +75,5 @@ def _unwrap(contents: Mapping[Any, Any], source: str) -> dict[Any, Any]:
         if inner is None:
             break
         weights = dict(inner)
-    keys = abbreviate([str(key) for key in weights], 5) or "nothing"
-    raise CheckpointError(f"{source} has no weights: neither tensors nor a state_dict, but {keys}")
+    keys = abbreviate([str(key) for key in weights], 5) or "none"
+    raise CheckpointError(f"{source} has no weights: expected tensors or a state_dict, got keys: {keys}")

@@ -12,11 +12,11 @@ from chordate.structures import DatasetMeta
 from chordate.text import pluralize, printable
 
 _COLUMNS = ("loaded", "adapted", "remade", "skipped")
-_MAX_LAYERS = 12  # maximum number of layers per part that get separate rows in the table
+_MAX_LAYERS = 12  # limit on rows for single layers of a part; a part with more has one row
 
 
 def abbreviate(names: Sequence[str], count: int = 3) -> str:
-    """The first names and the number of others: `fc.weight, fc.bias`, `a, b, c … 57 more`."""
+    """Join the first `count` names, and append the number of the others: `a, b, c … 57 more`."""
     rest = len(names) - count
     return ", ".join(printable(name, 160) for name in names[:count]) + (f" … {rest} more" if rest > 0 else "")
 
@@ -29,8 +29,8 @@ class LoadReport:
         source: the path or URL, or "the state dict".
         format: the library whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
         loaded: the model's tensors that were copied unchanged.
-        adapted: the model's tensors that were copied after a change: outputs matched by name (of a class or keypoint),
-            a 3-channel stem converted to another number of input channels.
+        adapted: the model's tensors that were copied after a change: outputs reordered by class or keypoint name, or a
+            3-channel stem converted to another number of input channels.
         skipped: tensors of the checkpoint that were not used, after conversion to the model's names.
         missing: the model's tensors that were not loaded and keep their values.
         meta: metadata of the dataset that the checkpoint was trained on, if known.
@@ -70,7 +70,7 @@ class LoadReport:
             counts = [outcomes.count(column) for column in _COLUMNS]
             notes = dict.fromkeys(self.notes[name] for name in names if name in self.notes)
             cells = [part, *(str(count) if count else "" for count in counts), abbreviate(list(notes), 2)]
-            table.add_row(*map(Text, cells))  # as text: rich would interpret brackets in class names
+            table.add_row(*map(Text, cells))  # as Text, since rich would interpret brackets in class names as markup
         return table
 
     def _outcomes(self) -> dict[str, str]:
@@ -79,7 +79,7 @@ class LoadReport:
         return {name: outcome for outcome, names in outcomes for name in names}
 
     def _parts(self, outcomes: Mapping[str, str]) -> dict[str, list[str]]:
-        """Tensor names grouped by table row."""
+        """Group tensor names by row of the table; `outcomes` maps tensor names to outcomes."""
         by_part: dict[str, dict[str, list[str]]] = {}
         for name in dict.fromkeys([*self.loaded, *self.adapted, *self.missing, *self.skipped]):
             by_part.setdefault(name.split(".")[0], {}).setdefault(name.rpartition(".")[0] or name, []).append(name)

@@ -1,4 +1,4 @@
-"""Warns about model settings that differ from the settings that the weights were trained with."""
+"""Warns if a model has other settings than those with which its weights were trained."""
 
 import warnings
 

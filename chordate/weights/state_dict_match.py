@@ -13,7 +13,7 @@ from chordate.contracts import Backbone
 from chordate.weights.class_rows import RowMatcher
 from chordate.weights.load_report import abbreviate
 
-_COUNTER = "num_batches_tracked"  # a buffer of BatchNorm that some checkpoints lack and that is not needed
+_COUNTER = "num_batches_tracked"  # BatchNorm's counter, which some checkpoints lack; unused unless momentum=None
 
 
 @dataclass
@@ -25,9 +25,10 @@ class StateDictMatch:
         mismatched: mapping from name to the shapes in the checkpoint and in the model; if the shapes are equal, no
             class name matches.
         missing: tensors of the model that the checkpoint does not have.
-        unexpected: tensors that contradict the model: they belong to a part of the model, but the model lacks them.
+        unexpected: tensors of parts that the model has, but without these tensors, so the checkpoint contradicts the
+            model.
         skipped: tensors of parts that the model does not have, such as a classifier's `fc` for a backbone.
-        notes: mapping from the name of an adapted tensor to the change.
+        notes: mapping from the name of an adapted tensor to a description of the change.
     """
 
     loaded: dict[str, Tensor] = field(default_factory=dict)
@@ -48,7 +49,7 @@ class StateDictMatch:
         return not (self.mismatched or self.missing or self.unexpected)
 
     def problems(self) -> str:
-        """The tensors that do not fit, in one line."""
+        """Describe the tensors that do not fit the model, in one line."""
         problems = []
         if self.mismatched:
             shapes = [f"{name} {theirs} for the model's {ours}" for name, (theirs, ours) in self.mismatched.items()]

@@ -16,7 +16,7 @@ train_data = dict(
     ],
     batch_size=32,
 )
-# Resizes to a square without cropping, whatever the image's aspect ratio.
+# Images are resized to a square without cropping, which changes their aspect ratio.
 val_data = dict(pipeline=[dict(type="Resize", size=(384, 384), interpolation="bicubic")])
 optimizer = dict(lr=5e-5, weight_decay=1e-8, layer_decay=0.7, layer_blocks=3, base_batch_size=512)
 schedule = dict(min_factor=0.02, warmup_epochs=0)

@@ -1,7 +1,7 @@
 """Torchvision's `fasterrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
-Differences from our defaults: anchors have rounded corners and torchvision's strides; RoIAlign with aligned=False and
-sampling_ratio=2; smooth L1; BatchNorm's eps is 0 (1e-5 in torchvision if built with `weights=None`).
+Differences from our defaults: anchors have rounded corners and torchvision's strides; RoIAlign has aligned=False and
+sampling_ratio=2; the box loss is smooth L1; BatchNorm's eps is 0 (1e-5 in torchvision if built with `weights=None`).
 """
 
 _base_ = [
@@ -11,7 +11,8 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(norm=dict(eps=0.0), pretrained=None),  # the model's weights include the backbone
+    # No ImageNet weights, since the detector's weights include the backbone.
+    backbone=dict(norm=dict(eps=0.0), pretrained=None),
     rpn=dict(
         anchors=dict(rounded=True, stride_from_grid=True),
         post_nms_topk=(2000, 1000),

@@ -1,13 +1,15 @@
 """Torchvision's `retinanet_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
 Differences from our defaults: p6 is computed from p5; anchors have integer sizes, rounded corners and torchvision's
-strides; the box loss is L1; 300 detections per image; BatchNorm's eps is 0; 91 classes, COCO's category ids 0 … 90.
+strides; the box loss is L1; at most 300 detections per image; BatchNorm's eps is 0; the 91 classes are COCO's
+category ids 0 … 90.
 """
 
 _base_ = ["./retinanet_r50_fpn_1x_coco.py"]
 
 model = dict(
-    backbone=dict(norm=dict(eps=0.0), pretrained=None),  # the model's weights include the backbone
+    # No ImageNet weights, since the detector's weights include the backbone.
+    backbone=dict(norm=dict(eps=0.0), pretrained=None),
     neck=dict(extra="p5"),
     head=dict(
         anchors=dict(

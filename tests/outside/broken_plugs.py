@@ -1,4 +1,4 @@
-"""A tiny task, and datasets and metrics that each break their contract in one way."""
+"""A tiny task, and datasets and metrics each of which violates its contract in one way."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ from chordate.structures import Batch, ImageInfo, InstanceTargets, Layout, Sampl
 
 @dataclass
 class Brightness(Targets):
-    """The brightness of each image: `value` `[N]`, 0 … 1."""
+    """Targets: the brightness of each image, `value` `[N]`, 0 … 1."""
 
     value: Annotated[Tensor, Layout("N", dtype=torch.float32)]
 
@@ -128,7 +128,7 @@ class Empty(Gray):
 
 @DATASETS.register_module()
 class HalfAnnotated(Gray):
-    """Claims to have COCO annotations, but returns another library's type."""
+    """A dataset whose `coco` attribute has the wrong type."""
 
     category_ids = (1,)
     coco = object()
@@ -201,7 +201,7 @@ class NoCompute(Metric):
 
 @METRICS.register_module()
 class NoMetric:
-    """Has the methods that are called, but not `table` and the rest of the contract."""
+    """A metric with the methods that an evaluation calls, but without `table` and the rest of the contract."""
 
     def __init__(self, dataset: Dataset):
         pass

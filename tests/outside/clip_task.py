@@ -18,7 +18,7 @@ DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 
 @DATASETS.register_module()
 class MovingDots(Dataset):
-    """Clips of a dot that moves in one of four directions, which are the classes."""
+    """A dataset of clips of a moving dot; the classes are its four directions."""
 
     meta = DatasetMeta(tuple(DIRECTIONS))
     target_type = ClassTargets
@@ -52,7 +52,7 @@ class MovingDots(Dataset):
 
 @BACKBONES.register_module()
 class ClipNet(Backbone):
-    """3×3×3 convolutions over time and space: c2 `[N, C, T, H / 4, W / 4]`, c3 `[N, 2 C, T / 2, H / 8, W / 8]`."""
+    """A backbone of 3×3×3 convolutions: c2 `[N, C, T, H / 4, W / 4]` and c3 `[N, 2 C, T / 2, H / 8, W / 8]`."""
 
     def __init__(self, width: int = 8, frames: int = FRAMES):
         super().__init__()

@@ -53,7 +53,7 @@ class DepthMap(Prediction):
 
 @DATASETS.register_module()
 class Balls(Dataset):
-    """Balls in front of a wall; nearer balls are larger and brighter."""
+    """A dataset of balls in front of a wall; nearer balls are larger and brighter."""
 
     meta = DatasetMeta(extra={"unit": "m"})
     target_type = DepthTargets
@@ -78,14 +78,14 @@ class Balls(Dataset):
         image = (255 / depth)[None].repeat(3, 0) + random.normal(0, 3, (3, height, width))
         return {
             "image": Image(torch.from_numpy(image.clip(0, 255).astype(np.uint8))),
-            "depth": Mask(torch.from_numpy(depth)),  # flips and crops move it with the image
+            "depth": Mask(torch.from_numpy(depth)),  # as a Mask, it is flipped and cropped with the image
             "info": ImageInfo(index, f"{index}.png", height, width),
         }
 
 
 @MODELS.register_module()
 class DepthEstimator(Model):
-    """Predicts depth with a 1×1 convolution on the backbone's finest feature map, resized to the size of the images."""
+    """Predicts depth by a 1×1 convolution on the backbone's finest feature map, and resizes it to the image size."""
 
     size_divisor = 32
 
@@ -111,7 +111,7 @@ class DepthEstimator(Model):
 
 @METRICS.register_module()
 class DepthError(Metric):
-    """Mean absolute error in meters, at the size of the evaluated images."""
+    """Mean absolute error in meters over the pixels of the original images, which the pipeline must not resize."""
 
     lower_is_better = ("mean_error",)
 
@@ -132,7 +132,7 @@ class DepthError(Metric):
 
 
 def paint(depth: Tensor, image: np.ndarray) -> np.ndarray:
-    """The depth in the red channel, 0 … 10 m, over the image in gray."""
+    """Draw the depth, 0 … 10 m, into the red channel of the image."""
     picture = image.copy()
     height, width = depth.shape
     picture[:height, :width, 0] = (depth.clamp(0, FAR) / FAR * 255).round().to(torch.uint8).numpy()

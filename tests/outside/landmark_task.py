@@ -54,7 +54,7 @@ class Landmarks(Prediction):
 
 @DATASETS.register_module()
 class ThreeDots(Dataset):
-    """Gray images with a red, a green and a blue dot, whose centers are the landmarks."""
+    """A dataset of gray images with a red, a green and a blue dot, whose centers are the landmarks."""
 
     meta = DatasetMeta(extra={"landmarks": ["red", "green", "blue"], "num_landmarks": 3, "heatmap_sigma": 1.0})
     target_type = LandmarkTargets
@@ -83,7 +83,7 @@ class ThreeDots(Dataset):
 
 @HEADS.register_module()
 class HeatmapHead(nn.Module):
-    """One heatmap per landmark; their number and the width of their peaks come from the dataset's metadata."""
+    """Predicts one heatmap per landmark; number of landmarks and width of peaks come from the dataset's metadata."""
 
     def __init__(self, in_features: dict[str, FeatureSpec], num_landmarks: int, heatmap_sigma: float):
         super().__init__()

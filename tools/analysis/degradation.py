@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from chordate.cli.main import main
 
 KINDS = ("plain", "resnet")
-COLORS = ("#d99a2b", "#1f4e9c")  # shallow, deep
-PAPER = 64_000  # iterations; the learning rate drops after half and three quarters of them
-POINTS = 100  # points of the training curve
+COLORS = ("#d99a2b", "#1f4e9c")  # of the shallow and the deep network of each panel
+PAPER = 64_000  # number of iterations in the paper; the learning rate drops after half and 3/4 of them
+POINTS = 100  # number of points of the training curve
 
 
 def train(name: str, arguments: argparse.Namespace) -> int:

@@ -13,10 +13,11 @@ from chordate.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class Mosaic:
-    """Place four images around a random point of a canvas with sides 2 · `size` (as in YOLOX, Ge et al. 2021).
+    """Place four images around a random point of a canvas with sides of 2 · `size` (as in YOLOX, Ge et al. 2021).
 
-    Each image is scaled to fit into a square with sides `size`, placed with one corner at the point, and cropped to the
-    canvas. YOLOX then applies a random affine transform and a crop to `size`: `RandomAffine`, then `CenterCrop`.
+    Each image is scaled to fit into a square with sides of `size`, placed with one corner at the point, and cropped to
+    the canvas. YOLOX then applies a random affine transform and a crop to `size`; in a pipeline, these are v2's
+    `RandomAffine` and `CenterCrop`.
 
     Args:
         size: height and width of the square that each image is scaled to fit, in pixels.

@@ -106,7 +106,7 @@ def _interpolation(name: str) -> v2.InterpolationMode:
     return v2.InterpolationMode(name)
 
 
-# Arguments that a config writes as names, and how to convert them to the objects that v2 expects.
+# For arguments that a config gives as names or dicts, the functions that convert them to the objects that v2 expects.
 _FROM_NAMES: dict[str, Callable[[Any], Any]] = {
     "dtype": lambda value: _dtype(value) if isinstance(value, str) else value,
     "interpolation": lambda value: _interpolation(value) if isinstance(value, str) else value,

@@ -1,4 +1,4 @@
-"""Splits whole networks of torchvision, timm and others into backbone and final layers (`HasFinalLayers`)."""
+"""Splits the state dicts of classifiers from torchvision, timm and others into backbone and final layers."""
 
 from collections.abc import Mapping
 
@@ -14,9 +14,11 @@ _NORM = ("head.norm", "classifier.0")
 
 
 def split_network(state: Mapping[str, Tensor], trunk: str, final: Mapping[str, str]) -> State:
-    """Prefix a network's tensor names with `trunk`; rename its last layers as `final` says (keys "linear" and "norm").
+    """Convert a classifier's state dict to the names of a model with a backbone and a head (`HasFinalLayers`).
 
-    If the last layer is a 1×1 convolution (timm's pre-activation ResNets), it becomes a linear layer.
+    Tensor names get the prefix `trunk`, except for the last linear layer and the normalization layer before it, which
+    get the names `final["linear"]` and `final["norm"]`. If the last layer is a 1×1 convolution (timm's pre-activation
+    ResNets), its weight is reshaped to that of a linear layer.
     """
     last = _last(state)
     ours = {}
@@ -32,7 +34,7 @@ def split_network(state: Mapping[str, Tensor], trunk: str, final: Mapping[str, s
 
 
 def network_meta(state: Mapping[str, Tensor]) -> DatasetMeta | None:
-    """ImageNet's class names if a network's last layer has 1000 outputs; else None."""
+    """Metadata with ImageNet's class names if a classifier's last layer has 1000 outputs; else None."""
     last = _last(state)
     classes = imagenet_classes()
     imagenet = last is not None and state[f"{last}.weight"].shape[:1] == (len(classes),)

@@ -36,7 +36,7 @@ class Format:
     Attributes:
         library: name of the library in reports and messages.
         stride_in_3x3: whether the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5). A model
-            with the stride in the 1×1 convolution computes other features from the same weights, so loading warns.
+            with the stride in the 1×1 convolution computes different features from the same weights, so loading warns.
     """
 
     library: str
@@ -49,7 +49,7 @@ class Format:
     def convert(self, state: State, model: Any) -> State:
         """Convert a state dict to the names and layout of `model`, which is a whole model or a backbone.
 
-        Tensors without a counterpart in the model keep their names; they are reported as skipped or as unexpected.
+        Tensors without a counterpart in the model keep their names; the report lists them as skipped or unexpected.
         """
         raise NotImplementedError
 

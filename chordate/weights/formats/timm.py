@@ -19,7 +19,7 @@ class TimmResNet(Format):
         )
 
     def convert(self, state: State, model: Any) -> State:
-        return state  # our ResNet uses timm's names here
+        return state  # our ResNet has timm's names for these layers
 
 
 _PREACT_NAMES: Names = (

@@ -38,7 +38,7 @@ class TorchvisionDenseNet(Format):
 
     def recognizes(self, state: State) -> bool:
         return "features.denseblock1.denselayer1.norm1.weight" in state or (
-            "features.denseblock1.denselayer1.norm.1.weight" in state  # in the published files
+            "features.denseblock1.denselayer1.norm.1.weight" in state  # the name in the published files
         )
 
     def convert(self, state: State, model: Any) -> State:
@@ -71,7 +71,7 @@ class TorchvisionConvNeXt(Format):
         return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in ours.items()}
 
 
-# Torchvision's COCO detectors have an output for each category id up to 90; the ids named "N/A" are unused.
+# Torchvision's COCO detectors have an output for each category id, 0 … 90; the ids named "N/A" are unused.
 _COCO_IDS: tuple[str, ...] = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 _GAP = "N/A"
 _KEYPOINTS: tuple[str, ...] = tuple(KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"])
@@ -101,7 +101,8 @@ _RCNN_NAMES: Names = (
     (r"rpn\.head\.bbox_pred\.", "rpn.anchor_deltas."),
     (r"roi_heads\.box_head\.fc([67])\.", lambda m: f"box.trunk.fcs.{int(m[1]) - 6}."),
     (r"roi_heads\.box_head\.(\d)\.(?=\d)", r"box.trunk.convs.\1."),
-    (r"roi_heads\.box_head\.\d\.", "box.trunk.fcs.0."),  # the only fully connected layer, after the convolutions
+    # In `_v2` models, a single fully connected layer follows the convolutions.
+    (r"roi_heads\.box_head\.\d\.", "box.trunk.fcs.0."),
     (r"roi_heads\.box_predictor\.cls_score\.", "box.cls_score."),
     (r"roi_heads\.box_predictor\.bbox_pred\.", "box.bbox_pred."),
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.", lambda m: f"mask.convs.{int(m[1]) - 1}.0."),
@@ -157,7 +158,7 @@ _RETINANET_NAMES: Names = (
     (r"head\.regression_head\.conv\.(\d)\.", lambda m: f"head.box_tower.{int(m[1]) // 2}.0."),
     (r"head\.regression_head\.bbox_reg\.", "head.bbox_pred."),
 )
-_RATIOS = 3  # aspect ratios of anchors
+_RATIOS = 3  # number of aspect ratios of the anchors
 
 
 @FORMATS.register_module()

@@ -9,7 +9,7 @@ from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
 from chordate.weights.formats.format import Format, Names, State, rename_all
 
-# Pascal VOC's classes; the background is a class.
+# Pascal VOC's classes, including the background.
 _VOC: tuple[str, ...] = tuple(DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"])
 _FCN: Names = (
     (r"classifier\.([01])\.", r"head.convs.0.\1."),

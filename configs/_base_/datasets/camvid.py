@@ -7,7 +7,11 @@ test/ and the label folders trainannot/, valannot/ and testannot/.
 _classes = [
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
 ]  # fmt: skip
-_dataset = dict(type="SemanticFolder", classes=_classes, ignored_ids=[11])
+_palette = [
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
+    (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+]  # fmt: skip
+_dataset = dict(type="SemanticFolder", classes=_classes, ignored_ids=[11], palette=_palette)
 fallback_meta = dict(classes=_classes)
 train_data = dict(
     dataset=dict(images="train", labels="trainannot", **_dataset),

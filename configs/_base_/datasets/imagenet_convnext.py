@@ -1,7 +1,7 @@
 """ImageNet-1k as for ConvNeXt (Liu et al. 2022, appendix A.1, table 5): RandAugment (9, 0.5), random erasing.
 
-The paper's magnitude 9 (of 10) is 27 (of 30) on torchvision's scale: both rotate by up to 27°. The paper's random
-variation of the magnitude (standard deviation 0.5) is omitted.
+The paper's magnitude 9 (of 10) corresponds to 27 (of 30) on torchvision's scale: both rotate by up to 27°. The paper's
+random variation of the magnitude (standard deviation 0.5) is omitted.
 """
 
 _base_ = ["imagenet.py"]

@@ -3,6 +3,6 @@
 _base_ = ["faster-rcnn_fpn.py"]
 
 model = dict(
-    rpn=dict(post_nms_topk=(2000, 1000)),  # RPN.POST_NMS_TOPK_TRAIN
+    rpn=dict(post_nms_topk=(2000, 1000)),  # (training, testing), from RPN.POST_NMS_TOPK_*
     box=dict(_delete_=True, type="CascadeHead", stage=dict(trunk=dict(type="ConvFC"))),
 )

@@ -3,10 +3,10 @@
 _base_ = ["faster-rcnn_fpn.py"]
 
 model = dict(
-    backbone=dict(out=["c5"], output_stride=16, dilations=[1, 1, 1, 2]),  # RESNETS.RES5_DILATION, in every block
+    backbone=dict(out=["c5"], output_stride=16, dilations=[1, 1, 1, 2]),  # RES5_DILATION, in every block
     neck=None,
     rpn=dict(
-        anchors=dict(sizes=[[32, 64, 128, 256, 512]]),  # ANCHOR_GENERATOR.SIZES
+        anchors=dict(sizes=[[32, 64, 128, 256, 512]]),  # from ANCHOR_GENERATOR.SIZES
         pre_nms_topk=(12000, 6000),
         post_nms_topk=(2000, 1000),
     ),

@@ -4,7 +4,7 @@ are the default arguments of our components.
 
 model = dict(
     type="TwoStageDetector",
-    # With few images per process, BatchNorm keeps its ImageNet statistics; the stem and c2 are frozen.
+    # Batches are too small for BatchNorm statistics, so ImageNet's are kept; the stem and c2 are frozen.
     backbone=dict(type="resnet50", norm=dict(type="FrozenBN"), frozen_stages=1, pretrained=True),
     neck=dict(type="FPN"),
     rpn=dict(type="RPNHead"),

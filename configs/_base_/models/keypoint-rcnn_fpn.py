@@ -3,7 +3,7 @@
 _base_ = ["faster-rcnn_fpn.py"]
 
 model = dict(
-    rpn=dict(post_nms_topk=(1500, 1000)),  # RPN.POST_NMS_TOPK_TRAIN
+    rpn=dict(post_nms_topk=(1500, 1000)),  # (training, testing), from RPN.POST_NMS_TOPK_*
     box=dict(smooth_l1_beta=0.5),  # ROI_BOX_HEAD.SMOOTH_L1_BETA: plain L1 would raise box AP but lower keypoint AP
     keypoint=dict(type="KeypointHead"),
 )

@@ -1,0 +1,57 @@
+"""Cityscapes: 19 classes of street scenes (Cordts et al. 2016)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from chordate.data.semantic_folder import SemanticFolder
+from chordate.registry import DATASETS
+
+# The evaluated classes: name, id in labelIds PNGs, color. Source: helpers/labels.py of cityscapesScripts.
+_ROWS = (
+    ("road", 7, (128, 64, 128)),
+    ("sidewalk", 8, (244, 35, 232)),
+    ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)),
+    ("fence", 13, (190, 153, 153)),
+    ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)),
+    ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)),
+    ("terrain", 22, (152, 251, 152)),
+    ("sky", 23, (70, 130, 180)),
+    ("person", 24, (220, 20, 60)),
+    ("rider", 25, (255, 0, 0)),
+    ("car", 26, (0, 0, 142)),
+    ("truck", 27, (0, 0, 70)),
+    ("bus", 28, (0, 60, 100)),
+    ("train", 31, (0, 80, 100)),
+    ("motorcycle", 32, (0, 0, 230)),
+    ("bicycle", 33, (119, 11, 32)),
+)
+CITYSCAPES_CLASSES, CITYSCAPES_IDS, CITYSCAPES_PALETTE = zip(*_ROWS)
+LAST_ID = 33  # ids count from 0 (unlabeled); those that are not evaluated, such as parking, are ignored
+
+
+@DATASETS.register_module()
+class CityscapesSemantic(SemanticFolder):
+    """`leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png` and
+    `gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png`, as downloaded.
+
+    Args:
+        split: "train" (2,975 images) or "val" (500). The labels of "test" are not public.
+        folder: contains leftImg8bit/ and gtFine/; relative to `data_root` or absolute.
+        settings: data_root, pipeline, seed, meta: see `Dataset`.
+    """
+
+    def __init__(self, split: Literal["train", "val"], folder: str | Path = ".", **settings: Any):
+        super().__init__(
+            Path(folder, "leftImg8bit", split),
+            Path(folder, "gtFine", split),
+            image_suffix="_leftImg8bit.png",
+            label_suffix="_gtFine_labelIds.png",
+            classes=CITYSCAPES_CLASSES,
+            ids=CITYSCAPES_IDS,
+            ignored_ids=[number for number in range(LAST_ID + 1) if number not in CITYSCAPES_IDS],
+            palette=CITYSCAPES_PALETTE,
+            **settings,
+        )

@@ -1,0 +1,153 @@
+"""CocoPoseDataset: one sample per object with keypoints of a COCO annotation file, for top-down pose estimation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
+
+from chordate.arguments import Fraction, Names
+from chordate.data.coco import MIN_SIDE, CocoDataset
+from chordate.data.coco_annotations import Health, resolve_path
+from chordate.data.detected_boxes import DetectedBoxes, read_detected_boxes
+from chordate.data.image_io import read_image
+from chordate.data.instance_keypoints import has_keypoints, read_keypoints
+from chordate.errors import DataError
+from chordate.registry import DATASETS
+from chordate.structures import DatasetMeta, Sample
+from chordate.structures.pose import CropInfo, PoseTargets
+
+BLOCK = 10_000  # annotations read at a time, to limit memory
+NO_ANNOTATION = -1  # of a detected box
+
+
+@DATASETS.register_module()
+class CocoPoseDataset(CocoDataset):
+    """Objects with keypoints: people, in COCO.
+
+    A sample has `image` Image uint8 `[3, H, W]` RGB, the whole image or its crop; `boxes` BoundingBoxes `[1, 4]` x1,
+    y1, x2, y2 float32; `labels` `[1]` int64; `keypoints` `[1, K, 3]` float32 x, y in continuous pixels and visibility,
+    which transforms receive as InstanceKeypoints; `info` CropInfo. The pipeline needs a `TopDownCrop`.
+
+    Args:
+        annotations, images, classes, health: see `CocoDataset`.
+        boxes: a detector's results file in COCO's format (`chordate test --predictions`), relative to `data_root` or
+            absolute; its boxes of the dataset's categories are the samples, without keypoints. None for the boxes of
+            the annotations that have a labeled keypoint.
+        box_score_threshold: detected boxes with a lower score are dropped.
+        data_root, pipeline, seed, meta: see `Dataset`.
+
+    Attributes:
+        image_ids: `[images]` int64, ids of all images of the file, ascending; all of them are evaluated.
+        crop_image_ids: `[len]` int64, the image of each sample, ascending.
+
+    Raises:
+        DataError: as `CocoDataset`; or the results file is broken or does not fit, or there is no object to load.
+    """
+
+    target_type = PoseTargets
+    default_metric = "PoseMetric"
+
+    def __init__(
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        *,
+        classes: Names | None = None,
+        health: Health = "error",
+        boxes: str | Path | None = None,
+        box_score_threshold: Fraction = 0.0,
+        data_root: str | Path = ".",
+        pipeline: Sequence[Any] = (),
+        seed: int = 0,
+        meta: DatasetMeta | None = None,
+    ):
+        super().__init__(
+            annotations, images, classes=classes, health=health, keypoints=True,
+            data_root=data_root, pipeline=pipeline, seed=seed, meta=meta,
+        )  # fmt: skip
+        self.sizes = None  # all crops have one size
+        self.detected = boxes is not None
+        if boxes is not None:
+            path = resolve_path(data_root, boxes)
+            found = read_detected_boxes(path, self.image_ids, self.category_ids, box_score_threshold)
+            ids = np.full(len(found.scores), NO_ANNOTATION, np.int64)
+        else:
+            found, ids = self._annotated_boxes()
+        self.crop_image_ids, self.box_categories, self.boxes, self.box_scores = found
+        self.annotation_ids = ids
+
+    def __len__(self) -> int:
+        return len(self.crop_image_ids)
+
+    def read(self, index: int) -> Sample:
+        """The whole image and the object, before the transforms."""
+        assert self.meta.skeleton is not None  # the constructor reads it
+        record = self.coco.load_imgs([int(self.crop_image_ids[index])])[0]
+        path = self.images / record["file_name"]
+        image = Image(read_image(path, (record["height"], record["width"])))
+        size = image.shape[-2], image.shape[-1]
+        number = int(self.annotation_ids[index])
+        annotation = {"id": number} if number == NO_ANNOTATION else self.coco.load_anns([number])[0]
+        box, label = self.boxes[index], self.labels[int(self.box_categories[index])]
+        corners = torch.from_numpy(box.copy())[None]
+        info = CropInfo(
+            index, str(path), *size,
+            box=tuple(box.tolist()), size=size, score=float(self.box_scores[index]), label=label,
+        )  # fmt: skip
+        return {
+            "image": image,
+            "boxes": BoundingBoxes(corners, format=BoundingBoxFormat.XYXY, canvas_size=size, clamping_mode=None),
+            "labels": torch.tensor([label]),
+            "keypoints": read_keypoints([annotation], self.meta.skeleton, size, str(self.annotations)),
+            "info": info,
+        }
+
+    def finish(self, sample: Sample) -> Sample:
+        return {**sample, "keypoints": sample["keypoints"].as_subclass(Tensor)}
+
+    def check_annotated(self, training: bool) -> None:
+        if training and self.detected:
+            raise DataError(
+                "train_data.dataset: boxes of a detector have no keypoints to train on; leave boxes out, which takes "
+                "those of the annotations"
+            )
+
+    def class_images(self) -> list[NDArray[np.int64]]:
+        """For each class, the indices of its objects."""
+        return [np.flatnonzero(self.box_categories == category) for category in self.category_ids]
+
+    def _annotated_boxes(self) -> tuple[DetectedBoxes, NDArray[np.int64]]:
+        """The box of each object with a labeled keypoint, clipped to its image, and the ids of the annotations."""
+        sizes: dict[int, tuple[int, int]] = {}
+        for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // BLOCK):
+            sizes |= {
+                record["id"]: (record["width"], record["height"]) for record in self.coco.load_imgs(part.tolist())
+            }
+        rows = []
+        ids = self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=False)
+        for start in range(0, len(ids), BLOCK):
+            for annotation in self.coco.load_anns(ids[start : start + BLOCK]):
+                if has_keypoints(annotation) and annotation.get("bbox"):
+                    x, y, w, h = annotation["bbox"]
+                    width, height = sizes[annotation["image_id"]]
+                    corners = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+                    if min(corners[2] - corners[0], corners[3] - corners[1]) >= MIN_SIDE:
+                        rows.append((annotation["image_id"], annotation["category_id"], corners, annotation["id"]))
+        if not rows:
+            raise DataError(
+                f"{self.annotations}: no object with a box and a labeled keypoint; there is nothing to load"
+            )
+        rows.sort(key=lambda row: (row[0], row[3]))
+        image_ids, categories, boxes, numbers = zip(*rows)
+        found = DetectedBoxes(
+            np.array(image_ids, np.int64), np.array(categories, np.int64), np.array(boxes, np.float32),
+            np.ones(len(rows), np.float32),
+        )  # fmt: skip
+        return found, np.array(numbers, np.int64)

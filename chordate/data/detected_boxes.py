@@ -1,0 +1,98 @@
+"""Reads the boxes of a detector's results in COCO's format, as `chordate test --predictions` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from annotated_types import Ge, Le
+from numpy.typing import NDArray
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+
+from chordate.data.image_io import missing_file
+from chordate.errors import DataError
+from chordate.text import pluralize
+
+
+@dataclass
+class DetectedBox:
+    """One entry of a results file; `bbox` is x, y, width, height in pixels. Further fields are ignored."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+    score: Annotated[float, Ge(0), Le(1)]
+
+
+class DetectedBoxes(NamedTuple):
+    """The boxes of a results file.
+
+    Attributes:
+        image_ids: `[M]` int64.
+        category_ids: `[M]` int64.
+        boxes: `[M, 4]` float32 x1, y1, x2, y2 in pixels.
+        scores: `[M]` float32.
+    """
+
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+def read_detected_boxes(
+    path: Path, image_ids: NDArray[np.int64], category_ids: Sequence[int], score_threshold: float = 0.0
+) -> DetectedBoxes:
+    """The boxes of these categories that score at least the threshold, by image, then in the order of the file.
+
+    Args:
+        path: JSON, a list of `DetectedBox`.
+        image_ids: of all images of the dataset.
+        category_ids: of the categories that are read.
+        score_threshold: boxes with a lower score are dropped.
+
+    Raises:
+        DataError: the file is missing, not such a list, or belongs to other images or categories; or no box is left.
+    """
+    try:
+        entries = TypeAdapter(list[DetectedBox]).validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(missing_file(path, "results")) from error
+    except ValidationError as error:
+        raise DataError(
+            f"{path}: not COCO results ({_problem(error)}); write them by chordate test --predictions"
+        ) from (error)
+    found = DetectedBoxes(
+        np.array([entry.image_id for entry in entries], np.int64),
+        np.array([entry.category_id for entry in entries], np.int64),
+        np.array([entry.bbox for entry in entries], np.float32).reshape(-1, 4),
+        np.array([entry.score for entry in entries], np.float32),
+    )
+    foreign = ~np.isin(found.image_ids, image_ids)
+    if foreign.any():
+        raise DataError(
+            f"{path}: {int(foreign.sum())} of {pluralize(len(foreign), 'box')} belong to images that the "
+            f"annotations do not have (the first to image {found.image_ids[foreign][0]}); detect on the same images"
+        )
+    known = np.isin(found.category_ids, category_ids)
+    kept = known & (found.scores >= score_threshold) & (found.boxes[:, 2:] > 0).all(1)
+    if not kept.any():
+        reason = f"none of category {', '.join(map(str, category_ids))}"
+        if known.any():
+            reason = f"none with an area and a score ≥ {score_threshold:g}"
+        raise DataError(f"{path}: {pluralize(len(entries), 'box')}, but {reason}; there is nothing to crop")
+    order = np.flatnonzero(kept)[np.argsort(found.image_ids[kept], kind="stable")]
+    corners = found.boxes[order]
+    corners[:, 2:] += corners[:, :2]
+    return DetectedBoxes(found.image_ids[order], found.category_ids[order], corners, found.scores[order])
+
+
+def _problem(error: ValidationError) -> str:
+    """The first problem of a file in a few words."""
+    first = error.errors()[0]
+    where = first["loc"]
+    place = f"entry {where[0]}{''.join(f', {part}' for part in where[1:])}: " if where else ""
+    return f"{place}{first['msg']}"

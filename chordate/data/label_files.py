@@ -1,0 +1,66 @@
+"""Reads label images: PNGs of class ids, with or without a palette, and of colors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from chordate.data.image_io import missing_file
+from chordate.errors import DataError
+
+LabelPixels = NDArray[np.integer[Any]]  # ids [H, W], or colors [H, W, 3] uint8 RGB
+
+_ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_COLOR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+def read_label_image(path: Path) -> LabelPixels:
+    """Read the pixels of a label image.
+
+    One channel is ids: gray values, the indices of a palette (never the palette's colors), or 0 and 1 of a bitmap. An
+    alpha channel is dropped.
+
+    Returns:
+        Ids `[H, W]`, or colors `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        DataError: the file is missing, is not a readable image, or has floating-point pixels.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            if image.mode in _ID_MODES:
+                pixels = np.array(image)
+                return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
+            if image.mode in ("LA", "PA"):
+                return np.array(image.getchannel(0))
+            if image.mode in _COLOR_MODES:
+                return np.array(image.convert("RGB"))
+            mode = image.mode
+    except FileNotFoundError as error:
+        raise DataError(missing_file(path, "label")) from error
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable label image: {error}") from error
+    raise DataError(f"{path}: pixels of mode {mode} are no class ids; save them as an 8-bit or 16-bit PNG")
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Height and width in the header of an image file, before EXIF orientation; None if Pillow cannot read it."""
+    try:
+        with PIL.Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+        return None
+
+
+def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Colors `[…, 3]` RGB as single integers `[…]`, 65536 · red + 256 · green + blue."""
+    return colors.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+
+
+def format_color(packed: int) -> str:
+    """A packed color as a config writes it: `(128, 64, 0)`."""
+    return str((packed >> 16, packed >> 8 & 255, packed & 255))

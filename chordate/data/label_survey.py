@@ -1,0 +1,181 @@
+"""Looks at a sample of a dataset's label files when it is opened, so that mistakes are one line and not hours of IoU 0.
+
+The remaining files are checked when they are read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from chordate.data.label_encoding import LabelEncoding
+from chordate.data.label_files import LabelPixels, format_color, image_size, pack_colors
+from chordate.errors import DataError
+
+SAMPLE = 32  # label files
+MAX_COLOR_PIXELS = 1 << 18  # counting colors needs a sort, so they are counted on a grid of a large image
+LISTED = 5  # values in a message
+TWO_VALUED = {0, 255}  # a mask as image editors and annotation tools write it
+
+
+@dataclass
+class LabelSurvey:
+    """The values that occur in some label files.
+
+    Attributes:
+        ids, colors: the number of pixels of each value; colors are packed (see `pack_colors`).
+        examples: the first file of each value, ids and colors apart.
+        files: how many files were read.
+        wrong_sizes: one phrase for each file whose size is not its image's.
+    """
+
+    ids: Counter[int] = field(default_factory=Counter)
+    colors: Counter[int] = field(default_factory=Counter)
+    examples: dict[tuple[str, int], Path] = field(default_factory=dict)
+    files: int = 0
+    wrong_sizes: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, pixels: LabelPixels) -> None:
+        """Count the pixels of one file."""
+        kind, counter, values = "ids", self.ids, pixels
+        if pixels.ndim == 3:
+            step = max(1, round((pixels.shape[0] * pixels.shape[1] / MAX_COLOR_PIXELS) ** 0.5))
+            kind, counter, values = "colors", self.colors, pack_colors(pixels[::step, ::step].astype(np.uint8))
+        if kind == "ids" and values.dtype.itemsize <= 2 and values.dtype.kind == "u":
+            counts = np.bincount(values.ravel())
+            present = np.flatnonzero(counts)
+            counts = counts[present]
+        else:
+            present, counts = np.unique(values, return_counts=True)
+        for value, count in zip(present.tolist(), counts.tolist()):
+            counter[value] += count
+            self.examples.setdefault((kind, value), path)
+        self.files += 1
+
+    def describe(self, values: Sequence[int], kind: str = "ids") -> str:
+        """The histogram of some values: `19 (1.2 % of the pixels, a.png), 33 (0.1 %, b.png)`, frequent ones first."""
+        counter = self.ids if kind == "ids" else self.colors
+        total = sum(counter.values())
+        phrases: list[str] = []
+        for value in sorted(values, key=lambda value: -counter[value])[:LISTED]:
+            name = format_color(value) if kind == "colors" else str(value)
+            of = " of the pixels" if not phrases else ""
+            phrases.append(f"{name} ({_percent(counter[value] / total)}{of}, {self.examples[kind, value].name})")
+        return ", ".join(phrases) + (f" and {len(values) - LISTED} more" if len(values) > LISTED else "")
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %" if fraction >= 0.01 else f"{100 * fraction:.2g} %"
+
+
+def survey_labels(pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], LabelPixels]) -> LabelSurvey:
+    """Read label files spread evenly over a dataset.
+
+    Masks that are empty say nothing about the other value, so that more are read as long as only one value occurs.
+
+    Args:
+        pairs: the file of each image and of its labels.
+        read: reads the pixels of a label file.
+    """
+    survey = LabelSurvey()
+    first = range(0, len(pairs), max(1, len(pairs) // SAMPLE))[:SAMPLE]
+    chosen = set(first)
+    for number in [*first, *(number for number in range(len(pairs)) if number not in chosen)]:
+        if survey.files >= SAMPLE and len(survey.ids) + len(survey.colors) > 1:
+            break
+        image, label = pairs[number]
+        pixels = read(label)
+        survey.add(label, pixels)
+        (height, width), size = pixels.shape[:2], image_size(image)
+        if size is not None and size not in ((height, width), (width, height)):  # EXIF may turn the image
+            phrase = f"{label}: {width}×{height}, but its image {image.name} is {size[1]}×{size[0]}"
+            survey.wrong_sizes.append(phrase)
+    return survey
+
+
+def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -> tuple[LabelEncoding, list[str]]:
+    """Check that the values in a dataset's files have a meaning.
+
+    Masks of the values 0 and 255 alone, for two classes whose ids the config does not set, mean 0 and 1, although 255
+    is an ignored value by default.
+
+    Args:
+        survey: of the dataset's files.
+        encoding: as the config says.
+        source: folder of the label files, for messages.
+
+    Returns:
+        The encoding, with ids 0 and 255 for such masks; and lines for the log.
+
+    Raises:
+        DataError: values or colors without a meaning, or sizes that differ from the images'.
+    """
+    where, report = f"{source}: ", []
+    checked = f"{survey.files} label file{'s' if survey.files > 1 else ''} checked"
+    if set(survey.ids) == TWO_VALUED and encoding.ids_are_default and encoding.ids[-1] == 1:
+        ids, ignored = (*encoding.ids[:-1], 255), tuple(value for value in encoding.ignored_ids if value != 255)
+        encoding = replace(encoding, ids=ids, ignored_ids=ignored)
+        report.append(f'{where}masks of 0 and 255: 255 is "{encoding.classes[-1]}", not ignored; ids=[0, 1] if it is')
+    meant = {*encoding.ids, *encoding.ignored_ids}
+    unknown = [value for value in survey.ids if value not in meant]
+    if unknown:
+        value = max(unknown, key=survey.ids.__getitem__)
+        raise DataError(
+            f"{survey.examples['ids', value]}: pixels have the value {value}, which is no class; {checked}: "
+            f"{survey.describe(unknown)}; {_remedy(survey, encoding)}"
+        )
+    if set(survey.ids) == TWO_VALUED and encoding.ids == (0,):
+        raise DataError(
+            f'{where}masks of 0 and 255 for the one class "{encoding.classes[0]}", which would be 0; '
+            f'set background="class" to learn the rest as a class, or "ignored" to leave it out'
+        )
+    if survey.colors and encoding.palette is None:
+        raise DataError(
+            f"{where}label images in color: {survey.describe(list(survey.colors), 'colors')}; {checked}; set palette "
+            f"to the color of each class"
+        )
+    if survey.wrong_sizes:
+        raise DataError(f"{survey.wrong_sizes[0]} ({len(survey.wrong_sizes)} of {checked} differ)")
+    if survey.colors:
+        report += _check_colors(survey, encoding, where, checked)
+    if survey.ids and not survey.colors and not set(survey.ids) & set(encoding.ids):
+        report.append(f"{where}no pixel has a class: {survey.describe(list(survey.ids))}; {checked}")
+    return encoding, report
+
+
+def _check_colors(survey: LabelSurvey, encoding: LabelEncoding, where: str, checked: str) -> list[str]:
+    """Lines about colors outside the palette.
+
+    Raises:
+        DataError: no color is in the palette.
+    """
+    palette = set(pack_colors(np.array(encoding.palette, np.uint8)).tolist())
+    ignored = {int(pack_colors(np.array(color, np.uint8))) for color in encoding.ignored_colors}
+    outside = [color for color in survey.colors if color not in palette | ignored]
+    if not outside:
+        return []
+    listed = survey.describe(outside, "colors")
+    if not palette & set(survey.colors):
+        swapped = {(color & 255) << 16 | color & 0xFF00 | color >> 16 for color in survey.colors}
+        hint = "; red and blue are exchanged" if palette & swapped - set(survey.colors) else ""
+        raise DataError(f"{where}no color of the palette occurs, but {listed}; {checked}{hint}")
+    return [f"{where}colors outside the palette are ignored: {listed}; {checked}"]
+
+
+def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
+    """What to set so that the values that occur have a meaning."""
+    values = sorted(set(survey.ids) - set(encoding.ignored_ids))
+    count = len(encoding.ids)
+    if encoding.ids_are_default and encoding.ids[0] == 0:
+        if len(survey.ids) == count + 1 and 0 in survey.ids:
+            return 'one value more than classes: background="class" to learn 0, background="ignored" to leave it out'
+        if values == list(range(1, count + 1)):
+            return f'ids={values}, or background="ignored" if 0 means no class'
+        if len(values) == count:
+            return f"ids={values} if these are the classes"
+    known = str(list(encoding.ids)) if count <= 20 else f"{min(encoding.ids)} … {max(encoding.ids)}"
+    return f"the classes' ids are {known}; add the others to ids or to ignored_ids"

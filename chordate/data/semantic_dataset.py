@@ -1,0 +1,105 @@
+"""SemanticDataset: base class of datasets with a label image per image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torchvision.tv_tensors import Image
+
+from chordate.arguments import Names, NonNegativeInt
+from chordate.data.dataset import Dataset, model_classes
+from chordate.data.image_io import read_image
+from chordate.data.label_encoding import Background, Color, LabelDecoder, LabelEncoding
+from chordate.data.label_files import LabelPixels, read_label_image
+from chordate.data.label_map import LabelMap
+from chordate.data.label_survey import check_encoding, survey_labels
+from chordate.errors import DataError
+from chordate.structures import DatasetMeta, ImageInfo, Sample
+from chordate.structures.semantic import SemanticTargets
+
+
+class SemanticDataset(Dataset):
+    """Images, and for each a label image with the class of every pixel.
+
+    A label image has one channel of class ids (gray values or the indices of its palette) or RGB colors. Ignored pixels
+    have no loss and are not evaluated. Some label files are checked when the dataset is opened, the others when they
+    are read (see `label_survey.py`).
+
+    A sample has `image` Image uint8 `[3, H, W]` RGB, `labels` LabelMap `[H, W]`, and `info` ImageInfo.
+
+    Args:
+        pairs: the file of each image and of its labels.
+        classes: the names by label.
+        ids: the pixel value of each class; 0, 1, … by default.
+        ignored_ids: further values that occur and are ignored. A value that is neither a class nor ignored is an error.
+        palette: the color RGB of each class: that of its pixels in label images in color, whose other colors are
+            ignored, and that it is drawn with.
+        background: what the pixels of no class are, those of the class "background" if `classes` has one, else those of
+            the value 0: "class" is a class of its own, "background", "ignored" leaves them out. None: there are none,
+            and `classes` count from 0.
+        data_root, pipeline, seed, meta: see `Dataset`.
+
+    Raises:
+        DataError: the settings contradict each other, or the label images have values without a meaning.
+    """
+
+    target_type = SemanticTargets
+    default_metric = "SemanticMetric"
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        *,
+        classes: Names,
+        ids: Sequence[NonNegativeInt] | None = None,
+        ignored_ids: Sequence[NonNegativeInt] = (255,),
+        palette: Sequence[Color] | None = None,
+        background: Background | None = None,
+        data_root: str | Path = ".",
+        pipeline: Sequence[Any] = (),
+        seed: int = 0,
+        meta: DatasetMeta | None = None,
+    ):
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
+        encoding = LabelEncoding.build(classes, ids, ignored_ids, palette, background)
+        survey = survey_labels(pairs, self.read_pixels)
+        source = Path(os.path.commonpath([label.parent for _, label in pairs]))
+        encoding, self.health_report = check_encoding(survey, encoding, source)
+        encoding = encoding.reordered(model_classes(encoding.classes, meta) or ())
+        if meta is None:
+            self.meta = DatasetMeta(encoding.classes, palette=encoding.palette)
+        self.pairs, self.encoding, self.decode = list(pairs), encoding, LabelDecoder(encoding)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> Sample:
+        """The sample before its transforms.
+
+        Raises:
+            DataError: a file cannot be read, the two have different sizes, or a pixel has an unknown value.
+        """
+        path, label_path = self.pairs[index]
+        image, labels = read_image(path), self.read_labels(label_path)
+        (height, width), size = image.shape[-2:], (labels.shape[-2], labels.shape[-1])
+        if size == (width, height) and width != height:  # labels of the stored pixels, which EXIF turns
+            image = read_image(path, size)
+        elif size != (height, width):
+            raise DataError(f"{label_path}: {size[1]}×{size[0]}, but its image {path.name} is {width}×{height}")
+        return {"image": Image(image), "labels": labels, "info": ImageInfo(index, str(path), *size)}
+
+    def labels_of(self, index: int) -> Tensor:
+        """The labels `[H, W]` int16 of an image at its original size, `IGNORED` where there is no class."""
+        return self.read_labels(self.pairs[index][1]).as_subclass(Tensor) - 1
+
+    def read_labels(self, path: Path) -> LabelMap:
+        """The labels in a file."""
+        return self.decode(self.read_pixels(path), path)
+
+    def read_pixels(self, path: Path) -> LabelPixels:
+        """The pixels of a label file: ids `[H, W]`, or colors `[H, W, 3]`; formats other than images override this."""
+        return read_label_image(path)

@@ -1,0 +1,112 @@
+"""PoseMetric: COCO's AP of keypoints for poses that are predicted one by one, in crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chordate.arguments import Fraction, PositiveFloat
+from chordate.distributed import all_gather_object
+from chordate.errors import DataError
+from chordate.evaluation.coco_backends import BackendName
+from chordate.evaluation.coco_metric import CocoMetric
+from chordate.evaluation.ground_truth import CocoAnnotated
+from chordate.evaluation.oks_nms import oks_nms
+from chordate.evaluation.packed_detections import PackedDetections
+from chordate.registry import METRICS
+from chordate.structures import Batch, CropInfo, Detections
+
+
+class CocoCrops(CocoAnnotated, Protocol):
+    """The part of a dataset of crops that the metric needs.
+
+    Attributes:
+        crop_image_ids: `[crops]` int64, COCO's id of each crop's image.
+    """
+
+    crop_image_ids: NDArray[np.int64]
+
+
+@METRICS.register_module()
+class PoseMetric(CocoMetric):
+    """COCO's AP and AR of keypoints. The poses of an image's crops are put together, and duplicates suppressed.
+
+    Images without crops are evaluated too: their objects count as missed. Numbers: those of `CocoMetric` for keypoints.
+
+    Args:
+        dataset: the dataset of the predictions.
+        nms_threshold: of two poses of an image with a higher similarity (OKS), only the one with the higher score
+            counts; 0.9 in the code of Xiao et al. 2018. 1 keeps all.
+        engine, keypoint_sigmas: see `CocoMetric`.
+
+    Raises:
+        DataError: the dataset has no crops or no keypoints.
+    """
+
+    def __init__(
+        self,
+        dataset: CocoCrops,
+        nms_threshold: Fraction = 0.9,
+        engine: BackendName = "hotcoco",
+        keypoint_sigmas: Sequence[PositiveFloat] | None = None,
+    ):
+        if not isinstance(getattr(dataset, "crop_image_ids", None), np.ndarray):
+            raise DataError(
+                f"PoseMetric needs a dataset of crops, such as CocoPoseDataset; {type(dataset).__name__} has no "
+                f"crop_image_ids"
+            )
+        super().__init__(dataset, ["keypoints"], engine, keypoint_sigmas=keypoint_sigmas)
+        self.crop_image_ids, self.nms_threshold = dataset.crop_image_ids, nms_threshold
+        self._areas: dict[int, float] = {}
+
+    def update(self, predictions: Sequence[Detections], batch: Batch) -> None:
+        """Keep the poses of a batch of crops.
+
+        Raises:
+            DataError: as `CocoMetric.update`, or the batch has no crops.
+        """
+        for info in batch.infos:
+            if not isinstance(info, CropInfo):
+                raise DataError(f"PoseMetric: {info.path} is not cropped; val_data.pipeline needs a TopDownCrop")
+            self._areas[info.image_id] = info.area
+        super().update(predictions, batch)
+
+    def gather(self, batches: Sequence[PackedDetections]) -> PackedDetections:
+        """The poses of all crops of all ranks, put together per image, without duplicates."""
+        crops = super().gather(batches)
+        areas: dict[int, float] = {}
+        for part in all_gather_object(self._areas):
+            areas |= part
+        self._areas = {}
+        number = np.repeat(crops.image_ids, crops.counts)  # the crop of each pose
+        images = self.crop_image_ids[number]
+        sizes = np.array([areas[crop] for crop in number.tolist()])
+        kept = self._without_duplicates(crops, images, sizes)
+        kept = kept[np.lexsort((-crops.scores[kept], images[kept]))]
+        # Images without a crop are evaluated with no pose; images whose crops are still to come are not.
+        seen = np.isin(self.dataset.image_ids, self.crop_image_ids[crops.image_ids])
+        evaluated = self.dataset.image_ids[seen | ~np.isin(self.dataset.image_ids, self.crop_image_ids)]
+        ends = [np.searchsorted(images[kept], evaluated, side) for side in ("left", "right")]
+        keypoints = None if crops.keypoints is None else crops.keypoints[kept]
+        return PackedDetections(
+            evaluated, ends[1] - ends[0], np.zeros((len(evaluated), 2), np.int64),
+            crops.boxes[kept], crops.scores[kept], crops.labels[kept], None, keypoints,
+        )  # fmt: skip
+
+    def _without_duplicates(
+        self, crops: PackedDetections, images: NDArray[np.int64], areas: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """The indices of the poses that stay, for each image and class."""
+        if crops.keypoints is None:
+            return np.arange(len(crops.scores))
+        sigmas, kept = np.array(self._sigmas()), []
+        order = np.lexsort((crops.labels, images))
+        keys = np.stack([images[order], crops.labels[order]], 1)
+        starts = np.flatnonzero((keys[1:] != keys[:-1]).any(1)) + 1
+        for rows in np.split(order, starts):
+            points = crops.keypoints[rows, :, :2]
+            kept.append(rows[oks_nms(points, crops.scores[rows], areas[rows], sigmas, self.nms_threshold)])
+        return np.concatenate(kept)

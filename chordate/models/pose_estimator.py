@@ -1,0 +1,129 @@
+"""PoseEstimator: a backbone and a head that predicts a heatmap per keypoint of one object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from chordate.arguments import Fraction, validate_settings
+from chordate.contracts import check_outputs, offered
+from chordate.errors import ConfigError
+from chordate.model_contracts import Model, check_batch
+from chordate.models.parts import Part, wrong_targets
+from chordate.models.preprocess import Normalize
+from chordate.ops.gaussian_heatmaps import shift_right
+from chordate.registry import BACKBONES, HEADS, MODELS
+from chordate.structures import Batch, DatasetMeta, ImageInfo
+from chordate.structures.pose import CropInfo, Poses, PoseTargets
+
+
+class HeatmapHead(Protocol):
+    """The contract of a head that predicts a heatmap per keypoint.
+
+    The model builds it with `in_features` (FeatureSpecs of the maps on offer), and with the facts of the DatasetMeta
+    that its signature names.
+    """
+
+    def __call__(self, maps: dict[str, Tensor]) -> Tensor:
+        """Heatmaps `[N, num_keypoints, h, w]` from maps `[N, C, H, W]` by name."""
+
+    def loss(self, heatmaps: Tensor, keypoints: Tensor) -> dict[str, Tensor]:
+        """Scalar losses by name; `keypoints` `[N, num_keypoints, 3]` are x, y in pixels of the batch, visibility."""
+
+    def decode(self, heatmaps: Tensor) -> Tensor:
+        """Keypoints `[N, num_keypoints, 3]`: x, y in pixels of the batch, and confidence."""
+
+
+@MODELS.register_module()
+class PoseEstimator(Model):
+    """Top-down pose estimation: one object per image of the batch (Xiao et al. 2018).
+
+    A batch without crops (`TopDownCrop`) has one object per image, as large as the image.
+
+    Args:
+        meta: of the dataset; needs a skeleton.
+        backbone, head: a variant's name, a dict with `type` and the part's own arguments, or a built module; the head
+            is a `HeatmapHead`.
+        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
+        flip_test: whether the heatmaps are averaged with those of the mirrored image.
+        flip_shift: whether the latter are moved one cell to the right, for a head with `aligned=False`.
+        min_confidence: the score of an object is that of its box times the mean confidence of the keypoints above this
+            one (0.2 in the authors' code); 0 if there are none.
+
+    Raises:
+        ConfigError: two parts do not fit together, or the metadata has no skeleton or classes.
+    """
+
+    example_size = (256, 192)
+    mirrored: Tensor  # [K] int64, the counterpart of each keypoint
+
+    def __init__(
+        self,
+        meta: DatasetMeta,
+        backbone: Part,
+        head: Part,
+        preprocess: dict[str, Any] | None = None,
+        flip_test: bool = True,
+        flip_shift: bool = False,
+        min_confidence: Fraction = 0.2,
+    ):
+        super().__init__()
+        if meta.skeleton is None or not meta.classes:
+            raise ConfigError(
+                "PoseEstimator needs keypoints and classes; the dataset or fallback_meta.skeleton and "
+                "fallback_meta.classes give them"
+            )
+        self.meta, self.flip_test, self.flip_shift = meta, flip_test, flip_shift
+        self.min_confidence = min_confidence
+        self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
+        self.backbone = BACKBONES.build(backbone)
+        check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
+        specs = offered(self.backbone)
+        self.size_divisor = list(specs.values())[-1].stride
+        self.head: HeatmapHead = HEADS.build(head, in_features=specs, facts=meta.facts(), contract=HeatmapHead)
+        self.register_buffer("mirrored", torch.tensor(meta.skeleton.mirrored), persistent=False)
+
+    def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.backbone(self.preprocess(batch.images, batch.sizes))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        if not isinstance(batch.targets, PoseTargets):
+            raise wrong_targets(self, batch.targets, PoseTargets)
+        return self.head.loss(self.head(self.backbone_features(batch)), batch.targets.keypoints)
+
+    def heatmaps(self, images: Tensor) -> Tensor:
+        """Heatmaps `[N, num_keypoints, h, w]` of normalized images, averaged with those of the mirrored images if
+        `flip_test`."""
+        heatmaps = self.head(self.backbone(images))
+        if not self.flip_test:
+            return heatmaps
+        flipped = self.head(self.backbone(images.flip(-1))).flip(-1)[:, self.mirrored]
+        return (heatmaps + (shift_right(flipped) if self.flip_shift else flipped)) / 2
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Poses]:
+        """One pose per image of the batch, in pixels of the original image."""
+        check_batch(self, batch)
+        keypoints = self.head.decode(self.heatmaps(self.preprocess(batch.images, batch.sizes)))
+        crops = crop_infos(batch.infos, batch.sizes)
+        matrix, boxes, scores = (
+            torch.tensor(values, dtype=keypoints.dtype, device=keypoints.device)
+            for values in ([c.matrix for c in crops], [[c.box] for c in crops], [c.score for c in crops])
+        )
+        labels = torch.tensor([[crop.label] for crop in crops], device=keypoints.device)
+        confidence = keypoints[..., 2].clamp(0, 1)
+        certain = confidence > self.min_confidence
+        scores = scores * torch.where(certain, confidence, 0.0).sum(1) / certain.sum(1).clamp(min=1)
+        points = keypoints[..., :2] @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
+        keypoints = torch.cat((points, confidence[..., None]), -1)[:, None]
+        return [Poses(*one) for one in zip(boxes, scores[:, None], labels, [None] * len(crops), keypoints)]
+
+
+def crop_infos(infos: Sequence[ImageInfo], sizes: Tensor) -> list[CropInfo]:
+    """The crop of each image of a batch; an image that is not cropped is one object."""
+    if all(isinstance(info, CropInfo) for info in infos):
+        return list(infos)  # type: ignore[arg-type]
+    return [CropInfo.whole(info, size) for info, size in zip(infos, sizes.tolist())]

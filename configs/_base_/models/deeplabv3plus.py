@@ -1,0 +1,11 @@
+"""DeepLab v3+ (Chen et al. 2018) at output stride 8, with an auxiliary head on c4, in MMSegmentation's settings.
+
+The backbone is ResNet-50 with a deep stem (ResNet-C, MMSegmentation's "v1c").
+"""
+
+model = dict(
+    type="SemanticSegmenter",
+    backbone=dict(type="resnet50c", out=["c2", "c4", "c5"], output_stride=8, pretrained=True),
+    head=dict(type="DeepLabV3PlusHead", channels=512, aspp_dropout=0.0, dropout=0.1),
+    auxiliary=dict(type="FCNHead", level="c4"),
+)

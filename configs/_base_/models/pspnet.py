@@ -1,0 +1,11 @@
+"""PSPNet (Zhao et al. 2017) at output stride 8, with an auxiliary head on c4, in MMSegmentation's settings.
+
+The backbone is ResNet-50 with a deep stem (ResNet-C, MMSegmentation's "v1c").
+"""
+
+model = dict(
+    type="SemanticSegmenter",
+    backbone=dict(type="resnet50c", out=["c4", "c5"], output_stride=8, pretrained=True),
+    head=dict(type="PSPHead"),
+    auxiliary=dict(type="FCNHead", level="c4"),
+)

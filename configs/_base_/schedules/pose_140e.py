@@ -1,0 +1,7 @@
+"""Xiao et al. 2018, section 4.1: Adam, 140 epochs of batch 128 on four GPUs, rate 1e-3 divided by 10 after epochs 90
+and 120.
+"""
+
+optimizer = dict(type="Adam", lr=1e-3, base_batch_size=128)
+schedule = dict(type="step", milestones=[90, 120], gamma=0.1)
+train = dict(epochs=140, channels_last="auto", save_best="keypoints_AP")

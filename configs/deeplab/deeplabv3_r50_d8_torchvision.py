@@ -1,0 +1,7 @@
+"""torchvision's `deeplabv3_resnet50`, in the settings of its weights: Pascal VOC's 21 classes, background first."""
+
+_base_ = ["../_base_/models/deeplabv3.py", "../_base_/datasets/voc_semantic.py", "../_base_/schedules/poly.py"]
+
+model = dict(
+    backbone=dict(type="resnet50"), head=dict(channels=256, aspp_dropout=0.5, dropout=0.0), auxiliary_weight=0.5
+)

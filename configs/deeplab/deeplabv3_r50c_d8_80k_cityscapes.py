@@ -1,0 +1,9 @@
+"""DeepLab v3, ResNet-50-C, output stride 8, 80,000 iterations on Cityscapes."""
+
+_base_ = [
+    "../_base_/models/deeplabv3.py",
+    "../_base_/datasets/cityscapes_semantic.py",
+    "../_base_/schedules/poly.py",
+]
+
+optimizer = dict(base_batch_size=8)

@@ -1,0 +1,9 @@
+"""DeepLab v3+, ResNet-18, output stride 16, on CamVid; small enough for a CPU."""
+
+_base_ = [
+    "../_base_/models/deeplabv3plus.py",
+    "../_base_/datasets/camvid.py",
+    "../_base_/schedules/camvid_30e.py",
+]
+
+model = dict(backbone=dict(type="resnet18", output_stride=16), head=dict(channels=128), auxiliary=dict(channels=64))

@@ -1,0 +1,5 @@
+"""torchvision's `fcn_resnet50`, in the settings of its weights: Pascal VOC's 21 classes, background first."""
+
+_base_ = ["../_base_/models/deeplabv3.py", "../_base_/datasets/voc_semantic.py", "../_base_/schedules/poly.py"]
+
+model = dict(backbone=dict(type="resnet50"), head=dict(_delete_=True, type="FCNHead"), auxiliary_weight=0.5)

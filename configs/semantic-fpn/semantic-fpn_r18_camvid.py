@@ -1,0 +1,9 @@
+"""Semantic FPN, ResNet-18, on CamVid; small enough for a CPU."""
+
+_base_ = [
+    "../_base_/models/semantic-fpn.py",
+    "../_base_/datasets/camvid.py",
+    "../_base_/schedules/camvid_30e.py",
+]
+
+model = dict(backbone=dict(type="resnet18"), neck=dict(channels=128), head=dict(channels=64))

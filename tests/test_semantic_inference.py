@@ -1,0 +1,138 @@
+"""Inference of semantic segmentation: scales and mirroring, sides that no stride divides, memory of large images."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as transform
+
+import chordate
+from chordate.errors import ConfigError
+from chordate.models.semantic_tta import SemanticTTA
+from chordate.structures import Batch, DatasetMeta, ImageInfo, SemanticTargets
+
+META = DatasetMeta(("a", "b", "c"))
+HEADS = ["FCNHead", "DeepLabV3Head", "DeepLabV3PlusHead", "PSPHead", "SemanticFPNHead"]
+
+
+def segmenter(head: str = "FCNHead", **settings) -> chordate.Model:
+    backbone = {"type": "resnet18", "base_channels": 8, "out": ["c2", "c3", "c4", "c5"]}
+    model = {"type": "SemanticSegmenter", "backbone": backbone, "head": {"type": head}, **settings}
+    torch.manual_seed(0)
+    return chordate.build_model({"model": model}, meta=META, pretrained=False).eval()
+
+
+def batch_of(*sizes: tuple[int, int]) -> Batch:
+    """Random images of these sizes, padded to the largest."""
+    torch.manual_seed(1)
+    height, width = (max(sides) for sides in zip(*sizes))
+    images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
+    for image, (h, w) in zip(images, sizes):
+        image[:, :h, :w] = torch.randint(0, 256, (3, h, w))
+    infos = [ImageInfo(number, f"{number}.png", *size) for number, size in enumerate(sizes)]
+    return Batch(images, torch.tensor(sizes), infos)
+
+
+def plain_average(model, image: torch.Tensor, scales: list[float]) -> torch.Tensor:
+    """Probabilities `[K, H, W]` of one image, each scale and its mirror image predicted alone; the stride of 32 must
+    divide the sides at each scale."""
+    total = 0
+    for scale in scales:
+        size = [round(side * scale) for side in image.shape[-2:]]
+        resized = image if scale == 1 else transform.resize(image, size, antialias=True)
+        for flip in (False, True):
+            view = resized.flip(-1) if flip else resized
+            logits = model.logits(view[None], torch.tensor([size]))
+            probabilities = F.interpolate(logits, image.shape[-2:], mode="bilinear").softmax(1)[0]
+            total = total + (probabilities.flip(-1) if flip else probabilities)
+    return total / (2 * len(scales))
+
+
+def test_scales_and_mirroring_are_the_mean_of_the_images_predicted_alone():
+    model, batch, scales = segmenter(), batch_of((64, 128)), [0.5, 1.0, 2.0]
+    with torch.no_grad():
+        mean = SemanticTTA(scales, flip=True)(batch.images, batch.sizes, model.logits, 32)[0]
+        torch.testing.assert_close(mean, plain_average(model, batch.images[0], scales), atol=1e-5, rtol=0)
+    assert not torch.allclose(mean, plain_average(model, batch.images[0], [1.0]), atol=1e-4)
+
+
+def test_a_mirrored_image_gives_the_mirrored_prediction():
+    model, batch = segmenter(tta={"scales": [0.75, 1.0], "flip": True}), batch_of((64, 96))
+    mirrored = Batch(batch.images.flip(-1), batch.sizes, batch.infos)
+    (labels,), (other,) = model.predict(batch), model.predict(mirrored)
+    assert torch.equal(other.labels.flip(-1), labels.labels)
+    assert len(labels.labels.unique()) > 1
+
+
+def test_one_scale_without_mirroring_changes_nothing():
+    batch = batch_of((60, 90), (80, 50))
+    plain, augmented = segmenter().predict(batch), segmenter(tta={}).predict(batch)
+    for one, other in zip(plain, augmented):
+        assert (one.labels == other.labels).float().mean() > 0.999
+
+
+def test_padding_of_the_batch_does_not_reach_the_averages():
+    """An image alone and next to a larger one, where the padding changes only its right and lower border."""
+    tta = {"scales": [1.0, 1.5], "flip": True}
+    alone = segmenter(tta=tta, size_divisor=32).predict(batch_of((64, 64)))[0].labels
+    model, both = segmenter(tta=tta, size_divisor=32), batch_of((64, 64), (128, 160))
+    both.images[0, :, :64, :64] = batch_of((64, 64)).images[0]
+    together = model.predict(both)[0].labels
+    assert together.shape == (64, 64) and (together == alone).float().mean() > 0.9
+
+
+def test_windows_and_scales_together_give_the_images_own_size():
+    tta = {"scales": [0.5, 1.0], "flip": True}
+    model = segmenter(tta=tta, window={"size": (48, 64), "stride": (32, 48)})
+    batch = batch_of((70, 100))
+    (prediction,) = model.predict(batch)
+    assert prediction.labels.shape == (70, 100)
+    whole = segmenter(tta=tta, window={"size": (70, 100), "stride": (70, 100)}).predict(batch)[0].labels
+    assert torch.equal(whole, segmenter(tta=tta).predict(batch)[0].labels)
+
+
+def test_a_scale_of_0_is_refused():
+    with pytest.raises(ConfigError, match=r"tta\.scales\.1 must be > 0"):
+        segmenter(tta={"scales": [1.0, 0.0]})
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("size", [(97, 131), (33, 40), (20, 21)])
+def test_a_batch_of_one_image_of_any_size_trains_and_is_predicted(head, size):
+    """Pooling leaves one value per channel, which has no variance."""
+    model, batch = segmenter(head), batch_of(size)
+    batch.targets = SemanticTargets(torch.randint(0, 3, (1, *size)).short())
+    loss = sum(model.train().loss(batch).values())
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert model.eval().predict(batch)[0].labels.shape == size
+
+
+LARGE = """
+import resource, torch, chordate
+from chordate.structures import Batch, DatasetMeta, ImageInfo
+
+model = dict(
+    type="SemanticSegmenter",
+    backbone=dict(type="resnet18", base_channels=8, out=["c5"]),
+    head=dict(type="FCNHead"),
+    window=dict(size=(1024, 1024), stride=(1000, 1000)),
+)
+meta = DatasetMeta(tuple(map(str, range(19))))
+model = chordate.build_model(dict(model=model), meta=meta, pretrained=False).eval()
+size = (6000, 8000)
+image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
+(prediction,) = model.predict(Batch(image, torch.tensor([size]), [ImageInfo(0, "large", *size)]))
+assert prediction.labels.shape == size
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_an_image_of_8000_by_6000_pixels_is_predicted_in_less_than_4_gb():
+    run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, timeout=900, check=True)
+    assert int(run.stdout.split()[-1]) < 4e6  # kilobytes
