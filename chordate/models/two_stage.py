@@ -99,12 +99,12 @@ class TwoStageDetector(Detector):
             name_class_rows([self.semantic], "things and stuff")
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        targets: Any = batch.targets
+        targets = batch.targets
         wanted = InstanceTargets if self.merger is None else PanopticTargets
         if not isinstance(targets, wanted):
             raise wrong_targets(self, targets, wanted)
         if self.merger is not None:
-            targets = self.merger.thing_targets(targets.instances)
+            targets = self.merger.thing_targets(batch.targets.instances)
         features = self.features(batch.images, batch.sizes)
         outputs = self.rpn(features)
         parts = [self.rpn.loss(outputs, batch.sizes, targets)]
