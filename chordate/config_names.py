@@ -102,7 +102,8 @@ def find_config(name: str | Path) -> Path | Composition:
     if os.path.isfile(path):  # Path.is_file raises for a name that is too long
         return path
     has_folder = os.path.isdir(path.parent)
-    # configs/faster-rcnn/x.py, given from another folder, is x.
+    # A path such as configs/faster-rcnn/x.py whose folder does not exist (in another working directory) means the
+    # packaged config x.
     stem = path.stem if path.suffix == ".py" and not has_folder else str(name)
     if stem in known:
         return known[stem]

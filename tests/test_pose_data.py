@@ -214,7 +214,7 @@ def test_boxes_of_a_detector_replace_those_of_the_annotations(tmp_path):
     assert sample["info"].score == 0.5 and sample["info"].path.endswith("1.png")
     assert (sample["keypoints"].as_subclass(torch.Tensor)[..., 2] == 0).all()
     assert len(figures(tmp_path, boxes="found.json")) == 13
-    with pytest.raises(DataError, match="no keypoints to train on; leave boxes out"):
+    with pytest.raises(DataError, match="no keypoints to train on; remove the setting boxes"):
         dataset.check_annotated(training=True)
     dataset.check_annotated(training=False)
 

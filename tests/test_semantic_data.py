@@ -61,7 +61,7 @@ def test_ids_map_to_labels_and_others_are_ignored_or_an_error(tmp_path):
     labels = folder(tmp_path, ids=[7, 11, 26], ignored_ids=[3]).labels_of(0).numpy()
     table = {7: 0, 11: 1, 26: 2, 3: IGNORED}
     assert np.array_equal(labels, np.vectorize(table.get)(ids))
-    with pytest.raises(DataError, match=r"0_ids\.png: pixels have the value 3, which is no class; .* ignored_ids"):
+    with pytest.raises(DataError, match=r"0_ids\.png: pixels have the value 3, which is not a class; .* ignored_ids"):
         folder(tmp_path, ids=[7, 11, 26]).labels_of(0)
 
 

@@ -76,7 +76,7 @@ def test_a_file_that_mixes_both_ways_to_write_a_mask_is_an_error_when_read(tmp_p
     masks = masks_of([0, 255], 40)
     masks[39] = masks_of([0, 1], 1)[0]  # 32 of the 40 files are checked on opening
     dataset = folder(write(tmp_path, masks), ["no", "yes"])
-    with pytest.raises(DataError, match=r"039\.png: pixels have the value 1, which is no class"):
+    with pytest.raises(DataError, match=r"039\.png: pixels have the value 1, which is not a class"):
         dataset.read(39)
 
 
@@ -123,7 +123,7 @@ def test_values_beyond_the_classes_are_listed_with_their_files(tmp_path):
     masks = masks_of([0, 1], 4)
     masks[2][0, 0], masks[3][:6] = 9, 5
     message = error(write(tmp_path, masks), ["a", "b"])
-    assert message.startswith(f"{tmp_path}/labels/003.png: pixels have the value 5, which is no class")
+    assert message.startswith(f"{tmp_path}/labels/003.png: pixels have the value 5, which is not a class")
     assert "4 label files checked: 5 (12 % of the pixels, 003.png), 9 (0.13 %, 002.png)" in message
     assert message.endswith("the classes' ids are [0, 1]; add the others to ids or to ignored_ids")
 
@@ -235,7 +235,7 @@ def test_floating_point_labels_are_refused(tmp_path):
     write(tmp_path, masks_of([0, 1], 1))
     Image.fromarray(np.zeros(SIZE, np.float32)).save(tmp_path / "labels/000.tif")
     message = error(tmp_path, ["a", "b"], label_suffix=".tif")
-    assert "000.tif: pixels of mode F are no class ids" in message
+    assert "000.tif: pixels of mode F are not class ids" in message
 
 
 def test_a_models_order_of_classes_applies_to_ids_and_colors(tmp_path):
