@@ -99,8 +99,8 @@ class CocoPanoptic(Dataset):
         """The sample before its transforms.
 
         Raises:
-            DataError: a file cannot be read, the image and the PNG differ in size, or a segment id occurs in the PNG but
-                not in the JSON file, or the reverse.
+            DataError: a file cannot be read, the image and the PNG differ in size, or a segment id occurs only in the
+                PNG or only in the JSON file.
         """
         path = self.images / self.index.files[index, 0]
         image = Image(read_image(path, tuple(self.index.sizes[index])))

@@ -31,7 +31,7 @@ class LabelEncoding:
         ids: the pixel value of each class.
         ignored_ids: pixel values that are ignored.
         palette: the RGB color of each class, for label images in color; None without colors.
-        ignored_colors: expected colors outside the palette. All other colors are ignored too, but are reported in the log.
+        ignored_colors: expected colors outside the palette. Other colors are ignored too, but are reported in the log.
         ids_are_default: whether `ids` are 0, 1, … because the config does not set them.
     """
 

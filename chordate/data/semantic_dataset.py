@@ -82,8 +82,8 @@ class SemanticDataset(Dataset):
         """The sample before its transforms.
 
         Raises:
-            DataError: a file cannot be read, the image and its labels differ in size, or a pixel value is neither a class
-                nor ignored.
+            DataError: a file cannot be read, the image and its labels differ in size, or a pixel value is neither a
+                class nor ignored.
         """
         path, label_path = self.pairs[index]
         image, labels = read_image(path), self.read_labels(label_path)
@@ -103,6 +103,6 @@ class SemanticDataset(Dataset):
         return self.decode(self.read_pixels(path), path)
 
     def read_pixels(self, path: Path) -> LabelPixels:
-        """Read the pixels of a label file: ids `[H, W]`, or colors `[H, W, 3]`. Subclasses override this method for label
-        files that are not images."""
+        """Read the pixels of a label file: ids `[H, W]`, or colors `[H, W, 3]`. Subclasses override this method for
+        label files that are not images."""
         return read_label_image(path)

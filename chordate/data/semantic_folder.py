@@ -18,8 +18,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 @DATASETS.register_module()
 class SemanticFolder(SemanticDataset):
-    """Images in one folder and their label images in another, such as `train/a.jpg` and `trainannot/a.png`; subfolders are
-    searched.
+    """Images in one folder and their label images in another, such as `train/a.jpg` and `trainannot/a.png`; subfolders
+    are searched.
 
     Args:
         images: the folder of the images, relative to `data_root` or absolute.
@@ -57,8 +57,8 @@ class SemanticFolder(SemanticDataset):
 
 
 def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Find the images in a folder and its subfolders. Returns a sorted dict from the path in the folder, without suffix,
-    to the file.
+    """Find the images in a folder and its subfolders. Returns a sorted dict from the path in the folder (without
+    suffix) to the file.
 
     Raises:
         DataError: the folder does not exist, or has no images.
