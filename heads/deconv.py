@@ -76,7 +76,7 @@ class DeconvHead(nn.Module):
         self.class_rows = {"heatmaps": ClassRows(names="keypoints")}
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Predict heatmaps `[N, num_keypoints, h, w]`, at least float32, from feature maps `[N, C, H, W]` keyed by name."""
+        """Predict heatmaps `[N, num_keypoints, h, w]`, at least float32, from feature maps keyed by name."""
         return at_least_float32(self.heatmaps(self.deconvs(maps[self.level])))
 
     def loss(self, heatmaps: Tensor, keypoints: Tensor) -> dict[str, Tensor]:

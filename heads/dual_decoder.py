@@ -77,7 +77,7 @@ class DeepLabDecoder(nn.Module):
         self.out_channels = width
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Compute the output `[N, channels, h, w]` at the size of the finest feature map, from feature maps keyed by name."""
+        """Compute the output `[N, channels, h, w]`, at the size of the finest feature map that is used."""
         x = self.aspp(maps[self.level])
         for name, reduce, fuse in zip(self.low_levels, self.reduce, self.fuse):
             low = reduce(maps[name])
@@ -88,7 +88,7 @@ class DeepLabDecoder(nn.Module):
 
 @HEADS.register_module()
 class PanopticDeepLabHead(SemanticHead):
-    """The semantic head of Panoptic-DeepLab. The defaults are those of Detectron2's Panoptic-DeepLab project for ResNet-50.
+    """The semantic head of Panoptic-DeepLab. The defaults are those of Detectron2's project for ResNet-50.
 
     Args:
         in_features: specs of the available feature maps.
@@ -125,7 +125,7 @@ class PanopticDeepLabHead(SemanticHead):
 
 @HEADS.register_module()
 class CenterOffsetHead(nn.Module):
-    """The instance head of Panoptic-DeepLab (a `CenterHead`): predicts a heatmap of centers, and offsets to the centers.
+    """The instance head of Panoptic-DeepLab (a `CenterHead`): predicts a heatmap of centers, and offsets to them.
 
     Args:
         in_features: specs of the available feature maps.

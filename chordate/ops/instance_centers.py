@@ -41,7 +41,8 @@ def center_targets(slots: Tensor, used: Tensor, sigma: float) -> CenterTargets:
     image = torch.arange(n, device=device)[:, None]
     row = torch.where(slots >= 0, slots.long() + g * image[..., None], n * g)
     y, x = _coordinates(height, width, device)
-    sums = torch.zeros(n * g + 1, 3, dtype=torch.float64, device=device)  # float32 is too imprecise for sums of a million coordinates
+    # Float32 is too imprecise for sums of a million coordinates.
+    sums = torch.zeros(n * g + 1, 3, dtype=torch.float64, device=device)
     ones = torch.ones_like(y)
     sums.index_add_(0, row.flatten(), torch.stack([y, x, ones], -1).expand(n, -1, -1, -1).flatten(0, 2).double())
     centers = (sums[:, :2] / sums[:, 2:].clamp(min=1)).float()

@@ -32,9 +32,9 @@ def merge_instances_and_stuff(
     """Merge instances and stuff as in Panoptic FPN (Kirillov et al. 2019, Panoptic Feature Pyramid Networks, section 3)
     and Detectron2's `combine_semantic_and_instance_outputs`.
 
-    Instances are processed in descending order of score. Each one gets the pixels of its mask that are still free; it is
-    dropped if the fraction of its mask that is already taken exceeds `overlap_threshold`. The remaining pixels become
-    stuff segments.
+    Instances are processed in descending order of score. Each one gets the pixels of its mask that are still free; it
+    is dropped if the fraction of its mask that is already taken exceeds `overlap_threshold`. The remaining pixels
+    become stuff segments.
 
     Args:
         masks: `[D, H, W]` bool, masks of `D` instances.

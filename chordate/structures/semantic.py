@@ -59,7 +59,7 @@ class SemanticMap(Prediction):
     labels: Annotated[Tensor, Layout("H", "W", dtype=torch.int16)]
 
     def fractions(self) -> list[tuple[int, float]]:
-        """The labels that occur in the image, each with the fraction of pixels that it covers, in descending order."""
+        """The labels that occur in the image, each with the fraction of pixels that it covers, largest first."""
         labels, counts = self.labels.unique(return_counts=True)
         order = counts.argsort(descending=True, stable=True)
         return [(int(labels[i]), float(counts[i]) / self.labels.numel()) for i in order]
@@ -68,5 +68,5 @@ class SemanticMap(Prediction):
         return f"{len(self.fractions())} classes"
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """One record with `classes`, a list of dicts with `class` and `fraction` (of the pixels), in descending order."""
+        """One record with `classes`: a list of dicts with `class` and `fraction` (of the pixels), largest first."""
         return [{"classes": [{"class": meta.classes[i], "fraction": round(f, 4)} for i, f in self.fractions()]}]

@@ -1,4 +1,7 @@
-"""Simple Baselines, ResNet-50, crops of 384×288, COCO people. The authors' code has Gaussians of 3 cells for it."""
+"""Simple Baselines, ResNet-50, on crops of COCO people of 384×288 px.
+
+For this size, the target Gaussians have a standard deviation of 3 cells, as in the authors' code.
+"""
 
 _base_ = [
     "../_base_/models/simple-baseline.py",

@@ -1,4 +1,4 @@
-"""COCO 2017 people in crops of 384×288, see `coco_pose.py`."""
+"""COCO 2017 people in crops of 384×288 px; other settings as in `coco_pose.py`."""
 
 _base_ = ["coco_pose.py"]
 train_data = dict(

@@ -1,4 +1,5 @@
-"""Semantic FPN (Kirillov et al. 2019, Panoptic Feature Pyramid Networks, section 3), in MMSegmentation's settings.
+"""Semantic FPN (Kirillov et al. 2019, Panoptic Feature Pyramid Networks, section 3;
+MMSegmentation's settings).
 
 The backbone is ResNet-50 with a deep stem (ResNet-C, MMSegmentation's "v1c").
 """
