@@ -1,4 +1,4 @@
-"""Semantic segmentation data: label images are read, transformed, evaluated by the metric, and drawn."""
+"""Data of semantic segmentation: label images are read, transformed, evaluated and drawn."""
 
 from __future__ import annotations
 
@@ -172,7 +172,8 @@ def evaluate(truth: list[torch.Tensor], predicted: list[torch.Tensor]) -> Semant
 
 
 def test_numbers_equal_those_of_a_confusion_matrix():
-    """Long et al. 2015, section 5, where n_ij is the number of pixels of class i that are predicted as class j."""
+    """The metrics equal the formulas of Long et al. 2015, section 5, on `confusion[i, j]` (their n_ij), the number of
+    pixels of class i that are predicted as class j."""
     torch.manual_seed(0)
     truth = [torch.randint(-1, 3, (20 + k, 30)) for k in range(3)]
     predicted = [torch.where(torch.rand(t.shape) < 0.6, t.clamp(min=0), torch.randint(0, 3, t.shape)) for t in truth]

@@ -31,7 +31,7 @@ class PanopticTargets(Targets):
     labels: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
     slots: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
 
-    legend: ClassVar[str] = "Colors are classes, and each thing has its own shade; pixels without a tint are ignored."
+    legend: ClassVar[str] = "colors are classes, and each thing has its own shade; pixels without a tint are ignored"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:

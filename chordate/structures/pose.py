@@ -75,7 +75,7 @@ class PoseTargets(Targets):
     boxes: Annotated[Tensor, Layout("N", 4, dtype=torch.float32)]
     labels: Annotated[Tensor, Layout("N", dtype=torch.int64)]
 
-    legend: ClassVar[str] = "The object's left side is orange, its right side green."
+    legend: ClassVar[str] = "the object's left side is orange, its right side green"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:

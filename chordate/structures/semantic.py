@@ -27,7 +27,7 @@ class SemanticTargets(Targets):
 
     labels: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
 
-    legend: ClassVar[str] = "Colors are classes; pixels without a tint are ignored."
+    legend: ClassVar[str] = "colors are classes; pixels without a tint are ignored"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
