@@ -14,7 +14,7 @@ from chordate.registry import HEADS
 
 @HEADS.register_module()
 class ConvFC(nn.Module):
-    """3 x 3 convolutions and then fully connected layers, each followed by ReLU.
+    """3×3 convolutions and then fully connected layers, each followed by ReLU.
 
     Input `[R, C, S, S]`, output `[R, out_channels]`.
 

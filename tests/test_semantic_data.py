@@ -205,7 +205,7 @@ def test_a_perfect_prediction_scores_1():
     ("predicted", "message"),
     [
         (torch.zeros(3, 4), r"the prediction has \[3, 4\] pixels, .* \[4, 4\]"),
-        (torch.full((4, 4), 4), "go to 4.* 4 classes"),
+        (torch.full((4, 4), 4), "go up to 4.* 4 classes"),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused(predicted, message):

@@ -173,7 +173,9 @@ class PanopticMetric(Metric):
         path = Path(path)
         folder = path.with_suffix("")
         if folder == path:
-            raise ConfigError(f"--predictions {path}: name a .json file; the PNGs go to a folder without the suffix")
+            raise ConfigError(
+                f"--predictions {path}: name a .json file; the PNGs go to a folder of the same name without the suffix"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         annotations = []
         for one in self._last:

@@ -47,8 +47,8 @@ class SemanticSegmenter(Model):
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's mean and std.
         window: arguments of `SlidingWindow`, `dict(size=(769, 769), stride=(513, 513))`, to predict overlapping
             windows; None to predict the whole image at once.
-        tta: arguments of `SemanticTTA`, `dict(scales=[0.75, 1.0, 1.25], flip=True)`, applied to each
-            window if `window` is set; None for no test-time augmentation.
+        tta: arguments of `SemanticTTA`, `dict(scales=[0.75, 1.0, 1.25], flip=True)`, applied to each window if
+            `window` is set; None for no test-time augmentation.
         size_divisor: images are padded to multiples of this many pixels.
 
     Raises:
