@@ -1,10 +1,11 @@
-"""DeepLabV3 R-50 against torchvision's, DeepLabV3+ R-50 against segmentation_models.pytorch's: training and inference.
+"""Times DeepLabV3 R-50 against torchvision, and DeepLabV3+ R-50 against segmentation_models.pytorch.
 
 Both sides run alternately in one process, on the same images and labels. Ratios are the other library's median time
-over ours: above 1, ours is faster. Both networks have output stride 8 (DeepLabV3) or 16 (V3+) and 21 classes;
-DeepLabV3 has the same weights on both sides and an auxiliary head on c4. "Like for like" uses the same memory layout
-and precision for both sides; "as shipped" uses each side's defaults, which for ours is channels-last where it is
-faster. A training step includes the losses, the backward pass and SGD; inference ends with a label per pixel.
+divided by ours, so above 1, ours is faster. The networks have 21 classes, and output stride 8 (DeepLabV3) or 16
+(DeepLabV3+). DeepLabV3 has an auxiliary head on c4, and the same weights on both sides. "Both contiguous" and "both
+channels-last" use the same memory layout on both sides; "as shipped" uses the default of each library, which for ours
+is channels-last on devices where it is faster. A training step includes the losses, the backward pass and the SGD
+step; inference ends with a label per pixel.
 
     python benchmarks/dense.py [--side 512 --batch 2 --rounds 5] [--profile]
 """
@@ -28,7 +29,7 @@ from chordate.training.precision import use_channels_last
 
 CLASSES = 21
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
-AUXILIARY_WEIGHT = 0.5  # of torchvision's reference training
+AUXILIARY_WEIGHT = 0.5  # weight of the auxiliary loss in torchvision's reference training
 
 
 def segmenter(**model: Any) -> Any:
@@ -100,7 +101,7 @@ def main() -> None:
         "both contiguous": (torch.contiguous_format, torch.contiguous_format),
         "both channels-last": (torch.channels_last, torch.channels_last),
     }
-    if use_channels_last("auto", device):  # else ours trains contiguous as shipped, too
+    if use_channels_last("auto", device):  # otherwise our default is contiguous as well
         layouts["as shipped"] = (torch.channels_last, torch.contiguous_format)
     for name, make in (("DeepLabV3 R-50", deeplabv3), ("DeepLabV3+ R-50", deeplabv3plus)):
         ours, theirs = (model.to(device) for model in make())
@@ -114,7 +115,7 @@ def main() -> None:
 
 
 def random_batch(count: int, side: int) -> Batch:
-    """Images of noise, and labels in blocks of 16×16 pixels; the first 16 rows are ignored."""
+    """A batch of noise images, with random labels in blocks of 16×16 pixels. The first 16 rows are ignored."""
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (count, side // 16, side // 16), dtype=torch.int16)
     labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)
@@ -126,7 +127,7 @@ def random_batch(count: int, side: int) -> Batch:
 def compare(
     ours: Any, theirs: Any, batch: Batch, formats: tuple[torch.memory_format, torch.memory_format], rounds: int
 ) -> dict[str, tuple[float, float]]:
-    """Median seconds of both sides, by work."""
+    """Median time in seconds of (ours, theirs), for the training step and for inference."""
     ours.to(memory_format=formats[0]), theirs.to(memory_format=formats[1])
     images = (batch.images.float() / 255).contiguous(memory_format=formats[1])
     labels = batch.targets.labels.long().where(batch.targets.labels != IGNORED, 255)

@@ -21,7 +21,7 @@ def now() -> float:
 
 
 def alternate(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float]:
-    """Median seconds of each function, after one unmeasured round."""
+    """Median time of each function in seconds, measured alternately after one warm-up round."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
         for run, kept in zip((first, second), times):

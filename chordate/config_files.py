@@ -59,7 +59,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         raise ConfigError(f"{source}: the config inherits from itself")
     inside = (*inside, path.resolve())
     if path.suffix not in (".py", ".json"):
-        raise ConfigError(f"{source}: configs are Python or JSON files (reading YAML may run code)")
+        raise ConfigError(f"{source}: configs are Python or JSON files (.py or .json)")
     look_for_modules_in(path.parent)
     try:
         text = read_text(path)

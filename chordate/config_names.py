@@ -1,7 +1,8 @@
-"""Names of configs: files in the package, and names composed from them with any registered backbone.
+"""Config names: packaged config files, and names composed from them with any registered backbone.
 
-A detector's name is `<family>_<backbone>_<neck>_<schedule>_<data>`, a classifier's `<backbone>_<data>`. If the package
-has a file for one backbone, the name with another backbone means that file with `model.backbone.type` replaced.
+The name of a detector is `<family>_<backbone>_<neck>_<schedule>_<data>`, the name of a classifier `<backbone>_<data>`.
+If the package has a file for one backbone, the name with another backbone means that file with a new
+`model.backbone.type`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from chordate.published import PUBLISHED
 from chordate.registry import BACKBONES
 from chordate.unknown_names import either, unknown_config
 
-# Words of names: the config for a name with the word is that with the other word, overridden by a config file.
+# Words in names. A name with the word is the config with the other word, overridden by a config file.
 VARIATIONS = {
     "cifar100": ("cifar10", "_base_/datasets/cifar100.py"),
     "3x": ("1x", "_base_/schedules/3x.py"),
@@ -35,9 +36,9 @@ class Composition(NamedTuple):
     """The config for a name that has no file of its own.
 
     Attributes:
-        name: the name; the same for all spellings of the backbone.
+        name: canonical name, the same for all spellings of the backbone.
         files: the packaged configs that it inherits from; later ones override earlier ones.
-        backbone: settings that replace the backbone of the files; empty if the backbone is unchanged.
+        backbone: settings that replace `model.backbone` of the files; empty if the backbone is unchanged.
     """
 
     name: str
@@ -58,14 +59,14 @@ def packaged_configs() -> dict[str, Path]:
 def list_configs(pattern: str = "*") -> list[str]:
     """The names of the packaged and the published configs that match a shell pattern, sorted.
 
-    Unlisted names work too: any of these with another backbone in it.
+    Names that are not listed exist too: each listed name with another backbone.
     """
     return sorted(fnmatch.filter({*packaged_configs(), *PUBLISHED}, pattern))
 
 
 def match_configs(pattern: str) -> list[str]:
-    """The listed names of which a spelling (`r101`, `resnet101`) matches a shell pattern; if there is none, composed
-    names in the spelling that matches. Ignores case.
+    """The listed names with a spelling (`r101`, `resnet101`) that matches a shell pattern. If no listed name matches,
+    composed names in the spelling that matches. Ignores case.
     """
     matches = re.compile(fnmatch.translate(pattern.lower())).match
     templates, backbones = read_templates(package_root()), BACKBONES.names()
@@ -88,15 +89,15 @@ def match_configs(pattern: str) -> list[str]:
 
 
 def is_file_name(name: str | Path) -> bool:
-    """Whether a config is written as a file: with a config's suffix or a folder."""
+    """Whether a name is a file path: it has the suffix of a config file, or a folder."""
     return Path(name).suffix in SUFFIXES or len(Path(name).parts) > 1
 
 
 def find_config(name: str | Path) -> Path | Composition:
-    """Find a config by a file's path, a packaged config's name, or a composed name.
+    """Find a config by a file path, the name of a packaged config, or a composed name.
 
     Raises:
-        ConfigError: there is no such config. The message has the unknown part of the name, and similar names.
+        ConfigError: there is no such config; the message names the unknown part of the name, and similar names.
     """
     path, known = Path(name), packaged_configs()
     if str(name) in known:
@@ -104,7 +105,8 @@ def find_config(name: str | Path) -> Path | Composition:
     if os.path.isfile(path):  # Path.is_file raises for a name that is too long
         return path
     has_folder = os.path.isdir(path.parent)
-    # configs/faster-rcnn/x.py, given from another folder, is x.
+    # A path such as configs/faster-rcnn/x.py whose folder does not exist (in another working directory) means the
+    # packaged config x.
     stem = path.stem if path.suffix == ".py" and not has_folder else str(name)
     if stem in known:
         return known[stem]
@@ -113,7 +115,7 @@ def find_config(name: str | Path) -> Path | Composition:
         slashed = [backbone for backbone in BACKBONES.names() if "/" in backbone and backbone in str(name)]
         if slashed:
             raise ConfigError(
-                f'{name}: a config\'s name has no "/"; take the name with another backbone, and '
+                f'{name}: a config\'s name has no "/"; use a name with another backbone, and set '
                 f"model.backbone.type={repr_name(slashed[0])}"
             )
         beside = [p.name for p in path.parent.glob("*.py")] if has_folder else []
@@ -128,7 +130,7 @@ def find_config(name: str | Path) -> Path | Composition:
 
 
 def _compose(name: str) -> Path | Composition:
-    """The config for a name without a packaged file; `Templates` chooses the recipe of a classifier's backbone."""
+    """The config for a name without a packaged file. `Templates` chooses the packaged config to start from."""
     words = name.split("_")
     for word in VARIATIONS.keys() & set(words):
         other, file = VARIATIONS[word]
@@ -147,7 +149,7 @@ def _compose(name: str) -> Path | Composition:
         recipe = templates.recipe(parts)
         if recipe:
             path = packaged_configs()[recipe]
-            if templates.parts[recipe] == parts:  # resnet50 for r50
+            if templates.parts[recipe] == parts:  # another spelling of the packaged name, such as resnet50 for r50
                 return path
             row = PUBLISHED.get(parts.name)
             settings = dict(row.backbone) if row else {}

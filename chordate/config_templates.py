@@ -1,4 +1,4 @@
-"""Packaged configs as templates: each name split at its backbone, and the config whose settings a backbone uses."""
+"""Packaged configs as templates: splits names at the backbone, and finds the config whose settings a backbone uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from chordate.published import PUBLISHED
 from chordate.text import by_number
 
-# Short forms of backbones in names: MMDetection's, and other common ones.
+# Short forms of backbone names: MMDetection's, and other common ones.
 ALIASES = {
     **{f"r{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
     **{f"r{depth}-caffe": f"resnet{depth}_caffe" for depth in (50, 101, 152)},
@@ -37,18 +37,18 @@ class NameParts(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """The backbone as in names, `resnet20` for `resnet20_cifar`."""
+        """The backbone as written in config names: `resnet20` for `resnet20_cifar`."""
         return self.backbone.removesuffix("_cifar")
 
     @property
     def spellings(self) -> list[str]:
-        """The names with each short form of the backbone, and last with its registered name."""
+        """All spellings of the name: with each short form of the backbone, and last with the registered name."""
         short = [alias for alias, backbone in ALIASES.items() if backbone == self.backbone]
         return [f"{self.head}{word}{self.tail}" for word in (*short, self.stem)]
 
     @property
     def name(self) -> str:
-        """The one name of all spellings: the published one, else with the registered name of the backbone."""
+        """The canonical name: the published spelling, or else the spelling with the registered name of the backbone."""
         names = self.spellings
         return next((name for name in names if name in PUBLISHED), names[-1])
 
@@ -58,23 +58,24 @@ class Templates(NamedTuple):
 
     Attributes:
         parts: the parts of each packaged name.
-        recipes: for each head and tail, the packaged config whose settings a backbone uses, by `NameParts.stem`.
+        recipes: for each (head, tail), a dict from `NameParts.stem` to the packaged config whose settings that backbone
+            uses.
     """
 
     parts: dict[str, NameParts]
     recipes: dict[tuple[str, str], dict[str, str]]
 
     def recipe(self, parts: NameParts) -> str | None:
-        """The packaged config whose settings a backbone uses: its own, else that of the smallest backbone of its
-        family, else ResNet's; None if only other families have configs with this head and tail.
+        """The packaged config whose settings a backbone uses: the config of the backbone, or else of the smallest
+        backbone of its family, or else of ResNet. None if only other families have configs with this head and tail.
         """
         recipes = self.recipes.get((parts.head, parts.tail), {})
         families = {family(stem): recipes[stem] for stem in sorted(recipes, key=by_number, reverse=True)}
         return recipes.get(parts.stem) or families.get(family(parts.stem)) or families.get("resnet")
 
     def with_image_size(self, parts: NameParts) -> NameParts | None:
-        """`resnetrs50_i160_imagenet` for `resnetrs50_imagenet`: the smallest image size that was published, for a
-        family whose recipes depend on it; None for other families.
+        """Add the smallest published image size, for a family whose recipes depend on the image size: makes
+        `resnetrs50_imagenet` `resnetrs50_i160_imagenet`. None for other families.
         """
         if family(parts.stem) in map(family, self.recipes.get((parts.head, parts.tail), {})):
             return None
@@ -90,14 +91,14 @@ class Templates(NamedTuple):
 
 @cache
 def packaged_files(root: Path) -> dict[str, Path]:
-    """The config files under a folder by their names, without `_base_`."""
+    """Dict from name to config file, for all config files under a folder except those in `_base_`."""
     paths = (path for path in sorted(root.rglob("*.py")) if path.name != "__init__.py")
     return {path.stem: path for path in paths if "_base_" not in path.relative_to(root).parts}
 
 
 @cache
 def read_templates(root: Path) -> Templates:
-    """Split the names of the config files under a folder at the files' own backbones."""
+    """Split the name of each config file under a folder at the backbone that the file uses."""
     templates = Templates({}, {})
     for name, path in packaged_files(root).items():
         backbone = own_backbone(path)
@@ -114,7 +115,7 @@ def read_templates(root: Path) -> Templates:
 
 
 def own_backbone(path: Path) -> str | None:
-    """The backbone that a packaged file names, itself or in its `_base_`; its text is read but not run."""
+    """The backbone in a packaged config or in its `_base_` files. The files are read as text, and not executed."""
     text = path.read_text(encoding="utf-8")
     named = re.search(r'\bbackbone=dict\(\s*type="(\w+)"', text)
     if named:
@@ -124,12 +125,12 @@ def own_backbone(path: Path) -> str | None:
 
 
 def family(backbone: str) -> str:
-    """The letters at the start: `resnetrs` of `resnetrs50`."""
+    """The family of a backbone, which is the letters at the start of its name: `resnetrs` for `resnetrs50`."""
     return re.match(r"[a-zA-Z]*", backbone)[0]  # type: ignore[index]
 
 
 def splits(name: str, backbones: Collection[str]) -> Iterator[NameParts]:
-    """All splits of a name at one of the backbones: early positions first, then long backbone names first."""
+    """All splits of a name at one of the backbones: early positions first, and longer backbone names first."""
     words = name.split("_")
     longest = 1 + max((backbone.count("_") for backbone in backbones), default=0)  # in words
     for first in range(len(words)):
@@ -141,7 +142,7 @@ def splits(name: str, backbones: Collection[str]) -> Iterator[NameParts]:
 
 
 def _backbone(word: str, tail: str, backbones: Collection[str]) -> str | None:
-    """The backbone for a part of a name; for CIFAR data, its CIFAR variant if there is one."""
+    """The registered backbone for a part of a name, or None; for CIFAR data, the CIFAR variant if there is one."""
     for spelling in (word, ALIASES.get(word, word), word.replace("-", "_")):
         candidates = [spelling, f"{spelling}_cifar"]
         for candidate in reversed(candidates) if "_cifar" in tail else candidates[:1]:

@@ -47,7 +47,7 @@ class CheckpointError(ChordateError):
 
 
 class TrainingError(ChordateError):
-    """Training cannot continue, for example because a loss is not finite."""
+    """Training cannot continue, for example because a loss is non-finite."""
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -184,7 +184,8 @@ class ImageHead(Protocol):
     """Classifies images. Built like a ProposalHead."""
 
     def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Compute logits `[N, num_classes]`, float32, from feature maps `[N, C, ..., H, W]` keyed by name."""
+        """Compute logits `[N, num_classes]`, float32, from feature maps `[N, C, H, W]` (of clips
+        `[N, C, T, H, W]`), keyed by name."""
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
         """Compute the input `[N, C]` of the last layer, which is the feature vector that `chordate features` writes."""

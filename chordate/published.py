@@ -16,8 +16,9 @@ class Published(NamedTuple):
     Attributes:
         figure: the result in the source, or an empty string.
         source: paper and table, or model zoo.
-        recipe: name of a packaged config of another backbone whose training settings this model uses; None for the
-            config with the model's own name, or else of its backbone's family (see `config_templates`).
+        recipe: name of the packaged config whose training settings this model uses, if it is a config of another
+            backbone; None for the config with the model's own name, or else of its backbone's family (see
+            `config_templates`).
         backbone: backbone settings that only this model has.
     """
 
@@ -28,7 +29,7 @@ class Published(NamedTuple):
 
 
 def _errors(rows: Mapping[str, str], source: str, recipe: str | None = None, **backbone: Any) -> dict[str, Published]:
-    """Entries for the models of one table; `errors` in percent as printed there, or empty strings."""
+    """Entries for the models of one table; `rows` maps names to errors in percent (or empty strings), as printed."""
     return {
         name: Published(f"{error} % error" if error else "", source, recipe, backbone) for name, error in rows.items()
     }
@@ -144,7 +145,7 @@ CIFAR = {
     **_errors({"densenet100_12_cifar10": "4.51", "densenet100_12_cifar100": "22.27"}, f"{DENSE}, table 2"),
 }
 
-# A detector with 56.4 AP of people gives the boxes; flip test.
+# With a flip test, on the boxes of a detector with 56.4 AP on people.
 XIAO = "Xiao et al. 2018, table 2"
 POSE = {
     "pose_r50_256x192_coco": Published("70.4 keypoint AP", XIAO),

@@ -1,4 +1,4 @@
-"""Messages about a config name that cannot be composed: which part is unknown, with similar names that work."""
+"""Error messages for unknown config names: which part of the name is unknown, and similar names that exist."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from chordate.registry import BACKBONES
 
 
 def unknown_config(name: str, templates: Templates, listed: Sequence[str], same: Mapping[str, str]) -> str:
-    """One line about an unknown name.
+    """Make the error message for an unknown config name.
 
     Args:
         name: the name as it was written.
         templates: the packaged configs.
         listed: the names that `chordate list models` shows.
-        same: words with the configs of another word: `cifar100` those of `cifar10`, `3x` those of `1x`.
+        same: dict from a word to the word whose configs it uses: `cifar100` uses those of `cifar10`, `3x` of `1x`.
     """
     what = f"unknown config {repr_name(name)}"
     backbones = BACKBONES.names()
-    tails: dict[str, dict[str, str]] = {}  # by head, each tail with the tail of its recipes
+    tails: dict[str, dict[str, str]] = {}  # by head, a dict from each tail to the tail of the packaged configs
     for head, tail in templates.recipes:
         tails.setdefault(head, {})[tail] = tail
         tails[head] |= {_replaced(tail, other, word): tail for word, other in same.items()}
@@ -55,7 +55,7 @@ def either(names: Iterable[str]) -> str:
 
 
 def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
-    """The text between a known head and a known tail, where a backbone should be."""
+    """The text between a known head and a known tail, where a backbone is expected."""
     pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
     # With an empty head, anything would match as the backbone, so allow it only if no other head has this tail.
     pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]
@@ -66,7 +66,8 @@ def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
 def _wrong_tail(
     name: str, parts: NameParts, tails: Mapping[str, str], templates: Templates, listed: Sequence[str]
 ) -> str:
-    """What is wrong after the backbone: a word that no config has there, or a tail of other families' configs."""
+    """Describe what is wrong after the backbone: a word that no config has there, or a tail that only the configs of
+    other families have."""
     start = name.removesuffix(parts.tail).removesuffix("_cifar")
     ranks: dict[str, tuple[bool, bool, bool, str]] = {}
     for tail, of_recipe in tails.items():
@@ -86,7 +87,7 @@ def _wrong_tail(
 
 
 def _wrong_word(tail: str, known: Iterable[str]) -> str:
-    """A phrase about the first word of a tail that matches no known tail."""
+    """Describe the first word of a tail at which it differs from all known tails."""
     words, others = tail.split("_")[1:], [other.split("_")[1:] for other in known]
     for index, word in enumerate(words):
         if not any(other[: index + 1] == words[: index + 1] for other in others):

@@ -1,4 +1,4 @@
-"""The head of Simple Baselines (Xiao et al. 2018, section 3): deconvolutions, and one heatmap per keypoint."""
+"""Head of Simple Baselines (Xiao et al. 2018, section 3): deconvolutions, and one heatmap per keypoint."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -15,28 +15,27 @@ from chordate.ops.gaussian_heatmaps import decode_dark, decode_quarter, gaussian
 from chordate.ops.norms import Norm, make_norm
 from chordate.registry import HEADS
 
-INIT_STD = 0.001  # of all weights, in the authors' code
+INIT_STD = 0.001  # standard deviation of all initial weights, from the authors' code
 
 
 @HEADS.register_module()
 class DeconvHead(nn.Module):
-    """Deconvolutions of 4×4 with stride 2, each with norm and ReLU, and a 1×1 convolution to the keypoints.
+    """4×4 deconvolutions with stride 2, each followed by norm and ReLU, and a 1×1 convolution that predicts heatmaps.
 
     Args:
-        in_features: the available maps.
-        num_keypoints: outputs.
-        level: the map that is read; None for the coarsest.
-        deconvs, channels: number and width of the deconvolutions; each halves the stride.
-        norm: after each deconvolution, see `make_norm`.
-        sigma: standard deviation of the target Gaussians, in cells of the heatmap; the authors use 2, and 3 for
-            384×288.
-        decoder: how positions are read from heatmaps: "quarter" (the paper's quarter of a cell), or "dark" (Zhang et
-            al. 2020), which is more precise.
-        aligned: whether the center of cell 0 lies at half a stride, so that a mirrored image has mirrored heatmaps.
-            False places it at half a pixel, as the authors' code and weights do.
+        in_features: specs of the available feature maps.
+        num_keypoints: number of keypoints.
+        level: name of the input feature map; None for the coarsest.
+        deconvs, channels: number of deconvolutions, and their number of channels; each deconvolution halves the stride.
+        norm: norm after each deconvolution, see `make_norm`.
+        sigma: standard deviation of the target Gaussians in heatmap cells; the authors use 2, and 3 for 384×288.
+        decoder: how keypoints are decoded from heatmaps: "quarter" (`decode_quarter`, as in the paper), or "dark"
+            (`decode_dark`, Zhang et al. 2020), which is more precise.
+        aligned: whether the center of the first cell is half a stride from the image border, so that flipped images
+            have flipped heatmaps. False for half a pixel, as in the authors' code and weights.
 
     Raises:
-        ConfigError: the map does not exist, or its stride cannot be halved that often.
+        ConfigError: the feature map does not exist, or its stride cannot be halved `deconvs` times.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class DeconvHead(nn.Module):
             )
         self.stride = spec.stride // 2**deconvs
         self.sigma, self.decoder = sigma, decoder
-        self.offset = self.stride / 2 if aligned else 0.5  # of the center of cell 0, in pixels
+        self.offset = self.stride / 2 if aligned else 0.5  # position of the first cell's center, in pixels
         self.deconvs = nn.Sequential()
         width = spec.channels
         for _ in range(deconvs):
@@ -77,15 +76,15 @@ class DeconvHead(nn.Module):
         self.class_rows = {"heatmaps": ClassRows(names="keypoints")}
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Heatmaps `[N, num_keypoints, h, w]`, float32 or wider, from maps `[N, C, H, W]` by name."""
+        """Predict heatmaps `[N, num_keypoints, h, w]`, at least float32, from feature maps keyed by name."""
         return at_least_float32(self.heatmaps(self.deconvs(maps[self.level])))
 
     def loss(self, heatmaps: Tensor, keypoints: Tensor) -> dict[str, Tensor]:
-        """Half the mean squared error of all cells, where unlabeled keypoints count as 0 (the authors' code).
+        """Compute half the mean squared error over all cells; unlabeled keypoints have an error of 0 (authors' code).
 
         Args:
             heatmaps: `[N, num_keypoints, h, w]`.
-            keypoints: `[N, num_keypoints, 3]` x, y in pixels of the batch, and visibility.
+            keypoints: `[N, num_keypoints, 3]`, x and y in pixels of the batch, and visibility.
         """
         positions = (keypoints[..., :2].to(heatmaps.dtype) - self.offset) / self.stride
         targets = gaussian_heatmaps(positions, (heatmaps.shape[-2], heatmaps.shape[-1]), self.sigma)
@@ -93,6 +92,6 @@ class DeconvHead(nn.Module):
         return {"heatmap": 0.5 * torch.where(labeled, (heatmaps - targets) ** 2, 0.0).mean()}
 
     def decode(self, heatmaps: Tensor) -> Tensor:
-        """Keypoints `[N, num_keypoints, 3]` x, y in pixels of the batch and confidence, from heatmaps."""
+        """Decode heatmaps to keypoints `[N, num_keypoints, 3]`: x and y in pixels of the batch, and confidence."""
         found = decode_dark(heatmaps, self.sigma) if self.decoder == "dark" else decode_quarter(heatmaps)
         return torch.cat((found[..., :2] * self.stride + self.offset, found[..., 2:]), -1)

@@ -1,4 +1,4 @@
-"""The heads of Panoptic-DeepLab (Cheng et al. 2020): two decoders, one for classes, one for centers and offsets."""
+"""Heads of Panoptic-DeepLab (Cheng et al. 2020): a semantic decoder, and an instance decoder (centers and offsets)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ LowChannels = Annotated[Sequence[PositiveInt], NonEmpty]
 
 
 class DeepLabDecoder(nn.Module):
-    """ASPP, then at each finer map a ×2 upsampling, concatenation with the reduced map, and a separable 5×5
-    convolution (section 3.1).
+    """Decoder of Panoptic-DeepLab (section 3.1): ASPP, and one fusion step per finer feature map.
+
+    A fusion step upsamples to the size of the finer map, concatenates the finer map (with its channels reduced by a 1×1
+    convolution), and applies a depthwise separable 5×5 convolution.
 
     Args:
-        in_features: the available maps.
-        level: the map of ASPP; None for the coarsest.
-        low_levels: the finer maps, coarse to fine; None for those of stride 8 and 4.
-        low_channels: that each of them is reduced to.
-        channels: of the output.
+        in_features: specs of the available feature maps.
+        level: name of ASPP's input feature map; None for the coarsest.
+        low_levels: names of the finer feature maps, coarse to fine; None for the maps finer than `level` with a stride
+            of at least 4 and below 16.
+        low_channels: number of channels to which each finer feature map is reduced.
+        channels: number of output channels.
         aspp_channels, rates, norm, dropout: see `heads.deeplab.ASPP`.
     """
 
@@ -60,8 +63,8 @@ class DeepLabDecoder(nn.Module):
         if len(low_channels) != len(specs):
             named = ", ".join(specs) or "none"
             raise ConfigError(
-                f"{owner}: low_channels has {len(low_channels)} numbers for {len(specs)} finer maps ({named}); give "
-                f"one for each"
+                f"{owner}: low_channels has {len(low_channels)} entries for {len(specs)} finer feature maps ({named}); "
+                f"give one per map"
             )
         self.low_levels = list(low_levels)
         self.aspp = ASPP(coarse, rates, aspp_channels, False, norm, dropout)
@@ -74,7 +77,7 @@ class DeepLabDecoder(nn.Module):
         self.out_channels = width
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """`[N, channels, h, w]` at the finest of the maps."""
+        """Compute the output `[N, channels, h, w]`, at the size of the finest feature map that is used."""
         x = self.aspp(maps[self.level])
         for name, reduce, fuse in zip(self.low_levels, self.reduce, self.fuse):
             low = reduce(maps[name])
@@ -85,14 +88,14 @@ class DeepLabDecoder(nn.Module):
 
 @HEADS.register_module()
 class PanopticDeepLabHead(SemanticHead):
-    """The semantic decoder of Panoptic-DeepLab. Defaults are those of Detectron2's project for ResNet-50.
+    """The semantic head of Panoptic-DeepLab. The defaults are those of Detectron2's project for ResNet-50.
 
     Args:
-        in_features: the available maps.
-        num_classes: outputs.
+        in_features: specs of the available feature maps.
+        num_classes: number of classes.
         level, low_levels, low_channels, channels, aspp_channels, rates, norm: see `DeepLabDecoder`.
-        aspp_dropout: fraction of the values after ASPP that are dropped in training.
-        dropout, losses: see `SemanticHead`; the cross-entropy of the hardest 20 % of the pixels by default.
+        aspp_dropout: dropout probability of ASPP's output.
+        dropout, losses: see `SemanticHead`. The default loss is the cross-entropy of the hardest 20 % of the pixels.
     """
 
     def __init__(
@@ -122,15 +125,16 @@ class PanopticDeepLabHead(SemanticHead):
 
 @HEADS.register_module()
 class CenterOffsetHead(nn.Module):
-    """The instance decoder of Panoptic-DeepLab: a heatmap of centers, and offsets to them; a `CenterHead`.
+    """The instance head of Panoptic-DeepLab (a `CenterHead`): predicts a heatmap of centers, and offsets to them.
 
     Args:
-        in_features: the available maps.
+        in_features: specs of the available feature maps.
         level, low_levels, low_channels, channels, aspp_channels, rates, norm: see `DeepLabDecoder`.
-        head_channels: of the last convolution before each output.
-        aspp_dropout: fraction of the values after ASPP that are dropped in training.
-        sigma: of the Gaussians in the heatmap, in pixels of the input.
-        center_loss_weight, offset_loss_weight: factors of the squared and of the absolute error (section 3.2).
+        head_channels: number of channels before the last convolution of each output.
+        aspp_dropout: dropout probability of ASPP's output.
+        sigma: standard deviation of the Gaussians in the target heatmap, in pixels of the batch.
+        center_loss_weight: factor of the squared error of the heatmap (section 3.2).
+        offset_loss_weight: factor of the absolute error of the offsets (section 3.2).
     """
 
     def __init__(
@@ -163,18 +167,19 @@ class CenterOffsetHead(nn.Module):
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def forward(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """A heatmap `[N, 1, h, w]` and offsets `[N, 2, h, w]` (y, x, in cells of the map), float32 or wider."""
+        """Predict a heatmap `[N, 1, h, w]` and offsets `[N, 2, h, w]` (y, x) in cells, at least float32."""
         x = self.decoder(maps)
         return at_least_float32(self.center(x)), at_least_float32(self.offset(x))
 
     def resize(self, outputs: tuple[Tensor, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The heatmap `[N, H, W]`, and the offsets `[N, 2, H, W]` in pixels, of images of `size`."""
+        """Resize the outputs to images of `size` (height, width): heatmap `[N, H, W]`, and offsets `[N, 2, H, W]` in
+        pixels."""
         heatmap, offsets = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in outputs)
         strides = torch.tensor(size, device=offsets.device) / torch.tensor(outputs[1].shape[-2:], device=offsets.device)
         return heatmap[:, 0], offsets * strides[:, None, None]
 
     def loss(self, outputs: tuple[Tensor, Tensor], targets: PanopticTargets) -> dict[str, Tensor]:
-        """`center` and `offset`. Crowds and pixels without a class count in neither."""
+        """Compute the losses `center` and `offset`. Crowds and pixels without a class contribute to neither loss."""
         things = targets.instances
         truth = center_targets(targets.slots, things.valid & ~things.crowd, self.sigma)
         heatmap, offsets = self.resize(outputs, (targets.slots.shape[1], targets.slots.shape[2]))
@@ -187,7 +192,7 @@ class CenterOffsetHead(nn.Module):
 
 
 def separable5x5(in_channels: int, channels: int, norm: Norm) -> nn.Sequential:
-    """A depthwise 5×5 and a 1×1 convolution, each with norm and ReLU."""
+    """A depthwise 5×5 and a 1×1 convolution, each followed by norm and ReLU."""
     return nn.Sequential(_conv(in_channels, in_channels, 5, norm, in_channels), _conv(in_channels, channels, 1, norm))
 
 

@@ -25,14 +25,14 @@ from chordate.structures import Detections, InstanceTargets, SampledRoIs
 class KeypointHead(nn.Module):
     """Pools regions, applies convolutions, and upsamples by 4: by 2 with a deconvolution, then by 2 bilinearly.
 
-    The defaults are the paper's and Detectron2's (`KRCNNConvDeconvUpsampleHead`): 14 x 14 regions, 56 x 56 heatmaps.
+    The defaults are the paper's and Detectron2's (`KRCNNConvDeconvUpsampleHead`): 14×14 regions, 56×56 heatmaps.
 
     Args:
         in_features: specs of the available feature maps.
         num_keypoints: number of keypoints per object.
         levels: names of the feature maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`; a heatmap has 4 · `resolution` cells per side.
-        convs, channels: number of 3 x 3 convolutions before the deconvolution, and their number of channels.
+        convs, channels: number of 3×3 convolutions before the deconvolution, and their number of channels.
         loss_weight: factor of the loss.
 
     Raises:

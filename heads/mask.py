@@ -33,9 +33,9 @@ class MaskHead(nn.Module):
         num_classes: number of classes without background.
         levels: names of the feature maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`; a mask has twice `resolution` pixels per side.
-        convs, channels: number of 3 x 3 convolutions before the deconvolution, and number of channels of all
+        convs, channels: number of 3×3 convolutions before the deconvolution, and number of channels of all
             layers.
-        norm: norm after each 3 x 3 convolution, see `make_norm`.
+        norm: norm after each 3×3 convolution, see `make_norm`.
         class_agnostic: whether to predict one mask per region instead of one per region and class.
         loss_weight: factor of the loss.
         roi_channels: number of channels of the `roi_features` that `loss` and `predict` receive if the box head's trunk

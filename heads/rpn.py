@@ -28,8 +28,8 @@ class RPNHead(AnchorHead):
     Args:
         in_features: specs of the available feature maps, with equal channels.
         levels: names of the feature maps to use; all by default.
-        anchors: arguments of `AnchorGenerator` besides the strides: `sizes`, `ratios`, `rounded`, `stride_from_grid`.
-        convs: number of 3 x 3 convolutions before the predictors; torchvision's `_v2` has 2.
+        anchors: arguments of `AnchorGenerator`, except `strides`: `sizes`, `ratios`, `rounded`, `stride_from_grid`.
+        convs: number of 3×3 convolutions before the predictors; torchvision's `_v2` has 2.
         batch_size_per_image: number of anchors sampled per image for the loss.
         positive_fraction: maximum fraction of positives among the sampled anchors.
         iou_thresholds: (lower, upper). Anchors are negative if their highest IoU is below `lower`, positive if it is at

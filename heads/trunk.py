@@ -14,11 +14,11 @@ from chordate.registry import HEADS
 
 @HEADS.register_module()
 class ConvFC(nn.Module):
-    """3 x 3 convolutions and then fully connected layers, each followed by ReLU.
+    """3×3 convolutions and then fully connected layers, each followed by ReLU.
 
     Input `[R, C, S, S]`, output `[R, out_channels]`.
 
-    FPN's box head has two fully connected layers of 1024 (Lin et al. 2017, section 5.2);
+    FPN's box head has two fully connected layers with 1024 channels (Lin et al. 2017, section 5.2);
     Group Normalization's box head has four convolutions and one fully connected layer (Wu & He 2018, section 4.2).
 
     Args:

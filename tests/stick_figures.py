@@ -1,4 +1,4 @@
-"""A small generated set of figures with three keypoints in COCO's format, for tests of pose estimation."""
+"""Generates a small COCO-format dataset of stick figures with three keypoints, for tests of pose estimation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HEIGHT, WIDTH = 90, 120
 
 
 def write_figures(root: Path, *, images: int = 6, seed: int = 0) -> dict[str, Any]:
-    """Write `root/figures.json` and `root/images/…png`, two figures per image; returns the content of the file.
+    """Write `root/figures.json` and `root/images/…png`, two figures per image; return the content of the JSON file.
 
-    A head is a white disk at the top. The hands below are gray; the left one is at the right, as of a person who looks
-    at us. Coordinates are indices of pixels, as in COCO.
+    The head is a white disk at the top, the hands are gray disks below. The left hand is at the right of the image, as
+    of a person who faces the camera. Coordinates are pixel indices, as in COCO.
     """
     random = np.random.default_rng(seed)
     (root / "images").mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write_figures(root: Path, *, images: int = 6, seed: int = 0) -> dict[str, An
 
 
 def detected(content: dict[str, Any], **changed: Any) -> list[dict[str, Any]]:
-    """The boxes of the annotations as a detector's results."""
+    """The annotated boxes in the format of a detector's results; `changed` replaces fields."""
     return [
         {"image_id": a["image_id"], "category_id": 5, "bbox": a["bbox"], "score": 0.9, **changed}
         for a in content["annotations"]

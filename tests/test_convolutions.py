@@ -17,7 +17,8 @@ def test_convolutions_start_with_hes_variance_and_without_bias():
 
 
 def test_a_transposed_convolution_starts_as_in_detectron2():
-    """c2_msra_fill uses the weight's first dimension, which in a transposed convolution is the input channels."""
+    """c2_msra_fill computes fan-out from the weight's first dimension, which in a transposed convolution is the number
+    of input channels."""
     torch.manual_seed(0)
     deconv = nn.ConvTranspose2d(128, 32, 4)
     he_init(deconv)

@@ -147,7 +147,8 @@ def test_the_command_lines_on_coco_run_and_pycocotools_agrees(folder, capsys, ca
 
 
 def test_the_names_on_the_migration_page_exist():
-    """Its "here" columns name public or registered classes, public registries and functions, and existing configs."""
+    """Every name in the "here" columns of the page's tables exists: classes are public or registered, registries and
+    functions are public, and configs are packaged."""
     registries = {name: value for name, value in vars(registry).items() if name.isupper() and hasattr(value, "names")}
     plugs = {name for value in registries.values() for name in value.names()}
     code = ""

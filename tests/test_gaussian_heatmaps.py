@@ -1,4 +1,4 @@
-"""Gaussian heatmaps and their decoders, against slow references."""
+"""Gaussian heatmaps and their decoders equal slow references."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def heatmap(x: float, y: float, sigma: float = 2.0, dtype=torch.float64) -> torc
 
 
 def random_maps(seed: int, count: int, blur: float) -> torch.Tensor:
-    """Smoothed noise, with many maxima."""
+    """Smoothed noise `[count, HEIGHT, WIDTH]` with many local maxima."""
     noise = np.random.default_rng(seed).random((count, HEIGHT, WIDTH))
     return torch.from_numpy(np.stack([cv2.GaussianBlur(one, (0, 0), blur) if blur else one for one in noise]))
 
@@ -48,7 +48,8 @@ def test_a_quarter_of_a_cell_is_the_largest_error_of_the_round_trip(position, si
 def test_dark_recovers_the_center_of_a_gaussian(position, dtype):
     x, y, confidence = decode_dark(heatmap(*position, dtype=dtype), 2.0).tolist()
     assert abs(x - position[0]) < 0.05 and abs(y - position[1]) < 0.05
-    assert math.exp(-0.5 / 8 * 2) < confidence <= 1 + 1e-6  # of the highest cell, at most half a cell away in x and y
+    # The highest cell is at most half a cell away along each axis.
+    assert math.exp(-0.5 / 8 * 2) < confidence <= 1 + 1e-6
 
 
 @given(positions)
@@ -59,7 +60,7 @@ def test_dark_is_within_a_cell_at_the_border_too(position):
 
 @pytest.mark.parametrize("blur", [0.0, 1.5])
 def test_quarters_equal_a_slow_reference(blur):
-    """Xiao et al. 2018, section 4.1, by loops."""
+    """The reference computes Xiao et al. 2018, section 4.1, with loops."""
     maps = random_maps(0, 40, blur)
     for one, found in zip(maps.numpy(), decode_quarter(maps).tolist()):
         y, x = divmod(int(one.argmax()), WIDTH)
@@ -72,7 +73,8 @@ def test_quarters_equal_a_slow_reference(blur):
 
 
 def test_dark_equals_a_slow_reference():
-    """Zhang et al. 2020, equations 5 to 8: OpenCV's blur, finite differences, and a linear system per heatmap."""
+    """The reference computes equations 5 to 8 of Zhang et al. 2020 with OpenCV's blur, finite differences, and a linear
+    system per heatmap."""
     maps = torch.cat([random_maps(1, 40, 2.0), torch.stack([heatmap(x, 30.2) for x in np.linspace(0, 47, 30)])])
     moved = 0
     for one, found in zip(maps.numpy(), decode_dark(maps, 2.0).tolist()):

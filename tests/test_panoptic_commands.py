@@ -1,4 +1,4 @@
-"""The commands on panoptic segmentation: models learn the generated shapes, are tested, predict and are drawn."""
+"""Commands on panoptic segmentation: models are trained on the generated shapes and tested; predictions are drawn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chordate.data import SemanticFolder
 from chordate.data.shapes import CLASSES
 from chordate.data.shapes_colors import BACKGROUNDS
 
-__all__ = ["folder"]  # a fixture that a test below uses
+__all__ = ["folder"]  # an imported fixture; `__all__` keeps the linter from removing the import
 FPN = """
 base = "panoptic-fpn_r18_fpn_shapes"
 schedule = dict(warmup_iters=2)
@@ -51,7 +51,7 @@ OPTIONS = (
 
 @pytest.fixture(scope="module", params=["fpn", "deeplab"])
 def trained(request, shapes, tmp_path_factory) -> tuple[Path, Path, Path]:
-    """The config, the data root, and the checkpoint."""
+    """The paths of the config, the data root, and the checkpoint of a trained model."""
     folder = tmp_path_factory.mktemp(request.param)
     config = folder / f"{request.param}.py"
     config.write_text(FPN if request.param == "fpn" else DEEPLAB + RUN)
@@ -99,7 +99,7 @@ def test_panoptic_samples_can_be_browsed_and_models_summarized(trained, tmp_path
 
 
 def test_the_shapes_open_as_a_semantic_folder(shapes):
-    """Label images of the shapes have the classes of the panoptic segments."""
+    """The label images of the shapes have the same classes as the panoptic segments."""
     dataset = SemanticFolder("train", "semantic/train", classes=[*CLASSES, *BACKGROUNDS], data_root=shapes)
     assert len(dataset) == 24
     present = np.unique(np.concatenate([dataset.labels_of(index).unique() for index in range(24)]))

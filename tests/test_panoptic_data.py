@@ -1,4 +1,4 @@
-"""Panoptic data: the reader, what transforms do to its segments, predictions as records, and errors in one line."""
+"""Panoptic data: the reader, transforms of segments, predictions as records, and one-line error messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CATEGORIES = [
     {"id": 12, "name": "dog", "isthing": 1, "color": [255, 255, 0]},
 ]
 NAMES = ("cat", "dog", "sky", "grass")
-# Segment id, category, crowd, and the rows and columns that it covers; later ones cover earlier ones.
+# Segment id, category id, crowd, and the rows and columns of the segment. Later segments cover earlier ones.
 SEGMENTS = [
     (70_000, 9, 0, slice(2, 20), slice(0, 40)),
     (300, 70, 0, slice(20, 32), slice(0, 40)),
@@ -37,7 +37,8 @@ SEGMENTS = [
 
 
 def write_panoptic(root: Path, count: int = 2) -> dict:
-    """Images of 32×40 pixels with the same segments and other ids; rows 0 and 1 have no segment but a crowd."""
+    """Write images of 32×40 pixels that have the same segments with different ids. Rows 0 and 1 have no segment except
+    a crowd."""
     for folder in ("images", "panoptic"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
@@ -98,7 +99,7 @@ def test_the_order_of_the_models_classes_is_followed(tmp_path):
 
 
 def test_bitmaps_equal_those_of_polygons_along_the_pixel_borders(real_data):
-    """The project's other road for masks: rings around the pixels, rasterized in the instance's box."""
+    """The masks equal those from polygons along the pixel borders, rasterized in the box of each instance."""
     dataset = CocoPanoptic("panoptic.json", "images", "panoptic", data_root=real_data / "panoptic-mini")
     for index, image_id in enumerate(dataset.image_ids.tolist()):
         numbers, labels, _ = dataset.segments_of(image_id)
@@ -109,7 +110,7 @@ def test_bitmaps_equal_those_of_polygons_along_the_pixel_borders(real_data):
         boxes = instances.boxes[0, : len(things)]
         assert torch.equal(boxes, polygons.bounds())
         differing = (instance_bitmaps(polygons, boxes) != instances.masks[0, : len(things)]).float().mean()
-        assert differing < 1e-4  # rounding, where a cell's center is on a pixel border
+        assert differing < 1e-4  # rounding errors where the center of a grid cell is on a pixel border
 
 
 PIPELINES = [

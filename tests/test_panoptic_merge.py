@@ -1,4 +1,4 @@
-"""The panoptic merge and the grouping by centers against slow, obvious versions of the papers' descriptions."""
+"""Merging of panoptic segments and grouping by centers equal slow implementations of the papers' descriptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chordate.structures import IGNORED
 
 
 def slow_merge(masks, scores, labels, stuff, overlap_threshold, stuff_area):
-    """The three steps of Kirillov et al. 2019, Panoptic Segmentation, section 7, one pixel set after another."""
+    """The three steps of Kirillov et al. 2019, Panoptic Segmentation, section 7, computed on sets of pixels."""
     ids = torch.zeros(stuff.shape, dtype=torch.int32)
     segments = []
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
@@ -43,7 +43,7 @@ def test_the_merge_equals_its_description(seed, count, overlap_threshold, stuff_
     masks = torch.zeros(count, 7, 9, dtype=torch.bool)
     for mask in masks:
         y, x, h, w = (int(torch.randint(high, (), generator=generator)) for high in (7, 9, 6, 6))
-        mask[y : y + h, x : x + w] = True  # some are empty
+        mask[y : y + h, x : x + w] = True  # some masks are empty
     scores = torch.rand(count, generator=generator)
     if ties:
         scores = scores.round()
@@ -59,7 +59,7 @@ def test_the_merge_equals_its_description(seed, count, overlap_threshold, stuff_
 
 @st.composite
 def instance_maps(draw):
-    """Slots of two images and which of 4 instances are used."""
+    """Instance maps of two images, and which of the four instances per image are used."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     coarse = torch.randint(-1, 4, (2, 5, 6), generator=generator)
     slots = coarse.repeat_interleave(6, 1).repeat_interleave(5, 2).short()
@@ -68,7 +68,8 @@ def instance_maps(draw):
 
 @given(instance_maps(), st.sampled_from([1.0, 2.5]))
 def test_center_targets_equal_their_definition(case, sigma):
-    """A Gaussian around each mean pixel, ended at 3 sigma, and the way to it from each pixel of the instance."""
+    """The heatmap has a Gaussian, truncated at 3 sigma, at the mean pixel of each instance; the offsets lead there from
+    each pixel of the instance."""
     slots, used = case
     targets = center_targets(slots, used, sigma)
     heatmap, offsets = torch.zeros(slots.shape), torch.zeros(2, 2, *slots.shape[1:])
@@ -94,7 +95,7 @@ def test_center_targets_equal_their_definition(case, sigma):
 
 
 def slow_groups(heatmap, offsets, threshold, kernel, topk):
-    """For one image: the centers, and for each pixel the index of the center nearest to its vote."""
+    """The centers in one image, and for each pixel the index of the center nearest to the pixel plus its offset."""
     height, width = heatmap.shape
     reach, centers = kernel // 2, []
     for y in range(height):
@@ -132,7 +133,7 @@ def test_centers_and_groups_equal_the_slow_search(seed, threshold, kernel, topk)
 
 
 def test_groups_in_a_large_image_are_exact():
-    """Squared distances of 4,000 px differ by less than float32 resolves in the matrix form of the distance."""
+    """The two distances of about 4,000 px differ by less than the error of float32 matrix multiplication."""
     heatmap = torch.zeros(1, 4000, 8)
     heatmap[0, 3990, 2], heatmap[0, 3990, 5] = 1.0, 0.9
     centers = find_centers(heatmap, 0.1, 3, 10)
@@ -155,7 +156,7 @@ def test_the_class_of_a_group_is_that_of_most_of_its_pixels(seed):
 
 
 def test_grouping_the_targets_gives_the_instances_back():
-    """With perfect heatmaps, offsets and classes the pixels' groups are the instances, if centers are apart."""
+    """With perfect heatmaps and offsets, the groups of pixels equal the instances if no two centers are close."""
     slots = torch.full((1, 60, 80), IGNORED, dtype=torch.int16)
     slots[0, 5:25, 5:25], slots[0, 30:55, 40:75], slots[0, 5:12, 40:78] = 0, 1, 2
     targets = center_targets(slots, torch.ones(1, 8, dtype=torch.bool), 8.0)

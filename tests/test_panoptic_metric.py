@@ -1,4 +1,4 @@
-"""Panoptic quality: equal to the paper's formula on any segments, and to panopticapi on COCO's sample images."""
+"""PanopticMetric: equals the paper's formula on random segments, and panopticapi on sample images of COCO."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def panoptic_map(ids: torch.Tensor, labels: list[int], meta: DatasetMeta = META)
 
 
 class Truth:
-    """A dataset of given segments: numbers, labels and crowds of each image."""
+    """A dataset of the given segments: segment numbers, labels and crowd flags of each image."""
 
     def __init__(self, images, meta: DatasetMeta = META):
         self.meta, self.images = meta, images
@@ -41,8 +41,11 @@ def batch_of(image_id: int, size=(6, 8)) -> Batch:
 
 
 def slow_pq(images, predictions, classes: int) -> dict[int, tuple[float, float, float]]:
-    """PQ, SQ and RQ per class by sets of pixels, after Kirillov et al. 2019, section 4; crowds of the class and pixels
-    without a segment excuse a wrong segment, and such pixels do not count in a union."""
+    """PQ, SQ and RQ of each class, computed on sets of pixels (Kirillov et al. 2019, section 4).
+
+    Pixels without a segment do not count in unions. An unmatched segment is not a false positive if more than half of
+    it has no ground-truth segment or is a crowd of its class.
+    """
     matched, wrong, missed = ({label: [] for label in range(classes)} for _ in range(3))
     for (numbers, labels, crowd), prediction in zip(images, predictions):
         pixels = lambda grid, number: {tuple(p) for p in (grid == number).nonzero().tolist()}  # noqa: E731
@@ -77,7 +80,8 @@ def slow_pq(images, predictions, classes: int) -> dict[int, tuple[float, float, 
 
 @st.composite
 def segmented_images(draw):
-    """Truth and prediction of two images of a few pixels, often alike; one crowd per class at most."""
+    """Ground truth and predictions of two tiny images; most predicted segments equal the ground truth, and at most one
+    segment per image is a crowd."""
     images, predictions = [], []
     for _ in range(2):
         count = draw(st.integers(1, 5))
@@ -123,8 +127,8 @@ def test_panoptic_quality_equals_the_formula_of_the_paper(case):
 
 
 def disturbed(truth: CocoPanoptic, image_id: int) -> PanopticMap:
-    """The ground truth shifted by 6 and 9 pixels, every ninth segment missing, every seventh of the next class, and a
-    person in the pixels without a segment."""
+    """A prediction with errors: the ground truth is shifted by 6 and 9 pixels, every ninth segment is missing, every
+    seventh has the next class, and the pixels without a segment are a person."""
     numbers, labels, _ = truth.segments_of(image_id)
     shifted = numbers.roll((9, 6), (0, 1)).int()
     shifted[torch.isin(shifted, torch.arange(9, len(labels) + 1, 9))] = 0
@@ -141,7 +145,7 @@ def sample_images(real_data) -> CocoPanoptic:
     return CocoPanoptic("panoptic.json", "images", "panoptic", data_root=real_data / "panoptic-mini")
 
 
-# What panopticapi (commit 7bb4655) computes for these predictions, as written by `save_predictions`: PQ, SQ, RQ.
+# PQ, SQ and RQ that panopticapi (commit 7bb4655) computes for these predictions, written by `save_predictions`.
 PANOPTICAPI = {
     "": (0.27014335021975594, 0.3977268937282276, 0.3962719298245614),
     "_things": (0.12755813429029936, 0.2983841530230718, 0.21600877192982457),
@@ -160,7 +164,7 @@ def test_numbers_on_the_sample_images_are_those_of_panopticapi(sample_images, tm
 
 
 def test_saved_predictions_open_as_a_panoptic_dataset(sample_images, tmp_path):
-    """The written ids, classes and areas are those of the prediction."""
+    """The saved segments have the ids, classes and areas of the predictions."""
     metric = PanopticMetric(dataset=sample_images)
     predictions = {number: disturbed(sample_images, number) for number in sample_images.image_ids.tolist()}
     for image_id, prediction in predictions.items():

@@ -1,4 +1,4 @@
-"""Panoptic FPN and Panoptic-DeepLab: classes that the heads see, losses by formula, sizes, fine-tuning, errors."""
+"""Panoptic FPN and Panoptic-DeepLab: labels of the heads, losses, output sizes, fine-tuning, and errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MODELS_HERE = {"fpn": panoptic_fpn, "deeplab": panoptic_deeplab}
 
 @pytest.fixture
 def batch(tmp_path) -> Batch:
-    """Two images of 32×40 pixels, whose classes are in the order of META."""
+    """A batch of two images of 32×40 pixels, with classes in the order of META."""
     write_panoptic(tmp_path)
     dataset = reader(tmp_path, meta=META)
     return dataset.collate([dataset[0, 0], dataset[0, 1]], 32)
@@ -70,7 +70,7 @@ def test_heads_know_things_and_stuff_by_their_own_labels(batch):
     assert instances.labels[0, :3].tolist() == [1, 1, 3]  # cat, a crowd of cats, dog
     assert model.merger.thing_targets(instances).labels[0, :3].tolist() == [0, 0, 1]
     labels = batch.targets.labels
-    expected = {IGNORED: IGNORED, 1: 0, 3: 0, 0: 1, 2: 2}  # all things are 0
+    expected = {IGNORED: IGNORED, 1: 0, 3: 0, 0: 1, 2: 2}  # all things have the label 0
     assert model.merger.semantic_labels(labels).flatten().tolist() == [expected[x] for x in labels.flatten().tolist()]
 
 
@@ -92,8 +92,8 @@ def test_every_part_of_a_panoptic_model_learns_from_the_losses(batch, build):
 
 
 def test_losses_of_panoptic_deeplab_are_those_of_the_paper(batch):
-    """Equation in section 3.2: squared error of the heatmap × 200, absolute error of the offsets × 0.01, and the
-    cross-entropy of the hardest fifth of the labeled pixels."""
+    """Section 3.2: the losses are 200 times the squared error of the heatmap, 0.01 times the absolute error of the
+    offsets, and the cross-entropy of the hardest fifth of the labeled pixels."""
     model = panoptic_deeplab().eval()
     losses = model.loss(batch)
     targets, maps = batch.targets, model.backbone_features(batch)
@@ -140,7 +140,7 @@ def test_the_content_of_the_padding_does_not_change_a_panoptic_prediction(batch,
 
 @pytest.mark.parametrize("build", MODELS_HERE.values(), ids=MODELS_HERE)
 def test_the_panoptic_step_compiles_whole(batch, build):
-    """Neither the targets nor the losses wait for a value, or depend on the number of instances."""
+    """The targets and losses have no host sync and no shape that depends on the number of instances."""
     model = build()
     torch._dynamo.reset()
     compiled = torch.compile(lambda one: sum(model.loss(one).values()), fullgraph=True, backend="eager")
@@ -159,7 +159,7 @@ def test_a_panoptic_model_trains_on_images_without_things(batch, build):
     assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_a_detector_without_semantic_head_has_the_tensors_of_before():
+def test_a_detector_without_semantic_head_has_no_panoptic_tensors():
     detector = panoptic_fpn(semantic=None, merge=None)
     assert not [name for name in detector.state_dict() if "merger" in name or "semantic" in name]
     extra = panoptic_fpn().state_dict().keys() - detector.state_dict().keys()
@@ -167,7 +167,8 @@ def test_a_detector_without_semantic_head_has_the_tensors_of_before():
 
 
 def test_outputs_of_shared_classes_are_kept_when_fine_tuned_on_other_panoptic_data():
-    """Things are cat, dog and then dog, cow; the semantic head has things, sky, grass and then things, sea, sky."""
+    """The things change from cat, dog to dog, cow; the classes of the semantic head from things, sky, grass to things,
+    sea, sky."""
     old, new = panoptic_fpn(), panoptic_fpn(DatasetMeta(("sea", "dog", "cow", "sky"), stuff=("sea", "sky")))
     for model, value in ((old, 1.0), (new, 2.0)):
         for layer in (model.box.cls_score, model.mask.masks, model.semantic.logits):

@@ -134,7 +134,8 @@ def test_the_roi_head_trains(folder, monkeypatch):
 
 
 def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
-    """The loss equals equation 4 (Lin et al. 2017) for two RoIs; other settings are the demo's."""
+    """The loss of two RoIs equals equation 4 (Lin et al. 2017); the box head's other settings are inherited from the
+    demo config."""
     work_dir = run(folder, "my_loss_config.py", monkeypatch, *DETECTOR)
     assert_learns(work_dir, "box.cls_score.")
     head = built(folder, "my_loss_config.py").box

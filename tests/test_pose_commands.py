@@ -1,4 +1,4 @@
-"""The commands on pose estimation: a small model learns figures, and is tested, predicts and is drawn."""
+"""Commands on pose estimation: a small model is trained on stick figures and tested; its predictions are drawn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ train = dict(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A config and the figures; `found.json` has their boxes as a detector's results."""
+    """A folder with a config and stick figures; `found.json` has the annotated boxes as a detector's results."""
     root = tmp_path_factory.mktemp("pose")
     (root / "figures.py").write_text(CONFIG)
     (root / "found.json").write_text(json.dumps(detected(write_figures(root, images=12))))
@@ -48,7 +48,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder) -> Path:
-    """The work dir of the training."""
+    """The work dir of the training run."""
     arguments = ["train", str(folder / "figures.py"), "--data-root", str(folder), "--work-dir", str(folder / "run")]
     assert main(arguments) == 0
     return folder / "run"
@@ -76,7 +76,7 @@ def test_testing_on_detected_boxes_writes_results_and_pictures(trained, folder, 
 
 
 def test_predictions_of_a_detector_are_boxes_for_pose_estimation(trained, folder, tmp_path):
-    """The results that `test --predictions` writes are read as they are, here the poses' own boxes."""
+    """The dataset reads the file that `test --predictions` writes; here it has the boxes of predicted poses."""
     command = ["test", str(folder / "figures.py"), str(trained / "best_keypoints_AP.pt"), "--data-root", str(folder)]
     assert main([*command, "--predictions", str(tmp_path / "p.json")]) == 0
     assert main([*command, "--cfg-options", f"val_data.dataset.boxes={tmp_path / 'p.json'}"]) == 0
@@ -99,6 +99,6 @@ def test_crops_can_be_browsed_and_the_model_summarized(folder, tmp_path, capsys)
     config = str(folder / "figures.py")
     assert main(["browse", config, "--data-root", str(folder), "--out", str(tmp_path), "--count", "4"]) == 0
     page = (tmp_path / "index.html").read_text()
-    assert "3 of 3 keypoints" in page and "left is orange" in page
+    assert "3 of 3 keypoints" in page and "left side is orange" in page
     assert main(["summary", config]) == 0
     assert "64×64" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Crops of objects with keypoints: the affine map, its augmentation, the dataset, and a detector's boxes."""
+"""Crops of objects with keypoints: the affine matrix, augmentation, the dataset, and boxes of a detector."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ boxes = st.tuples(st.floats(-50, 300), st.floats(-50, 300), st.floats(4, 400), s
 
 
 def opencv_matrix(box, size, padding, angle) -> np.ndarray:
-    """The affine map by three points, as the authors' `get_affine_transform` finds it."""
+    """The affine matrix from three points, as in the authors' `get_affine_transform`."""
     height, width = size
     x1, y1, x2, y2 = box
     w, h = x2 - x1, y2 - y1
@@ -42,7 +42,8 @@ def opencv_matrix(box, size, padding, angle) -> np.ndarray:
         w = h * width / height
     w, h = w * padding, h * padding
     center = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
-    up = np.array([-math.sin(math.radians(angle)), -math.cos(math.radians(angle))]) * h / 2  # of the crop, in the image
+    # From the center to the middle of the crop's upper side, in image coordinates.
+    up = np.array([-math.sin(math.radians(angle)), -math.cos(math.radians(angle))]) * h / 2
     right = np.array([-up[1], up[0]]) / (h / 2) * w / 2
     source = np.float32([center, center + up, center + right])
     return cv2.getAffineTransform(source, np.float32([[width / 2, height / 2], [width / 2, 0], [width, height / 2]]))
@@ -53,7 +54,7 @@ def test_the_map_of_a_crop_equals_opencvs_of_three_points(box, angle, padding, s
     points = torch.tensor([[0.0, 0.0], [100.0, 20.0], [-7.0, 310.0], box[:2], box[2:]], dtype=torch.float64)
     expected = cv2.transform(points.numpy()[None], opencv_matrix(box, size, padding, angle))[0]
     found = move_points(points, crop_matrix(box, size, padding, angle)).numpy()
-    assert found == pytest.approx(expected, rel=1e-3, abs=0.05)  # OpenCV takes its points in float32
+    assert found == pytest.approx(expected, rel=1e-3, abs=0.05)  # OpenCV needs the points in float32
 
 
 @given(boxes)
@@ -65,7 +66,7 @@ def test_a_box_just_fits_into_its_crop(box):
 
 
 def blobs(points: list[tuple[float, float]], size: tuple[int, int], sigma: float = 3.0) -> torch.Tensor:
-    """An image with a Gaussian spot around each point, in continuous coordinates."""
+    """An image with a Gaussian spot around each point; points are in continuous pixel coordinates."""
     row, column = np.mgrid[: size[0], : size[1]] + 0.5
     spots = sum(np.exp(-((column - x) ** 2 + (row - y) ** 2) / (2 * sigma**2)) for x, y in points)
     return torch.from_numpy((255 * spots).round().astype(np.uint8)).expand(3, -1, -1)
@@ -83,7 +84,7 @@ def figure(point: tuple[float, float], box: list[float], size: tuple[int, int]) 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_pixels_move_as_keypoints_do(seed):
-    """The centroid of a spot in the crop is where its keypoint went, and the info's map leads back."""
+    """The centroid of a spot in the crop equals the transformed keypoint; `CropInfo.matrix` inverts the transform."""
     torch.manual_seed(seed)
     point = 91.3, 70.8
     crop = TopDownCrop(size=(256, 192), rotation=40, scale=0.3)(figure(point, [60.0, 40.0, 130.0, 120.0], (150, 200)))
@@ -98,7 +99,8 @@ def test_pixels_move_as_keypoints_do(seed):
 
 def test_the_area_of_a_crop_is_that_of_the_enlarged_box():
     crop = TopDownCrop(size=(256, 192))(figure((50.0, 50.0), [40.0, 40.0, 70.0, 120.0], (150, 200)))
-    assert crop["info"].area == pytest.approx((80 * 1.25) * (60 * 1.25))  # 80 high, extended to a width of 60
+    # The box is 80 px high, and is extended to a width of 60 px.
+    assert crop["info"].area == pytest.approx((80 * 1.25) * (60 * 1.25))
 
 
 def test_keypoints_outside_the_crop_are_unlabeled_and_black_is_outside_the_image():
@@ -214,7 +216,7 @@ def test_boxes_of_a_detector_replace_those_of_the_annotations(tmp_path):
     assert sample["info"].score == 0.5 and sample["info"].path.endswith("1.png")
     assert (sample["keypoints"].as_subclass(torch.Tensor)[..., 2] == 0).all()
     assert len(figures(tmp_path, boxes="found.json")) == 13
-    with pytest.raises(DataError, match="no keypoints to train on; leave boxes out"):
+    with pytest.raises(DataError, match="no keypoints to train on; remove the setting boxes"):
         dataset.check_annotated(training=True)
     dataset.check_annotated(training=False)
 

@@ -1,4 +1,4 @@
-"""PoseMetric: COCO's keypoint AP of poses predicted crop by crop, and the suppression of duplicates."""
+"""PoseMetric: COCO's keypoint AP of poses that are predicted from crops, and OKS NMS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CROP = [{"type": "TopDownCrop", "size": (64, 48)}]
 
 
 def perfect(dataset: CocoPoseDataset, index: int, score: float = 1.0, shift: float = 0.0) -> Poses:
-    """The annotation of a sample as its prediction, moved by some pixels."""
+    """A prediction equal to the sample's ground truth, with keypoints shifted by `shift` pixels in x and y."""
     targets = dataset.original(index).targets
     keypoints = targets.keypoints.clone()
     keypoints[..., :2] += shift
@@ -81,7 +81,7 @@ def test_numbers_are_those_of_pycocotools_on_the_poses_put_together(tmp_path):
 
 
 def metric_sigmas() -> tuple[float, ...]:
-    """COCO's, from its page on keypoint evaluation."""
+    """COCO's sigmas, from cocodataset.org/#keypoints-eval."""
     return (
         .026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089,
     )  # fmt: skip
@@ -100,7 +100,7 @@ def test_the_order_of_the_crops_does_not_matter_and_each_counts_once(tmp_path):
 
 def test_images_without_crops_count_as_missed_without_a_warning(tmp_path, recwarn):
     content = write_figures(tmp_path)
-    (tmp_path / "found.json").write_text(json.dumps(detected(content)[:6]))  # of three of six images
+    (tmp_path / "found.json").write_text(json.dumps(detected(content)[:6]))  # boxes in three of six images
     truth, dataset = figures(tmp_path), figures(tmp_path, boxes="found.json")
     metric = evaluate(dataset, [perfect(truth, index) for index in range(6)])
     assert metric.numbers["keypoints_AR"] == pytest.approx(0.5)
@@ -110,7 +110,7 @@ def test_images_without_crops_count_as_missed_without_a_warning(tmp_path, recwar
 
 
 def test_duplicates_of_detected_boxes_are_suppressed(tmp_path):
-    """Every figure is detected twice; the second pose lowers the precision unless it is suppressed."""
+    """Every figure is detected twice; NMS keeps one pose per figure."""
     content = write_figures(tmp_path)
     twice = detected(content) + detected(content, score=0.8)
     (tmp_path / "found.json").write_text(json.dumps(twice))
@@ -123,7 +123,7 @@ def test_duplicates_of_detected_boxes_are_suppressed(tmp_path):
 
 
 def slow_nms(poses, scores, areas, sigmas, threshold) -> list[int]:
-    """By loops over pairs and keypoints, from COCO's formula."""
+    """Greedy NMS with COCO's formula for OKS, computed with loops over pairs and keypoints."""
     kept: list[int] = []
     for i in sorted(range(len(poses)), key=lambda i: -scores[i]):
         similar = False
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, shapes):
 
 
 def _rank(rank: int, world_size: int, folder: str) -> None:
-    """Runs one of two ranks with the loader's share of the crops, so that an image's crops are on both."""
+    """Run one of two ranks. The loader distributes the crops, so that crops of the same image are on both ranks."""
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
     dataset = figures(Path(folder))
     metric = METRICS.build("PoseMetric", dataset=dataset)

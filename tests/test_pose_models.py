@@ -1,4 +1,4 @@
-"""PoseEstimator and DeconvHead: sizes of the paper, the loss, the flip test, and the way back to the image."""
+"""PoseEstimator and DeconvHead: sizes as in the paper, the loss, the flip test, and coordinates of predictions."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ def noise(count: int = 2, size: tuple[int, int] = (64, 64)) -> Tensor:
     ("name", "millions", "gflops"), [("r50", 34.0, 8.9), ("r101", 53.0, 12.4), ("r152", 68.6, 15.7)]
 )
 def test_parameters_and_operations_are_the_papers(name, millions, gflops):
-    """Sun et al. 2019 (HRNet), table 1, give both for Simple Baselines at 256×192.
+    """Table 1 of Sun et al. 2019 (HRNet) has both numbers for Simple Baselines at 256×192.
 
-    Their script counts multiplications in units of 2^30, and a deconvolution's 4×4 kernel for each output cell, of
-    which stride 2 uses a quarter. torch's counter counts what is computed, additions too.
+    Their script counts multiplications in units of 2^30, and counts the whole 4×4 kernel of a deconvolution for each
+    output cell, although with stride 2 only a quarter of the kernel is used. torch's counter counts the operations that
+    are computed, including additions.
     """
     model = chordate.build_model(f"pose_{name}_256x192_coco", pretrained=False)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
@@ -109,7 +110,7 @@ def test_composed_names_take_any_backbone():
 
 
 class PoseResNet(nn.Module):
-    """The authors' network: torchvision's ResNet without its classifier, deconvolutions and a last convolution."""
+    """The authors' network: torchvision's ResNet without the classifier, deconvolutions, and a 1×1 convolution."""
 
     def __init__(self):
         super().__init__()
@@ -156,7 +157,7 @@ def test_checkpoints_of_the_authors_and_of_mmpose_give_their_heatmaps(library):
 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_the_loss_is_the_mean_of_half_the_squared_errors_of_labeled_keypoints(aligned):
-    """By loops over people, keypoints and cells, as in the authors' `JointsMSELoss`."""
+    """The reference loops over objects, keypoints and cells, as the authors' `JointsMSELoss` does."""
     torch.manual_seed(0)
     head = small_model({"aligned": aligned, "sigma": 1.5}).double().head
     heatmaps = torch.rand(2, 3, 8, 6, dtype=torch.float64)
@@ -227,7 +228,7 @@ def test_the_flip_test_averages_the_heatmaps_of_the_mirrored_image(shift):
 
 
 def test_mirrored_images_have_mirrored_poses():
-    """With the flip test and aligned cells, exactly; head and hands are at 64 - x, left and right swapped."""
+    """With a flip test and aligned cells, this is exact: x becomes 64 - x, and left and right are swapped."""
     model = small_model({"decoder": "dark"}).double()
     model.head.heatmaps.weight.data *= 1000
     images = noise(1)
@@ -237,7 +238,7 @@ def test_mirrored_images_have_mirrored_poses():
 
 
 class Oracle(nn.Module):
-    """A head that knows the keypoints: Gaussians at given positions in pixels of the batch."""
+    """A head that returns Gaussians at the given positions (in pixels of the batch), whatever the image is."""
 
     def __init__(self, points: Tensor, heights: Tensor, head: nn.Module):
         super().__init__()
@@ -271,8 +272,8 @@ def test_keypoints_go_back_to_the_original_image(aligned):
     expected = points[0] @ torch.tensor([[0.5, 0.2], [-0.2, 0.5]]) + torch.tensor([30.0, 12.0])
     assert isinstance(pose, Poses) and torch.allclose(pose.keypoints[0, :, :2], expected, atol=0.1)
     confidence = pose.keypoints[0, :, 2]
-    assert confidence.tolist() == pytest.approx([1, 0.5, 0.1], rel=0.08)  # of the highest cell
-    # The third is below 0.2 and does not count.
+    assert confidence.tolist() == pytest.approx([1, 0.5, 0.1], rel=0.08)  # the value of the highest cell
+    # The third keypoint has a confidence below 0.2 and does not count.
     assert pose.scores.item() == pytest.approx(0.8 * confidence[:2].mean().item())
     assert pose.boxes.tolist() == [[1, 2, 30, 40]] and pose.labels.tolist() == [0]
 
@@ -284,7 +285,7 @@ def test_a_pose_without_a_certain_keypoint_scores_0():
 
 
 def test_predict_takes_an_image_as_one_object():
-    """120×80 in a crop of 256×192: the image is enlarged to a width of 150, and its center stays the center."""
+    """The image of 120×80 px (width × height) is centered in the crop of 192×256 px, with a width of 192 / 1.25 px."""
     model = oracle(torch.tensor([[[96.0, 128.0], [96.0 + 12.8, 128.0], [96.0, 128.0 - 12.8]]]), torch.ones(1, 3))
     model.pipeline = [{"type": "TopDownCrop", "size": (256, 192)}]
     (pose,) = chordate.predict(model, np.zeros((80, 120, 3), np.uint8))
@@ -304,7 +305,7 @@ def test_images_without_crops_are_scaled_back_to_the_original():
 
 
 def test_shifting_undoes_the_offset_of_cells_that_are_not_aligned():
-    """The authors' convention: a keypoint at x has its mirrored Gaussian three quarters of a cell too far left."""
+    """With the authors' convention, the Gaussian from the flipped image is three quarters of a cell too far left."""
     x, width = 50.5, 192
     cells = torch.tensor([[(x - 0.5) / 4, 5.0], [(width - x - 0.5) / 4, 5.0]], dtype=torch.float64)
     plain, mirrored = gaussian_heatmaps(cells, (12, 48), 2.0)

@@ -1,4 +1,4 @@
-"""The commands on semantic segmentation: a small model is trained on two colors, and tested; it predicts and draws."""
+"""Commands on semantic segmentation: a small model is trained on two colors and tested; predictions are drawn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ train = dict(iterations=50, eval_every=50, save_every=50, save_best="mIoU", tens
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A config, and images of a light rectangle on a dark ground; labels are ignored in the three top rows."""
+    """A folder with a config, and images of a light rectangle on a dark background. The top three rows are ignored."""
     root, random = tmp_path_factory.mktemp("semantic"), np.random.default_rng(0)
     (root / "colors.py").write_text(CONFIG)
     for name in ("images", "labels"):

@@ -1,4 +1,4 @@
-"""Semantic segmentation data: label images are read, transformed, evaluated by the metric, and drawn."""
+"""Data of semantic segmentation: label images are read, transformed, evaluated and drawn."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_ids_map_to_labels_and_others_are_ignored_or_an_error(tmp_path):
     labels = folder(tmp_path, ids=[7, 11, 26], ignored_ids=[3]).labels_of(0).numpy()
     table = {7: 0, 11: 1, 26: 2, 3: IGNORED}
     assert np.array_equal(labels, np.vectorize(table.get)(ids))
-    with pytest.raises(DataError, match=r"0_ids\.png: pixels have the value 3, which is no class; .* ignored_ids"):
+    with pytest.raises(DataError, match=r"0_ids\.png: pixels have the value 3, which is not a class; .* ignored_ids"):
         folder(tmp_path, ids=[7, 11, 26]).labels_of(0)
 
 
@@ -172,7 +172,8 @@ def evaluate(truth: list[torch.Tensor], predicted: list[torch.Tensor]) -> Semant
 
 
 def test_numbers_equal_those_of_a_confusion_matrix():
-    """Long et al. 2015, section 5, where n_ij is the number of pixels of class i that are predicted as class j."""
+    """The metrics equal the formulas of Long et al. 2015, section 5, on `confusion[i, j]` (their n_ij), the number of
+    pixels of class i that are predicted as class j."""
     torch.manual_seed(0)
     truth = [torch.randint(-1, 3, (20 + k, 30)) for k in range(3)]
     predicted = [torch.where(torch.rand(t.shape) < 0.6, t.clamp(min=0), torch.randint(0, 3, t.shape)) for t in truth]
@@ -204,7 +205,7 @@ def test_a_perfect_prediction_scores_1():
     ("predicted", "message"),
     [
         (torch.zeros(3, 4), r"the prediction has \[3, 4\] pixels, .* \[4, 4\]"),
-        (torch.full((4, 4), 4), "go to 4.* 4 classes"),
+        (torch.full((4, 4), 4), "go up to 4.* 4 classes"),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused(predicted, message):

@@ -1,4 +1,4 @@
-"""Inference of semantic segmentation: scales and mirroring, sides that no stride divides, memory of large images."""
+"""Inference of semantic segmentation: scales and flips, sizes that are not multiples of the stride, and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def segmenter(head: str = "FCNHead", **settings) -> chordate.Model:
 
 
 def batch_of(*sizes: tuple[int, int]) -> Batch:
-    """Random images of these sizes, padded to the largest."""
+    """A batch of random images of the given sizes, padded to the largest height and width."""
     torch.manual_seed(1)
     height, width = (max(sides) for sides in zip(*sizes))
     images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
@@ -38,8 +38,8 @@ def batch_of(*sizes: tuple[int, int]) -> Batch:
 
 
 def plain_average(model, image: torch.Tensor, scales: list[float]) -> torch.Tensor:
-    """Probabilities `[K, H, W]` of one image, each scale and its mirror image predicted alone; the stride of 32 must
-    divide the sides at each scale."""
+    """Mean probabilities `[K, H, W]` of one image, with a separate prediction for each scale and flip. The sides must
+    be multiples of the stride 32 at each scale."""
     total = 0
     for scale in scales:
         size = [round(side * scale) for side in image.shape[-2:]]
@@ -76,7 +76,7 @@ def test_one_scale_without_mirroring_changes_nothing():
 
 
 def test_padding_of_the_batch_does_not_reach_the_averages():
-    """An image alone and next to a larger one, where the padding changes only its right and lower border."""
+    """In a batch with a larger image, the padding changes the prediction only at the right and the lower border."""
     tta = {"scales": [1.0, 1.5], "flip": True}
     alone = segmenter(tta=tta, size_divisor=32).predict(batch_of((64, 64)))[0].labels
     model, both = segmenter(tta=tta, size_divisor=32), batch_of((64, 64), (128, 160))
@@ -103,7 +103,7 @@ def test_a_scale_of_0_is_refused():
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("size", [(97, 131), (33, 40), (20, 21)])
 def test_a_batch_of_one_image_of_any_size_trains_and_is_predicted(head, size):
-    """Pooling leaves one value per channel, which has no variance."""
+    """Global pooling leaves one value per channel, so a norm over a batch of one image has no variance."""
     model, batch = segmenter(head), batch_of(size)
     batch.targets = SemanticTargets(torch.randint(0, 3, (1, *size)).short())
     loss = sum(model.train().loss(batch).values())

@@ -1,4 +1,4 @@
-"""What trips people with label images: each mistake is recognized when the dataset is opened, in one line."""
+"""Common mistakes with label images are detected when the dataset is opened, with a one-line message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = (12, 16)
 
 
 def write(root: Path, masks: list[np.ndarray | Image.Image], image_size: tuple[int, int] = SIZE) -> Path:
-    """Black images, and these label images."""
+    """Write black images, and the given label images."""
     for name in ("images", "labels"):
         (root / name).mkdir()
     for number, mask in enumerate(masks):
@@ -61,7 +61,7 @@ def test_two_valued_masks_are_recognized_behind_many_empty_ones(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "values", "expected"),
     [
-        ({"ids": [0, 1]}, [0, 255], {0: 0, 255: IGNORED}),  # the config says that 255 is ignored
+        ({"ids": [0, 1]}, [0, 255], {0: 0, 255: IGNORED}),  # with these ids, 255 is ignored
         ({}, [0, 1, 255], {0: 0, 1: 1, 255: IGNORED}),
         ({"ids": [255, 0]}, [0, 255], {255: 0, 0: 1}),
     ],
@@ -74,9 +74,9 @@ def test_255_is_ignored_where_that_is_meant(tmp_path, settings, values, expected
 
 def test_a_file_that_mixes_both_ways_to_write_a_mask_is_an_error_when_read(tmp_path):
     masks = masks_of([0, 255], 40)
-    masks[39] = masks_of([0, 1], 1)[0]  # 32 of the 40 files are checked on opening
+    masks[39] = masks_of([0, 1], 1)[0]  # 32 of the 40 files are checked when the dataset is opened, but not this one
     dataset = folder(write(tmp_path, masks), ["no", "yes"])
-    with pytest.raises(DataError, match=r"039\.png: pixels have the value 1, which is no class"):
+    with pytest.raises(DataError, match=r"039\.png: pixels have the value 1, which is not a class"):
         dataset.read(39)
 
 
@@ -123,7 +123,7 @@ def test_values_beyond_the_classes_are_listed_with_their_files(tmp_path):
     masks = masks_of([0, 1], 4)
     masks[2][0, 0], masks[3][:6] = 9, 5
     message = error(write(tmp_path, masks), ["a", "b"])
-    assert message.startswith(f"{tmp_path}/labels/003.png: pixels have the value 5, which is no class")
+    assert message.startswith(f"{tmp_path}/labels/003.png: pixels have the value 5, which is not a class")
     assert "4 label files checked: 5 (12 % of the pixels, 003.png), 9 (0.13 %, 002.png)" in message
     assert message.endswith("the classes' ids are [0, 1]; add the others to ids or to ignored_ids")
 
@@ -161,7 +161,7 @@ PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
 
 
 def test_palette_images_are_indices_whatever_their_colors(tmp_path):
-    """The colors would be the classes in another order."""
+    """Read as colors, the pixels would have the classes in another order."""
     mask = masks_of([0, 1, 2], 1)[0]
     write(tmp_path, [palette_image(mask, PALETTE[::-1])])
     for settings in ({}, {"palette": PALETTE}):
@@ -213,7 +213,7 @@ def test_label_images_of_another_size_than_their_images_are_one_line(tmp_path):
 
 
 def test_labels_of_the_stored_pixels_of_a_turned_photo_fit(tmp_path):
-    """EXIF orientation 6 turns the displayed image; the labels were drawn on the stored pixels."""
+    """EXIF orientation 6 rotates the displayed image, but the labels are those of the stored pixels."""
     mask = masks_of([0, 1], 1)[0]
     write(tmp_path, [mask])
     pixels = np.zeros((*SIZE, 3), np.uint8)
@@ -235,7 +235,7 @@ def test_floating_point_labels_are_refused(tmp_path):
     write(tmp_path, masks_of([0, 1], 1))
     Image.fromarray(np.zeros(SIZE, np.float32)).save(tmp_path / "labels/000.tif")
     message = error(tmp_path, ["a", "b"], label_suffix=".tif")
-    assert "000.tif: pixels of mode F are no class ids" in message
+    assert "000.tif: pixels of mode F are not class ids" in message
 
 
 def test_a_models_order_of_classes_applies_to_ids_and_colors(tmp_path):

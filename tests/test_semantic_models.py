@@ -1,4 +1,4 @@
-"""Semantic segmentation models: outputs equal torchvision's, losses their formulas; sliding windows and resizing."""
+"""Semantic segmentation models: outputs equal torchvision's, losses equal their formulas; sliding windows, resizing."""
 
 from __future__ import annotations
 

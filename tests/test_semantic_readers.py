@@ -1,4 +1,4 @@
-"""Readers of the public semantic datasets on files in their original layout, and the pipelines of their configs."""
+"""Readers of the public semantic segmentation datasets, on files in the original layout, and config pipelines."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def coco_stuff(root: Path) -> np.ndarray:
 
 
 def voc(root: Path) -> np.ndarray:
-    """Images 1 to 4: 1 is in train, 2 in val; SBD labels 2, 3 and 4, also the validation image."""
+    """Write images 1 to 5, and labels of 1 (train) and 2 (val). SBD labels 2, 3 and 4, so also the validation image."""
     for name in ("1", "2", "3", "4", "5"):
         photo(root / f"VOC2012/JPEGImages/2007_00000{name}.jpg")
     lists = root / "VOC2012/ImageSets/Segmentation"
@@ -89,7 +89,7 @@ def voc(root: Path) -> np.ndarray:
     return pixels
 
 
-# Per reader: how to write its files, its arguments, and what a value of the file of validation means.
+# For each config: the function that writes files, the label of each pixel value, and the first and last class.
 READERS = {
     "ade20k": (ade20k, {1: 0, 2: 1, 13: 12, 150: 149}, ("wall", "flag")),
     "cityscapes_semantic": (cityscapes, {7: 0, 11: 2, 26: 13, 33: 18}, ("road", "bicycle")),
@@ -127,7 +127,7 @@ def test_the_pipeline_of_the_papers_gives_crops_with_exact_labels(tmp_path, name
 
 
 def test_coco_stuff_leaves_out_the_ids_that_coco_never_annotated():
-    """Against the category ids of COCO: 80 of 1 … 90."""
+    """The ids equal COCO's category ids: 80 of the ids 1 … 90, and 92 … 182."""
     assert len(COCO_STUFF_CLASSES) == len(set(COCO_STUFF_IDS)) == 171
     ids = dict(zip(COCO_STUFF_CLASSES, COCO_STUFF_IDS))
     coco = {"person": 1, "stop sign": 13, "bench": 15, "backpack": 27, "bed": 65, "toothbrush": 90, "banner": 92}
@@ -157,7 +157,7 @@ def test_train_aug_from_pngs_is_all_that_is_labeled_but_not_in_validation(tmp_pa
 
 
 def test_train_aug_from_the_mat_files_of_sbd(tmp_path):
-    """In the struct of SBD: GTcls has Segmentation, Boundaries and CategoriesPresent."""
+    """The .mat files have SBD's struct GTcls, with the fields Segmentation, Boundaries and CategoriesPresent."""
     io = pytest.importorskip("scipy.io")
     voc(tmp_path)
     folder = tmp_path / "benchmark_RELEASE/dataset/cls"
@@ -193,7 +193,7 @@ def largest_fraction(crop: dict) -> float:
 
 
 def test_no_class_covers_more_of_a_crop_than_the_limit():
-    """Left half one class, right half another: a crop at random is often within one of them."""
+    """The left half is one class and the right half another, so random crops often have only one class."""
     torch.manual_seed(0)
     labels = torch.ones(100, 100, dtype=torch.int16)
     labels[:, 50:] = 2
@@ -221,7 +221,7 @@ def test_the_crop_is_the_same_place_of_image_and_labels():
 
 
 def test_the_scale_of_the_papers_is_v2s_random_resize():
-    """The shorter side is uniform in 0.5 … 2.0 of 512 px, for landscape and portrait images."""
+    """The shorter side is uniform in 512 × (0.5 … 2.0) px, for landscape and portrait images."""
     torch.manual_seed(0)
     resize = v2.RandomResize(256, 1025)
     for size in ((512, 768), (768, 512)):

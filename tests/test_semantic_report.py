@@ -1,4 +1,4 @@
-"""The semantic metric: boundary IoU, classes without ground truth, ranks, and the report with its pictures."""
+"""SemanticMetric: boundary IoU, classes without ground truth, several ranks, and the report with its plots."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ META = DatasetMeta(("sky", "road", "car", "ghost"), palette=((0, 0, 255), (200, 
 
 
 class Truth:
-    """A dataset of given labels."""
+    """A dataset with the given labels."""
 
     def __init__(self, labels: list[torch.Tensor], meta: DatasetMeta = META):
         self.meta, self.labels = meta, labels
@@ -38,7 +38,7 @@ class Truth:
 
 
 def regions(count: int = 3) -> list[torch.Tensor]:
-    """Smooth regions of three classes with ignored pixels, of different sizes."""
+    """Label maps of different sizes, with smooth regions of three classes and some ignored pixels."""
     random = np.random.default_rng(0)
     labels = []
     for number in range(count):
@@ -63,7 +63,7 @@ def evaluate(truth: list[torch.Tensor], predicted: list[torch.Tensor], **setting
 
 
 def eroded_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
-    """The boundary of one mask by its definition: what `distance` erosions of 3×3 remove."""
+    """The boundary of a mask by definition: the pixels that `distance` erosions with a 3×3 kernel remove."""
     padded = np.pad(mask.astype(np.uint8), 1)
     for _ in range(distance):
         shifts = [np.roll(padded, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
@@ -96,7 +96,7 @@ def test_boundary_iou_is_the_formula_of_the_paper():
     found = [metric.per_class()[name]["boundary_IoU"] for name in META.classes]
     assert found == pytest.approx([*(both / either), -1])
     assert metric.numbers["boundary_mIoU"] == pytest.approx((both / either).mean())
-    assert metric.numbers["boundary_mIoU"] < metric.numbers["mIoU"]  # a shift hurts near the outlines
+    assert metric.numbers["boundary_mIoU"] < metric.numbers["mIoU"]  # shifts cause errors near the outlines
 
 
 def test_a_perfect_prediction_has_boundary_iou_1_next_to_ignored_pixels_too():
@@ -108,7 +108,7 @@ def test_a_class_without_ground_truth_is_left_out_even_if_it_is_predicted():
     truth = [torch.zeros(10, 10, dtype=torch.int16)]
     truth[0][5:] = 1
     predicted = truth[0].clone()
-    predicted[0, :5] = 3  # a ghost
+    predicted[0, :5] = 3  # pixels predicted as the class ghost, which is not in the ground truth
     metric = evaluate(truth, [predicted])
     assert metric.numbers["mIoU"] == pytest.approx((45 / 50 + 1) / 2)
     assert metric.per_class()["ghost"] == {"IoU": -1, "Acc": -1, "pixels": 0}
@@ -121,7 +121,7 @@ def test_a_class_without_ground_truth_is_left_out_even_if_it_is_predicted():
 
 
 def test_ranks_give_the_numbers_of_one_process(monkeypatch):
-    """Each rank has half of the images; the gathering is replaced by both ranks' values."""
+    """Each rank has half of the images; all_gather_object is replaced by a function that returns both ranks' values."""
     truth = regions(8)
     predicted = [shifted(labels, number) for number, labels in enumerate(truth)]
     alone = evaluate(truth, predicted, boundary=0.02)

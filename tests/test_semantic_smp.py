@@ -1,6 +1,6 @@
-"""Segmentation decoders against segmentation_models.pytorch's on ResNet-18, with the same weights.
+"""Segmentation decoders equal those of segmentation_models.pytorch (smp) on ResNet-18, with the same weights.
 
-Where smp's network differs from the paper and from ours, the test removes the difference; its docstring describes it.
+If smp's network differs from the paper and from ours, the test removes the difference and describes it.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def test_pspnet_equals_smps(monkeypatch):
     fused[1].load_state_dict(theirs.decoder.conv[1].state_dict())
     nn.init.zeros_(fused[0].weight)
     width = theirs.encoder.out_channels[-1]
-    with torch.no_grad():  # smp concatenates the backbone's map last, ours first
+    with torch.no_grad():  # smp concatenates the backbone's feature map last, ours first
         fused[0].weight[:, :, 1, 1] = theirs.decoder.conv[0].weight[:, :, 0, 0].roll(width, dims=1)
     copy_in_order(ours.head.logits, theirs.segmentation_head[0])
     assert_same_logits(ours, theirs, torch.rand(2, 3, 224, 192, dtype=torch.float64))

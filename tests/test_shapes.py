@@ -160,7 +160,8 @@ def test_an_invalid_option_of_the_shapes_command_is_a_one_line_error(tmp_path, c
 
 
 def test_panoptic_annotations_agree_with_the_instances_and_the_semantic_labels(shapes):
-    """Each shape's segment is its mask but for pixels on outlines; the rest is one background; crowds are ignored."""
+    """Each shape's segment equals its mask except along the outline; all other pixels form one stuff segment. Crowds
+    have the ignored label 255 in the label images."""
     panoptic = json.loads((shapes / "annotations/panoptic_train.json").read_text())
     names = {category["id"]: category["name"] for category in panoptic["categories"]}
     assert list(names.values()) == [*CLASSES, *BACKGROUNDS]

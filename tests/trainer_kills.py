@@ -116,7 +116,8 @@ def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None,
 
 
 def train_on_a_full_disk(work_dir: Path, error_file: Path) -> None:
-    """Train with files limited to 20 kB after the first checkpoint; write the error message to `error_file`."""
+    """Simulate a full disk: after the first checkpoint, limit written files to 20 kB (RLIMIT_FSIZE). Writes the error
+    message to `error_file`."""
     import resource
 
     from chordate.errors import ChordateError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-# What can be listed, and the registry of each.
+# The kinds that can be listed, and the registry of each.
 KINDS = {
     "models": "",
     "backbones": "BACKBONES",
@@ -34,8 +34,8 @@ COMPOSE_NOTE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", nargs="?", help=f"what to list: {', '.join(KINDS)} (default: the number of each kind)")
-    parser.add_argument("pattern", nargs="?", default="*", help="a part of the names, or a shell pattern")
+    parser.add_argument("kind", nargs="?", help=f"what to list: {', '.join(KINDS)} (default: an overview of all kinds)")
+    parser.add_argument("pattern", nargs="?", default="*", help="part of a name, or a shell pattern")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def names_of(kind: str) -> list[str]:
-    """All names of a kind, sorted; a class that has named variants is replaced by their names."""
+    """All names of a kind, sorted. A class that has named variants is replaced by the names of the variants."""
     import chordate.registry
     from chordate.config import list_configs
     from chordate.text import by_number
@@ -78,8 +78,8 @@ def names_of(kind: str) -> list[str]:
 
 
 def matching(kind: str, written: str, pattern: str) -> list[str]:
-    """The names of a kind that match a pattern, also by a short form of a backbone (`r101`, `x101*`). Models that are
-    not listed are composed.
+    """The names of a kind that match a pattern, which may have a short form of a backbone (`r101`, `x101*`). A model
+    name that is not listed is composed.
 
     Raises:
         ConfigError: no name matches; the message has similar names.
@@ -189,7 +189,7 @@ def model_facts(name: str) -> tuple[str, str, str]:
     from chordate.published import PUBLISHED
 
     class SkipInit(TorchFunctionMode):
-        """Skips random initialization: on the meta device there are no values, but it takes a quarter of the time."""
+        """Skips random initialization, which takes a quarter of the time although meta tensors have no values."""
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             skipped = func.__name__ in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "normal_", "uniform_")
@@ -207,7 +207,7 @@ def model_facts(name: str) -> tuple[str, str, str]:
 
 
 def backbone_figure(name: str) -> tuple[str, str]:
-    """The published figure of a classifier with the backbone, at the smallest image size if there are several."""
+    """The published figure of a classifier with the backbone (at the smallest image size), and its source."""
     from chordate.published import PUBLISHED
 
     data = "cifar10" if name.endswith("_cifar") else "imagenet"
@@ -220,7 +220,7 @@ def backbone_figure(name: str) -> tuple[str, str]:
 
 
 def backbone_facts(name: str) -> tuple[str, str]:
-    """Number of parameters of a backbone in millions, and its maps; empty for a class with required arguments."""
+    """Parameters of a backbone in millions, and its feature maps; both empty for a class with required arguments."""
     import torch
 
     from chordate.errors import ConfigError

@@ -1,4 +1,4 @@
-"""ADE20K: 150 classes of indoor and outdoor scenes (Zhou et al. 2017), in the form of its scene parsing challenge."""
+"""ADE20K: indoor and outdoor scenes (Zhou et al. 2017), with the 150 classes of its scene parsing challenge."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 from chordate.data.semantic_folder import SemanticFolder
 from chordate.registry import DATASETS
 
-# In the order of the challenge's objectInfo150.txt, by the first name of each; the pixel value is the number from 1.
+# The first name of each class in the challenge's objectInfo150.txt, in the order of that file. Pixel values start at 1.
 ADE20K_CLASSES = (
     "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass", "cabinet",
     "sidewalk", "person", "earth", "door", "table", "mountain", "plant", "curtain", "chair", "car", "water",
@@ -24,7 +24,7 @@ ADE20K_CLASSES = (
     "hood", "sconce", "vase", "traffic light", "tray", "ashcan", "fan", "pier", "crt screen", "plate", "monitor",
     "bulletin board", "shower", "radiator", "glass", "clock", "flag",
 )  # fmt: skip
-# The challenge's color150.mat.
+# The color of each class. Source: the challenge's color150.mat.
 ADE20K_PALETTE = (
     (120, 120, 120), (180, 120, 120), (6, 230, 230), (80, 50, 50), (4, 200, 3), (120, 120, 80), (140, 140, 140),
     (204, 5, 255), (230, 230, 230), (4, 250, 7), (224, 5, 255), (235, 255, 7), (150, 5, 61), (120, 120, 70),
@@ -53,9 +53,10 @@ ADE20K_PALETTE = (
 
 @DATASETS.register_module()
 class ADE20K(SemanticFolder):
-    """`images/training/ADE_train_00000001.jpg` and `annotations/training/ADE_train_00000001.png`.
+    """Reads images such as `images/training/ADE_train_00000001.jpg`, whose labels are in
+    `annotations/training/ADE_train_00000001.png`.
 
-    The value 0 is what is none of the 150 classes, and is ignored.
+    Pixels with the value 0 belong to none of the 150 classes, and are ignored.
 
     Args:
         split: "training" or "validation".

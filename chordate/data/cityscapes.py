@@ -29,13 +29,13 @@ _ROWS = (
     ("bicycle", 33, (119, 11, 32)),
 )
 CITYSCAPES_CLASSES, CITYSCAPES_IDS, CITYSCAPES_PALETTE = zip(*_ROWS)
-LAST_ID = 33  # ids count from 0 (unlabeled); those that are not evaluated, such as parking, are ignored
+LAST_ID = 33  # ids are 0 (unlabeled) … 33; ids of classes that are not evaluated, such as parking, are ignored
 
 
 @DATASETS.register_module()
 class CityscapesSemantic(SemanticFolder):
-    """`leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png` and
-    `gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png`, as downloaded.
+    """Reads images such as `leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png`, whose labels are in
+    `gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png`, as in the downloaded archives.
 
     Args:
         split: "train" (2,975 images) or "val" (500). The labels of "test" are not public.

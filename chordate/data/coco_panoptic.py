@@ -1,4 +1,4 @@
-"""Datasets in COCO's panoptic format: a JSON file of segments, and for each image a PNG of segment ids."""
+"""Datasets in COCO's panoptic format: a JSON file with the segments, and a PNG of segment ids per image."""
 
 from __future__ import annotations
 
@@ -27,15 +27,22 @@ from chordate.text import printable
 
 @DATASETS.register_module()
 class CocoPanoptic(Dataset):
-    """Images with things and stuff of a panoptic JSON file (Kirillov et al. 2019, Panoptic Segmentation).
+    """Images with the things and stuff of a panoptic JSON file (Kirillov et al. 2019, Panoptic Segmentation).
 
-    Which classes are things follows from `isthing` of the categories; things come first in the labels.
+    The categories' `isthing` decides which classes are things; labels number the things first, then the stuff.
 
-    Transforms see `segments`, a LabelMap of the image's segments, so that everything that is derived from it afterwards
-    agrees in every pixel. A sample then has `image` Image uint8 `[3, H, W]` RGB; of the `M` things that are visible
-    `boxes` `[M, 4]` float32 x1, y1, x2, y2, `labels` `[M]` int64, `crowd` `[M]` bool and `masks` `[M, 112, 112]` uint8;
-    `semantic` LabelMap, the class of each pixel; `slots` LabelMap, the row of each pixel's thing; and `info` ImageInfo.
-    Segments with `iscrowd` are ignored: they are no targets, and their pixels have no class.
+    Transforms receive `segments`, a LabelMap with the segment of each pixel. Boxes, masks and label maps are derived
+    from it after the transforms, so they agree in every pixel. A sample then has:
+
+    - `image`: Image uint8 `[3, H, W]` RGB;
+    - for the `M` visible things, `boxes` `[M, 4]` float32 x1, y1, x2, y2 in pixels, `labels` `[M]` int64, `crowd` `[M]`
+      bool and `masks` `[M, 112, 112]` uint8 (see `box_bitmaps`);
+    - `semantic`: LabelMap `[H, W]`, the class of each pixel;
+    - `slots`: LabelMap `[H, W]`, the index in `boxes` of the thing at each pixel;
+    - `info`: ImageInfo.
+
+    Crowd segments (`iscrowd`) are not trained on: crowd things are marked in `crowd`, and pixels of crowds have the
+    ignored label in `semantic`.
 
     Args:
         annotations: the JSON file, relative to `data_root` or absolute.
@@ -45,11 +52,11 @@ class CocoPanoptic(Dataset):
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
-        category_ids: the file's category ids, by label.
-        image_ids: `[len]` int64, ascending.
+        category_ids: the category id in the file of each label.
+        image_ids: `[len]` int64, the image ids in ascending order.
 
     Raises:
-        DataError: a file or folder is missing or broken, or an id has no partner.
+        DataError: a file or folder is missing or broken, or an id in one file has no counterpart in the other.
     """
 
     target_type = PanopticTargets
@@ -92,7 +99,8 @@ class CocoPanoptic(Dataset):
         """The sample before its transforms.
 
         Raises:
-            DataError: a file cannot be read, the two have different sizes, or a segment id has no partner.
+            DataError: a file cannot be read, the image and the PNG differ in size, or a segment id occurs only in the
+                PNG or only in the JSON file.
         """
         path = self.images / self.index.files[index, 0]
         image = Image(read_image(path, tuple(self.index.sizes[index])))
@@ -109,7 +117,7 @@ class CocoPanoptic(Dataset):
         numbers = sample.pop("segments").as_subclass(Tensor).long()
         labels, crowd = sample.pop("segment_labels"), sample.pop("segment_crowd")
         boxes = segment_boxes(numbers, len(labels))
-        rows = torch.from_numpy(self.is_thing)[labels] & (boxes[:, 2] > boxes[:, 0])  # the things that are visible
+        rows = torch.from_numpy(self.is_thing)[labels] & (boxes[:, 2] > boxes[:, 0])  # visible things
         slots = torch.cat([rows.new_zeros(1, dtype=torch.int16), (rows.cumsum(0) * rows).short()])
         classes = torch.cat([labels.new_zeros(1), torch.where(crowd, 0, labels + 1)]).short()
         return {
@@ -123,15 +131,19 @@ class CocoPanoptic(Dataset):
         }
 
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The segments of an image at its original size: numbers `[H, W]` int16, 1 … `S` and 0 for none, and for
-        each segment its label `[S]` and whether it is a crowd `[S]` bool."""
+        """The ground truth of an image at its original size.
+
+        Returns:
+            The segment number of each pixel, `[H, W]` int16, 1 … `S` or 0 without a segment; the segments' labels
+            `[S]` int64; and whether each segment is a crowd, `[S]` bool.
+        """
         index = int(np.searchsorted(self.image_ids, image_id))
         own = self._rows(index)
         crowd = torch.from_numpy(self.index.crowd[own])
         return self.read_segments(index), torch.from_numpy(self.labels[own]), crowd
 
     def read_segments(self, index: int) -> Tensor:
-        """The number of each pixel's segment, `[H, W]` int16: 1 for the first segment of the image, 0 for none."""
+        """Read the segment number of each pixel, `[H, W]` int16: 1 … `S`, or 0 without a segment."""
         path = self.segments / self.index.files[index, 1]
         ids = _read_ids(path)
         if ids.shape != tuple(self.index.sizes[index]):
@@ -157,20 +169,20 @@ class CocoPanoptic(Dataset):
         return [np.unique(owner[self.labels == label]) for label in range(len(self.meta.classes))]
 
     def _rows(self, index: int) -> slice:
-        """The segments of an image in the arrays of the index."""
+        """The slice of the index's arrays that has the segments of an image."""
         return slice(*self.index.starts[index : index + 2].tolist())
 
 
 def box_bitmaps(numbers: Tensor, boxes: Tensor, own: Tensor) -> Tensor:
-    """Bitmaps of segments, each covering the segment's box, for `InstanceTargets.masks`.
+    """Masks of segments, sampled on a grid over each segment's box, for `InstanceTargets.masks`.
 
     Args:
-        numbers: `[H, W]` the segment of each pixel.
+        numbers: `[H, W]` int64, the segment number of each pixel.
         boxes: `[M, 4]` int64 x1, y1, x2, y2 in pixels.
-        own: `[M]` the number of each box's segment.
+        own: `[M]` int64, the segment number of each box.
 
     Returns:
-        `[M, 112, 112]` uint8, 0 or 1: the map at the center of each cell.
+        `[M, 112, 112]` uint8: 1 if the center of the grid cell lies in the segment, else 0.
     """
     centers = (torch.arange(BITMAP_SIZE) + 0.5) / BITMAP_SIZE
     x, y = (
@@ -193,10 +205,10 @@ def _read_ids(path: Path) -> NDArray[np.int64]:
 
 
 def _check_same_classes(path: Path, own: DatasetMeta, model: DatasetMeta) -> None:
-    """Check that a file has the classes of the model, and the same ones as stuff.
+    """Check that the file and the model have the same classes, and agree on which classes are stuff.
 
     Raises:
-        UnknownClass: a class is only in one of them, or is a thing in one and stuff in the other.
+        UnknownClass: only the file or only the model has a class, or a class is a thing in one and stuff in the other.
     """
     if differing := sorted(set(own.classes) ^ set(model.classes)):
         holder = "the model" if differing[0] in model.classes else "its categories"

@@ -1,4 +1,4 @@
-"""CocoPoseDataset: one sample per object with keypoints of a COCO annotation file, for top-down pose estimation."""
+"""CocoPoseDataset: one sample per object of a COCO keypoint dataset, for top-down pose estimation."""
 
 from __future__ import annotations
 
@@ -24,31 +24,33 @@ from chordate.structures import DatasetMeta, Sample
 from chordate.structures.pose import CropInfo, PoseTargets
 
 BLOCK = 10_000  # annotations read at a time, to limit memory
-NO_ANNOTATION = -1  # of a detected box
+NO_ANNOTATION = -1  # annotation id of detected boxes, which have no annotation
 
 
 @DATASETS.register_module()
 class CocoPoseDataset(CocoDataset):
-    """Objects with keypoints: people, in COCO.
+    """Objects with keypoints, one per sample; in COCO these are people.
 
-    A sample has `image` Image uint8 `[3, H, W]` RGB, the whole image or its crop; `boxes` BoundingBoxes `[1, 4]` x1,
-    y1, x2, y2 float32; `labels` `[1]` int64; `keypoints` `[1, K, 3]` float32 x, y in continuous pixels and visibility,
-    which transforms receive as InstanceKeypoints; `info` CropInfo. The pipeline needs a `TopDownCrop`.
+    A sample has `image` Image uint8 `[3, H, W]` RGB, which is the whole image before `TopDownCrop` and the crop after
+    it; `boxes` BoundingBoxes `[1, 4]` float32 x1, y1, x2, y2 in pixels; `labels` `[1]` int64; `keypoints` `[1, K, 3]`
+    float32 x, y in continuous pixel coordinates and visibility, as InstanceKeypoints in the transforms; and `info`
+    CropInfo. The pipeline needs a `TopDownCrop`.
 
     Args:
         annotations, images, classes, health: see `CocoDataset`.
-        boxes: a detector's results file in COCO's format (`chordate test --predictions`), relative to `data_root` or
-            absolute; its boxes of the dataset's categories are the samples, without keypoints. None for the boxes of
-            the annotations that have a labeled keypoint.
-        box_score_threshold: detected boxes with a lower score are dropped.
+        boxes: a detector's results file in COCO's format (as written by `chordate test --predictions`), relative to
+            `data_root` or absolute. Each of the file's boxes of the dataset's categories is a sample, without labeled
+            keypoints. None for a sample per annotation with a labeled keypoint, with the annotation's box.
+        box_score_threshold: minimum score of a detected box; boxes with lower scores are dropped.
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Attributes:
-        image_ids: `[images]` int64, ids of all images of the file, ascending; all of them are evaluated.
-        crop_image_ids: `[len]` int64, the image of each sample, ascending.
+        image_ids: `[images]` int64, ids of all images in the file, in ascending order; all images are evaluated.
+        crop_image_ids: `[len]` int64, image id of each sample, in ascending order.
 
     Raises:
-        DataError: as `CocoDataset`; or the results file is broken or does not fit, or there is no object to load.
+        DataError: as for `CocoDataset`; or the results file is broken or is for other images, or there is no object to
+            load.
     """
 
     target_type = PoseTargets
@@ -72,7 +74,7 @@ class CocoPoseDataset(CocoDataset):
             annotations, images, classes=classes, health=health, keypoints=True,
             data_root=data_root, pipeline=pipeline, seed=seed, meta=meta,
         )  # fmt: skip
-        self.sizes = None  # all crops have one size
+        self.sizes = None  # all crops have the same size
         self.detected = boxes is not None
         if boxes is not None:
             path = resolve_path(data_root, boxes)
@@ -87,8 +89,8 @@ class CocoPoseDataset(CocoDataset):
         return len(self.crop_image_ids)
 
     def read(self, index: int) -> Sample:
-        """The whole image and the object, before the transforms."""
-        assert self.meta.skeleton is not None  # the constructor reads it
+        """The sample before its transforms: the whole image and the object."""
+        assert self.meta.skeleton is not None  # the constructor ensures this
         record = self.coco.load_imgs([int(self.crop_image_ids[index])])[0]
         path = self.images / record["file_name"]
         image = Image(read_image(path, (record["height"], record["width"])))
@@ -115,16 +117,16 @@ class CocoPoseDataset(CocoDataset):
     def check_annotated(self, training: bool) -> None:
         if training and self.detected:
             raise DataError(
-                "train_data.dataset: boxes of a detector have no keypoints to train on; leave boxes out, which takes "
-                "those of the annotations"
+                "train_data.dataset: boxes of a detector have no keypoints to train on; remove the setting boxes, to "
+                "train on the annotated boxes"
             )
 
     def class_images(self) -> list[NDArray[np.int64]]:
-        """For each class, the indices of its objects."""
+        """For each class, the indices of the samples of that class, for class-balanced sampling."""
         return [np.flatnonzero(self.box_categories == category) for category in self.category_ids]
 
     def _annotated_boxes(self) -> tuple[DetectedBoxes, NDArray[np.int64]]:
-        """The box of each object with a labeled keypoint, clipped to its image, and the ids of the annotations."""
+        """The boxes of all objects with a labeled keypoint, clipped to the images, and the annotation ids."""
         sizes: dict[int, tuple[int, int]] = {}
         for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // BLOCK):
             sizes |= {

@@ -1,4 +1,4 @@
-"""COCO-Stuff: COCO's images with 80 thing and 91 stuff classes per pixel (Caesar et al. 2018), version 1.1, 164k."""
+"""COCO-Stuff 164k, version 1.1: pixel labels of 80 thing and 91 stuff classes on COCO's images (Caesar et al. 2018)."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from chordate.data.coco_classes import COCO_CLASSES
 from chordate.data.semantic_folder import SemanticFolder
 from chordate.registry import DATASETS
 
-# In the order of their ids, 92 … 182.
+# The stuff classes in the order of their ids, 92 … 182.
 STUFF_CLASSES = (
     "banner", "blanket", "branch", "bridge", "building-other", "bush", "cabinet", "cage", "cardboard", "carpet",
     "ceiling-other", "ceiling-tile", "cloth", "clothes", "clouds", "counter", "cupboard", "curtain", "desk-stuff",
@@ -21,20 +21,22 @@ STUFF_CLASSES = (
     "wall-wood", "water-other", "waterdrops", "window-blind", "window-other", "wood",
 )  # fmt: skip
 COCO_STUFF_CLASSES = (*COCO_CLASSES, *STUFF_CLASSES)
-UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)  # things of the COCO paper that were never annotated
-# A pixel's value is its class's id - 1.
+# Ids of thing classes in the COCO paper that were never annotated.
+UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+# The pixel value of a class is its id - 1.
 COCO_STUFF_IDS = tuple(number - 1 for number in range(1, 183) if number not in UNUSED_IDS)
 
 
 @DATASETS.register_module()
 class CocoStuff(SemanticFolder):
-    """`images/train2017/000000000009.jpg` and `annotations/train2017/000000000009.png`; 255 is unlabeled.
+    """Reads images such as `images/train2017/000000000009.jpg`, whose labels are in
+    `annotations/train2017/000000000009.png`.
 
-    The PNGs are those of stuffthingmaps_trainval2017.zip.
+    The PNGs come from stuffthingmaps_trainval2017.zip. Pixels with the value 255 are unlabeled, and are ignored.
 
     Args:
         split: "train2017" or "val2017".
-        images, labels: the folders with a folder per split, relative to `data_root` or absolute.
+        images, labels: folders that have a subfolder per split, relative to `data_root` or absolute.
         settings: data_root, pipeline, seed, meta: see `Dataset`.
     """
 

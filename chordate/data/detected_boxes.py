@@ -1,4 +1,4 @@
-"""Reads the boxes of a detector's results in COCO's format, as `chordate test --predictions` writes them."""
+"""Reads the boxes from a detector's results file in COCO's format, as written by `chordate test --predictions`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chordate.text import pluralize
 
 @dataclass
 class DetectedBox:
-    """One entry of a results file; `bbox` is x, y, width, height in pixels. Further fields are ignored."""
+    """One entry of a results file; `bbox` is x, y, width, height in pixels. Other fields of the file are ignored."""
 
     image_id: int
     category_id: int
@@ -28,13 +28,13 @@ class DetectedBox:
 
 
 class DetectedBoxes(NamedTuple):
-    """The boxes of a results file.
+    """The `M` boxes of a results file.
 
     Attributes:
-        image_ids: `[M]` int64.
-        category_ids: `[M]` int64.
+        image_ids: `[M]` int64, image id of each box.
+        category_ids: `[M]` int64, category id of each box.
         boxes: `[M, 4]` float32 x1, y1, x2, y2 in pixels.
-        scores: `[M]` float32.
+        scores: `[M]` float32, 0 … 1.
     """
 
     image_ids: NDArray[np.int64]
@@ -46,16 +46,18 @@ class DetectedBoxes(NamedTuple):
 def read_detected_boxes(
     path: Path, image_ids: NDArray[np.int64], category_ids: Sequence[int], score_threshold: float = 0.0
 ) -> DetectedBoxes:
-    """The boxes of these categories that score at least the threshold, by image, then in the order of the file.
+    """Read the boxes of the given categories with a score of at least the threshold, sorted by image id (boxes of one
+    image in the order of the file).
 
     Args:
-        path: JSON, a list of `DetectedBox`.
-        image_ids: of all images of the dataset.
-        category_ids: of the categories that are read.
-        score_threshold: boxes with a lower score are dropped.
+        path: JSON file with a list of `DetectedBox`.
+        image_ids: ids of all images of the dataset.
+        category_ids: ids of the categories to read.
+        score_threshold: minimum score; boxes with lower scores are dropped.
 
     Raises:
-        DataError: the file is missing, not such a list, or belongs to other images or categories; or no box is left.
+        DataError: the file is missing or has another format, a box belongs to an image that is not in `image_ids`, or
+            no box is left.
     """
     try:
         entries = TypeAdapter(list[DetectedBox]).validate_json(path.read_bytes())
@@ -91,7 +93,7 @@ def read_detected_boxes(
 
 
 def _problem(error: ValidationError) -> str:
-    """The first problem of a file in a few words."""
+    """A phrase about the first validation error: where it is, and what is wrong."""
     first = error.errors()[0]
     where = first["loc"]
     place = f"entry {where[0]}{''.join(f', {part}' for part in where[1:])}: " if where else ""

@@ -1,4 +1,4 @@
-"""LabelEncoding: which class the pixel values and colors of label images mean."""
+"""LabelEncoding: the class of each pixel value or color in label images."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from chordate.errors import DataError
 
 Color = tuple[int, int, int]
 Background = Literal["class", "ignored"]
-BACKGROUND = "background"  # name of the class of the pixels of no other class
+BACKGROUND = "background"  # name of the class of pixels that belong to no other class
 BLACK = (0, 0, 0)
-UNKNOWN = -2  # the label of values that are neither a class nor ignored
+UNKNOWN = -2  # label of pixel values that are neither a class nor ignored
 
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """The meaning of pixels of label images.
+    """The class of each pixel value or color in the label images of a dataset.
 
     Attributes:
-        classes: names by label.
+        classes: class names; the index of a name is the label.
         ids: the pixel value of each class.
-        ignored_ids: values that are ignored.
-        palette: the color of each class, for label images in color; None if they have none.
-        ignored_colors: colors that are expected besides the palette's; all others are ignored too.
-        ids_are_default: whether `ids` count the classes, because the config sets none.
+        ignored_ids: pixel values that are ignored.
+        palette: the RGB color of each class, for label images in color; None without colors.
+        ignored_colors: expected colors outside the palette. Other colors are ignored too, but are reported in the log.
+        ids_are_default: whether `ids` are 0, 1, … because the config does not set them.
     """
 
     classes: tuple[str, ...]
@@ -51,16 +51,16 @@ class LabelEncoding:
         palette: Sequence[Color] | None,
         background: Background | None,
     ) -> Self:
-        """The encoding of a dataset's settings; see `SemanticDataset`.
+        """Make the encoding from the arguments of `SemanticDataset`, where they are described.
 
         Raises:
-            DataError: a list does not have one entry per class, or two classes have one id.
+            DataError: `ids` or `palette` does not have one entry per class, or two classes have the same id.
         """
         for setting, values in (("ids", ids), ("palette", palette)):
             if values is not None and len(values) != len(classes):
                 raise DataError(f"{setting} has {len(values)} entries for {len(classes)} classes; give one per class")
         if ids is not None and len(set(ids)) < len(ids):
-            raise DataError(f"ids has the value {max(ids, key=list(ids).count)} twice; each class needs its own")
+            raise DataError(f"ids has the value {max(ids, key=list(ids).count)} twice; ids must be distinct")
         unnamed = background is not None and BACKGROUND not in classes
         names = [BACKGROUND, *classes] if unnamed else list(classes)
         values = list(range(len(names))) if ids is None else [0, *ids] if unnamed else list(ids)
@@ -78,13 +78,14 @@ class LabelEncoding:
         return cls(tuple(names), tuple(values), ignored, packed, ignored_colors, ids is None)
 
     def reordered(self, classes: Sequence[str]) -> Self:
-        """The encoding with the same classes in another order, that of a model."""
+        """The same encoding with its classes in the order of `classes` (the order in the model)."""
         order = [self.classes.index(name) for name in classes]
         palette = None if self.palette is None else tuple(self.palette[number] for number in order)
         return replace(self, classes=tuple(classes), ids=tuple(self.ids[number] for number in order), palette=palette)
 
     def lookup(self) -> NDArray[np.int16]:
-        """The label of each pixel value: -1 for ignored ones, `UNKNOWN` for others, as the last entry is."""
+        """Table of the label of each pixel value: -1 for ignored values, `UNKNOWN` for values that are neither a class
+        nor ignored. The last entry is `UNKNOWN`, for all larger values."""
         table = np.full(max(*self.ids, *self.ignored_ids, 0) + 2, UNKNOWN, np.int16)
         table[list(self.ignored_ids)] = -1
         table[list(self.ids)] = np.arange(len(self.ids))
@@ -92,7 +93,7 @@ class LabelEncoding:
 
 
 class LabelDecoder:
-    """Turns the pixels of label images into labels."""
+    """Converts the pixels of label images to labels."""
 
     def __init__(self, encoding: LabelEncoding):
         self.lookup = encoding.lookup()
@@ -102,10 +103,10 @@ class LabelDecoder:
             self.order = np.argsort(self.packed)
 
     def __call__(self, pixels: LabelPixels, path: Path) -> LabelMap:
-        """The labels `[H, W]` of ids `[H, W]` or colors `[H, W, 3]`; `path` is for messages.
+        """Convert ids `[H, W]` or colors `[H, W, 3]` to a LabelMap `[H, W]`; `path` is used in error messages.
 
         Raises:
-            DataError: an id is neither a class nor ignored, or there are colors and no palette.
+            DataError: an id is neither a class nor ignored, or the image has colors but there is no palette.
         """
         labels = self._of_colors(pixels, path) if pixels.ndim == 3 else self._of_ids(pixels, path)
         return label_map(torch.from_numpy(labels), torch.from_numpy(labels < 0))
@@ -116,7 +117,7 @@ class LabelDecoder:
         if (labels == UNKNOWN).any():
             value = int(ids[labels == UNKNOWN][0])
             raise DataError(
-                f"{path}: pixels have the value {value}, which is no class; add it to ids or to ignored_ids"
+                f"{path}: pixels have the value {value}, which is not a class; add it to ids or to ignored_ids"
             )
         return labels
 

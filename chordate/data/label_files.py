@@ -1,4 +1,4 @@
-"""Reads label images: PNGs of class ids, with or without a palette, and of colors."""
+"""Reads label images: image files whose pixels are class ids (with or without a palette) or colors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _COLOR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 def read_label_image(path: Path) -> LabelPixels:
     """Read the pixels of a label image.
 
-    One channel is ids: gray values, the indices of a palette (never the palette's colors), or 0 and 1 of a bitmap. An
-    alpha channel is dropped.
+    Images with one channel have ids: gray values, palette indices (the colors of a palette in the file are not used),
+    or 0 and 1 in 1-bit images. An alpha channel is dropped.
 
     Returns:
         Ids `[H, W]`, or colors `[H, W, 3]` uint8 RGB.
@@ -44,11 +44,11 @@ def read_label_image(path: Path) -> LabelPixels:
         raise DataError(missing_file(path, "label")) from error
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable label image: {error}") from error
-    raise DataError(f"{path}: pixels of mode {mode} are no class ids; save them as an 8-bit or 16-bit PNG")
+    raise DataError(f"{path}: pixels of mode {mode} are not class ids; save them as an 8-bit or 16-bit PNG")
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Height and width in the header of an image file, before EXIF orientation; None if Pillow cannot read it."""
+    """Height and width from the header of an image file, without the EXIF rotation; None if Pillow cannot read it."""
     try:
         with PIL.Image.open(path) as image:
             return image.height, image.width
@@ -57,10 +57,10 @@ def image_size(path: Path) -> tuple[int, int] | None:
 
 
 def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Colors `[…, 3]` RGB as single integers `[…]`, 65536 · red + 256 · green + blue."""
+    """Pack RGB colors `[..., 3]` into integers `[...]`: 65536 · red + 256 · green + blue."""
     return colors.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
 
 
 def format_color(packed: int) -> str:
-    """A packed color as a config writes it: `(128, 64, 0)`."""
+    """Format a packed color as it is written in a config: `(128, 64, 0)`."""
     return str((packed >> 16, packed >> 8 & 255, packed & 255))

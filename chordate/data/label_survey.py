@@ -1,6 +1,7 @@
-"""Looks at a sample of a dataset's label files when it is opened, so that mistakes are one line and not hours of IoU 0.
+"""Checks some of a dataset's label files when the dataset is opened, so that a wrong setting is an error at once rather
+than an IoU of 0 after hours of training.
 
-The remaining files are checked when they are read.
+The other files are checked when they are read.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from chordate.data.label_encoding import LabelEncoding
 from chordate.data.label_files import LabelPixels, format_color, image_size, pack_colors
 from chordate.errors import DataError
 
-SAMPLE = 32  # label files
-MAX_COLOR_PIXELS = 1 << 18  # counting colors needs a sort, so they are counted on a grid of a large image
-LISTED = 5  # values in a message
-TWO_VALUED = {0, 255}  # a mask as image editors and annotation tools write it
+SAMPLE = 32  # number of label files to check
+# Maximum number of pixels per file in which colors are counted. Counting needs a sort, so larger images are subsampled.
+MAX_COLOR_PIXELS = 1 << 18
+LISTED = 5  # maximum number of values in a message
+TWO_VALUED = {0, 255}  # the values of binary masks from image editors and annotation tools
 
 
 @dataclass
 class LabelSurvey:
-    """The values that occur in some label files.
+    """The values that occur in the checked label files.
 
     Attributes:
-        ids, colors: the number of pixels of each value; colors are packed (see `pack_colors`).
-        examples: the first file of each value, ids and colors apart.
-        files: how many files were read.
-        wrong_sizes: one phrase for each file whose size is not its image's.
+        ids, colors: number of pixels of each id and of each packed color (see `pack_colors`).
+        examples: the first file with each value, keyed by kind ("ids" or "colors") and value.
+        files: number of files that were read.
+        wrong_sizes: one phrase for each file that differs in size from its image.
     """
 
     ids: Counter[int] = field(default_factory=Counter)
@@ -57,7 +59,7 @@ class LabelSurvey:
         self.files += 1
 
     def describe(self, values: Sequence[int], kind: str = "ids") -> str:
-        """The histogram of some values: `19 (1.2 % of the pixels, a.png), 33 (0.1 %, b.png)`, frequent ones first."""
+        """Format values by descending frequency, for messages: `19 (1.2 % of the pixels, a.png), 33 (0.1 %, b.png)`."""
         counter = self.ids if kind == "ids" else self.colors
         total = sum(counter.values())
         phrases: list[str] = []
@@ -75,10 +77,10 @@ def _percent(fraction: float) -> str:
 def survey_labels(pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], LabelPixels]) -> LabelSurvey:
     """Read label files spread evenly over a dataset.
 
-    Masks that are empty say nothing about the other value, so that more are read as long as only one value occurs.
+    As long as only one value occurs (the masks are empty), more files are read, since the other values are unknown.
 
     Args:
-        pairs: the file of each image and of its labels.
+        pairs: the image file and the label file of each sample.
         read: reads the pixels of a label file.
     """
     survey = LabelSurvey()
@@ -91,28 +93,29 @@ def survey_labels(pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], Lab
         pixels = read(label)
         survey.add(label, pixels)
         (height, width), size = pixels.shape[:2], image_size(image)
-        if size is not None and size not in ((height, width), (width, height)):  # EXIF may turn the image
+        if size is not None and size not in ((height, width), (width, height)):  # EXIF may rotate the image
             phrase = f"{label}: {width}×{height}, but its image {image.name} is {size[1]}×{size[0]}"
             survey.wrong_sizes.append(phrase)
     return survey
 
 
 def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -> tuple[LabelEncoding, list[str]]:
-    """Check that the values in a dataset's files have a meaning.
+    """Check that each value in a dataset's label files is a class or is ignored.
 
-    Masks of the values 0 and 255 alone, for two classes whose ids the config does not set, mean 0 and 1, although 255
-    is an ignored value by default.
+    Binary masks with the values 0 and 255 are a special case: with two classes whose ids the config does not set, 255
+    is the second class, although 255 is ignored by default.
 
     Args:
-        survey: of the dataset's files.
-        encoding: as the config says.
+        survey: the values in the dataset's files.
+        encoding: the encoding that the config sets.
         source: folder of the label files, for messages.
 
     Returns:
-        The encoding, with ids 0 and 255 for such masks; and lines for the log.
+        The encoding (with ids 0 and 255 for such binary masks), and lines for the log.
 
     Raises:
-        DataError: values or colors without a meaning, or sizes that differ from the images'.
+        DataError: a value is neither a class nor ignored, no color is in the palette, or label images differ in size
+            from their images.
     """
     where, report = f"{source}: ", []
     checked = f"{survey.files} label file{'s' if survey.files > 1 else ''} checked"
@@ -125,7 +128,7 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
     if unknown:
         value = max(unknown, key=survey.ids.__getitem__)
         raise DataError(
-            f"{survey.examples['ids', value]}: pixels have the value {value}, which is no class; {checked}: "
+            f"{survey.examples['ids', value]}: pixels have the value {value}, which is not a class; {checked}: "
             f"{survey.describe(unknown)}; {_remedy(survey, encoding)}"
         )
     if set(survey.ids) == TWO_VALUED and encoding.ids == (0,):
@@ -148,7 +151,7 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
 
 
 def _check_colors(survey: LabelSurvey, encoding: LabelEncoding, where: str, checked: str) -> list[str]:
-    """Lines about colors outside the palette.
+    """Make log lines about colors outside the palette.
 
     Raises:
         DataError: no color is in the palette.
@@ -167,7 +170,7 @@ def _check_colors(survey: LabelSurvey, encoding: LabelEncoding, where: str, chec
 
 
 def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
-    """What to set so that the values that occur have a meaning."""
+    """A phrase that names the setting to change, so that the values in the files are classes or ignored."""
     values = sorted(set(survey.ids) - set(encoding.ignored_ids))
     count = len(encoding.ids)
     if encoding.ids_are_default and encoding.ids[0] == 0:

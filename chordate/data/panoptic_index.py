@@ -1,4 +1,4 @@
-"""The JSON file of COCO's panoptic format as arrays, checked for ids without a partner."""
+"""Reads and checks the JSON file of COCO's panoptic format, and packs it into arrays."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from chordate.text import printable
 
 @dataclass
 class PanopticIndex:
-    """The images of a file by ascending id, and their segments in arrays, which forked workers share.
+    """The images of a file in ascending order of id, and their segments. Arrays are shared by forked workers.
 
     Attributes:
         image_ids: `[len]` int64.
-        files: `[len]` image and PNG of each image, relative to their folders.
-        sizes: `[len, 2]` height and width.
-        starts: `[len + 1]` the first segment of each image, and the number of all segments.
-        ids: `[segments]` int64, the id in the PNG, ascending within an image.
-        categories: `[segments]` int64, the category id.
-        crowd: `[segments]` bool.
-        palette: RGB by category id, of the categories that have a `color`.
-        names: by category id.
+        files: `[len, 2]`, file names of each image and its PNG, relative to their folders.
+        sizes: `[len, 2]`, height and width of each image in pixels.
+        starts: `[len + 1]`, index of each image's first segment; the last entry is the total number of segments.
+        ids: `[segments]` int64, segment ids (the colors in the PNG), ascending within an image.
+        categories: `[segments]` int64, category id of each segment.
+        crowd: `[segments]` bool, whether each segment is a crowd.
+        palette: dict from category id to RGB, for the categories that have a `color`.
+        names: dict from category id to name.
         things: ids of the thing categories.
     """
 
@@ -46,7 +46,7 @@ class PanopticIndex:
     palette: dict[int, tuple[int, int, int]]
 
     def meta(self) -> DatasetMeta:
-        """Things come before stuff, each in the order of their ids."""
+        """The metadata of the dataset: things, then stuff, each in ascending order of category id."""
         order = self.ordered()
         colors = tuple(self.palette[number] for number in order if number in self.palette)
         stuff = tuple(self.names[number] for number in order if number not in self.things)
@@ -62,10 +62,11 @@ class PanopticIndex:
 
 
 def read_panoptic_json(path: Path) -> PanopticIndex:
-    """Read and check a file.
+    """Read and check a JSON file in COCO's panoptic format.
 
     Raises:
-        DataError: the file is missing or not of this format, or an image, category or segment id has no partner.
+        DataError: the file is missing or has another format; an id is not unique; or an image id or category id is
+            used but not defined.
     """
     if not path.is_file():
         raise DataError(missing_file(path, "annotation"))
@@ -92,8 +93,8 @@ def _categories(
     for record in records:
         if record.get("isthing") not in (0, 1):
             raise DataError(
-                f"{path}: category {printable(record['name'])} has no isthing; set it to 1 for things, which are "
-                f"counted, and to 0 for stuff"
+                f"{path}: category {printable(record['name'])} has no isthing; set it to 1 for things, and to 0 for "
+                f"stuff"
             )
     things = {record["id"] for record in records if record["isthing"]}
     return names, things, {record["id"]: tuple(record["color"]) for record in records if record.get("color")}

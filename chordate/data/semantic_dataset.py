@@ -23,28 +23,29 @@ from chordate.structures.semantic import SemanticTargets
 
 
 class SemanticDataset(Dataset):
-    """Images, and for each a label image with the class of every pixel.
+    """Images with a label image each, which has the class of every pixel.
 
-    A label image has one channel of class ids (gray values or the indices of its palette) or RGB colors. Ignored pixels
-    have no loss and are not evaluated. Some label files are checked when the dataset is opened, the others when they
-    are read (see `label_survey.py`).
+    A label image has one channel of class ids (gray values or palette indices), or RGB colors. Ignored pixels do not
+    contribute to the loss, and are not evaluated. Some label files are checked when the dataset is opened, the others
+    when they are read (see `label_survey.py`).
 
     A sample has `image` Image uint8 `[3, H, W]` RGB, `labels` LabelMap `[H, W]`, and `info` ImageInfo.
 
     Args:
-        pairs: the file of each image and of its labels.
-        classes: the names by label.
+        pairs: the image file and the label file of each sample.
+        classes: class names; the index of a name is the label.
         ids: the pixel value of each class; 0, 1, … by default.
-        ignored_ids: further values that occur and are ignored. A value that is neither a class nor ignored is an error.
-        palette: the color RGB of each class: that of its pixels in label images in color, whose other colors are
-            ignored, and that it is drawn with.
-        background: what the pixels of no class are, those of the class "background" if `classes` has one, else those of
-            the value 0: "class" is a class of its own, "background", "ignored" leaves them out. None: there are none,
-            and `classes` count from 0.
+        ignored_ids: pixel values that are ignored. A value that is neither a class nor ignored is an error.
+        palette: the RGB color of each class, in label images in color and in drawings. Other colors in label images are
+            ignored.
+        background: what to do with background pixels: "class" makes them a class named "background", "ignored" ignores
+            them. Background pixels are those of the class "background" if `classes` has one, else those with the value
+            0. With None there is no background, and `classes` start at the value 0.
         data_root, pipeline, seed, meta: see `Dataset`.
 
     Raises:
-        DataError: the settings contradict each other, or the label images have values without a meaning.
+        DataError: the settings contradict each other, or the label images have values that are neither a class nor
+            ignored.
     """
 
     target_type = SemanticTargets
@@ -81,25 +82,27 @@ class SemanticDataset(Dataset):
         """The sample before its transforms.
 
         Raises:
-            DataError: a file cannot be read, the two have different sizes, or a pixel has an unknown value.
+            DataError: a file cannot be read, the image and its labels differ in size, or a pixel value is neither a
+                class nor ignored.
         """
         path, label_path = self.pairs[index]
         image, labels = read_image(path), self.read_labels(label_path)
         (height, width), size = image.shape[-2:], (labels.shape[-2], labels.shape[-1])
-        if size == (width, height) and width != height:  # labels of the stored pixels, which EXIF turns
+        if size == (width, height) and width != height:  # the labels match the image without its EXIF rotation
             image = read_image(path, size)
         elif size != (height, width):
             raise DataError(f"{label_path}: {size[1]}×{size[0]}, but its image {path.name} is {width}×{height}")
         return {"image": Image(image), "labels": labels, "info": ImageInfo(index, str(path), *size)}
 
     def labels_of(self, index: int) -> Tensor:
-        """The labels `[H, W]` int16 of an image at its original size, `IGNORED` where there is no class."""
+        """The labels `[H, W]` int16 of an image at its original size; ignored pixels have the label `IGNORED`."""
         return self.read_labels(self.pairs[index][1]).as_subclass(Tensor) - 1
 
     def read_labels(self, path: Path) -> LabelMap:
-        """The labels in a file."""
+        """Read the labels `[H, W]` from a label file."""
         return self.decode(self.read_pixels(path), path)
 
     def read_pixels(self, path: Path) -> LabelPixels:
-        """The pixels of a label file: ids `[H, W]`, or colors `[H, W, 3]`; formats other than images override this."""
+        """Read the pixels of a label file: ids `[H, W]`, or colors `[H, W, 3]`. Subclasses override this method for
+        label files that are not images."""
         return read_label_image(path)

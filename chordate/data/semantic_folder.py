@@ -1,4 +1,4 @@
-"""SemanticFolder: images in a folder, and for each a label image in another one."""
+"""SemanticFolder: images in one folder, and a label image of each image in another folder."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 @DATASETS.register_module()
 class SemanticFolder(SemanticDataset):
-    """Images in a folder, and label images in another one: `train/a.jpg` and `trainannot/a.png`, at any depth.
+    """Images in one folder and their label images in another, such as `train/a.jpg` and `trainannot/a.png`; subfolders
+    are searched.
 
     Args:
         images: the folder of the images, relative to `data_root` or absolute.
-        labels: the folder of the label images.
-        classes: the names by label.
-        image_suffix, label_suffix: what names of images and label images end with after the part that they share
-            (`"_leftImg8bit.png"`, `"_gtFine_labelIds.png"`).
-        files: a text file with the shared part of each image's name, one a line, relative to `data_root`; None for all
-            images of the folder.
-        settings: the other arguments of `SemanticDataset`: ids, ignored_ids, palette, background.
+        labels: the folder of the label images, relative to `data_root` or absolute.
+        classes: class names; the index of a name is the label.
+        image_suffix, label_suffix: the ends of the file names of images and label images, after the part that both
+            share (`"_leftImg8bit.png"`, `"_gtFine_labelIds.png"`). By default, images have any of `SUFFIXES`.
+        files: a text file with one name per line, relative to `data_root` or absolute: the paths in the folder without
+            the suffix. None for all images in the folder.
+        settings: the other arguments of `SemanticDataset`: ids, ignored_ids, palette, background, data_root, pipeline,
+            seed, meta.
 
     Raises:
-        DataError: a folder or a label image does not exist, there are no images, or see `SemanticDataset`.
+        DataError: a folder or a label image does not exist, there are no images, or as for `SemanticDataset`.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class SemanticFolder(SemanticDataset):
 
 
 def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The images of a folder at any depth, by their path in it without the suffix, sorted.
+    """Find the images in a folder and its subfolders. Returns a sorted dict from the path in the folder (without
+    suffix) to the file.
 
     Raises:
         DataError: the folder does not exist, or has no images.
@@ -73,17 +76,17 @@ def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def listed_names(file: Path, images: Mapping[str, Path], folder: Path) -> list[str]:
-    """The names in a text file, one a line.
+    """Read the names in a text file with one name per line.
 
     Raises:
-        DataError: the file does not exist, has no names, or names an image that is not in the folder.
+        DataError: the file cannot be read, has no names, or has a name that is not in `images`.
     """
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
         raise DataError(missing_file(file, "image list")) from error
     if not names:
-        raise DataError(f"{file}: no names")
+        raise DataError(f"{file}: the file has no names")
     if missing := [name for name in names if name not in images]:
         close = [f"; did you mean {name}?" for name in near_names(missing[0], images, 1)]
         raise DataError(f"{file}: no image {missing[0]} in {folder}{''.join(close)}")

@@ -1,8 +1,8 @@
-"""The generated "shapes" set: a COCO-format dataset made in seconds, for demos and tests without a download.
+"""Generates the shapes dataset: a small COCO-format dataset, made in seconds, for demos and tests without a download.
 
-Colored shapes overlap on varied backgrounds. As in COCO, annotations cover the *visible* region: polygons if it has no
-hole, RLE if it has one (as all rings do). Some images have a cluster of many small shapes with one `iscrowd`
-annotation; some are empty. For panoptic segmentation the backgrounds are stuff.
+Colored shapes overlap on varied backgrounds. As in COCO, annotations cover the *visible* region: regions without
+holes are polygons, regions with holes (such as rings) are RLE. Some images have a cluster of many small shapes with one
+`iscrowd` annotation; some images are empty. For panoptic segmentation, the backgrounds are stuff.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Contour = NDArray[np.float64]  # [points, 2] x, y
 
 @dataclass
 class Shape:
-    """A shape to be drawn and annotated: a single one, or the members of a crowd.
+    """What one annotation covers: a single shape, or the members of a crowd.
 
     Attributes:
         label: index into CLASSES.
@@ -61,8 +61,8 @@ class Scene:
 
     Attributes:
         image: `[size, size, 3]` RGB.
-        annotations: COCO's, without ids, from back to front.
-        owner: `[size, size]` the annotation, from 1, that covers most of each pixel; 0 for the background.
+        annotations: COCO annotations without ids, from back to front.
+        owner: `[size, size]`, number (from 1) of the annotation that covers most of each pixel; 0 for the background.
         background: index into BACKGROUNDS.
     """
 
@@ -73,9 +73,10 @@ class Scene:
 
 
 def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size: int = 128, seed: int = 0) -> None:
-    """Write `root/{train,val}/*.jpg` and `root/annotations/{train,val}.json`; for panoptic segmentation
-    `annotations/panoptic_{train,val}.json` and the folders of their PNGs; for semantic segmentation the label images
-    `semantic/{train,val}/*.png` (see `shapes_panoptic`).
+    """Write the images `root/{train,val}/*.jpg` and the annotations `root/annotations/{train,val}.json`.
+
+    For panoptic segmentation, also write `annotations/panoptic_{train,val}.json` and folders of PNGs; for semantic
+    segmentation, the label images `semantic/{train,val}/*.png` (see `shapes_panoptic`).
 
     Image `i` of a split depends only on (seed, split, i, size), so a larger set starts with the images of a smaller
     one, and the splits have no images in common.
@@ -115,7 +116,7 @@ def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size
 
 
 def make_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """Draw one image `[size, size, 3]` RGB; returns it with its annotations, without their ids."""
+    """Draw one image. Returns the image `[size, size, 3]` RGB, and its annotations without ids."""
     scene = make_scene(rng, size)
     return scene.image, scene.annotations
 

@@ -1,4 +1,4 @@
-"""The colors of the generated shapes set: backgrounds, shading, and colors that stand out."""
+"""Colors in the generated shapes dataset: backgrounds, shading, and colors that differ from the background."""
 
 import math
 
@@ -10,8 +10,11 @@ BACKGROUNDS = ("gradient", "stripes", "checkerboard", "clouds")
 
 
 def background(rng: np.random.Generator, size: int) -> tuple[NDArray[np.float32], int]:
-    """`[size, size, 3]`: two colors mixed along a gradient, stripes, a checkerboard or clouds; and the index of that
-    pattern in BACKGROUNDS."""
+    """Draw a random background: two colors mixed by a gradient, stripes, a checkerboard or clouds.
+
+    Returns:
+        The image `[size, size, 3]` RGB, about 0 … 255, and the index of the pattern in BACKGROUNDS.
+    """
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
     turn, period = float(rng.uniform(0, np.pi)), float(rng.uniform(0.08, 0.3))
     along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
@@ -36,7 +39,7 @@ def _clouds(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
 
 
 def shading(rng: np.random.Generator, size: int, strength: float) -> NDArray[np.float32]:
-    """Smooth shading `[size, size, 1]` of about ±`strength` gray levels."""
+    """Smooth random brightness changes `[size, size, 1]` of about ±`strength` gray levels."""
     return 2 * strength * (_clouds(rng, size)[..., None] - 0.5)
 
 

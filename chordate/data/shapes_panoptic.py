@@ -1,4 +1,4 @@
-"""The panoptic and semantic annotations of the generated shapes set: shapes are things, the backgrounds are stuff."""
+"""Writes the panoptic and semantic annotations of the shapes dataset: shapes are things, backgrounds are stuff."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from pycocotools import mask as rle
 
 from chordate.data.shapes_colors import BACKGROUNDS
 
-IGNORED_ID = 255  # in the label images: pixels of crowds
+IGNORED_ID = 255  # value of crowd pixels in the label images
 
 
 class PanopticWriter:
-    """Writes a split in COCO's panoptic format, and a label image for each image: `annotations/panoptic_{split}.json`
-    with a folder of PNGs beside it, and `semantic/{split}/*.png`, whose values are the indices of the classes, shapes
-    before backgrounds, and 255 for crowds.
+    """Writes the panoptic annotations and the label images of a split.
+
+    COCO's panoptic format: the JSON file `annotations/panoptic_{split}.json`, and PNGs in a folder of the same name.
+    Label images: `semantic/{split}/*.png`, whose values are class indices (shapes, then backgrounds) and 255 in crowds.
 
     Args:
-        root: folder of the set.
+        root: folder of the dataset.
         split: "train" or "val".
-        classes: of the shapes; category ids are 1, 2 … for shapes and backgrounds alike.
+        classes: names of the shapes. Category ids are 1, 2, … for the shapes, and continue with the backgrounds.
     """
 
     def __init__(self, root: Path, split: str, classes: Sequence[str]):
@@ -46,13 +47,13 @@ class PanopticWriter:
 
         Args:
             image: COCO's record of the image.
-            objects: the annotations of its shapes.
-            owner: `[size, size]` the object, from 1, at each pixel; 0 for the background.
+            objects: the annotations of the image's shapes.
+            owner: `[size, size]`, number of the object at each pixel, from 1; 0 for the background.
             background: index into BACKGROUNDS.
         """
         owner = owner.copy()
         for number, annotation in enumerate(objects, 1):
-            if annotation["iscrowd"]:  # its region fills the gaps between the members
+            if annotation["iscrowd"]:  # the annotated region of a crowd includes the gaps between its members
                 owner[(owner == 0) & (rle.decode(annotation["segmentation"]) > 0)] = number
         categories = [self.things + background + 1, *(annotation["category_id"] for annotation in objects)]
         crowd = [0, *(annotation["iscrowd"] for annotation in objects)]

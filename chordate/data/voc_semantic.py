@@ -1,4 +1,4 @@
-"""Pascal VOC 2012's segmentation, and its extension by SBD (Hariharan et al. 2011), "train_aug"."""
+"""Pascal VOC 2012 for semantic segmentation, with the additional labels of SBD (Hariharan et al. 2011)."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,8 @@ from chordate.data.semantic_folder import check_label_files, find_images, listed
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 
-# Name and color by pixel value; 255, the border of objects, is ignored. Source: VOClabelcolormap.m of VOC's devkit.
+# Name and color of each class; the index is the pixel value. 255, the border of objects, is ignored.
+# Source: VOClabelcolormap.m in VOC's devkit.
 _ROWS = (
     (BACKGROUND, (0, 0, 0)),
     ("aeroplane", (128, 0, 0)),
@@ -42,16 +43,17 @@ VOC_SEMANTIC_CLASSES, VOC_PALETTE = zip(*_ROWS)
 
 @DATASETS.register_module()
 class VocSemantic(SemanticDataset):
-    """`JPEGImages/`, `SegmentationClass/` and the lists of `ImageSets/Segmentation/` (Everingham et al. 2010).
+    """Reads images from `JPEGImages/`, labels from `SegmentationClass/`, and the names of each split from
+    `ImageSets/Segmentation/` (Everingham et al. 2010).
 
-    "train_aug" is what papers train on, 10,582 images: the training images and all those that SBD labels, without the
-    validation images. Labels of the training images are VOC's; those of the others are read from the folder
-    `SegmentationClassAug` of PNGs, if there is one, else from SBD's `cls/*.mat`.
+    Papers train on "train_aug", 10,582 images: VOC's training images, and all images that SBD labels except VOC's
+    validation images. VOC's training images keep VOC's labels. The labels of the other images are read from PNGs in the
+    folder `SegmentationClassAug` if it exists, else from SBD's `cls/*.mat`.
 
     Args:
-        split: "train_aug", or the name of a list: "train", "val" or "trainval".
-        folder: contains the folders of VOC; relative to `data_root` or absolute.
-        sbd: folder of SBD that contains `cls`, for "train_aug"; relative to `data_root` or absolute.
+        split: "train", "val", "trainval" or "train_aug".
+        folder: contains VOC's folders; relative to `data_root` or absolute.
+        sbd: SBD's folder, which contains `cls`; used for "train_aug"; relative to `data_root` or absolute.
         settings: data_root, pipeline, seed, meta: see `Dataset`.
 
     Raises:
@@ -88,7 +90,7 @@ class VocSemantic(SemanticDataset):
 
 
 def _extended_labels(pngs: Path, mats: Path) -> list[Path]:
-    """The label files beyond VOC's own: of the first of the two folders that exists."""
+    """The label files for train_aug: the PNGs if their folder exists, else SBD's .mat files."""
     if pngs.is_dir():
         return sorted(pngs.glob("*.png"))
     if not mats.is_dir():
@@ -97,7 +99,7 @@ def _extended_labels(pngs: Path, mats: Path) -> list[Path]:
 
 
 def read_sbd(path: Path) -> LabelPixels:
-    """The class ids `[H, W]` of a file `cls/*.mat` of SBD.
+    """Read the class ids `[H, W]` uint8 from one of SBD's files `cls/*.mat`.
 
     Raises:
         DataError: scipy is not installed, or the file is not one of SBD's.

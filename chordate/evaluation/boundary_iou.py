@@ -1,4 +1,4 @@
-"""Boundary IoU of semantic segmentation: intersection over union of the pixels near the classes' outlines."""
+"""Boundary IoU for semantic segmentation: intersection over union of the pixels near the outlines of the classes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-OUTSIDE = -9  # the label beyond the border of an image: an outline runs along it, as in the authors' code
+OUTSIDE = -9  # label outside the image, so that the image border counts as an outline, as in the authors' code
 
 
 class BoundaryIoU:
     """Counts pixels for the boundary IoU of each class (Cheng et al. 2021, equation 3).
 
-    The boundary of a class is its pixels within `d` of its outline, where `d` is a fraction of the image's diagonal.
-    Ignored pixels are removed from both sides before.
+    The boundary region of a class is the pixels of the class within `d` pixels of its outline; `d` is a fraction of the
+    image diagonal. Pixels that are ignored in the ground truth are ignored in the prediction too.
 
     Args:
-        classes: their number.
-        distance: `d` as a fraction of the diagonal; 0.02 in the paper, 0.005 there for Cityscapes.
+        classes: number of classes.
+        distance: `d` as a fraction of the image diagonal; 0.02 in the paper (0.005 for Cityscapes).
 
     Attributes:
-        counts: `[3, classes]` int64, the pixels of the boundary in both, in the ground truth, in the prediction.
+        counts: `[3, classes]` int64: number of boundary pixels in both ground truth and prediction, in the ground
+            truth, and in the prediction.
     """
 
     def __init__(self, classes: int, distance: float):
@@ -31,8 +32,8 @@ class BoundaryIoU:
         """Count the pixels of one image.
 
         Args:
-            truth: `[H, W]`, the number of classes where a pixel is ignored.
-            labels: `[H, W]` predicted.
+            truth: `[H, W]`, ground-truth labels; ignored pixels have the value `classes`.
+            labels: `[H, W]`, predicted labels.
         """
         distance = max(1, round(self.distance * float(np.hypot(*truth.shape))))
         t = truth.astype(np.int16)
@@ -46,16 +47,17 @@ class BoundaryIoU:
         self.counts += other.counts
 
     def per_class(self) -> NDArray[np.float64]:
-        """`[classes]`, -1 where the class has no boundary in either."""
+        """Boundary IoU of each class `[classes]`; -1 for a class without boundary pixels."""
         both, true, predicted = self.counts
         union = true + predicted - both
         return np.where(union > 0, both / np.maximum(union, 1), -1.0)
 
 
 def boundary(labels: NDArray[np.int16], distance: int) -> NDArray[np.bool_]:
-    """`[H, W]`, the pixels with another label, or the border of the image, within `distance` pixels (chessboard).
+    """Mask `[H, W]` of the pixels that have another label or the image border within `distance` pixels (in
+    Chebyshev distance).
 
-    For each class these are its pixels that `distance` erosions by 3×3 remove.
+    In each class, these are the pixels that `distance` erosions with a 3×3 kernel remove.
     """
     kernel = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
     smallest = cv2.erode(labels, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=[OUTSIDE])

@@ -93,7 +93,7 @@ class CocoMetric(Metric):
         Raises:
             DataError: the predictions are not Detections, a label is not a class of the dataset, or the masks or
                 keypoints that `iou_types` needs are missing.
-            TrainingError: boxes, scores or keypoints are not finite.
+            TrainingError: boxes, scores or keypoints are non-finite.
         """
         for prediction in predictions:
             if not isinstance(prediction, Detections):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from chordate.evaluation.packed_detections import IouType
 from chordate.evaluation.pr_curves import IOU_THRESHOLDS, PRCurves
 
-REPORT_IOU, REPORT_SCORE = 0.5, 0.5  # IoU of the confusion matrix and the TIDE errors; score of the confusion matrix
+# The IoU threshold of the confusion matrix and the TIDE errors; the score threshold of the confusion matrix.
+REPORT_IOU, REPORT_SCORE = 0.5, 0.5
 
 # The error types of Bolya et al. 2020, "TIDE", section 2.2, in the order of its figures.
 TIDE_ERRORS = {

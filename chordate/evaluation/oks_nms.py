@@ -1,4 +1,4 @@
-"""Object keypoint similarity between predicted poses, and the suppression of duplicates by it."""
+"""Object keypoint similarity (OKS) between predicted poses, and NMS of poses by OKS."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ Floats = NDArray[np.floating]
 
 
 def oks(pose: Floats, others: Floats, area: float, areas: Floats, sigmas: Floats) -> NDArray[np.float64]:
-    """The similarity of one pose to others, 0 … 1 (cocodataset.org/#keypoints-eval), over all keypoints.
+    """Object keypoint similarity of one pose to `M` others, over all keypoints (cocodataset.org/#keypoints-eval).
 
     Args:
         pose: `[K, 2]` x, y in pixels.
-        others: `[M, K, 2]`.
-        area, areas: of the object and of the others `[M]` in square pixels; the mean of both is used.
-        sigmas: `[K]`, COCO's constants.
+        others: `[M, K, 2]` x, y in pixels.
+        area: area of the object of `pose` in square pixels.
+        areas: `[M]`, areas of the objects of `others`. Each similarity uses the mean of both areas.
+        sigmas: `[K]`, COCO's constant of each keypoint.
 
     Returns:
-        `[M]`.
+        The similarities `[M]`, 0 … 1.
     """
     distance = ((others.astype(np.float64) - pose) ** 2).sum(-1)
     size = (area + areas.astype(np.float64))[:, None] / 2 + np.spacing(1)
@@ -26,17 +27,17 @@ def oks(pose: Floats, others: Floats, area: float, areas: Floats, sigmas: Floats
 
 
 def oks_nms(poses: Floats, scores: Floats, areas: Floats, sigmas: Floats, threshold: float) -> NDArray[np.int64]:
-    """Greedy suppression of poses that are more similar than the threshold to one with a higher score.
+    """Greedy NMS: drop each pose whose OKS with a kept pose of higher score exceeds the threshold.
 
     Args:
-        poses: `[M, K, 2]` of one image and class.
+        poses: `[M, K, 2]` x, y in pixels, the poses of one image and class.
         scores: `[M]`.
-        areas: `[M]`.
-        sigmas: `[K]`.
-        threshold: 0 … 1; 0.9 in Xiao et al.'s code.
+        areas: `[M]`, areas of the objects in square pixels.
+        sigmas: `[K]`, COCO's constant of each keypoint.
+        threshold: OKS threshold, 0 … 1; 0.9 in Xiao et al.'s code.
 
     Returns:
-        The indices of the poses that stay, highest score first.
+        The indices of the kept poses, highest score first.
     """
     order = np.argsort(-scores, kind="stable")
     kept = []

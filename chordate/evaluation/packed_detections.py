@@ -53,7 +53,7 @@ class PackedDetections:
         Raises:
             DataError: a label is not in 0 … `num_classes` - 1, a mask's size differs from its image's, or only some
                 detections have masks or keypoints.
-            TrainingError: boxes, scores or keypoints are not finite.
+            TrainingError: boxes, scores or keypoints are non-finite.
         """
         masks = [_encode(info, one.masks) for info, one in zip(infos, predictions) if one.masks is not None]
         keypoints = [one.keypoints for one in predictions if one.keypoints is not None]

@@ -25,14 +25,15 @@ from chordate.structures import Batch, DatasetMeta, PanopticMap
 from chordate.structures.detection import encode_masks
 from chordate.text import printable
 
-GROUPS = {"": "All", "_things": "Things", "_stuff": "Stuff"}  # ending of our names, and hotcoco's name
+# Suffix of the names of metrics, and hotcoco's name of the group of classes.
+GROUPS = {"": "All", "_things": "Things", "_stuff": "Stuff"}
 
 
 Segment = dict[str, Any]  # category_id, iscrowd, area and segmentation (RLE), as in COCO
 
 
 class EvaluatedImage(NamedTuple):
-    """The segments of one image; `name` is that of the image file without its ending, `size` its height and width."""
+    """The segments of one image; `name` is the image's file name without suffix, `size` its height and width."""
 
     image_id: int
     name: str
@@ -46,27 +47,27 @@ class WithSegments(Protocol):
 
     Attributes:
         meta: class names, and which of them are stuff.
-        category_ids: the id of each class, by label.
+        category_ids: the category id of each label.
     """
 
     meta: DatasetMeta
     category_ids: Sequence[int]
 
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The segments of an image at its original size: numbers `[H, W]`, 1 … `S` and 0 for none, and for each
-        segment its label `[S]` and whether it is a crowd `[S]` bool."""
+        """The ground truth of an image at its original size: the segment number of each pixel `[H, W]` (1 … `S`, or 0
+        without a segment), the segments' labels `[S]`, and whether each segment is a crowd `[S]` bool."""
 
 
 @METRICS.register_module()
 class PanopticMetric(Metric):
-    """Panoptic quality over all images, by hotcoco, at the original size of the images.
+    """Panoptic quality over all images at their original size, computed by hotcoco.
 
-    A predicted and a true segment of one class match if their IoU is above 0.5. Per class, SQ is the mean IoU of the
-    matches, RQ is TP / (TP + FP / 2 + FN / 2), and PQ = SQ · RQ (Kirillov et al. 2019, Panoptic Segmentation, section
-    4). Pixels without a segment and crowds do not count, as in panopticapi.
+    A predicted segment matches a ground-truth segment of the same class if their IoU is above 0.5. For each class, SQ
+    is the mean IoU of the matches, RQ is TP / (TP + FP / 2 + FN / 2), and PQ is SQ · RQ (Kirillov et al. 2019, Panoptic
+    Segmentation, section 4). Pixels without a segment and crowds are ignored, as in panopticapi.
 
-    Numbers, 0 … 1: `PQ`, `SQ` and `RQ`, means of the classes that occur or are predicted; `PQ_things`, `PQ_stuff` and
-    so on, of these classes only (-1 if there are none).
+    Metrics, 0 … 1: `PQ`, `SQ` and `RQ`, averaged over the classes that occur in the ground truth or the predictions;
+    `PQ_things`, `PQ_stuff` and so on, averaged over the thing or the stuff classes (-1 if no such class occurs).
 
     Args:
         dataset: the dataset of the predictions.
@@ -82,7 +83,7 @@ class PanopticMetric(Metric):
         """Collect the segments of a batch.
 
         Raises:
-            DataError: the predictions are not PanopticMaps, or have another size than the ground truth.
+            DataError: the predictions are not PanopticMaps, or differ in size from the ground truth.
         """
         for prediction, info in zip(predictions, batch.infos, strict=True):
             if not isinstance(prediction, PanopticMap):
@@ -101,7 +102,7 @@ class PanopticMetric(Metric):
             self._pending.append(EvaluatedImage(info.image_id, name, tuple(numbers.shape), truth, predicted))
 
     def _segments(self, numbers: Tensor, labels: Sequence[int], crowd: Sequence[bool]) -> list[Segment]:
-        """COCO annotations of segments 1 … `S`, without ids."""
+        """COCO annotations of the segments 1 … `S` in `numbers` `[H, W]`, without ids."""
         masks = numbers == torch.arange(1, len(labels) + 1)[:, None, None]
         areas = masks.sum((1, 2)).tolist()
         return [
@@ -115,7 +116,7 @@ class PanopticMetric(Metric):
         ]
 
     def compute(self) -> dict[str, float]:
-        """Compute the numbers over all ranks, the same on every rank, and forget the collected segments.
+        """Compute the metrics over all ranks (equal on every rank), and reset the collected segments.
 
         Raises:
             DataError: no segment was evaluated.
@@ -135,7 +136,7 @@ class PanopticMetric(Metric):
         return dict(self.numbers)
 
     def _coco(self, side: str) -> dict[str, Any]:
-        """COCO's form of all segments: `side` is "truth" or "predicted"."""
+        """All segments as a COCO dataset; `side` is "truth" or "predicted"."""
         meta = self.dataset.meta
         pairs = zip(meta.classes, self.dataset.category_ids)
         categories = [{"id": number, "name": name, "isthing": int(name not in meta.stuff)} for name, number in pairs]
@@ -145,14 +146,14 @@ class PanopticMetric(Metric):
         return {"images": images, "categories": categories, "annotations": annotations}
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """By class name: `PQ`, `SQ`, `RQ` (-1 where the class neither occurs nor is predicted), and the numbers of
-        matches `TP`, of wrong segments `FP` and of missed ones `FN`."""
+        """Metrics of each class, by class name: `PQ`, `SQ` and `RQ` (-1 if the class is in neither the ground truth nor
+        the predictions), and the numbers of segments `TP` (matched), `FP` (wrong) and `FN` (missed)."""
         pairs = zip(self.dataset.meta.classes, self.dataset.category_ids)
         names = ("pq", "sq", "rq", "tp", "fp", "fn")
         return {name: {key.upper(): self._results["per_class"][number][key] for key in names} for name, number in pairs}
 
     def table(self) -> Table:
-        """One row per class, then the means of things, of stuff and of all."""
+        """Table with one row per class, and the means over stuff, things and all classes."""
         table = Table(box=box.SIMPLE_HEAD)
         table.add_column("class")
         for name in ("PQ / %", "SQ / %", "RQ / %", "matched", "wrong", "missed"):
@@ -167,12 +168,14 @@ class PanopticMetric(Metric):
         return table
 
     def save_predictions(self, path: str | Path) -> None:
-        """Write the last predictions in COCO's panoptic format: the JSON file `path`, and a PNG of segment ids for each
-        image in the folder `path` without its ending."""
+        """Write the last predictions in COCO's panoptic format: the JSON file `path`, and one PNG of segment ids per
+        image in a folder, named like `path` without the suffix."""
         path = Path(path)
         folder = path.with_suffix("")
         if folder == path:
-            raise ConfigError(f"--predictions {path}: name a .json file; the PNGs go to the folder without the ending")
+            raise ConfigError(
+                f"--predictions {path}: name a .json file; the PNGs go to a folder of the same name without the suffix"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         annotations = []
         for one in self._last:

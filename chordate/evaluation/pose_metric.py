@@ -1,4 +1,4 @@
-"""PoseMetric: COCO's AP of keypoints for poses that are predicted one by one, in crops."""
+"""PoseMetric: COCO's keypoint AP for top-down pose estimation, where each pose is predicted from one crop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CocoCrops(CocoAnnotated, Protocol):
     """The part of a dataset of crops that the metric needs.
 
     Attributes:
-        crop_image_ids: `[crops]` int64, COCO's id of each crop's image.
+        crop_image_ids: `[crops]` int64, image id of each crop.
     """
 
     crop_image_ids: NDArray[np.int64]
@@ -32,14 +32,15 @@ class CocoCrops(CocoAnnotated, Protocol):
 
 @METRICS.register_module()
 class PoseMetric(CocoMetric):
-    """COCO's AP and AR of keypoints. The poses of an image's crops are put together, and duplicates suppressed.
+    """COCO's keypoint AP and AR. The poses from all crops of an image are merged, and duplicates removed by OKS NMS.
 
-    Images without crops are evaluated too: their objects count as missed. Numbers: those of `CocoMetric` for keypoints.
+    Images without crops are evaluated too: their objects count as missed. The metrics are those of `CocoMetric` for
+    keypoints.
 
     Args:
         dataset: the dataset of the predictions.
-        nms_threshold: of two poses of an image with a higher similarity (OKS), only the one with the higher score
-            counts; 0.9 in the code of Xiao et al. 2018. 1 keeps all.
+        nms_threshold: OKS threshold of NMS: of two poses with a higher OKS, the one with the lower score is dropped.
+            0.9 in the code of Xiao et al. 2018; 1 keeps all poses.
         engine, keypoint_sigmas: see `CocoMetric`.
 
     Raises:
@@ -63,10 +64,10 @@ class PoseMetric(CocoMetric):
         self._areas: dict[int, float] = {}
 
     def update(self, predictions: Sequence[Detections], batch: Batch) -> None:
-        """Keep the poses of a batch of crops.
+        """Collect the poses of a batch of crops.
 
         Raises:
-            DataError: as `CocoMetric.update`, or the batch has no crops.
+            DataError: as for `CocoMetric.update`, or the images of the batch are not crops.
         """
         for info in batch.infos:
             if not isinstance(info, CropInfo):
@@ -75,7 +76,7 @@ class PoseMetric(CocoMetric):
         super().update(predictions, batch)
 
     def gather(self, batches: Sequence[PackedDetections]) -> PackedDetections:
-        """The poses of all crops of all ranks, put together per image, without duplicates."""
+        """Merge the poses of all crops of all ranks by image, without duplicates."""
         crops = super().gather(batches)
         areas: dict[int, float] = {}
         for part in all_gather_object(self._areas):
@@ -86,7 +87,7 @@ class PoseMetric(CocoMetric):
         sizes = np.array([areas[crop] for crop in number.tolist()])
         kept = self._without_duplicates(crops, images, sizes)
         kept = kept[np.lexsort((-crops.scores[kept], images[kept]))]
-        # Images without a crop are evaluated with no pose; images whose crops are still to come are not.
+        # Images without crops are evaluated without poses. Images whose crops have not been predicted yet are left out.
         seen = np.isin(self.dataset.image_ids, self.crop_image_ids[crops.image_ids])
         evaluated = self.dataset.image_ids[seen | ~np.isin(self.dataset.image_ids, self.crop_image_ids)]
         ends = [np.searchsorted(images[kept], evaluated, side) for side in ("left", "right")]
@@ -99,7 +100,7 @@ class PoseMetric(CocoMetric):
     def _without_duplicates(
         self, crops: PackedDetections, images: NDArray[np.int64], areas: NDArray[np.float64]
     ) -> NDArray[np.int64]:
-        """The indices of the poses that stay, for each image and class."""
+        """The indices of the poses that NMS keeps; it runs per image and class."""
         if crops.keypoints is None:
             return np.arange(len(crops.scores))
         sigmas, kept = np.array(self._sigmas()), []

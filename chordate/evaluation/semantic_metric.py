@@ -1,4 +1,4 @@
-"""SemanticMetric: intersection over union, and accuracy, of a class per pixel."""
+"""SemanticMetric: intersection over union and accuracy of semantic segmentation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from chordate.structures import Batch, DatasetMeta
 from chordate.structures.semantic import IGNORED, SemanticMap
 from chordate.text import printable
 
-WORST = 6  # images in the report
+WORST = 6  # number of images with the lowest IoU in the report
 
 
 class WithLabels(Protocol):
@@ -33,25 +33,26 @@ class WithLabels(Protocol):
     meta: DatasetMeta
 
     def labels_of(self, index: int) -> Tensor:
-        """The labels `[H, W]` of an image at its original size, `IGNORED` where there is no class."""
+        """The labels `[H, W]` of an image at its original size; ignored pixels have the label `IGNORED`."""
 
     def original(self, index: int) -> Batch:
-        """An image without transforms and with its targets, a batch of one, for the report."""
+        """An untransformed image with its targets, as a batch of size 1, for the report."""
 
 
 @METRICS.register_module()
 class SemanticMetric(Metric):
-    """Mean intersection over union over all images, by hotcoco, at the original size of the images.
+    """Mean intersection over union over all images at their original size, computed by hotcoco.
 
-    Numbers, 0 … 1 (Long et al. 2015, section 5): `mIoU`, the mean of the classes; `fwIoU`, weighted by the classes'
-    pixels; `mAcc`, the mean of the classes' accuracies; `aAcc`, the accuracy of all pixels. With `boundary`, also
-    `boundary_mIoU`. Classes without a pixel in the ground truth are left out of the means, as in Detectron2; where they
-    are predicted, that counts against the classes that are there. Ignored pixels are left out.
+    Metrics, 0 … 1 (Long et al. 2015, section 5): `mIoU`, the IoU averaged over the classes; `fwIoU`, the IoU averaged
+    with the classes' numbers of pixels as weights; `mAcc`, the accuracy averaged over the classes; `aAcc`, the accuracy
+    over all pixels; and with `boundary`, `boundary_mIoU`. Classes without pixels in the ground truth are left out of
+    the means, as in Detectron2; pixels predicted as such a class are errors of their true class. Ignored pixels are
+    left out.
 
     Args:
         dataset: the dataset of the predictions.
-        boundary: distance of the boundary IoU as a fraction of the diagonal, 0.02 in the paper (see `BoundaryIoU`);
-            None for no boundary IoU.
+        boundary: distance of the boundary IoU as a fraction of the image diagonal, 0.02 in the paper (see
+            `BoundaryIoU`); None for no boundary IoU.
     """
 
     def __init__(self, dataset: WithLabels, boundary: OpenFraction | None = None):
@@ -61,7 +62,7 @@ class SemanticMetric(Metric):
         self._last: Any = None
 
     def _start(self) -> None:
-        """Forget what was counted."""
+        """Reset the counters."""
         self._pending, self._boundary = self._evaluator(), self._boundary_counter()
         self._worst: list[tuple[float, int, SemanticMap]] = []  # mean IoU, image id, prediction
 
@@ -75,7 +76,8 @@ class SemanticMetric(Metric):
         """Count the pixels of a batch.
 
         Raises:
-            DataError: the predictions are not SemanticMaps, or have other classes or another size than the dataset's.
+            DataError: the predictions are not SemanticMaps, differ in size from the ground truth, or have labels that
+                are not classes of the dataset.
         """
         for prediction, info in zip(predictions, batch.infos, strict=True):
             if not isinstance(prediction, SemanticMap):
@@ -90,7 +92,7 @@ class SemanticMetric(Metric):
                 )
             if labels.min() < 0 or labels.max() >= self.classes:
                 raise DataError(
-                    f"{info.path}: predicted labels go to {labels.max()}, the data has {self.classes} classes"
+                    f"{info.path}: predicted labels go up to {labels.max()}, but the data has {self.classes} classes"
                 )
             pixels = truth.where(truth != IGNORED, self.classes).numpy().astype(np.uint16)
             image = self._evaluator()
@@ -103,7 +105,7 @@ class SemanticMetric(Metric):
                 self._worst = sorted([*self._worst, entry], key=lambda entry: entry[:2])[:WORST]
 
     def compute(self) -> dict[str, float]:
-        """Compute the numbers over all ranks, the same on every rank, and forget the counted pixels.
+        """Compute the metrics over all ranks (equal on every rank), and reset the counters.
 
         Raises:
             DataError: no pixel was evaluated.
@@ -126,7 +128,7 @@ class SemanticMetric(Metric):
         return dict(self.numbers)
 
     def _gather_worst(self) -> list[tuple[float, int, SemanticMap]]:
-        """The images with the lowest IoU over all ranks, the lowest first; only their predictions are sent."""
+        """The images with the lowest IoU over all ranks, in ascending order of IoU. Gathers only their predictions."""
         ranking = sorted(chain(*all_gather_object([entry[:2] for entry in self._worst])))[:WORST]
         chosen = {number for _, number in ranking}
         return sorted(
@@ -135,8 +137,8 @@ class SemanticMetric(Metric):
         )
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """By class name: `IoU`, `Acc` and with `boundary` `boundary_IoU` (-1 where the class has no pixel in the ground
-        truth), and `pixels` in the ground truth."""
+        """Metrics of each class, by class name: `IoU`, `Acc` and with `boundary` `boundary_IoU` (-1 for a class without
+        pixels in the ground truth), and `pixels`, the number of pixels in the ground truth."""
         rows = dict(zip(self.dataset.meta.classes, self._last.results()["per_class"], strict=True))
         table = {name: {"IoU": row["IoU"], "Acc": row["Acc"], "pixels": row["gt_area"]} for name, row in rows.items()}
         if self._last_boundary is not None:
@@ -146,12 +148,12 @@ class SemanticMetric(Metric):
         return table | absent
 
     def report(self) -> SemanticReport:
-        """Scores and confusions of the classes, and the images with the lowest IoU."""
+        """Report with the scores per class, the confusion matrix, and the images with the lowest IoU."""
         worst = [RankedImage(iou, self.dataset.original(number), labels) for iou, number, labels in self._ranked]
         return SemanticReport(self.numbers, self.per_class(), self._last.confusion(), worst, self.dataset.meta)
 
     def table(self) -> Table:
-        """One row per class, and one for all classes; the caption names the classes that are left out."""
+        """Table with one row per class and a row of means. The caption names the classes that are left out."""
         per_class = self.per_class()
         pixels = sum(row["pixels"] for row in per_class.values())
         absent = [name for name, row in per_class.items() if not row["pixels"]]

@@ -1,4 +1,4 @@
-"""Details of a semantic segmentation: scores and confusions of the classes, and the images with the lowest scores."""
+"""SemanticReport: scores per class, the confusion matrix, and the images with the lowest IoU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from chordate.structures.semantic import SemanticMap
 
 @dataclass(frozen=True)
 class RankedImage:
-    """An image and its prediction.
+    """An image, its prediction and its score.
 
     Attributes:
-        iou: mean IoU of the classes in the image's ground truth.
-        original: the image with its targets, a batch of one.
-        prediction: at the image's own size.
+        iou: IoU of the image, averaged over the classes in its ground truth.
+        original: the untransformed image with its targets, as a batch of size 1.
+        prediction: the prediction, at the original size of the image.
     """
 
     iou: float
@@ -32,10 +32,10 @@ class SemanticReport:
     """The report of SemanticMetric.
 
     Attributes:
-        numbers: as the metric's.
-        per_class: as `SemanticMetric.per_class`.
-        confusion: `[K, K]` pixels, a row per true class and a column per predicted class.
-        worst: the images with the lowest IoU, the lowest first.
+        numbers: the metrics, see `SemanticMetric`.
+        per_class: the metrics of each class, see `SemanticMetric.per_class`.
+        confusion: `[K, K]` numbers of pixels; rows are ground-truth classes, columns are predicted classes.
+        worst: the images with the lowest IoU, in ascending order of IoU.
         meta: class names and palette.
     """
 

@@ -1,4 +1,4 @@
-"""Panoptic-DeepLab (Cheng et al. 2020): classes of pixels, and pixels that vote for the centers of instances."""
+"""Panoptic-DeepLab (Cheng et al. 2020): semantic segmentation, whose thing pixels are grouped by instance centers."""
 
 from __future__ import annotations
 
@@ -23,38 +23,41 @@ from chordate.structures import Batch, DatasetMeta, PanopticMap, PanopticTargets
 
 
 class CenterHead(Protocol):
-    """The contract of a head that predicts the centers of instances, and each pixel's offset to its center.
+    """The contract of a head that predicts the centers of instances, and the offset of each pixel to its center.
 
-    The model builds it with `in_features`, FeatureSpecs of the backbone's maps.
+    The model builds the head with `in_features`, the FeatureSpecs of the backbone's feature maps.
     """
 
     def __call__(self, maps: dict[str, Tensor]) -> Any:
-        """Outputs of any form from maps `[N, C, H, W]` by name; the other methods receive them."""
+        """Compute outputs from feature maps `[N, C, H, W]` keyed by name. Their type is up to the head: the model only
+        passes them to `resize` and `loss`."""
 
     def resize(self, outputs: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The heatmap `[N, H, W]`, and offsets `[N, 2, H, W]` (y, x) in pixels, of images of `size`."""
+        """Resize the outputs to images of `size` (height, width): center heatmap `[N, H, W]`, and offsets
+        `[N, 2, H, W]` (y, x) in pixels."""
 
     def loss(self, outputs: Any, targets: PanopticTargets) -> dict[str, Tensor]:
-        """Scalar losses by name."""
+        """Scalar losses keyed by name."""
 
 
 @MODELS.register_module()
 class PanopticDeepLab(Model):
-    """A backbone, a semantic head of all classes, and a head of centers and offsets.
+    """A backbone, a semantic head for all classes, and a head for instance centers and offsets.
 
-    Pixels of thing classes are grouped by the nearest center to their votes; the group's class is that of most of its
-    pixels (section 3.3). Thresholds are those of Detectron2's project.
+    Each pixel of a thing class is assigned to the center nearest to the pixel plus its predicted offset. The class of
+    an instance is the most frequent class of its pixels (section 3.3). The default thresholds are those of Detectron2's
+    Panoptic-DeepLab project.
 
     Args:
-        meta: of the dataset; names the classes that are stuff.
+        meta: metadata of the dataset; `meta.stuff` has the names of the stuff classes.
         backbone: a variant's name, a dict with `type` and the part's own arguments, or a built module.
         semantic: a `PixelHead`.
         center: a `CenterHead`.
-        center_threshold: lower values of the heatmap are no centers.
-        nms_kernel: a center is the maximum of a window of this many pixels; odd.
+        center_threshold: minimum heatmap value of a center.
+        nms_kernel: side of the max-pooling window in pixels, odd; a center is the maximum of its window.
         topk: maximum number of centers per image.
-        stuff_area: in pixels of the batch; smaller stuff is dropped.
-        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
+        stuff_area: minimum area of a stuff segment, in pixels of the batch; smaller stuff segments are dropped.
+        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's mean and std.
         size_divisor: images are padded to multiples of this many pixels.
 
     Raises:
@@ -130,13 +133,13 @@ class PanopticDeepLab(Model):
         return predictions
 
     def segments(self, centers: Centers, offsets: Tensor, labels: Tensor, inside: Tensor) -> list[Segments]:
-        """The segments of each image, in pixels of the batch.
+        """Group the pixels of each image into segments, at the size of the padded batch.
 
         Args:
-            centers: of the images.
-            offsets: `[N, 2, H, W]` in pixels.
+            centers: the centers in each image.
+            offsets: `[N, 2, H, W]` (y, x), offset of each pixel to its center in pixels.
             labels: `[N, H, W]`, the class of each pixel.
-            inside: `[N, H, W]` bool, false for padding, which has no segment.
+            inside: `[N, H, W]` bool, False in the padding, which gets no segment.
         """
         is_thing = self.is_thing[labels.long()] & inside
         groups = torch.where(is_thing, group_pixels(centers, offsets), -1)
@@ -144,7 +147,7 @@ class PanopticDeepLab(Model):
         classes, areas = majority_classes(groups, labels, count, len(self.is_thing))
         kept = areas > 0
         numbers = torch.where(kept, kept.cumsum(1), 0)
-        numbers = torch.cat([numbers, numbers.new_zeros(len(numbers), 1)], dim=1)  # -1 is the last entry
+        numbers = torch.cat([numbers, numbers.new_zeros(len(numbers), 1)], dim=1)  # the group -1 reads the last entry
         results = []
         for image, keep in enumerate(kept):
             ids = numbers[image][groups[image]].int()
@@ -158,12 +161,12 @@ class PanopticDeepLab(Model):
 
 
 def _inside(sizes: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[N, H, W]` bool, false in the padding."""
+    """Mask `[N, H, W]` bool of the image pixels: True inside the image, False in the padding."""
     y, x = (torch.arange(side, device=sizes.device) for side in size)
     return (y < sizes[:, :1])[:, :, None] & (x < sizes[:, 1:])[:, None, :]
 
 
 def _without_empty(segments: Segments) -> PanopticMap:
-    """The prediction without the segments that lost all their pixels when the map was resized."""
+    """Drop the segments that lost all their pixels when the map was resized."""
     areas = segments.ids.flatten().bincount(minlength=len(segments.labels) + 1)[1:]
     return PanopticMap(segments.ids, segments.labels, segments.is_thing, segments.scores, areas).select(areas > 0)

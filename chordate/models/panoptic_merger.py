@@ -1,4 +1,4 @@
-"""Classes and merge of Panoptic FPN: the instance heads know the things, the semantic head knows the stuff."""
+"""Class conversion and merging for Panoptic FPN: the instance heads predict the things, the semantic head the stuff."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from chordate.structures import IGNORED, Batch, DatasetMeta, Detections, Instanc
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """Settings of the merge; the defaults are Detectron2's `PANOPTIC_FPN.COMBINE`.
+    """Settings for merging instances and stuff; the defaults are Detectron2's `PANOPTIC_FPN.COMBINE`.
 
     Attributes:
-        score_threshold: instances with lower scores are dropped.
-        overlap_threshold: an instance is dropped if a larger fraction of it is covered by instances with higher scores.
-        stuff_area: in pixels of the original image; smaller regions of stuff are dropped.
+        score_threshold: minimum score of an instance.
+        overlap_threshold: maximum fraction of an instance's mask that instances with higher scores may cover; instances
+            with a larger covered fraction are dropped.
+        stuff_area: minimum area of a stuff segment, in pixels of the original image; smaller segments are dropped.
     """
 
     score_threshold: Fraction = 0.5
@@ -32,13 +33,14 @@ class MergeSettings:
 
 
 class PanopticMerger(nn.Module):
-    """Translates between the classes of a dataset and those of the heads, and merges the outputs of the heads.
+    """Converts between the classes of the dataset and the classes of the heads, and merges the outputs of the heads.
 
-    Heads for instances know the things only. The semantic head has the class 0 for all things, then the stuff classes.
+    The instance heads predict only the thing classes. In the semantic head, class 0 is all things; the stuff classes
+    follow.
 
     Args:
-        meta: of the dataset.
-        settings: of the merge.
+        meta: metadata of the dataset.
+        settings: settings for merging.
 
     Raises:
         ConfigError: the dataset has no stuff, or no things.
@@ -73,19 +75,25 @@ class PanopticMerger(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def thing_targets(self, instances: InstanceTargets) -> InstanceTargets:
-        """The instances with labels for the heads of instances."""
+        """The targets with the labels of the instance heads, which number only the things."""
         return replace(instances, labels=self.as_thing[instances.labels])
 
     def semantic_labels(self, labels: Tensor) -> Tensor:
-        """Labels `[N, H, W]` int16 for the semantic head, from those of the dataset."""
-        return self.as_semantic[labels.long()]  # IGNORED, -1, is the last entry
+        """Convert labels `[N, H, W]` int16 from the dataset's classes to the semantic head's classes."""
+        return self.as_semantic[labels.long()]  # IGNORED is -1, which reads the last entry
 
     def confident(self, detections: Sequence[Detections]) -> list[Detections]:
-        """The detections whose scores suffice for the merge."""
+        """The detections with a score of at least `score_threshold`."""
         return [found.above(self.settings.score_threshold) for found in detections]
 
     def merge(self, detections: Sequence[Detections], logits: Tensor, batch: Batch) -> list[PanopticMap]:
-        """Merge detections with masks, in pixels of the original images, and logits `[N, 1 + stuff, h, w]`."""
+        """Merge the detections of each image with the semantic logits.
+
+        Args:
+            detections: detections with masks, at the size of the original images.
+            logits: `[N, 1 + stuff classes, h, w]`, from the semantic head.
+            batch: the batch of images.
+        """
         (height, width), cells = batch.images.shape[-2:], logits.shape[-2:]
         merged = []
         for found, own, info, size in zip(detections, logits, batch.infos, batch.sizes.tolist()):

@@ -1,4 +1,4 @@
-"""PoseEstimator: a backbone and a head that predicts a heatmap per keypoint of one object."""
+"""PoseEstimator: a backbone, and a head that predicts one heatmap per keypoint."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from chordate.structures.pose import CropInfo, Poses, PoseTargets
 
 
 class HeatmapHead(Protocol):
-    """The contract of a head that predicts a heatmap per keypoint.
+    """The contract of a head that predicts one heatmap per keypoint.
 
-    The model builds it with `in_features` (FeatureSpecs of the maps on offer), and with the facts of the DatasetMeta
-    that its signature names.
+    The model builds the head with `in_features` (FeatureSpecs of the available feature maps), and with those facts of
+    the DatasetMeta that the head's signature names, such as `num_keypoints`.
     """
 
     def __call__(self, maps: dict[str, Tensor]) -> Tensor:
-        """Heatmaps `[N, num_keypoints, h, w]` from maps `[N, C, H, W]` by name."""
+        """Predict heatmaps `[N, num_keypoints, h, w]` from feature maps `[N, C, H, W]` keyed by name."""
 
     def loss(self, heatmaps: Tensor, keypoints: Tensor) -> dict[str, Tensor]:
-        """Scalar losses by name; `keypoints` `[N, num_keypoints, 3]` are x, y in pixels of the batch, visibility."""
+        """Scalar losses keyed by name; `keypoints` `[N, num_keypoints, 3]` are x, y in pixels of the batch and
+        visibility."""
 
     def decode(self, heatmaps: Tensor) -> Tensor:
         """Keypoints `[N, num_keypoints, 3]`: x, y in pixels of the batch, and confidence."""
@@ -41,24 +42,26 @@ class HeatmapHead(Protocol):
 class PoseEstimator(Model):
     """Top-down pose estimation: one object per image of the batch (Xiao et al. 2018).
 
-    A batch without crops (`TopDownCrop`) has one object per image, as large as the image.
+    The images of a batch are crops of one object each (`TopDownCrop`). An image that is not a crop is treated as an
+    object that fills the image.
 
     Args:
-        meta: of the dataset; needs a skeleton.
+        meta: metadata of the dataset, with a skeleton.
         backbone, head: a variant's name, a dict with `type` and the part's own arguments, or a built module; the head
             is a `HeatmapHead`.
-        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
-        flip_test: whether the heatmaps are averaged with those of the mirrored image.
-        flip_shift: whether the latter are moved one cell to the right, for a head with `aligned=False`.
-        min_confidence: the score of an object is that of its box times the mean confidence of the keypoints above this
-            one (0.2 in the authors' code); 0 if there are none.
+        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's mean and std.
+        flip_test: whether to average the heatmaps with the heatmaps of the horizontally flipped image.
+        flip_shift: whether to shift the heatmaps of the flipped image one cell to the right before averaging; needed if
+            the head has `aligned=False`.
+        min_confidence: the score of a pose is the score of its box times the mean confidence of the keypoints whose
+            confidence is above this value (0.2 in the authors' code); 0 without such keypoints.
 
     Raises:
         ConfigError: two parts do not fit together, or the metadata has no skeleton or classes.
     """
 
     example_size = (256, 192)
-    mirrored: Tensor  # [K] int64, the counterpart of each keypoint
+    mirrored: Tensor  # [K] int64, index of each keypoint's left/right partner, for flipping
 
     def __init__(
         self,
@@ -95,8 +98,8 @@ class PoseEstimator(Model):
         return self.head.loss(self.head(self.backbone_features(batch)), batch.targets.keypoints)
 
     def heatmaps(self, images: Tensor) -> Tensor:
-        """Heatmaps `[N, num_keypoints, h, w]` of normalized images, averaged with those of the mirrored images if
-        `flip_test`."""
+        """Heatmaps `[N, num_keypoints, h, w]` of normalized images; with `flip_test`, averaged with the heatmaps of the
+        flipped images."""
         heatmaps = self.head(self.backbone(images))
         if not self.flip_test:
             return heatmaps
@@ -105,7 +108,7 @@ class PoseEstimator(Model):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Poses]:
-        """One pose per image of the batch, in pixels of the original image."""
+        """Predict one pose per image of the batch, in pixels of the original image."""
         check_batch(self, batch)
         keypoints = self.head.decode(self.heatmaps(self.preprocess(batch.images, batch.sizes)))
         crops = crop_infos(batch.infos, batch.sizes)
@@ -123,7 +126,7 @@ class PoseEstimator(Model):
 
 
 def crop_infos(infos: Sequence[ImageInfo], sizes: Tensor) -> list[CropInfo]:
-    """The crop of each image of a batch; an image that is not cropped is one object."""
+    """The CropInfo of each image of a batch. An image that is not a crop is treated as one object."""
     if all(isinstance(info, CropInfo) for info in infos):
         return list(infos)  # type: ignore[arg-type]
     return [CropInfo.whole(info, size) for info, size in zip(infos, sizes.tolist())]

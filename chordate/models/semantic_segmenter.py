@@ -1,4 +1,4 @@
-"""SemanticSegmenter: a backbone, a neck and a head that predicts a class per pixel."""
+"""SemanticSegmenter: a backbone, an optional neck, and a head that predicts a class per pixel."""
 
 from typing import Any, Protocol
 
@@ -22,32 +22,33 @@ from chordate.structures.semantic import SemanticMap, SemanticTargets
 class PixelHead(Protocol):
     """The contract of a head that predicts a class per pixel.
 
-    The model builds it with `in_features` (FeatureSpecs of the maps on offer), and with the facts of the DatasetMeta
-    that its signature names.
+    The model builds the head with `in_features` (FeatureSpecs of the available feature maps), and with those facts of
+    the DatasetMeta that the head's signature names, such as `num_classes`.
     """
 
     def __call__(self, maps: dict[str, Tensor]) -> Tensor:
-        """Logits `[N, num_classes, h, w]` from maps `[N, C, H, W]` by name."""
+        """Predict logits `[N, num_classes, h, w]` from feature maps `[N, C, H, W]` keyed by name."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Scalar losses by name; `labels` `[N, H, W]` int16 are `IGNORED` where no loss is wanted."""
+        """Scalar losses keyed by name, from labels `[N, H, W]` int16; pixels with the label `IGNORED` do not
+        contribute."""
 
 
 @MODELS.register_module()
 class SemanticSegmenter(Model):
-    """Backbone, neck and a semantic head.
+    """A backbone, an optional neck, and a semantic head.
 
     Args:
-        meta: of the dataset.
+        meta: metadata of the dataset.
         backbone, neck, head: a variant's name, a dict with `type` and the part's own arguments, or a built module; the
-            head is a `PixelHead`. Without a neck it reads the backbone's maps.
-        auxiliary: a second PixelHead on the backbone's maps that helps in training and is not used to predict.
-        auxiliary_weight: factor of its losses.
-        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's.
-        window: arguments of `SlidingWindow`, `dict(size=(769, 769), stride=(513, 513))`, to predict in windows that
-            overlap; None for the whole image at once.
-        tta: arguments of `SemanticTTA`, `dict(scales=[0.75, 1.0, 1.25], flip=True)`, for each window if there are
-            windows; None for no test-time augmentation.
+            head is a `PixelHead`. Without a neck, the head reads the backbone's feature maps.
+        auxiliary: a second PixelHead on the backbone's feature maps, used only for the training loss.
+        auxiliary_weight: weight of the auxiliary head's losses.
+        preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's mean and std.
+        window: arguments of `SlidingWindow`, `dict(size=(769, 769), stride=(513, 513))`, to predict overlapping
+            windows; None to predict the whole image at once.
+        tta: arguments of `SemanticTTA`, `dict(scales=[0.75, 1.0, 1.25], flip=True)`, applied to each window if
+            `window` is set; None for no test-time augmentation.
         size_divisor: images are padded to multiples of this many pixels.
 
     Raises:
@@ -92,12 +93,12 @@ class SemanticSegmenter(Model):
         return self.backbone(self.preprocess(batch.images, batch.sizes))
 
     def logits(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """Logits `[N, num_classes, h, w]` of the images of a batch, at the head's own stride."""
+        """Logits `[N, num_classes, h, w]` of images `[N, C, H, W]` with `sizes` `[N, 2]`, at the stride of the head."""
         maps = self.backbone(self.preprocess(images, sizes))
         return self.head(maps if self.neck is None else self.neck(maps))
 
     def scores(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """The logits, or the mean probabilities under test-time augmentation: `[N, num_classes, h, w]`."""
+        """The logits `[N, num_classes, h, w]`, or with test-time augmentation the mean probabilities."""
         if self.tta is not None:
             return self.tta(images, sizes, self.logits, self.size_divisor)
         return self.logits(images, sizes)

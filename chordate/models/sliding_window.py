@@ -1,4 +1,4 @@
-"""Sliding-window prediction: images of any size in bounded memory, from windows that overlap."""
+"""Sliding-window prediction: predicts large images in overlapping windows, to limit memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,16 +15,18 @@ Size = tuple[PositiveInt, PositiveInt]
 
 
 class SlidingWindow:
-    """Predicts windows of one size; where they overlap, their logits are averaged.
+    """Predicts windows of the same size, and averages their logits where windows overlap.
 
-    Logits are kept for one row of windows at a time: rows of pixels that no later window covers are reduced to labels.
+    Only the logits of one row of windows are in memory: as soon as no later window covers a row of pixels, its logits
+    are reduced to labels.
 
     Args:
-        size: height and width of a window, in pixels of the model's input. Smaller images are predicted whole.
-        stride: from one window to the next; the last one of a row or column ends at the border.
+        size: height and width of a window in pixels of the model's input. Smaller images are predicted whole.
+        stride: vertical and horizontal distance between windows in pixels. The last window of a row or column ends at
+            the image border.
 
     Raises:
-        ConfigError: the stride is larger than the window, so that pixels would be left out.
+        ConfigError: the stride is larger than the window, so that some pixels would not be predicted.
     """
 
     def __init__(self, size: Size, stride: Size):
@@ -34,12 +36,12 @@ class SlidingWindow:
 
     @torch.no_grad()
     def predict(self, logits: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> list[Tensor]:
-        """The labels `[H, W]` int16 of each image, at its original size (resized by nearest pixels where the input's
-        size differs).
+        """Predict the labels `[H, W]` int16 of each image at its original size (by nearest-neighbor resizing if the
+        input has another size).
 
         Args:
-            logits: images `[N, C, h, w]` and their sizes `[N, 2]` to logits `[N, K, h', w']`.
-            batch: of images.
+            logits: function from images `[N, C, h, w]` and their sizes `[N, 2]` to logits `[N, K, h', w']`.
+            batch: the batch of images.
         """
         results = []
         for image, info, size in zip(batch.images, batch.infos, batch.sizes.tolist()):
@@ -55,7 +57,7 @@ class SlidingWindow:
         height, width = image.shape[-2:]
         rows, columns = _starts(height, self.size[0], self.stride[0]), _starts(width, self.size[1], self.stride[1])
         labels = torch.empty((height, width), dtype=torch.int16, device=image.device)
-        total: Any = None  # sums of logits of the rows `top` … `top + size[0]`; their argmax is that of the averages
+        total: Any = None  # summed logits of the pixel rows from `top` on; sum and mean have the same argmax
         for number, top in enumerate(rows):
             bottom = min(top + self.size[0], height)
             following = rows[number + 1] if number + 1 < len(rows) else height
@@ -76,6 +78,6 @@ class SlidingWindow:
 
 
 def _starts(length: int, size: int, stride: int) -> list[int]:
-    """Where the windows of an axis begin; the last one ends at the border."""
+    """Start positions of the windows along an axis of `length` pixels; the last window ends at the border."""
     last = max(length - size, 0)
     return [*range(0, last, stride), last]

@@ -1,27 +1,27 @@
 """Gaussian heatmaps of keypoints: training targets, and sub-pixel decoding.
 
-Positions are in cells, with the center of the first cell at 0.
+Positions are in heatmap cells, with the center of the first cell at 0.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLUR_RADIUS = 2.5  # of the blur in DARK, in sigmas: kernels of 11 and 17 cells for sigma 2 and 3, as the authors use
-SMALLEST = 1e-10  # smaller values have no logarithm in DARK, as in the authors' code
+BLUR_RADIUS = 2.5  # in sigmas; gives the DARK authors' kernels of 11 and 17 cells for sigma 2 and 3
+SMALLEST = 1e-10  # minimum before the logarithm in DARK, as in the authors' code
 
 
 @torch.no_grad()
 def gaussian_heatmaps(positions: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """A heatmap per keypoint: a Gaussian of height 1 around its position.
+    """Make one heatmap per keypoint: a Gaussian of height 1 around the position.
 
     Args:
         positions: `[..., 2]` x, y in cells.
-        size: height and width of the heatmaps.
+        size: height and width of the heatmaps in cells.
         sigma: standard deviation in cells.
 
     Returns:
-        `[..., H, W]`.
+        The heatmaps `[..., H, W]`.
     """
     row, column = (torch.arange(side, device=positions.device, dtype=positions.dtype) for side in size)
     x = torch.exp(-((column - positions[..., :1]) ** 2) / (2 * sigma**2))
@@ -31,8 +31,8 @@ def gaussian_heatmaps(positions: Tensor, size: tuple[int, int], sigma: float) ->
 
 @torch.no_grad()
 def decode_quarter(heatmaps: Tensor) -> Tensor:
-    """The highest cell, moved a quarter of a cell to its higher neighbor in each direction (Xiao et al. 2018, section
-    4.1, after Newell et al. 2016); not moved in a direction in which it lies at the border.
+    """Decode keypoints as the highest cell, shifted along each axis by a quarter of a cell toward the higher neighbor
+    (Xiao et al. 2018, section 4.1, after Newell et al. 2016). At the border of an axis, there is no shift along it.
 
     Args:
         heatmaps: `[..., H, W]`.
@@ -48,14 +48,15 @@ def decode_quarter(heatmaps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_dark(heatmaps: Tensor, sigma: float) -> Tensor:
-    """The maximum of a quadratic through the logarithm of the blurred heatmap (DARK, Zhang et al. 2020, section 3.1).
+    """Decode keypoints as the maximum of a quadratic fitted to the logarithm of the blurred heatmap around the highest
+    cell (DARK, Zhang et al. 2020, section 3.1).
 
-    Exact for a Gaussian. Where the quadratic has no maximum within two cells of the highest cell, or that cell is less
-    than two cells from the border, the cell's center is returned.
+    The result is exact for a Gaussian. If the quadratic has no maximum within two cells of the highest cell, or this
+    cell is less than two cells from the border, the result is the center of the highest cell.
 
     Args:
         heatmaps: `[..., H, W]`.
-        sigma: standard deviation in cells of the Gaussians in training, and of the blur.
+        sigma: standard deviation in cells of the target Gaussians in training, and of the blur.
 
     Returns:
         `[..., 3]` x, y in cells, and the value of the highest cell before the blur.
@@ -81,12 +82,12 @@ def decode_dark(heatmaps: Tensor, sigma: float) -> Tensor:
 
 
 def shift_right(heatmaps: Tensor) -> Tensor:
-    """Heatmaps `[..., H, W]` moved one cell to the right; the first column is repeated."""
+    """Shift heatmaps `[..., H, W]` one cell to the right; the first column is repeated."""
     return torch.cat((heatmaps[..., :1], heatmaps[..., :-1]), -1)
 
 
 def _peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest cell `[..., 3]` x, y and value, and its x and y as indices `[..., 2]`."""
+    """Find the highest cell of each heatmap: x, y and value `[..., 3]`, and x and y as indices `[..., 2]` int64."""
     value, index = heatmaps.flatten(-2).max(-1)
     width = heatmaps.shape[-1]
     cells = torch.stack((index % width, index // width), -1)
@@ -94,7 +95,7 @@ def _peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _value(heatmaps: Tensor, cells: Tensor, dx: int, dy: int) -> Tensor:
-    """The values `[...]` of the cells at an offset from `cells` `[..., 2]`; at the border, those of the last cell."""
+    """The values `[...]` of the cells at an offset from `cells` `[..., 2]`, clamped to the border."""
     height, width = heatmaps.shape[-2:]
     x, y = (cells[..., 0] + dx).clamp(0, width - 1), (cells[..., 1] + dy).clamp(0, height - 1)
     return heatmaps.flatten(-2).gather(-1, (y * width + x)[..., None])[..., 0]
@@ -107,7 +108,7 @@ def _interior(heatmaps: Tensor, cells: Tensor, margin: int) -> Tensor:
 
 
 def _blur(heatmaps: Tensor, sigma: float) -> Tensor:
-    """Heatmaps `[..., H, W]` convolved with a Gaussian; the outside is 0."""
+    """Blur heatmaps `[..., H, W]` with a Gaussian, with zero padding."""
     radius = round(BLUR_RADIUS * sigma)
     offsets = torch.arange(-radius, radius + 1, device=heatmaps.device, dtype=heatmaps.dtype)
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))

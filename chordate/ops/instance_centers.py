@@ -1,7 +1,7 @@
-"""Centers and offsets of Panoptic-DeepLab: training targets, and the grouping of pixels into instances.
+"""Instance centers and offsets of Panoptic-DeepLab: training targets, and grouping of pixels into instances.
 
-Everything runs on whole batches, without a loop over instances. Coordinates are in pixels, y before x, and refer to
-pixel indices: the center of an instance is the mean of its pixels' indices.
+All functions process whole batches, without a loop over instances. Coordinates are (y, x) in pixel indices: the center
+of an instance is the mean of the indices of its pixels.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1 << 24  # distances in memory at a time
+CHUNK = 1 << 24  # maximum number of distances in memory at a time
 
 
 class CenterTargets(NamedTuple):
-    """Targets of a batch.
+    """Training targets of a batch.
 
     Attributes:
-        heatmap: `[N, H, W]` 0 … 1, a Gaussian around each center, the maximum where they overlap.
-        offsets: `[N, 2, H, W]` from each pixel to the center of its instance; 0 elsewhere.
-        inside: `[N, H, W]` bool, whether a pixel belongs to an instance.
+        heatmap: `[N, H, W]`, 0 … 1: a Gaussian around each center; where Gaussians overlap, their maximum.
+        offsets: `[N, 2, H, W]` (y, x), from each pixel to the center of its instance; 0 for pixels without an instance.
+        inside: `[N, H, W]` bool, whether a pixel belongs to an instance that is used.
     """
 
     heatmap: Tensor
@@ -33,15 +33,16 @@ def center_targets(slots: Tensor, used: Tensor, sigma: float) -> CenterTargets:
     """The targets of Panoptic-DeepLab (Cheng et al. 2020, section 3.2).
 
     Args:
-        slots: `[N, H, W]` integers, the instance of each pixel; negative for none.
-        used: `[N, G]` bool; instances that are not used have neither a center nor offsets.
-        sigma: standard deviation of the Gaussians in pixels; they end at 3 sigma.
+        slots: `[N, H, W]` integers, index of each pixel's instance, 0 … `G`-1; negative without an instance.
+        used: `[N, G]` bool, which instances are used; the others get neither a center nor offsets.
+        sigma: standard deviation of the Gaussians in pixels; they are truncated at 3 sigma.
     """
     (n, height, width), g, device = slots.shape, used.shape[1], slots.device
     image = torch.arange(n, device=device)[:, None]
     row = torch.where(slots >= 0, slots.long() + g * image[..., None], n * g)
     y, x = _coordinates(height, width, device)
-    sums = torch.zeros(n * g + 1, 3, dtype=torch.float64, device=device)  # float32 cannot add a million coordinates
+    # Float32 is too imprecise for sums of a million coordinates.
+    sums = torch.zeros(n * g + 1, 3, dtype=torch.float64, device=device)
     ones = torch.ones_like(y)
     sums.index_add_(0, row.flatten(), torch.stack([y, x, ones], -1).expand(n, -1, -1, -1).flatten(0, 2).double())
     centers = (sums[:, :2] / sums[:, 2:].clamp(min=1)).float()
@@ -54,7 +55,7 @@ def center_targets(slots: Tensor, used: Tensor, sigma: float) -> CenterTargets:
 
 
 def _draw_gaussians(centers: Tensor, present: Tensor, height: int, width: int, sigma: float) -> Tensor:
-    """`[N, H, W]`: Gaussians at the rounded centers `[N, G, 2]`."""
+    """Heatmap `[N, H, W]` with a Gaussian at each rounded center; `centers` is `[N, G, 2]`, `present` `[N, G]` bool."""
     n, radius = len(centers), int(3 * sigma + 1)
     step = torch.arange(-radius, radius + 1, device=centers.device)
     shape = torch.exp(-(step[:, None] ** 2 + step**2) / (2 * sigma**2))
@@ -69,12 +70,12 @@ def _draw_gaussians(centers: Tensor, present: Tensor, height: int, width: int, s
 
 
 class Centers(NamedTuple):
-    """The best centers of each image, padded to `K`.
+    """The highest-scoring centers of each image, padded to `K` per image.
 
     Attributes:
-        points: `[N, K, 2]` y, x.
-        scores: `[N, K]`.
-        valid: `[N, K]` bool.
+        points: `[N, K, 2]` y, x in pixel indices.
+        scores: `[N, K]`, heatmap values; -inf for padding.
+        valid: `[N, K]` bool, False for padding.
     """
 
     points: Tensor
@@ -83,12 +84,12 @@ class Centers(NamedTuple):
 
 
 def find_centers(heatmap: Tensor, threshold: float, kernel: int, topk: int) -> Centers:
-    """The highest local maxima of a heatmap (section 3.3).
+    """Find the highest local maxima of each heatmap (section 3.3).
 
     Args:
         heatmap: `[N, H, W]`.
-        threshold: lower values are no centers.
-        kernel: odd; a center is the maximum of a window of this many pixels.
+        threshold: heatmap value that a center must exceed.
+        kernel: side of the max-pooling window in pixels, odd; a center is the maximum of its window.
         topk: maximum number of centers per image.
     """
     pooled = F.max_pool2d(heatmap[:, None], kernel, stride=1, padding=kernel // 2)[:, 0]
@@ -99,13 +100,14 @@ def find_centers(heatmap: Tensor, threshold: float, kernel: int, topk: int) -> C
 
 
 def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
-    """The center that each pixel votes for: the one nearest to the pixel plus its offset (equation 1).
+    """Assign each pixel to the center nearest to the pixel's position plus its offset (equation 1).
 
     Args:
-        offsets: `[N, 2, H, W]`.
+        centers: the centers in each image.
+        offsets: `[N, 2, H, W]` (y, x) in pixels.
 
     Returns:
-        `[N, H, W]` int64, index of a center; -1 in images without centers.
+        `[N, H, W]` int64, index of each pixel's center; -1 in images without centers.
     """
     n, _, height, width = offsets.shape
     votes = (offsets + torch.stack(_coordinates(height, width, offsets.device))).flatten(2).mT
@@ -113,7 +115,7 @@ def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
     step = max(1, CHUNK // max(1, n * points.shape[1]))
     nearest = torch.empty(n, height * width, dtype=torch.int64, device=offsets.device)
     for votes_part, into in zip(votes.split(step, 1), nearest.split(step, 1)):
-        # The faster matrix form of the distance loses the fractions of a pixel in large images.
+        # The faster computation by matrix multiplication has errors of whole pixels in large images.
         distances = torch.cdist(votes_part, points, compute_mode="donot_use_mm_for_euclid_dist")
         into.copy_(distances.argmin(dim=2))
     nearest = torch.where(centers.valid.any(dim=1, keepdim=True), nearest, -1)
@@ -121,14 +123,17 @@ def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
 
 
 def majority_classes(groups: Tensor, labels: Tensor, count: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """The most frequent class of each group of pixels, the first one of several.
+    """The most frequent class of each group of pixels; of equally frequent classes, the one with the lowest index.
 
     Args:
-        groups: `[N, H, W]` 0 … `count`-1; negative for pixels that belong to none.
-        labels: `[N, H, W]` 0 … `num_classes`-1.
+        groups: `[N, H, W]`, group of each pixel, 0 … `count`-1; negative for pixels without a group.
+        labels: `[N, H, W]`, class of each pixel, 0 … `num_classes`-1.
+        count: number of groups per image.
+        num_classes: number of classes.
 
     Returns:
-        `[N, count]` int64 classes, and `[N, count]` int64 areas of the groups; groups without pixels have class 0.
+        `[N, count]` int64 classes, and `[N, count]` int64 areas of the groups in pixels. Groups without pixels have
+        class 0.
     """
     n = len(groups)
     image = torch.arange(n, device=groups.device)[:, None, None]
@@ -141,7 +146,7 @@ def majority_classes(groups: Tensor, labels: Tensor, count: int, num_classes: in
 
 
 def _coordinates(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`[H, W]` y and x of each pixel."""
+    """The y and the x index of each pixel, each `[H, W]` float32."""
     axes = (torch.arange(size, dtype=torch.float32, device=device) for size in (height, width))
     y, x = torch.meshgrid(*axes, indexing="ij")
     return y, x

@@ -1,4 +1,4 @@
-"""Merges instance masks and a class per pixel into segments that do not overlap."""
+"""Merges instance masks and semantic segmentation into panoptic segments, which do not overlap."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 class Segments(NamedTuple):
-    """Segments of one image, in the order of their numbers.
+    """The `S` segments of one image.
 
     Attributes:
-        ids: `[H, W]` int32, 1 … `S`; 0 where there is no segment.
-        labels: `[S]` int64.
-        is_thing: `[S]` bool.
+        ids: `[H, W]` int32, number of each pixel's segment, 1 … `S`; 0 without a segment.
+        labels: `[S]` int64, class of each segment.
+        is_thing: `[S]` bool, whether each segment is a thing.
         scores: `[S]`; 1 for stuff.
-        areas: `[S]` int64, number of pixels.
+        areas: `[S]` int64, number of pixels of each segment.
     """
 
     ids: Tensor
@@ -29,25 +29,26 @@ class Segments(NamedTuple):
 def merge_instances_and_stuff(
     masks: Tensor, scores: Tensor, labels: Tensor, stuff: Tensor, overlap_threshold: float, stuff_area: int
 ) -> Segments:
-    """The merge of Panoptic FPN (Kirillov et al. 2019, Panoptic Feature Pyramid Networks, section 3), in the order of
-    Detectron2's `combine_semantic_and_instance_outputs`.
+    """Merge instances and stuff as in Panoptic FPN (Kirillov et al. 2019, Panoptic Feature Pyramid Networks, section 3)
+    and Detectron2's `combine_semantic_and_instance_outputs`.
 
-    Instances take their pixels, highest score first; one of which a larger fraction than `overlap_threshold` is taken
-    already is dropped. Then stuff gets the pixels that are left.
+    Instances are processed in descending order of score. Each one gets the pixels of its mask that are still free; it
+    is dropped if the fraction of its mask that is already taken exceeds `overlap_threshold`. The remaining pixels
+    become stuff segments.
 
     Args:
-        masks: `[D, H, W]` bool.
+        masks: `[D, H, W]` bool, masks of `D` instances.
         scores: `[D]`.
         labels: `[D]` int64.
-        stuff: `[H, W]` integers, the stuff class of each pixel, or -1.
-        overlap_threshold: 0 … 1.
-        stuff_area: pixels; smaller stuff is dropped.
+        stuff: `[H, W]` integers, the stuff class of each pixel; -1 for pixels that are not stuff.
+        overlap_threshold: maximum fraction of an instance's mask that may already be taken, 0 … 1.
+        stuff_area: minimum area of a stuff segment in pixels; smaller stuff segments are dropped.
     """
     order = scores.argsort(descending=True, stable=True)
     areas = masks.flatten(1).sum(1)
     ids = torch.zeros(stuff.shape, dtype=torch.int32, device=stuff.device)
     kept = torch.zeros(len(order), dtype=torch.bool, device=stuff.device)
-    # Whether an instance is kept depends on those before it. No step waits for the device.
+    # A sequential loop, since whether an instance is kept depends on the previous ones; it has no host sync.
     for place, (mask, area) in enumerate(zip(masks[order], areas[order])):
         free = mask & (ids == 0)
         count = free.sum()
@@ -60,12 +61,12 @@ def merge_instances_and_stuff(
 
 
 def add_stuff(things: Segments, stuff: Tensor, stuff_area: int) -> Segments:
-    """Append the stuff in the pixels without a thing; sets the areas of all segments.
+    """Append one stuff segment per class, made of the pixels that no thing covers; sets the areas of all segments.
 
     Args:
-        things: the segments so far.
-        stuff: `[H, W]` integers, the stuff class of each pixel, or -1.
-        stuff_area: pixels; smaller stuff is dropped.
+        things: the thing segments.
+        stuff: `[H, W]` integers, the stuff class of each pixel; -1 for pixels that are not stuff.
+        stuff_area: minimum area of a stuff segment in pixels; smaller stuff segments are dropped.
     """
     count = len(things.labels)
     rest = torch.where(things.ids == 0, stuff.long(), -1) + 1

@@ -1,7 +1,7 @@
-"""Losses for semantic segmentation, from logits `[N, K, H, W]` and labels `[N, H, W]` of `K` classes.
+"""Losses for semantic segmentation. Inputs are logits `[N, K, H, W]` of `K` classes, and labels `[N, H, W]`.
 
-Pixels with the label `IGNORED` do not contribute. A batch without labeled pixels has a loss of 0; this case needs no
-host sync, because denominators have a minimum above 0.
+Pixels with the label `IGNORED` do not contribute. A batch without labeled pixels has a loss of 0; handling this case
+needs no host sync, because denominators are clamped to a minimum above 0.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ def area_weights(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
 def bilinear_taps(
     low: Tensor, span: Tensor, size: Tensor, cells: int, samples: int, sparse: bool
 ) -> tuple[Tensor, Tensor]:
-    """RoIAlign along one axis: the pixels that each output bin reads, and their weights, `[R, cells, terms]` each.
+    """RoIAlign along one axis: the pixels that each output bin reads, and their weights, each `[R, cells, T]`.
+
+    T is the number of pixels per bin, with repeats: `2 * samples` if `sparse`, else `samples + 1`; 1 without samples.
 
     Args:
         low, span: `[R]`, start and length of each region, in pixels of its feature map.

@@ -1,4 +1,4 @@
-"""Panoptic segmentation: each pixel belongs to one segment, an object of a thing class or a region of stuff."""
+"""Panoptic segmentation: targets, and predictions with one segment (a thing or a region of stuff) per pixel."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from chordate.structures.semantic import IGNORED, SemanticTargets
 
 @dataclass
 class PanopticTargets(Targets):
-    """The things of a batch, the class of each pixel, and the thing that each pixel belongs to.
+    """Ground truth of panoptic segmentation: the things, the class of each pixel, and the thing at each pixel.
 
     Attributes:
-        instances: the things; labels are indices into all classes of the dataset.
-        labels: `[N, H, W]` int16, the class of each pixel; `IGNORED` in crowds, in pixels without a segment and in the
-            padding.
-        slots: `[N, H, W]` int16, the position in `instances` of the thing at each pixel, crowd or not; `IGNORED` at all
+        instances: the things; labels are indices into all classes of the dataset, things and stuff.
+        labels: `[N, H, W]` int16, the class of each pixel; `IGNORED` for crowds, pixels without a segment and padding.
+        slots: `[N, H, W]` int16, the index in `instances` of the thing (or crowd) at each pixel; `IGNORED` for all
             other pixels.
     """
 
@@ -32,7 +31,7 @@ class PanopticTargets(Targets):
     labels: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
     slots: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
 
-    legend: ClassVar[str] = "Colors are classes, every thing has its own shade; pixels without a tint are ignored."
+    legend: ClassVar[str] = "colors are classes, and each thing has its own shade; pixels without a tint are ignored"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
@@ -50,14 +49,14 @@ class PanopticTargets(Targets):
 
 @dataclass
 class PanopticMap(Prediction):
-    """The segments of one image, at the size of the original image.
+    """Predicted segments of one image, at the size of the original image.
 
     Attributes:
-        ids: `[H, W]` int32, 1 … `S`; 0 where there is no segment.
-        labels: `[S]` int64, the class of segment 1, 2 …
-        is_thing: `[S]` bool.
-        scores: `[S]` 0 … 1; 1 for stuff.
-        areas: `[S]` int64, number of pixels.
+        ids: `[H, W]` int32, number of each pixel's segment, 1 … `S`; 0 without a segment.
+        labels: `[S]` int64, class of each segment.
+        is_thing: `[S]` bool, whether each segment is a thing.
+        scores: `[S]`, 0 … 1; 1 for stuff.
+        areas: `[S]` int64, number of pixels of each segment.
     """
 
     ids: Annotated[Tensor, Layout("H", "W", dtype=torch.int32)]
@@ -70,7 +69,7 @@ class PanopticMap(Prediction):
         return len(self.labels)
 
     def select(self, keep: Tensor) -> Self:
-        """The segments where `keep` `[S]` is true, renumbered."""
+        """Keep the segments where `keep` `[S]` bool is True, and renumber them."""
         numbers = torch.cat([keep.new_zeros(1, dtype=torch.int32), keep.cumsum(0).int() * keep])
         segments = {name: getattr(self, name)[keep] for name in ("labels", "is_thing", "scores", "areas")}
         return replace(self, ids=numbers[self.ids.long()], **segments)
@@ -79,11 +78,11 @@ class PanopticMap(Prediction):
         return self.select(self.scores >= score_threshold)
 
     def masks(self) -> Tensor:
-        """`[S, H, W]` bool, one mask per segment."""
+        """The mask of each segment, `[S, H, W]` bool."""
         return self.ids == torch.arange(1, len(self) + 1, device=self.ids.device)[:, None, None]
 
     def boxes(self) -> Tensor:
-        """`[S, 4]` int64 x1, y1, x2, y2: the smallest box around each segment, x2 and y2 exclusive."""
+        """The smallest box around each segment, `[S, 4]` int64 x1, y1, x2, y2 in pixels (x2 and y2 exclusive)."""
         return segment_boxes(self.ids, len(self))
 
     def describe(self) -> str:
@@ -91,9 +90,9 @@ class PanopticMap(Prediction):
         return f"{things} thing{'' if things == 1 else 's'}, {len(self) - things} stuff"
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """One record with the `segments_info` of COCO's panoptic form: for each segment `id`, `class` (the name),
-        `isthing`, `score`, `area` in pixels, `bbox` (x, y, width, height), and its `mask` as COCO RLE in place of a
-        PNG of ids."""
+        """One record with `segments_info` as in COCO's panoptic format: for each segment `id`, `class` (the name),
+        `isthing`, `score`, `area` in pixels, `bbox` (x, y, width, height), and `mask` as COCO RLE, which replaces the
+        PNG of segment ids."""
         corners = self.boxes().tolist()
         columns = (self.labels, self.is_thing, self.scores, self.areas)
         rows = zip(*(column.tolist() for column in columns), corners, encode_masks(self.masks()))
@@ -113,18 +112,19 @@ class PanopticMap(Prediction):
 
 
 def segment_boxes(ids: Tensor, count: int) -> Tensor:
-    """The smallest box around each of `count` segments, x1, y1, x2, y2 in pixels, x2 and y2 exclusive.
+    """Compute the smallest box around each of `count` segments.
 
     Args:
-        ids: `[H, W]` integers, 1 … `count` for the segments, 0 for none.
+        ids: `[H, W]` integers, number of each pixel's segment, 1 … `count`; 0 without a segment.
+        count: number of segments.
 
     Returns:
-        `[count, 4]` int64; all 0 for an id that does not occur.
+        Boxes `[count, 4]` int64 x1, y1, x2, y2 in pixels (x2 and y2 exclusive); all 0 for an id that does not occur.
     """
     height, width = ids.shape
     ids = ids.long()
     extents = []
-    for size, dim in ((width, 1), (height, 0)):  # which columns and rows each segment has pixels in
+    for size, dim in ((width, 1), (height, 0)):  # the columns and the rows in which each segment has pixels
         place = torch.arange(size, device=ids.device).unsqueeze(1 - dim).expand_as(ids)
         occupied = torch.zeros(count + 1, size, dtype=torch.bool, device=ids.device)
         occupied[ids.flatten(), place.flatten()] = True

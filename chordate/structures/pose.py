@@ -1,4 +1,4 @@
-"""Top-down pose estimation: the keypoints of one object per crop."""
+"""Top-down pose estimation: targets and predictions with the keypoints of one object per crop."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 @dataclass
 class CropInfo(ImageInfo):
-    """The source of a crop of one object; `image_id` is the index of the object in its dataset.
+    """Where a crop of one object comes from. `image_id` is the index of the object in the dataset.
 
     Attributes:
         box: x1, y1, x2, y2 of the object in pixels of the original image.
         size: height and width of the crop in pixels.
-        score: of the box, 0 … 1.
+        score: score of the box, 0 … 1.
         label: class of the object.
-        matrix: affine map from pixels of the crop to pixels of the original image, continuous coordinates: rows
-            `(a, b, c)` of x' = a x + b y + c and of y'.
+        matrix: affine matrix from crop coordinates to coordinates of the original image, in continuous pixel
+            coordinates: two rows `(a, b, c)`, x' = a x + b y + c and likewise y'.
     """
 
     box: tuple[float, float, float, float]
@@ -45,11 +45,11 @@ class CropInfo(ImageInfo):
 
     @classmethod
     def whole(cls, info: ImageInfo, size: Sequence[int]) -> Self:
-        """The whole image as the box of an object.
+        """Make the CropInfo of an image that is not cropped: the whole image is the object.
 
         Args:
-            info: of the original image.
-            size: height and width of the image in the batch, which is a resized original.
+            info: the ImageInfo of the image; a CropInfo is returned unchanged.
+            size: height and width of the image in the batch, which may be resized.
         """
         if isinstance(info, cls):
             return info
@@ -62,20 +62,20 @@ class CropInfo(ImageInfo):
 
 @dataclass
 class PoseTargets(Targets):
-    """The keypoints of one object per image of a batch, in pixels of the image.
+    """Ground truth of top-down pose estimation: one object per image of the batch, in pixels of the batch.
 
     Attributes:
-        keypoints: `[N, K, 3]` float32 x, y in continuous pixels and COCO's visibility (0 not labeled, 1 hidden, 2
-            visible).
+        keypoints: `[N, K, 3]` float32, x and y in continuous pixel coordinates, and COCO's visibility (0 not labeled,
+            1 hidden, 2 visible).
         boxes: `[N, 4]` float32 x1, y1, x2, y2.
-        labels: `[N]` int64 class of each object.
+        labels: `[N]` int64, class of each object.
     """
 
     keypoints: Annotated[Tensor, Layout("N", "K", 3, dtype=torch.float32)]
     boxes: Annotated[Tensor, Layout("N", 4, dtype=torch.float32)]
     labels: Annotated[Tensor, Layout("N", dtype=torch.int64)]
 
-    legend: ClassVar[str] = "the object's left is orange, its right green"
+    legend: ClassVar[str] = "the object's left side is orange, its right side green"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
@@ -93,11 +93,11 @@ class PoseTargets(Targets):
 
 @dataclass
 class Poses(Detections):
-    """Objects of one image with their keypoints, highest score first.
+    """Predicted objects of one image with their keypoints, highest score first.
 
     Attributes:
-        boxes, scores, labels: see `Detections`; the box is the one that was cropped.
-        keypoints: `[D, K, 3]` x, y in pixels of the original image and confidence 0 … 1.
+        boxes, scores, labels: see `Detections`; the boxes are those that were cropped.
+        keypoints: `[D, K, 3]`, x and y in pixels of the original image, and confidence 0 … 1.
     """
 
     def describe(self) -> str:

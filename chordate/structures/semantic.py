@@ -27,7 +27,7 @@ class SemanticTargets(Targets):
 
     labels: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
 
-    legend: ClassVar[str] = "Colors are classes; pixels without a tint are ignored."
+    legend: ClassVar[str] = "colors are classes; pixels without a tint are ignored"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
@@ -59,7 +59,7 @@ class SemanticMap(Prediction):
     labels: Annotated[Tensor, Layout("H", "W", dtype=torch.int16)]
 
     def fractions(self) -> list[tuple[int, float]]:
-        """The labels in the image, each with the fraction of the pixels that it covers, largest first."""
+        """The labels that occur in the image, each with the fraction of pixels that it covers, largest first."""
         labels, counts = self.labels.unique(return_counts=True)
         order = counts.argsort(descending=True, stable=True)
         return [(int(labels[i]), float(counts[i]) / self.labels.numel()) for i in order]
@@ -68,5 +68,5 @@ class SemanticMap(Prediction):
         return f"{len(self.fractions())} classes"
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
-        """One record with `classes`, a list of dicts with `class` and `fraction` (of the pixels), largest first."""
+        """One record with `classes`: a list of dicts with `class` and `fraction` (of the pixels), largest first."""
         return [{"classes": [{"class": meta.classes[i], "fraction": round(f, 4)} for i, f in self.fractions()]}]

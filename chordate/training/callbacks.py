@@ -124,7 +124,8 @@ class ValidationLoss(Callback):
             torch.manual_seed(trainer.settings.seed)
             for batch in trainer.progress.track(loader, "validation loss", len(loader)):
                 batch = to_device(batch, trainer.device, trainer.channels_last)
-                # Only losses with a gradient are summed; averaged weights have none, so the trained model is checked.
+                # Only losses that require grad count in the total. Averaged weights do not require grad, so look up
+                # which losses do on the training model, once.
                 if not images:
                     with torch.enable_grad():
                         trained = {name: value.requires_grad for name, value in trainer.module.loss(batch).items()}

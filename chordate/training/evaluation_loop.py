@@ -61,7 +61,7 @@ def evaluate(
 
 def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> None:
     """Evaluate one sample, so that mismatches between data, predictions and metric are reported before training.
-    Ignores numerical warnings, and the error that predictions are not finite, since the model is untrained."""
+    Ignores numerical warnings, and the error about non-finite predictions, since the model is untrained."""
     with warnings.catch_warnings(), suppress(TrainingError):
         warnings.simplefilter("ignore")
         evaluate(model, [loader.first_batch()], metric, device)

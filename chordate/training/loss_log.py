@@ -1,7 +1,7 @@
 """Keeps the losses of recent steps on the device, then copies them to the host, averages over ranks, and checks them.
 
 Reading a loss synchronizes with the GPU, so losses are read only if a log line is due. Until then the values of every
-step are kept with the ids of its images, so that an error can name the first loss that is not finite. Losses are also
+step are kept with the ids of its images, so that an error can name the first non-finite loss. Losses are also
 read before every checkpoint and evaluation, so that weights updated with such a loss are never saved.
 """
 
@@ -28,7 +28,7 @@ class StepValues(NamedTuple):
         image_ids: ids of the images in the batch.
         names: names of the losses.
         values: `[len(names)]`, the losses.
-        guarded: whether a value that is not finite is an error.
+        guarded: whether a non-finite value is an error.
     """
 
     iteration: int
@@ -39,8 +39,8 @@ class StepValues(NamedTuple):
 
 
 class BadValue(NamedTuple):
-    """A loss that is not finite, and where it occurred. `position` is the index of the value since the last read, so
-    that objects sort by time."""
+    """A non-finite loss, and where it occurred. Sorts by time: by `iteration`, then by `position`, the index among the
+    values recorded since the last read."""
 
     iteration: int
     position: int
@@ -58,7 +58,7 @@ class BadValue(NamedTuple):
 
 
 class LossLog:
-    """Collects losses without synchronization, and stops the run at the first loss that is not finite."""
+    """Collects losses without synchronization, and stops the run at the first non-finite loss."""
 
     def __init__(self) -> None:
         self._unread: list[StepValues] = []
@@ -69,7 +69,7 @@ class LossLog:
         self, iteration: int, values: Mapping[str, Tensor], image_ids: Sequence[int] = (), guarded: bool = True
     ) -> None:
         """Keep the losses of one batch (scalars on the device), the batch's `iteration` (counted from 1) and image ids.
-        If `guarded`, a value that is not finite is an error."""
+        If `guarded`, a non-finite value is an error."""
         flat = torch.stack([value.detach().float().reshape(()) for value in values.values()])
         self._unread.append(StepValues(iteration, list(image_ids), list(values), flat, guarded))
 
@@ -77,12 +77,15 @@ class LossLog:
         """Copy the values to the host, average them over the ranks, and check them. All ranks must call this
         method after the same iteration; it synchronizes with the device once.
 
+        Args:
+            flag: a request of this rank, such as to stop. It is all-reduced together with the losses, so that the ranks
+                agree without another synchronization.
+
         Returns:
-            Whether any rank passed a true `flag`, so that ranks agree without another synchronization; False if there
-            is nothing to read.
+            Whether any rank set `flag`; False if there are no values to read.
 
         Raises:
-            TrainingError: a guarded value is not finite on some rank; the message is about the earliest such value on
+            TrainingError: a guarded value is non-finite on some rank; the message is about the earliest such value on
                 all ranks.
         """
         if not self._unread:
@@ -104,8 +107,8 @@ class LossLog:
 
     @contextmanager
     def explain_errors(self) -> Iterator[None]:
-        """Context manager that replaces an error caused by a loss that is not finite with a TrainingError about that
-        loss. Checks the values of this rank only, since the other ranks may have stopped."""
+        """Context manager: if an exception is raised while a recorded loss is non-finite, raise a TrainingError about
+        that loss instead. Checks the losses of this rank only, since the other ranks may have stopped."""
         try:
             yield
         except TrainingError:

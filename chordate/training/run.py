@@ -50,7 +50,7 @@ def train(
         `best` the best evaluation.
 
     Raises:
-        ChordateError: the config, the data or a checkpoint is invalid or does not fit, or a loss is not finite.
+        ChordateError: the config, the data or a checkpoint is invalid or does not fit, or a loss is non-finite.
         SystemExit: the process received SIGINT or SIGTERM; the run is saved.
     """
     validate_arguments(train, dict(locals()), "train")

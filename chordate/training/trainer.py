@@ -157,7 +157,7 @@ class Trainer:
             The trained model; its averaged weights are in `ema.module`.
 
         Raises:
-            TrainingError: a loss is not finite.
+            TrainingError: a loss is non-finite.
             CheckpointError: the checkpoint to resume does not fit, or a checkpoint cannot be written.
             SystemExit: the process received SIGINT or SIGTERM; the run is saved.
         """

@@ -77,7 +77,7 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     """Collect the state that a resumed run needs, after a complete step. All ranks must call it.
 
     `files` are the names of this run's checkpoints, including the one to be written. Raises TrainingError if a loss or
-    a weight is not finite, since such a state must never be saved."""
+    a weight is non-finite, since such a state must never be saved."""
     trainer.losses.read()
     bad = not_finite(dict(trainer.module.named_parameters()))
     if bad:
@@ -221,7 +221,7 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
     """Restore the state that `optimizer_state` returned.
 
     Returns:
-        The names of the parameters that are newly trained or newly frozen.
+        The names of the parameters that were frozen or unfrozen since the state was saved.
 
     Raises:
         CheckpointError: the state is from another type of optimizer, or does not fit the model.

@@ -24,7 +24,7 @@ Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 Color = tuple[int, int, int]
 Pixels = tuple[int, int, int, int]  # left, top, right, bottom of a box, both ends included
 
-LONG_SIDE = 640  # pixels to which the longer side of smaller images is enlarged by default
+LONG_SIDE = 640  # default minimum of the longer side in pixels; smaller images are upscaled to it
 PADDING = 3  # pixels around the text of a label
 MASK_OPACITY = 0.35
 SHADES = (0, 0.4, -0.3, 0.2, -0.45)  # how far each instance's color is mixed with white (> 0) or black (< 0)

@@ -1,4 +1,4 @@
-"""Plots that reports of several tasks share: a bar per class, and a confusion matrix."""
+"""Plots that the reports of several tasks share: a bar chart of the classes, and a confusion matrix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chordate.visualization.style import FIRST, OTHERS, new_figure, tidy
 
 
 class ClassBar(NamedTuple):
-    """Two scores of a class, 0 … 1: one in front, and a larger one behind it."""
+    """Two scores of a class, 0 … 1: the bar in front, and a larger score as the bar behind it."""
 
     label: str
     front: float
@@ -22,17 +22,17 @@ class ClassBar(NamedTuple):
 
 
 def class_bars(bars: Sequence[ClassBar], title: str, names: tuple[str, str], mean: float, mean_name: str) -> Figure:
-    """Bar chart of the classes, sorted by the score in front, in as many columns as make it about square.
+    """Bar chart of the classes, sorted by the front score. The number of columns makes the figure about square.
 
     Args:
-        bars: one per class.
-        title: of the figure.
-        names: of the score in front and of the one behind.
-        mean: value of the dashed line.
-        mean_name: its name.
+        bars: one bar per class.
+        title: title of the figure.
+        names: names of the front score and of the score behind it.
+        mean: position of the dashed line.
+        mean_name: name of the dashed line in the legend.
     """
     ordered = sorted(bars, key=lambda bar: bar.front)
-    height, width = 0.21, 6.5  # of a bar and of a column, in inches
+    height, width = 0.21, 6.5  # height of a bar and width of a column, in inches
     columns = max(round((height * len(ordered) / width) ** 0.5), 1)
     rows = max(-(-len(ordered) // columns), 1)
     figure = new_figure(width * columns, 1.3 + height * max(rows, 3))
@@ -47,7 +47,7 @@ def class_bars(bars: Sequence[ClassBar], title: str, names: tuple[str, str], mea
 
 
 def _plot_bars(axis: Axes, bars: Sequence[ClassBar], rows: int, names: tuple[str, str]) -> None:
-    """One column of `class_bars`: at most `rows` classes, the last at the top."""
+    """Plot one column of `class_bars`: at most `rows` classes, the last one at the top."""
     first = rows - len(bars)  # the bars of a short last column are at the top
     places = range(first, rows)
     axis.barh(places, [bar.behind for bar in bars], color="#c9d6ea", height=0.72, label=names[1])
@@ -69,13 +69,13 @@ def confusion_matrix(
 
     Args:
         matrix: `[K, K]` counts, a row per true class and a column per predicted class.
-        names: of the classes, as plot labels.
-        title: of the figure.
-        cell: the text of a cell that is not 0, from its count and its fraction of the row.
+        names: names of the classes, as plot labels.
+        title: title of the figure.
+        cell: function that returns the text of a nonzero cell from its count and its fraction of the row.
     """
     count = len(names)
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    size = 0.55 if count <= 20 else 0.17  # of a cell, in inches
+    size = 0.55 if count <= 20 else 0.17  # side of a cell in inches
     side = max(size * count, 2.5)
     figure = new_figure(side + 2.6, side + 1.6)
     axis = figure.subplots()

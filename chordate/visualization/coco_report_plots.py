@@ -1,4 +1,4 @@
-"""Plots of a CocoReport: precision-recall curves, AP per class, confusion matrix, TIDE errors; also as JSON."""
+"""Plots a CocoReport (precision-recall curves, AP per class, confusion matrix, TIDE errors), and writes it as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws segments: stuff as a tint of its class, things in their own shades with an edge and a label."""
+"""Draws panoptic segments: stuff is tinted by class; each thing has its own shade, an outline and a label."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def draw_panoptic_map(
     score_threshold: float = 0.0,
     long_side: int | None = None,
 ) -> Picture:
-    """Draw the segments; things have their class and score, stuff its class."""
+    """Draw the segments. The labels of things are class and score, the labels of stuff the class."""
     kept = prediction.above(score_threshold).to("cpu", non_blocking=False)
     notes = [f" {s:.2f}" if t else "" for s, t in zip(kept.scores.tolist(), kept.is_thing.tolist())]
     return draw_segments(image, kept.ids, kept.labels.tolist(), notes, kept.is_thing.tolist(), meta, long_side)
@@ -47,7 +47,7 @@ def draw_panoptic_map(
 def draw_panoptic_targets(
     targets: PanopticTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw the things and the stuff; crowds are named and have no tint."""
+    """Draw the things and the stuff. Crowds have a label but no tint."""
     labels, slots, instances = targets.labels[index].long(), targets.slots[index].long(), targets.instances
     valid = instances.valid[index]
     things = instances.labels[index][valid].tolist()
@@ -68,15 +68,15 @@ def draw_segments(
     meta: DatasetMeta,
     long_side: int | None = None,
 ) -> Picture:
-    """Tint the segments of an image, outline them, and write their names on them.
+    """Tint the segments of an image, outline them, and label them.
 
     Args:
         image: `[H, W, 3]` uint8 RGB; is not changed.
-        ids: `[H, W]` the segment of each pixel, from 1; 0 for none.
-        labels, notes, is_thing: of each segment; it is called by its class's name, followed by the note. A crowd gets
-            an edge but no tint.
+        ids: `[H, W]`, number of each pixel's segment, from 1; 0 without a segment.
+        labels, notes, is_thing: for each segment, its class, the text after the class name in its label, and whether it
+            is a thing. A segment whose note ends in "(crowd)" gets an outline but no tint.
         meta: class names and palette.
-        long_side: of the result in pixels; None for the image's own, but at least 640.
+        long_side: longer side of the result in pixels; None for that of the image, but at least 640.
 
     Returns:
         A new picture `[H', W', 3]`.
@@ -101,7 +101,7 @@ def draw_segments(
 
 
 def _draw_edges(picture: Picture, ids: NDArray[np.int64], thing: NDArray[np.bool_], width: int) -> None:
-    """Draw the borders between segments: white around things, dark between stuff. Changes `picture`."""
+    """Draw the borders between segments on `picture`, in place: white around things, dark between stuff segments."""
     border = np.zeros(ids.shape, bool)
     around_thing = np.zeros(ids.shape, bool)
     for first, second in (
@@ -126,7 +126,7 @@ def _draw_names(
     colors: list[Color],
     is_thing: list[bool],
 ) -> Picture:
-    """Write each segment's name where it is widest; a name that covers an earlier one, things first, is left out."""
+    """Write each label where its segment is widest. Things come first; a label that would cover another is left out."""
     height, width = ids.shape
     font = make_font(max(11, round(max(height, width) / 56)))
     line = round(font.size) + 2 * PADDING

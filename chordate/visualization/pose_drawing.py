@@ -1,4 +1,4 @@
-"""Draws poses and their ground truth: boxes and skeletons, left and right in two colors."""
+"""Draws poses and their ground truth: boxes and skeletons, with the left and the right side in two colors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from chordate.structures import DatasetMeta, Poses, PoseTargets, Skeleton
 from chordate.visualization.canvas import Annotation, Color, Picture, draw_annotations, instance_colors
 from chordate.visualization.task_drawing import draw, draw_targets
 
-MIN_CONFIDENCE = 0.2  # keypoints below are not drawn, as the authors of Simple Baselines count them as not visible
+MIN_CONFIDENCE = 0.2  # of drawn keypoints; Simple Baselines treats keypoints with less as not visible
 LEFT, RIGHT = (255, 150, 20), (60, 200, 60)  # orange, green
 
 
@@ -37,7 +37,7 @@ def draw_poses(
 def draw_pose_targets(
     targets: PoseTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw the box and the labeled keypoints of an image's object, in the color of its prediction."""
+    """Draw the box and the labeled keypoints of the object of an image, in the colors used for predictions."""
     label, box = int(targets.labels[index]), targets.boxes[index].tolist()
     (color,) = instance_colors([box], [label], meta.palette)
     points = [(x, y) if visibility else None for x, y, visibility in targets.keypoints[index].tolist()]
@@ -60,9 +60,9 @@ def _annotation(
 
 
 def side_colors(skeleton: Skeleton, middle: Color) -> list[Color]:
-    """Orange for the left keypoints, green for the right ones, `middle` for those without a counterpart."""
+    """The color of each keypoint: orange at the left, green at the right, `middle` for keypoints without a partner."""
     colors = []
     for index, (name, other) in enumerate(zip(skeleton.names, skeleton.mirrored)):
-        # "left" comes before "right", and "l" before "r".
+        # In alphabetical order, "left" comes before "right", and "l" before "r".
         colors.append(middle if other == index else LEFT if name < skeleton.names[other] else RIGHT)
     return colors

@@ -1,4 +1,4 @@
-"""Draws a class per pixel: a tint over the image, and a legend below it."""
+"""Draws semantic segmentation: a tint per class over the image, and a legend below it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ def draw_semantic_targets(
 
 
 def draw_labels(image: Picture, labels: NDArray[np.int16], meta: DatasetMeta, long_side: int | None = None) -> Picture:
-    """Tint an image by class, outline the regions in their colors, and name the classes below it, the largest first.
+    """Tint an image by class, outline each region in its color, and draw a legend of the classes, largest area first.
 
     Args:
         image: `[H, W, 3]` uint8 RGB; is not changed.
-        labels: `[H, W]`; pixels of `IGNORED` get no tint.
+        labels: `[H, W]`; pixels with the label `IGNORED` get no tint.
         meta: class names and palette.
-        long_side: of the image in the result, in pixels; None for the image's own, but at least 640.
+        long_side: longer side of the drawn image in pixels (without the legend); None for that of `image`, but at least
+            640.
 
     Returns:
         A new picture `[H', W', 3]`: the image, and the legend below it.
@@ -65,7 +66,7 @@ def draw_labels(image: Picture, labels: NDArray[np.int16], meta: DatasetMeta, lo
 
 
 def _edges(labels: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """The pixels with a neighbor of another label, at the left, the right, above or below."""
+    """Mask `[H, W]` of the pixels that have another label than one of their 4 neighbors."""
     edges = np.zeros(labels.shape, bool)
     across, down = labels[:, :-1] != labels[:, 1:], labels[:-1] != labels[1:]
     edges[:, :-1] |= across
@@ -76,7 +77,7 @@ def _edges(labels: NDArray[np.int16]) -> NDArray[np.bool_]:
 
 
 def _legend(labels: list[int], meta: DatasetMeta, width: int, long_side: int) -> Picture:
-    """The class names on their colors, in as many lines as they need."""
+    """Draw the legend: each class name on its color, wrapped into lines of `width` pixels."""
     font = make_font(max(12, round(long_side / 52)))
     line = round(font.size) + 2 * PADDING
     tags: list[tuple[int, int, int, str, int]] = []

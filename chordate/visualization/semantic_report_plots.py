@@ -1,4 +1,4 @@
-"""Plots of a SemanticReport: IoU by class, confusion matrix, the worst images; its values as JSON."""
+"""Plots a SemanticReport (IoU by class, confusion matrix, images with the lowest IoU), and writes its data as JSON."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from chordate.visualization.task_drawing import plot_report
 
 @plot_report.register
 def plot_semantic_report(report: SemanticReport, folder: str | Path) -> list[Path]:
-    """Write `report.json`, `classes.png`, `confusion.png` and `worst.png`.
+    """Write the files `report.json`, `classes.png`, `confusion.png` and `worst.png`.
 
     Args:
-        report: from `SemanticMetric.report`.
-        folder: created if it does not exist.
+        report: the report, from `SemanticMetric.report`.
+        folder: folder to write to; it is created if it does not exist.
 
     Returns:
-        The files written.
+        The paths of the files.
 
     Raises:
         DataError: the folder cannot be written to.
@@ -63,5 +63,5 @@ def plot_semantic_report(report: SemanticReport, folder: str | Path) -> list[Pat
 
 
 def _percent(fraction: float) -> str:
-    """A fraction as the text of a cell; none below half a percent."""
+    """The text of a cell: the fraction in percent; empty below half a percent."""
     return f"{100 * fraction:.0f}" if fraction >= 0.005 else ""

@@ -75,7 +75,7 @@ def _read_log(path: Path) -> tuple[Records, Records]:
 
 
 def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]]:
-    """Get the iterations, and the values of the field `name`, with NaN for null (a value that was not finite)."""
+    """Get the iterations, and the values of the field `name`, with NaN for null (a non-finite value)."""
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 
@@ -117,7 +117,7 @@ def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) ->
 def running_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
     """Centered moving average of `[N]` values over a window of `2 * reach + 1`, shorter at the ends.
 
-    Values that are not finite are left out of the means; at their positions, the result is NaN.
+    Non-finite values are left out of the means; at their positions, the result is NaN.
     """
     finite, ones = np.isfinite(values), np.ones(2 * reach + 1)
     sums = np.convolve(np.where(finite, values, 0), ones)[reach : reach + len(values)]

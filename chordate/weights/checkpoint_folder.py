@@ -128,11 +128,17 @@ class CheckpointFolder:
         return self.contains(path) and pointer.is_file() and pointer.read_text().strip() == Path(path).name
 
     def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Set `files` to the checkpoints that this run wrote before it was resumed. Returns `best`, the record of the
-        run's best evaluation, if the best checkpoint is in the folder; else None.
+        """Restore the list of checkpoints on resume: set `self.files` to the names in `files` that are in this folder.
 
-        The names come from a checkpoint, which may be untrusted. Since `files` may be deleted later, only files in this
-        folder with names that training writes are accepted.
+        `files` is read from a checkpoint, which may be untrusted, and `save` deletes old entries of `self.files`. Names
+        that do not match a pattern of checkpoint names are therefore ignored.
+
+        Args:
+            files: names of the checkpoints that the run wrote before it was resumed, oldest first.
+            best: record of the run's best evaluation.
+
+        Returns:
+            `best` if the best checkpoint is in the folder, else None.
         """
         here = {path.name for pattern in WRITTEN for path in self.folder.glob(pattern)}
         self.files = [name for name in files if name in here]

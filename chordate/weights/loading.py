@@ -122,8 +122,11 @@ def _unwrap_model(model: nn.Module) -> nn.Module:
 
 
 def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> bool:
-    """Whether the checkpoint's metadata replaces the model's: both have equal numbers of classes and keypoints and
-    equal `extra`, and (unless strict) the model's classes have no names."""
+    """Whether to replace the model's metadata with the checkpoint's.
+
+    The number of classes, the number of keypoints (if the model has keypoints) and the model's `extra` entries must be
+    equal in both. Unless `strict`, the model's classes must also be unnamed.
+    """
     if meta is None or not isinstance(model, Model):
         return False
     if not strict and (has_names(model.meta) or not model.classes):

@@ -1,4 +1,4 @@
-"""Warns if a model has other settings than those with which its weights were trained."""
+"""Warns if a model's settings (stride, normalization) differ from those its weights were trained with."""
 
 import warnings
 

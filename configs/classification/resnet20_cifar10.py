@@ -1,4 +1,4 @@
-"""ResNets on CIFAR (He et al. 2016, section 4.2)."""
+"""ResNet-20 on CIFAR-10 (He et al. 2016, section 4.2)."""
 
 _base_ = [
     "../_base_/models/classifier.py",

@@ -1,13 +1,13 @@
-"""Panoptic FPN on the generated shapes, whose backgrounds are stuff, small enough for two CPU cores."""
+"""Panoptic FPN, ResNet-18, on the generated shapes, whose backgrounds are stuff; small enough for two CPU cores."""
 
 _base_ = ["../demo/mask-rcnn_r18_fpn_demo_shapes.py"]
 
 _stuff = ["gradient", "stripes", "checkerboard", "clouds"]
 fallback_meta = dict(classes=["circle", "rectangle", "triangle", "star", "ring", *_stuff], stuff=_stuff)
 model = dict(
-    # GN with one channel per group would remove what is constant over the image, such as the class of its background.
+    # GN with one channel per group removes the channel means, which tell the class of the background.
     semantic=dict(type="SemanticFPNHead", channels=32, norm="BN", losses=[dict(type="CrossEntropy")]),
-    merge=dict(stuff_area=256),  # 4096 is a quarter of an image of 128 px
+    merge=dict(stuff_area=256),  # the default 4096 is a quarter of a 128×128 image
 )
 train_data = dict(
     dataset=dict(_delete_=True, type="CocoPanoptic", annotations="annotations/panoptic_train.json", images="train")

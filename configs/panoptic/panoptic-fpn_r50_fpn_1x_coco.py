@@ -1,4 +1,4 @@
-"""Panoptic FPN, ResNet-50, 1× with multi-scale training on COCO."""
+"""Panoptic FPN, ResNet-50, 1× schedule with multi-scale training on COCO."""
 
 _base_ = [
     "../_base_/models/panoptic-fpn.py",

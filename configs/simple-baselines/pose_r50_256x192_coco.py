@@ -1,4 +1,4 @@
-"""Simple Baselines, ResNet-50, crops of 256×192, COCO people."""
+"""Simple Baselines, ResNet-50, on crops of COCO people of 256×192 px."""
 
 _base_ = [
     "../_base_/models/simple-baseline.py",

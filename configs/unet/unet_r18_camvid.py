@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015) with ResNet-18 as its encoder, on CamVid; small enough for a CPU."""
+"""U-Net (Ronneberger et al. 2015) with ResNet-18 as the encoder, on CamVid; small enough for a CPU."""
 
 _base_ = ["../_base_/datasets/camvid.py", "../_base_/schedules/camvid_30e.py"]
 

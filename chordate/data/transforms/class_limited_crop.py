@@ -1,4 +1,4 @@
-"""Random crops for semantic segmentation that are not covered by a single class."""
+"""ClassLimitedCrop: random crops for semantic segmentation in which no class dominates."""
 
 from typing import Any
 
@@ -19,12 +19,13 @@ TRIALS = 10
 class ClassLimitedCrop(v2.Transform):
     """Crop at random so that no class covers more than `max_fraction` of the labeled pixels.
 
-    Up to ten places are tried, and the last one is taken if none fits, as by `cat_max_ratio` of MMSegmentation's
-    RandomCrop. A side that is shorter than the crop is kept; it is padded with the batch.
+    Up to ten random crops are tried; if none meets the limit, the last one is used (as with `cat_max_ratio` of
+    MMSegmentation's RandomCrop). If a side of the image is shorter than the crop, the crop has the length of that side,
+    and is padded when the batch is collated.
 
     Args:
         size: side of the crop in pixels, or height and width.
-        max_fraction: limit of the largest class; 1 crops at random.
+        max_fraction: maximum fraction of the labeled pixels that one class may cover; 1 for no limit.
     """
 
     def __init__(self, size: PositiveInt | tuple[PositiveInt, PositiveInt], max_fraction: Fraction = 0.75):
@@ -43,7 +44,7 @@ class ClassLimitedCrop(v2.Transform):
         return {"crop": (top, left, *window)}
 
     def _is_mixed(self, labels: Tensor) -> bool:
-        """Whether no class covers too much; a crop of ignored pixels alone is not mixed."""
+        """Whether there are labeled pixels, and no class covers more than `max_fraction` of them."""
         counts = torch.bincount(labels.flatten().int())[1:]  # without the ignored pixels, which are 0 in a LabelMap
         return bool(counts.sum() > 0) and bool(counts.max() <= self.max_fraction * counts.sum())
 

@@ -1,4 +1,4 @@
-"""TopDownCrop: the crop of one object that top-down pose estimators read."""
+"""TopDownCrop: crops one object, as input of top-down pose estimators."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from chordate.structures.pose import CropInfo
 
 @TRANSFORMS.register_module()
 class TopDownCrop:
-    """Crop an object to a fixed size: the box, extended to the crop's aspect ratio and enlarged (Xiao et al. 2018,
-    section 4.1: to 4:3, by 1.25 in the authors' code), rotated and scaled at random.
+    """Crop an object to a fixed size, with random rotation and scale (Xiao et al. 2018, section 4.1).
 
-    An image without `boxes` is one object. Keypoints outside the crop become unlabeled. What lies outside the image is
-    black. Transforms of colors may come before or after; flips after.
+    The crop is the object's box, extended to the aspect ratio of `size` (4:3 in the paper) and enlarged by `padding`
+    (1.25 in the authors' code). Without `boxes`, the whole image is the object. Keypoints outside the crop become
+    unlabeled, and pixels outside the image are black. Color transforms may come before or after this transform; flips
+    must come after it.
 
     Args:
         size: height and width of the crop in pixels.
         padding: factor that enlarges the box.
-        rotation: largest angle in degrees, drawn uniformly for both directions.
-        scale: largest change of the size as a fraction, drawn uniformly; 0.3 gives 0.7 … 1.3.
+        rotation: maximum angle in degrees; the angle is drawn uniformly from -rotation … rotation.
+        scale: maximum relative change of the crop's size; the factor is drawn uniformly from 1 - scale … 1 + scale.
     """
 
     def __init__(
@@ -70,13 +71,14 @@ class TopDownCrop:
 def crop_matrix(
     box: Sequence[float], size: tuple[int, int], padding: float = 1.25, angle: float = 0.0
 ) -> NDArray[np.float64]:
-    """The affine map from pixels of the image to pixels of the crop, in continuous coordinates.
+    """The affine matrix from image coordinates to crop coordinates, in continuous pixel coordinates.
 
     Args:
-        box: x1, y1, x2, y2; its center becomes the crop's, and the box times `padding` just fits into the crop.
-        size: height and width of the crop.
+        box: x1, y1, x2, y2 in pixels. The center of the box maps to the center of the crop, and the box enlarged by
+            `padding` just fits into the crop.
+        size: height and width of the crop in pixels.
         padding: factor that enlarges the box.
-        angle: in degrees, by which the image is rotated clockwise (as seen, with y downwards).
+        angle: clockwise rotation of the image in degrees, as displayed (y points down).
 
     Returns:
         `[2, 3]`.
@@ -91,8 +93,9 @@ def crop_matrix(
 
 
 def warp(image: Tensor, matrix: NDArray[np.float64], size: tuple[int, int]) -> Tensor:
-    """The image `[C, H, W]` under an affine map of continuous coordinates, at a size (height, width), bilinear."""
-    indices = matrix.copy()  # OpenCV's coordinates are indices of pixels
+    """Warp the image `[C, H, W]` by an affine matrix `[2, 3]` of continuous pixel coordinates, with bilinear
+    interpolation, to an image of `size` (height, width)."""
+    indices = matrix.copy()  # OpenCV's coordinates are pixel indices
     indices[:, 2] += 0.5 * (matrix[:, :2].sum(1) - 1)
     array = np.ascontiguousarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy())
     warped = cv2.warpAffine(array, indices, size[::-1], flags=cv2.INTER_LINEAR)
@@ -100,7 +103,7 @@ def warp(image: Tensor, matrix: NDArray[np.float64], size: tuple[int, int]) -> T
 
 
 def _uniform(limit: float) -> float:
-    """A random number from -limit to limit; for 0, none is drawn."""
+    """A random number from -limit to limit. With a limit of 0, the random generator is not used."""
     return limit * (float(torch.rand(())) * 2 - 1) if limit else 0.0
 
 
@@ -109,7 +112,7 @@ def _square(matrix: Any) -> NDArray[np.float64]:
 
 
 def move_points(points: Tensor, matrix: NDArray[np.float64]) -> Tensor:
-    """Points `[..., 2]` under an affine map."""
+    """Transform points `[..., 2]` by an affine matrix `[2, 3]`."""
     linear, offset = torch.from_numpy(matrix[:, :2]), torch.from_numpy(matrix[:, 2])
     return (points.double() @ linear.T + offset).to(points.dtype)
 
@@ -125,6 +128,6 @@ def _move_keypoints(
 
 
 def _move_boxes(boxes: Tensor, matrix: NDArray[np.float64]) -> Tensor:
-    """The boxes `[M, 4]` around the corners of boxes after an affine map."""
+    """Transform the corners of boxes `[M, 4]` by an affine matrix; returns the smallest boxes around them."""
     corners = move_points(boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]], matrix)
     return torch.cat([corners.amin(1), corners.amax(1)], 1)

@@ -1,4 +1,4 @@
-"""Checkpoints of Simple Baselines on a ResNet: the authors' `pose_resnet`, and MMPose's."""
+"""Checkpoints of Simple Baselines with a ResNet backbone, from the authors (`pose_resnet`) and from MMPose."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ _NAMES: Names = (
 
 @FORMATS.register_module()
 class SimpleBaselines(Format):
-    """Deconvolutions on a ResNet.
+    """Checkpoints of Simple Baselines: deconvolutions on a ResNet.
 
-    The weights need `model.head.aligned=False` and `model.flip_shift=True`, and the authors' networks named "caffe" a
-    backbone such as `resnet50_caffe`.
+    The weights need `model.head.aligned=False` and `model.flip_shift=True`. The authors' networks with "caffe" in their
+    names need a backbone such as `resnet50_caffe`.
     """
 
     library = "Simple Baselines"

@@ -1,4 +1,5 @@
-"""ADE20K with 150 classes: shorter side 512 × 0.5 … 2.0, crops of 512 px, 16 images (MMSegmentation's settings).
+"""ADE20K with 150 classes: shorter side of 512 × (0.5 … 2.0) px, crops of 512 px, batch size 16 (MMSegmentation's
+settings).
 
 The data root is the folder ADEChallengeData2016.
 """
@@ -7,7 +8,7 @@ fallback_meta = dict(classes="ade20k")
 train_data = dict(
     dataset=dict(type="ADE20K", split="training"),
     pipeline=[
-        dict(type="RandomResize", min_size=256, max_size=1025),  # of the shorter side: 512 × 0.5 … 2.0
+        dict(type="RandomResize", min_size=256, max_size=1025),  # of the shorter side: 512 × (0.5 … 2.0)
         dict(type="ClassLimitedCrop", size=512, max_fraction=0.75),
         dict(type="RandomHorizontalFlip", p=0.5),
         dict(type="RandomPhotometricDistort", hue=(-0.1, 0.1)),

@@ -1,4 +1,4 @@
-"""CIFAR-100, to replace CIFAR-10 in its recipes: in `_base_`, list this file after a CIFAR-10 config.
+"""CIFAR-100. To train a CIFAR-10 recipe on CIFAR-100, list this file in `_base_` after the CIFAR-10 config.
 
 Mean and standard deviation are those of CIFAR-100's training images.
 """

@@ -1,13 +1,13 @@
-"""Cityscapes' 19 classes: whole images × 0.5 … 2.0, crops of 512×1024 px (MMSegmentation's settings).
+"""Cityscapes with 19 classes: images scaled by 0.5 … 2.0, crops of 512×1024 px (MMSegmentation's settings).
 
-The data root holds leftImg8bit/ and gtFine/. Validation uses whole images of 1024×2048.
+The data root contains leftImg8bit/ and gtFine/. Validation uses whole images of 1024×2048 px.
 """
 
 fallback_meta = dict(classes="cityscapes")
 train_data = dict(
     dataset=dict(type="CityscapesSemantic", split="train"),
     pipeline=[
-        dict(type="RandomResize", min_size=512, max_size=2049),  # of the shorter side: 1024 × 0.5 … 2.0
+        dict(type="RandomResize", min_size=512, max_size=2049),  # of the shorter side: 1024 × (0.5 … 2.0)
         dict(type="ClassLimitedCrop", size=(512, 1024), max_fraction=0.75),
         dict(type="RandomHorizontalFlip", p=0.5),
         dict(type="RandomPhotometricDistort", hue=(-0.1, 0.1)),

@@ -1,7 +1,7 @@
-"""COCO 2017 things and stuff with the shortest edge drawn from 640, 672 … 800, flips: Detectron2's setting.
+"""COCO 2017 things and stuff, with flips and a shortest edge drawn from 640, 672 … 800 px, as in Detectron2.
 
-The data root contains train2017/, val2017/, and in annotations/ panoptic_{train,val}2017.json and the folders of PNGs
-of the same name.
+The data root contains train2017/, val2017/, annotations/panoptic_{train,val}2017.json, and the PNGs in
+annotations/panoptic_{train,val}2017/.
 """
 
 _base_ = ["coco_detection_multiscale.py"]

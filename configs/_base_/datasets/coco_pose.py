@@ -1,8 +1,8 @@
-"""COCO 2017 people in crops of 256×192 (Xiao et al. 2018, section 4.1): boxes extended to 4:3 and by a quarter;
-rotation by ±40°, scale by ±30 %, flips.
+"""COCO 2017 people in crops of 256×192 px (Xiao et al. 2018, section 4.1): boxes are extended to 4:3 and enlarged by
+25 %; augmentation is rotation by up to ±40°, scale by up to ±30 %, and flips.
 
-The data root contains annotations/person_keypoints_{train,val}2017.json, train2017/ and val2017/. Evaluation is on the
-boxes of the annotations; for published numbers set val_data.dataset.boxes to a detector's results file.
+The data root contains annotations/person_keypoints_{train,val}2017.json, train2017/ and val2017/. Evaluation uses the
+boxes of the annotations; to compare with published numbers, set val_data.dataset.boxes to a detector's results file.
 """
 
 fallback_meta = dict(classes=["person"], skeleton="coco")
@@ -12,7 +12,7 @@ train_data = dict(
         dict(type="TopDownCrop", size=(256, 192), rotation=40, scale=0.3),
         dict(type="RandomHorizontalFlip", p=0.5),
     ],
-    batch_size=32,  # people per process; 128 in total on 4 processes
+    batch_size=32,  # crops per process; 128 in total on 4 processes
     workers=4,
 )
 val_data = dict(

@@ -1,13 +1,13 @@
-"""COCO-Stuff, 164k images and 171 classes: shorter side 512 × 0.5 … 2.0, crops of 512 px (MMSegmentation's settings).
+"""COCO-Stuff 164k with 171 classes: shorter side of 512 × (0.5 … 2.0) px, crops of 512 px (MMSegmentation's settings).
 
-The data root holds images/train2017, images/val2017 and the PNGs in annotations/train2017, annotations/val2017.
+The data root contains images/{train,val}2017, and the PNGs in annotations/{train,val}2017.
 """
 
 fallback_meta = dict(classes="coco_stuff")
 train_data = dict(
     dataset=dict(type="CocoStuff", split="train2017"),
     pipeline=[
-        dict(type="RandomResize", min_size=256, max_size=1025),  # of the shorter side: 512 × 0.5 … 2.0
+        dict(type="RandomResize", min_size=256, max_size=1025),  # of the shorter side: 512 × (0.5 … 2.0)
         dict(type="ClassLimitedCrop", size=512, max_fraction=0.75),
         dict(type="RandomHorizontalFlip", p=0.5),
         dict(type="RandomPhotometricDistort", hue=(-0.1, 0.1)),

@@ -1,3 +1,3 @@
-"""Output stride 32 instead of 8, with fewer or no dilated stages; in `_base_`, list this file after a config with 8."""
+"""Changes the output stride from 8 to 32. In `_base_`, list this file after a config with output stride 8."""
 
 model = dict(backbone=dict(output_stride=32))

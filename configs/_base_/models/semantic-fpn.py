@@ -1,6 +1,6 @@
-"""Semantic FPN (Kirillov et al. 2019, Panoptic Feature Pyramid Networks, section 3), in MMSegmentation's settings.
+"""Semantic FPN (Kirillov et al. 2019, Panoptic Feature Pyramid Networks, section 3).
 
-The backbone is ResNet-50 with a deep stem (ResNet-C, MMSegmentation's "v1c").
+The settings are MMSegmentation's. The backbone is ResNet-50 with a deep stem (ResNet-C, MMSegmentation's "v1c").
 """
 
 model = dict(

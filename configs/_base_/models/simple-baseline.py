@@ -1,4 +1,4 @@
-"""Simple Baselines: a backbone, three deconvolutions and a heatmap per keypoint (Xiao et al. 2018, section 3)."""
+"""Simple Baselines (Xiao et al. 2018, section 3): a backbone, three deconvolutions, and one heatmap per keypoint."""
 
 model = dict(
     type="PoseEstimator",

@@ -1,7 +1,7 @@
-"""Iterations with the "poly" learning-rate schedule (Chen et al. 2018, DeepLab, section 4.1), at a batch size of 16.
+"""SGD with the "poly" learning-rate schedule (Chen et al. 2018, DeepLab, section 4.1) and batch size 16.
 
-MMSegmentation's settings: SGD with learning rate 0.01, which decays to 0.0001 with power 0.9. A config sets
-`train.iterations`.
+The settings are MMSegmentation's: the learning rate decays from 0.01 to 0.0001 with power 0.9. Configs that inherit
+from this file may set another `train.iterations`.
 """
 
 optimizer = dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=5e-4, base_batch_size=16)
