@@ -196,6 +196,7 @@ def parameters_of(target: Callable[..., Any]) -> Parameters:
     parent = next((cls for cls in parents if "__init__" in vars(cls)), object)
     if not is_third_party(parent):
         inherited = parameters_of(parent)
+        rest = inherited.rest
         replaces_required = not annotations.keys() <= defaults.keys() | inherited.annotations.keys()
         available = inherited.defaults if replaces_required else inherited.annotations
         names = [name for name in available if name not in annotations]

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chordate.config_templates import NameParts, packaged_files, read_templates, splits
+from chordate.config_templates import NameParts, Templates, packaged_files, read_templates, splits
 from chordate.errors import ConfigError, near_names, repr_name
 from chordate.published import PUBLISHED
 from chordate.registry import BACKBONES
@@ -130,29 +130,30 @@ def find_config(name: str | Path) -> Path | Composition:
 
 
 def _compose(name: str) -> Path | Composition:
-    """The config for a name without a packaged file. `Templates` chooses the packaged config to start from."""
-    words = name.split("_")
-    for word in VARIATIONS.keys() & set(words):
-        other, file = VARIATIONS[word]
-        try:
-            found = find_config("_".join(other if part == word else part for part in words))
-        except ConfigError:
-            break  # report the name as the user wrote it
-        below = found if isinstance(found, Composition) else Composition(found.stem, [found], {})
-        backbone = below.backbone.get("type") or read_templates(package_root()).parts[below.name].backbone
-        parts = next(splits(below.name, {backbone}))
-        tail = "_".join(word if part == other else part for part in parts.tail.split("_"))
-        return Composition(parts._replace(tail=tail).name, [*below.files, package_root() / file], below.backbone)
+    """Find the config for a name without a packaged file: the first split at a backbone that has a recipe."""
     templates = read_templates(package_root())
-    for written in splits(name, BACKBONES.names()):
-        parts = templates.with_image_size(written) or written
-        recipe = templates.recipe(parts)
-        if recipe:
-            path = packaged_configs()[recipe]
-            if templates.parts[recipe] == parts:  # another spelling of the packaged name, such as resnet50 for r50
-                return path
-            row = PUBLISHED.get(parts.name)
-            settings = dict(row.backbone) if row else {}
-            return Composition(parts.name, [path], {"type": parts.backbone, **settings})
+    for parts in splits(name, BACKBONES.names()):
+        found = _composition(parts, templates)
+        if found:
+            return found if found.backbone or len(found.files) > 1 else found.files[0]
     same = {word: other for word, (other, _) in VARIATIONS.items()}
     raise ConfigError(unknown_config(name, templates, list_configs(), same))
+
+
+def _composition(parts: NameParts, templates: Templates) -> Composition | None:
+    """The config for a split name; `Templates` chooses the recipe of the backbone. None if there is no recipe."""
+    parts = templates.with_image_size(parts) or parts
+    recipe = templates.recipe(parts)
+    if recipe:
+        row = PUBLISHED.get(parts.name)
+        own = {"type": parts.backbone, **(row.backbone if row else {})}
+        same = templates.parts[recipe] == parts  # resnet50 for r50
+        return Composition(parts.name, [packaged_configs()[recipe]], {} if same else own)
+    words = parts.tail.split("_")
+    for word, (other, file) in VARIATIONS.items():
+        if word in words:
+            tail = "_".join(other if part == word else part for part in words)
+            below = _composition(parts._replace(tail=tail), templates)
+            if below:
+                return Composition(parts.name, [*below.files, package_root() / file], below.backbone)
+    return None

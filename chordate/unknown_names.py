@@ -71,6 +71,8 @@ def _wrong_tail(
     start = name.removesuffix(parts.tail).removesuffix("_cifar")
     ranks: dict[str, tuple[bool, bool, bool, str]] = {}
     for tail, of_recipe in tails.items():
+        if parts.backbone.endswith("_cifar") and "_cifar" not in tail:
+            continue
         wanted = parts._replace(tail=of_recipe)
         if templates.recipe(templates.with_image_size(wanted) or wanted):
             families = map(family, templates.recipes[parts.head, of_recipe])

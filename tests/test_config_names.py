@@ -250,11 +250,29 @@ def test_the_output_stride_is_part_of_a_name(name, stride):
     assert model.backbone.out_features["c5"].stride == stride
 
 
-@pytest.mark.parametrize("model", ["faster-rcnn_r50_fpn", "retinanet_convnext_tiny_fpn", "cascade-mask-rcnn_r50_fpn"])
+@pytest.mark.parametrize("model", ["faster-rcnn_r50_fpn", "retinanet_convnext_tiny_fpn", "panoptic-fpn_r50_fpn"])
 def test_3x_is_1x_with_three_times_the_epochs(model):
     short, long = load_config(f"{model}_1x_coco"), load_config(f"{model}_3x_coco")
-    assert long.train.epochs == 3 * short.train.epochs
-    assert (long.model, long.train_data) == (short.model, short.train_data)
+    assert long.train == {**short.train, "epochs": 3 * short.train.epochs}
+    assert long.schedule == {**short.schedule, "milestones": [27, 33]}  # MMDetection's ms_3x_coco.py
+    assert (long.model, long.train_data, long.optimizer) == (short.model, short.train_data, short.optimizer)
+
+
+def test_words_of_a_backbones_own_name_are_not_variations(registered):
+    registered("vit_d8", "vit_d16", "net_3x")
+    assert load_config("mask-rcnn_vit_d16_fpn_1x_coco").model.backbone.type == "vit_d16"
+    assert load_config("mask-rcnn_vit_d16_fpn_3x_coco").train.epochs == 36
+    backbone = load_config("deeplabv3_vit_d16_d16_80k_ade20k").model.backbone
+    assert (backbone.type, backbone.output_stride) == ("vit_d16", 16)
+    assert load_config("net_3x_imagenet").schedule == load_config("resnet50_imagenet").schedule
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar10b", "plain56_cifar101", "resnet20_cifar100_3x"])
+def test_every_suggestion_for_a_misspelled_cifar_name_is_a_config(name):
+    with pytest.raises(ConfigError) as error:
+        load_config(name)
+    suggestions = re.findall('"([^"]+)"', str(error.value).partition("did you mean")[2])
+    assert suggestions and all(load_config(suggestion) for suggestion in suggestions)
 
 
 @pytest.mark.parametrize(

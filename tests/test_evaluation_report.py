@@ -64,7 +64,7 @@ def test_the_confusion_matrix_and_error_types_are_as_constructed(detected, matri
 
 
 def test_the_gain_of_an_error_type_is_the_ap50_gained_by_fixing_it():
-    """The cat's detection scores below a false positive, so its AP50 is 1/2. The dog's AP50 is 1, and the mean is 3/4."""
+    """The cat's detection scores below a false positive, so its AP50 is 1/2; the dog's is 1, and the mean is 3/4."""
     content = report(RIGHT[0], (NOWHERE, 0.95, 1), RIGHT[1])
     assert content["errors"]["AP50"] == content["numbers"]["AP50"] == pytest.approx(0.75)
     assert content["errors"]["kinds"]["Bkg"]["gain"] == content["errors"]["FP"] == pytest.approx(0.25)

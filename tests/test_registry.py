@@ -87,7 +87,7 @@ def test_the_error_for_an_unknown_argument_names_the_class(registry):
 
 
 def test_inferred_settings_may_not_be_set_in_a_config(registry):
-    with pytest.raises(ConfigError, match="width is inferred"):
+    with pytest.raises(ConfigError, match="width is set automatically"):
         registry.build({"type": "Stem", "width": 4}, width=8)
 
 

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from chordate.api import list_backbones, list_models
     from chordate.config import load_config
-    from chordate.errors import ConfigError, unknown
+    from chordate.errors import ConfigError
     from chordate.models.build import config_meta
     from chordate.registry import BACKBONES
     from chordate.text import by_number
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         models = [pattern] if Path(pattern).is_file() else list_models(pattern)
         backbones = [] if models else list_backbones(pattern)
         if not models and not backbones:
-            raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
+            models = composed_models(pattern)
         for name in models:
             cfg = load_config(name)
             model = model_without_weights(cfg)
@@ -78,6 +78,24 @@ def run(arguments: argparse.Namespace) -> None:
     if not console.is_terminal:
         console.width = max(console.width, UNWRAPPED)
     console.print(table)
+
+
+def composed_models(pattern: str) -> list[str]:
+    """The composed config names that match a pattern.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    from chordate.api import list_backbones, list_models
+    from chordate.config_names import find_config, match_configs
+    from chordate.errors import ConfigError, near_names, unknown
+
+    names = match_configs(pattern)
+    if not names and near_names(pattern, list_backbones()):
+        raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
+    if not names:
+        find_config(pattern)  # the name of a composed config, or an error about its unknown part
+    return names or [pattern]
 
 
 def model_without_weights(cfg: Any) -> Model:

@@ -5,6 +5,5 @@ MMDetection writes this as 12 epochs of data repeated three times, with drops af
 270,000 iterations (about 36.8 epochs), with learning-rate drops at 210,000 and 250,000.
 """
 
-optimizer = dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4, base_batch_size=16)
-schedule = dict(type="step", milestones=[27, 33], gamma=0.1, warmup_iters=500, warmup_factor=0.001)
-train = dict(epochs=36, channels_last="auto", save_best="bbox_AP")
+schedule = dict(milestones=[27, 33])
+train = dict(epochs=36)
