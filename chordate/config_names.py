@@ -119,11 +119,13 @@ def find_config(name: str | Path) -> Path | Composition:
                 f"model.backbone.type={repr_name(slashed[0])}"
             )
         beside = [p.name for p in path.parent.glob("*.py")] if has_folder else []
-        close = near_names(path.name, beside) or near_names(path.stem, known)
+        close = [str(path.parent / other) for other in near_names(path.name, beside)] or near_names(path.stem, known)
         raise ConfigError(f"{path}: no such config file" + (f"; did you mean {either(close)}?" if close else ""))
     try:
         return _compose(stem)
     except ConfigError:
+        if os.path.isfile(f"{name}.py"):
+            raise ConfigError(f'unknown config {repr_name(str(name))}; did you mean "{name}.py"?') from None
         if is_folder:
             raise ConfigError(f"{path}: a folder; name a config file or a packaged config") from None
         raise

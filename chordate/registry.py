@@ -94,7 +94,9 @@ class PlugRegistry(Registry):
             variant = deepcopy(self.variants[plug])
             config |= {"type": variant.pop("type")} | {key: variant[key] for key in variant if key not in config}
         elif super().get(plug) is None:
-            raise located(ConfigError(unknown(self.name, plug, self.names())), config, ["type"])
+            message = unknown(self.name, plug, self.names())
+            message = message.replace(". Known:", "; a custom one needs custom_imports. Known:")  # if none is similar
+            raise located(ConfigError(message), config, ["type"])
         return config
 
     def build(

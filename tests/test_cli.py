@@ -197,6 +197,7 @@ def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, 
     [
         (["browse", "x", "--count", "abc"], "chordate browse: argument --count: invalid int value: 'abc'"),
         (["predict", "x", "y", "z", "--precision", "fp8"], "chordate predict: argument --precision: invalid choice: "),
+        ([], "chordate: name a command: browse, train, test, predict, features, summary, list (chordate --help"),
         (["train"], "chordate train: the following arguments are required: config"),
         (["trian", "x"], "chordate: argument COMMAND: invalid choice: 'trian'"),
     ],

@@ -34,7 +34,7 @@ class OneLineParser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     top = OneLineParser(prog="chordate", description="Train, test and use models built from a config.")
     top.add_argument("--version", action="version", version=f"chordate {chordate.__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in COMMANDS.items():
         summary_line = (module.__doc__ or "").splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=summary_line, description=summary_line))
@@ -47,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 for success, 2 for an error that the user can fix (reported in one line), 130 when interrupted.
     """
-    arguments = parser().parse_args(argv)
+    top = parser()
+    arguments = top.parse_args(argv)
+    if arguments.command is None:
+        top.error(f"name a command: {', '.join(COMMANDS)} (chordate --help describes them)")
     # Print warnings in one line, without the line of code that issued them.
     plain = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"chordate {arguments.command}: {message}\n"
