@@ -49,7 +49,8 @@ class SemanticHead(nn.Module):
             weights = loss.class_weights if isinstance(loss, CrossEntropy) else None
             if weights is not None and len(weights) != num_classes:
                 raise ConfigError(
-                    f"losses: class_weights has {len(weights)} entries for num_classes={num_classes}; give one per class"
+                    f"losses: class_weights has {len(weights)} entries for num_classes={num_classes}; "
+                    f"give one per class"
                 )
         self.class_rows: Mapping[str, ClassRows] = {"logits": ClassRows()}
 

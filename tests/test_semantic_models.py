@@ -126,6 +126,14 @@ def test_deeplabv2_sums_atrous_convolutions_with_the_rates_of_aspp_l():
     torch.testing.assert_close(head({"c5": x}), expected)
 
 
+@pytest.mark.parametrize(("names", "low_level"), [(["c5"], None), (["c2", "c5"], "c5")])
+def test_deeplab_v3_plus_needs_two_feature_maps(names, low_level):
+    specs = {name: FeatureSpec(8, 2 ** int(name[1])) for name in names}
+    with pytest.raises(ConfigError, match='level "c5" and low_level "c5" are the same feature map') as caught:
+        HEADS.build({"type": "DeepLabV3PlusHead", "in_features": specs, "num_classes": 3, "low_level": low_level})
+    assert "\n" not in str(caught.value)
+
+
 def random_logits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(seed)
     labels = torch.randint(0, 5, (2, 9, 11))
