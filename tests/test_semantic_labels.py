@@ -343,3 +343,8 @@ def test_a_models_order_of_classes_applies_to_ids_and_colors(tmp_path):
     write(tmp_path, [Image.fromarray(np.array(PALETTE, np.uint8)[mask])])
     dataset = folder(tmp_path, ["a", "b", "c"], palette=PALETTE, meta=DatasetMeta(("c", "a", "b")))
     assert np.array_equal(dataset.labels_of(0).numpy(), (mask + 1) % 3)
+
+
+def test_two_valued_masks_of_only_an_ignored_background_get_a_line(tmp_path):
+    dataset = folder(write(tmp_path, masks_of([0, 255])), ["background"], background="ignored")
+    assert "no pixel has a class" in dataset.health_report[0]

@@ -119,7 +119,7 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
     """
     where, report = f"{source}: ", []
     checked = f"{survey.files} label file{'s' if survey.files > 1 else ''} checked"
-    if set(survey.ids) == TWO_VALUED and encoding.default_ids is not None and encoding.ids[-1] == 1:
+    if set(survey.ids) == TWO_VALUED and encoding.default_ids is not None and encoding.ids[-1:] == (1,):
         advice = f"; ids={list(encoding.default_ids)} if it is" if 255 in encoding.ignored_ids else ""
         ids, ignored = (*encoding.ids[:-1], 255), tuple(value for value in encoding.ignored_ids if value != 255)
         encoding = replace(encoding, ids=ids, ignored_ids=ignored)
