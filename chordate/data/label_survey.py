@@ -132,7 +132,7 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
             f"{survey.examples['ids', value]}: pixels have the value {value}, which is not a class; {checked}: "
             f"{survey.describe(unknown)}; {_remedy(survey, encoding)}"
         )
-    if set(survey.ids) == TWO_VALUED and encoding.default_ids == (0,):
+    if set(survey.ids) == TWO_VALUED and encoding.ids == encoding.default_ids == (0,):
         raise DataError(
             f'{where}masks of 0 and 255 for the one class "{encoding.classes[0]}", which would be 0; '
             f'set background="class" to learn the rest as a class, or "ignored" to leave it out'
