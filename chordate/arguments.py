@@ -33,6 +33,7 @@ NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
 NonNegativeFloat = Annotated[float, Ge(0), Lt(math.inf)]
 Fraction = Annotated[float, Ge(0), Le(1)]  # 0 and 1 are allowed
+PositiveFraction = Annotated[float, Gt(0), Le(1)]  # 1 is allowed, 0 is not
 OpenFraction = Annotated[float, Gt(0), Lt(1)]  # neither 0 nor 1 is allowed
 ProperFraction = Annotated[float, Ge(0), Lt(1)]  # 0 is allowed, 1 is not; for example a dropout rate
 Seed = Annotated[int, Ge(0), Lt(2**32)]

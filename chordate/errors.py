@@ -42,6 +42,10 @@ class UnknownClass(DataError):
     """A requested class is not in the dataset."""
 
 
+class NothingToEvaluate(DataError):
+    """The evaluated images have no ground truth from which a metric can be computed."""
+
+
 class CheckpointError(ChordateError):
     """A checkpoint cannot be read, or belongs to another model."""
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chordate.arguments import NonEmpty, PositiveInt, ProperFraction
 from chordate.contracts import FeatureSpec, select
+from chordate.errors import ConfigError
 from chordate.head_contracts import ClassRows
 from chordate.heads.semantic_head import Losses, SemanticHead
 from chordate.ops.convolutions import he_init
@@ -119,6 +120,9 @@ class DeepLabV3PlusHead(SemanticHead):
         low_channels: number of channels to which a 1×1 convolution reduces the finer feature map.
         rates, channels, separable, norm, aspp_dropout: see `DeepLabV3Head`.
         dropout, losses: see `SemanticHead`.
+
+    Raises:
+        ConfigError: `level` and `low_level` are the same feature map.
     """
 
     def __init__(
@@ -140,6 +144,11 @@ class DeepLabV3PlusHead(SemanticHead):
         self.level, spec = _chosen(in_features, level, "DeepLabV3PlusHead")
         finer = next((name for name, other in in_features.items() if other.stride >= 4), None)
         self.low_level, low = _chosen(in_features, low_level or finer, "DeepLabV3PlusHead")
+        if self.low_level == self.level:
+            raise ConfigError(
+                f'DeepLabV3PlusHead: level "{self.level}" and low_level "{self.low_level}" are the same feature map; '
+                'low_level must be finer, for example "c2" (backbone: out=["c2", "c5"])'
+            )
         self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout)
         self.low = _conv1x1(low.channels, low_channels, norm)
         self.decoder = nn.Sequential(

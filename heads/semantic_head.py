@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt, ProperFraction
+from chordate.errors import ConfigError
 from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
+from chordate.ops.pixel_losses import CrossEntropy
 from chordate.registry import LOSSES
 
 Losses = Sequence[Mapping[str, Any]]
@@ -25,6 +27,9 @@ class SemanticHead(nn.Module):
         num_classes: number of classes.
         dropout: probability of dropping a channel of this feature map.
         losses: configs of losses in LOSSES, which are summed; None for CrossEntropy.
+
+    Raises:
+        ConfigError: a loss has `class_weights` for another number of classes.
     """
 
     def __init__(
@@ -40,6 +45,13 @@ class SemanticHead(nn.Module):
         nn.init.normal_(self.logits.weight, std=0.01)  # type: ignore[arg-type]
         nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]
         self.losses = nn.ModuleList(LOSSES.build(loss) for loss in losses or [{"type": "CrossEntropy"}])
+        for loss in self.losses:
+            weights = loss.class_weights if isinstance(loss, CrossEntropy) else None
+            if weights is not None and len(weights) != num_classes:
+                raise ConfigError(
+                    f"losses: class_weights has {len(weights)} entries for num_classes={num_classes}; "
+                    f"give one per class"
+                )
         self.class_rows: Mapping[str, ClassRows] = {"logits": ClassRows()}
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:

@@ -25,7 +25,8 @@ class UNet(Neck):
 
     Args:
         in_features: specs of the backbone's feature maps.
-        channels: number of output channels of each block, ordered coarse to fine.
+        channels: number of output channels of each block, ordered coarse to fine; one block per doubling from the
+            coarsest stride to 1, so surplus entries at the end are not used.
         inputs: names of the backbone's feature maps to use; None for all.
         norm: norm after each convolution, see `make_norm`.
 

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.ops.norms import FrozenBatchNorm, conv_norm, make_norm
+from chordate.ops.norms import ConvNorm, FrozenBatchNorm, conv_norm, make_norm
+from chordate.registry import HEADS
 
 
 def randomized(norm: nn.Module) -> nn.Module:
@@ -40,6 +42,24 @@ def test_a_dict_sets_the_arguments_of_the_norm_layer_and_is_not_modified():
 def test_an_invalid_norm_is_a_config_error(norm, message):
     with pytest.raises(ConfigError, match=message):
         make_norm(norm, 30)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("channels", [32, 64])
+def test_group_norm_of_one_value_per_channel_is_that_of_each_image_in_a_larger_batch(channels, training):
+    """GroupNorm does not mix images, so a batch of two gives the reference for a batch of one."""
+    layers = ConvNorm(nn.Conv2d(3, channels, 1), randomized(make_norm("GN", channels)), nn.ReLU()).train(training)
+    x = torch.randn(2, 3, 1, 1)
+    torch.testing.assert_close(layers(x[:1]), nn.Sequential(*layers)(x)[:1])
+    torch.testing.assert_close(conv_norm(layers[0], layers[1], x[:1]), layers[1](layers[0](x))[:1])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_semantic_fpn_with_as_many_channels_as_groups_runs_on_a_small_image(training):
+    maps = {f"c{level}": torch.randn(1, 8, 2 ** (5 - level), 2 ** (5 - level)) for level in (4, 5)}
+    specs = {name: FeatureSpec(8, 32 // x.shape[-1]) for name, x in maps.items()}
+    head = HEADS.build({"type": "SemanticFPNHead", "in_features": specs, "num_classes": 3, "channels": 32})
+    assert head.train(training)(maps).shape == (1, 3, 2, 2)
 
 
 @pytest.mark.parametrize("eps", [1e-5, 0.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from PIL import Image as PILImage
 from chordate.data import CocoPanoptic
 from chordate.errors import ConfigError, DataError
 from chordate.evaluation import PanopticMetric
+from chordate.model_contracts import Model
 from chordate.structures import Batch, DatasetMeta, Detections, ImageInfo, PanopticMap
+from chordate.training.evaluation_loop import evaluate, trial_evaluation
 
 META = DatasetMeta(("cat", "dog", "sky", "sea"), stuff=("sky", "sea"))
 
@@ -203,3 +206,18 @@ def test_the_table_lists_each_class_and_the_means():
     rows = list(metric.table().columns[0].cells)
     assert [str(row) for row in rows] == [*META.classes, "mean of stuff", "mean of things", "mean of all"]
     assert list(metric.table().columns[1].cells)[:2] == ["100.00", "–"]
+
+
+def test_a_first_image_without_a_segment_is_an_error_in_an_evaluation_but_not_in_the_trial_before_training():
+    empty = torch.zeros(6, 8, dtype=torch.int32)
+
+    class Blind(Model):
+        def predict(self, batch: Batch) -> list[PanopticMap]:
+            return [panoptic_map(empty, [])]
+
+    metric = PanopticMetric(
+        dataset=Truth([(empty, torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool))])
+    )
+    trial_evaluation(Blind(), SimpleNamespace(first_batch=lambda: batch_of(0)), metric, torch.device("cpu"))
+    with pytest.raises(DataError, match="no image with a segment was evaluated"):
+        evaluate(Blind(), [batch_of(0)], metric, torch.device("cpu"))

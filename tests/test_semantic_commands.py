@@ -100,3 +100,17 @@ def test_samples_can_be_browsed_and_the_model_summarized(folder, tmp_path, capsy
     assert "2 classes" in (tmp_path / "index.html").read_text()
     assert main(["summary", config]) == 0
     assert "512×1024" in capsys.readouterr().out
+
+
+def test_a_first_image_without_labels_does_not_keep_training_from_starting(folder, tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            (tmp_path / name / f"{number}.png").write_bytes((folder / name / f"{number}.png").read_bytes())
+    first = cv2.imread(str(folder / "labels/0.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "labels/0.png"), np.full_like(first, 255))
+    options = ["--cfg-options", "train.iterations=1", "train.eval_every=1", "train.save_every=1"]
+    command = ["train", str(folder / "colors.py"), "--data-root", str(tmp_path), "--work-dir", str(tmp_path / "run")]
+    assert main([*command, *options]) == 0
+    records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert 0 <= records[-1]["mIoU"] <= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ from PIL import Image
 
 from chordate.data import SemanticFolder
 from chordate.data.loader import build_dataset
-from chordate.errors import DataError
+from chordate.errors import ConfigError, DataError
+from chordate.registry import DATASETS
 from chordate.structures import IGNORED, DatasetMeta
 
 SIZE = (12, 16)
@@ -141,6 +144,103 @@ def test_ids_that_do_not_count_from_0_are_answered_with_what_to_set(tmp_path, va
     assert remedy in error(write(tmp_path, masks_of(values)), ["a", "b", "c"])
 
 
+def advised(message: str) -> list[dict]:
+    """The settings that a message advises, one dict per alternative."""
+    alternatives = re.findall(r'background="\w+"(?:, ids=\[[^]]*\])?|(?<!, )ids=\[[^]]*\]', message)
+    return [
+        {name: ast.literal_eval(value) for name, value in re.findall(r'(\w+)=("\w+"|\[[^]]*\])', text)}
+        for text in alternatives
+    ]
+
+
+@pytest.mark.parametrize(
+    ("classes", "settings", "values"),
+    [
+        (["no", "yes"], {}, [0, 255]),
+        (["crack"], {"background": "class"}, [0, 255]),
+        (["crack"], {"background": "ignored"}, [0, 255]),
+        (["background", "crack"], {"background": "class"}, [0, 255]),
+        (["background", "crack"], {"background": "ignored"}, [0, 255]),
+        (["crack"], {}, [0, 255]),
+        (["crack"], {"ignored_ids": []}, [0, 255]),
+        (["a", "b"], {}, [1, 2]),
+        (["a", "b"], {}, [0, 1, 2, 255]),
+        (["a", "b"], {}, [0, 10, 20]),
+        (["a", "b"], {}, [0, 10, 255]),
+        (["a", "b"], {"background": "class"}, [0, 10, 20]),
+        (["a", "b"], {"background": "ignored"}, [0, 10, 20]),
+        (["background", "a"], {"background": "class"}, [10, 20]),
+    ],
+    ids=str,
+)
+def test_every_advised_setting_opens_the_dataset(tmp_path, classes, settings, values):
+    write(tmp_path, masks_of(values))
+    try:
+        (message,) = folder(tmp_path, classes, **settings).health_report
+    except DataError as caught:
+        message = str(caught)
+    settings = [settings | change for change in advised(message)]
+    assert settings
+    for change in settings:
+        folder(tmp_path, classes, **change).labels_of(0)
+
+
+@pytest.mark.parametrize("classes", [["background", "a", "b"], ["a", "b"]])
+def test_no_setting_is_advised_that_does_not_open_the_dataset(tmp_path, classes):
+    """Two more values than classes and background, so the choice is the user's."""
+    message = error(write(tmp_path, masks_of([0, 5, 6, 7])), classes, background="ignored")
+    assert advised(message) == [] and "add the others to ids or to ignored_ids" in message
+
+
+def test_masks_of_0_and_255_get_no_advice_to_ignore_255_if_it_is_not_ignored(tmp_path):
+    (line,) = folder(write(tmp_path, masks_of([0, 255])), ["no", "yes"], ignored_ids=[]).health_report
+    assert line.endswith('255 is "yes", not ignored')
+
+
+def test_values_that_no_setting_accepts_are_not_advised(tmp_path):
+    write(tmp_path, masks_of([0], 2))
+    Image.fromarray(masks_of([0, 1, -1], 1, np.int32)[0]).save(tmp_path / "labels/000.tif")
+    Image.fromarray(masks_of([0, 1], 1, np.int32)[0]).save(tmp_path / "labels/001.tif")
+    message = error(tmp_path, ["a", "b"], label_suffix=".tif")
+    assert "pixels have the value -1" in message and not advised(message) and "add" not in message
+    assert message.endswith("label images have values 0 … 65535; save it as another value (255 is ignored by default)")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"palette": [[300, 0, 0], [0, 0, 0]]}, r"palette\.0\.0 must be ≥ 0 and ≤ 255, got 300"),
+        ({"palette": [[0, 0, 0], [0, -1, 0]]}, r"palette\.1\.1 must be ≥ 0 and ≤ 255, got -1"),
+        ({"ids": [0, 2**40]}, r"ids\.1 must be ≥ 0 and ≤ 65535, got 1099511627776"),
+        ({"ignored_ids": [10**8]}, r"ignored_ids\.0 must be ≥ 0 and ≤ 65535, got 100000000"),
+    ],
+    ids=str,
+)
+def test_colors_and_ids_outside_the_range_of_label_images_are_refused(tmp_path, setting, message):
+    write(tmp_path, masks_of([0, 1]))
+    section = {"type": "SemanticFolder", "images": "images", "labels": "labels", "classes": ["a", "b"], **setting}
+    with pytest.raises(ConfigError, match=message):
+        DATASETS.build(section, data_root=tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_label_images_are_refused(tmp_path, mode):
+    write(tmp_path, masks_of([0], 1))
+    Image.fromarray(masks_of([0, 1], 1)[0]).convert(mode).save(tmp_path / "labels/000.jpg")
+    message = error(tmp_path, ["a", "b"], label_suffix=".jpg", palette=PALETTE[:2])
+    assert message.endswith("labels/000.jpg: JPEG compression changes the classes of pixels; save label images as PNG")
+
+
+@pytest.mark.parametrize("settings", [{}, {"background": "class"}], ids=str)
+def test_two_classes_of_one_color_are_refused(tmp_path, settings):
+    palette = [(0, 0, 0), (200, 0, 0)] if settings else [(9, 0, 0), (9, 0, 0)]
+    mask = masks_of([0, 1], 1)[0]
+    write(tmp_path, [Image.fromarray(np.array(palette, np.uint8)[mask])])
+    names, color = ("background and a", "(0, 0, 0)") if settings else ("a and b", "(9, 0, 0)")
+    message = error(tmp_path, ["a", "b"], palette=palette, **settings)
+    assert message.endswith(f"palette has the color {color} twice ({names}); colors must be distinct")
+
+
 @pytest.mark.parametrize(("dtype", "suffix"), [(np.uint16, ".png"), (np.int32, ".tif")])
 def test_ids_beyond_8_bits(tmp_path, dtype, suffix):
     mask = masks_of([300, 1000, 65535], 1, dtype)[0]
@@ -243,3 +343,8 @@ def test_a_models_order_of_classes_applies_to_ids_and_colors(tmp_path):
     write(tmp_path, [Image.fromarray(np.array(PALETTE, np.uint8)[mask])])
     dataset = folder(tmp_path, ["a", "b", "c"], palette=PALETTE, meta=DatasetMeta(("c", "a", "b")))
     assert np.array_equal(dataset.labels_of(0).numpy(), (mask + 1) % 3)
+
+
+def test_two_valued_masks_of_only_an_ignored_background_get_a_line(tmp_path):
+    dataset = folder(write(tmp_path, masks_of([0, 255])), ["background"], background="ignored")
+    assert "no pixel has a class" in dataset.health_report[0]

@@ -13,7 +13,7 @@ from chordate.errors import ConfigError, DataError
 from chordate.models.sliding_window import SlidingWindow
 from chordate.ops.argmax_resize import argmax_resize
 from chordate.ops.pixel_losses import CrossEntropy, Dice, PixelFocal
-from chordate.registry import FORMATS, HEADS
+from chordate.registry import FORMATS, HEADS, LOSSES
 from chordate.structures import IGNORED, Batch, DatasetMeta, ImageInfo, SemanticTargets
 
 META = DatasetMeta(tuple(f"class {number}" for number in range(7)))
@@ -126,6 +126,14 @@ def test_deeplabv2_sums_atrous_convolutions_with_the_rates_of_aspp_l():
     torch.testing.assert_close(head({"c5": x}), expected)
 
 
+@pytest.mark.parametrize(("names", "low_level"), [(["c5"], None), (["c2", "c5"], "c5")])
+def test_deeplab_v3_plus_needs_two_feature_maps(names, low_level):
+    specs = {name: FeatureSpec(8, 2 ** int(name[1])) for name in names}
+    with pytest.raises(ConfigError, match='level "c5" and low_level "c5" are the same feature map') as caught:
+        HEADS.build({"type": "DeepLabV3PlusHead", "in_features": specs, "num_classes": 3, "low_level": low_level})
+    assert "\n" not in str(caught.value)
+
+
 def random_logits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(seed)
     labels = torch.randint(0, 5, (2, 9, 11))
@@ -164,7 +172,34 @@ def test_focal_loss_weighs_pixels_by_how_wrong_they_are():
     torch.testing.assert_close(PixelFocal(gamma=2)(logits, labels), (-((1 - p) ** 2) * p.log()).mean())
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(hard_fraction=0.5), Dice(), PixelFocal()], ids=repr)
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0, 2.0])
+def test_focal_loss_has_finite_gradients_for_certain_pixels(gamma):
+    """The probability of the first pixel is rounded to 1; the derivatives of the others are those of the formula."""
+    logits = torch.tensor([[200.0, 0.0, -3.0], [0.0, 0.0, 3.0]])[None, :, None].requires_grad_()
+    labels = torch.tensor([[[0, 1, 0]]])
+    PixelFocal(gamma=gamma)(logits, labels).backward()
+    assert (logits.grad[..., 0] == 0).all() and torch.isfinite(logits.grad).all()
+    exact = torch.tensor([[0.0, -3.0], [0.0, 3.0]], dtype=torch.float64, requires_grad=True)
+    p = exact.softmax(0)[[1, 0], [0, 1]]
+    (((1 - p) ** gamma * -p.log()).sum() / 3).backward()
+    torch.testing.assert_close(logits.grad[0, :, 0, 1:].double(), exact.grad, rtol=1e-5, atol=0)
+
+
+def test_a_hard_fraction_of_0_is_refused():
+    with pytest.raises(ConfigError, match="hard_fraction must be > 0 and ≤ 1, got 0"):
+        LOSSES.build({"type": "CrossEntropy", "hard_fraction": 0})
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_class_weights_for_another_number_of_classes_are_refused(count):
+    losses = [{"type": "CrossEntropy", "class_weights": [1.0] * count}]
+    with pytest.raises(ConfigError, match=f"class_weights has {count} entries for num_classes=7; give one per class"):
+        segmenter({"type": "FCNHead", "losses": losses})
+
+
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(), CrossEntropy(hard_fraction=0.5), Dice(), PixelFocal(), PixelFocal(0.5)], ids=repr
+)
 def test_a_batch_without_labeled_pixels_gives_a_finite_loss_and_no_gradient(loss):
     logits, labels = random_logits()
     value = loss(logits, torch.full_like(labels, IGNORED))

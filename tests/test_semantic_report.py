@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from chordate.errors import NothingToEvaluate
 from chordate.evaluation import SemanticMetric
 from chordate.evaluation.boundary_iou import boundary
 from chordate.structures import IGNORED, Batch, DatasetMeta, ImageInfo, SemanticMap, SemanticTargets
@@ -189,3 +190,17 @@ def test_an_evaluation_starts_anew_after_its_numbers():
         info = ImageInfo(index, f"{index}.png", *labels.shape)
         metric.update([SemanticMap(labels.clamp(min=0))], Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 2), [info]))
     assert set(metric.compute().values()) == {1.0}
+
+
+@pytest.mark.parametrize(("height", "text"), [(20, "1,200 pixels"), (20_000, "1.2 M pixels")])
+def test_the_table_states_the_number_of_pixels_of_small_and_large_sets(height, text):
+    labels = torch.zeros(height, 60, dtype=torch.int16)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(evaluate([labels], [labels]).table())
+    assert text in console.export_text() and "0.0 M" not in console.export_text()
+
+
+def test_an_evaluation_without_a_labeled_pixel_is_an_error():
+    truth = [torch.full((6, 8), IGNORED, dtype=torch.int16)]
+    with pytest.raises(NothingToEvaluate, match="SemanticMetric: no labeled pixel was evaluated"):
+        evaluate(truth, [torch.zeros(6, 8, dtype=torch.int16)])

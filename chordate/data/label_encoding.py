@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from chordate.data.label_files import LabelPixels, format_color, pack_colors
 from chordate.data.label_map import LabelMap, label_map
 from chordate.errors import DataError
 
-Color = tuple[int, int, int]
+MAX_ID = 65535  # the largest pixel value of a 16-bit label image
+LabelId = Annotated[int, Ge(0), Le(MAX_ID)]
+Byte = Annotated[int, Ge(0), Le(255)]
+Color = tuple[Byte, Byte, Byte]
 Background = Literal["class", "ignored"]
 BACKGROUND = "background"  # name of the class of pixels that belong to no other class
 BLACK = (0, 0, 0)
@@ -32,7 +36,8 @@ class LabelEncoding:
         ignored_ids: pixel values that are ignored.
         palette: the RGB color of each class, for label images in color; None without colors.
         ignored_colors: expected colors outside the palette. Other colors are ignored too, but are reported in the log.
-        ids_are_default: whether `ids` are 0, 1, … because the config does not set them.
+        default_ids: the value that the setting `ids` has because the config does not set it; None if it does. Unlike
+            the attribute `ids`, it has one entry per class in the config, so it may differ by the background.
     """
 
     classes: tuple[str, ...]
@@ -40,7 +45,7 @@ class LabelEncoding:
     ignored_ids: tuple[int, ...] = (255,)
     palette: tuple[Color, ...] | None = None
     ignored_colors: tuple[Color, ...] = ()
-    ids_are_default: bool = False
+    default_ids: tuple[int, ...] | None = None
 
     @classmethod
     def build(
@@ -66,6 +71,7 @@ class LabelEncoding:
         values = list(range(len(names))) if ids is None else [0, *ids] if unnamed else list(ids)
         if unnamed and 0 in values[1:]:
             raise DataError(f'ids has 0, which is the background\'s value with background="{background}"')
+        default_ids = None if ids is not None else tuple(values[1:] if unnamed else values)
         colors = None if palette is None else [BLACK, *palette] if unnamed else list(palette)
         ignored_colors: tuple[Color, ...] = ()
         if background == "ignored":
@@ -75,7 +81,7 @@ class LabelEncoding:
             ignored_colors = () if colors is None else (colors.pop(number),)
         ignored = tuple(value for value in ignored_ids if value not in values)
         packed = None if colors is None else tuple(colors)
-        return cls(tuple(names), tuple(values), ignored, packed, ignored_colors, ids is None)
+        return cls(tuple(names), tuple(values), ignored, packed, ignored_colors, default_ids)
 
     def reordered(self, classes: Sequence[str]) -> Self:
         """The same encoding with its classes in the order of `classes` (the order in the model)."""
@@ -116,9 +122,7 @@ class LabelDecoder:
         labels = self.lookup[ids if ids.dtype == np.uint8 and last >= 255 else np.clip(ids.astype(np.int64), -1, last)]
         if (labels == UNKNOWN).any():
             value = int(ids[labels == UNKNOWN][0])
-            raise DataError(
-                f"{path}: pixels have the value {value}, which is not a class; add it to ids or to ignored_ids"
-            )
+            raise DataError(f"{path}: pixels have the value {value}, which is not a class; {remedy_of(value)}")
         return labels
 
     def _of_colors(self, colors: LabelPixels, path: Path) -> NDArray[np.int16]:
@@ -134,3 +138,10 @@ class LabelDecoder:
         labels = self.order[position].astype(np.int16)
         labels[self.packed[labels] != codes] = -1
         return labels
+
+
+def remedy_of(value: int) -> str:
+    """A phrase for messages: what to do about a pixel value that is neither a class nor ignored."""
+    if 0 <= value <= MAX_ID:
+        return "add it to ids or to ignored_ids"
+    return f"label images have values 0 … {MAX_ID}; save it as another value (255 is ignored by default)"

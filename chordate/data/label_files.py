@@ -28,10 +28,12 @@ def read_label_image(path: Path) -> LabelPixels:
         Ids `[H, W]`, or colors `[H, W, 3]` uint8 RGB.
 
     Raises:
-        DataError: the file is missing, is not a readable image, or has floating-point pixels.
+        DataError: the file is missing, is not a readable image, or has floating-point pixels or is a JPEG.
     """
     try:
         with PIL.Image.open(path) as image:
+            if image.format == "JPEG":
+                raise DataError(f"{path}: JPEG compression changes the classes of pixels; save label images as PNG")
             if image.mode in _ID_MODES:
                 pixels = np.array(image)
                 return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels

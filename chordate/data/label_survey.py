@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chordate.data.label_encoding import LabelEncoding
+from chordate.data.label_encoding import BACKGROUND, LabelEncoding, remedy_of
 from chordate.data.label_files import LabelPixels, format_color, image_size, pack_colors
 from chordate.errors import DataError
 
@@ -114,15 +114,16 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
         The encoding (with ids 0 and 255 for such binary masks), and lines for the log.
 
     Raises:
-        DataError: a value is neither a class nor ignored, no color is in the palette, or label images differ in size
-            from their images.
+        DataError: a value is neither a class nor ignored, two classes have the same color, no color is in the palette,
+            or label images differ in size from their images.
     """
     where, report = f"{source}: ", []
     checked = f"{survey.files} label file{'s' if survey.files > 1 else ''} checked"
-    if set(survey.ids) == TWO_VALUED and encoding.ids_are_default and encoding.ids[-1] == 1:
+    if set(survey.ids) == TWO_VALUED and encoding.default_ids is not None and encoding.ids[-1:] == (1,):
+        advice = f"; ids={list(encoding.default_ids)} if it is" if 255 in encoding.ignored_ids else ""
         ids, ignored = (*encoding.ids[:-1], 255), tuple(value for value in encoding.ignored_ids if value != 255)
         encoding = replace(encoding, ids=ids, ignored_ids=ignored)
-        report.append(f'{where}masks of 0 and 255: 255 is "{encoding.classes[-1]}", not ignored; ids=[0, 1] if it is')
+        report.append(f'{where}masks of 0 and 255: 255 is "{encoding.classes[-1]}", not ignored{advice}')
     meant = {*encoding.ids, *encoding.ignored_ids}
     unknown = [value for value in survey.ids if value not in meant]
     if unknown:
@@ -131,7 +132,7 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
             f"{survey.examples['ids', value]}: pixels have the value {value}, which is not a class; {checked}: "
             f"{survey.describe(unknown)}; {_remedy(survey, encoding)}"
         )
-    if set(survey.ids) == TWO_VALUED and encoding.ids == (0,):
+    if set(survey.ids) == TWO_VALUED and encoding.ids == encoding.default_ids == (0,):
         raise DataError(
             f'{where}masks of 0 and 255 for the one class "{encoding.classes[0]}", which would be 0; '
             f'set background="class" to learn the rest as a class, or "ignored" to leave it out'
@@ -154,9 +155,14 @@ def _check_colors(survey: LabelSurvey, encoding: LabelEncoding, where: str, chec
     """Make log lines about colors outside the palette.
 
     Raises:
-        DataError: no color is in the palette.
+        DataError: two classes have the same color, or no color is in the palette.
     """
-    palette = set(pack_colors(np.array(encoding.palette, np.uint8)).tolist())
+    packed = pack_colors(np.array(encoding.palette, np.uint8)).tolist()
+    palette = set(packed)
+    if len(palette) < len(packed):
+        twice = max(packed, key=packed.count)
+        names = " and ".join(name for name, color in zip(encoding.classes, packed) if color == twice)
+        raise DataError(f"{where}palette has the color {format_color(twice)} twice ({names}); colors must be distinct")
     ignored = {int(pack_colors(np.array(color, np.uint8))) for color in encoding.ignored_colors}
     outside = [color for color in survey.colors if color not in palette | ignored]
     if not outside:
@@ -172,13 +178,26 @@ def _check_colors(survey: LabelSurvey, encoding: LabelEncoding, where: str, chec
 def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
     """A phrase that names the setting to change, so that the values in the files are classes or ignored."""
     values = sorted(set(survey.ids) - set(encoding.ignored_ids))
-    count = len(encoding.ids)
-    if encoding.ids_are_default and encoding.ids[0] == 0:
-        if len(survey.ids) == count + 1 and 0 in survey.ids:
-            return 'one value more than classes: background="class" to learn 0, background="ignored" to leave it out'
-        if values == list(range(1, count + 1)):
-            return f'ids={values}, or background="ignored" if 0 means no class'
-        if len(values) == count:
+    if invalid := [value for value in values if remedy_of(value) != remedy_of(0)]:
+        return remedy_of(invalid[0])
+    if encoding.default_ids is not None:
+        count, unnamed = (
+            len(encoding.default_ids),
+            encoding.default_ids[0] == 1,
+        )  # an unnamed background has the value 0
+        if encoding.default_ids == encoding.ids and not unnamed and BACKGROUND not in encoding.classes:
+            if 0 in values and len(values) == count + 1:
+                ids = "" if values == list(range(count + 1)) else f", ids={values[1:]}"
+                return (
+                    f'one value more than classes: background="class"{ids} to learn 0, background="ignored"{ids} to '
+                    f"leave it out"
+                )
+            if values == list(range(1, count + 1)):
+                return f'ids={values}, or background="ignored" if 0 means no class'
+        if unnamed:
+            values = [value for value in values if value != 0]
+        if len(values) == count and (unnamed or len(encoding.ids) == count):
             return f"ids={values} if these are the classes"
+    count = len(encoding.ids)
     known = str(list(encoding.ids)) if count <= 20 else f"{min(encoding.ids)} … {max(encoding.ids)}"
     return f"the classes' ids are {known}; add the others to ids or to ignored_ids"

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 from torchvision.tv_tensors import Image
 
-from chordate.arguments import Names, NonNegativeInt
+from chordate.arguments import Names
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import read_image
-from chordate.data.label_encoding import Background, Color, LabelDecoder, LabelEncoding
+from chordate.data.label_encoding import Background, Color, LabelDecoder, LabelEncoding, LabelId
 from chordate.data.label_files import LabelPixels, read_label_image
 from chordate.data.label_map import LabelMap
 from chordate.data.label_survey import check_encoding, survey_labels
@@ -34,7 +34,7 @@ class SemanticDataset(Dataset):
     Args:
         pairs: the image file and the label file of each sample.
         classes: class names; the index of a name is the label.
-        ids: the pixel value of each class; 0, 1, … by default.
+        ids: the pixel value of each class, 0 … 65535; 0, 1, … by default.
         ignored_ids: pixel values that are ignored. A value that is neither a class nor ignored is an error.
         palette: the RGB color of each class, in label images in color and in drawings. Other colors in label images are
             ignored.
@@ -56,8 +56,8 @@ class SemanticDataset(Dataset):
         pairs: Sequence[tuple[Path, Path]],
         *,
         classes: Names,
-        ids: Sequence[NonNegativeInt] | None = None,
-        ignored_ids: Sequence[NonNegativeInt] = (255,),
+        ids: Sequence[LabelId] | None = None,
+        ignored_ids: Sequence[LabelId] = (255,),
         palette: Sequence[Color] | None = None,
         background: Background | None = None,
         data_root: str | Path = ".",

@@ -18,7 +18,7 @@ from rich.text import Text
 from torch import Tensor
 
 from chordate.distributed import all_gather_object
-from chordate.errors import ConfigError, DataError
+from chordate.errors import ConfigError, DataError, NothingToEvaluate
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta, PanopticMap
@@ -119,12 +119,12 @@ class PanopticMetric(Metric):
         """Compute the metrics over all ranks (equal on every rank), and reset the collected segments.
 
         Raises:
-            DataError: no segment was evaluated.
+            NothingToEvaluate: no image with a segment was evaluated.
         """
         collected = {one.image_id: one for part in all_gather_object(self._pending) for one in part}
         self._pending, self._last = [], [collected[image_id] for image_id in sorted(collected)]
         if not any(one.truth for one in self._last):
-            raise DataError("PanopticMetric: no image with a segment was evaluated")
+            raise NothingToEvaluate("PanopticMetric: no image with a segment was evaluated")
         evaluation = panoptic.PanopticEval(self._coco("truth"), self._coco("predicted"))
         evaluation.evaluate()
         self._results = evaluation.results()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chordate.arguments import OpenFraction
 from chordate.distributed import all_gather_object
-from chordate.errors import DataError
+from chordate.errors import DataError, NothingToEvaluate
 from chordate.evaluation.boundary_iou import BoundaryIoU
 from chordate.evaluation.semantic_report import RankedImage, SemanticReport
 from chordate.model_contracts import Metric
@@ -108,7 +108,7 @@ class SemanticMetric(Metric):
         """Compute the metrics over all ranks (equal on every rank), and reset the counters.
 
         Raises:
-            DataError: no pixel was evaluated.
+            NothingToEvaluate: no labeled pixel was evaluated.
         """
         total, boundary = self._evaluator(), self._boundary_counter()
         for part, edges in all_gather_object((self._pending, self._boundary)):
@@ -120,7 +120,7 @@ class SemanticMetric(Metric):
         self._start()
         results = total.results()
         if not results["n_pixels"]:
-            raise DataError("SemanticMetric: no labeled pixel was evaluated")
+            raise NothingToEvaluate("SemanticMetric: no labeled pixel was evaluated")
         self.numbers = {"mIoU": mean_iou(total), **{name: float(results[name]) for name in ("fwIoU", "mAcc", "aAcc")}}
         if boundary is not None:
             scores = [row["boundary_IoU"] for row in self.per_class().values() if row["pixels"]]
@@ -156,6 +156,7 @@ class SemanticMetric(Metric):
         """Table with one row per class and a row of means. The caption names the classes that are left out."""
         per_class = self.per_class()
         pixels = sum(row["pixels"] for row in per_class.values())
+        total = f"{pixels / 1e6:,.1f} M pixels" if pixels >= 1e6 else f"{pixels:,.0f} pixels"
         absent = [name for name, row in per_class.items() if not row["pixels"]]
         table = Table(box=box.SIMPLE_HEAD, show_footer=True, caption_justify="left")
         columns = {"IoU": ("IoU / %", "mIoU"), "Acc": ("accuracy / %", "mAcc")}
@@ -164,7 +165,7 @@ class SemanticMetric(Metric):
         table.add_column("class", footer=f"mean of {len(per_class) - len(absent)}" if absent else "mean")
         for title, mean in columns.values():
             table.add_column(title, justify="right", footer=f"{100 * self.numbers[mean]:.2f}")
-        table.add_column("of the pixels / %", justify="right", footer=f"{pixels / 1e6:,.1f} M pixels")
+        table.add_column("of the pixels / %", justify="right", footer=total)
         for name, row in per_class.items():
             scores = [f"{100 * row[key]:.2f}" if row[key] >= 0 else "–" for key in columns]
             table.add_row(Text(printable(name)), *scores, f"{100 * row['pixels'] / pixels:.2f}")

@@ -65,6 +65,7 @@ NORMS: dict[str, Any] = {
     "GN": _group_norm,
 }
 FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # no subclasses, which may compute something else
+PAIRED = (*FOLDABLE, nn.GroupNorm)  # norms that are applied by `conv_norm`
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
@@ -98,8 +99,8 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     from the buffers, so threads share no state. Folding replaces a pass over the feature map by a pass over the
     weights, so it saves no time for small feature maps.
 
-    A BatchNorm that gets one value per channel in training, as from the pooling of a single image, uses its running
-    statistics.
+    One value per channel, as from the pooling of a single image, is no error: BatchNorm in training uses its running
+    statistics, and GroupNorm normalizes each group as it does in a larger batch.
 
     Args:
         conv: a convolution from `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with a convolution.
@@ -113,8 +114,11 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     depends_on_batch = batch_norm and (norm.training or norm.running_mean is None)
     if type(conv) is not nn.Conv2d or type(norm) not in FOLDABLE or depends_on_batch or _has_hooks(conv, norm):
         y = conv(x)
-        if type(norm) is nn.BatchNorm2d and depends_on_batch and y.numel() == y.shape[1]:  # has no variance
-            return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        if y.numel() == y.shape[1]:  # torch.nn.functional raises an error, because one value has no variance
+            if type(norm) is nn.BatchNorm2d and depends_on_batch:
+                return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+            if type(norm) is nn.GroupNorm:
+                return torch.group_norm(y, norm.num_groups, norm.weight, norm.bias, norm.eps)
         return norm(y)
     scale, shift = _scale_and_shift(norm)
     weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
@@ -130,12 +134,12 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers in order; a norm directly after a convolution is folded into the convolution, see `conv_norm`."""
+    """Apply layers in order; a norm directly after a convolution is applied by `conv_norm`."""
     remaining = list(layers)
     while remaining:
         layer = remaining.pop(0)
-        folds = isinstance(layer, nn.Conv2d | ConvNorm) and remaining and type(remaining[0]) in FOLDABLE
-        x = conv_norm(layer, remaining.pop(0), x) if folds else layer(x)
+        paired = isinstance(layer, nn.Conv2d | ConvNorm) and remaining and type(remaining[0]) in PAIRED
+        x = conv_norm(layer, remaining.pop(0), x) if paired else layer(x)
     return x
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chordate.arguments import Fraction, NonNegativeFloat, PositiveFloat
+from chordate.arguments import Fraction, NonNegativeFloat, PositiveFloat, PositiveFraction
 from chordate.registry import LOSSES
 from chordate.structures.semantic import IGNORED
 
@@ -33,7 +33,7 @@ class CrossEntropy(nn.Module):
         self,
         class_weights: Sequence[NonNegativeFloat] | None = None,
         loss_weight: NonNegativeFloat = 1.0,
-        hard_fraction: Fraction = 1.0,
+        hard_fraction: PositiveFraction = 1.0,
         label_smoothing: Fraction = 0.0,
     ):
         super().__init__()
@@ -110,5 +110,7 @@ class PixelFocal(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar."""
         entropy = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="none")
-        losses = (1 - (-entropy).exp()) ** self.gamma * entropy
+        # For gamma < 1, the derivative of the power is infinite at 0, where p is rounded to 1.
+        miss = (1 - (-entropy).exp()).clamp(min=torch.finfo(entropy.dtype).tiny)
+        losses = miss**self.gamma * entropy
         return self.loss_weight * losses.sum() / (labels != IGNORED).sum().clamp(min=1)

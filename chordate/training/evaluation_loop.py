@@ -13,7 +13,7 @@ from torch import nn
 from chordate import launch
 from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
-from chordate.errors import TrainingError
+from chordate.errors import NothingToEvaluate, TrainingError
 from chordate.model_contracts import Metric, Model, compute_numbers
 from chordate.progress import ProgressBar
 from chordate.structures import Batch
@@ -61,8 +61,9 @@ def evaluate(
 
 def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> None:
     """Evaluate one sample, so that mismatches between data, predictions and metric are reported before training.
-    Ignores numerical warnings, and the error about non-finite predictions, since the model is untrained."""
-    with warnings.catch_warnings(), suppress(TrainingError):
+    Ignores numerical warnings and the error about non-finite predictions, since the model is untrained, and a sample
+    without ground truth, since other samples may have some."""
+    with warnings.catch_warnings(), suppress(TrainingError, NothingToEvaluate):
         warnings.simplefilter("ignore")
         evaluate(model, [loader.first_batch()], metric, device)
         metric.table()
