@@ -59,13 +59,16 @@ def evaluate(
         return compute_numbers(metric)
 
 
-def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> None:
+def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> dict[str, float]:
     """Evaluate one sample, so that mismatches between data, predictions and metric are reported before training.
-    Ignores numerical warnings, and the error about non-finite predictions, since the model is untrained."""
+    Returns the metrics. Ignores numerical warnings, and the error about non-finite predictions (then there are no
+    metrics), since the model is untrained."""
     with warnings.catch_warnings(), suppress(TrainingError):
         warnings.simplefilter("ignore")
-        evaluate(model, [loader.first_batch()], metric, device)
+        metrics = evaluate(model, [loader.first_batch()], metric, device)
         metric.table()
+        return metrics
+    return {}
 
 
 @contextmanager
