@@ -44,6 +44,11 @@ DATASETS = {
     "WideImage": "images must be [N, C, H, W] uint8 (or float32, 0 … 255), got Tensor [1, 3, 16, 16] int64",
     "OtherTargets": "targets must be InstanceTargets (its target_type), got Brightness",
     "Empty": "Empty has no samples; there is nothing to load",
+    "FloatLength": "FloatLength.__len__ must return the number of samples, an int ≥ 0: 'float' object",
+    "TupleSample": "TupleSample.read must return a dict with image, info and targets, got tuple",
+    "NoIndex": "NoIndex.read must take (index), but takes ()",
+    "ThirdClass": "ThirdClass: ClassTargets.labels has the label 2, but the labels of its 2 classes are 0 … 1",
+    "NegativeClass": "NegativeClass: ClassTargets.labels has the label -7, but",
     "NoRead": "NoRead does not implement Dataset.read, which is required",
     "NoDataset": "NoDataset is not a subclass of Dataset: derive it from chordate.data.dataset.Dataset",
 }  # fmt: skip

@@ -19,7 +19,7 @@ from chordate import (
     Prediction,
     Targets,
 )
-from chordate.structures import Batch, ImageInfo, InstanceTargets, Layout, Sample
+from chordate.structures import Batch, ClassTargets, ImageInfo, InstanceTargets, Layout, Sample
 
 
 @dataclass
@@ -133,6 +133,39 @@ class HalfAnnotated(Gray):
     category_ids = (1,)
     coco = object()
     image_ids = np.arange(4)
+
+
+@DATASETS.register_module()
+class FloatLength(Gray):
+    def __len__(self):
+        return 4.0
+
+
+@DATASETS.register_module()
+class TupleSample(Gray):
+    def read(self, index: int):
+        return tuple(super().read(index).values())
+
+
+@DATASETS.register_module()
+class NoIndex(Gray):
+    def read(self):
+        return super().read(0)
+
+
+@DATASETS.register_module()
+class ThirdClass(Gray):
+    meta = DatasetMeta(("dark", "bright"))
+    target_type = ClassTargets
+
+    def read(self, index: int) -> Sample:
+        return {**super().read(index), "label": 2}
+
+
+@DATASETS.register_module()
+class NegativeClass(ThirdClass):
+    def read(self, index: int) -> Sample:
+        return {**super().read(index), "label": -7}
 
 
 @DATASETS.register_module()
