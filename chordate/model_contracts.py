@@ -181,7 +181,7 @@ def check_number_names(names: Iterable[str], source: str) -> None:
         raise ConfigError(f'{source} must not be named "{reserved[0]}", a field of every log record; rename it')
 
 
-def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor:
+def total_loss(losses: Any, trained: Mapping[str, bool] | None = None, source: str = "Model.loss") -> Tensor:
     """The sum of a model's losses, except values without a gradient (such as a training error, which is only logged).
 
     If no value has a gradient, all values are summed.
@@ -189,13 +189,14 @@ def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor
     Args:
         losses: scalar losses keyed by name.
         trained: mapping from name to whether the loss has a gradient in training; None for `requires_grad` of `losses`.
+        source: the method that computed the losses, for the message.
 
     Raises:
         TrainingError: `losses` is not a dict of scalars.
     """
     if not isinstance(losses, Mapping) or not losses:
         got = "an empty dict" if isinstance(losses, Mapping) else type(losses).__name__
-        raise TrainingError(f"Model.loss must return a dict of losses, not {got}")
+        raise TrainingError(f"{source} must return a dict of losses, not {got}")
     if "loss" in losses and len(losses) > 1:
         raise TrainingError('a part of the loss is named "loss", which is the name of the sum; rename it')
     for name, value in losses.items():
