@@ -247,7 +247,8 @@ def check_pixel_head(head: Any, in_features: Mapping[str, FeatureSpec], num_clas
     try:
         total = total_loss(losses, source=f"{name}.loss")
     except TrainingError as error:
-        raise ConfigError(str(error)) from error
+        message = str(error)
+        raise ConfigError(message if message.startswith(name) else f"{name}: {message}") from error
     if not total.requires_grad:
         raise ConfigError(f"{name}.loss: no loss has a gradient; compute it from the logits without detach or no_grad")
 

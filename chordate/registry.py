@@ -158,7 +158,8 @@ def check_contract(part: Any, contract: type) -> None:
     Raises:
         ConfigError: attributes or methods are missing.
     """
-    missing, renamed = [], []
+    missing: list[str] = []
+    renamed: list[str] = []
     for cls in contract.__mro__:
         if cls in (Protocol, Generic, object):
             continue

@@ -186,7 +186,10 @@ MISTAKES = [
         lambda root: edit(root, lambda c: [i.update(id=f"a{i['id']}") for i in c["images"]]),
         r"image 1\.jpg has the id 'a49'; an id must be an integer",
     ),
-    (lambda root: edit(root, lambda c: c["categories"][0].update(id=10**20)), "category sky has the id 1(0){20}; an id"),
+    (
+        lambda root: edit(root, lambda c: c["categories"][0].update(id=10**20)),
+        "category sky has the id 1(0){20}; an id",
+    ),
     (
         lambda root: edit(
             root, lambda c: c["annotations"].append({**c["annotations"][0], "file_name": "x.png", "segments_info": []})
@@ -199,7 +202,10 @@ MISTAKES = [
         lambda root: edit(root, lambda c: c["categories"][0].update(color=[1, 2])),
         r"category sky has the color \[1, 2\]; give 3 integers 0 … 255",
     ),
-    (lambda root: edit(root, lambda c: c["categories"][0].update(color="red")), "category sky has the color 'red'; give"),
+    (
+        lambda root: edit(root, lambda c: c["categories"][0].update(color="red")),
+        "category sky has the color 'red'; give",
+    ),
     (
         lambda root: edit(root, lambda c: c["categories"][0].update(color=[300, 0, 0.5])),
         r"category sky has the color \[300, 0, 0\.5\]; give 3 integers 0 … 255",

@@ -103,7 +103,7 @@ HEADS = [
     (OtherMap, "OtherMap: forward fails for feature maps c4, c5: 'c9'"),
     (NoLosses, "NoLosses.loss must return a dict of losses, not NoneType"),
     (EmptyLosses, "EmptyLosses.loss must return a dict of losses, not an empty dict"),
-    (LossPerImage, 'loss "semantic" is not a scalar tensor but [2]'),
+    (LossPerImage, 'LossPerImage: loss "semantic" is not a scalar tensor but [2]'),
     (Detached, "Detached.loss: no loss has a gradient"),
     (NoFeatures, "NoFeatures does not implement SemanticHead.features, which is required"),
     (WrongChannels, "WrongChannels.features must return [N, 8, h, w] (its channels), got [2, 64, 4, 4]"),

@@ -242,7 +242,10 @@ def test_scores_above_1_by_a_rounding_error_are_clamped(tmp_path):
         ([{"image_id": 10, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "1 box, but none of category 5"),
         ([], "0 boxes, but none of category 5"),
         ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.01}], "none with an area and a score ≥"),
-        ([{"image_id": 10**20, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}], "entry 0, image_id: .*less than"),
+        (
+            [{"image_id": 10**20, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}],
+            "entry 0, image_id: .*less than",
+        ),
         ([{"image_id": 10, "category_id": 10**20, "bbox": [1, 2, 3, 4], "score": 0.5}], "entry 0, category_id: .*less"),
         ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 1e300, 4], "score": 0.5}], "entry 0, bbox, 2: .*less than"),
         ([{"image_id": 10, "category_id": 5, "bbox": [-1e30, 2, 3, 4], "score": 0.5}], "entry 0, bbox, 0: .*greater"),

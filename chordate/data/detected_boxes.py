@@ -96,7 +96,7 @@ def read_detected_boxes(
             reason = f"none with an area and a score ≥ {score_threshold:g}"
         raise DataError(f"{path}: {pluralize(len(entries), 'box')}, but {reason}; there is nothing to crop")
     order = np.flatnonzero(kept)[np.argsort(found.image_ids[kept], kind="stable")]
-    return DetectedBoxes(*(column[order] for column in found))
+    return DetectedBoxes(found.image_ids[order], found.category_ids[order], found.boxes[order], found.scores[order])
 
 
 def _problem(error: ValidationError) -> str:

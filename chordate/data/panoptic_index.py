@@ -125,10 +125,11 @@ def _index(
     for image in images:
         _check_id(image["id"], f"image {image['file_name']}", path)
     by_image: dict[int, dict[str, Any]] = {}
-    for annotation in annotations:
-        if by_image.setdefault(annotation["image_id"], annotation) is not annotation:
-            pair = f"{by_image[annotation['image_id']]['file_name']} and {annotation['file_name']}"
-            raise DataError(f"{path}: image_id {annotation['image_id']} has two annotations ({pair}); keep one")
+    for record in annotations:
+        first = by_image.setdefault(record["image_id"], record)
+        if first is not record:
+            pair = f"{first['file_name']} and {record['file_name']}"
+            raise DataError(f"{path}: image_id {record['image_id']} has two annotations ({pair}); keep one")
     if orphans := by_image.keys() - {image["id"] for image in images}:
         file = by_image[min(orphans)]["file_name"]
         raise DataError(f"{path}: {file} belongs to image_id {min(orphans)}, which is not in images")
