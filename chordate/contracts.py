@@ -20,6 +20,7 @@ from chordate.errors import ConfigError
 
 # Whether models check their maps when they are built; False saves most of the time where parameters are only counted.
 CHECK_OUTPUTS = ContextVar("CHECK_OUTPUTS", default=True)
+READS_VALUES = object()  # instead of the outputs of a module that cannot run on the meta device
 
 
 @dataclass(frozen=True)
@@ -181,33 +182,39 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
     side = 2 * math.lcm(64, *(spec.stride for specs in parts for spec in specs.values()))
     shape = backbone.input_shape(side, side) if isinstance(backbone, Backbone) else (3, side, side)
     shape = (2, shape[0] if in_channels is None else in_channels, *shape[1:])
-    maps = _meta_outputs(backbone, torch.empty(*shape, device="meta"), f"images {list(shape)}")
-    if maps is None:
+    maps = meta_outputs(backbone, (torch.empty(*shape, device="meta"),), parts[0].source, f"images {list(shape)}")
+    if maps is READS_VALUES:
         return
     _compare(maps, parts[0], side, len(shape))
     if neck is not None:
-        outputs = _meta_outputs(neck, maps, f"the feature maps of {parts[0].source}")
-        if outputs is not None:
+        outputs = meta_outputs(neck, (maps,), parts[1].source, f"the feature maps of {parts[0].source}")
+        if outputs is not READS_VALUES:
             _compare(outputs, parts[1], side, len(shape))
 
 
-def _meta_outputs(part: nn.Module, inputs: Any, described: str) -> Any:
-    """The outputs of a module on the meta device; None if its forward reads values, which meta tensors do not have.
+def meta_outputs(part: nn.Module, inputs: tuple[Any, ...], name: str, described: str) -> Any:
+    """The outputs of a module on the meta device; READS_VALUES if its forward reads values, which meta tensors do not
+    have.
+
+    Args:
+        part: the module, which is not changed.
+        inputs: the arguments of forward, on the meta device.
+        name, described: name of the module, and description of the inputs, for the message.
 
     Raises:
-        ConfigError: forward fails for `inputs`, which the message describes as `described`.
+        ConfigError: forward fails.
     """
     state = {k: v.to("meta") for k, v in [*part.named_parameters(), *part.named_buffers()]}
     modes = {module: module.training for module in part.modules()}
     part.eval()
     try:
-        return torch.func.functional_call(part, state, (inputs,))
-    except (RuntimeError, AssertionError, TypeError, KeyError) as error:
+        return torch.func.functional_call(part, state, inputs)
+    except (RuntimeError, AssertionError, TypeError, ValueError, LookupError, AttributeError) as error:
         # Errors that mention "meta": an operator has no meta kernel, or forward reads a value (`.item()`) or uses a
         # tensor that is not a buffer.
         if isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error)):
-            return None
-        raise ConfigError(f"{offered(part).source}: forward fails for {described}: {error}") from error
+            return READS_VALUES
+        raise ConfigError(f"{name}: forward fails for {described}: {error}") from error
     finally:
         for module, training in modes.items():
             module.training = training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -141,10 +142,12 @@ class Metric:
 
 
 def check_implements(plug: object, contract: type, methods: Sequence[str]) -> None:
-    """Check that an object is an instance of the base class `contract` and overrides the required `methods`.
+    """Check that an object is an instance of the base class `contract` and overrides the required `methods`, and that
+    its methods can be called with the arguments of the base class's methods.
 
     Raises:
-        ConfigError: the object is not an instance of `contract`, or does not override a method.
+        ConfigError: the object is not an instance of `contract`, does not override a method, or a method takes other
+            arguments.
     """
     cls = type(plug)
     if not isinstance(plug, contract):
@@ -153,6 +156,15 @@ def check_implements(plug: object, contract: type, methods: Sequence[str]) -> No
     missing = [name for name in methods if getattr(cls, name) is getattr(contract, name)]
     if missing:
         raise ConfigError(f"{cls.__name__} does not implement {contract.__name__}.{missing[0]}, which is required")
+    for name, method in vars(contract).items():
+        if inspect.isfunction(method) and not name.startswith("_"):
+            wanted = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
+            own = inspect.signature(getattr(plug, name))
+            try:
+                own.bind(*wanted)
+            except TypeError:
+                takes = f"must take ({', '.join(wanted)}), but takes ({', '.join(own.parameters)})"
+                raise ConfigError(f"{cls.__name__}.{name} {takes}") from None
 
 
 def check_batch(model: Model, batch: Any) -> None:
@@ -169,7 +181,7 @@ def check_number_names(names: Iterable[str], source: str) -> None:
         raise ConfigError(f'{source} must not be named "{reserved[0]}", a field of every log record; rename it')
 
 
-def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor:
+def total_loss(losses: Any, trained: Mapping[str, bool] | None = None, source: str = "Model.loss") -> Tensor:
     """The sum of a model's losses, except values without a gradient (such as a training error, which is only logged).
 
     If no value has a gradient, all values are summed.
@@ -177,12 +189,14 @@ def total_loss(losses: Any, trained: Mapping[str, bool] | None = None) -> Tensor
     Args:
         losses: scalar losses keyed by name.
         trained: mapping from name to whether the loss has a gradient in training; None for `requires_grad` of `losses`.
+        source: the method that computed the losses, for the message.
 
     Raises:
         TrainingError: `losses` is not a dict of scalars.
     """
     if not isinstance(losses, Mapping) or not losses:
-        raise TrainingError(f"Model.loss must return a dict of losses, not {type(losses).__name__}")
+        got = "an empty dict" if isinstance(losses, Mapping) else type(losses).__name__
+        raise TrainingError(f"{source} must return a dict of losses, not {got}")
     if "loss" in losses and len(losses) > 1:
         raise TrainingError('a part of the loss is named "loss", which is the name of the sum; rename it')
     for name, value in losses.items():
@@ -202,9 +216,11 @@ def compute_numbers(metric: Metric) -> dict[str, float]:
         ConfigError: the result is not a dict of numbers, or a name is reserved for another field of log records.
     """
     numbers, name = metric.compute(), type(metric).__name__
-    if not isinstance(numbers, Mapping) or not all(isinstance(key, str) for key in numbers):
+    if not isinstance(numbers, Mapping):
         raise ConfigError(f"{name}.compute must return a dict of numbers, got {type(numbers).__name__}")
     for key, value in numbers.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{name}.compute must return a dict from names to numbers, but its key {key!r} is no str")
         if not isinstance(value, Real):
             raise ConfigError(f"{name}.compute must return numbers, but {key} is a {type(value).__name__}; use float()")
     check_number_names(numbers, f"{name}: a number")

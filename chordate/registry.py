@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -160,7 +160,8 @@ def check_contract(part: Any, contract: type) -> None:
     Raises:
         ConfigError: attributes or methods are missing.
     """
-    missing = []
+    missing: list[str] = []
+    renamed: list[str] = []
     for cls in contract.__mro__:
         if cls in (Protocol, Generic, object):
             continue
@@ -171,10 +172,22 @@ def check_contract(part: Any, contract: type) -> None:
                 own = getattr(part, "forward" if name == "__call__" and hasattr(part, "forward") else name, None)
                 if own is None or not _accepts(own, method):
                     names = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
-                    missing.append(f"{name.replace('__call__', 'forward')}({', '.join(names)})")
+                    title = f"{name.replace('__call__', 'forward')}({', '.join(names)})"
+                    (missing if own is None or not _binds(own, names) else renamed).append(title)
+    text = f"{repr_name(type(part).__name__)} does not implement {contract.__name__}: "
     if missing:
-        text = f"{repr_name(type(part).__name__)} does not implement {contract.__name__}: it has no "
-        raise ConfigError(f"{text}{', no '.join(dict.fromkeys(missing))}; choose another type")
+        raise ConfigError(f"{text}it has no {', no '.join(dict.fromkeys(missing))}; choose another type")
+    if renamed:
+        raise ConfigError(f"{text}arguments must be named as in {', '.join(dict.fromkeys(renamed))}; rename them")
+
+
+def _binds(method: Callable[..., Any], names: Sequence[str]) -> bool:
+    """Whether a method accepts this number of positional arguments."""
+    try:
+        inspect.signature(method).bind(*names)
+    except TypeError:
+        return False
+    return True
 
 
 def _accepts(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:

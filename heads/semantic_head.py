@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt, ProperFraction
 from chordate.errors import ConfigError
-from chordate.head_contracts import ClassRows
+from chordate.head_contracts import ClassRows, check_pixel_loss
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.pixel_losses import CrossEntropy
 from chordate.registry import LOSSES
@@ -40,27 +40,34 @@ class SemanticHead(nn.Module):
         losses: Losses | None = None,
     ):
         super().__init__()
+        self.channels = channels
         self.dropout = nn.Dropout2d(dropout)
         self.logits: nn.Module = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.logits.weight, std=0.01)  # type: ignore[arg-type]
         nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]
-        self.losses = nn.ModuleList(LOSSES.build(loss) for loss in losses or [{"type": "CrossEntropy"}])
-        for loss in self.losses:
+        built = [LOSSES.build(loss) for loss in losses or [{"type": "CrossEntropy"}]]
+        for loss in built:
             weights = loss.class_weights if isinstance(loss, CrossEntropy) else None
             if weights is not None and len(weights) != num_classes:
                 raise ConfigError(
                     f"losses: class_weights has {len(weights)} entries for num_classes={num_classes}; "
                     f"give one per class"
                 )
+            check_pixel_loss(loss, num_classes)
+        self.losses = nn.ModuleList(built)
         self.class_rows: Mapping[str, ClassRows] = {"logits": ClassRows()}
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Compute the feature map `[N, channels, h, w]` from feature maps `[N, C, H, W]`, keyed by name."""
-        raise NotImplementedError
+        raise ConfigError(f"{type(self).__name__} does not implement SemanticHead.features, which is required")
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Predict logits `[N, num_classes, h, w]`, at least float32, from feature maps keyed by name."""
-        return at_least_float32(self.logits(self.dropout(self.features(maps))))
+        features = self.features(maps)
+        if features.shape[1] != self.channels:
+            name, got = type(self).__name__, list(features.shape)
+            raise ConfigError(f"{name}.features must return [N, {self.channels}, h, w] (its channels), got {got}")
+        return at_least_float32(self.logits(self.dropout(features)))
 
     def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the sum of the losses, after bilinear resizing of the logits to the size of the labels.

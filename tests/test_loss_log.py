@@ -68,7 +68,7 @@ def test_a_flag_is_read_together_with_the_losses() -> None:
     ("losses", "message"),
     [
         ([torch.tensor(1.0)], "dict of losses, not list"),
-        ({}, "dict of losses"),
+        ({}, "dict of losses, not an empty dict"),
         ({"fit": torch.ones(3)}, '"fit" is not a scalar tensor but [3]'),
         ({"fit": 1.0}, '"fit" is not a scalar tensor but float'),
     ],

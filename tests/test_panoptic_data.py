@@ -175,6 +175,41 @@ MISTAKES = [
         lambda root: edit(root, lambda c: c["annotations"][0]["segments_info"].append({"id": 77, "category_id": 4})),
         r"panoptic\.json: segment 77 of 0\.png has no pixel in .*0\.png",
     ),
+    (set_segment("id", 0), r"segment 0 of 0\.png: its id must be an integer 1 … 16777215, .*; 0 marks pixels without"),
+    (set_segment("id", -5), r"segment -5 of 0\.png: its id must be an integer 1 … 16777215"),
+    (set_segment("id", 10**20), r"segment 1(0){20} of 0\.png: its id must be an integer 1 … 16777215"),
+    (
+        lambda root: edit(root, lambda c: [i.update(id=i["id"] + 10**20) for i in c["images"]]),
+        r"panoptic\.json: image 1\.jpg has the id 1(0){18}49; an id must be an integer of at most 9223372036854775807",
+    ),
+    (
+        lambda root: edit(root, lambda c: [i.update(id=f"a{i['id']}") for i in c["images"]]),
+        r"image 1\.jpg has the id 'a49'; an id must be an integer",
+    ),
+    (
+        lambda root: edit(root, lambda c: c["categories"][0].update(id=10**20)),
+        "category sky has the id 1(0){20}; an id",
+    ),
+    (
+        lambda root: edit(
+            root, lambda c: c["annotations"].append({**c["annotations"][0], "file_name": "x.png", "segments_info": []})
+        ),
+        r"image_id 50 has two annotations \(0\.png and x\.png\); keep one",
+    ),
+    (lambda root: edit(root, lambda c: c["categories"][0].update(name=5)), "category 9 has the name 5; a name must be"),
+    (lambda root: edit(root, lambda c: c["categories"][0].update(name=None)), "category 9 has the name None; a name"),
+    (
+        lambda root: edit(root, lambda c: c["categories"][0].update(color=[1, 2])),
+        r"category sky has the color \[1, 2\]; give 3 integers 0 … 255",
+    ),
+    (
+        lambda root: edit(root, lambda c: c["categories"][0].update(color="red")),
+        "category sky has the color 'red'; give",
+    ),
+    (
+        lambda root: edit(root, lambda c: c["categories"][0].update(color=[300, 0, 0.5])),
+        r"category sky has the color \[300, 0, 0\.5\]; give 3 integers 0 … 255",
+    ),
     (set_segment("id", 5), r"two segments of 0\.png have the same id"),
     (lambda root: edit(root, lambda c: c["images"].pop(0)), r"0\.png belongs to image_id 50, which is not in images"),
     (lambda root: edit(root, lambda c: c["annotations"].pop(0)), r"image 0\.jpg \(id 50\) has no entry in annotations"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import torch
 from torch.utils.data import DataLoader
 from trainer_toy import ToyMetric, toy_loader, toy_trainer
 
+import chordate
 from chordate import head_contracts
 from chordate.cli.main import main
+from chordate.config import load_config
 from chordate.contracts import Backbone, FeatureSpec, offered
 from chordate.errors import ConfigError
-from chordate.registry import HEADS
+from chordate.models.semantic_segmenter import PixelHead
+from chordate.registry import HEADS, check_contract
+from chordate.training.callbacks import Callback, EarlyStopping, ValidationLoss
 
 CONFIG = """
 custom_imports = dict(imports=["broken_plugs"])
@@ -39,12 +44,19 @@ DATASETS = {
     "WideImage": "images must be [N, C, H, W] uint8 (or float32, 0 … 255), got Tensor [1, 3, 16, 16] int64",
     "OtherTargets": "targets must be InstanceTargets (its target_type), got Brightness",
     "Empty": "Empty has no samples; there is nothing to load",
+    "FloatLength": "FloatLength.__len__ must return the number of samples, an int ≥ 0: 'float' object",
+    "TupleSample": "TupleSample.read must return a dict with image, info and targets, got tuple",
+    "NoIndex": "NoIndex.read must take (index), but takes ()",
+    "ThirdClass": "ThirdClass: ClassTargets.labels has the label 2, but the labels of its 2 classes are 0 … 1",
+    "NegativeClass": "NegativeClass: ClassTargets.labels has the label -7, but",
     "NoRead": "NoRead does not implement Dataset.read, which is required",
     "NoDataset": "NoDataset is not a subclass of Dataset: derive it from chordate.data.dataset.Dataset",
 }  # fmt: skip
 METRICS = {
     "TextNumbers": "TextNumbers.compute must return numbers, but error is a str",
     "OneNumber": "OneNumber.compute must return a dict of numbers, got float",
+    "NumberedNumbers": "NumberedNumbers.compute must return a dict from names to numbers, but its key 1 is no str",
+    "OneArgument": "OneArgument.update must take (predictions, batch), but takes (predictions)",
     "NoCompute": "NoCompute does not implement Metric.compute, which is required",
     "NoMetric": "NoMetric is not a subclass of Metric: derive it from chordate.model_contracts.Metric",
     "CocoMetric": "CocoMetric needs a dataset with COCO annotations",
@@ -57,6 +69,12 @@ def train(folder: Path, **changed: Any) -> int:
     values = {"train": "Gray", "val": "Gray", "metric": None, **changed}
     (folder / "config.py").write_text(CONFIG.format(**values))
     return main(["train", str(folder / "config.py"), "--work-dir", str(folder / "run")])
+
+
+def config_of(folder: Path, settings: dict[str, Any]) -> Any:
+    (folder / "broken_plugs.py").write_text((Path(__file__).parent / "outside/broken_plugs.py").read_text())
+    (folder / "config.py").write_text(CONFIG.format(train="Gray", val="Gray", metric=None))
+    return load_config(folder / "config.py", settings)
 
 
 def test_valid_custom_components_can_be_trained(tmp_path: Path) -> None:
@@ -143,3 +161,87 @@ def test_our_heads_have_the_methods_of_their_contract(head: str, contract: type)
         ours = list(inspect.signature(getattr(cls, "forward" if name == "__call__" else name)).parameters.values())
         assert [p.name for p in ours[1 : len(wanted)]] == [p.name for p in wanted[1:]], name
         assert all(p.default is not p.empty for p in ours[len(wanted) :]), name
+
+
+class WrongName:
+    """A head with the right number of arguments, but other names than PixelHead."""
+
+    def __call__(self, maps: Any) -> None: ...
+    def loss(self, scores: Any, truth: Any) -> None: ...
+
+
+def test_a_head_with_other_argument_names_is_told_the_names() -> None:
+    message = r'"WrongName" does not implement PixelHead: arguments must be named as in loss\(logits, labels\); rename'
+    with pytest.raises(ConfigError, match=message):
+        check_contract(WrongName(), PixelHead)
+
+
+class NoCallback: ...
+
+
+class NoArguments(Callback):
+    def on_step_end(self) -> None: ...  # type: ignore[override]
+
+
+class ExtraArgument(Callback):
+    def on_train_start(self, trainer: Any, extra: Any) -> None: ...  # type: ignore[override]
+
+
+class NoMetrics(Callback):
+    def on_evaluation_end(self, trainer: Any) -> None: ...  # type: ignore[override]
+
+
+class UnknownHook(Callback):
+    def on_step_ends(self, trainer: Any) -> None: ...
+
+
+class OtherNames(Callback):
+    on_cpu = True
+
+    def on_log(self, run: Any, entry: Any, verbose: bool = False) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (NoCallback, "NoCallback is not a subclass of Callback: derive it from chordate.training.callbacks.Callback"),
+        (NoArguments, "NoArguments.on_step_end must take (trainer, losses), but takes ()"),
+        (ExtraArgument, "ExtraArgument.on_train_start must take (trainer), but takes (trainer, extra)"),
+        (NoMetrics, "NoMetrics.on_evaluation_end must take (trainer, metrics), but takes (trainer)"),
+        (UnknownHook, 'UnknownHook: unknown method of Callback "on_step_ends"; did you mean "on_step_end"'),
+    ],
+)
+def test_a_callback_that_breaks_its_contract_is_refused_by_the_trainer(tmp_path: Path, kind, message) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        toy_trainer(tmp_path, callbacks=[kind()])
+
+
+def test_a_callbacks_arguments_may_have_other_names(tmp_path: Path) -> None:
+    toy_trainer(tmp_path, callbacks=[OtherNames()])
+
+
+@pytest.mark.parametrize(
+    ("setting", "callbacks", "message"),
+    [
+        ({"train.save_best": "erorr"}, [], 'train.save_best: unknown metric "erorr"; did you mean "error"'),
+        ({}, [EarlyStopping("erorr")], 'callbacks: EarlyStopping: unknown metric "erorr"; did you mean "error"'),
+        ({}, [EarlyStopping("erorr"), ValidationLoss()], 'unknown metric "erorr"; did you mean "error"'),
+    ],
+)
+def test_a_misspelled_metric_is_refused_before_training(tmp_path: Path, setting, callbacks, message) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        chordate.train(config_of(tmp_path, setting), work_dir=tmp_path / "run", callbacks=callbacks)
+    assert not list((tmp_path / "run").rglob("*.pt"))
+
+
+def test_metrics_of_the_metric_and_of_callbacks_can_be_monitored(tmp_path: Path) -> None:
+    class Adds(Callback):
+        def on_evaluation_end(self, trainer: Any, metrics: dict[str, float]) -> None:
+            metrics["mine"] = 1.0
+
+    for setting, callbacks in (
+        ({"train.save_best": "error"}, [EarlyStopping("val_value"), ValidationLoss()]),
+        ({"train.save_best": "mine"}, [Adds()]),
+    ):
+        run = chordate.train(config_of(tmp_path, setting), work_dir=tmp_path / "run", callbacks=callbacks)
+        assert run.best["metric"] == setting["train.save_best"]

@@ -221,6 +221,14 @@ def test_boxes_of_a_detector_replace_those_of_the_annotations(tmp_path):
     dataset.check_annotated(training=False)
 
 
+def test_scores_above_1_by_a_rounding_error_are_clamped(tmp_path):
+    write_figures(tmp_path)
+    result = {"image_id": 10, "category_id": 5, "bbox": [1, 2, 30, 40], "score": 1.0000001}
+    (tmp_path / "found.json").write_text(json.dumps([result]))
+    dataset = figures(tmp_path, boxes="found.json")
+    assert dataset.box_scores.tolist() == [1.0] and dataset.boxes.tolist() == [[1, 2, 31, 42]]
+
+
 @pytest.mark.parametrize(
     ("results", "message"),
     [
@@ -234,6 +242,16 @@ def test_boxes_of_a_detector_replace_those_of_the_annotations(tmp_path):
         ([{"image_id": 10, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "1 box, but none of category 5"),
         ([], "0 boxes, but none of category 5"),
         ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.01}], "none with an area and a score ≥"),
+        (
+            [{"image_id": 10**20, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}],
+            "entry 0, image_id: .*less than",
+        ),
+        ([{"image_id": 10, "category_id": 10**20, "bbox": [1, 2, 3, 4], "score": 0.5}], "entry 0, category_id: .*less"),
+        ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 1e300, 4], "score": 0.5}], "entry 0, bbox, 2: .*less than"),
+        ([{"image_id": 10, "category_id": 5, "bbox": [-1e30, 2, 3, 4], "score": 0.5}], "entry 0, bbox, 0: .*greater"),
+        ([{"image_id": 10, "category_id": 5, "bbox": [30, 30, 1e-7, 4], "score": 0.5}], "none with an area"),
+        ([{"image_id": 10, "category_id": 5, "bbox": [0, 0, 1e-40, 1e-40], "score": 0.5}], "none with an area"),
+        ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 1.001}], "entry 0, score: .*less than"),
         (None, "found.json: no such results file"),
     ],
 )

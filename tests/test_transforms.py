@@ -13,7 +13,7 @@ from torchvision.tv_tensors import BoundingBoxes, Image
 from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons
 from chordate.data.transforms import LargeScaleJitter, ResizeShortestEdge, SanitizeInstances, build_pipeline
-from chordate.errors import ConfigError
+from chordate.errors import ConfigError, DataError
 from chordate.registry import TRANSFORMS
 
 SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
@@ -218,3 +218,10 @@ def test_images_without_instances_can_be_transformed() -> None:
     out = SanitizeInstances(tighten=True)(pipeline(make_sample(boxes=[])))
     assert out["boxes"].shape == (0, 4)
     assert out["labels"].shape == (0,)
+
+
+def test_a_transform_that_returns_no_sample_is_named():
+    def forget(sample: dict) -> None: ...
+
+    with pytest.raises(DataError, match="function failed: TypeError: it must return a dict, got NoneType"):
+        build_pipeline([forget])(make_sample())

@@ -12,7 +12,7 @@ from chordate.arguments import validate_arguments
 from chordate.data.dataset import Dataset
 from chordate.errors import ChordateError, DataError
 from chordate.model_contracts import check_implements
-from chordate.structures import Batch, DatasetMeta, ImageInfo, Targets
+from chordate.structures import IGNORED, Batch, DatasetMeta, ImageInfo, Targets
 from chordate.structures.layout import check_layouts, layouts_of
 
 
@@ -28,20 +28,29 @@ def check_dataset(dataset: Any) -> None:
     if type(dataset).__getitem__ is Dataset.__getitem__:
         check_implements(dataset, Dataset, ["read"])
     name, target_type = type(dataset).__name__, dataset.target_type
+    try:
+        length = len(dataset)
+    except (TypeError, ValueError) as error:  # not an int, or negative
+        raise DataError(f"{name}.__len__ must return the number of samples, an int ≥ 0: {error}") from error
     if not isinstance(dataset.meta, DatasetMeta):
         raise DataError(f"{name}.meta must be a DatasetMeta, got {_kind(dataset.meta)}")
     if target_type is not None and not (isinstance(target_type, type) and issubclass(target_type, Targets)):
         raise DataError(f"{name}.target_type must be a subclass of Targets or None, got {target_type!r}")
-    if dataset.sizes is not None and np.shape(dataset.sizes) != (len(dataset), 2):
-        raise DataError(f"{name}.sizes must be [{len(dataset)}, 2], height and width per image, or None")
-    if not len(dataset):
+    if dataset.sizes is not None and np.shape(dataset.sizes) != (length, 2):
+        raise DataError(f"{name}.sizes must be [{length}, 2], height and width per image, or None")
+    if not length:
         raise DataError(f"{name} has no samples; there is nothing to load")
     _check_sample(dataset, name)
 
 
 def _check_sample(dataset: Dataset, name: str) -> None:
     """Check the first sample, and the batch that contains only this sample."""
-    sample = dataset[0, 0]
+    try:
+        sample = dataset[0, 0]
+    except (TypeError, AttributeError):
+        if type(dataset).__getitem__ is not Dataset.__getitem__ or isinstance(raw := dataset.read(0), Mapping):
+            raise
+        raise DataError(f"{name}.read must return a dict with image, info and targets, got {_kind(raw)}") from None
     if not isinstance(sample, Mapping):
         raise DataError(f"{name}: a sample must be a dict with image, info and targets, got {_kind(sample)}")
     if type(dataset).collate is Dataset.collate:
@@ -63,6 +72,18 @@ def _check_sample(dataset: Dataset, name: str) -> None:
             wanted = f"{dataset.target_type.__name__} (its target_type)"
             raise DataError(f"{name}: targets must be {wanted}, got {_kind(targets)}")
         check_layouts(targets, name, N=len(batch))
+        _check_labels(targets, len(dataset.classes), name)
+
+
+def _check_labels(targets: Targets, classes: int, name: str) -> None:
+    """Check that the integer labels of the targets, if there are any, are classes or `IGNORED`."""
+    labels = getattr(targets, "labels", None)
+    if not classes or not isinstance(labels, Tensor) or labels.is_floating_point():
+        return
+    wrong = labels[(labels >= classes) | (labels < IGNORED)].tolist()
+    if wrong:
+        valid = f"the labels of its {classes} classes are 0 … {classes - 1}"
+        raise DataError(f"{name}: {type(targets).__name__}.labels has the label {wrong[0]}, but {valid}")
 
 
 def _collate(dataset: Dataset, sample: Any, name: str) -> Any:

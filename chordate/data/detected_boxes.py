@@ -12,19 +12,26 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
+from chordate.data.coco import MIN_SIDE
 from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 from chordate.text import pluralize
 
+Id = Annotated[int, Ge(-(2**63)), Le(2**63 - 1)]  # int64
+Pixels = Annotated[FiniteFloat, Ge(-1e9), Le(1e9)]  # larger crops would overflow float32
+
 
 @dataclass
 class DetectedBox:
-    """One entry of a results file; `bbox` is x, y, width, height in pixels. Other fields of the file are ignored."""
+    """One entry of a results file; `bbox` is x, y, width, height in pixels. Other fields of the file are ignored.
 
-    image_id: int
-    category_id: int
-    bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
-    score: Annotated[float, Ge(0), Le(1)]
+    Scores that exceed 1 by a rounding error are clamped to 1.
+    """
+
+    image_id: Id
+    category_id: Id
+    bbox: tuple[Pixels, Pixels, Pixels, Pixels]
+    score: Annotated[float, Ge(0), Le(1 + 1e-6)]
 
 
 class DetectedBoxes(NamedTuple):
@@ -57,7 +64,7 @@ def read_detected_boxes(
 
     Raises:
         DataError: the file is missing or has another format, a box belongs to an image that is not in `image_ids`, or
-            no box is left.
+            no box is left. Boxes with a side below MIN_SIDE are dropped.
     """
     try:
         entries = TypeAdapter(list[DetectedBox]).validate_json(path.read_bytes())
@@ -67,11 +74,13 @@ def read_detected_boxes(
         raise DataError(
             f"{path}: not COCO results ({_problem(error)}); write them by chordate test --predictions"
         ) from (error)
+    corners = np.array([entry.bbox for entry in entries]).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
     found = DetectedBoxes(
         np.array([entry.image_id for entry in entries], np.int64),
         np.array([entry.category_id for entry in entries], np.int64),
-        np.array([entry.bbox for entry in entries], np.float32).reshape(-1, 4),
-        np.array([entry.score for entry in entries], np.float32),
+        corners.astype(np.float32),
+        np.array([entry.score for entry in entries], np.float32).clip(max=1),
     )
     foreign = ~np.isin(found.image_ids, image_ids)
     if foreign.any():
@@ -80,16 +89,14 @@ def read_detected_boxes(
             f"annotations do not have (the first to image {found.image_ids[foreign][0]}); detect on the same images"
         )
     known = np.isin(found.category_ids, category_ids)
-    kept = known & (found.scores >= score_threshold) & (found.boxes[:, 2:] > 0).all(1)
+    kept = known & (found.scores >= score_threshold) & (found.boxes[:, 2:] - found.boxes[:, :2] >= MIN_SIDE).all(1)
     if not kept.any():
         reason = f"none of category {', '.join(map(str, category_ids))}"
         if known.any():
             reason = f"none with an area and a score ≥ {score_threshold:g}"
         raise DataError(f"{path}: {pluralize(len(entries), 'box')}, but {reason}; there is nothing to crop")
     order = np.flatnonzero(kept)[np.argsort(found.image_ids[kept], kind="stable")]
-    corners = found.boxes[order]
-    corners[:, 2:] += corners[:, :2]
-    return DetectedBoxes(found.image_ids[order], found.category_ids[order], corners, found.scores[order])
+    return DetectedBoxes(found.image_ids[order], found.category_ids[order], found.boxes[order], found.scores[order])
 
 
 def _problem(error: ValidationError) -> str:

@@ -16,6 +16,9 @@ from chordate.errors import DataError
 from chordate.structures import DatasetMeta
 from chordate.text import printable
 
+MAX_SEGMENT_ID = 256**3 - 1  # ids are RGB colors
+MAX_ID = 2**63 - 1
+
 
 @dataclass
 class PanopticIndex:
@@ -65,8 +68,8 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
     """Read and check a JSON file in COCO's panoptic format.
 
     Raises:
-        DataError: the file is missing or has another format; an id is not unique; or an image id or category id is
-            used but not defined.
+        DataError: the file is missing or has another format; an id is not unique or out of range; an image id or
+            category id is used but not defined; or a category's name or color is invalid.
     """
     if not path.is_file():
         raise DataError(missing_file(path, "annotation"))
@@ -87,6 +90,16 @@ def _categories(
     records: Sequence[dict[str, Any]], path: Path
 ) -> tuple[dict[int, str], set[int], dict[int, tuple[int, int, int]]]:
     """Names, things and colors of the categories, by id."""
+    for record in records:
+        name, color = record["name"], record.get("color")
+        if not isinstance(name, str):
+            raise DataError(f"{path}: category {record['id']} has the name {name!r}; a name must be text in quotes")
+        _check_id(record["id"], f"category {printable(name)}", path)
+        if color and not (isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))):
+            raise DataError(
+                f"{path}: category {printable(name)} has the color {printable(repr(color))}; give 3 integers 0 … 255 "
+                f"(RGB), or leave it out"
+            )
     names = {record["id"]: record["name"] for record in records}
     if not names or len(names) < len(records) or len(set(names.values())) < len(names):
         raise DataError(f"{path}: categories must be a list with distinct ids and names")
@@ -109,7 +122,14 @@ def _index(
     palette: dict[int, tuple[int, int, int]],
 ) -> PanopticIndex:
     """Pack the records into arrays; `images` are sorted by id."""
-    by_image = {annotation["image_id"]: annotation for annotation in annotations}
+    for image in images:
+        _check_id(image["id"], f"image {image['file_name']}", path)
+    by_image: dict[int, dict[str, Any]] = {}
+    for record in annotations:
+        first = by_image.setdefault(record["image_id"], record)
+        if first is not record:
+            pair = f"{first['file_name']} and {record['file_name']}"
+            raise DataError(f"{path}: image_id {record['image_id']} has two annotations ({pair}); keep one")
     if orphans := by_image.keys() - {image["id"] for image in images}:
         file = by_image[min(orphans)]["file_name"]
         raise DataError(f"{path}: {file} belongs to image_id {min(orphans)}, which is not in images")
@@ -122,6 +142,11 @@ def _index(
             raise DataError(f"{path}: image {image['file_name']} (id {image['id']}) has no entry in annotations")
         segments = sorted(annotation["segments_info"], key=lambda segment: segment["id"])
         for segment in segments:
+            if not (isinstance(segment["id"], int) and 0 < segment["id"] <= MAX_SEGMENT_ID):
+                raise DataError(
+                    f"{path}: segment {segment['id']!r} of {annotation['file_name']}: its id must be an integer "
+                    f"1 … {MAX_SEGMENT_ID}, its color in the PNG; 0 marks pixels without a segment"
+                )
             if segment["category_id"] not in names:
                 known = ", ".join(f"{number} {printable(name)}" for number, name in list(names.items())[:5])
                 raise DataError(
@@ -140,3 +165,13 @@ def _index(
         raise DataError(f"{path}: several images have the same id")
     columns = table[:, 0].copy(), table[:, 1].copy(), table[:, 2] > 0
     return PanopticIndex(image_ids, np.array(files), sizes, np.array(starts), *columns, names, things, palette)
+
+
+def _check_id(number: Any, owner: str, path: Path) -> None:
+    """Raise DataError unless an id is an integer that fits into int64."""
+    if not isinstance(number, int) or abs(number) > MAX_ID:
+        raise DataError(f"{path}: {owner} has the id {number!r}; an id must be an integer of at most {MAX_ID}")
+
+
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value <= 255

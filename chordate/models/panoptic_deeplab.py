@@ -11,6 +11,7 @@ from torch import Tensor
 from chordate.arguments import Fraction, NonNegativeInt, PositiveInt, validate_settings
 from chordate.contracts import FeatureSpecs, check_outputs, offered
 from chordate.errors import ConfigError
+from chordate.head_contracts import check_pixel_head
 from chordate.model_contracts import Model, check_batch
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
@@ -93,6 +94,7 @@ class PanopticDeepLab(Model):
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         features = self.feature_specs()
         self.semantic: PixelHead = HEADS.build(semantic, in_features=features, facts=meta.facts(), contract=PixelHead)
+        check_pixel_head(self.semantic, features, len(meta.classes))
         self.center: CenterHead = HEADS.build(center, in_features=features, facts=meta.facts(), contract=CenterHead)
         self.is_thing: Tensor
         is_thing = torch.tensor([name not in meta.stuff for name in meta.classes])

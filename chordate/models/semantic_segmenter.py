@@ -8,6 +8,7 @@ from torch import Tensor
 from chordate.arguments import NonNegativeFloat, PositiveInt, validate_settings
 from chordate.contracts import FeatureSpecs, check_outputs, offered
 from chordate.errors import ConfigError
+from chordate.head_contracts import check_pixel_head
 from chordate.model_contracts import Model, check_batch
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
@@ -80,9 +81,11 @@ class SemanticSegmenter(Model):
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean), neck=self.neck)
         parts: dict[str, Any] = {"facts": meta.facts(), "contract": PixelHead}
         self.head: PixelHead = HEADS.build(head, in_features=self.feature_specs(), **parts)
+        check_pixel_head(self.head, self.feature_specs(), len(meta.classes))
         self.auxiliary: PixelHead | None = None
         if auxiliary is not None:
             self.auxiliary = HEADS.build(auxiliary, in_features=offered(self.backbone), **parts)
+            check_pixel_head(self.auxiliary, offered(self.backbone), len(meta.classes))
         self.window = None if window is None else validate_settings(SlidingWindow, window, "window")
         self.tta = None if tta is None else validate_settings(SemanticTTA, tta, "tta")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from chordate.arguments import PositiveInt, validate_settings
 from chordate.errors import ConfigError, TrainingError
-from chordate.head_contracts import InstanceHead, ProposalHead, RegionHead, RoIHead
+from chordate.head_contracts import InstanceHead, ProposalHead, RegionHead, RoIHead, check_pixel_head
 from chordate.model_contracts import check_batch
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
@@ -95,6 +95,7 @@ class TwoStageDetector(Detector):
         if self.merger is not None:
             facts = self.merger.semantic_meta.facts()
             self.semantic = HEADS.build(semantic, facts=facts, contract=PixelHead, in_features=features)
+            check_pixel_head(self.semantic, features, len(self.merger.semantic_meta.classes))
             name_class_rows([self.box, self.mask], "things")
             name_class_rows([self.semantic], "things and stuff")
 

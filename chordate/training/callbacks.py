@@ -22,7 +22,7 @@ from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ConfigError, TrainingError, unknown
-from chordate.model_contracts import RECORD_KEYS, total_loss
+from chordate.model_contracts import RECORD_KEYS, check_implements, total_loss
 from chordate.registry import CALLBACKS
 from chordate.training.evaluation_loop import evaluation_mode, to_device
 from chordate.weights.checkpoint_folder import write_atomically
@@ -62,6 +62,15 @@ class Callback:
     def on_train_end(self, trainer: Trainer) -> None:
         """Called when training ends, with or without an error. An error in this method is logged; it is raised only if
         training and earlier callbacks ended without an error."""
+
+
+def check_callback(callback: Any) -> None:
+    """Raise ConfigError unless an object is a Callback whose methods have the arguments and names of the base class."""
+    check_implements(callback, Callback, [])
+    hooks = [name for name in vars(Callback) if name.startswith("on_")]
+    for name in dir(type(callback)):
+        if name.startswith("on_") and name not in hooks and callable(getattr(callback, name)):
+            raise ConfigError(f"{type(callback).__name__}: {unknown('method of Callback', name, hooks)}")
 
 
 @CALLBACKS.register_module()
@@ -140,6 +149,25 @@ class ValidationLoss(Callback):
         for name in dict.fromkeys(name for part, _ in parts for name in part):
             metrics[f"val_{name}"] = sum(part.get(name, 0.0) for part, _ in parts) / total
             trainer.lower_is_better.add(f"val_{name}")
+
+
+def check_monitored(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Check, before training, that evaluations compute the metrics of `train.save_best` and EarlyStopping.
+
+    Skipped if there are no `metrics`, or if a custom callback may add metrics. With ValidationLoss, names that start
+    with "val_" are not checked.
+
+    Raises:
+        ConfigError: a name is not in `metrics`.
+    """
+    adding = [type(c) for c in trainer.callbacks if type(c).on_evaluation_end is not Callback.on_evaluation_end]
+    if not metrics or set(adding) - {ValidationLoss}:
+        return
+    wanted = [("callbacks: EarlyStopping", c.monitor) for c in trainer.callbacks if isinstance(c, EarlyStopping)]
+    names = [*metrics, "val_loss"] if adding else list(metrics)
+    for setting, name in [("train.save_best", trainer.settings.save_best), *wanted]:
+        if name and name not in names and not (adding and name.startswith("val_")):
+            raise ConfigError(f"{setting}: {unknown('metric', name, names)}")
 
 
 @CALLBACKS.register_module()

@@ -59,14 +59,16 @@ def evaluate(
         return compute_numbers(metric)
 
 
-def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> None:
+def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> dict[str, float]:
     """Evaluate one sample, so that mismatches between data, predictions and metric are reported before training.
-    Ignores numerical warnings and the error about non-finite predictions, since the model is untrained, and a sample
-    without ground truth, since other samples may have some."""
+    Returns the metrics. They are empty if predictions are non-finite, since the model is untrained, or if the sample has
+    no ground truth, since other samples may have some. Ignores numerical warnings."""
     with warnings.catch_warnings(), suppress(TrainingError, NothingToEvaluate):
         warnings.simplefilter("ignore")
-        evaluate(model, [loader.first_batch()], metric, device)
+        metrics = evaluate(model, [loader.first_batch()], metric, device)
         metric.table()
+        return metrics
+    return {}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model, start_from
 from chordate.text import pluralize, printable
-from chordate.training.callbacks import Callback
+from chordate.training.callbacks import Callback, check_monitored
 from chordate.training.evaluation_loop import trial_evaluation
 from chordate.training.logging import logger, run_log
 from chordate.training.settings import TrainSettings
@@ -103,6 +103,7 @@ def train(
         if metric is not None and val_loader is not None and not resumes:
             # A separate metric, so that predictions of the trial evaluation are not counted later.
             trial_metric = build_metric(part_section(cfg, "metric"), val_set)
-            trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
+            metrics = trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
+            check_monitored(trainer, metrics)
         trainer.train()
     return trainer

@@ -28,7 +28,7 @@ from chordate.registry import CALLBACKS
 from chordate.structures import Batch
 from chordate.text import format_metric, pluralize
 from chordate.training import training_state
-from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger
+from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger, check_callback
 from chordate.training.ema import WeightAverage
 from chordate.training.evaluation_loop import evaluate, to_device
 from chordate.training.logging import logger, run_log
@@ -128,7 +128,9 @@ class Trainer:
 
         own = [JSONLogger(), TensorBoardLogger()] if settings.tensorboard else [JSONLogger()]
         listed: list[Callback] = [CALLBACKS.build(callback) for callback in callbacks]
-        for other in listed:  # drop a default callback if it is also listed, with the same settings
+        for other in listed:
+            check_callback(other)
+            # Drop a default callback if it is also listed, with the same settings.
             own = [c for c in own if not (isinstance(other, type(c)) and vars(c).items() <= vars(other).items())]
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()

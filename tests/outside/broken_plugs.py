@@ -19,7 +19,7 @@ from chordate import (
     Prediction,
     Targets,
 )
-from chordate.structures import Batch, ImageInfo, InstanceTargets, Layout, Sample
+from chordate.structures import Batch, ClassTargets, ImageInfo, InstanceTargets, Layout, Sample
 
 
 @dataclass
@@ -136,6 +136,39 @@ class HalfAnnotated(Gray):
 
 
 @DATASETS.register_module()
+class FloatLength(Gray):
+    def __len__(self):
+        return 4.0
+
+
+@DATASETS.register_module()
+class TupleSample(Gray):
+    def read(self, index: int):
+        return tuple(super().read(index).values())
+
+
+@DATASETS.register_module()
+class NoIndex(Gray):
+    def read(self):
+        return super().read(0)
+
+
+@DATASETS.register_module()
+class ThirdClass(Gray):
+    meta = DatasetMeta(("dark", "bright"))
+    target_type = ClassTargets
+
+    def read(self, index: int) -> Sample:
+        return {**super().read(index), "label": 2}
+
+
+@DATASETS.register_module()
+class NegativeClass(ThirdClass):
+    def read(self, index: int) -> Sample:
+        return {**super().read(index), "label": -7}
+
+
+@DATASETS.register_module()
 class NoRead(Dataset):
     def __len__(self) -> int:
         return 1
@@ -188,6 +221,18 @@ class TextNumbers(MeanError):
 class OneNumber(MeanError):
     def compute(self) -> dict[str, float]:
         return 0.5
+
+
+@METRICS.register_module()
+class NumberedNumbers(MeanError):
+    def compute(self) -> dict[str, float]:
+        return {1: 0.5}
+
+
+@METRICS.register_module()
+class OneArgument(MeanError):
+    def update(self, predictions):
+        pass
 
 
 @METRICS.register_module()

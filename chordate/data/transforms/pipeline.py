@@ -1,7 +1,7 @@
 """Builds the transform pipeline of a config, and registers torchvision's v2 transforms."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,19 +51,21 @@ class Pipeline:
         return sample
 
 
-def _apply(transform: Callable[[Any], Any], sample: Sample) -> Sample:
+def _apply(transform: Callable[[Any], Any], sample: Sample) -> Any:
     try:
-        sample = transform(sample)
-        for value in sample.values():
+        result = transform(sample)
+        if not isinstance(result, Mapping):
+            raise TypeError(f"it must return a dict, got {type(result).__name__}")
+        for value in result.values():
             if isinstance(value, BoundingBoxes):
-                value.canvas_size = tuple(sample["image"].shape[-2:])
+                value.canvas_size = tuple(result["image"].shape[-2:])
     except ChordateError:
         raise
     except Exception as error:
         where = f"{sample['info'].path}: " if "info" in sample else ""
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(f"{where}{type(transform).__name__} failed: {message}") from error
-    return sample
+    return result
 
 
 def build_pipeline(transforms: Sequence[Any]) -> Pipeline:

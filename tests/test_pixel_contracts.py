@@ -1,0 +1,186 @@
+"""Semantic heads and pixel losses that break their contract are refused when the model is built, in one line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from test_semantic_models import META, segmenter
+from torch import Tensor, nn
+
+from chordate.contracts import FeatureSpec
+from chordate.errors import ConfigError
+from chordate.head_contracts import check_pixel_head
+from chordate.heads.semantic_head import SemanticHead
+from chordate.ops.pixel_losses import CrossEntropy
+
+TINY = {"type": "resnet18", "base_channels": 8, "out": ["c4", "c5"]}
+K = len(META.classes)
+
+
+class Head(nn.Module):
+    """A valid head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(64, K, 1)
+
+    def forward(self, maps: dict[str, Tensor]) -> Any:
+        return self.conv(maps["c5"])
+
+    def loss(self, logits: Any, labels: Tensor) -> Any:
+        sizes = labels.shape[-2:]
+        return {"semantic": CrossEntropy()(nn.functional.interpolate(logits, sizes), labels)}
+
+
+class FewClasses(Head):
+    def forward(self, maps):
+        return super().forward(maps)[:, :1]
+
+
+class ManyClasses(Head):
+    def forward(self, maps):
+        return torch.cat([super().forward(maps)] * 3, 1)
+
+
+class DictOfLogits(Head):
+    def forward(self, maps):
+        return {"x": super().forward(maps)}
+
+
+class OneImage(Head):
+    def forward(self, maps):
+        return super().forward(maps)[0]
+
+
+class OtherMap(Head):
+    def forward(self, maps):
+        return maps["c9"]
+
+
+class NoLosses(Head):
+    def loss(self, logits, labels):
+        return None
+
+
+class EmptyLosses(Head):
+    def loss(self, logits, labels):
+        return {}
+
+
+class LossPerImage(Head):
+    def loss(self, logits, labels):
+        return {"semantic": logits.mean((1, 2, 3))}
+
+
+class Detached(Head):
+    def loss(self, logits, labels):
+        return {"semantic": logits.detach().mean()}
+
+
+class ReadsValues(Head):
+    def loss(self, logits, labels):
+        return {"semantic": logits.mean() * (2 if float(logits.detach().mean()) > 0 else 1)}
+
+
+class NoFeatures(SemanticHead):
+    def __init__(self) -> None:
+        super().__init__(8, K)
+
+
+class WrongChannels(NoFeatures):
+    def features(self, maps):
+        return maps["c5"]
+
+
+HEADS = [
+    (FewClasses, f"FewClasses: forward must return logits [2, {K}, h, w] for 2 images, got [2, 1, 4, 4]"),
+    (ManyClasses, f"ManyClasses: forward must return logits [2, {K}, h, w] for 2 images, got [2, 21, 4, 4]"),
+    (DictOfLogits, f"DictOfLogits: forward must return logits [2, {K}, h, w] for 2 images, got dict"),
+    (OneImage, f"OneImage: forward must return logits [2, {K}, h, w] for 2 images, got [7, 4, 4]"),
+    (OtherMap, "OtherMap: forward fails for feature maps c4, c5: 'c9'"),
+    (NoLosses, "NoLosses.loss must return a dict of losses, not NoneType"),
+    (EmptyLosses, "EmptyLosses.loss must return a dict of losses, not an empty dict"),
+    (LossPerImage, 'LossPerImage: loss "semantic" is not a scalar tensor but [2]'),
+    (Detached, "Detached.loss: no loss has a gradient"),
+    (NoFeatures, "NoFeatures does not implement SemanticHead.features, which is required"),
+    (WrongChannels, "WrongChannels.features must return [N, 8, h, w] (its channels), got [2, 64, 4, 4]"),
+]
+
+
+@pytest.mark.parametrize("role", ["head", "auxiliary"])
+@pytest.mark.parametrize(("kind", "message"), HEADS, ids=[kind.__name__ for kind, _ in HEADS])
+def test_a_head_that_breaks_its_contract_is_refused(role, kind, message):
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        segmenter(**{"head": Head(), "backbone": TINY, role: kind()})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [Head, ReadsValues])
+def test_a_checked_head_keeps_its_state(kind):
+    head = kind()
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    check_pixel_head(head, {"c4": FeatureSpec(32, 16), "c5": FeatureSpec(64, 32)}, K)
+    assert head.training and all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+    assert all(parameter.grad is None and parameter.device.type == "cpu" for parameter in head.parameters())
+    assert torch.equal(torch.rand(3), expected)
+
+
+class LossVector(nn.Module):
+    def forward(self, logits, labels):
+        return logits.mean((1, 2, 3))
+
+
+class LossNone(nn.Module):
+    def forward(self, logits, labels):
+        return None
+
+
+class LossDict(nn.Module):
+    def forward(self, logits, labels):
+        return {"a": logits.mean()}
+
+
+class LossOneArgument(nn.Module):
+    def forward(self, logits):
+        return logits.mean()
+
+
+class LossRaises(nn.Module):
+    def forward(self, logits, labels):
+        raise ValueError("no\nway")
+
+
+class LossFunction:
+    def __call__(self, logits, labels):
+        return logits.mean()
+
+
+LOSSES = [
+    ({"type": LossVector}, "loss LossVector must return a scalar tensor, got [2]"),
+    ({"type": LossNone}, "loss LossNone must return a scalar tensor, got NoneType"),
+    ({"type": LossDict}, "loss LossDict must return a scalar tensor, got dict"),
+    ({"type": LossOneArgument}, "loss LossOneArgument: forward fails for logits [2, 7, 8, 8] and labels [2, 8, 8]: "),
+    ({"type": LossRaises}, "loss LossRaises: forward fails for logits [2, 7, 8, 8] and labels [2, 8, 8]: no way"),
+    ({"type": LossFunction}, "loss LossFunction is no nn.Module"),
+    ({"type": "CrossEntropy", "class_weights": [1.0, 2.0]}, "loss CrossEntropy: forward fails for logits [2, 7, 8, 8]"),
+]
+
+
+@pytest.mark.parametrize(("loss", "message"), LOSSES, ids=[message[5:25] for _, message in LOSSES])
+def test_a_pixel_loss_that_breaks_its_contract_is_refused(loss, message):
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        segmenter({"type": "FCNHead", "losses": [loss]}, backbone=TINY)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "loss", [{"class_weights": [1.0] * K}, {"hard_fraction": 0.2}, {"type": "Dice"}, {"type": "PixelFocal"}]
+)
+def test_our_pixel_losses_fulfill_the_contract(loss):
+    segmenter({"type": "FCNHead", "losses": [{"type": "CrossEntropy"} | loss]}, backbone=TINY)
