@@ -61,8 +61,10 @@ def evaluate(
 
 def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> dict[str, float]:
     """Evaluate one sample, so that mismatches between data, predictions and metric are reported before training.
-    Returns the metrics. They are empty if predictions are non-finite, since the model is untrained, or if the sample has
-    no ground truth, since other samples may have some. Ignores numerical warnings."""
+
+    Returns the metrics. They are empty if predictions are non-finite, since the model is untrained, or if the sample
+    has no ground truth, since other samples may have some. Ignores numerical warnings.
+    """
     with warnings.catch_warnings(), suppress(TrainingError, NothingToEvaluate):
         warnings.simplefilter("ignore")
         metrics = evaluate(model, [loader.first_batch()], metric, device)
