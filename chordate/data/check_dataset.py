@@ -77,7 +77,7 @@ def _check_sample(dataset: Dataset, name: str) -> None:
 
 def _check_labels(targets: Targets, classes: int, name: str) -> None:
     """Check that the integer labels of the targets, if there are any, are classes or `IGNORED`."""
-    labels = getattr(targets, "labels", None)
+    labels = vars(targets).get("labels")
     if not classes or not isinstance(labels, Tensor) or labels.is_floating_point():
         return
     wrong = labels[(labels >= classes) | (labels < IGNORED)].tolist()
