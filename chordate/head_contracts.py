@@ -84,7 +84,7 @@ class ProposalHead(Protocol):
 
 
 class RoIHead(Protocol):
-    """Classifies and refines proposals: the box head of a two-stage detector. Built like a ProposalHead.
+    """Classifies and refines proposals: the box head of a two-stage detector. Gets the arguments of a ProposalHead.
 
     Attributes:
         nms_threshold: IoU threshold of the NMS within each class; also used to merge boxes in test-time augmentation.
@@ -142,7 +142,7 @@ class RoITrunk(Protocol):
 
 
 class InstanceHead(Protocol):
-    """Predicts attributes (masks, keypoints) of each detection of the RoIHead. Built like a ProposalHead.
+    """Predicts attributes (masks, keypoints) of each detection of the RoIHead. Gets the arguments of a ProposalHead.
 
     If the trunk of a RegionHead is shared, the constructor of a mask head also receives `roi_channels`, and its `loss`
     and `predict` receive the keyword `roi_features`: in `loss`, one row per valid RoI in the order of
@@ -166,7 +166,7 @@ class InstanceHead(Protocol):
 
 
 class DenseHead(Protocol):
-    """Detects objects at every cell of the feature maps, in one stage. Built like a ProposalHead.
+    """Detects objects at every cell of the feature maps, in one stage. Gets the arguments of a ProposalHead.
 
     Attributes:
         nms_threshold, detections_per_image: as in RoIHead.
@@ -186,7 +186,7 @@ class DenseHead(Protocol):
 
 
 class ImageHead(Protocol):
-    """Classifies images. Built like a ProposalHead."""
+    """Classifies images. Gets the arguments of a ProposalHead."""
 
     def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
         """Compute logits `[N, num_classes]`, float32, from feature maps `[N, C, H, W]` (of clips

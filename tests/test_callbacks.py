@@ -153,7 +153,7 @@ def test_the_validation_loss_is_reproducible_and_leaves_the_random_state_unchang
 
 
 def test_early_stopping_can_monitor_the_validation_loss(tmp_path: Path) -> None:
-    """Lower is better for every metric of ValidationLoss, whatever the order of the callbacks."""
+    """EarlyStopping minimizes the metrics of ValidationLoss, even if it is listed before ValidationLoss."""
     callbacks = [{"type": "EarlyStopping", "monitor": "val_loss", "patience": 1}, {"type": "ValidationLoss"}]
     sgd = {"type": "SGD", "lr": 0.0}
     options = {"val_loader": toy_loader(7, training=False), "metric": ToyMetric()}

@@ -1,4 +1,4 @@
-"""Fine-tuning with other classes: outputs of classes with equal names load, others keep their initialization."""
+"""Fine-tuning with other classes: weights of classes with equal names are loaded, others keep their initialization."""
 
 import pytest
 import torch

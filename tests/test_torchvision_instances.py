@@ -47,7 +47,7 @@ def slimmer(heads: nn.Module) -> None:
 
 
 def pair_of(name: str, cells: Path) -> tuple[nn.Module, nn.Module, list[Tensor], list[dict]]:
-    """Torchvision's model, Chordate's with its weights, a landscape and a portrait photo, and their targets."""
+    """Torchvision's model; Chordate's with the same weights; a landscape and a portrait photo; their targets."""
     images, targets = photos(cells)
     settings = {"box_detections_per_img": MAX_DETECTIONS}
     parts = {"box": {"detections_per_image": MAX_DETECTIONS}}

@@ -78,7 +78,7 @@ def _near(path: Path) -> str:
 
 
 def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
-    """Raise DataError for a truncated file: libjpeg fills missing pixels with gray and only warns; Pillow fails."""
+    """Raise DataError for a truncated file. OpenCV only warns and fills missing pixels with gray; Pillow raises."""
     head, tail = data[:4].tobytes(), data[-64:].tobytes()
     if any(head.startswith(start) and end in tail for start, end in _ENDINGS.items()):
         return

@@ -152,7 +152,7 @@ def build_dataset(
         if meta is None:
             raise
         names = ", ".join(meta.classes[:5]) + (" …" if len(meta.classes) > 5 else "")
-        raise DataError(f"{meta_of}'s classes are {names}, and {where} must have them all: {error}") from error
+        raise DataError(f"{where} must have all classes of {meta_of} ({names}): {error}") from error
     check_dataset(dataset)
     difference = None if meta is None else dataset.meta.difference(meta)
     if difference:

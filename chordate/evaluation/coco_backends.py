@@ -43,7 +43,7 @@ class EvalSpec:
 
 
 def hotcoco_evaluator(coco: hotcoco.COCO, detections: PackedDetections, spec: EvalSpec) -> hotcoco.COCOeval:
-    """Match detections with hotcoco over all images of the ground truth; returns its evaluator before `accumulate`."""
+    """Match detections with hotcoco over all images of the ground truth; returns the COCOeval after `evaluate`."""
     # COCO's array format has only boxes, so masks and keypoints are passed as one dict per detection.
     results = (
         detections.to_array(spec.category_ids)

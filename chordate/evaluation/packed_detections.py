@@ -140,8 +140,8 @@ class PackedDetections:
     ) -> list[dict[str, Any]]:
         """Convert to COCO's results format: one dict per detection, with the fields that `iou_types` need.
 
-        COCO's tools use the area of the box as the size of a detection that has a box. To evaluate masks and keypoints,
-        leave out "bbox"; the size is then the area of the mask, or of the keypoints' bounding box.
+        COCO's tools set the `area` of a result with "bbox" to that of the box. To evaluate masks and keypoints, leave
+        out "bbox"; `area` is then that of the mask, or of the keypoints' bounding box.
 
         Args:
             category_ids: the category id of each label.

@@ -149,7 +149,7 @@ class PanopticDeepLab(Model):
         classes, areas = majority_classes(groups, labels, count, len(self.is_thing))
         kept = areas > 0
         numbers = torch.where(kept, kept.cumsum(1), 0)
-        numbers = torch.cat([numbers, numbers.new_zeros(len(numbers), 1)], dim=1)  # the group -1 reads the last entry
+        numbers = torch.cat([numbers, numbers.new_zeros(len(numbers), 1)], dim=1)  # for pixels without a group, -1
         results = []
         for image, keep in enumerate(kept):
             ids = numbers[image][groups[image]].int()

@@ -47,7 +47,13 @@ class BoxLoss:
         self.weights = weights
 
     def __call__(self, deltas: Tensor, references: Tensor, boxes: Tensor) -> Tensor:
-        """Compute the loss `[...]` of `deltas` from `references`, for the ground-truth `boxes` (all `[..., 4]`)."""
+        """Compute the loss `[...]` of each box.
+
+        Args:
+            deltas: `[..., 4]`, the predicted offsets from `references`.
+            references: `[..., 4]`, anchors or proposals.
+            boxes: `[..., 4]`, the ground truth.
+        """
         deltas = at_least_float32(deltas)
         boxes = boxes.to(deltas.dtype)
         if self.kind == "giou":

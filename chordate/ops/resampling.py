@@ -13,10 +13,10 @@ CUBIC = -0.75  # the parameter of bicubic interpolation in torch and OpenCV (Key
 
 
 def bilinear_weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cells: int) -> Tensor:
-    """Weights `[D, pixels, cells]` that sample `cells`, which fill `low` … `high`, at pixel centers; zeros outside.
+    """Bilinear weights `[D, pixels, cells]` from a row of cells to the centers of pixels; 0 for pixels outside the row.
 
     Args:
-        low, high: `[D]`, start and end of the box's side, in pixels.
+        low, high: `[D]`, start and end of the row, which is a side of a box, in pixels.
         first: `[D]`, index of the first pixel of the output.
         pixels, cells: number of output pixels, and of input cells.
     """

@@ -34,7 +34,7 @@ def pyramid_roi_align(
         # NaN boxes have no level and keep the size -2: no sample lies inside a feature map of this size.
         rows = columns = torch.full_like(image, -2)
         start = 0
-        # A tensor of the maps' sizes, indexed by level, would need a copy from the host to the GPU.
+        # Loop over the levels: indexing a tensor of feature map sizes by level would need a host-to-device copy.
         for number, (x, stride) in enumerate(zip(maps, strides)):
             images, height, width = x.shape[0], *x.shape[2:]
             is_own = level == number

@@ -21,8 +21,8 @@ STEM, AFTER_LAST_BLOCK = ("", 0), ("", 1)
 class ParamGroup(NamedTuple):
     """Names of parameters that share a learning rate.
 
-    `block` is the module path of a sequence of blocks, and the index of the parameters' block in this sequence; None
-    for parameters outside blocks.
+    `block` is a pair: the module path of a sequence of blocks, and the index of the block in it. It is None for
+    parameters outside blocks.
     """
 
     parameters: list[str]

@@ -29,7 +29,7 @@ class AdaptedRows:
 
 
 class RowMatcher:
-    """Copies weights of outputs with equal class names from a checkpoint, and keeps the model's other weights.
+    """Copies the weights of classes that a checkpoint and the model both have; other classes keep the model's weights.
 
     Args:
         model: the model; `class_rows` of its modules lists the layers with outputs per class.

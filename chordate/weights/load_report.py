@@ -12,7 +12,7 @@ from chordate.structures import DatasetMeta
 from chordate.text import pluralize, printable
 
 _COLUMNS = ("loaded", "adapted", "remade", "skipped")
-_MAX_LAYERS = 12  # limit on rows for single layers of a part; a part with more has one row
+_MAX_LAYERS = 12  # a part with more layers that differ from the rest is summarized in one row
 
 
 def abbreviate(names: Sequence[str], count: int = 3) -> str:
