@@ -178,7 +178,8 @@ def check_contract(part: Any, contract: type) -> None:
     if missing:
         raise ConfigError(f"{text}it has no {', no '.join(dict.fromkeys(missing))}; choose another type")
     if renamed:
-        raise ConfigError(f"{text}arguments must be named as in {', '.join(dict.fromkeys(renamed))}; rename them")
+        names = ", ".join(dict.fromkeys(renamed))
+        raise ConfigError(f"{text}arguments must be named as in {names}; rename them, or choose another type")
 
 
 def _binds(method: Callable[..., Any], names: Sequence[str]) -> bool:

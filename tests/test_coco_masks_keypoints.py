@@ -269,7 +269,7 @@ def test_scoring_masks_or_keypoints_that_the_data_lacks_is_refused():
     half = Truth({"images": images, "annotations": [box, {**box, "id": 2, **outline}], "categories": categories})
     predictions = detections([[1, 1, 6, 6]], [0.9], [0])
     predictions.masks = torch.ones(1, 9, 9, dtype=torch.bool)
-    with pytest.warns(UserWarning, match="have no masks"):
+    with pytest.warns(UserWarning, match="masks are not evaluated, because the annotations have none"):
         assert {name.split("_")[0] for name in measure(plain, {1: predictions})[1]} == {"bbox"}
     with pytest.raises(DataError, match="1 of 2 annotations have no segmentation.*iou_types"):
         measure(half, {1: predictions})
@@ -278,7 +278,7 @@ def test_scoring_masks_or_keypoints_that_the_data_lacks_is_refused():
     with pytest.raises(DataError, match='no category of the annotations has "keypoints"'):
         CocoMetric(plain, iou_types=["keypoints"])
     predictions = replace(predictions, masks=None, keypoints=torch.zeros(1, 4, 3))
-    with pytest.warns(UserWarning, match="have no keypoints"):
+    with pytest.warns(UserWarning, match="keypoints are not evaluated, because the annotations have none"):
         assert {name.split("_")[0] for name in measure(plain, {1: predictions})[1]} == {"bbox"}
 
 

@@ -289,7 +289,7 @@ def test_padding_around_a_smaller_image_is_zero_after_normalization() -> None:
 
 @by_name
 def test_detection_mixing_of_classification_samples_is_refused(transform: Any) -> None:
-    with pytest.raises(ConfigError, match=f"{type(transform).__name__} joins .* these samples have no boxes"):
+    with pytest.raises(ConfigError, match=f"{type(transform).__name__} combines .* these samples have no boxes"):
         build_pipeline([transform])({"image": Image(torch.zeros(3, 9, 9)), "label": 1})
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
+from chordate.config import load_config
 from chordate.errors import ConfigError
 from chordate.training.schedule import build_schedule
-
-SCHEDULES = Path(__file__).parents[1] / "configs" / "_base_" / "schedules"
 
 
 def torch_factors(make: Any, total: int) -> list[float]:
@@ -129,7 +126,7 @@ COCO_ITERATIONS = math.ceil(117266 / 16)  # train2017 has 117,266 images with an
     [("1x", 12, (8, 11)), ("3x", 36, (27, 33))],  # MMDetection's "1x" and "3x"
 )
 def test_the_coco_schedules_are_mmdetections(name: str, epochs: int, drops: tuple[int, int]) -> None:
-    config = runpy.run_path(str(SCHEDULES / f"{name}.py"))
+    config = load_config(f"faster-rcnn_r50_fpn_{name}_coco").to_dict()
     total = epochs * COCO_ITERATIONS
     schedule = build_schedule(config["schedule"], total, COCO_ITERATIONS)
     assert config["train"]["epochs"] == epochs

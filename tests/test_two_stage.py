@@ -250,7 +250,7 @@ def test_the_error_for_an_invalid_number_names_the_class_and_the_setting(part, s
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"rpn": nn.Linear(1, 1)}, r'"Linear" does not implement ProposalHead: it has no forward\(features\), no loss'),
+        ({"rpn": nn.Linear(1, 1)}, r'"Linear" does not implement ProposalHead: it has no loss\(outputs'),
         ({"box": nn.Linear(1, 1)}, '"Linear" does not implement RoIHead: it has no nms_threshold'),
         ({"mask": nn.Linear(1, 1)}, '"Linear" does not implement InstanceHead'),
         ({"box": {"type": "BoxHead", "trunk": nn.Flatten()}}, '"Flatten" does not implement RoITrunk: .*out_channels'),
