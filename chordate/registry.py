@@ -178,8 +178,8 @@ def check_contract(part: Any, contract: type) -> None:
     if missing:
         raise ConfigError(f"{text}it has no {', no '.join(dict.fromkeys(missing))}; choose another type")
     if renamed:
-        names = ", ".join(dict.fromkeys(renamed))
-        raise ConfigError(f"{text}arguments must be named as in {names}; rename them, or choose another type")
+        methods = ", ".join(dict.fromkeys(renamed))
+        raise ConfigError(f"{text}arguments must be named as in {methods}; rename them, or choose another type")
 
 
 def _binds(method: Callable[..., Any], names: Sequence[str]) -> bool:
