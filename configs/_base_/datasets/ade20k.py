@@ -1,25 +1,9 @@
-"""ADE20K with 150 classes: shorter side of 512 × (0.5 … 2.0) px, crops of 512 px, batch size 16 (MMSegmentation's
-settings).
+"""ADE20K with 150 classes, in crops of 512 px.
 
 The data root is the folder ADEChallengeData2016.
 """
 
+_base_ = ["semantic_512.py"]
 fallback_meta = dict(classes="ade20k")
-train_data = dict(
-    dataset=dict(type="ADE20K", split="training"),
-    pipeline=[
-        dict(type="RandomResize", min_size=256, max_size=1025),  # of the shorter side: 512 × (0.5 … 2.0)
-        dict(type="ClassLimitedCrop", size=512, max_fraction=0.75),
-        dict(type="RandomHorizontalFlip", p=0.5),
-        dict(type="RandomPhotometricDistort", hue=(-0.1, 0.1)),
-    ],
-    batch_size=4,  # images per process; 16 in total on 4 processes
-    workers=4,
-)
-val_data = dict(
-    dataset=dict(type="ADE20K", split="validation"),
-    pipeline=[dict(type="ResizeShortestEdge", size=512, max_size=2048)],
-    batch_size=1,
-    workers=4,
-)
-metric = dict(type="SemanticMetric")
+train_data = dict(dataset=dict(type="ADE20K", split="training"))
+val_data = dict(dataset=dict(type="ADE20K", split="validation"))
