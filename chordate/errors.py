@@ -68,21 +68,22 @@ def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     return [by_lower[lower] for lower in close[:count]]
 
 
-def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True) -> str:
+def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True, remedy: str = "") -> str:
     """The message about a misspelled name: `unknown backbone "Resnet50"; did you mean "ResNet"? Known: …`.
 
     If `listed`, the message ends with the known names, unless there are more than 40 and a similar one is suggested.
+    `remedy` is added if no known name is similar.
     """
     if kind == "backbone" and (library := _library_hint(name)):
         return f"unknown backbone {repr_name(name)}; {library}"
     known = sorted(known)
     ours = _BACKBONE_SETTINGS.get(name) if kind.startswith("setting of backbone") else None
     close = [ours] if ours and ours in known else near_names(name, known)
-    guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else "." if listed else ""
+    guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else remedy and f"; {remedy}"
     if not listed or (close and len(known) > 40):  # a suggestion helps more than a truncated list
         return f"unknown {kind} {repr_name(name)}{guess}"
     names = ", ".join(known[:40]) + (" …" if len(known) > 40 else "")
-    return f"unknown {kind} {repr_name(name)}{guess} Known: {names or 'none'}"
+    return f"unknown {kind} {repr_name(name)}{guess}{'' if close else '.'} Known: {names or 'none'}"
 
 
 def _short(name: str) -> str:

@@ -94,8 +94,7 @@ class PlugRegistry(Registry):
             variant = deepcopy(self.variants[plug])
             config |= {"type": variant.pop("type")} | {key: variant[key] for key in variant if key not in config}
         elif super().get(plug) is None:
-            message = unknown(self.name, plug, self.names())
-            message = message.replace(". Known:", "; a custom one needs custom_imports. Known:")  # if none is similar
+            message = unknown(self.name, plug, self.names(), remedy="a custom one needs custom_imports")
             raise located(ConfigError(message), config, ["type"])
         return config
 
