@@ -76,9 +76,9 @@ def _check_sample(dataset: Dataset, name: str) -> None:
 
 
 def _check_labels(targets: Targets, classes: int, name: str) -> None:
-    """Check that the integer labels of the targets, if there are any, are classes or `IGNORED`."""
-    labels = vars(targets).get("labels")
-    if not classes or not isinstance(labels, Tensor) or labels.is_floating_point():
+    """Check that the class indices in the targets, if there are any, are classes or `IGNORED`."""
+    labels = targets.class_labels()
+    if not classes or labels is None:
         return
     wrong = labels[(labels >= classes) | (labels < IGNORED)].tolist()
     if wrong:

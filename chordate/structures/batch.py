@@ -67,6 +67,13 @@ class Targets(TensorStruct):
         """The class of each image, `[N]` int64, for tasks with one class per image; None by default."""
         return None
 
+    def class_labels(self) -> Tensor | None:
+        """All class indices in the targets, integers of any shape, for tasks with classes; None by default.
+
+        They are checked on the first sample: 0 … classes-1, or `IGNORED`.
+        """
+        return None
+
 
 class Prediction(TensorStruct):
     """Base class of a model's output for one image. A subclass is a dataclass of tensors."""

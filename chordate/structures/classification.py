@@ -39,6 +39,9 @@ class ClassTargets(Targets):
     def image_labels(self) -> Tensor:
         return self.labels
 
+    def class_labels(self) -> Tensor | None:
+        return None if self.labels.is_floating_point() else self.labels  # soft targets have no indices
+
 
 @dataclass
 class Classification(Prediction):

@@ -69,6 +69,9 @@ class InstanceTargets(Targets):
             keypoints=pack("keypoints") if "keypoints" in samples[0] else None,
         )
 
+    def class_labels(self) -> Tensor:
+        return self.labels
+
     def describe(self, index: int) -> str:
         crowds = int((self.valid & self.crowd)[index].sum())
         count = int(self.valid[index].sum()) - crowds

@@ -42,6 +42,9 @@ class PanopticTargets(Targets):
         ]
         return cls(InstanceTargets.collate(samples, size), *maps)
 
+    def class_labels(self) -> Tensor:
+        return self.labels
+
     def describe(self, index: int) -> str:
         present = self.labels[index].unique()
         return f"{self.instances.describe(index)}, {int((present != IGNORED).sum())} classes"

@@ -43,6 +43,9 @@ class SemanticTargets(Targets):
             into[: own.shape[0], : own.shape[1]] = own.short() - 1
         return cls(labels)
 
+    def class_labels(self) -> Tensor:
+        return self.labels
+
     def describe(self, index: int) -> str:
         present = self.labels[index].unique()
         return f"{int((present != IGNORED).sum())} classes"
