@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt, ProperFraction
 from chordate.errors import ConfigError
-from chordate.head_contracts import ClassRows, check_pixel_loss
+from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
-from chordate.ops.pixel_losses import CrossEntropy
+from chordate.pixel_contracts import check_pixel_loss
 from chordate.registry import LOSSES
 
 Losses = Sequence[Mapping[str, Any]]
@@ -29,7 +29,7 @@ class SemanticHead(nn.Module):
         losses: configs of losses in LOSSES, which are summed; None for CrossEntropy.
 
     Raises:
-        ConfigError: a loss has `class_weights` for another number of classes.
+        ConfigError: a loss breaks its contract, see `check_pixel_loss`.
     """
 
     def __init__(
@@ -47,12 +47,6 @@ class SemanticHead(nn.Module):
         nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]
         built = [LOSSES.build(loss) for loss in losses or [{"type": "CrossEntropy"}]]
         for loss in built:
-            weights = loss.class_weights if isinstance(loss, CrossEntropy) else None
-            if weights is not None and len(weights) != num_classes:
-                raise ConfigError(
-                    f"losses: class_weights has {len(weights)} entries for num_classes={num_classes}; "
-                    f"give one per class"
-                )
             check_pixel_loss(loss, num_classes)
         self.losses = nn.ModuleList(built)
         self.class_rows: Mapping[str, ClassRows] = {"logits": ClassRows()}

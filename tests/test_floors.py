@@ -23,7 +23,7 @@ LAYERS = [
         ),
         *("progress", "log_once"),
     ],
-    ["structures", "contracts", "head_contracts", "model_contracts"],
+    ["structures", "contracts", "head_contracts", "model_contracts", "pixel_contracts"],
     ["ops"],
     ["backbones", "necks", "heads"],
     ["models", "data", "evaluation", "weights"],

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
-from chordate.head_contracts import check_pixel_head
 from chordate.heads.semantic_head import SemanticHead
 from chordate.ops.pixel_losses import CrossEntropy
+from chordate.pixel_contracts import check_pixel_head
 
 TINY = {"type": "resnet18", "base_channels": 8, "out": ["c4", "c5"]}
 K = len(META.classes)
@@ -170,7 +170,7 @@ LOSSES = [
     ({"type": LossFunction}, "loss LossFunction is no nn.Module"),
     (
         {"type": "CrossEntropy", "class_weights": [1.0, 2.0]},
-        "class_weights has 2 entries for num_classes=7; give",
+        "class_weights has 2 entries for 7 classes; give",
     ),
 ]
 

@@ -19,7 +19,7 @@ from chordate.cli.main import main
 from chordate.config import load_config
 from chordate.contracts import Backbone, FeatureSpec, offered
 from chordate.errors import ConfigError
-from chordate.models.semantic_segmenter import PixelHead
+from chordate.pixel_contracts import PixelHead
 from chordate.registry import HEADS, check_contract
 from chordate.training.callbacks import Callback, EarlyStopping, ValidationLoss
 

@@ -193,7 +193,7 @@ def test_a_hard_fraction_of_0_is_refused():
 @pytest.mark.parametrize("count", [2, 8])
 def test_class_weights_for_another_number_of_classes_are_refused(count):
     losses = [{"type": "CrossEntropy", "class_weights": [1.0] * count}]
-    with pytest.raises(ConfigError, match=f"class_weights has {count} entries for num_classes=7; give one per class"):
+    with pytest.raises(ConfigError, match=f"class_weights has {count} entries for 7 classes; give one per class"):
         segmenter({"type": "FCNHead", "losses": losses})
 
 

@@ -181,10 +181,8 @@ def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
     if invalid := [value for value in values if remedy_of(value) != remedy_of(0)]:
         return remedy_of(invalid[0])
     if encoding.default_ids is not None:
-        count, unnamed = (
-            len(encoding.default_ids),
-            encoding.default_ids[0] == 1,
-        )  # an unnamed background has the value 0
+        count = len(encoding.default_ids)
+        unnamed = encoding.default_ids[0] == 1  # there is a background without a name, whose value is 0
         if encoding.default_ids == encoding.ids and not unnamed and BACKGROUND not in encoding.classes:
             if 0 in values and len(values) == count + 1:
                 ids = "" if values == list(range(count + 1)) else f", ids={values[1:]}"

@@ -11,14 +11,13 @@ from torch import Tensor
 from chordate.arguments import Fraction, NonNegativeInt, PositiveInt, validate_settings
 from chordate.contracts import FeatureSpecs, check_outputs, offered
 from chordate.errors import ConfigError
-from chordate.head_contracts import check_pixel_head
 from chordate.model_contracts import Model, check_batch
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
-from chordate.models.semantic_segmenter import PixelHead
 from chordate.ops.argmax_resize import argmax_resize
 from chordate.ops.instance_centers import Centers, find_centers, group_pixels, majority_classes
 from chordate.ops.panoptic_merge import Segments, add_stuff
+from chordate.pixel_contracts import PixelHead, check_pixel_head
 from chordate.registry import BACKBONES, HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, PanopticMap, PanopticTargets
 

@@ -1,6 +1,6 @@
 """SemanticSegmenter: a backbone, an optional neck, and a head that predicts a class per pixel."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,31 +8,16 @@ from torch import Tensor
 from chordate.arguments import NonNegativeFloat, PositiveInt, validate_settings
 from chordate.contracts import FeatureSpecs, check_outputs, offered
 from chordate.errors import ConfigError
-from chordate.head_contracts import check_pixel_head
 from chordate.model_contracts import Model, check_batch
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.models.semantic_tta import SemanticTTA
 from chordate.models.sliding_window import SlidingWindow
 from chordate.ops.argmax_resize import argmax_resize
+from chordate.pixel_contracts import PixelHead, check_pixel_head
 from chordate.registry import BACKBONES, HEADS, MODELS, NECKS
 from chordate.structures import Batch, DatasetMeta
 from chordate.structures.semantic import SemanticMap, SemanticTargets
-
-
-class PixelHead(Protocol):
-    """The contract of a head that predicts a class per pixel.
-
-    The model builds the head with `in_features` (FeatureSpecs of the available feature maps), and with those facts of
-    the DatasetMeta that the head's signature names, such as `num_classes`.
-    """
-
-    def __call__(self, maps: dict[str, Tensor]) -> Tensor:
-        """Predict logits `[N, num_classes, h, w]` from feature maps `[N, C, H, W]` keyed by name."""
-
-    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Scalar losses keyed by name, from labels `[N, H, W]` int16; pixels with the label `IGNORED` do not
-        contribute."""
 
 
 @MODELS.register_module()

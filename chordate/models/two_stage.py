@@ -9,16 +9,16 @@ from torch import Tensor
 
 from chordate.arguments import PositiveInt, validate_settings
 from chordate.errors import ConfigError, TrainingError
-from chordate.head_contracts import InstanceHead, ProposalHead, RegionHead, RoIHead, check_pixel_head
+from chordate.head_contracts import InstanceHead, ProposalHead, RegionHead, RoIHead
 from chordate.model_contracts import check_batch
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
 from chordate.models.panoptic_merger import MergeSettings, PanopticMerger, name_class_rows
 from chordate.models.parts import Part, wrong_targets
-from chordate.models.semantic_segmenter import PixelHead
 from chordate.ops.heatmaps import heatmaps_to_keypoints
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.paste import paste_masks
+from chordate.pixel_contracts import PixelHead, check_pixel_head
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets, PanopticMap, PanopticTargets
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, NonNegativeFloat, PositiveFloat, PositiveFraction
+from chordate.errors import ConfigError
 from chordate.registry import LOSSES
 from chordate.structures.semantic import IGNORED
 
@@ -42,7 +43,16 @@ class CrossEntropy(nn.Module):
         self.loss_weight, self.hard_fraction, self.label_smoothing = loss_weight, hard_fraction, label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss, a scalar."""
+        """The loss, a scalar.
+
+        Raises:
+            ConfigError: the number of `class_weights` is not the number of classes.
+        """
+        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
+            raise ConfigError(
+                f"CrossEntropy: class_weights has {len(self.class_weights)} entries for {logits.shape[1]} classes; "
+                f"give one per class"
+            )
         labels = labels.long()
         losses = F.cross_entropy(
             logits,
