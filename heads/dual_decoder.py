@@ -175,8 +175,10 @@ class CenterOffsetHead(nn.Module):
         """Resize the outputs to images of `size` (height, width): heatmap `[N, H, W]`, and offsets `[N, 2, H, W]` in
         pixels."""
         heatmap, offsets = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in outputs)
-        strides = torch.tensor(size, device=offsets.device) / torch.tensor(outputs[1].shape[-2:], device=offsets.device)
-        return heatmap[:, 0], offsets * strides[:, None, None]
+        y, x = offsets.unbind(1)
+        # Factors from Python, since a tensor of the two strides would need a host-to-device copy.
+        strides = [pixels / cells for pixels, cells in zip(size, outputs[1].shape[-2:])]
+        return heatmap[:, 0], torch.stack([y * strides[0], x * strides[1]], dim=1)
 
     def loss(self, outputs: tuple[Tensor, Tensor], targets: PanopticTargets) -> dict[str, Tensor]:
         """Compute the losses `center` and `offset`. Crowds and pixels without a class contribute to neither loss."""
