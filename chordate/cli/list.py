@@ -6,6 +6,7 @@ import argparse
 import fnmatch
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +169,8 @@ def plug_table(kind: str, names: list[str]) -> Table:
     return table
 
 
-def counted(names: list[str], count: Any) -> Any:
-    """Yield each name with the result of `count(name)`, with a progress bar."""
+def counted(names: list[str], count: Callable[[str], tuple[str, ...]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Pair each name with the result of `count(name)`, and show a progress bar."""
     from rich.console import Console
 
     from chordate.progress import ProgressBar
@@ -181,24 +182,16 @@ def counted(names: list[str], count: Any) -> Any:
 def model_facts(name: str) -> tuple[str, str, str]:
     """The number of parameters of a model in millions, and its published figure with the source."""
     import torch
-    from torch.overrides import TorchFunctionMode
 
     from chordate.cli.summary import model_without_weights
     from chordate.config import load_config
     from chordate.contracts import CHECK_OUTPUTS
     from chordate.published import PUBLISHED
 
-    class SkipInit(TorchFunctionMode):
-        """Skips random initialization, which takes a quarter of the time although meta tensors have no values."""
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            skipped = func.__name__ in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "normal_", "uniform_")
-            return args[0] if skipped and args else func(*args, **(kwargs or {}))
-
     config = load_config(name)
     checking = CHECK_OUTPUTS.set(False)
     try:
-        with torch.device("meta"), SkipInit():
+        with torch.device("meta"):
             parameters = millions(model_without_weights(config))
     finally:
         CHECK_OUTPUTS.reset(checking)
