@@ -40,6 +40,8 @@ class _LossModule(nn.Module):
         return self.head.loss(logits, labels)
 
 
+@torch.inference_mode(False)  # a model may be built in inference mode, which has no gradients
+@torch.enable_grad()
 def check_pixel_head(head: Any, in_features: Mapping[str, FeatureSpec], num_classes: int) -> None:
     """Check the logits and losses of a PixelHead for two images on the meta device (which computes only shapes).
 
@@ -75,6 +77,8 @@ def check_pixel_head(head: Any, in_features: Mapping[str, FeatureSpec], num_clas
         raise ConfigError(f"{name}.loss: no loss has a gradient; compute it from the logits without detach or no_grad")
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def check_pixel_loss(loss: Any, num_classes: int) -> None:
     """Check that a loss of logits `[N, num_classes, H, W]` and labels `[N, H, W]` is a module that returns a scalar.
 
