@@ -5,7 +5,7 @@ px; validation and test images are resized to the same size, and evaluated at 48
 
     python tools/analysis/camvid.py --data-root camvid [--epochs 30] [--only torchvision unet_r18_camvid]
 
-The same command resumes an interrupted run of Chordate's, and skips finished ones; `--plot` only plots and prints.
+The same command resumes an interrupted run, and skips finished ones; `--plot` only plots and prints the results.
 """
 
 from __future__ import annotations
@@ -127,8 +127,12 @@ def train_yardstick(arguments: argparse.Namespace) -> None:
         return min(1.0, (step + 1) / WARMUP) * (1 - step / total) ** POWER
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    curve = []
-    for epoch in range(1, arguments.epochs + 1):
+    curve: list[list[float]] = []
+    state = folder / "last.pt"
+    if state.is_file():
+        weights, momenta, steps, curve = torch.load(state)
+        model.load_state_dict(weights), optimizer.load_state_dict(momenta), schedule.load_state_dict(steps)
+    for epoch in range(len(curve) + 1, arguments.epochs + 1):
         model.train()
         for images, labels in loader:
             logits = model(images)
@@ -139,6 +143,7 @@ def train_yardstick(arguments: argparse.Namespace) -> None:
             schedule.step()
         curve.append([epoch * len(loader), mean_iou(model, root, "val")])
         print(f"{YARDSTICK}, epoch {epoch}: mIoU {curve[-1][1]:.3f}", flush=True)
+        torch.save([model.state_dict(), optimizer.state_dict(), schedule.state_dict(), curve], state)
     (folder / "curve.json").write_text(json.dumps(curve))
     (folder / "val.json").write_text(json.dumps({"mIoU": curve[-1][1]}))
     (folder / "test.json").write_text(json.dumps({"mIoU": mean_iou(model, root, "test")}))
