@@ -330,7 +330,12 @@ def test_options_may_be_dicts(capsys):
     assert options == {"optimizer": {"type": "SGD", "lr": 0.1}, "x": [{"a": None}], "train.epochs": 3}
     del options["x"]
     assert load_config(CONFIG, options).optimizer.type == "SGD"
-    for broken in ("optimizer={type: SGD}", "optimizer={'type': open('x')}"):
+    calls = ["a=dict(type='X', b=dict(c=[1]))", "d=[dict(type='X')]", 'e={"f": true, "g": [null]}', "h=dict()"]
+    options = parser().parse_args(["train", CONFIG, "--cfg-options", *calls]).cfg_options
+    expected = {"a": {"type": "X", "b": {"c": [1]}}, "d": [{"type": "X"}], "e": {"f": True, "g": [None]}, "h": {}}
+    assert options == expected
+    unreadable = ("{'type': open('x')}", "{type: SGD}", "dict(open('x'))", "dict(**{'a': 1})", "[dict(a=dict)]")
+    for broken in (f"optimizer={text}" for text in unreadable):
         with pytest.raises(SystemExit):
             parser().parse_args(["train", CONFIG, "--cfg-options", broken])
         assert f"--cfg-options {broken}: cannot be read; write numbers" in capsys.readouterr().err

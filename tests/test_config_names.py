@@ -367,19 +367,25 @@ def test_a_file_of_a_composed_name_may_inherit_from_the_name(tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     "text",
-    ['_base_ = "imports.py"\nbase = "{}"\n', '_base_ = ["imports.py", "{}"]\n'],
-    ids=["base", "_base_"],
+    [
+        '_base_ = "imports.py"\nbase = "{}"\n',
+        '_base_ = ["imports.py", "{}"]\n',
+        '_base_ = "{}"\ncustom_imports = dict(imports=["MODULE"])\n',
+        '{{"_base_": "{}", "custom_imports": {{"imports": ["MODULE"]}}}}',
+    ],
+    ids=["base", "_base_", "same_file", "same_json"],
 )
-def test_custom_imports_of_a_base_file_come_before_a_name_that_needs_them(text, tmp_path):
+def test_custom_imports_come_before_a_name_that_needs_them(text, tmp_path):
     module = tmp_path.name.replace("-", "_")
     (tmp_path / f"{module}.py").write_text(
         "from chordate import BACKBONES\n"
         f"BACKBONES.register_variants({{'{module}_net': {{'type': 'ResNet', 'depth': 50}}}})\n"
     )
     (tmp_path / "imports.py").write_text(f'custom_imports = dict(imports=["{module}"])\n')
-    (tmp_path / "mine.py").write_text(text.format(f"retinanet_{module}_net_fpn_1x_coco"))
+    file = tmp_path / ("mine.json" if text.startswith("{{") else "mine.py")
+    file.write_text(text.format(f"retinanet_{module}_net_fpn_1x_coco").replace("MODULE", module))
     try:
-        assert load_config(tmp_path / "mine.py").model.backbone.type == f"{module}_net"
+        assert load_config(file).model.backbone.type == f"{module}_net"
     finally:
         del BACKBONES.variants[f"{module}_net"]
 
@@ -392,3 +398,12 @@ def test_a_backbones_name_may_have_a_dot_and_one_with_a_slash_is_named(registere
     with pytest.raises(ConfigError, match='a config\'s name has no "/"; .* model.backbone.type="zoo/resnet50"'):
         load_config("retinanet_zoo/resnet50_fpn_1x_coco")
     assert load_config("retinanet_r50_fpn_1x_coco", {"model.backbone.type": "zoo/resnet50"})
+
+
+@pytest.mark.parametrize("key", ["base", "_base_"])
+def test_an_error_in_custom_imports_names_the_file_once(key, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(f'{key} = "retinanet_r50_fpn_1x_coco"\ncustom_imports = dict(imports=["no_such"])\n')
+    with pytest.raises(ConfigError, match="^mine.py: custom_imports: no_such: ModuleNotFoundError") as error:
+        load_config("mine.py")
+    assert str(error.value).count("mine.py") == 1
