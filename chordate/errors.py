@@ -10,8 +10,22 @@ from collections.abc import Iterable
 
 from chordate.text import printable
 
-# Maps the names of backbone settings in MMDetection, Detectron2 and timm to ours.
-_BACKBONE_SETTINGS = {"out_indices": "out", "out_features": "out", "name": "model", "model_name": "model"}
+# Settings of components in MMDetection, Detectron2 and timm, and what they are called here.
+_SETTINGS_HERE = {
+    **dict.fromkeys(("out_indices", "out_features"), ("out",)),
+    **dict.fromkeys(("name", "model_name"), ("model",)),
+    **dict.fromkeys(("ann_file", "json_file"), ("annotations",)),
+    **dict.fromkeys(("img_prefix", "data_prefix", "img_dir", "image_root"), ("images",)),
+    "ann_dir": ("labels",),
+    "roi_head": ("box", "mask", "keypoint"),
+    "bbox_head": ("head", "box"),
+    "decode_head": ("head",),
+    "rpn_head": ("rpn",),
+    "mask_head": ("mask",),
+    "keypoint_head": ("keypoint",),
+    "auxiliary_head": ("auxiliary",),
+    "data_preprocessor": ("preprocess",),
+}
 
 
 class ChordateError(Exception):
@@ -77,8 +91,8 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True, 
     if kind == "backbone" and (library := _library_hint(name)):
         return f"unknown backbone {repr_name(name)}; {library}"
     known = sorted(known)
-    ours = _BACKBONE_SETTINGS.get(name) if kind.startswith("setting of backbone") else None
-    close = [ours] if ours and ours in known else near_names(name, known)
+    ours = [other for other in _SETTINGS_HERE.get(name, ()) if kind.startswith("setting of") and other in known]
+    close = ours or near_names(name, known)
     guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else remedy and f"; {remedy}"
     if not listed or (close and len(known) > 40):  # a suggestion helps more than a truncated list
         return f"unknown {kind} {repr_name(name)}{guess}"

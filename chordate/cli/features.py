@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".npz", ".safetensors")
+EXAMPLE = "chordate features resnet50_imagenet best_top1.pt photos/ --out features.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

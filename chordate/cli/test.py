@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chordate.model_contracts import Metric, Model
 
 SHEET_IMAGES = 6  # number of images that --picture draws
+EXAMPLE = "chordate test faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt --data-root /data/coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
