@@ -64,6 +64,10 @@ class CheckpointError(ChordateError):
     """A checkpoint cannot be read, or belongs to another model."""
 
 
+class DownloadError(CheckpointError):
+    """A checkpoint cannot be downloaded."""
+
+
 class TrainingError(ChordateError):
     """Training cannot continue, for example because a loss is non-finite."""
 

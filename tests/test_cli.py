@@ -303,6 +303,19 @@ def test_a_mistake_leaves_the_files_of_earlier_runs_untouched(trained, shapes):
     assert {name: (trained / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.parametrize(
+    "option", ["optimizer.type=SDG", "train.save_best=bbox_PA", "train_data.dataset.annotations=no.json"]
+)
+def test_a_failed_start_leaves_no_folder(option, shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--data-root", str(shapes), "--cfg-options", *FEW, "model.backbone.pretrained=None", option]
+    assert main(["train", CONFIG, *options]) == 2
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "work_dirs/other").mkdir(parents=True)
+    assert main(["train", CONFIG, *options]) == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "work_dirs", tmp_path / "work_dirs/other"]
+
+
 @pytest.mark.parametrize("tool", ["browse", "train", "test", "predict", "summary"])
 def test_every_command_is_also_a_script_in_tools(tool, tmp_path):
     command = [sys.executable, str(ROOT / f"tools/{tool}.py"), "--help"]
