@@ -27,6 +27,7 @@ COMPOSED = {
     "faster-rcnn_convnext-t_c4_1x_coco": ("faster-rcnn_r50_c4_1x_coco", "convnext_tiny"),
     "wide_resnet101_2_imagenet": ("wide_resnet50_2_imagenet", "wide_resnet101_2"),
     "resnet32_cifar10": ("resnet20_cifar10", "resnet32_cifar"),
+    "deeplabv2_r50_d8_20k_voc-aug": ("deeplabv2_r101_d8_20k_voc-aug", "resnet50"),
     "resnet1202_cifar10": ("resnet110_cifar10", "resnet1202_cifar"),
     "resnet18d_imagenet": ("resnet50_imagenet", "resnet18d"),
     "convnext_small_finetune_folder": ("convnext_tiny_finetune_folder", "convnext_small"),
@@ -242,6 +243,7 @@ def test_torchvisions_miou_is_that_of_its_weights(name, weights):
         ("deeplabv3plus_convnext_tiny_d16_80k_ade20k", 16),
         ("deeplabv3plus_convnext_tiny_d8_80k_ade20k", 8),
         ("pspnet_r101_d32_80k_cityscapes", 32),
+        ("deeplabv2_convnext_tiny_d16_20k_voc-aug", 16),
     ],
 )
 def test_the_output_stride_is_part_of_a_name(name, stride):
