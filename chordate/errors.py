@@ -137,5 +137,5 @@ def _has_model(library: str, model: str) -> bool:
 
 
 def repr_name(name: str) -> str:
-    """The name in double quotes, as it is written in a config."""
-    return f'"{name}"'
+    """The name in double quotes, as it is written in a config; shortened if it is longer than any real name."""
+    return f'"{printable(name, 100)}"'
