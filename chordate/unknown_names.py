@@ -31,7 +31,8 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         return f"{what}: {repr_name(word)} is for CIFAR; did you mean {repr_name(f'{word}_cifar10')}?"
     if middle:
         names = {*ALIASES, *(backbone.removesuffix("_cifar") for backbone in BACKBONES.variants)}
-        return f"{what}: {unknown('backbone', middle, names, listed=False)}"
+        remedy = "`chordate list backbones` shows what there is"
+        return f"{what}: {unknown('backbone', middle, names, listed=False, remedy=remedy)}"
     for parts in found:
         head, _, tail = parts
         others = [other for other in tails if tail in tails[other]]
