@@ -50,6 +50,7 @@ def _setting(word: str) -> str | None:
     """What is wrong with a setting outside of --cfg-options: `SOLVER.BASE_LR`, `epochs=3`, `optimizer.lr=0.1`; None if
     the word is something else, such as a file."""
     key, equals, _ = word.partition("=")
-    if os.path.exists(word.partition("/")[0]) or not re.fullmatch(r"[A-Za-z_][\w.]*" if equals else r"[A-Z][A-Z0-9_.]*", key):
+    pattern = r"[A-Za-z_][\w.]*" if equals else r"[A-Z][A-Z0-9_.]*"
+    if os.path.exists(word.partition("/")[0]) or not re.fullmatch(pattern, key):
         return None
     return renamed([key]) or (f"`{key}` is a setting" if equals and key.split(".")[0] in SECTIONS else None)
