@@ -72,18 +72,20 @@ class TrainingError(ChordateError):
     """Training cannot continue, for example because a loss is non-finite."""
 
 
-def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+def near_names(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """The `count` names in `known` most similar to `name`, ignoring case; names that start with `name` come first.
 
     The test for a common start ignores "-" and "_" and treats `resnet50` as `r50`, so `fasterrcnn_resnet50_fpn` is a
-    prefix of `faster-rcnn_r50_fpn_torchvision`.
+    prefix of `faster-rcnn_r50_fpn_torchvision`. `cutoff` is the minimum similarity of other names, 0 … 1.
     """
     by_lower: dict[str, str] = {}
     for candidate in known:
         by_lower.setdefault(candidate.lower(), candidate)
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=max(1, len(by_lower)), cutoff=0.5)
-    close.sort(key=lambda lower: not _short(lower).startswith(_short(name.lower())))
-    return [by_lower[lower] for lower in close[:count]]
+    start = _short(name.lower())
+    longer = [lower for lower in by_lower if _short(lower).startswith(start)]
+    first = difflib.get_close_matches(name.lower(), longer, n=count, cutoff=cutoff if len(start) < 4 else 0.0)
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=2 * count, cutoff=cutoff)
+    return [by_lower[lower] for lower in dict.fromkeys(first + close)][:count]
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True, remedy: str = "") -> str:

@@ -85,13 +85,10 @@ def renamed(paths: Iterable[str]) -> str | None:
 
 def no_section(key: str, tree: Mapping[str, Any]) -> str:
     """The error message for an unknown section `key` of the config `tree`; it suggests the correct name."""
-    message = renamed(list(_dotted(key, tree[key])))
-    if message:
-        return message
     holders = [name for name in SECTIONS if isinstance(tree.get(name), Mapping) and key in tree[name]]
     if holders:
         return f"`{key}` is a setting, not a section: write {' or '.join(f'{name}.{key}' for name in holders)}"
-    return unknown("section", key, SECTIONS)
+    return renamed(list(_dotted(key, tree[key]))) or unknown("section", key, SECTIONS)
 
 
 def _dotted(path: str, value: Any) -> Iterator[str]:

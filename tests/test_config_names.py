@@ -311,6 +311,11 @@ def test_every_suggestion_for_a_misspelled_cifar_name_is_a_config(name):
         ),
         ("resnet20_dropout_cifar100", 'only wrn has "dropout_cifar100"; did you mean "resnet20_cifar100"'),
         ("yolov8n", "`chordate list models` shows what there is"),
+        ("detr_r50_coco", "`chordate list models PATTERN` what matches$"),
+        ("fcos_r50_fpn_1x_coco", 'unknown family "fcos"; `chordate list models r50_fpn_1x_coco` shows the known ones$'),
+        ("mask-rcnn_banana_fpn_1x_coco", 'unknown backbone "banana"; `chordate list backbones` shows what there is$'),
+        ("unet", 'did you mean "unet_r18_camvid"'),
+        ("deeplabv2", 'did you mean "deeplabv2_r101_d8_20k_voc-aug"'),
     ],
 )
 def test_an_invalid_name_is_an_error_that_names_the_unknown_part(name, message):

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGE",
+        "images", nargs="*", default=[], metavar="IMAGE",
         help="image files, or folders of them (default: the config's validation data)",
     )  # fmt: skip
     parser.add_argument("--data", choices=["train", "val"], default="val", help="dataset of the config (default: val)")

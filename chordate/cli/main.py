@@ -44,7 +44,7 @@ class CommandParser(OneLineParser):
 
     def error(self, message: str) -> NoReturn:
         if "arguments are required" in message:
-            required = [action for action in self._get_positional_actions() if action.nargs not in ("?", "*")]
+            required = [action for action in self._get_positional_actions() if action.required]
             names = [str(action.metavar or action.dest) for action in required]
             message += f"; type {self.prog} {' '.join(names).upper()}, {self.epilog}"
         super().error(message)
