@@ -104,7 +104,7 @@ def test_a_loader_setting_of_the_wrong_type_is_refused_before_data_is_read(chang
     [
         ({"optimizer.lr": -1}, "optimizer.lr must be ≥ 0, got -1"),
         ({"optimizer.type": "SDG"}, 'optimizer: unknown optimizer "SDG"; did you mean "SGD"'),
-        ({"optimizer.momentun": 0.9}, 'unknown setting of optimizer "momentun"'),
+        ({"optimizer.momentun": 0.9}, 'optimizer: unknown setting of SGD "momentun"; did you mean "momentum"'),
         ({"schedule.type": "steps"}, 'schedule: unknown schedule "steps"; did you mean "step"'),
         ({"schedule.milestones": [3, 2]}, "schedule.milestones must be a list of strictly increasing numbers"),
         ({"val_data.batch_size": 0}, "val_data.batch_size must be ≥ 1, got 0"),
