@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"chordate {chordate.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=CommandParser)
     for name, module in COMMANDS.items():
-        texts: dict[str, str] = dict.fromkeys(("help", "description"), (module.__doc__ or "").splitlines()[0])
-        module.add_arguments(commands.add_parser(name, **texts, epilog=f"for example: {module.EXAMPLE}"))
+        summary_line, example = (module.__doc__ or "").splitlines()[0], f"for example: {module.EXAMPLE}"
+        module.add_arguments(commands.add_parser(name, help=summary_line, description=summary_line, epilog=example))
     return top
 
 
