@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     [
-        *("text", "errors", "allowed_values", "composition", "arguments", "registry", "published"),
+        *("text", "literals", "errors", "allowed_values", "composition", "arguments", "registry", "published"),
         *(
             "config_templates",
             "unknown_names",

@@ -6,11 +6,12 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import chordate
 from chordate.cli import browse, features, predict, summary, test, train
 from chordate.cli import list as list_command
+from chordate.cli.other_frameworks import explain
 from chordate.errors import ChordateError
 
 COMMANDS = {
@@ -25,19 +26,37 @@ COMMANDS = {
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line without the usage text; the parsers of subcommands have this class as well."""
+    """A parser whose errors are one line without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
+class CommandParser(OneLineParser):
+    """The parser of a command. Errors name our options in place of other frameworks', and the arguments in the order in
+    which they are typed; the epilog is an example."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        message = explain(args, self.prog.split()[-1], self._option_string_actions)
+        if message:
+            self.error(message)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if "arguments are required" in message:
+            required = [action for action in self._get_positional_actions() if action.required]
+            names = [str(action.metavar or action.dest) for action in required]
+            message += f"; type {self.prog} {' '.join(names).upper()}, {self.epilog}"
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     top = OneLineParser(prog="chordate", description="Train, test and use models built from a config.")
     top.add_argument("--version", action="version", version=f"chordate {chordate.__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=CommandParser)
     for name, module in COMMANDS.items():
-        summary_line = (module.__doc__ or "").splitlines()[0]
-        module.add_arguments(commands.add_parser(name, help=summary_line, description=summary_line))
+        summary_line, example = (module.__doc__ or "").splitlines()[0], f"for example: {module.EXAMPLE}"
+        module.add_arguments(commands.add_parser(name, help=summary_line, description=summary_line, epilog=example))
     return top
 
 

@@ -11,6 +11,7 @@ from chordate.cli.common import add_options, nonempty
 from chordate.text import pluralize
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+EXAMPLE = "chordate predict faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt street.jpg"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ BACKBONE_NOTE = "Backbones are counted with a linear layer of 1000 classes (10 a
 BOTTLENECK_NOTE = 'Bottlenecks have their stride in the 3×3 conv (v1.5); style="caffe" has 7 % fewer FLOPs.'
 CLASSES_NOTE = "A config without class names is counted with one class."
 UNWRAPPED = 160  # width in characters of a table that is written to a file or a pipe
+EXAMPLE = "chordate summary faster-rcnn_r50_fpn_1x_coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from chordate.model_contracts import Metric, Model
 
 SHEET_IMAGES = 6  # number of images that --picture draws
+EXAMPLE = "chordate test faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt --data-root /data/coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument(
-        "more", nargs="*", metavar="CONFIG CHECKPOINT",
+        "more", nargs="*", default=[], metavar="CONFIG CHECKPOINT",
         help="further models with the same classes; all predictions are averaged (an ensemble of classifiers)",
     )  # fmt: skip
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")

@@ -23,6 +23,7 @@ from chordate.composition import Section, placed_part, placed_parts
 from chordate.data.check_dataset import check_dataset
 from chordate.data.dataset import Dataset
 from chordate.data.samplers import EpochBatches, EvaluationBatches, TrainingBatches, repeat_factors
+from chordate.data.transforms.pipeline import build_pipeline
 from chordate.distributed import is_main_process
 from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
 from chordate.registry import DATASETS
@@ -115,6 +116,16 @@ def _settings(section: Mapping[str, Any], training: bool) -> TrainingData | Eval
         source = section.source([""]) if isinstance(section, Section) else ""
         raise ConfigError(f'{source}{where} has no "dataset"; write {where}.dataset = dict(type=…)')
     return validate_settings(TrainingData if training else EvaluationData, section, where)
+
+
+def check_data_section(section: Mapping[str, Any], *, training: bool) -> None:
+    """Check the settings and transforms of a config's `train_data` or `val_data`, without reading data.
+
+    Raises:
+        ConfigError: a setting or transform is unknown or invalid.
+    """
+    _settings(section, training)
+    build_pipeline(placed_parts(section, "pipeline"))
 
 
 def build_dataset(

@@ -61,7 +61,7 @@ def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     suffix) to the file.
 
     Raises:
-        DataError: the folder does not exist, or has no images.
+        DataError: the folder does not exist, has no images, or has two images that differ only in their suffix.
     """
     if not folder.is_dir():
         raise DataError(missing_folder(folder))
@@ -69,7 +69,10 @@ def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     for path in sorted(folder.rglob("*")):
         ending = next((end for end in suffixes if path.name.lower().endswith(end.lower())), None)
         if ending and path.is_file():
-            images[path.relative_to(folder).as_posix()[: -len(ending)]] = path
+            name = path.relative_to(folder).as_posix()[: -len(ending)]
+            if name in images:
+                raise DataError(f"{images[name]} and {path.name} have the same labels; remove one, or set image_suffix")
+            images[name] = path
     if not images:
         raise DataError(f"{folder}: no images ({', '.join(suffixes)})")
     return images

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -33,7 +33,8 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
     """Context manager that sends the log of a run to the terminal and to `<work_dir>/<start time>/train.log`.
 
     Rank 0 writes the file; the other ranks only print errors. Yields the file's folder. A nested `run_log` with
-    an equal `work_dir` adds no file and yields the folder of the outer `run_log`.
+    an equal `work_dir` adds no file and yields the folder of the outer `run_log`. If an error is raised before another
+    file is written to the folder, the folder is removed, and so are parents of it that `run_log` created.
     """
     work_dir, level = Path(work_dir), logger.level
     for handler in logger.handlers:
@@ -41,8 +42,10 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
             yield handler.folder
             return
     folder = work_dir / time.strftime("%Y%m%d_%H%M%S")
+    created: list[Path] = []
     handlers: list[logging.Handler] = [RunHandler(work_dir, folder)]
     if is_main_process():
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(folder / "train.log"))
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
@@ -52,8 +55,19 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
     try:
         with no_repeated_warnings():
             yield folder
+        created = []
     finally:
         logger.setLevel(level)
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+        _remove_unused(created)
+
+
+def _remove_unused(created: Sequence[Path]) -> None:
+    """Remove the folder of a start that has only the log, and then its parents in `created` that are empty."""
+    if created and [path.name for path in created[0].iterdir()] == ["train.log"]:
+        (created[0] / "train.log").unlink()
+        with suppress(OSError):  # a folder that is not empty
+            for path in created:
+                path.rmdir()

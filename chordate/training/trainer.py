@@ -293,8 +293,6 @@ class Trainer:
     def _start(self) -> None:
         """Log the setup, seed the generators, and start a new run or resume one."""
         self.stop_reason = None
-        if self.rank == 0:
-            self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
         processes, threads = pluralize(self.world_size, "process"), pluralize(torch.get_num_threads(), "thread")
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU ({threads})"
         logger.info(f"torch {torch.__version__}, {device}, {processes}, seed {self.settings.seed}")
@@ -309,6 +307,8 @@ class Trainer:
         if self.settings.ema is not None:
             self.ema = WeightAverage(self.module, self.settings.ema)
         training_state.resume_or_start(self)
+        if self.rank == 0:
+            self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
         if self.iteration >= self.max_iterations:
             unit = "epochs" if self.settings.by_epoch else "iterations"
             logger.warning(f"all {self.max_iterations} iterations are done already; raise train.{unit} to train longer")
