@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -232,14 +231,16 @@ def plugins(tmp_path_factory) -> subprocess.CompletedProcess[str]:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[chordate.plugins]\n{entry} = {package}\n")
     code = (
-        "import chordate; print(type(chordate.build_backbone('Spine')).__name__, chordate.list_backbones('resnet50'))"
+        "import sys, chordate; print('torch' in sys.modules)\n"
+        "print(type(chordate.build_backbone('Spine')).__name__, chordate.list_backbones('resnet50'))\n"
+        "print('timm' in sys.modules)"
     )
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
 
 
 def test_an_installed_packages_entry_point_registers_its_plugs(plugins):
     """A package with an entry point needs no explicit import."""
-    assert plugins.stdout.strip() == "Spine ['resnet50']", plugins.stderr
+    assert plugins.stdout.splitlines()[1] == "Spine ['resnet50']", plugins.stderr
 
 
 def test_a_broken_plugin_is_skipped_with_a_warning(plugins):
@@ -247,10 +248,12 @@ def test_a_broken_plugin_is_skipped_with_a_warning(plugins):
     assert "plug-in broken (broken_spine) could not be imported: no such luck" in plugins.stderr
 
 
-def test_importing_chordate_does_not_import_torch():
-    code = "import chordate, sys; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
-    assert done.stdout.strip() == "False"
+def test_importing_chordate_does_not_import_torch(plugins):
+    assert plugins.stdout.splitlines()[0] == "False"
+
+
+def test_importing_all_backbones_does_not_import_timm(plugins):
+    assert plugins.stdout.splitlines()[2] == "False"
 
 
 def test_a_subclass_that_passes_settings_on_inherits_the_base_configs_values(tmp_path):
