@@ -3,14 +3,12 @@
 import os
 from pathlib import Path
 
-# In parallel runs, tests and the processes that they start get one thread each; more would compete for cores.
+# In parallel runs, tests and the processes that they start get one thread each; more would compete for cores. torch
+# reads the variable when it is imported, which is not here: the process that distributes the tests does without it.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
-import torch
 from hypothesis import settings
-
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_configure(config) -> None:

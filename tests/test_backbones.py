@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import timm
 import torch
-from backbone_referee import assert_close, randomize
+from backbone_referee import assert_close, randomize, thin
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -26,7 +26,6 @@ ADAPTED = {
     "torchvision": {"type": "TorchvisionBackbone", "model": "mobilenet_v3_small"},
     "timm": {"type": "TimmBackbone", "model": "mobilenetv3_small_050"},
 }
-THIN = {"base_channels": 16, "growth": 8, "widen": 1}  # a quarter of the usual channels
 FIRST = ("c2", "c3")  # the default `out`; two feature maps are enough for most tests
 # The tests below take seconds per network, so these variants of ResNet are tested only with `-m slow`.
 VARIANTS = {"resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18"}
@@ -48,15 +47,9 @@ def takes(option: str) -> list[str]:
     return [name for name, cls in classes.items() if option in inspect.signature(cls).parameters]
 
 
-def thin(name: str, **options) -> dict:
-    cls = BACKBONES.module_dict[BACKBONES.expand(config(name))["type"]]
-    accepted = inspect.signature(cls).parameters
-    return config(name, **{key: value for key, value in THIN.items() if key in accepted}, **options)
-
-
 def build(name: str, **options) -> nn.Module:
     torch.manual_seed(0)
-    model = randomize(BACKBONES.build(thin(name, **options)))
+    model = randomize(BACKBONES.build(thin(config(name, **options))))
     for part, value in model.named_parameters():
         if part.endswith("gamma"):
             nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6, blocks would hardly affect the outputs
@@ -65,7 +58,7 @@ def build(name: str, **options) -> nn.Module:
 
 def shapes_of(name: str, **options) -> nn.Module:
     with torch.device("meta"):
-        return BACKBONES.build(thin(name, **options))
+        return BACKBONES.build(thin(config(name, **options)))
 
 
 @pytest.fixture(autouse=True)
