@@ -70,7 +70,8 @@ def test_the_python_example_runs(folder, monkeypatch):
     (block,) = [b for b in BLOCKS if "predict(" in b]
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     torch.save(theirs.state_dict(), "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save("street.jpg")
+    noise = np.random.default_rng(0).integers(0, 256, (16, 480, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("street.jpg")  # resized to 44×1333 pixels; a square would become 800×800
     (trained,) = re.findall(r'"(work_dirs/cells/.*?)"', block)
     Path(trained).parent.mkdir(parents=True)
     cells = chordate.build_model("cells.py", classes=["red", "white"], pretrained=False)
