@@ -22,7 +22,7 @@ def forkserver() -> ForkServerContext:
 def run_ranks(function: Callable[..., Any], *arguments: Any, count: int = 2, timeout: float = 300) -> list[int | None]:
     """Run a function in `count` processes that have torchrun's environment variables; returns their exit codes.
 
-    Importing torchrun itself takes longer than many tests; test_distributed.py uses it.
+    torchrun and its processes would import torch anew, which takes seconds; test_docs_commands.py starts it.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -101,7 +101,8 @@ def test_selected_feature_maps_equal_the_full_networks_and_later_stages_are_not_
         full = model(images)
     maps = list(model.out_features)
     assert list(full) == maps
-    for out in ([maps[0]], [maps[-1]], [maps[-1], maps[1]], maps[1:-1]):
+    selections = [[maps[0]], [maps[-1], maps[1]], [maps[-1]], maps[1:-1]]
+    for out in selections[: 2 if name in ADAPTED else None]:  # building a library's network takes seconds
         part = shapes_of(name, out=out).eval()
         part(images.to("meta"))[max(out)].sum().backward()
         idle = [key for key, parameter in part.named_parameters() if parameter.grad is None]
