@@ -12,6 +12,7 @@ from chordate.data.fallback_meta import fallback_meta
 from chordate.registry import BACKBONES
 
 CONFIGS = packaged_configs()
+DEEP = re.compile(r"r(es)?(net)?(rs)?(1[05]\d|200|350)_")  # take seconds, so they run only with `-m slow`
 COCO = [name for name in list_configs() if name.endswith("_coco")]
 FAMILIES = {"r": "ResNet", "x": "ResNeXt"}
 
@@ -20,7 +21,7 @@ def test_a_config_file_exists_only_if_more_than_the_backbone_differs():
     assert len(CONFIGS) <= 60
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * bool(DEEP.search(n))) for n in CONFIGS])
 def test_each_packaged_config_builds_its_model(name):
     with torch.device("meta"):
         # A number of classes does not say which of them are stuff.

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from backbone_referee import assert_close, randomize, thin
+from backbone_referee import assert_close, randomize, slow, thin
 from torch import Tensor, nn
 
 from chordate.contracts import FeatureSpec
@@ -201,7 +201,7 @@ def test_convolution_and_norm_keep_channels_last(norm):
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("name", ["resnet50d", "preact_resnet50", pytest.param("densenet121", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["resnet50d", *slow("preact_resnet50", "densenet121")])
 def test_frozen_networks_compile_as_one_graph_and_are_exported(name):
     config = thin({"type": name, "norm": "FrozenBN", "out": ["c2"], "frozen_stages": 0})
     model = randomize(BACKBONES.build(config)).train()

@@ -184,15 +184,21 @@ def test_the_rpns_settings_without_fpn_are_detectron2s(name):
     ("name", "line"),
     [
         ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="seresnet50")'),
-        ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
         ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", pretrained=True)'),
-        ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="seresnet50")'),
-        ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="resnext101_64x4d")'),
         ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", out=["c4", "c5"])'),
-        ("mask-rcnn_r50_dc5_1x_coco", 'backbone=dict(type="resnet101")'),
-        ("cascade-mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
-        ("keypoint-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="seresnet50")'),
-        ("retinanet_r50_fpn_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", pretrained=True)'),
+        ("mask-rcnn_r50_dc5_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
+                ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="seresnet50")'),
+                ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="resnext101_64x4d")'),
+                ("mask-rcnn_r50_dc5_1x_coco", 'backbone=dict(type="resnet101")'),
+                ("cascade-mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
+                ("keypoint-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="seresnet50")'),
+                ("retinanet_r50_fpn_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", pretrained=True)'),
+            )
+        ),
     ],
 )
 def test_another_backbone_takes_one_line_of_config(tmp_path, name, line):

@@ -42,7 +42,8 @@ def noise(count: int = 2, size: tuple[int, int] = (64, 64)) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "millions", "gflops"), [("r50", 34.0, 8.9), ("r101", 53.0, 12.4), ("r152", 68.6, 15.7)]
+    ("name", "millions", "gflops"),
+    [("r50", 34.0, 8.9), ("r101", 53.0, 12.4), pytest.param("r152", 68.6, 15.7, marks=pytest.mark.slow)],
 )
 def test_parameters_and_operations_are_the_papers(name, millions, gflops):
     """Table 1 of Sun et al. 2019 (HRNet) has both numbers for Simple Baselines at 256×192.

@@ -72,7 +72,7 @@ def test_a_dilated_preact_resnet_is_timms(output_stride):
     assert ours.out_features["c5"].stride == output_stride
 
 
-@pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), (1001, 10.2)])
+@pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), pytest.param(1001, 10.2, marks=pytest.mark.slow)])
 def test_weight_counts_of_preact_resnets_are_the_papers(depth, millions):
     """Identity Mappings (He et al. 2016), table 4: counts parameters of convolutions and the classifier, not norms."""
     weights = sum(p.numel() for p in on_meta(f"preact_resnet{depth}_cifar").parameters() if p.dim() == 4)

@@ -199,7 +199,7 @@ def test_summary_of_an_unknown_name_suggests_near_names(capsys):
         ("resnet18_imagenet", "224×224", "11.69"),  # torchvision's page, as above
         ("resnet20_cifar10", "32×32", "0.27"),  # He et al. 2016, table 6
         ("wrn16_4_cifar100", "32×32", "2.77"),  # 2.75 M (Zagoruyko & Komodakis, table 5) + 90 classes × 257
-        ("convnext_base_i384_imagenet", "384×384", "88.59"),  # torchvision's page
+        pytest.param("convnext_base_i384_imagenet", "384×384", "88.59", marks=pytest.mark.slow),  # torchvision's page
     ],
 )
 def test_a_classifiers_config_is_counted_with_its_number_of_classes_and_image_size(
