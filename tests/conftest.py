@@ -1,6 +1,7 @@
 """Shared test setup: threads, hypothesis without deadlines, and fixtures of real and generated data."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # In parallel runs, tests and the processes that they start get one thread each; more would compete for cores. torch
@@ -50,6 +51,14 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs coco-mini and cifar10.zip in {folder} (set CHORDATE_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def without_curves() -> Iterator[None]:
+    """`chordate train` draws no curves, which takes a second; other tests check that it does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chordate.visualization.plot_training", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(scope="session")

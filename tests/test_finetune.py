@@ -14,6 +14,7 @@ from chordate.cli.main import main
 from chordate.config import load_config
 from chordate.data import TrainValFolder
 
+pytestmark = pytest.mark.usefixtures("without_curves")
 SMALL = [
     "model.backbone.type=resnet18",
     "train_data.pipeline.0.size=32",

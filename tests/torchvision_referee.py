@@ -15,7 +15,7 @@ from chordate.registry import MODELS
 from chordate.structures import Batch, DatasetMeta, ImageInfo, InstanceTargets
 
 SIDE = 96  # shorter side in pixels: small, since float64 is slow; the longer, 128, needs no padding
-PROPOSALS = 24
+PROPOSALS = 32
 
 
 def photos(cells: Path, side: int = SIDE) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
