@@ -173,7 +173,7 @@ def test_a_folder_of_a_configs_name_does_not_hide_the_config(tmp_path, monkeypat
         load_config("other")
 
 
-@pytest.mark.parametrize("name", ["_" * 3000, "a" * 3000, f"{'a' * 300}/x.py"], ids=["words", "word", "path"])
+@pytest.mark.parametrize("name", ["_" * 1000, "a" * 3000, f"{'a' * 300}/x.py"], ids=["words", "word", "path"])
 def test_a_very_long_name_is_unknown(name):
     with pytest.raises(ConfigError, match="unknown config|no such config file"):
         load_config(name)
