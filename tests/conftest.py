@@ -25,10 +25,10 @@ settings.load_profile("chordate")
 
 # `make test` distributes tests by file. The slowest files come first, so that the processes finish together.
 LONG_FILES = (
-    "backbones", "torchvision_instances", "plugging", "torchvision_detection", "training_steps", "conv_norm",
-    "adapters", "resnet", "readme", "distributed_detector", "two_stage", "layouts", "library_weights", "cli",
-    "task_seam", "distributed", "senet", "resume", "mask_head", "densenet_convnext",
-    "backbones_detect", "resnet_rs", "pooling",
+    "backbones", "distributed", "torchvision_instances", "panoptic_commands", "plugging", "adapters", "library_weights",
+    "panoptic_models", "resnet", "task_seam", "configs", "conv_norm", "cli", "packaging", "training_steps",
+    "semantic_models", "config_names", "recipes", "pose_commands", "keypoint_detector", "densenet_convnext",
+    "backbones_detect", "torchvision_detection", "finetune", "readme", "resume", "distributed_detector",
 )  # fmt: skip
 
 
