@@ -155,9 +155,9 @@ def test_a_warning_points_out_weights_trained_with_another_normalization(hub):
     ("name", "theirs", "format"),
     [
         ("resnet18d", "resnet18d.ra2_in1k", "timm"),
-        # Marked slow, since resnet18d and seresnet50 cover its layers.
+        # Marked slow, since test_senet.py and test_resnet_rs.py compare them with timm's networks by timm's names.
         pytest.param("resnetrs50", "resnetrs50.tf_in1k", "timm", marks=pytest.mark.slow),
-        ("seresnet50", "seresnet50.ra2_in1k", "timm"),
+        pytest.param("seresnet50", "seresnet50.ra2_in1k", "timm", marks=pytest.mark.slow),
         ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),
         ("convnext_tiny", "convnext_tiny.fb_in1k", "timm"),
         ("densenet121", "densenet121.ra_in1k", "torchvision"),  # timm uses torchvision's parameter names

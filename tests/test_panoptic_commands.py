@@ -17,6 +17,7 @@ from chordate.data.shapes import CLASSES
 from chordate.data.shapes_colors import BACKGROUNDS
 
 __all__ = ["folder"]  # an imported fixture; `__all__` keeps the linter from removing the import
+pytestmark = pytest.mark.usefixtures("without_curves")
 FPN = """
 base = "panoptic-fpn_r18_fpn_shapes"
 schedule = dict(warmup_iters=2)

@@ -21,6 +21,7 @@ from chordate.data.loader import build_dataset
 TEXT = page("docs/plugging.md")
 FILES = files(TEXT)
 COMMANDS = commands(TEXT)
+pytestmark = pytest.mark.usefixtures("without_curves")
 STEPS = 2
 DETECTOR = [
     f"train.iterations={STEPS}", "train.epochs=None", f"train.eval_every={STEPS}", "train.save_every=1",

@@ -26,6 +26,7 @@ def test_two_heads_with_losses_of_the_same_name_are_an_error():
         model.loss(batch_of(2, 1))
 
 
+@pytest.mark.slow  # test_training_steps checks this for detectors with these and more heads
 def test_the_losses_of_a_two_stage_detector_compile_to_one_graph():
     """Merging the loss dicts of the heads causes no graph break."""
     model = detector()
