@@ -53,7 +53,7 @@ class CocoPanoptic(Dataset):
 
     Attributes:
         category_ids: the category id in the file of each label.
-        image_ids: `[len]` int64, the image ids in ascending order.
+        image_ids: `[len]` int64 or text, the image ids in ascending order.
 
     Raises:
         DataError: a file or folder is missing or broken, or an id in one file has no counterpart in the other.
@@ -110,7 +110,7 @@ class CocoPanoptic(Dataset):
             "segments": LabelMap(self.read_segments(index)),
             "segment_labels": torch.from_numpy(self.labels[own]),
             "segment_crowd": torch.from_numpy(self.index.crowd[own]),
-            "info": ImageInfo(int(self.image_ids[index]), str(path), *image.shape[-2:]),
+            "info": ImageInfo(self.image_ids[index].item(), str(path), *image.shape[-2:]),
         }
 
     def finish(self, sample: Sample) -> Sample:
@@ -130,14 +130,18 @@ class CocoPanoptic(Dataset):
             "slots": LabelMap(slots[numbers]),
         }
 
-    def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    def index_of(self, image_id: int | str) -> int:
+        """The index of the image with an id."""
+        return int(np.searchsorted(self.image_ids, image_id))
+
+    def segments_of(self, image_id: int | str) -> tuple[Tensor, Tensor, Tensor]:
         """The ground truth of an image at its original size.
 
         Returns:
             The segment number of each pixel, `[H, W]` int16, 1 … `S` or 0 without a segment; the segments' labels
             `[S]` int64; and whether each segment is a crowd, `[S]` bool.
         """
-        index = int(np.searchsorted(self.image_ids, image_id))
+        index = self.index_of(image_id)
         own = self._rows(index)
         crowd = torch.from_numpy(self.index.crowd[own])
         return self.read_segments(index), torch.from_numpy(self.labels[own]), crowd

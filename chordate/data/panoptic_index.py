@@ -25,7 +25,7 @@ class PanopticIndex:
     """The images of a file in ascending order of id, and their segments. Arrays are shared by forked workers.
 
     Attributes:
-        image_ids: `[len]` int64.
+        image_ids: `[len]` int64, or text, as in Cityscapes.
         files: `[len, 2]`, file names of each image and its PNG, relative to their folders.
         sizes: `[len, 2]`, height and width of each image in pixels.
         starts: `[len + 1]`, index of each image's first segment; the last entry is the total number of segments.
@@ -37,7 +37,7 @@ class PanopticIndex:
         things: ids of the thing categories.
     """
 
-    image_ids: NDArray[np.int64]
+    image_ids: NDArray[np.int64] | NDArray[np.str_]
     files: NDArray[np.str_]
     sizes: NDArray[np.int64]
     starts: NDArray[np.int64]
@@ -79,6 +79,7 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
         raise DataError(f"{path}: not JSON, or truncated: {error}") from error
     try:
         names, things, palette = _categories(content["categories"], path)
+        _check_image_ids(content["images"], path)
         images = sorted(content["images"], key=lambda image: image["id"])
         return _index(path, images, content["annotations"], names, things, palette)
     except (KeyError, TypeError) as error:
@@ -122,17 +123,16 @@ def _index(
     palette: dict[int, tuple[int, int, int]],
 ) -> PanopticIndex:
     """Pack the records into arrays; `images` are sorted by id."""
-    for image in images:
-        _check_id(image["id"], f"image {image['file_name']}", path)
-    by_image: dict[int, dict[str, Any]] = {}
+    by_image: dict[int | str, dict[str, Any]] = {}
     for record in annotations:
         first = by_image.setdefault(record["image_id"], record)
         if first is not record:
             pair = f"{first['file_name']} and {record['file_name']}"
             raise DataError(f"{path}: image_id {record['image_id']} has two annotations ({pair}); keep one")
     if orphans := by_image.keys() - {image["id"] for image in images}:
-        file = by_image[min(orphans)]["file_name"]
-        raise DataError(f"{path}: {file} belongs to image_id {min(orphans)}, which is not in images")
+        orphan = next(number for number in by_image if number in orphans)
+        file = by_image[orphan]["file_name"]
+        raise DataError(f"{path}: {file} belongs to image_id {printable(str(orphan))}, which is not in images")
     if not images:
         raise DataError(f"{path}: no images; there is nothing to load")
     starts, rows, files = [0], [], []
@@ -160,11 +160,24 @@ def _index(
         files.append((image["file_name"], annotation["file_name"]))
     table = np.array(rows, np.int64).reshape(-1, 3)
     sizes = np.array([(image["height"], image["width"]) for image in images])
-    image_ids = np.array([image["id"] for image in images], np.int64)
+    image_ids = np.array([image["id"] for image in images])
     if len(np.unique(image_ids)) < len(image_ids):
         raise DataError(f"{path}: several images have the same id")
     columns = table[:, 0].copy(), table[:, 1].copy(), table[:, 2] > 0
     return PanopticIndex(image_ids, np.array(files), sizes, np.array(starts), *columns, names, things, palette)
+
+
+def _check_image_ids(images: Sequence[dict[str, Any]], path: Path) -> None:
+    """Raise DataError unless the ids of the images are all integers that fit into int64, or all text."""
+    if images and all(isinstance(image["id"], str) for image in images):
+        return
+    for image in images:
+        if isinstance(image["id"], str):
+            raise DataError(
+                f"{path}: image {image['file_name']} has the id {printable(repr(image['id']))}, but other ids are "
+                f"integers; make all ids text, or all integers"
+            )
+        _check_id(image["id"], f"image {image['file_name']}", path)
 
 
 def _check_id(number: Any, owner: str, path: Path) -> None:
