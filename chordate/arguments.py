@@ -113,7 +113,7 @@ def validate_arguments(
 def validate_settings(
     target: Callable[..., Settings], section: Mapping[str, Any] | None, where: str, **wiring: Any
 ) -> Settings:
-    """Build an object, such as a dataclass, from a section of a config.
+    """Validate a config section, and build a `target` (such as a dataclass) from it.
 
     Args:
         target: the class; its signature defines the settings and which of them are required.

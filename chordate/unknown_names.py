@@ -55,9 +55,9 @@ def either(names: Iterable[str]) -> str:
 
 
 def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
-    """The text between a known head and a known tail, where a backbone is expected."""
+    """The text between a known head (start of a config's name) and a known tail (end), where a backbone is expected."""
     pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
-    # An empty head matches any text as the backbone, so use it only if no other head of names has this tail.
+    # The head "" would match any text as the backbone, so use it only if no other head occurs with this tail.
     pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]
     head, tail = max(pairs, key=lambda pair: len("".join(pair)), default=("", ""))
     return name[len(head) : len(name) - len(tail)] if tail else None

@@ -302,7 +302,7 @@ def test_copy_paste_without_masks_is_refused() -> None:
 
 @by_name
 def test_mixing_without_access_to_other_samples_is_an_error_with_the_remedy(transform: Any) -> None:
-    with pytest.raises(ConfigError, match="call its pipeline with `draw`"):
+    with pytest.raises(ConfigError, match=r"reads a random sample: `pipeline\(sample, draw="):
         build_pipeline([transform])(scene(0, 20, 20, 2))
 
 

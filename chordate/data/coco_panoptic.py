@@ -138,8 +138,8 @@ class CocoPanoptic(Dataset):
         """The ground truth of an image at its original size.
 
         Returns:
-            The segment number of each pixel, `[H, W]` int16, 1 … `S` or 0 without a segment; the segments' labels
-            `[S]` int64; and whether each segment is a crowd, `[S]` bool.
+            The segment number of each pixel, `[H, W]` int16, 1 … `S`, or 0 for pixels without a segment; the
+            segments' labels `[S]` int64; and whether each segment is a crowd, `[S]` bool.
         """
         index = self.index_of(image_id)
         own = self._rows(index)
@@ -147,7 +147,7 @@ class CocoPanoptic(Dataset):
         return self.read_segments(index), torch.from_numpy(self.labels[own]), crowd
 
     def read_segments(self, index: int) -> Tensor:
-        """Read the segment number of each pixel, `[H, W]` int16: 1 … `S`, or 0 without a segment."""
+        """Read the segment number of each pixel, `[H, W]` int16: 1 … `S`, or 0 for pixels without a segment."""
         path = self.segments / self.index.files[index, 1]
         ids = _read_ids(path)
         if ids.shape != tuple(self.index.sizes[index]):
@@ -173,7 +173,7 @@ class CocoPanoptic(Dataset):
         return [np.unique(owner[self.labels == label]) for label in range(len(self.meta.classes))]
 
     def _rows(self, index: int) -> slice:
-        """The slice of the index's arrays that has the segments of an image."""
+        """The slice that selects an image's segments in `self.labels` and in the arrays of `self.index`."""
         return slice(*self.index.starts[index : index + 2].tolist())
 
 

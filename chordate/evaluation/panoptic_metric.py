@@ -54,8 +54,8 @@ class WithSegments(Protocol):
     category_ids: Sequence[int]
 
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The ground truth of an image at its original size: the segment number of each pixel `[H, W]` (1 … `S`, or 0
-        without a segment), the segments' labels `[S]`, and whether each segment is a crowd `[S]` bool."""
+        """The ground truth of an image at its original size: the segment number of each pixel `[H, W]` (1 … `S`; 0
+        for pixels without a segment), the segments' labels `[S]`, and whether each segment is a crowd `[S]` bool."""
 
 
 @METRICS.register_module()

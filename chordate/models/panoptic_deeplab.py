@@ -148,7 +148,8 @@ class PanopticDeepLab(Model):
         classes, areas = majority_classes(groups, labels, count, len(self.is_thing))
         kept = areas > 0
         numbers = torch.where(kept, kept.cumsum(1), 0)
-        numbers = torch.cat([numbers, numbers.new_zeros(len(numbers), 1)], dim=1)  # for pixels without a group, -1
+        # Pixels without a group (-1) index the appended last entry, 0.
+        numbers = torch.cat([numbers, numbers.new_zeros(len(numbers), 1)], dim=1)
         results = []
         for image, keep in enumerate(kept):
             ids = numbers[image][groups[image]].int()

@@ -33,7 +33,7 @@ def center_targets(slots: Tensor, used: Tensor, sigma: float) -> CenterTargets:
     """The targets of Panoptic-DeepLab (Cheng et al. 2020, section 3.2).
 
     Args:
-        slots: `[N, H, W]` integers, index of each pixel's instance, 0 … `G`-1; negative without an instance.
+        slots: `[N, H, W]` integers, index of each pixel's instance, 0 … `G`-1; negative for pixels without an instance.
         used: `[N, G]` bool, which instances are used; the others get neither a center nor offsets.
         sigma: standard deviation of the Gaussians in pixels; they are truncated at 3 sigma.
     """
@@ -123,7 +123,7 @@ def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
 
 
 def majority_classes(groups: Tensor, labels: Tensor, count: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """The most frequent class of each group of pixels; of equally frequent classes, the one with the lowest index.
+    """The most frequent class of each group of pixels; ties go to the lowest class index.
 
     Args:
         groups: `[N, H, W]`, group of each pixel, 0 … `count`-1; negative for pixels without a group.

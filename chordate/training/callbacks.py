@@ -65,7 +65,8 @@ class Callback:
 
 
 def check_callback(callback: Any) -> None:
-    """Raise ConfigError unless an object is a Callback whose methods have the arguments and names of the base class."""
+    """Raise ConfigError unless `callback` is a Callback whose `on_*` methods exist in the base class and accept its
+    arguments."""
     check_implements(callback, Callback, [])
     hooks = [name for name in vars(Callback) if name.startswith("on_")]
     for name in dir(type(callback)):

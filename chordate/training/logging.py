@@ -32,7 +32,7 @@ class RunHandler(logging.StreamHandler[TextIO]):
 def run_log(work_dir: str | Path) -> Iterator[Path]:
     """Context manager that sends the log of a run to the terminal and to `<work_dir>/<start time>/train.log`.
 
-    The first rank writes the file; the other ranks only print errors. Yields the file's folder. A nested `run_log` with
+    Rank 0 writes the file; the other ranks only print errors. Yields the file's folder. A nested `run_log` with
     an equal `work_dir` adds no file and yields the folder of the outer `run_log`.
     """
     work_dir, level = Path(work_dir), logger.level

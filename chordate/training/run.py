@@ -41,8 +41,8 @@ def train(
         work_dir: folder for logs and checkpoints; by default `work_dirs/<the config's name>`.
         resume: path of a checkpoint to resume exactly; True for the newest checkpoint in `work_dir`, if there is one.
         load_from: path or URL of a checkpoint of any known format that initializes the whole model, even if its classes
-            differ (weights of classes with equal names are loaded, other classes keep their initial weights). Overrides
-            `train.load_from`, and replaces the backbone's pretrained weights. Ignored when a run is resumed.
+            differ (weights of classes with the same name are loaded, other classes keep their initial weights).
+            Overrides `train.load_from`, and replaces the backbone's pretrained weights. Ignored when a run is resumed.
         callbacks: callbacks in addition to the callbacks of the config.
 
     Returns:

@@ -60,7 +60,7 @@ def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 
 
 def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, Any]], Any]) -> None:
-    """Collect the state of all ranks, and write it on the first rank; if writing fails, all ranks raise."""
+    """Collect the state of all ranks, and write it on rank 0; if writing fails, all ranks raise."""
     trainer.average_buffers()
     state = collect(trainer, files)
     failure = None
@@ -114,7 +114,7 @@ def resume_or_start(trainer: Trainer) -> None:
     """Restore the checkpoint to resume, or start a new run and move the files of an earlier run.
 
     Raises CheckpointError if the checkpoint is truncated or belongs to another model, dataset or optimizer, or if
-    ranks on machines without a shared disk would resume different checkpoints."""
+    ranks on machines without a shared filesystem would resume different checkpoints."""
     folder, work_dir = trainer.folder, trainer.work_dir
     if is_main_process():
         folder.remove_temporary()
@@ -132,7 +132,7 @@ def resume_or_start(trainer: Trainer) -> None:
         trainer.saved = trainer.iteration if folder.is_last(path) else 0
         if trainer.resumed:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
-            trainer.best = broadcast_object(best)  # without a shared disk, only the first rank has the file
+            trainer.best = broadcast_object(best)  # without a shared filesystem, only rank 0 has the file
         else:  # the log and the best checkpoint of the resumed run stay in its folder
             logger.warning(f"{path} is not in {work_dir}, so a new log and a new best score start there")
             trainer.history = []

@@ -38,9 +38,9 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
         source: a path or URL for `read_state`, the contents that it returned, or a state dict.
         strict: if True, every tensor of the model must be loaded, and the checkpoint must not contradict the model
             (parts that the model does not have are skipped); our own checkpoints set `model.meta`. If False, for
-            fine-tuning, the tensors that fit are loaded; outputs per class (`class_rows` of the heads) are loaded for
-            equal class names and the background. The rest of the model is unchanged, and so is `meta` if it has class
-            names rather than numbers.
+            fine-tuning, the tensors that fit are loaded; in layers with outputs per class (`class_rows` of the heads),
+            these are the weights of the background and of classes with the same name. The rest of the model is
+            unchanged, and so is `meta` if it has class names rather than numbers.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or belongs to another model.

@@ -19,8 +19,8 @@ from chordate.errors import ConfigError
 from chordate.registry import TRANSFORMS
 
 Window = tuple[slice, slice]  # rows and columns of an image
-# Instances with a smaller visible fraction of their area are dropped. The authors' code has a minimum number of
-# visible pixels instead, so whether it drops an instance depends on the scale of the image.
+# Minimum visible fraction of an instance's area; instances below it are dropped. The authors' code has a minimum number
+# of visible pixels instead, so whether it drops an instance depends on the scale of the image.
 MIN_VISIBLE = 0.1
 
 

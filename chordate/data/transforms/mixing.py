@@ -33,7 +33,10 @@ def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
     if "boxes" not in sample:
         raise ConfigError(f"{name} combines the instances of several images, but these samples have no boxes")
     if "partner" not in sample:
-        raise ConfigError(f"{name} needs other samples; the dataset must call its pipeline with `draw`")
+        raise ConfigError(
+            f"{name} mixes several samples; the dataset must pass a function that reads a random sample: "
+            "`pipeline(sample, draw=…)`"
+        )
     draw: Callable[[], Sample] | None = sample["partner"]
     return [] if draw is None else [draw() for _ in range(count)]
 
