@@ -28,8 +28,9 @@ LowChannels = Annotated[Sequence[PositiveInt], NonEmpty]
 class DeepLabDecoder(nn.Module):
     """Decoder of Panoptic-DeepLab (section 3.1): ASPP, and one fusion step per finer feature map.
 
-    ASPP's 3×3 convolutions are depthwise separable, as in Detectron2's "DSConv". A fusion step upsamples to the size of the finer map, concatenates the finer map (with its channels reduced by a 1×1
-    convolution), and applies a depthwise separable 5×5 convolution.
+    ASPP's 3×3 convolutions are depthwise separable, as in Detectron2's project ("DSConv"). A fusion step upsamples to
+    the size of the finer map, concatenates the finer map (with its channels reduced by a 1×1 convolution), and applies
+    a depthwise separable 5×5 convolution.
 
     Args:
         in_features: specs of the available feature maps.

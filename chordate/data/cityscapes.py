@@ -67,10 +67,10 @@ class CityscapesSemantic(SemanticFolder):
 class CityscapesPanoptic(CocoPanoptic):
     """Reads the panoptic annotations that cityscapesScripts' createPanopticImgs makes from the downloaded archives.
 
-    These are `gtFine/cityscapes_panoptic_train.json`, and the PNGs in `gtFine/cityscapes_panoptic_train/`. Image ids are
-    text, such as `aachen_000000_000019`; this image is
-    `leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png`. The classes are the 8 things, then the 11 kinds of
-    stuff, each in the order of their ids. Groups of things, such as a crowd of people, are crowd segments.
+    For "train", these are `gtFine/cityscapes_panoptic_train.json` and the PNGs in `gtFine/cityscapes_panoptic_train/`.
+    Image ids are text, such as `aachen_000000_000019`; this image is
+    `leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png`. The classes are the 8 things, then the 11 stuff
+    classes, each in the order of their ids. Groups of things, such as a crowd of people, are crowd segments.
 
     Args:
         split: "train" (2,975 images) or "val" (500). The segments of "test" are not public.

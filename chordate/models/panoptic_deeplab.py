@@ -135,9 +135,7 @@ class PanopticDeepLab(Model):
             losses = self.semantic.loss(logits, targets.labels)
         else:
             count = targets.instances.valid.shape[1]
-            weights = small_instance_weights(
-                targets.slots, count, self.small_instance_area, self.small_instance_weight
-            )
+            weights = small_instance_weights(targets.slots, count, self.small_instance_area, self.small_instance_weight)
             losses = self.semantic.loss(logits, targets.labels, weights)
         return losses | self.center.loss(self.center(maps), targets)
 

@@ -1,7 +1,8 @@
 """Losses for semantic segmentation. Inputs are logits `[N, K, H, W]` of `K` classes, and labels `[N, H, W]`.
 
-Pixels with the label `IGNORED` do not contribute. A loss may also take weights `[N, H, W]` of the pixels. A batch without labeled pixels has a loss of 0; handling this case
-needs no host sync, because denominators are clamped to a minimum above 0.
+A loss may also take weights of the pixels, `[N, H, W]`. Pixels with the label `IGNORED` do not contribute. A batch
+without labeled pixels has a loss of 0; handling this case needs no host sync, because denominators are clamped to a
+minimum above 0.
 """
 
 from __future__ import annotations

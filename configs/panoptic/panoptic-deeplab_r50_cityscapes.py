@@ -4,6 +4,4 @@ _base_ = ["../_base_/models/panoptic-deeplab.py", "../_base_/datasets/cityscapes
 
 optimizer = dict(type="Adam", lr=1e-3, base_batch_size=32)
 schedule = dict(type="poly", power=0.9, warmup_iters=1000)
-train = dict(
-    iterations=90_000, eval_every=5_000, save_every=5_000, save_best="PQ", sync_bn=True, channels_last="auto"
-)
+train = dict(iterations=90_000, eval_every=5_000, save_every=5_000, save_best="PQ", sync_bn=True, channels_last="auto")
