@@ -91,7 +91,7 @@ def test_the_model_weights_small_things_but_not_stuff_in_its_semantic_loss(tmp_p
     weights = slow_weights(targets.slots, max(areas), 3.0)
     assert min(areas) < max(areas) and set(weights[targets.slots == IGNORED].tolist()) == {1.0}
     expected = slow_loss(logits.double(), targets.labels, weights, 0.2)
-    assert float(model.loss(batch)["semantic"]) == pytest.approx(expected, rel=1e-4)
+    assert model.loss(batch)["semantic"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_loss_without_weights_is_refused_at_build_unless_the_weight_is_1() -> None:

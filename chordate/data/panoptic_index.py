@@ -79,9 +79,7 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
         raise DataError(f"{path}: not JSON, or truncated: {error}") from error
     try:
         names, things, palette = _categories(content["categories"], path)
-        _check_image_ids(content["images"], path)
-        images = sorted(content["images"], key=lambda image: image["id"])
-        return _index(path, images, content["annotations"], names, things, palette)
+        return _index(path, _sorted_images(content["images"], path), content["annotations"], names, things, palette)
     except (KeyError, TypeError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path}: not COCO's panoptic format: {reason}") from error
@@ -167,17 +165,18 @@ def _index(
     return PanopticIndex(image_ids, np.array(files), sizes, np.array(starts), *columns, names, things, palette)
 
 
-def _check_image_ids(images: Sequence[dict[str, Any]], path: Path) -> None:
-    """Raise DataError unless the ids of the images are all integers that fit into int64, or all text."""
-    if images and all(isinstance(image["id"], str) for image in images):
-        return
-    for image in images:
-        if isinstance(image["id"], str):
-            raise DataError(
-                f"{path}: image {image['file_name']} has the id {printable(repr(image['id']))}, but other ids are "
-                f"integers; make all ids text, or all integers"
-            )
+def _sorted_images(images: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Sort the images by id. Raises DataError unless the ids are all text, or all integers that fit into int64."""
+    texts = [image for image in images if isinstance(image["id"], str)]
+    if 0 < len(texts) < len(images):
+        raise DataError(
+            f"{path}: image {texts[0]['file_name']} has the id {printable(repr(texts[0]['id']))}, but other ids are "
+            f"integers; make all ids text, or all integers"
+        )
+    ordered = sorted(images, key=lambda image: image["id"])
+    for image in () if texts else ordered:
         _check_id(image["id"], f"image {image['file_name']}", path)
+    return ordered
 
 
 def _check_id(number: Any, owner: str, path: Path) -> None:
