@@ -46,12 +46,12 @@ def test_the_classes_are_cityscapes_things_and_stuff_with_the_original_ids(root:
 
 def test_images_have_text_ids_and_the_segments_of_the_instance_ids(root: Path) -> None:
     dataset = CityscapesPanoptic("train", data_root=root)
-    assert dataset.image_ids.tolist() == CITIES["train"]
+    assert [dataset.id_in_file(number) for number in dataset.image_ids.tolist()] == CITIES["train"]
     label = {number: place for place, number in enumerate(dataset.category_ids)}
     for index, name in enumerate(CITIES["train"]):
         batch = dataset.original(index)
         (info,) = batch.infos
-        assert info.image_id == name and type(info.image_id) is str
+        assert dataset.id_in_file(info.image_id) == name
         photo = cv2.imread(str(root / f"leftImg8bit/train/{name.split('_')[0]}/{name}_leftImg8bit.png"))[..., ::-1]
         assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), photo)
         ids = instance_ids(index)
@@ -61,12 +61,12 @@ def test_images_have_text_ids_and_the_segments_of_the_instance_ids(root: Path) -
         instances = batch.targets.instances
         assert instances.labels[0, instances.valid[0]].tolist() == [label[24], label[26], label[26]]
         assert instances.crowd[0, instances.valid[0]].tolist() == [True, False, False]
-        numbers, labels, crowd = dataset.segments_of(name)
+        numbers, labels, crowd = dataset.segments_of(info.image_id)
         assert [dataset.category_ids[own] for own in labels.tolist()] == [7, 23, 24, 26, 26]
         assert crowd.tolist() == [False, False, True, False, False] and (numbers[30:] == 0).all()
 
 
-def truth_map(dataset: CityscapesPanoptic, image_id: str) -> PanopticMap:
+def truth_map(dataset: CityscapesPanoptic, image_id: int) -> PanopticMap:
     """A prediction equal to the ground truth."""
     numbers, labels, _ = dataset.segments_of(image_id)
     things = torch.from_numpy(dataset.is_thing)[labels]
@@ -82,7 +82,7 @@ def test_saved_predictions_have_the_text_ids_of_the_images(root: Path, tmp_path:
     assert metric.compute()["PQ"] == 1
     metric.save_predictions(tmp_path / "found.json")
     written = json.loads((tmp_path / "found.json").read_text())["annotations"]
-    assert [record["image_id"] for record in written] == CITIES["train"]
+    assert [record["image_id"] for record in written] == CITIES["train"]  # unchanged
     assert all((tmp_path / "found" / record["file_name"]).is_file() for record in written)
     assert {segment["category_id"] for segment in written[0]["segments_info"]} == {7, 23, 24, 26}
 

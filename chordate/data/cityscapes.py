@@ -92,5 +92,6 @@ class CityscapesPanoptic(CocoPanoptic):
                 )
         super().__init__(annotations, root / "leftImg8bit" / split, **settings)
         # The JSON file names the images …_gtFine_leftImg8bit.png, without their folders; no such files exist.
-        names = [f"{str(number).partition('_')[0]}/{number}_leftImg8bit.png" for number in self.image_ids]
+        ids = map(str, self.index.image_ids)
+        names = [f"{name.partition('_')[0]}/{name}_leftImg8bit.png" for name in ids]
         self.index.files = np.column_stack([names, self.index.files[:, 1]])

@@ -39,7 +39,7 @@ class EvaluatedImage(NamedTuple):
     """The segments of one image; `name` is the image's file name without suffix, `size` its height and width, `scores`
     has the score of each predicted segment."""
 
-    image_id: int | str
+    image_id: int
     name: str
     size: tuple[int, ...]
     truth: list[Segment]
@@ -65,13 +65,16 @@ class WithSegments(Protocol):
     meta: DatasetMeta
     category_ids: Sequence[int]
 
-    def index_of(self, image_id: int | str) -> int:
+    def index_of(self, image_id: int) -> int:
         """The index of the image with an id."""
+
+    def id_in_file(self, image_id: int) -> int | str:
+        """The id of an image as in the annotations, for the saved predictions."""
 
     def original(self, index: int) -> Batch:
         """An untransformed image with its targets, as a batch of size 1, for the report."""
 
-    def segments_of(self, image_id: int | str) -> tuple[Tensor, Tensor, Tensor]:
+    def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
         """The ground truth of an image at its original size: the segment number of each pixel `[H, W]` (1 … `S`; 0
         for pixels without a segment), the segments' labels `[S]`, and whether each segment is a crowd `[S]` bool."""
 
@@ -160,13 +163,12 @@ class PanopticMetric(Metric):
         return results
 
     def _coco(self, images: Sequence[EvaluatedImage], side: str) -> dict[str, Any]:
-        """The segments of the images as a COCO dataset; `side` is "truth" or "predicted". The ids of the images are
-        their indices, since hotcoco's ids are integers."""
+        """The segments of the images as a COCO dataset; `side` is "truth" or "predicted"."""
         meta = self.dataset.meta
         pairs = zip(meta.classes, self.dataset.category_ids)
         categories = [{"id": number, "name": name, "isthing": int(name not in meta.stuff)} for name, number in pairs]
-        records = [{"id": index, "height": one.size[0], "width": one.size[1]} for index, one in enumerate(images, 1)]
-        segments = [{"image_id": i, **segment} for i, one in enumerate(images, 1) for segment in getattr(one, side)]
+        records = [{"id": one.image_id, "height": one.size[0], "width": one.size[1]} for one in images]
+        segments = [{"image_id": one.image_id, **segment} for one in images for segment in getattr(one, side)]
         annotations = [{"id": number, **segment} for number, segment in enumerate(segments, 1)]
         return {"images": records, "categories": categories, "annotations": annotations}
 
@@ -232,7 +234,8 @@ class PanopticMetric(Metric):
                 {"id": number, "category_id": segment["category_id"], "area": segment["area"]}
                 for number, segment in enumerate(one.predicted, 1)
             ]
-            annotations.append({"image_id": one.image_id, "file_name": f"{one.name}.png", "segments_info": listed})
+            number = self.dataset.id_in_file(one.image_id)
+            annotations.append({"image_id": number, "file_name": f"{one.name}.png", "segments_info": listed})
         path.write_text(json.dumps({"annotations": annotations}))
 
 

@@ -114,12 +114,12 @@ class ImageInfo:
     """Id, file and original size of an image.
 
     Attributes:
-        image_id: the id of the image in its dataset, an integer or text.
+        image_id: the id of the image in its dataset.
         path: path of the image file, for messages and captions.
         height, width: size of the image as displayed, in pixels, before any transform.
     """
 
-    image_id: int | str
+    image_id: int
     path: str
     height: int
     width: int

@@ -32,7 +32,7 @@ class StepValues(NamedTuple):
     """
 
     iteration: int
-    image_ids: list[int | str]
+    image_ids: list[int]
     names: list[str]
     values: Tensor
     guarded: bool
@@ -47,7 +47,7 @@ class BadValue(NamedTuple):
     rank: int
     name: str
     value: float
-    image_ids: list[int | str]
+    image_ids: list[int]
 
     def error(self) -> TrainingError:
         where = f" on rank {self.rank}" if world_size() > 1 else ""
@@ -66,7 +66,7 @@ class LossLog:
         self._counts: dict[str, int] = {}
 
     def record(
-        self, iteration: int, values: Mapping[str, Tensor], image_ids: Sequence[int | str] = (), guarded: bool = True
+        self, iteration: int, values: Mapping[str, Tensor], image_ids: Sequence[int] = (), guarded: bool = True
     ) -> None:
         """Keep the losses of one batch (scalars on the device), the batch's `iteration` (counted from 1) and image ids.
         If `guarded`, a non-finite value is an error."""
