@@ -72,10 +72,9 @@ def check_pixel_head(
     if not isinstance(got, list) or len(got) != 4 or got[:2] != [2, num_classes] or not logits.is_floating_point():
         raise ConfigError(f"{name}: forward must return logits [2, {num_classes}, h, w] for 2 images, got {got}")
     labels = torch.empty(2, side, side, dtype=torch.int16, device="meta")
-    inputs, described = (logits.detach().requires_grad_(), labels), f"logits {got} and labels {list(labels.shape)}"
-    if weighted:
-        inputs, described = (*inputs, labels.float()), f"{described} and weights {list(labels.shape)}"
-    losses = meta_outputs(_LossModule(head), inputs, f"{name}.loss", described)
+    inputs = [logits.detach().requires_grad_(), labels, *([labels.float()] if weighted else [])]
+    described = f"logits {got} and labels {list(labels.shape)}" + (" and weights of this shape" if weighted else "")
+    losses = meta_outputs(_LossModule(head), tuple(inputs), f"{name}.loss", described)
     if losses is READS_VALUES:
         return
     try:
