@@ -176,6 +176,9 @@ COCO = {
     "mask-rcnn_r50_fpn_lsj-copypaste_coco": Published("48.3 box AP, 42.4 mask AP", COPY_PASTE),
     "panoptic-fpn_r50_fpn_1x_coco": Published("39.4 PQ", DETECTRON2),
     "panoptic-fpn_r50_fpn_3x_coco": Published("41.5 PQ", DETECTRON2),
+    "panoptic-deeplab_r52_cityscapes": Published(
+        "60.3 PQ", "Detectron2's Panoptic-DeepLab project", backbone={"multi_grid": (1, 2, 4)}
+    ),
     "cascade-mask-rcnn_r50_fpn_1x_coco": Published("42.1 box AP, 36.4 mask AP", DETECTRON2),
     "keypoint-rcnn_r50_fpn_1x_coco": Published("53.6 box AP, 64.0 keypoint AP", DETECTRON2),
     "retinanet_r50_fpn_1x_coco": Published("37.4 box AP", DETECTRON2),

@@ -72,7 +72,7 @@ def read_detected_boxes(
         raise DataError(missing_file(path, "results")) from error
     except ValidationError as error:
         raise DataError(
-            f"{path}: not COCO results ({_problem(error)}); write them by chordate test --predictions"
+            f"{path}: not COCO results ({first_problem(error)}); write them by chordate test --predictions"
         ) from (error)
     corners = np.array([entry.bbox for entry in entries]).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
@@ -99,7 +99,7 @@ def read_detected_boxes(
     return DetectedBoxes(found.image_ids[order], found.category_ids[order], found.boxes[order], found.scores[order])
 
 
-def _problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """A phrase about the first validation error: where it is, and what is wrong."""
     first = error.errors()[0]
     where = first["loc"]
