@@ -81,17 +81,19 @@ def read_all(dataset: CocoDataset) -> Objects:
     for index in range(len(dataset)):
         sample = dataset[(0, index)]
         rows = zip(sample["boxes"].tolist(), sample["labels"].tolist(), sample["crowd"].tolist(), strict=True)
-        objects[Path(sample["info"].path).name] = sorted(
+        objects.setdefault(Path(sample["info"].path).name, []).extend(
             (*(round(x, 2) for x in box), dataset.classes[label], crowd) for box, label, crowd in rows
         )
-    return objects
+    return {file: sorted(rows) for file, rows in objects.items()}
 
 
 def read_naively(root: Path) -> Objects:
     """What the file says, record by record; raises some exception where it makes no sense."""
     content = json.loads((root / "annotations.json").read_text("utf-8-sig"))
     names = {_key(category["id"]): category["name"] for category in content["categories"]}
-    assert len(set(names.values())) == len(content["categories"]) and all(isinstance(n, str) for n in names.values())
+    assert all(isinstance(name, str | int) and not isinstance(name, bool) for name in names.values())
+    names = {key: str(name) for key, name in names.items()}
+    assert len(set(names.values())) == len(content["categories"])
     files = {_key(image["id"]): image for image in content["images"]}
     assert len(files) == len(content["images"]) > 0
     objects: Objects = {Path(image["file_name"].replace("\\", "/")).name: [] for image in files.values()}

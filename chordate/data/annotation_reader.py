@@ -106,8 +106,8 @@ class AnnotationReader:
             return
         fields["keypoints"] = keypoints
         labeled = parse_number(record.get("num_keypoints"))
-        whole = labeled is not None and labeled >= 0 and labeled.is_integer()
-        fields["num_keypoints"] = int(labeled) if whole else sum(v > 0 for v in keypoints[2::3])
+        valid = labeled is not None and labeled >= 0 and labeled.is_integer()
+        fields["num_keypoints"] = int(labeled or 0) if valid else sum(v > 0 for v in keypoints[2::3])
 
 
 def quote(value: Any) -> str:

@@ -84,11 +84,13 @@ def check_annotations(
     """
     if health not in ("error", "warn"):
         raise ConfigError(unknown("health", str(health), ("error", "warn")))
-    source, report, checked = str(path), None if index is None else index.healthcheck(), ALL
-    clean = index is not None and report is not None and not report["errors"] and _is_plain(index, path, images)
-    if index is not None and clean:
-        reader, checked = _read_annotations(index, whole)
-        clean = not reader.findings
+    source, clean, checked = str(path), False, ALL
+    if index is not None:
+        report = index.healthcheck()
+        clean = not report["errors"] and _is_plain(index, path, images)
+        if clean:
+            reader, checked = _read_annotations(index, whole)
+            clean = not reader.findings
     if index is None or not clean:
         content = read_json(path) if index is None or path.is_file() else index.dataset
         content, reader = normalize(content, source, images)

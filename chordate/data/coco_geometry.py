@@ -72,8 +72,10 @@ def parse_polygons(value: list[Any]) -> tuple[list[list[float]], int]:
 def _parse_polygon(ring: Any) -> list[float] | None:
     if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
         return None
-    numbers = ring if set(map(type, ring)) == {float} else [parse_number(number) for number in ring]
-    if None in numbers or not math.isfinite(sum(numbers)):
+    numbers: list[float] = ring
+    if set(map(type, ring)) != {float}:
+        numbers = [number for entry in ring if (number := parse_number(entry)) is not None]
+    if len(numbers) < len(ring) or not math.isfinite(sum(numbers)):
         return None
     xs, ys = numbers[::2], numbers[1::2]
     low, high, left, right = min(ys), max(ys), min(xs), max(xs)

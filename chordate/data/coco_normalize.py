@@ -219,8 +219,8 @@ def displayed_size(path: Path) -> tuple[int, int]:
 
 
 def _text(value: Any) -> str:
-    """A name as text; "" if it is neither text nor a number, or has half of a UTF-16 pair."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    """A name as text; "" if it is neither text nor an integer, or has half of a UTF-16 pair."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
     text = str(value)
     try:
