@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
             metric = build_metric(part_section(cfgs[0], "metric"), dataset)
             check_outputs(arguments, metric)
             members = EnsembleMetric(metric) if arguments.more else None
+        metric.check_model(model)
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
         loader.stop_workers()
         if members and rank == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chordate.data.image_io import missing_file
+from chordate.data.coco_json import read_json
 from chordate.errors import DataError
 from chordate.structures import DatasetMeta
 from chordate.text import printable
@@ -71,12 +70,7 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
         DataError: the file is missing or has another format; an id is not unique or out of range; an image id or
             category id is used but not defined; or a category's name or color is invalid.
     """
-    if not path.is_file():
-        raise DataError(missing_file(path, "annotation"))
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON, or truncated: {error}") from error
+    content = read_json(path, "JSON")
     try:
         names, things, palette = _categories(content["categories"], path)
         return _index(path, _sorted_images(content["images"], path), content["annotations"], names, things, palette)

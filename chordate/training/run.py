@@ -86,6 +86,7 @@ def train(
             val_set = build_dataset(val_data, training=False, **same)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
+            metric.check_model(model)
         names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")
         counts = f"{pluralize(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
         logger.info(f"{counts}; {pluralize(len(dataset.classes), 'class')}: {names}")

@@ -31,7 +31,8 @@ class CopyPaste:
     The number of pasted instances is uniform from none to all, as in the authors' code; edges are not blended. Pixels
     that a pasted instance covers are removed from the masks of the instances below, and their boxes shrink to the
     visible part. Covered keypoints become hidden (visibility 1). Instances with less than a tenth of their area visible
-    are dropped. Crowds are neither pasted nor changed. The smaller image is padded to the size of the larger one.
+    are dropped. Crowds and instances without a mask are neither pasted nor changed. The smaller image is padded to the
+    size of the larger one.
 
     The earlier transforms of the pipeline (in the paper, a flip and large-scale jitter) are applied to both images.
 
@@ -52,7 +53,7 @@ class CopyPaste:
         if torch.rand(()) >= self.p:
             return sample
         for other in draw_partners(sample, 1, "CopyPaste"):
-            candidates = torch.nonzero(~other["crowd"])[:, 0]
+            candidates = torch.nonzero(other["has_mask"] if "has_mask" in other else ~other["crowd"])[:, 0]
             count = int(torch.randint(len(candidates) + 1, ()))
             chosen = torch.zeros_like(other["crowd"])
             chosen[candidates[torch.randperm(len(candidates))[:count]]] = True

@@ -75,7 +75,7 @@ def join(image: Tensor, samples: Sequence[Sample]) -> Sample:
 
     joined: Sample = {**first, "image": Image(image)}
     joined["boxes"] = wrap(cat("boxes"), like=first["boxes"], canvas_size=size)
-    joined.update({name: cat(name) for name in ("labels", "crowd")})
+    joined.update({name: cat(name) for name in ("labels", "crowd", "has_mask") if name in first})
     if "polygons" in first:
         joined["polygons"] = Polygons.cat([sample["polygons"] for sample in samples])
     if "keypoints" in first:
