@@ -16,6 +16,7 @@ from chordate.errors import CheckpointError, ConfigError, TrainingError
 from chordate.log_once import no_repeated_warnings
 from chordate.model_contracts import Metric, compute_numbers
 from chordate.training.callbacks import Callback
+from chordate.training.trainer import Trainer
 
 
 def test_two_heads_with_losses_of_the_same_name_are_an_error():
@@ -56,6 +57,23 @@ def test_a_callback_must_not_overwrite_the_epoch_of_a_log_record(tmp_path: Path)
     options: dict[str, Any] = {"val_loader": toy_loader(training=False), "metric": ToyMetric(), "callbacks": [Clash()]}
     with pytest.raises(ConfigError, match='must not be named "epoch", a field of every log record'):
         toy_trainer(tmp_path, epochs=1, **options).train()
+
+
+@pytest.mark.parametrize("part", ["buffer", "average", "average's buffer"])
+def test_nan_in_a_buffer_or_an_average_is_not_saved(tmp_path: Path, part: str) -> None:
+    class Spoil(Callback):
+        def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+            if trainer.iteration == 8:
+                model = trainer.module if part == "buffer" or trainer.ema is None else trainer.ema.module
+                tensor = model.head.weight if part == "average" else model.backbone[1].running_var
+                tensor.data.fill_(math.nan)
+
+    with pytest.raises(TrainingError) as error:
+        toy_trainer(tmp_path, callbacks=[Spoil()], ema=0.9).train()
+    name = "head.weight" if part == "average" else "backbone.1.running_var"
+    owner = "" if part == "buffer" else "the average of "
+    assert str(error.value).startswith(f"{owner}{name} has a NaN or Inf after iteration")
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["epoch_1.pt"]
 
 
 class NaNMetric(ToyMetric):
