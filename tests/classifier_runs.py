@@ -91,7 +91,7 @@ class Run:
             time.sleep(0.0002)
         return False
 
-    def end(self, timeout: float = 120) -> int | None:
+    def end(self, timeout: float = 400) -> int | None:
         """Wait for the end of the run; returns the exit code."""
         self.process.join(timeout)
         return self.process.exitcode

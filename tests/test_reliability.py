@@ -109,7 +109,7 @@ def test_signals_end_a_run_with_a_checkpoint_and_no_traceback(config: Path, whol
             assert run.end() == 0, run.errors.read_text()
             assert_equal_runs(whole, work_dir)
     print("\n9 signals, all with a checkpoint; slowest end " + ", ".join(f"{k} {v:.1f} s" for k, v in slowest.items()))
-    assert max(slowest.values()) < 20
+    assert max(slowest.values()) < 60
 
 
 def test_a_killed_worker_ends_the_run_with_one_line(config: Path, whole: Path, tmp_path: Path) -> None:

@@ -55,8 +55,7 @@ def to_channels_last_weights(model: nn.Module) -> None:
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = to_channels_last(tensor.data)
     for module in filter(is_unsafe_in_nhwc, model.modules()):
-        # `contiguous` would keep the strides of NHWC, since they differ only in dimensions of size 1.
-        module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
+        module.weight.data = _in_nchw(module.weight.data)
         if _to_nchw not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_to_nchw)
 
@@ -73,4 +72,9 @@ def is_unsafe_in_nhwc(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def _to_nchw(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor.contiguous() for tensor in inputs)
+    return tuple(map(_in_nchw, inputs))
+
+
+def _in_nchw(tensor: Tensor) -> Tensor:
+    # `contiguous` would keep strides of NHWC that differ only in dimensions of size 1.
+    return tensor.clone(memory_format=torch.contiguous_format)
