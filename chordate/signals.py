@@ -12,8 +12,9 @@ from typing import Any, NoReturn, Self
 def terminations() -> list[signal.Signals]:
     """The signals that ask a process to end: SIGTERM, and SIGHUP unless it is ignored (`nohup`)."""
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    heeded = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
-    return [signal.SIGTERM, *([hangup] if heeded else [])]
+    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
+        return [signal.SIGTERM]
+    return [signal.SIGTERM, hangup]
 
 
 def in_main_thread() -> bool:

@@ -73,7 +73,7 @@ def train(
         if resumes and weights:
             logger.info(f"{weights} is not loaded: the resumed checkpoint has the weights")
         model = build_model(cfg, meta=dataset.meta, pretrained=not (resumes or weights))
-        padding = {"size_divisor": model.size_divisor}
+        padding: dict[str, Any] = {"size_divisor": model.size_divisor}
         single = {"drop_single": any(isinstance(module, _BatchNorm) for module in model.modules())}
         train_loader = build_loader(dataset, data, training=True, seed=settings.seed, **single, **padding, **ranks)
         val_set: Any = ()
