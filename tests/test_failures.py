@@ -10,18 +10,20 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from processes import forkserver
-from trainer_toy import toy_loader, toy_trainer
+from trainer_toy import ToyMetric, read_log, toy_loader, toy_trainer
 
 from chordate.cli import summary
 from chordate.cli.main import main
 from chordate.errors import CheckpointError, MachineError
 from chordate.failures import explain_failures
+from chordate.launch import finish, start
 from chordate.training.callbacks import Callback
 from chordate.training.logging import LogFile
 from chordate.training.trainer import Trainer
@@ -137,12 +139,16 @@ def test_a_killed_worker_ends_training_with_the_remedy_and_no_other_worker_stays
     assert set(multiprocessing.active_children()) == others
 
 
-def train_on_two_ranks(rank: int, port: int, folder: Path) -> None:
-    """Train on two ranks, of which the second is killed after three iterations; the first writes its error."""
+def join(rank: int, port: int) -> None:
+    """Join a group of two ranks on this machine."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    from chordate.launch import finish, start
+    start()
+
+
+def train_on_two_ranks(rank: int, port: int, folder: Path) -> None:
+    """Train on two ranks, of which the second is killed after three iterations; the first writes its error."""
 
     class Lose(Callback):
         def on_step_end(self, trainer: Trainer, losses: Any) -> None:
@@ -150,7 +156,7 @@ def train_on_two_ranks(rank: int, port: int, folder: Path) -> None:
                 (folder / "killed.txt").write_text(str(time.time()))
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    start()
+    join(rank, port)
     loader = toy_loader(24, 2, workers=1, rank=rank, world_size=2)
     try:
         toy_trainer(folder / "run", loader=loader, callbacks=[Lose()], save_every_iterations=2).train()
@@ -160,15 +166,49 @@ def train_on_two_ranks(rank: int, port: int, folder: Path) -> None:
     finish()
 
 
-def test_a_lost_rank_ends_the_others_with_the_remedy(tmp_path: Path) -> None:
+class Stops(ToyMetric):
+    """A metric that sends SIGTERM to its process in the first batch of the second evaluation."""
+
+    evaluations = 0
+
+    def update(self, predictions: Any, batch: Any) -> None:
+        super().update(predictions, batch)
+        if self.evaluations == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def compute(self) -> dict[str, float]:
+        self.evaluations += 1
+        return super().compute()
+
+
+def stop_in_an_evaluation(rank: int, port: int, folder: Path) -> None:
+    join(rank, port)
+    ranks = {"rank": rank, "world_size": 2}
+    evaluation = {"val_loader": toy_loader(24, 2, training=False, **ranks), "metric": Stops()}
+    toy_trainer(folder / "run", loader=toy_loader(24, 2, **ranks), **evaluation).train()
+
+
+def exit_codes(function: Callable[..., None], folder: Path) -> list[int | None]:
+    """Run a function on two ranks; returns their exit codes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    ranks = [forkserver().Process(target=train_on_two_ranks, args=(rank, port, tmp_path)) for rank in range(2)]
+    ranks = [forkserver().Process(target=function, args=(rank, port, folder)) for rank in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(120)
-    assert [process.exitcode for process in ranks] == [0, -signal.SIGKILL]
+    return [process.exitcode for process in ranks]
+
+
+def test_a_signal_to_all_ranks_ends_a_saved_evaluation_at_once(tmp_path: Path) -> None:
+    """Without it, the evaluation would go on until a scheduler kills the processes."""
+    assert exit_codes(stop_in_an_evaluation, tmp_path) == [143, 143]
+    assert CheckpointFolder(tmp_path / "run").last() == "epoch_2.pt"
+    assert len(read_log(tmp_path / "run", "val")) == 1
+
+
+def test_a_lost_rank_ends_the_others_with_the_remedy(tmp_path: Path) -> None:
+    assert exit_codes(train_on_two_ranks, tmp_path) == [0, -signal.SIGKILL]
     assert (tmp_path / "error_0.txt").stat().st_mtime - float((tmp_path / "killed.txt").read_text()) < 60
     message = (tmp_path / "error_0.txt").read_text()
     assert message.startswith("the connection to another rank is lost (Connection ") and "\n" not in message

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from class_folders import write_folders
 from test_two_stage import batch_of, detector
 from trainer_toy import ToyMetric, log_text, toy_loader, toy_trainer
 
+import chordate
 from chordate.errors import CheckpointError, ConfigError, TrainingError
 from chordate.log_once import no_repeated_warnings
 from chordate.model_contracts import Metric, compute_numbers
@@ -74,6 +76,21 @@ def test_nan_in_a_buffer_or_an_average_is_not_saved(tmp_path: Path, part: str) -
     owner = "" if part == "buffer" else "the average of "
     assert str(error.value).startswith(f"{owner}{name} has a NaN or Inf after iteration")
     assert [path.name for path in tmp_path.glob("*.pt")] == ["epoch_1.pt"]
+
+
+def test_a_last_batch_of_one_image_is_left_out_under_batchnorm_and_logged_once(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"train": 3, "test": 1}, side=32, wider=0)  # nine images of three classes
+    logged = []
+    for backbone, steps in (("resnet20_cifar", 2), ({"type": "resnet20_cifar", "norm": "FrozenBN"}, 3)):
+        config = {
+            "base": "resnet20_cifar10", "model": {"backbone": backbone}, "val_data": None,
+            "train_data": {"batch_size": 4, "workers": 0},
+            "train": {"epochs": 2, "save_best": None, "tensorboard": False},
+        }  # fmt: skip
+        trainer = chordate.train(config, data_root=tmp_path, work_dir=tmp_path / f"run_{steps}")
+        assert trainer.iteration == 2 * steps
+        logged.append(log_text(trainer).count("train_data: each epoch leaves out 1 image that would be alone in the"))
+    assert logged == [1, 0]
 
 
 class NaNMetric(ToyMetric):
