@@ -72,6 +72,10 @@ class TrainingError(ChordateError):
     """Training cannot continue, for example because a loss is non-finite."""
 
 
+class MachineError(ChordateError):
+    """The machine failed: a disk is full, a loader process was killed, or the connection to another rank is lost."""
+
+
 def near_names(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """The `count` names in `known` most similar to `name`, ignoring case; names that start with `name` come first.
 

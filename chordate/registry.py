@@ -19,9 +19,10 @@ from typing import Any, Generic, Protocol
 from mmengine.registry import Registry
 
 from chordate.allowed_values import format_value
-from chordate.arguments import check_required, is_third_party, parameters_of, validate_arguments
+from chordate.arguments import check_required, validate_arguments
 from chordate.composition import Section, located
 from chordate.errors import ChordateError, ConfigError, repr_name, unknown
+from chordate.signatures import is_third_party, parameters_of
 
 PLUGIN_GROUP = "chordate.plugins"
 plugins_loaded = False  # whether `load_plugins` was called

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_toy import OPTIMIZER, ToyModel, toy_loader, toy_trainer
+from trainer_toy import OPTIMIZER, ToyModel, read_log, toy_loader, toy_trainer
 
 from chordate.arguments import OpenFraction, validate_value
 from chordate.config import load_config, section
@@ -167,3 +167,23 @@ def test_the_error_for_an_ambiguous_training_length_names_file_and_section(tmp_p
         TrainSettings.from_config(section(load_config(path), "train"))
     assert str(error.value).startswith(f"{path}: train: set either epochs or iterations")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("old", "new"), [("epochs=3", "iterations=5"), ("iterations=5", "epochs=3")])
+def test_a_length_in_another_unit_replaces_the_inherited_length(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, old: str, new: str
+) -> None:
+    (tmp_path / "base.py").write_text(f"train = dict({old}, seed=3)\n")
+    (tmp_path / "mine.py").write_text(f'_base_ = "base.py"\ntrain = dict({new})\n')
+    (name, _), (unit, value) = old.split("="), new.split("=")
+    for config, options in (("base.py", {f"train.{unit}": int(value)}), ("mine.py", {})):
+        caplog.clear()
+        settings = TrainSettings.from_config(section(load_config(tmp_path / config, options), "train"))
+        assert (getattr(settings, unit), getattr(settings, name), settings.seed) == (int(value), None, 3)
+        assert f"train.{new} replaces train.{old}; eval_every, save_every and the milestones" in caplog.text
+
+
+def test_more_accumulated_batches_than_an_epoch_has_are_one_step_per_epoch(tmp_path: Path) -> None:
+    for accumulate in (6, 2**70):
+        toy_trainer(tmp_path / str(accumulate), accumulate=accumulate, epochs=2).train()
+    assert read_log(tmp_path / "6") == read_log(tmp_path / str(2**70))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from chordate.cli import browse, features, predict, summary, test, train
 from chordate.cli import list as list_command
 from chordate.cli.other_frameworks import explain
 from chordate.errors import ChordateError
+from chordate.failures import explain_failures
+from chordate.signals import ended_by_signals
 
 COMMANDS = {
     "browse": browse,
@@ -64,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit status: 0 for success, 2 for an error that the user can fix (reported in one line), 130 when interrupted.
+        Exit status: 0 for success, 2 for an error that the user can fix (reported in one line), 128 + n when ended
+        by signal n (130 for Ctrl-C).
     """
     top = parser()
     arguments = top.parse_args(argv)
@@ -74,18 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     plain = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"chordate {arguments.command}: {message}\n"
     try:
-        COMMANDS[arguments.command].run(arguments)
+        with ended_by_signals(), explain_failures():
+            COMMANDS[arguments.command].run(arguments)
     except ChordateError as error:
         print(f"chordate {arguments.command}: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"chordate {arguments.command}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"chordate {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        number = signal.Signals(interrupt.args[0] if interrupt.args else signal.SIGINT)
+        print(f"chordate {arguments.command}: interrupted by {number.name}", file=sys.stderr)
+        return 128 + number
     finally:
         warnings.formatwarning = plain
     return 0

@@ -28,6 +28,28 @@ class RunHandler(logging.StreamHandler[TextIO]):
         return sys.stdout
 
 
+class LogFile(logging.FileHandler):
+    """Writes log lines to a file. If the disk is full, says so once, and the log goes on without the file."""
+
+    is_full = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.is_full:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.is_full = True
+        logger.warning(f"{self.baseFilename}: cannot be written ({error.strerror}); the log goes on without it")
+
+    def close(self) -> None:
+        with suppress(OSError):  # closing writes what could not be written before
+            super().close()
+
+
 @contextmanager
 def run_log(work_dir: str | Path) -> Iterator[Path]:
     """Context manager that sends the log of a run to the terminal and to `<work_dir>/<start time>/train.log`.
@@ -47,7 +69,7 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
     if is_main_process():
         created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(folder / "train.log"))
+        handlers.append(LogFile(folder / "train.log"))
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))

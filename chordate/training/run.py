@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from chordate import launch
 from chordate.arguments import validate_arguments
@@ -54,7 +55,7 @@ def train(
 
     Raises:
         ChordateError: the config, the data or a checkpoint is invalid or does not fit, or a loss is non-finite.
-        SystemExit: the process received SIGINT or SIGTERM; the run is saved.
+        SystemExit: the process received SIGINT, SIGTERM or SIGHUP; the run is saved.
     """
     validate_arguments(train, dict(locals()), "train")
     if load_from and resume and resume is not True:
@@ -76,8 +77,9 @@ def train(
         if resumes and weights:
             logger.info(f"{weights} is not loaded: the resumed checkpoint has the weights")
         model = build_model(cfg, meta=dataset.meta, pretrained=not (resumes or weights))
-        padding = {"size_divisor": model.size_divisor}
-        train_loader = build_loader(dataset, data, training=True, seed=settings.seed, **padding, **ranks)
+        padding: dict[str, Any] = {"size_divisor": model.size_divisor}
+        single = {"drop_single": any(isinstance(module, _BatchNorm) for module in model.modules())}
+        train_loader = build_loader(dataset, data, training=True, seed=settings.seed, **single, **padding, **ranks)
         val_set: Any = ()
         val_loader = metric = None
         if cfg.get("val_data"):

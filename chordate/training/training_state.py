@@ -79,15 +79,19 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     `files` are the names of this run's checkpoints, including the one to be written. Raises TrainingError if a loss or
     a weight is non-finite, since such a state must never be saved."""
     trainer.losses.read()
-    bad = not_finite(dict(trainer.module.named_parameters()))
-    if bad:
-        raise TrainingError(
-            f"{bad[0]} has a NaN or Inf after iteration {trainer.iteration}, although the losses were finite; the "
-            f"checkpoint is not saved; lower optimizer.lr or set train.clip_norm"
-        )
-    state = {
+    weights = {"model": trainer.module.state_dict()}
+    if trainer.ema is not None:
+        weights["ema"] = trainer.ema.module.state_dict()
+    for part, tensors in weights.items():
+        if bad := not_finite(tensors):
+            name = bad[0] if part == "model" else f"the average of {bad[0]}"
+            raise TrainingError(
+                f"{name} has a NaN or Inf after iteration {trainer.iteration}, although the losses were finite; the "
+                f"checkpoint is not saved; lower optimizer.lr or set train.clip_norm"
+            )
+    return {
         "chordate": FORM,
-        "model": trainer.module.state_dict(),
+        **weights,
         "meta": trainer.module.meta.to_dict(),
         "config": trainer.config.pretty_text,
         "train": {
@@ -105,9 +109,6 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
             **{name: getattr(trainer.settings, name) for name in COMPARED_SETTINGS},
         },
     }
-    if trainer.ema is not None:
-        state["ema"] = trainer.ema.module.state_dict()
-    return state
 
 
 def resume_or_start(trainer: Trainer) -> None:
