@@ -18,6 +18,7 @@ from chordate.data.coco_annotations import Health, check_health, open_index, res
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
+from chordate.data.missing_images import describe_missing, find_missing, without_images
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
@@ -25,7 +26,7 @@ from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample, Targets
-from chordate.text import pluralize, printable
+from chordate.text import first_names, pluralize, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
@@ -61,7 +62,8 @@ class CocoDataset(Dataset):
         masks: whether to read segmentations. Transforms receive them as `polygons`; the final sample has bitmaps.
             Masks of crowds are not read, since crowds are never trained on.
         keypoints: whether to read keypoints. Transforms receive them as InstanceKeypoints.
-        data_root, pipeline, seed, meta: see `Dataset`.
+        data_root, pipeline, seed, meta, skip_broken: see `Dataset`. Missing images are found on opening; with
+            `skip_broken` they are left out, also as ground truth.
 
     Attributes:
         category_ids: the category id in the file for each label.
@@ -90,8 +92,9 @@ class CocoDataset(Dataset):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
-        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
         self.masks, self.keypoints = masks, keypoints
@@ -114,16 +117,38 @@ class CocoDataset(Dataset):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
         parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # loaded in chunks to limit memory
-        sizes = []
+        sizes, names = [], []
         for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
             if not record.get("file_name"):
                 raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
             sizes.append((record["height"], record["width"]))
+            names.append(record["file_name"])
         self.sizes = np.array(sizes)
+        self._leave_out_missing(names)
 
     def _open(self) -> hotcoco.COCO:
         """Open the annotation file; spawned workers, which do not share their parent's memory, call this again."""
         return open_index(self.annotations)
+
+    def _leave_out_missing(self, names: Sequence[str]) -> None:
+        """Leave out the images that do not exist; `names` are the file names of all images.
+
+        Raises:
+            DataError: an image is missing, and `skip_broken` is false; or all are missing.
+        """
+        missing = find_missing(names, self.images)
+        if not missing.any():
+            return
+        absent = [name for name, is_missing in zip(names, missing) if is_missing]
+        if not self.skip_broken or missing.all():
+            raise DataError(describe_missing(absent, len(names), self.images, self.data_root))
+        self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
+        self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
+        count = f"{len(absent):,} of {pluralize(len(names), 'image')}"
+        self.health_report = [
+            *self.health_report,
+            f"{self.images}: {count} are missing and left out ({first_names(absent)})",
+        ]
 
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
         skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))
@@ -149,7 +174,7 @@ class CocoDataset(Dataset):
         """Read a sample without applying the transforms; its masks are `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"])))
+        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
         size = image.shape[-2], image.shape[-1]
         annotations, boxes = self._annotations(record["id"], size)
         crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]

@@ -18,7 +18,7 @@ from chordate.data.dataset import Dataset
 from chordate.data.image_io import missing_file, read_image
 from chordate.data.label_map import LabelMap
 from chordate.data.panoptic_index import read_panoptic_json
-from chordate.errors import DataError, UnknownClass
+from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import BITMAP_SIZE, DatasetMeta, ImageInfo, PanopticTargets, Sample
 from chordate.structures.panoptic import segment_boxes
@@ -49,7 +49,7 @@ class CocoPanoptic(Dataset):
         images: the folder of the images.
         segments: the folder of the PNGs, in which a segment's id is R + 256 G + 65536 B; by default `annotations`
             without `.json`, as in COCO.
-        data_root, pipeline, seed, meta: see `Dataset`.
+        data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Attributes:
         category_ids: the category id in the file of each label.
@@ -72,8 +72,9 @@ class CocoPanoptic(Dataset):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
-        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
         self.segments = self.annotations.with_suffix("") if segments is None else resolve_path(data_root, segments)
@@ -103,7 +104,7 @@ class CocoPanoptic(Dataset):
                 PNG or only in the JSON file.
         """
         path = self.images / self.index.files[index, 0]
-        image = Image(read_image(path, tuple(self.index.sizes[index])))
+        image = Image(read_image(path, tuple(self.index.sizes[index]), self.channels))
         own = self._rows(index)
         return {
             "image": image,
@@ -194,11 +195,11 @@ def box_bitmaps(numbers: Tensor, boxes: Tensor, own: Tensor) -> Tensor:
 def _read_ids(path: Path) -> NDArray[np.int64]:
     """The segment ids `[H, W]` of a PNG."""
     if not path.is_file():
-        raise DataError(missing_file(path, "panoptic"))
+        raise BrokenFile(missing_file(path, "panoptic"))
     data = np.frombuffer(path.read_bytes(), np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None:
-        raise DataError(f"{path}: not a readable image, or truncated; copy or download it again")
+        raise BrokenFile(f"{path}: not a readable image, or truncated; copy or download it again")
     if image.ndim != 3 or image.dtype != np.uint8:
         raise DataError(f"{path}: not an RGB PNG; a segment's id must be its color, R + 256 G + 65536 B")
     return image[..., :3].astype(np.int64) @ np.array([65536, 256, 1])  # OpenCV's order is B, G, R
