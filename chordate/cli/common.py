@@ -93,7 +93,13 @@ def load_trained(cfg: Config, checkpoint: str, data_meta: Callable[[], DatasetMe
         meta = data_meta()
         if named is not None and len(named.classes) == len(meta.classes):
             raise
-        model = build_model(cfg, meta=meta, checkpoint=state)
+        try:
+            model = build_model(cfg, meta=meta, checkpoint=state)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{checkpoint} has no class names, and does not fit a model for the {len(meta.classes)} classes of the "
+                f"evaluation data: {error}"
+            ) from error
         if is_main_process():
             print(f"{checkpoint} has no class names; its {len(meta.classes)} classes are named by the evaluation data")
     if is_main_process():

@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def coco_results(
-    prediction: Any, image_id: int, path: Path, size: tuple[int, int], classes: Sequence[str]
+    prediction: Any, image_id: int, path: Path, size: tuple[int, ...], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The detections of one image in COCO's results format, with `file_name` and `category_name` beside the ids.
 
@@ -125,7 +125,7 @@ def coco_results(
 
     if not isinstance(prediction, Detections):
         raise ConfigError(f"--predictions writes detections, but the model predicts {type(prediction).__name__}")
-    packed = PackedDetections.pack([ImageInfo(image_id, str(path), *size)], [prediction], len(classes))
+    packed = PackedDetections.pack([ImageInfo(image_id, str(path), size[0], size[1])], [prediction], len(classes))
     results = packed.to_results(range(1, len(classes) + 1), packed.iou_types(), digits=3)
     names = {"file_name": str(path)}
     return [result | names | {"category_name": classes[result["category_id"] - 1]} for result in results]

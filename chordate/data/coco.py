@@ -117,34 +117,35 @@ class CocoDataset(Dataset):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
         parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # loaded in chunks to limit memory
-        sizes, names = [], []
+        sizes, files = [], []
         for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
             if not record.get("file_name"):
                 raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
             sizes.append((record["height"], record["width"]))
-            names.append(record["file_name"])
+            files.append(record["file_name"])
         self.sizes = np.array(sizes)
-        self._leave_out_missing(names)
+        self._leave_out_missing(files)
 
     def _open(self) -> hotcoco.COCO:
         """Open the annotation file; spawned workers, which do not share their parent's memory, call this again."""
         return open_index(self.annotations)
 
-    def _leave_out_missing(self, names: Sequence[str]) -> None:
-        """Leave out the images that do not exist; `names` are the file names of all images.
+    def _leave_out_missing(self, files: Sequence[str]) -> None:
+        """Leave out the images that do not exist; `files` are the file names of all images.
 
         Raises:
             DataError: an image is missing, and `skip_broken` is false; or all are missing.
         """
-        missing = find_missing(names, self.images)
+        missing = find_missing(files, self.images)
         if not missing.any():
             return
-        absent = [name for name, is_missing in zip(names, missing) if is_missing]
+        absent = [name for name, is_missing in zip(files, missing) if is_missing]
         if not self.skip_broken or missing.all():
-            raise DataError(describe_missing(absent, len(names), self.images, self.data_root))
+            raise DataError(describe_missing(absent, len(files), self.images, self.data_root))
         self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
-        self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
-        count = f"{len(absent):,} of {pluralize(len(names), 'image')}"
+        self.image_ids = self.image_ids[~missing]
+        self.sizes = None if self.sizes is None else self.sizes[~missing]
+        count = f"{len(absent):,} of {pluralize(len(files), 'image')}"
         self.health_report = [
             *self.health_report,
             f"{self.images}: {count} are missing and left out ({first_names(absent)})",

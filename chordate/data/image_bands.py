@@ -62,7 +62,7 @@ def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> N
     if bands is not None and bands.ndim == 3 and bands.shape[2] in (3, 4):
         bands = bands[..., [2, 1, 0, 3][: bands.shape[2]]]  # from OpenCV's order
     try:
-        with PIL.Image.open(io.BytesIO(data)) as image:
+        with PIL.Image.open(io.BytesIO(data.tobytes())) as image:
             frames = getattr(image, "n_frames", 1)
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
             if bands is None:
@@ -97,7 +97,7 @@ def undecodable(data: NDArray[np.uint8], path: Path) -> str:
 def _load_array(data: NDArray[np.uint8], path: Path) -> NDArray[Any]:
     """Load a `.npy` file, `[H, W]` or `[H, W, C]`."""
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
+        array = np.load(io.BytesIO(data.tobytes()), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise BrokenFile(f"{path}: not a readable array, or truncated: {error}") from error
     if array.ndim == 2:
@@ -110,8 +110,8 @@ def _load_array(data: NDArray[np.uint8], path: Path) -> NDArray[Any]:
 def _load_many_bands(data: NDArray[np.uint8], path: Path, rotate: bool) -> NDArray[Any] | None:
     """Load a TIFF with more than 4 channels, which OpenCV refuses and Pillow cuts to 3; None for other files."""
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            page = file.pages[0]
+        with tifffile.TiffFile(io.BytesIO(data.tobytes())) as file:
+            page: Any = file.pages[0]
             if page.samplesperpixel <= 4:
                 return None
             orientation = int(page.tags[EXIF_ORIENTATION].value) if rotate and EXIF_ORIENTATION in page.tags else 1
@@ -180,7 +180,8 @@ def select_channels(image: NDArray[np.uint8], channels: int, source: str) -> NDA
     if (channels, count) == (3, 1):
         return image.repeat(3, axis=2)
     if (channels, count) == (1, 3):
-        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None]
+        gray: Any = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+        return gray[..., None]
     raise DataError(
         f"{source}: the image has {pluralize(count, 'channel')}, but the model takes {channels}; set the lengths of "
         f"model.preprocess.mean and std and model.backbone.in_channels to {count}, or convert the images"

@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,6 +54,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None, channels: 
 
 def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
     """Decode the bytes of an image file as `read_image` does; `path` is for messages."""
+    image: Any
     plain = channels == 3 and _PLAIN.match(data[:32].tobytes())
     if not plain:
         image = decode_bands(data, path, channels)

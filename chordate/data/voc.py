@@ -114,8 +114,8 @@ class VocDataset(CocoDataset):
 
     def _select(self, stems: list[str]) -> list[str]:
         """The XML files of the split."""
-        if self.held_out is not None and (self.split == "train" or self.split == "val"):
-            return sorted(held_out_part(stems, self.held_out, self.split))
+        if self.held_out is not None:
+            return sorted(held_out_part(stems, self.held_out, "val" if self.split == "val" else "train"))
         if self.split is None:
             return stems
         listed = self.folder / self.split
