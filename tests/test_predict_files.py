@@ -40,11 +40,12 @@ def config(channels: int) -> dict[str, object]:
     return {"backbone": {"_delete_": True, "type": "BandBackbone", "in_channels": channels}, "preprocess": statistics}
 
 
-def write_config(path: Path, channels: int, **data: object) -> str:
+def write_config(path: Path, channels: int) -> str:
     dataset = {"annotations": "annotations.json", "images": "images"}
     path.write_text(
-        f'base = "{CONFIG}"\nmodel = {config(channels)!r}\ntrain_data = dict(dataset={dataset!r}, workers=0, batch_size=2)'
-        f"\nval_data = dict(dataset={dataset!r}, workers=0)\ntrain = dict(epochs=1, tensorboard=False)\n"
+        f'base = "{CONFIG}"\nmodel = {config(channels)!r}\n'
+        f"train_data = dict(dataset={dataset!r}, workers=0, batch_size=2)\n"
+        f"val_data = dict(dataset={dataset!r}, workers=0)\ntrain = dict(epochs=1, tensorboard=False)\n"
     )
     return str(path)
 
