@@ -44,6 +44,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             None disables this grouping.
         health_report: problems found when the dataset was opened, one line each.
         channels: number of channels of the images; `build_dataset` sets it to that of the model.
+        not_inherited: settings that a config does not inherit from a dataset of another type, because they have other
+            defaults here.
     """
 
     meta: DatasetMeta = DatasetMeta()
@@ -53,6 +55,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     health_report: Sequence[str] = ()
     channels: int = 3
     skip_broken: bool = False
+    not_inherited: Sequence[str] = ()
     _broken: torch.Tensor | None = None  # [len] bool, in memory that is shared with the workers
 
     def __init__(

@@ -44,6 +44,8 @@ class VocDataset(CocoDataset):
         settings: the other arguments of CocoDataset.
     """
 
+    not_inherited = ("images", "annotations")
+
     def __init__(
         self,
         folder: str | Path = ".",

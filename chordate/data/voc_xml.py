@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
@@ -13,6 +14,7 @@ from defusedxml.ElementTree import fromstring
 from chordate.errors import DataError
 
 MAX_SIDE = 2**31  # a larger size in a file is not that of an image
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -92,10 +94,7 @@ def _object(element: Element, place: str) -> VocObject:
 
 def _number(box: Element, tag: str, place: str) -> float:
     text = _text(box, tag)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = float(text) if NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
         raise DataError(f"{place}: <{tag}> must be a number, got {text!r:.40}")
     return value

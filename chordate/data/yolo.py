@@ -48,6 +48,8 @@ class YoloDataset(CocoDataset):
         settings: arguments of CocoDataset, except `annotations` and `images`.
     """
 
+    not_inherited = ("images", "annotations")
+
     def __init__(
         self,
         images: str | Path | None = None,
