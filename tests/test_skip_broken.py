@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import cv2
@@ -10,14 +11,18 @@ import pytest
 import torch
 from class_folders import write_folders
 from loading import open_loader
+from test_panoptic_data import write_panoptic
 from tiny_coco import annotation, write_coco
 
 from chordate.cli.main import main
-from chordate.data import CocoDataset, ImageFolder, VocDataset, YoloDataset
+from chordate.data import CocoDataset, CocoPanoptic, ImageFolder, VocDataset, YoloDataset
 from chordate.data import dataset as dataset_module
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import BrokenFile, DataError
 from chordate.evaluation.coco_metric import CocoMetric
+from chordate.evaluation.semantic_metric import SemanticMetric
+from chordate.structures import Detections
+from chordate.structures.semantic import SemanticMap
 
 COUNT = 8
 BOXES = [annotation(number, number, [10, 10, 20, 20]) for number in range(1, COUNT + 1)]
@@ -52,8 +57,6 @@ def test_missing_images_are_found_on_opening(root: Path) -> None:
 
 def test_the_folders_are_listed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = []
-    import os
-
     real = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: listed.append(str(path)) or real(path))
     open_set(root)
@@ -104,7 +107,8 @@ def test_if_all_images_are_missing_nothing_is_skipped(root: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:200])
+    content = path.read_bytes()
+    path.write_bytes(content[: min(200, len(content) // 2)])
 
 
 def test_a_broken_image_is_replaced_by_the_next(root: Path) -> None:
@@ -199,13 +203,42 @@ def test_the_evaluation_reports_images_that_were_broken(root: Path) -> None:
     dataset = build_dataset(data, data_root=root, training=False)
     loader = build_loader(dataset, data, training=False)
     metric = CocoMetric(dataset)
-    from chordate.structures import Detections
-
     for batch in loader:
         boxes = torch.tensor([[10.0, 10, 30, 30]])
         metric.update([Detections(boxes, torch.ones(1), torch.zeros(1, dtype=torch.int64)) for _ in batch.infos], batch)
     with pytest.warns(UserWarning, match="1 of 8 images were not evaluated; their objects count as missed"):
         metric.compute()
+
+
+def test_an_image_that_replaces_a_broken_one_is_counted_once_in_semantic_metrics(tmp_path: Path) -> None:
+    labels = np.zeros((8, 9), np.uint8)
+    labels[:, 4:] = 1
+    for number in range(4):
+        for folder, pixels in (("images", np.full((8, 9, 3), 90, np.uint8)), ("labels", labels)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{number}.png"), pixels)
+    cut(tmp_path / "images/1.png")
+    (tmp_path / "labels/2.png").write_bytes(b"broken")
+    data = {"dataset": {"type": "SemanticFolder", "images": "images", "labels": "labels", "classes": ["a", "b"]}}
+    with pytest.raises(BrokenFile, match=r"labels/2\.png"):
+        build_dataset(data, data_root=tmp_path, training=False)
+    data["dataset"]["skip_broken"] = True
+    data["workers"] = 0
+    dataset = build_dataset(data, data_root=tmp_path, training=False)
+    metric = SemanticMetric(dataset)
+    for batch in build_loader(dataset, data, training=False):
+        metric.update([SemanticMap(batch.targets.labels[0].clamp(min=0))], batch)
+    assert metric.compute()["mIoU"] == 1
+    assert sum(row["pixels"] for row in metric.per_class().values()) == 2 * labels.size
+
+
+def test_missing_images_of_panoptic_data_are_found_on_opening(tmp_path: Path) -> None:
+    write_panoptic(tmp_path, 3)
+    (tmp_path / "images/1.jpg").unlink()
+    with pytest.raises(DataError, match=r"images/1\.jpg: no such image file"):
+        CocoPanoptic("panoptic.json", "images", data_root=tmp_path)
+    dataset = CocoPanoptic("panoptic.json", "images", data_root=tmp_path, skip_broken=True)
+    assert [dataset[(0, index)]["info"].image_id for index in range(3)] == [48, 50, 50]
 
 
 def test_training_goes_on_past_missing_and_broken_images(root: Path, capsys) -> None:

@@ -68,7 +68,7 @@ class SemanticDataset(Dataset):
     ):
         super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         encoding = LabelEncoding.build(classes, ids, ignored_ids, palette, background)
-        survey = survey_labels(pairs, self.read_pixels)
+        survey = survey_labels(pairs, self.read_pixels, skip_broken)
         source = Path(os.path.commonpath([label.parent for _, label in pairs]))
         encoding, self.health_report = check_encoding(survey, encoding, source)
         encoding = encoding.reordered(model_classes(encoding.classes, meta) or ())
