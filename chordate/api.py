@@ -54,7 +54,8 @@ def predict(
     Args:
         model: from `build_model`, with weights loaded, in evaluation mode; it stays on its device.
         images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
-            tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1.
+            tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1. Models
+            of other than 3 channels take arrays and tensors with as many channels.
         boxes: the objects in each image, for a top-down model such as a pose estimator: an array `[M, 4]` of x1, y1,
             x2, y2 in pixels, or the Detections of a detector whose labels are classes of `model`; a list of these for
             a list of images. None if each image is one object.
@@ -149,9 +150,10 @@ def _batches(
             part = f".{name}" if name else ""
             raise ConfigError(f"{type(model).__name__}{part} is in training mode; call model.eval() first")
     pipeline, device = build_pipeline(model.pipeline), next(model.parameters()).device
+    channels = model.input_shape(*model.example_size)[0]
     read = (
         {"image": image, "info": ImageInfo(number, path, image.shape[-2], image.shape[-1])}
-        for number, (image, path) in enumerate(_read(images))
+        for number, (image, path) in enumerate(_read(images, channels))
     )
     if objects is not None:
         read = (crop for sample, own in zip(read, objects, strict=True) for crop in crop_samples(sample, own))
@@ -167,8 +169,8 @@ def _listed(images: AnyImage | Sequence[AnyImage]) -> Any:
     return images if stacked or isinstance(images, list | tuple) else [images]
 
 
-def _read(images: AnyImage | Sequence[AnyImage]) -> Iterator[tuple[tv_tensors.Image, str]]:
-    """Yield each image as uint8 RGB `[3, H, W]`, with its path or number.
+def _read(images: AnyImage | Sequence[AnyImage], channels: int) -> Iterator[tuple[tv_tensors.Image, str]]:
+    """Yield each image as uint8 `[channels, H, W]`, with its path or number.
 
     Raises:
         DataError: a file cannot be read, or an array is not an image.
@@ -177,17 +179,18 @@ def _read(images: AnyImage | Sequence[AnyImage]) -> Iterator[tuple[tv_tensors.Im
         if isinstance(image, str) and "://" in image:
             raise DataError(f"{image}: URLs are not supported; download the file first")
         if isinstance(image, str | Path):
-            yield tv_tensors.Image(read_image(image)), str(image)
+            yield tv_tensors.Image(read_image(image, channels=channels)), str(image)
         else:
-            yield tv_tensors.Image(_as_uint8(image, number)), f"image {number}"
+            yield tv_tensors.Image(_as_uint8(image, number, channels)), f"image {number}"
 
 
-def _as_uint8(image: Any, number: int) -> Tensor:
+def _as_uint8(image: Any, number: int, channels: int) -> Tensor:
     what = f"image {number}"
     if isinstance(image, PIL.Image.Image):
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
             raise DataError(f"{what}: PIL mode {image.mode} has no fixed range; convert it to RGB first")
-        image = np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+        mode = "L" if channels == 1 else "RGBA" if channels == 4 and image.mode == "RGBA" else "RGB"
+        image = np.array(PIL.ImageOps.exif_transpose(image).convert(mode))
     try:
         tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     except (TypeError, ValueError) as error:
@@ -196,14 +199,16 @@ def _as_uint8(image: Any, number: int) -> Tensor:
     if tensor.ndim == 2:
         tensor = tensor[None] if isinstance(image, Tensor) else tensor[..., None]
     if tensor.ndim != 3:
-        raise DataError(f"{what}: expected [H, W, 3] (array) or [3, H, W] (tensor), got {list(tensor.shape)}")
+        shapes = f"[H, W, {channels}] (array) or [{channels}, H, W] (tensor)"
+        raise DataError(f"{what}: expected {shapes}, got {list(tensor.shape)}")
     if not isinstance(image, Tensor):
         tensor = tensor.permute(2, 0, 1)
-    if tensor.shape[0] == 1:
+    if tensor.shape[0] == 1 and channels == 3:
         tensor = tensor.expand(3, -1, -1)
-    if tensor.shape[0] != 3 or 0 in tensor.shape:
+    if tensor.shape[0] != channels or 0 in tensor.shape:
+        wanted = "RGB, 3 channels" if channels == 3 else f"{channels} channels"
         raise DataError(
-            f"{what}: expected RGB, 3 channels, with at least one pixel; got {list(tensor.shape)} (channels first)"
+            f"{what}: expected {wanted}, with at least one pixel; got {list(tensor.shape)} (channels first)"
         )
     if tensor.is_floating_point():
         if not torch.isfinite(tensor).all() or tensor.min() < 0 or tensor.max() > 1:

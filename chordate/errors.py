@@ -52,6 +52,10 @@ class DataError(ChordateError):
     """An image or annotation is missing or broken, or does not fit the model."""
 
 
+class BrokenFile(DataError):
+    """A file of a sample is missing, truncated or cannot be decoded; `skip_broken=True` skips the sample."""
+
+
 class UnknownClass(DataError):
     """A requested class is not in the dataset."""
 

@@ -1,6 +1,7 @@
 """Formats text for people: printable names, counts, metrics."""
 
 import re
+from collections.abc import Sequence
 
 KEPT = "\u200c\u200d\u00a0\u3000"  # joiners that some scripts need within words, and spaces
 
@@ -21,6 +22,11 @@ def pluralize(number: int, noun: str) -> str:
     """A count in English: "1 class", "2 classes", "3 boxes", "1,000 images"."""
     plural = noun + ("es" if noun.endswith(("s", "x")) else "s")
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first five names: "a, b, c, d, e …"."""
+    return ", ".join(names[:5]) + (" …" if names[5:] else "")
 
 
 def format_metric(value: float) -> str:

@@ -27,6 +27,7 @@ from chordate.data.dataset import Dataset, model_classes
 from chordate.data.findings import Findings, Health, with_ids
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
+from chordate.data.missing_images import describe_missing, find_missing, without_images
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
@@ -34,7 +35,7 @@ from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample, Targets
-from chordate.text import pluralize, printable
+from chordate.text import first_names, pluralize, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
@@ -73,7 +74,8 @@ class CocoDataset(Dataset):
             Masks of crowds are not read, since crowds are never trained on. An object without a usable mask is trained
             on with its box only.
         keypoints: whether to read keypoints. Transforms receive them as InstanceKeypoints.
-        data_root, pipeline, seed, meta: see `Dataset`.
+        data_root, pipeline, seed, meta, skip_broken: see `Dataset`. Missing images are found on opening; with
+            `skip_broken` they are left out, also as ground truth.
 
     Attributes:
         category_ids: the category id in the file for each label.
@@ -104,8 +106,9 @@ class CocoDataset(Dataset):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
-        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
         self.masks, self.keypoints, self.health = masks, keypoints, health
@@ -127,12 +130,14 @@ class CocoDataset(Dataset):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
         parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # loaded in chunks to limit memory
-        sizes = []
+        sizes, files = [], []
         for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
             if not record.get("file_name"):
                 raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
             sizes.append((record["height"], record["width"]))
+            files.append(record["file_name"])
         self.sizes = np.array(sizes)
+        self._leave_out_missing(files)
 
     def _open(self) -> hotcoco.COCO | None:
         """Open the annotation file; None if it must be normalized."""
@@ -165,6 +170,27 @@ class CocoDataset(Dataset):
             )
         return [with_ids(f"{self.annotations}: {len(ids)} of {total} objects have no usable mask: only boxes", ids)]
 
+    def _leave_out_missing(self, files: Sequence[str]) -> None:
+        """Leave out the images that do not exist; `files` are the file names of all images.
+
+        Raises:
+            DataError: an image is missing, and `skip_broken` is false; or all are missing.
+        """
+        missing = find_missing(files, self.images)
+        if not missing.any():
+            return
+        absent = [name for name, is_missing in zip(files, missing) if is_missing]
+        if not self.skip_broken or missing.all():
+            raise DataError(describe_missing(absent, len(files), self.images, self.data_root))
+        self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
+        self.image_ids = self.image_ids[~missing]
+        self.sizes = None if self.sizes is None else self.sizes[~missing]
+        count = f"{len(absent):,} of {pluralize(len(files), 'image')}"
+        self.health_report = [
+            *self.health_report,
+            f"{self.images}: {count} are missing and left out ({first_names(absent)})",
+        ]
+
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
         skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))
         if meta is None:
@@ -189,7 +215,7 @@ class CocoDataset(Dataset):
         """Read a sample without applying the transforms; its masks are `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"])))
+        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
         size = image.shape[-2], image.shape[-1]
         annotations, boxes = self._annotations(record["id"], size)
         crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]

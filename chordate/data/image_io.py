@@ -1,7 +1,9 @@
-"""Reads image files as RGB tensors; a truncated file is an error, instead of an image with gray pixels."""
+"""Reads image files as tensors; a truncated file is an error, instead of an image with gray pixels."""
 
 import io
+import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,54 +12,69 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chordate.errors import DataError, near_names
+from chordate.data.image_bands import decode_bands, undecodable
+from chordate.errors import BrokenFile, DataError, near_names
 
+# The suffixes of the images in a folder. HEIC is listed so that such a file is reported, not left out.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif", ".avif", ".jp2"),
+    *(".npy", ".heic", ".heif"),
+)
 # First and last bytes of complete files; files that end differently are decoded again by Pillow.
 _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
+# JPEG, PNG with up to 8 bits, BMP, and WebP without extensions: OpenCV decodes them to 8-bit color.
+_PLAIN = re.compile(rb"\xff\xd8|\x89PNG.{20}[\x01\x02\x04\x08]|BM|RIFF.{4}WEBPVP8[ L]", re.DOTALL)
 
 
-def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Read an image as `[3, H, W]` uint8 RGB (channels last in memory).
+def read_image(path: str | Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
+    """Read an image as `[C, H, W]` uint8, RGB if there are 3 channels (channels last in memory).
 
-    Grayscale, CMYK, palette, 16-bit and transparent files become 8-bit RGB (the alpha channel is
-    dropped; the upper 8 of 16 bits are kept).
+    Grayscale, CMYK and palette files become RGB; the alpha channel is dropped; the upper 8 bits are kept of files with
+    16 bits, or with 10, 12 or 14 bits in 16; floats are scaled from 0 … 1. Of animations and files with several pages,
+    the first is read.
 
     Args:
-        path: image file in any format that OpenCV reads.
+        path: an image file, or a `.npy` file of `[H, W]` or `[H, W, C]`.
         size: height and width in the annotations, which decide whether the EXIF orientation is applied: some
             annotation tools use the image as displayed (with EXIF orientation), others the image as stored. The
             orientation is also applied if both images have this size, or if `size` is None.
+        channels: number of channels `C`. With 4 or more, the file must have as many.
 
     Raises:
-        DataError: the file is missing, truncated or not an image, or its size differs from the annotations'.
+        BrokenFile: the file is missing, truncated or not an image.
+        DataError: its size differs from the annotations', or its number of channels or range of values does not fit.
     """
     path = Path(path)
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
-        raise DataError(missing_file(path, "image")) from error
-    return decode_image(data, path, size)
+        raise BrokenFile(missing_file(path, "image")) from error
+    return decode_image(data, path, size, channels)
 
 
-def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None) -> Tensor:
+def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
     """Decode the bytes of an image file as `read_image` does; `path` is for messages."""
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    if image is None:
-        raise DataError(
-            f"{path}: not a readable image, or truncated ({len(data)} bytes); copy or download it again, "
-            f"or convert it to 8-bit PNG or JPEG"
-        )
+    image: Any
+    plain = channels == 3 and _PLAIN.match(data[:32].tobytes())
+    if not plain:
+        image = decode_bands(data, path, channels)
+    elif (image := cv2.imdecode(data, cv2.IMREAD_COLOR)) is None:
+        raise BrokenFile(undecodable(data, path))
     _check_complete(path, data)
     if size is not None and image.shape[:2] != tuple(size):
-        stored = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if stored is None or stored.shape[:2] != tuple(size):
-            height, width = image.shape[:2]
+        height, width = image.shape[:2]
+        image = (
+            cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            if plain
+            else decode_bands(data, path, channels, rotate=False)
+        )
+        if image is None or image.shape[:2] != tuple(size):
             raise DataError(
                 f"{path}: the image is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
                 f"they were made for another version of the image"
             )
-        image = stored
-    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if plain else image
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def missing_file(path: Path, kind: str) -> str:
@@ -78,7 +95,7 @@ def _near(path: Path) -> str:
 
 
 def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
-    """Raise DataError for a truncated file. OpenCV only warns and fills missing pixels with gray; Pillow raises."""
+    """Raise BrokenFile for a truncated file. OpenCV only warns and fills missing pixels with gray; Pillow raises."""
     head, tail = data[:4].tobytes(), data[-64:].tobytes()
     if any(head.startswith(start) and end in tail for start, end in _ENDINGS.items()):
         return
@@ -87,4 +104,4 @@ def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
     except PIL.UnidentifiedImageError:
         return  # a format that OpenCV supports and Pillow does not
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: broken or truncated ({error}); copy or download it again") from error
+        raise BrokenFile(f"{path}: broken or truncated ({error}); copy or download it again") from error

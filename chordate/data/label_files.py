@@ -10,7 +10,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from chordate.data.image_io import missing_file
-from chordate.errors import DataError
+from chordate.errors import BrokenFile, DataError
 
 LabelPixels = NDArray[np.integer[Any]]  # ids [H, W], or colors [H, W, 3] uint8 RGB
 
@@ -43,9 +43,9 @@ def read_label_image(path: Path) -> LabelPixels:
                 return np.array(image.convert("RGB"))
             mode = image.mode
     except FileNotFoundError as error:
-        raise DataError(missing_file(path, "label")) from error
+        raise BrokenFile(missing_file(path, "label")) from error
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable label image: {error}") from error
+        raise BrokenFile(f"{path}: not a readable label image: {error}") from error
     raise DataError(f"{path}: pixels of mode {mode} are not class ids; save them as an 8-bit or 16-bit PNG")
 
 

@@ -118,6 +118,9 @@ class Loader(DataLoader[Any]):
             # torch re-raises a worker's error with its traceback as the message; our message is the last line.
             last = error.args[0].strip().splitlines()[-1]
             raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+        finally:  # also if the last batch of an epoch is taken without asking for another
+            if isinstance(self.dataset, Dataset) and (report := self.dataset.broken_report()):
+                log.warning(printable(report, None))
 
 
 _running: weakref.WeakSet[Any] = weakref.WeakSet()  # torch's iterators whose workers may still run
@@ -169,6 +172,7 @@ def build_dataset(
     seed: int = 0,
     meta: DatasetMeta | None = None,
     meta_of: str = "the model",
+    channels: int | None = None,
 ) -> Dataset:
     """Build and check the dataset of a config's `train_data` or `val_data`, and log the problems in its files.
 
@@ -180,6 +184,7 @@ def build_dataset(
         meta: metadata of the model; labels must have the same meaning in the model and the dataset. None uses the
             dataset's own metadata.
         meta_of: what `meta` belongs to (such as "the model"), for messages.
+        channels: number of channels of the model's images; None if it is not known, then files are read as RGB.
 
     Raises:
         ConfigError: settings are unknown or invalid, or the class is not a Dataset.
@@ -197,6 +202,8 @@ def build_dataset(
             raise
         names = ", ".join(meta.classes[:5]) + (" …" if len(meta.classes) > 5 else "")
         raise DataError(f"{where} must have all classes of {meta_of} ({names}): {error}") from error
+    if channels is not None and isinstance(dataset, Dataset):
+        dataset.channels = channels
     check_dataset(dataset)
     difference = None if meta is None else dataset.meta.difference(meta)
     if difference:

@@ -8,12 +8,11 @@ from typing import Any
 
 from chordate.arguments import Names
 from chordate.data.coco_annotations import resolve_path
-from chordate.data.image_io import missing_file
+from chordate.data.image_files import list_images
+from chordate.data.image_io import SUFFIXES, missing_file
 from chordate.data.semantic_dataset import SemanticDataset
 from chordate.errors import DataError, near_names
 from chordate.registry import DATASETS
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @DATASETS.register_module()
@@ -66,13 +65,13 @@ def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(missing_folder(folder))
     images: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        ending = next((end for end in suffixes if path.name.lower().endswith(end.lower())), None)
-        if ending and path.is_file():
-            name = path.relative_to(folder).as_posix()[: -len(ending)]
+    for path in list_images(folder):
+        ending = next((end for end in suffixes if path.lower().endswith(end.lower())), None)
+        if ending:
+            name = path[: -len(ending)]
             if name in images:
-                raise DataError(f"{images[name]} and {path.name} have the same labels; remove one, or set image_suffix")
-            images[name] = path
+                raise DataError(f"{images[name]} and {path} have the same labels; remove one, or set image_suffix")
+            images[name] = folder / path
     if not images:
         raise DataError(f"{folder}: no images ({', '.join(suffixes)})")
     return images

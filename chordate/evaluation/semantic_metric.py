@@ -64,6 +64,7 @@ class SemanticMetric(Metric):
         """Reset the counters."""
         self._pending, self._boundary = self._evaluator(), self._boundary_counter()
         self._worst: list[tuple[float, int, SemanticMap]] = []  # mean IoU, image id, prediction
+        self._counted: set[int] = set()  # image ids
 
     def _evaluator(self) -> semantic.SemanticEval:
         return semantic.SemanticEval(list(map(str, range(self.classes))), ignore_index=self.classes)
@@ -72,7 +73,7 @@ class SemanticMetric(Metric):
         return None if self.boundary is None else BoundaryIoU(self.classes, self.boundary)
 
     def update(self, predictions: Sequence[SemanticMap], batch: Batch) -> None:
-        """Count the pixels of a batch.
+        """Count the pixels of a batch; an image that occurs again is counted once.
 
         Raises:
             DataError: the predictions are not SemanticMaps, differ in size from the ground truth, or have labels that
@@ -83,6 +84,9 @@ class SemanticMetric(Metric):
                 raise DataError(
                     f"SemanticMetric evaluates SemanticMaps; the model predicts {type(prediction).__name__}"
                 )
+            if info.image_id in self._counted:  # this sample replaces a broken one
+                continue
+            self._counted.add(info.image_id)
             truth = self.dataset.labels_of(info.image_id)
             labels = prediction.labels.cpu().numpy()
             if labels.shape != tuple(truth.shape):

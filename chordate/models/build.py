@@ -121,6 +121,18 @@ def build_model(
     return model.eval()
 
 
+def image_channels(cfg: Config) -> int | None:
+    """Number of channels of the images of a config's model, from `preprocess.mean` or `backbone.in_channels`; None if
+    it has neither."""
+    parts = section(cfg, "model")
+    preprocess, backbone = parts.get("preprocess"), parts.get("backbone")
+    mean = preprocess.get("mean") if isinstance(preprocess, Mapping) else None
+    if isinstance(mean, list | tuple):
+        return len(mean)
+    channels = backbone.get("in_channels") if isinstance(backbone, Mapping) else None
+    return channels if isinstance(channels, int) else None
+
+
 def start_from(model: Model, source: str | Path, setting: str = "load_from") -> None:
     """Load the tensors of a checkpoint that fit the model, even if the classes differ, and log the report.
 

@@ -15,7 +15,7 @@ from chordate.config import check_plain, check_save_best, list_section, load_con
 from chordate.data.loader import build_dataset, build_loader, check_data_section
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
-from chordate.models.build import build_model, start_from
+from chordate.models.build import build_model, image_channels, start_from
 from chordate.registry import CALLBACKS
 from chordate.text import pluralize, printable
 from chordate.training.callbacks import Callback, check_monitored
@@ -69,7 +69,8 @@ def train(
         data = section(cfg, "train_data")
         check_settings(cfg, settings)
         callbacks = [CALLBACKS.build(callback) for callback in (*list_section(cfg, "callbacks"), *callbacks)]
-        dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed)
+        channels = image_channels(cfg)
+        dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed, channels=channels)
         # The first start of a run with resume=True has no checkpoint yet, so it needs the pretrained weights.
         newest = CheckpointFolder(work_dir).newest() if resume is True else None
         resumes = bool(newest or (resume and resume is not True))
@@ -84,7 +85,12 @@ def train(
         val_loader = metric = None
         if cfg.get("val_data"):
             val_data = section(cfg, "val_data")
-            same: dict[str, Any] = {"meta": dataset.meta, "meta_of": "the training data", "data_root": data_root}
+            same: dict[str, Any] = {
+                "meta": dataset.meta,
+                "meta_of": "the training data",
+                "data_root": data_root,
+                "channels": channels,
+            }
             val_set = build_dataset(val_data, training=False, **same)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
