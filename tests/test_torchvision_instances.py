@@ -25,7 +25,7 @@ from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 
 MAX_DETECTIONS = 50  # detections per image
-SLIM = 48  # channels of the tested heads; with all channels, float64 takes minutes
+SLIM = 24  # channels of the tested heads; with all channels, float64 takes minutes
 CLASSES = 5  # the keypoint detector is tested with several classes, unlike the published one
 KEYPOINTS = 17
 
