@@ -12,6 +12,7 @@ from chordate.text import printable
 
 # Maps the names of backbone settings in MMDetection, Detectron2 and timm to ours.
 _BACKBONE_SETTINGS = {"out_indices": "out", "out_features": "out", "name": "model", "model_name": "model"}
+NOT_REGULAR = "is a pipe, a device or a socket; only regular files are read"
 
 
 class ChordateError(Exception):

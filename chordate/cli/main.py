@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import chordate
 from chordate.cli import browse, features, predict, summary, test, train
 from chordate.cli import list as list_command
 from chordate.errors import ChordateError
+from chordate.text import PrintableFormatter, printable
 
 COMMANDS = {
     "browse": browse,
@@ -41,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def one_line(command: str, message: str) -> str:
+    return printable(f"chordate {command}: {' '.join(message.splitlines())}", None)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -53,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.error(f"name a command: {', '.join(COMMANDS)} (chordate --help describes them)")
     # Print warnings in one line, without the line of code that issued them.
     plain = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"chordate {arguments.command}: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"{one_line(arguments.command, str(message))}\n"
+    if logging.lastResort is not None:  # prints the warnings of commands that write no log
+        logging.lastResort.setFormatter(PrintableFormatter())
     try:
         COMMANDS[arguments.command].run(arguments)
     except ChordateError as error:
@@ -62,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"chordate {arguments.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(one_line(arguments.command, f"{error.filename}: {error.strerror}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"chordate {arguments.command}: interrupted", file=sys.stderr)

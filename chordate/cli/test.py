@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.errors import ConfigError
     from chordate.evaluation.build_metric import build_metric
     from chordate.launch import finish, start
-    from chordate.text import format_metric
+    from chordate.text import format_metric, printable
     from chordate.training.evaluation_loop import evaluate
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
         loader.stop_workers()
         if members and rank == 0:
-            console.print(f"{name} alone: " + ", ".join(f"{key} {format_metric(n)}" for key, n in numbers.items()))
+            line = ", ".join(f"{key} {format_metric(n)}" for key, n in numbers.items())
+            console.print(printable(f"{name} alone: {line}", None), markup=False)
     if members:
         numbers = members.compute_mean()
     if rank == 0:

@@ -16,11 +16,11 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 from chordate.arguments import Names
 from chordate.data.coco_annotations import Health, check_health, open_index, resolve_path
 from chordate.data.dataset import Dataset, model_classes
-from chordate.data.image_io import read_image
+from chordate.data.image_io import MAX_PIXELS, read_image, too_many_pixels
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
-from chordate.data.rle import mask_rings
+from chordate.data.rle import check_rle, mask_rings
 from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
@@ -118,6 +118,8 @@ class CocoDataset(Dataset):
         for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
             if not record.get("file_name"):
                 raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
+            if record["height"] * record["width"] > MAX_PIXELS:
+                raise DataError(f"{self.annotations}: image {record['id']}, {too_many_pixels(record['file_name'])}")
             sizes.append((record["height"], record["width"]))
         self.sizes = np.array(sizes)
 
@@ -160,7 +162,7 @@ class CocoDataset(Dataset):
             "info": ImageInfo(record["id"], str(path), *size),
         }
         if self.masks:
-            rings = [[] if group else self._rings(a) for a, group in zip(annotations, crowd)]
+            rings = [[] if group else self._rings(a, size) for a, group in zip(annotations, crowd)]
             crowd = [not part for part in rings]  # an instance without a polygon of ≥ 3 points counts as a crowd
             sample["polygons"] = Polygons.from_rings(rings, size)
         sample["crowd"] = torch.tensor(crowd, dtype=torch.bool)
@@ -192,6 +194,9 @@ class CocoDataset(Dataset):
             and annotation["image_id"] == image_id  # a duplicate id may return another image's annotation
             and (annotation.get("bbox") or annotation.get("segmentation"))
         ]
+        for annotation in annotations:
+            if not annotation.get("bbox"):
+                check_rle(annotation, size, str(self.annotations))
         boxes = np.array(
             [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in annotations], np.float64
         ).reshape(-1, 4)
@@ -254,7 +259,7 @@ class CocoDataset(Dataset):
                 used.discard(image)
         return self.image_ids[np.isin(self.image_ids, list(used))]
 
-    def _rings(self, annotation: dict[str, Any]) -> list[Ring]:
+    def _rings(self, annotation: dict[str, Any], size: tuple[int, int]) -> list[Ring]:
         """The polygons of an annotation's `segmentation`, which is a list of polygons or an RLE."""
         segmentation = annotation.get("segmentation")
         if not segmentation:
@@ -262,5 +267,6 @@ class CocoDataset(Dataset):
                 f"{self.annotations}: annotation {annotation['id']} has no segmentation; masks=True needs one"
             )
         if isinstance(segmentation, dict):
+            check_rle(annotation, size, str(self.annotations))
             return mask_rings(self.coco.ann_to_mask(annotation))
         return [orient_clockwise(np.array(part, np.float32).reshape(-1, 2)) for part in segmentation if len(part) >= 6]

@@ -75,7 +75,7 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
         raise DataError(missing_file(path, "annotation"))
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON, or truncated: {error}") from error
     try:
         names, things, palette = _categories(content["categories"], path)

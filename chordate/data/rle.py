@@ -1,5 +1,6 @@
 """Converts bitmaps to COCO's RLE, and to polygons along pixel borders that rasterize to the same bitmap."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hotcoco
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chordate.data.polygons import Ring
+from chordate.errors import DataError
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
@@ -16,6 +18,60 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
         return []
     encoded = hotcoco.mask.encode(masks.cpu().numpy().transpose(1, 2, 0))
     return [{"size": list(one["size"]), "counts": one["counts"].decode()} for one in encoded]
+
+
+def check_rle(annotation: Mapping[str, Any], size: Sequence[int], source: str) -> None:
+    """Check that the RLE of an annotation, if it has one, describes a mask of `size` (height, width).
+
+    hotcoco allocates a mask of the RLE's own size, and ends the process if there is not enough memory; pycocotools
+    reads past the end of counts that are too short.
+
+    Raises:
+        DataError: the RLE has another size, or its counts are invalid or do not add up to the number of pixels; the
+            message names `source` and the annotation.
+    """
+    segmentation = annotation.get("segmentation")
+    if not isinstance(segmentation, Mapping):
+        return
+    where, given = f"{source}: the RLE of annotation {annotation.get('id')}", segmentation.get("size")
+    if not isinstance(given, list | tuple) or list(given) != list(size):
+        raise DataError(f"{where} has the size {given}, but its image has {list(size)} (height, width)")
+    try:
+        runs = run_lengths(segmentation.get("counts"))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{where} has invalid counts ({error})") from error
+    if (runs < 0).any() or runs.sum() != size[0] * size[1]:
+        raise DataError(f"{where} has counts for {runs.sum()} pixels, but its image has {size[0] * size[1]}")
+
+
+def run_lengths(counts: Any) -> NDArray[np.int64]:
+    """The lengths of the runs of an RLE's `counts`: a list of lengths, or COCO's compressed string.
+
+    The string has 5 bits of a number per character, least significant first; bit 5 tells that another character
+    follows. From the fourth number on, numbers are differences from the number two before
+    (github.com/cocodataset/cocoapi, common/maskApi.c, rleFrString).
+
+    Raises:
+        ValueError: `counts` is neither.
+    """
+    if isinstance(counts, list) and all(type(count) is int for count in counts):
+        return np.array(counts, np.int64)
+    if not isinstance(counts, str | bytes):
+        raise ValueError(f"expected a list of integers or a string, got {type(counts).__name__}")
+    text = counts.encode("ascii") if isinstance(counts, str) else counts
+    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((codes & 32) == 0)
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or ends[-1:] != len(codes) - 1:
+        raise ValueError("not COCO's compressed RLE, or truncated")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        raise ValueError("a run is longer than 32 bits")
+    place = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    numbers = np.add.reduceat((codes & 31) << place, starts) - ((codes[ends] & 16) > 0) * (1 << 5 * lengths)
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers
 
 
 def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:

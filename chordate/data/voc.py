@@ -36,6 +36,8 @@ class VocDataset(CocoDataset):
         if not self.annotations.is_dir():
             raise DataError(f"{self.annotations}: no such folder; a VOC dataset has its XML files there")
         for file in sorted(self.annotations.glob("*.xml")):
+            if not file.is_file():
+                raise DataError(missing_file(file, "annotation"))
             if not file.read_bytes().rstrip().endswith(b"</annotation>"):
                 raise DataError(f"{file}: truncated; it does not end with </annotation>")
         try:

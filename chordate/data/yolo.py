@@ -14,7 +14,7 @@ import yaml
 
 from chordate.data.coco import CocoDataset
 from chordate.data.coco_annotations import resolve_path
-from chordate.data.image_io import missing_file
+from chordate.data.image_io import missing_file, too_many_pixels
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 
@@ -68,18 +68,24 @@ def _read_names(file: Path) -> list[str]:
     try:
         names = yaml.safe_load(file.read_text())["names"]
         ordered = [names[number] for number in range(len(names))]  # a list, or a dict with keys 0, 1, 2 …
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f'{file}: needs a list "names" of class names without gaps: {error}') from error
+    if nested := [name for name in ordered if not isinstance(name, str | int | float)]:
+        raise DataError(f'{file}: "names" must be class names, got a {type(nested[0]).__name__}')
     return [str(name) for name in ordered]
 
 
 def _displayed_size(path: Path) -> tuple[int, int]:
     """Width and height after the EXIF orientation is applied, read from the file header."""
+    if not path.is_file():
+        raise DataError(missing_file(path, "image"))
     try:
         with PIL.Image.open(path) as image:
             turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
             return (image.height, image.width) if turned else image.size
-    except OSError as error:
+    except PIL.Image.DecompressionBombError as error:
+        raise DataError(too_many_pixels(path)) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: not a readable image: {error}") from error
 
 
