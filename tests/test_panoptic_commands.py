@@ -46,8 +46,7 @@ train_data |= dict(batch_size=8, workers=0)
 val_data |= dict(batch_size=4, workers=0)
 """
 OPTIONS = (
-    "train.iterations=24 train.epochs=None train.eval_every=24 train.save_every=24 train.save_best=PQ "
-    "train.log_every=3 train_data.batch_size=4 optimizer.base_batch_size=4"
+    "train.iterations=24 train.epochs=None train.eval_every=24 train.save_every=24 train.save_best=PQ train.log_every=3"
 )
 
 
