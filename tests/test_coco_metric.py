@@ -223,7 +223,9 @@ def test_saved_boxes_load_in_pycocotools_and_score_the_same(tmp_path, cells):
         judge.summarize()
     np.testing.assert_allclose(judge.stats, list(numbers.values()), atol=2e-3)
     row = json.loads(path.read_text())[0]
-    assert list(row) == ["image_id", "category_id", "bbox", "score"]
+    assert list(row) == ["image_id", "category_id", "file_name", "bbox", "score"]
+    names = {image["id"]: image["file_name"] for image in truth.content["images"]}
+    assert all(row["file_name"] == names[row["image_id"]] for row in json.loads(path.read_text()))
     assert isinstance(row["image_id"], int) and isinstance(row["category_id"], int)
     assert all(len(repr(x).split(".")[1]) <= 5 for x in [*row["bbox"], row["score"]])
 

@@ -21,7 +21,7 @@ IMAGES = 11  # odd, so that the ranks get different numbers of images
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of an untrained detector whose weights are scaled so that it has many detections."""
+    """A checkpoint of an untrained detector, initialized with a large std so that it outputs many detections."""
     torch.manual_seed(0)
     model = build_model(CONFIG, classes=CLASSES, pretrained=False)
     nn.init.normal_(model.box.cls_score.weight, std=1.0)
@@ -63,7 +63,7 @@ def arguments(checkpoint: Path, shapes: Path, folder: Path) -> list[str]:
 
 
 def results(folder: Path) -> tuple[dict[str, float], list[dict]]:
-    """The metrics and the detections that the command wrote."""
+    """The metrics and the detections that `chordate test` wrote."""
     return tuple(json.loads((folder / name).read_text()) for name in ("out.json", "predictions.json"))
 
 

@@ -194,6 +194,19 @@ def test_unavailable_library_weights_are_a_one_line_error(model, pretrained, mes
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("source", ["http://127.0.0.1:1/weights.pth", "timm://resnet34"])
+def test_a_failed_download_of_pretrained_weights_names_both_remedies(source, hub, tmp_path):
+    config = chordate.load_config("resnet50_imagenet", {"model.backbone.pretrained": source})
+    with pytest.raises(CheckpointError, match="could not be downloaded") as caught:
+        chordate.build_model(config)
+    message = str(caught.value)
+    assert "set model.backbone.pretrained to a local file, or to None" in message and "pretrained=False" in message
+    torch.save(chordate.build_backbone("resnet50").state_dict(), tmp_path / "local.pth")
+    for remedy in (str(tmp_path / "local.pth"), None):
+        chordate.build_model(chordate.load_config("resnet50_imagenet", {"model.backbone.pretrained": remedy}))
+    chordate.build_model(config, pretrained=False)
+
+
 @pytest.mark.parametrize(
     ("kind", "load"), [("TimmBackbone", timm.create_model), ("TorchvisionBackbone", torchvision.models.get_model)]
 )

@@ -1,4 +1,4 @@
-"""`chordate summary` against the papers' tables, and torchvision's own counts."""
+"""`chordate summary` against the parameter counts and multiply-adds that papers, torchvision and timm publish."""
 
 import re
 from functools import cache
@@ -32,7 +32,7 @@ PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
         "resnet56_cifar": ("0.85", None),
         "resnet110_cifar": ("1.7", None),
         "resnet1202_cifar": ("19.4", None),
-        # Shortcuts of option A have no parameters, so plain networks have equally many (section 4.2).
+        # Shortcuts of option A have no parameters, so plain networks have as many as ResNets (section 4.2).
         "plain20_cifar": ("0.27", None),
         "plain32_cifar": ("0.46", None),
         "plain44_cifar": ("0.66", None),
@@ -123,7 +123,7 @@ UNPUBLISHED = {
     "wrn16_4_cifar",
     "highway20_cifar",
     "highway32_cifar",
-}  # their counts are checked in test_preact_resnet and test_cifar_nets
+}  # test_preact_resnet.py and test_cifar_nets.py check their parameter counts
 
 
 @cache
@@ -185,7 +185,7 @@ def test_parameter_counts_equal_torchvisions_exactly():
 def test_summary_lists_the_backbones_that_match_a_pattern(capsys):
     assert main(["summary", "resnet5[0]", "resnet18"]) == 0
     names = re.findall(r"^│ (\S+)", capsys.readouterr().out, re.MULTILINE)
-    assert names == ["resnet50", "resnet18"]  # ordered as the arguments
+    assert names == ["resnet50", "resnet18"]  # in the order of the arguments
 
 
 def test_summary_of_an_unknown_name_suggests_near_names(capsys):

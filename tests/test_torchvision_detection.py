@@ -26,7 +26,7 @@ from chordate.weights.loading import load_checkpoint
     ids=["v1", "v2"],
 )
 def pair(request, cells):
-    """Torchvision's model and Chordate's with its weights, in float64, and photos with their targets."""
+    """Torchvision's model; Chordate's with the same weights, both in float64; two photos; their targets."""
     name, config = request.param
     images, targets = photos(cells)
     referee = scattered(name, images)

@@ -65,7 +65,7 @@ def main(folder: Path) -> dict[str, Any]:
     loader = toy_loader(24, 2, **rank_options)
     toy_trainer(folder / "one_step", model=fresh_model(norm=True), loader=loader, iterations=1).train()
 
-    # Only the second rank has a NaN loss.
+    # Only rank 1 has a NaN loss.
     _, bad = list(toy_loader(24, 2, rank=1, world_size=2).batch_sampler)[3][0]
     try:
         toy_trainer(
@@ -74,7 +74,7 @@ def main(folder: Path) -> dict[str, Any]:
     except ChordateError as error:
         results["nan"], results["bad"] = str(error), bad
 
-    # Two machines without a shared disk; only the first has the checkpoint.
+    # Two machines without a shared filesystem; only the first has the checkpoint.
     machine = folder / "idle" if rank == 0 else folder / "elsewhere"
     try:
         toy_trainer(machine, model=fresh_model(), loader=loader, resume=True, **TRAINING).train()
