@@ -76,14 +76,16 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 def test_a_run_killed_at_random_moments_equals_the_uninterrupted_run(config: Path, whole: Path, tmp_path: Path) -> None:
     draw = random.Random(0)
     kills: collections.Counter[str] = collections.Counter()
-    runs, orphaned = 0, 0.0
+    runs, attempts, orphaned = 0, 0, 0.0
     while kills.total() < KILLS:
         work_dir = tmp_path / f"run_{runs}"
         for attempt in itertools.count():
             run = Run(config, work_dir)
             if kills.total() < KILLS and (attempt == 0 or draw.random() < 0.5):  # otherwise the run may end
-                target = PHASES[kills.total() % len(PHASES)]
-                time.sleep(draw.uniform(0, 6))
+                target = PHASES[attempts % len(PHASES)]
+                attempts += 1
+                if target != "starting":
+                    time.sleep(draw.uniform(0, 6))
                 if run.wait_for(target):
                     time.sleep(draw.uniform(0, DELAYS[target]))
                     if run.process.is_alive():
