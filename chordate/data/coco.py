@@ -14,17 +14,19 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Names
-from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
+from chordate.data.annotation_reader import AnnotationReader
 from chordate.data.coco_annotations import (
     ALL,
     OpenedAnnotations,
     check_annotations,
     keypoint_counts,
+    missing_masks,
     open_index,
+    read_again,
     resolve_path,
 )
 from chordate.data.dataset import Dataset, model_classes
-from chordate.data.findings import Findings, Health, with_ids
+from chordate.data.findings import Findings, Health
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
@@ -115,7 +117,7 @@ class CocoDataset(Dataset):
         self.category_ids, names = self._choose(model_classes(classes, meta))
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
         if masks:
-            self.health_report += self._missing_masks(opened.reader)
+            self.health_report += missing_masks(opened.reader, self.category_ids, str(self.annotations))
         if meta is None:
             self.meta = DatasetMeta(names)
         if keypoints:
@@ -146,24 +148,6 @@ class CocoDataset(Dataset):
                 f"{self.images}: no such image folder; the file names in {self.annotations.name} are relative to it"
             )
         return check_annotations(index, self.annotations, self.images, self.health, self.check_whole)
-
-    def _missing_masks(self, reader: AnnotationReader) -> list[str]:
-        """A list with one line about the objects without a usable mask, if there are any.
-
-        Raises:
-            DataError: no object has a usable mask.
-        """
-        ids = [id for category, id in reader.without_mask if category in self.labels]
-        total = sum(reader.instances[category] for category in self.category_ids)
-        if not ids:
-            return []
-        if len(ids) == total:
-            usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
-            raise DataError(
-                f"{self.annotations}: annotation {ids[0]} has no {usable}segmentation; masks=True needs one, but none "
-                f"of the {pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
-            )
-        return [with_ids(f"{self.annotations}: {len(ids)} of {total} objects have no usable mask: only boxes", ids)]
 
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
         skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))
@@ -228,10 +212,12 @@ class CocoDataset(Dataset):
             annotation
             for annotation in self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
             if annotation["category_id"] in self.labels
-            and annotation["image_id"] == image_id  # a duplicate id may return another image's annotation
         ]
         if image_id > self.checked:
-            annotations = self._check(annotations, size)
+            reader = AnnotationReader(self.keypoint_counts, Findings())
+            annotations = [fields for a in annotations if (fields := read_again(reader, a, size))]
+            for line in reader.findings.lines(str(self.annotations), self.health):
+                log.warning(printable(line, None))
         annotations = [a for a in annotations if a.get("bbox") or a.get("segmentation")]
         boxes = np.array(
             [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in annotations], np.float64
@@ -240,17 +226,6 @@ class CocoDataset(Dataset):
         corners = corners.clip(0, np.array([size[1], size[0], size[1], size[0]], np.float32))
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
         return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
-
-    def _check(self, annotations: Sequence[dict[str, Any]], size: tuple[int, int]) -> list[dict[str, Any]]:
-        """Check the annotations of an image of a very large file, whose annotations are checked when they are read."""
-        reader, kept = AnnotationReader(self.keypoint_counts, Findings()), []
-        for annotation in annotations:
-            fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
-            if fields is not None:
-                kept.append({name: annotation[name] for name in ("id", "image_id", "category_id")} | fields)
-        for line in reader.findings.lines(str(self.annotations), self.health):
-            log.warning(printable(line, None))
-        return kept
 
     def check_annotated(self, training: bool) -> None:
         if not training and self.checked < ALL:

@@ -6,14 +6,14 @@ A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that a 
 
 import mmap
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hotcoco
 
-from chordate.data.annotation_reader import AnnotationReader
+from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
 from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS
 from chordate.data.coco_json import read_json
 from chordate.data.coco_normalize import find_file, is_file_name, normalize
@@ -21,6 +21,7 @@ from chordate.data.findings import Findings, Health, with_ids
 from chordate.data.image_io import missing_file
 from chordate.data.zip_files import split_archive
 from chordate.errors import ConfigError, DataError, unknown
+from chordate.text import pluralize
 
 # The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
@@ -138,6 +139,31 @@ def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReade
     for annotation in _in_blocks(index.load_anns, ids):
         reader.read(annotation, annotation["id"], annotation["category_id"], sizes[annotation["image_id"]])
     return reader, checked
+
+
+def read_again(reader: AnnotationReader, annotation: dict[str, Any], size: tuple[int, int]) -> dict[str, Any] | None:
+    """Check an annotation of a very large file; None if it is contradictory. `size` is its image's height and width."""
+    fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
+    return None if fields is None else {name: annotation[name] for name in ("id", "image_id", "category_id")} | fields
+
+
+def missing_masks(reader: AnnotationReader, category_ids: Sequence[int], source: str) -> list[str]:
+    """A list with one line about the objects of some categories without a usable mask, if there are any.
+
+    Raises:
+        DataError: no object has a usable mask.
+    """
+    used = set(category_ids)
+    ids = [id for category, id in reader.without_mask if category in used]
+    total = sum(reader.instances[category] for category in category_ids)
+    if ids and len(ids) == total:
+        usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
+        raise DataError(
+            f"{source}: annotation {ids[0]} has no {usable}segmentation; masks=True needs one, but none of the "
+            f"{pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
+        )
+    line = f"{source}: {len(ids)} of {total} objects have no usable mask, so they train no mask"
+    return [with_ids(line, ids)] if ids else []
 
 
 def keypoint_counts(index: hotcoco.COCO) -> dict[int, int]:
