@@ -100,6 +100,14 @@ class Model(nn.Module):
         return Batch(images, sizes, [ImageInfo(0, "blank", height, width)])
 
 
+class TopDownModel(Model):
+    """Base class of models whose images are crops of one object each; `chordate.predict` takes boxes for them."""
+
+    def merge_crops(self, predictions: Sequence[Any]) -> Any:
+        """Merge the predictions for the crops of one image, none or several, to one Prediction."""
+        raise NotImplementedError
+
+
 class Metric:
     """Base class of metrics: collects predictions batch by batch, and computes values that are equal on all ranks.
 

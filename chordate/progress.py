@@ -19,15 +19,15 @@ REFRESH_SECONDS = 0.1
 class ProgressBar:
     """Draws progress bars, one per task, each followed by a status text.
 
-    They are drawn only by the first rank, and only if `console` (None for the standard output) is a terminal. Lines
-    that are printed or logged meanwhile appear above the bars.
+    They are drawn only by rank 0, and only if `console` (None for the standard output) is a terminal. Lines that are
+    printed or logged meanwhile appear above the bars.
     """
 
     def __init__(self, console: Console | None = None):
         console = console or Console()
         self.visible = console.is_terminal and is_main_process()
         self._drawn = 0.0
-        texts = [TextColumn(text) for text in ("{task.description}", "{task.fields[status]}", "<")]
+        texts = [TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[status]}", "<")]
         columns = [texts[0], BarColumn(None), MofNCompleteColumn(), texts[1], TimeElapsedColumn(), texts[2]]
         # Without rich's refresh thread, which could hold a lock while the loader forks its workers.
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, expand=True, auto_refresh=False)

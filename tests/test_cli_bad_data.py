@@ -13,6 +13,7 @@ from tiny_coco import annotation, write_coco
 from chordate import BACKBONES, Backbone, FeatureSpec
 from chordate.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("without_curves")
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
 BOXES = [annotation(1, 1, [10, 10, 20, 20]), annotation(2, 2, [15, 20, 30, 30], category=7)]
 SETTINGS = [

@@ -49,7 +49,7 @@ def test_both_engines_agree_on_the_boxes_of_real_photos(cells, seed):
         np.testing.assert_allclose(list(numbers.values()), expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_both_engines_agree_on_real_coco_labels(real_data, seed):
     truth, predictions = disturbed_file(real_data / "coco-mini/annotations/instances_val2017.json", seed)
     expected = referee(truth, predictions)

@@ -27,8 +27,9 @@ from chordate.data.coco_annotations import (
 )
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.findings import Findings, Health
-from chordate.data.image_io import read_image
+from chordate.data.image_io import MAX_PIXELS, read_image, too_many_pixels
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
+from chordate.data.missing_images import describe_missing, find_missing, without_images
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
@@ -36,7 +37,7 @@ from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample, Targets
-from chordate.text import pluralize, printable
+from chordate.text import first_names, pluralize, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
@@ -75,7 +76,8 @@ class CocoDataset(Dataset):
             Masks of crowds are not read, since crowds are never trained on. An object without a usable mask is trained
             on with its box only.
         keypoints: whether to read keypoints. Transforms receive them as InstanceKeypoints.
-        data_root, pipeline, seed, meta: see `Dataset`.
+        data_root, pipeline, seed, meta, skip_broken: see `Dataset`. Missing images are found on opening; with
+            `skip_broken` they are left out, also as ground truth.
 
     Attributes:
         category_ids: the category id in the file for each label.
@@ -106,8 +108,9 @@ class CocoDataset(Dataset):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
-        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
         self.masks, self.keypoints, self.health = masks, keypoints, health
@@ -129,12 +132,16 @@ class CocoDataset(Dataset):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
         parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # loaded in chunks to limit memory
-        sizes = []
+        sizes, files = [], []
         for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
             if not record.get("file_name"):
                 raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
+            if record["height"] * record["width"] > MAX_PIXELS:
+                raise DataError(f"{self.annotations}: image {record['id']}, {too_many_pixels(record['file_name'])}")
             sizes.append((record["height"], record["width"]))
+            files.append(record["file_name"])
         self.sizes = np.array(sizes)
+        self._leave_out_missing(files)
 
     def _open(self) -> hotcoco.COCO | None:
         """Open the annotation file; None if it must be normalized."""
@@ -148,6 +155,27 @@ class CocoDataset(Dataset):
                 f"{self.images}: no such image folder; the file names in {self.annotations.name} are relative to it"
             )
         return check_annotations(index, self.annotations, self.images, self.health, self.check_whole)
+
+    def _leave_out_missing(self, files: Sequence[str]) -> None:
+        """Leave out the images that do not exist; `files` are the file names of all images.
+
+        Raises:
+            DataError: an image is missing, and `skip_broken` is false; or all are missing.
+        """
+        missing = find_missing(files, self.images)
+        if not missing.any():
+            return
+        absent = [name for name, is_missing in zip(files, missing) if is_missing]
+        if not self.skip_broken or missing.all():
+            raise DataError(describe_missing(absent, len(files), self.images, self.data_root))
+        self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
+        self.image_ids = self.image_ids[~missing]
+        self.sizes = None if self.sizes is None else self.sizes[~missing]
+        count = f"{len(absent):,} of {pluralize(len(files), 'image')}"
+        self.health_report = [
+            *self.health_report,
+            f"{self.images}: {count} are missing and left out ({first_names(absent)})",
+        ]
 
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
         skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))
@@ -173,7 +201,7 @@ class CocoDataset(Dataset):
         """Read a sample without applying the transforms; its masks are `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"])))
+        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
         size = image.shape[-2], image.shape[-1]
         annotations, boxes = self._annotations(record["id"], size)
         crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]

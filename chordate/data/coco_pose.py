@@ -43,7 +43,7 @@ class CocoPoseDataset(CocoDataset):
             `data_root` or absolute. Each of the file's boxes of the dataset's categories is a sample, without labeled
             keypoints. None for a sample per annotation with a labeled keypoint, with the annotation's box.
         box_score_threshold: minimum score of a detected box; boxes with lower scores are dropped.
-        data_root, pipeline, seed, meta: see `Dataset`.
+        data_root, pipeline, seed, meta, skip_broken: see `CocoDataset`.
 
     Attributes:
         image_ids: `[images]` int64, ids of all images in the file, in ascending order; all images are evaluated.
@@ -71,10 +71,11 @@ class CocoPoseDataset(CocoDataset):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
         super().__init__(
             annotations, images, classes=classes, health=health, keypoints=True,
-            data_root=data_root, pipeline=pipeline, seed=seed, meta=meta,
+            data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken,
         )  # fmt: skip
         self.sizes = None  # all crops have the same size
         self.detected = boxes is not None
@@ -97,7 +98,7 @@ class CocoPoseDataset(CocoDataset):
         assert self.meta.skeleton is not None  # the constructor ensures this
         record = self.coco.load_imgs([int(self.crop_image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"])))
+        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
         size = image.shape[-2], image.shape[-1]
         number = int(self.annotation_ids[index])
         annotation = {"id": number} if number == NO_ANNOTATION else self.coco.load_anns([number])[0]

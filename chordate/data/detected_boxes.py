@@ -73,13 +73,13 @@ def read_detected_boxes(
         DataError: the file is missing or has another format, a box belongs to an image that is not in `image_ids`, or
             no box is left. Boxes with a side below MIN_SIDE are dropped.
     """
+    if not path.is_file():
+        raise DataError(missing_file(path, "results"))
     try:
         entries = TypeAdapter(list[DetectedBox]).validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(missing_file(path, "results")) from error
     except ValidationError as error:
         raise DataError(
-            f"{path}: not COCO results ({_problem(error)}); write them by chordate test --predictions"
+            f"{path}: not COCO results ({first_problem(error)}); write them by chordate test --predictions"
         ) from (error)
     foreign = [entry.image_id for entry in entries if parse_id(entry.image_id) not in image_ids]
     if foreign:
@@ -106,7 +106,7 @@ def read_detected_boxes(
     return DetectedBoxes(found.image_ids[order], found.category_ids[order], found.boxes[order], found.scores[order])
 
 
-def _problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """A phrase about the first validation error: where it is, and what is wrong."""
     first = error.errors()[0]
     where = first["loc"]

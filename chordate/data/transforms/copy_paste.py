@@ -13,14 +13,14 @@ from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons, Ring
 from chordate.data.rasterize import rasterize
 from chordate.data.rle import mask_rings
-from chordate.data.transforms.mixing import Sample, draw_partners, join, same_size
+from chordate.data.transforms.mixing import Sample, check_instances, draw_partners, join, same_size
 from chordate.data.transforms.sanitize import select_instances
 from chordate.errors import ConfigError
 from chordate.registry import TRANSFORMS
 
 Window = tuple[slice, slice]  # rows and columns of an image
-# Instances with a smaller visible fraction of their area are dropped. The authors' code has a minimum number of
-# visible pixels instead, so whether it drops an instance depends on the scale of the image.
+# Minimum visible fraction of an instance's area; instances below it are dropped. The authors' code has a minimum number
+# of visible pixels instead, so whether it drops an instance depends on the scale of the image.
 MIN_VISIBLE = 0.1
 
 
@@ -40,14 +40,15 @@ class CopyPaste:
         p: probability per sample.
 
     Raises:
-        ConfigError: the samples have no masks.
+        ConfigError: the samples have no instances or no masks.
     """
 
     def __init__(self, p: Fraction = 1.0):
         self.p = p
 
     def __call__(self, sample: Sample) -> Sample:
-        if "boxes" in sample and "polygons" not in sample:
+        check_instances(sample, "CopyPaste")
+        if "polygons" not in sample:
             raise ConfigError("CopyPaste needs masks to cut out objects; set masks=True in the dataset")
         if torch.rand(()) >= self.p:
             return sample
