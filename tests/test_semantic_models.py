@@ -91,6 +91,19 @@ def test_torchvisions_voc_classes_come_with_its_format():
     assert meta.classes[0] == "__background__" and meta.classes[15] == "person"
 
 
+def test_each_loss_of_a_head_has_its_own_name():
+    losses = [{"type": "CrossEntropy"}, {"type": "Dice"}, {"type": "Dice", "loss_weight": 0.5}]
+    specs = {"c5": FeatureSpec(8, 32)}
+    head = HEADS.build({"type": "FCNHead", "losses": losses}, facts=META.facts(), in_features=specs)
+    logits, labels = torch.randn(2, 7, 8, 8), torch.randint(0, 7, (2, 8, 8))
+    expected = {
+        "semantic_CrossEntropy": F.cross_entropy(logits, labels),
+        "semantic_Dice_1": Dice()(logits, labels),
+        "semantic_Dice_2": 0.5 * Dice()(logits, labels),
+    }
+    torch.testing.assert_close(head.loss(logits, labels.short()), expected)
+
+
 HEAD_NAMES = ["FCNHead", "DeepLabV2Head", "DeepLabV3Head", "DeepLabV3PlusHead", "PSPHead", "SemanticFPNHead"]
 
 
