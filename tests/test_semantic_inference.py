@@ -75,14 +75,21 @@ def test_one_scale_without_mirroring_changes_nothing():
         assert (one.labels == other.labels).float().mean() > 0.999
 
 
-def test_padding_of_the_batch_does_not_reach_the_averages():
-    """In a batch with a larger image, the padding changes the prediction only at the right and the lower border."""
-    tta = {"scales": [1.0, 1.5], "flip": True}
-    alone = segmenter(tta=tta, size_divisor=32).predict(batch_of((64, 64)))[0].labels
-    model, both = segmenter(tta=tta, size_divisor=32), batch_of((64, 64), (128, 160))
-    both.images[0, :, :64, :64] = batch_of((64, 64)).images[0]
-    together = model.predict(both)[0].labels
-    assert together.shape == (64, 64) and (together == alone).float().mean() > 0.9
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("tta", [None, {"scales": [1.0, 1.5], "flip": True}], ids=["plain", "tta"])
+def test_a_prediction_does_not_depend_on_the_other_images_of_the_batch(head, tta):
+    """Also with global pooling (ASPP), pyramid pooling and GroupNorm (Semantic FPN), which average over all cells."""
+    model, both = segmenter(head, tta=tta, size_divisor=32), batch_of((60, 60), (128, 160), (90, 64), (60, 60))
+    with torch.no_grad():  # centers the logits, so that all classes are predicted
+        model.head.logits.bias -= model.logits(both.images, both.sizes).mean(dim=(0, 2, 3))
+    together = model.predict(both)
+    for index, (height, width) in enumerate(both.sizes.tolist()):
+        sides = [-(-side // 32) * 32 for side in (height, width)]
+        image = both.images[[index], :, : sides[0], : sides[1]]
+        (alone,) = model.predict(Batch(image, both.sizes[[index]], [both.infos[index]]))
+        assert alone.labels.shape == (height, width)
+        assert torch.equal(together[index].labels, alone.labels)
+    assert len(torch.cat([prediction.labels.flatten() for prediction in together]).unique()) == 3
 
 
 def test_windows_and_scales_together_give_the_images_own_size():

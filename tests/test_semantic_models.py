@@ -267,6 +267,34 @@ def test_logits_are_averaged_where_windows_overlap():
     assert torch.equal(labels, (total / count).argmax(0).short())
 
 
+@pytest.mark.parametrize("original", [(105, 135), (140, 180), (33, 200), (70, 90)])
+@pytest.mark.parametrize("strides", [(20, 30), (9, 13), (32, 40)])
+def test_averaged_logits_are_interpolated_at_the_pixels_of_the_original_image(original, strides, monkeypatch):
+    """The reference interpolates the logits of each window at each pixel by hand, and averages over its windows."""
+    monkeypatch.setattr("chordate.models.sliding_window.CHUNK", 3000)  # small enough for several chunks
+    torch.manual_seed(2)
+    images, conv = torch.rand(1, 3, 70, 90, dtype=torch.float64), torch.nn.Conv2d(3, 5, 9, 4, 4).double()
+    size, total = (32, 40), torch.zeros(5, *original, dtype=torch.float64)
+    starts = [
+        [*range(0, side - own, stride), side - own] for side, own, stride in zip((70, 90), size, strides)
+    ]
+    centers = [(torch.arange(n).double() + 0.5) * side / n for n, side in zip(original, (70, 90))]
+    for top in starts[0]:
+        for left in starts[1]:
+            cells = conv(images[..., top : top + 32, left : left + 40])[0]
+            weights = []
+            for position, start, own, n in zip(centers, (top, left), size, cells.shape[1:]):
+                cell = ((position - start) * n / own - 0.5).clamp(0, n - 1)
+                inside = (position >= start) & (position < start + own)
+                weights.append((1 - (cell[:, None] - torch.arange(n)).abs()).clamp(min=0) * inside[:, None])
+            total += torch.einsum("khw,yh,xw->kyx", cells, *weights)
+    batch = make_batch(images)
+    batch.infos[0] = ImageInfo(0, "a.png", *original)
+    (labels,) = SlidingWindow(size, strides).predict(lambda windows, sizes: conv(windows), batch)
+    best = total.topk(2, dim=0).values
+    assert ((labels == total.argmax(0)) | (best[0] - best[1] < 1e-9)).all() and len(labels.unique()) >= 4
+
+
 def test_a_window_stride_that_leaves_pixels_out_is_refused():
     with pytest.raises(ConfigError, match=r"window: .*stride \[40, 30\] is larger than the window, size \[32, 40\]"):
         segmenter({"type": "FCNHead"}, window={"size": (32, 40), "stride": (40, 30)})
