@@ -9,12 +9,14 @@ import torchvision
 
 import chordate
 from chordate.contracts import FeatureSpec
+from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
 from chordate.errors import ConfigError, DataError
 from chordate.models.sliding_window import SlidingWindow
 from chordate.ops.argmax_resize import argmax_resize
 from chordate.ops.pixel_losses import CrossEntropy, Dice, PixelFocal
 from chordate.registry import FORMATS, HEADS, LOSSES
 from chordate.structures import IGNORED, Batch, DatasetMeta, ImageInfo, SemanticTargets
+from chordate.weights.class_rows import RowMatcher
 
 META = DatasetMeta(tuple(f"class {number}" for number in range(7)))
 RESNET = {"type": "resnet50", "out": ["c4", "c5"], "output_stride": 8}
@@ -88,7 +90,19 @@ def test_losses_with_the_auxiliary_head_equal_those_of_torchvisions_reference_tr
 def test_torchvisions_voc_classes_come_with_its_format():
     state = {"classifier.4.weight": torch.zeros(21, 256, 1, 1)}
     meta = FORMATS.get("TorchvisionSegmentation")().meta(state, torch.nn.Identity())
-    assert meta.classes[0] == "__background__" and meta.classes[15] == "person"
+    assert meta.classes == VOC_SEMANTIC_CLASSES
+
+
+def test_fine_tuning_torchvisions_voc_weights_keeps_the_background():
+    """Rows of classes with the same name are copied: background is row 0 of VOC's classes, person row 15."""
+    weight = torch.randn(21, 8, 1, 1)
+    meta = FORMATS.get("TorchvisionSegmentation")().meta({"classifier.4.weight": weight}, torch.nn.Identity())
+    model = {"type": "SemanticSegmenter", "backbone": {"type": "resnet18", "base_channels": 8, "out": ["c5"]}}
+    model |= {"head": {"type": "FCNHead", "channels": 8}}
+    ours = chordate.build_model({"model": model}, meta=DatasetMeta(("person", "tree", "background")), pretrained=False)
+    before = ours.head.logits.weight.detach().clone()
+    adapted = RowMatcher(ours, meta).adapt("head.logits.weight", weight, before)
+    assert torch.equal(adapted.tensor, torch.stack([weight[15], before[1], weight[0]]))
 
 
 def test_each_loss_of_a_head_has_its_own_name():
@@ -226,6 +240,13 @@ def test_labels_are_the_argmax_of_bilinearly_resized_logits(size, monkeypatch):
     logits = torch.randn(6, 9, 13, dtype=torch.float64)
     resized = F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
     assert torch.equal(argmax_resize(logits, size, (9.0, 13.0)), resized.argmax(0).short())
+
+
+def test_a_rounded_number_of_used_cells_gives_the_exact_size():
+    logits = torch.randn(2, 15, 15)
+    for size in range(40, 90):
+        used = 15 / size * size  # 15 up to rounding
+        assert argmax_resize(logits, (size, size), (used, used)).shape == (size, size)
 
 
 def test_padding_of_a_batch_does_not_reach_the_prediction():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,10 +21,10 @@ def argmax_at_original_size(logits: Tensor, batch: Batch) -> list[Tensor]:
         logits: `[N, K, h, w]`, of the padded images.
         batch: the batch of images.
     """
-    cells = [n / side for n, side in zip(logits.shape[-2:], batch.images.shape[-2:])]  # cells per pixel
+    cells, padded = logits.shape[-2:], batch.images.shape[-2:]
     return [
-        argmax_resize(own, (info.height, info.width), (height * cells[0], width * cells[1]))
-        for own, info, (height, width) in zip(logits, batch.infos, batch.sizes.tolist())
+        argmax_resize(own, (info.height, info.width), (size[0] * cells[0] / padded[0], size[1] * cells[1] / padded[1]))
+        for own, info, size in zip(logits, batch.infos, batch.sizes.tolist())
     ]
 
 
@@ -85,6 +87,6 @@ def _resize_rows(logits: Tensor, rows: range, height: int, used: float) -> Tenso
 
 def _resize_columns(logits: Tensor, width: int, used: float) -> Tensor:
     """Resize the logits from `used` cells to `width` columns; the height is kept."""
-    if used == logits.shape[2]:
+    if math.isclose(used, logits.shape[2]):
         return F.interpolate(logits[None], (logits.shape[1], width), mode="bilinear")[0]
     return F.interpolate(logits[None], scale_factor=(1.0, width / used), mode="bilinear")[0, :, :, :width]
