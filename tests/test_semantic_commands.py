@@ -100,7 +100,9 @@ def test_predictions_are_written_with_the_ids_of_the_label_files(trained, folder
     for _ in range(2):
         assert main([*command, "--predictions", str(tmp_path / "out"), *options]) == 0
     for name in names.values():
-        labels, predicted = (cv2.imread(str(tmp_path / kind / name), cv2.IMREAD_UNCHANGED) for kind in ("labels", "out"))
+        labels, predicted = (
+            cv2.imread(str(tmp_path / kind / name), cv2.IMREAD_UNCHANGED) for kind in ("labels", "out")
+        )
         assert predicted.shape == labels.shape and set(np.unique(predicted)) == {7, 300}
         assert (predicted == labels)[labels != 65535].mean() > 0.85
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["0.png", "0.png", "1.png", "1.png"]

@@ -296,9 +296,7 @@ def test_averaged_logits_are_interpolated_at_the_pixels_of_the_original_image(or
     torch.manual_seed(2)
     images, conv = torch.rand(1, 3, 70, 90, dtype=torch.float64), torch.nn.Conv2d(3, 5, 9, 4, 4).double()
     size, total = (32, 40), torch.zeros(5, *original, dtype=torch.float64)
-    starts = [
-        [*range(0, side - own, stride), side - own] for side, own, stride in zip((70, 90), size, strides)
-    ]
+    starts = [[*range(0, side - own, stride), side - own] for side, own, stride in zip((70, 90), size, strides)]
     centers = [(torch.arange(n).double() + 0.5) * side / n for n, side in zip(original, (70, 90))]
     for top in starts[0]:
         for left in starts[1]:
