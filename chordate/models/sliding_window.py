@@ -75,7 +75,7 @@ class Window:
     cell: tuple[float, float]
 
     def below(self, row: int) -> Window:
-        """The part that is needed to interpolate the logits from pixel row `row` on, as a copy, which frees the rest."""
+        """A copy of the part that is needed to interpolate the logits from pixel row `row` on; frees the rest."""
         skipped = max(0, int((row - self.top) / self.cell[0] - 0.5))
         if not skipped:
             return self
