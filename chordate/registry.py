@@ -19,21 +19,22 @@ from typing import Any, Generic, Protocol
 from mmengine.registry import Registry
 
 from chordate.allowed_values import format_value
-from chordate.arguments import check_required, is_third_party, parameters_of, validate_arguments
+from chordate.arguments import check_required, validate_arguments
 from chordate.composition import Section, located
 from chordate.errors import ChordateError, ConfigError, repr_name, unknown
+from chordate.signatures import is_third_party, parameters_of
 
 PLUGIN_GROUP = "chordate.plugins"
-_plugins_loaded = False
+plugins_loaded = False  # whether `load_plugins` was called
 _registries: list[PlugRegistry] = []
 
 
 def load_plugins() -> None:
     """Import every installed plug-in once; warn about plug-ins that cannot be imported."""
-    global _plugins_loaded
-    if _plugins_loaded:
+    global plugins_loaded
+    if plugins_loaded:
         return
-    _plugins_loaded = True
+    plugins_loaded = True
     for entry in entry_points(group=PLUGIN_GROUP):
         try:
             entry.load()
@@ -209,7 +210,8 @@ def _accepts(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
 
 
 def settings_of(plug: Any) -> set[str] | None:
-    """The names of the settings that a type accepts, looked up in all registries; None if no registry has the type."""
+    """The names of the settings that a type accepts from an inherited config of another type, looked up in all
+    registries; None if no registry has the type. Settings in the type's `not_inherited` are left out."""
     if not isinstance(plug, str):
         return set(parameters_of(plug).annotations) if callable(plug) else None
     holders = [registry for registry in _registries if plug in registry.variants or plug in registry.module_dict]
@@ -217,7 +219,7 @@ def settings_of(plug: Any) -> set[str] | None:
         holders = [registry for registry in _registries if plug in registry.names()]
     classes = [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
     names = (name for registry, cls in classes for name in (*parameters_of(cls).annotations, *registry.extra_settings))
-    return set(names) or None
+    return set(names).difference(*(getattr(cls, "not_inherited", ()) for _, cls in classes)) or None
 
 
 # These are not arguments of a backbone's class: `load_pretrained` reads them from the built backbone.

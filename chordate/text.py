@@ -1,6 +1,8 @@
 """Formats text for people: printable names, counts, metrics."""
 
+import logging
 import re
+from collections.abc import Sequence
 
 KEPT = "\u200c\u200d\u00a0\u3000"  # joiners that some scripts need within words, and spaces
 
@@ -23,6 +25,11 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def first_names(names: Sequence[str]) -> str:
+    """The first five names: "a, b, c, d, e …"."""
+    return ", ".join(names[:5]) + (" …" if names[5:] else "")
+
+
 def format_metric(value: float) -> str:
     """Format a metric with four decimals; "–" for -1, COCO's value if there is no ground truth."""
     return "–" if value == -1 else f"{value:.4f}"
@@ -31,3 +38,10 @@ def format_metric(value: float) -> str:
 def by_number(name: str) -> list[str | int]:
     """Sort key that compares numbers in names by value: resnet18 before resnet101."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats log records; control characters, for example in class names, become �. Tables keep their lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line, None) for line in super().formatMessage(record).split("\n"))

@@ -39,9 +39,10 @@ NAVIGATION = {
         "pose",
         "evaluation",
         "weights",
+        "untrusted_files",
         "plugging",
     ],
-    "Reference": ["backbones", "results"],
+    "Reference": ["backbones", "results", "reliability", "upstream/onednn_1x1"],
     "API": [
         "api/functions",
         "api/contracts",

@@ -65,18 +65,20 @@ class SemanticHead(nn.Module):
             raise ConfigError(f"{name}.features must return [N, {self.channels}, h, w] (its channels), got {got}")
         return at_least_float32(self.logits(self.dropout(features)))
 
-    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the losses, after bilinear resizing of the logits to the size of the labels.
 
         Args:
             logits: `[N, num_classes, h, w]`.
             labels: `[N, H, W]` int16; pixels with the label `IGNORED` do not contribute.
+            weights: `[N, H, W]`, weights of the pixels, which the losses must support; None to call them without.
 
         Returns:
             `semantic`, or with several losses `semantic_CrossEntropy`, `semantic_Dice` and so on.
         """
         resized = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-        return {name: loss(resized, labels) for name, loss in zip(self.loss_names, self.losses)}
+        inputs = (labels,) if weights is None else (labels, weights)
+        return {name: loss(resized, *inputs) for name, loss in zip(self.loss_names, self.losses)}
 
 
 def select_level(in_features: Mapping[str, FeatureSpec], level: str | None, head: str) -> tuple[str, FeatureSpec]:

@@ -56,4 +56,5 @@ def write_yolo(coco: Path, root: Path) -> None:
                 numbers = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
                 lines.append(f"{order.index(annotation['category_id'])} {' '.join(map(repr, numbers))}")
             (root / "labels" / split / f"{Path(image['file_name']).stem}.txt").write_text("\n".join(lines))
-    (root / "data.yaml").write_text(f"names: [{', '.join(names.values())}]\n")
+    folders = "train: images/train\nval: images/val\n"
+    (root / "data.yaml").write_text(f"{folders}names: [{', '.join(names.values())}]\n")

@@ -20,6 +20,7 @@ from chordate.config import load_config, section
 from chordate.contracts import check_outputs
 from chordate.data.loader import build_dataset
 from chordate.errors import ConfigError
+from chordate.models.build import image_channels
 
 __all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 OWN_DATA, OWN_BACKBONE = "docs/own_data.md", "docs/own_backbone.md"
@@ -61,6 +62,12 @@ def test_the_three_formats_of_own_data_have_the_same_objects(own_data, split):
     assert sum(map(len, coco.values())) > 2
     assert objects_by_image("my_voc.py", "VOCdevkit", split) == coco
     assert objects_by_image("my_yolo.py", "my_yolo", split) == coco
+    assert objects_by_image("my_ultralytics.py", "my_yolo", split) == coco
+
+
+def test_the_files_of_own_data_are_read_with_the_models_number_of_channels(own_data):
+    assert image_channels(load_config("my_bands.py")) == 4
+    assert image_channels(load_config("my_coco.py")) in (None, 3)
 
 
 @pytest.mark.slow

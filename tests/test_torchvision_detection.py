@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from backbone_referee import slow
 from torch import nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision_referee import as_batch, ours, photos, scattered, train_without_norms
@@ -19,7 +20,8 @@ from chordate.weights.loading import load_checkpoint
     scope="module",
     params=[
         ("fasterrcnn_resnet50_fpn", "faster-rcnn_r50_fpn_torchvision"),
-        ("fasterrcnn_resnet50_fpn_v2", "faster-rcnn_r50_fpn-v2_torchvision"),
+        # test_torchvision_instances.py always compares the boxes and losses of a Mask R-CNN with these parts.
+        *slow(("fasterrcnn_resnet50_fpn_v2", "faster-rcnn_r50_fpn-v2_torchvision")),
     ],
     ids=["v1", "v2"],
 )

@@ -1,9 +1,8 @@
-"""Script that test_distributed.py runs on two ranks to compare them with one process: `torchrun … DIR`."""
+"""Trainings and evaluations that test_distributed.py runs on two ranks to compare them with one process."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from trainer_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_trainer
 
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ChordateError, ConfigError
-from chordate.launch import finish, start
+from chordate.launch import start
 from chordate.training.evaluation_loop import evaluate
 
 SCALED = {**OPTIMIZER, "base_batch_size": 4}
@@ -90,8 +89,8 @@ def main(folder: Path) -> dict[str, Any]:
     return results
 
 
-if __name__ == "__main__":
-    results = all_gather_object(main(Path(sys.argv[1])))
+def report(folder: Path) -> None:
+    """Write the results of all ranks to `report.json`."""
+    results = all_gather_object(main(folder))
     if is_main_process():
-        (Path(sys.argv[1]) / "report.json").write_text(json.dumps(results))
-    finish()
+        (folder / "report.json").write_text(json.dumps(results))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 HOST = "127.0.0.1"  # reachable only from this machine
+EXAMPLE = "chordate browse faster-rcnn_r50_fpn_1x_coco --data-root /data/coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     from chordate.config import section
     from chordate.data.loader import build_dataset, build_loader
     from chordate.data.seeding import seeded
-    from chordate.models.build import build_model
+    from chordate.models.build import build_model, image_channels
     from chordate.training.settings import TrainSettings
     from chordate.visualization import describe_image, draw_batch, write_image
     from chordate.visualization.contact_sheet import Group, Thumbnail, contact_sheet
@@ -63,7 +64,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     seed = TrainSettings.from_config(section(cfg, "train")).seed
     # Samples do not depend on the number of workers; without workers, only the samples to draw are loaded.
     data = section(cfg, "train_data") | {"workers": 0}
-    dataset: Any = build_dataset(data, data_root=root, training=True, seed=seed)
+    dataset: Any = build_dataset(data, data_root=root, training=True, seed=seed, channels=image_channels(cfg))
     model: Any = build_model(cfg, meta=dataset.meta, pretrained=False)
     loader = build_loader(dataset, data, training=True, seed=seed, size_divisor=model.size_divisor)
     groups: list[Group] = []

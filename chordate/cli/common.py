@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chordate.literals import literal
+
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+    from chordate.structures import DatasetMeta
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +42,7 @@ def nonempty(text: str) -> str:
 
 
 class Options(argparse.Action):
-    """Parses KEY=VALUE pairs; values are numbers, True, False, None, words, lists of these, or Python dicts."""
+    """Parses KEY=VALUE pairs; values are numbers, True, False, None, words, lists of these, or dicts, see `literal`."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
         from mmengine.config import DictAction  # imported here, because it takes a third of a second
@@ -47,12 +52,12 @@ class Options(argparse.Action):
             if not equals:
                 parser.error(f"{option_string} {value}: give KEY=VALUE")
             try:
-                if "{" in text:  # DictAction would keep a dict as a string
-                    setattr(namespace, self.dest, {**getattr(namespace, self.dest), key: ast.literal_eval(text)})
+                if re.search(r"\{|\bdict\(", text):  # DictAction would keep a dict as a string
+                    setattr(namespace, self.dest, {**getattr(namespace, self.dest), key: literal(text)})
                 else:
                     DictAction([], self.dest)(parser, namespace, [value], option_string)
             except (RecursionError, ValueError, AssertionError, SyntaxError):
-                example = "numbers, words, lists of these, or a dict such as {'type': 'SGD', 'lr': 0.1}"
+                example = "numbers, words, lists of these, or a dict such as dict(type='SGD', lr=0.1)"
                 parser.error(f"{option_string} {value}: cannot be read; write {example}")
 
 
@@ -60,18 +65,45 @@ def data_root(arguments: argparse.Namespace) -> Path:
     return Path(arguments.data_root or os.environ.get("CHORDATE_DATA") or "data")
 
 
-def load_trained(cfg: Config, checkpoint: str) -> Any:
+def load_trained(cfg: Config, checkpoint: str, data_meta: Callable[[], DatasetMeta] | None = None) -> Any:
     """Build the config's model on this process's device, load a checkpoint's weights and classes, print the report.
+
+    Args:
+        cfg: the config.
+        checkpoint: path or URL of the checkpoint.
+        data_meta: opens the evaluation data and returns their metadata. It is used for a checkpoint without class
+            names, if the config has none either, or has a number of classes that does not fit the checkpoint.
 
     Raises:
         ConfigError: neither the checkpoint nor the config names the classes.
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     from chordate.distributed import is_main_process
+    from chordate.errors import CheckpointError, ConfigError
     from chordate.launch import device
-    from chordate.models.build import build_model
+    from chordate.models.build import build_model, config_meta
+    from chordate.weights.checkpoint_schema import checkpoint_meta
+    from chordate.weights.checkpoint_sources import read_state
 
-    model: Any = build_model(cfg, checkpoint=checkpoint)
+    state = read_state(checkpoint)
+    named = config_meta(cfg)
+    try:
+        model: Any = build_model(cfg, checkpoint=state)
+    except (CheckpointError, ConfigError):
+        if data_meta is None or checkpoint_meta(state) is not None:
+            raise
+        meta = data_meta()
+        if named is not None and len(named.classes) == len(meta.classes):
+            raise
+        try:
+            model = build_model(cfg, meta=meta, checkpoint=state)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{checkpoint} has no class names, and does not fit a model for the {len(meta.classes)} classes of the "
+                f"evaluation data: {error}"
+            ) from error
+        if is_main_process():
+            print(f"{checkpoint} has no class names; its {len(meta.classes)} classes are named by the evaluation data")
     if is_main_process():
         print(model.load_report)
     return model.to(device())

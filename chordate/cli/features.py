@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".npz", ".safetensors")
+EXAMPLE = "chordate features resnet50_imagenet best_top1.pt photos/ --out features.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGE",
+        "images", nargs="*", default=[], metavar="IMAGE",
         help="image files, or folders of them (default: the config's validation data)",
     )  # fmt: skip
     parser.add_argument("--data", choices=["train", "val"], default="val", help="dataset of the config (default: val)")
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.cli.predict import image_files
     from chordate.config import load_config, section
     from chordate.data.loader import build_dataset, build_loader
+    from chordate.models.build import image_channels
     from chordate.models.feature_extraction import feature_vectors
 
     cfg, out = load_config(arguments.config, arguments.cfg_options), Path(arguments.out)
@@ -57,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         # Both datasets use the test pipeline; their classes may differ from the model's.
         data = section(cfg, "val_data") | {"dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
-        dataset = build_dataset(data, data_root=data_root(arguments), training=False)
+        dataset = build_dataset(data, data_root=data_root(arguments), training=False, channels=image_channels(cfg))
         loader: Any = build_loader(dataset, data, training=False, size_divisor=model.size_divisor)
         classes, device = dataset.classes, next(model.parameters()).device
         for batch in track(loader, total=len(loader), description="features"):

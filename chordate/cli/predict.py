@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_options, nonempty
-from chordate.text import pluralize
+from chordate.text import first_names, pluralize
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+if TYPE_CHECKING:
+    from chordate.structures import Detections
+
+EXAMPLE = "chordate predict faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt street.jpg"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     parser.add_argument("--out", type=nonempty, default="predictions", help="folder for pictures and predictions.json")
     parser.add_argument(
+        "--predictions", metavar="JSON", help="also write the detections as COCO results, with file_name beside the ids"
+    )
+    parser.add_argument(
         "--score-threshold", type=float, default=0.5, help="drop lower-scoring detections (default: 0.5)"
     )
+    parser.add_argument(
+        "--boxes", type=nonempty, metavar="JSON",
+        help="predictions.json of a detector on the same images: the objects of a top-down pose estimator",
+    )  # fmt: skip
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     add_options(parser)
 
@@ -31,7 +42,8 @@ def image_files(names: list[str]) -> list[Path]:
     Raises:
         DataError: a name is a URL, a missing file, or a folder without images.
     """
-    from chordate.data.image_io import missing_file
+    from chordate.data.image_files import is_hidden, list_images
+    from chordate.data.image_io import SUFFIXES, missing_file
     from chordate.errors import DataError
 
     files: list[Path] = []
@@ -39,13 +51,38 @@ def image_files(names: list[str]) -> list[Path]:
     if urls:
         raise DataError(f"{urls[0]}: URLs are not supported; download the file first")
     for path in map(Path, names):
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not path.exists():
+            raise DataError(missing_file(path, "image"))
+        inside = [path / name for name in list_images(path) if "/" not in name] if path.is_dir() else [path]
         if not inside:
             raise DataError(f"{path}: no images in this folder ({', '.join(SUFFIXES)})")
-        if not inside[0].exists():
-            raise DataError(missing_file(path, "image"))
         files += inside
+        entries = path.iterdir() if path.is_dir() else ()
+        if others := sorted(
+            {p.name for p in entries if p.is_file() and not is_hidden(p.name)} - {p.name for p in inside}
+        ):
+            print(f"{path}: {pluralize(len(others), 'file')} left out, no image: {first_names(others)}")
     return files
+
+
+def boxes_of(images: list[Path], file: Path, classes: Sequence[str]) -> list[Detections]:
+    """The boxes in a detector's `predictions.json` for each image; none for an image without a prediction.
+
+    Raises:
+        DataError: the file cannot be used, or has no prediction for any of the images.
+    """
+    import torch
+
+    from chordate.data.object_boxes import read_predicted_boxes
+    from chordate.errors import DataError
+    from chordate.structures import Detections
+
+    by_file = read_predicted_boxes(file, classes)
+    if by_file and not any(path.resolve() in by_file for path in images):
+        other = next(iter(by_file))
+        raise DataError(f"{file}: no boxes for {images[0]}, but for {other}; detect on the same images")
+    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    return [by_file.get(path.resolve(), none) for path in images]
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -57,37 +94,69 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.config import load_config
     from chordate.data.image_io import read_image
     from chordate.errors import ConfigError, DataError
-    from chordate.visualization import draw, write_image
+    from chordate.visualization import draw, to_picture, write_image
 
     threshold = arguments.score_threshold
     validate_value(Fraction, threshold, "--score-threshold")
     cfg = load_config(arguments.config, arguments.cfg_options)
     paths = image_files(arguments.images)
-    out = Path(arguments.out)
+    out, results = Path(arguments.out), Path(arguments.predictions or "")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is not a folder; name a folder for the pictures and predictions.json")
-    out.mkdir(parents=True, exist_ok=True)
+    if arguments.predictions and results.is_dir():
+        raise ConfigError(f"--predictions {results} is a folder; name the file to write")
+    for folder in (out, results.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     model = load_trained(cfg, arguments.checkpoint)
+    boxes = None if arguments.boxes is None else boxes_of(paths, Path(arguments.boxes), model.classes)
     records: list[dict[str, Any]] = []
+    coco_records: list[dict[str, Any]] = []
     broken: list[str] = []
     stems: set[str] = set()
     for number, path in enumerate(track(paths, description="predict")):
         try:
-            image = read_image(path)
+            image = read_image(path, channels=model.input_shape(*model.example_size)[0])
+            own = None if boxes is None else boxes[number]
+            (prediction,) = predict(model, image, boxes=own, score_threshold=threshold, precision=arguments.precision)
         except DataError as error:  # continue with the other images, and report the error at the end
             broken.append(str(error))
             continue
-        (prediction,) = predict(model, image, score_threshold=threshold, precision=arguments.precision)
         name = f"{path.stem}_{number}" if path.stem in stems else path.stem
         stems.add(path.stem)
-        picture = draw(prediction, image.permute(1, 2, 0).numpy(), model.meta)
+        picture = draw(prediction, to_picture(image), model.meta)
         write_image(out / f"{name}_prediction.png", picture)
         records += [{"file": str(path), **record} for record in prediction.to_records(model.meta)]
+        if arguments.predictions:
+            coco_records += coco_results(prediction, number + 1, path, tuple(image.shape[-2:]), model.classes)
     read = len(paths) - len(broken)
     if read:
         (out / "predictions.json").write_text(json.dumps(records, indent=1) + "\n")
         hint = "" if records else f"; no score is ≥ {threshold:g}, try a lower --score-threshold"
         print(f"{pluralize(len(records), 'prediction')} on {pluralize(read, 'image')}: {out}/{hint}")
+    if read and arguments.predictions:
+        results.write_text(json.dumps(coco_records) + "\n")
     if broken:
         more = f"; and {len(broken) - 3} more unreadable images" if broken[3:] else ""
         raise DataError("; ".join(broken[:3]) + more)
+
+
+def coco_results(
+    prediction: Any, image_id: int, path: Path, size: tuple[int, ...], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The detections of one image in COCO's results format, with `file_name` and `category_name` beside the ids.
+
+    Category ids are 1, 2, … in the order of the model's classes.
+
+    Raises:
+        ConfigError: the prediction is not Detections.
+    """
+    from chordate.errors import ConfigError
+    from chordate.evaluation.packed_detections import PackedDetections
+    from chordate.structures import Detections, ImageInfo
+
+    if not isinstance(prediction, Detections):
+        raise ConfigError(f"--predictions writes detections, but the model predicts {type(prediction).__name__}")
+    packed = PackedDetections.pack([ImageInfo(image_id, str(path), size[0], size[1])], [prediction], len(classes))
+    results = packed.to_results(range(1, len(classes) + 1), packed.iou_types(), digits=3)
+    names = {"file_name": str(path)}
+    return [result | names | {"category_name": classes[result["category_id"] - 1]} for result in results]

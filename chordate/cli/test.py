@@ -13,15 +13,17 @@ from chordate.log_once import no_repeated_warnings
 if TYPE_CHECKING:
     from chordate.data.dataset import Dataset
     from chordate.model_contracts import Metric, Model
+    from chordate.structures import DatasetMeta
 
 SHEET_IMAGES = 6  # number of images that --picture draws
+EXAMPLE = "chordate test faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt --data-root /data/coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument(
-        "more", nargs="*", metavar="CONFIG CHECKPOINT",
+        "more", nargs="*", default=[], metavar="CONFIG CHECKPOINT",
         help="further models with the same classes; all predictions are averaged (an ensemble of classifiers)",
     )  # fmt: skip
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
@@ -48,7 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.errors import ConfigError
     from chordate.evaluation.build_metric import build_metric
     from chordate.launch import finish, start
-    from chordate.text import format_metric
+    from chordate.models.build import image_channels
+    from chordate.text import format_metric, printable
     from chordate.training.evaluation_loop import evaluate
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
@@ -59,7 +62,12 @@ def run(arguments: argparse.Namespace) -> None:
     cfgs = [load_config(name, arguments.cfg_options) for name in names[::2]]
     make_folders(arguments)
     rank, world_size = start()
-    models = [load_trained(cfg, checkpoint) for cfg, checkpoint in zip(cfgs, names[1::2])]
+
+    def data_meta() -> DatasetMeta:
+        data, channels = section(cfgs[0], "val_data"), image_channels(cfgs[0])
+        return build_dataset(data, data_root=data_root(arguments), training=False, channels=channels).meta
+
+    models = [load_trained(cfg, checkpoint, data_meta) for cfg, checkpoint in zip(cfgs, names[1::2])]
     check_same_meta(models, names[1::2])
     console = Console()
     metric: Any = None
@@ -67,7 +75,9 @@ def run(arguments: argparse.Namespace) -> None:
     for cfg, model, name in zip(cfgs, models, names[1::2]):
         # Every member of the ensemble gets the first config's images and batches, but applies its own pipeline.
         data = section(cfgs[0], "val_data") | {"pipeline": placed_parts(section(cfg, "val_data"), "pipeline")}
-        dataset = build_dataset(data, data_root=data_root(arguments), training=False, meta=model.meta)
+        dataset = build_dataset(
+            data, data_root=data_root(arguments), training=False, meta=model.meta, channels=image_channels(cfg)
+        )
         loader: Any = build_loader(
             dataset, data, training=False, size_divisor=model.size_divisor, rank=rank, world_size=world_size
         )
@@ -75,10 +85,12 @@ def run(arguments: argparse.Namespace) -> None:
             metric = build_metric(part_section(cfgs[0], "metric"), dataset)
             check_outputs(arguments, metric)
             members = EnsembleMetric(metric) if arguments.more else None
+        metric.check_model(model)
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
         loader.stop_workers()
         if members and rank == 0:
-            console.print(f"{name} alone: " + ", ".join(f"{key} {format_metric(n)}" for key, n in numbers.items()))
+            line = ", ".join(f"{key} {format_metric(n)}" for key, n in numbers.items())
+            console.print(printable(f"{name} alone: {line}", None), markup=False)
     if members:
         numbers = members.compute_mean()
     if rank == 0:

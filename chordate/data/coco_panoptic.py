@@ -15,10 +15,11 @@ from torchvision.tv_tensors import Image
 
 from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset
-from chordate.data.image_io import missing_file, read_image
+from chordate.data.image_io import check_image_file, missing_file, read_image
 from chordate.data.label_map import LabelMap
+from chordate.data.missing_images import describe_missing, find_missing
 from chordate.data.panoptic_index import read_panoptic_json
-from chordate.errors import DataError, UnknownClass
+from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import BITMAP_SIZE, DatasetMeta, ImageInfo, PanopticTargets, Sample
 from chordate.structures.panoptic import segment_boxes
@@ -49,11 +50,11 @@ class CocoPanoptic(Dataset):
         images: the folder of the images.
         segments: the folder of the PNGs, in which a segment's id is R + 256 G + 65536 B; by default `annotations`
             without `.json`, as in COCO.
-        data_root, pipeline, seed, meta: see `Dataset`.
+        data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Attributes:
         category_ids: the category id in the file of each label.
-        image_ids: `[len]` int64, the image ids in ascending order.
+        image_ids: `[len]` int64, the image ids in ascending order; for text ids, 0, 1, …
 
     Raises:
         DataError: a file or folder is missing or broken, or an id in one file has no counterpart in the other.
@@ -72,8 +73,9 @@ class CocoPanoptic(Dataset):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
-        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
         self.segments = self.annotations.with_suffix("") if segments is None else resolve_path(data_root, segments)
@@ -81,13 +83,20 @@ class CocoPanoptic(Dataset):
         for folder in (self.images, self.segments):
             if not folder.is_dir():
                 raise DataError(missing_file(folder, "data").replace("data file", "folder"))
+        files = self.index.files[:, 0].tolist()
+        missing = find_missing(files, self.images)
+        if missing.any() and not skip_broken:  # else they are skipped when they are read
+            absent = [file for file, is_missing in zip(files, missing) if is_missing]
+            raise DataError(describe_missing(absent, len(files), self.images, self.data_root))
         own = self.index.meta()
         if meta is None:
             self.meta = own
         _check_same_classes(self.annotations, own, self.meta)
         by_name = {name: number for number, name in self.index.names.items()}
         self.category_ids = [by_name[name] for name in self.meta.classes]
-        self.image_ids, self.sizes = self.index.image_ids, self.index.sizes
+        ids = self.index.image_ids
+        self.image_ids = ids if ids.dtype == np.int64 else np.arange(len(ids))
+        self.sizes = self.index.sizes
         label_of = {number: label for label, number in enumerate(self.category_ids)}
         self.labels = np.array([label_of[number] for number in self.index.categories.tolist()], np.int64)
         self.is_thing = np.array([number in self.index.things for number in self.category_ids])
@@ -103,7 +112,7 @@ class CocoPanoptic(Dataset):
                 PNG or only in the JSON file.
         """
         path = self.images / self.index.files[index, 0]
-        image = Image(read_image(path, tuple(self.index.sizes[index])))
+        image = Image(read_image(path, tuple(self.index.sizes[index]), self.channels))
         own = self._rows(index)
         return {
             "image": image,
@@ -130,6 +139,15 @@ class CocoPanoptic(Dataset):
             "slots": LabelMap(slots[numbers]),
         }
 
+    def index_of(self, image_id: int) -> int:
+        """The index of the image with an id."""
+        return int(np.searchsorted(self.image_ids, image_id))
+
+    def id_in_file(self, image_id: int) -> int | str:
+        """The id of an image as in the JSON file, an integer or text."""
+        number: int | str = self.index.image_ids[self.index_of(image_id)].item()
+        return number
+
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
         """The ground truth of an image at its original size.
 
@@ -137,7 +155,7 @@ class CocoPanoptic(Dataset):
             The segment number of each pixel, `[H, W]` int16, 1 … `S`, or 0 for pixels without a segment; the
             segments' labels `[S]` int64; and whether each segment is a crowd, `[S]` bool.
         """
-        index = int(np.searchsorted(self.image_ids, image_id))
+        index = self.index_of(image_id)
         own = self._rows(index)
         crowd = torch.from_numpy(self.index.crowd[own])
         return self.read_segments(index), torch.from_numpy(self.labels[own]), crowd
@@ -194,11 +212,12 @@ def box_bitmaps(numbers: Tensor, boxes: Tensor, own: Tensor) -> Tensor:
 def _read_ids(path: Path) -> NDArray[np.int64]:
     """The segment ids `[H, W]` of a PNG."""
     if not path.is_file():
-        raise DataError(missing_file(path, "panoptic"))
+        raise BrokenFile(missing_file(path, "panoptic"))
     data = np.frombuffer(path.read_bytes(), np.uint8)
+    check_image_file(path, data)
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None:
-        raise DataError(f"{path}: not a readable image, or truncated; copy or download it again")
+        raise BrokenFile(f"{path}: not a readable image, or truncated; copy or download it again")
     if image.ndim != 3 or image.dtype != np.uint8:
         raise DataError(f"{path}: not an RGB PNG; a segment's id must be its color, R + 256 G + 65536 B")
     return image[..., :3].astype(np.int64) @ np.array([65536, 256, 1])  # OpenCV's order is B, G, R

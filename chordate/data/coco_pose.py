@@ -14,8 +14,9 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Fraction, Names
 from chordate.data.coco import MIN_SIDE, CocoDataset
-from chordate.data.coco_annotations import Health, resolve_path
-from chordate.data.detected_boxes import DetectedBoxes, read_detected_boxes
+from chordate.data.coco_annotations import resolve_path
+from chordate.data.detected_boxes import DetectedBoxes, ids_by_file_id, read_detected_boxes
+from chordate.data.findings import Health
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints
 from chordate.errors import DataError
@@ -42,7 +43,7 @@ class CocoPoseDataset(CocoDataset):
             `data_root` or absolute. Each of the file's boxes of the dataset's categories is a sample, without labeled
             keypoints. None for a sample per annotation with a labeled keypoint, with the annotation's box.
         box_score_threshold: minimum score of a detected box; boxes with lower scores are dropped.
-        data_root, pipeline, seed, meta: see `Dataset`.
+        data_root, pipeline, seed, meta, skip_broken: see `CocoDataset`.
 
     Attributes:
         image_ids: `[images]` int64, ids of all images in the file, in ascending order; all images are evaluated.
@@ -55,6 +56,7 @@ class CocoPoseDataset(CocoDataset):
 
     target_type = PoseTargets
     default_metric = "PoseMetric"
+    check_whole = True  # opening reads all annotations anyway
 
     def __init__(
         self,
@@ -69,16 +71,18 @@ class CocoPoseDataset(CocoDataset):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
         super().__init__(
             annotations, images, classes=classes, health=health, keypoints=True,
-            data_root=data_root, pipeline=pipeline, seed=seed, meta=meta,
+            data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken,
         )  # fmt: skip
         self.sizes = None  # all crops have the same size
         self.detected = boxes is not None
         if boxes is not None:
             path = resolve_path(data_root, boxes)
-            found = read_detected_boxes(path, self.image_ids, self.category_ids, box_score_threshold)
+            images, categories = self.coco.load_imgs(self.image_ids.tolist()), self.coco.load_cats(self.category_ids)
+            found = read_detected_boxes(path, ids_by_file_id(images), ids_by_file_id(categories), box_score_threshold)
             ids = np.full(len(found.scores), NO_ANNOTATION, np.int64)
         else:
             found, ids = self._annotated_boxes()
@@ -93,7 +97,7 @@ class CocoPoseDataset(CocoDataset):
         assert self.meta.skeleton is not None  # the constructor ensures this
         record = self.coco.load_imgs([int(self.crop_image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"])))
+        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
         size = image.shape[-2], image.shape[-1]
         number = int(self.annotation_ids[index])
         annotation = {"id": number} if number == NO_ANNOTATION else self.coco.load_anns([number])[0]

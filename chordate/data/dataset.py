@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from chordate.data.seeding import seeded
 from chordate.data.transforms.pipeline import build_pipeline
-from chordate.errors import DataError, UnknownClass
+from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.structures import Batch, DatasetMeta, Sample, Targets, collate_images
+from chordate.text import pluralize
+
+MAX_SKIPPED = 100  # more broken samples in a row are an error: then something else is wrong
 
 
 class Dataset(torch.utils.data.Dataset[Sample]):
@@ -30,6 +33,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         seed: random seed of the augmentation.
         meta: metadata of the model that is evaluated on this dataset. Labels must have the same meaning in both;
             `build_dataset` checks this.
+        skip_broken: whether to skip samples whose files are missing or cannot be decoded, instead of an error. Files
+            that are broken when they are read are replaced by the next sample; the loader reports their number.
 
     Attributes:
         meta: metadata for the model, the checkpoint and the predictions.
@@ -38,6 +43,9 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         sizes: `[len, 2]`, height and width of each image, so that images of similar aspect ratio can share a batch;
             None disables this grouping.
         health_report: problems found when the dataset was opened, one line each.
+        channels: number of channels of the images; `build_dataset` sets it to that of the model.
+        not_inherited: settings that a config does not inherit from a dataset of another type, because they have other
+            defaults here.
     """
 
     meta: DatasetMeta = DatasetMeta()
@@ -45,6 +53,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     default_metric: str | Mapping[str, Any] | None = None
     sizes: NDArray[np.int64] | None = None
     health_report: Sequence[str] = ()
+    channels: int = 3
+    skip_broken: bool = False
+    not_inherited: Sequence[str] = ()
+    _broken: torch.Tensor | None = None  # [len] bool, in memory that is shared with the workers
 
     def __init__(
         self,
@@ -53,8 +65,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
         self.data_root = Path(data_root)
+        self.skip_broken = skip_broken
         self.pipeline, self.seed = build_pipeline(pipeline), seed
         # Keep the `meta` that a subclass sets as class attribute; `build_dataset` compares it with the model's.
         if meta is not None and self.meta == DatasetMeta():
@@ -79,15 +93,45 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, key: tuple[int, ...]) -> Sample:
         """The transformed sample for a key `(epoch, index)` or `(epoch, index, repeat)`, see `samplers.py`."""
         with seeded(self.seed, *key):
-            return self.finish(self.pipeline(self.read(key[1]), self._partner))
+            sample = self.read_next(key[1]) if self.skip_broken else self.read(key[1])
+            return self.finish(self.pipeline(sample, self._partner))
+
+    def read_next(self, index: int) -> Sample:
+        """Read a sample, without applying the transforms; with `skip_broken`, the next one if its files are broken.
+
+        Raises:
+            BrokenFile: `skip_broken` is false, or all of the `MAX_SKIPPED` samples from `index` on are broken.
+        """
+        if not self.skip_broken:
+            return self.read(index)
+        if self._broken is None:
+            self._broken = torch.zeros(len(self), dtype=torch.bool).share_memory_()
+        for number in ((index + step) % len(self) for step in range(min(MAX_SKIPPED, len(self)))):
+            try:
+                return self.read(number)
+            except BrokenFile as error:
+                self._broken[number] = True
+                reason = error
+        raise BrokenFile(f"{min(MAX_SKIPPED, len(self))} samples in a row are broken, the last: {reason}")
+
+    def broken_report(self) -> str | None:
+        """One line with the number of broken samples skipped so far, and the first of them; None if there are none."""
+        broken = [] if self._broken is None else self._broken.nonzero()[:, 0].tolist()
+        if not broken:
+            return None
+        try:
+            reason = f"{self.read(broken[0])['info'].path} could not be read"
+        except DataError as error:
+            reason = str(error)
+        return f"{len(broken):,} of {pluralize(len(self), 'sample')} are broken and were skipped, the first: {reason}"
 
     def _partner(self) -> Sample:
         """Read a random sample without applying the transforms, for transforms that mix several images."""
-        return self.read(int(torch.randint(len(self), ())))
+        return self.read_next(int(torch.randint(len(self), ())))
 
     def original(self, index: int) -> Batch:
         """A batch of one sample without transforms, so its targets are in pixels of the original image."""
-        return self.collate([self.finish(self.read(index))])
+        return self.collate([self.finish(self.read_next(index))])
 
     def collate(self, samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
         """Collate samples into a batch; images are padded to multiples of `size_divisor` pixels."""

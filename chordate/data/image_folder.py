@@ -17,13 +17,13 @@ from torchvision.tv_tensors import Image
 from chordate.arguments import Names
 from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset, model_classes
-from chordate.data.image_io import decode_image, read_image
-from chordate.data.zip_files import UNREADABLE, members, split_archive
-from chordate.errors import DataError, UnknownClass, unknown
+from chordate.data.image_files import is_hidden, is_image, list_images
+from chordate.data.image_io import SUFFIXES, decode_image, read_image
+from chordate.data.zip_files import UNREADABLE, check_unpacked_size, members, split_archive
+from chordate.errors import BrokenFile, DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import ClassTargets, DatasetMeta, ImageInfo, Sample
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 log = logging.getLogger("chordate")
 WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -39,7 +39,7 @@ class ImageFolder(Dataset):
             point into a zip (`photos.zip/train`), and `data_root` may be a zip.
         classes: names of the folders to use, in the order of the labels; None uses all, sorted by name.
         cache: whether to keep all decoded images in memory (shared with forked workers), for small datasets.
-        data_root, pipeline, seed, meta: see `Dataset`.
+        data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Attributes:
         labels: `[len]` int64, label of each image.
@@ -62,8 +62,9 @@ class ImageFolder(Dataset):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
-        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         self.images = resolve_path(data_root, images)
         self.archive, self.inner = split_archive(self.images)
         self._zips: dict[int, zipfile.ZipFile] = {}
@@ -77,14 +78,18 @@ class ImageFolder(Dataset):
         if not self.files:
             raise DataError(f"{self.images}: no images in its class folders ({', '.join(SUFFIXES)})")
         self.labels = np.repeat(np.arange(len(self.classes)), counts)
-        self._cached = [self.decode(index) for index in range(len(self))] if cache else None
+        self.cache = cache
+        self._cached: list[torch.Tensor | None] = []
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, index: int) -> Sample:
         """Read a sample, without applying the transforms."""
-        image = Image(self.decode(index) if self._cached is None else self._cached[index])
+        if self.cache and not self._cached:
+            self._cached = [self._decode_or_none(number) for number in range(len(self))]
+        pixels = self._cached[index] if self._cached else None
+        image = Image(self.decode(index) if pixels is None else pixels)
         info = ImageInfo(index, str(self.images / self.files[index]), image.shape[-2], image.shape[-1])
         return {"image": image, "label": int(self.labels[index]), "info": info}
 
@@ -95,19 +100,30 @@ class ImageFolder(Dataset):
         """For each class, the indices of its images, for class-balanced sampling."""
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 
+    def _decode_or_none(self, index: int) -> torch.Tensor | None:
+        """Decode an image file for the cache; None for a broken file if those are skipped."""
+        try:
+            return self.decode(index)
+        except BrokenFile:
+            if self.skip_broken:
+                return None
+            raise
+
     def decode(self, index: int) -> torch.Tensor:
         """Decode an image file to `[3, H, W]` uint8 RGB."""
         path = self.images / self.files[index]
         if self.archive is None:
-            return read_image(path)
+            return read_image(path, None, self.channels)
         process = os.getpid()  # a zip's read position must not be shared by forked workers
         if process not in self._zips:
             self._zips = {process: zipfile.ZipFile(self.archive)}
+        archive, name = self._zips[process], self.inner + self.files[index]
+        check_unpacked_size(archive, [name], path)
         try:
-            data = self._zips[process].read(self.inner + self.files[index])
+            data = archive.read(name)
         except UNREADABLE as error:
-            raise DataError(f"{path}: cannot be read from the zip: {error}") from error
-        return decode_image(np.frombuffer(data, np.uint8), path)
+            raise BrokenFile(f"{path}: cannot be read from the zip: {error}") from error
+        return decode_image(np.frombuffer(data, np.uint8), path, None, self.channels)
 
     def _on_disk(self) -> dict[str, list[str]]:
         """Find the image files: a dict from class name to paths relative to `images`."""
@@ -117,12 +133,8 @@ class ImageFolder(Dataset):
                 f"{self.images}: no such folder with one subfolder per class; {self.images.parent} has {siblings}"
             )
         by_class: dict[str, list[str]] = {}
-        for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not _hidden(entry.name)):
-            files = by_class[folder.name] = []
-            for where, folders, names in os.walk(folder):
-                folders[:] = [name for name in folders if not _hidden(name)]
-                inside = os.path.relpath(where, self.images)
-                files += [f"{inside}/{name}" for name in names if _is_image(name)]
+        for folder in (entry for entry in self.images.iterdir() if entry.is_dir() and not is_hidden(entry.name)):
+            by_class[folder.name] = [f"{folder.name}/{name}" for name in list_images(folder)]
         return self._files_by_class(by_class)
 
     def _in_zip(self) -> dict[str, list[str]]:
@@ -131,8 +143,8 @@ class ImageFolder(Dataset):
         for name in members(self.archive):
             name, inside = name.removeprefix(self.inner), name.startswith(self.inner)
             *folders, last = name.split("/")
-            if inside and folders and not any(map(_hidden, folders)):
-                by_class.setdefault(folders[0], []).extend([name] if _is_image(last) else [])
+            if inside and folders and not any(map(is_hidden, folders)):
+                by_class.setdefault(folders[0], []).extend([name] if is_image(last) else [])
         if not by_class:
             names = _abbreviate(subfolders(self.archive))
             raise DataError(f"{self.images}: no class folders; {self.archive} has {names}")
@@ -179,15 +191,6 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not _hidden(name)
-
-
-def _hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or was created by a tool: `._1.jpg`, `.ipynb_checkpoints/`, `__MACOSX/`."""
-    return name.startswith((".", "__MACOSX"))
-
-
 def _abbreviate(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "nothing"
 
@@ -200,7 +203,7 @@ def subfolders(folder: Path) -> list[str]:
     else:
         inside = (name.removeprefix(inner) for name in members(archive) if name.startswith(inner))
         names = {name.split("/")[0] for name in inside if "/" in name}
-    return sorted(name for name in names if not _hidden(name))
+    return sorted(name for name in names if not is_hidden(name))
 
 
 def _choose(where: Path, known: list[str], classes: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,7 +1,14 @@
-"""Reads image files as RGB tensors; a truncated file is an error, instead of an image with gray pixels."""
+"""Reads image files as tensors; a truncated file is an error, instead of an image with gray pixels.
+
+An image may have at most `MAX_PIXELS` pixels, since a small file can claim a size that fills the memory. The
+environment variable CHORDATE_MAX_PIXELS sets another limit.
+"""
 
 import io
+import os
+import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,54 +17,93 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chordate.errors import DataError, near_names
+from chordate.data.image_bands import decode_bands, undecodable
+from chordate.errors import NOT_REGULAR, BrokenFile, ConfigError, DataError, near_names
 
+# The suffixes of the images in a folder. HEIC is listed so that such a file is reported, not left out.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif", ".avif", ".jp2"),
+    *(".npy", ".heic", ".heif"),
+)
 # First and last bytes of complete files; files that end differently are decoded again by Pillow.
 _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
+# JPEG, PNG with up to 8 bits, BMP, and WebP without extensions: OpenCV decodes them to 8-bit color.
+_PLAIN = re.compile(rb"\xff\xd8|\x89PNG.{20}[\x01\x02\x04\x08]|BM|RIFF.{4}WEBPVP8[ L]", re.DOTALL)
+MAX_FILE_BYTES = 1 << 30  # of an image file, on disk or in a zip
 
 
-def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Read an image as `[3, H, W]` uint8 RGB (channels last in memory).
+def _max_pixels() -> int:
+    text = os.environ.get("CHORDATE_MAX_PIXELS") or "178956970"  # Pillow's limit
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ConfigError(f"CHORDATE_MAX_PIXELS must be a positive integer, got {text!r}")
+    return int(text)
 
-    Grayscale, CMYK, palette, 16-bit and transparent files become 8-bit RGB (the alpha channel is
-    dropped; the upper 8 of 16 bits are kept).
+
+MAX_PIXELS = _max_pixels()
+PIL.Image.MAX_IMAGE_PIXELS = (MAX_PIXELS + 1) // 2  # Pillow warns above this number, and raises above twice this number
+
+
+def read_image(path: str | Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
+    """Read an image as `[C, H, W]` uint8, RGB if there are 3 channels (channels last in memory).
+
+    Grayscale, CMYK and palette files become RGB; the alpha channel is dropped; the upper 8 bits are kept of files with
+    16 bits, or with 10, 12 or 14 bits in 16; floats are scaled from 0 … 1. Of animations and files with several pages,
+    the first is read.
 
     Args:
-        path: image file in any format that OpenCV reads.
+        path: an image file, or a `.npy` file of `[H, W]` or `[H, W, C]`.
         size: height and width in the annotations, which decide whether the EXIF orientation is applied: some
             annotation tools use the image as displayed (with EXIF orientation), others the image as stored. The
             orientation is also applied if both images have this size, or if `size` is None.
+        channels: number of channels `C`. With 4 or more, the file must have as many.
 
     Raises:
-        DataError: the file is missing, truncated or not an image, or its size differs from the annotations'.
+        BrokenFile: the file is missing, truncated or not an image.
+        DataError: its size differs from the annotations', or its number of channels or range of values does not fit.
     """
     path = Path(path)
+    if not path.is_file():  # also for a pipe, which would block
+        raise BrokenFile(missing_file(path, "image"))
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BrokenFile(f"{path}: larger than {MAX_FILE_BYTES:,} bytes, the limit for image files")
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
-        raise DataError(missing_file(path, "image")) from error
-    return decode_image(data, path, size)
+        raise BrokenFile(f"{path}: cannot be read ({error.strerror or error})") from error
+    return decode_image(data, path, size, channels)
 
 
-def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None) -> Tensor:
+def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
     """Decode the bytes of an image file as `read_image` does; `path` is for messages."""
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    if image is None:
-        raise DataError(
-            f"{path}: not a readable image, or truncated ({len(data)} bytes); copy or download it again, "
-            f"or convert it to 8-bit PNG or JPEG"
-        )
-    _check_complete(path, data)
+    check_image_file(path, data)
+    image: Any
+    plain = channels == 3 and _PLAIN.match(data[:32].tobytes())
+    if not plain:
+        image = decode_bands(data, path, channels)
+    elif (image := _decode_color(data, path, cv2.IMREAD_COLOR)) is None:
+        raise BrokenFile(undecodable(data, path))
     if size is not None and image.shape[:2] != tuple(size):
-        stored = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if stored is None or stored.shape[:2] != tuple(size):
-            height, width = image.shape[:2]
+        height, width = image.shape[:2]
+        image = (
+            _decode_color(data, path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            if plain
+            else decode_bands(data, path, channels, rotate=False)
+        )
+        if image is None or image.shape[:2] != tuple(size):
             raise DataError(
                 f"{path}: the image is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
                 f"they were made for another version of the image"
             )
-        image = stored
-    return torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if plain else image
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def _decode_color(data: NDArray[np.uint8], path: Path, flags: int) -> Any:
+    """Decode to `[H, W, 3]` BGR by OpenCV; None if OpenCV cannot decode the file."""
+    try:
+        return cv2.imdecode(data, flags) if len(data) else None
+    except cv2.error as error:  # OpenCV has a limit of its own
+        raise BrokenFile(f"{path}: OpenCV cannot decode it ({' '.join(str(error).split())[:160]})") from error
 
 
 def missing_file(path: Path, kind: str) -> str:
@@ -65,6 +111,8 @@ def missing_file(path: Path, kind: str) -> str:
     folder = path.parent
     if path.is_dir():
         return f"{path}: is a folder, expected the {kind} file"
+    if path.exists():
+        return f"{path}: {NOT_REGULAR}"
     if not folder.is_dir():
         while not folder.parent.is_dir():
             folder = folder.parent
@@ -77,14 +125,32 @@ def _near(path: Path) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
-    """Raise DataError for a truncated file. OpenCV only warns and fills missing pixels with gray; Pillow raises."""
-    head, tail = data[:4].tobytes(), data[-64:].tobytes()
-    if any(head.startswith(start) and end in tail for start, end in _ENDINGS.items()):
+def check_image_file(path: Path, data: NDArray[np.uint8]) -> None:
+    """Check the bytes of an image file, without decoding a complete JPEG or PNG.
+
+    Raises:
+        BrokenFile: the image has more than MAX_PIXELS pixels, or is truncated: OpenCV only warns and fills missing
+            pixels with gray; Pillow raises.
+    """
+    head, tail = data[:24].tobytes(), data[-64:].tobytes()
+    is_complete = any(head.startswith(start) and end in tail for start, end in _ENDINGS.items())
+    is_png = head.startswith(b"\x89PNG")  # read without Pillow, which refuses PNGs with long texts
+    if is_png and int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big") > MAX_PIXELS:
+        raise BrokenFile(too_many_pixels(path))
+    if is_png and is_complete:
         return
     try:
-        PIL.Image.open(io.BytesIO(data.tobytes())).load()
+        image = PIL.Image.open(io.BytesIO(data))
+        if not is_complete:
+            image.load()
     except PIL.UnidentifiedImageError:
         return  # a format that OpenCV supports and Pillow does not
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: broken or truncated ({error}); copy or download it again") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise BrokenFile(too_many_pixels(path)) from error
+    except Exception as error:  # damaged files raise many types of errors
+        raise BrokenFile(f"{path}: broken or truncated ({error}); copy or download it again") from error
+
+
+def too_many_pixels(path: Path | str) -> str:
+    """Error message for an image with more than MAX_PIXELS pixels."""
+    return f"{path}: more than {MAX_PIXELS:,} pixels; set CHORDATE_MAX_PIXELS to allow larger images"

@@ -15,7 +15,7 @@ import numpy as np
 
 from chordate.data.label_encoding import BACKGROUND, LabelEncoding, remedy_of
 from chordate.data.label_files import LabelPixels, format_color, image_size, pack_colors
-from chordate.errors import DataError
+from chordate.errors import BrokenFile, DataError
 
 SAMPLE = 32  # number of label files to check
 # Maximum number of pixels per file in which colors are counted. Counting needs a sort, so larger images are subsampled.
@@ -74,7 +74,9 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.0f} %" if fraction >= 0.01 else f"{100 * fraction:.2g} %"
 
 
-def survey_labels(pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], LabelPixels]) -> LabelSurvey:
+def survey_labels(
+    pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], LabelPixels], skip_broken: bool = False
+) -> LabelSurvey:
     """Read label files spread evenly over a dataset.
 
     As long as only one value occurs (the masks are empty), more files are read, since the other values are unknown.
@@ -82,6 +84,7 @@ def survey_labels(pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], Lab
     Args:
         pairs: the image file and the label file of each sample.
         read: reads the pixels of a label file.
+        skip_broken: whether to leave out files that cannot be read, instead of an error.
     """
     survey = LabelSurvey()
     first = range(0, len(pairs), max(1, len(pairs) // SAMPLE))[:SAMPLE]
@@ -90,7 +93,12 @@ def survey_labels(pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], Lab
         if survey.files >= SAMPLE and len(survey.ids) + len(survey.colors) > 1:
             break
         image, label = pairs[number]
-        pixels = read(label)
+        try:
+            pixels = read(label)
+        except BrokenFile:
+            if skip_broken:
+                continue
+            raise
         survey.add(label, pixels)
         (height, width), size = pixels.shape[:2], image_size(image)
         if size is not None and size not in ((height, width), (width, height)):  # EXIF may rotate the image

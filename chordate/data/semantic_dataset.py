@@ -41,7 +41,7 @@ class SemanticDataset(Dataset):
         background: what to do with background pixels: "class" makes them a class named "background", "ignored" ignores
             them. Background pixels are those of the class "background" if `classes` has one, else those with the value
             0. With None there is no background, and `classes` start at the value 0.
-        data_root, pipeline, seed, meta: see `Dataset`.
+        data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Raises:
         DataError: the settings contradict each other, or the label images have values that are neither a class nor
@@ -64,10 +64,11 @@ class SemanticDataset(Dataset):
         pipeline: Sequence[Any] = (),
         seed: int = 0,
         meta: DatasetMeta | None = None,
+        skip_broken: bool = False,
     ):
-        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta)
+        super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         encoding = LabelEncoding.build(classes, ids, ignored_ids, palette, background)
-        survey = survey_labels(pairs, self.read_pixels)
+        survey = survey_labels(pairs, self.read_pixels, skip_broken)
         source = Path(os.path.commonpath([label.parent for _, label in pairs]))
         encoding, self.health_report = check_encoding(survey, encoding, source)
         encoding = encoding.reordered(model_classes(encoding.classes, meta) or ())
@@ -91,10 +92,10 @@ class SemanticDataset(Dataset):
                 class nor ignored.
         """
         path, label_path = self.pairs[index]
-        image, labels = read_image(path), self.read_labels(label_path)
+        image, labels = read_image(path, None, self.channels), self.read_labels(label_path)
         (height, width), size = image.shape[-2:], (labels.shape[-2], labels.shape[-1])
         if size == (width, height) and width != height:  # the labels match the image without its EXIF rotation
-            image = read_image(path, size)
+            image = read_image(path, size, self.channels)
         elif size != (height, width):
             raise DataError(f"{label_path}: {size[1]}×{size[0]}, but its image {path.name} is {width}×{height}")
         return {"image": Image(image), "labels": labels, "info": ImageInfo(index, str(path), *size)}

@@ -8,12 +8,11 @@ from typing import Any
 
 from chordate.arguments import Names
 from chordate.data.coco_annotations import resolve_path
-from chordate.data.image_io import missing_file
+from chordate.data.image_files import list_images
+from chordate.data.image_io import SUFFIXES, missing_file
 from chordate.data.semantic_dataset import SemanticDataset
 from chordate.errors import DataError, near_names
 from chordate.registry import DATASETS
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @DATASETS.register_module()
@@ -61,15 +60,18 @@ def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     suffix) to the file.
 
     Raises:
-        DataError: the folder does not exist, or has no images.
+        DataError: the folder does not exist, has no images, or has two images that differ only in their suffix.
     """
     if not folder.is_dir():
         raise DataError(missing_folder(folder))
     images: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        ending = next((end for end in suffixes if path.name.lower().endswith(end.lower())), None)
-        if ending and path.is_file():
-            images[path.relative_to(folder).as_posix()[: -len(ending)]] = path
+    for path in list_images(folder):
+        ending = next((end for end in suffixes if path.lower().endswith(end.lower())), None)
+        if ending:
+            name = path[: -len(ending)]
+            if name in images:
+                raise DataError(f"{images[name]} and {path} have the same labels; remove one, or set image_suffix")
+            images[name] = folder / path
     if not images:
         raise DataError(f"{folder}: no images ({', '.join(suffixes)})")
     return images
@@ -81,10 +83,9 @@ def listed_names(file: Path, images: Mapping[str, Path], folder: Path) -> list[s
     Raises:
         DataError: the file cannot be read, has no names, or has a name that is not in `images`.
     """
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(missing_file(file, "image list")) from error
+    if not file.is_file():
+        raise DataError(missing_file(file, "image list"))
+    names = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     if not names:
         raise DataError(f"{file}: the file has no names")
     if missing := [name for name in names if name not in images]:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 from typing import Any, Literal
-from zlib import crc32
 
 from chordate.arguments import OpenFraction
 from chordate.data.coco_annotations import resolve_path
+from chordate.data.held_out import held_out_part
 from chordate.data.image_folder import ImageFolder, subfolders
 from chordate.errors import DataError
 from chordate.registry import DATASETS
@@ -41,7 +41,8 @@ class TrainValFolder(ImageFolder):
         held_out: OpenFraction = 0.2,
         **arguments: Any,
     ):
-        self.split, self.held_out = split, held_out
+        self.split: Literal["train", "val"] = split
+        self.held_out = held_out
         root = _unwrap(resolve_path(data_root, "."))
         self.divided = _is_divided(root)
         super().__init__(split if self.divided else ".", data_root=root, **arguments)
@@ -50,13 +51,11 @@ class TrainValFolder(ImageFolder):
 
     def _files_by_class(self, by_class: dict[str, list[str]]) -> dict[str, list[str]]:
         by_class = super()._files_by_class(by_class)
-        return by_class if self.divided else {name: self._part(files) for name, files in by_class.items()}
-
-    def _part(self, files: list[str]) -> list[str]:
-        """The files of one class in this split. The validation split has at least one file if the class has two."""
-        drawn = sorted(files, key=lambda file: (crc32(Path(file).as_posix().encode()), file))
-        count = min(max(1, round(self.held_out * len(files))), len(files) - 1)
-        return drawn[:count] if self.split == "val" else drawn[count:]
+        return (
+            by_class
+            if self.divided
+            else {name: held_out_part(files, self.held_out, self.split) for name, files in by_class.items()}
+        )
 
 
 def _unwrap(root: Path) -> Path:

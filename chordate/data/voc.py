@@ -1,15 +1,25 @@
 """Pascal VOC folders (one XML file per image), read as COCO annotations."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hotcoco
 
+from chordate.arguments import OpenFraction
 from chordate.data.coco import CocoDataset
 from chordate.data.coco_annotations import resolve_path
+from chordate.data.held_out import held_out_part
+from chordate.data.image_files import displayed_size, image_stem, is_hidden, list_images
 from chordate.data.image_io import missing_file
-from chordate.errors import DataError
+from chordate.data.text_lists import read_lines
+from chordate.data.voc_matching import ImageMatcher, last_part, read_image_list
+from chordate.data.voc_xml import VocImage, read_voc_xml
+from chordate.errors import BrokenFile, ConfigError, DataError
 from chordate.registry import DATASETS
+from chordate.text import first_names, pluralize
 
 
 @DATASETS.register_module()
@@ -21,42 +31,129 @@ class VocDataset(CocoDataset):
     Category ids number the class names of all XML files (not only the split's) in alphabetical order, or in the order
     of a file `labels.txt`, so that all splits have the same ids.
 
+    The image of `Annotations/x.xml` is `JPEGImages/x.jpg` (or another suffix), or else the one that `<filename>` names.
+    Subfolders are searched.
+
     Args:
         folder: the folder that contains the three folders above, relative to `data_root` or absolute.
-        split: name of an image list, e.g. `train` for `ImageSets/Main/train.txt`; None uses every XML file.
-        settings: arguments of CocoDataset, except `annotations` and `images`.
+        split: name of an image list, e.g. `train` for `ImageSets/Main/train.txt`, or the path of a text file relative
+            to `folder`; None uses every XML file. With `held_out`, "train" or "val".
+        images, annotations: the folders of the images and the XML files, relative to `folder`.
+        held_out: fraction of the images that is held out for the split "val", chosen by a hash of their names; None
+            uses image lists.
+        settings: the other arguments of CocoDataset.
     """
 
-    def __init__(self, folder: str | Path, split: str | None = None, **settings: Any):
-        self.split = split
-        root = resolve_path(settings.get("data_root", "."), folder).absolute()
-        super().__init__(root / "Annotations", root / "JPEGImages", **settings)
+    not_inherited = ("images", "annotations")
+
+    def __init__(
+        self,
+        folder: str | Path = ".",
+        split: str | None = None,
+        *,
+        images: str | Path = "JPEGImages",
+        annotations: str | Path = "Annotations",
+        held_out: OpenFraction | None = None,
+        **settings: Any,
+    ):
+        if held_out is not None and split not in ("train", "val"):
+            raise ConfigError(f'VocDataset: held_out={held_out} needs split="train" or split="val", got {split!r}')
+        self.folder = resolve_path(settings.get("data_root", "."), folder).absolute()
+        self.split, self.held_out = split, held_out
+        self.known_classes = () if settings.get("meta") is None else settings["meta"].classes
+        self.skips_broken = settings.get("skip_broken", False)
+        self.notes: list[str] = []
+        super().__init__(self.folder / annotations, self.folder / images, **settings)
+        self.health_report = [*self.health_report, *self.notes]
 
     def _open(self) -> hotcoco.COCO:
         if not self.annotations.is_dir():
             raise DataError(f"{self.annotations}: no such folder; a VOC dataset has its XML files there")
-        for file in sorted(self.annotations.glob("*.xml")):
-            if not file.read_bytes().rstrip().endswith(b"</annotation>"):
-                raise DataError(f"{file}: truncated; it does not end with </annotation>")
-        try:
-            index = hotcoco.COCO.from_voc(str(self.annotations.parent))
-        except (ValueError, OSError) as error:
-            raise DataError(f"{self.annotations}: {error}") from error
-        return index if self.split is None else self._part(index)
+        files = {
+            path.relative_to(self.annotations).as_posix().removesuffix(path.suffix): path
+            for path in sorted(self.annotations.rglob("*"))
+            if path.suffix.lower() == ".xml" and not is_hidden(path.name)
+        }
+        if not files:
+            raise DataError(f"{self.annotations}: no XML files")
+        contents = {stem: read_voc_xml(path) for stem, path in files.items()}
+        names = self._class_names(contents)
+        category_ids = {name: number for number, name in enumerate(names, start=1)}
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for stem, image in self._match(self._select(list(contents)), contents, files):
+            content = contents[stem]
+            try:
+                height, width = content.size or displayed_size(self.images / image)
+            except BrokenFile as error:
+                if not self.skips_broken:
+                    raise
+                self.notes.append(f"skipped: {error}")
+                continue
+            images.append({"id": len(images) + 1, "file_name": image, "width": width, "height": height})
+            for item in content.objects:
+                x, y = item.corners[0] - 1, item.corners[1] - 1
+                w, h = item.corners[2] - x, item.corners[3] - y
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1, "image_id": len(images), "category_id": category_ids[item.name],
+                        "bbox": [x, y, w, h], "area": max(w, 0) * max(h, 0), "iscrowd": int(item.difficult),
+                    }
+                )  # fmt: skip
+        categories = [{"id": number, "name": name} for name, number in category_ids.items()]
+        return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
 
-    def _part(self, index: hotcoco.COCO) -> hotcoco.COCO:
-        """Restrict the dataset to the images listed in the split's file."""
-        file = self.annotations.parent / "ImageSets" / "Main" / f"{self.split}.txt"
+    def _class_names(self, contents: Mapping[str, VocImage]) -> list[str]:
+        """The class names in the order of their ids, with the model's, which may not occur in this folder."""
+        used = {item.name for content in contents.values() for item in content.objects}
+        file = self.folder / "labels.txt"
         if not file.is_file():
-            raise DataError(missing_file(file, "image list"))
-        listed = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-        content = index.dataset
-        ids = {Path(image["file_name"]).stem: image["id"] for image in content["images"]}
-        missing = [name for name in listed if name not in ids]
-        if missing:
-            raise DataError(f'{file}: "{missing[0]}" has no XML file in {self.annotations}')
-        kept = {ids[name] for name in listed}
-        # `index.filter` would drop the classes that do not occur in this split.
-        content["images"] = [image for image in content["images"] if image["id"] in kept]
-        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
-        return hotcoco.COCO(content)
+            return sorted(used.union(self.known_classes))
+        names = list(dict.fromkeys(read_lines(file, "class name")))
+        if unlisted := sorted(used.difference(names)):
+            raise DataError(f"{file}: the class {unlisted[0]} of the XML files is not listed; add it")
+        return names
+
+    def _select(self, stems: list[str]) -> list[str]:
+        """The XML files of the split."""
+        if self.held_out is not None:
+            return sorted(held_out_part(stems, self.held_out, "val" if self.split == "val" else "train"))
+        if self.split is None:
+            return stems
+        listed = self.folder / self.split
+        file = listed if self.split.endswith(".txt") else self.folder / "ImageSets" / "Main" / f"{self.split}.txt"
+        if not file.is_file():
+            raise DataError(f"{missing_file(file, 'image list')}; held_out=0.2 splits without lists")
+        return read_image_list(file, stems, self.annotations)
+
+    def _match(
+        self, stems: Sequence[str], contents: Mapping[str, VocImage], files: Mapping[str, Path]
+    ) -> list[tuple[str, str]]:
+        """Pair XML files with images: stems, and image paths relative to `images`. Adds notes about contradictions."""
+        found = list_images(self.images)
+        matcher = ImageMatcher(found)
+        stem_of: dict[str, str] = {}
+        contradicting = []
+        for stem in stems:
+            filename = contents[stem].filename.replace("\\", "/")
+            image = matcher.find(stem, filename, files[stem]) or filename.rpartition("/")[2] or f"{stem}.jpg"
+            if image in stem_of:
+                other = files[stem_of[image]]
+                raise DataError(f"{files[stem]} and {other} are both for the image {image}; rename or delete one")
+            if matcher.is_other(filename, image):
+                contradicting.append(stem)
+            stem_of[image] = stem
+        names = {last_part(image_stem(c.filename.replace("\\", "/"))) for c in contents.values()}
+        names.update(map(last_part, contents))
+        unused = [image for image in found if last_part(image_stem(image)) not in names]
+        self.notes = []
+        if contradicting:
+            count = pluralize(len(contradicting), "XML file")
+            self.notes.append(
+                f"{self.annotations}: the <filename> of {count} is another existing image; the image with the XML "
+                f"file's own name is used ({first_names(contradicting)})"
+            )
+        if unused:
+            count = pluralize(len(unused), "image")
+            self.notes.append(f"{self.images}: {count} without XML file left out ({first_names(unused)})")
+        return [(stem, image) for image, stem in stem_of.items()]

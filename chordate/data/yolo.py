@@ -4,22 +4,27 @@ hotcoco's converter is not used, because it requires the class names in the labe
 images, skips images without a label file, and does not read polygons.
 """
 
+from __future__ import annotations
+
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hotcoco
-import PIL.Image
-import yaml
 
 from chordate.data.coco import CocoDataset
 from chordate.data.coco_annotations import resolve_path
-from chordate.data.image_io import missing_file
-from chordate.errors import DataError
+from chordate.data.image_files import displayed_size, list_images
+from chordate.data.text_lists import read_text
+from chordate.data.yolo_data import label_file, read_names, split_images
+from chordate.errors import BrokenFile, ConfigError, DataError
 from chordate.registry import DATASETS
+from chordate.text import first_names, pluralize
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x112, (5, 6, 7, 8)
+_DECIMALS = re.compile(r"[-+.\deE\s]*", re.ASCII)
+MAX_COORDINATE = 2  # larger values are pixels, not fractions; values from 1 to 2 lie outside the image
 
 
 @DATASETS.register_module()
@@ -29,58 +34,101 @@ class YoloDataset(CocoDataset):
     A line is `class cx cy w h` (box) or `class x1 y1 x2 y2 x3 y3 …` (polygon).
 
     Coordinates are fractions of the displayed image's width and height (after EXIF rotation). An image without a label
-    file has no instances. Category ids are 1, 2, … in the order of the class names.
+    file has no instances. Category ids are 1, 2, … in the order of the class names. Subfolders are searched.
+
+    Give either `data` and `split`, or `images` and `names`.
 
     Args:
-        images, labels: the two folders, relative to `data_root` or absolute.
-        names: the class names, or a YAML file with an entry `names`.
+        images: the folder of the images, relative to `data_root` or absolute.
+        labels: the folder of the labels; None for the folder `labels` next to the folder `images`, or else `images`
+            itself.
+        names: the class names, or a YAML file with an entry `names`, or a text file with a name per line.
+        data: a `data.yaml` as Ultralytics and Roboflow write it, with image folders or lists and class names.
+        split: the split of `data`: "train", "val" or "test".
         settings: arguments of CocoDataset, except `annotations` and `images`.
     """
 
-    def __init__(self, images: str | Path, labels: str | Path, names: str | Path | Sequence[str], **settings: Any):
+    not_inherited = ("images", "annotations")
+
+    def __init__(
+        self,
+        images: str | Path | None = None,
+        labels: str | Path | None = None,
+        names: str | Path | Sequence[str] | None = None,
+        *,
+        data: str | Path | None = None,
+        split: str | None = None,
+        **settings: Any,
+    ):
         root = settings.get("data_root", ".")
-        self.names = _read_names(resolve_path(root, names)) if isinstance(names, str | Path) else list(names)
-        super().__init__(labels, images, **settings)
+        self.data, self.split = None if data is None else resolve_path(root, data).absolute(), split
+        self.skips_broken = settings.get("skip_broken", False)
+        if self.data is not None:
+            if split is None or images is not None or labels is not None:
+                raise ConfigError("YoloDataset: data= needs split=, and neither images= nor labels=")
+            names = self.data if names is None else names
+            folder = _common_folder(split_images(self.data, split))
+            label_folder = _common_folder([label_file(folder / "x.jpg")])
+        elif images is None or names is None or split is not None:
+            raise ConfigError("YoloDataset: give images= and names=, or data= and split=")
+        else:
+            folder = resolve_path(root, images).absolute()
+            label_folder = label_file(folder / "x").parent if labels is None else resolve_path(root, labels).absolute()
+        self.names = read_names(resolve_path(root, names)) if isinstance(names, str | Path) else list(names)
+        self.notes: list[str] = []
+        super().__init__(label_folder, folder, **settings)
+        self.health_report = [*self.health_report, *self.notes]
 
     def _open(self) -> hotcoco.COCO:
-        for folder, what in ((self.annotations, "label"), (self.images, "image")):
-            if not folder.is_dir():
-                raise DataError(f"{folder}: no such {what} folder")
-        files = sorted(path for path in self.images.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for number, path in enumerate(files, start=1):
-            width, height = _displayed_size(path)
-            images.append({"id": number, "file_name": path.name, "width": width, "height": height})
-            label_file = self.annotations / f"{path.stem}.txt"
-            if label_file.is_file():
-                for line, text in enumerate(label_file.read_text().splitlines(), start=1):
+        self.notes = []
+        pairs = self._pairs()
+        for path, labels in pairs:
+            try:
+                height, width = displayed_size(path)
+            except BrokenFile as error:
+                if not self.skips_broken:
+                    raise
+                self.notes.append(f"skipped: {error}")
+                continue
+            name = path.relative_to(self.images).as_posix()
+            images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
+            if labels.is_file():
+                for line, text in enumerate(read_text(labels, "label").splitlines(), start=1):
                     if text.strip():
-                        annotation = _annotation(text, width, height, len(self.names), f"{label_file}:{line}")
-                        annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
+                        annotation = _annotation(text, width, height, len(self.names), f"{labels}:{line}")
+                        annotations.append({"id": len(annotations) + 1, "image_id": len(images), **annotation})
+        self._note_unused({labels for _, labels in pairs})
         categories = [{"id": number, "name": name} for number, name in enumerate(self.names, start=1)]
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
 
+    def _pairs(self) -> list[tuple[Path, Path]]:
+        """Each image with its label file, which may not exist."""
+        if self.data is not None and self.split is not None:
+            pairs = [(image, label_file(image)) for image in split_images(self.data, self.split)]
+        else:
+            for folder, what in ((self.annotations, "label"), (self.images, "image")):
+                if not folder.is_dir():
+                    raise DataError(f"{folder}: no such {what} folder")
+            names = list_images(self.images)
+            pairs = [(self.images / name, (self.annotations / name).with_suffix(".txt")) for name in names]
+        if pairs and not any(labels.parent.is_dir() for _, labels in pairs):
+            raise DataError(f"{pairs[0][1].parent}: no such label folder, expected for {pairs[0][0]}")
+        return pairs
 
-def _read_names(file: Path) -> list[str]:
-    if not file.is_file():
-        raise DataError(missing_file(file, "class name"))
-    try:
-        names = yaml.safe_load(file.read_text())["names"]
-        ordered = [names[number] for number in range(len(names))]  # a list, or a dict with keys 0, 1, 2 …
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise DataError(f'{file}: needs a list "names" of class names without gaps: {error}') from error
-    return [str(name) for name in ordered]
+    def _note_unused(self, used: set[Path]) -> None:
+        """Note label files without image."""
+        folders = {self.annotations} if self.data is None else {labels.parent for labels in used}
+        found = {path for folder in folders if folder.is_dir() for path in folder.rglob("*.txt")}
+        unused = sorted(str(p.name) for p in found - used if p.name not in ("classes.txt", "names.txt"))
+        if unused:
+            count = pluralize(len(unused), "label file")
+            self.notes.append(f"{self.annotations}: {count} without image left out ({first_names(unused)})")
 
 
-def _displayed_size(path: Path) -> tuple[int, int]:
-    """Width and height after the EXIF orientation is applied, read from the file header."""
-    try:
-        with PIL.Image.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
-            return (image.height, image.width) if turned else image.size
-    except OSError as error:
-        raise DataError(f"{path}: not a readable image: {error}") from error
+def _common_folder(images: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([image.parent for image in images]))
 
 
 def _annotation(text: str, width: int, height: int, classes: int, place: str) -> dict[str, Any]:
@@ -91,6 +139,14 @@ def _annotation(text: str, width: int, height: int, classes: int, place: str) ->
         raise DataError(f"{place}: {error}; a line is `class cx cy w h` or `class x1 y1 x2 y2 …`") from error
     if not (label.is_integer() and 0 <= label < classes):
         raise DataError(f"{place}: class {label:g} is not among the {classes} names (0 … {classes - 1})")
+    for number in numbers:
+        if not abs(number) <= MAX_COORDINATE:  # also for NaN
+            raise DataError(
+                f"{place}: {number:g} is not a fraction of the image's size; YOLO's coordinates are 0 … 1: divide "
+                f"pixels by the width ({width}) and the height ({height})"
+            )
+    if not _DECIMALS.fullmatch(text):  # Python also reads 0_1 and digits of other scripts
+        raise DataError(f"{place}: not decimal numbers; a line is `class cx cy w h` or `class x1 y1 x2 y2 …`")
     result: dict[str, Any] = {"category_id": int(label) + 1, "iscrowd": 0}
     if len(numbers) == 4:
         x, y, w, h = (value * side for value, side in zip(numbers, (width, height, width, height)))

@@ -21,14 +21,13 @@ from chordate.arguments import OpenFraction
 from chordate.distributed import all_gather_object
 from chordate.errors import ConfigError, DataError, NothingToEvaluate
 from chordate.evaluation.boundary_iou import BoundaryIoU
-from chordate.evaluation.semantic_report import RankedImage, SemanticReport
+from chordate.evaluation.ranked_images import WORST, RankedImage
+from chordate.evaluation.semantic_report import SemanticReport
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta
 from chordate.structures.semantic import IGNORED, SemanticMap
 from chordate.text import printable
-
-WORST = 6  # number of images with the lowest IoU in the report
 
 
 class WithLabels(Protocol):
@@ -72,6 +71,7 @@ class SemanticMetric(Metric):
         self._pending, self._boundary = self._evaluator(), self._boundary_counter()
         self._worst: list[tuple[float, int, SemanticMap]] = []  # mean IoU, image id, prediction
         self._images: dict[str, bytes] = {}  # path of each image, and its prediction as PNG
+        self._counted: set[int] = set()  # image ids
 
     def _evaluator(self) -> semantic.SemanticEval:
         return semantic.SemanticEval(list(map(str, range(self.classes))), ignore_index=self.classes)
@@ -80,7 +80,7 @@ class SemanticMetric(Metric):
         return None if self.boundary is None else BoundaryIoU(self.classes, self.boundary)
 
     def update(self, predictions: Sequence[SemanticMap], batch: Batch) -> None:
-        """Count the pixels of a batch.
+        """Count the pixels of a batch; an image that occurs again is counted once.
 
         Raises:
             DataError: the predictions are not SemanticMaps, differ in size from the ground truth, or have labels that
@@ -91,6 +91,9 @@ class SemanticMetric(Metric):
                 raise DataError(
                     f"SemanticMetric evaluates SemanticMaps; the model predicts {type(prediction).__name__}"
                 )
+            if info.image_id in self._counted:  # this sample replaces a broken one
+                continue
+            self._counted.add(info.image_id)
             truth = self.dataset.labels_of(info.image_id)
             labels = prediction.labels.cpu().numpy()
             if labels.shape != tuple(truth.shape):

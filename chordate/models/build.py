@@ -23,8 +23,8 @@ from chordate.model_contracts import Model
 from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
 from chordate.structures.metadata import numbered_names
-from chordate.weights.checkpoint_schema import checkpoint_meta
-from chordate.weights.checkpoint_sources import read_state, source_of
+from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
+from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.load_report import LoadReport
 from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.state_dict_match import find_backbones
@@ -119,6 +119,18 @@ def build_model(
     elif pretrained:
         model.pretrained_reports = _load_pretrained(model, parts)
     return model.eval()
+
+
+def image_channels(cfg: Config) -> int | None:
+    """Number of channels of the images of a config's model, from `preprocess.mean` or `backbone.in_channels`; None if
+    it has neither."""
+    parts = section(cfg, "model")
+    preprocess, backbone = parts.get("preprocess"), parts.get("backbone")
+    mean = preprocess.get("mean") if isinstance(preprocess, Mapping) else None
+    if isinstance(mean, list | tuple):
+        return len(mean)
+    channels = backbone.get("in_channels") if isinstance(backbone, Mapping) else None
+    return channels if isinstance(channels, int) else None
 
 
 def start_from(model: Model, source: str | Path, setting: str = "load_from") -> None:

@@ -198,7 +198,8 @@ class JSONLogger(Callback):
                 with open(self.path, "a") as file:
                     file.write(self.line(record))
             except OSError as error:
-                raise TrainingError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+                reason = f"{self.path}: cannot be written ({error.strerror or error})"
+                raise TrainingError(f"{reason}; {trainer.resume_hint()}") from error
 
     @staticmethod
     def line(record: Mapping[str, Any]) -> str:

@@ -21,9 +21,10 @@ from chordate.structures import DatasetMeta
 from chordate.text import format_metric
 from chordate.training.logging import logger
 from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
-from chordate.weights.checkpoint_schema import FORM, check_optimizer_state, check_training_state
+from chordate.weights.checkpoint_schema import FORM
 from chordate.weights.load_report import abbreviate
 from chordate.weights.state_dict_match import match, not_finite
+from chordate.weights.training_schema import check_optimizer_state
 
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer
@@ -79,15 +80,19 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     `files` are the names of this run's checkpoints, including the one to be written. Raises TrainingError if a loss or
     a weight is non-finite, since such a state must never be saved."""
     trainer.losses.read()
-    bad = not_finite(dict(trainer.module.named_parameters()))
-    if bad:
-        raise TrainingError(
-            f"{bad[0]} has a NaN or Inf after iteration {trainer.iteration}, although the losses were finite; the "
-            f"checkpoint is not saved; lower optimizer.lr or set train.clip_norm"
-        )
-    state = {
+    weights = {"model": trainer.module.state_dict()}
+    if trainer.ema is not None:
+        weights["ema"] = trainer.ema.module.state_dict()
+    for part, tensors in weights.items():
+        if bad := not_finite(tensors):
+            name = bad[0] if part == "model" else f"the average of {bad[0]}"
+            raise TrainingError(
+                f"{name} has a NaN or Inf after iteration {trainer.iteration}, although the losses were finite; the "
+                f"checkpoint is not saved; lower optimizer.lr or set train.clip_norm"
+            )
+    return {
         "chordate": FORM,
-        "model": trainer.module.state_dict(),
+        **weights,
         "meta": trainer.module.meta.to_dict(),
         "config": trainer.config.pretty_text,
         "train": {
@@ -105,9 +110,6 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
             **{name: getattr(trainer.settings, name) for name in COMPARED_SETTINGS},
         },
     }
-    if trainer.ema is not None:
-        state["ema"] = trainer.ema.module.state_dict()
-    return state
 
 
 def resume_or_start(trainer: Trainer) -> None:
@@ -150,7 +152,6 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
     set in epochs, it continues from the start of the interrupted epoch.
     """
     saved = checkpoint["train"]
-    check_training_state(saved, path)
     check_model(trainer.module, checkpoint, path)
     for name in COMPARED_SETTINGS:
         now = getattr(trainer.settings, name)
@@ -229,7 +230,7 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
     if saved["type"] != type(optimizer).__name__:
         before, now = saved["type"], type(optimizer).__name__
         raise CheckpointError(f'{path} was trained with {before}, but optimizer.type is {now}; set it to "{before}"')
-    check_optimizer_state(saved["state"], model, path)
+    check_optimizer_state(saved, optimizer, model, path)
     trained, state = trained_names(optimizer, model), optimizer.state_dict()
     state["state"] = {i: dict(saved["state"][name]) for i, name in enumerate(trained) if name in saved["state"]}
     optimizer.load_state_dict(state)

@@ -12,7 +12,7 @@ from torch import nn
 
 from chordate.arguments import validate_value
 from chordate.contracts import Backbone
-from chordate.errors import CheckpointError, near_names
+from chordate.errors import CheckpointError, DownloadError, near_names
 from chordate.model_contracts import Model
 from chordate.registry import BACKBONES
 from chordate.structures import DatasetMeta
@@ -78,7 +78,8 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
     """Load the `pretrained` weights of every backbone in `model`; True means the backbone's `default_weights`.
 
     Raises:
-        CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights.
+        CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights. If a
+            download fails, the message says how to load a local file, and how to build the model without weights.
     """
     reports = []
     for path, backbone in find_backbones(model):
@@ -87,7 +88,12 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
         source = backbone.default_weights if backbone.pretrained is True else backbone.pretrained
         if source is None:
             raise CheckpointError(_no_default_weights(path, backbone))
-        reports.append(load_checkpoint(backbone, source))
+        try:
+            reports.append(load_checkpoint(backbone, source))
+        except DownloadError as error:
+            setting = f"model.{path}.pretrained" if path else "pretrained"
+            remedy = f"set {setting} to a local file, or to None for random weights (pretrained=False in Python)"
+            raise DownloadError(f"{error}; or {remedy}") from error
         warn_about_normalization(model, str(source))
     return reports
 

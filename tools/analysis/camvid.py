@@ -34,6 +34,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.transforms import v2
 
 from chordate.cli.main import main
+from chordate.data.transforms import PhotometricDistortion
 
 OURS = ("deeplabv3plus_r18_camvid", "semantic-fpn_r18_camvid", "unet_r18_camvid")
 YARDSTICK = "torchvision"
@@ -43,10 +44,10 @@ CLASSES, IGNORED = 11, 255
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH, RATE, WEIGHT_DECAY, POWER, WARMUP = 8, 1e-3, 0.01, 0.9, 50  # camvid_30e.py
 TRAINING = [
-    {"type": "ScaleJitter", "target_size": SIZE, "scale_range": (0.5, 2.0)},
+    {"type": "RandomResize", "min_size": SIZE[0] // 2, "max_size": SIZE[0] * 2 + 1},
     {"type": "RandomCrop", "size": SIZE, "pad_if_needed": True},
     {"type": "RandomHorizontalFlip", "p": 0.5},
-    {"type": "RandomPhotometricDistort", "p": 0.5},
+    {"type": "PhotometricDistortion"},
 ]
 EVALUATION = [{"type": "Resize", "size": SIZE}]
 
@@ -114,10 +115,10 @@ def train_yardstick(arguments: argparse.Namespace) -> None:
     model = torchvision_deeplabv3()
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
     augmentation = [
-        v2.ScaleJitter(SIZE, (0.5, 2.0)),
+        v2.RandomResize(SIZE[0] // 2, SIZE[0] * 2 + 1),
         v2.RandomCrop(SIZE, pad_if_needed=True, fill=fill),
         v2.RandomHorizontalFlip(),
-        v2.RandomPhotometricDistort(p=0.5),
+        PhotometricDistortion(),
     ]
     loader = DataLoader(CamVid(root, "train", augmentation), BATCH, shuffle=True, drop_last=True, num_workers=2)
     total = arguments.epochs * len(loader)

@@ -1,0 +1,195 @@
+"""Decodes images other than 8-bit color: 16 bits, floats, other numbers of channels, several frames, arrays.
+
+The rules depend only on the file and on the wanted number of channels, so they are the same in training, evaluation and
+prediction; docs/own_data.md lists them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+import tifffile
+from numpy.typing import NDArray
+
+from chordate.errors import BrokenFile, DataError
+from chordate.text import pluralize
+
+SENSOR_BITS = (8, 10, 12, 14, 16)  # numbers of significant bits of files with 16 bits per value
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError)  # raised by Pillow
+# GIF, AVIF and animated WebP are decoded by Pillow, since builds of OpenCV differ in what they support.
+_BY_PILLOW = re.compile(rb"GIF8|.{4}ftypavi[fs]|RIFF.{4}WEBPVP8X", re.DOTALL)
+_HEIC = re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL)
+_NUMPY = b"\x93NUMPY"
+_NATIVE = ("L", "RGB", "RGBA", "F", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes that numpy reads as they are
+EXIF_ORIENTATION = 0x112
+log = logging.getLogger("chordate")
+reported: set[str] = set()
+
+
+def decode_bands(data: NDArray[np.uint8], path: Path, channels: int, *, rotate: bool = True) -> NDArray[np.uint8]:
+    """Decode an image to `[H, W, channels]` uint8; the first three channels are RGB.
+
+    Args:
+        data: the bytes of the file.
+        path: the file, for messages.
+        channels: number of channels of the result.
+        rotate: whether to apply the EXIF orientation.
+
+    Raises:
+        BrokenFile: the file cannot be decoded.
+        DataError: the values have no known range, or the file has another number of channels.
+    """
+    bands = decode_native(data, path, rotate)
+    return np.array(select_channels(to_uint8(bands, str(path)), channels, str(path)), order="C")
+
+
+def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> NDArray[Any]:
+    """Decode a file to `[H, W, C]` of the file's own type and number of channels, in RGB order."""
+    head = data[:32].tobytes()
+    if head.startswith(_NUMPY):
+        return _load_array(data, path)
+    is_tiff = head.startswith((b"II", b"MM"))
+    if is_tiff and (many := _load_many_bands(data, path, rotate)) is not None:
+        return many
+    bands = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) and not _BY_PILLOW.match(head) else None
+    if bands is not None and bands.ndim == 3 and bands.shape[2] in (3, 4):
+        bands = bands[..., [2, 1, 0, 3][: bands.shape[2]]]  # from OpenCV's order
+    try:
+        with PIL.Image.open(io.BytesIO(data.tobytes())) as image:
+            frames = getattr(image, "n_frames", 1)
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+            if bands is None:
+                bands = np.asarray(image if image.mode in _NATIVE else image.convert(_mode(image)))
+    except UNDECODABLE as error:
+        if bands is None:
+            raise BrokenFile(undecodable(data, path)) from error
+        frames = orientation = 1  # Pillow does not know the format
+    if frames > 1:
+        _report("frames", f"{path}: only the first of its {frames} pages or frames is read")
+    if is_tiff:  # OpenCV and Pillow always apply the orientation of a TIFF
+        orientation = 1 if rotate else {6: 8, 8: 6}.get(orientation, orientation)
+    elif not rotate:
+        orientation = 1
+    return _orient(bands[..., None] if bands.ndim == 2 else bands, orientation)
+
+
+def _mode(image: PIL.Image.Image) -> str:
+    return "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "LA") else "RGB"
+
+
+def undecodable(data: NDArray[np.uint8], path: Path) -> str:
+    """Error message for a file that no decoder reads."""
+    if _HEIC.match(data[:32].tobytes()):
+        return f"{path}: HEIC images are not supported; convert it to JPEG or PNG"
+    return (
+        f"{path}: not a readable image, or truncated ({len(data)} bytes); copy or download it again, "
+        f"or convert it to 8-bit PNG or JPEG"
+    )
+
+
+def _load_array(data: NDArray[np.uint8], path: Path) -> NDArray[Any]:
+    """Load a `.npy` file, `[H, W]` or `[H, W, C]`."""
+    try:
+        array = np.load(io.BytesIO(data.tobytes()), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise BrokenFile(f"{path}: not a readable array, or truncated: {error}") from error
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or not array.size:
+        raise DataError(f"{path}: an image must be [H, W] or [H, W, C], got {list(array.shape)}")
+    return array
+
+
+def _load_many_bands(data: NDArray[np.uint8], path: Path, rotate: bool) -> NDArray[Any] | None:
+    """Load a TIFF with more than 4 channels, which OpenCV refuses and Pillow cuts to 3; None for other files."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(data.tobytes())) as file:
+            page: Any = file.pages[0]
+            if page.samplesperpixel <= 4:
+                return None
+            orientation = int(page.tags[EXIF_ORIENTATION].value) if rotate and EXIF_ORIENTATION in page.tags else 1
+    except Exception:  # a damaged header can raise anything; the other decoders report it
+        return None
+    try:
+        bands = page.asarray()
+    except Exception as error:
+        raise BrokenFile(f"{path}: not readable, or truncated: {error}") from error
+    return _orient(np.moveaxis(bands, 0, 2) if page.axes == "SYX" else bands, orientation)
+
+
+def _orient(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Apply an EXIF orientation (1 … 8) to an image `[H, W, C]`."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return image
+
+
+def to_uint8(image: NDArray[Any], source: str) -> NDArray[np.uint8]:
+    """Convert pixels of any type to 0 … 255.
+
+    Integers above 8 bits are shifted by the number of bits (10, 12, 14 or 16) that the largest value needs. Floats must
+    be within 0 … 1 or 0 … 255.
+
+    Raises:
+        DataError: the values are in another range, or not finite.
+    """
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == np.bool_:
+        return image * np.uint8(255)
+    if image.dtype.kind not in "iuf":
+        raise DataError(f"{source}: pixels must be integers or floats, got {image.dtype}")
+    low, high = image.min(), image.max()
+    if image.dtype.kind == "f":
+        if not (low >= 0 and high <= 255):  # also for NaN
+            raise DataError(
+                f"{source}: floating-point pixels must be within 0 … 1 or 0 … 255, got {low:g} … {high:g}; scale them, "
+                f"or save 8 or 16 bits"
+            )
+        return np.rint(image * 255.0 if high <= 1 else image).astype(np.uint8)
+    if low < 0 or high > 65535:
+        raise DataError(f"{source}: integer pixels must be within 0 … 65535, got {low} … {high}; scale them")
+    bits = next(bits for bits in SENSOR_BITS if high < 2**bits)
+    if bits < 16:
+        _report("bits", f"{source}: values up to {high} in {8 * image.itemsize} bits are read as {bits} bits")
+    return (image >> (bits - 8)).astype(np.uint8)
+
+
+def select_channels(image: NDArray[np.uint8], channels: int, source: str) -> NDArray[np.uint8]:
+    """Convert `[H, W, C]` to `channels` channels: gray is repeated for RGB, RGB becomes gray, alpha is dropped.
+
+    Raises:
+        DataError: the numbers of channels do not fit.
+    """
+    count = image.shape[2]
+    if channels == count:
+        return image
+    if channels in (1, 3) and count in (2, 4):
+        return select_channels(image[..., : count - 1], channels, source)
+    if (channels, count) == (3, 1):
+        return image.repeat(3, axis=2)
+    if (channels, count) == (1, 3):
+        gray: Any = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+        return gray[..., None]
+    raise DataError(
+        f"{source}: the image has {pluralize(count, 'channel')}, but the model takes {channels}; set the lengths of "
+        f"model.preprocess.mean and std and model.backbone.in_channels to {count}, or convert the images"
+    )
+
+
+def _report(kind: str, message: str) -> None:
+    """Log a warning about the first file of a kind."""
+    if kind not in reported:
+        reported.add(kind)
+        log.warning(f"{message} (and so are other files of this kind)")

@@ -1,0 +1,115 @@
+"""Reads the files around YOLO labels: `data.yaml` as Ultralytics and Roboflow write it, class names, image lists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chordate.data.image_files import list_images
+from chordate.data.image_io import missing_file
+from chordate.data.text_lists import read_lines, read_text
+from chordate.errors import DataError, unknown
+
+SPLITS = ("train", "val", "test")
+
+
+def read_names(file: Path) -> list[str]:
+    """Read class names: the entry `names` of a YAML file, or a text file (`names.txt`) with a name per line.
+
+    Raises:
+        DataError: the file is missing or has no names.
+    """
+    if file.suffix.lower() in (".txt", ".names"):
+        names = read_lines(file, "class name")
+    else:
+        content = _read_yaml(file)
+        names = _names(content, file)
+    if not names:
+        raise DataError(f"{file}: no class names")
+    return names
+
+
+def split_images(file: Path, split: str) -> list[Path]:
+    """The images of a split of a `data.yaml`.
+
+    The entry of the split is a folder, a text file with one image per line, or a list of these, relative to the entry
+    `path`. As datasets are moved after they were exported, the YAML file's own folder is tried as well.
+
+    Raises:
+        DataError: there is no such split, or a folder, a list or a listed image is missing.
+    """
+    content = _read_yaml(file)
+    if "kpt_shape" in content:
+        raise DataError(f"{file}: pose labels (kpt_shape) are not supported; export the data in COCO's format")
+    given = [name for name in SPLITS if content.get(name)]
+    if split not in given:
+        raise DataError(f"{file}: {unknown('split', split, given)}")
+    entries = content[split] if isinstance(content[split], list) else [content[split]]
+    images: list[Path] = []
+    for entry in entries:
+        where = _locate(str(entry), str(content.get("path", "")), file)
+        if where.is_dir():
+            images += [where / name for name in list_images(where)]
+        else:
+            images += [_listed(line, where) for line in read_lines(where, "image list")]
+    if not images:
+        raise DataError(f"{file}: the split {split} has no images")
+    return list(dict.fromkeys(images))
+
+
+def label_file(image: Path) -> Path:
+    """The label file of an image: in the folder `labels` next to the last folder `images` in the path."""
+    parts = list(image.parent.parts)
+    for number in range(len(parts) - 1, 0, -1):
+        if parts[number] == "images":
+            parts[number] = "labels"
+            break
+    return Path(*parts) / f"{image.stem}.txt"
+
+
+def _read_yaml(file: Path) -> Mapping[str, Any]:
+    """Read a YAML mapping. Scalars stay text: `no` is a name, not False."""
+    text = read_text(file, "class name")
+    try:
+        content = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping):
+        raise DataError(f'{file}: needs an entry "names"; name a file with one class per line names.txt')
+    return content
+
+
+def _names(content: Mapping[str, Any], file: Path) -> list[str]:
+    names = content.get("names")
+    try:
+        if isinstance(names, Mapping):
+            by_number = {int(number): name for number, name in names.items()}
+            names = [by_number[number] for number in range(len(names))]
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise ValueError("it must be a list of texts, or a mapping from 0, 1, 2 … to texts")
+    except (KeyError, ValueError) as error:
+        raise DataError(f'{file}: needs a list "names" of class names without gaps: {error}') from error
+    count = content.get("nc", len(names))
+    if str(count) != str(len(names)):
+        raise DataError(f"{file}: nc is {count}, but there are {len(names)} names; correct one of them")
+    return list(names)
+
+
+def _locate(entry: str, path: str, file: Path) -> Path:
+    """The folder or list that an entry names; tried relative to `path`, then relative to the YAML file's folder."""
+    here = file.parent
+    bases = [here / path, here]
+    candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]
+    found = next((candidate for candidate in candidates if candidate.exists()), None)
+    if found is None:
+        raise DataError(missing_file(candidates[0], "image").replace("image file", "image folder"))
+    return Path(os.path.normpath(found))
+
+
+def _listed(line: str, file: Path) -> Path:
+    path = file.parent / line.replace("\\", "/")
+    return Path(os.path.normpath(path))
