@@ -219,7 +219,7 @@ def encode_labels(labels: NDArray[np.int16], ids: Sequence[int]) -> bytes:
         labels: `[H, W]`.
         ids: the pixel value of each class.
     """
-    values = np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
+    values: NDArray[np.unsignedinteger[Any]] = np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
     return cv2.imencode(".png", values[labels])[1].tobytes()
 
 
