@@ -146,7 +146,7 @@ def test_poly_is_a_power_of_the_remaining_fraction_of_training():
 
 def test_poly_with_a_minimum_equals_mmengines():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
-    theirs = PolyLR(optimizer, power=0.9, eta_min=1e-4, begin=0, end=50, by_epoch=False)
+    theirs = PolyLR(optimizer, power=0.9, eta_min=1e-4, begin=0, end=51, by_epoch=False)  # ends in iteration 50
     ours = build_schedule({"type": "poly", "power": 0.9, "min_factor": 0.01}, 50, 1)
     for iteration in range(50):
         assert 0.01 * ours.factor(iteration) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
