@@ -78,14 +78,16 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
     check_image_file(path, data)
     image: Any
     plain = channels == 3 and _PLAIN.match(data[:32].tobytes())
-    if not plain:
-        image = decode_bands(data, path, channels)
-    elif (image := _decode_color(data, path, cv2.IMREAD_COLOR)) is None:
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if plain else decode_bands(data, path, channels)
+    except cv2.error as error:  # OpenCV has a limit of its own
+        raise BrokenFile(f"{path}: OpenCV cannot decode it ({' '.join(str(error).split())[:160]})") from error
+    if image is None:
         raise BrokenFile(undecodable(data, path))
     if size is not None and image.shape[:2] != tuple(size):
         height, width = image.shape[:2]
         image = (
-            _decode_color(data, path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             if plain
             else decode_bands(data, path, channels, rotate=False)
         )
@@ -96,14 +98,6 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
             )
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if plain else image
     return torch.from_numpy(image).permute(2, 0, 1)
-
-
-def _decode_color(data: NDArray[np.uint8], path: Path, flags: int) -> Any:
-    """Decode to `[H, W, 3]` BGR by OpenCV; None if OpenCV cannot decode the file."""
-    try:
-        return cv2.imdecode(data, flags) if len(data) else None
-    except cv2.error as error:  # OpenCV has a limit of its own
-        raise BrokenFile(f"{path}: OpenCV cannot decode it ({' '.join(str(error).split())[:160]})") from error
 
 
 def missing_file(path: Path, kind: str) -> str:
@@ -140,7 +134,7 @@ def check_image_file(path: Path, data: NDArray[np.uint8]) -> None:
     if is_png and is_complete:
         return
     try:
-        image = PIL.Image.open(io.BytesIO(memoryview(data)))
+        image = PIL.Image.open(io.BytesIO(data.data))
         if not is_complete:
             image.load()
     except PIL.UnidentifiedImageError:
