@@ -58,6 +58,11 @@ def describe_missing(missing: Sequence[str], total: int, folder: Path, root: Pat
     return f"{message}. skip_broken=True in the dataset leaves out missing images"
 
 
+def describe_broken(errors: Sequence[str]) -> list[str]:
+    """A list with one line about images that were left out because they cannot be read; empty if there are none."""
+    return [f"{pluralize(len(errors), 'broken image')} left out, the first: {errors[0]}"] if errors else []
+
+
 def _search(name: str, root: Path) -> Path | None:
     """The first file with this name under `root`, among the first `SEARCHED` entries; None if there is none."""
     entries = ((where, entry) for where, _, files in os.walk(root) for entry in files)
