@@ -50,7 +50,8 @@ class AdaptedBackbone(Backbone):
 
     Args:
         model: name of the model in the library.
-        out: names of the feature maps to output; None for the last feature map of each stride ≥ 4.
+        out: names of the feature maps to output; None for the last feature map of each stride ≥ 4, "all" for the last
+            feature map of each stride.
         in_channels: number of image channels. Pretrained weights for 3 channels are adapted when they are loaded.
         frozen_stages: -1 trains all parameters; 0 freezes the layers up to c1, 1 up to c2, … Frozen BatchNorms
             stay in eval mode.
@@ -89,8 +90,9 @@ class AdaptedBackbone(Backbone):
         self.library, self.channels_last = network.library, network.channels_last
         self.side_multiple = network.side_multiple
         maps = network.maps
-        if out is None:
-            out = list({spec.stride: name for name, spec in maps.items() if spec.stride >= 4}.values())
+        if out is None or out == "all":
+            finest = 1 if out == "all" else 4
+            out = list({spec.stride: name for name, spec in maps.items() if spec.stride >= finest}.values())
         for name in out:
             if name not in maps:
                 raise ConfigError(unknown(f"feature map of {self.name}", name, maps))

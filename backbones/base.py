@@ -1,7 +1,7 @@
 """StagedBackbone, the base class of Chordate's own architectures: a stem and a sequence of stages."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from chordate.contracts import Backbone, FeatureSpec
 from chordate.errors import ConfigError, unknown
 from chordate.ops.norms import run_layers
 
-MapNames = Annotated[Sequence[str], NonEmpty]
+MapNames = Annotated[Sequence[str], NonEmpty] | Literal["all"]
 
 # Strides and dilations of c2 … c5 for each output stride. Dilation replaces the removed strides, so that the network
 # computes the same values at more positions (Chen et al. 2017, DeepLab v3, section 3.1).
@@ -45,7 +45,7 @@ class StagedBackbone(Backbone):
 
     Args:
         name: the network's name in error messages, such as "ResNet-50".
-        out: names of the feature maps to output; stages after the last one are not built.
+        out: names of the feature maps to output; stages after the last one are not built. "all" outputs all of them.
         in_channels: number of image channels. Pretrained weights for 3 channels are adapted when they are loaded.
         frozen_stages: the stages that are not trained, as in MMDetection: -1 for none, 0 for the stem, 1 for the stem
             and the first stage, … Their parameters have no gradients, and their BatchNorms stay in eval mode.
@@ -65,7 +65,7 @@ class StagedBackbone(Backbone):
         self,
         name: str,
         *,
-        out: Sequence[str],
+        out: MapNames,
         in_channels: int = 3,
         frozen_stages: int = -1,
         checkpointing: bool = False,
@@ -73,6 +73,7 @@ class StagedBackbone(Backbone):
         super().__init__()
         self.name, self.in_channels = name, in_channels
         self.frozen_stages, self.checkpointing = frozen_stages, checkpointing
+        out = self.maps if out == "all" else out
         for map_name in out:
             if map_name not in self.maps:
                 raise ConfigError(unknown(f"{name} feature map", map_name, self.maps))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +17,13 @@ from torchvision import tv_tensors
 from chordate.arguments import Fraction, PositiveInt, validate_arguments
 from chordate.config import list_configs
 from chordate.data.image_io import read_image
-from chordate.data.transforms import build_pipeline
+from chordate.data.object_boxes import as_detections, crop_samples
+from chordate.data.transforms import TopDownCrop, build_pipeline
 from chordate.errors import ConfigError, DataError
-from chordate.model_contracts import Model
+from chordate.model_contracts import Model, TopDownModel
 from chordate.models.feature_extraction import feature_vectors
 from chordate.registry import BACKBONES
-from chordate.structures import Batch, ImageInfo, collate_images
+from chordate.structures import Batch, Detections, ImageInfo, collate_images
 from chordate.training.evaluation_loop import to_device
 
 AnyImage = str | Path | np.ndarray | Tensor | PIL.Image.Image
@@ -43,6 +44,7 @@ def predict(
     model: Model,
     images: AnyImage | Sequence[AnyImage],
     *,
+    boxes: Any = None,
     score_threshold: Fraction = 0.0,
     batch_size: PositiveInt = 1,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
@@ -54,6 +56,9 @@ def predict(
         images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
             tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1. Models
             of other than 3 channels take arrays and tensors with as many channels.
+        boxes: the objects in each image, for a top-down model such as a pose estimator: an array `[M, 4]` of x1, y1,
+            x2, y2 in pixels, or the Detections of a detector whose labels are classes of `model`; a list of these for
+            a list of images. None if each image is one object.
         score_threshold: detections with a lower score are dropped; the model also applies its own threshold (0.05).
             Classifiers ignore the threshold and return all scores.
         batch_size: number of images per forward pass.
@@ -65,18 +70,23 @@ def predict(
         One Prediction per image, for example Detections in pixels of the original image, best score first.
 
     Raises:
-        ConfigError: the model or a submodule is in training mode, or an argument is out of its range.
-        DataError: an image cannot be read.
+        ConfigError: the model or a submodule is in training mode, an argument is out of its range, or the model does
+            not take boxes.
+        DataError: an image cannot be read, or boxes are invalid.
     """
     given = {"score_threshold": score_threshold, "batch_size": batch_size, "precision": precision}
     validate_arguments(predict, given | {"model": model}, "predict")
     first = next(model.parameters())
     half = precision == "bf16" or (precision == "auto" and first.dtype == torch.float32 and _is_ampere(first.device))
-    predictions = []
+    objects = None if boxes is None else _objects(model, images, boxes)
+    predictions: list[Any] = []
     with torch.autocast(first.device.type, torch.bfloat16, enabled=half):
-        for batch in _batches(model, images, batch_size):
-            predictions += [prediction.above(score_threshold) for prediction in model.predict(batch)]
-    return predictions
+        for batch in _batches(model, images, batch_size, objects):
+            predictions += model.predict(batch)
+    if objects is not None and isinstance(model, TopDownModel):
+        crops = iter(predictions)
+        predictions = [model.merge_crops(list(islice(crops, len(own)))) for own in objects]
+    return [prediction.above(score_threshold) for prediction in predictions]
 
 
 @torch.inference_mode()
@@ -108,21 +118,55 @@ def _is_ampere(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _batches(model: Model, images: AnyImage | Sequence[AnyImage], batch_size: int) -> Iterator[Batch]:
-    """Yield batches of images, transformed by the model's test pipeline, on the model's device."""
+def _objects(model: Model, images: AnyImage | Sequence[AnyImage], boxes: Any) -> list[Detections]:
+    """The boxes of each image.
+
+    Raises:
+        ConfigError: the model does not take boxes, or its pipeline does not crop them.
+        DataError: the boxes are invalid, or their number is not the number of images.
+    """
+    if not isinstance(model, TopDownModel):
+        raise ConfigError(f"boxes are for top-down models such as PoseEstimator; {type(model).__name__} takes none")
+    if not any(isinstance(transform, TopDownCrop) for transform in build_pipeline(model.pipeline).transforms):
+        raise ConfigError("boxes need a TopDownCrop in the model's test pipeline (val_data.pipeline of its config)")
+    several = _listed(images)
+    each = boxes if several is images else [boxes]
+    if not isinstance(each, list | tuple | np.ndarray | Tensor) or len(each) != len(several):
+        got = f"{len(each)} entries" if isinstance(each, Sized) else type(each).__name__
+        raise DataError(f"boxes must have one entry per image, got {got} for {len(several)} images")
+    return [as_detections(own, model.classes, f"boxes of image {number}") for number, own in enumerate(each)]
+
+
+def _batches(
+    model: Model,
+    images: AnyImage | Sequence[AnyImage],
+    batch_size: int,
+    objects: Sequence[Detections] | None = None,
+) -> Iterator[Batch]:
+    """Yield batches of images, transformed by the model's test pipeline, on the model's device; with `objects`, of one
+    crop per object."""
     for name, module in model.named_modules():
         if module.training:
             part = f".{name}" if name else ""
             raise ConfigError(f"{type(model).__name__}{part} is in training mode; call model.eval() first")
     pipeline, device = build_pipeline(model.pipeline), next(model.parameters()).device
     channels = model.input_shape(*model.example_size)[0]
-    samples = (
-        pipeline({"image": image, "info": ImageInfo(number, path, image.shape[-2], image.shape[-1])})
+    read = (
+        {"image": image, "info": ImageInfo(number, path, image.shape[-2], image.shape[-1])}
         for number, (image, path) in enumerate(_read(images, channels))
     )
+    if objects is not None:
+        read = (crop for sample, own in zip(read, objects, strict=True) for crop in crop_samples(sample, own))
+    samples = map(pipeline, read)
     while chunk := list(islice(samples, batch_size)):
         # Convolutions are faster in channels_last memory format, with the same result.
         yield to_device(collate_images(chunk, None, model.size_divisor), device, channels_last=True)
+
+
+def _listed(images: AnyImage | Sequence[AnyImage]) -> Any:
+    """The images as a sequence: lists and stacks unchanged, a single image in a list."""
+    stacked = isinstance(images, Tensor | np.ndarray) and images.ndim == 4
+    return images if stacked or isinstance(images, list | tuple) else [images]
 
 
 def _read(images: AnyImage | Sequence[AnyImage], channels: int) -> Iterator[tuple[tv_tensors.Image, str]]:
@@ -131,9 +175,7 @@ def _read(images: AnyImage | Sequence[AnyImage], channels: int) -> Iterator[tupl
     Raises:
         DataError: a file cannot be read, or an array is not an image.
     """
-    stacked = isinstance(images, Tensor | np.ndarray) and images.ndim == 4
-    several: Any = images if stacked or isinstance(images, list | tuple) else [images]
-    for number, image in enumerate(several):
+    for number, image in enumerate(_listed(images)):
         if isinstance(image, str) and "://" in image:
             raise DataError(f"{image}: URLs are not supported; download the file first")
         if isinstance(image, str | Path):

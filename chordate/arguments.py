@@ -1,9 +1,7 @@
 """Annotation types for arguments and settings, and the validation of values against annotations (pydantic).
 
-`nms_threshold: Fraction = 0.5` states the range in one place, so constructors need no checks. These annotations are
-checked: `int`, `float`, `bool`, `str`, `None`, `Literal["a", "b"]`, `Sequence[int]`, `tuple[float, float]`,
-`Mapping[str, int]`, `Path`, classes, and unions and `Annotated` forms of these. Any other annotation (a tensor, a
-callable, a Protocol) accepts every value.
+`nms_threshold: Fraction = 0.5` states the range in one place, so constructors need no checks. `signatures.py` lists the
+annotations that are checked.
 
 Types are strict: strings and bools are not numbers. An integer is accepted for a float, a list for a tuple, a string
 for a path, and numbers and arrays of numpy or torch for Python numbers and lists.
@@ -11,22 +9,18 @@ for a path, and numbers and arrays of numpy or torch for Python numbers and list
 
 from __future__ import annotations
 
-import inspect
 import math
-import os
-import sys
-import types
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
 from chordate.allowed_values import Rejection, are_names, ascend, do_not_descend, rejection
 from chordate.composition import Section, as_section, located
 from chordate.errors import ConfigError, unknown
+from chordate.signatures import checkable, parameters_of
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -43,20 +37,6 @@ NotDescending = Predicate(do_not_descend)  # for example a lower and an upper th
 Names = Annotated[Sequence[str], Predicate(are_names)]
 
 Settings = TypeVar("Settings")
-
-
-class Parameters(NamedTuple):
-    """The parameters of a callable.
-
-    Attributes:
-        annotations: mapping from parameter name to annotation, in which Any replaces what cannot be checked.
-        defaults: mapping from parameter name to default value, for the parameters with a default.
-        rest: annotation of `**kwargs`; None if the callable has no `**kwargs`, so unknown names are errors.
-    """
-
-    annotations: dict[str, Any]
-    defaults: dict[str, Any]
-    rest: Any
 
 
 def validate_arguments(
@@ -87,7 +67,7 @@ def validate_arguments(
             line, with suggestions for unknown names.
     """
     parameters = parameters_of(target)
-    annotations = parameters.annotations | {name: _checkable(annotation) for name, annotation in extra_settings.items()}
+    annotations = parameters.annotations | {name: checkable(annotation) for name, annotation in extra_settings.items()}
     unknowns = [name for name in arguments if name not in annotations and parameters.rest is None]
     checked: dict[str, Any] = {}
     problems = []
@@ -113,7 +93,7 @@ def validate_arguments(
 def validate_settings(
     target: Callable[..., Settings], section: Mapping[str, Any] | None, where: str, **wiring: Any
 ) -> Settings:
-    """Build an object, such as a dataclass, from a section of a config.
+    """Validate a config section, and build a `target` (such as a dataclass) from it.
 
     Args:
         target: the class; its signature defines the settings and which of them are required.
@@ -150,7 +130,7 @@ def validate_value(annotation: Any, value: Any, where: str) -> Any:
         ConfigError: the value does not fit the annotation.
     """
     try:
-        return _validate(_checkable(annotation), value)
+        return _validate(checkable(annotation), value)
     except _Rejected as error:
         raise ConfigError(f"{'.'.join((where, *error.rejection.path))} {error.rejection.message}") from None
 
@@ -166,44 +146,6 @@ def check_required(target: Callable[..., Any], arguments: Mapping[str, Any], whe
     if missing:
         text = f"{where} needs {' and '.join(missing)}"
         raise ConfigError(_section_problem(arguments, arguments, where, text), located=isinstance(arguments, Section))
-
-
-def is_third_party(target: Callable[..., Any]) -> bool:
-    """Whether a class or function comes from a library whose annotations are stricter than the values it accepts."""
-    return getattr(target, "__module__", "").split(".")[0] in ("builtins", "torch", "torchvision", "timm")
-
-
-@cache
-def parameters_of(target: Callable[..., Any]) -> Parameters:
-    """The parameters of a callable; in their annotations, Any replaces what cannot be checked.
-
-    A class with `**kwargs` is expected to pass them to its parent class, so the parent's parameters become optional
-    parameters of the class. If the class has required parameters of its own, they replace the parent's required ones
-    (`VocDataset` requires a folder where its parent `CocoDataset` requires annotations).
-    """
-    annotations, defaults, rest = {}, {}, None
-    for parameter in inspect.signature(target).parameters.values():
-        annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
-        if isinstance(annotation, str):
-            annotation = _resolve(annotation, _namespace(target))
-        checkable = _checkable(annotation)
-        if parameter.kind is parameter.VAR_KEYWORD:
-            rest = checkable
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            annotations[parameter.name] = checkable
-            if parameter.default is not parameter.empty:
-                defaults[parameter.name] = parameter.default
-    parents = target.__mro__[1:] if isinstance(target, type) and rest is not None else ()
-    parent = next((cls for cls in parents if "__init__" in vars(cls)), object)
-    if not is_third_party(parent):
-        inherited = parameters_of(parent)
-        rest = inherited.rest
-        replaces_required = not annotations.keys() <= defaults.keys() | inherited.annotations.keys()
-        available = inherited.defaults if replaces_required else inherited.annotations
-        names = [name for name in available if name not in annotations]
-        annotations |= {name: inherited.annotations[name] for name in names}
-        defaults |= {name: inherited.defaults.get(name, ...) for name in names}
-    return Parameters(annotations, defaults, rest)
 
 
 def _setting_problem(arguments: Mapping[str, Any], name: str, where: str, rejected: Rejection) -> str:
@@ -259,71 +201,3 @@ def _adapter(annotation: Any) -> Any:
     # pydantic rejects a config for a dataclass; `InstanceOf` checks only the class, so no config is needed.
     is_class = any(isinstance(item, InstanceOf) for item in getattr(annotation, "__metadata__", ()))
     return TypeAdapter(annotation, config=None if is_class else ConfigDict(strict=True))
-
-
-def _checkable(annotation: Any) -> Any:
-    """Replace everything in an annotation that cannot be checked by Any."""
-    from pydantic import InstanceOf, Strict, WrapValidator
-
-    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
-    if annotation in (int, float, bool, str, Any) or origin is Literal:
-        return annotation
-    if annotation is None or annotation is types.NoneType:
-        return types.NoneType
-    if annotation in (Path, os.PathLike):
-        return str | InstanceOf[os.PathLike]
-    if origin is Annotated:
-        base = _checkable(inner[0])
-        known = [item for item in inner[1:] if type(item).__module__.split(".")[0] in ("annotated_types", "pydantic")]
-        return Annotated[(base, *known)] if base is not Any and known else base
-    if origin in (Union, types.UnionType):
-        members = tuple(_checkable(member) for member in inner)
-        return Any if Any in members else Union[members]  # noqa: UP007  (`members` is a tuple)
-    # The values are typed Any, because type checkers cannot follow annotations that are built at run time.
-    generic: dict[Any, Any] = {tuple: tuple, Sequence: Sequence, Mapping: Mapping}
-    items = tuple(item if item is Ellipsis else _checkable(item) for item in inner)
-    if origin is tuple:
-        return Annotated[generic[tuple][items or (Any, ...)], Strict(False)]
-    if origin in (list, Sequence, MutableSequence):
-        return Annotated[generic[Sequence][items or Any], WrapValidator(_reject_text)]
-    if origin in (dict, Mapping, MutableMapping):
-        return Annotated[generic[Mapping][items or (Any, Any)], WrapValidator(_keep_object)]
-    # Tensors and arrays get no isinstance check, because `_validate` converts values with `tolist()` before the check.
-    if isinstance(annotation, type) and not (
-        inner or hasattr(annotation, "tolist") or getattr(annotation, "_is_protocol", False)
-    ):
-        return Annotated[annotation, InstanceOf()]
-    return Any
-
-
-def _keep_object(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Validate a mapping but return the original object, which may be a Section or have attributes."""
-    validate(value)
-    return value
-
-
-def _reject_text(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Reject strings, which would otherwise be valid sequences of characters."""
-    if isinstance(value, str | bytes):
-        raise ValueError
-    return validate(value)
-
-
-def _resolve(annotation: str, namespace: dict[str, Any]) -> Any:
-    """Evaluate an annotation given as a string; Any if it uses names that only type checkers import."""
-    try:
-        return eval(annotation, namespace)
-    except Exception:
-        return Any
-
-
-@cache
-def _namespace(target: Callable[..., Any]) -> dict[str, Any]:
-    """The globals of the modules in which a callable's annotations are written."""
-    target = inspect.unwrap(getattr(target, "func", target))
-    if isinstance(target, type):
-        names: dict[str, Any] = {}
-        for cls in reversed(target.__mro__):  # fields and constructors may be inherited from other modules
-            names |= vars(sys.modules[cls.__module__]) if cls.__module__ in sys.modules else {}
-        return names
-    return getattr(target, "__globals__", {})

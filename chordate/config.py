@@ -92,6 +92,7 @@ def load_config(
             raise ConfigError(f"{layer.source}: a setting contains itself") from error
         rank += 1
     merge(tree, overrides, Origin(rank, source), origins, into_lists=True)
+    _replace_length(tree, origins)
     tree = {key: value for key, value in tree.items() if not (_is_own(key) and any(objects(value)))}
     if not isinstance(config, Mapping | Config):
         _check_plain(tree, origins)
@@ -213,6 +214,23 @@ def _origins(config: Config) -> Origins:
 def _written_in(key: str, origins: Origins, otherwise: str = "config") -> str:
     origin = origin_of(origins, (key,))
     return origin.source if origin else otherwise
+
+
+def _replace_length(tree: Mapping[str, Any], origins: Origins) -> None:
+    """Set the inherited one of `train.epochs` and `train.iterations` to None if a later layer sets the other."""
+    train = tree.get("train")
+    units = ("epochs", "iterations")
+    if not isinstance(train, dict) or any(train.get(unit) is None for unit in units):
+        return
+    written = [origin_of(origins, ("train", unit)) for unit in units]
+    if None in written or written[0].rank == written[1].rank:  # type: ignore[union-attr]
+        return  # ambiguous; TrainSettings raises an error
+    old, new = units if written[0].rank < written[1].rank else units[::-1]  # type: ignore[union-attr]
+    log.warning(
+        f"train.{new}={train[new]} replaces train.{old}={train[old]}; eval_every, save_every and the milestones of "
+        f"the schedule count {new} now"
+    )
+    train[old] = None
 
 
 def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from chordate.composition import Origin, merge
 from chordate.config_names import Composition, find_config, is_file_name, package_root
 from chordate.custom_imports import import_custom_modules, look_for_modules_in, one_line
 from chordate.errors import ChordateError, ConfigError
+from chordate.literals import literal
 
 TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$\w|file\w|_base_)")  # mmengine's templates, such as {{ fileBasename }}
 
@@ -73,7 +75,8 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         assigned = [node for node in code.body if isinstance(node, ast.Assign)]
         bases = [node for node in assigned if ast.unparse(node.targets[0]) == "_base_"]
         code.body = [node for node in code.body if node not in bases]
-        below = _base_layers([_literal(node.value, source) for node in bases], source, path, inside)
+        own = Layer(source, path, _custom_imports(assigned))
+        below = _base_layers([_literal(node.value, source) for node in bases], own, inside)
         return _layers(_run(code, path, below), source, path, inside, below)
     except ChordateError:
         raise
@@ -115,43 +118,57 @@ def _layers(
     """The config layers that `values` inherits by its keys `base` and `_base_`, then the layer of `values` itself."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: a config must be a dict of sections, got {type(values).__name__}")
-    below = [*below, *_base_layers([values.pop("_base_", [])], source, path or Path("config"), inside)]
-    base, own = values.pop("base", None), Layer(source, path, values)
-    lowest = [] if base is None else config_layers(_find("base", base, source, [*below, own]), inside)
+    own = Layer(source, path, values)
+    below = [*below, *_base_layers([values.pop("_base_", [])], own, inside)]
+    base = values.pop("base", None)
+    lowest = [] if base is None else config_layers(_find("base", base, [*below, own]), inside)
     return once([*lowest, *below, own])
 
 
-def _base_layers(bases: Sequence[Any], source: str, path: Path, inside: tuple[Path, ...]) -> list[Layer]:
-    """The config layers of the files and names listed in `_base_`; files are relative to the folder of `path`."""
+def _base_layers(bases: Sequence[Any], own: Layer, inside: tuple[Path, ...]) -> list[Layer]:
+    """The config layers of the files and names listed in `_base_`; files are relative to the folder of `own`, the
+    layer that lists them."""
+    folder = (own.path or Path("config")).parent
     layers: list[Layer] = []
     for base in bases:
         for name in base if isinstance(base, list | tuple) else [base]:
-            layers = once([*layers, *config_layers(_find("_base_", name, source, layers, path.parent), inside)])
+            layers = once([*layers, *config_layers(_find("_base_", name, [*layers, own], folder), inside)])
     return layers
 
 
-def _find(key: str, name: Any, source: str, layers: Sequence[Layer], folder: Path | None = None) -> Path | Composition:
+def _find(key: str, name: Any, layers: Sequence[Layer], folder: Path | None = None) -> Path | Composition:
     """Find the config that the key `base` or `_base_` refers to, by a file or a config's name.
 
     Args:
         key: `base` or `_base_`.
         name: the value of the key, or one item of it.
-        source: the file with the key, for messages.
-        layers: config layers whose `custom_imports` may register the backbone in the config's name.
+        layers: config layers whose `custom_imports` may register the backbone in the config's name; the last one has
+            the key.
         folder: the folder that files in `_base_` are relative to.
     """
+    source = layers[-1].source
     if not (isinstance(name, str | Path) and str(name)):
         wanted = "a packaged config or a file" if folder is None else "a config file, or a list of them"
         raise ConfigError(f"{source}: {key} must name {wanted}, got {format_value(name)}")
+    if folder is not None and (is_file_name(name) or (folder / name).is_file()):
+        name = folder / name
+    else:
+        for number, layer in enumerate(layers, 1):
+            if "custom_imports" in layer.values:
+                import_custom_modules(_merged(layers[:number])["custom_imports"], layer.source)
     try:
-        if folder is not None and (is_file_name(name) or (folder / name).is_file()):
-            return find_config(folder / name)
-        written = [layer.source for layer in layers if "custom_imports" in layer.values]
-        if written:
-            import_custom_modules(_merged(layers)["custom_imports"], written[-1])
         return find_config(name)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def _custom_imports(assigned: Iterable[ast.Assign]) -> dict[str, Any]:
+    """A Python config's `custom_imports`, read without running the file; empty if it has none, or no literal."""
+    for node in assigned:
+        if ast.unparse(node.targets[0]) == "custom_imports":
+            with suppress(ValueError):
+                return {"custom_imports": literal(ast.unparse(node.value))}
+    return {}
 
 
 def _literal(node: ast.expr, source: str) -> Any:

@@ -18,6 +18,7 @@ from chordate.config_templates import NameParts, Templates, packaged_files, read
 from chordate.errors import ConfigError, near_names, repr_name
 from chordate.published import PUBLISHED
 from chordate.registry import BACKBONES
+from chordate.text import printable
 from chordate.unknown_names import either, unknown_config
 
 # Words in names. A name with the word is the config with the other word, overridden by a config file.
@@ -120,7 +121,8 @@ def find_config(name: str | Path) -> Path | Composition:
             )
         beside = [p.name for p in path.parent.glob("*.py")] if has_folder else []
         close = [str(path.parent / other) for other in near_names(path.name, beside)] or near_names(path.stem, known)
-        raise ConfigError(f"{path}: no such config file" + (f"; did you mean {either(close)}?" if close else ""))
+        guess = f"; did you mean {either(close)}?" if close else ""
+        raise ConfigError(f"{printable(str(path), 200)}: no such config file{guess}")
     try:
         return _compose(stem)
     except ConfigError:

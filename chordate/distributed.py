@@ -50,7 +50,7 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
 
 @torch.no_grad()
 def average_buffers(model: nn.Module) -> None:
-    """Make a model's buffers equal on all ranks: average floating-point buffers, copy others from the first rank.
+    """Make a model's buffers equal on all ranks: average floating-point buffers, copy others from rank 0.
 
     BatchNorm's running statistics are moving averages of batch statistics, so their mean over the ranks equals the
     moving average of the batch statistics of all ranks. Buffers that are already equal stay bit-identical.

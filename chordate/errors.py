@@ -10,8 +10,22 @@ from collections.abc import Iterable
 
 from chordate.text import printable
 
-# Maps the names of backbone settings in MMDetection, Detectron2 and timm to ours.
-_BACKBONE_SETTINGS = {"out_indices": "out", "out_features": "out", "name": "model", "model_name": "model"}
+# Settings of components in MMDetection, Detectron2 and timm, and what they are called here.
+_SETTINGS_HERE = {
+    **dict.fromkeys(("out_indices", "out_features"), ("out",)),
+    **dict.fromkeys(("name", "model_name"), ("model",)),
+    **dict.fromkeys(("ann_file", "json_file"), ("annotations",)),
+    **dict.fromkeys(("img_prefix", "data_prefix", "img_dir", "image_root"), ("images",)),
+    "ann_dir": ("labels",),
+    "roi_head": ("box", "mask", "keypoint"),
+    "bbox_head": ("head", "box"),
+    "decode_head": ("head",),
+    "rpn_head": ("rpn",),
+    "mask_head": ("mask",),
+    "keypoint_head": ("keypoint",),
+    "auxiliary_head": ("auxiliary",),
+    "data_preprocessor": ("preprocess",),
+}
 
 
 class ChordateError(Exception):
@@ -54,22 +68,32 @@ class CheckpointError(ChordateError):
     """A checkpoint cannot be read, or belongs to another model."""
 
 
+class DownloadError(CheckpointError):
+    """A checkpoint cannot be downloaded."""
+
+
 class TrainingError(ChordateError):
     """Training cannot continue, for example because a loss is non-finite."""
 
 
-def near_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+class MachineError(ChordateError):
+    """The machine failed: a disk is full, a loader process was killed, or the connection to another rank is lost."""
+
+
+def near_names(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """The `count` names in `known` most similar to `name`, ignoring case; names that start with `name` come first.
 
     The test for a common start ignores "-" and "_" and treats `resnet50` as `r50`, so `fasterrcnn_resnet50_fpn` is a
-    prefix of `faster-rcnn_r50_fpn_torchvision`.
+    prefix of `faster-rcnn_r50_fpn_torchvision`. `cutoff` is the minimum similarity of other names, 0 … 1.
     """
     by_lower: dict[str, str] = {}
     for candidate in known:
         by_lower.setdefault(candidate.lower(), candidate)
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=max(1, len(by_lower)), cutoff=0.5)
-    close.sort(key=lambda lower: not _short(lower).startswith(_short(name.lower())))
-    return [by_lower[lower] for lower in close[:count]]
+    start = _short(name.lower())
+    longer = [lower for lower in by_lower if _short(lower).startswith(start)]
+    first = difflib.get_close_matches(name.lower(), longer, n=count, cutoff=cutoff if len(start) < 4 else 0.0)
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=2 * count, cutoff=cutoff)
+    return [by_lower[lower] for lower in dict.fromkeys(first + close)][:count]
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True, remedy: str = "") -> str:
@@ -81,8 +105,8 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True, 
     if kind == "backbone" and (library := _library_hint(name)):
         return f"unknown backbone {repr_name(name)}; {library}"
     known = sorted(known)
-    ours = _BACKBONE_SETTINGS.get(name) if kind.startswith("setting of backbone") else None
-    close = [ours] if ours and ours in known else near_names(name, known)
+    ours = [other for other in _SETTINGS_HERE.get(name, ()) if kind.startswith("setting of") and other in known]
+    close = ours or near_names(name, known)
     guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else remedy and f"; {remedy}"
     if not listed or (close and len(known) > 40):  # a suggestion helps more than a truncated list
         return f"unknown {kind} {repr_name(name)}{guess}"
@@ -123,5 +147,5 @@ def _has_model(library: str, model: str) -> bool:
 
 
 def repr_name(name: str) -> str:
-    """The name in double quotes, as it is written in a config."""
-    return f'"{name}"'
+    """The name in double quotes, as it is written in a config; shortened if it is longer than any real name."""
+    return f'"{printable(name, 100)}"'

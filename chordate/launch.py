@@ -1,4 +1,4 @@
-"""Sets up each process of a run (rank, device, number of threads, seed), and lets a signal end the run.
+"""Sets up each process of a run: rank, device, number of threads, seed.
 
 A single process starts directly; several processes are started by torchrun (on one or more machines) or SLURM's srun.
 """
@@ -10,10 +10,7 @@ import gc
 import os
 import random
 import re
-import signal
-import threading
 from collections.abc import Mapping
-from typing import Any, Self
 
 import numpy as np
 import torch
@@ -144,27 +141,3 @@ def _check(environment: Mapping[str, str], names: tuple[str, ...], variable: str
     for name in names:
         if name not in TEXT_VARIABLES and not environment[name].isdecimal():
             raise ConfigError(f'{name} is "{environment[name]}", which is not a whole number; {remedy}')
-
-
-class StopSignals:
-    """Context manager that records the first SIGINT or SIGTERM (Ctrl-C, SLURM's preemption) in `received`.
-
-    The first signal does not end the process, so that the run can be saved; a second signal has its usual effect.
-    """
-
-    received: signal.Signals | None = None
-
-    def __enter__(self) -> Self:
-        # Python lets only the main thread set signal handlers.
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
-        self._handlers = {number: signal.signal(number, self._record) for number in signals}
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
-
-    def _record(self, number: int, _: Any) -> None:
-        self.received = signal.Signals(number)
-        self.__exit__()

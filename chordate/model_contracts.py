@@ -46,6 +46,11 @@ class Model(nn.Module):
         """The class names of `meta`, indexed by label."""
         return self.meta.classes
 
+    @property
+    def detections_per_image(self) -> int | None:
+        """The largest number of objects that `predict` returns per image; None if there is no limit."""
+        return None
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Scalar losses keyed by name. The trainer minimizes their sum; values without a gradient are only logged."""
         raise NotImplementedError
@@ -95,6 +100,14 @@ class Model(nn.Module):
         return Batch(images, sizes, [ImageInfo(0, "blank", height, width)])
 
 
+class TopDownModel(Model):
+    """Base class of models whose images are crops of one object each; `chordate.predict` takes boxes for them."""
+
+    def merge_crops(self, predictions: Sequence[Any]) -> Any:
+        """Merge the predictions for the crops of one image, none or several, to one Prediction."""
+        raise NotImplementedError
+
+
 class Metric:
     """Base class of metrics: collects predictions batch by batch, and computes values that are equal on all ranks.
 
@@ -108,6 +121,9 @@ class Metric:
 
     numbers: Mapping[str, float] = MappingProxyType({})
     lower_is_better: Sequence[str] = ()
+
+    def check_model(self, model: Model) -> None:
+        """Warn of settings of the model that limit the values. Called once before an evaluation; by default nothing."""
 
     def update(self, predictions: Sequence[Any], batch: Batch) -> None:
         """Collect the predictions of one batch, one Prediction per image in the order of the images."""

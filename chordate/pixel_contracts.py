@@ -29,6 +29,13 @@ class PixelHead(Protocol):
         contribute."""
 
 
+class WeightedPixelHead(PixelHead, Protocol):
+    """The contract of a PixelHead whose loss can weight the pixels."""
+
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """As in `PixelHead`; `weights` `[N, H, W]` are factors of the pixels' losses, or None."""
+
+
 class _LossModule(nn.Module):
     """A module whose forward is the `loss` of a head."""
 
@@ -36,14 +43,19 @@ class _LossModule(nn.Module):
         super().__init__()
         self.head = head
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Any:
-        return self.head.loss(logits, labels)
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.head.loss(*inputs)
 
 
-def check_pixel_head(head: Any, in_features: Mapping[str, FeatureSpec], num_classes: int) -> None:
+@torch.inference_mode(False)  # a model may be built in inference mode, which has no gradients
+@torch.enable_grad()
+def check_pixel_head(
+    head: Any, in_features: Mapping[str, FeatureSpec], num_classes: int, weighted: bool = False
+) -> None:
     """Check the logits and losses of a PixelHead for two images on the meta device (which computes only shapes).
 
-    Skipped if the head is no nn.Module, or reads values, which meta tensors do not have.
+    Skipped if the head is no nn.Module, or reads values, which meta tensors do not have. With `weighted`, `loss`
+    receives weights of the pixels, as in `WeightedPixelHead`.
 
     Raises:
         ConfigError: the head fails, its logits are not `[N, num_classes, h, w]`, or `loss` does not return a dict of
@@ -62,8 +74,9 @@ def check_pixel_head(head: Any, in_features: Mapping[str, FeatureSpec], num_clas
     if not isinstance(got, list) or len(got) != 4 or got[:2] != [2, num_classes] or not logits.is_floating_point():
         raise ConfigError(f"{name}: forward must return logits [2, {num_classes}, h, w] for 2 images, got {got}")
     labels = torch.empty(2, side, side, dtype=torch.int16, device="meta")
-    inputs = logits.detach().requires_grad_(), labels
-    losses = meta_outputs(_LossModule(head), inputs, f"{name}.loss", f"logits {got} and labels {list(labels.shape)}")
+    inputs = [logits.detach().requires_grad_(), labels, *([labels.float()] if weighted else [])]
+    described = f"logits {got} and labels {list(labels.shape)}" + (" and weights of this shape" if weighted else "")
+    losses = meta_outputs(_LossModule(head), tuple(inputs), f"{name}.loss", described)
     if losses is READS_VALUES:
         return
     try:
@@ -75,6 +88,8 @@ def check_pixel_head(head: Any, in_features: Mapping[str, FeatureSpec], num_clas
         raise ConfigError(f"{name}.loss: no loss has a gradient; compute it from the logits without detach or no_grad")
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def check_pixel_loss(loss: Any, num_classes: int) -> None:
     """Check that a loss of logits `[N, num_classes, H, W]` and labels `[N, H, W]` is a module that returns a scalar.
 

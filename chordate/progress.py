@@ -19,8 +19,8 @@ REFRESH_SECONDS = 0.1
 class ProgressBar:
     """Draws progress bars, one per task, each followed by a status text.
 
-    They are drawn only by the first rank, and only if `console` (None for the standard output) is a terminal. Lines
-    that are printed or logged meanwhile appear above the bars.
+    They are drawn only by rank 0, and only if `console` (None for the standard output) is a terminal. Lines that are
+    printed or logged meanwhile appear above the bars.
     """
 
     def __init__(self, console: Console | None = None):

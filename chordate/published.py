@@ -39,6 +39,7 @@ def _errors(rows: Mapping[str, str], source: str, recipe: str | None = None, **b
 RESNET, IDENTITY = "He et al. 2016", "He et al. 2016, Identity Mappings"
 WIDE, DENSE = "Zagoruyko & Komodakis 2016", "Huang et al. 2017"
 RS, CONVNEXT = "Bello et al. 2021, authors' repository", "Liu et al. 2022, table 1"
+CONVNEXT_FINE = "recipe of Liu et al. 2022, table 6"
 DETECTRON2, TORCHVISION = "Detectron2's model zoo", "torchvision's weights"
 MMSEGMENTATION = "MMSegmentation's model zoo"
 COPY_PASTE = "Ghiasi et al. 2021, authors' repository"
@@ -96,6 +97,9 @@ IMAGENET = {
     **_errors({"convnext_tiny_imagenet": "17.9"}, CONVNEXT),
     **_errors({"convnext_small_imagenet": "16.9"}, CONVNEXT, drop_path=0.4),
     **_errors({"convnext_base_imagenet": "16.2", "convnext_large_imagenet": "15.7"}, CONVNEXT, drop_path=0.5),
+    # Table 6 fine-tunes tiny and small only from ImageNet-22k; from ImageNet-1k they keep table 5's drop_path.
+    **_errors({"convnext_tiny_i384_imagenet": ""}, CONVNEXT_FINE, drop_path=0.1),
+    **_errors({"convnext_small_i384_imagenet": ""}, CONVNEXT_FINE, drop_path=0.4),
     **_errors({"convnext_base_i384_imagenet": "14.9"}, CONVNEXT),
     **_errors({"convnext_large_i384_imagenet": "14.5"}, CONVNEXT, drop_path=0.95),
 }
@@ -172,6 +176,9 @@ COCO = {
     "mask-rcnn_r50_fpn_lsj-copypaste_coco": Published("48.3 box AP, 42.4 mask AP", COPY_PASTE),
     "panoptic-fpn_r50_fpn_1x_coco": Published("39.4 PQ", DETECTRON2),
     "panoptic-fpn_r50_fpn_3x_coco": Published("41.5 PQ", DETECTRON2),
+    "panoptic-deeplab_r52_cityscapes": Published(
+        "60.3 PQ", "Detectron2's Panoptic-DeepLab project", backbone={"multi_grid": (1, 2, 4)}
+    ),
     "cascade-mask-rcnn_r50_fpn_1x_coco": Published("42.1 box AP, 36.4 mask AP", DETECTRON2),
     "keypoint-rcnn_r50_fpn_1x_coco": Published("53.6 box AP, 64.0 keypoint AP", DETECTRON2),
     "retinanet_r50_fpn_1x_coco": Published("37.4 box AP", DETECTRON2),

@@ -19,21 +19,22 @@ from typing import Any, Generic, Protocol
 from mmengine.registry import Registry
 
 from chordate.allowed_values import format_value
-from chordate.arguments import check_required, is_third_party, parameters_of, validate_arguments
+from chordate.arguments import check_required, validate_arguments
 from chordate.composition import Section, located
 from chordate.errors import ChordateError, ConfigError, repr_name, unknown
+from chordate.signatures import is_third_party, parameters_of
 
 PLUGIN_GROUP = "chordate.plugins"
-_plugins_loaded = False
+plugins_loaded = False  # whether `load_plugins` was called
 _registries: list[PlugRegistry] = []
 
 
 def load_plugins() -> None:
     """Import every installed plug-in once; warn about plug-ins that cannot be imported."""
-    global _plugins_loaded
-    if _plugins_loaded:
+    global plugins_loaded
+    if plugins_loaded:
         return
-    _plugins_loaded = True
+    plugins_loaded = True
     for entry in entry_points(group=PLUGIN_GROUP):
         try:
             entry.load()

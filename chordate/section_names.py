@@ -1,6 +1,6 @@
-"""The names of a config's sections, and the corresponding names in MMDetection's configs."""
+"""The names of a config's sections, and the corresponding names in other frameworks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from chordate.errors import unknown
@@ -17,7 +17,8 @@ SECTIONS = (
     "fallback_meta",
     "custom_imports",
 )
-# Section names in MMDetection's configs and in our earlier configs; docs/configs.md has the full table.
+# Names in the configs of MMDetection, Detectron2, Ultralytics, and in our earlier configs; docs/configs.md has the full
+# table.
 NAMES_HERE = {
     "train_cfg.max_epochs": "train.epochs",
     "train_cfg.max_iters": "train.iterations",
@@ -44,21 +45,50 @@ NAMES_HERE = {
     "fallback_classes": "fallback_meta.classes",
     "fallback_keypoints": "fallback_meta.skeleton",
     "fallback_meta.keypoints": "fallback_meta.skeleton",
+    "SOLVER.IMS_PER_BATCH": "train_data.batch_size",
+    "SOLVER.BASE_LR": "optimizer.lr",
+    "SOLVER.MAX_ITER": "train.iterations",
+    "SOLVER.STEPS": "schedule.milestones",
+    "SOLVER.CHECKPOINT_PERIOD": "train.save_every",
+    "SOLVER": "optimizer",
+    "TEST.EVAL_PERIOD": "train.eval_every",
+    "TEST": "val_data",
+    "DATALOADER.NUM_WORKERS": "train_data.workers",
+    "DATALOADER": "train_data",
+    "DATASETS.TEST": "val_data.dataset",
+    "DATASETS": "train_data.dataset",
+    "INPUT": "train_data.pipeline",
+    "MODEL.WEIGHTS": "train.load_from",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "train_data.dataset.classes",
+    "MODEL": "model",
+    "OUTPUT_DIR": "--work-dir",
+    "SEED": "train.seed",
+    "data": "train_data.dataset",
+    "epochs": "train.epochs",
+    "batch": "train_data.batch_size",
+    "imgsz": "train_data.pipeline",
+    "lr0": "optimizer.lr",
+    "workers": "train_data.workers",
+    "project": "--work-dir",
 }
+
+
+def renamed(paths: Iterable[str]) -> str | None:
+    """The error message for the first of these dotted names that is in NAMES_HERE; None if there is none."""
+    for theirs, ours in NAMES_HERE.items():
+        for path in paths:
+            if path == theirs or path.startswith(f"{theirs}."):
+                path, rest = (path, path.removeprefix(theirs)) if "." in theirs else (theirs, "")
+                return f"`{path}` is called `{ours}{rest}` here"
+    return None
 
 
 def no_section(key: str, tree: Mapping[str, Any]) -> str:
     """The error message for an unknown section `key` of the config `tree`; it suggests the correct name."""
-    written = list(_dotted(key, tree[key]))
-    for theirs, ours in NAMES_HERE.items():
-        for path in written:
-            if path == theirs or path.startswith(f"{theirs}."):
-                path, rest = (path, path.removeprefix(theirs)) if "." in theirs else (theirs, "")
-                return f"`{path}` is called `{ours}{rest}` here"
     holders = [name for name in SECTIONS if isinstance(tree.get(name), Mapping) and key in tree[name]]
     if holders:
         return f"`{key}` is a setting, not a section: write {' or '.join(f'{name}.{key}' for name in holders)}"
-    return unknown("section", key, SECTIONS)
+    return renamed(list(_dotted(key, tree[key]))) or unknown("section", key, SECTIONS)
 
 
 def _dotted(path: str, value: Any) -> Iterator[str]:

@@ -31,19 +31,23 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         return f"{what}: {repr_name(word)} is for CIFAR; did you mean {repr_name(f'{word}_cifar10')}?"
     if middle:
         names = {*ALIASES, *(backbone.removesuffix("_cifar") for backbone in BACKBONES.variants)}
-        return f"{what}: {unknown('backbone', middle, names, listed=False)}"
+        remedy = "`chordate list backbones` shows what there is"
+        return f"{what}: {unknown('backbone', middle, names, listed=False, remedy=remedy)}"
     for parts in found:
         head, _, tail = parts
         others = [other for other in tails if tail in tails[other]]
         if head not in tails and others:
-            close = [other + name.removeprefix(head) for other in near_names(head, others) or others]
-            return f"{what}: unknown family {repr_name(head.strip('_'))}; did you mean {either(close)}?"
+            rest = name.removeprefix(head)
+            close = [other + rest for other in near_names(head, others)]
+            guess = f"did you mean {either(close)}?" if close else f"`chordate list models {rest}` shows the known ones"
+            return f"{what}: unknown family {repr_name(head.strip('_'))}; {guess}"
         if head == "" and others and tail not in tails[head]:
             return f"{what}: the family is missing; did you mean {either(other + name for other in others)}?"
         if head in tails:
             return f"{what}: {_wrong_tail(name, parts, tails[head], templates, listed)}"
-    close = near_names(name, listed)
-    return what + (f"; did you mean {either(close)}?" if close else "; `chordate list models` shows what there is")
+    close = near_names(name, listed, cutoff=0.75)
+    look = "`chordate list models` shows what there is, and `chordate list models PATTERN` what matches"
+    return f"{what}; {f'did you mean {either(close)}?' if close else look}"
 
 
 def _replaced(tail: str, word: str, other: str) -> str:
@@ -55,9 +59,9 @@ def either(names: Iterable[str]) -> str:
 
 
 def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
-    """The text between a known head and a known tail, where a backbone is expected."""
+    """The text between a known head (start of a config's name) and a known tail (end), where a backbone is expected."""
     pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
-    # An empty head matches any text as the backbone, so use it only if no other head of names has this tail.
+    # The head "" would match any text as the backbone, so use it only if no other head occurs with this tail.
     pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]
     head, tail = max(pairs, key=lambda pair: len("".join(pair)), default=("", ""))
     return name[len(head) : len(name) - len(tail)] if tail else None

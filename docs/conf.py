@@ -41,7 +41,7 @@ NAVIGATION = {
         "weights",
         "plugging",
     ],
-    "Reference": ["backbones", "results"],
+    "Reference": ["backbones", "results", "reliability", "upstream/onednn_1x1"],
     "API": [
         "api/functions",
         "api/contracts",

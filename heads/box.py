@@ -35,8 +35,8 @@ class BoxHead(nn.Module):
         num_classes: number of classes without background.
         levels: names of the feature maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`.
-        trunk: module that computes vectors `[R, out_channels]` from pooled regions `[R, C, resolution, resolution]`, or
-            feature maps `[R, out_channels, S, S]`, which are then averaged; built with `in_channels` and `resolution`.
+        trunk: module from pooled regions `[R, C, resolution, resolution]` to either vectors `[R, out_channels]` or
+            feature maps `[R, out_channels, S, S]`, which are average-pooled; built with `in_channels` and `resolution`.
         class_agnostic: whether to predict one box per region instead of one per region and class.
         batch_size_per_image: number of regions sampled per image for the loss.
         positive_fraction: maximum fraction of positives among the sampled regions.

@@ -28,8 +28,9 @@ LowChannels = Annotated[Sequence[PositiveInt], NonEmpty]
 class DeepLabDecoder(nn.Module):
     """Decoder of Panoptic-DeepLab (section 3.1): ASPP, and one fusion step per finer feature map.
 
-    A fusion step upsamples to the size of the finer map, concatenates the finer map (with its channels reduced by a 1×1
-    convolution), and applies a depthwise separable 5×5 convolution.
+    ASPP's 3×3 convolutions are depthwise separable, as in Detectron2's project ("DSConv"). A fusion step upsamples to
+    the size of the finer map, concatenates the finer map (with its channels reduced by a 1×1 convolution), and applies
+    a depthwise separable 5×5 convolution.
 
     Args:
         in_features: specs of the available feature maps.
@@ -67,7 +68,7 @@ class DeepLabDecoder(nn.Module):
                 f"give one per map"
             )
         self.low_levels = list(low_levels)
-        self.aspp = ASPP(coarse, rates, aspp_channels, False, norm, dropout)
+        self.aspp = ASPP(coarse, rates, aspp_channels, True, norm, dropout)
         self.reduce, self.fuse = nn.ModuleList(), nn.ModuleList()
         width = aspp_channels
         for name, reduced in zip(self.low_levels, low_channels):
@@ -95,7 +96,8 @@ class PanopticDeepLabHead(SemanticHead):
         num_classes: number of classes.
         level, low_levels, low_channels, channels, aspp_channels, rates, norm: see `DeepLabDecoder`.
         aspp_dropout: dropout probability of ASPP's output.
-        dropout, losses: see `SemanticHead`. The default loss is the cross-entropy of the hardest 20 % of the pixels.
+        dropout, losses: see `SemanticHead`. The default loss is the cross-entropy of the hardest 20 % of the pixels, to
+            which the model passes weights of small instances.
     """
 
     def __init__(

@@ -44,7 +44,8 @@ class ClassificationHead(nn.Module):
         self.fc = nn.Linear(spec.channels, num_classes)
         self.binary, self.label_smoothing = loss == "binary", label_smoothing
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
-        # A prior of about 1 / num_classes, as in RetinaNet; from scores of 0.5, the first steps would only lower them.
+        # Binary: a prior of about 1 / num_classes, as in RetinaNet. With zero bias, all scores would start at 0.5, and
+        # the first steps would only lower them.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
         self.class_rows = {"fc": ClassRows()}
         self.final_layers = {"linear": "fc", "norm": "norm"}

@@ -108,6 +108,8 @@ class MaskHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Mean binary cross-entropy over the pixels of the positive regions' masks, for their true class (section 3).
 
+        Regions of objects whose mask is not known (`targets.has_mask`) do not count.
+
         Args:
             roi_features: the trunk's output for the rows of `PaddedIndex(rois.valid)`, if the trunk is shared.
 
@@ -128,7 +130,10 @@ class MaskHead(nn.Module):
         frames = targets.boxes[index.image, gt_index]
         truth = mask_targets(targets.masks, frames, index.image, gt_index, boxes, logits.shape[-1])
         per_region = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2))
-        return {"mask": self.loss_weight * masked_mean(per_region, index.present)}
+        known = index.present
+        if targets.has_mask is not None:
+            known = known & targets.has_mask[index.image, gt_index]
+        return {"mask": self.loss_weight * masked_mean(per_region, known)}
 
     @torch.no_grad()
     def predict(

@@ -63,12 +63,14 @@ class SemanticHead(nn.Module):
             raise ConfigError(f"{name}.features must return [N, {self.channels}, h, w] (its channels), got {got}")
         return at_least_float32(self.logits(self.dropout(features)))
 
-    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the sum of the losses, after bilinear resizing of the logits to the size of the labels.
 
         Args:
             logits: `[N, num_classes, h, w]`.
             labels: `[N, H, W]` int16; pixels with the label `IGNORED` do not contribute.
+            weights: `[N, H, W]`, weights of the pixels, which the losses must support; None to call them without.
         """
         resized = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-        return {"semantic": sum(loss(resized, labels) for loss in self.losses)}  # type: ignore[dict-item]
+        inputs = (labels,) if weights is None else (labels, weights)
+        return {"semantic": sum(loss(resized, *inputs) for loss in self.losses)}  # type: ignore[dict-item]

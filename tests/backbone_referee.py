@@ -1,5 +1,6 @@
 """Compares a backbone with a reference implementation: same random weights, feature maps and training step."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,13 @@ from chordate.registry import BACKBONES
 def slow(*values: Any) -> list[Any]:
     """Parameters of `parametrize` that only run with `pytest -m slow`."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def thin(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a backbone with about a quarter of its usual channels, if the backbone has such a setting."""
+    accepted = inspect.signature(BACKBONES.get(BACKBONES.expand(config)["type"])).parameters
+    settings = {"base_channels": 16, "growth": 8, "widen": 1}
+    return {**{name: value for name, value in settings.items() if name in accepted}, **config}
 
 
 def on_meta(name: str, **options: Any) -> nn.Module:

@@ -1,16 +1,15 @@
 """Shared test setup: threads, hypothesis without deadlines, and fixtures of real and generated data."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-# In parallel runs, tests and the processes that they start get one thread each; more would compete for cores.
+# In parallel runs, tests and the processes that they start get one thread each; more would compete for cores. torch
+# reads the variable when it is imported, which is not here: the process that distributes the tests does without it.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
-import torch
 from hypothesis import settings
-
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_configure(config) -> None:
@@ -26,10 +25,10 @@ settings.load_profile("chordate")
 
 # `make test` distributes tests by file. The slowest files come first, so that the processes finish together.
 LONG_FILES = (
-    "backbones", "torchvision_instances", "plugging", "torchvision_detection", "training_steps", "conv_norm",
-    "adapters", "resnet", "readme", "distributed_detector", "two_stage", "layouts", "library_weights", "cli",
-    "task_seam", "distributed", "senet", "resume", "mask_head", "densenet_convnext",
-    "backbones_detect", "resnet_rs", "pooling",
+    "backbones", "distributed", "torchvision_instances", "panoptic_commands", "plugging", "adapters", "library_weights",
+    "panoptic_models", "resnet", "task_seam", "configs", "conv_norm", "cli", "packaging", "training_steps",
+    "semantic_models", "config_names", "recipes", "pose_commands", "keypoint_detector", "densenet_convnext",
+    "backbones_detect", "torchvision_detection", "finetune", "readme", "resume", "distributed_detector",
 )  # fmt: skip
 
 
@@ -52,6 +51,14 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs coco-mini and cifar10.zip in {folder} (set CHORDATE_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def without_curves() -> Iterator[None]:
+    """`chordate train` draws no curves, which takes a second; other tests check that it does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chordate.visualization.plot_training", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(scope="session")

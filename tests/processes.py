@@ -1,7 +1,12 @@
-"""A multiprocessing context that starts processes fast, since it imports the package only once."""
+"""Processes that start fast, since they are forked from a server that imports the package only once."""
 
 import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 
 def forkserver() -> ForkServerContext:
@@ -12,3 +17,32 @@ def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["chordate.training.trainer"])
     return context
+
+
+def run_ranks(function: Callable[..., Any], *arguments: Any, count: int = 2, timeout: float = 300) -> list[int | None]:
+    """Run a function in `count` processes that have torchrun's environment variables; returns their exit codes.
+
+    torchrun and its processes would import torch anew, which takes seconds; test_docs_commands.py starts it.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    ranks = [
+        forkserver().Process(target=_run, args=({**shared, "RANK": n, "LOCAL_RANK": n}, function, arguments))
+        for n in range(count)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout)
+    return [process.exitcode for process in ranks]
+
+
+def _run(environment: dict[str, Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    from chordate.launch import finish
+
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    status = function(*arguments)
+    finish()
+    sys.exit(status)

@@ -1,6 +1,5 @@
 """Torchvision and timm networks as backbones: feature maps equal the original network's, and timm is optional."""
 
-import subprocess
 import sys
 
 import pytest
@@ -11,7 +10,7 @@ from backbone_referee import assert_close, randomize, referee, slow, timms
 from torch import Tensor, nn
 
 import chordate
-from chordate.errors import ConfigError
+from chordate.errors import ChordateError, ConfigError
 from chordate.registry import BACKBONES
 from chordate.weights.loading import load_checkpoint
 
@@ -33,7 +32,8 @@ TORCHVISION = {
     "regnet_y_400mf": {"c1": "stem", **{f"c{i + 1}": f"trunk_output.block{i}" for i in range(1, 5)}},
     "swin_t": {"c2": "features.1", "c3": "features.3", "c4": "features.5", "c5": "permute"},
 }  # fmt: skip
-LARGE = ("vgg16", "inception_v3")  # tested only with `-m slow`; the similar AlexNet and GoogLeNet are always tested
+# Tested only with `-m slow`; the similar AlexNet, GoogLeNet and MobileNet are always tested.
+LARGE = ("vgg16", "inception_v3", "efficientnet_b0")
 SMALLEST_SIDE = {"inception_v3": 160}
 
 
@@ -101,10 +101,10 @@ def assert_same_cells(ours: Tensor, theirs: Tensor, images: Tensor, stride: int,
     assert_close(inner, theirs, what, 1e-5)
 
 
-TIMM = ["efficientnet_b0", "resnetv2_50", "convnext_atto", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
+TIMM = ["efficientnet_b0", "convnext_atto", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", [*TIMM, *slow("resnetv2_50")])
 def test_adapted_timm_networks_give_timms_maps(name):
     whole = timms(name)
     state = {key: value.clone() for key, value in whole.state_dict().items()}
@@ -236,24 +236,14 @@ def test_a_timm_network_with_a_fixed_image_size_is_refused():
         chordate.build_backbone({"type": "TimmBackbone", "model": "maxvit_tiny_rw_224"})
 
 
-WITHOUT_TIMM = """
-import sys
-import chordate.backbones
-assert "timm" not in sys.modules, "imported before it is needed"
-sys.modules["timm"] = None  # as if it were not installed
-from chordate.errors import ChordateError
-chordate.build_backbone("resnet18")
-for config, pretrained in (({"type": "TimmBackbone", "model": "resnet18"}, None), ("resnet50d", True)):
-    try:
-        chordate.build_backbone(config, pretrained=pretrained)
-    except ChordateError as error:
-        print(error)
-"""
-
-
-def test_without_timm_only_timm_networks_are_refused():
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TIMM], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
-    assert first.startswith("TimmBackbone needs timm") and first.endswith("pip install timm")
-    assert second.startswith("timm://resnet50d.ra2_in1k needs timm") and second.endswith("pip install timm")
+def test_without_timm_only_timm_networks_are_refused(monkeypatch):
+    """test_packaging.py checks that all backbones are imported without timm."""
+    for module in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    chordate.build_backbone("resnet18")
+    for config, pretrained, network in (
+        ({"type": "TimmBackbone", "model": "resnet18"}, None, "TimmBackbone"),
+        ("resnet50d", True, "timm://resnet50d.ra2_in1k"),
+    ):
+        with pytest.raises(ChordateError, match=f"^{network} needs timm.*pip install timm$"):
+            chordate.build_backbone(config, pretrained=pretrained)

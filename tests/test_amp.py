@@ -10,9 +10,16 @@ import torch
 from trainer_toy import OPTIMIZER, ToyMetric, ToyModel, read_log, toy_loader, toy_trainer
 
 from chordate.errors import ConfigError
+from chordate.registry import BACKBONES
 from chordate.structures import Batch
 from chordate.training.evaluation_loop import evaluate, to_device
-from chordate.training.precision import autocast, gradient_scaler, to_channels_last_weights, use_channels_last
+from chordate.training.precision import (
+    autocast,
+    gradient_scaler,
+    is_unsafe_in_nhwc,
+    to_channels_last_weights,
+    use_channels_last,
+)
 
 CPU = torch.device("cpu")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -89,6 +96,53 @@ def test_clips_and_the_weights_of_3d_convolutions_stay_contiguous() -> None:
     model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 3), torch.nn.Conv2d(3, 4, 3))
     to_channels_last_weights(model)
     assert model[0].weight.is_contiguous() and model[1].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 7, 8])
+@pytest.mark.parametrize(("height", "width"), [(16, 336), (32, 64), (7, 9)])
+def test_strided_1x1_convolutions_of_few_channels_compute_in_nchw(channels: int, height: int, width: int) -> None:
+    """In NHWC, oneDNN's weight gradient corrupts memory (docs/upstream/onednn_1x1.md)."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(channels, 16, 1, stride=2, bias=False)
+    images, gradient = torch.randn(2, channels, height, width), torch.randn(2, 16, -(-height // 2), -(-width // 2))
+    (wanted,) = torch.autograd.grad(conv(images), conv.weight, gradient)
+    model = torch.nn.Sequential(torch.nn.Identity(), conv).to(memory_format=torch.channels_last)
+    layouts: list[bool] = []
+    conv.register_forward_hook(lambda _, inputs, output: layouts.extend((is_nhwc(output), is_nhwc(inputs[0]))))
+    for _ in range(2):  # evaluations convert the weights again
+        to_channels_last_weights(model)
+    images = images.to(memory_format=torch.channels_last).requires_grad_()
+    output = model(images)
+    assert conv.weight.stride() == (channels, 1, 1, 1)
+    assert layouts == [False, False]  # otherwise the next line may end the process
+    output.backward(gradient.to(memory_format=torch.channels_last))
+    assert conv.weight.grad is not None
+    torch.testing.assert_close(conv.weight.grad, wanted)
+
+
+def is_nhwc(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "conv", [torch.nn.Conv2d(8, 16, 1), torch.nn.Conv2d(8, 16, 3, 2), torch.nn.Conv2d(64, 9, 1, 2)]
+)
+def test_other_convolutions_compute_in_nhwc(conv: torch.nn.Conv2d) -> None:
+    to_channels_last_weights(conv)
+    assert is_nhwc(conv(torch.randn(2, conv.in_channels, 16, 32).to(memory_format=torch.channels_last)))
+
+
+def test_the_shortcuts_of_a_narrow_resnet_compute_in_nchw() -> None:
+    model = BACKBONES.build({"type": "resnet18", "base_channels": 8})
+    to_channels_last_weights(model)
+    strided = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert [is_unsafe_in_nhwc(conv) for conv in strided] == [True, False, False]
+    images = torch.randn(2, 3, 64, 96).to(memory_format=torch.channels_last)
+    inputs: list[bool] = []
+    for conv in strided:
+        conv.register_forward_hook(lambda _, args, output: inputs.append(is_nhwc(args[0])))
+    sum(maps.sum() for maps in model.train()(images).values()).backward()
+    assert inputs == [False, True, True]
 
 
 def test_a_compiled_model_has_the_same_losses_and_weight_names(tmp_path: Path) -> None:

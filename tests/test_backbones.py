@@ -1,4 +1,5 @@
-"""The contract of every backbone, tested on the smallest backbone of each family."""
+"""The contract of every backbone, tested on the smallest backbone of each family, with few channels where it has that
+setting."""
 
 import copy
 import inspect
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import timm
 import torch
-from backbone_referee import assert_close, randomize
+from backbone_referee import assert_close, randomize, thin
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -48,7 +49,7 @@ def takes(option: str) -> list[str]:
 
 def build(name: str, **options) -> nn.Module:
     torch.manual_seed(0)
-    model = randomize(BACKBONES.build(config(name, **options)))
+    model = randomize(BACKBONES.build(thin(config(name, **options))))
     for part, value in model.named_parameters():
         if part.endswith("gamma"):
             nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6, blocks would hardly affect the outputs
@@ -57,7 +58,7 @@ def build(name: str, **options) -> nn.Module:
 
 def shapes_of(name: str, **options) -> nn.Module:
     with torch.device("meta"):
-        return BACKBONES.build(config(name, **options))
+        return BACKBONES.build(thin(config(name, **options)))
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +101,8 @@ def test_selected_feature_maps_equal_the_full_networks_and_later_stages_are_not_
         full = model(images)
     maps = list(model.out_features)
     assert list(full) == maps
-    for out in ([maps[0]], [maps[-1]], [maps[-1], maps[1]], maps[1:-1]):
+    selections = [[maps[0]], [maps[-1], maps[1]], [maps[-1]], maps[1:-1]]
+    for out in selections[: 2 if name in ADAPTED else None]:  # building a library's network takes seconds
         part = shapes_of(name, out=out).eval()
         part(images.to("meta"))[max(out)].sum().backward()
         idle = [key for key, parameter in part.named_parameters() if parameter.grad is None]
@@ -122,7 +124,7 @@ def test_channels_last_images_have_the_same_feature_maps_in_that_format(whole):
         assert_close(last[name], plain[name], name, 1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_training_in_channels_last_keeps_the_format(name):
     model = build(name).to(memory_format=torch.channels_last).train()
     maps = model(torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last))
@@ -130,7 +132,7 @@ def test_training_in_channels_last_keeps_the_format(name):
 
 
 @pytest.mark.parametrize("stages", [1, 2])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_frozen_stages_have_no_gradients_and_constant_statistics(name, stages):
     model = build(name, frozen_stages=stages).train()
     frozen = set(shapes_of(name, out=[f"c{stages + 1}"]).state_dict())  # the stem and `stages` stages
@@ -172,7 +174,7 @@ def test_activation_checkpointing_saves_fewer_activations_and_changes_no_result(
 @pytest.mark.parametrize("name", [param for param in ARCHITECTURES if param.values[0] not in ADAPTED])
 def test_all_feature_maps_train_with_activation_checkpointing(name):
     """Some families end with an in-place ReLU; the saved-tensor hooks of the previous test would hide its errors."""
-    images, maps = torch.randn(2, 3, 64, 64), shapes_of(name).maps
+    images, maps = torch.randn(2, 3, 40, 40), shapes_of(name).maps
     steps = [
         train_step(build(name, out=maps, checkpointing=on).double().train(), images.double()) for on in (False, True)
     ]

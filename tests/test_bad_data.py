@@ -72,7 +72,6 @@ def test_json_that_is_not_coco_is_refused(tmp_path: Path, content) -> None:
 @pytest.mark.parametrize(
     ("annotations", "replaced", "complaint"),
     [
-        ([annotation(5, 1, [1, 1, 9, 9]), annotation(5, 2, [1, 1, 9, 9])], {}, r"[Dd]uplicate annotation.*\(id 5\)"),
         ([annotation(6, 99, [1, 1, 9, 9])], {}, r"image IDs not present.*\(id 6\)"),
         ([annotation(8, 1, [1, 1, 9, 9], category=44)], {}, r"category IDs not present.*\(id 8\)"),
         ([BOX], {"categories": [*CATEGORIES, CATEGORIES[0]]}, r"[Dd]uplicate category.*\(id 7\)"),
@@ -92,9 +91,10 @@ def test_contradictory_annotations_stop_the_run_with_their_ids_unless_allowed(
 
 def test_duplicate_annotation_ids_assign_no_box_to_another_image(tmp_path: Path) -> None:
     twice = [annotation(5, 1, [1, 1, 9, 9]), annotation(5, 2, [20, 20, 9, 9])]
-    dataset = open_set(write_coco(tmp_path, twice), health="warn")
-    assert dataset[(0, 0)]["boxes"].shape == (0, 4)
+    dataset = open_set(write_coco(tmp_path, twice))
+    assert dataset[(0, 0)]["boxes"].tolist() == [[1, 1, 10, 10]]
     assert dataset[(0, 1)]["boxes"].tolist() == [[20, 20, 29, 29]]
+    assert re.search(r"[Dd]uplicate annotation.*\(id 5\)", dataset.health_report[0])
 
 
 def test_duplicate_image_ids_stop_the_run(tmp_path: Path) -> None:

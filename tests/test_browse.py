@@ -1,13 +1,14 @@
 """`chordate browse`: the images are those that the loader passes to the model, and the page shows all of them."""
 
+import os
 import re
 import signal
 import socket
-import subprocess
-import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -222,27 +223,37 @@ def test_names_on_the_page_are_text_not_markup() -> None:
     assert page.captions == ["<script> 1 < 2"]
 
 
-def test_the_page_is_served_on_localhost(shapes: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools/browse.py"), CONFIG, "--data-root", str(shapes)]
-    command += ["--out", str(tmp_path), "--count", "1", "--serve", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as server:
+def test_the_page_is_served_on_localhost_until_ctrl_c(shapes: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """The command serves in the main thread; a second thread is the browser, and then sends SIGINT."""
+    answers: list[tuple[str, str]] = []
+    serve = ThreadingHTTPServer.serve_forever
+
+    def visit(address: str) -> None:
         try:
-            assert server.stdout is not None
-            line = next(line for line in server.stdout if line.startswith("http://127.0.0.1:"))
-            address = line.split()[0]
-            with urllib.request.urlopen(f"{address}/") as answer:
-                page = Page(answer.read().decode())
-            with urllib.request.urlopen(f"{address}/{page.pictures[0][0]}") as answer:
-                assert answer.headers["Content-Type"] == "image/jpeg"
-            server.send_signal(signal.SIGINT)
-            assert server.wait(60) == 0
+            with urllib.request.urlopen(f"{address}/", timeout=60) as answer:
+                answers.append((answer.headers["Content-Type"], answer.read().decode()))
+            picture = Page(answers[0][1]).pictures[0][0]
+            with urllib.request.urlopen(f"{address}/{picture}", timeout=60) as answer:
+                answers.append((answer.headers["Content-Type"], ""))
         finally:
-            server.kill()
+            os.kill(os.getpid(), signal.SIGINT)
 
+    def serve_to_a_browser(server: ThreadingHTTPServer) -> None:
+        (address,) = re.findall(r"^http://127.0.0.1:\d+", capsys.readouterr().out, flags=re.M)
+        browser = threading.Thread(target=visit, args=(address,))
+        browser.start()
+        try:
+            serve(server)
+        finally:
+            browser.join()
 
-def heed_ctrl_c() -> None:
-    """Let SIGINT end the process again, because background processes of a shell and their children ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", serve_to_a_browser)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell ignore SIGINT
+    try:
+        assert browse(CONFIG, "--data-root", shapes, "--out", tmp_path, "--count", 1, "--serve", 0) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [kind for kind, _ in answers] == ["text/html", "image/jpeg"]
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,13 @@ WITHOUT_WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize(("name", "close"), WITHOUT_WEIGHTS.items())
+DEEP = ("resnet152_caffe", "seresnet101", "preact_resnet200")  # take seconds, so they run only with `-m slow`
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [pytest.param(*row, marks=[pytest.mark.slow] * (row[0] in DEEP)) for row in WITHOUT_WEIGHTS.items()],
+)
 def test_a_detector_without_default_weights_is_told_options_that_work(name, close):
     config = f"retinanet_{name}_fpn_1x_coco"
     error = pytest.raises(CheckpointError, match="pretrained=True, but it has no default weights")

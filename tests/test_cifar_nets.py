@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from backbone_referee import on_meta, randomize
+from backbone_referee import on_meta, randomize, slow
 from torch import nn
 
 from chordate.backbones.highway import HighwayBlock
@@ -48,11 +48,12 @@ def test_the_network_equals_the_papers_formula(kind):
         torch.testing.assert_close(maps[name], map_, rtol=1e-4, atol=1e-4)
 
 
-def test_1202_layers_learn_with_checkpointing():
-    model = BACKBONES.build({"type": "resnet1202_cifar", "checkpointing": True}).train()
+@pytest.mark.parametrize("depth", [110, *slow(1202)])
+def test_many_layers_learn_with_checkpointing(depth):
+    model = BACKBONES.build({"type": f"resnet{depth}_cifar", "checkpointing": True}).train()
     model(torch.randn(2, 3, 8, 8))["c4"].square().mean().backward()
     assert model.conv1.weight.grad.abs().max() > 0
-    assert sum(isinstance(m, BasicBlock) for m in model.modules()) == 600
+    assert sum(isinstance(m, BasicBlock) for m in model.modules()) == (depth - 2) // 2
 
 
 def highway_block() -> HighwayBlock:

@@ -1,4 +1,4 @@
-"""Fine-tuning with other classes: weights of classes with equal names are loaded, others keep their initialization."""
+"""Fine-tuning with other classes: weights of classes with the same name are loaded, others stay as initialized."""
 
 import pytest
 import torch

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pycocotools.coco import COCO
 
 import chordate
 from chordate.cli import summary
-from chordate.cli.main import main, parser
+from chordate.cli.main import COMMANDS, main, parser
 from chordate.config import load_config
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
@@ -139,6 +140,15 @@ def test_predict_never_overwrites_an_image(untrained, shapes, tmp_path):
 MISTAKES = [
     (["train", CONFIG, "--work-dir", "a_file"], "a_file"),
     (["train", CONFIG, "--cfg-options", "train_dataloader.batch_size=2"], "`train_dataloader` is called `train_data`"),
+    (["train", CONFIG, "--cfg-options", "SOLVER.BASE_LR=2"], "`SOLVER.BASE_LR` is called `optimizer.lr` here"),
+    (["train", CONFIG, "--cfg-options", "optim_wrapper.optimizer.lr=2"], "is called `optimizer.lr` here"),
+    (["train", CONFIG, "--cfg-options", "model.rpn_head.in_channels=256"], '"rpn_head"; did you mean "rpn"?'),
+    (
+        ["train", CONFIG, "--cfg-options", "model.roi_head.bbox_head.num_classes=3"],
+        '"roi_head"; did you mean "box" or "mask" or "keypoint"?',
+    ),
+    (["train", CONFIG, "--cfg-options", "train_data.dataset.ann_file=a"], '"ann_file"; did you mean "annotations"?'),
+    (["train", CONFIG, "--cfg-options", "train_data.dataset.img_prefix=a"], '"img_prefix"; did you mean "images"?'),
     (["train", CONFIG, "--cfg-options", "train=x"], "section `train` is 'x'"),
     (["train", CONFIG, "--cfg-options", "custom_imports.imports=[no_such_module]"], "no_such_module"),
     (["test", CONFIG, "a.pt", "--out", "."], "name the file to write"),
@@ -200,6 +210,35 @@ def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, 
         ([], "chordate: name a command: browse, train, test, predict, features, summary, list (chordate --help"),
         (["train"], "chordate train: the following arguments are required: config"),
         (["trian", "x"], "chordate: argument COMMAND: invalid choice: 'trian'"),
+        (
+            ["predict", "x"],
+            "chordate predict: the following arguments are required: checkpoint, IMAGE; type chordate predict CONFIG "
+            "CHECKPOINT IMAGE, for example: chordate predict faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt street.jpg",
+        ),
+        (
+            ["test", "x"],
+            "chordate test: the following arguments are required: checkpoint; type chordate test CONFIG CHECKPOINT, ",
+        ),
+        (["train", "--config-file", "x.yaml"], "chordate train: no option --config-file; the config is the first arg"),
+        (["train", "x", "--num-gpus", "8"], "chordate train: no option --num-gpus; start one process per GPU: to"),
+        (["train", "x", "--launcher=pytorch"], "chordate train: no option --launcher; start one process per GPU: tor"),
+        (["train", "x", "--eval-only"], "chordate train: no option --eval-only; write chordate test CONFIG CHECKPOINT"),
+        (["train", "x", "--work_dir", "y"], "chordate train: --work_dir is written --work-dir here"),
+        (["train", "x", "--cfg_options", "a=1"], "chordate train: --cfg_options is written --cfg-options here"),
+        (
+            ["train", "x", "SOLVER.IMS_PER_BATCH", "2"],
+            "chordate train: `SOLVER.IMS_PER_BATCH` is called `train_data.batch_size` here; settings follow --cfg-",
+        ),
+        (
+            ["test", "x", "y", "MODEL.WEIGHTS", "z.pth", "SOLVER.AMP.ENABLED", "True"],
+            "chordate test: `MODEL.WEIGHTS` is called `train.load_from` here; `SOLVER` is called `optimizer` here; ",
+        ),
+        (
+            ["train", "data=coco.yaml", "epochs=3"],
+            "chordate train: `data` is called `train_data.dataset` here; `epochs` is called `train.epochs` here; ",
+        ),
+        (["train", "x", "optimizer.lr=1"], "chordate train: `optimizer.lr` is a setting; settings follow --cfg"),
+        (["train", "x", "y"], "chordate: unrecognized arguments: y"),
     ],
 )
 def test_a_wrong_option_is_a_one_line_error_and_status_2(arguments, message, capsys):
@@ -207,6 +246,23 @@ def test_a_wrong_option_is_a_one_line_error_and_status_2(arguments, message, cap
         main(arguments)
     (line,) = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and line.startswith(message)
+
+
+def test_a_file_named_like_a_setting_is_a_file(tmp_path, monkeypatch, capsys):
+    """Folders are often named after a setting of the run, such as `lr0=0.1`."""
+    monkeypatch.chdir(tmp_path)
+    Path("epochs=3").write_text("")
+    assert main(["predict", CONFIG, "no_such.pt", "epochs=3"]) == 2
+    assert main(["predict", CONFIG, "no_such.pt", "epochs=3/street.jpg"]) == 2
+    assert "settings follow" not in capsys.readouterr().err
+    words = ["train", CONFIG, "--cfg", "train.epochs=3", "optimizer.lr=1", "--work-dir", "lr=1"]
+    assert parser().parse_args(words).cfg_options == {"train.epochs": 3, "optimizer.lr": 1}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_of_a_command_can_be_parsed(command):
+    program, *words = shlex.split(COMMANDS[command].EXAMPLE)
+    assert program == "chordate" and parser().parse_args(words).command == command
 
 
 @METRICS.register_module()
@@ -245,6 +301,19 @@ def test_a_mistake_leaves_the_files_of_earlier_runs_untouched(trained, shapes):
     assert main(["train", CONFIG, *arguments]) == 2
     assert any(name.endswith(".pt") for name in before)
     assert {name: (trained / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(
+    "option", ["optimizer.type=SDG", "train.save_best=bbox_PA", "train_data.dataset.annotations=no.json"]
+)
+def test_a_failed_start_leaves_no_folder(option, shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--data-root", str(shapes), "--cfg-options", *FEW, "model.backbone.pretrained=None", option]
+    assert main(["train", CONFIG, *options]) == 2
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "work_dirs/other").mkdir(parents=True)
+    assert main(["train", CONFIG, *options]) == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "work_dirs", tmp_path / "work_dirs/other"]
 
 
 @pytest.mark.parametrize("tool", ["browse", "train", "test", "predict", "summary"])
@@ -330,7 +399,12 @@ def test_options_may_be_dicts(capsys):
     assert options == {"optimizer": {"type": "SGD", "lr": 0.1}, "x": [{"a": None}], "train.epochs": 3}
     del options["x"]
     assert load_config(CONFIG, options).optimizer.type == "SGD"
-    for broken in ("optimizer={type: SGD}", "optimizer={'type': open('x')}"):
+    calls = ["a=dict(type='X', b=dict(c=[1]))", "d=[dict(type='X')]", 'e={"f": true, "g": [null]}', "h=dict()"]
+    options = parser().parse_args(["train", CONFIG, "--cfg-options", *calls]).cfg_options
+    expected = {"a": {"type": "X", "b": {"c": [1]}}, "d": [{"type": "X"}], "e": {"f": True, "g": [None]}, "h": {}}
+    assert options == expected
+    unreadable = ("{'type': open('x')}", "{type: SGD}", "dict(open('x'))", "dict(**{'a': 1})", "[dict(a=dict)]")
+    for broken in (f"optimizer={text}" for text in unreadable):
         with pytest.raises(SystemExit):
             parser().parse_args(["train", CONFIG, "--cfg-options", broken])
         assert f"--cfg-options {broken}: cannot be read; write numbers" in capsys.readouterr().err

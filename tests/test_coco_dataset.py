@@ -104,10 +104,12 @@ def test_a_hole_in_an_rle_mask_stays_a_hole(tmp_path: Path) -> None:
     assert sample["masks"].float().mean() == pytest.approx(0.75)
 
 
-def test_a_polygon_of_two_points_is_treated_like_a_crowd(tmp_path: Path) -> None:
+def test_a_polygon_of_two_points_is_no_mask_and_no_crowd(tmp_path: Path) -> None:
     line = annotation(1, 1, [10, 10, 20, 20], segmentation=[[10, 10, 30, 30]])
-    sample = open_set(write_coco(tmp_path, [line]), masks=True)[(0, 0)]
-    assert sample["crowd"].tolist() == [True]
+    square = annotation(2, 1, [10, 10, 20, 20], segmentation=[[10, 10, 30, 10, 30, 30, 10, 30]])
+    sample = open_set(write_coco(tmp_path, [line, square]), masks=True)[(0, 0)]
+    assert sample["crowd"].tolist() == [False, False]
+    assert sample["has_mask"].tolist() == [False, True]
 
 
 def test_classes_are_ordered_by_id_or_as_chosen(tmp_path: Path) -> None:

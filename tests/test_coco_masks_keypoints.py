@@ -199,7 +199,7 @@ def test_saved_masks_and_keypoints_load_in_pycocotools_and_score_the_same(tmp_pa
     path = tmp_path / "detections.json"
     metric.save_predictions(path)
     rows = json.loads(path.read_text())
-    assert list(rows[0]) == ["image_id", "category_id", "bbox", "segmentation", "keypoints", "score"]
+    assert list(rows[0]) == [*("image_id", "category_id", "file_name", "bbox", "segmentation", "keypoints", "score")]
     of_own = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
     for iou_type, field in of_own.items():
         # loadRes computes areas from boxes if there are boxes, so boxes, masks and keypoints are loaded separately.

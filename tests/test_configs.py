@@ -9,17 +9,19 @@ import torch
 import chordate
 from chordate.config import list_configs, load_config, packaged_configs, section
 from chordate.data.fallback_meta import fallback_meta
+from chordate.registry import BACKBONES
 
 CONFIGS = packaged_configs()
+DEEP = re.compile(r"r(es)?(net)?(rs)?(1[05]\d|200|350)_")  # take seconds, so they run only with `-m slow`
 COCO = [name for name in list_configs() if name.endswith("_coco")]
-BACKBONES = {"r": "ResNet", "x": "ResNeXt"}
+FAMILIES = {"r": "ResNet", "x": "ResNeXt"}
 
 
 def test_a_config_file_exists_only_if_more_than_the_backbone_differs():
     assert len(CONFIGS) <= 60
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * bool(DEEP.search(n))) for n in CONFIGS])
 def test_each_packaged_config_builds_its_model(name):
     with torch.device("meta"):
         # A number of classes does not say which of them are stuff.
@@ -45,8 +47,8 @@ def test_the_backbone_is_the_one_in_the_config_name(name):
     """r50 is ResNet-50, x101-64x4d is ResNeXt-101-64x4d, as in MMDetection's names of configs."""
     family, depth = re.search(r"_([rx])(\d+(?:-\d+x\d+d)?)_", name).groups()
     with torch.device("meta"):
-        model = chordate.build_model(name, pretrained=False)
-    assert model.backbone.name == f"{BACKBONES[family]}-{depth}"
+        backbone = BACKBONES.build(load_config(name).model.backbone)
+    assert backbone.name == f"{FAMILIES[family]}-{depth}"
 
 
 @pytest.mark.parametrize(("schedule", "epochs", "milestones"), [("1x", 12, [8, 11]), ("3x", 36, [27, 33])])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from backbone_referee import assert_close, randomize
+from backbone_referee import assert_close, randomize, slow, thin
 from torch import Tensor, nn
 
 from chordate.contracts import FeatureSpec
@@ -61,7 +61,7 @@ def calls_of_norms(model: nn.Module, run: Callable[[], object]) -> int:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_folded_networks_have_the_same_feature_maps_and_gradients(name, norm):
     """In float32 only feature maps are compared: in deep networks, rounding flips ReLUs, which changes gradients."""
-    model = randomize(BACKBONES.build({"type": name, "norm": norm, "out": ["c2", "c3"]})).eval()
+    model = randomize(BACKBONES.build(thin({"type": name, "norm": norm, "out": ["c2", "c3"]}))).eval()
     images = torch.randn(1, 3, 32, 48)
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
         model, images = model.to(dtype), images.to(dtype)
@@ -90,7 +90,7 @@ def test_folded_networks_have_the_same_feature_maps_and_gradients(name, norm):
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 @torch.no_grad()
 def test_every_norm_directly_after_a_convolution_is_folded(name, alone, norm):
-    model = BACKBONES.build({"type": name, "norm": norm}).eval()
+    model = BACKBONES.build(thin({"type": name, "norm": norm})).eval()
     assert calls_of_norms(model, lambda: model(torch.randn(1, 3, 64, 64))) == alone
 
 
@@ -201,9 +201,10 @@ def test_convolution_and_norm_keep_channels_last(norm):
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("name", ["resnet50d", "preact_resnet50", pytest.param("densenet121", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["resnet50d", *slow("preact_resnet50", "densenet121")])
 def test_frozen_networks_compile_as_one_graph_and_are_exported(name):
-    model = randomize(BACKBONES.build({"type": name, "norm": "FrozenBN", "out": ["c2"], "frozen_stages": 0})).train()
+    config = thin({"type": name, "norm": "FrozenBN", "out": ["c2"], "frozen_stages": 0})
+    model = randomize(BACKBONES.build(config)).train()
     images = torch.randn(2, 3, 64, 64)
     plain = model(images)["c2"]
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

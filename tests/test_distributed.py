@@ -1,18 +1,16 @@
-"""Training on two ranks under torchrun (gloo on the CPU) equals one process with the total batch size."""
+"""Training on two ranks (gloo on the CPU) equals one process with the total batch size."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import run_ranks
 from torch import nn
-from trainer_ranks import TRAINING, fresh_model
+from trainer_ranks import TRAINING, fresh_model, report
 from trainer_toy import ToyMetric, read_log, toy_loader, toy_trainer
 
 from chordate.errors import ConfigError
@@ -25,14 +23,7 @@ from chordate.training.prepare import find_unused_parameters
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The work dir of two ranks, and the results that each rank reported."""
     folder = tmp_path_factory.mktemp("ranks")
-    script = Path(__file__).parent / "trainer_ranks.py"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    run = subprocess.run(
-        [*launcher, str(script), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert run_ranks(report, folder) == [0, 0]
     return folder, json.loads((folder / "report.json").read_text())
 
 
@@ -44,7 +35,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_torchrun_gives_each_process_its_rank(ranks: Any) -> None:
+def test_each_process_has_the_launchers_rank(ranks: Any) -> None:
     assert [(reports["rank"], reports["world_size"]) for reports in ranks[1]] == [(0, 2), (1, 2)]
 
 

@@ -1,31 +1,27 @@
-"""`tools/test.py` under torchrun: evaluating a detector on two ranks (gloo on the CPU) equals one rank."""
+"""`chordate test` on several ranks: evaluating a detector on two ranks (gloo on the CPU) equals one rank."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from loading import checkpoint_of
+from processes import run_ranks
 from torch import nn
 
 from chordate import build_model, predict
 from chordate.cli.main import main
 from chordate.data.shapes import CLASSES, generate_shapes
 
-ROOT = Path(__file__).parents[1]
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
 IMAGES = 11  # odd, so that the ranks get different numbers of images
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of an untrained detector whose weights are scaled so that it has many detections."""
+    """A checkpoint of an untrained detector, initialized with a large std so that it outputs many detections."""
     torch.manual_seed(0)
     model = build_model(CONFIG, classes=CLASSES, pretrained=False)
     nn.init.normal_(model.box.cls_score.weight, std=1.0)
@@ -67,7 +63,7 @@ def arguments(checkpoint: Path, shapes: Path, folder: Path) -> list[str]:
 
 
 def results(folder: Path) -> tuple[dict[str, float], list[dict]]:
-    """The metrics and the detections that the command wrote."""
+    """The metrics and the detections that `chordate test` wrote."""
     return tuple(json.loads((folder / name).read_text()) for name in ("out.json", "predictions.json"))
 
 
@@ -77,12 +73,7 @@ def test_a_detector_evaluated_on_two_ranks_gets_the_metrics_and_detections_of_on
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     assert main(["test", *arguments(checkpoint, shapes, tmp_path / "one")]) == 0
-    run = subprocess.run(
-        [sys.executable, *TORCHRUN, str(ROOT / "tools/test.py"), *arguments(checkpoint, shapes, tmp_path / "two")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert run_ranks(main, ["test", *arguments(checkpoint, shapes, tmp_path / "two")]) == [0, 0]
     (one, found), (two, found_by_two) = results(tmp_path / "one"), results(tmp_path / "two")
     assert len(found) > 5 * IMAGES  # enough detections to notice lost or duplicate ones
     assert 0 < one["bbox_AP"] < 1  # there are true and false positives

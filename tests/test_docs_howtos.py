@@ -32,7 +32,7 @@ ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/migration.md"
 
 @pytest.fixture
 def own_data(folder) -> Path:
-    """Writes the shapes dataset in three formats to the page's folders, and also the page's configs."""
+    """Writes the shapes dataset in three formats to the folders that the page names, and the configs that it shows."""
     shapes = folder / "data/shapes"
     shutil.copytree(shapes, folder / "my_data")
     write_voc(shapes, folder / "VOCdevkit/VOC2007")

@@ -109,7 +109,7 @@ def many_classes(count: int) -> CocoReport:
     return measure(truth, {1: detections(boxes, torch.linspace(0.9, 0.6, len(boxes)), range(len(boxes)))})[0].report()
 
 
-@pytest.mark.parametrize("count", [1, 5, 90])
+@pytest.mark.parametrize("count", [1, pytest.param(5, marks=pytest.mark.slow), 90])
 def test_plots_cut_off_no_text_and_have_a_readable_size(count, tmp_path):
     for path in plot_report(many_classes(count), tmp_path / "made")[1:]:
         picture = np.asarray(Image.open(path).convert("L"))
@@ -150,7 +150,7 @@ def test_the_metric_curve_of_a_model_with_masks_shows_box_and_mask_ap():
     assert {"top1", "top5"} <= {line.get_label() for line in axis.lines}
 
 
-@pytest.mark.parametrize("count", [1, 20, 80, 81])
+@pytest.mark.parametrize("count", [1, 20, pytest.param(80, marks=pytest.mark.slow), 81])
 def test_class_names_do_not_overlap_in_the_plot_for_any_number_of_classes(count):
     """Class names are sorted by AP, from the highest, column by column; the height is less than 1.5 times the width."""
     rng = np.random.default_rng(count)

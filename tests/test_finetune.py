@@ -14,6 +14,7 @@ from chordate.cli.main import main
 from chordate.config import load_config
 from chordate.data import TrainValFolder
 
+pytestmark = pytest.mark.usefixtures("without_curves")
 SMALL = [
     "model.backbone.type=resnet18",
     "train_data.pipeline.0.size=32",
@@ -50,7 +51,8 @@ def tuned(weights, tmp_path_factory) -> tuple[Path, list[dict]]:
     """Output folder and log records of a run on three class folders that are not split into train/ and val/."""
     root = tmp_path_factory.mktemp("tuned")
     write_folders(root, {"my_photos": 20}, side=40)
-    return root / "run", finetune(root / "my_photos", root / "run", f"file://{weights}", "train.epochs=5")
+    once = ["train.epochs=5", "train.eval_every=5", "train.save_every=5"]
+    return root / "run", finetune(root / "my_photos", root / "run", f"file://{weights}", *once)
 
 
 def test_one_command_trains_a_classifier_on_a_folder_of_photos(tuned):

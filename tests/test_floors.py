@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     [
-        *("text", "errors", "allowed_values", "composition", "arguments", "registry", "published"),
+        *("text", "literals", "errors", "allowed_values", "composition", "signatures", "arguments", "registry"),
         *(
+            "published",
             "config_templates",
             "unknown_names",
             "config_names",
@@ -21,7 +22,7 @@ LAYERS = [
             "distributed",
             "launch",
         ),
-        *("progress", "log_once"),
+        *("progress", "log_once", "failures", "signals", "work_dir_lock"),
     ],
     ["structures", "contracts", "head_contracts", "model_contracts", "pixel_contracts"],
     ["ops"],

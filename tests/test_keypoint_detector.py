@@ -16,6 +16,7 @@ from chordate.data.coco_classes import COCO_SKELETON
 from chordate.errors import CheckpointError, ConfigError, DataError
 from chordate.structures import Batch, DatasetMeta, ImageInfo, Skeleton
 
+pytestmark = pytest.mark.usefixtures("without_curves")
 DEMO = "faster-rcnn_r18_fpn_demo_shapes"
 ARROW = Skeleton(("tip", "left_end", "right_end"), ((0, 1), (0, 2)))
 HEAD = {"type": "KeypointHead", "convs": 1, "channels": 16, "sampling_ratio": 2}

@@ -19,11 +19,11 @@ RPN = {"type": "RPNHead", "anchors": {"sizes": [[16, 32, 64]]}, "post_nms_topk":
 
 
 def c4(**changes) -> nn.Module:
-    """Mask R-CNN with the C4 layout of a ResNet-18."""
+    """Mask R-CNN with the C4 layout of a ResNet-18, which is thin: c4 has 64 channels, c5 has 128."""
     torch.manual_seed(0)
     parts = {
         "type": "TwoStageDetector",
-        "backbone": {"type": "resnet18", "out": ["c4", "c5"], "norm": "FrozenBN"},
+        "backbone": {"type": "resnet18", "base_channels": 16, "out": ["c4", "c5"], "norm": "FrozenBN"},
         "trunk": "c5",
         "rpn": RPN,
         "box": {"type": "BoxHead", "resolution": 14, "batch_size_per_image": 32, "positive_fraction": 0.5},
@@ -64,11 +64,11 @@ def test_c5_can_be_popped_from_every_backbone(name):
 def test_rois_are_pooled_from_c4_to_14x14_and_halved_by_c5():
     """He et al. 2016, appendix A, and Detectron2's Res5ROIHeads: 14×14 RoIAlign on c4, then c5 and linear layers."""
     model = c4().eval().double()
-    maps = {"c4": torch.randn(2, 256, 6, 6, dtype=torch.float64)}
+    maps = {"c4": torch.randn(2, 64, 6, 6, dtype=torch.float64)}
     boxes, image = torch.tensor([[3.0, 8, 60, 70], [40, 10, 90, 90], [0, 0, 20, 12]]).double(), torch.tensor([1, 0, 1])
     pooled = roi_align(maps["c4"], torch.cat((image[:, None], boxes), 1), 14, 1 / 16, 0, aligned=True)
     regions = model.box.trunk.stage.layer4(pooled)
-    assert regions.shape == (3, 512, 7, 7)
+    assert regions.shape == (3, 128, 7, 7)
     torch.testing.assert_close(model.box.roi_features(maps, boxes, image), regions)
     logits, deltas = model.box(maps, boxes, image)
     torch.testing.assert_close(logits, model.box.cls_score(regions.mean((2, 3))))
@@ -116,7 +116,7 @@ def test_every_parameter_of_a_c4_detector_gets_a_gradient_and_a_copy_does_not_sh
 
 def test_masks_are_predicted_for_the_detected_boxes():
     model = c4().eval()
-    maps = {"c4": torch.randn(1, 256, 6, 6)}
+    maps = {"c4": torch.randn(1, 64, 6, 6)}
     detections = [Detections(torch.tensor([[3.0, 8, 60, 70]]), torch.ones(1), torch.tensor([2]))]
     regions = model.box.roi_features(maps, detections[0].boxes, torch.tensor([0]))
     (masks,) = model.mask.predict(maps, detections, regions)
@@ -149,7 +149,7 @@ def test_imagenet_weights_are_loaded_into_the_trunk(tmp_path):
             {"backbone": {"type": "resnet18", "out": ["c3", "c5"]}},
             "its `out` must end with the feature map of the stage before c5, then c5",
         ),
-        ({"trunk": "c4"}, "ResNet-18: c4 cannot be removed from a backbone that outputs c4, c5"),
+        ({"trunk": "c4"}, r"ResNet-18 \(16 wide\): c4 cannot be removed from a backbone that outputs c4, c5"),
         ({"neck": {"type": "FPN"}}, 'trunk="c5" replaces neck; remove one of them'),
         ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" replaces box.trunk; remove one'),
         ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another backbone, e.g. resnet50"),
@@ -184,15 +184,21 @@ def test_the_rpns_settings_without_fpn_are_detectron2s(name):
     ("name", "line"),
     [
         ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="seresnet50")'),
-        ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
         ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", pretrained=True)'),
-        ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="seresnet50")'),
-        ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="resnext101_64x4d")'),
         ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", out=["c4", "c5"])'),
-        ("mask-rcnn_r50_dc5_1x_coco", 'backbone=dict(type="resnet101")'),
-        ("cascade-mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
-        ("keypoint-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="seresnet50")'),
-        ("retinanet_r50_fpn_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", pretrained=True)'),
+        ("mask-rcnn_r50_dc5_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                ("mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
+                ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="seresnet50")'),
+                ("mask-rcnn_r50_c4_1x_coco", 'backbone=dict(type="resnext101_64x4d")'),
+                ("mask-rcnn_r50_dc5_1x_coco", 'backbone=dict(type="resnet101")'),
+                ("cascade-mask-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="resnext50_32x4d")'),
+                ("keypoint-rcnn_r50_fpn_1x_coco", 'backbone=dict(type="seresnet50")'),
+                ("retinanet_r50_fpn_1x_coco", 'backbone=dict(_delete_=True, type="convnext_tiny", pretrained=True)'),
+            )
+        ),
     ],
 )
 def test_another_backbone_takes_one_line_of_config(tmp_path, name, line):

@@ -155,9 +155,9 @@ def test_a_warning_points_out_weights_trained_with_another_normalization(hub):
     ("name", "theirs", "format"),
     [
         ("resnet18d", "resnet18d.ra2_in1k", "timm"),
-        # Marked slow, since resnet18d and seresnet50 cover its layers.
+        # Marked slow, since test_senet.py and test_resnet_rs.py compare them with timm's networks by timm's names.
         pytest.param("resnetrs50", "resnetrs50.tf_in1k", "timm", marks=pytest.mark.slow),
-        ("seresnet50", "seresnet50.ra2_in1k", "timm"),
+        pytest.param("seresnet50", "seresnet50.ra2_in1k", "timm", marks=pytest.mark.slow),
         ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),
         ("convnext_tiny", "convnext_tiny.fb_in1k", "timm"),
         ("densenet121", "densenet121.ra_in1k", "torchvision"),  # timm uses torchvision's parameter names
@@ -192,6 +192,19 @@ def test_unavailable_library_weights_are_a_one_line_error(model, pretrained, mes
     with pytest.raises(CheckpointError, match=message) as caught:
         chordate.build_backbone({"type": "TimmBackbone", "model": model}, pretrained=pretrained)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["http://127.0.0.1:1/weights.pth", "timm://resnet34"])
+def test_a_failed_download_of_pretrained_weights_names_both_remedies(source, hub, tmp_path):
+    config = chordate.load_config("resnet50_imagenet", {"model.backbone.pretrained": source})
+    with pytest.raises(CheckpointError, match="could not be downloaded") as caught:
+        chordate.build_model(config)
+    message = str(caught.value)
+    assert "set model.backbone.pretrained to a local file, or to None" in message and "pretrained=False" in message
+    torch.save(chordate.build_backbone("resnet50").state_dict(), tmp_path / "local.pth")
+    for remedy in (str(tmp_path / "local.pth"), None):
+        chordate.build_model(chordate.load_config("resnet50_imagenet", {"model.backbone.pretrained": remedy}))
+    chordate.build_model(config, pretrained=False)
 
 
 @pytest.mark.parametrize(

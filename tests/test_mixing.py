@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from loading import open_loader
+from test_panoptic_data import write_panoptic
 from tiny_coco import annotation, write_coco
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
@@ -15,6 +16,7 @@ from torchvision.tv_tensors import BoundingBoxes, Image
 
 from chordate.data import CocoDataset
 from chordate.data.instance_keypoints import InstanceKeypoints
+from chordate.data.loader import build_dataset
 from chordate.data.polygons import Polygons, orient_clockwise
 from chordate.data.rasterize import rasterize
 from chordate.data.rle import mask_rings
@@ -293,6 +295,24 @@ def test_detection_mixing_of_classification_samples_is_refused(transform: Any) -
         build_pipeline([transform])({"image": Image(torch.zeros(3, 9, 9)), "label": 1})
 
 
+@by_name
+def test_mixing_of_semantic_or_panoptic_samples_is_refused_when_the_dataset_is_built(
+    transform: Any, tmp_path: Path
+) -> None:
+    """Also if the transform leaves the first sample unchanged."""
+    write_panoptic(tmp_path)
+    seldom = {"type": type(transform).__name__, "p": 0.0}
+    semantic = {"type": "SemanticFolder", "images": "images", "labels": "labels", "classes": ["a", "b"]}
+    (tmp_path / "labels").mkdir()
+    for number in range(2):
+        cv2.imwrite(str(tmp_path / f"labels/{number}.png"), np.zeros((32, 40), np.uint8))
+    panoptic = {"type": "CocoPanoptic", "annotations": "panoptic.json", "images": "images"}
+    for dataset in (semantic, panoptic):
+        data = {"dataset": dataset, "pipeline": [seldom]}
+        with pytest.raises(ConfigError, match=f"{seldom['type']} combines .* these samples have no boxes; remove it"):
+            build_dataset(data, data_root=tmp_path, training=True)
+
+
 def test_copy_paste_without_masks_is_refused() -> None:
     sample = scene(0, 20, 20, 2)
     del sample["polygons"]
@@ -302,7 +322,7 @@ def test_copy_paste_without_masks_is_refused() -> None:
 
 @by_name
 def test_mixing_without_access_to_other_samples_is_an_error_with_the_remedy(transform: Any) -> None:
-    with pytest.raises(ConfigError, match="call its pipeline with `draw`"):
+    with pytest.raises(ConfigError, match=r"reads a random sample: `pipeline\(sample, draw="):
         build_pipeline([transform])(scene(0, 20, 20, 2))
 
 

@@ -64,7 +64,7 @@ def interpreted(monkeypatch):
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
-@pytest.mark.parametrize("seed", [0, 1, *slow(2, 3, 4)])
+@pytest.mark.parametrize("seed", [0, *slow(1, 2, 3, 4)])
 def test_the_gpus_nms_kernel_keeps_the_boxes_of_nms_per_group(interpreted, seed, threshold):
     inputs = candidates(seed, images=2, count=60, groups=3)
     assert torch.equal(flat(*inputs, threshold, interpreted), one_group_at_a_time(*inputs, threshold))

@@ -6,6 +6,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -13,17 +15,28 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def has_setuptools() -> bool:
+    """Whether setuptools is installed in a version that pyproject.toml allows."""
+    try:
+        return int(version("setuptools").partition(".")[0]) >= 77
+    except PackageNotFoundError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A folder with an installed wheel, built from a copy of the sources because the build writes files there."""
+    """A folder with an unpacked wheel, built from a copy of the sources because the build writes files there."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     left_out = shutil.ignore_patterns(".*", "build", "work_dirs", "data", "*.egg-info", "tests", "__pycache__")
     shutil.copytree(ROOT, source, ignore=lambda d, names: left_out(d, names) if Path(d) == ROOT else [])
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, source], check=True)
+    # pip would install setuptools into an environment of its own, which takes seconds.
+    isolation = ["--no-build-isolation"] if has_setuptools() else []
+    subprocess.run([*pip, "wheel", "--no-deps", *isolation, "--wheel-dir", folder, source], check=True)
     (wheel,) = folder.glob("chordate-*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(folder / "site")
     return folder / "site"
 
 
@@ -38,16 +51,22 @@ def test_an_installed_wheel_builds_a_model_by_its_configs_name(installed, tmp_pa
     code = (
         "import chordate, chordate.backbones; print(chordate.__file__); print(chordate.backbones.__file__)\n"
         "model = chordate.build_model('faster-rcnn_r18_fpn_1x_coco', pretrained=False)\n"
-        "print(type(model).__name__, len(model.classes))"
+        "print(type(model).__name__, len(model.classes))\n"
+        "import sys; print('timm' in sys.modules)"
     )
-    package, backbones, model = run(code, installed, tmp_path).splitlines()
+    package, backbones, model, timm = run(code, installed, tmp_path).splitlines()
     assert Path(package).is_relative_to(installed)
     assert Path(backbones).is_relative_to(installed)
     assert model == "TwoStageDetector 80"
+    assert timm == "False"  # imported only when it is needed, since that takes seconds
 
 
-def test_a_wheel_puts_one_name_into_site_packages(installed):
-    assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"chordate", "bin"}
+def test_a_wheel_puts_one_name_into_site_packages_and_one_command_into_bin(installed):
+    names = {path.name: path for path in installed.iterdir()}
+    (info,) = [name for name in names if name.endswith(".dist-info")]
+    assert names.keys() == {"chordate", info}
+    commands = (names[info] / "entry_points.txt").read_text().split()
+    assert commands == ["[console_scripts]", "chordate", "=", "chordate.cli.main:main"]
 
 
 def test_public_names_are_imported_lazily_from_their_modules():

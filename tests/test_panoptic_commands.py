@@ -17,6 +17,7 @@ from chordate.data.shapes import CLASSES
 from chordate.data.shapes_colors import BACKGROUNDS
 
 __all__ = ["folder"]  # an imported fixture; `__all__` keeps the linter from removing the import
+pytestmark = pytest.mark.usefixtures("without_curves")
 FPN = """
 base = "panoptic-fpn_r18_fpn_shapes"
 schedule = dict(warmup_iters=2)
@@ -70,7 +71,9 @@ def test_training_lowers_the_losses_and_reports_panoptic_quality(trained):
 def test_testing_writes_the_table_a_sheet_and_predictions_in_cocos_format(trained, tmp_path, capsys):
     config, root, checkpoint = trained
     command = ["test", str(config), str(checkpoint), "--data-root", str(root), "--picture", str(tmp_path / "sheet.png")]
-    assert main([*command, "--predictions", str(tmp_path / "found.json")]) == 0
+    report = tmp_path / "report"
+    assert main([*command, "--predictions", str(tmp_path / "found.json"), "--report", str(report)]) == 0
+    assert {path.name for path in report.iterdir()} == {"report.json", "classes.png", "worst.png"}
     table = capsys.readouterr().out
     assert all(name in table for name in (*CLASSES, *BACKGROUNDS, "mean of things", "PQ / %"))
     assert cv2.imread(str(tmp_path / "sheet.png")).std() > 10

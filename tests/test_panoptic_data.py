@@ -70,6 +70,26 @@ def test_things_come_first_and_ids_are_contiguous(tmp_path):
     assert dataset.image_ids.tolist() == [49, 50]
 
 
+def test_image_ids_may_be_text(tmp_path):
+    write_panoptic(tmp_path)
+    plain = reader(tmp_path)
+
+    def rename(content: dict) -> None:
+        for record in content["images"]:
+            record["id"] = f"ulm_{record['id']}"
+        for record in content["annotations"]:
+            record["image_id"] = f"ulm_{record['image_id']}"
+
+    edit(tmp_path, rename)
+    dataset = reader(tmp_path)
+    for index, number in enumerate((49, 50)):
+        image_id = dataset[0, index]["info"].image_id
+        assert dataset.id_in_file(image_id) == f"ulm_{number}" and plain.id_in_file(number) == number
+        assert dataset.index_of(image_id) == plain.index_of(number) == index
+        for ours, expected in zip(dataset.segments_of(image_id), plain.segments_of(number), strict=True):
+            assert torch.equal(ours, expected)
+
+
 def test_targets_are_the_segments_of_the_png(tmp_path):
     write_panoptic(tmp_path)
     targets = reader(tmp_path).original(0).targets
@@ -184,7 +204,15 @@ MISTAKES = [
     ),
     (
         lambda root: edit(root, lambda c: [i.update(id=f"a{i['id']}") for i in c["images"]]),
-        r"image 1\.jpg has the id 'a49'; an id must be an integer",
+        r"0\.png belongs to image_id 50, which is not in images",
+    ),
+    (
+        lambda root: edit(root, lambda c: c["images"][1].update(id="a49")),
+        r"image 1\.jpg has the id 'a49', but other ids are integers; make all ids text, or all integers",
+    ),
+    (
+        lambda root: edit(root, lambda c: c["images"][1].update(id=4.5)),
+        r"image 1\.jpg has the id 4\.5; an id must be an integer",
     ),
     (
         lambda root: edit(root, lambda c: c["categories"][0].update(id=10**20)),

@@ -72,7 +72,7 @@ def test_center_targets_equal_their_definition(case, sigma):
     each pixel of the instance."""
     slots, used = case
     targets = center_targets(slots, used, sigma)
-    heatmap, offsets = torch.zeros(slots.shape), torch.zeros(2, 2, *slots.shape[1:])
+    heatmap, offsets = torch.zeros(slots.shape).tolist(), torch.zeros(2, 2, *slots.shape[1:]).tolist()
     inside = torch.zeros(slots.shape, dtype=torch.bool)
     radius = int(3 * sigma + 1)
     for n in range(2):
@@ -81,16 +81,17 @@ def test_center_targets_equal_their_definition(case, sigma):
             if not used[n, slot] or not len(pixels):
                 continue
             center = pixels.double().mean(0).float()
+            mean_y, mean_x = center.tolist()
             inside[n][slots[n] == slot] = True
             for y, x in pixels.tolist():
-                offsets[n, :, y, x] = center - torch.tensor([y, x])
+                offsets[n][0][y][x], offsets[n][1][y][x] = mean_y - y, mean_x - x
             cy, cx = center.round().int().tolist()
             for y in range(max(cy - radius, 0), min(cy + radius + 1, slots.shape[1])):
                 for x in range(max(cx - radius, 0), min(cx + radius + 1, slots.shape[2])):
                     value = math.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * sigma**2))
-                    heatmap[n, y, x] = max(heatmap[n, y, x].item(), value)
-    torch.testing.assert_close(targets.heatmap, heatmap)
-    torch.testing.assert_close(targets.offsets, offsets)
+                    heatmap[n][y][x] = max(heatmap[n][y][x], value)
+    torch.testing.assert_close(targets.heatmap, torch.tensor(heatmap))
+    torch.testing.assert_close(targets.offsets, torch.tensor(offsets))
     assert torch.equal(targets.inside, inside)
 
 

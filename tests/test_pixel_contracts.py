@@ -131,6 +131,12 @@ def test_a_checked_head_keeps_its_state(kind):
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_model_can_be_built_without_gradients(mode):
+    with mode():
+        assert segmenter(head=Head(), backbone=TINY)
+
+
 class LossVector(nn.Module):
     def forward(self, logits, labels):
         return logits.mean((1, 2, 3))

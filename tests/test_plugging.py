@@ -21,6 +21,7 @@ from chordate.data.loader import build_dataset
 TEXT = page("docs/plugging.md")
 FILES = files(TEXT)
 COMMANDS = commands(TEXT)
+pytestmark = pytest.mark.usefixtures("without_curves")
 STEPS = 2
 DETECTOR = [
     f"train.iterations={STEPS}", "train.epochs=None", f"train.eval_every={STEPS}", "train.save_every=1",
@@ -35,6 +36,13 @@ def folder(tmp_path_factory, shapes) -> Path:
     for name, text in FILES.items():
         (root / name).write_text(text, encoding="utf-8")
     shutil.copytree(shapes, root / "data/shapes")
+    for split in ("train", "val"):
+        for name in (split, f"{split}annot"):
+            (root / "data/camvid" / name).mkdir(parents=True)
+        for number in range(2):
+            labels = np.repeat(np.arange(11, dtype=np.uint8), 6)[None].repeat(48, axis=0)
+            cv2.imwrite(str(root / f"data/camvid/{split}annot/{number}.png"), labels)
+            cv2.imwrite(str(root / f"data/camvid/{split}/{number}.png"), 20 * labels[..., None].repeat(3, axis=2))
     photos = root / "my_photos"
     photos.mkdir()
     for split in ("train", "val"):
@@ -149,6 +157,16 @@ def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
     losses = head.losses(probabilities.log(), torch.zeros(2, 5, 4), boxes[0], index, rois, targets)
     by_hand = (-(0.5**2) * np.log(0.5) - 0.3**2 * np.log(0.7)) / 2
     assert float(losses["box_cls"]) == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_the_pixel_head_trains_on_the_coarsest_feature_map(folder, monkeypatch):
+    options = [*DETECTOR, "train_data.batch_size=2", "train_data.workers=0", "val_data.workers=0"]
+    options += ["model.backbone.pretrained=None", "train_data.pipeline=[]", "model.auxiliary=None"]
+    work_dir = run(folder, "my_pixel_head_config.py", monkeypatch, *options)
+    assert_learns(work_dir, "head.")
+    assert {name for name in weights(work_dir, 1) if name.startswith("head.conv.0.")}
+    assert weights(work_dir, 1)["head.logits.weight"].shape == (11, 32, 1, 1)
+    assert "mIoU" in records(work_dir, "val")[-1]
 
 
 def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):

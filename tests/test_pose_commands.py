@@ -11,6 +11,7 @@ from stick_figures import detected, write_figures
 
 from chordate.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("without_curves")
 CONFIG = """
 fallback_meta = dict(classes=["figure"], skeleton=["head", "left_hand", "right_hand"])
 _dataset = dict(type="CocoPoseDataset", annotations="figures.json", images="images")

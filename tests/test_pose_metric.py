@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from coco_referee import referee
-from processes import forkserver
 from stick_figures import detected, write_figures
 
 from chordate.data import CocoPoseDataset
-from chordate.data.loader import build_loader
 from chordate.errors import DataError
 from chordate.evaluation import PoseMetric
 from chordate.evaluation.oks_nms import oks, oks_nms
@@ -160,32 +157,6 @@ def test_what_does_not_fit_is_one_line(tmp_path, shapes):
         metric.update([perfect(dataset, 0)], batch)
 
 
-def _rank(rank: int, world_size: int, folder: str) -> None:
-    """Run one of two ranks. The loader distributes the crops, so that crops of the same image are on both ranks."""
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
-    dataset = figures(Path(folder))
-    metric = METRICS.build("PoseMetric", dataset=dataset)
-    section = {"dataset": dataset, "workers": 0}
-    for batch in build_loader(dataset, section, training=False, rank=rank, world_size=world_size):
-        metric.update([perfect(dataset, i.image_id, *uneven(i.image_id)) for i in batch.infos], batch)
-    Path(folder, f"{rank}.json").write_text(json.dumps([metric.compute(), metric.predictions()]))
-    torch.distributed.destroy_process_group()
-
-
 def uneven(index: int) -> tuple[float, float]:
     """A score, and an error in pixels."""
     return 0.5 + index / 50, 4.0 * (index % 3)
-
-
-def test_two_ranks_put_the_crops_of_an_image_together(tmp_path):
-    write_figures(tmp_path)
-    ranks = [forkserver().Process(target=_rank, args=(rank, 2, str(tmp_path))) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    dataset = figures(tmp_path)
-    metric = evaluate(dataset, [perfect(dataset, i, *uneven(i)) for i in range(12)])
-    for rank, process in enumerate(ranks):
-        process.join(120)
-        assert process.exitcode == 0
-        numbers, predictions = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert numbers == metric.numbers and predictions == metric.predictions()

@@ -45,7 +45,7 @@ def pair(depth: int, **options):
     return ours, theirs
 
 
-@pytest.mark.parametrize("depth", [50, 101, *slow(152)])
+@pytest.mark.parametrize("depth", [50, *slow(101, 152)])
 def test_every_feature_map_of_preact_resnet_is_timms(depth):
     assert_same_maps(*pair(depth), torch.randn(2, 3, 65, 96))
 
@@ -72,7 +72,7 @@ def test_a_dilated_preact_resnet_is_timms(output_stride):
     assert ours.out_features["c5"].stride == output_stride
 
 
-@pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), (1001, 10.2)])
+@pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), pytest.param(1001, 10.2, marks=pytest.mark.slow)])
 def test_weight_counts_of_preact_resnets_are_the_papers(depth, millions):
     """Identity Mappings (He et al. 2016), table 4: counts parameters of convolutions and the classifier, not norms."""
     weights = sum(p.numel() for p in on_meta(f"preact_resnet{depth}_cifar").parameters() if p.dim() == 4)

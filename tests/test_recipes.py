@@ -68,7 +68,7 @@ def test_imagenet_recipes_have_the_papers_learning_rates_at_the_papers_epochs(st
         assert load_config(name).train.epochs == length
 
 
-@pytest.mark.parametrize("name", ["convnext_base_i384_imagenet", "convnext_large_i384_imagenet"])
+@pytest.mark.parametrize("name", [f"convnext_{size}_i384_imagenet" for size in SIZES])
 def test_fine_tuning_at_384_px_has_convnexts_settings(name):
     """Liu et al. 2022, table 6: 30 epochs of batch 512, weight decay 1e-8, layer decay 0.7, no warm-up or MixUp."""
     cfg = load_config(name)
@@ -76,6 +76,13 @@ def test_fine_tuning_at_384_px_has_convnexts_settings(name):
     optimizer = cfg.optimizer
     assert (optimizer.layer_decay, optimizer.layer_blocks, optimizer.weight_decay) == (0.7, 3, 1e-8)
     assert (cfg.train.epochs, optimizer.base_batch_size, list(cfg.model.mix), cfg.train.ema) == (30, 512, [], None)
+
+
+@pytest.mark.parametrize(("size", "rate"), {"tiny": 0.1, "small": 0.4, "base": 0.8, "large": 0.95}.items())
+def test_each_convnext_has_its_own_stochastic_depth_at_384_px(size, rate):
+    """Liu et al. 2022, table 6, from ImageNet-1k: base and large; the others keep the rate of table 5."""
+    backbone = load_config(f"convnext_{size}_i384_imagenet").model.backbone
+    assert (backbone.type, backbone.drop_path) == (f"convnext_{size}", rate)
 
 
 @pytest.mark.parametrize("name", CIFAR)

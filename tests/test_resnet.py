@@ -1,5 +1,7 @@
 """ResNet against torchvision's and timm's, table 1 of the paper, and the definition of atrous convolution."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -30,6 +32,7 @@ DEPTHS = (18, 34, 50, 101, 152)
 TORCHVISION = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
 TIMM = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
 MAPS = list(TIMM.values())
+VARIANTS = [pytest.param(name, marks=[pytest.mark.slow] * bool(re.search("101|152", name))) for name in sorted(RESNET)]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +47,7 @@ def pair(depth: int, **options) -> tuple[ResNet, nn.Module]:
     return with_weights_of(theirs, f"resnet{depth}", **options), theirs
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("depth", [18, 50, *slow(34, 101, 152)])
 def test_every_feature_map_equals_torchvisions_in_eval_mode(depth):
     ours, theirs = pair(depth, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TORCHVISION), torch.randn(2, 3, 65, 96), tolerance=1e-5)
@@ -131,7 +134,7 @@ def test_shortcuts_of_option_a_have_no_parameters_and_flops(depth, billions):
     assert (parameters, multiply_adds) == size(f"plain{depth}")
 
 
-@pytest.mark.parametrize("name", sorted(RESNET))
+@pytest.mark.parametrize("name", VARIANTS)
 def test_every_resnet_variant_has_the_declared_channels_and_strides(name):
     model = on_meta(name, out=MAPS)
     check_outputs(model)
@@ -270,7 +273,7 @@ def test_zero_init_makes_blocks_identities(depth):
     ("name", "options"),
     [
         ("resnet18", {"norm": "FrozenBN", "frozen_stages": 1, "shortcut": "A"}),
-        ("resnet18d", {"output_stride": 8, "out": ["c4"]}),
+        pytest.param("resnet18d", {"output_stride": 8, "out": ["c4"]}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -28,10 +28,10 @@ def test_feature_maps_and_a_training_step_of_resnet_rs_are_timms(depth):
     theirs = referee(lambda: timm.create_model(f"resnetrs{depth}"))
     ours = with_weights_of(theirs, f"resnetrs{depth}", out=list(MAPS.values()))
     assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(2, 3, 75, 97), tolerance=1e-5)
-    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 64, 64))
+    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 40, 40))
 
 
-@pytest.mark.parametrize("depth", [50, 101, 152, 200, *slow(270, 350, 420)])
+@pytest.mark.parametrize("depth", [50, 101, *slow(152, 200, 270, 350, 420)])
 def test_every_resnet_rs_depth_has_timms_parameter_names_and_the_declared_channels(depth):
     ours = on_meta(f"resnetrs{depth}", out=list(MAPS.values()))
     with torch.device("meta"):
@@ -46,11 +46,11 @@ SMALLER = [
     (50, 160, 36, 4.6),
     (101, 160, 64, 8.4),
     (101, 192, 64, 12),
+]
+LARGER = [
     (152, 192, 87, 18),
     (152, 224, 87, 24),
     (152, 256, 87, 31),
-]
-LARGER = [
     (200, 256, 93, 40),
     (270, 256, 130, 54),
     (350, 256, 164, 69),

@@ -104,7 +104,7 @@ def test_a_training_killed_many_times_ends_with_the_same_weights(tmp_path: Path,
     assert_same_training(whole, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
 def test_a_signal_ends_training_after_the_iteration_with_a_checkpoint(
     tmp_path: Path, whole: Path, name: str, status: int
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_signal_ends_training_after_the_iteration_with_a_checkpoint(
     assert read_log(tmp_path) == read_log(whole)
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM to all", 143), ("SIGINT to all", 130)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM to all", 143), ("SIGINT to all", 130), ("SIGHUP to all", 129)])
 def test_a_signal_to_trainer_and_workers_ends_training_like_one_to_the_trainer(
     tmp_path: Path, whole: Path, name: str, status: int
 ) -> None:
@@ -273,6 +273,16 @@ def test_resuming_a_finished_training_does_not_change_the_log(tmp_path: Path) ->
     before = read_log(tmp_path)
     toy_trainer(tmp_path, epochs=1, resume=True).train()
     assert read_log(tmp_path) == before
+
+
+def test_a_complete_training_resumed_in_another_folder_is_saved_there(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    toy_trainer(a, epochs=1).train()
+    toy_trainer(b, epochs=1, resume=a / "epoch_1.pt").train()
+    assert same(read_checkpoint(a / "epoch_1.pt")["model"], read_checkpoint(b / "epoch_1.pt")["model"])
+    toy_trainer(b, epochs=2, resume=True).train()
+    toy_trainer(tmp_path / "whole", epochs=2).train()
+    assert read_log(b) == read_log(tmp_path / "whole")[6:]
 
 
 def test_resuming_in_an_empty_folder_starts_from_the_beginning_and_logs_it(tmp_path: Path) -> None:

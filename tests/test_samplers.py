@@ -44,6 +44,34 @@ def test_a_step_has_the_same_images_for_any_number_of_ranks(counts, world: int) 
     assert together == expected
 
 
+@given(COUNTS, st.integers(0, 5), st.booleans())
+def test_a_last_batch_of_one_image_can_be_dropped(counts, epoch: int, grouped: bool) -> None:
+    images, batch_size, world = counts
+    groups = np.arange(images) % 3 == 0 if grouped else None
+    ranks = []
+    for rank in range(world):
+        options = {"seed": 1, "rank": rank, "world_size": world, "groups": groups}
+        plain, sampler = (TrainingBatches(images, batch_size, drop_single=drop, **options) for drop in (False, True))
+        for batches in (plain, sampler):
+            batches.set_epoch(epoch)
+        ranks.append((list(plain), list(sampler)))
+        assert len(sampler) == len(ranks[-1][1])
+    for plain, dropped in ranks:
+        alone = batch_size > 1 and len(plain) > 1 and len(plain[-1]) == 1
+        assert dropped == (plain[:-1] if alone else plain)
+        assert sampler.dropped == (world if alone else 0)
+
+
+def test_each_epoch_drops_another_image() -> None:
+    sampler = TrainingBatches(9, 4, seed=0, drop_single=True)
+    dropped = set()
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        (missing,) = set(range(9)) - set(images_of(sampler))
+        dropped.add(missing)
+    assert len(dropped) > 4
+
+
 def test_only_the_last_batch_mixes_groups() -> None:
     groups = np.array([0] * 37 + [1] * 25)
     batches = list(TrainingBatches(62, 4, seed=0, groups=groups))

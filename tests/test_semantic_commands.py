@@ -11,6 +11,7 @@ import pytest
 
 from chordate.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("without_curves")
 CONFIG = """
 _dataset = dict(type="SemanticFolder", classes=["dark", "light"])
 model = dict(

@@ -149,3 +149,25 @@ def test_unet_follows_any_image_size(size):
         p0 = neck.eval()(backbone.eval()(torch.rand(1, 3, *size)))["p0"]
     assert p0.shape[:2] == (1, 16)
     assert all(side <= cells <= side + 1 for cells, side in zip(p0.shape[-2:], size))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "skips"),
+    [
+        ("r50", ["c4", "c3", "c2", "c1", None]),
+        ("convnext_tiny", ["c4", "c3", "c2", None, None]),
+        ("densenet121", ["c4", "c3", "c2", "c1", None]),
+    ],
+)
+def test_a_composed_unet_uses_every_feature_map_of_its_backbone(backbone, skips):
+    with torch.device("meta"):
+        model = chordate.build_model(f"unet_{backbone}_camvid", num_classes=3, pretrained=False)
+    assert model.neck.skips == skips
+
+
+@pytest.mark.parametrize("plug", [{"type": "TimmBackbone"}, {"type": "TorchvisionBackbone"}, {"type": "ResNet"}])
+def test_out_all_has_one_feature_map_per_stride(plug):
+    model = {"depth": 18} if plug["type"] == "ResNet" else {"model": "resnet18"}
+    with torch.device("meta"):
+        backbone = chordate.build_backbone({**plug, **model, "out": "all"})
+    assert [spec.stride for spec in backbone.out_features.values()] == [2, 4, 8, 16, 32]

@@ -86,7 +86,7 @@ def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
     _name, folder, config, _checkpoint = trained
     epochs = sorted((folder / "run").glob("epoch_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
     whole = torch.load(epochs[-1], weights_only=True)["model"]
-    shutil.copy(epochs[1], tmp_path / "middle.pt")
+    shutil.copy(epochs[-3], tmp_path / "middle.pt")
     work_dir = tmp_path / "again"
     assert main(["train", str(config), "--work-dir", str(work_dir), "--resume", str(tmp_path / "middle.pt")]) == 0
     resumed = torch.load(work_dir / epochs[-1].name, weights_only=True)["model"]

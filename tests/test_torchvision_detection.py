@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from backbone_referee import slow
 from torch import nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision_referee import as_batch, ours, photos, scattered, train_without_norms
@@ -19,12 +20,13 @@ from chordate.weights.loading import load_checkpoint
     scope="module",
     params=[
         ("fasterrcnn_resnet50_fpn", "faster-rcnn_r50_fpn_torchvision"),
-        ("fasterrcnn_resnet50_fpn_v2", "faster-rcnn_r50_fpn-v2_torchvision"),
+        # test_torchvision_instances.py always compares the boxes and losses of a Mask R-CNN with these parts.
+        *slow(("fasterrcnn_resnet50_fpn_v2", "faster-rcnn_r50_fpn-v2_torchvision")),
     ],
     ids=["v1", "v2"],
 )
 def pair(request, cells):
-    """Torchvision's model and Chordate's with its weights, in float64, and photos with their targets."""
+    """Torchvision's model; Chordate's with the same weights, both in float64; two photos; their targets."""
     name, config = request.param
     images, targets = photos(cells)
     referee = scattered(name, images)

@@ -9,6 +9,7 @@ import torchvision
 from backbone_referee import slow
 from torch import Tensor, nn
 from torchvision.models.detection import roi_heads as theirs
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import roi_align
@@ -24,7 +25,7 @@ from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 
 MAX_DETECTIONS = 50  # detections per image
-SLIM = 48  # channels of the tested heads; with all channels, float64 takes minutes
+SLIM = 24  # channels of the tested heads; with all channels, float64 takes minutes
 CLASSES = 5  # the keypoint detector is tested with several classes, unlike the published one
 KEYPOINTS = 17
 
@@ -36,7 +37,10 @@ PAIRS = {
 
 
 def slimmer(heads: nn.Module) -> None:
-    """Replace torchvision's mask and keypoint heads by narrow ones."""
+    """Replace torchvision's convolutional heads by narrow ones."""
+    if isinstance(heads.box_head, FastRCNNConvFCHead):
+        heads.box_head = FastRCNNConvFCHead((256, 7, 7), [SLIM] * 4, [256], norm_layer=nn.BatchNorm2d)
+        heads.box_predictor = FastRCNNPredictor(256, 91)
     if heads.has_mask():
         norm = nn.BatchNorm2d if any(isinstance(part, nn.BatchNorm2d) for part in heads.mask_head.modules()) else None
         heads.mask_head = MaskRCNNHeads(256, [SLIM] * 4, 1, norm_layer=norm)
@@ -58,7 +62,11 @@ def pair_of(name: str, cells: Path) -> tuple[nn.Module, nn.Module, list[Tensor],
         for target in targets:
             target["labels"] = target["labels"] % CLASSES + 1
     else:
-        model = ours(PAIRS[name], mask={"channels": SLIM}, **parts)
+        parts["mask"] = {"channels": SLIM}
+        if name.endswith("v2"):
+            slim = {"conv_channels": SLIM, "fc_channels": 256}
+            parts["box"]["trunk"] = {"type": "ConvFC", "convs": 4, "fcs": 1, "norm": "BN", **slim}
+        model = ours(PAIRS[name], **parts)
     referee = scattered(name, images, change=slimmer, **settings)
     report = load_checkpoint(model.double(), referee.state_dict())
     assert report.format == "torchvision" and not report.missing and not report.skipped

@@ -20,7 +20,7 @@ PAIRS = {
 
 @pytest.fixture(scope="module", params=PAIRS, ids=["v1", "v2"])
 def pair(request, cells):
-    """Torchvision's model and Chordate's with its weights, in float64; a landscape and a portrait photo; targets."""
+    """Torchvision's model; Chordate's with the same weights, both in float64; two photos; their targets."""
     images, targets = photos(cells, SIDE)
     torch.manual_seed(5)
     referee = torchvision.models.get_model(

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from class_folders import write_folders
 from test_two_stage import batch_of, detector
 from trainer_toy import ToyMetric, log_text, toy_loader, toy_trainer
 
+import chordate
 from chordate.errors import CheckpointError, ConfigError, TrainingError
 from chordate.log_once import no_repeated_warnings
 from chordate.model_contracts import Metric, compute_numbers
 from chordate.training.callbacks import Callback
+from chordate.training.trainer import Trainer
 
 
 def test_two_heads_with_losses_of_the_same_name_are_an_error():
@@ -26,6 +29,7 @@ def test_two_heads_with_losses_of_the_same_name_are_an_error():
         model.loss(batch_of(2, 1))
 
 
+@pytest.mark.slow  # test_training_steps checks this for detectors with these and more heads
 def test_the_losses_of_a_two_stage_detector_compile_to_one_graph():
     """Merging the loss dicts of the heads causes no graph break."""
     model = detector()
@@ -56,6 +60,38 @@ def test_a_callback_must_not_overwrite_the_epoch_of_a_log_record(tmp_path: Path)
     options: dict[str, Any] = {"val_loader": toy_loader(training=False), "metric": ToyMetric(), "callbacks": [Clash()]}
     with pytest.raises(ConfigError, match='must not be named "epoch", a field of every log record'):
         toy_trainer(tmp_path, epochs=1, **options).train()
+
+
+@pytest.mark.parametrize("part", ["buffer", "average", "average's buffer"])
+def test_nan_in_a_buffer_or_an_average_is_not_saved(tmp_path: Path, part: str) -> None:
+    class Spoil(Callback):
+        def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+            if trainer.iteration == 8:
+                model = trainer.module if part == "buffer" or trainer.ema is None else trainer.ema.module
+                tensor = model.head.weight if part == "average" else model.backbone[1].running_var
+                tensor.data.fill_(math.nan)
+
+    with pytest.raises(TrainingError) as error:
+        toy_trainer(tmp_path, callbacks=[Spoil()], ema=0.9).train()
+    name = "head.weight" if part == "average" else "backbone.1.running_var"
+    owner = "" if part == "buffer" else "the average of "
+    assert str(error.value).startswith(f"{owner}{name} has a NaN or Inf after iteration")
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["epoch_1.pt"]
+
+
+def test_a_last_batch_of_one_image_is_left_out_under_batchnorm_and_logged_once(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"train": 3, "test": 1}, side=32, wider=0)  # nine images of three classes
+    logged = []
+    for backbone, steps in (("resnet20_cifar", 2), ({"type": "resnet20_cifar", "norm": "FrozenBN"}, 3)):
+        config = {
+            "base": "resnet20_cifar10", "model": {"backbone": backbone}, "val_data": None,
+            "train_data": {"batch_size": 4, "workers": 0},
+            "train": {"epochs": 2, "save_best": None, "tensorboard": False},
+        }  # fmt: skip
+        trainer = chordate.train(config, data_root=tmp_path, work_dir=tmp_path / f"run_{steps}")
+        assert trainer.iteration == 2 * steps
+        logged.append(log_text(trainer).count("train_data: each epoch leaves out 1 image that would be alone in the"))
+    assert logged == [1, 0]
 
 
 class NaNMetric(ToyMetric):

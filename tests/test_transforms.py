@@ -12,7 +12,13 @@ from torchvision.tv_tensors import BoundingBoxes, Image
 
 from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons
-from chordate.data.transforms import LargeScaleJitter, ResizeShortestEdge, SanitizeInstances, build_pipeline
+from chordate.data.transforms import (
+    LargeScaleJitter,
+    PhotometricDistortion,
+    ResizeShortestEdge,
+    SanitizeInstances,
+    build_pipeline,
+)
 from chordate.errors import ConfigError, DataError
 from chordate.registry import TRANSFORMS
 
@@ -225,3 +231,16 @@ def test_a_transform_that_returns_no_sample_is_named():
 
     with pytest.raises(DataError, match="function failed: TypeError: it must return a dict, got NoneType"):
         build_pipeline([forget])(make_sample())
+
+
+def test_photometric_distortion_never_permutes_channels():
+    """The channels of an orange image keep their order; v2's RandomPhotometricDistort permutes them."""
+    image = Image(torch.tensor([200, 100, 20], dtype=torch.uint8)[:, None, None].expand(3, 8, 8))
+
+    def orders(kind: type[v2.RandomPhotometricDistort]) -> set[tuple[int, ...]]:
+        transform = kind(hue=(0.0, 0.0), p=1.0)
+        return {tuple(transform(image).float().mean((1, 2)).argsort().tolist()) for _ in range(30)}
+
+    torch.manual_seed(0)
+    assert orders(PhotometricDistortion) == {(2, 1, 0)}
+    assert len(orders(v2.RandomPhotometricDistort)) > 1

@@ -3,14 +3,23 @@
 import pytest
 import torch
 import torchvision
-from backbone_referee import assert_same_maps, assert_same_step, extractor, on_meta, referee, slow, with_weights_of
+from backbone_referee import (
+    assert_same_maps,
+    assert_same_names_and_shapes,
+    assert_same_step,
+    extractor,
+    on_meta,
+    referee,
+    with_weights_of,
+)
 
 from chordate.contracts import check_outputs
 
 MAPS = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
 
 
-@pytest.mark.parametrize("name", ["wide_resnet50_2", *slow("wide_resnet101_2")])
+@pytest.mark.slow  # test_resnext.py always compares a ResNet with another width of its groups
+@pytest.mark.parametrize("name", ["wide_resnet50_2", "wide_resnet101_2"])
 def test_feature_maps_and_a_training_step_of_wide_resnet_are_torchvisions(name):
     torch.manual_seed(0)
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
@@ -34,4 +43,6 @@ def test_only_the_3x3_convolutions_of_bottlenecks_are_wider():
 def test_every_wide_resnet_variant_has_the_declared_channels_and_strides(name, title):
     model = on_meta(name, out=["c1", "c2", "c3", "c4", "c5"])
     check_outputs(model)
+    with torch.device("meta"):
+        assert_same_names_and_shapes(model, torchvision.models.get_model(name, weights=None))
     assert model.name == f"Wide ResNet-{title}"

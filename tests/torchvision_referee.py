@@ -14,8 +14,8 @@ from chordate.config import load_config
 from chordate.registry import MODELS
 from chordate.structures import Batch, DatasetMeta, ImageInfo, InstanceTargets
 
-SIDE = 144  # shorter side in pixels: small, since float64 is slow; the longer, 192, needs no padding
-PROPOSALS = 40
+SIDE = 96  # shorter side in pixels: small, since float64 is slow; the longer, 128, needs no padding
+PROPOSALS = 32
 
 
 def photos(cells: Path, side: int = SIDE) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:

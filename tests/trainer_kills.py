@@ -93,9 +93,9 @@ def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None,
     match place:
         case "iteration":
             callbacks.append(Signal(count))
-        case "SIGTERM" | "SIGINT":
+        case "SIGTERM" | "SIGINT" | "SIGHUP":
             callbacks.append(Signal(count, signal.Signals[place]))
-        case "SIGTERM to all" | "SIGINT to all":
+        case "SIGTERM to all" | "SIGINT to all" | "SIGHUP to all":
             callbacks.append(Signal(count, signal.Signals[place.split()[0]], to_all=True))
         case "half a file":
             write_half(count)

@@ -1,9 +1,8 @@
-"""Script that test_distributed.py runs on two ranks to compare them with one process: `torchrun … DIR`."""
+"""Trainings and evaluations that test_distributed.py runs on two ranks to compare them with one process."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from trainer_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_trainer
 
 from chordate.distributed import all_gather_object, is_main_process
 from chordate.errors import ChordateError, ConfigError
-from chordate.launch import finish, start
+from chordate.launch import start
 from chordate.training.evaluation_loop import evaluate
 
 SCALED = {**OPTIMIZER, "base_batch_size": 4}
@@ -66,7 +65,7 @@ def main(folder: Path) -> dict[str, Any]:
     loader = toy_loader(24, 2, **rank_options)
     toy_trainer(folder / "one_step", model=fresh_model(norm=True), loader=loader, iterations=1).train()
 
-    # Only the second rank has a NaN loss.
+    # Only rank 1 has a NaN loss.
     _, bad = list(toy_loader(24, 2, rank=1, world_size=2).batch_sampler)[3][0]
     try:
         toy_trainer(
@@ -75,7 +74,7 @@ def main(folder: Path) -> dict[str, Any]:
     except ChordateError as error:
         results["nan"], results["bad"] = str(error), bad
 
-    # Two machines without a shared disk; only the first has the checkpoint.
+    # Two machines without a shared filesystem; only the first has the checkpoint.
     machine = folder / "idle" if rank == 0 else folder / "elsewhere"
     try:
         toy_trainer(machine, model=fresh_model(), loader=loader, resume=True, **TRAINING).train()
@@ -90,8 +89,8 @@ def main(folder: Path) -> dict[str, Any]:
     return results
 
 
-if __name__ == "__main__":
-    results = all_gather_object(main(Path(sys.argv[1])))
+def report(folder: Path) -> None:
+    """Write the results of all ranks to `report.json`."""
+    results = all_gather_object(main(folder))
     if is_main_process():
-        (Path(sys.argv[1]) / "report.json").write_text(json.dumps(results))
-    finish()
+        (folder / "report.json").write_text(json.dumps(results))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 HOST = "127.0.0.1"  # reachable only from this machine
+EXAMPLE = "chordate browse faster-rcnn_r50_fpn_1x_coco --data-root /data/coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from chordate.literals import literal
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -40,7 +42,7 @@ def nonempty(text: str) -> str:
 
 
 class Options(argparse.Action):
-    """Parses KEY=VALUE pairs; values are numbers, True, False, None, words, lists of these, or Python dicts."""
+    """Parses KEY=VALUE pairs; values are numbers, True, False, None, words, lists of these, or dicts, see `literal`."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
         from mmengine.config import DictAction  # imported here, because it takes a third of a second
@@ -50,12 +52,12 @@ class Options(argparse.Action):
             if not equals:
                 parser.error(f"{option_string} {value}: give KEY=VALUE")
             try:
-                if "{" in text:  # DictAction would keep a dict as a string
-                    setattr(namespace, self.dest, {**getattr(namespace, self.dest), key: ast.literal_eval(text)})
+                if re.search(r"\{|\bdict\(", text):  # DictAction would keep a dict as a string
+                    setattr(namespace, self.dest, {**getattr(namespace, self.dest), key: literal(text)})
                 else:
                     DictAction([], self.dest)(parser, namespace, [value], option_string)
             except (RecursionError, ValueError, AssertionError, SyntaxError):
-                example = "numbers, words, lists of these, or a dict such as {'type': 'SGD', 'lr': 0.1}"
+                example = "numbers, words, lists of these, or a dict such as dict(type='SGD', lr=0.1)"
                 parser.error(f"{option_string} {value}: cannot be read; write {example}")
 
 

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".npz", ".safetensors")
+EXAMPLE = "chordate features resnet50_imagenet best_top1.pt photos/ --out features.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGE",
+        "images", nargs="*", default=[], metavar="IMAGE",
         help="image files, or folders of them (default: the config's validation data)",
     )  # fmt: skip
     parser.add_argument("--data", choices=["train", "val"], default="val", help="dataset of the config (default: val)")

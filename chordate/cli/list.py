@@ -32,6 +32,7 @@ COMPOSE_NOTE = (
     "Each name also works with any other backbone: mask-rcnn_r50_fpn_1x_coco, mask-rcnn_convnext_tiny_fpn_1x_coco. "
     "Published figures are from the source, not measured here."
 )
+EXAMPLE = "chordate list models mask"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import chordate
 from chordate.cli import browse, features, predict, summary, test, train
 from chordate.cli import list as list_command
+from chordate.cli.other_frameworks import explain
 from chordate.errors import ChordateError
+from chordate.failures import explain_failures
+from chordate.signals import ended_by_signals
 
 COMMANDS = {
     "browse": browse,
@@ -25,19 +29,37 @@ COMMANDS = {
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line without the usage text; the parsers of subcommands have this class as well."""
+    """A parser whose errors are one line without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
+class CommandParser(OneLineParser):
+    """The parser of a command. Errors name our options in place of other frameworks', and the arguments in the order in
+    which they are typed; the epilog is an example."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        message = explain(args, self.prog.split()[-1], self._option_string_actions)
+        if message:
+            self.error(message)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if "arguments are required" in message:
+            required = [action for action in self._get_positional_actions() if action.required]
+            names = [str(action.metavar or action.dest) for action in required]
+            message += f"; type {self.prog} {' '.join(names).upper()}, {self.epilog}"
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     top = OneLineParser(prog="chordate", description="Train, test and use models built from a config.")
     top.add_argument("--version", action="version", version=f"chordate {chordate.__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=CommandParser)
     for name, module in COMMANDS.items():
-        summary_line = (module.__doc__ or "").splitlines()[0]
-        module.add_arguments(commands.add_parser(name, help=summary_line, description=summary_line))
+        summary_line, example = (module.__doc__ or "").splitlines()[0], f"for example: {module.EXAMPLE}"
+        module.add_arguments(commands.add_parser(name, help=summary_line, description=summary_line, epilog=example))
     return top
 
 
@@ -45,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit status: 0 for success, 2 for an error that the user can fix (reported in one line), 130 when interrupted.
+        Exit status: 0 for success, 2 for an error that the user can fix (reported in one line), 128 + n when ended
+        by signal n (130 for Ctrl-C).
     """
     top = parser()
     arguments = top.parse_args(argv)
@@ -55,18 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     plain = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"chordate {arguments.command}: {message}\n"
     try:
-        COMMANDS[arguments.command].run(arguments)
+        with ended_by_signals(), explain_failures():
+            COMMANDS[arguments.command].run(arguments)
     except ChordateError as error:
         print(f"chordate {arguments.command}: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"chordate {arguments.command}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"chordate {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        number = signal.Signals(interrupt.args[0] if interrupt.args else signal.SIGINT)
+        print(f"chordate {arguments.command}: interrupted by {number.name}", file=sys.stderr)
+        return 128 + number
     finally:
         warnings.formatwarning = plain
     return 0

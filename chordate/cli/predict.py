@@ -6,10 +6,15 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_options, nonempty
 from chordate.text import first_names, pluralize
+
+if TYPE_CHECKING:
+    from chordate.structures import Detections
+
+EXAMPLE = "chordate predict faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt street.jpg"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score-threshold", type=float, default=0.5, help="drop lower-scoring detections (default: 0.5)"
     )
+    parser.add_argument(
+        "--boxes", type=nonempty, metavar="JSON",
+        help="predictions.json of a detector on the same images: the objects of a top-down pose estimator",
+    )  # fmt: skip
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     add_options(parser)
 
@@ -56,6 +65,26 @@ def image_files(names: list[str]) -> list[Path]:
     return files
 
 
+def boxes_of(images: list[Path], file: Path, classes: Sequence[str]) -> list[Detections]:
+    """The boxes in a detector's `predictions.json` for each image; none for an image without a prediction.
+
+    Raises:
+        DataError: the file cannot be used, or has no prediction for any of the images.
+    """
+    import torch
+
+    from chordate.data.object_boxes import read_predicted_boxes
+    from chordate.errors import DataError
+    from chordate.structures import Detections
+
+    by_file = read_predicted_boxes(file, classes)
+    if by_file and not any(path.resolve() in by_file for path in images):
+        other = next(iter(by_file))
+        raise DataError(f"{file}: no boxes for {images[0]}, but for {other}; detect on the same images")
+    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    return [by_file.get(path.resolve(), none) for path in images]
+
+
 def run(arguments: argparse.Namespace) -> None:
     from rich.progress import track
 
@@ -79,6 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
     for folder in (out, results.parent):
         folder.mkdir(parents=True, exist_ok=True)
     model = load_trained(cfg, arguments.checkpoint)
+    boxes = None if arguments.boxes is None else boxes_of(paths, Path(arguments.boxes), model.classes)
     records: list[dict[str, Any]] = []
     coco_records: list[dict[str, Any]] = []
     broken: list[str] = []
@@ -86,7 +116,8 @@ def run(arguments: argparse.Namespace) -> None:
     for number, path in enumerate(track(paths, description="predict")):
         try:
             image = read_image(path, channels=model.input_shape(*model.example_size)[0])
-            (prediction,) = predict(model, image, score_threshold=threshold, precision=arguments.precision)
+            own = None if boxes is None else boxes[number]
+            (prediction,) = predict(model, image, boxes=own, score_threshold=threshold, precision=arguments.precision)
         except DataError as error:  # continue with the other images, and report the error at the end
             broken.append(str(error))
             continue

@@ -16,6 +16,7 @@ BACKBONE_NOTE = "Backbones are counted with a linear layer of 1000 classes (10 a
 BOTTLENECK_NOTE = 'Bottlenecks have their stride in the 3×3 conv (v1.5); style="caffe" has 7 % fewer FLOPs.'
 CLASSES_NOTE = "A config without class names is counted with one class."
 UNWRAPPED = 160  # width in characters of a table that is written to a file or a pipe
+EXAMPLE = "chordate summary faster-rcnn_r50_fpn_1x_coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,6 +157,7 @@ def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):  # takes half of the time, but affects neither shapes nor counts
             part.forward = nn.Identity().forward  # type: ignore[method-assign]
+            part.running_mean = None  # without statistics, it is not folded into the convolution
     return row(model, size or model.backbone.example_size, model.backbone.out_features)
 
 

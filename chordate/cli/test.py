@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from chordate.structures import DatasetMeta
 
 SHEET_IMAGES = 6  # number of images that --picture draws
+EXAMPLE = "chordate test faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt --data-root /data/coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument(
-        "more", nargs="*", metavar="CONFIG CHECKPOINT",
+        "more", nargs="*", default=[], metavar="CONFIG CHECKPOINT",
         help="further models with the same classes; all predictions are averaged (an ensemble of classifiers)",
     )  # fmt: skip
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
@@ -81,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
             metric = build_metric(part_section(cfgs[0], "metric"), dataset)
             check_outputs(arguments, metric)
             members = EnsembleMetric(metric) if arguments.more else None
+        metric.check_model(model)
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
         loader.stop_workers()
         if members and rank == 0:

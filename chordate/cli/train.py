@@ -7,6 +7,8 @@ from pathlib import Path
 
 from chordate.cli.common import add_config_arguments, data_root, nonempty
 
+EXAMPLE = "chordate train faster-rcnn_r50_fpn_1x_coco --data-root /data/coco"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)

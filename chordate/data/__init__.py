@@ -6,7 +6,7 @@ must implement.
 
 from chordate.data.ade20k import ADE20K
 from chordate.data.cifar import CIFAR10, CIFAR100
-from chordate.data.cityscapes import CityscapesSemantic
+from chordate.data.cityscapes import CityscapesPanoptic, CityscapesSemantic
 from chordate.data.coco import CocoDataset
 from chordate.data.coco_panoptic import CocoPanoptic
 from chordate.data.coco_pose import CocoPoseDataset
@@ -24,6 +24,7 @@ __all__ = [
     "ADE20K",
     "CIFAR10",
     "CIFAR100",
+    "CityscapesPanoptic",
     "CityscapesSemantic",
     "CocoDataset",
     "CocoPanoptic",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from chordate.structures.layout import check_layouts, layouts_of
 
 
 def check_dataset(dataset: Any) -> None:
-    """Check the attributes of a dataset, and a batch of its first sample.
+    """Check the attributes of a dataset, and batches of its first, middle and last sample.
 
     Raises:
         ConfigError: the dataset is not a Dataset, or does not implement a required method.
@@ -40,15 +40,31 @@ def check_dataset(dataset: Any) -> None:
         raise DataError(f"{name}.sizes must be [{length}, 2], height and width per image, or None")
     if not length:
         raise DataError(f"{name} has no samples; there is nothing to load")
-    _check_sample(dataset, name)
+    images = []
+    for index in sorted({0, length // 2, length - 1}):
+        try:
+            images.append(_check_sample(dataset, name, index))
+        except DataError as error:
+            raise type(error)(f"{error}{f' (sample {index})' if index else ''}", located=error.located) from error
+    _check_range(images, name)
 
 
-def _check_sample(dataset: Dataset, name: str) -> None:
-    """Check the first sample, and the batch that contains only this sample."""
+def _check_range(images: Sequence[Tensor], name: str) -> None:
+    """Check that images of floats are 0 … 255, not 0 … 1."""
+    high = max(float(image.max()) if image.is_floating_point() and image.numel() else 255.0 for image in images)
+    if 0 < high <= 1:
+        raise DataError(
+            f"{name}: images must have values of 0 … 255, got at most {high:.3g}; remove the scaling to 0 … 1 from the "
+            f"dataset or its pipeline, since the model normalizes the images"
+        )
+
+
+def _check_sample(dataset: Dataset, name: str, index: int) -> Tensor:
+    """Check a sample, and the batch that contains only this sample. Returns the batch's images."""
     try:
-        sample = dataset[0, 0]
+        sample = dataset[0, index]
     except (TypeError, AttributeError):
-        if type(dataset).__getitem__ is not Dataset.__getitem__ or isinstance(raw := dataset.read(0), Mapping):
+        if type(dataset).__getitem__ is not Dataset.__getitem__ or isinstance(raw := dataset.read(index), Mapping):
             raise
         raise DataError(f"{name}.read must return a dict with image, info and targets, got {_kind(raw)}") from None
     if not isinstance(sample, Mapping):
@@ -73,6 +89,7 @@ def _check_sample(dataset: Dataset, name: str) -> None:
             raise DataError(f"{name}: targets must be {wanted}, got {_kind(targets)}")
         check_layouts(targets, name, N=len(batch))
         _check_labels(targets, len(dataset.classes), name)
+    return images
 
 
 def _check_labels(targets: Targets, classes: int, name: str) -> None:

@@ -1,9 +1,14 @@
-"""Cityscapes: 19 classes of street scenes (Cordts et al. 2016)."""
+"""Cityscapes: 19 classes of street scenes, as semantic or panoptic segmentation (Cordts et al. 2016)."""
 
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from chordate.data.coco_annotations import resolve_path
+from chordate.data.coco_panoptic import CocoPanoptic
 from chordate.data.semantic_folder import SemanticFolder
+from chordate.errors import DataError
 from chordate.registry import DATASETS
 
 # The evaluated classes: name, id in labelIds PNGs, color. Source: helpers/labels.py of cityscapesScripts.
@@ -29,6 +34,7 @@ _ROWS = (
     ("bicycle", 33, (119, 11, 32)),
 )
 CITYSCAPES_CLASSES, CITYSCAPES_IDS, CITYSCAPES_PALETTE = zip(*_ROWS)
+CITYSCAPES_STUFF, CITYSCAPES_THINGS = CITYSCAPES_CLASSES[:11], CITYSCAPES_CLASSES[11:]  # road … sky, person … bicycle
 LAST_ID = 33  # ids are 0 (unlabeled) … 33; ids of classes that are not evaluated, such as parking, are ignored
 
 
@@ -55,3 +61,37 @@ class CityscapesSemantic(SemanticFolder):
             palette=CITYSCAPES_PALETTE,
             **settings,
         )
+
+
+@DATASETS.register_module()
+class CityscapesPanoptic(CocoPanoptic):
+    """Reads the panoptic annotations that cityscapesScripts' createPanopticImgs makes from the downloaded archives.
+
+    For "train", these are `gtFine/cityscapes_panoptic_train.json` and the PNGs in `gtFine/cityscapes_panoptic_train/`.
+    Image ids are text, such as `aachen_000000_000019`; this image is
+    `leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png`. The classes are the 8 things, then the 11 stuff
+    classes, each in the order of their ids. Groups of things, such as a crowd of people, are crowd segments.
+
+    Args:
+        split: "train" (2,975 images) or "val" (500). The segments of "test" are not public.
+        folder: contains leftImg8bit/ and gtFine/; relative to `data_root` or absolute.
+        settings: data_root, pipeline, seed, meta: see `Dataset`.
+
+    Raises:
+        DataError: the panoptic annotations do not exist, or as for `CocoPanoptic`.
+    """
+
+    def __init__(self, split: Literal["train", "val"], folder: str | Path = ".", **settings: Any):
+        root = resolve_path(settings.get("data_root", "."), folder)
+        annotations = root / "gtFine" / f"cityscapes_panoptic_{split}.json"
+        for path in (annotations, annotations.with_suffix("")):
+            if not path.exists():
+                raise DataError(
+                    f"{path}: no such file or folder; pip install cityscapesscripts, then make it with "
+                    f"python -m cityscapesscripts.preparation.createPanopticImgs --dataset-folder {root / 'gtFine'}"
+                )
+        super().__init__(annotations, root / "leftImg8bit" / split, **settings)
+        # The JSON file names the images …_gtFine_leftImg8bit.png, without their folders; no such files exist.
+        ids = map(str, self.index.image_ids)
+        names = [f"{name.partition('_')[0]}/{name}_leftImg8bit.png" for name in ids]
+        self.index.files = np.column_stack([names, self.index.files[:, 1]])

@@ -14,8 +14,17 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import Health, check_health, open_index, resolve_path
+from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
+from chordate.data.coco_annotations import (
+    ALL,
+    OpenedAnnotations,
+    check_annotations,
+    keypoint_counts,
+    open_index,
+    resolve_path,
+)
 from chordate.data.dataset import Dataset, model_classes
+from chordate.data.findings import Findings, Health, with_ids
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.missing_images import describe_missing, find_missing, without_images
@@ -44,6 +53,7 @@ class CocoDataset(Dataset):
     - `labels`: `[M]` int64,
     - `crowd`: `[M]` bool,
     - `masks`: `[M, 112, 112]` uint8, each covering its instance's box (only if `masks` is set),
+    - `has_mask`: `[M]` bool, whether the instance has a usable mask; crowds have none (only if `masks` is set),
     - `keypoints`: `[M, K, 3]` float32, x and y in continuous pixels, and visibility (only if `keypoints` is set),
     - `info`: ImageInfo.
 
@@ -58,9 +68,11 @@ class CocoDataset(Dataset):
             Annotations of other categories are ignored.
         filter_empty: whether to skip images that have no instance. Crowds do not count; with `keypoints`, only
             instances with a labeled keypoint count.
-        health: "error" raises DataError for errors in the file, "warn" only reports them (`check_health`).
+        health: "error" raises DataError for contradictions in the file, "warn" leaves the contradictory records out and
+            reports their number (`check_annotations`).
         masks: whether to read segmentations. Transforms receive them as `polygons`; the final sample has bitmaps.
-            Masks of crowds are not read, since crowds are never trained on.
+            Masks of crowds are not read, since crowds are never trained on. An object without a usable mask is trained
+            on with its box only.
         keypoints: whether to read keypoints. Transforms receive them as InstanceKeypoints.
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`. Missing images are found on opening; with
             `skip_broken` they are left out, also as ground truth.
@@ -71,12 +83,14 @@ class CocoDataset(Dataset):
         image_ids: `[len]` int64, ids of the images in this dataset, ascending.
 
     Raises:
-        DataError: a file or folder is missing or broken, the annotations are inconsistent, a class is unknown, the
-            keypoints are missing or differ from the model's, or there is no image to load.
+        DataError: a file or folder is missing or broken, the annotations are contradictory, a class is unknown, the
+            keypoints are missing or differ from the model's, no object has a usable mask although `masks` is set, or
+            there is no image to load.
     """
 
     target_type: type[Targets] | None = InstanceTargets
     default_metric = "CocoMetric"
+    check_whole = False  # whether to check all annotations of very large files when they are opened
 
     def __init__(
         self,
@@ -97,15 +111,14 @@ class CocoDataset(Dataset):
         super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
-        self.masks, self.keypoints = masks, keypoints
-        self.coco = self._open()
-        if not self.images.is_dir():
-            raise DataError(
-                f"{self.images}: no such image folder; the file names in {self.annotations.name} are relative to it"
-            )
-        self.health_report = check_health(self.coco, str(self.annotations), health)
+        self.masks, self.keypoints, self.health = masks, keypoints, health
+        opened = self._open_checked()
+        self.coco, self.health_report, self.checked = opened.coco, opened.report, opened.checked
+        self.keypoint_counts = keypoint_counts(self.coco)
         self.category_ids, names = self._choose(model_classes(classes, meta))
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
+        if masks:
+            self.health_report += self._missing_masks(opened.reader)
         if meta is None:
             self.meta = DatasetMeta(names)
         if keypoints:
@@ -126,9 +139,36 @@ class CocoDataset(Dataset):
         self.sizes = np.array(sizes)
         self._leave_out_missing(files)
 
-    def _open(self) -> hotcoco.COCO:
-        """Open the annotation file; spawned workers, which do not share their parent's memory, call this again."""
+    def _open(self) -> hotcoco.COCO | None:
+        """Open the annotation file; None if it must be normalized."""
         return open_index(self.annotations)
+
+    def _open_checked(self) -> OpenedAnnotations:
+        """Open and check the annotations. Spawned workers, which do not share memory with their parent, do it again."""
+        index = self._open()
+        if not self.images.is_dir():
+            raise DataError(
+                f"{self.images}: no such image folder; the file names in {self.annotations.name} are relative to it"
+            )
+        return check_annotations(index, self.annotations, self.images, self.health, self.check_whole)
+
+    def _missing_masks(self, reader: AnnotationReader) -> list[str]:
+        """A list with one line about the objects without a usable mask, if there are any.
+
+        Raises:
+            DataError: no object has a usable mask.
+        """
+        ids = [id for category, id in reader.without_mask if category in self.labels]
+        total = sum(reader.instances[category] for category in self.category_ids)
+        if not ids:
+            return []
+        if len(ids) == total:
+            usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
+            raise DataError(
+                f"{self.annotations}: annotation {ids[0]} has no {usable}segmentation; masks=True needs one, but none "
+                f"of the {pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
+            )
+        return [with_ids(f"{self.annotations}: {len(ids)} of {total} objects have no usable mask: only boxes", ids)]
 
     def _leave_out_missing(self, files: Sequence[str]) -> None:
         """Leave out the images that do not exist; `files` are the file names of all images.
@@ -166,7 +206,7 @@ class CocoDataset(Dataset):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.coco = self._open()
+        self.coco = self._open_checked().coco
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -187,8 +227,9 @@ class CocoDataset(Dataset):
         }
         if self.masks:
             rings = [[] if group else self._rings(a) for a, group in zip(annotations, crowd)]
-            crowd = [not part for part in rings]  # an instance without a polygon of ≥ 3 points counts as a crowd
-            sample["polygons"] = Polygons.from_rings(rings, size)
+            sample["has_mask"] = Polygons.from_rings(rings, size).overlap(boxes)
+            usable = [part if has else [] for part, has in zip(rings, sample["has_mask"].tolist())]
+            sample["polygons"] = Polygons.from_rings(usable, size)
         sample["crowd"] = torch.tensor(crowd, dtype=torch.bool)
         if self.keypoints and self.meta.skeleton is not None:
             sample["keypoints"] = read_keypoints(annotations, self.meta.skeleton, size, str(self.annotations))
@@ -205,8 +246,6 @@ class CocoDataset(Dataset):
     def _annotations(self, image_id: int, size: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensor]:
         """Load an image's annotations of the used classes, if their boxes have positive area inside the image.
 
-        Inconsistent annotations are skipped.
-
         Returns:
             The annotations, and their boxes `[M, 4]`, x1, y1, x2, y2, clipped to the image. The box of an annotation
             without `bbox` is computed from its segmentation.
@@ -216,8 +255,10 @@ class CocoDataset(Dataset):
             for annotation in self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
             if annotation["category_id"] in self.labels
             and annotation["image_id"] == image_id  # a duplicate id may return another image's annotation
-            and (annotation.get("bbox") or annotation.get("segmentation"))
         ]
+        if image_id > self.checked:
+            annotations = self._check(annotations, size)
+        annotations = [a for a in annotations if a.get("bbox") or a.get("segmentation")]
         boxes = np.array(
             [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in annotations], np.float64
         ).reshape(-1, 4)
@@ -226,7 +267,24 @@ class CocoDataset(Dataset):
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
         return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
 
+    def _check(self, annotations: Sequence[dict[str, Any]], size: tuple[int, int]) -> list[dict[str, Any]]:
+        """Check the annotations of an image of a very large file, whose annotations are checked when they are read."""
+        reader, kept = AnnotationReader(self.keypoint_counts, Findings()), []
+        for annotation in annotations:
+            fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
+            if fields is not None:
+                kept.append({name: annotation[name] for name in ("id", "image_id", "category_id")} | fields)
+        for line in reader.findings.lines(str(self.annotations), self.health):
+            log.warning(printable(line, None))
+        return kept
+
     def check_annotated(self, training: bool) -> None:
+        if not training and self.checked < ALL:
+            self.check_whole = True
+            opened = self._open_checked()
+            self.coco, self.checked = opened.coco, opened.checked
+            for line in opened.report:
+                log.warning(printable(line, None))
         if self.count(crowd=False):
             return
         what = f"{self.annotations}: {pluralize(len(self), 'image')}, but no instance of {', '.join(self.classes)}"
@@ -283,10 +341,6 @@ class CocoDataset(Dataset):
     def _rings(self, annotation: dict[str, Any]) -> list[Ring]:
         """The polygons of an annotation's `segmentation`, which is a list of polygons or an RLE."""
         segmentation = annotation.get("segmentation")
-        if not segmentation:
-            raise DataError(
-                f"{self.annotations}: annotation {annotation['id']} has no segmentation; masks=True needs one"
-            )
         if isinstance(segmentation, dict):
             return mask_rings(self.coco.ann_to_mask(annotation))
-        return [orient_clockwise(np.array(part, np.float32).reshape(-1, 2)) for part in segmentation if len(part) >= 6]
+        return [orient_clockwise(np.array(part, np.float32).reshape(-1, 2)) for part in segmentation or ()]

@@ -1,69 +1,171 @@
-"""Opens COCO annotation files and checks them for errors before training."""
+"""Opens COCO annotation files and checks them for errors before training.
 
+A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that a check objects to, is read by
+`coco_normalize`.
+"""
+
+import mmap
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import hotcoco
 
+from chordate.data.annotation_reader import AnnotationReader
+from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS
+from chordate.data.coco_json import read_json
+from chordate.data.coco_normalize import find_file, is_file_name, normalize
+from chordate.data.findings import Findings, Health, with_ids
 from chordate.data.image_io import missing_file
 from chordate.data.zip_files import split_archive
 from chordate.errors import ConfigError, DataError, unknown
 
-Health = Literal["error", "warn"]
-
 # The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
+# Of files with more annotations, only those of the first images are checked when the file is opened (seconds instead
+# of tens of seconds for COCO's train2017); the others are checked when they are read.
+CHECKED_ANNOTATIONS, CHECKED_IMAGES = 300_000, 2_000
+BLOCK = 10_000  # annotations read at a time, to limit memory
+ALL = 2**63 - 1  # the largest image id
+WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads 2 as 1
 
 
-def open_index(path: Path) -> hotcoco.COCO:
-    """Open an annotation file.
+@dataclass(frozen=True)
+class OpenedAnnotations:
+    """An opened and checked annotation file.
+
+    Attributes:
+        coco: the annotations.
+        report: problems that did not stop, one line each.
+        reader: read the annotations that were checked.
+        checked: the largest id of the images whose annotations were checked.
+    """
+
+    coco: hotcoco.COCO
+    report: list[str]
+    reader: AnnotationReader
+    checked: int
+
+
+def open_index(path: Path) -> hotcoco.COCO | None:
+    """Open an annotation file; None if hotcoco refuses it.
 
     Raises:
-        DataError: the file does not exist, is truncated, or is not COCO JSON.
+        DataError: the file does not exist.
     """
     if not path.is_file():
         raise DataError(missing_file(path, "annotation"))
+    with open(path, "rb") as file:
+        if not file.read(100).lstrip().startswith(b"{"):  # hotcoco reads a list, too: as the values of an object
+            return None
     try:
         return hotcoco.COCO(str(path))
-    except ValueError as error:
-        raise DataError(f"{path}: not COCO annotations, or truncated: {error}") from error
+    except ValueError:
+        return None
 
 
-def check_health(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
-    """Report errors in an annotation file.
+def check_annotations(
+    index: hotcoco.COCO | None, path: Path, images: Path, health: Health, whole: bool = False
+) -> OpenedAnnotations:
+    """Check annotations, and normalize them if they are not clean.
 
     Args:
-        index: the opened file.
-        source: the file's name, for messages.
-        health: "error" raises on duplicate ids, annotations of unknown images or categories, annotations
-            without a box or mask, boxes that are not in pixels and images without a size; "warn" only reports them.
-
-    Returns:
-        The problems, one line each.
+        index: the opened annotations; None if the file `path` must be normalized.
+        path: the annotation file, or the folder of annotation files that were converted to `index`.
+        images: the folder that the file names are relative to.
+        health: "error" raises on contradictions, such as annotations of unknown images or categories, boxes that are
+            not four finite numbers, and RLEs of another size than the image; "warn" leaves these records out.
+        whole: check all annotations, also of very large files.
 
     Raises:
-        DataError: `health` is "error" and the file has such errors; the message lists the ids.
+        DataError: `health` is "error" and there are contradictions, or the file is not COCO JSON.
     """
     if health not in ("error", "warn"):
         raise ConfigError(unknown("health", str(health), ("error", "warn")))
-    report = index.healthcheck()
-    errors = [_with_ids(finding["message"].rstrip("."), finding["affected_ids"]) for finding in report["errors"]]
-    errors += _relative_boxes(index)
-    if errors and health == "error":
-        raise DataError(
-            f'{source}: {"; ".join(errors)}. Fix the file, or continue anyway with health="warn" in the dataset'
-        )
+    source, clean, checked = str(path), False, ALL
+    if index is not None:
+        report = index.healthcheck()
+        clean = not report["errors"] and _is_plain(index, path, images)
+        if clean:
+            reader, checked = _read_annotations(index, whole)
+            clean = not reader.findings
+    if index is None or not clean:
+        content = read_json(path) if index is None or path.is_file() else index.dataset
+        content, reader = normalize(content, source, images)
+        index, checked = _index(content, source, reader.findings, health), ALL
+        report = index.healthcheck()
+    _check_fractions(index, reader.findings, health)
+    lines = reader.findings.lines(source, health)
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
-    return [f"{source}: {message}" for message in ("; ".join(errors), _box_report(index, sorted(boxes))) if message]
+    if dropped := _box_report(index, sorted(boxes)):
+        lines.append(f"{source}: {dropped}")
+    return OpenedAnnotations(index, lines, reader, checked)
 
 
-def _relative_boxes(index: hotcoco.COCO) -> list[str]:
-    """A list with one error message if the first boxes have coordinates ≤ 1, as in YOLO's files; else empty."""
+def _is_plain(index: hotcoco.COCO, path: Path, images: Path) -> bool:
+    """Whether the names, sizes and ids of a file that hotcoco accepts can be used as they are."""
+    image_ids, category_ids, annotation_ids = index.get_img_ids(), index.get_cat_ids(), index.get_ann_ids()
+    names = [category["name"] for category in index.load_cats(category_ids)]
+    if index.load_warnings or len(set(names)) < len(names):
+        return False
+    if any(ids and max(ids) > MAX_ID for ids in (image_ids, category_ids, annotation_ids)):
+        return False
+    for place, record in enumerate(_in_blocks(index.load_imgs, image_ids)):
+        name = record["file_name"]
+        if not place and find_file(images, name) != name:
+            return False
+        if "\\" in name or not is_file_name(name) or record["height"] * record["width"] > MAX_PIXELS:
+            return False
+    return not (path.is_file() and index.get_ann_ids(iscrowd=True) and _has_wrong_flags(path))
+
+
+def _has_wrong_flags(path: Path) -> bool:
+    """Whether a file has an `iscrowd` other than 0 and 1. hotcoco reads every other number as 1."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return WRONG_FLAG.search(data) is not None
+
+
+def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReader, int]:
+    """Check the annotations of a clean file; returns the reader, and the largest id of the checked images."""
+    ids, image_ids, checked = index.get_ann_ids(), sorted(index.get_img_ids()), ALL
+    if len(ids) > CHECKED_ANNOTATIONS and len(image_ids) > CHECKED_IMAGES and not whole:
+        image_ids = image_ids[:CHECKED_IMAGES]
+        ids, checked = index.get_ann_ids(img_ids=image_ids), image_ids[-1]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in _in_blocks(index.load_imgs, image_ids)}
+    reader = AnnotationReader(keypoint_counts(index), Findings())
+    for annotation in _in_blocks(index.load_anns, ids):
+        reader.read(annotation, annotation["id"], annotation["category_id"], sizes[annotation["image_id"]])
+    return reader, checked
+
+
+def keypoint_counts(index: hotcoco.COCO) -> dict[int, int]:
+    """The number of keypoints of each category that has keypoint names, by category id."""
+    return {c["id"]: len(c["keypoints"]) for c in index.load_cats(index.get_cat_ids()) if c.get("keypoints")}
+
+
+def _in_blocks(load: Callable[[list[int]], list[dict[str, Any]]], ids: list[int]) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(ids), BLOCK):
+        yield from load(ids[start : start + BLOCK])
+
+
+def _index(content: dict[str, Any], source: str, findings: Findings, health: Health) -> hotcoco.COCO:
+    """Open normalized content with hotcoco."""
+    try:
+        return hotcoco.COCO(content)
+    except ValueError as error:
+        findings.lines(source, health)  # a problem that we know is a better message
+        raise DataError(f"{source}: not COCO annotations: {error}") from error
+
+
+def _check_fractions(index: hotcoco.COCO, findings: Findings, health: Health) -> None:
+    """Add a problem if the first boxes have only coordinates ≤ 1, as in YOLO's files."""
     sample = [a for a in index.load_anns(index.get_ann_ids()[:100]) if a.get("bbox")]
-    if not sample or any(max(x + w, y + h) > 1 for x, y, w, h in (a["bbox"] for a in sample)):
-        return []
-    message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height"
-    return [_with_ids(message, [a["id"] for a in sample])]
+    if not any(max(x + w, y + h) > 1 for x, y, w, h in (a["bbox"] for a in sample)):
+        message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height"
+        for annotation in sample:
+            (findings.error if health == "error" else findings.repair)(message, annotation["id"])
 
 
 def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
@@ -79,17 +181,11 @@ def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
         elif width < w or height < h:
             clipped.append(annotation["id"])
     parts = [
-        _with_ids(f"{len(ids)} {'box' if len(ids) == 1 else 'boxes'} {effect}", ids)
+        with_ids(f"{len(ids)} {'box' if len(ids) == 1 else 'boxes'} {effect}", ids)
         for ids, effect in ((dropped, "without area in the image dropped"), (clipped, "clipped to the image"))
         if ids
     ]
     return ", ".join(parts)
-
-
-def _with_ids(message: str, ids: list[int]) -> str:
-    """Append the affected ids to a message; at most ten are listed."""
-    listed = ", ".join(map(str, ids[:10])) + (f" … ({len(ids)} in all)" if len(ids) > 10 else "")
-    return f"{message} (id {listed})"
 
 
 def resolve_path(data_root: str | Path, path: str | Path) -> Path:

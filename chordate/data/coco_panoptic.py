@@ -54,7 +54,7 @@ class CocoPanoptic(Dataset):
 
     Attributes:
         category_ids: the category id in the file of each label.
-        image_ids: `[len]` int64, the image ids in ascending order.
+        image_ids: `[len]` int64, the image ids in ascending order; for text ids, 0, 1, …
 
     Raises:
         DataError: a file or folder is missing or broken, or an id in one file has no counterpart in the other.
@@ -94,7 +94,9 @@ class CocoPanoptic(Dataset):
         _check_same_classes(self.annotations, own, self.meta)
         by_name = {name: number for number, name in self.index.names.items()}
         self.category_ids = [by_name[name] for name in self.meta.classes]
-        self.image_ids, self.sizes = self.index.image_ids, self.index.sizes
+        ids = self.index.image_ids
+        self.image_ids = ids if ids.dtype == np.int64 else np.arange(len(ids))
+        self.sizes = self.index.sizes
         label_of = {number: label for label, number in enumerate(self.category_ids)}
         self.labels = np.array([label_of[number] for number in self.index.categories.tolist()], np.int64)
         self.is_thing = np.array([number in self.index.things for number in self.category_ids])
@@ -137,20 +139,29 @@ class CocoPanoptic(Dataset):
             "slots": LabelMap(slots[numbers]),
         }
 
+    def index_of(self, image_id: int) -> int:
+        """The index of the image with an id."""
+        return int(np.searchsorted(self.image_ids, image_id))
+
+    def id_in_file(self, image_id: int) -> int | str:
+        """The id of an image as in the JSON file, an integer or text."""
+        number: int | str = self.index.image_ids[self.index_of(image_id)].item()
+        return number
+
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
         """The ground truth of an image at its original size.
 
         Returns:
-            The segment number of each pixel, `[H, W]` int16, 1 … `S` or 0 without a segment; the segments' labels
-            `[S]` int64; and whether each segment is a crowd, `[S]` bool.
+            The segment number of each pixel, `[H, W]` int16, 1 … `S`, or 0 for pixels without a segment; the
+            segments' labels `[S]` int64; and whether each segment is a crowd, `[S]` bool.
         """
-        index = int(np.searchsorted(self.image_ids, image_id))
+        index = self.index_of(image_id)
         own = self._rows(index)
         crowd = torch.from_numpy(self.index.crowd[own])
         return self.read_segments(index), torch.from_numpy(self.labels[own]), crowd
 
     def read_segments(self, index: int) -> Tensor:
-        """Read the segment number of each pixel, `[H, W]` int16: 1 … `S`, or 0 without a segment."""
+        """Read the segment number of each pixel, `[H, W]` int16: 1 … `S`, or 0 for pixels without a segment."""
         path = self.segments / self.index.files[index, 1]
         ids = _read_ids(path)
         if ids.shape != tuple(self.index.sizes[index]):
@@ -176,7 +187,7 @@ class CocoPanoptic(Dataset):
         return [np.unique(owner[self.labels == label]) for label in range(len(self.meta.classes))]
 
     def _rows(self, index: int) -> slice:
-        """The slice of the index's arrays that has the segments of an image."""
+        """The slice that selects an image's segments in `self.labels` and in the arrays of `self.index`."""
         return slice(*self.index.starts[index : index + 2].tolist())
 
 

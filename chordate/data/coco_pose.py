@@ -14,8 +14,9 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Fraction, Names
 from chordate.data.coco import MIN_SIDE, CocoDataset
-from chordate.data.coco_annotations import Health, resolve_path
-from chordate.data.detected_boxes import DetectedBoxes, read_detected_boxes
+from chordate.data.coco_annotations import resolve_path
+from chordate.data.detected_boxes import DetectedBoxes, ids_by_file_id, read_detected_boxes
+from chordate.data.findings import Health
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints
 from chordate.errors import DataError
@@ -55,6 +56,7 @@ class CocoPoseDataset(CocoDataset):
 
     target_type = PoseTargets
     default_metric = "PoseMetric"
+    check_whole = True  # opening reads all annotations anyway
 
     def __init__(
         self,
@@ -79,7 +81,8 @@ class CocoPoseDataset(CocoDataset):
         self.detected = boxes is not None
         if boxes is not None:
             path = resolve_path(data_root, boxes)
-            found = read_detected_boxes(path, self.image_ids, self.category_ids, box_score_threshold)
+            images, categories = self.coco.load_imgs(self.image_ids.tolist()), self.coco.load_cats(self.category_ids)
+            found = read_detected_boxes(path, ids_by_file_id(images), ids_by_file_id(categories), box_score_threshold)
             ids = np.full(len(found.scores), NO_ANNOTATION, np.int64)
         else:
             found, ids = self._annotated_boxes()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from chordate.data.coco import MIN_SIDE
+from chordate.data.coco_geometry import parse_id
+from chordate.data.coco_normalize import FILE_ID
 from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 from chordate.text import pluralize
 
-Id = Annotated[int, Ge(-(2**63)), Le(2**63 - 1)]  # int64
+Id = int | str | None
 Pixels = Annotated[FiniteFloat, Ge(-1e9), Le(1e9)]  # larger crops would overflow float32
 
 
@@ -28,8 +30,8 @@ class DetectedBox:
     Scores that exceed 1 by a rounding error are clamped to 1.
     """
 
-    image_id: Id
-    category_id: Id
+    image_id: int | str
+    category_id: int | str
     bbox: tuple[Pixels, Pixels, Pixels, Pixels]
     score: Annotated[float, Ge(0), Le(1 + 1e-6)]
 
@@ -50,16 +52,21 @@ class DetectedBoxes(NamedTuple):
     scores: NDArray[np.float32]
 
 
+def ids_by_file_id(records: Sequence[Mapping[str, Any]]) -> dict[Id, int]:
+    """Mapping from the ids in the annotation file to the ids in the dataset, for images or categories."""
+    return {parse_id(record.get(FILE_ID, record["id"])): record["id"] for record in records}
+
+
 def read_detected_boxes(
-    path: Path, image_ids: NDArray[np.int64], category_ids: Sequence[int], score_threshold: float = 0.0
+    path: Path, image_ids: Mapping[Id, int], category_ids: Mapping[Id, int], score_threshold: float = 0.0
 ) -> DetectedBoxes:
     """Read the boxes of the given categories with a score of at least the threshold, sorted by image id (boxes of one
     image in the order of the file).
 
     Args:
         path: JSON file with a list of `DetectedBox`.
-        image_ids: ids of all images of the dataset.
-        category_ids: ids of the categories to read.
+        image_ids: mapping from the ids of all images in the annotation file to their ids in the dataset.
+        category_ids: the same for the categories to read.
         score_threshold: minimum score; boxes with lower scores are dropped.
 
     Raises:
@@ -72,23 +79,23 @@ def read_detected_boxes(
         raise DataError(missing_file(path, "results")) from error
     except ValidationError as error:
         raise DataError(
-            f"{path}: not COCO results ({_problem(error)}); write them by chordate test --predictions"
+            f"{path}: not COCO results ({first_problem(error)}); write them by chordate test --predictions"
         ) from (error)
+    foreign = [entry.image_id for entry in entries if parse_id(entry.image_id) not in image_ids]
+    if foreign:
+        raise DataError(
+            f"{path}: {len(foreign)} of {pluralize(len(entries), 'box')} belong to images that the annotations do not "
+            f"have (the first to image {foreign[0]}); detect on the same images"
+        )
     corners = np.array([entry.bbox for entry in entries]).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     found = DetectedBoxes(
-        np.array([entry.image_id for entry in entries], np.int64),
-        np.array([entry.category_id for entry in entries], np.int64),
+        np.array([image_ids[parse_id(entry.image_id)] for entry in entries], np.int64),
+        np.array([category_ids.get(parse_id(entry.category_id), -1) for entry in entries], np.int64),
         corners.astype(np.float32),
         np.array([entry.score for entry in entries], np.float32).clip(max=1),
     )
-    foreign = ~np.isin(found.image_ids, image_ids)
-    if foreign.any():
-        raise DataError(
-            f"{path}: {int(foreign.sum())} of {pluralize(len(foreign), 'box')} belong to images that the "
-            f"annotations do not have (the first to image {found.image_ids[foreign][0]}); detect on the same images"
-        )
-    known = np.isin(found.category_ids, category_ids)
+    known = found.category_ids >= 0
     kept = known & (found.scores >= score_threshold) & (found.boxes[:, 2:] - found.boxes[:, :2] >= MIN_SIDE).all(1)
     if not kept.any():
         reason = f"none of category {', '.join(map(str, category_ids))}"
@@ -99,7 +106,7 @@ def read_detected_boxes(
     return DetectedBoxes(found.image_ids[order], found.category_ids[order], found.boxes[order], found.scores[order])
 
 
-def _problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """A phrase about the first validation error: where it is, and what is wrong."""
     first = error.errors()[0]
     where = first["loc"]

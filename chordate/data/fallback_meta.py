@@ -8,7 +8,7 @@ from typing import Any
 from chordate.arguments import Names, PositiveInt, validate_settings, validate_value
 from chordate.composition import Section, as_section, located
 from chordate.data.ade20k import ADE20K_CLASSES
-from chordate.data.cityscapes import CITYSCAPES_CLASSES
+from chordate.data.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_STUFF, CITYSCAPES_THINGS
 from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON, COCO_STUFF
 from chordate.data.coco_stuff import COCO_STUFF_CLASSES
 from chordate.data.image_folder import imagenet_classes
@@ -27,11 +27,12 @@ NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
         "cifar10": lambda: CIFAR10_CLASSES,
         "ade20k": lambda: ADE20K_CLASSES,
         "cityscapes": lambda: CITYSCAPES_CLASSES,
+        "cityscapes_panoptic": lambda: CITYSCAPES_THINGS + CITYSCAPES_STUFF,
         "voc_semantic": lambda: VOC_SEMANTIC_CLASSES,
         "coco_stuff": lambda: COCO_STUFF_CLASSES,
     },
     "skeleton": {"coco": lambda: COCO_SKELETON},
-    "stuff": {"coco_panoptic": lambda: COCO_STUFF},
+    "stuff": {"coco_panoptic": lambda: COCO_STUFF, "cityscapes_panoptic": lambda: CITYSCAPES_STUFF},
 }
 
 

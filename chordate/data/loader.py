@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
 import signal
 import sys
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,19 +21,23 @@ import numpy as np
 import torch
 from annotated_types import Gt, Le
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from chordate.arguments import NonNegativeInt, PositiveInt, validate_settings
 from chordate.composition import Section, placed_part, placed_parts
 from chordate.data.check_dataset import check_dataset
 from chordate.data.dataset import Dataset
 from chordate.data.samplers import EpochBatches, EvaluationBatches, TrainingBatches, repeat_factors
+from chordate.data.transforms.pipeline import build_pipeline
 from chordate.distributed import is_main_process
 from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
 from chordate.registry import DATASETS
+from chordate.signals import terminations
 from chordate.structures import Batch, DatasetMeta
-from chordate.text import printable
+from chordate.text import pluralize, printable
 
 GRACE = 30  # seconds from SIGTERM to SIGKILL under SLURM (its KillWait)
+PATIENCE = 2  # seconds in which a worker may finish its sample before it is killed
 log = logging.getLogger("chordate")
 
 
@@ -92,17 +100,20 @@ class Loader(DataLoader[Any]):
         return self.collate_fn([self.dataset[0, 0]])
 
     def stop_workers(self) -> None:
-        """End persistent workers now; iterating again starts new ones.
-
-        Without this call, the garbage collector ends them, and waits five seconds per worker.
-        """
+        """End persistent workers now, within `PATIENCE` seconds; iterating again starts new ones."""
         if self._iterator is not None:
-            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            stop(self._iterator)
             self._iterator = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()
+        if self.num_workers:
+            _running.add(batches)
+            # Registered again, so that it runs before the cleanup of torch, which waits five seconds per worker.
+            atexit.unregister(_stop_all)
+            atexit.register(_stop_all)
         try:
-            yield from super().__iter__()
+            yield from batches
         except ChordateError as error:
             # torch re-raises a worker's error with its traceback as the message; our message is the last line.
             last = error.args[0].strip().splitlines()[-1]
@@ -112,12 +123,45 @@ class Loader(DataLoader[Any]):
                 log.warning(printable(report, None))
 
 
+_running: weakref.WeakSet[Any] = weakref.WeakSet()  # torch's iterators whose workers may still run
+
+
+def _stop_all() -> None:
+    for batches in tuple(_running):
+        stop(batches)
+
+
+def stop(batches: Any) -> None:
+    """End the workers of a DataLoader's iterator. Kills those that are still loading after `PATIENCE` seconds."""
+    if not getattr(batches, "_worker_pids_set", False):
+        return  # loads in this process, or the workers have ended
+    # From here on, the end of a worker is no error; torch would raise one from its signal handler.
+    signal_handling._remove_worker_pids(id(batches))
+    batches._worker_pids_set = False
+    killer = threading.Timer(PATIENCE, lambda: [worker.kill() for worker in batches._workers])
+    killer.daemon = True
+    killer.start()
+    with contextlib.suppress(RuntimeError):  # a worker that was killed may leave a broken queue behind
+        batches._shutdown_workers()
+    killer.cancel()
+
+
 def _settings(section: Mapping[str, Any], training: bool) -> TrainingData | EvaluationData:
     where = "train_data" if training else "val_data"
     if "dataset" not in section:
         source = section.source([""]) if isinstance(section, Section) else ""
         raise ConfigError(f'{source}{where} has no "dataset"; write {where}.dataset = dict(type=…)')
     return validate_settings(TrainingData if training else EvaluationData, section, where)
+
+
+def check_data_section(section: Mapping[str, Any], *, training: bool) -> None:
+    """Check the settings and transforms of a config's `train_data` or `val_data`, without reading data.
+
+    Raises:
+        ConfigError: a setting or transform is unknown or invalid.
+    """
+    _settings(section, training)
+    build_pipeline(placed_parts(section, "pipeline"))
 
 
 def build_dataset(
@@ -179,6 +223,7 @@ def build_loader(
     size_divisor: int = 1,
     rank: int = 0,
     world_size: int = 1,
+    drop_single: bool = False,
 ) -> Loader:
     """Build the data loader of a config's `train_data` or `val_data`.
 
@@ -190,6 +235,7 @@ def build_loader(
         seed: random seed. Order and augmentation depend only on the seed, the epoch and the image's index.
         size_divisor: the model's `size_divisor`; height and width of batches are padded to multiples of it.
         rank, world_size: rank of this process and number of processes.
+        drop_single: see `TrainingBatches`; for a model with BatchNorm.
 
     Returns:
         A loader; `start_epoch(epoch, start_batch)` sets the epoch and the first batch.
@@ -209,8 +255,14 @@ def build_loader(
             seed=seed,
             groups=None if sizes is None or not settings.group_by_aspect else sizes[:, 0] > sizes[:, 1],
             factors=repeat_factors(dataset.class_images(), len(dataset), threshold) if threshold else None,
+            drop_single=drop_single,
             **ranks,
         )
+        if sampler.dropped:
+            log.info(
+                f"train_data: each epoch leaves out {pluralize(sampler.dropped, 'image')} that would be alone in the "
+                f"last batch, where BatchNorm has no statistics"
+            )
     else:
         aspects = np.ones(len(dataset)) if sizes is None else sizes[:, 0] / sizes[:, 1].clip(1)
         sampler = EvaluationBatches(aspects, settings.batch_size, **ranks)
@@ -236,12 +288,13 @@ def _cores() -> int:
 
 
 def start_worker(worker: int) -> None:
-    """Limit a worker to one thread, and leave Ctrl-C and SIGTERM, which reach all processes, to the trainer.
+    """Limit a worker to one thread, and leave Ctrl-C, SIGTERM and SIGHUP, which reach all processes, to the trainer.
 
-    On either signal, the trainer finishes its iteration (which may need another batch), saves a checkpoint, and stops
-    its workers. A worker that is still running `GRACE` seconds after SIGTERM ends itself.
+    On these signals, the trainer finishes its iteration (which may need another batch), saves a checkpoint, and stops
+    its workers. A worker that is still running `GRACE` seconds after SIGTERM or SIGHUP ends itself.
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    for number in terminations():
+        signal.signal(number, lambda *_: signal.alarm(GRACE))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chordate.data.image_io import missing_file
+from chordate.data.coco_json import read_json
 from chordate.errors import DataError
 from chordate.structures import DatasetMeta
 from chordate.text import printable
@@ -25,7 +24,7 @@ class PanopticIndex:
     """The images of a file in ascending order of id, and their segments. Arrays are shared by forked workers.
 
     Attributes:
-        image_ids: `[len]` int64.
+        image_ids: `[len]` int64, or text, as in Cityscapes.
         files: `[len, 2]`, file names of each image and its PNG, relative to their folders.
         sizes: `[len, 2]`, height and width of each image in pixels.
         starts: `[len + 1]`, index of each image's first segment; the last entry is the total number of segments.
@@ -37,7 +36,7 @@ class PanopticIndex:
         things: ids of the thing categories.
     """
 
-    image_ids: NDArray[np.int64]
+    image_ids: NDArray[np.int64] | NDArray[np.str_]
     files: NDArray[np.str_]
     sizes: NDArray[np.int64]
     starts: NDArray[np.int64]
@@ -71,16 +70,10 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
         DataError: the file is missing or has another format; an id is not unique or out of range; an image id or
             category id is used but not defined; or a category's name or color is invalid.
     """
-    if not path.is_file():
-        raise DataError(missing_file(path, "annotation"))
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON, or truncated: {error}") from error
+    content = read_json(path, "JSON")
     try:
         names, things, palette = _categories(content["categories"], path)
-        images = sorted(content["images"], key=lambda image: image["id"])
-        return _index(path, images, content["annotations"], names, things, palette)
+        return _index(path, _sorted_images(content["images"], path), content["annotations"], names, things, palette)
     except (KeyError, TypeError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path}: not COCO's panoptic format: {reason}") from error
@@ -122,17 +115,16 @@ def _index(
     palette: dict[int, tuple[int, int, int]],
 ) -> PanopticIndex:
     """Pack the records into arrays; `images` are sorted by id."""
-    for image in images:
-        _check_id(image["id"], f"image {image['file_name']}", path)
-    by_image: dict[int, dict[str, Any]] = {}
+    by_image: dict[int | str, dict[str, Any]] = {}
     for record in annotations:
         first = by_image.setdefault(record["image_id"], record)
         if first is not record:
             pair = f"{first['file_name']} and {record['file_name']}"
             raise DataError(f"{path}: image_id {record['image_id']} has two annotations ({pair}); keep one")
     if orphans := by_image.keys() - {image["id"] for image in images}:
-        file = by_image[min(orphans)]["file_name"]
-        raise DataError(f"{path}: {file} belongs to image_id {min(orphans)}, which is not in images")
+        orphan = next(number for number in by_image if number in orphans)
+        file = by_image[orphan]["file_name"]
+        raise DataError(f"{path}: {file} belongs to image_id {printable(str(orphan))}, which is not in images")
     if not images:
         raise DataError(f"{path}: no images; there is nothing to load")
     starts, rows, files = [0], [], []
@@ -160,11 +152,25 @@ def _index(
         files.append((image["file_name"], annotation["file_name"]))
     table = np.array(rows, np.int64).reshape(-1, 3)
     sizes = np.array([(image["height"], image["width"]) for image in images])
-    image_ids = np.array([image["id"] for image in images], np.int64)
+    image_ids = np.array([image["id"] for image in images])
     if len(np.unique(image_ids)) < len(image_ids):
         raise DataError(f"{path}: several images have the same id")
     columns = table[:, 0].copy(), table[:, 1].copy(), table[:, 2] > 0
     return PanopticIndex(image_ids, np.array(files), sizes, np.array(starts), *columns, names, things, palette)
+
+
+def _sorted_images(images: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Sort the images by id. Raises DataError unless the ids are all text, or all integers that fit into int64."""
+    texts = [image for image in images if isinstance(image["id"], str)]
+    if 0 < len(texts) < len(images):
+        raise DataError(
+            f"{path}: image {texts[0]['file_name']} has the id {printable(repr(texts[0]['id']))}, but other ids are "
+            f"integers; make all ids text, or all integers"
+        )
+    ordered = sorted(images, key=lambda image: image["id"])
+    for image in () if texts else ordered:
+        _check_id(image["id"], f"image {image['file_name']}", path)
+    return ordered
 
 
 def _check_id(number: Any, owner: str, path: Path) -> None:

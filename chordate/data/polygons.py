@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import TVTensor
 
+MIN_AREA = 1e-4  # square pixels; SanitizeInstances drops instances with a smaller mask
 Ring = NDArray[np.float32]  # [vertices, 2], x, y; an edge joins the last vertex to the first
 
 
@@ -137,6 +138,16 @@ class Polygons(TVTensor):
         low = torch.full((self.count, 2), torch.inf).scatter_reduce_(0, owner, vertices, "amin")
         high = torch.full((self.count, 2), -torch.inf).scatter_reduce_(0, owner, vertices, "amax")
         return torch.cat([low, high], 1)
+
+    def overlap(self, boxes: Tensor) -> Tensor:
+        """`[count]` bool, whether the polygons of each instance have an area, and their bounds overlap its box.
+
+        Args:
+            boxes: `[count, 4]`, x1, y1, x2, y2.
+        """
+        bounds = self.bounds()
+        apart = (bounds[:, 2:] <= boxes[:, :2]) | (bounds[:, :2] >= boxes[:, 2:])
+        return (self.areas() >= MIN_AREA) & ~apart.any(1)
 
 
 def _rebuild(

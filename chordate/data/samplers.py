@@ -73,6 +73,8 @@ class TrainingBatches(Sampler[list[Key]]):
         groups: `[images]`, the group of each image (integer or boolean). A step has images of one group, to reduce
             padding; at the end of an epoch, the remaining images of all groups are mixed.
         factors: `[images]`, the mean number of times that each image is seen in an epoch (from `repeat_factors`).
+        drop_single: whether to drop the last step if it has one image per rank while the other steps have more, since
+            BatchNorm cannot compute statistics of one image. Each epoch drops other images.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class TrainingBatches(Sampler[list[Key]]):
         world_size: int = 1,
         groups: NDArray[np.integer | np.bool_] | None = None,
         factors: NDArray[np.floating] | None = None,
+        drop_single: bool = False,
     ):
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.rank, self.world_size = rank, world_size
@@ -92,6 +95,9 @@ class TrainingBatches(Sampler[list[Key]]):
         self.factors = None if factors is None else np.asarray(factors, np.float64)
         drawn = images if self.factors is None else round(float(self.factors.sum()))
         self.drawn = -(-drawn // world_size) * world_size  # rounded up to a multiple of `world_size`
+        step = batch_size * world_size
+        #: Number of images that each epoch leaves out.
+        self.dropped = world_size if drop_single and self.drawn > step and self.drawn % step == world_size < step else 0
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -100,7 +106,7 @@ class TrainingBatches(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Number of batches in a full epoch, regardless of `start_batch`."""
-        return -(-self.drawn // (self.batch_size * self.world_size))
+        return -(-(self.drawn - self.dropped) // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[Key]]:
         start, self.start_batch = self.start_batch, 0
@@ -122,7 +128,7 @@ class TrainingBatches(Sampler[list[Key]]):
                 steps.append(waiting.copy())
                 waiting.clear()
         rest = [key for waiting in keys for key in waiting]
-        return steps + [rest[start : start + size] for start in range(0, len(rest), size)]
+        return [*steps, *(rest[start : start + size] for start in range(0, len(rest), size))][: len(self)]
 
     def _order(self, random: np.random.Generator) -> NDArray[np.int64]:
         """The `self.drawn` image indices of the epoch, in the order in which they are drawn."""

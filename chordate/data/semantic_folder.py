@@ -60,15 +60,18 @@ def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     suffix) to the file.
 
     Raises:
-        DataError: the folder does not exist, or has no images.
+        DataError: the folder does not exist, has no images, or has two images that differ only in their suffix.
     """
     if not folder.is_dir():
         raise DataError(missing_folder(folder))
     images: dict[str, Path] = {}
-    for name in list_images(folder):
-        ending = next((end for end in suffixes if name.lower().endswith(end.lower())), None)
+    for path in list_images(folder):
+        ending = next((end for end in suffixes if path.lower().endswith(end.lower())), None)
         if ending:
-            images[name[: -len(ending)]] = folder / name
+            name = path[: -len(ending)]
+            if name in images:
+                raise DataError(f"{images[name]} and {path} have the same labels; remove one, or set image_suffix")
+            images[name] = folder / path
     if not images:
         raise DataError(f"{folder}: no images ({', '.join(suffixes)})")
     return images

@@ -27,9 +27,9 @@ from chordate.errors import DataError
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
 SPLITS = ("train", "val")
 SUPERSAMPLING = 4  # cells of the fine drawing grid per pixel and axis
-MIN_VISIBLE = 0.3  # smallest visible fraction of a shape's area …
-MIN_PIXELS = 12  # … and smallest visible area in square pixels
-MIN_PART = 2  # square pixels; smaller visible parts of an occluded shape get no polygon
+MIN_VISIBLE = 0.3  # minimum visible fraction of a shape's area
+MIN_PIXELS = 12  # minimum visible area of a shape, in pixels
+MIN_PART = 2  # minimum area of a visible part of an occluded shape, in pixels; smaller parts get no polygon
 EMPTY_FRACTION, CROWD_FRACTION = 0.04, 0.08  # of the images
 
 Contour = NDArray[np.float64]  # [points, 2] x, y
@@ -50,7 +50,7 @@ class Shape:
     crowd: bool = False
 
     def full_area(self) -> float:
-        """Area in square pixels, ignoring occlusion and the image's border."""
+        """Area in pixels, ignoring occlusion and the image's border."""
         areas = ([cv2.contourArea(c.astype(np.float32)) for c in member] for member in self.members)
         return sum(outer - sum(holes) for outer, *holes in areas)
 

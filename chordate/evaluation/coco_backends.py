@@ -14,6 +14,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from chordate.data.coco_geometry import MAX_ID
 from chordate.evaluation.packed_detections import IouType, PackedDetections
 from chordate.evaluation.pr_curves import PRCurves
 
@@ -44,10 +45,11 @@ class EvalSpec:
 
 def hotcoco_evaluator(coco: hotcoco.COCO, detections: PackedDetections, spec: EvalSpec) -> hotcoco.COCOeval:
     """Match detections with hotcoco over all images of the ground truth; returns the COCOeval after `evaluate`."""
-    # COCO's array format has only boxes, so masks and keypoints are passed as one dict per detection.
+    # COCO's array format has only boxes and ids that are exact in float64; else one dict per detection is passed.
+    small = max(detections.image_ids.max(initial=0), *spec.category_ids) <= MAX_ID
     results = (
         detections.to_array(spec.category_ids)
-        if spec.iou_type == "bbox"
+        if spec.iou_type == "bbox" and small
         else detections.to_results(spec.category_ids, [spec.iou_type])
     )
     evaluator = hotcoco.COCOeval(coco, coco.load_res(results), spec.iou_type)

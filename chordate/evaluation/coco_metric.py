@@ -24,7 +24,8 @@ from chordate.evaluation.coco_report import CocoReport, describe_curves
 from chordate.evaluation.ground_truth import CocoAnnotated, GroundTruth, check_annotated
 from chordate.evaluation.packed_detections import MEASURED_ON, IouType, PackedDetections
 from chordate.evaluation.pr_curves import PRCurves
-from chordate.model_contracts import Metric
+from chordate.evaluation.result_ids import with_file_ids
+from chordate.model_contracts import Metric, Model
 from chordate.registry import METRICS
 from chordate.structures import Batch, Detections
 from chordate.text import printable
@@ -86,6 +87,16 @@ class CocoMetric(Metric):
     def _backend(self) -> Backend:
         """The backend. Built on first use, and only on the main process, because pycocotools is slow to build."""
         return BACKENDS[self._engine](self.truth.coco)
+
+    def check_model(self, model: Model) -> None:
+        """Warn if images have more objects than the model can detect."""
+        limit = model.detections_per_image
+        if limit is not None and is_main_process() and self.truth.most_per_image > limit:
+            warnings.warn(
+                f"CocoMetric: an image has {self.truth.most_per_image} objects, but the model returns at most {limit} "
+                f"detections per image, so the others count as missed; raise detections_per_image of its head",
+                stacklevel=2,
+            )
 
     def update(self, predictions: Sequence[Detections], batch: Batch) -> None:
         """Keep the detections of a batch, in pixels of the original images.
@@ -191,6 +202,10 @@ class CocoMetric(Metric):
             warnings.warn("CocoMetric: the annotations have no objects, so AP is undefined: -1", stacklevel=3)
         elif not len(self._detections.scores):
             warnings.warn("CocoMetric: the model has no detections in any image; AP is 0", stacklevel=3)
+        most, limit = (self.truth.most_per_class, self._detections.most_per_class()), self.max_dets[-1]
+        if max(most) > limit and set(self._specs) - {"keypoints"}:
+            text = f"an image has {most[0]} objects and {most[1]} detections of a class, but only {limit} detections"
+            warnings.warn(f"CocoMetric: {text} are evaluated (metric.max_dets)", stacklevel=3)
         for iou_type in self._detections.iou_types():
             if not self._is_annotated(iou_type):
                 name = MEASURED_ON[iou_type]
@@ -255,10 +270,12 @@ class CocoMetric(Metric):
     def predictions(self) -> list[dict[str, Any]]:
         """The detections of the last `compute` in COCO's results format, rounded to 0.001 pixels and scores to 0.00001.
 
+        They have the ids of the annotation file, also if these are text or too large, and in addition `file_name`.
         Masks are compressed RLE; keypoint coordinates are relative to the center of the first pixel, as in
         COCO. `compute` uses full precision, so its metrics may differ slightly from metrics of these rounded results.
         """
-        return self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)
+        results = self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)
+        return with_file_ids(results, self.dataset.coco)
 
     def save_predictions(self, path: str | Path) -> None:
         """Write `predictions` as JSON that COCO's tools load with `loadRes`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -58,12 +59,16 @@ class GroundTruth:
         coco: the COCO object, with a box for every annotation.
         with_masks, without_masks: number of annotations of the evaluated categories with and without a segmentation.
         keypoints: dict from category id to number of keypoints, for categories that have keypoints.
+        most_per_image: largest number of objects of the evaluated categories in an image, without crowds.
+        most_per_class: largest number of objects of one of these categories in an image, without crowds.
     """
 
     coco: hotcoco.COCO
     with_masks: int
     without_masks: int
     keypoints: dict[int, int]
+    most_per_image: int = 0
+    most_per_class: int = 0
 
     @classmethod
     def from_index(cls, coco: hotcoco.COCO, category_ids: Sequence[int]) -> GroundTruth:
@@ -74,17 +79,24 @@ class GroundTruth:
             category_ids: ids of the evaluated categories.
         """
         evaluated, with_masks, without_masks, all_boxed = set(category_ids), 0, 0, True
+        objects: Counter[tuple[int, int]] = Counter()  # by image and category
         for annotation in _annotations(coco):
             all_boxed = all_boxed and bool(annotation.get("bbox"))
             if annotation["category_id"] in evaluated:
                 with_masks += bool(annotation.get("segmentation"))
                 without_masks += not annotation.get("segmentation")
+                if not annotation.get("iscrowd"):
+                    objects[annotation["image_id"], annotation["category_id"]] += 1
+        per_image: Counter[int] = Counter()
+        for (image_id, _), count in objects.items():
+            per_image[image_id] += count
         keypoints = {
             category["id"]: len(category["keypoints"])
             for category in coco.load_cats(list(category_ids))
             if category.get("keypoints")
         }
-        return cls(coco if all_boxed else _with_boxes(coco), with_masks, without_masks, keypoints)
+        most = max(per_image.values(), default=0), max(objects.values(), default=0)
+        return cls(coco if all_boxed else _with_boxes(coco), with_masks, without_masks, keypoints, *most)
 
     def check_masks(self) -> None:
         """Check that masks can be evaluated.

@@ -121,6 +121,11 @@ class PackedDetections:
         """Gather the detections of all ranks, sorted by image id. Every rank receives the same result."""
         return PackedDetections.concatenate(all_gather_object(self)).unique()
 
+    def most_per_class(self) -> int:
+        """The largest number of detections of one class in an image."""
+        keys = np.stack([np.repeat(self.image_ids, self.counts), self.labels], 1)
+        return int(np.unique(keys, axis=0, return_counts=True)[1].max(initial=0))
+
     def iou_types(self) -> list[IouType]:
         """The IoU types for which these detections can be evaluated."""
         return [iou_type for iou_type, column in MEASURED_ON.items() if getattr(self, column) is not None]
@@ -150,10 +155,10 @@ class PackedDetections:
         """
         if not len(self.scores):
             return []
-        array = self.to_array(category_ids)
+        array = self.to_array(category_ids)  # its ids are floats, which are not exact above 2^53
         fields: dict[str, list[Any]] = {
-            "image_id": array[:, 0].astype(np.int64).tolist(),
-            "category_id": array[:, 6].astype(np.int64).tolist(),
+            "image_id": np.repeat(self.image_ids, self.counts).tolist(),
+            "category_id": np.asarray(category_ids, np.int64)[self.labels].tolist(),
         }
         if "bbox" in iou_types:
             fields["bbox"] = _round(array[:, 1:5], digits).tolist()

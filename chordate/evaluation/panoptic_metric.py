@@ -11,6 +11,7 @@ import hotcoco
 import numpy as np
 import torch
 from hotcoco import panoptic
+from numpy.typing import NDArray
 from PIL import Image
 from rich import box
 from rich.table import Table
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from chordate.distributed import all_gather_object
 from chordate.errors import ConfigError, DataError, NothingToEvaluate
+from chordate.evaluation.panoptic_report import PanopticReport
+from chordate.evaluation.ranked_images import WORST, RankedImage
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta, PanopticMap
@@ -33,13 +36,22 @@ Segment = dict[str, Any]  # category_id, iscrowd, area and segmentation (RLE), a
 
 
 class EvaluatedImage(NamedTuple):
-    """The segments of one image; `name` is the image's file name without suffix, `size` its height and width."""
+    """The segments of one image; `name` is the image's file name without suffix, `size` its height and width, `scores`
+    has the score of each predicted segment."""
 
     image_id: int
     name: str
     size: tuple[int, ...]
     truth: list[Segment]
     predicted: list[Segment]
+    scores: list[float]
+
+    def predicted_ids(self) -> NDArray[np.int32]:
+        """The number of each pixel's predicted segment, `[H, W]`: 1 … `S`, or 0 for pixels without a segment."""
+        ids = np.zeros(self.size, np.int32)
+        for number, segment in enumerate(self.predicted, 1):
+            ids[hotcoco.mask.decode(segment["segmentation"]) > 0] = number
+        return ids
 
 
 class WithSegments(Protocol):
@@ -53,9 +65,18 @@ class WithSegments(Protocol):
     meta: DatasetMeta
     category_ids: Sequence[int]
 
+    def index_of(self, image_id: int) -> int:
+        """The index of the image with an id."""
+
+    def id_in_file(self, image_id: int) -> int | str:
+        """The id of an image as in the annotations, for the saved predictions."""
+
+    def original(self, index: int) -> Batch:
+        """An untransformed image with its targets, as a batch of size 1, for the report."""
+
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The ground truth of an image at its original size: the segment number of each pixel `[H, W]` (1 … `S`, or 0
-        without a segment), the segments' labels `[S]`, and whether each segment is a crowd `[S]` bool."""
+        """The ground truth of an image at its original size: the segment number of each pixel `[H, W]` (1 … `S`; 0
+        for pixels without a segment), the segments' labels `[S]`, and whether each segment is a crowd `[S]` bool."""
 
 
 @METRICS.register_module()
@@ -99,7 +120,8 @@ class PanopticMetric(Metric):
             truth = self._segments(numbers, labels.tolist(), crowd.tolist())
             predicted = self._segments(prediction.ids.cpu(), prediction.labels.tolist(), [False] * len(prediction))
             name = Path(info.path).stem
-            self._pending.append(EvaluatedImage(info.image_id, name, tuple(numbers.shape), truth, predicted))
+            scores = prediction.scores.tolist()
+            self._pending.append(EvaluatedImage(info.image_id, name, tuple(numbers.shape), truth, predicted, scores))
 
     def _segments(self, numbers: Tensor, labels: Sequence[int], crowd: Sequence[bool]) -> list[Segment]:
         """COCO annotations of the segments 1 … `S` in `numbers` `[H, W]`, without ids."""
@@ -125,9 +147,7 @@ class PanopticMetric(Metric):
         self._pending, self._last = [], [collected[image_id] for image_id in sorted(collected)]
         if not any(one.truth for one in self._last):
             raise NothingToEvaluate("PanopticMetric: no image with a segment was evaluated")
-        evaluation = panoptic.PanopticEval(self._coco("truth"), self._coco("predicted"))
-        evaluation.evaluate()
-        self._results = evaluation.results()
+        self._results = self._evaluate(self._last)
         self.numbers = {
             f"{name.upper()}{ending}": float(self._results[group][name]) if self._results[group]["n"] else -1.0
             for ending, group in GROUPS.items()
@@ -135,15 +155,22 @@ class PanopticMetric(Metric):
         }
         return dict(self.numbers)
 
-    def _coco(self, side: str) -> dict[str, Any]:
-        """All segments as a COCO dataset; `side` is "truth" or "predicted"."""
+    def _evaluate(self, images: Sequence[EvaluatedImage]) -> dict[str, Any]:
+        """hotcoco's results for some of the images."""
+        evaluation = panoptic.PanopticEval(self._coco(images, "truth"), self._coco(images, "predicted"))
+        evaluation.evaluate()
+        results: dict[str, Any] = evaluation.results()
+        return results
+
+    def _coco(self, images: Sequence[EvaluatedImage], side: str) -> dict[str, Any]:
+        """The segments of the images as a COCO dataset; `side` is "truth" or "predicted"."""
         meta = self.dataset.meta
         pairs = zip(meta.classes, self.dataset.category_ids)
         categories = [{"id": number, "name": name, "isthing": int(name not in meta.stuff)} for name, number in pairs]
-        images = [{"id": one.image_id, "height": one.size[0], "width": one.size[1]} for one in self._last]
-        segments = [{"image_id": one.image_id, **segment} for one in self._last for segment in getattr(one, side)]
+        records = [{"id": one.image_id, "height": one.size[0], "width": one.size[1]} for one in images]
+        segments = [{"image_id": one.image_id, **segment} for one in images for segment in getattr(one, side)]
         annotations = [{"id": number, **segment} for number, segment in enumerate(segments, 1)]
-        return {"images": images, "categories": categories, "annotations": annotations}
+        return {"images": records, "categories": categories, "annotations": annotations}
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """Metrics of each class, by class name: `PQ`, `SQ` and `RQ` (-1 if the class is in neither the ground truth nor
@@ -151,6 +178,27 @@ class PanopticMetric(Metric):
         pairs = zip(self.dataset.meta.classes, self.dataset.category_ids)
         names = ("pq", "sq", "rq", "tp", "fp", "fn")
         return {name: {key.upper(): self._results["per_class"][number][key] for key in names} for name, number in pairs}
+
+    def report(self) -> PanopticReport:
+        """Report with the metrics per class, and the images with the lowest PQ (evaluated alone)."""
+        scores = []
+        for number, one in enumerate(self._last):
+            overall = self._evaluate([one])["All"]
+            if overall["n"]:
+                scores.append((float(overall["pq"]), number))
+        worst = [self._ranked(score, self._last[number]) for score, number in sorted(scores)[:WORST]]
+        return PanopticReport(self.numbers, self.per_class(), worst, self.dataset.meta)
+
+    def _ranked(self, score: float, one: EvaluatedImage) -> RankedImage:
+        """An image of the report, with its prediction at the original size."""
+        label_of = {number: label for label, number in enumerate(self.dataset.category_ids)}
+        labels = torch.tensor([label_of[segment["category_id"]] for segment in one.predicted], dtype=torch.int64)
+        stuff = [name in self.dataset.meta.stuff for name in self.dataset.meta.classes]
+        areas = torch.tensor([segment["area"] for segment in one.predicted], dtype=torch.int64)
+        prediction = PanopticMap(
+            torch.from_numpy(one.predicted_ids()), labels, ~torch.tensor(stuff)[labels], torch.tensor(one.scores), areas
+        )
+        return RankedImage(score, self.dataset.original(self.dataset.index_of(one.image_id)), prediction)
 
     def table(self) -> Table:
         """Table with one row per class, and the means over stuff, things and all classes."""
@@ -179,16 +227,15 @@ class PanopticMetric(Metric):
         folder.mkdir(parents=True, exist_ok=True)
         annotations = []
         for one in self._last:
-            ids = np.zeros(one.size, np.uint32)
-            for number, segment in enumerate(one.predicted, 1):
-                ids[hotcoco.mask.decode(segment["segmentation"]) > 0] = number
+            ids = one.predicted_ids()
             colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
             Image.fromarray(colors).save(folder / f"{one.name}.png")
             listed = [
                 {"id": number, "category_id": segment["category_id"], "area": segment["area"]}
                 for number, segment in enumerate(one.predicted, 1)
             ]
-            annotations.append({"image_id": one.image_id, "file_name": f"{one.name}.png", "segments_info": listed})
+            number = self.dataset.id_in_file(one.image_id)
+            annotations.append({"image_id": number, "file_name": f"{one.name}.png", "segments_info": listed})
         path.write_text(json.dumps({"annotations": annotations}))
 
 

@@ -17,14 +17,13 @@ from chordate.arguments import OpenFraction
 from chordate.distributed import all_gather_object
 from chordate.errors import DataError, NothingToEvaluate
 from chordate.evaluation.boundary_iou import BoundaryIoU
-from chordate.evaluation.semantic_report import RankedImage, SemanticReport
+from chordate.evaluation.ranked_images import WORST, RankedImage
+from chordate.evaluation.semantic_report import SemanticReport
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta
 from chordate.structures.semantic import IGNORED, SemanticMap
 from chordate.text import printable
-
-WORST = 6  # number of images with the lowest IoU in the report
 
 
 class WithLabels(Protocol):

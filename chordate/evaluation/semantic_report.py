@@ -8,23 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chordate.structures import Batch, DatasetMeta
-from chordate.structures.semantic import SemanticMap
-
-
-@dataclass(frozen=True)
-class RankedImage:
-    """An image, its prediction and its score.
-
-    Attributes:
-        iou: IoU of the image, averaged over the classes in its ground truth.
-        original: the untransformed image with its targets, as a batch of size 1.
-        prediction: the prediction, at the original size of the image.
-    """
-
-    iou: float
-    original: Batch
-    prediction: SemanticMap
+from chordate.evaluation.ranked_images import RankedImage
+from chordate.structures import DatasetMeta
 
 
 @dataclass(frozen=True)
@@ -35,7 +20,7 @@ class SemanticReport:
         numbers: the metrics, see `SemanticMetric`.
         per_class: the metrics of each class, see `SemanticMetric.per_class`.
         confusion: `[K, K]` numbers of pixels; rows are ground-truth classes, columns are predicted classes.
-        worst: the images with the lowest IoU, in ascending order of IoU.
+        worst: the images with the lowest IoU (averaged over the classes in their ground truth), in ascending order.
         meta: class names and palette.
     """
 

@@ -38,6 +38,10 @@ class OneStageDetector(Detector):
         super().__init__(meta, backbone, neck, preprocess, size_divisor, tta)
         self.head: DenseHead = HEADS.build(head, facts=meta.facts(), contract=DenseHead, in_features=self.head_features)
 
+    @property
+    def detections_per_image(self) -> int:
+        return self.head.detections_per_image
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if not isinstance(batch.targets, InstanceTargets):
             raise wrong_targets(self, batch.targets, InstanceTargets)

@@ -8,16 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chordate.arguments import Fraction, NonNegativeInt, PositiveInt, validate_settings
+from chordate.arguments import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, validate_settings
 from chordate.contracts import FeatureSpecs, check_outputs, offered
 from chordate.errors import ConfigError
 from chordate.model_contracts import Model, check_batch
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.ops.argmax_resize import argmax_resize
-from chordate.ops.instance_centers import Centers, find_centers, group_pixels, majority_classes
+from chordate.ops.instance_centers import (
+    Centers,
+    find_centers,
+    group_pixels,
+    majority_classes,
+    small_instance_weights,
+)
 from chordate.ops.panoptic_merge import Segments, add_stuff
-from chordate.pixel_contracts import PixelHead, check_pixel_head
+from chordate.pixel_contracts import PixelHead, WeightedPixelHead, check_pixel_head
 from chordate.registry import BACKBONES, HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, PanopticMap, PanopticTargets
 
@@ -45,18 +51,20 @@ class PanopticDeepLab(Model):
     """A backbone, a semantic head for all classes, and a head for instance centers and offsets.
 
     Each pixel of a thing class is assigned to the center nearest to the pixel plus its predicted offset. The class of
-    an instance is the most frequent class of its pixels (section 3.3). The default thresholds are those of Detectron2's
-    Panoptic-DeepLab project.
+    an instance is the most frequent class of its pixels (section 3.3). In the semantic loss, pixels of small instances
+    have a larger weight. The defaults are those of Detectron2's Panoptic-DeepLab project.
 
     Args:
         meta: metadata of the dataset; `meta.stuff` has the names of the stuff classes.
         backbone: a variant's name, a dict with `type` and the part's own arguments, or a built module.
-        semantic: a `PixelHead`.
+        semantic: a `WeightedPixelHead`; with a `small_instance_weight` of 1, any `PixelHead`.
         center: a `CenterHead`.
         center_threshold: minimum heatmap value of a center.
         nms_kernel: side of the max-pooling window in pixels, odd; a center is the maximum of its window.
         topk: maximum number of centers per image.
         stuff_area: minimum area of a stuff segment, in pixels of the batch; smaller stuff segments are dropped.
+        small_instance_weight: weight of the pixels of small instances in the semantic loss; 1 for no weights.
+        small_instance_area: number of pixels of the batch from which an instance is not small.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's mean and std.
         size_divisor: images are padded to multiples of this many pixels.
 
@@ -76,6 +84,8 @@ class PanopticDeepLab(Model):
         nms_kernel: PositiveInt = 7,
         topk: PositiveInt = 200,
         stuff_area: NonNegativeInt = 2048,
+        small_instance_weight: PositiveFloat = 3.0,
+        small_instance_area: NonNegativeInt = 64 * 64,
         preprocess: dict[str, Any] | None = None,
         size_divisor: PositiveInt = 16,
     ):
@@ -88,12 +98,22 @@ class PanopticDeepLab(Model):
         self.meta, self.size_divisor = meta, size_divisor
         self.center_threshold, self.nms_kernel, self.topk = center_threshold, nms_kernel, topk
         self.stuff_area = stuff_area
+        self.small_instance_weight, self.small_instance_area = small_instance_weight, small_instance_area
+        is_weighted = small_instance_weight != 1
         self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
         self.backbone = BACKBONES.build(backbone)
         check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
         features = self.feature_specs()
-        self.semantic: PixelHead = HEADS.build(semantic, in_features=features, facts=meta.facts(), contract=PixelHead)
+        contract = WeightedPixelHead if is_weighted else PixelHead
+        self.semantic: WeightedPixelHead = HEADS.build(
+            semantic, in_features=features, facts=meta.facts(), contract=contract
+        )
         check_pixel_head(self.semantic, features, len(meta.classes))
+        if is_weighted:
+            try:
+                check_pixel_head(self.semantic, features, len(meta.classes), weighted=True)
+            except ConfigError as error:
+                raise ConfigError(f"{error}; for losses without weights, set small_instance_weight=1") from error
         self.center: CenterHead = HEADS.build(center, in_features=features, facts=meta.facts(), contract=CenterHead)
         self.is_thing: Tensor
         is_thing = torch.tensor([name not in meta.stuff for name in meta.classes])
@@ -110,7 +130,14 @@ class PanopticDeepLab(Model):
         if not isinstance(targets, PanopticTargets):
             raise wrong_targets(self, targets, PanopticTargets)
         maps = self.backbone_features(batch)
-        return self.semantic.loss(self.semantic(maps), targets.labels) | self.center.loss(self.center(maps), targets)
+        logits = self.semantic(maps)
+        if self.small_instance_weight == 1:
+            losses = self.semantic.loss(logits, targets.labels)
+        else:
+            count = targets.instances.valid.shape[1]
+            weights = small_instance_weights(targets.slots, count, self.small_instance_area, self.small_instance_weight)
+            losses = self.semantic.loss(logits, targets.labels, weights)
+        return losses | self.center.loss(self.center(maps), targets)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[PanopticMap]:
@@ -148,7 +175,8 @@ class PanopticDeepLab(Model):
         classes, areas = majority_classes(groups, labels, count, len(self.is_thing))
         kept = areas > 0
         numbers = torch.where(kept, kept.cumsum(1), 0)
-        numbers = torch.cat([numbers, numbers.new_zeros(len(numbers), 1)], dim=1)  # for pixels without a group, -1
+        # Pixels without a group (-1) index the appended last entry, 0.
+        numbers = torch.cat([numbers, numbers.new_zeros(len(numbers), 1)], dim=1)
         results = []
         for image, keep in enumerate(kept):
             ids = numbers[image][groups[image]].int()

@@ -80,7 +80,7 @@ class PanopticMerger(nn.Module):
 
     def semantic_labels(self, labels: Tensor) -> Tensor:
         """Convert labels `[N, H, W]` int16 from the dataset's classes to the semantic head's classes."""
-        return self.as_semantic[labels.long()]  # IGNORED is -1, which reads the last entry
+        return self.as_semantic[labels.long()]  # IGNORED is -1, so it indexes the last entry
 
     def confident(self, detections: Sequence[Detections]) -> list[Detections]:
         """The detections with a score of at least `score_threshold`."""

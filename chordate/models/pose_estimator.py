@@ -11,7 +11,7 @@ from torch import Tensor
 from chordate.arguments import Fraction, validate_settings
 from chordate.contracts import check_outputs, offered
 from chordate.errors import ConfigError
-from chordate.model_contracts import Model, check_batch
+from chordate.model_contracts import TopDownModel, check_batch
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.ops.gaussian_heatmaps import shift_right
@@ -39,7 +39,7 @@ class HeatmapHead(Protocol):
 
 
 @MODELS.register_module()
-class PoseEstimator(Model):
+class PoseEstimator(TopDownModel):
     """Top-down pose estimation: one object per image of the batch (Xiao et al. 2018).
 
     The images of a batch are crops of one object each (`TopDownCrop`). An image that is not a crop is treated as an
@@ -123,6 +123,22 @@ class PoseEstimator(Model):
         points = keypoints[..., :2] @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
         keypoints = torch.cat((points, confidence[..., None]), -1)[:, None]
         return [Poses(*one) for one in zip(boxes, scores[:, None], labels, [None] * len(crops), keypoints)]
+
+    def merge_crops(self, predictions: Sequence[Poses]) -> Poses:
+        """The poses of all crops, highest score first."""
+        device, count = self.mirrored.device, len(self.mirrored)
+        none = Poses(
+            torch.zeros(0, 4, device=device),
+            torch.zeros(0, device=device),
+            torch.zeros(0, dtype=torch.int64, device=device),
+            None,
+            torch.zeros(0, count, 3, device=device),
+        )
+        boxes, scores, labels, keypoints = (
+            torch.cat([getattr(one, name) for one in (none, *predictions)])
+            for name in ("boxes", "scores", "labels", "keypoints")
+        )
+        return Poses(boxes, scores, labels, None, keypoints)[scores.argsort(descending=True, stable=True)]
 
 
 def crop_infos(infos: Sequence[ImageInfo], sizes: Tensor) -> list[CropInfo]:

@@ -70,7 +70,7 @@ class SlidingWindow:
                     total = own.new_zeros((own.shape[0], bottom - top, width))
                 total[:, :, left:right] += own
             done = following - top  # rows that no later window covers
-            labels[top:following] = total[:, :done].argmax(dim=0).short()
+            labels[top:following] = total[:, :done].max(dim=0).indices.short()
             for plane in total if following < height else ():  # in place, since a copy doubles the memory
                 plane[:-done] = plane[done:].clone()
                 plane[-done:] = 0

@@ -99,6 +99,10 @@ class TwoStageDetector(Detector):
             name_class_rows([self.box, self.mask], "things")
             name_class_rows([self.semantic], "things and stuff")
 
+    @property
+    def detections_per_image(self) -> int | None:
+        return self.box.detections_per_image if self.merger is None else None
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         targets = batch.targets
         wanted = InstanceTargets if self.merger is None else PanopticTargets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from chordate.ops.boxes import at_least_float32
@@ -26,31 +27,33 @@ def argmax_resize(logits: Tensor, size: tuple[int, int], used: tuple[float, floa
         `[H, W]` int16.
     """
     logits = at_least_float32(logits)
-    rows, columns = (_taps(n, extent, cells, logits) for n, extent, cells in zip(size, used, logits.shape[1:]))
     labels = torch.empty(size, dtype=torch.int16, device=logits.device)
     step = max(1, CHUNK // (logits.shape[0] * size[1]))
     for start in range(0, size[0], step):
-        own = slice(start, start + step)
-        low = _lerp(logits, (rows[0][own], rows[1][own], rows[2][own, None]), dim=1)
-        labels[own] = _lerp(low, columns, dim=2).argmax(dim=0).short()
+        rows = range(start, min(start + step, size[0]))
+        resized = _resize_columns(_resize_rows(logits, rows, size[0], used[0]), size[1], used[1])
+        labels[rows.start : rows.stop] = resized.max(dim=0).indices.short()  # on CPUs, several times faster than argmax
     return labels
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int], used: tuple[float, float]) -> Tensor:
     """The logits `[K, H, W]` whose argmax is `argmax_resize(logits, size, used)`."""
     logits = at_least_float32(logits)
-    rows, columns = (_taps(n, extent, cells, logits) for n, extent, cells in zip(size, used, logits.shape[1:]))
-    return _lerp(_lerp(logits, (rows[0], rows[1], rows[2][:, None]), dim=1), columns, dim=2)
+    return _resize_columns(_resize_rows(logits, range(size[0]), size[0], used[0]), size[1], used[1])
 
 
-def _lerp(x: Tensor, taps: tuple[Tensor, Tensor, Tensor], dim: int) -> Tensor:
-    first, second, weight = taps
-    return torch.lerp(x.index_select(dim, first), x.index_select(dim, second), weight)
-
-
-def _taps(pixels: int, extent: float, cells: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each pixel along an axis, the two cells between which it lies, and the weight of the second cell."""
-    centers = torch.arange(pixels, device=like.device, dtype=like.dtype) + 0.5
-    position = (centers * (extent / pixels) - 0.5).clamp(0, cells - 1)
+def _resize_rows(logits: Tensor, rows: range, height: int, used: float) -> Tensor:
+    """The given rows of the logits after they are resized from `used` cells to `height` rows; the width is kept."""
+    centers = torch.arange(rows.start, rows.stop, device=logits.device, dtype=logits.dtype) + 0.5
+    cells = logits.shape[1]
+    position = (centers * (used / height) - 0.5).clamp(0, cells - 1)
     first = position.floor().long()
-    return first, (first + 1).clamp(max=cells - 1), position - first
+    second = (first + 1).clamp(max=cells - 1)
+    return torch.lerp(logits.index_select(1, first), logits.index_select(1, second), (position - first)[:, None])
+
+
+def _resize_columns(logits: Tensor, width: int, used: float) -> Tensor:
+    """Resize the logits from `used` cells to `width` columns; the height is kept."""
+    if used == logits.shape[2]:
+        return F.interpolate(logits[None], (logits.shape[1], width), mode="bilinear")[0]
+    return F.interpolate(logits[None], scale_factor=(1.0, width / used), mode="bilinear")[0, :, :, :width]

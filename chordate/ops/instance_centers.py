@@ -1,4 +1,4 @@
-"""Instance centers and offsets of Panoptic-DeepLab: training targets, and grouping of pixels into instances.
+"""Instance centers and offsets of Panoptic-DeepLab: training targets, pixel weights, and grouping of pixels.
 
 All functions process whole batches, without a loop over instances. Coordinates are (y, x) in pixel indices: the center
 of an instance is the mean of the indices of its pixels.
@@ -33,7 +33,7 @@ def center_targets(slots: Tensor, used: Tensor, sigma: float) -> CenterTargets:
     """The targets of Panoptic-DeepLab (Cheng et al. 2020, section 3.2).
 
     Args:
-        slots: `[N, H, W]` integers, index of each pixel's instance, 0 … `G`-1; negative without an instance.
+        slots: `[N, H, W]` integers, index of each pixel's instance, 0 … `G`-1; negative for pixels without an instance.
         used: `[N, G]` bool, which instances are used; the others get neither a center nor offsets.
         sigma: standard deviation of the Gaussians in pixels; they are truncated at 3 sigma.
     """
@@ -67,6 +67,24 @@ def _draw_gaussians(centers: Tensor, present: Tensor, height: int, width: int, s
     heatmap = torch.zeros(n * height * width + 1, device=centers.device)
     heatmap.scatter_reduce_(0, cell.flatten(), shape.expand(cell.shape).flatten(), "amax")
     return heatmap[:-1].view(n, height, width)
+
+
+def small_instance_weights(slots: Tensor, count: int, area: int, weight: float) -> Tensor:
+    """Weights of the pixels `[N, H, W]` float32 in the semantic loss: `weight` for pixels of small instances, else 1
+    (Yang et al. 2019, DeeperLab).
+
+    Args:
+        slots: `[N, H, W]` integers, index of each pixel's instance, 0 … `count`-1; negative for pixels without an
+            instance.
+        count: number of instances per image.
+        area: number of pixels from which an instance is not small.
+        weight: weight of the pixels of small instances.
+    """
+    image = torch.arange(len(slots), device=slots.device)[:, None, None]
+    row = torch.where(slots >= 0, slots.long() + count * image, len(slots) * count)
+    areas = torch.zeros(len(slots) * count + 1, dtype=torch.int64, device=slots.device)
+    areas.scatter_add_(0, row.flatten(), torch.ones_like(row).flatten())
+    return torch.where((slots >= 0) & (areas[row] < area), weight, 1.0)
 
 
 class Centers(NamedTuple):
@@ -123,7 +141,7 @@ def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
 
 
 def majority_classes(groups: Tensor, labels: Tensor, count: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """The most frequent class of each group of pixels; of equally frequent classes, the one with the lowest index.
+    """The most frequent class of each group of pixels; ties go to the lowest class index.
 
     Args:
         groups: `[N, H, W]`, group of each pixel, 0 … `count`-1; negative for pixels without a group.

@@ -12,7 +12,7 @@ class Segments(NamedTuple):
     """The `S` segments of one image.
 
     Attributes:
-        ids: `[H, W]` int32, number of each pixel's segment, 1 … `S`; 0 without a segment.
+        ids: `[H, W]` int32, segment id of each pixel, 1 … `S`; 0 for pixels without a segment.
         labels: `[S]` int64, class of each segment.
         is_thing: `[S]` bool, whether each segment is a thing.
         scores: `[S]`; 1 for stuff.

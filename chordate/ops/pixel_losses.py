@@ -1,7 +1,8 @@
 """Losses for semantic segmentation. Inputs are logits `[N, K, H, W]` of `K` classes, and labels `[N, H, W]`.
 
-Pixels with the label `IGNORED` do not contribute. A batch without labeled pixels has a loss of 0; handling this case
-needs no host sync, because denominators are clamped to a minimum above 0.
+A loss may also take weights of the pixels, `[N, H, W]`. Pixels with the label `IGNORED` do not contribute. A batch
+without labeled pixels has a loss of 0; handling this case needs no host sync, because denominators are clamped to a
+minimum above 0.
 """
 
 from __future__ import annotations
@@ -42,8 +43,14 @@ class CrossEntropy(nn.Module):
         self.register_buffer("class_weights", None if class_weights is None else torch.tensor(class_weights), False)
         self.loss_weight, self.hard_fraction, self.label_smoothing = loss_weight, hard_fraction, label_smoothing
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss, a scalar.
+
+        Args:
+            logits: `[N, K, H, W]`.
+            labels: `[N, H, W]` integers.
+            weights: `[N, H, W]`, factor of each pixel's loss, which is applied before the hardest pixels are chosen;
+                the mean is over the number of pixels, so that larger weights increase the loss. None for factors of 1.
 
         Raises:
             ConfigError: the number of `class_weights` is not the number of classes.
@@ -62,19 +69,21 @@ class CrossEntropy(nn.Module):
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        weights = (labels != IGNORED).to(losses.dtype)
+        if weights is not None:
+            losses = losses * weights
+        counts = (labels != IGNORED).to(losses.dtype)
         if self.class_weights is not None:
-            weights = weights * self.class_weights[labels.clamp(min=0)].to(losses.dtype)
+            counts = counts * self.class_weights[labels.clamp(min=0)].to(losses.dtype)
         if self.hard_fraction < 1:
-            losses, weights = self._hardest(losses.flatten(), weights.flatten())
-        return self.loss_weight * losses.sum() / weights.sum().clamp(min=1e-6)
+            losses, counts = self._hardest(losses.flatten(), counts.flatten())
+        return self.loss_weight * losses.sum() / counts.sum().clamp(min=1e-6)
 
-    def _hardest(self, losses: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Sort the pixels by descending loss, and set losses and weights to 0 except for the hardest pixels."""
+    def _hardest(self, losses: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Sort the pixels by descending loss, and set losses and counts to 0 except for the hardest pixels."""
         ordered, order = losses.sort(descending=True)
         rank = torch.arange(len(losses), device=losses.device)
-        kept = rank < (weights > 0).sum() * self.hard_fraction
-        return torch.where(kept, ordered, 0), torch.where(kept, weights[order], 0)
+        kept = rank < (counts > 0).sum() * self.hard_fraction
+        return torch.where(kept, ordered, 0), torch.where(kept, counts[order], 0)
 
 
 @LOSSES.register_module()

@@ -22,7 +22,7 @@ from chordate.structures.metadata import DatasetMeta
 BITMAP_SIZE = 112  # height and width in pixels of an instance's bitmap mask, which covers only the instance's box
 # The number of targets is padded to these sizes, above 64 to multiples of 128: few distinct shapes avoid recompilation.
 SLOTS = (8, 16, 32, 64)
-INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks")
+INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks", "has_mask")
 
 
 @dataclass
@@ -37,6 +37,8 @@ class InstanceTargets(Targets):
             is not background.
         masks: `[N, G, 112, 112]` uint8 0/1, each covering its instance's box, or None.
         keypoints: `[N, G, K, 3]` float32, x, y and COCO's visibility (0, 1 or 2), or None.
+        has_mask: `[N, G]` bool, whether the instance's mask is known; heads train only on known masks. None if all
+            masks are known.
     """
 
     legend: ClassVar[str] = "crowds are dashed, every instance has its own color"
@@ -47,6 +49,7 @@ class InstanceTargets(Targets):
     crowd: Annotated[Tensor, Layout("N", "G", dtype=torch.bool)]
     masks: Annotated[Tensor, Layout("N", "G", BITMAP_SIZE, BITMAP_SIZE, dtype=torch.uint8)] | None = None
     keypoints: Annotated[Tensor, Layout("N", "G", "K", 3, dtype=torch.float32)] | None = None
+    has_mask: Annotated[Tensor, Layout("N", "G", dtype=torch.bool)] | None = None
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
@@ -67,6 +70,7 @@ class InstanceTargets(Targets):
             crowd=pack("crowd"),
             masks=pack("masks") if "masks" in samples[0] else None,
             keypoints=pack("keypoints") if "keypoints" in samples[0] else None,
+            has_mask=pack("has_mask") if "has_mask" in samples[0] else None,
         )
 
     def class_labels(self) -> Tensor:

@@ -55,7 +55,7 @@ class PanopticMap(Prediction):
     """Predicted segments of one image, at the size of the original image.
 
     Attributes:
-        ids: `[H, W]` int32, number of each pixel's segment, 1 … `S`; 0 without a segment.
+        ids: `[H, W]` int32, segment id of each pixel, 1 … `S`; 0 for pixels without a segment.
         labels: `[S]` int64, class of each segment.
         is_thing: `[S]` bool, whether each segment is a thing.
         scores: `[S]`, 0 … 1; 1 for stuff.
@@ -118,7 +118,7 @@ def segment_boxes(ids: Tensor, count: int) -> Tensor:
     """Compute the smallest box around each of `count` segments.
 
     Args:
-        ids: `[H, W]` integers, number of each pixel's segment, 1 … `count`; 0 without a segment.
+        ids: `[H, W]` integers, segment id of each pixel, 1 … `count`; 0 for pixels without a segment.
         count: number of segments.
 
     Returns:

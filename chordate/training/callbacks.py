@@ -65,7 +65,8 @@ class Callback:
 
 
 def check_callback(callback: Any) -> None:
-    """Raise ConfigError unless an object is a Callback whose methods have the arguments and names of the base class."""
+    """Raise ConfigError unless `callback` is a Callback whose `on_*` methods exist in the base class and accept its
+    arguments."""
     check_implements(callback, Callback, [])
     hooks = [name for name in vars(Callback) if name.startswith("on_")]
     for name in dir(type(callback)):
@@ -197,7 +198,8 @@ class JSONLogger(Callback):
                 with open(self.path, "a") as file:
                     file.write(self.line(record))
             except OSError as error:
-                raise TrainingError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+                reason = f"{self.path}: cannot be written ({error.strerror or error})"
+                raise TrainingError(f"{reason}; {trainer.resume_hint()}") from error
 
     @staticmethod
     def line(record: Mapping[str, Any]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -28,12 +28,35 @@ class RunHandler(logging.StreamHandler[TextIO]):
         return sys.stdout
 
 
+class LogFile(logging.FileHandler):
+    """Writes log lines to a file. If the disk is full, says so once, and the log goes on without the file."""
+
+    is_full = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.is_full:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.is_full = True
+        logger.warning(f"{self.baseFilename}: cannot be written ({error.strerror}); the log goes on without it")
+
+    def close(self) -> None:
+        with suppress(OSError):  # closing writes what could not be written before
+            super().close()
+
+
 @contextmanager
 def run_log(work_dir: str | Path) -> Iterator[Path]:
     """Context manager that sends the log of a run to the terminal and to `<work_dir>/<start time>/train.log`.
 
-    The first rank writes the file; the other ranks only print errors. Yields the file's folder. A nested `run_log` with
-    an equal `work_dir` adds no file and yields the folder of the outer `run_log`.
+    Rank 0 writes the file; the other ranks only print errors. Yields the file's folder. A nested `run_log` with
+    an equal `work_dir` adds no file and yields the folder of the outer `run_log`. If an error is raised before another
+    file is written to the folder, the folder is removed, and so are parents of it that `run_log` created.
     """
     work_dir, level = Path(work_dir), logger.level
     for handler in logger.handlers:
@@ -41,10 +64,12 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
             yield handler.folder
             return
     folder = work_dir / time.strftime("%Y%m%d_%H%M%S")
+    created: list[Path] = []
     handlers: list[logging.Handler] = [RunHandler(work_dir, folder)]
     if is_main_process():
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(folder / "train.log"))
+        handlers.append(LogFile(folder / "train.log"))
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -52,8 +77,19 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
     try:
         with no_repeated_warnings():
             yield folder
+        created = []
     finally:
         logger.setLevel(level)
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+        _remove_unused(created)
+
+
+def _remove_unused(created: Sequence[Path]) -> None:
+    """Remove the folder of a start that has only the log, and then its parents in `created` that are empty."""
+    if created and [path.name for path in created[0].iterdir()] == ["train.log"]:
+        (created[0] / "train.log").unlink()
+        with suppress(OSError):  # a folder that is not empty
+            for path in created:
+                path.rmdir()

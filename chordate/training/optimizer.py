@@ -76,6 +76,22 @@ def optimizer_settings(config: Mapping[str, Any]) -> OptimizerSettings:
     return validate_settings(OptimizerSettings, own, "optimizer")
 
 
+def optimizer_arguments(config: Mapping[str, Any]) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
+    """The class of a config's `optimizer` section, and the arguments that only this class has; needs no model.
+
+    Raises:
+        ConfigError: a setting is unknown or invalid.
+    """
+    try:
+        cls = optimizer_class(optimizer_settings(config).type)
+        # `optimizer_settings` has validated the values of SETTINGS, so any value is accepted here.
+        own, checked = as_section(config, "optimizer"), dict.fromkeys(SETTINGS, Any)
+        arguments = validate_arguments(cls, own, config["type"], inferred=["params"], extra_settings=checked)
+    except ConfigError as error:
+        raise located(error, config) from error
+    return cls, {name: value for name, value in arguments.items() if name not in SETTINGS}
+
+
 def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int) -> Optimizer:
     """Build the optimizer of a config's `optimizer` section.
 
@@ -96,11 +112,7 @@ def build_optimizer(model: nn.Module, config: Mapping[str, Any], batch_size: int
     try:
         rules["scales"] = None if layers[0] is None else layer_scales(model, layers[0], layers[1])
         groups = parameter_groups(model, lr, settings.weight_decay, **rules)
-        cls = optimizer_class(settings.type)
-        # `optimizer_settings` has validated the values of SETTINGS, so any value is accepted here.
-        own, checked = as_section(config, "optimizer"), dict.fromkeys(SETTINGS, Any)
-        arguments = validate_arguments(cls, own, settings.type, inferred=["params"], extra_settings=checked)
-        arguments = {name: value for name, value in arguments.items() if name not in SETTINGS}
+        cls, arguments = optimizer_arguments(config)
         devices = {p.device.type for group in groups for p in group["params"]}
         fusable = devices in FUSED and "fused" in inspect.signature(cls).parameters
         if fusable and not {"fused", "foreach", "dampening"} & set(arguments):

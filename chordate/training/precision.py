@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,33 @@ def to_channels_last(images: Tensor) -> Tensor:
 
 
 def to_channels_last_weights(model: nn.Module) -> None:
-    """Convert 4-dimensional weights to NHWC memory layout, in place. (`Module.to` fails on 5-dimensional weights.)"""
+    """Convert 4-dimensional weights to NHWC memory layout, in place. (`Module.to` fails on 5-dimensional weights.)
+
+    Convolutions that `is_unsafe_in_nhwc` keep NCHW weights, and convert their input to NCHW.
+    """
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = to_channels_last(tensor.data)
+    for module in filter(is_unsafe_in_nhwc, model.modules()):
+        module.weight.data = _in_nchw(module.weight.data)
+        if _to_nchw not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_to_nchw)
+
+
+def is_unsafe_in_nhwc(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether the weight gradient of a convolution corrupts memory in NHWC layout on the CPU.
+
+    oneDNN's `jit_1x1` kernels write out of bounds in strided 1 × 1 convolutions with fewer input channels than their
+    block, 16 with AVX-512 and 8 with AVX2 (docs/upstream/onednn_1x1.md).
+    """
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return module.kernel_size == (1, 1) and max(module.stride) > 1 and module.in_channels // module.groups < 16
+
+
+def _to_nchw(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(map(_in_nchw, inputs))
+
+
+def _in_nchw(tensor: Tensor) -> Tensor:
+    # `contiguous` would keep strides of NHWC that differ only in dimensions of size 1.
+    return tensor.clone(memory_format=torch.contiguous_format)

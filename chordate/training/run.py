@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from chordate import launch
 from chordate.arguments import validate_arguments
 from chordate.config import check_plain, check_save_best, list_section, load_config, naming_files, part_section, section
-from chordate.data.loader import build_dataset, build_loader
+from chordate.data.loader import build_dataset, build_loader, check_data_section
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
 from chordate.models.build import build_model, image_channels, start_from
+from chordate.registry import CALLBACKS
 from chordate.text import pluralize, printable
 from chordate.training.callbacks import Callback, check_monitored
 from chordate.training.evaluation_loop import trial_evaluation
 from chordate.training.logging import logger, run_log
+from chordate.training.optimizer import optimizer_arguments
+from chordate.training.schedule import schedule_settings
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
 from chordate.weights.checkpoint_folder import CheckpointFolder
@@ -41,8 +45,8 @@ def train(
         work_dir: folder for logs and checkpoints; by default `work_dirs/<the config's name>`.
         resume: path of a checkpoint to resume exactly; True for the newest checkpoint in `work_dir`, if there is one.
         load_from: path or URL of a checkpoint of any known format that initializes the whole model, even if its classes
-            differ (weights of classes with equal names are loaded, other classes keep their initial weights). Overrides
-            `train.load_from`, and replaces the backbone's pretrained weights. Ignored when a run is resumed.
+            differ (weights of classes with the same name are loaded, other classes keep their initial weights).
+            Overrides `train.load_from`, and replaces the backbone's pretrained weights. Ignored when a run is resumed.
         callbacks: callbacks in addition to the callbacks of the config.
 
     Returns:
@@ -51,7 +55,7 @@ def train(
 
     Raises:
         ChordateError: the config, the data or a checkpoint is invalid or does not fit, or a loss is non-finite.
-        SystemExit: the process received SIGINT or SIGTERM; the run is saved.
+        SystemExit: the process received SIGINT, SIGTERM or SIGHUP; the run is saved.
     """
     validate_arguments(train, dict(locals()), "train")
     if load_from and resume and resume is not True:
@@ -62,8 +66,9 @@ def train(
     work_dir = Path(work_dir or Path("work_dirs") / Path(cfg.filename or "config").stem)
     ranks: dict[str, Any] = dict(zip(("rank", "world_size"), launch.start(settings.seed)))
     with run_log(work_dir), naming_files(cfg):
-        check_save_best(cfg)
         data = section(cfg, "train_data")
+        check_settings(cfg, settings)
+        callbacks = [CALLBACKS.build(callback) for callback in (*list_section(cfg, "callbacks"), *callbacks)]
         channels = image_channels(cfg)
         dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed, channels=channels)
         # The first start of a run with resume=True has no checkpoint yet, so it needs the pretrained weights.
@@ -73,8 +78,9 @@ def train(
         if resumes and weights:
             logger.info(f"{weights} is not loaded: the resumed checkpoint has the weights")
         model = build_model(cfg, meta=dataset.meta, pretrained=not (resumes or weights))
-        padding = {"size_divisor": model.size_divisor}
-        train_loader = build_loader(dataset, data, training=True, seed=settings.seed, **padding, **ranks)
+        padding: dict[str, Any] = {"size_divisor": model.size_divisor}
+        single = {"drop_single": any(isinstance(module, _BatchNorm) for module in model.modules())}
+        train_loader = build_loader(dataset, data, training=True, seed=settings.seed, **single, **padding, **ranks)
         val_set: Any = ()
         val_loader = metric = None
         if cfg.get("val_data"):
@@ -88,6 +94,7 @@ def train(
             val_set = build_dataset(val_data, training=False, **same)
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
+            metric.check_model(model)
         names = ", ".join(map(printable, dataset.classes[:10])) + (", …" if len(dataset.classes) > 10 else "")
         counts = f"{pluralize(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
         logger.info(f"{counts}; {pluralize(len(dataset.classes), 'class')}: {names}")
@@ -102,7 +109,7 @@ def train(
             work_dir=work_dir,
             val_loader=val_loader,
             metric=metric,
-            callbacks=[*list_section(cfg, "callbacks"), *callbacks],
+            callbacks=callbacks,
             resume=newest or resume,
             config=cfg,
         )
@@ -113,3 +120,22 @@ def train(
             check_monitored(trainer, metrics)
         trainer.train()
     return trainer
+
+
+def check_settings(cfg: Config, settings: TrainSettings) -> None:
+    """Check what needs no data before a dataset is read, which may take a minute.
+
+    Raises:
+        ConfigError: a setting of the data, the optimizer or the schedule is unknown or invalid.
+    """
+    check_save_best(cfg)
+    check_data_section(section(cfg, "train_data"), training=True)
+    if cfg.get("val_data"):
+        check_data_section(section(cfg, "val_data"), training=False)
+    optimizer_arguments(section(cfg, "optimizer"))
+    length = settings.epochs or settings.iterations or 0
+    unreached = schedule_settings(section(cfg, "schedule", optional=True)).unreached(length)
+    if unreached:
+        unit = "epochs" if settings.by_epoch else "iterations"
+        numbers = ", ".join(f"{milestone:g}" for milestone in unreached)
+        logger.warning(f"schedule.milestones: {numbers} not reached, since train.{unit}={length}")

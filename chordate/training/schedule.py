@@ -59,6 +59,10 @@ class Constant:
         """The multiplier of the learning rate in `iteration`, without the warm-up."""
         return 1.0
 
+    def unreached(self, length: int) -> list[float]:
+        """The milestones that a training of this length (in their unit) does not reach."""
+        return []
+
 
 @SCHEDULES.register_module("step")
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ class Step(Constant):
 
     def decay(self, iteration: int, span: Span) -> float:
         return self.gamma ** bisect_right([round(milestone * span.unit) for milestone in self.milestones], iteration)
+
+    def unreached(self, length: int) -> list[float]:
+        return [milestone for milestone in self.milestones if milestone >= length]
 
 
 @SCHEDULES.register_module("cosine")
@@ -125,16 +132,8 @@ class Schedule:
             group["lr"] = group["initial_lr"] * factor
 
 
-def build_schedule(
-    config: Mapping[str, Any] | None, total: int, steps_per_unit: int, steps_per_epoch: int | None = None
-) -> Schedule:
-    """Build the learning-rate schedule.
-
-    Args:
-        config: the section `schedule` of a config: `type`, and the settings of the type; None for "constant".
-        total: number of iterations of the whole training.
-        steps_per_unit: number of iterations per unit of the milestones: those of an epoch, or 1.
-        steps_per_epoch: number of iterations per epoch; None for `steps_per_unit`.
+def schedule_settings(config: Mapping[str, Any] | None) -> Constant:
+    """The validated settings of a config's `schedule` section: `type` and the settings of the type; None is "constant".
 
     Raises:
         ConfigError: a type or setting is unknown (the message suggests similar names), or a value is invalid.
@@ -143,6 +142,20 @@ def build_schedule(
     kind = section.pop("type", "constant")
     if not isinstance(kind, str) or kind not in SCHEDULES.names():
         raise located(ConfigError(unknown("schedule", str(kind), SCHEDULES.names())), section, ["type"])
-    settings = validate_settings(SCHEDULES.get(kind), section, "schedule")
+    return validate_settings(SCHEDULES.get(kind), section, "schedule")
+
+
+def build_schedule(
+    config: Mapping[str, Any] | None, total: int, steps_per_unit: int, steps_per_epoch: int | None = None
+) -> Schedule:
+    """Build the learning-rate schedule.
+
+    Args:
+        config: the section `schedule` of a config, see `schedule_settings`.
+        total: number of iterations of the whole training.
+        steps_per_unit: number of iterations per unit of the milestones: those of an epoch, or 1.
+        steps_per_epoch: number of iterations per epoch; None for `steps_per_unit`.
+    """
+    settings = schedule_settings(config)
     warmup = settings.warmup_iters or round(settings.warmup_epochs * (steps_per_epoch or steps_per_unit))
     return Schedule(settings, Span(warmup, total, steps_per_unit))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,12 +18,13 @@ from chordate import launch
 from chordate.data.loader import Loader
 from chordate.distributed import average_buffers
 from chordate.errors import CheckpointError, ConfigError, DataError
-from chordate.launch import StopSignals
+from chordate.failures import explain_failures
 from chordate.model_contracts import Metric, Model, check_implements, check_number_names, total_loss
 from chordate.progress import ProgressBar
 from chordate.registry import CALLBACKS
+from chordate.signals import StopSignals
 from chordate.structures import Batch
-from chordate.text import format_metric, pluralize
+from chordate.text import format_metric
 from chordate.training import training_state
 from chordate.training.callbacks import Callback, JSONLogger, TensorBoardLogger, check_callback
 from chordate.training.ema import WeightAverage
@@ -38,8 +36,10 @@ from chordate.training.precision import autocast, gradient_scaler, use_channels_
 from chordate.training.prepare import compile_model, find_unused_parameters, prepare_model, wrap_ddp
 from chordate.training.schedule import build_schedule
 from chordate.training.settings import TrainSettings
+from chordate.training.step_log import StepLog, log_setup
 from chordate.weights.checkpoint_folder import CheckpointFolder
 from chordate.weights.load_report import abbreviate
+from chordate.work_dir_lock import locked
 
 
 class Trainer:
@@ -161,20 +161,27 @@ class Trainer:
         Raises:
             TrainingError: a loss is non-finite.
             CheckpointError: the checkpoint to resume does not fit, or a checkpoint cannot be written.
-            SystemExit: the process received SIGINT or SIGTERM; the run is saved.
+            MachineError: a disk is full, a loader process was killed, or the connection to another rank is lost.
+            SystemExit: the process received SIGINT, SIGTERM or SIGHUP; the run is saved.
         """
-        with run_log(self.work_dir) as self.log_dir, StopSignals() as self.signals:
+        with (
+            run_log(self.work_dir) as self.log_dir,
+            StopSignals() as self.signals,
+            explain_failures(self.resume_hint),
+            locked(self.work_dir),
+        ):
             self._start()
             errors: list[Exception] = []
             try:
                 for callback in self.callbacks:
                     callback.on_train_start(self)
-                with self.progress.task("training", self.max_iterations, self.iteration) as self._update_bar:
+                with self.progress.task("training", self.max_iterations, self.iteration) as self.update_bar:
                     # The resumed checkpoint was saved before its evaluation, or at the end of a shorter training.
                     if self.iteration > self.evaluated and self.evaluation_is_due():
                         self._evaluate()
                     while self.iteration < self.max_iterations and self.stop_reason is None:
                         self._train_epoch()
+                    training_state.save(self)  # does nothing, except after a complete run is resumed in another folder
             finally:
                 for loader in (self.train_loader, self.val_loader or self.train_loader):
                     loader.stop_workers()
@@ -193,22 +200,22 @@ class Trainer:
         self.model.train()
         for batches in self._iterations():
             with self.losses.explain_errors():
-                if self.world_size > 1 and self.iteration == self._first_iteration:
+                if self.world_size > 1 and self.iteration == self.log.first_iteration:
                     self._find_unused_parameters(batches[0])
                 losses = self.train_step(batches)
                 self.iteration += 1
                 signal_received = self._read_losses()
-            self._log(batches)
+            self.log.step(batches)
             for callback in self.callbacks:
                 callback.on_step_end(self, losses)
             if self._save_is_due():
                 training_state.save(self)
-            self._exit_on_signal(signal_received)
+            self._exit_on_signal(signal_received or (self.world_size == 1 and self.interrupted()))
             if self.evaluation_is_due():
                 self._evaluate()
             if self.stop_reason is not None:
                 self.losses.read()
-                self._log([], stopping=True)
+                self.log.step([], stopping=True)
                 training_state.save(self)
             if self.stop_reason is not None or self.iteration == self.max_iterations:
                 return
@@ -236,7 +243,7 @@ class Trainer:
         try:
             self.scaler.step(self.optimizer)
         except KeyError as error:
-            if self.resume is None or self.iteration > self._first_iteration:
+            if self.resume is None or self.iteration > self.log.first_iteration:
                 raise
             raise CheckpointError(f"{self.resume}: its optimizer state has no {error}; the file is damaged") from error
         self.scaler.update()
@@ -258,15 +265,15 @@ class Trainer:
         """
         metrics = self.evaluate(self.interrupted)
         for callback in self.callbacks:
-            self._exit_on_signal()
+            self._exit_on_signal(self.interrupted())
             callback.on_evaluation_end(self, metrics)
-        self._exit_on_signal()
+        self._exit_on_signal(self.interrupted())
         self.evaluated, whole = self.iteration, self.iteration % self.steps_per_epoch == 0
-        self._record("val", self.epoch, metrics)
+        self.record("val", self.epoch, metrics)
         numbers = "  ".join(f"{name} {format_metric(value)}" for name, value in metrics.items())
         logger.info(f"evaluation after {f'epoch {self.epoch}, ' if whole else ''}iteration {self.iteration}: {numbers}")
         training_state.save_best(self, metrics)
-        self._restart_clock()
+        self.log.restart_clock()
 
     def evaluate(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Compute the metric on the validation data in full precision, with the averaged weights if there are any. The
@@ -276,8 +283,9 @@ class Trainer:
         return evaluate(self.evaluated_model, self.val_loader, self.metric, self.device, progress=self.progress, **opts)
 
     def interrupted(self) -> bool:
-        """Whether the process received a signal and can stop immediately, because there are no other ranks."""
-        return self.world_size == 1 and self.signals.received is not None
+        """Whether the process received a signal and can stop immediately, because other ranks need not help to save."""
+        alone = self.world_size == 1 or self.saved == self.iteration
+        return alone and self.signals.received is not None
 
     def stop(self, reason: str) -> None:
         """Save and end training after this iteration. All ranks must call it. The log says "stopped" and the reason."""
@@ -293,27 +301,17 @@ class Trainer:
     def _start(self) -> None:
         """Log the setup, seed the generators, and start a new run or resume one."""
         self.stop_reason = None
-        if self.rank == 0:
-            self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
-        processes, threads = pluralize(self.world_size, "process"), pluralize(torch.get_num_threads(), "thread")
-        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU ({threads})"
-        logger.info(f"torch {torch.__version__}, {device}, {processes}, seed {self.settings.seed}")
-        logger.info(
-            f"{type(self.optimizer).__name__}: learning rate {self.lr:g} (config: {self.optimizer_settings.lr:g} for "
-            f"{self.optimizer_settings.base_batch_size or 'any number of'} images) for {self.batch_size} images per "
-            f"iteration = {self.train_loader.images_per_batch} × {processes} × {self.settings.accumulate} accumulated"
-        )
-        for group in self.optimizer.param_groups:
-            logger.info(f"  {pluralize(len(group['params']), 'parameter')} with {group['name']}")
+        log_setup(self)
         launch.seed_everything(self.settings.seed + self.rank)
         if self.settings.ema is not None:
             self.ema = WeightAverage(self.module, self.settings.ema)
         training_state.resume_or_start(self)
+        if self.rank == 0:
+            self.config.dump(self.log_dir / Path(self.config.filename or "config.py").name)
         if self.iteration >= self.max_iterations:
             unit = "epochs" if self.settings.by_epoch else "iterations"
             logger.warning(f"all {self.max_iterations} iterations are done already; raise train.{unit} to train longer")
-        self._started, self._first_iteration = time.monotonic(), self.iteration
-        self._restart_clock()
+        self.log = StepLog(self)
 
     def _save_is_due(self) -> bool:
         every = self.settings.save_every_iterations
@@ -327,7 +325,8 @@ class Trainer:
 
     def _iterations(self) -> Iterator[list[Batch]]:
         """Yield a list of `accumulate` batches per remaining iteration of the epoch; the last list may be shorter."""
-        size, total = self.settings.accumulate, self.batches_per_epoch
+        total = self.batches_per_epoch
+        size = min(self.settings.accumulate, total)
         start = self.iteration % self.steps_per_epoch * size
         # The workers' seed depends on the epoch: drawing it from the global generator would change the random numbers
         # of dropout after every resume.
@@ -363,45 +362,23 @@ class Trainer:
         due = self.device.type == "cpu" or log_due or self._save_is_due() or self.evaluation_is_due()
         return due and self.losses.read(self.signals.received is not None)
 
-    def _exit_on_signal(self, agreed: bool = False) -> None:
-        """Save and exit after a signal; with several ranks, only if all ranks have `agreed` to exit."""
-        if agreed or self.interrupted():
+    def _exit_on_signal(self, agreed: bool) -> None:
+        """Save and exit after a signal if `agreed`: by all ranks, or by this rank if it can stop alone."""
+        if agreed:
             received = self.signals.received or signal.SIGTERM  # `received` is None if only another rank got a signal
             training_state.save(self)
             self.stop(f"by {received.name} after iteration {self.iteration}, which is saved; continue with --resume")
             raise SystemExit(128 + received)
 
-    def _log(self, batches: Sequence[Batch], stopping: bool = False) -> None:
-        """Record losses, learning rate and speed: every `log_every` iterations, at the end, and if a callback is
-        `stopping` training. (After a signal nothing is recorded; the resumed run continues the running means.)"""
-        self._images += sum(len(batch) for batch in batches) * self.world_size
-        epoch = (self.iteration - 1) // self.steps_per_epoch + 1
-        self._update_bar(description=f"epoch {epoch}/{self.max_epochs}")
-        is_due = self.iteration % self.settings.log_every == 0 or self.iteration == self.max_iterations
-        if is_due is stopping:  # no record is due, or the call before `stopping` has already added it
-            return
-        now = time.monotonic()
-        lr, speed = self.lr * self.schedule.factor(self.iteration - 1), round(self._images / (now - self._clock), 2)
-        numbers = {"lr": lr, **self.losses.means(), **({"images_per_s": speed} if self._images else {})}
-        if self.device.type == "cuda":
-            numbers["memory_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        self._record("train", epoch, numbers)
-        self._update_bar(0, status=f"loss {numbers['loss']:.4g}  lr {lr:.2g}  {speed} images/s")
-        if not self.progress.visible:
-            per_iteration = (now - self._started) / (self.iteration - self._first_iteration)
-            left = timedelta(seconds=round(per_iteration * (self.max_iterations - self.iteration)))
-            text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            where = f"epoch {epoch}/{self.max_epochs}  iteration {self.iteration}/{self.max_iterations}"
-            logger.info(f"{where}  {text}  ETA {left}")
-        self._restart_clock()
+    def resume_hint(self) -> str:
+        """The end of the message of an error after which the run can be resumed."""
+        last = self.folder.last() or (f"iteration {self.saved}" if self.saved else "")
+        return f"--resume continues from {last}" if last else "no checkpoint is saved yet"
 
-    def _record(self, mode: str, epoch: int, numbers: Mapping[str, float]) -> None:
+    def record(self, mode: str, epoch: int, numbers: Mapping[str, float]) -> None:
         """Add a record to the history, and pass it to the callbacks."""
         check_number_names(numbers, "a loss or metric")
         plain = {name: float(value) for name, value in numbers.items()}
         self.history.append({"mode": mode, "epoch": epoch, "iteration": self.iteration, **plain})
         for callback in self.callbacks:
             callback.on_log(self, self.history[-1])
-
-    def _restart_clock(self) -> None:
-        self._images, self._clock = 0, time.monotonic()

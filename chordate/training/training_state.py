@@ -60,7 +60,7 @@ def save_best(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 
 
 def _write(trainer: Trainer, files: Sequence[str], write: Callable[[dict[str, Any]], Any]) -> None:
-    """Collect the state of all ranks, and write it on the first rank; if writing fails, all ranks raise."""
+    """Collect the state of all ranks, and write it on rank 0; if writing fails, all ranks raise."""
     trainer.average_buffers()
     state = collect(trainer, files)
     failure = None
@@ -79,15 +79,19 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
     `files` are the names of this run's checkpoints, including the one to be written. Raises TrainingError if a loss or
     a weight is non-finite, since such a state must never be saved."""
     trainer.losses.read()
-    bad = not_finite(dict(trainer.module.named_parameters()))
-    if bad:
-        raise TrainingError(
-            f"{bad[0]} has a NaN or Inf after iteration {trainer.iteration}, although the losses were finite; the "
-            f"checkpoint is not saved; lower optimizer.lr or set train.clip_norm"
-        )
-    state = {
+    weights = {"model": trainer.module.state_dict()}
+    if trainer.ema is not None:
+        weights["ema"] = trainer.ema.module.state_dict()
+    for part, tensors in weights.items():
+        if bad := not_finite(tensors):
+            name = bad[0] if part == "model" else f"the average of {bad[0]}"
+            raise TrainingError(
+                f"{name} has a NaN or Inf after iteration {trainer.iteration}, although the losses were finite; the "
+                f"checkpoint is not saved; lower optimizer.lr or set train.clip_norm"
+            )
+    return {
         "chordate": FORM,
-        "model": trainer.module.state_dict(),
+        **weights,
         "meta": trainer.module.meta.to_dict(),
         "config": trainer.config.pretty_text,
         "train": {
@@ -105,16 +109,13 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
             **{name: getattr(trainer.settings, name) for name in COMPARED_SETTINGS},
         },
     }
-    if trainer.ema is not None:
-        state["ema"] = trainer.ema.module.state_dict()
-    return state
 
 
 def resume_or_start(trainer: Trainer) -> None:
     """Restore the checkpoint to resume, or start a new run and move the files of an earlier run.
 
     Raises CheckpointError if the checkpoint is truncated or belongs to another model, dataset or optimizer, or if
-    ranks on machines without a shared disk would resume different checkpoints."""
+    ranks on machines without a shared filesystem would resume different checkpoints."""
     folder, work_dir = trainer.folder, trainer.work_dir
     if is_main_process():
         folder.remove_temporary()
@@ -132,7 +133,7 @@ def resume_or_start(trainer: Trainer) -> None:
         trainer.saved = trainer.iteration if folder.is_last(path) else 0
         if trainer.resumed:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
-            trainer.best = broadcast_object(best)  # without a shared disk, only the first rank has the file
+            trainer.best = broadcast_object(best)  # without a shared filesystem, only rank 0 has the file
         else:  # the log and the best checkpoint of the resumed run stay in its folder
             logger.warning(f"{path} is not in {work_dir}, so a new log and a new best score start there")
             trainer.history = []

@@ -9,6 +9,7 @@ from chordate.visualization.classification_drawing import draw_class_targets, dr
 from chordate.visualization.coco_report_plots import plot_coco_report
 from chordate.visualization.detection_drawing import draw_detections, draw_instance_targets
 from chordate.visualization.panoptic_drawing import draw_panoptic_map, draw_panoptic_targets
+from chordate.visualization.panoptic_report_plots import plot_panoptic_report
 from chordate.visualization.pose_drawing import draw_pose_targets, draw_poses
 from chordate.visualization.semantic_drawing import draw_semantic_map, draw_semantic_targets
 from chordate.visualization.semantic_report_plots import plot_semantic_report
@@ -35,6 +36,7 @@ __all__ = [
     "draw_semantic_targets",
     "draw_targets",
     "plot_coco_report",
+    "plot_panoptic_report",
     "plot_report",
     "plot_semantic_report",
     "plot_training",

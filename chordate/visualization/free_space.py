@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 CLEARANCE = 5  # pixels of free space around a label
 STEPS = 60  # number of candidate positions along each axis
+# Candidate positions of a label, in pixels: x `[X]` of its left edge and y `[Y]` of its lower edge, combined freely.
+Places = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def move_to_free_space(label: Annotation, axis: Axes) -> None:
@@ -25,39 +27,51 @@ def move_to_free_space(label: Annotation, axis: Axes) -> None:
     axis.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
     size = np.array(label.get_window_extent().size) + 2 * CLEARANCE
     point = axis.transData.transform(label.xy)
+    places = _places(axis, size)
     legend = axis.get_legend()
-    boxes = [] if legend is None else [legend.get_window_extent()]
-    curves = [axis.transData.transform(np.column_stack(line.get_data())) for line in axis.lines]
-    free = [box for box in _places(axis, size) if not any(box.overlaps(other) for other in boxes)]
-    free = [box for box in free if not any(_crosses(curve, box) for curve in curves)]
-    free = [box for box in free if not box.padded(CLEARANCE).contains(*point)]
+    taken = _overlaps(places, size, Bbox([point - CLEARANCE, point + CLEARANCE]))
+    if legend is not None:
+        taken |= _overlaps(places, size, legend.get_window_extent())
+    for line in axis.lines:
+        taken |= _crosses(places, size, axis.transData.transform(np.column_stack(line.get_data())))
+    free = np.argwhere(~taken)
     label.set_in_layout(False)  # the label lies within the axes and must not change their size
-    if not free:
+    if not len(free):
         label.set(position=(1, 1.02), horizontalalignment="right", verticalalignment="bottom")
         label.set_anncoords("axes fraction")
         return
-    centers = np.array([(box.p0 + box.p1) / 2 for box in free])
+    centers = np.column_stack([places[0][free[:, 0]], places[1][free[:, 1]]]) + size / 2
     best = np.hypot(*(centers - point).T).argmin()
     label.set_anncoords("axes fraction")
     label.set_position(tuple(axis.transAxes.inverted().transform(centers[best])))
 
 
-def _places(axis: Axes, size: NDArray[np.float64]) -> list[Bbox]:
-    """Candidate positions of a label: boxes of `size` (width and height in pixels) on a grid inside the axes."""
+def _places(axis: Axes, size: NDArray[np.float64]) -> Places:
+    """Candidate positions of a label of `size` (width and height in pixels): a grid inside the axes."""
     low, high = axis.bbox.p0, axis.bbox.p1 - size
-    if (high < low).any():
-        return []
-    grid = [np.linspace(*ends, STEPS) for ends in zip(low, high)]
-    return [Bbox.from_bounds(x, y, *size) for x in grid[0] for y in grid[1]]
+    x, y = (np.linspace(*ends, STEPS if (high >= low).all() else 0) for ends in zip(low, high))
+    return x, y
 
 
-def _crosses(curve: NDArray[np.float64], box: Bbox) -> bool:
-    """Whether a curve `[N, 2]` with ascending x, interpolated over NaN, crosses a box: between the left and right edge
-    of the box, the curve is neither entirely above nor entirely below the box."""
+def _overlaps(places: Places, size: NDArray[np.float64], box: Bbox) -> NDArray[np.bool_]:
+    """Whether the label overlaps a box, `[X, Y]`."""
+    (x, y), (width, height) = places, size
+    in_x = (x <= box.x1) & (x + width >= box.x0)
+    in_y = (y <= box.y1) & (y + height >= box.y0)
+    return in_x[:, None] & in_y
+
+
+def _crosses(places: Places, size: NDArray[np.float64], curve: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether a curve `[N, 2]` with ascending x, interpolated over NaN, crosses the label, `[X, Y]`: between the left
+    and right edge of the label, the curve is neither entirely above nor entirely below the label."""
+    (x, y), (width, height) = places, size
+    crosses = np.zeros((len(x), len(y)), bool)
     curve = curve[np.isfinite(curve).all(1)]
-    if not len(curve) or curve[-1, 0] < box.x0 or curve[0, 0] > box.x1:
-        return False
-    ends = np.clip([box.x0, box.x1], curve[0, 0], curve[-1, 0])
-    inside = (curve[:, 0] >= ends[0]) & (curve[:, 0] <= ends[1])
-    heights = np.concatenate([np.interp(ends, *curve.T), curve[inside, 1]])
-    return bool(heights.min() <= box.y1 and heights.max() >= box.y0)
+    for column, (left, right) in enumerate(zip(x, x + width)):
+        if not len(curve) or curve[-1, 0] < left or curve[0, 0] > right:
+            continue
+        ends = np.clip([left, right], curve[0, 0], curve[-1, 0])
+        inside = (curve[:, 0] >= ends[0]) & (curve[:, 0] <= ends[1])
+        heights = np.concatenate([np.interp(ends, *curve.T), curve[inside, 1]])
+        crosses[column] = (heights.min() <= y + height) & (heights.max() >= y)
+    return crosses

@@ -37,7 +37,7 @@ def draw_panoptic_map(
     score_threshold: float = 0.0,
     long_side: int | None = None,
 ) -> Picture:
-    """Draw the segments. The labels of things are class and score, the labels of stuff the class."""
+    """Draw the segments. Things are labeled with class and score, stuff with the class."""
     kept = prediction.above(score_threshold).to("cpu", non_blocking=False)
     notes = [f" {s:.2f}" if t else "" for s, t in zip(kept.scores.tolist(), kept.is_thing.tolist())]
     return draw_segments(image, kept.ids, kept.labels.tolist(), notes, kept.is_thing.tolist(), meta, long_side)
@@ -72,9 +72,11 @@ def draw_segments(
 
     Args:
         image: `[H, W, 3]` uint8 RGB; is not changed.
-        ids: `[H, W]`, number of each pixel's segment, from 1; 0 without a segment.
-        labels, notes, is_thing: for each segment, its class, the text after the class name in its label, and whether it
-            is a thing. A segment whose note ends in "(crowd)" gets an outline but no tint.
+        ids: `[H, W]`, segment id of each pixel, from 1; 0 for pixels without a segment.
+        labels: class of each segment.
+        notes: text drawn after the class name of each segment. A segment whose note ends in "(crowd)" gets an outline
+            but no tint.
+        is_thing: whether each segment is a thing.
         meta: class names and palette.
         long_side: longer side of the result in pixels; None for that of the image, but at least 640.
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from chordate.evaluation.semantic_report import SemanticReport
-from chordate.visualization.canvas import to_picture, write_image
+from chordate.visualization.canvas import write_image
 from chordate.visualization.class_plots import ClassBar, class_bars, confusion_matrix
-from chordate.visualization.side_by_side import side_by_side
+from chordate.visualization.side_by_side import ranked_sheet
 from chordate.visualization.style import plain_label, save
 from chordate.visualization.task_drawing import plot_report
 
@@ -36,7 +36,7 @@ def plot_semantic_report(report: SemanticReport, folder: str | Path) -> list[Pat
         "numbers": report.numbers,
         "per_class": report.per_class,
         "confusion": {"classes": report.meta.classes, "matrix": report.confusion.tolist()},
-        "worst": [{"file": image.original.infos[0].path, "IoU": image.iou} for image in report.worst],
+        "worst": [{"file": image.original.infos[0].path, "IoU": image.score} for image in report.worst],
     }
     written[0].write_text(json.dumps(content, indent=1) + "\n")
     pixels = sum(row["pixels"] for row in report.per_class.values())
@@ -51,14 +51,7 @@ def plot_semantic_report(report: SemanticReport, folder: str | Path) -> list[Pat
     names = [plain_label(name) for name, is_used in zip(report.meta.classes, used) if is_used]
     matrix = report.confusion[used][:, used].astype(np.float64)
     save(confusion_matrix(matrix, names, "confusion matrix, % of the row", lambda _, part: _percent(part)), written[2])
-    sheet = side_by_side(
-        [to_picture(image.original.images[0]) for image in report.worst],
-        [f"{Path(image.original.infos[0].path).name}, IoU {image.iou:.3f}" for image in report.worst],
-        [image.prediction for image in report.worst],
-        [image.original.targets for image in report.worst],
-        report.meta,
-    )
-    write_image(written[3], sheet)
+    write_image(written[3], ranked_sheet(report.worst, "IoU", report.meta))
     return written
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from chordate.evaluation.ranked_images import RankedImage
 from chordate.structures import DatasetMeta, Prediction
-from chordate.visualization.canvas import Picture, fit_text, make_font, resize
+from chordate.visualization.canvas import Picture, fit_text, make_font, resize, to_picture
 from chordate.visualization.task_drawing import draw, draw_targets
 
 MARGIN = 14  # pixels around the images of a sheet
@@ -55,6 +57,17 @@ def side_by_side(
             (_fit(right, panel), _caption("prediction", _describe(prediction, score_threshold))),
         ]
     return _compose(rows, panel)
+
+
+def ranked_sheet(images: Sequence[RankedImage], metric: str, meta: DatasetMeta) -> Picture:
+    """Draw the images of a report with their scores; `metric` is the name of the score."""
+    return side_by_side(
+        [to_picture(image.original.images[0]) for image in images],
+        [f"{Path(image.original.infos[0].path).name}, {metric} {image.score:.3f}" for image in images],
+        [image.prediction for image in images],
+        [image.original.targets for image in images],
+        meta,
+    )
 
 
 def _caption(name: str, description: str) -> str:

@@ -94,7 +94,7 @@ def plot_report(report: Any, folder: str | Path) -> list[Path]:
 
 @plot_report.register
 def plot_no_report(report: None, folder: str | Path) -> list[Path]:
-    raise ConfigError("--report: this metric has no report; CocoMetric and SemanticMetric have one")
+    raise ConfigError("--report: this metric has no report; CocoMetric, SemanticMetric and PanopticMetric have one")
 
 
 def _unregistered(function: str, value: Any) -> str:

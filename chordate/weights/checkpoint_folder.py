@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from chordate.errors import CheckpointError
+from chordate.failures import disk_error
 from chordate.text import file_stem
 from chordate.weights.checkpoint_schema import checkpoint_meta
 from chordate.weights.checkpoint_sources import read_state
@@ -91,9 +92,12 @@ class CheckpointFolder:
     def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
         try:
             write_atomically(self.folder / name, write)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else disk_error(error)
+            if cause is None:
+                raise
             last = f"; {self.files[-1]} is complete, --resume continues from it" if self.files else ""
-            reason = f"{self.folder / name}: cannot be written ({error.strerror or error})"
+            reason = f"{self.folder / name}: cannot be written ({cause.strerror or cause})"
             raise CheckpointError(f"{reason}{last}") from error
 
     def begin(self) -> Path | None:
@@ -124,8 +128,12 @@ class CheckpointFolder:
 
     def is_last(self, path: str | Path) -> bool:
         """Whether `last_checkpoint` names this checkpoint."""
+        return self.contains(path) and self.last() == Path(path).name
+
+    def last(self) -> str:
+        """The file name in `last_checkpoint`; empty if no checkpoint of the newest run is saved yet."""
         pointer = self.folder / POINTER
-        return self.contains(path) and pointer.is_file() and pointer.read_text().strip() == Path(path).name
+        return pointer.read_text().strip() if pointer.is_file() else ""
 
     def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
         """Restore the list of checkpoints on resume: set `self.files` to the names in `files` that are in this folder.

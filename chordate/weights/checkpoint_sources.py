@@ -19,7 +19,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from chordate.errors import CheckpointError, ConfigError, near_names, unknown
+from chordate.errors import CheckpointError, ConfigError, DownloadError, near_names, unknown
 from chordate.libraries import timm_for
 
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
@@ -49,6 +49,7 @@ def read_state(source: str | Path) -> Contents:
             `.safetensors`, or written by `torch.save`; these are read with `weights_only=True`.
 
     Raises:
+        DownloadError: a download failed.
         CheckpointError: the file is missing, damaged or not a checkpoint, or contains objects other than tensors
             and plain Python values.
     """
@@ -116,7 +117,7 @@ def _download(url: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), expected[1] if expected else None)
         except (OSError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
+            raise DownloadError(
                 f"{url} could not be downloaded: {_first_line(error)}; without a network, copy the file to {path}"
             ) from error
     return path
@@ -133,7 +134,7 @@ def _read_timm(model: str) -> dict[str, Tensor]:
     try:
         return timm.create_model(model, pretrained=True).state_dict()
     except Exception as error:  # huggingface_hub and other libraries raise many types of errors
-        raise CheckpointError(f"timm://{model} could not be downloaded: {_first_line(error)}") from error
+        raise DownloadError(f"timm://{model} could not be downloaded: {_first_line(error)}") from error
 
 
 def _missing_message(path: Path) -> str:

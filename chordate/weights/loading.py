@@ -12,7 +12,7 @@ from torch import nn
 
 from chordate.arguments import validate_value
 from chordate.contracts import Backbone
-from chordate.errors import CheckpointError, near_names
+from chordate.errors import CheckpointError, DownloadError, near_names
 from chordate.model_contracts import Model
 from chordate.registry import BACKBONES
 from chordate.structures import DatasetMeta
@@ -38,9 +38,9 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
         source: a path or URL for `read_state`, the contents that it returned, or a state dict.
         strict: if True, every tensor of the model must be loaded, and the checkpoint must not contradict the model
             (parts that the model does not have are skipped); our own checkpoints set `model.meta`. If False, for
-            fine-tuning, the tensors that fit are loaded; outputs per class (`class_rows` of the heads) are loaded for
-            equal class names and the background. The rest of the model is unchanged, and so is `meta` if it has class
-            names rather than numbers.
+            fine-tuning, the tensors that fit are loaded; in layers with outputs per class (`class_rows` of the heads),
+            these are the weights of the background and of classes with the same name. The rest of the model is
+            unchanged, and so is `meta` if it has class names rather than numbers.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or belongs to another model.
@@ -78,7 +78,8 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
     """Load the `pretrained` weights of every backbone in `model`; True means the backbone's `default_weights`.
 
     Raises:
-        CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights.
+        CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights. If a
+            download fails, the message says how to load a local file, and how to build the model without weights.
     """
     reports = []
     for path, backbone in find_backbones(model):
@@ -87,7 +88,12 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
         source = backbone.default_weights if backbone.pretrained is True else backbone.pretrained
         if source is None:
             raise CheckpointError(_no_default_weights(path, backbone))
-        reports.append(load_checkpoint(backbone, source))
+        try:
+            reports.append(load_checkpoint(backbone, source))
+        except DownloadError as error:
+            setting = f"model.{path}.pretrained" if path else "pretrained"
+            remedy = f"set {setting} to a local file, or to None for random weights (pretrained=False in Python)"
+            raise DownloadError(f"{error}; or {remedy}") from error
         warn_about_normalization(model, str(source))
     return reports
 

@@ -1,6 +1,6 @@
 """ConvNeXt-T fine-tuned on your own photos with layer-wise learning-rate decay, see `resnet50_finetune_folder`.
 
-The layer decay and the stochastic depth are from Liu et al. 2022, appendix A.2, table 6.
+The layer decay is from Liu et al. 2022, appendix A.2, table 6, and the stochastic depth from table 5.
 """
 
 _base_ = ["./resnet50_finetune_folder.py"]

@@ -1,13 +1,13 @@
 """U-Net (Ronneberger et al. 2015) with ResNet-18 as the encoder, on CamVid; small enough for a CPU.
 
-Skip connections come from c2 … c5, which every backbone has; `model.backbone.out` adds c1.
+Skip connections come from all feature maps of the backbone: c1 … c5 of a ResNet, c2 … c5 of a ConvNeXt.
 """
 
 _base_ = ["../_base_/datasets/camvid.py", "../_base_/schedules/camvid_30e.py"]
 
 model = dict(
     type="SemanticSegmenter",
-    backbone=dict(type="resnet18", pretrained=True),
+    backbone=dict(type="resnet18", out="all", pretrained=True),
     neck=dict(type="UNet"),
     head=dict(type="FCNHead", level="p0", convs=0, dropout=0.0),
 )

@@ -112,6 +112,22 @@ class WideImage(Gray):
 
 
 @DATASETS.register_module()
+class ScaledImage(Gray):
+    """Images of 0 … 1, the first of them black."""
+
+    def read(self, index: int) -> Sample:
+        sample = super().read(index)
+        return {**sample, "image": Image(sample["image"] / 255)}
+
+
+@DATASETS.register_module()
+class LastNoValue(Gray):
+    def read(self, index: int) -> Sample:
+        sample = super().read(index)
+        return {name: value for name, value in sample.items() if index < 3 or name != "value"}
+
+
+@DATASETS.register_module()
 class OtherTargets(Gray):
     target_type = InstanceTargets
 

@@ -2,7 +2,7 @@
 
 import chordate.data.polygon_kernels  # noqa: F401  (registers the kernels of Polygons)
 from chordate.data.transforms.class_limited_crop import ClassLimitedCrop
-from chordate.data.transforms.color import Lighting, NoiseErasing
+from chordate.data.transforms.color import Lighting, NoiseErasing, PhotometricDistortion
 from chordate.data.transforms.copy_paste import CopyPaste
 from chordate.data.transforms.mixup import DetectionMixUp
 from chordate.data.transforms.mosaic import Mosaic
@@ -19,6 +19,7 @@ __all__ = [
     "Lighting",
     "Mosaic",
     "NoiseErasing",
+    "PhotometricDistortion",
     "ResizeShortestEdge",
     "SanitizeInstances",
     "TopDownCrop",

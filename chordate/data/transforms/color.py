@@ -1,4 +1,4 @@
-"""Color augmentation for ImageNet: AlexNet's PCA lighting noise, and random erasing with noise."""
+"""Color augmentation: photometric distortion for segmentation; PCA lighting noise and random erasing for ImageNet."""
 
 from typing import Any
 
@@ -14,6 +14,33 @@ from chordate.registry import TRANSFORMS
 # PCA of the RGB values (0 … 1) of ImageNet's training images, from fb.resnet.torch; eigenvectors are columns.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+
+
+@TRANSFORMS.register_module()
+class PhotometricDistortion(v2.RandomPhotometricDistort):
+    """Change brightness, contrast, saturation and hue at random, as MMSegmentation does (there PhotoMetricDistortion).
+
+    Unlike v2's RandomPhotometricDistort, which is for detectors (Liu et al. 2016, SSD), it never permutes the color
+    channels. Brightness is changed by a factor, in MMSegmentation by up to 32 of 255 added.
+
+    Args:
+        brightness, contrast, saturation: smallest and largest factor.
+        hue: smallest and largest shift, as fractions of the color circle.
+        p: probability of each of the four changes.
+    """
+
+    def __init__(
+        self,
+        brightness: tuple[NonNegativeFloat, NonNegativeFloat] = (0.875, 1.125),
+        contrast: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 1.5),
+        saturation: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 1.5),
+        hue: tuple[float, float] = (-0.1, 0.1),
+        p: Fraction = 0.5,
+    ):
+        super().__init__(brightness, contrast, saturation, hue, p)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return super().make_params(flat_inputs) | {"channel_permutation": None}
 
 
 @TRANSFORMS.register_module()

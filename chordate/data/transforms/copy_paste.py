@@ -13,14 +13,14 @@ from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.polygons import Polygons, Ring
 from chordate.data.rasterize import rasterize
 from chordate.data.rle import mask_rings
-from chordate.data.transforms.mixing import Sample, draw_partners, join, same_size
+from chordate.data.transforms.mixing import Sample, check_instances, draw_partners, join, same_size
 from chordate.data.transforms.sanitize import select_instances
 from chordate.errors import ConfigError
 from chordate.registry import TRANSFORMS
 
 Window = tuple[slice, slice]  # rows and columns of an image
-# Instances with a smaller visible fraction of their area are dropped. The authors' code has a minimum number of
-# visible pixels instead, so whether it drops an instance depends on the scale of the image.
+# Minimum visible fraction of an instance's area; instances below it are dropped. The authors' code has a minimum number
+# of visible pixels instead, so whether it drops an instance depends on the scale of the image.
 MIN_VISIBLE = 0.1
 
 
@@ -31,7 +31,8 @@ class CopyPaste:
     The number of pasted instances is uniform from none to all, as in the authors' code; edges are not blended. Pixels
     that a pasted instance covers are removed from the masks of the instances below, and their boxes shrink to the
     visible part. Covered keypoints become hidden (visibility 1). Instances with less than a tenth of their area visible
-    are dropped. Crowds are neither pasted nor changed. The smaller image is padded to the size of the larger one.
+    are dropped. Crowds and instances without a mask are neither pasted nor changed. The smaller image is padded to the
+    size of the larger one.
 
     The earlier transforms of the pipeline (in the paper, a flip and large-scale jitter) are applied to both images.
 
@@ -39,19 +40,20 @@ class CopyPaste:
         p: probability per sample.
 
     Raises:
-        ConfigError: the samples have no masks.
+        ConfigError: the samples have no instances or no masks.
     """
 
     def __init__(self, p: Fraction = 1.0):
         self.p = p
 
     def __call__(self, sample: Sample) -> Sample:
-        if "boxes" in sample and "polygons" not in sample:
+        check_instances(sample, "CopyPaste")
+        if "polygons" not in sample:
             raise ConfigError("CopyPaste needs masks to cut out objects; set masks=True in the dataset")
         if torch.rand(()) >= self.p:
             return sample
         for other in draw_partners(sample, 1, "CopyPaste"):
-            candidates = torch.nonzero(~other["crowd"])[:, 0]
+            candidates = torch.nonzero(other["has_mask"] if "has_mask" in other else ~other["crowd"])[:, 0]
             count = int(torch.randint(len(candidates) + 1, ()))
             chosen = torch.zeros_like(other["crowd"])
             chosen[candidates[torch.randperm(len(candidates))[:count]]] = True

@@ -17,6 +17,18 @@ Sample = dict[str, Any]
 FILL = [round(mean) for mean in IMAGENET_MEAN]  # color of padding: about 0 after normalization
 
 
+def check_instances(sample: Sample, name: str) -> None:
+    """Raise ConfigError unless a sample has the fields of a detection sample; `name` is the name of the transform.
+
+    Transforms call it also where they leave the sample unchanged, so that the first sample of a run shows the mistake.
+    """
+    if missing := [field for field in ("boxes", "labels", "crowd") if field not in sample]:
+        raise ConfigError(
+            f"{name} combines the instances of several images, but these samples have no {missing[0]}; remove it, or "
+            f"use it with a dataset for detection"
+        )
+
+
 def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
     """Draw `count` random samples of the same dataset, transformed by the earlier transforms of the pipeline.
 
@@ -28,12 +40,13 @@ def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
         name: name of the transform, for messages.
 
     Raises:
-        ConfigError: the sample has no "boxes" or no "partner".
+        ConfigError: the sample has no "partner".
     """
-    if "boxes" not in sample:
-        raise ConfigError(f"{name} combines the instances of several images, but these samples have no boxes")
     if "partner" not in sample:
-        raise ConfigError(f"{name} needs other samples; the dataset must call its pipeline with `draw`")
+        raise ConfigError(
+            f"{name} mixes several samples; the dataset must pass a function that reads a random sample: "
+            "`pipeline(sample, draw=…)`"
+        )
     draw: Callable[[], Sample] | None = sample["partner"]
     return [] if draw is None else [draw() for _ in range(count)]
 
@@ -62,7 +75,7 @@ def join(image: Tensor, samples: Sequence[Sample]) -> Sample:
 
     joined: Sample = {**first, "image": Image(image)}
     joined["boxes"] = wrap(cat("boxes"), like=first["boxes"], canvas_size=size)
-    joined.update({name: cat(name) for name in ("labels", "crowd")})
+    joined.update({name: cat(name) for name in ("labels", "crowd", "has_mask") if name in first})
     if "polygons" in first:
         joined["polygons"] = Polygons.cat([sample["polygons"] for sample in samples])
     if "keypoints" in first:

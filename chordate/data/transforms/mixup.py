@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from chordate.arguments import Fraction, PositiveFloat
-from chordate.data.transforms.mixing import Sample, draw_partners, join, same_size
+from chordate.data.transforms.mixing import Sample, check_instances, draw_partners, join, same_size
 from chordate.registry import TRANSFORMS
 
 
@@ -26,6 +26,7 @@ class DetectionMixUp:
         self.alpha, self.p = alpha, p
 
     def __call__(self, sample: Sample) -> Sample:
+        check_instances(sample, "DetectionMixUp")
         if torch.rand(()) >= self.p:
             return sample
         for other in draw_partners(sample, 1, "DetectionMixUp"):

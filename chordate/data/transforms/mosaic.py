@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from chordate.arguments import Fraction, PositiveInt
-from chordate.data.transforms.mixing import FILL, Sample, draw_partners, join, moved
+from chordate.data.transforms.mixing import FILL, Sample, check_instances, draw_partners, join, moved
 from chordate.data.transforms.sanitize import SanitizeInstances
 from chordate.registry import TRANSFORMS
 
@@ -28,6 +28,7 @@ class Mosaic:
         self.size, self.p = size, p
 
     def __call__(self, sample: Sample) -> Sample:
+        check_instances(sample, "Mosaic")
         if torch.rand(()) >= self.p:
             return sample
         others = draw_partners(sample, 3, "Mosaic")

@@ -10,7 +10,7 @@ from chordate.arguments import NonNegativeFloat
 from chordate.registry import TRANSFORMS
 from chordate.structures.detection import count_instances
 
-INSTANCE_FIELDS = ("labels", "crowd")  # plain tensors with one row per instance
+INSTANCE_FIELDS = ("labels", "crowd", "has_mask")  # plain tensors with one row per instance
 
 
 def select_instances(sample: dict[str, Any], keep: Tensor) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class SanitizeInstances:
 
     Args:
         min_size: minimum side of a box in pixels. An instance is dropped if its box has a shorter side, or if its
-            polygons have an area below `min_size²`.
+            polygons have an area below `min_size²` (unless its mask is unknown: `has_mask` is false).
         tighten: replace boxes by the bounds of the polygons, for instances that have polygons.
 
     Raises:
@@ -59,6 +59,7 @@ class SanitizeInstances:
         boxes = torch.minimum(boxes.clamp(min=0), limits)
         keep = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(1)
         if polygons is not None:
-            keep &= sample["crowd"] | (polygons.areas() >= self.min_size**2)
+            has_mask = sample["has_mask"] if "has_mask" in sample else ~sample["crowd"]
+            keep &= ~has_mask | (polygons.areas() >= self.min_size**2)
         sample["boxes"] = wrap(boxes, like=unclipped, canvas_size=(height, width))
         return sample if keep.all() else select_instances(sample, keep)

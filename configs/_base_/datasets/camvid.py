@@ -16,10 +16,10 @@ fallback_meta = dict(classes=_classes)
 train_data = dict(
     dataset=dict(images="train", labels="trainannot", **_dataset),
     pipeline=[
-        dict(type="ScaleJitter", target_size=(360, 480), scale_range=(0.5, 2.0)),
+        dict(type="RandomResize", min_size=180, max_size=721),  # of the shorter side: 360 × (0.5 … 2.0)
         dict(type="RandomCrop", size=(360, 480), pad_if_needed=True),
         dict(type="RandomHorizontalFlip", p=0.5),
-        dict(type="RandomPhotometricDistort", p=0.5),
+        dict(type="PhotometricDistortion"),
     ],
     batch_size=8,
     workers=2,

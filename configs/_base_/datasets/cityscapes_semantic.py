@@ -10,7 +10,7 @@ train_data = dict(
         dict(type="RandomResize", min_size=512, max_size=2049),  # of the shorter side: 1024 × (0.5 … 2.0)
         dict(type="ClassLimitedCrop", size=(512, 1024), max_fraction=0.75),
         dict(type="RandomHorizontalFlip", p=0.5),
-        dict(type="RandomPhotometricDistort", hue=(-0.1, 0.1)),
+        dict(type="PhotometricDistortion"),
     ],
     batch_size=2,  # images per process; 8 in total on 4 processes
     workers=4,

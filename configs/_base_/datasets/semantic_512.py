@@ -7,7 +7,7 @@ train_data = dict(
         dict(type="RandomResize", min_size=256, max_size=1025),  # of the shorter side: 512 × (0.5 … 2.0)
         dict(type="ClassLimitedCrop", size=512, max_fraction=0.75),
         dict(type="RandomHorizontalFlip", p=0.5),
-        dict(type="RandomPhotometricDistort", hue=(-0.1, 0.1)),
+        dict(type="PhotometricDistortion"),
     ],
     batch_size=4,  # images per process; 16 in total on 4 processes
     workers=4,

@@ -1,0 +1,115 @@
+"""Reads one COCO annotation: keeps the fields that are used, in one form, and reports what is wrong with the others."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from chordate.data.coco_geometry import (
+    parse_box,
+    parse_flag,
+    parse_keypoints,
+    parse_number,
+    parse_polygons,
+    parse_rle,
+)
+from chordate.data.findings import Findings
+from chordate.text import printable
+
+UNUSABLE_POLYGON = "segmentation with a polygon that is not three or more points, which is ignored"
+
+
+class AnnotationReader:
+    """Reads annotations one by one, and collects their problems.
+
+    Args:
+        keypoint_counts: mapping from category id to number of keypoints, for the categories with keypoint names.
+        findings: collects the problems.
+
+    Attributes:
+        instances: by category id, the number of annotations that are not crowds.
+        without_mask: category id and id of the annotations without a usable mask that are not crowds.
+    """
+
+    def __init__(self, keypoint_counts: Mapping[int, int], findings: Findings):
+        self.keypoint_counts, self.findings = keypoint_counts, findings
+        self.instances: defaultdict[int, int] = defaultdict(int)
+        self.without_mask: list[tuple[int, Any]] = []
+
+    def read(self, record: Mapping[str, Any], id: Any, category: int, size: tuple[int, int]) -> dict[str, Any] | None:
+        """Read the used fields of an annotation, except its ids.
+
+        Args:
+            record: the annotation as in the file.
+            id: its id in the file, for messages.
+            category: id of its category.
+            size: height and width of its image in pixels.
+
+        Returns:
+            `bbox`, `segmentation`, `area`, `iscrowd`, `keypoints` and `num_keypoints`, each only if the annotation has
+            it; None if the annotation is contradictory.
+        """
+        crowd = parse_flag(record.get("iscrowd"))
+        if crowd is None:
+            self.findings.error("iscrowd is not 0 or 1", id, quote(record["iscrowd"]))
+            return None
+        fields: dict[str, Any] = {"iscrowd": crowd}
+        if (segmentation := self._segmentation(record.get("segmentation"), id, size)) is not None:
+            fields["segmentation"] = segmentation
+        if (box := record.get("bbox")) is not None and box != []:
+            fields["bbox"] = parse_box(box)
+            if fields["bbox"] is None:
+                self.findings.error("bbox is not four finite numbers", id, quote(box))
+                return None
+        elif segmentation is None:
+            self.findings.error("no bbox and no usable segmentation", id)
+            return None
+        if not crowd:
+            self.instances[category] += 1
+            if segmentation is None:
+                self.without_mask.append((category, id))
+        self._read_area(record, fields, id)
+        self._read_keypoints(record, fields, id, category)
+        return fields
+
+    def _segmentation(self, value: Any, id: Any, size: tuple[int, int]) -> Any:
+        """The usable polygons, or the RLE; None if there is no usable mask."""
+        if not value:
+            return None
+        if isinstance(value, Mapping):
+            encoding, reason = parse_rle(value, *size)
+            if reason:
+                self.findings.error("the RLE in segmentation does not fit its image", id, reason)
+            return encoding
+        polygons, unusable = parse_polygons(value) if isinstance(value, list) else ([], 1)
+        if unusable:
+            self.findings.repair(UNUSABLE_POLYGON, id)
+        elif not isinstance(value[0], list):
+            self.findings.repair("segmentation is one polygon without the list around it", id)
+        return polygons or None
+
+    def _read_area(self, record: Mapping[str, Any], fields: dict[str, Any], id: Any) -> None:
+        """Keep a positive area; without an area, hotcoco and pycocotools compute it from the mask or the box."""
+        area = parse_number(record.get("area"))
+        if area is not None and area > 0:
+            fields["area"] = area
+        elif record.get("area") is not None and min(fields.get("bbox", ())[2:], default=1) > 0:
+            self.findings.repair("area is not a positive number and is computed", id)  # boxes without area are dropped
+
+    def _read_keypoints(self, record: Mapping[str, Any], fields: dict[str, Any], id: Any, category: int) -> None:
+        value, count = record.get("keypoints"), self.keypoint_counts.get(category)
+        if not value or count is None:
+            return
+        keypoints = parse_keypoints(value, count) if isinstance(value, list) else None
+        if keypoints is None:
+            problem = "keypoints are not three finite numbers per keypoint of the category, with visibility 0, 1 or 2"
+            self.findings.error(problem, id, f"{quote(value)} for {count} keypoints")
+            return
+        fields["keypoints"] = keypoints
+        labeled = parse_number(record.get("num_keypoints"))
+        valid = labeled is not None and labeled >= 0 and labeled.is_integer()
+        fields["num_keypoints"] = int(labeled or 0) if valid else sum(v > 0 for v in keypoints[2::3])
+
+
+def quote(value: Any) -> str:
+    """A value of a file, shortened for a message."""
+    return printable(repr(value), 60)

@@ -1,0 +1,151 @@
+"""Checks the values of one COCO annotation: numbers, boxes, polygons, run-length encodings (RLE) and keypoints.
+
+The functions accept what annotation tools write, such as numbers as text, and never allocate what a file asks for.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_COORDINATE = 1e9  # pixels; squares of larger numbers lose their pixels in float64
+MAX_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
+MAX_ID = 2**53  # larger integers are not exact in float64
+DECIMAL = re.compile(r"-?[0-9]{1,400}")
+FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also for False, True, 0.0 and 1.0
+
+
+def parse_id(value: Any) -> int | str | None:
+    """An id, so that `7`, `7.0` and `"7"` are equal; None if the value is no id."""
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if DECIMAL.fullmatch(text) and str(int(text)) == text else text or None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def parse_number(value: Any) -> float | None:
+    """A number, also from text; None if the value is no number, not finite, or larger than any image."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if -MAX_COORDINATE <= number <= MAX_COORDINATE else None  # false for NaN
+
+
+def parse_side(value: Any) -> int | None:
+    """The height or width of an image in pixels, a whole number ≥ 1; None if the value is something else."""
+    number = parse_number(value)
+    return int(number) if number is not None and number >= 1 and number.is_integer() else None
+
+
+def parse_flag(value: Any) -> int | None:
+    """COCO's `iscrowd`, 0 or 1; 0 for null, and None if the value is something else."""
+    return FLAGS.get(value) if value is None or isinstance(value, int | float | str) else None
+
+
+def parse_box(value: Any) -> list[float] | None:
+    """COCO's x, y, width and height; None if the value is not a list of four finite numbers."""
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    numbers = [number for side in value if (number := parse_number(side)) is not None]
+    return numbers if len(numbers) == 4 else None
+
+
+def parse_polygons(value: list[Any]) -> tuple[list[list[float]], int]:
+    """The polygons of a segmentation, and the number of unusable ones.
+
+    A polygon is a list x1, y1, x2, y2 … of at least three points that span an area. A single polygon may stand alone,
+    without the list of polygons around it.
+    """
+    rings = value if not value or isinstance(value[0], list) else [value]
+    usable = [polygon for ring in rings if (polygon := _parse_polygon(ring)) is not None]
+    return usable, len(rings) - len(usable)
+
+
+def _parse_polygon(ring: Any) -> list[float] | None:
+    if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
+        return None
+    numbers: list[float] = ring
+    if set(map(type, ring)) != {float}:
+        numbers = [number for entry in ring if (number := parse_number(entry)) is not None]
+    if len(numbers) < len(ring) or not math.isfinite(sum(numbers)):
+        return None
+    xs, ys = numbers[::2], numbers[1::2]
+    low, high, left, right = min(ys), max(ys), min(xs), max(xs)
+    in_range = min(low, left) >= -MAX_COORDINATE and max(high, right) <= MAX_COORDINATE
+    return numbers if in_range and low < high and left < right else None
+
+
+def parse_rle(value: Mapping[str, Any], height: int, width: int) -> tuple[dict[str, Any] | None, str]:
+    """A run-length encoding of a mask of an image.
+
+    Returns:
+        The encoding, `{"size": [height, width], "counts": …}`, and "". If it is empty or does not fit the image, None
+        and the reason; the reason is "" for a mask without pixels.
+    """
+    size = value.get("size")
+    sides = [parse_side(side) for side in size] if isinstance(size, list) else []
+    if sides != [height, width]:
+        own = f"{sides[1]}×{sides[0]} px" if len(sides) == 2 and None not in sides else f"size {size!r}"
+        return None, f"{own} in an image of {width}×{height} px"
+    counts = value.get("counts")
+    runs = _decompress(counts) if isinstance(counts, str) else _runs(counts)
+    if runs is None:
+        return None, "counts that are neither whole numbers ≥ 0 nor COCO's compressed text"
+    if (total := int(runs.sum())) != height * width:
+        return None, f"counts of {total:,} pixels in an image of {width}×{height} px = {height * width:,}"
+    if not runs[1::2].any():
+        return None, ""
+    return {"size": [height, width], "counts": counts if isinstance(counts, str) else runs.tolist()}, ""
+
+
+def _runs(counts: Any) -> NDArray[np.int64] | None:
+    """Uncompressed counts as an array."""
+    numbers = [parse_number(count) for count in counts] if isinstance(counts, list) else [None]
+    if any(number is None or number < 0 or not number.is_integer() for number in numbers):
+        return None
+    return np.array(numbers, np.float64).astype(np.int64)
+
+
+def _decompress(text: str) -> NDArray[np.int64] | None:
+    """Decode COCO's compressed counts: 5 bits per character, least significant first, as in COCO's `rleFrString`.
+
+    Counts from the fourth on are differences from the count two places before.
+    """
+    try:
+        codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        return None
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        return None
+    last = np.flatnonzero(codes & 32 == 0)  # the last character of each count
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    if place.max() > 6:  # more than 35 bits
+        return None
+    values = np.add.reduceat((codes & 31) << (5 * place), first)
+    negative = codes[last] & 16 != 0
+    values -= np.where(negative, 1 << (5 * (last - first + 1)), 0)
+    values[1::2] = values[1::2].cumsum()
+    values[2::2] = values[2::2].cumsum()
+    return values if values.min() >= 0 and values.max() <= MAX_PIXELS else None
+
+
+def parse_keypoints(value: list[Any], count: int | None) -> list[float] | None:
+    """Keypoints x1, y1, v1, …; None unless all numbers are finite and every visibility v is 0, 1 or 2.
+
+    Args:
+        value: the annotation's list.
+        count: number of keypoints of its category; None if unknown.
+    """
+    numbers = [number for entry in value if (number := parse_number(entry)) is not None]
+    if len(numbers) < len(value) or len(numbers) % 3 or (count is not None and len(numbers) != 3 * count):
+        return None
+    return numbers if set(numbers[2::3]) <= {0.0, 1.0, 2.0} else None

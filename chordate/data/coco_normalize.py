@@ -1,0 +1,245 @@
+"""Normalizes the content of COCO annotation files that annotation tools write in other forms than COCO's own files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from chordate.data.annotation_reader import AnnotationReader, quote
+from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS, parse_id, parse_side
+from chordate.data.findings import Findings
+from chordate.errors import DataError
+
+FILE_ID = "chordate_file_id"  # field of images and categories: the file's own id, if it is not the record's `id`
+EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x112, (5, 6, 7, 8)
+
+Record = Mapping[str, Any]
+Id = int | str
+
+
+def normalize(content: Any, source: str, images: Path) -> tuple[dict[str, Any], AnnotationReader]:
+    """Keep the fields that are used, in the form of COCO's own files.
+
+    Ids of images and categories that are text, negative or above 2^53 are replaced by 1, 2, …; the record then has the
+    file's own id as `FILE_ID`. Annotations are numbered if an id is missing or not unique.
+
+    Args:
+        content: the content of the file.
+        source: the file's name, for messages.
+        images: the folder that the file names are relative to.
+
+    Returns:
+        The normalized content, and the AnnotationReader with all problems. Contradictory records are left out.
+
+    Raises:
+        DataError: the content is not COCO's.
+    """
+    if not isinstance(content, Mapping):
+        raise DataError(f"{source}: not COCO annotations: a {type(content).__name__}, expected an object with images")
+    findings = Findings()
+    parts = {kind: list(_records(content, kind, source, findings)) for kind in ("categories", "images", "annotations")}
+    categories = _unique(parts["categories"], "category", findings)
+    _drop_unnamed(categories, findings)
+    normal_categories = _numbered(categories, {key: _category(record, findings) for key, record in categories.items()})
+    records = _unique(parts["images"], "image", findings)
+    found = {key: image for key, record in records.items() if (image := _image(record, images, findings))}
+    normal_images = _numbered(records, found)
+    counts = {c["id"]: len(c["keypoints"]) for c in normal_categories.values() if "keypoints" in c}
+    reader = AnnotationReader(counts, findings)
+    left_out = {"image": parse_ids(parts["images"]), "category": parse_ids(parts["categories"])}
+    annotations = []
+    for place, record in enumerate(parts["annotations"], start=1):
+        id = record.get("id") if record.get("id") is not None else f"no. {place}"
+        owners = {}
+        for name, known in (("image", normal_images), ("category", normal_categories)):
+            key = parse_id(record.get(f"{name}_id"))
+            if key in known:
+                owners[name] = known[key]
+            elif key in left_out[name]:
+                findings.repair(f"annotations of {'an' if name == 'image' else 'a'} {name} that is left out", id)
+            else:
+                field = quote(record.get(f"{name}_id"))
+                plural = {"image": "images", "category": "categories"}[name]
+                findings.error(f"annotations with {name} IDs not present in {plural}", id, f"{name}_id {field}")
+        if len(owners) == 2:
+            image, category = owners["image"], owners["category"]
+            fields = reader.read(record, id, category["id"], (image["height"], image["width"]))
+            if fields is not None:
+                annotations.append((record, {"image_id": image["id"], "category_id": category["id"], **fields}))
+    _number_annotations(annotations, findings)
+    return {
+        "images": list(normal_images.values()),
+        "annotations": [annotation for _, annotation in annotations],
+        "categories": list(normal_categories.values()),
+    }, reader
+
+
+def _records(content: Record, kind: str, source: str, findings: Findings) -> Iterator[Record]:
+    """The objects in a list of the file; a missing list is empty."""
+    values = content.get(kind)
+    if values is not None and not isinstance(values, list):
+        raise DataError(f"{source}: not COCO annotations: {kind} is {quote(values)}, expected a list")
+    for place, value in enumerate(values or (), start=1):
+        if isinstance(value, Mapping):
+            yield value
+        else:
+            findings.error(f"entries of {kind} that are no objects", f"no. {place}", quote(value))
+
+
+def parse_ids(records: Sequence[Record]) -> set[Id | None]:
+    """The ids of all records, also of those that are left out."""
+    return {parse_id(record.get("id")) for record in records} - {None}
+
+
+def _unique(records: Sequence[Record], what: str, findings: Findings) -> dict[Id, Record]:
+    """The first record of each id."""
+    unique: dict[Id, Record] = {}
+    for place, record in enumerate(records, start=1):
+        key = parse_id(record.get("id"))
+        if key is None:
+            findings.error(f"{what} without an id", f"no. {place}", quote(record.get("id")))
+        elif key in unique:
+            findings.error(f"duplicate {what} ids", record["id"])
+        else:
+            unique[key] = record
+    return unique
+
+
+def _numbered(records: Mapping[Id, Record], normal: dict[Id, dict[str, Any]]) -> dict[Id, dict[str, Any]]:
+    """Set the `id` of normalized records: the file's own, or numbers if one of the ids would not be exact everywhere.
+
+    Numbers follow the ids if these are integers, else the order of the file.
+    """
+    own = [record["id"] for record in records.values()]
+    keys = list(records)
+    exact = all(isinstance(key, int) and 0 <= key <= MAX_ID and not isinstance(id, str) for key, id in zip(keys, own))
+    if not exact and all(isinstance(key, int) for key in keys):
+        keys.sort()
+    for number, key in enumerate(keys, start=1):
+        if key in normal:
+            normal[key] |= {"id": key} if exact else {"id": number, FILE_ID: records[key]["id"]}
+    return normal
+
+
+def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
+    """Remove the categories without a name, and those with the name of another category."""
+    names: set[str] = set()
+    for key, record in list(categories.items()):
+        name = _text(record.get("name"))
+        if not name:
+            findings.error("category without a name", record["id"], quote(record.get("name")))
+        elif name in names:
+            findings.error("several categories have the same name; rename them", record["id"], quote(name))
+        if not name or name in names:
+            del categories[key]
+        names.add(name)
+
+
+def _category(record: Record, findings: Findings) -> dict[str, Any]:
+    """Name, and keypoint names and bones if the category has usable ones."""
+    category: dict[str, Any] = {"name": _text(record["name"])}
+    names = record.get("keypoints")
+    if not names or not isinstance(names, list) or not all(map(_text, names)):
+        return category
+    category["keypoints"] = [_text(name) for name in names]
+    numbers = {name: number for number, name in enumerate(category["keypoints"], start=1)}
+    try:
+        bones = [[end if type(end) is int else numbers[end] for end in bone] for bone in record.get("skeleton") or ()]
+        if any(len(bone) != 2 or min(bone) < 0 or max(bone) > MAX_PIXELS for bone in bones):
+            raise ValueError
+        category["skeleton"] = bones
+    except (TypeError, KeyError, ValueError):
+        findings.repair("skeleton that is not pairs of keypoint numbers or names, which is ignored", record["id"])
+    return category
+
+
+def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] | None:
+    """File name and size of an image; None if the image cannot be used."""
+    value = record.get("file_name")
+    name = _text(value)
+    if (not name and value not in (None, "")) or not is_file_name(name):
+        findings.error("file_name is not the name of a file", record["id"], quote(value))
+        return None
+    found = find_file(images, name)
+    if "\\" in name and "\\" not in found:
+        findings.repair("file_name with backslashes, which are read as slashes", record["id"])
+    elif found != name:
+        findings.repair(f"file_name that starts with the folder {images.name}, which is left out", record["id"])
+    height, width = parse_side(record.get("height")), parse_side(record.get("width"))
+    if height is None or width is None or height * width > MAX_PIXELS:
+        try:
+            height, width = displayed_size(images / found)
+        except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+            sides = f"height {quote(record.get('height'))}, width {quote(record.get('width'))}; {error}"
+            findings.error("images without a height and width in pixels", record["id"], sides)
+            return None
+        findings.repair("images without a height and width, which are read from their files", record["id"])
+    return {"file_name": found, "height": height, "width": width}
+
+
+def find_file(images: Path, name: str) -> str:
+    """The name of an image file, relative to the folder `images`.
+
+    A name with backslashes (from Windows) is read with slashes, and the folders with which the path `images` ends are
+    removed from the start of the name, if this finds a file and the name as it stands does not.
+    """
+    for candidate in (name, name.replace("\\", "/")):
+        parts = Path(candidate).parts
+        for count in range(len(parts)):
+            if count and parts[:count] != images.absolute().parts[-count:]:
+                continue
+            relative = candidate if count == 0 else str(Path(*parts[count:]))
+            if _is_file(images / relative):
+                return relative
+    return name.replace("\\", "/")
+
+
+def is_file_name(name: str) -> bool:
+    """Whether the operating system can have such a file; others raise odd errors."""
+    return "\0" not in name and len(name) < 2000 and all(len(part.encode()) < 256 for part in name.split("/"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long
+        return False
+
+
+def displayed_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as displayed (with its EXIF orientation), read from the file's header.
+
+    Raises:
+        OSError: the file is missing or not an image.
+    """
+    with PIL.Image.open(path) as image:
+        turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _text(value: Any) -> str:
+    """A name as text; "" if it is neither text nor an integer, or has half of a UTF-16 pair."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ""
+    return text
+
+
+def _number_annotations(annotations: Sequence[tuple[Record, dict[str, Any]]], findings: Findings) -> None:
+    """Set the `id` of all annotations: the file's own if they are unique, else numbers in the order of the file."""
+    keys = [parse_id(record.get("id")) for record, _ in annotations]
+    seen: set[Any] = set()
+    for place, ((record, _), key) in enumerate(zip(annotations, keys), start=1):
+        if key is None:
+            findings.repair("annotations without an id, which are numbered", f"no. {place}")
+        elif key in seen:
+            findings.repair("duplicate annotation ids, which are replaced by numbers", record["id"])
+        seen.add(key)
+    exact = len(seen) == len(keys) and all(isinstance(key, int) and 0 <= key <= MAX_ID for key in keys)
+    for number, ((_, annotation), key) in enumerate(zip(annotations, keys), start=1):
+        annotation["id"] = key if exact else number

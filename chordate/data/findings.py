@@ -1,0 +1,66 @@
+"""Collects what is wrong with an annotation file, to report it once, counted, in a few lines."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from chordate.errors import DataError
+from chordate.text import printable
+
+Health = Literal["error", "warn"]
+LISTED = 10  # ids that a message lists
+
+
+class Findings:
+    """Problems of an annotation file, each with the ids of the records that have it.
+
+    Attributes:
+        errors: contradictions, by problem: `health="error"` raises them, `health="warn"` leaves the records out.
+        repairs: by problem, what was read differently from how it is written.
+    """
+
+    def __init__(self) -> None:
+        self.errors: dict[str, list[Any]] = {}
+        self.repairs: dict[str, list[Any]] = {}
+        self._examples: dict[str, str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.errors or self.repairs)
+
+    def error(self, problem: str, id: Any, example: str = "") -> None:
+        """Add a contradiction in the record `id`; the message gives the first record's `example`."""
+        self.errors.setdefault(problem, []).append(id)
+        self._examples.setdefault(problem, example)
+
+    def repair(self, problem: str, id: Any) -> None:
+        """Add a problem of the record `id` that is mended."""
+        self.repairs.setdefault(problem, []).append(id)
+
+    def lines(self, source: str, health: Health) -> list[str]:
+        """The report, at most one line of errors and one of repairs.
+
+        Args:
+            source: the file's name, for messages.
+            health: see `CocoDataset`.
+
+        Raises:
+            DataError: there are errors, and `health` is "error".
+        """
+        errors = "; ".join(self._describe(self.errors))
+        if errors and health == "error":
+            raise DataError(
+                f'{source}: {errors}. Fix the file, or leave these records out by health="warn" in the dataset'
+            )
+        left_out = errors and f"left out: {errors}"
+        return [f"{source}: {text}" for text in (left_out, "; ".join(self._describe(self.repairs))) if text]
+
+    def _describe(self, problems: Mapping[str, Sequence[Any]]) -> list[str]:
+        return [
+            with_ids(f"{problem}{': ' if (example := self._examples.get(problem)) else ''}{example or ''}", ids)
+            for problem, ids in problems.items()
+        ]
+
+
+def with_ids(message: str, ids: Sequence[Any]) -> str:
+    """Append the affected ids to a message; at most ten are listed."""
+    listed = ", ".join(printable(str(id)) for id in ids[:LISTED])
+    return f"{message} (id {listed}{f' … ({len(ids)} in all)' if len(ids) > LISTED else ''})"

@@ -1,0 +1,73 @@
+"""One-line errors for failures of the machine: a full disk, a killed loader process, a lost rank."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from chordate.errors import MachineError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# torch's messages about a loader process that has ended, and about a rank that no longer answers (gloo and NCCL).
+ENDED_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: ([\w ]+)|exited unex)")
+LOST_RANK = re.compile(
+    r"gloo/transport|NCCL.*(?:remote process|timeout)|Connection (?:closed|reset) by peer", re.DOTALL
+)
+SHORT = re.compile(r"Connection (?:closed|reset) by peer|remote process exited|timeout", re.IGNORECASE)
+
+
+@contextmanager
+def explain_failures(remedy: Callable[[], str] = str) -> Iterator[None]:
+    """Context manager that raises failures of the machine as a MachineError; `remedy()` ends its message.
+
+    Other errors are not changed.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = describe_failure(error)
+        if reason is None:
+            raise
+        raise MachineError("; ".join(filter(None, (reason, remedy())))) from error
+
+
+def describe_failure(error: BaseException) -> str | None:
+    """What failed, and its usual cause; None if the error is not a failure of the machine."""
+    cause = disk_error(error)
+    if cause is not None:
+        where = f"{cause.filename}: " if cause.filename else ""
+        return f"{where}{cause.strerror or cause}{'; free some space' if cause.errno in FULL_DISK else ''}"
+    # torch may raise "exited unexpectedly" after the error that names the signal.
+    ended = [match for cause in causes(error) if (match := ENDED_WORKER.match(str(cause)))]
+    if ended:
+        name = (ended[-1][1] or "").strip()
+        how = f"was killed (signal: {name})" if name else "ended unexpectedly"
+        if name == "Bus error":
+            return f"a loader process {how}, because /dev/shm is full; enlarge it, or set workers=0"
+        return f"a loader process {how}, most often because memory ran out; set fewer workers or a smaller batch_size"
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and LOST_RANK.search(text):
+        short = SHORT.search(text)
+        return f"the connection to another rank is lost ({short[0] if short else text[:100]}); its own output tells why"
+    return None
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """The OSError about a named file or a full disk that `error` is or was raised after; None if there is none.
+
+    torch raises a RuntimeError of its own after the OSError of a full disk.
+    """
+    if isinstance(error, OSError) and error.filename is not None:
+        return error
+    full = (cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno in FULL_DISK)
+    return next(full, None)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, the error that it was raised after, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

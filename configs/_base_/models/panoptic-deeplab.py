@@ -1,0 +1,12 @@
+"""Panoptic-DeepLab (Cheng et al. 2020) at output stride 16, with the settings of Detectron2's project (DSConv).
+
+Detectron2's R-52, a ResNet-50 with a deep stem (of 64, 64 and 128 channels), is `resnet50c` here (32, 32 and 64
+channels).
+"""
+
+model = dict(
+    type="PanopticDeepLab",
+    backbone=dict(type="resnet50", out=["c2", "c3", "c5"], output_stride=16, pretrained=True),
+    semantic=dict(type="PanopticDeepLabHead"),
+    center=dict(type="CenterOffsetHead", low_channels=(64, 32), sigma=10.0),
+)

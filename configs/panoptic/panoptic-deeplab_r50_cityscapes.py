@@ -1,0 +1,7 @@
+"""Panoptic-DeepLab, ResNet-50, 90,000 iterations of Adam with batch size 32 on Cityscapes."""
+
+_base_ = ["../_base_/models/panoptic-deeplab.py", "../_base_/datasets/cityscapes_panoptic.py"]
+
+optimizer = dict(type="Adam", lr=1e-3, base_batch_size=32)
+schedule = dict(type="poly", power=0.9, warmup_iters=1000)
+train = dict(iterations=90_000, eval_every=5_000, save_every=5_000, save_best="PQ", sync_bn=True, channels_last="auto")

@@ -1,0 +1,122 @@
+"""With masks=True, objects without a usable mask teach their boxes, but no mask; they never become crowds."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from coco_mutants import HEIGHT, WIDTH, changed, clean_content, open_set, write_content, write_images
+from detection_toys import feature_maps, pyramid
+from test_mask_head import CLASSES, scene
+
+from chordate.data.loader import build_dataset
+from chordate.errors import DataError
+from chordate.evaluation import CocoMetric
+from chordate.heads import MaskHead
+
+UNUSABLE = {
+    "missing": ...,
+    "null": None,
+    "empty": [],
+    "an empty polygon": [[]],
+    "two points": [[5, 6, 14, 15]],
+    "odd": [[5, 6, 20, 6, 20, 18, 5]],
+    "a line": [[5, 6, 20, 18, 5, 6, 20, 18]],
+    "a point": [[5, 6] * 4],
+    "outside the box": [[60, 50, 75, 50, 75, 58]],
+    "RLE without pixels": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]},
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_images(tmp_path_factory.mktemp("masks"))
+
+
+@pytest.mark.parametrize("segmentation", UNUSABLE.values(), ids=UNUSABLE)
+@pytest.mark.parametrize("pipeline", [(), ({"type": "RandomHorizontalFlip", "p": 1.0},)], ids=["plain", "flipped"])
+def test_an_object_without_a_usable_mask_keeps_its_box_and_is_no_crowd(root, segmentation, pipeline):
+    write_content(root, changed("annotations", 0, segmentation=segmentation))
+    sample = open_set(root, masks=True, pipeline=pipeline)[(0, 0)]
+    assert sample["crowd"].tolist() == [False] * 3
+    assert sample["has_mask"].tolist() == [False, True, True]
+    assert sample["labels"].tolist() == [0, 1, 2]
+    x = 5 if not pipeline else WIDTH - 20
+    assert sample["boxes"][0].tolist() == [x, 6, x + 15, 18]
+    assert [float(mask.float().mean()) for mask in sample["masks"]] == [0, 1, 1]
+    assert open_set(root, masks=True).collate([sample]).targets.has_mask[0, :4].tolist() == [False, True, True, False]
+
+
+def test_the_report_counts_the_objects_without_a_mask(root):
+    content = changed("annotations", slice(1, 4), segmentation=[[5, 6, 14, 15]])
+    content["annotations"][0]["segmentation"] = None
+    report = open_set(write_content(root, content), masks=True).health_report
+    assert any("4 of 11 objects have no usable mask" in line and "(id 1, 2, 3, 4)" in line for line in report)
+    report = open_set(root, masks=True, classes=["gamma"]).health_report
+    assert any("1 of 3 objects have no usable mask" in line and "(id 3)" in line for line in report)
+
+
+@pytest.mark.parametrize("segmentation", [None, [], [[5, 6, 14, 15]], [[5, 6, 20, 6, 20, 18, 5]]])
+def test_masks_without_any_usable_mask_are_an_error_at_opening(root, segmentation):
+    write_content(root, changed("annotations", segmentation=segmentation))
+    assert len(open_set(root)) == 4
+    with pytest.raises(DataError, match=r"annotation 1 has no .*segmentation; masks=True needs .* none of the 11 obj"):
+        open_set(root, masks=True)
+
+
+def test_masks_that_cannot_be_evaluated_are_found_before_training(root):
+    data = {"dataset": {"type": "CocoDataset", "annotations": "annotations.json", "images": "images"}}
+    write_content(root, changed("annotations", 4, segmentation=[[5, 6, 14, 15]]))
+    with pytest.raises(DataError, match="1 of 12 annotations have no segmentation"):
+        CocoMetric(build_dataset(data, data_root=root, training=False), iou_types=["segm"])
+    write_content(root, changed("annotations", 4, segmentation={"size": [HEIGHT, 9], "counts": [9]}))
+    with pytest.raises(DataError, match=r"RLE .* does not fit its image: 9×60 px in an image of 80×60 px \(id 5\)"):
+        build_dataset(data, data_root=root, training=False)
+
+
+def test_copy_paste_pastes_no_object_without_a_mask(root):
+    write_content(
+        root, changed("annotations", slice(0, 11), segmentation=lambda a: [] if a["id"] % 3 else a["segmentation"])
+    )
+    dataset = open_set(root, masks=True, pipeline=[{"type": "CopyPaste"}], seed=3)
+    for epoch in range(8):
+        sample = dataset[(epoch, 0)]
+        own = sample["labels"] < 2  # classes of objects without masks
+        assert int(own.sum()) == 2 and not sample["has_mask"][own].any()
+        assert sample["has_mask"][~own].all()
+
+
+def test_only_known_masks_contribute_to_the_loss():
+    rois, targets = scene()
+    head, maps = MaskHead(pyramid(), CLASSES, channels=16), feature_maps(128, images=1)
+    both = head.loss(maps, rois, targets)["mask"]
+    targets.has_mask = torch.ones_like(targets.valid)
+    torch.testing.assert_close(head.loss(maps, rois, targets)["mask"], both)
+    alone = copy.deepcopy(rois)
+    alone.is_foreground[0, 1] = False
+    wanted = head.loss(maps, alone, targets)["mask"]
+    targets.has_mask[0, 1] = False
+    targets.masks[0, 1] = 0
+    torch.testing.assert_close(head.loss(maps, rois, targets)["mask"], wanted)
+    targets.has_mask[:] = False
+    loss = head.loss(maps, rois, targets)["mask"]
+    loss.backward()
+    assert loss == 0 and not head.masks.weight.grad.any()
+
+
+def test_unknown_masks_need_no_other_graph():
+    """One graph without data-dependent shapes, so a GPU never waits for the mask of an object."""
+    rois, targets = scene()
+    targets.has_mask = torch.zeros_like(targets.valid)
+    targets.has_mask[0, 0] = True
+    head, maps = MaskHead(pyramid(), CLASSES, channels=16, sampling_ratio=2), feature_maps(128, images=1)
+    compiled = torch.compile(head.loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(maps, rois, targets)["mask"], head.loss(maps, rois, targets)["mask"])
+
+
+def test_masks_of_crowds_are_not_needed(root):
+    content = clean_content()
+    content["annotations"][-1]["segmentation"] = []
+    dataset = open_set(write_content(root, content), masks=True)
+    assert dataset.health_report == []
+    assert dataset[(0, 3)]["has_mask"].tolist() == [True, True, False]
