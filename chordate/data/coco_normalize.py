@@ -4,15 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-
 from chordate.data.annotation_reader import AnnotationReader, quote
 from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS, parse_id, parse_side
 from chordate.data.findings import Findings
+from chordate.data.image_files import displayed_size
 from chordate.errors import DataError
 
 FILE_ID = "chordate_file_id"  # field of images and categories: the file's own id, if it is not the record's `id`
-EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x112, (5, 6, 7, 8)
 
 Record = Mapping[str, Any]
 Id = int | str
@@ -170,7 +168,7 @@ def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] |
     if height is None or width is None or height * width > MAX_PIXELS:
         try:
             height, width = displayed_size(images / found)
-        except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+        except DataError as error:
             sides = f"height {quote(record.get('height'))}, width {quote(record.get('width'))}; {error}"
             findings.error("images without a height and width in pixels", record["id"], sides)
             return None
@@ -205,17 +203,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that is too long
         return False
-
-
-def displayed_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image as displayed (with its EXIF orientation), read from the file's header.
-
-    Raises:
-        OSError: the file is missing or not an image.
-    """
-    with PIL.Image.open(path) as image:
-        turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
-        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _text(value: Any) -> str:
