@@ -81,8 +81,9 @@ class CocoPoseDataset(CocoDataset):
         self.detected = boxes is not None
         if boxes is not None:
             path = resolve_path(data_root, boxes)
-            images, categories = self.coco.load_imgs(self.image_ids.tolist()), self.coco.load_cats(self.category_ids)
-            found = read_detected_boxes(path, ids_by_file_id(images), ids_by_file_id(categories), box_score_threshold)
+            image_ids = ids_by_file_id(self.coco.load_imgs(self.image_ids.tolist()))
+            categories = ids_by_file_id(self.coco.load_cats(self.category_ids))
+            found = read_detected_boxes(path, image_ids, categories, box_score_threshold)
             ids = np.full(len(found.scores), NO_ANNOTATION, np.int64)
         else:
             found, ids = self._annotated_boxes()
