@@ -86,10 +86,7 @@ def load_config(
             filename, text = f"{found.name}.py", f'base = "{found.name}"\n'
     rank = max((origin.rank for origin in origins.values()), default=-1) + 1
     for layer in layers:
-        try:
-            merge(tree, layer.values, Origin(rank, layer.source), origins)
-        except RecursionError as error:
-            raise ConfigError(f"{layer.source}: a setting contains itself") from error
+        merge(tree, layer.values, Origin(rank, layer.source), origins)
         rank += 1
     merge(tree, overrides, Origin(rank, source), origins, into_lists=True)
     _replace_length(tree, origins)

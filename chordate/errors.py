@@ -26,6 +26,7 @@ _SETTINGS_HERE = {
     "auxiliary_head": ("auxiliary",),
     "data_preprocessor": ("preprocess",),
 }
+NOT_REGULAR = "is a pipe, a device or a socket; only regular files are read"
 
 
 class ChordateError(Exception):

@@ -27,7 +27,7 @@ class ProgressBar:
         console = console or Console()
         self.visible = console.is_terminal and is_main_process()
         self._drawn = 0.0
-        texts = [TextColumn(text) for text in ("{task.description}", "{task.fields[status]}", "<")]
+        texts = [TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[status]}", "<")]
         columns = [texts[0], BarColumn(None), MofNCompleteColumn(), texts[1], TimeElapsedColumn(), texts[2]]
         # Without rich's refresh thread, which could hold a lock while the loader forks its workers.
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, expand=True, auto_refresh=False)

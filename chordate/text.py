@@ -1,5 +1,6 @@
 """Formats text for people: printable names, counts, metrics."""
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -37,3 +38,10 @@ def format_metric(value: float) -> str:
 def by_number(name: str) -> list[str | int]:
     """Sort key that compares numbers in names by value: resnet18 before resnet101."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats log records; control characters, for example in class names, become �. Tables keep their lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line, None) for line in super().formatMessage(record).split("\n"))

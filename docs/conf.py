@@ -39,6 +39,7 @@ NAVIGATION = {
         "pose",
         "evaluation",
         "weights",
+        "untrusted_files",
         "plugging",
     ],
     "Reference": ["backbones", "results", "reliability", "upstream/onednn_1x1"],

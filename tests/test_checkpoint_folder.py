@@ -20,7 +20,13 @@ from chordate.weights.loading import load_checkpoint
 
 
 def checkpoint(iteration: int) -> dict[str, Any]:
-    return {"chordate": 2, "model": {"weight": torch.ones(1000)}, "meta": {}, "train": {"iteration": iteration}}
+    """A checkpoint with a training state in which nothing has been recorded."""
+    train = {
+        "iteration": iteration, "steps_per_epoch": 1, "evaluated": 0, "evaluation_is_due": False, "scaler": {},
+        "losses": {"sums": {}, "counts": {}}, "best": None, "files": [], "history": [], "rng": [],
+        "optimizer": {"type": "SGD", "trained": [], "state": {}, "groups": []},
+    }  # fmt: skip
+    return {"chordate": 2, "model": {"weight": torch.ones(1000)}, "meta": {}, "train": train}
 
 
 def names(folder: Path) -> set[str]:
@@ -110,8 +116,47 @@ def test_a_flipped_bit_in_a_checkpoint_is_an_error(tmp_path: Path) -> None:
     place = content.index(torch.arange(1000.0).numpy().tobytes())
     content[place + 8] ^= 1
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"epoch_1\.pt: the checksum of .* is wrong; the file is probably damaged"):
+    with pytest.raises(CheckpointError, match=r"epoch_1\.pt is damaged: the checksum of .* is wrong"):
         read_state(path)
+
+
+def test_the_newest_checkpoint_with_a_flipped_bit_is_passed_over_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = CheckpointFolder(tmp_path)
+    for iteration in (1, 2):
+        folder.save(f"epoch_{iteration}.pt", checkpoint(iteration) | {"model": {"weight": torch.arange(1000.0)}})
+    path = tmp_path / "epoch_2.pt"
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(1000.0).numpy().tobytes()) + 8] ^= 1
+    path.write_bytes(content)
+    for pointer in ("epoch_2.pt\n", None):  # also without `last_checkpoint`
+        (tmp_path / "last_checkpoint").unlink() if pointer is None else None
+        caplog.clear()
+        assert folder.newest() == tmp_path / "epoch_1.pt"
+        assert f"{path} is missing or damaged; an older checkpoint is used: epoch_1.pt" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["../epoch_9.pt", "{tmp}/epoch_9.pt", "foreign.pt", "epoch_x.pt", "\x1b[31m", "x" * 9999]
+)
+def test_last_checkpoint_names_only_checkpoints_in_its_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    torch.save(checkpoint(9), tmp_path / "epoch_9.pt")
+    folder = CheckpointFolder(tmp_path / "run")
+    torch.save(checkpoint(9), tmp_path / "run" / "foreign.pt")
+    folder.save("epoch_1.pt", checkpoint(1))
+    (tmp_path / "run" / "last_checkpoint").write_text(name.format(tmp=tmp_path))
+    assert folder.newest() == tmp_path / "run" / "epoch_1.pt"
+    assert "which is not a checkpoint of training; it is ignored" in caplog.text and "\x1b" not in caplog.text
+
+
+def test_only_temporary_files_of_a_run_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".notes.tmp").write_text("mine")
+    (tmp_path / ".best_toy_AP.pt.tmp").write_text("half")
+    CheckpointFolder(tmp_path).remove_temporary()
+    assert names(tmp_path) == {".notes.tmp"}
 
 
 def test_half_written_files_are_removed_at_the_start_of_a_training(tmp_path: Path) -> None:

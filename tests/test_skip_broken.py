@@ -131,10 +131,9 @@ def test_an_epoch_has_the_same_length_and_reports_broken_images_once(root: Path,
         ids = [info.image_id for batch in loader for info in batch.infos]
     loader.stop_workers()
     assert len(ids) == COUNT and set(ids) == {1, 2, 4, 5, 6, 7, 8}
-    assert [r.message for r in caplog.records] == [
-        f"1 of 8 samples are broken and were skipped, the first: {root}/images/3.png: "
-        f"not a readable image, or truncated (200 bytes); copy or download it again, or convert it to 8-bit PNG or JPEG"
-    ]
+    (report,) = (record.message for record in caplog.records)
+    assert report.startswith(f"1 of 8 samples are broken and were skipped, the first: {root}/images/3.png: ")
+    assert "truncated" in report
 
 
 def test_the_replacement_does_not_depend_on_the_workers(root: Path) -> None:

@@ -157,6 +157,7 @@ def backbone_table(names: list[str]) -> Table:
 
 def plug_table(kind: str, names: list[str]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     import chordate.registry
 
@@ -166,7 +167,7 @@ def plug_table(kind: str, names: list[str]) -> Table:
     table.add_column("what it is")
     for name in names:
         lines = (inspect.getdoc(registry.get(registry.expand(name)["type"])) or "").split("\n\n")[0].split()
-        table.add_row(name, " ".join(lines).removeprefix("[BETA] "))
+        table.add_row(name, Text(" ".join(lines).removeprefix("[BETA] ")))
     return table
 
 

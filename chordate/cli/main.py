@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import warnings
@@ -16,6 +17,7 @@ from chordate.cli.other_frameworks import explain
 from chordate.errors import ChordateError
 from chordate.failures import explain_failures
 from chordate.signals import ended_by_signals
+from chordate.text import PrintableFormatter, printable
 
 COMMANDS = {
     "browse": browse,
@@ -63,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def one_line(command: str, message: str) -> str:
+    return printable(f"chordate {command}: {' '.join(message.splitlines())}", None)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -76,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.error(f"name a command: {', '.join(COMMANDS)} (chordate --help describes them)")
     # Print warnings in one line, without the line of code that issued them.
     plain = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"chordate {arguments.command}: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"{one_line(arguments.command, str(message))}\n"
+    if logging.lastResort is not None:  # prints the warnings of commands that write no log
+        logging.lastResort.setFormatter(PrintableFormatter())
     try:
         with ended_by_signals(), explain_failures():
             COMMANDS[arguments.command].run(arguments)
@@ -87,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         number = signal.Signals(interrupt.args[0] if interrupt.args else signal.SIGINT)
         print(f"chordate {arguments.command}: interrupted by {number.name}", file=sys.stderr)
         return 128 + number
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(one_line(arguments.command, f"{error.filename}: {error.strerror}"), file=sys.stderr)
+        return 2
     finally:
         warnings.formatwarning = plain
     return 0

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from chordate.api import list_backbones, list_models
     from chordate.config import load_config
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
                 assumed.append(f"{size[0]}×{size[1]}")
             if config_meta(cfg) is None:
                 notes.append(CLASSES_NOTE)
-            table.add_row(Path(name).name, *row(model, size, model.feature_specs()))
+            table.add_row(*map(Text, (Path(name).name, *row(model, size, model.feature_specs()))))
         for name in sorted(backbones, key=by_number):
             notes.append(BACKBONE_NOTE)
             if is_bottleneck(BACKBONES.expand(name)):

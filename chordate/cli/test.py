@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.evaluation.build_metric import build_metric
     from chordate.launch import finish, start
     from chordate.models.build import image_channels
-    from chordate.text import format_metric
+    from chordate.text import format_metric, printable
     from chordate.training.evaluation_loop import evaluate
 
     names = [arguments.config, arguments.checkpoint, *arguments.more]
@@ -86,7 +86,8 @@ def run(arguments: argparse.Namespace) -> None:
         numbers = evaluate(model, loader, members or metric, amp="bf16" if arguments.amp else None)
         loader.stop_workers()
         if members and rank == 0:
-            console.print(f"{name} alone: " + ", ".join(f"{key} {format_metric(n)}" for key, n in numbers.items()))
+            line = ", ".join(f"{key} {format_metric(n)}" for key, n in numbers.items())
+            console.print(printable(f"{name} alone: {line}", None), markup=False)
     if members:
         numbers = members.compute_mean()
     if rank == 0:

@@ -9,7 +9,7 @@ import torch
 import torchvision.datasets
 
 from chordate.data.image_folder import ImageFolder
-from chordate.data.zip_files import UNREADABLE, members, split_archive
+from chordate.data.zip_files import UNREADABLE, check_unpacked_size, members, split_archive
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 
@@ -52,6 +52,7 @@ class CIFAR10(ImageFolder):
         if not official:
             return super()._in_zip()
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as file:
+            check_unpacked_size(file, official, archive)
             try:
                 file.extractall(folder, official)
             except UNREADABLE as error:

@@ -25,7 +25,7 @@ from chordate.data.coco_annotations import (
 )
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.findings import Findings, Health, with_ids
-from chordate.data.image_io import read_image
+from chordate.data.image_io import MAX_PIXELS, read_image, too_many_pixels
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.missing_images import find_missing, report_missing, without_images
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
@@ -134,6 +134,8 @@ class CocoDataset(Dataset):
         for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
             if not record.get("file_name"):
                 raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
+            if record["height"] * record["width"] > MAX_PIXELS:
+                raise DataError(f"{self.annotations}: image {record['id']}, {too_many_pixels(record['file_name'])}")
             sizes.append((record["height"], record["width"]))
             files.append(record["file_name"])
         self.sizes = np.array(sizes)

@@ -96,7 +96,7 @@ def parse_rle(value: Mapping[str, Any], height: int, width: int) -> tuple[dict[s
         own = f"{sides[1]}×{sides[0]} px" if len(sides) == 2 and None not in sides else f"size {size!r}"
         return None, f"{own} in an image of {width}×{height} px"
     counts = value.get("counts")
-    runs = _decompress(counts) if isinstance(counts, str) else _runs(counts)
+    runs = decompress(counts) if isinstance(counts, str) else _runs(counts)
     if runs is None:
         return None, "counts that are neither whole numbers ≥ 0 nor COCO's compressed text"
     if (total := int(runs.sum())) != height * width:
@@ -114,7 +114,7 @@ def _runs(counts: Any) -> NDArray[np.int64] | None:
     return np.array(numbers, np.float64).astype(np.int64)
 
 
-def _decompress(text: str) -> NDArray[np.int64] | None:
+def decompress(text: str) -> NDArray[np.int64] | None:
     """Decode COCO's compressed counts: 5 bits per character, least significant first, as in COCO's `rleFrString`.
 
     Counts from the fourth on are differences from the count two places before.

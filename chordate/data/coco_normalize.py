@@ -8,7 +8,7 @@ from chordate.data.annotation_reader import AnnotationReader, quote
 from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS, parse_id, parse_side
 from chordate.data.findings import Findings
 from chordate.data.image_files import displayed_size
-from chordate.errors import DataError
+from chordate.errors import BrokenFile, DataError
 
 FILE_ID = "chordate_file_id"  # field of images and categories: the file's own id, if it is not the record's `id`
 
@@ -168,7 +168,7 @@ def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] |
     if height is None or width is None or height * width > MAX_PIXELS:
         try:
             height, width = displayed_size(images / found)
-        except DataError as error:
+        except BrokenFile as error:
             sides = f"height {quote(record.get('height'))}, width {quote(record.get('width'))}; {error}"
             findings.error("images without a height and width in pixels", record["id"], sides)
             return None

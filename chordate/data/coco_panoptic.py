@@ -15,7 +15,7 @@ from torchvision.tv_tensors import Image
 
 from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset
-from chordate.data.image_io import missing_file, read_image
+from chordate.data.image_io import check_image_file, missing_file, read_image
 from chordate.data.label_map import LabelMap
 from chordate.data.missing_images import find_missing, report_missing
 from chordate.data.panoptic_index import read_panoptic_json
@@ -213,6 +213,7 @@ def _read_ids(path: Path) -> NDArray[np.int64]:
     if not path.is_file():
         raise BrokenFile(missing_file(path, "panoptic"))
     data = np.frombuffer(path.read_bytes(), np.uint8)
+    check_image_file(path, data)
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None:
         raise BrokenFile(f"{path}: not a readable image, or truncated; copy or download it again")

@@ -73,10 +73,10 @@ def read_detected_boxes(
         DataError: the file is missing or has another format, a box belongs to an image that is not in `image_ids`, or
             no box is left. Boxes with a side below MIN_SIDE are dropped.
     """
+    if not path.is_file():
+        raise DataError(missing_file(path, "results"))
     try:
         entries = TypeAdapter(list[DetectedBox]).validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(missing_file(path, "results")) from error
     except ValidationError as error:
         raise DataError(
             f"{path}: not COCO results ({first_problem(error)}); write them by chordate test --predictions"

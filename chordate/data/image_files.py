@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 
 from chordate.data.image_bands import EXIF_ORIENTATION, UNDECODABLE, decode_native
-from chordate.data.image_io import SUFFIXES, missing_file
-from chordate.errors import BrokenFile, DataError
+from chordate.data.image_io import SUFFIXES, missing_file, too_many_pixels
+from chordate.errors import BrokenFile
 
 EXIF_QUARTER_TURNS = (5, 6, 7, 8)
 
@@ -60,7 +60,6 @@ def displayed_size(path: Path) -> tuple[int, int]:
 
     Raises:
         BrokenFile: the file is missing or not an image.
-        DataError: the image is too large.
     """
     if not path.is_file():
         raise BrokenFile(missing_file(path, "image"))
@@ -75,7 +74,7 @@ def displayed_size(path: Path) -> tuple[int, int]:
             turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
             return (width, height) if turned else (height, width)
     except PIL.Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise BrokenFile(too_many_pixels(path)) from error
     except (*UNDECODABLE, KeyError):  # Pillow does not know the format, or the header is broken
         height, width = decode_native(np.fromfile(path, np.uint8), path).shape[:2]
         return height, width

@@ -19,7 +19,7 @@ from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_files import is_hidden, is_image, list_images
 from chordate.data.image_io import SUFFIXES, decode_image, read_image
-from chordate.data.zip_files import UNREADABLE, members, split_archive
+from chordate.data.zip_files import UNREADABLE, check_unpacked_size, members, split_archive
 from chordate.errors import BrokenFile, DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
 from chordate.structures import ClassTargets, DatasetMeta, ImageInfo, Sample
@@ -117,8 +117,10 @@ class ImageFolder(Dataset):
         process = os.getpid()  # a zip's read position must not be shared by forked workers
         if process not in self._zips:
             self._zips = {process: zipfile.ZipFile(self.archive)}
+        archive, name = self._zips[process], self.inner + self.files[index]
+        check_unpacked_size(archive, [name], path)
         try:
-            data = self._zips[process].read(self.inner + self.files[index])
+            data = archive.read(name)
         except UNREADABLE as error:
             raise BrokenFile(f"{path}: cannot be read from the zip: {error}") from error
         return decode_image(np.frombuffer(data, np.uint8), path, None, self.channels)

@@ -1,6 +1,11 @@
-"""Reads image files as tensors; a truncated file is an error, instead of an image with gray pixels."""
+"""Reads image files as tensors; a truncated file is an error, instead of an image with gray pixels.
+
+An image may have at most `MAX_PIXELS` pixels, since a small file can claim a size that fills the memory. The
+environment variable CHORDATE_MAX_PIXELS sets another limit.
+"""
 
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chordate.data.image_bands import decode_bands, undecodable
-from chordate.errors import BrokenFile, DataError, near_names
+from chordate.errors import NOT_REGULAR, BrokenFile, ConfigError, DataError, near_names
 
 # The suffixes of the images in a folder. HEIC is listed so that such a file is reported, not left out.
 SUFFIXES = (
@@ -24,6 +29,18 @@ SUFFIXES = (
 _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
 # JPEG, PNG with up to 8 bits, BMP, and WebP without extensions: OpenCV decodes them to 8-bit color.
 _PLAIN = re.compile(rb"\xff\xd8|\x89PNG.{20}[\x01\x02\x04\x08]|BM|RIFF.{4}WEBPVP8[ L]", re.DOTALL)
+MAX_FILE_BYTES = 1 << 30  # of an image file, on disk or in a zip
+
+
+def _max_pixels() -> int:
+    text = os.environ.get("CHORDATE_MAX_PIXELS") or "178956970"  # Pillow's limit
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ConfigError(f"CHORDATE_MAX_PIXELS must be a positive integer, got {text!r}")
+    return int(text)
+
+
+MAX_PIXELS = _max_pixels()
+PIL.Image.MAX_IMAGE_PIXELS = (MAX_PIXELS + 1) // 2  # Pillow warns above this number, and raises above twice this number
 
 
 def read_image(path: str | Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
@@ -45,36 +62,39 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None, channels: 
         DataError: its size differs from the annotations', or its number of channels or range of values does not fit.
     """
     path = Path(path)
+    if not path.is_file():  # also for a pipe, which would block
+        raise BrokenFile(missing_file(path, "image"))
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BrokenFile(f"{path}: larger than {MAX_FILE_BYTES:,} bytes, the limit for image files")
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
-        raise BrokenFile(missing_file(path, "image")) from error
+        raise BrokenFile(f"{path}: cannot be read ({error.strerror or error})") from error
     return decode_image(data, path, size, channels)
 
 
 def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
     """Decode the bytes of an image file as `read_image` does; `path` is for messages."""
+    check_image_file(path, data)
     image: Any
+    stored: Any
     plain = channels == 3 and _PLAIN.match(data[:32].tobytes())
-    if not plain:
-        image = decode_bands(data, path, channels)
-    elif (image := cv2.imdecode(data, cv2.IMREAD_COLOR)) is None:
+    try:
+        stored = image = cv2.imdecode(data, cv2.IMREAD_COLOR) if plain else decode_bands(data, path, channels)
+        if image is not None and size is not None and image.shape[:2] != tuple(size):
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            stored = cv2.imdecode(data, flags) if plain else decode_bands(data, path, channels, rotate=False)
+    except cv2.error as error:  # OpenCV has a limit of its own
+        raise BrokenFile(f"{path}: OpenCV cannot decode it ({' '.join(str(error).split())[:160]})") from error
+    if image is None or stored is None:
         raise BrokenFile(undecodable(data, path))
-    _check_complete(path, data)
-    if size is not None and image.shape[:2] != tuple(size):
+    if size is not None and stored.shape[:2] != tuple(size):
         height, width = image.shape[:2]
-        image = (
-            cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-            if plain
-            else decode_bands(data, path, channels, rotate=False)
+        raise DataError(
+            f"{path}: the image is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
+            f"they were made for another version of the image"
         )
-        if image is None or image.shape[:2] != tuple(size):
-            raise DataError(
-                f"{path}: the image is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
-                f"they were made for another version of the image"
-            )
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if plain else image
-    return torch.from_numpy(image).permute(2, 0, 1)
+    return torch.from_numpy(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB) if plain else stored).permute(2, 0, 1)
 
 
 def missing_file(path: Path, kind: str) -> str:
@@ -82,6 +102,8 @@ def missing_file(path: Path, kind: str) -> str:
     folder = path.parent
     if path.is_dir():
         return f"{path}: is a folder, expected the {kind} file"
+    if path.exists():
+        return f"{path}: {NOT_REGULAR}"
     if not folder.is_dir():
         while not folder.parent.is_dir():
             folder = folder.parent
@@ -94,14 +116,32 @@ def _near(path: Path) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def _check_complete(path: Path, data: NDArray[np.uint8]) -> None:
-    """Raise BrokenFile for a truncated file. OpenCV only warns and fills missing pixels with gray; Pillow raises."""
-    head, tail = data[:4].tobytes(), data[-64:].tobytes()
-    if any(head.startswith(start) and end in tail for start, end in _ENDINGS.items()):
+def check_image_file(path: Path, data: NDArray[np.uint8]) -> None:
+    """Check the bytes of an image file, without decoding a complete JPEG or PNG.
+
+    Raises:
+        BrokenFile: the image has more than MAX_PIXELS pixels, or is truncated: OpenCV only warns and fills missing
+            pixels with gray; Pillow raises.
+    """
+    head, tail = data[:24].tobytes(), data[-64:].tobytes()
+    is_complete = any(head.startswith(start) and end in tail for start, end in _ENDINGS.items())
+    is_png = head.startswith(b"\x89PNG")  # read without Pillow, which refuses PNGs with long texts
+    if is_png and int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big") > MAX_PIXELS:
+        raise BrokenFile(too_many_pixels(path))
+    if is_png and is_complete:
         return
     try:
-        PIL.Image.open(io.BytesIO(data.tobytes())).load()
+        image = PIL.Image.open(io.BytesIO(data.tobytes()))
+        if not is_complete:
+            image.load()
     except PIL.UnidentifiedImageError:
         return  # a format that OpenCV supports and Pillow does not
-    except (OSError, SyntaxError, ValueError) as error:
+    except PIL.Image.DecompressionBombError as error:
+        raise BrokenFile(too_many_pixels(path)) from error
+    except Exception as error:  # damaged files raise many types of errors
         raise BrokenFile(f"{path}: broken or truncated ({error}); copy or download it again") from error
+
+
+def too_many_pixels(path: Path | str) -> str:
+    """Error message for an image with more than MAX_PIXELS pixels."""
+    return f"{path}: more than {MAX_PIXELS:,} pixels; set CHORDATE_MAX_PIXELS to allow larger images"

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from chordate.data.image_io import missing_file
+from chordate.data.image_io import missing_file, too_many_pixels
 from chordate.errors import BrokenFile, DataError
 
 LabelPixels = NDArray[np.integer[Any]]  # ids [H, W], or colors [H, W, 3] uint8 RGB
@@ -30,6 +30,8 @@ def read_label_image(path: Path) -> LabelPixels:
     Raises:
         DataError: the file is missing, is not a readable image, or has floating-point pixels or is a JPEG.
     """
+    if not path.is_file():
+        raise DataError(missing_file(path, "label"))
     try:
         with PIL.Image.open(path) as image:
             if image.format == "JPEG":
@@ -42,15 +44,17 @@ def read_label_image(path: Path) -> LabelPixels:
             if image.mode in _COLOR_MODES:
                 return np.array(image.convert("RGB"))
             mode = image.mode
-    except FileNotFoundError as error:
-        raise BrokenFile(missing_file(path, "label")) from error
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+    except PIL.Image.DecompressionBombError as error:
+        raise BrokenFile(too_many_pixels(path)) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise BrokenFile(f"{path}: not a readable label image: {error}") from error
     raise DataError(f"{path}: pixels of mode {mode} are not class ids; save them as an 8-bit or 16-bit PNG")
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
     """Height and width from the header of an image file, without the EXIF rotation; None if Pillow cannot read it."""
+    if not path.is_file():
+        return None
     try:
         with PIL.Image.open(path) as image:
             return image.height, image.width

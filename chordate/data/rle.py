@@ -1,5 +1,6 @@
 """Converts bitmaps to COCO's RLE, and to polygons along pixel borders that rasterize to the same bitmap."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hotcoco
@@ -7,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chordate.data.coco_geometry import parse_rle
 from chordate.data.polygons import Ring
+from chordate.errors import DataError
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
@@ -16,6 +19,23 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
         return []
     encoded = hotcoco.mask.encode(masks.cpu().numpy().transpose(1, 2, 0))
     return [{"size": list(one["size"]), "counts": one["counts"].decode()} for one in encoded]
+
+
+def check_rle(annotation: Mapping[str, Any], size: Sequence[int], source: str) -> None:
+    """Check that the RLE of an annotation, if it has one, describes a mask of `size` (height, width).
+
+    hotcoco allocates a mask of the RLE's own size, and ends the process if there is not enough memory; pycocotools
+    reads past the end of counts that are too short.
+
+    Raises:
+        DataError: the RLE has another size, or its counts are invalid or do not add up to the number of pixels; the
+            message names `source` and the annotation.
+    """
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, Mapping):
+        _, problem = parse_rle(segmentation, size[0], size[1])
+        if problem:
+            raise DataError(f"{source}: the RLE of annotation {annotation.get('id')} has {problem}")
 
 
 def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:

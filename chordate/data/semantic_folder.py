@@ -83,10 +83,9 @@ def listed_names(file: Path, images: Mapping[str, Path], folder: Path) -> list[s
     Raises:
         DataError: the file cannot be read, has no names, or has a name that is not in `images`.
     """
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(missing_file(file, "image list")) from error
+    if not file.is_file():
+        raise DataError(missing_file(file, "image list"))
+    names = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     if not names:
         raise DataError(f"{file}: the file has no names")
     if missing := [name for name in names if name not in images]:

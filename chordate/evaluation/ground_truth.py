@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
+from chordate.data.rle import check_rle
 from chordate.errors import DataError
 from chordate.structures import DatasetMeta
 
@@ -77,10 +78,16 @@ class GroundTruth:
         Args:
             coco: the opened annotation file.
             category_ids: ids of the evaluated categories.
+
+        Raises:
+            DataError: an RLE does not describe a mask of its image's size.
         """
         evaluated, with_masks, without_masks, all_boxed = set(category_ids), 0, 0, True
         objects: Counter[tuple[int, int]] = Counter()  # by image and category
+        sizes = {image["id"]: (image["height"], image["width"]) for image in coco.load_imgs(coco.get_img_ids())}
         for annotation in _annotations(coco):
+            if annotation["image_id"] in sizes:
+                check_rle(annotation, sizes[annotation["image_id"]], "CocoMetric")
             all_boxed = all_boxed and bool(annotation.get("bbox"))
             if annotation["category_id"] in evaluated:
                 with_masks += bool(annotation.get("segmentation"))

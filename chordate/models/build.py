@@ -23,8 +23,8 @@ from chordate.model_contracts import Model
 from chordate.registry import BACKBONES, DATASETS, MODELS
 from chordate.structures import DatasetMeta
 from chordate.structures.metadata import numbered_names
-from chordate.weights.checkpoint_schema import checkpoint_meta
-from chordate.weights.checkpoint_sources import read_state, source_of
+from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
+from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.load_report import LoadReport
 from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.state_dict_match import find_backbones

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+from annotated_types import Ge, Le
 from pydantic import TypeAdapter, ValidationError
 
 from chordate.errors import DataError
 from chordate.text import printable
+
+Byte = Annotated[int, Ge(0), Le(255)]
+PixelLabel = Annotated[int, Ge(-(2**31)), Le(2**31 - 1)]  # int32
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ class DatasetMeta:
     classes: tuple[str, ...] = ()
     skeleton: Skeleton | None = None
     stuff: tuple[str, ...] = ()
-    palette: tuple[tuple[int, int, int], ...] | None = None
-    ignore_label: int | None = None
+    palette: tuple[tuple[Byte, Byte, Byte], ...] | None = None
+    ignore_label: PixelLabel | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,7 +140,10 @@ class DatasetMeta:
             DataError: the values are invalid; the message names `source` and the field.
         """
         try:
-            return TypeAdapter(cls).validate_python(values)
+            meta = TypeAdapter(cls).validate_python(values)
+            if meta.palette is not None and len(meta.palette) < len(meta.classes):
+                raise DataError(f"palette: {len(meta.palette)} colors for {len(meta.classes)} classes")
+            return meta
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "all of it"

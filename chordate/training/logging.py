@@ -12,6 +12,7 @@ from typing import TextIO
 
 from chordate.distributed import is_main_process
 from chordate.log_once import no_repeated_warnings
+from chordate.text import PrintableFormatter
 
 logger = logging.getLogger("chordate")
 
@@ -72,7 +73,7 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
         handlers.append(LogFile(folder / "train.log"))
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     try:
         with no_repeated_warnings():

@@ -21,9 +21,10 @@ from chordate.structures import DatasetMeta
 from chordate.text import format_metric
 from chordate.training.logging import logger
 from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
-from chordate.weights.checkpoint_schema import FORM, check_optimizer_state, check_training_state
+from chordate.weights.checkpoint_schema import FORM
 from chordate.weights.load_report import abbreviate
 from chordate.weights.state_dict_match import match, not_finite
+from chordate.weights.training_schema import check_optimizer_state
 
 if TYPE_CHECKING:
     from chordate.training.trainer import Trainer
@@ -151,7 +152,6 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
     set in epochs, it continues from the start of the interrupted epoch.
     """
     saved = checkpoint["train"]
-    check_training_state(saved, path)
     check_model(trainer.module, checkpoint, path)
     for name in COMPARED_SETTINGS:
         now = getattr(trainer.settings, name)
@@ -230,7 +230,7 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
     if saved["type"] != type(optimizer).__name__:
         before, now = saved["type"], type(optimizer).__name__
         raise CheckpointError(f'{path} was trained with {before}, but optimizer.type is {now}; set it to "{before}"')
-    check_optimizer_state(saved["state"], model, path)
+    check_optimizer_state(saved, optimizer, model, path)
     trained, state = trained_names(optimizer, model), optimizer.state_dict()
     state["state"] = {i: dict(saved["state"][name]) for i, name in enumerate(trained) if name in saved["state"]}
     optimizer.load_state_dict(state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +20,14 @@ from torch import Tensor
 
 from chordate.errors import CheckpointError
 from chordate.failures import disk_error
-from chordate.text import file_stem
+from chordate.text import file_stem, printable
 from chordate.weights.checkpoint_schema import checkpoint_meta
-from chordate.weights.checkpoint_sources import read_state
+from chordate.weights.checkpoint_sources import check_zip, read_state
 
 logger = logging.getLogger("chordate")
 
 POINTER = "last_checkpoint"
+NAME = re.compile(r"(epoch|iteration)_\d+\.pt", re.ASCII)  # the only names that files may tell a run to read or delete
 WRITTEN = (
     "epoch_*.pt",
     "iteration_*.pt",
@@ -130,16 +132,26 @@ class CheckpointFolder:
         """Whether `last_checkpoint` names this checkpoint."""
         return self.contains(path) and self.last() == Path(path).name
 
-    def last(self) -> str:
-        """The file name in `last_checkpoint`; empty if no checkpoint of the newest run is saved yet."""
+    def last(self) -> str | None:
+        """The name in `last_checkpoint`; None if there is no such file, "" in a run without checkpoints.
+
+        The file may be untrusted: a name that `save` does not write, such as a path, is ignored with a warning.
+        """
         pointer = self.folder / POINTER
-        return pointer.read_text().strip() if pointer.is_file() else ""
+        if not pointer.is_file():
+            return None
+        with open(pointer, encoding="utf-8", errors="replace") as file:
+            name = file.read(256).strip()
+        if not name or NAME.fullmatch(name):
+            return name
+        logger.warning(f"{pointer} names {printable(name)}, which is not a checkpoint of training; it is ignored")
+        return None
 
     def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
         """Restore the list of checkpoints on resume: set `self.files` to the names in `files` that are in this folder.
 
-        `files` is read from a checkpoint, which may be untrusted, and `save` deletes old entries of `self.files`. Names
-        that do not match a pattern of checkpoint names are therefore ignored.
+        `files` is read from a checkpoint, which may be untrusted, and `save` deletes old entries of `self.files`. All
+        names but those that `save` writes are therefore ignored.
 
         Args:
             files: names of the checkpoints that the run wrote before it was resumed, oldest first.
@@ -148,39 +160,41 @@ class CheckpointFolder:
         Returns:
             `best` if the best checkpoint is in the folder, else None.
         """
-        here = {path.name for pattern in WRITTEN for path in self.folder.glob(pattern)}
-        self.files = [name for name in files if name in here]
+        self.files = [name for name in files if NAME.fullmatch(name) and (self.folder / name).is_file()]
         return best if best and (self.folder / best_name(best["metric"])).is_file() else None
 
     def remove_temporary(self) -> None:
         """Delete the temporary files that a killed process left behind."""
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        for name in (*WRITTEN, POINTER, "log.jsonl"):
+            for path in self.folder.glob(f".{name}.tmp"):
+                path.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
-        """The checkpoint named in `last_checkpoint` if it is readable, else the readable checkpoint with the most
-        iterations; None if the folder has no checkpoints, or a new run has not saved a checkpoint yet.
+        """The checkpoint named in `last_checkpoint` if it is readable, else the readable checkpoint of the run with the
+        most iterations, with a warning about those that are not; None if the folder has no checkpoints, or a new run
+        has not saved a checkpoint yet.
 
         Raises:
             CheckpointError: there are checkpoints, but none is readable.
         """
-        pointer, last = self.folder / POINTER, None
-        if pointer.is_file():
-            name = pointer.read_text().strip()
-            last = self.folder / name
-            if not name or _iteration(last) is not None:
-                return last if name else None
-        iterations = {path: _iteration(path) for path in self.folder.glob("*.pt")}
-        whole = [(iteration, path) for path, iteration in iterations.items() if iteration is not None]
-        damaged = sorted(
-            path.name for pattern in WRITTEN for path in self.folder.glob(pattern) if iterations[path] is None
+        name = self.last()
+        if name == "":
+            return None
+        if name is not None and _iteration(self.folder / name) is not None:
+            return self.folder / name
+        iterations = {path: _iteration(path) for pattern in WRITTEN for path in self.folder.glob(pattern)}
+        readable = [(iteration, path) for path, iteration in iterations.items() if iteration is not None]
+        damaged = {path.name for path, iteration in iterations.items() if iteration is None} | (
+            {name} if name else set()
         )
-        if not whole and damaged:
+        if not readable and any(iteration is None for iteration in iterations.values()):
             remedy = "restore one of them, or move them elsewhere to start from the beginning"
-            raise CheckpointError(f"{self.folder}: no checkpoint can be read ({', '.join(damaged)}); {remedy}")
-        if whole and last is not None:
-            logger.warning(f"{last} is missing or damaged; an older checkpoint is used")
-        return max(whole)[1] if whole else None
+            names = ", ".join(map(printable, sorted(damaged)))
+            raise CheckpointError(f"{self.folder}: no checkpoint can be read ({names}); {remedy}")
+        if readable and damaged:
+            names = ", ".join(printable(str(self.folder / name), None) for name in sorted(damaged))
+            logger.warning(f"{names} is missing or damaged; an older checkpoint is used: {max(readable)[1].name}")
+        return max(readable)[1] if readable else None
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -205,8 +219,11 @@ def best_name(metric: str) -> str:
 def _iteration(path: Path) -> int | None:
     """Read the number of completed iterations from a checkpoint, but not the weights; None if it is unreadable."""
     try:
+        if not path.is_file():
+            return None
+        check_zip(path)
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
-    except Exception:  # the file is missing, truncated, or from another library
+    except Exception:  # the file is truncated, damaged, or from another library
         return None
 
 

@@ -1,17 +1,18 @@
-"""The schema of Chordate's own checkpoints. Files may be untrusted or damaged, so their contents are validated."""
+"""The schema of Chordate's own checkpoints. Files may be untrusted or damaged, so they are validated when opened."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from dataclasses import fields
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, InstanceOf, ValidationError, model_validator
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from chordate.arguments import NonNegativeInt, PositiveInt
 from chordate.errors import CheckpointError, DataError
 from chordate.structures import DatasetMeta
-from chordate.weights.checkpoint_sources import source_of
+from chordate.weights.plain_contents import is_dense
+from chordate.weights.training_schema import check_training_state
 
 FORM = 2
 # The keys of our own checkpoints, and the types of their values. `ema` is the averaged weights; `config` is text for
@@ -25,93 +26,30 @@ _PARTS: dict[str, tuple[type, ...]] = {
 }
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True)
+class Contents(dict[str, Any]):
+    """The contents of a checkpoint, validated once, when it is opened.
+
+    Args:
+        values: the contents.
+        source: the path or URL, for messages.
+
+    Attributes:
+        meta: metadata of the dataset that one of our checkpoints was trained on; None for checkpoints of other
+            libraries, which have no schema.
+
+    Raises:
+        CheckpointError: the checkpoint is our own, but has another format version, or a value does not fit the schema.
+    """
+
+    def __init__(self, values: dict[str, Any], source: str):
+        super().__init__(values)
+        self.source = source
+        self.meta = _validate(values, source)
 
 
-def _numbers(value: Any) -> Any:
-    """Return the value; raise ValueError unless it consists of tensors, numbers and None in lists and dicts."""
-    if isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            _numbers(item)
-    elif not (value is None or isinstance(value, Tensor | float | int)):
-        raise ValueError(f"must be tensors and numbers, got {type(value).__name__}")
-    return value
-
-
-class LogRecord(_Part):
-    """A record of the log; the additional fields are losses, metrics and other numbers."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-    __pydantic_extra__: dict[str, float]
-
-    mode: Literal["train", "val"]
-    epoch: int
-    iteration: int
-
-
-class BestEvaluation(_Part):
-    metric: str
-    score: float
-    iteration: int
-
-
-class LossSums(_Part):
-    sums: dict[str, float]
-    counts: dict[str, PositiveInt]
-
-    @model_validator(mode="after")
-    def have_the_same_names(self) -> Self:
-        if self.sums.keys() != self.counts.keys():
-            raise ValueError("the loss log's sums and counts must have the same keys")
-        return self
-
-
-class OptimizerState(_Part):
-    """`state` is keyed by parameter name; `groups` are the values that the optimizer added to its parameter groups."""
-
-    type: str
-    trained: list[str]
-    state: dict[str, dict[str, Annotated[Any, AfterValidator(_numbers)]]]
-    groups: list[dict[str, Annotated[Any, AfterValidator(_numbers)]]]
-
-
-class PythonRandom(_Part):
-    version: int
-    words: InstanceOf[Tensor]
-    gauss: float | None
-
-
-class NumpyRandom(_Part):
-    key: InstanceOf[Tensor]
-    rest: list[float]
-
-
-class RandomState(_Part):
-    """The states of one rank's random number generators, see `data.seeding.rng_state`."""
-
-    python: PythonRandom
-    numpy: NumpyRandom
-    torch: InstanceOf[Tensor]
-    cuda: InstanceOf[Tensor] | None
-
-
-class TrainingStateSchema(_Part):
-    """The training state of a checkpoint (key `train`), which only a resumed run reads."""
-
-    iteration: NonNegativeInt
-    steps_per_epoch: PositiveInt
-    evaluated: NonNegativeInt
-    evaluation_is_due: bool
-    losses: LossSums
-    optimizer: OptimizerState
-    scaler: dict[str, float]
-    best: BestEvaluation | None
-    files: list[str]
-    history: list[LogRecord]
-    rng: list[RandomState]
-    seed: int | None = None
-    ema: float | None = None
+def source_of(contents: Mapping[str, Any]) -> str:
+    """The path or URL of a checkpoint, for messages."""
+    return contents.source if isinstance(contents, Contents) else "the state dict"
 
 
 def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
@@ -119,11 +57,15 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     libraries.
 
     Raises:
-        CheckpointError: the checkpoint is our own, but has another format version, or a value has the wrong type.
+        CheckpointError: `contents` is not a Contents, and is not valid, see there.
     """
+    return contents.meta if isinstance(contents, Contents) else _validate(contents, source_of(contents))
+
+
+def _validate(contents: Mapping[str, Any], source: str) -> DatasetMeta | None:
     if "chordate" not in contents:
         return None
-    source, form = source_of(contents), contents["chordate"]
+    form = contents["chordate"]
     if type(form) is not int:
         raise CheckpointError(
             f"{source} is not a complete Chordate checkpoint: its format version is {form!r:.40}, not {FORM}"
@@ -134,64 +76,46 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
         raise CheckpointError(f"{source} is from a newer Chordate (this one reads format {FORM}); update Chordate")
     for part, kinds in _PARTS.items():
         if not isinstance(contents.get(part), kinds):
-            raise CheckpointError(
-                f"{source} is not a complete Chordate checkpoint: its {part} has the type "
-                f"{type(contents.get(part)).__name__}; use the file that training wrote"
-            )
+            raise _incomplete(source, f"{part} has the type {type(contents.get(part)).__name__}")
+    _check_names("", contents, {"chordate", *_PARTS}, source)
+    _check_names("meta.", contents["meta"], {field.name for field in fields(DatasetMeta)}, source)
     for part in ("model", "ema"):
-        for name, value in (contents.get(part) or {}).items():
-            if not isinstance(value, Tensor) and not str(name).endswith("_extra_state"):  # from get_extra_state
-                raise CheckpointError(
-                    f"{source} is not a complete Chordate checkpoint: its {part}[{name!r}] must be a "
-                    f"tensor, but has the type {type(value).__name__}; use the file that training wrote"
-                )
+        _check_weights(part, contents.get(part) or {}, source)
+    if contents.get("ema"):
+        shapes = [
+            {name: getattr(value, "shape", None) for name, value in contents[p].items()} for p in ("model", "ema")
+        ]
+        for name in shapes[0] | shapes[1]:
+            if shapes[0].get(name) != shapes[1].get(name):
+                raise _incomplete(source, f"ema and model differ in {name!r}")
+    if contents.get("train") is not None:
+        check_training_state(contents["train"], source)
     try:
         return DatasetMeta.from_dict(contents["meta"], source)
     except DataError as error:
         raise CheckpointError(str(error)) from error
 
 
-def check_training_state(state: Any, source: str) -> None:
-    """Validate the training state of a checkpoint.
-
-    Args:
-        state: value of the checkpoint's key `train`.
-        source: path of the checkpoint, for messages.
-
-    Raises:
-        CheckpointError: `state` does not fit TrainingStateSchema; the message names `source` and the field.
-    """
-    try:
-        TrainingStateSchema.model_validate(state)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, ("train", *first["loc"])))
-        reason = f"{field}: {first['msg']}"
-        raise CheckpointError(f"{source}: its training state does not fit the schema ({reason})") from error
+def _check_weights(part: str, weights: Mapping[Any, Any], source: str) -> None:
+    """Check that `model` or `ema` has only dense tensors with finite values."""
+    for name, value in weights.items():
+        if str(name).endswith("_extra_state"):  # from get_extra_state
+            continue
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise _incomplete(source, f"{part}[{name!r}] must be a tensor, but has the type {type(value).__name__}")
+        if not is_dense(value):
+            raise _incomplete(source, f"{part}[{name!r}] must be a dense tensor, got {value.layout}, {value.dtype}")
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{source}: {part}[{name!r}] has NaN or infinite values; use an older checkpoint")
 
 
-def check_optimizer_state(state: Mapping[str, Mapping[str, Any]], model: nn.Module, source: str) -> None:
-    """Check the shapes in an optimizer's state: if an entry, such as `exp_avg`, has the shape of its parameter for one
-    parameter, it must have it for all. PyTorch's fused optimizers do not check shapes, and would write past the end of
-    a smaller tensor.
+def _check_names(prefix: str, values: Mapping[Any, Any], known: set[str], source: str) -> None:
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise _incomplete(source, f"{prefix}{unknown[0]} is not in the schema")
 
-    Args:
-        state: entries keyed by parameter name.
-        model: the model that the optimizer trains.
-        source: path of the checkpoint, for messages.
 
-    Raises:
-        CheckpointError: an entry has another shape; the message names the entry.
-    """
-    parameters = {name: p for name, p in model.named_parameters() if name in state and p.numel() > 1}
-    tensors = [
-        (key, name, value.shape, parameter.shape)
-        for name, parameter in parameters.items()
-        for key, value in state[name].items()
-        if isinstance(value, Tensor)
-    ]
-    shaped = {key for key, _, shape, wanted in tensors if shape == wanted}
-    for key, name, shape, wanted in tensors:
-        if key in shaped and shape != wanted:
-            field = f"train.optimizer.state.{name}.{key}"
-            raise CheckpointError(f"{source}: {field} must be {list(wanted)}, got {list(shape)}; the file is damaged")
+def _incomplete(source: str, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{source} is not a complete Chordate checkpoint: its {problem}; use the file that training wrote"
+    )

@@ -9,7 +9,6 @@ import urllib.parse
 import urllib.request
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,23 +18,13 @@ import torch
 import torchvision
 from torch import Tensor
 
-from chordate.errors import CheckpointError, ConfigError, DownloadError, near_names, unknown
+from chordate.errors import NOT_REGULAR, CheckpointError, ConfigError, DownloadError, near_names, unknown
 from chordate.libraries import timm_for
+from chordate.weights.checkpoint_schema import Contents
+from chordate.weights.plain_contents import PlainCopy
 
+MAX_UNPACKED = 10  # bytes of a zip file's members per byte of the file
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
-
-
-class Contents(dict[str, Any]):
-    """The contents of a checkpoint; `source` is its path or URL, for messages."""
-
-    def __init__(self, values: dict[str, Any], source: str):
-        super().__init__(values)
-        self.source = source
-
-
-def source_of(contents: Mapping[str, Any]) -> str:
-    """The path or URL of a checkpoint, for messages."""
-    return contents.source if isinstance(contents, Contents) else "the state dict"
 
 
 def read_state(source: str | Path) -> Contents:
@@ -50,8 +39,8 @@ def read_state(source: str | Path) -> Contents:
 
     Raises:
         DownloadError: a download failed.
-        CheckpointError: the file is missing, damaged or not a checkpoint, or contains objects other than tensors
-            and plain Python values.
+        CheckpointError: the file is missing, damaged or not a checkpoint, contains objects other than tensors and
+            plain Python values, or is our own and does not fit the schema.
     """
     source = str(source)
     if source.startswith("timm://"):
@@ -61,6 +50,8 @@ def read_state(source: str | Path) -> Contents:
         raise CheckpointError(_missing_message(path))
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, not a checkpoint; pass the path of a file in it")
+    if not path.is_file():
+        raise CheckpointError(f"{path} {NOT_REGULAR}")
     values = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} contains a {type(values).__name__}, not the dict of a checkpoint")
@@ -163,21 +154,17 @@ def _read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path} is empty")
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    if head.startswith(b"PK"):
-        if not zipfile.is_zipfile(path):  # a truncated zip file lacks the index at its end
-            raise CheckpointError(f"{path} is truncated; copy or download it again")
-        with zipfile.ZipFile(path) as archive:  # verify the checksums, since torch.load does not
-            if damaged := archive.testzip():
-                text = f"{path}: the checksum of {damaged} is wrong; the file is probably damaged: copy it again"
-                warnings.warn(text, stacklevel=2)
-    elif head[0] != 0x80:  # files of torch.save are zip files, or start with this byte of a pickle
+    is_zip = head.startswith(b"PK")
+    sizes = check_zip(path) if is_zip else []
+    if not is_zip and head[0] != 0x80:  # files of torch.save are zip files, or start with this byte of a pickle
         raise CheckpointError(f"{path} is not a checkpoint: it starts with {head[:16]!r}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # every problem raises one of the errors below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Storages of a mapped file cannot be larger than the file; torch.load trusts their sizes otherwise.
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except UnpicklingError as error:
-        if not head.startswith(b"PK") and not _is_whole_pickle(path):
+        if not is_zip and not _is_whole_pickle(path):
             raise CheckpointError(f"{path} is truncated; copy or download it again") from error
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"contains more than tensors ({forbidden[1]})" if forbidden else "is a pickle of more than tensors"
@@ -188,6 +175,44 @@ def _read_torch(path: Path) -> Any:
         if isinstance(error, EOFError | IndexError | struct.error) or "unexpected EOF" in str(error):
             raise CheckpointError(f"{path} is truncated; copy or download it again") from error
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+    copy = PlainCopy(str(path), path.stat().st_size)
+    values = copy(contents)
+    if is_zip:
+        copy.check_storages(sizes)
+    return values
+
+
+def check_zip(path: Path) -> list[int]:
+    """Check the index, the sizes and the checksums of a checkpoint that is a zip file, since `torch.load` does not.
+
+    Returns:
+        The number of bytes of each member with a tensor, without empty ones, in the order of the file.
+
+    Raises:
+        CheckpointError: the file is truncated or damaged, or its members are larger than the file.
+    """
+    if not zipfile.is_zipfile(path):  # a truncated zip file lacks the index at its end
+        raise CheckpointError(f"{path} is truncated; copy or download it again")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            packed = [member.filename for member in members if member.compress_type and "/data/" in member.filename]
+            size = sum(member.file_size for member in members)
+            if packed or len(set(names)) < len(names) or size > MAX_UNPACKED * path.stat().st_size:
+                raise CheckpointError(
+                    f"{path} is not a file of torch.save: its tensors are compressed, or it has two members of one "
+                    f"name, or members larger than the file"
+                )
+            damaged = archive.testzip()
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged files raise many types of errors
+        raise CheckpointError(f"{path} is damaged ({_first_line(error)}); copy or download it again") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong; copy or download it again")
+    members.sort(key=lambda member: member.header_offset)
+    return [member.file_size for member in members if "/data/" in member.filename and member.file_size]
 
 
 def _is_whole_pickle(path: Path) -> bool:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
-from chordate.weights.checkpoint_schema import checkpoint_meta
-from chordate.weights.checkpoint_sources import source_of
+from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
 from chordate.weights.load_report import abbreviate
+from chordate.weights.plain_contents import is_dense
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts save the weights
 _MAX_DEPTH = 4  # limit on nested wrappers: an untrusted file may nest without end
@@ -57,10 +56,10 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
     if not state:
         raise CheckpointError(f"{source} has no weights")
     for name, tensor in state.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        if not is_dense(tensor):
             raise CheckpointError(
-                f"{source}: {name} must be a dense, unquantized tensor that is not on the meta device; save the "
-                f"state_dict() of the original model"
+                f"{source}: {name} must be a dense, unquantized tensor of numbers that is not on the meta device, got "
+                f"{tensor.layout}, {tensor.dtype}; save the state_dict() of the original model"
             )
     return Weights(state, meta, source)
 

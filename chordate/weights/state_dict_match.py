@@ -105,7 +105,8 @@ def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     """The names of the tensors with NaN or infinite values. Synchronizes with the device once."""
-    named = [(name, t) for name, t in state.items() if t.is_floating_point() and t.numel()]
+    tensors = ((name, t) for name, t in state.items() if isinstance(t, Tensor))  # not the values of get_extra_state
+    named = [(name, t) for name, t in tensors if t.is_floating_point() and t.numel()]
     finite = torch.stack([torch.isfinite(t).all() for _, t in named]).tolist() if named else []
     return [name for (name, _), is_finite in zip(named, finite) if not is_finite]
 

@@ -1,0 +1,213 @@
+"""The schema of a checkpoint's training state, which only a resumed run reads. The file may be untrusted or damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, InstanceOf, ValidationError, model_validator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from chordate.errors import CheckpointError
+from chordate.weights.plain_contents import is_dense
+
+MT19937_WORDS = 624  # state of the Mersenne Twister, the generator of Python and numpy
+Count = Annotated[int, Ge(0), Le(2**53)]  # larger integers are not exact as floats
+PositiveCount = Annotated[int, Ge(1), Le(2**53)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+def _numbers(value: Any) -> Any:
+    """Return the value; raise ValueError unless it consists of tensors, numbers and None in lists and dicts."""
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            _numbers(item)
+    elif not (value is None or isinstance(value, Tensor | float | int)):
+        raise ValueError(f"must be tensors and numbers, got {type(value).__name__}")
+    elif isinstance(value, Tensor) and not is_dense(value):
+        raise ValueError(f"must be a dense tensor of numbers, got {value.layout}, {value.dtype}")
+    elif value is not None and not torch.as_tensor(value).isfinite().all():
+        raise ValueError("must be finite")
+    return value
+
+
+def _words(value: Tensor) -> Tensor:
+    if not (is_dense(value) and value.dtype == torch.int64 and value.shape == (MT19937_WORDS,)):
+        raise ValueError(f"must be {MT19937_WORDS} words as an int64 tensor")
+    if not ((value >= 0) & (value < 2**32)).all():
+        raise ValueError("must be words of 32 bits")
+    return value
+
+
+def _words_and_position(value: Tensor) -> Tensor:
+    if value.shape != (MT19937_WORDS + 1,) or not is_dense(value):
+        raise ValueError(f"must be {MT19937_WORDS} words and a position")
+    _words(value[:-1])
+    _position([int(value[-1]), 0, 0])
+    return value
+
+
+def _bytes(value: Tensor) -> Tensor:
+    if not (is_dense(value) and value.dtype == torch.uint8 and value.dim() == 1):
+        raise ValueError("must be a list of bytes as an uint8 tensor")
+    return value
+
+
+def _position(value: list[float]) -> list[float]:
+    """numpy does not check the position, and would read past the end of the words."""
+    if len(value) != 3 or type(value[0]) is not int or not 0 <= value[0] <= MT19937_WORDS:
+        raise ValueError(f"must be a position 0 … {MT19937_WORDS}, and two numbers")
+    return value
+
+
+Numbers = Annotated[Any, AfterValidator(_numbers)]
+Words = Annotated[InstanceOf[Tensor], AfterValidator(_words)]
+Bytes = Annotated[InstanceOf[Tensor], AfterValidator(_bytes)]
+
+
+class LogRecord(_Part):
+    """A record of the log; the additional fields are losses, metrics and other numbers."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    mode: Literal["train", "val"]
+    epoch: Count
+    iteration: Count
+
+
+class BestEvaluation(_Part):
+    metric: str
+    score: float
+    iteration: Count
+
+
+class LossSums(_Part):
+    sums: dict[str, FiniteFloat]
+    counts: dict[str, PositiveCount]
+
+    @model_validator(mode="after")
+    def have_the_same_names(self) -> Self:
+        if self.sums.keys() != self.counts.keys():
+            raise ValueError("the loss log's sums and counts must have the same keys")
+        return self
+
+
+class OptimizerState(_Part):
+    """`state` is keyed by parameter name; `groups` are the values that the optimizer added to its parameter groups."""
+
+    type: str
+    trained: list[str]
+    state: dict[str, dict[str, Numbers]]
+    groups: list[dict[str, Numbers]]
+
+
+class PythonRandom(_Part):
+    version: int
+    words: Annotated[InstanceOf[Tensor], AfterValidator(_words_and_position)]
+    gauss: FiniteFloat | None
+
+
+class NumpyRandom(_Part):
+    key: Words
+    rest: Annotated[list[FiniteFloat | int], AfterValidator(_position)]
+
+
+class RandomState(_Part):
+    """The states of one rank's random number generators, see `data.seeding.rng_state`."""
+
+    python: PythonRandom
+    numpy: NumpyRandom
+    torch: Bytes
+    cuda: Bytes | None
+
+
+class TrainingStateSchema(_Part):
+    """The training state of a checkpoint (key `train`)."""
+
+    iteration: Count
+    steps_per_epoch: PositiveCount
+    evaluated: Count
+    evaluation_is_due: bool
+    losses: LossSums
+    optimizer: OptimizerState
+    scaler: dict[str, FiniteFloat]
+    best: BestEvaluation | None
+    files: list[str]
+    history: list[LogRecord]
+    rng: list[RandomState]
+    seed: int | None = None
+    ema: FiniteFloat | None = None
+
+
+def check_training_state(state: Any, source: str) -> None:
+    """Validate the training state of a checkpoint.
+
+    Args:
+        state: value of the checkpoint's key `train`.
+        source: path of the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: `state` does not fit TrainingStateSchema; the message names `source` and the field.
+    """
+    try:
+        TrainingStateSchema.model_validate(state)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("train", *first["loc"])))
+        reason = f"{field}: {first['msg']}"
+        raise CheckpointError(f"{source}: its training state does not fit the schema ({reason})") from error
+
+
+def check_optimizer_state(saved: Mapping[str, Any], optimizer: Optimizer, model: nn.Module, source: str) -> None:
+    """Check that an optimizer's state has the entries that the optimizer keeps, with their shapes. PyTorch's fused
+    optimizers do not check shapes, and would write past the end of a smaller tensor.
+
+    Args:
+        saved: an OptimizerState.
+        optimizer: the optimizer that continues with the state.
+        model: the model that the optimizer trains.
+        source: path of the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: an entry is missing or has another shape, or a parameter group sets what the config sets; the
+            message names the entry.
+    """
+    configured = {*optimizer.defaults, "params", "name", "initial_lr"}
+    for name in (name for group in saved["groups"] for name in group if name in configured):
+        raise CheckpointError(f"{source}: train.optimizer.groups must not set {name}; the file is damaged")
+    kept: dict[torch.Size, dict[str, torch.Size]] = {}
+    for name, parameter in model.named_parameters():
+        values = saved["state"].get(name)
+        if not values:
+            continue
+        if parameter.shape not in kept:
+            kept[parameter.shape] = _shapes_after_a_step(optimizer, parameter)
+        for key, wanted in kept[parameter.shape].items():
+            value = values.get(key)
+            shape = (
+                value.shape if isinstance(value, Tensor) else torch.Size() if isinstance(value, float | int) else None
+            )
+            if shape != wanted:
+                actual = "nothing" if shape is None else list(shape)
+                field = f"train.optimizer.state.{name}.{key}"
+                raise CheckpointError(f"{source}: {field} must be {list(wanted)}, got {actual}; the file is damaged")
+
+
+def _shapes_after_a_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, torch.Size]:
+    """The shapes of the tensors that an optimizer of this type and settings keeps for a parameter after one step; empty
+    if it cannot be built from its defaults, as some optimizers of other libraries."""
+    probe = nn.Parameter(torch.zeros_like(parameter))
+    probe.grad = torch.zeros_like(probe)
+    try:
+        other = type(optimizer)([probe], **optimizer.defaults)
+        other.step()
+    except Exception:
+        return {}
+    return {key: value.shape for key, value in other.state[probe].items() if isinstance(value, Tensor)}
